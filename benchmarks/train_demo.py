@@ -1,0 +1,200 @@
+"""Train the demo model: a small ConvNeXt V2 on CIFAR-10, on a CPU.
+
+    python benchmarks/train_demo.py --train cifar10-train.zip --val cifar10-val.zip --work build/demo-training
+
+The zips hold ``<anything>/<class>/<image>``. Training resumes from ``--work/checkpoint.pt``. The result is
+``--work/demo.safetensors`` (float16, timm's key layout) and ``--work/train.log``.
+
+Why it looks as it does: on a few cores every image counts, so the weight matrices are trained with Muon (fewer steps
+to the same loss than AdamW), the resolution grows as training goes on (small images are cheap and enough at first),
+and the evaluated weights are an exponential moving average.
+"""
+
+import argparse
+import json
+import math
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MODEL = "convnextv2_atto"
+MODEL_ARGS = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 288), "num_classes": 10, "conv_mlp": False}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+# (share of all epochs, side of the square input in pixels); the last one is the size the model is deployed at
+SCHEDULE = ((0.35, 48), (0.5, 64), (0.9, 80), (1.0, 96))
+ERASED_SHARE = 0.5  # of all epochs: after that the network underfits, and holes in its images only cost it
+
+
+def load_zip(path: Path) -> tuple[Tensor, Tensor, list[str]]:
+    """uint8 images [N,3,32,32], int64 labels [N] and sorted class names of a zip in ImageFolder layout."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if n.endswith((".jpg", ".png")))
+        classes = sorted({Path(n).parent.name for n in names})
+        images = np.stack([np.asarray(Image.open(BytesIO(archive.read(n))).convert("RGB")) for n in names])
+    labels = torch.tensor([classes.index(Path(n).parent.name) for n in names])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes
+
+
+def augment(images: Tensor, generator: torch.Generator, erase: bool) -> Tensor:
+    """Random crop (reflected border of 4), flip and maybe an erased 8x8 square, drawn per image; uint8 [N,3,32,32]."""
+    n, _, height, width = images.shape
+    padded = F.pad(images.float(), (4, 4, 4, 4), mode="reflect")
+    top, left = torch.randint(0, 9, (2, n, 1), generator=generator)
+    rows = top + torch.arange(height)
+    columns = left + torch.arange(width)
+    flip = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(flip, columns.flip(1), columns)
+    out = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if not erase:
+        return out
+    hole_top, hole_left = torch.randint(-4, 29, (2, n, 1), generator=generator)
+    in_rows = (torch.arange(height) >= hole_top) & (torch.arange(height) < hole_top + 8)
+    in_columns = (torch.arange(width) >= hole_left) & (torch.arange(width) < hole_left + 8)
+    mean = torch.tensor(MEAN).view(1, 3, 1, 1) * 255
+    return torch.where((in_rows[:, :, None] & in_columns[:, None, :])[:, None], mean, out)
+
+
+def prepare(images: Tensor, size: int) -> Tensor:
+    """Bicubic resize as Pillow does it, then the normalization; [N,3,size,size] float32, channels last in memory."""
+    resized = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True).clamp(0, 255) / 255
+    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    return ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def response_norm(self: nn.Module, x: Tensor) -> Tensor:
+    """GRN with the sum of squares spelled out: the same function, and the compiler can fuse it."""
+    norm = (x * x).sum(self.spatial_dim, keepdim=True).add(1e-12).sqrt()
+    scale = norm / (norm.mean(self.channel_dim, keepdim=True) + self.eps)
+    return x * (1 + scale * self.weight.view(self.wb_shape)) + self.bias.view(self.wb_shape)
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, images: Tensor, labels: Tensor, size: int) -> float:
+    net.eval()
+    hits = 0
+    for start in range(0, len(images), 250):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(prepare(images[start : start + 250], size))
+        hits += int((logits.argmax(1) == labels[start : start + 250]).sum())
+    net.train()
+    return hits / len(images)
+
+
+def optimizers(net: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    matrices = [p for name, p in net.named_parameters() if p.ndim == 2 and not name.startswith("head")]
+    taken = {id(p) for p in matrices}
+    decayed = [p for p in net.parameters() if id(p) not in taken and p.ndim > 1]
+    plain = [p for p in net.parameters() if id(p) not in taken and p.ndim <= 1]
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=lr,
+            betas=(0.9, 0.98),
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--val", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    args.work.mkdir(parents=True, exist_ok=True)
+    log_file = (args.work / "train.log").open("a")
+
+    def log(message: str) -> None:
+        print(message, flush=True)
+        print(message, file=log_file, flush=True)
+
+    torch.manual_seed(args.seed)
+    images, labels, classes = load_zip(args.train)
+    val_images, val_labels, val_classes = load_zip(args.val)
+    assert classes == val_classes, (classes, val_classes)
+    timm.layers.grn.GlobalResponseNorm.forward = response_norm
+    net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)
+    average = timm.create_model(MODEL, **MODEL_ARGS)
+    average.load_state_dict(net.state_dict())
+    average.requires_grad_(False)
+    fast = torch.compile(net, dynamic=False)
+    opts = optimizers(net, args.lr, args.weight_decay)
+    steps_per_epoch = len(images) // args.batch
+    total, warmup, step, first_epoch = args.epochs * steps_per_epoch, 2 * steps_per_epoch, 0, 0
+
+    checkpoint = args.work / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(state["net"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(opts, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, first_epoch = state["step"], state["epoch"]
+        log(f"resumed after epoch {first_epoch}")
+    log(json.dumps({**{k: str(v) for k, v in vars(args).items()}, "model_args": MODEL_ARGS, "torch": torch.__version__}))
+
+    started = time.time()
+    for epoch in range(first_epoch, args.epochs):
+        size = next(side for share, side in SCHEDULE if epoch < share * args.epochs)
+        generator = torch.Generator().manual_seed(args.seed * 1000 + epoch)
+        order = torch.randperm(len(images), generator=generator)
+        running = 0.0
+        for i in range(steps_per_epoch):
+            rate = min(step / warmup, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
+            for optimizer in opts:
+                for group in optimizer.param_groups:
+                    group["lr"] = args.lr * rate
+            chosen = order[i * args.batch : (i + 1) * args.batch]
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = fast(prepare(augment(images[chosen], generator, epoch < ERASED_SHARE * args.epochs), size))
+            loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.1)
+            loss.backward()
+            for optimizer in opts:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            step += 1
+            running += float(loss.detach())
+            decay = min(0.999, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
+            if i == 50:
+                log(f"  epoch {epoch + 1} step 50: loss {running / 51:.3f}, {time.time() - started:.0f} s since start")
+        size_now = accuracy(average, val_images[::5], val_labels[::5], size)
+        log(
+            f"epoch {epoch + 1}/{args.epochs} size {size} loss {running / steps_per_epoch:.4f} "
+            f"accuracy of the average on every fifth held-out image {size_now:.4f} ({time.time() - started:.0f} s)"
+        )
+        state = {
+            "net": net.state_dict(),
+            "average": average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in opts],
+            "step": step,
+            "epoch": epoch + 1,
+        }
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    half = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+    average.load_state_dict({name: tensor.float() for name, tensor in half.items()})
+    final = accuracy(average.float(), val_images, val_labels, SCHEDULE[-1][1])
+    save_file(half, args.work / "demo.safetensors", metadata={"model": MODEL, "model_args": json.dumps(MODEL_ARGS)})
+    log(f"final: {final:.4f} top-1 on {len(val_images)} held-out images, float16 weights, input {SCHEDULE[-1][1]}")
+
+
+if __name__ == "__main__":
+    main()

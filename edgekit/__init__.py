@@ -1,0 +1,23 @@
+"""edgekit: from a checkpoint to an INT8 classifier that is proven on the device it will run on."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.runtime import Session, load
+
+__all__ = ["Session", "__version__", "load"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the SDK on first use, so that the command line starts without numpy."""
+    if name not in __all__:
+        raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
+    from edgekit import runtime
+
+    return getattr(runtime, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,24 @@
+"""OpenVINO: the graph as IR (.xml and .bin)."""
+
+from pathlib import Path
+
+import openvino
+import torch
+from torch.fx import GraphModule
+
+from edgekit.backends.base import Artifact
+from edgekit.graph import example_input
+
+
+class Backend:
+    """Compiles for OpenVINO."""
+
+    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        example = example_input(graph)
+        model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
+        model.inputs[0].get_tensor().set_names({"image"})
+        model.outputs[0].get_tensor().set_names({"logits"})
+        model.set_rt_info(metadata, ["edgekit"])
+        # Weights stay as they are: rounding them to 16 bits would make the float model another model.
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")

@@ -1,0 +1,128 @@
+"""Latency, memory and load time, through the very session that an app uses. Needs numpy and the runtime alone.
+
+Run as a module it measures one bundle in a fresh process: ``python -m edgekit.benchmark BUNDLE THREADS`` prints JSON.
+"""
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import EngineError
+
+BLOCK = 10
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """One bundle in a process of its own: milliseconds and bytes."""
+
+    load_ms: float
+    first_ms: float
+    peak_rss_bytes: int
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], object]],
+    warmup: int,
+    iterations: int,
+    on_round: Callable[[], None] = lambda: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of each call, [iterations] for each name; they take turns, so that drift hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    gc_was_on = gc.isenabled()
+    gc.disable()
+    try:
+        for index in range(warmup + iterations):
+            for name, call in calls.items():
+                start = time.perf_counter_ns()
+                call()
+                took = time.perf_counter_ns() - start
+                if index >= warmup:
+                    times[name].append(took / 1e6)
+            on_round()
+    finally:
+        if gc_was_on:
+            gc.enable()
+    return {name: np.array(each) for name, each in times.items()}
+
+
+def summary(times: NDArray[np.float64], threads: int) -> dict[str, Any]:
+    """The figures of `latency_ms` in report.json that the times give; `load` and `first` come from a fresh process."""
+    p50, p90, p99 = np.percentile(times, (50, 90, 99))
+    return {
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "mean": float(times.mean()),
+        "std": float(times.std(ddof=1)) if len(times) > 1 else 0.0,
+        "count": len(times),
+        "threads": threads,
+    }
+
+
+def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Median of `slow` over median of `fast`, with a 95 % bootstrap interval over blocks of neighbouring rounds.
+
+    Both [N] in ms, from the same rounds of `alternate`; whole blocks are drawn because neighbours are alike.
+    """
+    point = float(np.median(slow) / np.median(fast))
+    blocks = max(1, len(slow) // BLOCK)
+    rows = [np.array_split(each, blocks) for each in (slow, fast)]
+    width = min(len(block) for block in rows[0])
+    a, b = (np.stack([block[:width] for block in each]) for each in rows)
+    chosen = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
+    medians = [np.median(each[chosen].reshape(RESAMPLES, -1), axis=1) for each in (a, b)]
+    low, high = np.percentile(medians[0] / medians[1], (2.5, 97.5))
+    return point, (float(low), float(high))
+
+
+def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
+    """Load time, first inference and peak memory of a bundle in a process of its own; EngineError if that dies."""
+    command = [sys.executable, "-m", "edgekit.benchmark", str(bundle), str(threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        cause = said[-1] if said else f"exit status {done.returncode}"
+        raise EngineError(f"'{bundle.name}' can't run in a process of its own: {cause}")
+    return Fresh(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has had, in bytes."""
+    try:
+        # ru_maxrss would start at the parent's peak: it survives exec.
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(arguments: Sequence[str]) -> None:
+    from edgekit.runtime import load
+
+    path, threads = Path(arguments[0]), int(arguments[1])
+    start = time.perf_counter()
+    session = load(path, threads)
+    loaded = time.perf_counter()
+    session(np.zeros(session.bundle.manifest.input_shape, np.float32))
+    ran = time.perf_counter()
+    fresh = Fresh((loaded - start) * 1e3, (ran - loaded) * 1e3, peak_rss_bytes())
+    print(json.dumps(vars(fresh)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,72 @@
+"""Float and INT8 on the same images: top-1, top-5, and the paired drop with its interval."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import EngineError
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model answered, image by image: `best` int64 [N], `hit1` and `hit5` bool [N]."""
+
+    best: NDArray[np.int64]
+    hit1: NDArray[np.bool_]
+    hit5: NDArray[np.bool_]
+
+
+def predict(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    images: Iterable[tuple[NDArray[np.float32], int]],
+) -> Predictions:
+    """Predictions of `run` on pairs of a float32 image [1,3,H,W] and its label.
+
+    Raises EngineError when a logit isn't finite.
+    """
+    best, hit1, hit5 = [], [], []
+    for index, (image, label) in enumerate(images):
+        logits = run(image)[0]
+        if not np.isfinite(logits).all():
+            raise EngineError(f"the outputs for evaluation image {index} hold NaN or infinity")
+        ranked = np.argsort(-logits, kind="stable")[:5]
+        best.append(int(ranked[0]))
+        hit1.append(bool(ranked[0] == label))
+        hit5.append(bool((ranked == label).any()))
+    return Predictions(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
+
+
+def compare(given: Predictions, reference: Predictions) -> dict[str, Any]:
+    """The `accuracy` object of report.json: `given` against `reference` on the same images in the same order."""
+    count = len(given.best)
+    lost = int((reference.hit1 & ~given.hit1).sum())
+    won = int((~reference.hit1 & given.hit1).sum())
+    low, high = paired_interval(lost, won, count)
+    return {
+        "top1": float(given.hit1.mean()),
+        "top5": float(given.hit5.mean()),
+        "count": count,
+        "drop_top1_points": 100 * (lost - won) / count,
+        "drop_ci95_points": [100 * low, 100 * high],
+        "agreement": float((given.best == reference.best).mean()),
+        "versus": "reference",
+    }
+
+
+def paired_interval(lost: int, won: int, count: int) -> tuple[float, float]:
+    """95 % interval of the paired difference (lost - won) / count, as fractions.
+
+    Adds half an observation to each of the four cells before the normal interval (Agresti and Min, 2005), so that it
+    doesn't shrink to a point when few images or none differ.
+    """
+    n = count + 2
+    b, c = lost + 0.5, won + 0.5
+    middle = (b - c) / n
+    half = Z95 * sqrt(b + c - (b - c) ** 2 / n) / n
+    return max(-1.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,187 @@
+"""The exported graph: how a network becomes one, and the small tools that every rewrite of it uses.
+
+The graph is what `torch.export` gives as a `GraphModule` of ATen operations, batch 1, with fake tensors in
+``node.meta["val"]`` for shapes and dtypes. Rewrites keep those up to date by calling `refresh`.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+A = torch.ops.aten
+
+CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
+NO_OPS = {
+    A.dropout.default,
+    A.alias.default,
+    A.detach.default,
+    A.lift_fresh_copy.default,
+    A.contiguous.default,
+    A.clone.default,
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation that multiplies and accumulates: what can run in integer kernels."""
+
+    name: str
+    op: str
+    """conv | depthwise | linear | matmul"""
+    macs: int
+
+
+@torch.no_grad()
+def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
+    """The graph of `module` for float32 inputs of `shape` [1,3,H,W], batch norms folded and no-ops removed.
+
+    Source: torch.export. The module itself is left as it is: the graph owns copies of its tensors.
+    """
+    example = torch.zeros(tuple(shape))
+    graph = torch.export.export(copy.deepcopy(module).eval(), (example,)).module(check_guards=False)
+    assert isinstance(graph, GraphModule)
+    for node in list(graph.graph.nodes):
+        if node.target in NO_OPS:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)  # dead code elimination keeps dropout: it counts as random
+        elif node.target is A.view.default:  # a reshape works whatever the strides, which rewrites change
+            node.target = A.reshape.default
+        elif isinstance(node.target, OpOverload) and (name := str(node.target).split(".")[1]).endswith("_"):
+            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+            node.target = getattr(getattr(A, name[:-1]), node.target._overloadname)
+    _fold_batch_norms(graph)
+    return refresh(graph)
+
+
+def refresh(graph: GraphModule) -> GraphModule:
+    """Remove what nothing uses, recompute every node's fake tensor, recompile. Returns the same graph."""
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
+    example = torch.zeros(tuple(placeholder.meta["val"].shape))
+    FakeTensorProp(graph, FakeTensorMode(allow_non_fake_inputs=True)).propagate(example)
+    graph.recompile()
+    return graph
+
+
+def example_input(graph: GraphModule) -> Tensor:
+    """Zeros, float32, of the shape that the graph takes."""
+    (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
+    return torch.zeros(tuple(placeholder.meta["val"].shape))
+
+
+def constant(graph: GraphModule, node: Any) -> Tensor | None:
+    """The tensor that `node` always has (a parameter, or views of one), or None if it depends on the input."""
+    if not isinstance(node, Node):
+        return None
+    if node.op == "get_attr":
+        value: Any = graph
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        return value.detach() if isinstance(value, Tensor) else None
+    if node.target in CONSTANT_VIEWS:
+        inner = constant(graph, node.args[0])
+        return None if inner is None else node.target(inner, *node.args[1:], **node.kwargs)
+    return None
+
+
+def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> Node:
+    """A new get_attr node holding `value`, placed before `before`. The name is made unique."""
+    base = "rw_" + name.replace(".", "_")
+    attribute = base
+    count = 0
+    while hasattr(graph, attribute):
+        count += 1
+        attribute = f"{base}_{count}"
+    graph.register_buffer(attribute, value.detach().clone().contiguous())
+    with graph.graph.inserting_before(before):
+        return graph.graph.get_attr(attribute)
+
+
+def insert(graph: GraphModule, before: Node, target: Any, *args: Any, like: Node | None = None, **kwargs: Any) -> Node:
+    """A new call of `target` before `before`; it takes the module path of `like` so that layers keep their names."""
+    with graph.graph.inserting_before(before):
+        node = graph.graph.call_function(target, args, kwargs)
+    if like is not None and "nn_module_stack" in like.meta:
+        node.meta["nn_module_stack"] = like.meta["nn_module_stack"]
+    return node
+
+
+def shape_of(node: Any) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def layer_name(node: Node) -> str:
+    """The dotted path of the module that the node came from, as in the network's state dict."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    return str(path) or node.name
+
+
+def is_depthwise(node: Node) -> bool:
+    return node.target is A.conv2d.default and argument(node, 6, 1) > 1 and shape_of(node.args[1])[1] == 1
+
+
+def argument(node: Node, position: int, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else default
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """ATen gives [n] or [n, m] for a pair."""
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    return (items[0], items[-1])
+
+
+def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
+    """Every multiply-accumulate operation of a float graph with its MACs at batch 1."""
+    for node in graph.graph.nodes:
+        if node.target is A.conv2d.default:
+            macs = math.prod(shape_of(node)) * math.prod(shape_of(node.args[1])[1:])
+            yield node, Layer(layer_name(node), "depthwise" if is_depthwise(node) else "conv", macs)
+        elif node.target is A.linear.default:
+            yield node, Layer(layer_name(node), "linear", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
+        elif node.target in (A.matmul.default, A.bmm.default):
+            yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
+        elif node.target is A.scaled_dot_product_attention.default:
+            query, key = shape_of(node.args[0]), shape_of(node.args[1])
+            yield node, Layer(layer_name(node), "matmul", 2 * math.prod(query) * key[-2])
+
+
+def _fold_batch_norms(graph: GraphModule) -> None:
+    """Fold each batch norm that follows a convolution into it."""
+    for node in list(graph.graph.nodes):
+        if node.target is not A.batch_norm.default:
+            continue
+        conv = node.args[0]
+        if conv.target is not A.conv2d.default or len(conv.users) != 1:
+            continue
+        weight, bias, mean, variance = (constant(graph, a) for a in node.args[1:5])
+        kernel = constant(graph, conv.args[1])
+        if weight is None or bias is None or mean is None or variance is None or kernel is None:
+            continue
+        old = constant(graph, argument(conv, 2, None))
+        scale = weight.double() * torch.rsqrt(variance.double() + node.args[7])
+        shift = bias.double() + ((0 if old is None else old.double()) - mean.double()) * scale
+        set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), shift.float())
+        node.replace_all_uses_with(conv)
+
+
+def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a conv or linear node other weights; other nodes that share the old ones keep those."""
+    name = layer_name(node)
+    args = list(node.args) + [None] * (3 - len(node.args))
+    args[1] = add_constant(graph, node, f"{name}.weight", weight)
+    args[2] = None if bias is None else add_constant(graph, node, f"{name}.bias", bias)
+    node.args = tuple(args)
+    for position in (1, 2):
+        if isinstance(new := node.args[position], Node):
+            new.meta["val"] = (weight, bias)[position - 1]

@@ -1,0 +1,26 @@
+"""Model sources: timm by name, `module:factory`, and checkpoint files, all as one `Network`.
+
+Names are imported on first use, so that parsing arguments doesn't import torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit.models.arguments import parse_model_args
+
+if TYPE_CHECKING:
+    from edgekit.models.network import Network, load_network
+
+__all__ = ["Network", "load_network", "parse_model_args"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and timm when a network is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'edgekit.models' has no attribute '{name}'")
+    from edgekit.models import network
+
+    return getattr(network, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

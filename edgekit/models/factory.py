@@ -1,0 +1,85 @@
+"""`module:factory`: a classifier that the user's own code builds."""
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekit.errors import ModelError, UsageError
+from edgekit.models.checkpoint import file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.source import Source
+
+
+def load_factory(name: str, weights: str | None, model_args: Mapping[str, Any], seed: int) -> Source:
+    """Import `module`, call `factory(**model_args)` and return its nn.Module in float32 on the CPU.
+
+    `module` is found in the current folder or wherever Python finds it; `factory` may be a class or a dotted name.
+    torch's seed is set for the call. The factory brings its own weights unless `weights` names a checkpoint file.
+    Raises ModelError when the import or the call fails or gives no nn.Module; UsageError for random weights.
+    """
+    if weights == "random":
+        raise UsageError(f"--weights random is for timm models: '{name}' brings its own weights, leave --weights out")
+    with _current_folder_importable(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        factory = _find(name)
+        torch.manual_seed(seed)  # again: only the first import of a module draws random numbers
+        module = _call(name, factory, model_args)
+    module = module.cpu().float()
+    if weights is None:
+        return Source(module, "factory", state_sha256(module), None)
+    path = Path(weights)
+    fit_weights(module, read_checkpoint(path), path)
+    return Source(module, weights, file_sha256(path), None)
+
+
+def _find(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+        raise ModelError(f"model '{name}' is neither a timm name nor module:factory, such as my_models:build")
+    try:
+        importlib.invalidate_caches()
+        found = importlib.import_module(module_name)
+    # Importing runs the user's code, which may raise anything, and must not end the process as if all were well.
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"can't import '{module_name}' of model '{name}' ({type(error).__name__}: {error}): it must be in the "
+            "current folder or installed"
+        ) from error
+    try:
+        return attrgetter(attribute)(found)
+    except AttributeError:
+        raise ModelError(
+            f"module '{module_name}' ({getattr(found, '__file__', None)}) has no '{attribute}': check the name"
+        ) from None
+
+
+def _call(name: str, factory: Any, model_args: Mapping[str, Any]) -> nn.Module:
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise ModelError(f"'{name}' is a {type(factory).__name__}: name a function or class that builds the model")
+    try:
+        module = factory(**model_args)
+    except (Exception, SystemExit) as error:  # the user's code again
+        raise ModelError(
+            f"'{name}' failed when called with {dict(model_args)} ({type(error).__name__}: {error}): check "
+            "--model-args, which are passed to it"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"'{name}' returned a {type(module).__name__}: it must return a torch.nn.Module")
+    return module
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Put the current folder first on sys.path, as `python -m` does."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

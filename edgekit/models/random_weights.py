@@ -1,0 +1,54 @@
+"""Seeded random weights that behave like a network's, for speed and parity without a checkpoint."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgekit.models.forward import run
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, size: tuple[int, int]) -> None:
+    """Fill a module with random weights from torch's current seed, in place; `size` is (height, width) in pixels.
+
+    The constructor's own initialization is made for training and degenerate for anything else. GRN starts with zeros,
+    so it and every rewrite of it do nothing; a LayerNorm's affine is the identity; layer-scale starts at 1e-6, so a
+    block adds nothing; a BatchNorm's statistics belong to no data. Such a network hides errors: a compiler that drops
+    a GRN gives the same numbers, and INT8 is too easy. And where activations fade, all images give one output, so a
+    comparison of predictions says nothing. Here norms, GRN, layer-scale and biases are random, dense weights keep the
+    variance from layer to layer, and BatchNorm has the statistics of random images, so outputs vary between images.
+    The accuracy stays meaningless. Raises ModelError when the network can't run at `size`.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, 0, 0.05)
+        elif "grn" in name:
+            nn.init.normal_(parameter, 0, 0.5)
+        else:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    _measure_batch_norms(module, size)
+
+
+def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
+    """Give each BatchNorm the mean and variance that it sees on random images."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for a plain average over the batches
+    module.train()
+    run(module, random_images(8, size))
+    module.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def random_images(count: int, size: tuple[int, int]) -> Tensor:
+    """Normalized images [count,3,H,W] float32 of soft blotches, a tint and some noise, from torch's current seed."""
+    blotches = nn.functional.interpolate(torch.randn(count, 3, 6, 6), size=size, mode="bicubic")
+    return blotches + 0.5 * torch.randn(count, 3, 1, 1) + 0.3 * torch.randn(count, 3, *size)

@@ -1,0 +1,106 @@
+"""Recipe, samples and placement in; a graph with quantize/dequantize nodes (Q/DQ) out. NNCF does the calibration."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import nncf
+import numpy as np
+import torch
+from nncf.experimental.torch.fx import quantize_pt2e
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+from numpy.typing import NDArray
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+from edgekit.errors import WeightsError
+from edgekit.graph import A, constant, is_depthwise, layer_name
+from edgekit.libraries import quiet
+from edgekit.profiles import Recipe, TargetRecipe
+
+ESTIMATORS: dict[str, Any] = {
+    "histogram": RangeEstimatorParametersSet.HISTOGRAM,
+    "minmax": RangeEstimatorParametersSet.MINMAX,
+    "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
+}
+ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}
+"""Activations that integer kernels apply while they requantize: Q goes behind them, not between."""
+
+
+class Placement(Quantizer):  # type: ignore[misc]
+    """Where one runtime wants Q/DQ: the inputs, weights and perhaps outputs of dense layers."""
+
+    def __init__(self, target: TargetRecipe, float_layers: Sequence[str]) -> None:
+        super().__init__()
+        low, high, dtype = (0, 255, torch.uint8) if target.activations == "uint8" else (-128, 127, torch.int8)
+        self._activation = QuantizationSpec(dtype, MinMaxObserver, low, high, torch.per_tensor_affine)
+        self._weight = QuantizationSpec(
+            torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0
+        )
+        self._target, self._float_layers = target, tuple(float_layers)
+
+    def covers(self, node: Node) -> bool:
+        """True if this node becomes an integer operation."""
+        if node.target not in (A.conv2d.default, A.linear.default):
+            return False
+        if is_depthwise(node) and not self._target.quantize_depthwise:
+            return False
+        return not any(fnmatchcase(layer_name(node), pattern) for pattern in self._float_layers)
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            if not self.covers(node) or constant(model, node.args[1]) is None:
+                continue
+            inputs = {node.args[0]: self._activation, node.args[1]: self._weight}
+            annotation = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+            last = node
+            if len(node.users) == 1 and (user := next(iter(node.users))).target in ACTIVATIONS:
+                last = user
+            if self._target.quantize_outputs and last is node:
+                annotation.output_qspec = self._activation
+            node.meta["quantization_annotation"] = annotation
+            if self._target.quantize_outputs and last is not node:
+                last.meta["quantization_annotation"] = QuantizationAnnotation(
+                    output_qspec=self._activation, _annotated=True
+                )
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: `annotate` only marks what `covers` knows."""
+
+
+def quantize(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    target: str,
+    on_sample: Callable[[], None] = lambda: None,
+) -> GraphModule:
+    """The graph with Q/DQ where the target's placement wants them, ranges from `samples`, each float32 [1,3,H,W].
+
+    The graph given is consumed. Statistics are taken one image at a time: batches distort them (nncf#2619).
+    Raises WeightsError when an activation isn't finite.
+    """
+
+    def feed(sample: NDArray[np.float32]) -> torch.Tensor:
+        on_sample()
+        return torch.from_numpy(sample)
+
+    placement = Placement(recipe.targets[target], recipe.float_layers)
+    try:
+        with torch.no_grad(), quiet():
+            quantized = quantize_pt2e(
+                graph,
+                placement,
+                nncf.Dataset(samples, feed),
+                subset_size=len(samples),
+                fast_bias_correction=True if recipe.bias_correction == "fast" else None,
+                smooth_quant=recipe.smooth_quant,
+                activations_range_estimator_params=ESTIMATORS[recipe.estimator],
+                fold_quantize=False,
+            )
+    except (ValueError, nncf.ValidationError, nncf.InternalError) as error:
+        raise WeightsError(f"calibration failed, most likely on an activation that is not finite: {error}") from error
+    assert isinstance(quantized, GraphModule)
+    return quantized

@@ -1,0 +1,136 @@
+"""The report as one page that needs nothing but itself."""
+
+import shlex
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from edgekit.libraries import import_needed
+from edgekit.report import columns as c
+from edgekit.report.columns import Report, Row, devices, is_meaningful, lookup, row_name
+from edgekit.report.picture import draw
+from edgekit.report.sentences import conditions, heading, recommendation
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+COLUMNS = (
+    c.VERDICT, c.SIZE, c.TOP1, c.DROP, c.P50, c.SPEEDUP, c.INT8, c.LIMIT, c.PEAK, c.P90, c.P99, c.END_TO_END, c.TOP5,
+    c.AGREEMENT, c.IMAGES, c.RUNS,
+)  # fmt: skip
+
+
+def render_html(report: Report) -> str:
+    """The whole page. Raises MissingExtraError without jinja2 or matplotlib."""
+    pictures = []
+    for device in devices(report):
+        if drawn := draw(report, device):
+            pictures.append({"device": device, "svg": drawn[0], "words": drawn[1]})
+    return _template().render(
+        report=report,
+        heading=heading(report),
+        recommendation=recommendation(report),
+        conditions=conditions(report),
+        headlines=_headlines(report),
+        columns=[c.DEVICE, *COLUMNS] if len(devices(report)) > 1 else COLUMNS,
+        pictures=pictures,
+        random=None if is_meaningful(report) else c.RANDOM,
+        details=[(row, _details(row)) for row in report["results"]],
+        provenance=_provenance(report),
+        row_name=row_name,
+        several=len(devices(report)) > 1,
+    )
+
+
+@cache
+def _template() -> "Template":
+    import_needed("jinja2", "build")
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string((files("edgekit.report") / "report.html.j2").read_text(encoding="utf-8"))
+
+
+def _headlines(report: Report) -> list[tuple[str, str, str]]:
+    """(title, figure with unit, what it was measured with) of the bundle to ship."""
+    advice = report["recommendation"] or {}
+    for row in report["results"]:
+        if row["bundle"] and (row["bundle"], row["device"]["name"]) == (advice.get("bundle"), advice.get("device")):
+            images, versus = lookup(row, "accuracy.count"), lookup(row, "speedup.versus")
+            notes = {
+                c.SPEEDUP: f"over {versus}" if versus else "it is the float bundle itself",
+                c.P50: _runs(row),
+                c.DROP: f"n = {images:,} images" if images and is_meaningful(report) else "",
+                c.SIZE: "",
+            }
+            return [_headline(column, report, row, note) for column, note in notes.items()]
+    return []
+
+
+def _headline(column: c.Column, report: Report, row: Row, note: str) -> tuple[str, str, str]:
+    """One of the figures at the top, its interval with the note."""
+    figure, _, interval = column.text(report, row).partition(" [")
+    unit = "" if column.value(report, row) is None else f" {column.unit}"
+    interval = f"95 %: {interval.removesuffix(']').replace(', ', ' to ')}" if interval else ""
+    return column.title, figure + unit, ", ".join(filter(None, (interval, note)))
+
+
+def _details(row: Row) -> dict[str, str]:
+    """What the table has no room for; nothing that wasn't measured."""
+    int8, thermal = row["int8"] or {}, row["thermal"] or {}
+    latency = row["latency_ms"] if lookup(row, "latency_ms.p50") is not None else {}
+    layers = int8.get("float_layers")
+    details = {
+        "Scheme": row["scheme"],
+        "Timing": latency and _runs(row),
+        "Mean": latency and f"{_scaled(latency['mean'])}, standard deviation {_scaled(latency['std'])}",
+        "Load": _scaled(latency.get("load")),
+        "First inference": _scaled(latency.get("first")),
+        "Lower bound": _scaled(lookup(row, "limit.bound_ms")),
+        "What ran in int8": int8.get("method"),
+        "Layers in float": layers if layers is None else ", ".join(layers) or "none",
+        "Heat and clocks": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in thermal.items()),
+        "Reasons": "; ".join(row["reasons"]),
+    }
+    return {title: text for title, text in details.items() if text}
+
+
+def _provenance(report: Report) -> dict[str, str]:
+    """Where the figures come from."""
+    model, calibration, evaluation = report["model"], report["calibration"] or {}, report["evaluation"] or {}
+    return {
+        "Written by": f"edgekit {report['edgekit']}, {report['created']}",
+        "Command": shlex.join(report["command"]),
+        "Weights": f"{model['weights']}, SHA-256 {model['weights_sha256'] or c.NOTHING}",
+        **({"License": model["license"]} if model.get("license") else {}),
+        "Classes": f"{model['classes']:,}",
+        "Calibration": _images(calibration, f"recipe {calibration.get('recipe')}, seed {calibration.get('seed')}"),
+        "Evaluation": _images(evaluation, f"{evaluation.get('overlap_with_calibration')} of them in calibration"),
+        **{f"Device {row['device']['name']}": _machine(row["device"]) for row in report["results"]},
+    }
+
+
+def _machine(device: dict[str, Any]) -> str:
+    """A device in words."""
+    cores, memory = device["cores"] or "unknown", _scaled(device["memory_bytes"], 2**30, "GiB") or "unknown"
+    known = f"{device['cpu'] or 'unknown processor'}, class {device['class'] or 'unknown'}"
+    return f"{known}, cores: {cores}, memory: {memory}"
+
+
+def _images(part: dict[str, Any], more: str) -> str:
+    if not part:
+        return "none"
+    unreadable = len(part.get("unreadable", ()))
+    passed_over = f", {unreadable:,} unreadable passed over" if unreadable else ""
+    return f"{part['count']:,} images, {more}{passed_over}, SHA-256 {part['sha256'] or c.NOTHING}"
+
+
+def _runs(row: Row) -> str:
+    latency = row["latency_ms"]
+    return f"n = {latency['count']:,} runs, threads: {latency['threads']}"
+
+
+def _scaled(value: float | None, divisor: float = 1, unit: str = "ms") -> str:
+    return "" if value is None else f"{value / divisor:,.2f} {unit}"

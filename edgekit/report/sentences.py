@@ -1,0 +1,44 @@
+"""What the terminal and the page say in words about a whole report."""
+
+from collections.abc import Iterable
+
+from edgekit.report.columns import RANDOM, Report, is_meaningful, lookup, percent
+
+
+def recommendation(report: Report) -> str:
+    """What to ship and why, in a sentence."""
+    advice = report["recommendation"]
+    if not advice:
+        return "No recommendation."
+    where = f" on {advice['device']}" if advice["device"] else ""
+    return f"Ship {advice['bundle'] or 'nothing'}{where}: {advice['why']}"
+
+
+def heading(report: Report) -> str:
+    """The model in one line."""
+    model = report["model"]
+    size = f"{model['params'] / 1e6:.2f} M parameters, {model['macs'] / 1e9:.2f} GMAC"
+    shape = "×".join(map(str, model["input_shape"]))  # noqa: RUF001
+    return f"{model['name']} ({model['source']}, weights {model['weights']}): {size}, input {shape}"
+
+
+def conditions(report: Report) -> list[str]:
+    """What the figures were measured with, a sentence each."""
+    rows = report["results"]
+    runs = _range(lookup(row, "latency_ms.count") for row in rows)
+    threads = _range(lookup(row, "latency_ms.threads") for row in rows)
+    timing = f"Latency: model alone, batch 1, timed runs: {runs}, threads: {threads}. Speedup: over the target's float."
+    if not is_meaningful(report):
+        return [RANDOM, timing]
+    images, reference = lookup(report, "evaluation.count"), report["reference"]
+    if not images:
+        return ["Accuracy was not measured.", timing]
+    top1, top5 = (percent(lookup(reference, key)) for key in ("top1", "top5"))
+    engine = lookup(reference, "engine")
+    return [f"Accuracy: {images:,} images; {engine} has top-1 {top1}, top-5 {top5}; drop above 0 is worse.", timing]
+
+
+def _range(counts: Iterable[int | None]) -> str:
+    """ "200", or "100 to 200", or "no"."""
+    known = {count for count in counts if count is not None}
+    return " to ".join(f"{count:,}" for count in sorted({min(known), max(known)})) if known else "no"

@@ -1,0 +1,39 @@
+"""Exact rewrites of the exported graph: each is small, switched on by name in a recipe, and equal to torch.
+
+Each pass takes the graph, changes it in place and returns how many places it changed; FACTS-like measurements that
+justify a pass stand in benchmarks/RESULTS.md.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+
+from torch.fx import GraphModule
+
+from edgekit.errors import ProfileError
+from edgekit.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
+from edgekit.rewrites.channels_last import channels_last
+from edgekit.rewrites.depthwise import split_depthwise
+from edgekit.rewrites.layer_norm import plain_layer_norm
+from edgekit.rewrites.response_norm import fold_response_norm, plain_vector_norm
+
+PASSES: dict[str, Callable[[GraphModule], int]] = {
+    "channels-last": channels_last,
+    "layer-scale": fold_layer_scale,
+    "layer-norm-affine": fold_layer_norm_affine,
+    "response-norm": fold_response_norm,
+    "vector-norm": plain_vector_norm,
+    "split-depthwise": split_depthwise,
+    "plain-layer-norm": plain_layer_norm,
+}
+
+
+def rewrite(graph: GraphModule, names: Iterable[str]) -> GraphModule:
+    """A copy of the graph with the named passes applied, always in the order of `PASSES`."""
+    wanted = set(names)
+    if unknown := wanted - PASSES.keys():
+        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}: valid rewrites are {', '.join(PASSES)}.")
+    graph = copy.deepcopy(graph)
+    for name, apply in PASSES.items():
+        if name in wanted:
+            apply(graph)
+    return graph

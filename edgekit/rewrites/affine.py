@@ -1,0 +1,100 @@
+"""Fold what only scales and shifts: the affine part of a LayerNorm, layer scale."""
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit.graph import A, argument, constant, pair, refresh, set_weights, shape_of
+
+DENSE = (A.conv2d.default, A.linear.default)
+
+
+def consumers(node: Node) -> list[Node] | None:
+    """The dense layers that take `node`, looking through permutes, or None if anything else takes it too.
+
+    A convolution with padding doesn't count: the border would see the shift.
+    """
+    found: list[Node] = []
+    for user in node.users:
+        if user.target is A.permute.default:
+            below = consumers(user)
+            if below is None:
+                return None
+            found += below
+        elif user.target in DENSE and user.args[0] is node and user.args[1] is not node:
+            padded = user.target is A.conv2d.default and pair(argument(user, 4, 0)) != (0, 0)
+            if padded or argument(user, 6, 1) != 1:
+                return None
+            found.append(user)
+        else:
+            return None
+    return found or None
+
+
+def fold_input_affine(graph: GraphModule, layer: Node, scale: Tensor | None, shift: Tensor | None) -> None:
+    """Change `layer` so that it gives for x what it gave for x * scale + shift (per input channel)."""
+    weight, bias = constant(graph, layer.args[1]), constant(graph, argument(layer, 2, None))
+    assert weight is not None
+    exact = weight.double()
+    if shift is not None:
+        taps = shift.double().view(1, -1, *[1] * (weight.ndim - 2))
+        moved = (exact * taps).flatten(1).sum(1)
+        bias = (moved if bias is None else bias.double() + moved).float()
+    if scale is not None:
+        exact = exact * scale.double().view(1, -1, *[1] * (weight.ndim - 2))
+    set_weights(graph, layer, exact.float(), bias)
+
+
+@torch.no_grad()
+def fold_layer_norm_affine(graph: GraphModule) -> int:
+    """LayerNorm's weight and bias go into the dense layers behind it. Count of norms changed."""
+    folded = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not A.layer_norm.default or len(node.args[1]) != 1:
+            continue
+        weight, bias = constant(graph, argument(node, 2, None)), constant(graph, argument(node, 3, None))
+        below = consumers(node)
+        if below is None or (weight is None and bias is None):
+            continue
+        for layer in below:
+            fold_input_affine(graph, layer, weight, bias)
+        node.args = (node.args[0], node.args[1], None, None, *node.args[4:])
+        folded += 1
+    refresh(graph)
+    return folded
+
+
+@torch.no_grad()
+def fold_layer_scale(graph: GraphModule) -> int:
+    """A constant factor per channel behind a dense layer goes into it (ConvNeXt's and ViT's layer scale)."""
+    folded = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not A.mul.Tensor:
+            continue
+        for value, factor in (node.args, node.args[::-1]):
+            gamma = constant(graph, factor)
+            if gamma is None or not isinstance(value, Node):
+                continue
+            layer, axis = value, -1
+            if layer.target is A.permute.default:
+                layer, axis = layer.args[0], list(value.args[1]).index(len(value.args[1]) - 1)  # type: ignore[arg-type,union-attr,assignment]
+            elif layer.target is A.conv2d.default:
+                axis = 1
+            channels = shape_of(value)[axis]
+            shape = [1] * gamma.ndim
+            if gamma.ndim:
+                shape[axis if axis < 0 else axis - len(shape_of(value))] = channels
+            if layer.target not in DENSE or gamma.numel() != channels or list(gamma.shape) != shape:
+                continue
+            if len(value.users) != 1 or len(layer.users) != 1:
+                continue
+            weight, bias = constant(graph, layer.args[1]), constant(graph, argument(layer, 2, None))
+            if weight is None:
+                continue
+            scaled = weight * gamma.reshape(-1, *[1] * (weight.ndim - 1))
+            set_weights(graph, layer, scaled, None if bias is None else bias * gamma.flatten())
+            node.replace_all_uses_with(value)
+            folded += 1
+            break
+    refresh(graph)
+    return folded

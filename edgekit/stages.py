@@ -1,0 +1,277 @@
+"""From a network to bundles: `quantize_stage` gives a graph for one runtime, `compile_stage` a bundle of it.
+
+Both work in memory for `deploy`; the steps at the command line keep the graph in a folder between them.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit import __version__
+from edgekit.backends import Artifact, load_backend
+from edgekit.bundle import Bundle, Golden, write_bundle
+from edgekit.errors import CompileError, EdgekitError, InputError, ParityError, WeightsError
+from edgekit.graph import layers
+from edgekit.libraries import quiet
+from edgekit.manifest import EngineRequirement, Layer, Manifest
+from edgekit.models import Network
+from edgekit.preprocess import Preprocessing
+from edgekit.profiles import Recipe
+from edgekit.quantize import Placement, quantize
+from edgekit.rewrites import rewrite
+from edgekit.run_folder import writing
+from edgekit.runtime.base import first_line
+from edgekit.runtime.session import Session
+from edgekit.targets import find_target
+
+Precision = Literal["float", "int8"]
+PARITY = 1e-3
+"""Greatest difference between a float bundle's logits and torch's, as a share of the largest logit."""
+GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
+"""Golden tolerance in standard deviations of the logits: kernels of other processors round differently."""
+GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
+PACKAGES = ("torch", "timm", "nncf", "openvino", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "numpy")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph for one runtime, float or with Q/DQ, and what its bundle will say of it."""
+
+    graph: GraphModule
+    target: str
+    precision: Precision
+    scheme: str
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    provenance: dict[str, Any]
+    device_class: str
+    fingerprint: str
+    pixels: NDArray[np.uint8]
+    """Real images [N,H,W,3] on which parity is checked; the first become golden samples."""
+    logits: NDArray[np.float32]
+    """What torch's float network gives for them, [N,classes]."""
+
+
+def fingerprint(network: Network, target: str, precision: Precision, recipe: Recipe, calibration: str, cls: str) -> str:
+    """Hash of everything that goes into a bundle: equal fingerprints mean the same bundle."""
+    parts: list[Any] = [network.weights_sha256, network.name, network.params, network.classes, network.labels]
+    parts += [network.preprocessing.to_dict(), target, precision, cls, asdict(recipe.targets[target]), versions()]
+    if precision == "int8":
+        parts += [calibration, {**asdict(recipe), "targets": None}]
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of edgekit, Python and the packages that make bundles."""
+    found = {"edgekit": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@torch.no_grad()
+def torch_logits(network: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits [N,classes] of the float network for cropped images [N,H,W,3]; WeightsError if one isn't finite."""
+    images = torch.from_numpy(network.preprocessing.normalize(pixels))
+    logits = network.module(images).numpy()
+    if not np.isfinite(logits).all():
+        raise WeightsError(f"model '{network.name}' gives NaN or infinity for a real image: its weights are damaged.")
+    return logits
+
+
+def quantize_stage(
+    network: Network,
+    graph: GraphModule,
+    target: str,
+    precision: Precision,
+    recipe: Recipe,
+    device_class: str,
+    pixels: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    calibration: Sequence[NDArray[np.float32]] = (),
+    calibration_sha256: str = "",
+    on_sample: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Rewrite the exported graph for `target` and, for int8, calibrate it on images float32 [1,3,H,W]."""
+    wants = recipe.targets[target]
+    rewritten = rewrite(graph, wants.rewrites)
+    placement = Placement(wants, recipe.float_layers)
+    covered = {layer.name for node, layer in layers(rewritten) if precision == "int8" and placement.covers(node)}
+    table = tuple(
+        Layer(name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered) for _, layer in layers(graph)
+    )
+    scheme = "float32"
+    if precision == "int8":
+        rewritten = quantize(rewritten, calibration, recipe, target, on_sample)
+        where = "inputs and outputs" if wants.quantize_outputs else "inputs"
+        scheme = f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"
+    provenance = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "model": {
+            "name": network.name,
+            "source": network.source,
+            "weights": network.weights,
+            "weights_sha256": network.weights_sha256,
+            "params": network.params,
+            "license": network.license_note,
+        },
+        "recipe": recipe.name,
+        "rewrites": list(wants.rewrites),
+        "calibration_sha256": calibration_sha256 or None,
+    }
+    return Prepared(
+        rewritten,
+        target,
+        precision,
+        scheme,
+        network.preprocessing,
+        network.labels,
+        table,
+        provenance,
+        device_class,
+        fingerprint(network, target, precision, recipe, calibration_sha256, device_class),
+        pixels,
+        logits,
+    )
+
+
+def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:
+    """Compile, check on real images, write the bundle. Returns it and the greatest difference from torch's logits.
+
+    The difference is a share of the largest logit; a float bundle beyond `PARITY` is a ParityError and isn't written.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
+        folder = Path(name)
+        with writing(folder):
+            artifact = _compiled(prepared, folder)
+        files = {each: folder / each for each in artifact.files}
+        golden = Golden(prepared.pixels[:golden_count], prepared.logits[:golden_count], 0.0)
+        manifest = manifest_of(prepared, artifact)
+        draft = write_bundle(folder / "draft", files, manifest, prepared.labels, golden)
+        with Session(draft) as session:
+            logits = session(prepared.preprocessing.normalize(prepared.pixels))
+        difference = float(np.abs(logits - prepared.logits).max() / np.abs(prepared.logits).max())
+        if not np.isfinite(logits).all():
+            raise ParityError(f"{prepared.target} {prepared.precision} gives NaN or infinity for a real image.")
+        if prepared.precision == "float" and not difference <= PARITY:
+            raise ParityError(
+                f"{prepared.target} float differs from torch by {difference:.2e} of the largest logit on "
+                f"{len(logits)} real images; at most {PARITY:.0e} is valid."
+            )
+        tolerance = GOLDEN_SPREAD[prepared.precision] * float(prepared.logits.std())
+        golden = replace(golden, logits=logits[:golden_count], tolerance=tolerance)
+        return write_bundle(path, files, manifest, prepared.labels, golden), difference
+
+
+def _compiled(prepared: Prepared, folder: Path) -> Artifact:
+    """Compilers raise whatever they like: all of it is a CompileError with its first line."""
+    backend = load_backend(prepared.target)
+    try:
+        with quiet(), torch.no_grad():
+            return backend.compile(prepared.graph, folder, embedded(prepared))
+    except (EdgekitError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        title = find_target(prepared.target).title
+        raise CompileError(f"{title}'s compiler refused the graph: {first_line(error)}") from error
+
+
+def embedded(prepared: Prepared) -> str:
+    """What is needed to run the model file alone, as JSON inside it."""
+    return json.dumps(
+        {
+            "edgekit": __version__,
+            "target": prepared.target,
+            "precision": prepared.precision,
+            "scheme": prepared.scheme,
+            "preprocessing": prepared.preprocessing.to_dict(),
+            "labels": list(prepared.labels),
+            "model": prepared.provenance["model"]["name"],
+        }
+    )
+
+
+def manifest_of(prepared: Prepared, artifact: Artifact) -> Manifest:
+    size = prepared.preprocessing
+    return Manifest(
+        target=prepared.target,
+        precision=prepared.precision,
+        scheme=prepared.scheme,
+        model_file=artifact.model_file,
+        input_shape=(1, 3, size.height, size.width),
+        layout=artifact.layout,
+        dtype="float32",
+        input_name=artifact.input_name,
+        output_name=artifact.output_name,
+        classes=len(prepared.labels),
+        preprocessing=prepared.preprocessing,
+        engine=EngineRequirement(package=artifact.package, minimum=artifact.minimum),
+        device_class=prepared.device_class,
+        fingerprint=prepared.fingerprint,
+        session=artifact.session,
+        layers=prepared.layers,
+        provenance=prepared.provenance,
+    )
+
+
+def save_prepared(prepared: Prepared, folder: Path) -> None:
+    """Keep a prepared graph in a new folder, for `load_prepared`. Written beside and renamed."""
+    beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    plain = {name: value for name, value in vars(prepared).items() if name not in ("graph", "pixels", "logits")}
+    plain["preprocessing"] = prepared.preprocessing.to_dict()
+    with writing(folder):
+        beside.mkdir(parents=True)
+        size = prepared.preprocessing
+        example = (torch.zeros(1, 3, size.height, size.width),)
+        with quiet(), torch.no_grad():
+            torch.export.save(torch.export.export(prepared.graph, example), beside / GRAPH)
+        np.savez(beside / SAMPLES, pixels=prepared.pixels, logits=prepared.logits)
+        (beside / STAGE).write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        beside.rename(folder)
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """A graph that `save_prepared` kept; tensors are read with weights_only. InputError if it isn't one."""
+    forced = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.export.load has no argument for it
+    before = os.environ.get(forced)
+    os.environ[forced] = "1"
+    try:
+        plain = json.loads((folder / STAGE).read_text(encoding="utf-8"))
+        with np.load(folder / SAMPLES, allow_pickle=False) as samples, quiet():
+            graph = torch.export.load(folder / GRAPH).module(check_guards=False)
+            assert isinstance(graph, GraphModule)
+            find_target(plain["target"])
+            plain["preprocessing"] = Preprocessing.from_dict(plain["preprocessing"])
+            plain["labels"], plain["layers"] = tuple(plain["labels"]), tuple(plain["layers"])
+            return Prepared(graph=graph, pixels=samples["pixels"], logits=samples["logits"], **plain)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"'{folder}' is not a graph that `edgekit quantize` wrote: {error}. Make one with: edgekit quantize MODEL"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[forced]
+        else:
+            os.environ[forced] = before

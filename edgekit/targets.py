@@ -1,0 +1,38 @@
+"""The table of runtimes: the one place that names them. Everything else looks here."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from edgekit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime that edgekit compiles for. Modules are named, not imported: each is loaded when asked for."""
+
+    name: str
+    title: str
+    extra: str
+    engine: str
+    """Module with `Engine`: what the SDK runs; needs numpy and the runtime alone."""
+    backend: str
+    """Module with `Backend`: rewrites, placement and compilation; needs torch."""
+
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("openvino", "OpenVINO", "openvino", "edgekit.runtime.openvino", "edgekit.backends.openvino"),
+        Target("onnx", "ONNX Runtime", "onnx", "edgekit.runtime.onnx", "edgekit.backends.onnx"),
+        Target("tflite", "LiteRT", "tflite", "edgekit.runtime.tflite", "edgekit.backends.tflite"),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """The target of this name, or a UsageError with the choices and the nearest of them."""
+    if name in TARGETS:
+        return TARGETS[name]
+    near = get_close_matches(name, TARGETS, n=1, cutoff=0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UsageError(f"unknown target '{name}': valid targets are {', '.join(TARGETS)}.{hint} Use --target NAME.")

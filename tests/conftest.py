@@ -1,0 +1,120 @@
+"""Fixtures that several test files use: the data beside the checkout, and a tiny network compiled for every runtime."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.bundle import Golden, Manifest, write_bundle
+from edgekit.preprocess import Preprocessing
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 32
+CLASSES = 10
+IO_NAMES = {"openvino": ("x", "logits"), "onnx": ("x", "logits"), "tflite": ("serving_default_args_0:0", "logits")}
+MODEL_FILES = {"openvino": ("model.xml", "model.bin"), "onnx": ("model.onnx",), "tflite": ("model.tflite",)}
+PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "tflite": "ai-edge-litert"}
+
+MakeBundle = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder `shared/data` beside the checkout: skips where it is absent, except in CI, where that is a failure."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        reason = "needs the data sets in shared/data beside the checkout"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> Any:
+    """A torch network with random weights: [1,3,32,32] to [1,10]."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)]
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny network as model.onnx, model.xml with model.bin, and model.tflite."""
+    return compile_all(tiny_network, (1, 3, SIDE, SIDE), tmp_path_factory.mktemp("models"))
+
+
+def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
+    """Compile a torch network for every runtime, without edgekit's own backends."""
+    import litert_torch
+    import openvino
+    import torch
+
+    x = torch.zeros(shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converters' own
+        program = torch.export.export(network, (x,))
+        names = {"input_names": ["x"], "output_names": ["logits"]}
+        torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False, **names)
+        openvino.save_model(openvino.convert_model(program, input=list(shape)), folder / "model.xml")
+        litert_torch.convert(network, (x,)).export(str(folder / "model.tflite"))
+    return folder
+
+
+def tiny_manifest(target: str = "onnx", **changes: Any) -> Manifest:
+    """A manifest that fits the tiny network."""
+    half = (0.5, 0.5, 0.5)
+    input_name, output_name = IO_NAMES[target]
+    values: dict[str, Any] = {
+        "target": target,
+        "precision": "float",
+        "scheme": "float32",
+        "model_file": MODEL_FILES[target][0],
+        "input_shape": (1, 3, SIDE, SIDE),
+        "layout": "NCHW",
+        "dtype": "float32",
+        "input_name": input_name,
+        "output_name": output_name,
+        "classes": CLASSES,
+        "preprocessing": Preprocessing(SIDE, SIDE, "bilinear", 1.0, "center", half, half),
+        "engine": {"package": PACKAGES[target], "minimum": "1.0"},
+        "device_class": "x86-64",
+        "fingerprint": "0" * 64,
+        "layers": ({"name": "conv", "op": "conv", "macs": 48600, "int8": False},),
+        "provenance": {"model": "tiny"},
+    }
+    return Manifest(**{**values, **changes})
+
+
+def tiny_labels() -> list[str]:
+    return [f"class {index}" for index in range(CLASSES)]
+
+
+@pytest.fixture(scope="session")
+def tiny_golden(tiny_network: Any) -> Golden:
+    """Three random images and torch's logits of them."""
+    import torch
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    batch = tiny_manifest().preprocessing.normalize(pixels)
+    with torch.inference_mode():
+        logits = tiny_network(torch.from_numpy(batch)).numpy()
+    return Golden(pixels, logits, 1e-3)
+
+
+@pytest.fixture
+def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeBundle:
+    """Write a bundle of the tiny network: `make_bundle(target, name=..., golden=..., **manifest_changes)`."""
+
+    def make(target: str, name: str = "bundle", golden: Golden = tiny_golden, **changes: Any) -> Path:
+        files = {file: tiny_models / file for file in MODEL_FILES[target]}
+        return write_bundle(tmp_path / name, files, tiny_manifest(target, **changes), tiny_labels(), golden).path
+
+    return make

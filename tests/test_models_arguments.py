@@ -1,0 +1,80 @@
+"""`--model-args` and labels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import UsageError
+from edgekit.models import parse_model_args
+from edgekit.models.labels import resolve_labels
+
+
+def test_values_are_literals_split_outside_brackets() -> None:
+    parsed = parse_model_args(
+        "patch_size=2,num_classes=10,dims=(32,64,128,288),conv_mlp=False, act='a,b', x={'k': [1]}"
+    )
+    assert parsed == {
+        "patch_size": 2,
+        "num_classes": 10,
+        "dims": (32, 64, 128, 288),
+        "conv_mlp": False,
+        "act": "a,b",
+        "x": {"k": [1]},
+    }
+    assert parse_model_args("") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a", "1", "a=", "a=1;b=2", "=1", "a=1)(b=2", "a=1),dict(b=2", "**{'a':1}", "a=\0", "a=" + "(" * 5000, "a=1#"],
+)
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        parse_model_args(text)
+
+
+def test_values_are_not_evaluated() -> None:
+    with pytest.raises(UsageError, match=r"'a' is open\('x', 'w'\)"):
+        parse_model_args("a=open('x','w')")
+    with pytest.raises(UsageError, match=r"'pool' is avg, .* in quotes"):
+        parse_model_args("pool=avg")
+    assert not Path("x").exists()
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="'a' twice"):
+        parse_model_args("a=1,a=2")
+
+
+def test_parsing_arguments_imports_no_torch() -> None:
+    code = "import sys, edgekit.models as models; models.parse_model_args('a=1'); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_labels_come_from_the_file_from_imagenet_or_are_numbered(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("\ufeffcat\r\nwild dog\n\n", encoding="utf-8")
+    assert resolve_labels(file, 2) == ("cat", "wild dog")
+    imagenet = resolve_labels(None, 1000)
+    assert len(imagenet) == 1000
+    assert imagenet[1] == "goldfish"
+    assert resolve_labels(None, 3) == ("class_0", "class_1", "class_2")
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("cat\ndog\n")
+    with pytest.raises(UsageError, match=r"has 2 names and the model 10 classes"):
+        resolve_labels(file, 10)
+    file.write_text("cat\n\ndog\n")
+    with pytest.raises(UsageError, match=r"line 2 .* is empty"):
+        resolve_labels(file, 3)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="UTF-8"):
+        resolve_labels(file, 1)
+    with pytest.raises(UsageError, match="doesn't exist"):
+        resolve_labels(tmp_path / "none.txt", 1)
+    with pytest.raises(UsageError, match="can't read"):
+        resolve_labels(tmp_path, 1)

@@ -1,0 +1,264 @@
+"""Checkpoint files: layouts, wrappers, precisions, and everything that doesn't fit."""
+
+import argparse
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from edgekit.errors import WeightsError
+from edgekit.models import Network, load_network
+
+TINY = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
+IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin()
+
+
+def load(path: Path, **options: Any) -> Network:
+    return load_network("convnextv2_atto", **{"weights": str(path), "model_args": TINY, "imgsz": 32} | options)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network("convnextv2_atto", weights="random", model_args=TINY, imgsz=32)
+
+
+@pytest.fixture
+def state(network: Network) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.module.state_dict().items()}
+
+
+class Norm(nn.Module):
+    """LayerNorm over channels, given first or last."""
+
+    def __init__(self, width: int, *, first: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.movedim(1, -1) if self.first else x
+        y = nn.functional.layer_norm(y, self.weight.shape, self.weight, self.bias, 1e-6)
+        return y.movedim(-1, 1) if self.first else y
+
+
+class Response(nn.Module):
+    """Global response normalization of [N,H,W,C], with the original's names and shapes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(1, 1, 1, width)), nn.Parameter(torch.ones(1, 1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = x.square().sum(dim=(1, 2), keepdim=True).sqrt()
+        return self.gamma * x * norm / (norm.mean(dim=-1, keepdim=True) + 1e-6) + self.beta + x
+
+
+class OriginalBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = Norm(width, first=False)
+        self.pwconv1, self.pwconv2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.grn = Response(4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).movedim(1, -1))
+        return x + self.pwconv2(self.grn(nn.functional.gelu(self.pwconv1(y)))).movedim(-1, 1)
+
+
+class Original(nn.Module):
+    """ConvNeXt V2 with the names and layout of the original repository's checkpoints."""
+
+    def __init__(self, dims: tuple[int, ...], depths: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        stem = nn.Sequential(nn.Conv2d(3, dims[0], 4, 4), Norm(dims[0], first=True))
+        steps = [
+            nn.Sequential(Norm(narrow, first=True), nn.Conv2d(narrow, wide, 2, 2)) for narrow, wide in pairwise(dims)
+        ]
+        self.downsample_layers = nn.ModuleList([stem, *steps])
+        stages = zip(dims, depths, strict=True)
+        self.stages = nn.ModuleList([nn.Sequential(*(OriginalBlock(width) for _ in range(n))) for width, n in stages])
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+        self.head = nn.Linear(dims[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for down, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = stage(down(x))
+        return self.head(self.norm(x.mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("name", ["convnextv2_atto", "convnextv2_tiny"])  # timm's 1x1 convolutions, and its Linears
+def test_the_original_layout_gives_the_original_logits(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original = Original(**TINY).eval()
+    for parameter in original.parameters():
+        nn.init.normal_(parameter, 0.2, 0.3)
+    torch.save({"model": original.state_dict()}, tmp_path / "original.pt")
+    network = load_network(name, weights=str(tmp_path / "original.pt"), model_args=TINY, imgsz=32)
+    with torch.no_grad():
+        expected = original(IMAGES)
+        torch.testing.assert_close(network.module(IMAGES), expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.1
+
+
+SAVERS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "plain": lambda state: state,
+    "model": lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+    "state_dict": lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+    "ema": lambda state: {"model": {name: 0 * value for name, value in state.items()}, "model_ema": state},
+    "lightning": lambda state: {"state_dict": {f"model._orig_mod.{name}": value for name, value in state.items()}},
+}
+
+
+@pytest.mark.parametrize("wrapper", SAVERS)
+def test_timm_layout_comes_back_whatever_it_is_wrapped_in(
+    wrapper: str, state: dict[str, Tensor], network: Network, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(SAVERS[wrapper](state), path)
+    loaded = load(path)
+    assert torch.equal(loaded.module(IMAGES), network.module(IMAGES))
+    assert loaded.weights == str(path)
+    assert loaded.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "no commercial use" in str(loaded.license_note)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_safetensors_of_any_precision_become_float32(
+    dtype: torch.dtype, state: dict[str, Tensor], network: Network, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({name: value.to(dtype) for name, value in state.items()}, path)
+    loaded = load(path)
+    assert {value.dtype for value in loaded.module.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(loaded.module(IMAGES), network.module(IMAGES), rtol=0.1, atol=0.2)
+
+
+def test_positions_of_another_size_are_resized(tmp_path: Path) -> None:
+    options = {"model_args": {"depth": 1, "num_classes": 4}}
+    trained = load_network("vit_tiny_patch16_224", weights="random", imgsz=64, **options)
+    torch.save(trained.module.state_dict(), tmp_path / "vit.pth")
+    larger = load_network("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"), imgsz=96, **options)
+    assert larger.module.get_parameter("pos_embed").shape[1] == 37
+    assert larger.license_note is None
+
+
+def refusal(content: object, tmp_path: Path, **options: Any) -> str:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError) as caught:
+        load(tmp_path / "weights.pth", **options)
+    return str(caught.value)
+
+
+def test_names_that_do_not_fit_are_listed_briefly(state: dict[str, Tensor], tmp_path: Path) -> None:
+    for name in ["head.fc.weight", "head.fc.bias"]:
+        del state[name]
+    message = refusal(state | {f"extra.{index}": torch.zeros(1) for index in range(9)}, tmp_path)
+    assert "2 missing (head.fc.weight, head.fc.bias)" in message
+    assert "9 unexpected (extra.0, extra.1, extra.2 and 6 more)" in message
+
+
+def test_another_number_of_classes_gets_a_hint(state: dict[str, Tensor], tmp_path: Path) -> None:
+    message = refusal(state, tmp_path, model_args={**TINY, "num_classes": 7})
+    assert "2 of another shape (head.fc.weight: file [10, 32], model [7, 32]" in message
+    assert message.endswith("give --model-args num_classes=10")
+
+
+def test_another_size_in_either_layout_is_told_by_shapes(state: dict[str, Tensor], tmp_path: Path) -> None:
+    wider = {**TINY, "dims": (16, 32, 48, 64)}
+    for content in (state, Original(**TINY).state_dict()):
+        message = refusal(content, tmp_path, model_args=wider)
+        assert "stem.0.weight: file [8, 3, 4, 4], model [16, 3, 4, 4]" in message
+        assert "missing" not in message
+        assert "num_classes" not in message
+    assert "missing (stages.2.blocks.2." in refusal(state, tmp_path, model_args={**TINY, "depths": (1, 1, 3, 1)})
+
+
+def test_another_architecture_is_told_by_names(tmp_path: Path) -> None:
+    other = load_network("mobilenetv3_small_050", weights="random", model_args={"num_classes": 10}, imgsz=32)
+    message = refusal(other.module.state_dict(), tmp_path)
+    assert "missing (stem.0.weight" in message
+    assert "unexpected (" in message
+    assert len(message) < 600
+
+
+def test_integer_weights_are_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    state["head.fc.weight"] = torch.ones(10, 32, dtype=torch.int8)
+    assert "1 of another type (head.fc.weight: file torch.int8, model torch.float32)" in refusal(state, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(value: float, state: dict[str, Tensor], tmp_path: Path) -> None:
+    state["stages.1.blocks.0.mlp.fc1.weight"][0, 0] = value
+    message = refusal(state, tmp_path)
+    assert "tensor 'stages.1.blocks.0.mlp.fc1.weight' holds NaN or infinity (1 of 1024 values)" in message
+
+
+def test_weights_that_overflow_are_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    message = refusal({name: value * 3e37 for name, value in state.items()}, tmp_path)
+    assert "gives NaN or infinity for a random image" in message
+
+
+def test_content_without_named_tensors_is_refused(tmp_path: Path) -> None:
+    assert "holds no tensors by name but a list" in refusal([1, 2], tmp_path)
+    assert "a dict with epoch, best" in refusal({"epoch": 3, "best": 0.5}, tmp_path)
+    assert "entries that aren't plain tensors: epoch" in refusal({"a": torch.zeros(1), "epoch": 3}, tmp_path)
+
+
+class Malicious:
+    """Pickles to a call that creates a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    content = {"model": Malicious(tmp_path / "owned")}
+    assert "holds code or objects besides tensors (posix.mkdir)" in refusal(content, tmp_path)
+    for protocol in (0, 2, 4, 5):
+        (tmp_path / "weights.pth").write_bytes(pickle.dumps(content, protocol))
+        with pytest.raises(WeightsError, match=r"holds code or objects|not a checkpoint .*(operand|Unpickl)"):
+            load(tmp_path / "weights.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_whole_module_is_refused(network: Network, tmp_path: Path) -> None:
+    assert "save model.state_dict() alone" in refusal(network.module, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"this is text", b"PK\x03\x04 half a zip", os.urandom(64), b"\x80\x02}q\x00."]
+)
+def test_other_files_are_refused(suffix: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"not a checkpoint that can be read|holds no tensors"):
+        load(path)
+
+
+def test_a_truncated_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    for suffix, save in ((".pth", torch.save), (".safetensors", safetensors.torch.save_file)):
+        path = tmp_path / f"weights{suffix}"
+        save(state, path)
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(WeightsError, match="not a checkpoint that can be read"):
+            load(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"none.pth' doesn't exist.*--weights"):
+        load_network("convnextv2_huge", weights=str(tmp_path / "none.pth"))
+    with pytest.raises(WeightsError, match="is a folder"):
+        load_network("convnextv2_huge", weights=str(tmp_path))
