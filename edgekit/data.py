@@ -141,12 +141,16 @@ def select(
         if on_image:
             on_image()
     if exact and (not samples or len(samples) < (count or 0)):
-        total, bad = len(dataset.samples), len(unreadable)
-        raise DataError(
-            f"'{dataset.path}' gives {len(samples)} of the {count or total} images asked for: it has {total}, {bad} "
-            f"can't be read and {total - bad - len(samples)} are used already. Ask for fewer, or give more images"
-        )
+        raise _shortage(dataset, wanted, len(samples), len(unreadable))
     return Selection(tuple(samples), _set_hash(samples, hashes), tuple(hashes), tuple(unreadable), dataset.path)
+
+
+def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> DataError:
+    total = len(dataset.samples)
+    return DataError(
+        f"'{dataset.path}' gives {found} of the {wanted} images asked for: it has {total}, {unreadable} "
+        f"can't be read and {total - unreadable - found} are used already. Ask for fewer, or give more images"
+    )
 
 
 def _hash_of_decoded(dataset: Dataset, sample: Sample) -> str:

@@ -149,7 +149,7 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
             yield node, Layer(layer_name(node), "depthwise" if is_depthwise(node) else "conv", macs)
         elif node.target is A.linear.default:
             yield node, Layer(layer_name(node), "linear", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
-        elif node.target in (A.matmul.default, A.bmm.default):
+        elif node.target in (A.matmul.default, A.bmm.default) and constant(graph, node.args[0]) is None:
             yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
         elif node.target is A.scaled_dot_product_attention.default:
             query, key = shape_of(node.args[0]), shape_of(node.args[1])

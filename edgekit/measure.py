@@ -15,6 +15,7 @@ from edgekit.benchmark import alternate, measure_fresh, ratio, summary
 from edgekit.bundle import Bundle
 from edgekit.errors import StageError
 from edgekit.evaluate import Predictions, compare, predict
+from edgekit.libraries import quiet
 from edgekit.preprocess import open_image
 from edgekit.profiles import load_device_class
 from edgekit.progress import Reporter, Step
@@ -84,8 +85,9 @@ def _group(
     with ExitStack() as stack:
         for name, bundle in group.items():
             try:
-                session = stack.enter_context(Session(bundle, settings.threads))
-                session.verify()
+                with quiet():  # LiteRT announces its delegate on stderr
+                    session = stack.enter_context(Session(bundle, settings.threads))
+                    session.verify()
                 with reporter.stage(f"{name}: evaluate", len(images.pixels)) as step:
                     found = predict(session, _normalized(bundle, images, step))
                 fresh = measure_fresh(bundle.path, session.threads)

@@ -15,6 +15,7 @@ from edgekit import __version__
 from edgekit.data import Dataset, Selection, open_dataset, select
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluate import Predictions, predict
+from edgekit.libraries import import_needed, quiet
 from edgekit.measure import Images, Settings, judge, measure_rows
 from edgekit.models import Network, load_network
 from edgekit.profiles import Recipe, host_class, list_device_classes, load_device_class, load_recipe, recipe_for
@@ -92,7 +93,7 @@ def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
 
 def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     """Load the network and choose the images; every mistake in the input shows here, before the long work."""
-    with reporter.stage(f"load {options.model.name}"):
+    with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(**_model_arguments(options.model), seed=options.seed)
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
@@ -141,10 +142,9 @@ def bundles_and_rows(
     job: Job, options: Options, run: RunFolder, reporter: Reporter
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Make or reuse the bundles, evaluate and time them. Rows of the report, and its reference."""
-    from edgekit.build import build_all
-
+    build = import_needed("edgekit.build", "build")
     with run.workspace("images") as workspace:
-        built = build_all(job, options.targets, run.path, reporter)
+        built = build.build_all(job, options.targets, run.path, reporter)
         images = crop_images(job, workspace, run, reporter)
         measured = measure_rows(built, images, options.settings, run, reporter)
     rows = [judge(row, options.settings, job.network.weights == "random") for row in measured]

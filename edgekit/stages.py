@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
 def torch_logits(network: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits [N,classes] of the float network for cropped images [N,H,W,3]; WeightsError if one isn't finite."""
     images = torch.from_numpy(network.preprocessing.normalize(pixels))
-    logits = network.module(images).numpy()
+    logits: NDArray[np.float32] = network.module(images).numpy()
     if not np.isfinite(logits).all():
         raise WeightsError(f"model '{network.name}' gives NaN or infinity for a real image: its weights are damaged.")
     return logits

@@ -11,6 +11,7 @@ from edgekit.bundle import Bundle, read_bundle
 from edgekit.data import open_dataset, select
 from edgekit.errors import InputError, UsageError
 from edgekit.evaluate import compare, predict
+from edgekit.libraries import import_needed
 from edgekit.measure import base_row
 from edgekit.progress import Reporter
 from edgekit.run_folder import RunFolder
@@ -19,52 +20,53 @@ from edgekit.runtime.session import Session
 
 def quantize_model(options: Any, reporter: Reporter) -> list[Path]:
     """Calibrate for each target; folders with the graphs, `OUTPUT/<target>-int8`."""
-    from edgekit.build import PreparedGraphs
     from edgekit.pipeline import prepare, write_calibration
-    from edgekit.stages import save_prepared
 
+    build, stages = import_needed("edgekit.build", "build"), import_needed("edgekit.stages", "build")
     run = RunFolder(options.folder)
     job = prepare(options, reporter, evaluate=False)
     write_calibration(run.path / "calibration.json", job, options.seed)
-    graphs = PreparedGraphs(job, reporter)
+    graphs = build.PreparedGraphs(job, reporter)
     folders = []
     for target in options.targets:
         folder = run.path / f"{target}-int8"
-        save_prepared(graphs.prepare(target, "int8"), folder)
+        stages.save_prepared(graphs.prepare(target, "int8"), folder)
         folders.append(folder)
     return folders
 
 
 def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundle]:
     """Compile a graph that `quantize` kept, or every one in a folder of them, to `output/<target>-int8`."""
-    from edgekit.stages import STAGE, compile_stage, load_prepared
-
-    folders = [source] if (source / STAGE).exists() else sorted(each.parent for each in source.glob(f"*/{STAGE}"))
+    stages = import_needed("edgekit.stages", "build")
+    folders = (
+        [source]
+        if (source / stages.STAGE).exists()
+        else sorted(each.parent for each in source.glob(f"*/{stages.STAGE}"))
+    )
     if not folders:
         raise InputError(f"'{source}' holds no quantized graph: make one with: edgekit quantize MODEL -o {source}")
     run = RunFolder(output)
     made = []
     for folder in folders:
-        prepared = load_prepared(folder)
+        prepared = stages.load_prepared(folder)
         name = f"{prepared.target}-{prepared.precision}"
         with reporter.stage(f"{name}: compile"):
-            bundle, _ = compile_stage(prepared, run.path / name)
+            bundle, _ = stages.compile_stage(prepared, run.path / name)
         made.append(bundle)
     return made
 
 
 def compile_model(options: Any, reporter: Reporter) -> list[Bundle]:
     """Float bundles of a model, `OUTPUT/<target>-float`; a few of its images check the parity with torch."""
-    from edgekit.build import PreparedGraphs
     from edgekit.pipeline import prepare
-    from edgekit.stages import compile_stage
 
+    build, stages = import_needed("edgekit.build", "build"), import_needed("edgekit.stages", "build")
     run = RunFolder(options.folder)
-    graphs = PreparedGraphs(prepare(options, reporter, evaluate=False), reporter)
+    graphs = build.PreparedGraphs(prepare(options, reporter, evaluate=False), reporter)
     made = []
     for target in options.targets:
         with reporter.stage(f"{target}-float: compile"):
-            bundle, _ = compile_stage(graphs.prepare(target, "float"), run.path / f"{target}-float")
+            bundle, _ = stages.compile_stage(graphs.prepare(target, "float"), run.path / f"{target}-float")
         made.append(bundle)
     return made
 

@@ -1,9 +1,7 @@
 """Networks by timm name with random weights, and their preprocessing."""
 
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -16,13 +14,14 @@ from edgekit.models.random_weights import random_images
 from edgekit.models.timm_source import resolve_name
 from edgekit.preprocess import Preprocessing
 
-TINY = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
+TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
 V1_SIZES = ["tiny", "small", "base", "large", "xlarge"]
 V2_SIZES = ["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"]
 
 
-def tiny(**options: object) -> Network:
-    return load_network("convnextv2_atto", **{"weights": "random", "model_args": TINY, "imgsz": 32} | options)
+def tiny(**options: Any) -> Network:
+    defaults: dict[str, Any] = {"weights": "random", "model_args": TINY, "imgsz": 32}
+    return load_network("convnextv2_atto", **defaults | options)
 
 
 def test_a_network_describes_itself() -> None:
@@ -193,21 +192,3 @@ def test_no_published_weights_is_a_weights_error() -> None:
 def test_published_weights_do_not_get_an_untrained_head() -> None:
     with pytest.raises(WeightsError, match="1000 classes and --model-args asks for 10"):
         load_network("convnextv2_atto", model_args={"num_classes": 10})
-
-
-def test_without_a_network_the_real_hub_fails_within_seconds() -> None:
-    code = (
-        "import socket\n"
-        "def refuse(*a, **k): raise socket.gaierror(-2, 'Name or service not known')\n"
-        "socket.getaddrinfo = refuse\n"
-        "from edgekit.models import load_network\n"
-        "load_network('convnextv2_pico.fcmae_ft_in1k')\n"
-    )
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert time.monotonic() - start < 20
-    assert done.returncode == 1
-    assert "edgekit.errors.HubError" in done.stderr
-    assert "model.safetensors of the hub repository timm/convnextv2_pico.fcmae_ft_in1k" in done.stderr
-    assert "--weights FILE" in done.stderr
-    assert "Retry" not in done.stderr

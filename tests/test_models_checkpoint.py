@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from edgekit.errors import WeightsError
 from edgekit.models import Network, load_network
 
-TINY = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
+TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin()
 
 
 def load(path: Path, **options: Any) -> Network:
-    return load_network("convnextv2_atto", **{"weights": str(path), "model_args": TINY, "imgsz": 32} | options)
+    defaults: dict[str, Any] = {"weights": str(path), "model_args": TINY, "imgsz": 32}
+    return load_network("convnextv2_atto", **defaults | options)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,9 @@ class OriginalBlock(nn.Module):
         self.grn = Response(4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.dwconv(x).movedim(1, -1))
-        return x + self.pwconv2(self.grn(nn.functional.gelu(self.pwconv1(y)))).movedim(-1, 1)
+        y: Tensor = self.norm(self.dwconv(x).movedim(1, -1))
+        y = self.pwconv2(self.grn(nn.functional.gelu(self.pwconv1(y))))
+        return x + y.movedim(-1, 1)
 
 
 class Original(nn.Module):
@@ -92,7 +94,8 @@ class Original(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for down, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(down(x))
-        return self.head(self.norm(x.mean(dim=(2, 3))))
+        logits: Tensor = self.head(self.norm(x.mean(dim=(2, 3))))
+        return logits
 
 
 @pytest.mark.parametrize("name", ["convnextv2_atto", "convnextv2_tiny"])  # timm's 1x1 convolutions, and its Linears
@@ -143,7 +146,7 @@ def test_safetensors_of_any_precision_become_float32(
 
 
 def test_positions_of_another_size_are_resized(tmp_path: Path) -> None:
-    options = {"model_args": {"depth": 1, "num_classes": 4}}
+    options: dict[str, Any] = {"model_args": {"depth": 1, "num_classes": 4}}
     trained = load_network("vit_tiny_patch16_224", weights="random", imgsz=64, **options)
     torch.save(trained.module.state_dict(), tmp_path / "vit.pth")
     larger = load_network("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"), imgsz=96, **options)

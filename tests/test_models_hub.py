@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -18,7 +19,7 @@ from edgekit.errors import HubError, WeightsError
 from edgekit.models import load_network
 
 REPOSITORY = "timm/convnextv2_atto.fcmae_ft_in1k"
-SMALL = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}  # what this hub publishes, to be quick
+SMALL: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}  # what this hub publishes, to be quick
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -85,6 +86,10 @@ def set_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
+def unknown_name(*args: object, **options: object) -> None:
+    raise socket.gaierror(-2, "Name or service not known")
+
+
 def published(seed: int) -> tuple[dict[str, torch.Tensor], bytes]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -117,14 +122,21 @@ def test_published_weights_that_model_args_do_not_fit(hub: type[Hub]) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_an_unreachable_hub_names_the_file_and_the_option_at_once() -> None:
+@pytest.mark.parametrize("name_resolves", [True, False])
+def test_an_unreachable_hub_names_the_file_and_the_option_at_once(
+    name_resolves: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if not name_resolves:
+        set_address(monkeypatch, "http://hub.invalid")
+        monkeypatch.setattr(socket, "getaddrinfo", unknown_name)
     start = time.monotonic()
     with pytest.raises(HubError) as caught:
         load_network("convnextv2_atto")
     assert time.monotonic() - start < 5
+    assert "ConnectError" in str(caught.value)
     assert f"download model.safetensors of the hub repository {REPOSITORY}" in str(caught.value)
     assert "--weights FILE" in str(caught.value)
-    assert "ConnectError" in str(caught.value)
+    assert "Retry" not in capfd.readouterr().err
 
 
 def test_a_hub_without_the_file_is_asked_for_the_other_name_too(hub: type[Hub]) -> None:
@@ -143,10 +155,7 @@ def test_published_weights_with_nan_are_refused(hub: type[Hub]) -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_weights_at_a_plain_address_are_named_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*args: object, **options: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown_name)
     with pytest.raises(HubError, match=r"download .*/seresnet18-4bb0ce65.pth, then give the file with --weights FILE"):
         load_network("legacy_seresnet18")

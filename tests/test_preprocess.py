@@ -154,7 +154,9 @@ def test_grey_images_and_arrays() -> None:
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled(form: str) -> None:
     deep = np.array([[0, 257, 32896, 65535]], np.uint16)
-    image = open_image(encode(Image.fromarray(deep), form))
+    # Pillow 10 can't write this PPM itself
+    pgm = b"P5 4 1 65535\n" + deep.astype(">u2").tobytes()
+    image = open_image(pgm if form == "PPM" else encode(Image.fromarray(deep), form))
     assert np.asarray(image)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch.fx import GraphModule
 
 from edgekit.backends.base import Artifact
+from edgekit.backends.onnx_fusion import fold_weights, fuse_integer_matmul
 from edgekit.graph import example_input
 
 OPSET = 20
@@ -32,11 +31,12 @@ class Backend:
         model = program.model_proto
         strip(model)
         fold_weights(model)
+        fuse_integer_matmul(model)
         entry = model.metadata_props.add()
         entry.key, entry.value = "edgekit", metadata
         files = save(model, folder)
-        # Without this MatMul + Add become Gemm, and the integer MatMul that fuses with its Q/DQ is lost.
-        session = {"disabled_optimizers": ["MatMulAddFusion"]}
+        # MatMul + Add is faster than Gemm, and Gelu alone than BiasGelu, whose kernel is an older one.
+        session = {"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]}
         return Artifact("model.onnx", files, "image", "logits", "onnxruntime", "1.18.0", session=session)
 
 
@@ -50,28 +50,6 @@ def strip(model: onnx.ModelProto) -> None:
         node.ClearField("doc_string")
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         value.ClearField("metadata_props")
-
-
-def fold_weights(model: onnx.ModelProto) -> None:
-    """Store quantized weights as int8: the exporter leaves them as float behind QuantizeLinear."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    folded = []
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] not in tensors:
-            continue
-        value, scale, zero = (numpy_helper.to_array(tensors[name]) for name in node.input)
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        shape = [-1 if each == axis % value.ndim else 1 for each in range(value.ndim)] if scale.ndim else []
-        limits = np.iinfo(zero.dtype)
-        steps = np.rint(value / scale.reshape(shape)) + zero.reshape(shape)
-        steps = steps.clip(limits.min, limits.max).astype(zero.dtype)
-        tensors[node.output[0]] = numpy_helper.from_array(steps, node.output[0])
-        folded.append(node)
-    for node in folded:
-        model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(tensor for name, tensor in tensors.items() if name in used)
 
 
 def save(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:

@@ -42,4 +42,4 @@ def embed(path: Path, metadata: str) -> tuple[str, str]:
     builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
     graph = model.subgraphs[0]
-    return tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))  # type: ignore[return-value]
+    return tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))

@@ -13,6 +13,7 @@ import typer
 from edgekit import __version__
 from edgekit.cli import options as opt
 from edgekit.errors import UsageError
+from edgekit.libraries import import_needed
 
 app = typer.Typer(
     add_completion=False,
@@ -109,19 +110,19 @@ def _deploy(values: dict[str, Any]) -> int:
     from edgekit.progress import Reporter
 
     with clean_stdout() as out:
-        from edgekit.pipeline import deploy, plan, prepare
+        pipeline = import_needed("edgekit.pipeline", "build")
         from edgekit.report import render_table
 
         options = _job(values)
         reporter = Reporter(values["quiet"])
         if values["dry_run"]:
-            planned = plan(options, prepare(options, reporter))
+            planned = pipeline.plan(options, pipeline.prepare(options, reporter))
             if values["json"]:
                 emit(out, planned)
             else:
                 out.writelines(f"{key}: {value}\n" for key, value in planned.items())
             return 0
-        report = deploy(options, reporter)
+        report = pipeline.deploy(options, reporter)
         if values["json"]:
             emit(out, report)
         else:

@@ -20,15 +20,14 @@ def load_factory(name: str, weights: str | None, model_args: Mapping[str, Any], 
     """Import `module`, call `factory(**model_args)` and return its nn.Module in float32 on the CPU.
 
     `module` is found in the current folder or wherever Python finds it; `factory` may be a class or a dotted name.
-    torch's seed is set for the call. The factory brings its own weights unless `weights` names a checkpoint file.
+    torch's seed is set for the call, and left so. The factory brings its own weights unless `weights` names a file.
     Raises ModelError when the import or the call fails or gives no nn.Module; UsageError for random weights.
     """
     if weights == "random":
         raise UsageError(f"--weights random is for timm models: '{name}' brings its own weights, leave --weights out")
-    with _current_folder_importable(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _current_folder_importable():
         factory = _find(name)
-        torch.manual_seed(seed)  # again: only the first import of a module draws random numbers
+        torch.manual_seed(seed)  # here, since the import may draw random numbers, but only the first time
         module = _call(name, factory, model_args)
     module = module.cpu().float()
     if weights is None:

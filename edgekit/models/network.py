@@ -63,10 +63,12 @@ def load_network(
     is_factory = ":" in name
     size = parse_size(imgsz) if is_factory else _size(imgsz, model_args)
     options = InputOptions(size, mean, std, interpolation, crop_pct)
-    if is_factory:
-        loaded = load_factory(name, weights, model_args, seed)
-    else:
-        loaded = load_timm(name, weights, model_args, size, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if is_factory:
+            loaded = load_factory(name, weights, model_args, seed)
+        else:
+            loaded = load_timm(name, weights, model_args, size)
     module = loaded.module.eval().requires_grad_(False)
     preprocessing = resolve_preprocessing(module, options)
     check_finite(module, loaded.weights)

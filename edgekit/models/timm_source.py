@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
@@ -40,23 +39,19 @@ def resolve_name(name: str) -> PretrainedCfg:
     return timm.get_pretrained_cfg(name) or PretrainedCfg(architecture=architecture)
 
 
-def load_timm(
-    name: str, weights: str | None, model_args: Mapping[str, Any], size: tuple[int, int] | None, seed: int
-) -> Source:
+def load_timm(name: str, weights: str | None, model_args: Mapping[str, Any], size: tuple[int, int] | None) -> Source:
     """Build a timm model in float32 on the CPU with the weights asked for: None (published), "random" or a file.
 
-    Raises ModelError for a name or arguments that timm refuses, WeightsError when there are no such weights or they
-    don't fit, HubError when the published ones can't be fetched.
+    Random weights are drawn from torch's current seed. Raises ModelError for a name or arguments that timm refuses,
+    WeightsError when there are no such weights or they don't fit, HubError when published ones can't be fetched.
     """
     config = resolve_name(name)
     arguments = _constructor_arguments(name, config, model_args, size)
     if weights is None:
         return _published(name, config, arguments)
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = _build(name, arguments, pretrained=False)
-            randomize(module, size or config.input_size[-2:])
+        module = _build(name, arguments, pretrained=False)
+        randomize(module, size or config.input_size[-2:])
         return Source(module, "random", state_sha256(module), None)
     path = Path(weights)
     state = read_checkpoint(path)

@@ -18,6 +18,7 @@ COLUMNS = (
     c.VERDICT, c.SIZE, c.TOP1, c.DROP, c.P50, c.SPEEDUP, c.INT8, c.LIMIT, c.PEAK, c.P90, c.P99, c.END_TO_END, c.TOP5,
     c.AGREEMENT, c.IMAGES, c.RUNS,
 )  # fmt: skip
+SHOWN = 8
 
 
 def render_html(report: Report) -> str:
@@ -79,9 +80,8 @@ def _headline(column: c.Column, report: Report, row: Row, note: str) -> tuple[st
 
 def _details(row: Row) -> dict[str, str]:
     """What the table has no room for; nothing that wasn't measured."""
-    int8, thermal = row["int8"] or {}, row["thermal"] or {}
+    thermal, int8 = row["thermal"] or {}, (row["int8"] or {}) if row["precision"] == "int8" else {}
     latency = row["latency_ms"] if lookup(row, "latency_ms.p50") is not None else {}
-    layers = int8.get("float_layers")
     details = {
         "Scheme": row["scheme"],
         "Timing": latency and _runs(row),
@@ -90,11 +90,19 @@ def _details(row: Row) -> dict[str, str]:
         "First inference": _scaled(latency.get("first")),
         "Lower bound": _scaled(lookup(row, "limit.bound_ms")),
         "What ran in int8": int8.get("method"),
-        "Layers in float": layers if layers is None else ", ".join(layers) or "none",
+        "Layers in float": _layers(int8.get("float_layers")),
         "Heat and clocks": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in thermal.items()),
         "Reasons": "; ".join(row["reasons"]),
     }
     return {title: text for title, text in details.items() if text}
+
+
+def _layers(names: list[str] | None) -> str:
+    """The first names, and how many more there are."""
+    if names is None:
+        return ""
+    more = f" and {len(names) - SHOWN} more (report.json has all)" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "none") + more
 
 
 def _provenance(report: Report) -> dict[str, str]:

@@ -30,7 +30,7 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
-    "font.size": 10,
+    "font.size": 11,
 }
 
 

@@ -1,7 +1,7 @@
 """Exact rewrites of the exported graph: each is small, switched on by name in a recipe, and equal to torch.
 
-Each pass takes the graph, changes it in place and returns how many places it changed; FACTS-like measurements that
-justify a pass stand in benchmarks/RESULTS.md.
+Each pass takes the graph, changes it in place and returns how many places it changed. The measurements that justify
+them stand in the recipes.
 """
 
 import copy
@@ -14,14 +14,17 @@ from edgekit.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
 from edgekit.rewrites.channels_last import channels_last
 from edgekit.rewrites.depthwise import split_depthwise
 from edgekit.rewrites.layer_norm import plain_layer_norm
-from edgekit.rewrites.response_norm import fold_response_norm, plain_vector_norm
+from edgekit.rewrites.patches import patch_linear
+from edgekit.rewrites.response_norm import fold_response_norm, vector_norm_matmul, vector_norm_sum
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
     "channels-last": channels_last,
+    "patch-linear": patch_linear,
     "layer-scale": fold_layer_scale,
     "layer-norm-affine": fold_layer_norm_affine,
     "response-norm": fold_response_norm,
-    "vector-norm": plain_vector_norm,
+    "vector-norm-sum": vector_norm_sum,
+    "vector-norm-matmul": vector_norm_matmul,
     "split-depthwise": split_depthwise,
     "plain-layer-norm": plain_layer_norm,
 }

@@ -77,7 +77,7 @@ def fold_layer_scale(graph: GraphModule) -> int:
                 continue
             layer, axis = value, -1
             if layer.target is A.permute.default:
-                layer, axis = layer.args[0], list(value.args[1]).index(len(value.args[1]) - 1)  # type: ignore[arg-type,union-attr,assignment]
+                layer, axis = layer.args[0], list(value.args[1]).index(len(value.args[1]) - 1)  # type: ignore[arg-type,assignment]
             elif layer.target is A.conv2d.default:
                 axis = 1
             channels = shape_of(value)[axis]

@@ -3,7 +3,7 @@
 A converter puts a transpose before and after every operation whose layout isn't its own. Here each pointwise
 convolution becomes a Linear between two permutes, and the permutes back to channels first then sink through the
 operations that don't care, until they meet a permute to channels last and both vanish. What remains is one pair
-around each spatial convolution.
+around each spatial convolution. Nodes are Any below: torch types what a node takes as a union of everything.
 """
 
 import math
@@ -29,10 +29,15 @@ def channels_last(graph: GraphModule) -> int:
     for node in list(graph.graph.nodes):
         converted += _pointwise_to_linear(graph, node)
     refresh(graph)
+    sink_permutes(graph)
+    return converted
+
+
+def sink_permutes(graph: GraphModule) -> None:
+    """Move permutes to channels first down until they meet one back, and both vanish."""
     for node in list(graph.graph.nodes):
         _sink(graph, node)
     refresh(graph)
-    return converted
 
 
 def _pointwise_to_linear(graph: GraphModule, node: Node) -> bool:
@@ -51,13 +56,14 @@ def _pointwise_to_linear(graph: GraphModule, node: Node) -> bool:
     return True
 
 
-def _is_to_first(node: Any) -> bool:
-    return isinstance(node, Node) and node.target is A.permute.default and list(node.args[1]) == TO_FIRST
+def is_to_first(node: Any) -> bool:
+    """True for a permute from channels last to channels first."""
+    return isinstance(node, Node) and node.target is A.permute.default and list(argument(node, 1, ())) == TO_FIRST
 
 
-def _sink(graph: GraphModule, node: Node) -> None:
+def _sink(graph: GraphModule, node: Any) -> None:
     """Move a permute to channels first from the node's inputs to its output, or cancel it."""
-    if node.op != "call_function" or not any(_is_to_first(a) for a in node.all_input_nodes):
+    if node.op != "call_function" or not any(is_to_first(a) for a in node.all_input_nodes):
         return
     if node.target is A.permute.default and list(node.args[1]) == TO_LAST:
         node.replace_all_uses_with(node.args[0].args[0])
@@ -70,7 +76,7 @@ def _sink(graph: GraphModule, node: Node) -> None:
         _finish(graph, node, mean)
     elif node.target in (A.flatten.using_ints, A.reshape.default):
         first = node.args[0]
-        if _is_to_first(first) and math.prod(shape_of(first)[2:]) == 1:  # nothing to transpose: only a view is left
+        if is_to_first(first) and math.prod(shape_of(first)[2:]) == 1:  # nothing to transpose: only a view is left
             node.replace_input_with(first, first.args[0])
             node.target, node.args = A.reshape.default, (first.args[0], list(shape_of(node)))
 
@@ -82,7 +88,7 @@ def _sink_elementwise(graph: GraphModule, node: Node) -> None:
             if isinstance(value, Node) and len(shape_of(value)) > 0:
                 return  # broadcasts along the width: rare, leave it
             args.append(value)
-        elif _is_to_first(value):
+        elif is_to_first(value):
             args.append(value.args[0])
         elif (fixed := constant(graph, value)) is not None:
             args.append(add_constant(graph, node, f"{value.name}_last", fixed.permute(TO_LAST)))
@@ -93,7 +99,7 @@ def _sink_elementwise(graph: GraphModule, node: Node) -> None:
     _finish(graph, node, insert(graph, node, node.target, *args, like=node, **node.kwargs))
 
 
-def _sink_reduction(graph: GraphModule, node: Node) -> None:
+def _sink_reduction(graph: GraphModule, node: Any) -> None:
     position = REDUCTIONS[node.target]
     axes = argument(node, position, None)
     if axes is None:

@@ -1,7 +1,5 @@
 """ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheapest exact form."""
 
-from typing import Any
-
 import torch
 from torch.fx import GraphModule, Node
 
@@ -40,7 +38,10 @@ def fold_response_norm(graph: GraphModule) -> int:
 
 
 def _match(graph: GraphModule, node: Node) -> tuple[Node, Node, torch.Tensor, torch.Tensor] | None:
-    """x, n, weight, bias of ``add(x, addcmul(bias, weight, mul(x, n)))``."""
+    """x, n, weight, bias of ``add(x, addcmul(bias, weight, mul(x, n)))``.
+
+    Nodes are Any here: torch types what a node takes as a union of everything.
+    """
     if node.target is not A.add.Tensor or not isinstance(node.args[1], Node):
         return None
     x, inner = node.args
@@ -53,29 +54,44 @@ def _match(graph: GraphModule, node: Node) -> tuple[Node, Node, torch.Tensor, to
 
 
 @torch.no_grad()
-def plain_vector_norm(graph: GraphModule) -> int:
-    """``norm(x)`` over height and width becomes ``sqrt(sum(x * x))`` over them. Count of norms changed.
+def vector_norm_sum(graph: GraphModule) -> int:
+    """``norm(x)`` over height and width becomes ``sqrt(sum(x * x))``. Count of norms changed.
 
-    Converters lower the norm to abs, power and transposes; a runtime without a fast two-axis reduction gets the sum
-    over one axis of [N, H*W, C] when the channels are last.
+    Converters lower the norm to abs, power and transposes. With the channels last the sum runs over one axis of
+    [N, H*W, C]: runtimes have slow kernels for two, and OpenVINO on Arm now and then fails on them.
     """
+    return _vector_norm(graph, matmul=False)
+
+
+@torch.no_grad()
+def vector_norm_matmul(graph: GraphModule) -> int:
+    """The same with the sum as a matrix product with ones, where a runtime's reductions are slower than its GEMM."""
+    return _vector_norm(graph, matmul=True)
+
+
+def _vector_norm(graph: GraphModule, matmul: bool) -> int:
     changed = 0
     for node in list(graph.graph.nodes):
         if node.target is not A.linalg_vector_norm.default or node.args[1] != 2 or len(node.args) < 4:
             continue
         x, _, axes, keep = node.args[:4]
         square = insert(graph, node, A.mul.Tensor, x, x, like=node)
-        total = _sum(graph, node, square, x, axes, keep)
+        if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
+            total = _sum_of_rows(graph, node, square, shape_of(x), matmul)
+        else:
+            total = insert(graph, node, A.sum.dim_IntList, square, axes, keep, like=node)
         node.replace_all_uses_with(insert(graph, node, A.sqrt.default, total, like=node))
         changed += 1
     refresh(graph)
     return changed
 
 
-def _sum(graph: GraphModule, node: Node, square: Node, x: Any, axes: Any, keep: Any) -> Node:
-    n, *_, c = shape_of(x)
-    if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
-        rows = insert(graph, node, A.reshape.default, square, [n, -1, c], like=node)
+def _sum_of_rows(graph: GraphModule, node: Node, square: Node, shape: tuple[int, ...], matmul: bool) -> Node:
+    n, height, width, channels = shape
+    rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
+    if matmul:
+        ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
+        total = insert(graph, node, A.matmul.default, ones, rows, like=node)
+    else:
         total = insert(graph, node, A.sum.dim_IntList, rows, [1], True, like=node)
-        return insert(graph, node, A.reshape.default, total, [n, 1, 1, c], like=node)
-    return insert(graph, node, A.sum.dim_IntList, square, axes, keep, like=node)
+    return insert(graph, node, A.reshape.default, total, [n, 1, 1, channels], like=node)
