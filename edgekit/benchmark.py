@@ -5,6 +5,7 @@ Run as a module it measures one bundle in a fresh process: ``python -m edgekit.b
 
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -89,9 +90,11 @@ def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], seed: int = 0) -
 
 def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
     """Load time, first inference and peak memory of a bundle in a process of its own; EngineError if that dies."""
-    command = [sys.executable, "-m", "edgekit.benchmark", str(bundle), str(threads)]
+    command = [sys.executable, "-P", "-m", "edgekit.benchmark", str(bundle), str(threads)]
+    # The same packages as here, and none from the folder that the user happens to be in.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
     except subprocess.TimeoutExpired:
         raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
     if done.returncode != 0:

@@ -2,77 +2,102 @@
 
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.backends import load_backend
 from edgekit.bundle import Bundle, read_bundle
-from edgekit.errors import BundleError, StageError
+from edgekit.data import Sample
+from edgekit.errors import BundleError, CompileError, EdgekitError, ModelError, StageError
 from edgekit.graph import export_graph
+from edgekit.job import Job
 from edgekit.libraries import quiet
 from edgekit.progress import Reporter
+from edgekit.runtime.base import first_line
 from edgekit.stages import Precision, Prepared, compile_stage, fingerprint, quantize_stage, torch_logits
 
-if TYPE_CHECKING:
-    from edgekit.pipeline import Job
-
-
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PARITY_IMAGES = 8
 
 
 class PreparedGraphs:
     """Graphs of one job: the network is exported once, when the first is asked for."""
 
-    def __init__(self, job: "Job", reporter: Reporter) -> None:
+    def __init__(self, job: Job, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
-        self.graph: GraphModule | None = None
-        preprocessing, chosen = job.network.preprocessing, job.calibration.samples[:PARITY_IMAGES]
-        self.pixels = np.stack([preprocessing.crop(job.calibration_dataset.image(sample)) for sample in chosen])
+        self.pixels = self._crop(job.calibration.samples[:PARITY_IMAGES])
         self.logits = torch_logits(job.network, self.pixels)
+        self._graph: GraphModule | None = None
+
+    def fingerprint(self, target: str, precision: Precision) -> str:
+        job = self.job
+        return fingerprint(job.network, target, precision, job.recipe, job.calibration.sha256, job.device_class)
 
     def prepare(self, target: str, precision: Precision) -> Prepared:
         """The rewritten graph of one bundle, calibrated if it is int8."""
-        job, name = self.job, f"{target}-{precision}"
-        size = job.network.preprocessing
-        if self.graph is None:
-            with self.reporter.stage("export"), quiet():
-                self.graph = export_graph(job.network.module, (1, 3, size.height, size.width))
-        calibration, digest = [], ""
+        job, graph, images, digest = self.job, self._exported(), [], ""
         if precision == "int8":
-            images = (job.calibration_dataset.image(sample) for sample in job.calibration.samples)
-            calibration, digest = [size(image) for image in images], job.calibration.sha256
-        with self.reporter.stage(f"{name}: {'calibrate' if digest else 'rewrite'}", len(calibration) or None) as step:
-            return quantize_stage(
-                job.network, self.graph, target, precision, job.recipe, job.device_class,
-                self.pixels, self.logits, calibration, digest, step,
-            )  # fmt: skip
+            digest = job.calibration.sha256
+            images = [job.network.preprocessing(job.calibration_dataset.image(s)) for s in job.calibration.samples]
+        title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
+        try:
+            with self.reporter.stage(title, len(images) or None) as step, quiet():
+                return quantize_stage(
+                    job.network, graph, target, precision, job.recipe, job.device_class,
+                    self.pixels, self.logits, images, digest, step,
+                )  # fmt: skip
+        except CompileError:
+            for sample in job.calibration.samples:  # if an image makes torch give NaN, that is what to say
+                torch_logits(job.network, self._crop((sample,)))
+            raise
+
+    def _exported(self) -> GraphModule:
+        if self._graph is None:
+            size = self.job.network.preprocessing
+            try:
+                with self.reporter.stage("export"), quiet():
+                    self._graph = export_graph(self.job.network.module, (1, 3, size.height, size.width))
+            except EdgekitError:
+                raise
+            except Exception as error:  # torch.export raises whatever the model's own code stumbles over
+                raise ModelError(
+                    f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}. Its forward must "
+                    "not depend on the values of tensors"
+                ) from error
+        return self._graph
+
+    def _crop(self, samples: tuple[Sample, ...]) -> NDArray[np.uint8]:
+        images = (self.job.calibration_dataset.image(sample) for sample in samples)
+        return np.stack([self.job.network.preprocessing.crop(image) for image in images])
 
 
-def build_all(job: "Job", targets: tuple[str, ...], folder: Path, reporter: Reporter) -> dict[str, Bundle | StageError]:
+def build_all(job: Job, targets: tuple[str, ...], folder: Path, reporter: Reporter) -> dict[str, Bundle | StageError]:
     """Bundles by name, in the report's order; for one that failed, its error."""
-    for target in targets:
-        load_backend(target)  # a missing package shows before the work
     built: dict[str, Bundle | StageError] = {}
     graphs = PreparedGraphs(job, reporter)
-    for target, precision in product(targets, get_args(Precision)):
+    for target, precision in product(targets, PRECISIONS):
         name = f"{target}-{precision}"
-        wanted = fingerprint(job.network, target, precision, job.recipe, job.calibration.sha256, job.device_class)
-        kept = _kept(folder / name, wanted)
-        if kept is not None:
-            reporter.say(f"{name}: kept from an earlier run")
-            built[name] = kept
-            continue
         try:
-            prepared = graphs.prepare(target, precision)
-            with reporter.stage(f"{name}: compile"):
-                built[name], difference = compile_stage(prepared, folder / name)
-            reporter.say(f"{name}: {difference:.1e} of the largest logit from torch on {len(graphs.pixels)} images")
+            built[name] = build_one(graphs, target, precision, folder / name, reporter)
         except StageError as error:
             built[name] = error
             reporter.warn(f"{name}: {error}")
     return built
+
+
+def build_one(graphs: PreparedGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
+    """The bundle at `path`, made unless it is there already."""
+    kept = _kept(path, graphs.fingerprint(target, precision))
+    if kept is not None:
+        reporter.say(f"{path.name}: kept from an earlier run")
+        return kept
+    prepared = graphs.prepare(target, precision)
+    with reporter.stage(f"{path.name}: compile"), quiet():
+        bundle, difference = compile_stage(prepared, path)
+    reporter.say(f"{path.name}: {difference:.1e} of the largest logit from torch on {len(graphs.pixels)} images")
+    return bundle
 
 
 def _kept(path: Path, wanted: str) -> Bundle | None:

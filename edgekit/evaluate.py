@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import EngineError
+from edgekit.errors import WeightsError
 
 Z95 = 1.959963984540054
 
@@ -28,13 +28,13 @@ def predict(
 ) -> Predictions:
     """Predictions of `run` on pairs of a float32 image [1,3,H,W] and its label.
 
-    Raises EngineError when a logit isn't finite.
+    Raises WeightsError when a logit isn't finite.
     """
     best, hit1, hit5 = [], [], []
     for index, (image, label) in enumerate(images):
         logits = run(image)[0]
         if not np.isfinite(logits).all():
-            raise EngineError(f"the outputs for evaluation image {index} hold NaN or infinity")
+            raise WeightsError(f"the outputs for image {index} hold NaN or infinity: the weights are damaged")
         ranked = np.argsort(-logits, kind="stable")[:5]
         best.append(int(ranked[0]))
         hit1.append(bool(ranked[0] == label))

@@ -5,7 +5,6 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -29,22 +28,29 @@ def quiet() -> Iterator[None]:
     """Keep libraries' warnings, log lines, bars and what their C++ parts print off both streams.
 
     edgekit's own progress has a descriptor of its own. What was kept off is thrown away: errors come as exceptions.
+    Descriptors belong to the process: use it in one thread at a time. It may be nested.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    _flush()
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    kept = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            os.dup2(sink.fileno(), 1)
-            os.dup2(sink.fileno(), 2)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
             yield
-            sys.stdout.flush()
-            sys.stderr.flush()
     finally:
+        _flush()
         for number, descriptor in enumerate(kept, start=1):
             os.dup2(descriptor, number)
             os.close(descriptor)
+        os.close(nowhere)
         logging.disable(before)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # full disk, closed pipe: shown where it is written again
+            stream.flush()

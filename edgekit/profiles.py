@@ -65,7 +65,7 @@ class Recipe:
 
     name: str
     description: str
-    targets: Mapping[str, TargetRecipe] = field(metadata={"tables": tuple(TARGETS)})
+    targets: Mapping[str, TargetRecipe] = field(metadata={"tables": TARGETS})
     architectures: tuple[str, ...] = ()
     """fnmatch patterns of model names that take this recipe unasked."""
     num_calibration_samples: int = 128

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from edgekit.interrupts import interruptible
+
 Step = Callable[[], None]
 
 
@@ -18,28 +20,41 @@ class Reporter:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         # Its own descriptor: libraries are kept off the process's streams while they work.
-        own = os.fdopen(os.dup(2), "w", encoding="utf-8", closefd=True)
-        self.console = Console(file=own, quiet=quiet, soft_wrap=True, highlight=False)
+        own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", closefd=True)
+        self.console = Console(file=own, soft_wrap=True, highlight=False)
         weakref.finalize(self, own.close)
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        if not self.quiet:
+            self._print(message)
 
     def warn(self, message: str) -> None:
         """A warning is printed even when quiet."""
-        self.console.file.write(f"warning: {message}\n")
-        self.console.file.flush()
+        self._print(f"warning: {message}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, emoji=False)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
         """Yields a function to call after each of `total` pieces of work; without a total it only shows time."""
-        if self.quiet or not self.console.is_terminal:
-            start = time.monotonic()
-            yield lambda: None
-            self.say(f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s")
-            return
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-        with Progress(*columns, console=self.console) as progress:
+        show = self._bar if self.console.is_terminal and not self.quiet else self._line
+        with show(title, total) as step, interruptible():
+            yield step
+
+    @contextmanager
+    def _line(self, title: str, total: int | None) -> Iterator[Step]:
+        start = time.monotonic()
+        yield lambda: None
+        self.say(f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s")
+
+    @contextmanager
+    def _bar(self, title: str, total: int | None) -> Iterator[Step]:
+        columns = [TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
+        if total is not None:
+            columns.insert(2, MofNCompleteColumn())
+        # Streams stay as they are: redirected ones would show what libraries print, quiet or not.
+        with Progress(*columns, console=self.console, redirect_stdout=False, redirect_stderr=False) as progress:
             task = progress.add_task(title, total=total)
             yield lambda: progress.advance(task)
             if total is None:

@@ -14,10 +14,11 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
-from edgekit.errors import WeightsError
+from edgekit.errors import CompileError
 from edgekit.graph import A, constant, is_depthwise, layer_name
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, TargetRecipe
+from edgekit.runtime.base import first_line
 
 ESTIMATORS: dict[str, Any] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
@@ -80,7 +81,7 @@ def quantize(
     """The graph with Q/DQ where the target's placement wants them, ranges from `samples`, each float32 [1,3,H,W].
 
     The graph given is consumed. Statistics are taken one image at a time: batches distort them (nncf#2619).
-    Raises WeightsError when an activation isn't finite.
+    Raises CompileError when NNCF fails, as it does on activations that aren't finite.
     """
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
@@ -100,7 +101,7 @@ def quantize(
                 activations_range_estimator_params=ESTIMATORS[recipe.estimator],
                 fold_quantize=False,
             )
-    except (ValueError, nncf.ValidationError, nncf.InternalError) as error:
-        raise WeightsError(f"calibration failed, most likely on an activation that is not finite: {error}") from error
+    except Exception as error:  # as with compilers: NNCF raises what its steps stumble over
+        raise CompileError(f"NNCF can't calibrate the graph: {first_line(error)}") from error
     assert isinstance(quantized, GraphModule)
     return quantized

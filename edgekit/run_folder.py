@@ -1,5 +1,6 @@
 """The folder of a run: claimed once, written beside-and-rename, and what makes the same command go on."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,29 +13,15 @@ from edgekit.errors import OutputError
 
 STATE = ".edgekit"
 """Folder inside a run: marks it as one, and keeps what a resumed command reuses."""
+LEFTOVERS = (f"{STATE}/build-*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
+"""What a killed process can leave behind."""
 
 
 class RunFolder:
-    """A run's output folder."""
+    """A run's output folder, held by one process."""
 
     def __init__(self, path: Path) -> None:
-        """Claim `path`: new, empty, or a run already. OutputError if it holds anything else or can't be written."""
         self.path, self.state = path, path / STATE
-        if path.exists() and not path.is_dir():
-            raise OutputError(f"the output '{path}' is a file: give a folder with --output DIR.")
-        if path.is_dir() and not self.state.is_dir() and any(path.iterdir()):
-            some = ", ".join(sorted(each.name for each in path.iterdir())[:3])
-            raise OutputError(
-                f"the output folder '{path}' holds something else ({some}): it must be new, empty or an earlier run. "
-                "Choose another with --output DIR."
-            )
-        with writing(path):
-            self.state.mkdir(parents=True, exist_ok=True)
-            probe = self.state / "writable"
-            probe.write_bytes(b"")
-            probe.unlink()
-        for left in self.state.glob("build-*"):
-            shutil.rmtree(left, ignore_errors=True)
 
     def remember(self, name: str, key: str, value: Any) -> None:
         """Keep a JSON value for a command that is resumed with the same key."""
@@ -43,10 +30,10 @@ class RunFolder:
     def recall(self, name: str, key: str) -> Any:
         """What `remember` kept under this name and key, or None."""
         try:
-            kept = json.loads((self.state / f"{name}.json").read_text())
+            kept = json.loads((self.state / f"{name}.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        return kept["value"] if isinstance(kept, dict) and kept.get("key") == key else None
+        return kept.get("value") if isinstance(kept, dict) and kept.get("key") == key else None
 
     def forget(self) -> None:
         """The run is complete: the next one measures again."""
@@ -57,20 +44,64 @@ class RunFolder:
     def workspace(self, name: str) -> Iterator[Path]:
         """A folder inside the run that is gone afterwards."""
         folder = self.state / f"build-{name}-{os.getpid()}"
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
         try:
+            with writing(folder):
+                folder.mkdir(parents=True)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def open_run(path: Path) -> Iterator[RunFolder]:
+    """Claim `path` as a run folder until the block ends; OutputError as `check_output` says, or if it is in use."""
+    check_output(path)
+    run = RunFolder(path)
+    with writing(path):
+        run.state.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run.state, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another edgekit command is working in '{path}': wait for it, or choose another with --output DIR."
+            ) from None
+        for left in (each for pattern in LEFTOVERS for each in path.glob(pattern)):
+            with writing(left):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield run
+    finally:
+        os.close(handle)
+
+
+def check_output(path: Path) -> None:
+    """Raise OutputError unless `path` is new, empty or a run already, and can be written. Writes nothing."""
+    with writing(path):
+        _check_output(path)
+
+
+def _check_output(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"the output '{path}' is a file: give a folder with --output DIR.")
+    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not place.is_dir():
+        raise OutputError(f"the output '{path}' lies in '{place}', a file: give a folder with --output DIR.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"can't write '{path}': '{place}' is read-only. Choose another place with --output DIR.")
+    if path.is_dir() and not (path / STATE).is_dir() and any(path.iterdir()):
+        some = ", ".join(sorted(each.name for each in path.iterdir())[:3])
+        raise OutputError(
+            f"the output folder '{path}' holds something else ({some}): it must be new, empty or an earlier run. "
+            "Choose another with --output DIR."
+        )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write beside and rename: readers see the old file or the new one."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with writing(path):
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             beside.write_text(text, encoding="utf-8")
             beside.replace(path)
@@ -84,6 +115,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = error.strerror or str(error)
         raise OutputError(
-            f"can't write '{path}': {error.strerror or error}. Choose another place with --output DIR."
+            f"can't write '{path}': {reason}. Make room, or choose another place with --output DIR."
         ) from error

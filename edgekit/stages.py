@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,7 +69,7 @@ class Prepared:
 
 def fingerprint(network: Network, target: str, precision: Precision, recipe: Recipe, calibration: str, cls: str) -> str:
     """Hash of everything that goes into a bundle: equal fingerprints mean the same bundle."""
-    parts: list[Any] = [network.weights_sha256, network.name, network.params, network.classes, network.labels]
+    parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
     parts += [network.preprocessing.to_dict(), target, precision, cls, asdict(recipe.targets[target]), versions()]
     if precision == "int8":
         parts += [calibration, {**asdict(recipe), "targets": None}]
@@ -235,19 +236,24 @@ def manifest_of(prepared: Prepared, artifact: Artifact) -> Manifest:
 
 
 def save_prepared(prepared: Prepared, folder: Path) -> None:
-    """Keep a prepared graph in a new folder, for `load_prepared`. Written beside and renamed."""
+    """Keep a prepared graph in a folder, for `load_prepared`. Written beside and renamed; an older graph is replaced."""
     beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     plain = {name: value for name, value in vars(prepared).items() if name not in ("graph", "pixels", "logits")}
     plain["preprocessing"] = prepared.preprocessing.to_dict()
+    size = prepared.preprocessing
+    example = (torch.zeros(1, 3, size.height, size.width),)
     with writing(folder):
-        beside.mkdir(parents=True)
-        size = prepared.preprocessing
-        example = (torch.zeros(1, 3, size.height, size.width),)
-        with quiet(), torch.no_grad():
-            torch.export.save(torch.export.export(prepared.graph, example), beside / GRAPH)
-        np.savez(beside / SAMPLES, pixels=prepared.pixels, logits=prepared.logits)
-        (beside / STAGE).write_text(json.dumps(plain, indent=1), encoding="utf-8")
-        beside.rename(folder)
+        try:
+            beside.mkdir(parents=True)
+            with quiet(), torch.no_grad():
+                torch.export.save(torch.export.export(prepared.graph, example), beside / GRAPH)
+            np.savez(beside / SAMPLES, pixels=prepared.pixels, logits=prepared.logits)
+            (beside / STAGE).write_text(json.dumps(plain, indent=1), encoding="utf-8")
+            if (folder / STAGE).exists():
+                shutil.rmtree(folder)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_prepared(folder: Path) -> Prepared:

@@ -5,6 +5,7 @@ only while another optimizer is off. Here the node is written with its bias (com
 """
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,10 +29,10 @@ class _Model:
         node = self.producer.get(name)
         return node if node is not None and node.op_type == kind else None
 
-    def array(self, name: str) -> NDArray[np.generic]:
+    def array(self, name: str) -> NDArray[Any]:
         return numpy_helper.to_array(self.tensors[name])
 
-    def add(self, name: str, value: NDArray[np.generic]) -> str:
+    def add(self, name: str, value: NDArray[Any]) -> str:
         self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 

@@ -1,46 +1,65 @@
-"""Options that several commands share, and how their text becomes values."""
+"""From the text of options to a job's values. Every mistake is a UsageError."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.errors import UsageError
+from edgekit.models.arguments import parse_model_args
+from edgekit.options import ModelOptions, Options, Settings
 from edgekit.targets import TARGETS, find_target
 
-Model = Annotated[str, typer.Argument(help="timm name, such as convnextv2_atto.fcmae_ft_in1k, or module:factory.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Images by class: a folder or a zip.")]
-CalibrationData = Annotated[
-    Path | None, typer.Option(help="Images to calibrate on. [default: some of --data, kept out of the evaluation]")
-]
-Weights = Annotated[str | None, typer.Option(help="Checkpoint (.safetensors, .pth), or 'random'.")]
-Target = Annotated[
-    list[str] | None, typer.Option("--target", help=f"Runtime, repeatable: {', '.join(TARGETS)}. [default: all]")
-]
-Device = Annotated[list[str] | None, typer.Option("--device", help="Where to measure, repeatable. [default: local]")]
-DeviceClass = Annotated[
-    str | None, typer.Option(help="Class or TOML that bundles are made for. [default: this machine's]")
-]
-RecipeName = Annotated[str | None, typer.Option("--recipe", help="Recipe or TOML. [default: the model family's]")]
-ModelArgs = Annotated[str | None, typer.Option(help="KEY=VALUE,… for the model's constructor.")]
-Imgsz = Annotated[str | None, typer.Option(help="Input side in pixels, or HEIGHTxWIDTH.")]
-Mean = Annotated[str | None, typer.Option(help="R,G,B in 0-1.")]
-Std = Annotated[str | None, typer.Option(help="R,G,B in 0-1.")]
-Interpolation = Annotated[str | None, typer.Option(help="bicubic, bilinear, …")]
-CropPct = Annotated[float | None, typer.Option(help="Share of the resized image that the crop keeps.")]
-Labels = Annotated[Path | None, typer.Option(help="Class names, one a line.")]
-CalibrationCount = Annotated[int | None, typer.Option("--num-calibration-samples", help="[default: the recipe's]")]
-EvalCount = Annotated[int | None, typer.Option("--num-eval-samples", help="[default: all images left]")]
-Seed = Annotated[int, typer.Option(help="Chooses the images, and random weights.")]
-Threads = Annotated[int | None, typer.Option(help="[default: all cores]")]
-Warmup = Annotated[int, typer.Option(min=0, help="Untimed rounds.")]
-Iterations = Annotated[int, typer.Option(min=1, help="Timed rounds.")]
-MaxDrop = Annotated[float, typer.Option(help="Points of top-1 that an int8 bundle may lose.")]
-MinSpeedup = Annotated[float, typer.Option(help="Factor that int8 must be faster than float by; 0: no gate.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the input, say what would be done, write nothing.")]
+
+def model_options(name: str, weights: str | None, source: Source) -> ModelOptions:
+    """The network that was asked for."""
+    return ModelOptions(
+        name=name,
+        weights=weights,
+        model_args=parse_model_args(source.model_args or ""),
+        imgsz=size_of(source.imgsz),
+        mean=triple_of("mean", source.mean),
+        std=triple_of("std", source.std),
+        interpolation=source.interpolation,
+        crop_pct=source.crop_pct,
+        labels=source.labels,
+    )
+
+
+def job_options(
+    model: ModelOptions,
+    making: Making,
+    calibrating: Calibrating | None = None,
+    measuring: Measuring | None = None,
+    command: tuple[str, ...] = (),
+) -> Options:
+    """The job that was asked for."""
+    from edgekit.runtime.base import check_threads  # numpy: --help must do without
+
+    calibrating, measuring = calibrating or Calibrating(), measuring or Measuring()
+    check_devices(measuring.device)
+    check_threads(measuring.threads)
+    return Options(
+        model=model,
+        data=data_of(making.data),
+        calibration_data=calibrating.calibration_data,
+        targets=targets_of(making.target),
+        device_class=making.device_class,
+        recipe=making.recipe,
+        num_calibration_samples=calibrating.num_calibration_samples,
+        num_eval_samples=measuring.num_eval_samples,
+        seed=making.seed,
+        output=making.output,
+        settings=Settings(
+            measuring.threads, measuring.warmup, measuring.iterations, measuring.max_drop, measuring.min_speedup
+        ),
+        command=command,
+    )
+
+
+def data_of(path: Path | None) -> Path:
+    """The images that were given: no data set takes their place."""
+    if path is None:
+        raise UsageError("no images were given: name a folder or zip of labelled images with --data PATH.")
+    return path
 
 
 def targets_of(names: list[str] | None) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Fold what only scales and shifts: the affine part of a LayerNorm, layer scale."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -66,35 +68,43 @@ def fold_layer_norm_affine(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def fold_layer_scale(graph: GraphModule) -> int:
-    """A constant factor per channel behind a dense layer goes into it (ConvNeXt's and ViT's layer scale)."""
+    """A constant factor per channel behind a dense layer goes into it (ConvNeXt's and ViT's layer scale).
+
+    Count of factors folded.
+    """
     folded = 0
     for node in list(graph.graph.nodes):
         if node.target is not A.mul.Tensor:
             continue
         for value, factor in (node.args, node.args[::-1]):
             gamma = constant(graph, factor)
-            if gamma is None or not isinstance(value, Node):
+            found = _scaled_layer(value, gamma) if gamma is not None else None
+            weight = constant(graph, found.args[1]) if found is not None else None
+            if gamma is None or found is None or weight is None:
                 continue
-            layer, axis = value, -1
-            if layer.target is A.permute.default:
-                layer, axis = layer.args[0], list(value.args[1]).index(len(value.args[1]) - 1)  # type: ignore[arg-type,assignment]
-            elif layer.target is A.conv2d.default:
-                axis = 1
-            channels = shape_of(value)[axis]
-            shape = [1] * gamma.ndim
-            if gamma.ndim:
-                shape[axis if axis < 0 else axis - len(shape_of(value))] = channels
-            if layer.target not in DENSE or gamma.numel() != channels or list(gamma.shape) != shape:
-                continue
-            if len(value.users) != 1 or len(layer.users) != 1:
-                continue
-            weight, bias = constant(graph, layer.args[1]), constant(graph, argument(layer, 2, None))
-            if weight is None:
-                continue
+            bias = constant(graph, argument(found, 2, None))
             scaled = weight * gamma.reshape(-1, *[1] * (weight.ndim - 1))
-            set_weights(graph, layer, scaled, None if bias is None else bias * gamma.flatten())
+            set_weights(graph, found, scaled, None if bias is None else bias * gamma.flatten())
             node.replace_all_uses_with(value)
             folded += 1
             break
     refresh(graph)
     return folded
+
+
+def _scaled_layer(value: Any, gamma: Tensor) -> Any:
+    """The dense layer that `gamma` scales per channel, at most one permute away, if nothing else takes its output."""
+    if not isinstance(value, Node) or len(value.users) != 1:
+        return None
+    rank = len(shape_of(value)) if value.op == "call_function" else 0
+    layer: Any = value
+    axis = 1 if value.target is A.conv2d.default else rank - 1
+    if value.target is A.permute.default:
+        layer, order = cast(tuple[Any, Any], value.args[:2])
+        axis = list(order).index(1 if layer.target is A.conv2d.default else rank - 1)
+    if layer.target not in DENSE or len(layer.users) != 1:
+        return None
+    shape = [1] * rank
+    shape[axis] = shape_of(value)[axis]
+    broadcast = [1] * (rank - gamma.ndim) + list(gamma.shape)
+    return layer if broadcast == shape else None

@@ -1,5 +1,7 @@
 """ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheapest exact form."""
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule, Node
 
@@ -37,7 +39,7 @@ def fold_response_norm(graph: GraphModule) -> int:
     return folded
 
 
-def _match(graph: GraphModule, node: Node) -> tuple[Node, Node, torch.Tensor, torch.Tensor] | None:
+def _match(graph: GraphModule, node: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor] | None:
     """x, n, weight, bias of ``add(x, addcmul(bias, weight, mul(x, n)))``.
 
     Nodes are Any here: torch types what a node takes as a union of everything.

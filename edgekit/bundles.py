@@ -1,0 +1,160 @@
+"""What `edgekit evaluate`, `benchmark`, `inspect` and `classify` do with bundles. Needs no torch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import machine
+from edgekit.benchmark import alternate, measure_fresh, summary
+from edgekit.bundle import Bundle, read_bundle
+from edgekit.data import Dataset, Selection, open_dataset, select
+from edgekit.errors import StageError, UsageError
+from edgekit.evaluate import Predictions, compare, predict
+from edgekit.libraries import quiet
+from edgekit.progress import Reporter, Step
+from edgekit.rows import Row, base_row, speedup
+from edgekit.runtime.base import check_threads
+from edgekit.runtime.session import Session
+
+
+def open_session(bundle: Bundle, threads: int | None) -> Session:
+    """A session of the bundle, opened without what runtimes announce on stderr."""
+    with quiet():
+        return Session(bundle, threads)
+
+
+def evaluate_bundles(
+    paths: Sequence[Path], data: Path, count: int | None, seed: int, threads: int | None, reporter: Reporter
+) -> dict[str, Any]:
+    """Accuracy of each bundle on the same images; `versus` is the first of them that works."""
+    check_threads(threads)
+    bundles = [read_bundle(path) for path in paths]
+    for bundle in bundles:
+        if bundle.labels != bundles[0].labels:
+            raise UsageError(f"'{bundle.path}' has other labels than '{bundles[0].path}': evaluate them apart.")
+    dataset = open_dataset(data, bundles[0].labels)
+    with reporter.stage("read images", count or None) as step:
+        chosen = select(dataset, count, seed, on_image=step)
+    for name, reason in chosen.unreadable:
+        reporter.warn(f"passed over {name}: {reason}")
+    answers: dict[int, Predictions] = {}
+    rows = []
+    for index, bundle in enumerate(bundles):
+        row: Row = {"bundle": str(bundle.path), "accuracy": None, "verdict": "pass", "reasons": []}
+        try:
+            answers[index] = _answers(bundle, dataset, chosen, threads, reporter)
+        except StageError as error:
+            row |= _failure("evaluate", bundle, error, reporter)
+        rows.append(row)
+    for index, found in answers.items():
+        first = min(answers)
+        rows[index]["accuracy"] = compare(found, answers[first]) | {"versus": str(bundles[first].path)}
+    return {
+        "schema_version": 1,
+        "evaluation": {
+            "count": len(chosen.samples),
+            "sha256": chosen.sha256,
+            "unreadable": [{"name": name, "reason": reason} for name, reason in chosen.unreadable],
+        },
+        "results": rows,
+    }
+
+
+def _answers(
+    bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int | None, reporter: Reporter
+) -> Predictions:
+    def images(session: Session, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
+        for sample in chosen.samples:
+            yield session.preprocess(dataset.image(sample)), sample.label
+            step()
+
+    with open_session(bundle, threads) as session, reporter.stage(str(bundle.path), len(chosen.samples)) as step:
+        return predict(session, images(session, step))
+
+
+def benchmark_bundles(
+    paths: Sequence[Path], threads: int | None, warmup: int, iterations: int, reporter: Reporter
+) -> dict[str, Any]:
+    """Latency and memory of each bundle, timed in turns on a golden sample; `speedup` is against the first."""
+    check_threads(threads)
+    bundles = {str(path): read_bundle(path) for path in paths}
+    device = machine.describe()
+    rows: dict[str, Row] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    with ExitStack() as stack:
+        for name, bundle in bundles.items():
+            row = base_row(name, bundle, device)
+            keys = ("bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons")
+            rows[name] = {key: row[key] for key in keys} | dict.fromkeys(("latency_ms", "peak_rss_bytes", "speedup"))
+            try:
+                session = stack.enter_context(open_session(bundle, threads))
+                calls[name] = _golden_call(session)
+                fresh = measure_fresh(bundle.path, session.threads)
+            except StageError as error:
+                calls.pop(name, None)
+                rows[name] |= _failure("benchmark", bundle, error, reporter)
+                continue
+            rows[name]["latency_ms"] = {"threads": session.threads, "load": fresh.load_ms, "first": fresh.first_ms}
+            rows[name]["peak_rss_bytes"] = fresh.peak_rss_bytes
+        with reporter.stage("time", warmup + iterations) as step:
+            times = alternate(calls, warmup, iterations, step)
+    first = next(iter(times), None)
+    for name, each in times.items():
+        alone = rows[name]["latency_ms"]
+        rows[name]["latency_ms"] = summary(each, alone["threads"]) | alone
+        if first is not None and name != first:
+            rows[name]["speedup"] = speedup(first, times[first], each)
+    return {"schema_version": 1, "device": device, "results": list(rows.values())}
+
+
+def _golden_call(session: Session) -> Callable[[], object]:
+    session.verify()
+    image = session.bundle.manifest.preprocessing.normalize(session.bundle.golden().pixels[0])
+    return lambda: session(image)
+
+
+def _failure(stage: str, bundle: Bundle, error: StageError, reporter: Reporter) -> Row:
+    reporter.warn(f"{bundle.path}: {error}")
+    return {"verdict": "error", "reasons": [f"{stage}: {error}"]}
+
+
+def inspect_bundle(path: Path, threads: int | None) -> dict[str, Any]:
+    """The manifest in short, and the golden samples run on this processor; GoldenError if they differ."""
+    check_threads(threads)
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    with open_session(bundle, threads) as session:
+        verified = session.verify()
+        engine = f"{session.engine_name} {session.engine_version}"
+    return {
+        "schema_version": 1,
+        "bundle": str(path),
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "scheme": manifest.scheme,
+        "model": manifest.provenance.get("model", {}).get("name"),
+        "input_shape": list(manifest.input_shape),
+        "classes": manifest.classes,
+        "device_class": manifest.device_class,
+        "size_bytes": bundle.size_bytes,
+        "engine": engine,
+        "golden_max_abs_difference": verified.max_abs_difference,
+        "golden_tolerance": verified.tolerance,
+        "int8": base_row(path.name, bundle, machine.describe())["int8"],
+        "provenance": dict(manifest.provenance),
+    }
+
+
+def classify_images(path: Path, images: Sequence[Path], top: int, threads: int | None) -> dict[str, Any]:
+    """The best labels of each image; ImageError for one that can't be read."""
+    check_threads(threads)
+    results = []
+    with open_session(read_bundle(path), threads) as session:
+        for image in images:
+            best = session.classify(image, top)
+            results.append({"image": str(image), "top": [{"label": label, "score": score} for label, score in best]})
+    return {"schema_version": 1, "bundle": str(path), "results": results}

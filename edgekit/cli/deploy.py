@@ -1,0 +1,81 @@
+"""`edgekit deploy` and `edgekit demo`: the whole job."""
+
+from dataclasses import replace
+
+import typer
+
+from edgekit.cli.app import app
+from edgekit.cli.arguments import Model
+from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, flat
+from edgekit.cli.options import job_options, model_options
+from edgekit.cli.output import clean_stdout, emit
+from edgekit.libraries import import_needed
+from edgekit.options import Options
+
+
+@app.command()
+@flat
+def deploy(
+    context: typer.Context,
+    model: Model,
+    making: Making,
+    calibrating: Calibrating,
+    measuring: Measuring,
+    source: Source,
+    json_: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+) -> int:
+    """The whole job: quantize, compile, evaluate, benchmark and report, for every target."""
+    network = model_options(model, making.weights, source)
+    return _run(job_options(network, making, calibrating, measuring, context.obj), json_, quiet, dry_run)
+
+
+@app.command()
+@flat
+def demo(
+    context: typer.Context,
+    making: Making,
+    calibrating: Calibrating,
+    measuring: Measuring,
+    json_: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+) -> int:
+    """The whole job on the model and images that edgekit ships."""
+    from edgekit.demo import OUTPUT, assets, demo_model
+
+    if making.data is None:
+        making = replace(making, data=assets() / "evaluation.zip")
+        own = assets() / "calibration.zip"
+        calibrating = replace(calibrating, calibration_data=calibrating.calibration_data or own)
+    making = replace(making, output=making.output or OUTPUT)
+    return _run(
+        job_options(demo_model(making.weights), making, calibrating, measuring, context.obj), json_, quiet, dry_run
+    )
+
+
+def _run(options: Options, json_: bool, quiet: bool, dry_run: bool) -> int:
+    """Do or plan the job and print what came of it."""
+    from edgekit.progress import Reporter
+
+    with clean_stdout() as out:
+        pipeline = import_needed("edgekit.pipeline", "build")
+        if dry_run:
+            planned = pipeline.plan(options, Reporter(quiet))
+            if json_:
+                emit(out, planned)
+            else:
+                out.writelines(f"{key}: {value}\n" for key, value in planned.items())
+            return 0
+        report = pipeline.deploy(options, Reporter(quiet))
+        if json_:
+            emit(out, report)
+        else:
+            from rich.console import Console
+
+            from edgekit.report import render_table
+
+            render_table(report, Console(file=out))
+            out.write(f"\n{options.folder}/report.html\n")
+    return 0 if all(row["verdict"] == "pass" for row in report["results"]) else 1

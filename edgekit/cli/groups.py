@@ -1,0 +1,107 @@
+"""Options that several commands share, as dataclasses: a command takes a group as one argument."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from edgekit.targets import TARGETS
+
+Threads = Annotated[int | None, typer.Option(help="Threads to run on. [default: all cores]")]
+Seed = Annotated[int, typer.Option(help="Chooses the images, and random weights.")]
+EvalCount = Annotated[
+    int | None, typer.Option("--num-eval-samples", help="Images to evaluate on. [default: all that are left]")
+]
+Warmup = Annotated[int, typer.Option(min=0, help="Untimed rounds.")]
+Iterations = Annotated[int, typer.Option(min=1, help="Timed rounds.")]
+Labelled = Annotated[Path | None, typer.Option("--data", help="Images by class: a folder or a zip.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the input, say what would be done, write nothing.")]
+
+
+@dataclass
+class Source:
+    """Where the network comes from, but for its weights, and how it takes images."""
+
+    model_args: Annotated[str | None, typer.Option(help="KEY=VALUE,… for the model's constructor.")] = None
+    imgsz: Annotated[str | None, typer.Option(help="Input side in pixels, or HEIGHTxWIDTH.")] = None
+    mean: Annotated[str | None, typer.Option(help="R,G,B in 0-1.")] = None
+    std: Annotated[str | None, typer.Option(help="R,G,B in 0-1.")] = None
+    interpolation: Annotated[str | None, typer.Option(help="bicubic, bilinear, …")] = None
+    crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that the crop keeps.")] = None
+    labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None
+
+
+@dataclass
+class Making:
+    """What bundles are made from, for what, and where they go."""
+
+    weights: Annotated[str | None, typer.Option(help="Checkpoint (.safetensors, .pth), or 'random'.")] = None
+    data: Labelled = None
+    target: Annotated[
+        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(TARGETS)}. [default: all]")
+    ] = None
+    device_class: Annotated[
+        str | None, typer.Option(help="Class or TOML that bundles are made for. [default: this machine's]")
+    ] = None
+    recipe: Annotated[str | None, typer.Option(help="Recipe or TOML. [default: the model family's]")] = None
+    seed: Seed = 0
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")] = None
+
+
+@dataclass
+class Calibrating:
+    """The images to calibrate on."""
+
+    calibration_data: Annotated[
+        Path | None, typer.Option(help="Images to calibrate on. [default: some of --data, kept out of the evaluation]")
+    ] = None
+    num_calibration_samples: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None
+
+
+@dataclass
+class Measuring:
+    """How and where to measure, and the gates."""
+
+    num_eval_samples: EvalCount = None
+    device: Annotated[list[str] | None, typer.Option(help="Where to measure, repeatable. [default: local]")] = None
+    threads: Threads = None
+    warmup: Warmup = 20
+    iterations: Iterations = 200
+    max_drop: Annotated[float, typer.Option(help="Points of top-1 that an int8 bundle may lose.")] = 1.0
+    min_speedup: Annotated[float, typer.Option(help="Factor that int8 must be faster than float by; 0: no gate.")] = 1.0
+
+
+def flat(command: Callable[..., int]) -> Callable[..., int]:
+    """Let Typer see the fields of the groups that a command takes as options of the command."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _parameters(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def call(**given: Any) -> int:
+        made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        return command(**given, **made)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    assert all(each.default is not MISSING for each in fields(group))  # what is required is an argument, not an option
+    return [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
+        for each in fields(group)
+    ]

@@ -1,0 +1,29 @@
+"""The two streams: stdout carries the result and nothing else."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+@contextlib.contextmanager
+def clean_stdout() -> Iterator[TextIO]:
+    """While the work goes on, whatever libraries print goes to stderr; yields the real stdout for the result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="surrogateescape") as real:
+            yield real
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def emit(out: TextIO, value: Any) -> None:
+    """One JSON document."""
+    json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
+    out.write("\n")

@@ -1,0 +1,58 @@
+"""Verdicts: which rows of a report pass, and which bundle to ship."""
+
+from collections.abc import Sequence
+
+from edgekit.options import Settings
+from edgekit.rows import Row
+
+
+def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
+    """The row with the verdict of the gates. Float rows and rows that failed stay as they are."""
+    if row["verdict"] == "error" or row["precision"] != "int8":
+        return row
+    drop = None if random_weights else _drop_reason(row["accuracy"], settings.max_drop)
+    speed = _speed_reason(row["speedup"], settings.min_speedup)
+    reasons = [reason for reason in (drop, speed) if reason]
+    return row | {"verdict": "fail" if reasons else "pass", "reasons": reasons}
+
+
+def _drop_reason(accuracy: Row, most: float) -> str | None:
+    drop = accuracy["drop_top1_points"]
+    if drop <= most:
+        return None
+    low, high = accuracy["drop_ci95_points"]
+    return (
+        f"top-1 drops {drop:.2f} points (95 % interval {low:.2f} to {high:.2f}, n = {accuracy['count']}), "
+        f"at most {most:g} is allowed"
+    )
+
+
+def _speed_reason(speedup: Row | None, least: float) -> str | None:
+    if least <= 0:
+        return None
+    if speedup is None:
+        return "its float bundle could not be timed: nothing to be faster than"
+    low, high = speedup["ci95"]
+    if low > least:
+        return None
+    return (
+        f"{speedup['ratio']:.2f}x its float (95 % interval {low:.2f} to {high:.2f}), more than {least:g} is asked for"
+    )
+
+
+def recommend(rows: Sequence[Row]) -> Row:
+    """The fastest bundle among those that passed every gate, int8 or float, and why."""
+    passed = [row for row in rows if row["verdict"] == "pass"]
+    if not passed:
+        return {"device": "local", "bundle": None, "why": "no bundle passed its gates: see the rows' reasons."}
+    best = min(passed, key=lambda row: (row["latency_ms"]["p50"], row["size_bytes"]))
+    lost = [f"{row['target']}-{row['precision']}" for row in rows if row["verdict"] != "pass"]
+    why = f"fastest of the {len(passed)} that passed: p50 {best['latency_ms']['p50']:.2f} ms"
+    if best["speedup"]:
+        why += f", {best['speedup']['ratio']:.2f}x its float"
+    why += f", {best['size_bytes'] / 1e6:.2f} MB"
+    if best["precision"] == "float":
+        why += "; ship float: no int8 bundle that passed is faster"
+    if lost:
+        why += f"; not passed: {', '.join(lost)}"
+    return {"device": best["device"]["name"], "bundle": best["bundle"], "why": why + "."}

@@ -1,0 +1,59 @@
+"""What a job was asked for. Imports nothing heavy: the command line checks its arguments before torch is loaded."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.targets import TARGETS
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which network: the arguments of `load_network`."""
+
+    name: str
+    weights: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    imgsz: int | tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    labels: Path | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure, and the gates."""
+
+    threads: int | None = None
+    warmup: int = 20
+    iterations: int = 200
+    max_drop: float = 1.0
+    """Percentage points of top-1 that an int8 bundle may lose."""
+    min_speedup: float = 1.0
+    """An int8 bundle must be faster than its float by more than this factor, interval included; 0 turns it off."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """A job: what `edgekit deploy` was asked for."""
+
+    model: ModelOptions
+    data: Path
+    calibration_data: Path | None = None
+    targets: tuple[str, ...] = tuple(TARGETS)
+    device_class: str | None = None
+    recipe: str | None = None
+    num_calibration_samples: int | None = None
+    num_eval_samples: int | None = None
+    """Images to evaluate on; None for all that calibration leaves."""
+    seed: int = 0
+    output: Path | None = None
+    settings: Settings = field(default_factory=Settings)
+    command: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `output`, or one named after the model."""
+        return self.output or Path("runs") / self.model.name.replace("/", "_").replace(":", "_")

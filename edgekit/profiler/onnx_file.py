@@ -1,0 +1,125 @@
+"""The little that a profile needs from an ONNX file, read without the onnx package: a device may not have it."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# Field numbers of onnx.proto: ModelProto.graph, then the fields of GraphProto, NodeProto and TensorProto.
+GRAPH = 7
+NODE, INITIALIZER = 1, 5
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATION = 1, 2, 3, 4
+TENSOR_TYPE, TENSOR_FLOATS, TENSOR_NAME, TENSOR_RAW = 2, 4, 8, 9
+FLOAT = 1
+
+Field = tuple[int, int | memoryview]
+
+
+@dataclass(frozen=True)
+class FileNode:
+    """An operation as the file has it."""
+
+    name: str
+    operation: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """Operations by name, the one that makes each value, and initializers that hold nothing but ones."""
+
+    nodes: dict[str, FileNode]
+    made_by: dict[str, FileNode]
+    ones: frozenset[str]
+
+    def is_sum(self, name: str) -> bool:
+        """Whether a product is a sum in disguise: one of its operands is a constant of ones."""
+        node = self.nodes.get(name)
+        return node is not None and any(value in self.ones for value in node.inputs[:2])
+
+    def quantized(self, name: str) -> tuple[bool, bool]:
+        """Whether the first and the second operand of an operation come from DequantizeLinear, layout set aside."""
+        node = self.nodes.get(name)
+        if node is None:
+            return (False, False)
+        first, second = (self._dequantized(value) for value in (*node.inputs, "", "")[:2])
+        return (first, second)
+
+    def _dequantized(self, value: str) -> bool:
+        node = self.made_by.get(value)
+        while node is not None and node.operation in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+            node = self.made_by.get(node.inputs[0])
+        return node is not None and node.operation == "DequantizeLinear"
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read a model file; ValueError if it isn't one. Values in external data are not looked at."""
+    nodes, made_by, ones = {}, {}, set()
+    for number, graph in _fields(memoryview(path.read_bytes())):
+        if number != GRAPH or isinstance(graph, int):
+            continue
+        for kind, content in _fields(graph):
+            if isinstance(content, int):
+                continue
+            if kind == NODE:
+                node = _node(content)
+                nodes[node.name] = node
+                made_by.update(dict.fromkeys(node.outputs, node))
+            elif kind == INITIALIZER and (name := _ones(content)) is not None:
+                ones.add(name)
+    return OnnxFile(nodes, made_by, frozenset(ones))
+
+
+def _node(content: memoryview) -> FileNode:
+    texts: dict[int, list[str]] = {}
+    for number, value in _fields(content):
+        if number in (NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATION) and not isinstance(value, int):
+            texts.setdefault(number, []).append(str(value, "utf-8"))
+    name, operation = (texts.get(number, [""])[0] for number in (NODE_NAME, NODE_OPERATION))
+    return FileNode(name, operation, tuple(texts.get(NODE_INPUT, ())), tuple(texts.get(NODE_OUTPUT, ())))
+
+
+def _ones(content: memoryview) -> str | None:
+    """The name of a float32 tensor that holds only ones."""
+    fields = dict(_fields(content))
+    values = fields.get(TENSOR_RAW, fields.get(TENSOR_FLOATS))
+    name = fields.get(TENSOR_NAME)
+    if fields.get(TENSOR_TYPE) != FLOAT or isinstance(values, int | None) or isinstance(name, int | None):
+        return None
+    return str(name, "utf-8") if len(values) and bool((np.frombuffer(values, "<f4") == 1).all()) else None
+
+
+def _fields(message: memoryview) -> Iterator[Field]:
+    """Number and value of each field of a protobuf message; numbers of a fixed width are passed over."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _varint(message, position)
+            yield number, value
+        elif wire == 2:
+            size, position = _varint(message, position)
+            if position + size > end:
+                raise ValueError("it is cut off")
+            yield number, message[position : position + size]
+            position += size
+        elif wire in (1, 5):
+            position += struct.calcsize("<d" if wire == 1 else "<f")
+        else:
+            raise ValueError(f"it is not an ONNX file: wire type {wire}")
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(message) and shift < 70:
+        byte = message[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
+    raise ValueError("it is not an ONNX file: a number doesn't end")

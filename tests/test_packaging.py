@@ -1,0 +1,141 @@
+"""What is shipped: the sdist, the wheel made from it, and what works where only the wheel is installed."""
+
+import json
+import re
+import shutil
+import tarfile
+import zipfile
+from email import message_from_string
+from email.message import Message
+from pathlib import Path
+
+import pytest
+from environments import ROOT, build, find_python, new_environment, run
+
+from edgekit import __version__
+from edgekit.profiles import list_device_classes, list_recipes
+from edgekit.targets import TARGETS
+
+EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "dev"}
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from the sdist: what that lacks, the wheel can't have."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    shutil.unpack_archive(sdist, folder, filter="data")
+    (source,) = folder.iterdir()
+    return build(source, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        return message_from_string(archive.read(f"edgekit-{__version__}.dist-info/METADATA").decode())
+
+
+def files_of(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+def test_the_sdist_holds_the_tests_and_the_documents(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    documents = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"}
+    assert documents | files_of(ROOT / "tests") <= names
+
+
+def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    data = {f"edgekit/_data/{name}" for kind in ("targets", "calibration") for name in files_of(ROOT / kind)}
+    assert {name for name in names if ".dist-info/" not in name} == files_of(ROOT / "edgekit") | data
+    for name in ("py.typed", "report/schema.json", "report/report.html.j2", "_assets/imagenet_wnids.txt"):
+        assert f"edgekit/{name}" in names
+    for name in ("convnextv2_cifar10.safetensors", "calibration.zip", "evaluation.zip", "labels.txt"):
+        assert f"edgekit/_assets/demo/{name}" in names
+    assert f"edgekit-{__version__}.dist-info/licenses/LICENSE" in names
+    assert wheel.stat().st_size <= 6_000_000
+    assert wheel.name == f"edgekit-{__version__}-py3-none-any.whl"
+
+
+def test_the_metadata_names_what_each_extra_brings(metadata: Message) -> None:
+    requirements = metadata.get_all("Requires-Dist", [])
+    base = {re.split(r"[^\w-]", each)[0] for each in requirements if "extra ==" not in each}
+    assert base == {"numpy", "pillow"}
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+    assert {target.extra for target in TARGETS.values()} <= EXTRAS
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == "MIT"
+
+
+def test_fragile_packages_have_upper_bounds(metadata: Message) -> None:
+    requirements = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" in each]
+    for package in ("torch", "torchvision", "torchao", "nncf", "litert-torch", "openvino"):
+        found = [each.partition(";")[0] for each in requirements if re.match(rf"{package}[<>=]", each)]
+        assert found
+        assert all("<" in each for each in found)
+
+
+def test_the_constraints_are_exact_and_fit_every_index() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)  # no local versions, links or paths
+    assert {"torch", "nncf", "openvino", "onnxruntime", "ai-edge-litert"} <= {pin.split("==")[0] for pin in pins}
+
+
+SDK = """
+import json, sys
+import edgekit, edgekit.runtime
+from edgekit import profiles
+
+imported = sorted(sys.modules)
+print(json.dumps({
+    "file": edgekit.__file__,
+    "exported": {name: str(getattr(edgekit, name)) for name in edgekit.__all__},
+    "imported": imported,
+    "classes": [profiles.load_device_class(name).name for name in profiles.list_device_classes()],
+    "recipes": [profiles.load_recipe(name).name for name in profiles.list_recipes()],
+    "data": str(profiles.data_folder("targets")),
+}))
+"""
+HEAVY = {"torch", "timm", "nncf", "typer", "rich", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.11", "3.13"])  # 3.13 is Debian 13's, so a Raspberry Pi's
+def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tmp_path: Path) -> None:
+    python = new_environment(tmp_path / "env", wheel, python=find_python(version))
+    done = run(python, "-I", "-W", "error", "-c", SDK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert Path(found["file"]).is_relative_to(tmp_path)
+    assert Path(found["data"]).is_relative_to(tmp_path)
+    assert found["exported"].keys() == {"Session", "__version__", "load"}
+    assert not HEAVY & set(found["imported"])
+    assert found["classes"] == list(list_device_classes())
+    assert found["recipes"] == list(list_recipes())
+    for command in ([python.with_name("edgekit")], [python, "-m", "edgekit"]):
+        done = run(*command, "--help", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert 'pip install "edgekit[cli]"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_without_torch_names_the_extra_that_brings_it(wheel: Path, tmp_path: Path) -> None:
+    python = new_environment(tmp_path / "env", f"{wheel}[cli]")
+    edgekit = python.with_name("edgekit")
+    assert run(edgekit, "--version", cwd=tmp_path).stdout == f"edgekit {__version__}\n"
+    assert "deploy" in run(edgekit, "--help", cwd=tmp_path).stdout
+    (tmp_path / "images").mkdir()
+    done = run(edgekit, "deploy", "convnextv2_atto", "--data", "images", "--weights", "random", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "edgekit[build]"' in done.stderr
+    assert "Traceback" not in done.stderr
