@@ -147,7 +147,8 @@ def main() -> None:
             optimizer.load_state_dict(saved)
         step, first_epoch = state["step"], state["epoch"]
         log(f"resumed after epoch {first_epoch}")
-    log(json.dumps({**{k: str(v) for k, v in vars(args).items()}, "model_args": MODEL_ARGS, "torch": torch.__version__}))
+    settings = {name: str(value) for name, value in vars(args).items()}
+    log(json.dumps({**settings, "model_args": MODEL_ARGS, "torch": torch.__version__}))
 
     started = time.time()
     for epoch in range(first_epoch, args.epochs):

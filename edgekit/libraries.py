@@ -38,6 +38,7 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # sys.stdout and sys.stderr stay: loggers that libraries set up meanwhile hold on to them.
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
             yield

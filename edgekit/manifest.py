@@ -212,7 +212,7 @@ def _files(key: str, value: object) -> dict[str, Any]:
 
 
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
-    "target": _choice(*TARGETS),
+    "target": lambda key, value: _choice(*TARGETS)(key, value),  # the table may have grown since the import
     "precision": _choice("float", "int8"),
     "scheme": _text,
     "model_file": check_file_name,

@@ -236,7 +236,7 @@ def manifest_of(prepared: Prepared, artifact: Artifact) -> Manifest:
 
 
 def save_prepared(prepared: Prepared, folder: Path) -> None:
-    """Keep a prepared graph in a folder, for `load_prepared`. Written beside and renamed; an older graph is replaced."""
+    """Keep a prepared graph in a folder, for `load_prepared`. Written beside and renamed; an older one is replaced."""
     beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     plain = {name: value for name, value in vars(prepared).items() if name not in ("graph", "pixels", "logits")}
     plain["preprocessing"] = prepared.preprocessing.to_dict()

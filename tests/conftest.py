@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgekit.bundle import Golden, Manifest, write_bundle
 from edgekit.preprocess import Preprocessing
@@ -118,3 +119,59 @@ def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeB
         return write_bundle(tmp_path / name, files, tiny_manifest(target, **changes), tiny_labels(), golden).path
 
     return make
+
+
+TINY_ARGS = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10"
+TINY_MODEL = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", "32", "--crop-pct", "1.0"]
+"""A ConvNeXt V2 of 90 thousand parameters, as the command line takes it."""
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten class folders with four images each, no two alike."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(7)
+    for label in range(CLASSES):
+        (folder / f"class_{label}").mkdir()
+        for index in range(4):
+            small = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
+            small.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"class_{label}" / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_convnext() -> Any:
+    """The network of TINY_MODEL with seeded weights of which none is trivial."""
+    from edgekit.models import load_network, parse_model_args
+
+    return load_network(
+        "convnextv2_atto", weights="random", model_args=parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0, seed=1
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_convnext: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights in a file."""
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(tiny_convnext.module.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def job_arguments(photos: Path, tiny_weights: Path) -> list[str]:
+    """A small job for `edgekit deploy`, without the output; no gate, since nothing this small is faster in int8."""
+    counts = ["--num-calibration-samples", "10", "--num-eval-samples", "20", "--iterations", "5", "--warmup", "1"]
+    gates = ["--min-speedup", "0", "--max-drop", "100"]
+    return [*TINY_MODEL, "--weights", str(tiny_weights), "--data", str(photos), "--threads", "1", *counts, *gates]
+
+
+@pytest.fixture(scope="session")
+def finished_run(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run over every target, made by the command line. Don't write in it: copy it."""
+    from edgekit.cli.main import main
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["deploy", *job_arguments, "-o", str(folder), "--quiet", "--json"]) == 0
+    return folder

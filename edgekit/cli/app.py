@@ -33,10 +33,9 @@ def run(arguments: list[str]) -> int:
         if not arguments:
             error.show()
             return 0
-        known = arguments[0] in {each.name or each.callback.__name__ for each in app.registered_commands if each.callback}
-        help_ = f"edgekit {arguments[0]} --help" if known else "edgekit --help"
         said = error.format_message().rstrip(".")
-        raise UsageError(f"{said}. Given: edgekit {shlex.join(arguments)}. See: {help_}") from None
+        place = f"edgekit {arguments[0]}" if arguments[0] in getattr(command, "commands", ()) else "edgekit"
+        raise UsageError(f"{said}. Given: edgekit {shlex.join(arguments)}. See: {place} --help") from None
     return result if isinstance(result, int) else 0
 
 

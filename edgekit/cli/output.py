@@ -15,7 +15,10 @@ def clean_stdout() -> Iterator[TextIO]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="surrogateescape") as real:
+        with (
+            os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="surrogateescape") as real,
+            contextlib.redirect_stdout(sys.stderr),
+        ):
             yield real
     finally:
         sys.stdout.flush()

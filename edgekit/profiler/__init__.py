@@ -30,11 +30,18 @@ def profile(bundle: Bundle, threads: int | None = None, runs: int = RUNS) -> Pro
     return with_layer_names(found, bundle.manifest.layers)
 
 
-def profile_model(path: Path, target: str | None = None, threads: int | None = None, runs: int = RUNS) -> Profile:
-    """The same for a model file of any origin, with the runtime's default options.
+def profile_model(
+    path: Path,
+    target: str | None = None,
+    threads: int | None = None,
+    runs: int = RUNS,
+    options: Mapping[str, Any] | None = None,
+) -> Profile:
+    """The same for a model file of any origin; layers have the names that the runtime or the file gives them.
 
-    `target` follows from the suffix (.onnx, .tflite, or .xml with its .bin beside it) when it isn't given. Raises
-    UsageError for another suffix, InputError for a missing file or an input whose shape isn't fixed, EngineError.
+    `target` follows from the suffix (.onnx, .tflite, or .xml with its .bin beside it) when it isn't given. `options`
+    are those of a manifest's `session`, such as "disabled_optimizers"; by default there are none. Raises UsageError for
+    another suffix, InputError for a missing file or an input whose shape isn't fixed, EngineError.
     """
     path = Path(path)
     if target is None:
@@ -43,7 +50,7 @@ def profile_model(path: Path, target: str | None = None, threads: int | None = N
         target = _TARGETS[path.suffix]
     if not path.is_file():
         raise InputError(f"'{path}' is not there, or not a file: name a model file, or the folder of a bundle")
-    return _profile(path, target, {}, check_threads(threads), runs)
+    return _profile(path, target, options or {}, check_threads(threads), runs)
 
 
 def _profile(path: Path, target: str, options: Mapping[str, Any], threads: int, runs: int) -> Profile:

@@ -29,6 +29,8 @@ class OpProfile:
     """Time of a run, in milliseconds; None if the runtime doesn't tell it of this operation alone."""
     reason: str | None = None
     """Why it ran in float; None for an integer kernel."""
+    quantized: bool = False
+    """The file quantizes its input and its weights (or second input)."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,6 @@ class Profile:
     """In the order in which they ran."""
     time_by_kind: Mapping[str, float] | None
     """Milliseconds by kind of operation, products split in "int8" and "float"; None if the runtime doesn't tell."""
-    simulated: bool = False
-    """The file is quantized, but this runtime computes all of it in floating point on this processor."""
 
     @property
     def total_macs(self) -> int:
@@ -61,6 +61,11 @@ class Profile:
     def share_of_macs(self) -> float:
         """0 to 1: the part of the MACs that ran in integer kernels."""
         return self.int8_macs / self.total_macs if self.total_macs else 0.0
+
+    @property
+    def simulated(self) -> bool:
+        """The runtime computes most of what the file quantizes in floating point on this processor."""
+        return sum(op.macs for op in self.ops if op.quantized and not op.int8) > self.int8_macs
 
     @property
     def float_layers(self) -> tuple[str, ...]:
@@ -119,7 +124,8 @@ def add_times(times: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Milliseconds by kind, the longest first."""
     total: dict[str, float] = {}
     for kind, ms in times:
-        total[kind] = total.get(kind, 0.0) + ms
+        if ms > 0:
+            total[kind] = total.get(kind, 0.0) + ms
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
@@ -127,7 +133,9 @@ def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -
     """Seeded values of a model input; a batch that isn't fixed is 1, another size that isn't fixed an InputError."""
     sizes = [1 if index == 0 and size is None else size for index, size in enumerate(shape)]
     if any(size is None or size < 1 for size in sizes):
-        raise InputError(f"input '{name}' has shape {list(shape)}: valid is a fixed shape. Export the model for one size")
+        raise InputError(
+            f"input '{name}' has shape {list(shape)}: export the model for one size, valid is a fixed shape"
+        )
     values = np.random.default_rng(0).standard_normal([size for size in sizes if size is not None])
     return (values if dtype.kind == "f" else values * 32).astype(dtype)
 

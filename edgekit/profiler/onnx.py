@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,8 @@ PRODUCTS = CONVOLUTIONS | MATRICES | ATTENTION
 INTEGER = {"ConvInteger", "QLinearConv", "QAttention"} | {name for name in MATRICES if "Q" in name or "Integer" in name}
 TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(int8)": "i1"}
 TYPES |= {"tensor(uint8)": "u1", "tensor(int32)": "i4", "tensor(int64)": "i8"}
+
+MADE = "ONNX Runtime made it while it optimized the graph, in float"
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,16 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -
         if node.operation not in PRODUCTS:
             continue
         if not waiting.get(node.family):
-            raise EngineError(f"it ran '{node.name}' with other kernels in a second session: there is no one profile")
+            raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel when it was profiled a second time")
         ran = waiting[node.family].pop(0)
-        if file.is_sum(node.name):
+        origin = file.find(node.name)
+        if origin is not None and file.is_sum(origin):
             continue
-        name = re.sub(r"(_token_\d+|_nchwc)+$", "", node.name)
-        int8 = ran.operation in INTEGER
-        reason = None if int8 else float_reason("ONNX Runtime", file.quantized(name))
-        ops.append(OpProfile(name, ran.operation, node.macs, int8, ran.ms, reason))
+        int8, operands = ran.operation in INTEGER, file.quantized(origin) if origin is not None else (False, False)
+        reason = MADE if origin is None else float_reason("ONNX Runtime", operands)
+        name = node.name if origin is None else origin.name
+        op = OpProfile(name, ran.operation, node.macs, int8, ran.ms, None if int8 else reason, all(operands))
+        ops.append(op)
     if any(waiting.values()):
-        raise EngineError("it ran more products than in a second session: there is no one profile")
+        raise EngineError("ONNX Runtime ran fewer products when it was profiled a second time")
     return tuple(ops)

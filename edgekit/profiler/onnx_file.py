@@ -1,5 +1,6 @@
 """The little that a profile needs from an ONNX file, read without the onnx package: a device may not have it."""
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,16 +36,19 @@ class OnnxFile:
     made_by: dict[str, FileNode]
     ones: frozenset[str]
 
-    def is_sum(self, name: str) -> bool:
-        """Whether a product is a sum in disguise: one of its operands is a constant of ones."""
-        node = self.nodes.get(name)
-        return node is not None and any(value in self.ones for value in node.inputs[:2])
+    def find(self, name: str) -> FileNode | None:
+        """The operation that a node of the optimized graph, such as "fc1/MatMulAddFusion", was made of."""
+        name = re.sub(r"(_token_\d+|_nchwc)+$", "", name)
+        while name not in self.nodes and "/" in name:
+            name = name.rpartition("/")[0]
+        return self.nodes.get(name)
 
-    def quantized(self, name: str) -> tuple[bool, bool]:
+    def is_sum(self, node: FileNode) -> bool:
+        """Whether a product is a sum in disguise: one of its operands is a constant of ones."""
+        return any(value in self.ones for value in node.inputs[:2])
+
+    def quantized(self, node: FileNode) -> tuple[bool, bool]:
         """Whether the first and the second operand of an operation come from DequantizeLinear, layout set aside."""
-        node = self.nodes.get(name)
-        if node is None:
-            return (False, False)
         first, second = (self._dequantized(value) for value in (*node.inputs, "", "")[:2])
         return (first, second)
 

@@ -18,6 +18,7 @@ PRODUCTS = (*CONVOLUTIONS, *TRANSPOSED, "MatMul", "FullyConnected", "ScaledDotPr
 LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
 DECOMPRESSION = ("Convert", "Subtract", "Multiply")
 INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
+ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # to names, by the passes for low precision
 UNSEEN = "no node of OpenVINO's compiled graph names it as its origin"
 
 
@@ -33,6 +34,10 @@ class _Node:
     @property
     def int8(self) -> bool:
         return INTEGER.search(self.kernel) is not None
+
+    @property
+    def is_product(self) -> bool:
+        return self.kind.startswith(PRODUCTS)  # such as FullyConnectedQuantized
 
 
 class Profiler:
@@ -54,13 +59,11 @@ class Profiler:
             "PERF_COUNT": "YES",
         }
         nodes = _run(core.compile_model(network, "CPU", config), feeds, runs)
-        ops, quantized = _products(network, nodes)
         return Profile(
             f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters: the kernel that each node of its "
             "compiled graph ran in. MACs from the shapes in the model file.",
-            ops,
-            add_times((kind_of(node.kind, node.int8) if node.kind in PRODUCTS else node.kind, node.ms) for node in nodes),
-            simulated=quantized and not any(op.int8 for op in ops),
+            _products(network, nodes),
+            add_times((kind_of(node.kind, node.int8) if node.is_product else node.kind, node.ms) for node in nodes),
         )
 
 
@@ -83,49 +86,50 @@ def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
     return nodes
 
 
-def _products(network: Any, nodes: Sequence[_Node]) -> tuple[tuple[OpProfile, ...], bool]:
-    """The file's products as they ran, and whether the file quantizes any of them."""
+def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
+    """The file's products as they ran."""
     ran: dict[str, _Node] = {}
-    for node in sorted(nodes, key=lambda node: node.kind not in PRODUCTS):  # attention may be fused into a subgraph
+    for node in sorted(nodes, key=lambda node: not node.is_product):  # attention may be fused into a subgraph
         for name in node.origins:
-            ran.setdefault(name, node)
-    ops, quantized = [], False
+            ran.setdefault(ADDED.sub("", name), node)
+    ops = []
     for op in network.get_ordered_ops():
         if op.get_type_name() not in PRODUCTS:
             continue
         name = op.get_friendly_name()
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
-        quantized = quantized or all(operands)
         found = ran.get(name) or _fused(op, ran)
         if found is None:
-            ops.append(OpProfile(name, "unknown", _macs(op), False, None, UNSEEN))
+            ops.append(OpProfile(name, "unknown", _macs(op), False, None, UNSEEN, all(operands)))
             continue
         reason = None if found.int8 else float_reason("OpenVINO", operands)
-        ms = found.ms if found.kind in PRODUCTS else None
-        ops.append(OpProfile(name, found.kernel, _macs(op), found.int8, ms, reason))
-    return tuple(ops), quantized
+        ms = found.ms if found.is_product else None
+        ops.append(OpProfile(name, found.kernel, _macs(op), found.int8, ms, reason, all(operands)))
+    return tuple(ops)
 
 
 def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
     """The node of a product that took the name of the bias fused into it."""
     for after in op.output(0).get_target_inputs():
         node = ran.get(after.get_node().get_friendly_name())
-        if after.get_node().get_type_name() == "Add" and node is not None and node.kind in PRODUCTS:
+        if after.get_node().get_type_name() == "Add" and node is not None and node.is_product:
             return node
     return None
 
 
 def _macs(op: Any) -> int:
     kind = op.get_type_name()
-    left, right = (list(op.get_input_shape(index)) for index in (0, 1))
-    out = list(op.get_output_shape(0))
+    left, right, out = (
+        [int(size) for size in shape]
+        for shape in (op.get_input_shape(0), op.get_input_shape(1), op.get_output_shape(0))
+    )
     taps = right[2:] if kind.startswith("Group") else right[1:]
     if kind in CONVOLUTIONS:
         return math.prod(out) * math.prod(taps)
     if kind in TRANSPOSED:
         return math.prod(left) * math.prod(taps)
     if kind == "ScaledDotProductAttention":
-        return (math.prod(left) + math.prod(out)) * right[-2]
+        return (math.prod(left) + math.prod(out)) * int(right[-2])
     return matrix_macs(left, right, out)
 
 

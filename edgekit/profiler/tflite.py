@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -151,7 +151,7 @@ def _concluded(product: _Product) -> OpProfile:
     """What the types say: only a product whose input and weights both have 8 bits can only run in integers."""
     int8 = all(product.int8)
     reason = None if int8 else float_reason("LiteRT", product.int8)
-    return OpProfile(product.name, product.operation, product.macs, int8, None, reason)
+    return OpProfile(product.name, product.operation, product.macs, int8, None, reason, int8)
 
 
 def _kind(kernel: _Kernel, int8: bool | None) -> str:

@@ -47,6 +47,8 @@ def _pointwise_to_linear(graph: GraphModule, node: Node) -> bool:
     plain = pair(argument(node, 3, 1)) == (1, 1) and pair(argument(node, 4, 0)) == (0, 0)
     if weight is None or weight.shape[2:] != (1, 1) or not plain:
         return False
+    if math.prod(shape_of(node)[2:]) == 1:  # nothing to transpose, and LiteRT's converter fails on such a Linear
+        return False
     inner = insert(graph, node, A.permute.default, node.args[0], TO_LAST, like=node)
     linear = insert(graph, node, A.linear.default, inner, node.args[1], argument(node, 2, None), like=node)
     set_weights(graph, linear, weight.flatten(1), constant(graph, argument(node, 2, None)))

@@ -1,0 +1,70 @@
+"""A fourth runtime, as anyone would add one: this file, and one row in the table of targets.
+
+It keeps the graph as torch exports it and runs it with torch. Nothing to convert, so it's also what tests of the
+pipeline use. `fail` makes its compiler refuse.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit.backends import Artifact
+from edgekit.graph import example_input
+from edgekit.libraries import quiet
+from edgekit.manifest import Manifest
+from edgekit.targets import TARGETS, Target
+
+ROW = replace(TARGETS["onnx"], name="fake", title="Fake", engine=__name__, backend=__name__)
+fail: Exception | None = None
+
+
+class Backend:
+    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        if fail is not None:
+            raise fail
+        program = torch.export.export(graph, (example_input(graph),))
+        torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
+        return Artifact("model.pt2", ("model.pt2",), "image", "logits", "torch", "2.0")
+
+
+class Engine:
+    package, version = "torch", torch.__version__
+
+    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
+        with quiet():
+            self._graph: Any = torch.export.load(model).module(check_guards=False)
+
+    @torch.no_grad()
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._graph(torch.from_numpy(x)).numpy()
+        return logits
+
+    def close(self) -> None:
+        self._graph = None
+
+
+@contextmanager
+def added() -> Iterator[Target]:
+    """The table of targets with this runtime's row."""
+    TARGETS[ROW.name] = ROW
+    try:
+        yield ROW
+    finally:
+        del TARGETS[ROW.name]
+
+
+def embedded(model: Path) -> dict[str, Any]:
+    """The metadata inside a model file."""
+    files = {"edgekit": ""}
+    with quiet():
+        torch.export.load(model, extra_files=files)
+    found: dict[str, Any] = json.loads(files["edgekit"])
+    return found

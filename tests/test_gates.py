@@ -1,0 +1,132 @@
+"""Verdicts and the recommendation."""
+
+from typing import Any
+
+import pytest
+
+from edgekit.gates import judge, recommend
+from edgekit.options import Settings
+
+GATES = Settings(max_drop=1.0, min_speedup=1.0)
+
+
+def row(
+    precision: str = "int8",
+    drop: float = 0.2,
+    speedup: tuple[float, float, float] | None = (1.5, 1.4, 1.6),
+    **more: Any,
+) -> dict[str, Any]:
+    ratio = speedup and {"versus": "onnx-float", "ratio": speedup[0], "ci95": list(speedup[1:])}
+    return {
+        "target": "onnx",
+        "precision": precision,
+        "bundle": f"onnx-{precision}",
+        "device": {"name": "local"},
+        "size_bytes": 4_000_000,
+        "accuracy": {"drop_top1_points": drop, "drop_ci95_points": [drop - 0.5, drop + 0.5], "count": 1000},
+        "latency_ms": {"p50": 10.0},
+        "speedup": ratio,
+        "verdict": "pass",
+        "reasons": [],
+    } | more
+
+
+def test_int8_within_its_gates_passes() -> None:
+    found = judge(row(), GATES, random_weights=False)
+    assert (found["verdict"], found["reasons"]) == ("pass", [])
+
+
+def test_drop_gate_gives_figures() -> None:
+    found = judge(row(drop=1.3), GATES, random_weights=False)
+    assert found["verdict"] == "fail"
+    (reason,) = found["reasons"]
+    assert reason == "top-1 drops 1.30 points (95 % interval 0.80 to 1.80, n = 1000), at most 1 is allowed"
+
+
+def test_a_drop_as_large_as_allowed_passes() -> None:
+    assert judge(row(drop=1.0), GATES, random_weights=False)["verdict"] == "pass"
+
+
+def test_gains_pass() -> None:
+    assert judge(row(drop=-3), Settings(max_drop=0), random_weights=False)["verdict"] == "pass"
+
+
+def test_random_weights_have_no_drop_gate_but_a_speed_gate() -> None:
+    assert judge(row(drop=50), GATES, random_weights=True)["verdict"] == "pass"
+    assert judge(row(drop=50, speedup=(0.9, 0.8, 1.0)), GATES, random_weights=True)["verdict"] == "fail"
+
+
+@pytest.mark.parametrize("speedup", [(0.9, 0.8, 0.95), (1.1, 0.99, 1.2), (1.2, 1.0, 1.4)])
+def test_speed_gate_takes_the_lower_end_of_the_interval(speedup: tuple[float, float, float]) -> None:
+    found = judge(row(speedup=speedup), GATES, random_weights=False)
+    assert found["verdict"] == "fail"
+    assert f"{speedup[0]:.2f}x its float" in found["reasons"][0]
+    assert "more than 1 is asked for" in found["reasons"][0]
+
+
+def test_speed_gate_asked_for() -> None:
+    assert judge(row(), Settings(min_speedup=1.39), random_weights=False)["verdict"] == "pass"
+    assert judge(row(), Settings(min_speedup=1.4), random_weights=False)["verdict"] == "fail"
+
+
+def test_no_float_to_be_faster_than() -> None:
+    found = judge(row(speedup=None), GATES, random_weights=False)
+    assert found["reasons"] == ["its float bundle could not be timed: nothing to be faster than"]
+
+
+@pytest.mark.parametrize("speedup", [None, (0.5, 0.4, 0.6)])
+def test_zero_turns_the_speed_gate_off(speedup: tuple[float, float, float] | None) -> None:
+    assert judge(row(speedup=speedup), Settings(min_speedup=0), random_weights=False)["verdict"] == "pass"
+
+
+def test_both_gates_are_told() -> None:
+    found = judge(row(drop=9, speedup=(0.5, 0.4, 0.6)), GATES, random_weights=False)
+    assert len(found["reasons"]) == 2
+
+
+def test_float_has_no_gates() -> None:
+    found = row("float", drop=9, speedup=None)
+    assert judge(found, GATES, random_weights=False) == found
+
+
+def test_errors_stay_errors() -> None:
+    failed = row(accuracy=None, latency_ms=None, speedup=None, verdict="error", reasons=["compile: refused"])
+    assert judge(failed, GATES, random_weights=False) == failed
+
+
+def test_judge_leaves_its_row_alone() -> None:
+    given = row(drop=9)
+    judge(given, GATES, random_weights=False)
+    assert given["verdict"] == "pass"
+
+
+def test_recommends_the_fastest_that_passed() -> None:
+    slow, fast = row(), row(bundle="tflite-int8", latency_ms={"p50": 5.0}, target="tflite")
+    failed = row(bundle="openvino-int8", target="openvino", latency_ms={"p50": 1.0}, verdict="fail")
+    assert recommend([slow, fast, failed]) == {
+        "device": "local",
+        "bundle": "tflite-int8",
+        "why": "fastest of the 2 that passed: p50 5.00 ms, 1.50x its float, 4.00 MB; not passed: openvino-int8.",
+    }
+
+
+def test_recommends_float_where_that_is_the_truth() -> None:
+    found = recommend([row("float", speedup=None, latency_ms={"p50": 2.0}), row()])
+    assert found["bundle"] == "onnx-float"
+    assert "ship float: no int8 bundle that passed is faster" in found["why"]
+
+
+def test_the_smaller_of_equally_fast_ones() -> None:
+    assert recommend([row("float", size_bytes=9), row(size_bytes=4)])["bundle"] == "onnx-int8"
+
+
+def test_recommends_nothing_when_nothing_passed() -> None:
+    failed = row(verdict="error", latency_ms=None, bundle=None, size_bytes=None)
+    found = recommend([failed])
+    assert found["bundle"] is None
+    assert "no bundle passed" in found["why"]
+
+
+def test_rows_without_a_bundle_are_named_too() -> None:
+    failed = row(verdict="error", latency_ms=None, bundle=None, target="tflite")
+    assert recommend([row(), failed])["why"].endswith("not passed: tflite-int8.")
