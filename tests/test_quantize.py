@@ -1,0 +1,139 @@
+"""Where Q/DQ goes for each placement, and what calibration does with images."""
+
+from collections import Counter
+from dataclasses import fields, replace
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.fx import GraphModule
+
+from edgekit.errors import CompileError
+from edgekit.graph import A, export_graph, layer_name, layers
+from edgekit.profiles import Recipe, TargetRecipe, load_recipe
+from edgekit.quantize import ESTIMATORS, Placement, quantize
+from edgekit.rewrites import rewrite
+
+Q = torch.ops.quantized_decomposed
+
+
+@pytest.fixture(scope="module")
+def graph() -> GraphModule:
+    """Convolution and ReLU, a depthwise one, a linear layer."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.GELU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    return export_graph(module.eval(), (1, 3, 12, 12))
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
+
+
+def recipe(target: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    """The default recipe with another table for onnx."""
+    found = load_recipe("default")
+    plain = {"activations": "uint8", "quantize_outputs": False, "quantize_depthwise": False}
+    row = replace(found.targets["onnx"], **(plain | (target or {})))
+    return replace(found, targets=dict(found.targets) | {"onnx": row}, **changes)
+
+
+def quantized(graph: GraphModule, samples: Any, wants: Recipe, **more: Any) -> GraphModule:
+    return quantize(rewrite(graph, []), samples, wants, "onnx", **more)
+
+
+def counted(graph: GraphModule) -> Counter[str]:
+    """Q nodes by kind: per tensor with its range, per channel."""
+    found: Counter[str] = Counter()
+    for node in graph.graph.nodes:
+        if "quantize_per_channel" in str(node.target) and "dequantize" not in str(node.target):
+            found["weights"] += 1
+        elif "quantize_per_tensor" in str(node.target) and "dequantize" not in str(node.target):
+            found[f"activations {node.args[3]}..{node.args[4]}"] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wants", "found"),
+    [
+        ({}, {"weights": 2, "activations 0..255": 2}),
+        ({"activations": "int8"}, {"weights": 2, "activations -128..127": 2}),
+        ({"quantize_depthwise": True}, {"weights": 3, "activations 0..255": 3}),
+        ({"quantize_outputs": True}, {"weights": 2, "activations 0..255": 4}),
+    ],
+)
+def test_placements(graph: GraphModule, samples: Any, wants: dict[str, Any], found: dict[str, int]) -> None:
+    assert counted(quantized(graph, samples, recipe(wants))) == found
+
+
+def test_outputs_are_quantized_behind_the_activation(graph: GraphModule, samples: Any) -> None:
+    result = quantized(graph, samples, recipe({"quantize_outputs": True}))
+    (relu,) = (node for node in result.graph.nodes if node.target is A.relu.default)
+    assert relu.args[0].target is A.conv2d.default
+    assert all("quantize_per_tensor" in str(user.target) for user in relu.users)
+
+
+@pytest.mark.parametrize(("patterns", "left"), [(("6",), {"0"}), (("*",), set()), (("nothing*",), {"0", "6"})])
+def test_layers_that_stay_in_float(graph: GraphModule, patterns: tuple[str, ...], left: set[str]) -> None:
+    placement = Placement(recipe().targets["onnx"], patterns)
+    assert {layer_name(node) for node, _ in layers(graph) if placement.covers(node)} == left
+
+
+def test_close_to_float_and_not_equal(graph: GraphModule, samples: Any) -> None:
+    result = quantized(graph, samples, recipe())
+    with torch.no_grad():
+        for sample in samples:
+            image = torch.from_numpy(sample)
+            wanted, given = graph(image), result(image)
+            assert not torch.equal(wanted, given)
+            assert (wanted - given).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_progress_is_told_for_each_sample(graph: GraphModule, samples: Any) -> None:
+    steps = []
+    quantized(graph, samples, recipe(), on_sample=lambda: steps.append(1))
+    assert len(steps) >= len(samples)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_estimators(graph: GraphModule, samples: Any, estimator: Any) -> None:
+    assert counted(quantized(graph, samples, recipe(estimator=estimator)))["weights"] == 2
+
+
+def test_every_estimator_of_a_recipe_is_known() -> None:
+    assert set(ESTIMATORS) == set(get_args(get_type_hints(Recipe)["estimator"]))
+
+
+def test_bias_correction_and_smoothing_run(graph: GraphModule, samples: Any) -> None:
+    wants = recipe(bias_correction="fast", smooth_quant=True)
+    assert counted(quantized(graph, samples, wants))["weights"] == 2
+
+
+def test_what_nncf_refuses_is_a_compile_error(graph: GraphModule) -> None:
+    with pytest.raises(CompileError, match="NNCF can't calibrate the graph: "):
+        quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe())
+
+
+def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
+    class Dynamic(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x.mean((2, 3)), x[0, :, :2, 0].T)
+
+    assert counted(quantized(export_graph(Dynamic(), (1, 3, 12, 12)), samples, recipe())) == {}
+
+
+def test_the_recipe_has_no_field_that_is_ignored() -> None:
+    used = {"rewrites", "activations", "quantize_outputs", "quantize_depthwise"}
+    assert {each.name for each in fields(TargetRecipe)} == used
