@@ -15,6 +15,7 @@ from edgekit.data import Dataset, Selection, open_dataset, select
 from edgekit.errors import StageError, UsageError
 from edgekit.evaluate import Predictions, compare, predict
 from edgekit.libraries import quiet
+from edgekit.profiler import profile, profile_model
 from edgekit.progress import Reporter, Step
 from edgekit.rows import Row, base_row, speedup
 from edgekit.runtime.base import check_threads
@@ -123,13 +124,15 @@ def _failure(stage: str, bundle: Bundle, error: StageError, reporter: Reporter) 
 
 
 def inspect_bundle(path: Path, threads: int | None) -> dict[str, Any]:
-    """The manifest in short, and the golden samples run on this processor; GoldenError if they differ."""
+    """The manifest in short, what ran in int8 here, and the golden samples; GoldenError if they differ."""
     check_threads(threads)
     bundle = read_bundle(path)
     manifest = bundle.manifest
     with open_session(bundle, threads) as session:
         verified = session.verify()
         engine = f"{session.engine_name} {session.engine_version}"
+    with quiet():
+        ran = profile(bundle, threads)
     return {
         "schema_version": 1,
         "bundle": str(path),
@@ -144,7 +147,7 @@ def inspect_bundle(path: Path, threads: int | None) -> dict[str, Any]:
         "engine": engine,
         "golden_max_abs_difference": verified.max_abs_difference,
         "golden_tolerance": verified.tolerance,
-        "int8": base_row(path.name, bundle, machine.describe())["int8"],
+        "int8": ran.to_dict(),
         "provenance": dict(manifest.provenance),
     }
 
@@ -158,3 +161,10 @@ def classify_images(path: Path, images: Sequence[Path], top: int, threads: int |
             best = session.classify(image, top)
             results.append({"image": str(image), "top": [{"label": label, "score": score} for label, score in best]})
     return {"schema_version": 1, "bundle": str(path), "results": results}
+
+
+def inspect_model(path: Path, threads: int | None) -> dict[str, Any]:
+    """What ran in int8 of a model file that edgekit need not have made."""
+    with quiet():
+        ran = profile_model(path, threads=threads)
+    return {"schema_version": 1, "model": str(path), "size_bytes": path.stat().st_size, "int8": ran.to_dict()}

@@ -16,14 +16,11 @@ NOTHING = (
     "peak_rss_bytes", "thermal",
 )  # fmt: skip
 """The figures of a row, null until they are known."""
-METHOD = "layers that the placement gives to integer kernels; not yet confirmed by a profiler"
 
 
 def base_row(name: str, bundle: Bundle, device: Row) -> Row:
     """What the bundle itself says of a row, and nulls for what is measured."""
     manifest = bundle.manifest
-    total = sum(layer["macs"] for layer in manifest.layers)
-    inside = sum(layer["macs"] for layer in manifest.layers if layer["int8"])
     known: Row = {
         "target": manifest.target,
         "precision": manifest.precision,
@@ -31,14 +28,9 @@ def base_row(name: str, bundle: Bundle, device: Row) -> Row:
         "device": device,
         "bundle": name,
         "size_bytes": bundle.size_bytes,
-        "int8": {
-            "share_of_macs": inside / total if total else 0.0,
-            "method": METHOD,
-            "float_layers": [layer["name"] for layer in manifest.layers if not layer["int8"]],
-        },
         "verdict": "pass",
         "reasons": [],
-        "macs": total,
+        "macs": sum(layer["macs"] for layer in manifest.layers),
     }
     return dict.fromkeys(NOTHING) | known
 

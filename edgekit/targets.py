@@ -17,14 +17,27 @@ class Target:
     """Module with `Engine`: what the SDK runs; needs numpy and the runtime alone."""
     backend: str
     """Module with `Backend`: rewrites, placement and compilation; needs torch."""
+    profiler: str
+    """Module that tells which layers the runtime ran in integer kernels; needs the runtime alone."""
 
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("openvino", "OpenVINO", "openvino", "edgekit.runtime.openvino", "edgekit.backends.openvino"),
-        Target("onnx", "ONNX Runtime", "onnx", "edgekit.runtime.onnx", "edgekit.backends.onnx"),
-        Target("tflite", "LiteRT", "tflite", "edgekit.runtime.tflite", "edgekit.backends.tflite"),
+        Target(
+            "openvino",
+            "OpenVINO",
+            "openvino",
+            "edgekit.runtime.openvino",
+            "edgekit.backends.openvino",
+            "edgekit.profiler.openvino",
+        ),
+        Target(
+            "onnx", "ONNX Runtime", "onnx", "edgekit.runtime.onnx", "edgekit.backends.onnx", "edgekit.profiler.onnx"
+        ),
+        Target(
+            "tflite", "LiteRT", "tflite", "edgekit.runtime.tflite", "edgekit.backends.tflite", "edgekit.profiler.tflite"
+        ),
     )
 }
 

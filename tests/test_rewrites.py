@@ -99,7 +99,7 @@ CASES = {
     "davit": Case(
         "davit_tiny",
         {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
-        places={"layer-norm-affine": 4},
+        places={"layer-norm-affine": 6, "plain-layer-norm": 11},
     ),
 }
 

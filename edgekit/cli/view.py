@@ -14,16 +14,31 @@ from edgekit.errors import OutputError
 
 
 @app.command()
-def inspect(bundle: BundlePath, threads: Threads = None, json_: Json = False) -> None:
-    """What a bundle is, and whether its golden samples give the same numbers here."""
-    from edgekit.bundles import inspect_bundle
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a model file of any origin (.onnx, .tflite, .xml).")],
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """What a bundle is, what ran in integer kernels here, and whether its golden samples give the same numbers."""
+    from edgekit.bundles import inspect_bundle, inspect_model
 
     with clean_stdout() as out:
-        found = inspect_bundle(bundle, threads)
+        found = inspect_model(bundle, threads) if bundle.is_file() else inspect_bundle(bundle, threads)
         if json_:
             emit(out, found)
-        else:
-            out.writelines(f"{key}: {value}\n" for key, value in found.items() if not isinstance(value, list | dict))
+            return
+        ran = found["int8"]
+        out.writelines(f"{key}: {value}\n" for key, value in found.items() if not isinstance(value, list | dict))
+        out.write(f"int8: {ran['share_of_macs']:.1%} of {ran['total_macs'] / 1e6:.1f} M MACs in integer kernels")
+        out.write(" (simulated in floating point)\n" if ran["simulated"] else "\n")
+        out.write(f"method: {ran['method']}\n")
+        out.writelines(
+            f"float: {op['name']} [{op['kernel']}] {op['macs'] / 1e6:.2f} M MACs: {op['reason']}\n"
+            for op in ran["ops"]
+            if not op["int8"]
+        )
+        for kind, ms in (ran["time_by_kind_ms"] or {}).items():
+            out.write(f"time: {kind} {ms:.3f} ms\n")
 
 
 @app.command()
