@@ -5,6 +5,8 @@ from pathlib import Path
 
 from edgekit.options import ModelOptions
 
+THREADS = 1
+"""Waking a second thread costs this small a network as much as it saves."""
 OUTPUT = Path("runs/demo")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
@@ -108,7 +109,7 @@ def describe_model(job: Job) -> dict[str, Any]:
     return {
         "name": network.name,
         "source": network.source,
-        "weights": network.weights,
+        "weights": Path(network.weights).name,  # a report is passed on: its folders are nobody's business
         "weights_sha256": network.weights_sha256,
         "params": network.params,
         "input_shape": [1, 3, size.height, size.width],

@@ -59,9 +59,13 @@ class TargetRecipe:
     quantize_depthwise: bool
 
 
+PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
+"""What a recipe says of a target that it has no table for."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How to calibrate a family of models. The file has one table for each target beside these keys."""
+    """How to calibrate a family of models. The file has a table for each target beside these keys."""
 
     name: str
     description: str
@@ -180,7 +184,9 @@ def _build(cls: type[T], table: Any, where: str) -> T:
         hint, at = hints[f.name], f"{where}: {f.name}"
         if "tables" in f.metadata:
             row = get_args(hint)[1]
-            values[f.name] = {k: _build(row, table.get(k, {}), f"{where}: [{k}]") for k in f.metadata["tables"]}
+            values[f.name] = {
+                k: _build(row, table[k], f"{where}: [{k}]") if k in table else PLAIN for k in f.metadata["tables"]
+            }
         elif f.name in table:
             values[f.name] = _convert(table[f.name], hint, at, f.metadata.get("choices"))
         elif f.default is MISSING:

@@ -129,7 +129,7 @@ def quantize_stage(
         "model": {
             "name": network.name,
             "source": network.source,
-            "weights": network.weights,
+            "weights": Path(network.weights).name,
             "weights_sha256": network.weights_sha256,
             "params": network.params,
             "license": network.license_note,

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from edgekit.bundle import Bundle, read_bundle
 from edgekit.errors import CompileError
 from edgekit.job import Job, prepare
 from edgekit.options import ModelOptions, Options
+from edgekit.profiles import load_recipe
 from edgekit.progress import Reporter
 from edgekit.runtime.session import Session
 from edgekit.stages import PARITY
@@ -45,12 +46,17 @@ def tiny_job(photos: Path, tiny_weights: Path) -> Job:
     return prepare(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
 
 
+def with_row(job: Job) -> Job:
+    """The job with its recipe read again: it has a table for each target that there is."""
+    return replace(job, recipe=load_recipe(job.recipe.name))
+
+
 @pytest.fixture(scope="session")
 def fake_run(tiny_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundles of the runtime that was added."""
     folder = tmp_path_factory.mktemp("fake")
     with fake_runtime.added():
-        made = build_all(tiny_job, ("fake",), folder, Reporter(quiet=True))
+        made = build_all(with_row(tiny_job), ("fake",), folder, Reporter(quiet=True))
     assert [type(each) for each in made.values()] == [Bundle, Bundle], made
     return folder
 
@@ -218,7 +224,7 @@ def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
         raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
 
     monkeypatch.setattr(backend.Backend, "compile", refuse)
-    (error, _) = build_all(tiny_job, (target.name,), tmp_path, Reporter(quiet=True)).values()
+    (error, _) = build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True)).values()
     assert isinstance(error, CompileError)
     assert str(error) == f"{target.title}'s compiler refused the graph: operation 'foo' is unknown"
     assert list(tmp_path.iterdir()) == []

@@ -146,6 +146,8 @@ def test_recipe_mistakes(tmp_path: Path, old: str, new: str, message: str) -> No
 def test_missing_target_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\ndescription = "nothing"\n')
+    assert set(profiles.load_recipe(path).targets.values()) == {profiles.PLAIN}
+    path.write_text('name = "mine"\ndescription = "nothing"\n[openvino]\nquantize_outputs = true\n')
     with pytest.raises(ProfileError, match=r"\[openvino\]: key 'rewrites' is missing: a list of strings"):
         profiles.load_recipe(path)
     path.write_text('name = "mine"\ndescription = "nothing"\nopenvino = 3\n')

@@ -90,7 +90,7 @@ CASES = {
             "plain-layer-norm": 9,
         },
     ),
-    "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 11}),
+    "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 22}),
     "vit": Case(
         "vit_tiny_patch16_224",
         {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 10, "init_values": 0.1},

@@ -43,13 +43,15 @@ def demo(
     dry_run: DryRun = False,
 ) -> int:
     """The whole job on the model and images that edgekit ships."""
-    from edgekit.demo import OUTPUT, assets, demo_model
+    from edgekit.demo import OUTPUT, THREADS, assets, demo_model
 
     if making.data is None:
         making = replace(making, data=assets() / "evaluation.zip")
         own = assets() / "calibration.zip"
         calibrating = replace(calibrating, calibration_data=calibrating.calibration_data or own)
     making = replace(making, output=making.output or OUTPUT)
+    if measuring.threads is None:
+        measuring = replace(measuring, threads=THREADS)
     return _run(
         job_options(demo_model(making.weights), making, calibrating, measuring, context.obj), json_, quiet, dry_run
     )
