@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.backends import Artifact
-from edgekit.graph import example_input
+from edgekit.graph import add_constant, constant, example_input, refresh
 from edgekit.libraries import quiet
 from edgekit.manifest import Manifest
 from edgekit.targets import TARGETS, Target
@@ -30,9 +30,25 @@ class Backend:
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
         if fail is not None:
             raise fail
+        store_weights_as_int8(graph)
         program = torch.export.export(graph, (example_input(graph),))
         torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
         return Artifact("model.pt2", ("model.pt2",), "image", "logits", "torch", "2.0")
+
+
+def store_weights_as_int8(graph: GraphModule) -> None:
+    """Compute each Q of a constant now, and drop what nothing uses any more."""
+    for node in list(graph.graph.nodes):
+        if "quantize_per_channel" in str(node.target) and (weight := constant(graph, node.args[0])) is not None:
+            scale, zero = (constant(graph, argument) for argument in node.args[1:3])
+            node.replace_all_uses_with(
+                add_constant(graph, node, node.name, node.target(weight, scale, zero, *node.args[3:]))
+            )
+    refresh(graph)
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in graph.state_dict().keys() - used:
+        owner, _, leaf = name.rpartition(".")
+        delattr(graph.get_submodule(owner), leaf)
 
 
 class Engine:
@@ -54,11 +70,13 @@ class Engine:
 @contextmanager
 def added() -> Iterator[Target]:
     """The table of targets with this runtime's row."""
+    outermost = ROW.name not in TARGETS
     TARGETS[ROW.name] = ROW
     try:
         yield ROW
     finally:
-        del TARGETS[ROW.name]
+        if outermost:
+            del TARGETS[ROW.name]
 
 
 def embedded(model: Path) -> dict[str, Any]:

@@ -170,8 +170,15 @@ def test_int8_weights_are_stored_as_int8(target: Target, tiny_job: Job, request:
     float_, int8 = (read_bundle(folder / f"{target.name}-{each}") for each in PRECISIONS)
     weights = dict(tiny_job.network.module.named_parameters())
     count = sum(weights[f"{layer['name']}.weight"].numel() for layer in int8.manifest.layers if layer["int8"])
-    assert float_.size_bytes - int8.size_bytes >= 0.8 * 3 * count
-    assert float_.size_bytes >= 4 * count
+    before, after = weights_bytes(float_), weights_bytes(int8)
+    assert before >= 4 * count
+    assert before - after >= 0.75 * 3 * count
+
+
+def weights_bytes(bundle: Bundle) -> int:
+    """Size of the model without OpenVINO's XML, which is half of so small a model."""
+    files = bundle.manifest.files
+    return bundle.size_bytes - sum(entry["size_bytes"] for name, entry in files.items() if name.endswith(".xml"))
 
 
 def from_onnx(model: Path) -> Any:
