@@ -19,9 +19,8 @@ from edgekit.evaluate import Predictions, compare, predict
 from edgekit.libraries import quiet
 from edgekit.options import Settings
 from edgekit.preprocess import open_image
-from edgekit.profiler import profile
 from edgekit.progress import Reporter, Step
-from edgekit.rows import Row, base_row, failed_row, limit, speedup
+from edgekit.rows import Row, base_row, failed_row, limit, ran_in_int8, speedup
 from edgekit.run_folder import RunFolder
 from edgekit.runtime.session import Session
 
@@ -86,8 +85,7 @@ def measure_group(
                 with reporter.stage(f"{name}: evaluate", len(images.pixels)) as step:
                     found = predict(session, _normalized(bundle, images, step))
                 fresh = measure_fresh(bundle.path, session.threads)
-                with quiet():
-                    ran = profile(bundle, session.threads)
+                int8 = ran_in_int8(bundle, session.threads)
             except (StageError, WeightsError) as error:
                 rows[name] = failed_row(name, device, "evaluate", error)
                 reporter.warn(f"{name}: {error}")
@@ -95,7 +93,7 @@ def measure_group(
             sessions[name] = session
             rows[name] = base_row(name, bundle, device) | {
                 "accuracy": compare(found, images.reference),
-                "int8": ran.summary(),
+                "int8": int8,
                 "peak_rss_bytes": fresh.peak_rss_bytes,
                 "latency_ms": {"first": fresh.first_ms, "load": fresh.load_ms},
             }

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from edgekit.benchmark import ratio
 from edgekit.bundle import Bundle
+from edgekit.errors import EngineError
+from edgekit.libraries import quiet
+from edgekit.profiler import profile
 from edgekit.profiles import load_device_class
 
 Row = dict[str, Any]
@@ -33,6 +36,15 @@ def base_row(name: str, bundle: Bundle, device: Row) -> Row:
         "macs": sum(layer["macs"] for layer in manifest.layers),
     }
     return dict.fromkeys(NOTHING) | known
+
+
+def ran_in_int8(bundle: Bundle, threads: int) -> Row:
+    """The `int8` object of report.json: what the runtime's profiler says; nulls, and why, where it gives no profile."""
+    try:
+        with quiet():
+            return profile(bundle, threads).summary()
+    except EngineError as error:
+        return {"share_of_macs": None, "method": f"not known: {error}", "float_layers": None}
 
 
 def failed_row(name: str, device: Row, stage: str, error: Exception) -> Row:

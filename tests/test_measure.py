@@ -18,7 +18,7 @@ from edgekit.measure import Images, group_key, measure_rows
 from edgekit.options import Settings
 from edgekit.progress import Reporter
 from edgekit.report.schema import _schema
-from edgekit.rows import base_row, failed_row, limit
+from edgekit.rows import base_row, failed_row, limit, ran_in_int8
 from edgekit.run_folder import RunFolder, open_run
 from edgekit.runtime.session import Session
 
@@ -167,10 +167,26 @@ def test_row_of_a_bundle(make_bundle: MakeBundle) -> None:
         for name, macs, int8 in (("stem", 100, False), ("head", 300, True))
     ]
     row = base_row("b", read_bundle(make_bundle("onnx", precision="int8", layers=layers)), DEVICE)
-    assert row["int8"]["share_of_macs"] == 0.75
-    assert row["int8"]["float_layers"] == ["stem"]
     assert row["macs"] == 400
     assert row["accuracy"] is None
+    assert row["int8"] is None
+
+
+def test_int8_is_what_the_runtime_ran_not_what_the_bundle_says(make_bundle: MakeBundle) -> None:
+    layers = [{"name": "conv", "op": "conv", "macs": 48600, "int8": True}]
+    found = ran_in_int8(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1)
+    assert found["share_of_macs"] == 0
+    assert "conv" in found["float_layers"]
+    assert found["method"].startswith("ONNX Runtime")
+
+
+def test_a_runtime_without_a_profile_leaves_nulls(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise EngineError("no counters here")
+
+    monkeypatch.setattr(rows, "profile", refuse)
+    found = ran_in_int8(read_bundle(make_bundle("onnx")), 1)
+    assert found == {"share_of_macs": None, "method": "not known: no counters here", "float_layers": None}
 
 
 def test_bound_is_the_measured_devices_not_the_bundles() -> None:
