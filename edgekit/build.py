@@ -1,5 +1,6 @@
 """All bundles of a run: those with the right fingerprint are kept, the others are made."""
 
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -10,7 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.data import Sample
-from edgekit.errors import BundleError, CompileError, EdgekitError, ModelError, StageError
+from edgekit.errors import BundleError, EdgekitError, ModelError, StageError
 from edgekit.graph import export_graph
 from edgekit.job import Job
 from edgekit.libraries import quiet
@@ -37,21 +38,28 @@ class PreparedGraphs:
 
     def prepare(self, target: str, precision: Precision) -> Prepared:
         """The rewritten graph of one bundle, calibrated if it is int8."""
-        job, graph, images, digest = self.job, self._exported(), [], ""
+        job, graph, digest = self.job, self._exported(), ""
+        images: list[NDArray[np.float32]] = []
         if precision == "int8":
-            digest = job.calibration.sha256
-            images = [job.network.preprocessing(job.calibration_dataset.image(s)) for s in job.calibration.samples]
+            images, digest = self._calibration, job.calibration.sha256
         title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
-        try:
-            with self.reporter.stage(title, len(images) or None) as step, quiet():
-                return quantize_stage(
-                    job.network, graph, target, precision, job.recipe, job.device_class,
-                    self.pixels, self.logits, images, digest, step,
-                )  # fmt: skip
-        except CompileError:
-            for sample in job.calibration.samples:  # if an image makes torch give NaN, that is what to say
-                torch_logits(job.network, self._crop((sample,)))
-            raise
+        with self.reporter.stage(title, len(images) or None) as step, quiet():
+            return quantize_stage(
+                job.network, graph, target, precision, job.recipe, job.device_class,
+                self.pixels, self.logits, images, digest, step,
+            )  # fmt: skip
+
+    @cached_property
+    def _calibration(self) -> list[NDArray[np.float32]]:
+        """The images to calibrate on, float32 [1,3,H,W]. WeightsError if one makes torch give NaN: NNCF would not."""
+        job, images = self.job, []
+        with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
+            for sample in job.calibration.samples:
+                pixels = self._crop((sample,))
+                torch_logits(job.network, pixels)
+                images.append(job.network.preprocessing.normalize(pixels))
+                step()
+        return images
 
     def _exported(self) -> GraphModule:
         if self._graph is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.data import Dataset, Selection, open_dataset, select
-from edgekit.errors import DataError, UsageError
+from edgekit.errors import UsageError
 from edgekit.libraries import quiet
 from edgekit.models import Network, load_network
 from edgekit.options import Options
@@ -74,8 +74,6 @@ def choose(
     if evaluate:
         with reporter.stage("read evaluation images", options.num_eval_samples or None) as step:
             evaluation = select(dataset, options.num_eval_samples, options.seed, exclude=calibration, on_image=step)
-        if not evaluation.samples:
-            raise DataError(f"'{dataset.path}' has no image left to evaluate on: give more, or --calibration-data.")
     for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):
         reporter.warn(f"passed over {name}: {reason}")
     return calibration, evaluation

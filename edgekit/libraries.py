@@ -18,9 +18,10 @@ def import_needed(module: str, extra: str) -> ModuleType:
         with quiet():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "edgekit":
+        package = (error.name or "edgekit").partition(".")[0]
+        if package == "edgekit":
             raise
-        raise MissingExtraError(f"'{error.name}' is not installed. Run: pip install \"edgekit[{extra}]\"") from error
+        raise MissingExtraError(f"'{package}' is not installed. Run: pip install \"edgekit[{extra}]\"") from error
 
 
 @contextlib.contextmanager

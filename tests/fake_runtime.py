@@ -1,7 +1,7 @@
 """A fourth runtime, as anyone would add one: this file, and one row in the table of targets.
 
 It keeps the graph as torch exports it and runs it with torch. Nothing to convert, so it's also what tests of the
-pipeline use. `fail` makes its compiler refuse.
+pipeline use.
 """
 
 import json
@@ -24,13 +24,10 @@ from edgekit.profiler import Profile
 from edgekit.targets import TARGETS, Target
 
 ROW = replace(TARGETS["onnx"], name="fake", title="Fake", engine=__name__, backend=__name__, profiler=__name__)
-fail: Exception | None = None
 
 
 class Backend:
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
-        if fail is not None:
-            raise fail
         store_weights_as_int8(graph)
         program = torch.export.export(graph, (example_input(graph),))
         for node in program.graph.nodes:  # stack traces: more than the weights

@@ -21,19 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail once more when it flushes at exit
-        return 0
 
 
 def _run(arguments: list[str]) -> int:
     try:
         from edgekit.cli.commands import run
+
+        return run(arguments)
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich", "click"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("typer", "rich", "click"):
             raise
-        raise MissingExtraError(f"'{error.name}' is not installed. Run: pip install \"edgekit[cli]\"") from error
-    return run(arguments)
+        raise MissingExtraError(f"'{package}' is not installed. Run: pip install \"edgekit[cli]\"") from error
 
 
 def entry() -> None:

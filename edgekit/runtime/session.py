@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
-from edgekit.errors import GoldenError, InputError, UsageError
+from edgekit.errors import BundleError, GoldenError, InputError, UsageError
 from edgekit.preprocess import ImageLike
 from edgekit.runtime.base import Engine, check_threads, engine_errors
 from edgekit.targets import find_target
@@ -79,6 +79,11 @@ class Session:
         if type(top) is not int or top < 1:
             raise UsageError(f"top is {top!r}: give a whole number from 1")
         logits = self(self.preprocess(image))[0]
+        if not np.isfinite(logits).all():
+            raise BundleError(
+                f"bundle '{self.bundle.path}' gives NaN or infinity for this image: its model is damaged. Make it "
+                "again with: edgekit deploy MODEL"
+            )
         scores = np.exp(logits - logits.max())
         scores /= scores.sum()
         best = np.argsort(-scores, kind="stable")[:top]

@@ -1,0 +1,57 @@
+"""Facts about the machine, and null where there is none."""
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from edgekit import job, machine
+from edgekit.cli.options import size_of, triple_of
+from edgekit.errors import UsageError
+from edgekit.options import ModelOptions, Options
+from edgekit.report.schema import _schema
+
+
+def test_has_what_a_report_wants() -> None:
+    found = machine.describe()
+    assert set(found) >= set(_schema()["$defs"]["row"]["properties"]["device"]["required"])
+    assert found["name"] == "local"
+    assert found["cores"] >= 1
+    assert found["memory_bytes"] > 2**28
+
+
+@pytest.mark.parametrize(
+    ("text", "cpu"),
+    [
+        ("processor : 0\nmodel name : AMD EPYC\nprocessor : 1\nmodel name : other\n", "AMD EPYC"),
+        ("processor : 0\nHardware : BCM2835\nModel : Raspberry Pi 4\n", "Raspberry Pi 4"),
+        ("processor : 0\n", platform.machine()),
+    ],
+)
+def test_cpu(text: str, cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_: text)
+    assert machine._cpu() == cpu
+
+
+def test_unknown_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "sysconf", refuse)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert machine._cpu() is None
+    assert machine._memory() is None
+
+
+def test_a_machine_of_no_class_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "host_class", lambda: None)
+    with pytest.raises(UsageError, match=r"choose one with --device-class, one of raspberry-pi-4, .*TOML file"):
+        job.choose_class(Options(ModelOptions("x"), Path("data")))
+    assert job.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5")) == "raspberry-pi-5"
+
+
+def test_texts_of_options() -> None:
+    assert (size_of("224"), size_of("224X320"), size_of(None)) == (224, (224, 320), None)
+    assert triple_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
