@@ -15,6 +15,7 @@ import json
 import math
 import time
 import zipfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -105,7 +106,73 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float) -> list[torch.opt
     ]
 
 
-def main() -> None:
+class Training:
+    """The networks, their optimizers, and how far they are."""
+
+    def __init__(self, args: argparse.Namespace, steps_per_epoch: int) -> None:
+        timm.layers.grn.GlobalResponseNorm.forward = response_norm
+        self.args, self.steps_per_epoch, self.step, self.epoch = args, steps_per_epoch, 0, 0
+        self.net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)
+        self.average = timm.create_model(MODEL, **MODEL_ARGS)
+        self.average.load_state_dict(self.net.state_dict())
+        self.average.requires_grad_(False)
+        self.fast = torch.compile(self.net, dynamic=False)
+        self.optimizers = optimizers(self.net, args.lr, args.weight_decay)
+
+    def restore(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint, weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.epoch = state["step"], state["epoch"]
+
+    def keep(self, checkpoint: Path) -> None:
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "epoch": self.epoch,
+        }
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    @property
+    def side(self) -> int:
+        """Of this epoch's images, in pixels."""
+        return next(side for share, side in SCHEDULE if self.epoch < share * self.args.epochs)
+
+    def run_epoch(self, images: Tensor, labels: Tensor) -> Iterator[float]:
+        """The loss of each step."""
+        args, side, erase = self.args, self.side, self.epoch < ERASED_SHARE * self.args.epochs
+        generator = torch.Generator().manual_seed(args.seed * 1000 + self.epoch)
+        order = torch.randperm(len(images), generator=generator)
+        for i in range(self.steps_per_epoch):
+            chosen = order[i * args.batch : (i + 1) * args.batch]
+            yield self.run_step(prepare(augment(images[chosen], generator, erase), side), labels[chosen])
+        self.epoch += 1
+
+    def run_step(self, images: Tensor, labels: Tensor) -> float:
+        warmup, total = 2 * self.steps_per_epoch, self.args.epochs * self.steps_per_epoch
+        rate = min(self.step / warmup, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / total)))
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = self.args.lr * rate
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.fast(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(0.999, (self.step + 1) / (self.step + 10))
+        weights = [parameter.detach() for parameter in self.net.parameters()]
+        torch._foreach_lerp_(list(self.average.parameters()), weights, 1 - decay)
+        return float(loss.detach())
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--val", type=Path, required=True)
@@ -115,8 +182,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = arguments()
     args.work.mkdir(parents=True, exist_ok=True)
     log_file = (args.work / "train.log").open("a")
 
@@ -128,68 +198,29 @@ def main() -> None:
     images, labels, classes = load_zip(args.train)
     val_images, val_labels, val_classes = load_zip(args.val)
     assert classes == val_classes, (classes, val_classes)
-    timm.layers.grn.GlobalResponseNorm.forward = response_norm
-    net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)
-    average = timm.create_model(MODEL, **MODEL_ARGS)
-    average.load_state_dict(net.state_dict())
-    average.requires_grad_(False)
-    fast = torch.compile(net, dynamic=False)
-    opts = optimizers(net, args.lr, args.weight_decay)
-    steps_per_epoch = len(images) // args.batch
-    total, warmup, step, first_epoch = args.epochs * steps_per_epoch, 2 * steps_per_epoch, 0, 0
-
+    training = Training(args, len(images) // args.batch)
     checkpoint = args.work / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(state["net"])
-        average.load_state_dict(state["average"])
-        for optimizer, saved in zip(opts, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, first_epoch = state["step"], state["epoch"]
-        log(f"resumed after epoch {first_epoch}")
+        training.restore(checkpoint)
+        log(f"resumed after epoch {training.epoch}")
     settings = {name: str(value) for name, value in vars(args).items()}
     log(json.dumps({**settings, "model_args": MODEL_ARGS, "torch": torch.__version__}))
 
     started = time.time()
-    for epoch in range(first_epoch, args.epochs):
-        size = next(side for share, side in SCHEDULE if epoch < share * args.epochs)
-        generator = torch.Generator().manual_seed(args.seed * 1000 + epoch)
-        order = torch.randperm(len(images), generator=generator)
-        running = 0.0
-        for i in range(steps_per_epoch):
-            rate = min(step / warmup, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
-            for optimizer in opts:
-                for group in optimizer.param_groups:
-                    group["lr"] = args.lr * rate
-            chosen = order[i * args.batch : (i + 1) * args.batch]
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = fast(prepare(augment(images[chosen], generator, epoch < ERASED_SHARE * args.epochs), size))
-            loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=0.1)
-            loss.backward()
-            for optimizer in opts:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            step += 1
-            running += float(loss.detach())
-            decay = min(0.999, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in net.parameters()], 1 - decay)
+    while training.epoch < args.epochs:
+        side, running, title = training.side, 0.0, f"epoch {training.epoch + 1}"
+        for i, loss in enumerate(training.run_epoch(images, labels)):
+            running += loss
             if i == 50:
-                log(f"  epoch {epoch + 1} step 50: loss {running / 51:.3f}, {time.time() - started:.0f} s since start")
-        size_now = accuracy(average, val_images[::5], val_labels[::5], size)
+                log(f"  {title} step 50: loss {running / 51:.3f}, {time.time() - started:.0f} s since start")
+        now = accuracy(training.average, val_images[::5], val_labels[::5], side)
         log(
-            f"epoch {epoch + 1}/{args.epochs} size {size} loss {running / steps_per_epoch:.4f} "
-            f"accuracy of the average on every fifth held-out image {size_now:.4f} ({time.time() - started:.0f} s)"
+            f"{title}/{args.epochs} size {side} loss {running / training.steps_per_epoch:.4f} "
+            f"accuracy of the average on every fifth held-out image {now:.4f} ({time.time() - started:.0f} s)"
         )
-        state = {
-            "net": net.state_dict(),
-            "average": average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in opts],
-            "step": step,
-            "epoch": epoch + 1,
-        }
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
+        training.keep(checkpoint)
 
+    average = training.average
     half = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
     average.load_state_dict({name: tensor.float() for name, tensor in half.items()})
     final = accuracy(average.float(), val_images, val_labels, SCHEDULE[-1][1])

@@ -15,9 +15,10 @@ from edgekit.errors import BundleError, EdgekitError, ModelError, StageError
 from edgekit.graph import export_graph
 from edgekit.job import Job
 from edgekit.libraries import quiet
+from edgekit.profiles import Precision
 from edgekit.progress import Reporter
 from edgekit.runtime.base import first_line
-from edgekit.stages import Precision, Prepared, compile_stage, fingerprint, quantize_stage, torch_logits
+from edgekit.stages import Prepared, compile_stage, fingerprint, quantize_stage, torch_logits
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PARITY_IMAGES = 8

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekit import machine
 from edgekit.benchmark import alternate, measure_fresh, summary
 from edgekit.bundle import Bundle, read_bundle
-from edgekit.data import Dataset, Selection, open_dataset, select
+from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
 from edgekit.errors import StageError, UsageError
 from edgekit.evaluate import Predictions, compare, predict
 from edgekit.libraries import quiet
@@ -23,7 +23,7 @@ from edgekit.runtime.session import Session
 
 
 def open_session(bundle: Bundle, threads: int | None) -> Session:
-    """A session of the bundle, opened without what runtimes announce on stderr."""
+    """A session of the bundle, opened without what runtimes announce on stderr, as LiteRT does its delegate."""
     with quiet():
         return Session(bundle, threads)
 
@@ -59,7 +59,7 @@ def evaluate_bundles(
         "evaluation": {
             "count": len(chosen.samples),
             "sha256": chosen.sha256,
-            "unreadable": [{"name": name, "reason": reason} for name, reason in chosen.unreadable],
+            "unreadable": unreadable(chosen),
         },
         "results": rows,
     }

@@ -153,6 +153,11 @@ def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> Dat
     )
 
 
+def unreadable(selection: Selection) -> list[dict[str, str]]:
+    """The images that were passed over, as reports list them."""
+    return [{"name": name, "reason": reason} for name, reason in selection.unreadable]
+
+
 def _hash_of_decoded(dataset: Dataset, sample: Sample) -> str:
     content = dataset.read(sample)
     open_image(content, f"{dataset.path}/{sample.name}")

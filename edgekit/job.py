@@ -3,9 +3,8 @@
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from edgekit.data import Dataset, Selection, open_dataset, select
+from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
 from edgekit.errors import UsageError
 from edgekit.libraries import quiet
 from edgekit.models import Network, load_network
@@ -97,8 +96,3 @@ def write_calibration(path: Path, job: Job, seed: int) -> None:
             "unreadable": unreadable(chosen),
         },
     )
-
-
-def unreadable(selection: Selection) -> list[dict[str, Any]]:
-    """The images that were passed over, as reports list them."""
-    return [{"name": name, "reason": reason} for name, reason in selection.unreadable]

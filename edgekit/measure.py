@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from edgekit import machine
 from edgekit.benchmark import alternate, measure_fresh, summary
 from edgekit.bundle import Bundle
+from edgekit.bundles import open_session
 from edgekit.errors import StageError, WeightsError
 from edgekit.evaluate import Predictions, compare, predict
-from edgekit.libraries import quiet
 from edgekit.options import Settings
 from edgekit.preprocess import open_image
 from edgekit.progress import Reporter, Step
@@ -79,9 +79,8 @@ def measure_group(
     with ExitStack() as stack:
         for name, bundle in group.items():
             try:
-                with quiet():  # LiteRT announces its delegate on stderr
-                    session = stack.enter_context(Session(bundle, settings.threads))
-                    session.verify()
+                session = stack.enter_context(open_session(bundle, settings.threads))
+                session.verify()
                 with reporter.stage(f"{name}: evaluate", len(images.pixels)) as step:
                     found = predict(session, _normalized(bundle, images, step))
                 fresh = measure_fresh(bundle.path, session.threads)

@@ -8,10 +8,11 @@ from typing import Any
 from edgekit import __version__
 from edgekit.backends import load_backend
 from edgekit.build import PRECISIONS, build_all
+from edgekit.data import unreadable
 from edgekit.evaluate import Predictions
 from edgekit.gates import judge, recommend
 from edgekit.images import crop_images
-from edgekit.job import Job, prepare, unreadable, write_calibration
+from edgekit.job import Job, prepare, write_calibration
 from edgekit.libraries import import_needed
 from edgekit.measure import measure_rows
 from edgekit.options import Options

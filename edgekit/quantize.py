@@ -54,21 +54,22 @@ class Placement(Quantizer):  # type: ignore[misc]
             if not self.covers(node) or constant(model, node.args[1]) is None:
                 continue
             inputs = {node.args[0]: self._activation, node.args[1]: self._weight}
-            annotation = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
-            last = node
-            if len(node.users) == 1 and (user := next(iter(node.users))).target in ACTIVATIONS:
-                last = user
-            if self._target.quantize_outputs and last is node:
-                annotation.output_qspec = self._activation
-            node.meta["quantization_annotation"] = annotation
-            if self._target.quantize_outputs and last is not node:
-                last.meta["quantization_annotation"] = QuantizationAnnotation(
-                    output_qspec=self._activation, _annotated=True
-                )
+            marks = {node: QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)}
+            if self._target.quantize_outputs:
+                last = marks.setdefault(_last(node), QuantizationAnnotation(_annotated=True))
+                last.output_qspec = self._activation
+            for marked, annotation in marks.items():
+                marked.meta["quantization_annotation"] = annotation
         return model
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: `annotate` only marks what `covers` knows."""
+
+
+def _last(node: Node) -> Node:
+    """The node whose output the integer kernel writes: its activation if that is all that takes it."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
 
 
 def quantize(

@@ -98,15 +98,20 @@ def _check_output(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside and rename: readers see the old file or the new one."""
+    """Write beside and rename; OutputError if that can't be done."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with writing(path):
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write UTF-8 beside and rename: readers see the old file or the new one. Raises OSError."""
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from edgekit.libraries import quiet
 from edgekit.manifest import EngineRequirement, Layer, Manifest
 from edgekit.models import Network
 from edgekit.preprocess import Preprocessing
-from edgekit.profiles import Recipe
+from edgekit.profiles import Precision, Recipe
 from edgekit.quantize import Placement, quantize
 from edgekit.rewrites import rewrite
 from edgekit.run_folder import writing
@@ -38,7 +38,6 @@ from edgekit.runtime.base import first_line
 from edgekit.runtime.session import Session
 from edgekit.targets import find_target
 
-Precision = Literal["float", "int8"]
 PARITY = 1e-3
 """Greatest difference between a float bundle's logits and torch's, as a share of the largest logit."""
 GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
@@ -123,7 +122,25 @@ def quantize_stage(
         rewritten = quantize(rewritten, calibration, recipe, target, on_sample)
         where = "inputs and outputs" if wants.quantize_outputs else "inputs"
         scheme = f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"
-    provenance = {
+    return Prepared(
+        rewritten,
+        target,
+        precision,
+        scheme,
+        network.preprocessing,
+        network.labels,
+        table,
+        provenance_of(network, recipe, target, calibration_sha256),
+        device_class,
+        fingerprint(network, target, precision, recipe, calibration_sha256, device_class),
+        pixels,
+        logits,
+    )
+
+
+def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha256: str) -> dict[str, Any]:
+    """Where a bundle comes from, as its manifest says it."""
+    return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "model": {
@@ -135,23 +152,9 @@ def quantize_stage(
             "license": network.license_note,
         },
         "recipe": recipe.name,
-        "rewrites": list(wants.rewrites),
+        "rewrites": list(recipe.targets[target].rewrites),
         "calibration_sha256": calibration_sha256 or None,
     }
-    return Prepared(
-        rewritten,
-        target,
-        precision,
-        scheme,
-        network.preprocessing,
-        network.labels,
-        table,
-        provenance,
-        device_class,
-        fingerprint(network, target, precision, recipe, calibration_sha256, device_class),
-        pixels,
-        logits,
-    )
 
 
 def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:

@@ -35,48 +35,31 @@ class Case:
     places: dict[str, int] = field(default_factory=dict)
 
 
+CONVNEXT_V2 = {
+    "patch-linear": 3,
+    "layer-norm-affine": 7,
+    "response-norm": 4,
+    "vector-norm-sum": 4,
+    "vector-norm-matmul": 4,
+    "split-depthwise": 4,
+    "plain-layer-norm": 9,
+}
 CASES = {
     "convnextv2": Case(
         "convnextv2_atto",
         SMALL,
-        places={
-            "channels-last": 8,
-            "patch-linear": 3,
-            "layer-norm-affine": 7,
-            "response-norm": 4,
-            "vector-norm-sum": 4,
-            "vector-norm-matmul": 4,
-            "split-depthwise": 4,
-            "plain-layer-norm": 9,
-        },
+        places=CONVNEXT_V2 | {"channels-last": 8},
     ),
     "convnextv2 with linears": Case(
         "convnextv2_atto",
         SMALL | {"conv_mlp": False},
-        places={
-            "patch-linear": 3,
-            "layer-norm-affine": 7,
-            "response-norm": 4,
-            "vector-norm-sum": 4,
-            "vector-norm-matmul": 4,
-            "split-depthwise": 4,
-            "plain-layer-norm": 9,
-        },
+        places=CONVNEXT_V2,
     ),
     "convnextv2 down to one pixel": Case(
         "convnextv2_atto",
         SMALL,
         side=32,
-        places={
-            "channels-last": 6,
-            "patch-linear": 3,
-            "layer-norm-affine": 7,
-            "response-norm": 4,
-            "vector-norm-sum": 4,
-            "vector-norm-matmul": 4,
-            "split-depthwise": 4,
-            "plain-layer-norm": 9,
-        },
+        places=CONVNEXT_V2 | {"channels-last": 6},
     ),
     "convnext with layer scale": Case(
         "convnext_atto",

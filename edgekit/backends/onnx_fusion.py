@@ -89,12 +89,7 @@ def _fused(
     weight = view.array(right.input[0])
     if (turned is not None) != bool(gemm.get("transB")):
         weight = weight.T
-    last, bias = node, list(node.input[2:])
-    add = adds.get(node.output[0])
-    if not bias and add is not None and view.uses[node.output[0]] == 1:
-        other = next(name for name in add.input if name != node.output[0])
-        if other in view.tensors and view.array(other).shape == weight.shape[1:]:
-            last, bias = add, [other]
+    last, bias = _with_bias(view, node, adds.get(node.output[0]), weight.shape[1:])
     name = f"{node.output[0]}_int8"
     scale = view.add(f"{name}_scale", view.array(right.input[1]).reshape(-1))
     inputs = [
@@ -107,6 +102,18 @@ def _fused(
     ]
     outputs = [last.output[0]]
     return helper.make_node("MatMulIntegerToFloat", inputs + bias, outputs, name=name, domain=DOMAIN), last
+
+
+def _with_bias(
+    view: _Model, node: onnx.NodeProto, add: onnx.NodeProto | None, shape: tuple[int, ...]
+) -> tuple[onnx.NodeProto, list[str]]:
+    """The node that adds the bias and the bias's name in a list; the product itself and none where there is no bias."""
+    bias = list(node.input[2:])
+    if not bias and add is not None and view.uses[node.output[0]] == 1:
+        other = next(name for name in add.input if name != node.output[0])
+        if other in view.tensors and view.array(other).shape == shape:
+            return add, [other]
+    return node, bias
 
 
 def _finish(model: onnx.ModelProto, view: _Model, nodes: list[onnx.NodeProto]) -> None:

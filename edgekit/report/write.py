@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from edgekit.errors import OutputError
 from edgekit.report.columns import Report, Row, is_meaningful, lookup, row_name
 from edgekit.report.html import render_html
 from edgekit.report.schema import FILE, validate
+from edgekit.run_folder import replace_text
 
 Value = str | float | int | None
 
@@ -90,9 +90,9 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     the report doesn't fit its schema, OutputError when the folder can't be written.
     """
     validate(report)
-    _replace(folder / FILE, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / "report.csv", render_csv(report))
-    _replace(folder / "report.html", render_html(report))
+    _write(folder / FILE, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(folder / "report.csv", render_csv(report))
+    _write(folder / "report.html", render_html(report))
 
 
 def render_csv(report: Report) -> str:
@@ -105,14 +105,9 @@ def render_csv(report: Report) -> str:
     return text.getvalue()
 
 
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8", newline="")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_text(path, text)
     except OSError as error:
         raise OutputError(f"'{path}' can't be written: {error}. Give another folder with --output.") from error
