@@ -7,7 +7,10 @@ The zips hold ``<anything>/<class>/<image>``. Training resumes from ``--work/che
 
 Why it looks as it does: on a few cores every image counts, so the weight matrices are trained with Muon (fewer steps
 to the same loss than AdamW), the resolution grows as training goes on (small images are cheap and enough at first),
-and the evaluated weights are an exponential moving average.
+and the evaluated weights are an exponential moving average. Crops and flips alone are learnt by heart: 30 epochs ended
+at 85 % held out with 95 % of the training images right. So most of the time half of the images are mixed (CutMix, Yun
+et al., 2019). What didn't help: EfficientNet-Lite0, fine-tuned on the same images at 64 x 64, as a teacher; at that
+size it knows no more than the student.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,8 +34,8 @@ MODEL = "convnextv2_atto"
 MODEL_ARGS = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 288), "num_classes": 10, "conv_mlp": False}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 # (share of all epochs, side of the square input in pixels); the last one is the size the model is deployed at
-SCHEDULE = ((0.35, 48), (0.5, 64), (0.9, 80), (1.0, 96))
-ERASED_SHARE = 0.5  # of all epochs: after that the network underfits, and holes in its images only cost it
+SCHEDULE = ((0.6, 64), (1.0, 96))
+MIXED_SHARE = 0.85  # of all epochs; the last ones see whole images
 
 
 def load_zip(path: Path) -> tuple[Tensor, Tensor, list[str]]:
@@ -45,8 +48,8 @@ def load_zip(path: Path) -> tuple[Tensor, Tensor, list[str]]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, classes
 
 
-def augment(images: Tensor, generator: torch.Generator, erase: bool) -> Tensor:
-    """Random crop (reflected border of 4), flip and maybe an erased 8x8 square, drawn per image; uint8 [N,3,32,32]."""
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop (reflected border of 4) and flip, drawn per image; uint8 [N,3,32,32] to float32 0..255."""
     n, _, height, width = images.shape
     padded = F.pad(images.float(), (4, 4, 4, 4), mode="reflect")
     top, left = torch.randint(0, 9, (2, n, 1), generator=generator)
@@ -54,14 +57,23 @@ def augment(images: Tensor, generator: torch.Generator, erase: bool) -> Tensor:
     columns = left + torch.arange(width)
     flip = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.where(flip, columns.flip(1), columns)
-    out = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if not erase:
-        return out
-    hole_top, hole_left = torch.randint(-4, 29, (2, n, 1), generator=generator)
-    in_rows = (torch.arange(height) >= hole_top) & (torch.arange(height) < hole_top + 8)
-    in_columns = (torch.arange(width) >= hole_left) & (torch.arange(width) < hole_left + 8)
-    mean = torch.tensor(MEAN).view(1, 3, 1, 1) * 255
-    return torch.where((in_rows[:, :, None] & in_columns[:, None, :])[:, None], mean, out)
+    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def mix(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of the images get a box of another image, and its share of the box in their target (CutMix).
+
+    Images [N,3,H,W] and labels [N] in, images and targets [N,classes] out.
+    """
+    n, _, height, width = images.shape
+    centre_y, centre_x = torch.rand(2, n, 1, generator=generator)
+    half_side = 0.5 * torch.rand(n, 1, generator=generator).sqrt() * (torch.rand(n, 1, generator=generator) < 0.5)
+    in_rows = (torch.arange(height) / height - centre_y).abs() < half_side
+    in_columns = (torch.arange(width) / width - centre_x).abs() < half_side
+    box = in_rows[:, :, None] & in_columns[:, None, :]
+    share = box.float().mean((1, 2))[:, None]
+    own, other = (F.one_hot(each, MODEL_ARGS["num_classes"]) for each in (labels, labels.roll(1, 0)))
+    return torch.where(box[:, None], images.roll(1, 0), images), own * (1 - share) + other * share
 
 
 def prepare(images: Tensor, size: int) -> Tensor:
@@ -113,6 +125,8 @@ class Training:
         timm.layers.grn.GlobalResponseNorm.forward = response_norm
         self.args, self.steps_per_epoch, self.step, self.epoch = args, steps_per_epoch, 0, 0
         self.net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)
+        if args.init:
+            self.net.load_state_dict({name: tensor.float() for name, tensor in load_file(args.init).items()})
         self.average = timm.create_model(MODEL, **MODEL_ARGS)
         self.average.load_state_dict(self.net.state_dict())
         self.average.requires_grad_(False)
@@ -145,22 +159,26 @@ class Training:
 
     def run_epoch(self, images: Tensor, labels: Tensor) -> Iterator[float]:
         """The loss of each step."""
-        args, side, erase = self.args, self.side, self.epoch < ERASED_SHARE * self.args.epochs
+        args, side, mixed = self.args, self.side, self.epoch < MIXED_SHARE * self.args.epochs
         generator = torch.Generator().manual_seed(args.seed * 1000 + self.epoch)
         order = torch.randperm(len(images), generator=generator)
         for i in range(self.steps_per_epoch):
             chosen = order[i * args.batch : (i + 1) * args.batch]
-            yield self.run_step(prepare(augment(images[chosen], generator, erase), side), labels[chosen])
+            batch, targets = augment(images[chosen], generator), labels[chosen]
+            if mixed:
+                batch, targets = mix(batch, targets, generator)
+            yield self.run_step(prepare(batch, side), targets)
         self.epoch += 1
 
-    def run_step(self, images: Tensor, labels: Tensor) -> float:
-        warmup, total = 2 * self.steps_per_epoch, self.args.epochs * self.steps_per_epoch
+    def run_step(self, images: Tensor, targets: Tensor) -> float:
+        """`targets` are labels [N] or shares [N,classes]."""
+        warmup, total = self.steps_per_epoch, self.args.epochs * self.steps_per_epoch
         rate = min(self.step / warmup, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / total)))
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.args.lr * rate
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.fast(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.05)
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -177,6 +195,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--val", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="weights to start from (timm's layout), instead of random ones")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)

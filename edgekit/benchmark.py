@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import EngineError
 
+K = TypeVar("K")
 BLOCK = 10
 RESAMPLES = 2000
 
@@ -34,13 +35,13 @@ class Fresh:
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[K, Callable[[], object]],
     warmup: int,
     iterations: int,
     on_round: Callable[[], None] = lambda: None,
-) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each call, [iterations] for each name; they take turns, so that drift hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+) -> dict[K, NDArray[np.float64]]:
+    """Milliseconds of each call, [iterations] for each key; they take turns, so that drift hits all alike."""
+    times: dict[K, list[float]] = {name: [] for name in calls}
     gc_was_on = gc.isenabled()
     gc.disable()
     try:

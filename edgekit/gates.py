@@ -36,8 +36,15 @@ def _speed_reason(speedup: Row | None, least: float) -> str | None:
     if low > least:
         return None
     return (
-        f"{speedup['ratio']:.2f}x its float (95 % interval {low:.2f} to {high:.2f}), more than {least:g} is asked for"
+        f"{speedup['ratio']:.2f}x its {best_float(speedup)} (95 % interval {low:.2f} to {high:.2f}), "
+        f"more than {least:g} is asked for"
     )
+
+
+def best_float(speedup: Row) -> str:
+    """The float that an int8 bundle is compared with: "float", or "float in bf16" where that was the faster one."""
+    computed_in = speedup.get("versus_precision", "f32")
+    return "float" if computed_in == "f32" else f"float in {computed_in}"
 
 
 def recommend(rows: Sequence[Row]) -> Row:
@@ -49,7 +56,7 @@ def recommend(rows: Sequence[Row]) -> Row:
     lost = [f"{row['target']}-{row['precision']}" for row in rows if row["verdict"] != "pass"]
     why = f"fastest of the {len(passed)} that passed: p50 {best['latency_ms']['p50']:.2f} ms"
     if best["speedup"]:
-        why += f", {best['speedup']['ratio']:.2f}x its float"
+        why += f", {best['speedup']['ratio']:.2f}x its {best_float(best['speedup'])}"
     why += f", {best['size_bytes'] / 1e6:.2f} MB"
     if best["precision"] == "float":
         why += "; ship float: no int8 bundle that passed is faster"

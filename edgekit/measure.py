@@ -107,12 +107,22 @@ def add_latency(
     files: Sequence[bytes],
     reporter: Reporter,
 ) -> None:
-    """Time the sessions in turns and write latency, speed-up and bound into their rows."""
+    """Time the sessions in turns and write latency, speed-up and bound into their rows.
+
+    A float bundle also runs in bf16 or f16 where its runtime would choose that: the speed-up is over the best float.
+    """
     if not sessions:
         return
-    calls = {name: _model_only(session, files[0]) for name, session in sessions.items()}
-    with reporter.stage(f"{', '.join(sessions)}: time", settings.warmup + settings.iterations) as step:
-        times = alternate(calls, settings.warmup, settings.iterations, step)
+    with ExitStack() as stack:
+        calls = {(name, "f32"): _model_only(session, files[0]) for name, session in sessions.items()}
+        for name, session in sessions.items():
+            low = session.in_low_precision() if rows[name]["precision"] == "float" else None
+            if low is not None:
+                computes_in = low.bundle.manifest.session["inference_precision"]
+                calls[name, computes_in] = _model_only(stack.enter_context(low), files[0])
+        with reporter.stage(f"{', '.join(sessions)}: time", settings.warmup + settings.iterations) as step:
+            every = alternate(calls, settings.warmup, settings.iterations, step)
+    times = {name: every[name, "f32"] for name in sessions}
     whole = {name: _end_to_end(session, files) for name, session in sessions.items()}
     ends = alternate(whole, min(settings.warmup, 5), max(5, settings.iterations // 4))
     for name, session in sessions.items():
@@ -120,9 +130,10 @@ def add_latency(
         row["latency_ms"] = summary(times[name], session.threads) | row["latency_ms"]
         row["end_to_end_ms"] = {"p50": float(np.median(ends[name]))}
         row["limit"] = limit(row, session.threads)
-        versus = f"{row['target']}-float"
-        if row["precision"] == "int8" and versus in times:
-            row["speedup"] = speedup(versus, times[versus], times[name])
+        floats = {key: each for key, each in every.items() if rows[key[0]]["precision"] == "float"}
+        if row["precision"] == "int8" and floats:
+            (versus, computed_in), fastest = min(floats.items(), key=lambda item: float(np.median(item[1])))
+            row["speedup"] = speedup(versus, fastest, times[name]) | {"versus_precision": computed_in}
 
 
 def _normalized(bundle: Bundle, images: Images, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:

@@ -67,6 +67,10 @@ class Engine:
     def close(self) -> None:
         self._graph = None
 
+    @staticmethod
+    def low_precision_float() -> str | None:
+        return None
+
 
 class Profiler:
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:

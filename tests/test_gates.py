@@ -130,3 +130,11 @@ def test_recommends_nothing_when_nothing_passed() -> None:
 def test_rows_without_a_bundle_are_named_too() -> None:
     failed = row(verdict="error", latency_ms=None, bundle=None, target="tflite")
     assert recommend([row(), failed])["why"].endswith("not passed: tflite-int8.")
+
+
+def test_the_speed_gate_says_when_float_was_fastest_in_low_precision() -> None:
+    slow = {"versus": "openvino-float", "versus_precision": "bf16", "ratio": 0.9, "ci95": [0.8, 0.95]}
+    found = judge(row() | {"speedup": slow}, GATES, random_weights=False)
+    assert found["reasons"][0].startswith("0.90x its float in bf16 (95 % interval 0.80 to 0.95)")
+    fast = slow | {"ratio": 1.4, "ci95": [1.3, 1.5]}
+    assert "1.40x its float in bf16" in recommend([row() | {"speedup": fast}])["why"]

@@ -20,6 +20,7 @@ from edgekit.progress import Reporter
 from edgekit.report.schema import _schema
 from edgekit.rows import base_row, failed_row, limit, ran_in_int8
 from edgekit.run_folder import RunFolder, open_run
+from edgekit.runtime import openvino
 from edgekit.runtime.session import Session
 
 DEVICE: dict[str, Any] = {"name": "local", "class": "x86-64-v4", "cores": 2, "cpu": "x", "memory_bytes": 1}
@@ -81,6 +82,37 @@ def test_rows_of_a_group(built: Built, images: Images, run: RunFolder) -> None:
     assert int8["speedup"]["versus"] == "onnx-float"
     low, high = int8["speedup"]["ci95"]
     assert low <= int8["speedup"]["ratio"] <= high
+
+
+@pytest.mark.parametrize(("low_ms", "precision"), [(2.0, "bf16"), (9.0, "f32")])
+def test_int8_is_compared_with_the_fastest_float(
+    make_bundle: MakeBundle,
+    images: Images,
+    run: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    low_ms: float,
+    precision: str,
+) -> None:
+    names = ("openvino-float", "openvino-int8")
+    built = {name: read_bundle(make_bundle("openvino", name, precision=name[9:], fingerprint=name)) for name in names}
+    monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda: "bf16"))
+    asked = []
+
+    def alternate(calls: Any, *_: Any) -> Any:
+        asked.append(list(calls))
+        fixed = {("openvino-float", "f32"): 4.0, ("openvino-float", "bf16"): low_ms}
+        return {key: np.full(40, fixed.get(key, 1.0)) for key, call in calls.items() if call() is not None}
+
+    monkeypatch.setattr(measure, "alternate", alternate)
+    float_, int8 = measure_rows(built, images, SETTINGS, run, Reporter(quiet=True))
+    assert asked[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
+    assert float_["latency_ms"]["p50"] == 4.0
+    assert int8["speedup"] == {
+        "versus": "openvino-float",
+        "versus_precision": precision,
+        "ratio": min(4.0, low_ms),
+        "ci95": [min(4.0, low_ms)] * 2,
+    }
 
 
 def test_what_a_stage_could_not_make_is_a_row(built: Built, images: Images, run: RunFolder) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from edgekit.errors import InputError, MissingExtraError, OutputError
 from edgekit.report import load_report, render_table, validate, write_report
 from edgekit.report.html import render_html
+from edgekit.report.sentences import conditions
 from edgekit.report.write import CSV_COLUMNS, render_csv
 
 DEVICE = {"name": "local", "class": "x86-64-v4", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 8 * 2**30}
@@ -379,3 +380,11 @@ def test_page_without_any_figure() -> None:
     assert "Accuracy was not measured." in page.text
     assert "No recommendation." in page.text
     assert "No recommendation." in table(report, 80)
+
+
+def test_what_float_was_fastest_in_is_said() -> None:
+    given = example()
+    for each in given["results"]:
+        if each["speedup"]:
+            each["speedup"]["versus_precision"] = "bf16" if each["target"] == "openvino" else "f32"
+    assert "over the target's fastest float (openvino-float in bf16)." in conditions(given)[1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from edgekit.report.columns import RANDOM, Report, is_meaningful, lookup, percent
+from edgekit.report.columns import RANDOM, Report, Row, is_meaningful, lookup, percent
 
 
 def recommendation(report: Report) -> str:
@@ -27,7 +27,10 @@ def conditions(report: Report) -> list[str]:
     rows = report["results"]
     runs = _range(lookup(row, "latency_ms.count") for row in rows)
     threads = _range(lookup(row, "latency_ms.threads") for row in rows)
-    timing = f"Latency: model alone, batch 1, timed runs: {runs}, threads: {threads}. Speedup: over the target's float."
+    timing = (
+        f"Latency: model alone, batch 1, timed runs: {runs}, threads: {threads}. "
+        f"Speedup: over the target's fastest float{_low_precision(rows)}."
+    )
     if not is_meaningful(report):
         return [RANDOM, timing]
     images, reference = lookup(report, "evaluation.count"), report["reference"]
@@ -36,6 +39,13 @@ def conditions(report: Report) -> list[str]:
     top1, top5 = (percent(lookup(reference, key)) for key in ("top1", "top5"))
     engine = lookup(reference, "engine")
     return [f"Accuracy: {images:,} images; {engine} has top-1 {top1}, top-5 {top5}; drop above 0 is worse.", timing]
+
+
+def _low_precision(rows: Iterable[Row]) -> str:
+    """Which floats were fastest in bf16 or f16: the float rows themselves are f32."""
+    found = {lookup(row, "speedup.versus"): lookup(row, "speedup.versus_precision") for row in rows}
+    named = [f"{versus} in {computed}" for versus, computed in found.items() if computed not in (None, "f32")]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _range(counts: Iterable[int | None]) -> str:

@@ -73,6 +73,7 @@ CSV_COLUMNS: dict[str, Callable[[Report, Row], Value]] = {
     "first_ms": _at("latency_ms.first"),
     "end_to_end_p50_ms": _at("end_to_end_ms.p50"),
     "speedup_versus": _at("speedup.versus"),
+    "speedup_versus_precision": _at("speedup.versus_precision"),
     "speedup_ratio": _at("speedup.ratio"),
     "speedup_ci95_low_ratio": _end("speedup.ci95", 0),
     "speedup_ci95_high_ratio": _end("speedup.ci95", 1),

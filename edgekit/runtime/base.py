@@ -36,6 +36,14 @@ class Engine(Protocol):
         """Let the model go; running afterwards raises EngineError."""
         ...
 
+    @staticmethod
+    def low_precision_float() -> str | None:
+        """What the runtime would compute a float model in on this processor instead of f32: bf16, f16 or nothing.
+
+        The engine takes it as the session option "inference_precision".
+        """
+        ...
+
 
 def import_runtime(target: str, *modules: str) -> ModuleType:
     """The first of the modules that is installed, or MissingExtraError with the pip command that brings one."""

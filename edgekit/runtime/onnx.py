@@ -52,6 +52,10 @@ class Engine:
     def close(self) -> None:
         self._session = None
 
+    @staticmethod
+    def low_precision_float() -> str | None:
+        return None
+
 
 def _disabled(manifest: Manifest) -> list[str]:
     names = manifest.session.get("disabled_optimizers", [])

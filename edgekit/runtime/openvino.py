@@ -61,6 +61,12 @@ class Engine:
         with self._lock:
             self._request = None
 
+    @staticmethod
+    def low_precision_float() -> str | None:
+        ov = import_runtime("openvino", "openvino")
+        default = ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+        return default if default in PRECISIONS and default != "f32" else None
+
 
 def _check_files(model: Path, manifest: Manifest) -> Path:
     """The weights' file. OpenVINO would find it by itself, but only a listed file has had its hash checked."""

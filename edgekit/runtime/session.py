@@ -1,7 +1,7 @@
 """A loaded bundle: what an app calls, and what evaluation and benchmark measure."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -101,6 +101,15 @@ class Session:
                 f"{golden.tolerance:.3g}. Try another version of the runtime, or another bundle"
             )
         return VerifyResult(difference, golden.tolerance)
+
+    def in_low_precision(self) -> "Session | None":
+        """The same bundle computed in bf16 or f16, where its runtime would do that to a float model here."""
+        low = self._engine.low_precision_float()
+        if low is None:
+            return None
+        options = {**self.bundle.manifest.session, "inference_precision": low}
+        manifest = replace(self.bundle.manifest, session=options)
+        return Session(replace(self.bundle, manifest=manifest), self.threads)
 
     def close(self) -> None:
         """Let the model go; calling the session afterwards raises EngineError."""

@@ -36,7 +36,7 @@ class Engine:
         if self._nhwc:
             x = x.transpose(0, 2, 3, 1)
         if self._input["dtype"] != np.float32:
-            x = _quantize(x, self._input)
+            x = quantize(x, self._input)
         with self._lock:
             interpreter = self._interpreter
             if interpreter is None:
@@ -45,20 +45,26 @@ class Engine:
             np.copyto(interpreter.tensor(self._input["index"])(), x)
             interpreter.invoke()
             logits: NDArray[Any] = interpreter.get_tensor(self._output["index"])
-        return logits if logits.dtype == np.float32 else _dequantize(logits, self._output)
+        return logits if logits.dtype == np.float32 else dequantize(logits, self._output)
 
     def close(self) -> None:
         with self._lock:
             self._interpreter = None
 
+    @staticmethod
+    def low_precision_float() -> str | None:
+        return None
 
-def _quantize(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+
+def quantize(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+    """Real numbers as the integers of a tensor, by its scale and zero point."""
     scale, zero_point = details["quantization"]
     limits = np.iinfo(details["dtype"])
     levels = np.clip(np.rint(x / np.float32(scale)) + zero_point, limits.min, limits.max)
     return np.asarray(levels, details["dtype"])
 
 
-def _dequantize(logits: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
+def dequantize(logits: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
+    """The other way."""
     scale, zero_point = details["quantization"]
     return (logits.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

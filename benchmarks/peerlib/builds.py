@@ -1,0 +1,143 @@
+"""Makes what is compared: edgekit's bundles, and what the stock tools make of the same network and images."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ai_edge_quantizer
+import litert_torch
+import nncf
+import numpy as np
+import onnx
+import onnxruntime.quantization as ort_quantization
+import openvino
+import torch
+from ai_edge_quantizer import recipe as ai_edge_recipe
+from numpy.typing import NDArray
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+
+from edgekit.bundle import Bundle
+from peerlib.candidates import Candidate
+
+Images = list[NDArray[np.float32]]
+BF16 = "bf16"
+
+
+def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:
+    """Each bundle as it is, and OpenVINO's also with the float part in bf16."""
+    found = []
+    for bundle in built.values():
+        target, precision = bundle.manifest.target, bundle.manifest.precision
+        found.append(Candidate(f"edgekit {precision}", target, "edgekit", precision, bundle.path))
+        if target == "openvino":
+            mixed = BF16 if precision == "float" else f"int8+{BF16}"
+            found.append(
+                Candidate(f"edgekit {precision}, {BF16}", target, "edgekit", mixed, bundle.path, options={"hint": BF16})
+            )
+    return found
+
+
+class Stock:
+    """What the stock tools make: files in `folder`, made once. `images` calibrate, float32 [1,3,H,W] each."""
+
+    def __init__(self, module: nn.Module, images: Images, folder: Path) -> None:
+        self.module, self.images, self.folder = module, images, folder
+        self.example = (torch.from_numpy(images[0]),)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def candidates(self) -> Iterator[tuple[Candidate, str | None]]:
+        """Each candidate, and why it couldn't be made."""
+        makes: list[tuple[str, str, str, str, Callable[[Path], None]]] = [
+            ("openvino", "plain float", "float", "ov_float.xml", self._openvino_float),
+            ("openvino", "nncf.quantize", "int8", "ov_nncf.xml", self._openvino_nncf),
+            ("openvino", "nncf.quantize TRANSFORMER", "int8", "ov_nncf_transformer.xml", self._openvino_transformer),
+            ("onnx", "plain float", "float", "float.onnx", self._onnx_float),
+            ("onnx", "nncf.quantize", "int8", "nncf.onnx", self._onnx_nncf),
+            ("onnx", "nncf.quantize TRANSFORMER", "int8", "nncf_transformer.onnx", self._onnx_transformer),
+            ("onnx", "quantize_static", "int8", "static.onnx", self._onnx_static),
+            ("tflite", "plain float", "float", "float.tflite", self._tflite_float),
+            ("tflite", "ai-edge-quantizer static", "int8", "static.tflite", self._tflite_static),
+            ("tflite", "ai-edge-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
+        ]
+        for runtime, name, precision, file, make in makes:
+            path, why = self.folder / file, None
+            if not path.exists():
+                try:
+                    with torch.no_grad():
+                        make(path)
+                except Exception as error:  # a peer may fail with anything: the table says so
+                    why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            yield Candidate(name, runtime, "stock", precision, path), why
+            if runtime == "openvino" and why is None:
+                mixed = BF16 if precision == "float" else f"int8+{BF16}"
+                yield Candidate(f"{name}, {BF16}", runtime, "stock", mixed, path), None
+
+    def _openvino_float(self, path: Path) -> None:
+        model = openvino.convert_model(self.module, example_input=self.example, input=list(self.example[0].shape))
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    def _nncf(self, model: object, name: str, transformer: bool) -> object:
+        kind = nncf.ModelType.TRANSFORMER if transformer else None
+        data = nncf.Dataset([{name: image} for image in self.images])
+        return nncf.quantize(model, data, model_type=kind, subset_size=len(self.images))
+
+    def _openvino_nncf(self, path: Path, transformer: bool = False) -> None:
+        model = openvino.Core().read_model(self.folder / "ov_float.xml")
+        model.inputs[0].get_tensor().set_names({"image"})
+        openvino.save_model(self._nncf(model, "image", transformer), path, compress_to_fp16=False)
+
+    def _openvino_transformer(self, path: Path) -> None:
+        self._openvino_nncf(path, transformer=True)
+
+    def _onnx_float(self, path: Path) -> None:
+        program = torch.onnx.export(self.module, self.example, dynamo=True, input_names=["image"], verbose=False)
+        assert program is not None
+        beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        onnx.save(program.model_proto, beside)
+        beside.replace(path)
+
+    def _onnx_nncf(self, path: Path, transformer: bool = False) -> None:
+        onnx.save(self._nncf(onnx.load(self.folder / "float.onnx"), "image", transformer), path)
+
+    def _onnx_transformer(self, path: Path) -> None:
+        self._onnx_nncf(path, transformer=True)
+
+    def _onnx_static(self, path: Path) -> None:
+        reader = _Reader(self.images)
+        prepared = self.folder / "float_prepared.onnx"
+        quant_pre_process(self.folder / "float.onnx", prepared, skip_symbolic_shape=True)  # it fails on ReduceMean
+        ort_quantization.quantize_static(
+            prepared,
+            path,
+            reader,
+            quant_format=ort_quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=ort_quantization.QuantType.QUInt8,
+            weight_type=ort_quantization.QuantType.QInt8,
+        )
+
+    def _tflite_float(self, path: Path) -> None:
+        litert_torch.convert(self.module, self.example).export(str(path))
+
+    def _tflite_static(self, path: Path) -> None:
+        quantizer = ai_edge_quantizer.Quantizer(str(self.folder / "float.tflite"))
+        quantizer.load_quantization_recipe(ai_edge_recipe.static_wi8_ai8())
+        data = {"serving_default": [{"args_0": image} for image in self.images]}
+        quantizer.quantize(quantizer.calibrate(data, num_threads=os.cpu_count() or 1)).export_model(str(path))
+
+    def _tflite_dynamic(self, path: Path) -> None:
+        quantizer = ai_edge_quantizer.Quantizer(str(self.folder / "float.tflite"))
+        quantizer.load_quantization_recipe(ai_edge_recipe.dynamic_wi8_afp32())
+        quantizer.quantize().export_model(str(path))
+
+
+class _Reader(ort_quantization.CalibrationDataReader):
+    """The images, as quantize_static asks for them."""
+
+    def __init__(self, images: Images) -> None:
+        self._turn = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        image = next(self._turn, None)
+        return None if image is None else {"image": image}

@@ -1,0 +1,99 @@
+"""One file that a runtime can run, and how to run it. Needs no torch: the timing process reads it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`maker` is "edgekit" (then `path` is a bundle) or who made the file."""
+
+    name: str
+    runtime: str
+    maker: str
+    precision: str
+    """float | bf16 | int8 | int8+bf16: bf16 is what OpenVINO may compute the float part in."""
+    path: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_float(self) -> bool:
+        return not self.precision.startswith("int8")
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the model's files, without what a bundle holds besides."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        stem = "model" if self.path.is_dir() else self.path.stem
+        weights = (".onnx", ".onnx.data", ".xml", ".bin", ".tflite")
+        return sum(
+            (folder / f"{stem}{suffix}").stat().st_size for suffix in weights if (folder / f"{stem}{suffix}").exists()
+        )
+
+
+def open_candidate(candidate: Candidate, threads: int) -> Infer:
+    """A call from images float32 [1,3,H,W] to logits [1,classes] with this many threads."""
+    if candidate.maker == "edgekit" and not candidate.options:
+        from edgekit.runtime import load
+
+        return load(candidate.path, threads)
+    return {"openvino": _openvino, "onnx": _onnx, "tflite": _tflite}[candidate.runtime](candidate, threads)
+
+
+def _openvino(candidate: Candidate, threads: int) -> Infer:
+    import openvino
+
+    path = candidate.path / "model.xml" if candidate.path.is_dir() else candidate.path
+    hint = "bf16" if candidate.precision.endswith("bf16") else "f32"
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
+    request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+
+    def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        np.copyto(request.get_input_tensor().data, x)
+        request.infer()
+        return np.array(request.get_output_tensor().data)
+
+    return infer
+
+
+def _onnx(candidate: Candidate, threads: int) -> Infer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(candidate.path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(None, {name: x})[0]
+        return logits
+
+    return infer
+
+
+def _tflite(candidate: Candidate, threads: int) -> Infer:
+    from ai_edge_litert.interpreter import Interpreter
+
+    from edgekit.runtime.tflite import dequantize, quantize
+
+    interpreter = Interpreter(model_path=str(candidate.path), num_threads=threads)
+    interpreter.allocate_tensors()
+    given, wanted = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+    def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        if given["dtype"] != np.float32:
+            x = quantize(x, given)
+        np.copyto(interpreter.tensor(given["index"])(), x)
+        interpreter.invoke()
+        logits: NDArray[np.float32] = interpreter.get_tensor(wanted["index"])
+        return logits if wanted["dtype"] == np.float32 else dequantize(logits, wanted)
+
+    return infer

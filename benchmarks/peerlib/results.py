@@ -1,0 +1,191 @@
+"""Figures of the candidates, and the tables that show them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.benchmark import ratio
+from edgekit.targets import TARGETS
+from peerlib.candidates import Candidate
+
+Row = dict[str, Any]
+OURS = "edgekit int8"
+NONE = "-"
+
+
+def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray[np.float32]) -> list[Row]:
+    """One row for each candidate of a runtime; edgekit's INT8 is set against every other one."""
+    rows = []
+    for candidate in candidates:
+        found = ran[candidate.name]
+        row: Row = {
+            "runtime": candidate.runtime,
+            "candidate": candidate.name,
+            "maker": candidate.maker,
+            "precision": candidate.precision,
+        }
+        if "error" in found:
+            rows.append(row | {"error": found["error"]})
+            continue
+        row |= {
+            "size_bytes": candidate.size_bytes,
+            "snr_db": snr(reference, found["logits"]),
+            "agreement": float((reference.argmax(1) == found["logits"].argmax(1)).mean()),
+            "ms": {str(threads): float(np.median(times)) for threads, times in found["times"].items()},
+            "rounds": {str(threads): len(times) for threads, times in found["times"].items()},
+        }
+        if candidate.name == OURS:
+            others = {name: other for name, other in ran.items() if name != OURS and "error" not in other}
+            row["faster_than"] = {
+                name: {
+                    str(threads): versus(other["times"][threads], times) for threads, times in found["times"].items()
+                }
+                for name, other in others.items()
+            }
+        rows.append(row)
+    return rows
+
+
+def snr(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Signal to noise of logits [N,classes] in dB: torch's energy over the energy of the difference."""
+    noise = np.square(reference.astype(np.float64) - logits).sum()
+    return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / max(noise, 1e-300)))
+
+
+def versus(other: NDArray[np.float64], ours: NDArray[np.float64]) -> Row:
+    point, interval = ratio(other, ours)
+    return {"ratio": point, "ci95": list(interval)}
+
+
+class Group:
+    """The rows of one model and runtime."""
+
+    def __init__(self, model: Row, runtime: str) -> None:
+        self.rows = [row for row in model["rows"] if row["runtime"] == runtime and "error" not in row]
+        self.ours = self.named(OURS)
+
+    def named(self, name: str) -> Row | None:
+        return next((row for row in self.rows if row["candidate"] == name), None)
+
+    def fastest(self, threads: int, *precisions: str) -> Row | None:
+        """The fastest of these precisions."""
+        rows = [row for row in self.rows if row["precision"] in precisions]
+        return min(rows, key=lambda row: float(row["ms"][str(threads)]), default=None)
+
+    def faster(self, other: Row | None, threads: int) -> Row | None:
+        """How many times faster edgekit's INT8 is than `other`: ratio and ci95."""
+        if self.ours is None or other is None:
+            return None
+        found: Row = self.ours["faster_than"][other["candidate"]][str(threads)]
+        return found
+
+    def stock_snr(self) -> float | None:
+        """The best of the stock static INT8."""
+        stock = [row for row in self.rows if row["maker"] == "stock" and row["precision"] == "int8"]
+        return max((row["snr_db"] for row in stock if "dynamic" not in row["candidate"]), default=None)
+
+    def ship(self, threads: int) -> str:
+        """int8 where it is faster than every float, interval included; otherwise float."""
+        versus = self.faster(self.fastest(threads, "float", "bf16"), threads)
+        return "INT8" if versus is not None and versus["ci95"][0] > 1 else "float"
+
+
+def write_results(results: Row) -> str:
+    """RESULTS.md from the JSON."""
+    machine, versions = results["machine"], results["versions"]
+    lines = [
+        "# edgekit beside its peers",
+        "",
+        "Written by `python benchmarks/peers.py`; every figure is in `peers.json`. Candidates of one runtime are timed",
+        "in turns in one process; a ratio is of medians, with a 95 % bootstrap interval. SNR is of the logits against",
+        f"torch's, agreement is of top-1 with torch's, on {results['images']} real images. Best float is the faster of",
+        "the plain model and edgekit's float bundle, both in f32. Ship says INT8 where it is faster than every float",
+        "of its runtime, bf16 too, by the whole interval.",
+        "",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python") + ".",
+        "",
+    ]
+    for threads in results["threads"]:
+        lines += [f"## INT8 of edgekit at {threads} thread{'s' if threads > 1 else ''}", ""]
+        lines += [*summary(results["models"], threads), ""]
+    for name, model in results["models"].items():
+        lines += one_model(name, model, results["threads"])
+    return "\n".join(lines)
+
+
+def summary(models: Row, threads: int) -> list[str]:
+    """A row for each model and runtime."""
+    heads = (
+        "model", "runtime", "best float ms", "INT8 ms", "faster than best float", "than best bf16",
+        "than nncf.quantize", "than quantize_static", "than ai-edge dynamic", "SNR dB (best stock static)", "agreement",
+        "MACs in int8", "ship",
+    )  # fmt: skip
+    lines = [table_row(*heads), "|" + "---|" * len(heads)]
+    for name, model in models.items():
+        for runtime in TARGETS:
+            cells = summary_cells(Group(model, runtime), threads)
+            lines.append(table_row(name, TARGETS[runtime].title, *(cells or [NONE] * (len(heads) - 2))))
+    return lines
+
+
+def summary_cells(group: Group, threads: int) -> list[str]:
+    """What the summary says of a model on a runtime; nothing if either bundle is missing."""
+    ours, best = group.ours, group.fastest(threads, "float")
+    if best is None or ours is None:
+        return []
+    rivals = [group.named(name) for name in ("nncf.quantize", "quantize_static", "ai-edge-quantizer dynamic")]
+    against = [group.faster(other, threads) for other in (best, group.fastest(threads, "bf16"), *rivals)]
+    stock, share = group.stock_snr(), ours["share_of_macs"]
+    return [
+        f"{best['ms'][str(threads)]:.2f}",
+        f"{ours['ms'][str(threads)]:.2f}",
+        *map(show, against),
+        f"{ours['snr_db']:.1f} ({NONE if stock is None else f'{stock:.1f}'})",
+        f"{100 * ours['agreement']:.0f} %",
+        NONE if share is None else f"{100 * share:.1f} %",
+        group.ship(threads),
+    ]
+
+
+def table_row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def show(versus: Row | None) -> str:
+    """A ratio with its interval."""
+    if versus is None:
+        return NONE
+    low, high = versus["ci95"]
+    return f"{versus['ratio']:.2f}x [{low:.2f}, {high:.2f}]"
+
+
+def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
+    """Every candidate of a model."""
+    height, width = model["input"]
+    lines = [
+        f"## {name}",
+        "",
+        f"{model['params'] / 1e6:.2f} M parameters, {model['macs'] / 1e9:.2f} GMAC at {height} x {width}, "
+        f"{model['weights']} weights, recipe {model['recipe']}.",
+        "",
+        "| runtime | candidate | MB | "
+        + " | ".join(f"ms, {count} thr." for count in threads)
+        + " | edgekit INT8 is faster by (1 thr.) | SNR dB | agreement |",
+        "|---|---|---|" + "---|" * (len(threads) + 3),
+    ]
+    for runtime in TARGETS:
+        group = Group(model, runtime)
+        for row in (row for row in model["rows"] if row["runtime"] == runtime):
+            start = f"| {TARGETS[runtime].title} | {row['candidate']} |"
+            if "error" in row:
+                lines.append(f"{start} failed: {row['error'].replace('|', '/')} |" + " |" * (len(threads) + 3))
+                continue
+            faster = "" if row is group.ours else show(group.faster(row, threads[0]))
+            times = " | ".join(f"{row['ms'][str(count)]:.2f}" for count in threads)
+            lines.append(
+                f"{start} {row['size_bytes'] / 1e6:.2f} | {times} | {faster} | {row['snr_db']:.1f} | "
+                f"{100 * row['agreement']:.0f} % |"
+            )
+    return [*lines, ""]

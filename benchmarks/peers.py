@@ -1,0 +1,162 @@
+"""edgekit's INT8 beside what the stock tools make of the same network and images, in one run.
+
+    python benchmarks/peers.py --models convnextv2_atto,convnextv2_tiny --json peers.json
+
+Makes every candidate, runs 100 real images through each and times those of one runtime in turns, in a process of their
+own, at 1 and 2 threads. The JSON is written after each model; models that an earlier run of the same versions on the
+same machine measured stay in it. The tables of the whole JSON go to --results.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from peerlib.candidates import Candidate
+from peerlib.results import figures, write_results
+from peerlib.timing import run_all
+
+from edgekit import machine
+from edgekit.bundle import Bundle
+from edgekit.errors import EdgekitError
+from edgekit.libraries import quiet
+from edgekit.progress import Reporter
+from edgekit.targets import TARGETS
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parents[1] / "shared" / "data" / "imagenet-500.zip"
+CALIBRATION, EVALUATION = 128, 100
+THREADS = (1, 2)
+
+
+def main() -> None:
+    args = arguments()
+    results: dict[str, Any] = {"schema_version": 1, "machine": machine.describe(), "versions": all_versions()}
+    results |= {"threads": list(THREADS), "images": EVALUATION, "models": {}}
+    if args.json.exists():
+        before = json.loads(args.json.read_text())
+        if (before["machine"]["cpu"], before["versions"]) == (results["machine"]["cpu"], results["versions"]):
+            results["models"] = before["models"]
+    for name in args.models:
+        start = time.monotonic()
+        results["models"][name] = compare(name, args)
+        results["models"][name]["seconds"] = round(time.monotonic() - start)
+        write(args.json, json.dumps(results, indent=1) + "\n")
+        write(args.results, write_results(results))
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    from peerlib.models import SUBJECTS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(SUBJECTS), help=f"of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("--json", type=Path, default=HERE / "peers.json")
+    parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
+    parser.add_argument("--work", type=Path, default=Path("build/peers"), help="where the models are made and kept")
+    parser.add_argument("--seconds", type=float, default=20, help="of timing, for each runtime and number of threads")
+    args = parser.parse_args()
+    args.models = args.models.split(",")
+    if unknown := set(args.models) - SUBJECTS.keys():
+        parser.error(f"unknown model {', '.join(sorted(unknown))}: valid are {', '.join(SUBJECTS)}")
+    if not args.data.exists():
+        parser.error(f"'{args.data}' is not there: give a folder or zip of ImageNet images with --data")
+    return args
+
+
+def all_versions() -> dict[str, str]:
+    import importlib.metadata
+
+    from edgekit.stages import versions
+
+    return versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
+
+
+def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one model."""
+    made, images, reference, about = make(name, args)
+    rows: list[dict[str, Any]] = []
+    for runtime in TARGETS:
+        group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
+        working = [candidate for candidate, why in group if why is None]
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            ran = pool.submit(run_all, working, images, THREADS, args.seconds).result()
+        failed = {candidate.name: {"error": why} for candidate, why in group if why is not None}
+        rows += figures([candidate for candidate, _ in group], ran | failed, reference)
+    for row in rows:
+        row["share_of_macs"] = about["shares"].get((row["runtime"], row["candidate"]))
+    del about["shares"]
+    return about | {"created": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}
+
+
+def make(
+    name: str, args: argparse.Namespace
+) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+    """Candidates, the images to run [N,3,H,W], torch's logits for them [N,classes], and facts of the model."""
+    from peerlib.builds import Stock, edgekit_candidates
+    from peerlib.models import SUBJECTS
+
+    from edgekit.build import build_all
+    from edgekit.job import prepare
+    from edgekit.options import Options
+    from edgekit.rows import ran_in_int8
+    from edgekit.stages import torch_logits
+
+    subject, reporter = SUBJECTS[name], Reporter()
+    options = Options(
+        model=subject.model,
+        data=subject.data or args.data,
+        calibration_data=subject.calibration_data,
+        num_calibration_samples=CALIBRATION,
+        num_eval_samples=EVALUATION,
+    )
+    job = prepare(options, reporter)
+    size = job.network.preprocessing
+    pixels = np.stack([size.crop(job.dataset.image(sample)) for sample in job.evaluation.samples])
+    calibration = [
+        size.normalize(size.crop(job.calibration_dataset.image(sample))[None]) for sample in job.calibration.samples
+    ]
+    built = build_all(job, tuple(TARGETS), args.work / name, reporter)
+    bundles = {each: bundle for each, bundle in built.items() if isinstance(bundle, Bundle)}
+    made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
+    for each, error in built.items():
+        if isinstance(error, EdgekitError):
+            target, precision = each.rsplit("-", 1)
+            path = args.work / name / each
+            made.append((Candidate(f"edgekit {precision}", target, "edgekit", precision, path), str(error)))
+    with reporter.stage("stock tools"), quiet():
+        made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates())
+    shares = {
+        (bundle.manifest.target, "edgekit int8"): ran_in_int8(bundle, 1)["share_of_macs"]
+        for bundle in bundles.values()
+        if bundle.manifest.precision == "int8"
+    }
+    macs = sum(layer["macs"] for layer in next(iter(bundles.values())).manifest.layers)
+    about = {
+        "weights": job.network.weights if job.network.weights == "random" else "trained",
+        "params": job.network.params,
+        "macs": macs,
+        "input": [size.height, size.width],
+        "recipe": job.recipe.name,
+        "shares": shares,
+    }
+    return made, size.normalize(pixels), torch_logits(job.network, pixels), about
+
+
+def write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    main()
