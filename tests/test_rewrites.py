@@ -43,6 +43,7 @@ CONVNEXT_V2 = {
     "vector-norm-matmul": 4,
     "split-depthwise": 4,
     "plain-layer-norm": 9,
+    "channels-first-layer-norm": 9,
 }
 CASES = {
     "convnextv2": Case(
@@ -53,7 +54,7 @@ CASES = {
     "convnextv2 with linears": Case(
         "convnextv2_atto",
         SMALL | {"conv_mlp": False},
-        places=CONVNEXT_V2,
+        places=CONVNEXT_V2 | {"channels-first": 8},
     ),
     "convnextv2 down to one pixel": Case(
         "convnextv2_atto",
@@ -71,6 +72,7 @@ CASES = {
             "layer-norm-affine": 7,
             "split-depthwise": 4,
             "plain-layer-norm": 9,
+            "channels-first-layer-norm": 9,
         },
     ),
     "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 22}),
@@ -82,7 +84,7 @@ CASES = {
     "davit": Case(
         "davit_tiny",
         {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
-        places={"layer-norm-affine": 6, "plain-layer-norm": 11},
+        places={"layer-norm-affine": 6, "plain-layer-norm": 11, "channels-first-layer-norm": 3},
     ),
 }
 
@@ -177,6 +179,15 @@ def test_channels_last_leaves_one_pair_of_transposes_around_each_spatial_convolu
     assert found[A.conv2d.default] == before[A.conv2d.default] - 8
     # stem, three downsamplings and four depthwise convolutions, the stem's input being the image
     assert found[A.permute.default] <= 2 * 8 - 1
+
+
+def test_channels_first_leaves_no_transpose(networks: Any) -> None:
+    _, graph = made("convnextv2 with linears", networks)
+    found = operations(rewrite(graph, ["channels-first", "channels-first-layer-norm"]))
+    assert found[A.permute.default] == 0
+    assert found[A.layer_norm.default] == 0
+    assert found[A.linear.default] == 1  # the classifier
+    assert found[A.conv2d.default] == operations(graph)[A.conv2d.default] + 8
 
 
 def test_patches_become_linear(networks: Any) -> None:

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.errors import ProfileError
 from edgekit.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
+from edgekit.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.rewrites.channels_last import channels_last
 from edgekit.rewrites.depthwise import split_depthwise
 from edgekit.rewrites.layer_norm import plain_layer_norm
@@ -23,6 +24,8 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "layer-scale": fold_layer_scale,
     "layer-norm-affine": fold_layer_norm_affine,
     "response-norm": fold_response_norm,
+    "channels-first": channels_first,
+    "channels-first-layer-norm": channels_first_layer_norm,
     "vector-norm-sum": vector_norm_sum,
     "vector-norm-matmul": vector_norm_matmul,
     "split-depthwise": split_depthwise,

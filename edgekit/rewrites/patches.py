@@ -4,7 +4,7 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.graph import A, argument, constant, insert, pair, refresh, set_weights, shape_of
-from edgekit.rewrites.channels_last import TO_FIRST, is_to_first, sink_permutes
+from edgekit.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 
 @torch.no_grad()
@@ -15,7 +15,7 @@ def patch_linear(graph: GraphModule) -> int:
     """
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target is not A.conv2d.default or not is_to_first(node.args[0]):
+        if node.target is not A.conv2d.default or not is_permute(node.args[0], TO_FIRST):
             continue
         weight, stride = constant(graph, node.args[1]), pair(argument(node, 3, 1))
         plain = pair(argument(node, 4, 0)) == (0, 0) and argument(node, 6, 1) == 1
@@ -36,5 +36,5 @@ def patch_linear(graph: GraphModule) -> int:
         graph.graph.erase_node(node)
         changed += 1
     refresh(graph)
-    sink_permutes(graph)
+    sink_permutes(graph, TO_FIRST)
     return changed

@@ -1,0 +1,68 @@
+"""Channels first: what a runtime with kernels for [N,C,H,W] alone makes of layers written for [N,H,W,C].
+
+OpenVINO keeps the channels last in memory anyway, but only for operations whose shape says channels first. A permute to
+[N,H,W,C] is a copy there, and so is the one back.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from edgekit.graph import A, add_constant, argument, constant, insert, refresh, set_weights, shape_of
+from edgekit.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
+
+
+@torch.no_grad()
+def channels_first(graph: GraphModule) -> int:
+    """Each Linear on [N,H,W,C] becomes a pointwise convolution on [N,C,H,W]. Count of those."""
+    converted = 0
+    for node in list(graph.graph.nodes):
+        weight = constant(graph, argument(node, 1, None)) if node.target is A.linear.default else None
+        if weight is None or len(shape_of(node)) != 4:
+            continue
+        inner = insert(graph, node, A.permute.default, node.args[0], TO_FIRST, like=node)
+        conv = insert(graph, node, A.conv2d.default, inner, node.args[1], argument(node, 2, None), like=node)
+        set_weights(graph, conv, weight[:, :, None, None], constant(graph, argument(node, 2, None)))
+        node.replace_all_uses_with(insert(graph, node, A.permute.default, conv, TO_LAST, like=node))
+        converted += 1
+    refresh(graph)
+    sink_permutes(graph, TO_LAST)
+    return converted
+
+
+@torch.no_grad()
+def channels_first_layer_norm(graph: GraphModule) -> int:
+    """LayerNorm over the channels of [N,H,W,C] is spelled out on [N,C,H,W]. Count of norms changed.
+
+    The standard deviation is the length of the centred vector: one reduction, and no square to store.
+    """
+    changed = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not A.layer_norm.default or len(node.args[1]) != 1 or len(shape_of(node)) != 4:
+            continue
+        node.replace_all_uses_with(_spelled_out(graph, node))
+        changed += 1
+    refresh(graph)
+    sink_permutes(graph, TO_LAST)
+    return changed
+
+
+def _spelled_out(graph: GraphModule, node: Any) -> Any:
+    """The node that gives what the LayerNorm `node` gives."""
+
+    def call(target: Any, *args: Any) -> Any:
+        return insert(graph, node, target, *args, like=node)
+
+    channels, eps = shape_of(node)[-1], argument(node, 4, 1e-5)
+    x = call(A.permute.default, node.args[0], TO_FIRST)
+    centred = call(A.sub.Tensor, x, call(A.mean.dim, x, [1], True))
+    length = call(A.linalg_vector_norm.default, centred, 2, [1], True)
+    square = call(A.add.Tensor, call(A.mul.Tensor, length, length), channels * eps)
+    out = call(A.mul.Tensor, centred, call(A.mul.Tensor, call(A.rsqrt.default, square), math.sqrt(channels)))
+    for position, target in ((2, A.mul.Tensor), (3, A.add.Tensor)):
+        affine = constant(graph, argument(node, position, None))
+        if affine is not None:
+            out = call(target, out, add_constant(graph, node, f"{node.name}.{position}", affine[:, None, None]))
+    return call(A.permute.default, out, TO_LAST)
