@@ -69,6 +69,7 @@ def _onnx(candidate: Candidate, threads: int) -> Infer:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or the next candidate has a core less
     session = onnxruntime.InferenceSession(str(candidate.path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

@@ -29,6 +29,8 @@ class Engine:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Idle threads would spin on for milliseconds: heat, and a core less for whatever the app does next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = ort.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=_disabled(manifest)
         )
