@@ -77,6 +77,20 @@ def check(name: Name, json_: Json = False) -> int:
     return 0 if any(each["runs"] for each in found["targets"].values()) else 1
 
 
+@devices.command()
+def clean(name: Name) -> None:
+    """Remove what edgekit keeps on a device: environments and copied files."""
+    from edgekit.devices.check import probe
+    from edgekit.devices.registry import find_remote
+    from edgekit.devices.setup import clean
+    from edgekit.devices.transport import connect
+
+    with connect(find_remote(name)) as connection:
+        facts = probe(connection)
+        removed = clean(connection, facts)
+    print(f"{name}: removed {facts['cache']}" if removed else f"{name}: nothing to remove at {facts['cache']}")
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
     """A check as a person reads it."""
     facts = found["facts"]
