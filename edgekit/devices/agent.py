@@ -4,8 +4,8 @@
 
 The job: {"name", "class", "cache", "bundles": {NAME: {FILE: SHA256}}, "settings": {...}, "images": null or {"pixels":
 SHA256, "labels": [...], "reference": {...}, "files": [SHA256]}}. With images it gives rows of report.json, without them
-rows of `edgekit benchmark`. The lines: {"warn"}, {"stage", "total"}, {"step"}, {"beat"}, {"rows"}, {"error"}, and at last
-{"end": true}: an answer without it is not an answer. Needs numpy, Pillow and the bundles' engine alone.
+rows of `edgekit benchmark`. The lines: {"warn"}, {"stage", "total"}, {"step"}, {"beat"}, {"rows"}, {"error"}, and at
+last {"end": true}: an answer without it is not an answer. Needs numpy, Pillow and the bundles' engine alone.
 """
 
 import json

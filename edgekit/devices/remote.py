@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -205,7 +206,7 @@ def measure_on(
         if isinstance(made, Bundle):
             groups.setdefault(made.manifest.target, {})[name] = made
     for target, group in list(groups.items()):
-        kept = run.recall(f"row-{target}-on-{device.name}", group_key(group, images, settings))
+        kept = run.recall(_place(target, device), group_key(group, images, settings))
         if kept is not None:
             reporter.say(f"{device.name}: {target}: measurements kept from the interrupted run")
             rows |= kept
@@ -227,7 +228,7 @@ def _measure_groups(
             rows |= {name: failed_row(name, facts, "device", found) for name in group}
         else:
             rows |= (done := dict(zip(group, found, strict=True)))
-            run.remember(f"row-{target}-on-{device.name}", group_key(group, images, settings), done)
+            run.remember(_place(target, device), group_key(group, images, settings), done)
     return rows
 
 
@@ -244,6 +245,11 @@ def each_target(
             reporter.warn(str(error))
             found = error
         yield target, found
+
+
+def _place(target: str, device: Device) -> str:
+    """Where a run keeps the rows; an ssh:// address as a name has characters that no file name may have."""
+    return f"row-{target}-on-{quote(device.name, safe='')}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """edgekit's own wheel for a device, written from the package that is running.
 
 That package may be a checkout or an installed one; only the first could be built by its build system, and a device
-needs a part of it. So the wheel is written here: Python and text files as they are, the device classes and recipes where an
-installed package has them, without the demo. The same content gives the same bytes, so its hash names it.
+needs a part of it. So the wheel is written here: Python and text files as they are, the device classes and recipes
+where an installed package has them, without the demo. The same content gives the same bytes, so its hash names it.
 """
 
 import zipfile

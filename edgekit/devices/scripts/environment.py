@@ -1,9 +1,9 @@
 """Makes a virtual environment on a device, unless it is there already.
 
 Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline"}; it answers
-{"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last says that it
-is complete. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an index nor ensurepip
-is needed. {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
+{"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last says that
+it is complete. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an index nor
+ensurepip is needed. {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
 """
 
 import fcntl

@@ -1,8 +1,8 @@
 """Files on a device by their sha256: which are missing, and receiving them.
 
 Called with one JSON request: {"cache": FOLDER, "files": {SHA256: SIZE}}. With "receive" true the files come on stdin,
-one after the other, in the request's order; each is written under a temporary name, compared with its hash, and renamed.
-The answer is {"missing": [SHA256]}: after receiving, those whose content was not what the hash says.
+one after the other, in the request's order; each is written under a temporary name, compared with its hash, and
+renamed. The answer is {"missing": [SHA256]}: after receiving, those whose content was not what the hash says.
 """
 
 import hashlib
