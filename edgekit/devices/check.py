@@ -51,6 +51,14 @@ def python_of(device: str, facts: Facts) -> dict[str, Any]:
     )
 
 
+def class_of_remote(device: Device) -> str | None:
+    """The class of a device: what the user said, or else what it turns out to be."""
+    if device.device_class is not None:
+        return device.device_class
+    with connect(device) as connection:
+        return str(found) if (found := probe(connection)["class"]) else None
+
+
 def check(device: Device) -> dict[str, Any]:
     """The document of `edgekit devices check`: facts, what is lacking, and for each target whether and why not."""
     with connect(device) as connection:

@@ -26,6 +26,8 @@ from edgekit.progress import Reporter
 from edgekit.rows import Row, failed_row
 from edgekit.run_folder import RunFolder
 
+STAGE = "device"
+"""What a row names that was lost with its device."""
 SILENCE_S = 120
 """An agent sends a line every few seconds; one that is silent for so long is frozen."""
 
@@ -94,7 +96,9 @@ def run_agent(connection: Connection, python: str, job: Mapping[str, Any], repor
     """Run one job; its rows. A DeviceError if the agent fails, falls silent, or ends without its end record."""
     name = connection.device.name
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        process = connection.start([python, "-I", "-m", "edgekit.devices.agent"], stderr)
+        # ONNX Runtime keeps notes on the machine in the user's cache folder: here it's ours, and cleaned with it.
+        kept = f"XDG_CACHE_HOME={job['cache']}/runtimes"
+        process = connection.start(["env", kept, python, "-I", "-m", "edgekit.devices.agent"], stderr)
         with process, ending(process):
             assert process.stdin
             assert process.stdout
@@ -225,7 +229,7 @@ def _measure_groups(
         group = groups[target]
         if isinstance(found, DeviceError):
             facts = unknown_device(device)
-            rows |= {name: failed_row(name, facts, "device", found) for name in group}
+            rows |= {name: failed_row(name, facts, STAGE, found) for name in group}
         else:
             rows |= (done := dict(zip(group, found, strict=True)))
             run.remember(_place(target, device), group_key(group, images, settings), done)
@@ -245,6 +249,11 @@ def each_target(
             reporter.warn(str(error))
             found = error
         yield target, found
+
+
+def failed_on_device(row: Row) -> bool:
+    """Whether a row was lost because of its device: the same command may find it well again."""
+    return row["verdict"] == "error" and str(row["reasons"][0]).startswith(f"{STAGE}: ")
 
 
 def _place(target: str, device: Device) -> str:
