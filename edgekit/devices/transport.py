@@ -76,7 +76,8 @@ class Connection:
 
     def start(self, words: Sequence[str], stderr: IO[bytes]) -> "subprocess.Popen[bytes]":
         """Start a command on the device, with pipes to its stdin and stdout. Its words arrive as they are."""
-        line = "exec " + shlex.join(words)
+        # To ssh a process that a signal ended is a 255, to a shell it is 128 and the signal's number: one in between.
+        line = "exec " + shlex.join(["sh", "-c", '"$@"; exit $?', "sh", *words])
         # Without a master ssh would connect anew, as if nothing had happened: `false` can't.
         through = ["-o", "ControlMaster=no", "-o", "ProxyCommand=false", "-T"]
         command = [*self._ssh(), *through, "--", self.device.address.host, line]
