@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
 from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
-from edgekit.errors import UsageError
+from edgekit.errors import DeviceError, UsageError
 from edgekit.libraries import quiet
 from edgekit.models import Network, load_network
 from edgekit.options import Options
@@ -52,7 +52,10 @@ def choose_class(options: Options) -> str:
     Raises UsageError if no class fits this machine, a DeviceError if the first device can't be asked.
     """
     first = options.devices[0]
-    name = options.device_class or (host_class() if first == THIS else class_of_remote(first))
+    try:
+        name = options.device_class or (host_class() if first == THIS else class_of_remote(first))
+    except DeviceError as error:
+        raise type(error)(f"{error} Or go on without it: --device-class says what to make the bundles for.") from error
     if name is None and first != THIS:
         raise UsageError(
             f"no device class fits '{first.name}': choose one with --device-class, one of "

@@ -100,7 +100,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "features": " ".join(facts["noted_features"] or ()) or None,
         "class": found["class"],
         "emulated": "by QEMU: its times are not a device's" if facts["emulated"] else None,
-        "clock": _measure(facts["clock_mhz"], "MHz") + f" of {_measure(facts['clock_max_mhz'], 'MHz')}",
+        "clock": f"{_measure(facts['clock_mhz'], 'MHz')}, at most {_measure(facts['clock_max_mhz'], 'MHz')}",
         "governor": facts["governor"],
         "memory": f"{_megabytes(facts['memory_available_bytes'])} free of {_megabytes(facts['memory_bytes'])}",
         "disk": f"{_megabytes(facts['disk_free_bytes'])} free at {facts['cache']}",
