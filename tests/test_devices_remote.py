@@ -266,6 +266,8 @@ def test_files_are_copied_once_and_damage_is_noticed(
             setup.send_files(connection, facts, [other])
         monkeypatch.undo()
         assert [each.name for each in (board.cache / "files").iterdir()] == [digest]
+        with pytest.raises(DeviceError, match=r"'.*gone' can't be read to be copied: No such file"):
+            setup.send_files(connection, facts, [tmp_path / "gone"])
         with pytest.raises(DeviceFullError, match=r"MB are to be copied, 0 MB are free.*devices clean board"):
             setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other])
 

@@ -57,11 +57,15 @@ class Board:
         return run_agent(self._connection, python, job, self._reporter)
 
     def _job(self, bundles: Mapping[str, Bundle], settings: Settings, images: Images | None) -> dict[str, Any]:
-        sent = {}
-        for name, bundle in bundles.items():
-            files = [MANIFEST, *bundle.manifest.files]
-            hashes = send_files(self._connection, self.facts, [bundle.path / each for each in files])
-            sent[name] = dict(zip(files, hashes, strict=True))
+        files = [
+            (name, bundle.path / each)
+            for name, bundle in bundles.items()
+            for each in (MANIFEST, *bundle.manifest.files)
+        ]
+        sent: dict[str, dict[str, str]] = {name: {} for name in bundles}
+        hashes = send_files(self._connection, self.facts, [path for _, path in files])
+        for (name, path), digest in zip(files, hashes, strict=True):
+            sent[name][path.name] = digest
         return {
             "name": self.device.name,
             "class": self.facts["class"],

@@ -77,9 +77,13 @@ def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> l
 
     Raises DeviceFullError with the numbers before anything is sent, if they can't fit.
     """
-    device, hashes = connection.device.name, [_sha256(path) for path in paths]
+    device = connection.device.name
     python = python_of(device, facts)["path"]
-    sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
+    try:
+        hashes = [_sha256(path) for path in paths]
+        sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
+    except OSError as error:
+        raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
     request: dict[str, Any] = {"cache": facts["cache"], "files": sizes}
     missing = connection.python(python, "store", request, "a look at its files")["missing"]
     free, total = facts["disk_free_bytes"], sum(sizes[digest] for digest in missing)
