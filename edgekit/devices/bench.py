@@ -6,7 +6,6 @@ from typing import Any
 
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.bundles import benchmark_bundles
-from edgekit.devices.check import unknown_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import each_target
 from edgekit.errors import DeviceError
@@ -45,11 +44,11 @@ def _rows_on(
     for name, bundle in bundles.items():
         groups.setdefault(bundle.manifest.target, {})[name] = bundle
     rows: dict[str, Row] = {}
-    for target, found in each_target(device, groups, settings, None, reporter, offline):
+    for target, found, facts in each_target(device, groups, settings, None, reporter, offline):
         if not isinstance(found, DeviceError):
             rows |= zip(groups[target], found, strict=True)
             continue
         for name, bundle in groups[target].items():
-            row = base_row(name, bundle, unknown_device(device)) | {"verdict": "error", "reasons": [f"device: {found}"]}
+            row = base_row(name, bundle, facts) | {"verdict": "error", "reasons": [f"device: {found}"]}
             rows[name] = {key: row[key] for key in (*KEYS, "peak_rss_bytes", "device")}
     return [rows[name] for name in bundles]

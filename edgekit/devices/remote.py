@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from edgekit.bundle import MANIFEST, Bundle
-from edgekit.devices.check import check_memory, probe, unknown_device
+from edgekit.devices.check import check_memory, probe, row_device, unknown_device
 from edgekit.devices.faults import exit_error
 from edgekit.devices.registry import Device
 from edgekit.devices.setup import ensure_environment, send_files
@@ -229,10 +229,9 @@ def _measure_groups(
     reporter: Reporter, offline: bool,
 ) -> dict[str, Row]:  # fmt: skip
     rows: dict[str, Row] = {}
-    for target, found in each_target(device, groups, settings, images, reporter, offline):
+    for target, found, facts in each_target(device, groups, settings, images, reporter, offline):
         group = groups[target]
         if isinstance(found, DeviceError):
-            facts = unknown_device(device)
             rows |= {name: failed_row(name, facts, STAGE, found) for name in group}
         else:
             rows |= (done := dict(zip(group, found, strict=True)))
@@ -243,16 +242,21 @@ def _measure_groups(
 def each_target(
     device: Device, groups: Mapping[str, Mapping[str, Bundle]], settings: Settings, images: Images | None,
     reporter: Reporter, offline: bool,
-) -> Iterator[tuple[str, Sequence[Row] | DeviceError]]:  # fmt: skip
-    """Each target's rows, or why there are none. A lost connection is made anew for the next target."""
+) -> Iterator[tuple[str, Sequence[Row] | DeviceError, Row]]:  # fmt: skip
+    """Each target's rows, or why there are none, and the `device` object as far as it is known.
+
+    A lost connection is made anew for the next target.
+    """
+    facts = unknown_device(device)
     for target, group in groups.items():
         try:
             with open_board(device, offline, reporter) as board:
+                facts = row_device(device, board.facts)
                 found: Sequence[Row] | DeviceError = board.measure(group, settings, images)
         except DeviceError as error:
             reporter.warn(str(error))
             found = error
-        yield target, found
+        yield target, found, facts
 
 
 def failed_on_device(row: Row) -> bool:
