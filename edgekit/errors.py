@@ -16,7 +16,18 @@ EdgekitError
     ├── CompileError          a runtime's compiler refused the graph
     ├── ParityError           a compiled model differs from torch
     ├── GoldenError           a bundle gives other numbers on this processor than where it was made
-    └── EngineError           a runtime failed while loading or running
+    ├── EngineError           a runtime failed while loading or running
+    └── DeviceError           a device over SSH: its rows are lost, other devices go on
+        ├── UnreachableError      no connection: name, network, port, or a machine that is off
+        ├── HostKeyError          its host key is not known, or has changed
+        ├── AuthenticationError   it lets no key of the user in
+        ├── ConnectionCutError    the connection ended, or the answer had no end record
+        ├── FrozenError           it stopped answering
+        ├── DevicePythonError     no Python, too old a one, or one without venv
+        ├── DeviceSetupError      its environment could not be made
+        ├── DeviceFullError       its disk is full
+        ├── DeviceMemoryError     it has too little memory for the model
+        └── DeviceCrashError      a process on it was killed, or crashed: SIGKILL, SIGILL, SIGSEGV
 """
 
 
@@ -90,3 +101,47 @@ class GoldenError(StageError):
 
 class EngineError(StageError):
     """A runtime failed while loading or running a model."""
+
+
+class DeviceError(StageError):
+    """A device can't be used, or failed under the work."""
+
+
+class UnreachableError(DeviceError):
+    """No SSH connection came about."""
+
+
+class HostKeyError(DeviceError):
+    """The device's host key is not known here, or is another than before."""
+
+
+class AuthenticationError(DeviceError):
+    """The device's SSH server refused every key that was offered."""
+
+
+class ConnectionCutError(DeviceError):
+    """The connection ended before the work did."""
+
+
+class FrozenError(DeviceError):
+    """The device stopped answering while the connection stood."""
+
+
+class DevicePythonError(DeviceError):
+    """The device has no Python that edgekit runs on."""
+
+
+class DeviceSetupError(DeviceError):
+    """The environment on the device could not be made."""
+
+
+class DeviceFullError(DeviceError):
+    """The device's disk has no room."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The device's memory is clearly too small for the model."""
+
+
+class DeviceCrashError(DeviceError):
+    """A process on the device was killed or crashed."""

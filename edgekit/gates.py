@@ -48,10 +48,17 @@ def best_float(speedup: Row) -> str:
 
 
 def recommend(rows: Sequence[Row]) -> Row:
-    """The fastest bundle among those that passed every gate, int8 or float, and why."""
+    """What to ship to the first device, which the bundles are made for, and why; `others` has the other devices'."""
+    names = list(dict.fromkeys(row["device"]["name"] for row in rows)) or ["local"]
+    first, *others = [recommend_for(name, [row for row in rows if row["device"]["name"] == name]) for name in names]
+    return first | {"others": others} if others else first
+
+
+def recommend_for(device: str, rows: Sequence[Row]) -> Row:
+    """The fastest bundle on one device among those that passed every gate, int8 or float, and why."""
     passed = [row for row in rows if row["verdict"] == "pass"]
     if not passed:
-        return {"device": "local", "bundle": None, "why": "no bundle passed its gates: see the rows' reasons."}
+        return {"device": device, "bundle": None, "why": "no bundle passed its gates: see the rows' reasons."}
     best = min(passed, key=lambda row: (row["latency_ms"]["p50"], row["size_bytes"]))
     lost = [f"{row['target']}-{row['precision']}" for row in rows if row["verdict"] != "pass"]
     why = f"fastest of the {len(passed)} that passed: p50 {best['latency_ms']['p50']:.2f} ms"
@@ -62,4 +69,4 @@ def recommend(rows: Sequence[Row]) -> Row:
         why += "; ship float: no int8 bundle that passed is faster"
     if lost:
         why += f"; not passed: {', '.join(lost)}"
-    return {"device": best["device"]["name"], "bundle": best["bundle"], "why": why + "."}
+    return {"device": device, "bundle": best["bundle"], "why": why + "."}

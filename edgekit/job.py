@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
-from edgekit.errors import UsageError
+from edgekit.devices.check import class_of_remote
+from edgekit.devices.registry import THIS
+from edgekit.errors import DeviceError, UsageError
 from edgekit.libraries import quiet
 from edgekit.models import Network, load_network
 from edgekit.options import Options
@@ -45,8 +47,20 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
 
 
 def choose_class(options: Options) -> str:
-    """The class of devices that bundles are made for: the one asked for, or this machine's."""
-    name = options.device_class or host_class()
+    """The class of devices that bundles are made for: the one asked for, or that of the first device.
+
+    Raises UsageError if no class fits this machine, a DeviceError if the first device can't be asked.
+    """
+    first = options.devices[0]
+    try:
+        name = options.device_class or (host_class() if first == THIS else class_of_remote(first))
+    except DeviceError as error:
+        raise type(error)(f"{error} Or go on without it: --device-class says what to make the bundles for.") from error
+    if name is None and first != THIS:
+        raise UsageError(
+            f"no device class fits '{first.name}': choose one with --device-class, one of "
+            f"{', '.join(list_device_classes())}, or give the path of a TOML file."
+        )
     if name is None:
         raise UsageError(
             f"no device class fits this {platform.machine()} machine: choose one with --device-class, one of "

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.devices.registry import THIS, Device
 from edgekit.targets import TARGETS
 
 
@@ -51,6 +52,10 @@ class Options:
     seed: int = 0
     output: Path | None = None
     settings: Settings = field(default_factory=Settings)
+    devices: tuple[Device, ...] = (THIS,)
+    """Where to measure; the bundles are made for the class of the first."""
+    offline: bool = False
+    """Fetch a device's packages here instead of there."""
     command: tuple[str, ...] = ()
 
     @property

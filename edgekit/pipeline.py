@@ -9,6 +9,8 @@ from edgekit import __version__
 from edgekit.backends import load_backend
 from edgekit.build import PRECISIONS, build_all
 from edgekit.data import unreadable
+from edgekit.devices.registry import THIS
+from edgekit.devices.remote import failed_on_device, measure_on
 from edgekit.evaluate import Predictions
 from edgekit.gates import judge, recommend
 from edgekit.images import crop_images
@@ -33,7 +35,8 @@ def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
         rows, reference = bundles_and_rows(job, options, run, reporter)
         report = assemble(job, options, rows, reference)
         write_report(report, run.path)
-        run.forget()
+        if not any(failed_on_device(row) for row in rows):  # else the same command measures only what is missing
+            run.forget()
     return report
 
 
@@ -47,6 +50,7 @@ def plan(options: Options, reporter: Reporter) -> dict[str, Any]:
         "params": job.network.params,
         "output": str(options.folder),
         "targets": list(options.targets),
+        "devices": [device.name for device in options.devices],
         "recipe": job.recipe.name,
         "device_class": job.device_class,
         "calibration_images": len(job.calibration.samples),
@@ -72,7 +76,12 @@ def bundles_and_rows(job: Job, options: Options, run: RunFolder, reporter: Repor
     built = build_all(job, options.targets, run.path, reporter)
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
-        measured = measure_rows(built, images, options.settings, run, reporter)
+        measured: list[Row] = []
+        for device in options.devices:
+            if device == THIS:
+                measured += measure_rows(built, images, options.settings, run, reporter)
+            else:
+                measured += measure_on(device, built, images, options.settings, run, reporter, options.offline)
     return [judge(row, options.settings, job.network.weights == "random") for row in measured], images.reference
 
 

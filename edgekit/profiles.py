@@ -102,6 +102,16 @@ def load_device_class(name_or_path: str | Path) -> DeviceClass:
     return _build(DeviceClass, table, where)
 
 
+def shipped_class(name: str) -> DeviceClass:
+    """The shipped device class of this name: what a device may be called, since its own copy of edgekit has no other.
+
+    Raises ProfileError for a path or an unknown name.
+    """
+    if name not in list_device_classes():
+        raise ProfileError(_unknown(name, list_device_classes(), "device class"))
+    return load_device_class(name)
+
+
 def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = None) -> Recipe:
     """The recipe of this name or in this file; `rewrites` are the pass names that are valid, None for any.
 

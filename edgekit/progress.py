@@ -6,9 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from edgekit.interrupts import interruptible
 
 Step = Callable[[], None]
@@ -18,6 +15,8 @@ class Reporter:
     """Says what goes on. `say` for a line, `stage` for counted work."""
 
     def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console  # a device has none: there a subclass sends what is said to the host
+
         self.quiet = quiet
         # Its own descriptor: libraries are kept off the process's streams while they work.
         own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", closefd=True)
@@ -50,6 +49,8 @@ class Reporter:
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Step]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
         columns = [TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
         if total is not None:
             columns.insert(2, MofNCompleteColumn())

@@ -13,6 +13,8 @@ class Target:
     name: str
     title: str
     extra: str
+    requirement: str
+    """What pip installs for it on a device: what its extra in pyproject.toml says."""
     engine: str
     """Module with `Engine`: what the SDK runs; needs numpy and the runtime alone."""
     backend: str
@@ -28,15 +30,28 @@ TARGETS: dict[str, Target] = {
             "openvino",
             "OpenVINO",
             "openvino",
+            "openvino>=2026.4,<2026.5",
             "edgekit.runtime.openvino",
             "edgekit.backends.openvino",
             "edgekit.profiler.openvino",
         ),
         Target(
-            "onnx", "ONNX Runtime", "onnx", "edgekit.runtime.onnx", "edgekit.backends.onnx", "edgekit.profiler.onnx"
+            "onnx",
+            "ONNX Runtime",
+            "onnx",
+            "onnxruntime>=1.20,<2",
+            "edgekit.runtime.onnx",
+            "edgekit.backends.onnx",
+            "edgekit.profiler.onnx",
         ),
         Target(
-            "tflite", "LiteRT", "tflite", "edgekit.runtime.tflite", "edgekit.backends.tflite", "edgekit.profiler.tflite"
+            "tflite",
+            "LiteRT",
+            "tflite",
+            "ai-edge-litert>=2.0,<3",
+            "edgekit.runtime.tflite",
+            "edgekit.backends.tflite",
+            "edgekit.profiler.tflite",
         ),
     )
 }

@@ -25,13 +25,14 @@ COMMANDS = [
     "classify",
     "report",
     "targets",
+    "devices",
 ]
 # fmt: off
 OPTIONS = [
     "--data", "--calibration-data", "--weights", "--target", "--device", "--device-class", "--recipe", "--model-args",
     "--mean", "--std", "--interpolation", "--crop-pct", "--labels", "--num-calibration-samples", "--num-eval-samples",
     "--seed", "--imgsz", "--threads", "--warmup", "--iterations", "--max-drop", "--min-speedup", "--output", "-o",
-    "--json", "--quiet", "--dry-run",
+    "--offline", "--json", "--quiet", "--dry-run",
 ]
 # fmt: on
 

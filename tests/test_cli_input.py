@@ -187,7 +187,7 @@ def test_factories_that_do_not_work(fails: Fails, photos: Path, model: str) -> N
             ["--target", "tflit"],
             "unknown target 'tflit': valid targets are openvino, onnx, tflite. Did you mean 'tflite'?",
         ),
-        (["--device", "pi"], "unknown device 'pi': valid is local."),
+        (["--device", "pi"], "unknown device 'pi': valid are local"),
         (["--recipe", "convnextv3"], "unknown recipe 'convnextv3': valid are convnextv2, default. Did you mean"),
         (["--recipe", "gone.toml"], "recipe 'gone.toml' can't be read"),
         (["--device-class", "raspberry-pi-6"], "Did you mean 'raspberry-pi-"),

@@ -138,3 +138,11 @@ def test_the_speed_gate_says_when_float_was_fastest_in_low_precision() -> None:
     assert found["reasons"][0].startswith("0.90x its float in bf16 (95 % interval 0.80 to 0.95)")
     fast = slow | {"ratio": 1.4, "ci95": [1.3, 1.5]}
     assert "1.40x its float in bf16" in recommend([row() | {"speedup": fast}])["why"]
+
+
+def test_each_device_has_its_own_recommendation_and_the_first_comes_first() -> None:
+    fast = row(device={"name": "pc"}, bundle="tflite-int8", latency_ms={"p50": 1.0})
+    lost = row(device={"name": "gone"}, verdict="error", latency_ms=None, bundle=None)
+    found = recommend([row(device={"name": "pi"}), fast, lost])
+    assert (found["device"], found["bundle"]) == ("pi", "onnx-int8")
+    assert [(each["device"], each["bundle"]) for each in found["others"]] == [("pc", "tflite-int8"), ("gone", None)]

@@ -2,13 +2,15 @@
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgekit import job, machine
 from edgekit.cli.options import size_of, triple_of
-from edgekit.errors import UsageError
+from edgekit.devices.registry import THIS, Device
+from edgekit.errors import UnreachableError, UsageError
 from edgekit.options import ModelOptions, Options
 from edgekit.report.schema import _schema
 
@@ -55,3 +57,20 @@ def test_a_machine_of_no_class_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> 
 def test_texts_of_options() -> None:
     assert (size_of("224"), size_of("224X320"), size_of(None)) == (224, (224, 320), None)
     assert triple_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
+
+
+def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Device("pi", "ssh://pi", "raspberry-pi-5")
+    options = Options(ModelOptions("x"), Path("data"), devices=(board, THIS))
+    assert job.choose_class(options) == "raspberry-pi-5"
+
+    def unreachable(device: Device) -> str:
+        raise UnreachableError(f"{device.name}: no connection.")
+
+    monkeypatch.setattr(job, "class_of_remote", unreachable)
+    with pytest.raises(UnreachableError, match=r"pi: no connection\. Or go on without it: --device-class"):
+        job.choose_class(options)
+    assert job.choose_class(replace(options, device_class="raspberry-pi-4")) == "raspberry-pi-4"
+    monkeypatch.setattr(job, "class_of_remote", lambda device: None)
+    with pytest.raises(UsageError, match="no device class fits 'pi': choose one with --device-class"):
+        job.choose_class(options)

@@ -19,6 +19,13 @@ EvalCount = Annotated[
 Warmup = Annotated[int, typer.Option(min=0, help="Untimed rounds.")]
 Iterations = Annotated[int, typer.Option(min=1, help="Timed rounds.")]
 Labelled = Annotated[Path | None, typer.Option("--data", help="Images by class: a folder or a zip.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", help="Where to measure, repeatable: local, a name, or ssh://USER@HOST. [default: local]"),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Fetch a device's packages here, for a device without network.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the input, say what would be done, write nothing.")]
@@ -69,7 +76,8 @@ class Measuring:
     """How and where to measure, and the gates."""
 
     num_eval_samples: EvalCount = None
-    device: Annotated[list[str] | None, typer.Option(help="Where to measure, repeatable. [default: local]")] = None
+    device: Devices = None
+    offline: Offline = False
     threads: Threads = None
     warmup: Warmup = 20
     iterations: Iterations = 200

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source
+from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
 from edgekit.models.arguments import parse_model_args
 from edgekit.options import ModelOptions, Options, Settings
@@ -35,7 +36,6 @@ def job_options(
     from edgekit.runtime.base import check_threads  # numpy: --help must do without
 
     calibrating, measuring = calibrating or Calibrating(), measuring or Measuring()
-    check_devices(measuring.device)
     check_threads(measuring.threads)
     return Options(
         model=model,
@@ -51,6 +51,8 @@ def job_options(
         settings=Settings(
             measuring.threads, measuring.warmup, measuring.iterations, measuring.max_drop, measuring.min_speedup
         ),
+        devices=devices_of(measuring.device),
+        offline=measuring.offline,
         command=command,
     )
 
@@ -93,8 +95,6 @@ def triple_of(name: str, text: str | None) -> tuple[float, ...] | None:
     return values
 
 
-def check_devices(devices: list[str] | None) -> None:
-    """Only this machine can measure in this version."""
-    for device in devices or ():
-        if device != "local":
-            raise UsageError(f"unknown device '{device}': valid is local. Leave --device out to measure here.")
+def devices_of(names: list[str] | None) -> tuple[Device, ...]:
+    """Devices that were asked for, each once; this machine without any."""
+    return tuple(find_device(name) for name in dict.fromkeys(names)) if names else (THIS,)

@@ -9,11 +9,13 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles, Model
 from edgekit.cli.groups import (
     Calibrating,
+    Devices,
     EvalCount,
     Iterations,
     Json,
     Labelled,
     Making,
+    Offline,
     Quiet,
     Seed,
     Source,
@@ -21,7 +23,7 @@ from edgekit.cli.groups import (
     Warmup,
     flat,
 )
-from edgekit.cli.options import data_of, job_options, model_options
+from edgekit.cli.options import data_of, devices_of, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
 from edgekit.libraries import import_needed
@@ -106,22 +108,26 @@ def evaluate(
 @app.command()
 def benchmark(
     bundles: Bundles,
+    device: Devices = None,
+    offline: Offline = False,
     threads: Threads = None,
     warmup: Warmup = 20,
     iterations: Iterations = 200,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Latency of bundles, timed in turns in one process; ratios against the first."""
-    from edgekit.bundles import benchmark_bundles
+    """Latency of bundles, timed in turns in one process; ratios against the first, on a device the target's first."""
+    from edgekit.devices.bench import benchmark_devices
+    from edgekit.options import Settings
     from edgekit.progress import Reporter
 
     with clean_stdout() as out:
-        found = benchmark_bundles(bundles, threads, warmup, iterations, Reporter(quiet))
+        settings, devices = Settings(threads, warmup, iterations), devices_of(device)
+        found = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
         if json_:
             emit(out, found)
         else:
-            out.writelines(_latency_line(row) for row in found["results"])
+            out.writelines(_latency_line(row, len(devices) > 1) for row in found["results"])
     return 0 if all(row["verdict"] == "pass" for row in found["results"]) else 1
 
 
@@ -137,12 +143,13 @@ def _accuracy_line(row: dict[str, Any]) -> str:
     )
 
 
-def _latency_line(row: dict[str, Any]) -> str:
+def _latency_line(row: dict[str, Any], several: bool) -> str:
     time, faster = row["latency_ms"], row["speedup"]
+    name = f"{row['device']['name']}: {row['bundle']}" if several else row["bundle"]
     if time is None:
-        return f"{row['bundle']}: {'; '.join(row['reasons'])}\n"
+        return f"{name}: {'; '.join(row['reasons'])}\n"
     versus = f", {faster['ratio']:.2f}x {faster['versus']}" if faster else ""
     return (
-        f"{row['bundle']}: p50 {time['p50']:.2f} ms, p90 {time['p90']:.2f}, p99 {time['p99']:.2f}, "
+        f"{name}: p50 {time['p50']:.2f} ms, p90 {time['p90']:.2f}, p99 {time['p99']:.2f}, "
         f"{time['threads']} threads, n = {time['count']}, peak {row['peak_rss_bytes'] / 1e6:.0f} MB{versus}\n"
     )

@@ -1,15 +1,20 @@
 """What the terminal and the page say in words about a whole report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from edgekit.report.columns import RANDOM, Report, Row, is_meaningful, lookup, percent
 
 
 def recommendation(report: Report) -> str:
-    """What to ship and why, in a sentence."""
+    """What to ship and why: a sentence for each device."""
     advice = report["recommendation"]
     if not advice:
         return "No recommendation."
+    return "\n".join(_advice(each) for each in (advice, *advice.get("others", ())))
+
+
+def _advice(advice: Mapping[str, Any]) -> str:
     where = f" on {advice['device']}" if advice["device"] else ""
     return f"Ship {advice['bundle'] or 'nothing'}{where}: {advice['why']}"
 

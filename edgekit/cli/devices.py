@@ -1,0 +1,131 @@
+"""`edgekit devices`: the machines to measure on."""
+
+from typing import Annotated, Any
+
+import typer
+
+from edgekit.cli.app import app
+from edgekit.cli.groups import Json
+from edgekit.cli.output import clean_stdout, emit
+
+devices = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Devices over SSH: add, list, remove, check and clean them."
+)
+app.add_typer(devices, name="devices")
+
+Name = Annotated[str, typer.Argument(help="A device's name, or ssh://USER@HOST.")]
+
+
+@devices.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it: letters, digits, '.', '_' and '-'.")],
+    url: Annotated[str, typer.Argument(help="ssh://ALIAS of your ssh configuration, or ssh://USER@HOST:PORT.")],
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Its device class. [default: told from what it is]")
+    ] = None,
+    ssh_config: Annotated[str | None, typer.Option(help="An ssh configuration elsewhere than ssh's own.")] = None,
+) -> None:
+    """Remember a device under a name."""
+    from pathlib import Path
+
+    from edgekit.devices.registry import Device, add_device
+    from edgekit.profiles import shipped_class
+
+    config = str(Path(ssh_config).absolute()) if ssh_config else None
+    add_device(Device(name, url, shipped_class(class_).name if class_ else None, config))
+    print(f"added {name}. See what it is with: edgekit devices check {name}")
+
+
+@devices.command(name="list")
+def list_(json_: Json = False) -> None:
+    """The devices that were added."""
+    from edgekit.devices.registry import read_devices
+
+    known = read_devices().values()
+    with clean_stdout() as out:
+        if json_:
+            keys = ("name", "url", "device_class", "ssh_config")
+            rows = [{key.removeprefix("device_"): getattr(each, key) for key in keys} for each in known]
+            emit(out, {"schema_version": 1, "devices": rows})
+            return
+        for each in known:
+            more = [each.device_class, f"configuration {each.ssh_config}" if each.ssh_config else None]
+            out.write("  ".join(filter(None, (each.name, each.url, *more))) + "\n")
+
+
+@devices.command()
+def remove(name: Annotated[str, typer.Argument(help="A device's name.")]) -> None:
+    """Forget a device. What edgekit keeps on it stays: `edgekit devices clean` removes that."""
+    from edgekit.devices.registry import remove_device
+
+    remove_device(name)
+    print(f"removed {name}")
+
+
+@devices.command()
+def check(name: Name, json_: Json = False) -> int:
+    """What a device is, what it lacks, and which runtimes can run there; nothing on it is changed."""
+    from edgekit.devices.check import check
+    from edgekit.devices.registry import find_remote
+
+    with clean_stdout() as out:
+        found = check(find_remote(name))
+        if json_:
+            emit(out, found)
+        else:
+            out.writelines(f"{line}\n" for line in _lines(found))
+    return 0 if any(each["runs"] for each in found["targets"].values()) else 1
+
+
+@devices.command()
+def clean(name: Name) -> None:
+    """Remove what edgekit keeps on a device: environments and copied files."""
+    from edgekit.devices.check import probe
+    from edgekit.devices.registry import find_remote
+    from edgekit.devices.setup import clean
+    from edgekit.devices.transport import connect
+
+    with connect(find_remote(name)) as connection:
+        facts = probe(connection)
+        removed = clean(connection, facts)
+    print(f"{name}: removed {facts['cache']}" if removed else f"{name}: nothing to remove at {facts['cache']}")
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """A check as a person reads it."""
+    facts = found["facts"]
+    shown = {
+        "board": facts["board"],
+        "processor": f"{facts['cpu'] or 'unknown'}, {facts['machine']}, {facts['cores']} cores",
+        "features": " ".join(facts["noted_features"] or ()) or None,
+        "class": found["class"],
+        "emulated": "by QEMU: its times are not a device's" if facts["emulated"] else None,
+        "clock": f"{_measure(facts['clock_mhz'], 'MHz')}, at most {_measure(facts['clock_max_mhz'], 'MHz')}",
+        "governor": facts["governor"],
+        "memory": f"{_megabytes(facts['memory_available_bytes'])} free of {_megabytes(facts['memory_bytes'])}",
+        "disk": f"{_megabytes(facts['disk_free_bytes'])} free at {facts['cache']}",
+        "heat": _measure(facts["celsius"], "°C"),
+        "throttled": None if facts["throttled"] is None else _throttled(facts["throttled"]),
+        "load": _measure(facts["load"], "", 2),
+        "system": f"Linux {facts['kernel']}, glibc {facts['glibc'] or 'none'}",
+        "Python": ", ".join(each["version"] for each in facts["pythons"]),
+    }
+    lines = [f"{key + ':':<11} {value or 'unknown'}" for key, value in shown.items() if key != "emulated" or value]
+    lines += [f"{'lacks:':<11} {each}" for each in found["lacks"]]
+    for target, each in found["targets"].items():
+        lines.append(f"{target + ':':<11} {'can run' if each['runs'] else 'cannot run: ' + each['reason']}")
+    return lines
+
+
+def _throttled(said: dict[str, Any]) -> str:
+    parts = [f"{when}: {', '.join(said[key])}" for key, when in (("now", "now"), ("since_boot", "since boot"))
+             if said[key]]  # fmt: skip
+    return "; ".join(parts) or "no, and not since boot"
+
+
+def _measure(value: float | None, unit: str, digits: int = 0) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f} {unit}".strip()
+
+
+def _megabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e6:,.0f} MB"

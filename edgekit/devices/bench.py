@@ -1,0 +1,54 @@
+"""`edgekit benchmark` here and on devices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.bundle import Bundle, read_bundle
+from edgekit.bundles import benchmark_bundles
+from edgekit.devices.registry import THIS, Device
+from edgekit.devices.remote import each_target
+from edgekit.errors import DeviceError
+from edgekit.options import Settings
+from edgekit.progress import Reporter
+from edgekit.rows import Row, base_row
+from edgekit.runtime.base import check_threads
+
+KEYS = ("bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons", "latency_ms", "speedup")
+
+
+def benchmark_devices(
+    paths: Sequence[Path], devices: Sequence[Device], settings: Settings, reporter: Reporter, offline: bool = False
+) -> dict[str, Any]:
+    """The document of `edgekit benchmark`: rows of each device, each with its `device`. One that fails is in its rows.
+
+    On a device float and int8 of one target are timed in turns in one process, and targets one after the other: a
+    runtime that crashes takes no other with it.
+    """
+    check_threads(settings.threads)
+    bundles = {str(path): read_bundle(path) for path in paths}
+    rows: list[Row] = []
+    for device in devices:
+        if device == THIS:
+            found = benchmark_bundles(paths, settings.threads, settings.warmup, settings.iterations, reporter)
+            rows += [row | {"device": found["device"]} for row in found["results"]]
+        else:
+            rows += _rows_on(device, bundles, settings, reporter, offline)
+    return {"schema_version": 1, "device": rows[0]["device"], "results": rows}
+
+
+def _rows_on(
+    device: Device, bundles: dict[str, Bundle], settings: Settings, reporter: Reporter, offline: bool
+) -> list[Row]:
+    groups: dict[str, dict[str, Bundle]] = {}
+    for name, bundle in bundles.items():
+        groups.setdefault(bundle.manifest.target, {})[name] = bundle
+    rows: dict[str, Row] = {}
+    for target, found, facts in each_target(device, groups, settings, None, reporter, offline):
+        if not isinstance(found, DeviceError):
+            rows |= zip(groups[target], found, strict=True)
+            continue
+        for name, bundle in groups[target].items():
+            row = base_row(name, bundle, facts) | {"verdict": "error", "reasons": [f"device: {found}"]}
+            rows[name] = {key: row[key] for key in (*KEYS, "peak_rss_bytes", "device")}
+    return [rows[name] for name in bundles]

@@ -1,0 +1,273 @@
+"""Measuring on a device: send what is missing, start the agent, read its lines to the end record."""
+
+import json
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from edgekit.bundle import MANIFEST, Bundle
+from edgekit.devices.check import check_memory, probe, row_device, unknown_device
+from edgekit.devices.faults import exit_error
+from edgekit.devices.registry import Device
+from edgekit.devices.setup import ensure_environment, send_files
+from edgekit.devices.transport import Connection, connect, ending
+from edgekit.errors import ConnectionCutError, DeviceError, FrozenError, StageError
+from edgekit.measure import Images, group_key
+from edgekit.options import Settings
+from edgekit.progress import Reporter
+from edgekit.rows import Row, failed_row
+from edgekit.run_folder import RunFolder
+
+STAGE = "device"
+"""What a row names that was lost with its device."""
+SILENCE_S = 120
+"""An agent sends a line every few seconds; one that is silent for so long is frozen."""
+
+
+class Board:
+    """A connected device, ready to measure. Make one with `open_board`."""
+
+    def __init__(self, connection: Connection, offline: bool, reporter: Reporter) -> None:
+        self._connection, self._offline, self._reporter = connection, offline, reporter
+        self.device = connection.device
+        self.facts = probe(connection)
+
+    def measure(self, bundles: Mapping[str, Bundle], settings: Settings, images: Images | None = None) -> list[Row]:
+        """Rows of bundles of one target, in their order; with images as in report.json, else as `benchmark` has them.
+
+        Raises a DeviceError that says what failed, or which memory or disk is too small.
+        """
+        name, first = self.device.name, next(iter(bundles.values())).manifest
+        check_memory(name, self.facts, {key: bundle.size_bytes for key, bundle in bundles.items()})
+        oldest = [bundle.manifest.engine["minimum"] for bundle in bundles.values()]
+        with self._reporter.stage(f"{name}: set up {first.target}"):
+            python = ensure_environment(
+                self._connection, self.facts, first.target, max(oldest, key=_numbers), self._offline
+            )
+        with self._reporter.stage(f"{name}: copy"):
+            job = self._job(bundles, settings, images)
+        return run_agent(self._connection, python, job, self._reporter)
+
+    def _job(self, bundles: Mapping[str, Bundle], settings: Settings, images: Images | None) -> dict[str, Any]:
+        files = [
+            (name, bundle.path / each)
+            for name, bundle in bundles.items()
+            for each in (MANIFEST, *bundle.manifest.files)
+        ]
+        sent: dict[str, dict[str, str]] = {name: {} for name in bundles}
+        hashes = send_files(self._connection, self.facts, [path for _, path in files])
+        for (name, path), digest in zip(files, hashes, strict=True):
+            sent[name][path.name] = digest
+        return {
+            "name": self.device.name,
+            "class": self.facts["class"],
+            "cache": self.facts["cache"],
+            "bundles": sent,
+            "settings": asdict(settings),
+            "images": None if images is None else self._send_images(images),
+        }
+
+    def _send_images(self, images: Images) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+            pixels = getattr(images.pixels, "filename", None)
+            if pixels is None:
+                pixels = Path(folder) / "pixels.npy"
+                np.save(pixels, images.pixels)
+            files = [Path(folder) / str(index) for index in range(len(images.files))]
+            for path, content in zip(files, images.files, strict=True):
+                path.write_bytes(content)
+            first, *others = send_files(self._connection, self.facts, [Path(pixels), *files])
+        reference = {key: value.tolist() for key, value in vars(images.reference).items()}
+        return {"pixels": first, "labels": images.labels.tolist(), "reference": reference, "files": others}
+
+
+@contextmanager
+def open_board(device: Device, offline: bool, reporter: Reporter) -> Iterator[Board]:
+    """Connect to a device and find out what it is; raises a DeviceError if that can't be done."""
+    with connect(device) as connection:
+        yield Board(connection, offline, reporter)
+
+
+def run_agent(connection: Connection, python: str, job: Mapping[str, Any], reporter: Reporter) -> list[Row]:
+    """Run one job; its rows. A DeviceError if the agent fails, falls silent, or ends without its end record."""
+    name = connection.device.name
+    with tempfile.TemporaryFile(dir=connection.folder) as stderr:
+        # ONNX Runtime keeps notes on the machine in the user's cache folder: here it's ours, and cleaned with it.
+        kept = f"XDG_CACHE_HOME={job['cache']}/runtimes"
+        process = connection.start(["env", kept, python, "-I", "-m", "edgekit.devices.agent"], stderr)
+        with process, ending(process):
+            assert process.stdin
+            assert process.stdout
+            try:
+                process.stdin.write((json.dumps(job) + "\n").encode())
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # its end says why
+            found = _listen(name, process.stdout, reporter)
+        stderr.seek(0)
+        said = stderr.read().decode(errors="replace")
+    connection.check(process.returncode)
+    if "error" in found:
+        raise DeviceError(f"{name}: {found['error']}")
+    if process.returncode != 0:
+        raise exit_error(name, "the measurement", process.returncode, said)
+    if "end" not in found or "rows" not in found:
+        raise ConnectionCutError(
+            f"{name}: its answer has no end record, so it is not whole. Run the same command again."
+        )
+    rows: list[Row] = found["rows"]
+    return rows
+
+
+def _listen(name: str, pipe: Any, reporter: Reporter) -> dict[str, Any]:
+    """Read lines until the end; what the last ones of each kind said. FrozenError if none comes for long."""
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
+    found: dict[str, Any] = {}
+    with _Progress(name, reporter) as progress:
+        while True:
+            try:
+                raw = lines.get(timeout=SILENCE_S)
+            except queue.Empty:
+                raise FrozenError(
+                    f"{name}: the measurement was silent for {SILENCE_S} s. See that the device is well; then run the "
+                    "same command again."
+                ) from None
+            if raw is None:
+                return found
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                continue  # cut in the middle: the end record will be missing
+            if isinstance(line, dict):
+                progress.show(line)
+                found |= {key: line[key] for key in ("rows", "error", "end") if key in line}
+
+
+def _read(pipe: Any, put: Callable[[bytes | None], None]) -> None:
+    try:
+        for line in pipe:
+            put(line)
+    except ValueError:
+        pass  # closed: the block was left
+    put(None)
+
+
+class _Progress:
+    """The agent's stages, shown by the host's reporter."""
+
+    def __init__(self, name: str, reporter: Reporter) -> None:
+        self._name, self._reporter = name, reporter
+        self._stage: Any = None
+        self._step: Callable[[], None] = lambda: None
+        self._done = 0
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close(*error)
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        """Open a stage, go on in it, or pass a warning on."""
+        if "warn" in line:
+            self._reporter.warn(f"{self._name}: {line['warn']}")
+        if "stage" in line:
+            self._close(None, None, None)
+            self._stage = self._reporter.stage(f"{self._name}: {line['stage']}", line["total"])
+            self._step, self._done = self._stage.__enter__(), 0
+        for _ in range(self._done, line.get("step", self._done)):
+            self._step()
+            self._done += 1
+
+    def _close(self, *error: Any) -> None:
+        if self._stage is not None:
+            stage, self._stage = self._stage, None
+            stage.__exit__(*error)
+
+
+def measure_on(
+    device: Device,
+    built: Mapping[str, Bundle | StageError],
+    images: Images,
+    settings: Settings,
+    run: RunFolder,
+    reporter: Reporter,
+    offline: bool = False,
+) -> list[Row]:
+    """One row of report.json for each bundle, as `measure_rows` gives them here. What fails is a row that says so."""
+    groups: dict[str, dict[str, Bundle]] = {}
+    rows = {
+        name: failed_row(name, unknown_device(device), "compile", made)
+        for name, made in built.items()
+        if not isinstance(made, Bundle)
+    }
+    for name, made in built.items():
+        if isinstance(made, Bundle):
+            groups.setdefault(made.manifest.target, {})[name] = made
+    for target, group in list(groups.items()):
+        kept = run.recall(_place(target, device), group_key(group, images, settings))
+        if kept is not None:
+            reporter.say(f"{device.name}: {target}: measurements kept from the interrupted run")
+            rows |= kept
+            del groups[target]
+    if groups:
+        rows |= _measure_groups(device, groups, images, settings, run, reporter, offline)
+    return [rows[name] for name in built]
+
+
+def _measure_groups(
+    device: Device, groups: Mapping[str, Mapping[str, Bundle]], images: Images, settings: Settings, run: RunFolder,
+    reporter: Reporter, offline: bool,
+) -> dict[str, Row]:  # fmt: skip
+    rows: dict[str, Row] = {}
+    for target, found, facts in each_target(device, groups, settings, images, reporter, offline):
+        group = groups[target]
+        if isinstance(found, DeviceError):
+            rows |= {name: failed_row(name, facts, STAGE, found) for name in group}
+        else:
+            rows |= (done := dict(zip(group, found, strict=True)))
+            run.remember(_place(target, device), group_key(group, images, settings), done)
+    return rows
+
+
+def each_target(
+    device: Device, groups: Mapping[str, Mapping[str, Bundle]], settings: Settings, images: Images | None,
+    reporter: Reporter, offline: bool,
+) -> Iterator[tuple[str, Sequence[Row] | DeviceError, Row]]:  # fmt: skip
+    """Each target's rows, or why there are none, and the `device` object as far as it is known.
+
+    A lost connection is made anew for the next target.
+    """
+    facts = unknown_device(device)
+    for target, group in groups.items():
+        try:
+            with open_board(device, offline, reporter) as board:
+                facts = row_device(device, board.facts)
+                found: Sequence[Row] | DeviceError = board.measure(group, settings, images)
+        except DeviceError as error:
+            reporter.warn(str(error))
+            found = error
+        yield target, found, facts
+
+
+def failed_on_device(row: Row) -> bool:
+    """Whether a row was lost because of its device: the same command may find it well again."""
+    return row["verdict"] == "error" and str(row["reasons"][0]).startswith(f"{STAGE}: ")
+
+
+def _place(target: str, device: Device) -> str:
+    """Where a run keeps the rows; an ssh:// address as a name has characters that no file name may have."""
+    return f"row-{target}-on-{quote(device.name, safe='')}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

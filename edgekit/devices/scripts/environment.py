@@ -1,0 +1,73 @@
+"""Makes a virtual environment on a device, unless it is there already.
+
+Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline"}; it answers
+{"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last says that
+it is complete. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an index nor
+ensurepip is needed. {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+COMPLETE = "edgekit-complete"
+
+
+def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
+    """The environment's Python, and whether it was made now."""
+    place = cache / "environments" / str(request["key"])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        python = place / "bin" / "python"
+        if (place / COMPLETE).exists():
+            return {"python": str(python), "made": False}
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            install(place, python, cache, request)
+            (place / COMPLETE).touch()
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+    return {"python": str(python), "made": True}
+
+
+def install(place: Path, python: Path, cache: Path, request: "dict[str, object]") -> None:
+    """Make the environment and let pip fill it; exits with pip's status if that fails."""
+    offline, wheels = request["offline"], place / "wheels"
+    venv.create(place, with_pip=not offline, symlinks=True)
+    wheels.mkdir()
+    for name, digest in dict(request["wheels"]).items():  # type: ignore[call-overload]
+        os.link(cache / "files" / digest, wheels / name)
+    pip = next((str(each) for each in wheels.glob("pip-*.whl")), None)
+    command = [str(python), "-I", f"{pip}/pip"] if pip else [str(python), "-I", "-m", "pip"]
+    command += [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-cache-dir",
+        "--only-binary=:all:",
+    ]
+    command += ["--no-index", "--find-links", str(wheels)] if offline else []
+    command += [str(each) for each in wheels.glob("edgekit-*.whl")]
+    command += list(request["requirements"])  # type: ignore[call-overload]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+    if done.returncode != 0:
+        raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
+    shutil.rmtree(wheels)
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    if "clean" in asked:
+        found = os.path.isdir(asked["cache"])
+        shutil.rmtree(asked["cache"]) if found else None
+        print(json.dumps({"removed": found}))
+    else:
+        print(json.dumps(make(Path(asked["cache"]), asked)))

@@ -1,0 +1,183 @@
+"""A virtual environment on the device: edgekit's runtime, numpy, Pillow and the one engine that a bundle needs.
+
+Everything lies in the device's cache folder, by default ~/.cache/edgekit: `files` by sha256, `environments` by a hash
+of what went in. Nothing else on the device is touched.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from edgekit.devices.check import Facts, python_of, reason_against, version_of
+from edgekit.devices.faults import exit_error, full_disk
+from edgekit.devices.scripts import source
+from edgekit.devices.transport import Connection, ending
+from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
+from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
+from edgekit.targets import find_target
+
+CHUNK = 1 << 20
+
+
+def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
+    """The name of an environment: a hash of all that goes in."""
+    parts = [hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def requirements_of(target: str, minimum: str | None) -> list[str]:
+    """What pip is asked for on the device, beside edgekit's wheel; `minimum` is the bundle's oldest engine version."""
+    engine = find_target(target).requirement
+    return [*REQUIREMENTS, f"{engine},>={minimum}" if minimum else engine]
+
+
+def ensure_environment(
+    connection: Connection, facts: Facts, target: str, minimum: str | None = None, offline: bool = False
+) -> str:
+    """Make the environment for a target, unless it is there. The path of its Python.
+
+    Raises DevicePythonError, DeviceFullError, DeviceSetupError, or the error of a lost connection.
+    """
+    device = connection.device.name
+    reason = reason_against(device, facts)
+    if reason:
+        raise DeviceSetupError(f"{device}: {target} can't run there: {reason}")
+    python = python_of(device, facts)
+    wheel, requirements = own_wheel(), requirements_of(target, minimum)
+    key = environment_key(wheel, requirements, python["version"])
+    ready = f"{facts['cache']}/environments/{key}"
+    if connection.run(["test", "-e", f"{ready}/edgekit-complete"]).status == 0:
+        return f"{ready}/bin/python"
+    if not python["ensurepip"] and not offline:
+        raise DevicePythonError(
+            f"{device}: {python['path']} has no ensurepip, so it can't make environments. On Debian and Raspberry Pi "
+            "OS: sudo apt install python3-venv. Or use --offline, which needs none."
+        )
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        (Path(folder) / NAME).write_bytes(wheel)
+        if offline:
+            fetch_wheels(device, facts, requirements, Path(folder))
+        wheels = {path.name: path for path in Path(folder).glob("*.whl")}
+        hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
+    request = {"cache": facts["cache"], "key": key, "requirements": requirements, "wheels": hashes, "offline": offline}
+    command = [python["path"], "-c", source("environment"), json.dumps(request)]
+    done = connection.run(command)
+    if done.status != 0:
+        raise _setup_error(device, facts, target, done.status, done.err)
+    return str(connection.answer(done, "the set-up")["python"])
+
+
+def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> list[str]:
+    """Copy files that the device doesn't have, verified there; the sha256 of each, which is its name there.
+
+    Raises DeviceFullError with the numbers before anything is sent, if they can't fit.
+    """
+    device = connection.device.name
+    python = python_of(device, facts)["path"]
+    try:
+        hashes = [_sha256(path) for path in paths]
+        sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
+    except OSError as error:
+        raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
+    request: dict[str, Any] = {"cache": facts["cache"], "files": sizes}
+    missing = connection.python(python, "store", request, "a look at its files")["missing"]
+    free, total = facts["disk_free_bytes"], sum(sizes[digest] for digest in missing)
+    if free is not None and total > free:
+        raise full_disk(device, "a copy", f"{total / 1e6:.0f} MB are to be copied, {free / 1e6:.0f} MB are free")
+    if not missing:
+        return hashes
+    request |= {"files": {digest: sizes[digest] for digest in missing}, "receive": True}
+    by_hash = dict(zip(hashes, paths, strict=True))
+    damaged = _stream(connection, python, request, [by_hash[digest] for digest in missing])
+    if damaged:
+        raise ConnectionCutError(
+            f"{device}: {len(damaged)} of {len(missing)} files arrived damaged and were not kept. Run it again."
+        )
+    return hashes
+
+
+def fetch_wheels(device: str, facts: Facts, requirements: Sequence[str], folder: Path) -> None:
+    """Let this machine's pip download wheels for the device's processor, glibc and Python, and pip's own."""
+    python = version_of(python_of(device, facts)["version"])
+    libc = version_of(facts["glibc"])[1]
+    platforms = [f"manylinux_2_{minor}_{facts['machine']}" for minor in range(libc, 16, -1)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*python)]
+    command += [word for abi in (f"cp{python[0]}{python[1]}", "abi3", "none") for word in ("--abi", abi)]
+    for platform in (*platforms, f"manylinux2014_{facts['machine']}"):
+        command += ["--platform", platform]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), *requirements, "pip"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise DeviceSetupError(
+            f"{device}: this machine's pip can't fetch the packages for {facts['machine']}, Python "
+            f"{python[0]}.{python[1]}, glibc {facts['glibc']}: {said[-1] if said else 'it said nothing'}"
+        )
+
+
+def clean(connection: Connection, facts: Facts) -> bool:
+    """Remove all that edgekit keeps on the device; whether there was anything."""
+    request = {"cache": facts["cache"], "clean": True}
+    python = python_of(connection.device.name, facts)["path"]
+    return bool(connection.python(python, "environment", request, "cleaning")["removed"])
+
+
+def _stream(connection: Connection, python: str, request: Mapping[str, Any], paths: Sequence[Path]) -> list[str]:
+    with tempfile.TemporaryFile(dir=connection.folder) as stderr:
+        process = connection.start([python, "-c", source("store"), json.dumps(request)], stderr)
+        with ending(process):
+            assert process.stdin
+            assert process.stdout
+            cut = _feed(process.stdin, paths)
+            out = process.stdout.read()
+            process.stdout.close()
+            status = process.wait()
+        stderr.seek(0)
+        said = stderr.read().decode(errors="replace")
+    connection.check(status)
+    if status != 0:
+        raise exit_error(connection.device.name, "a copy", status, said)
+    try:
+        damaged: list[str] = json.loads(out)["missing"]
+    except (ValueError, KeyError):
+        raise DeviceError(f"{connection.device.name}: a copy ended without an answer{cut}: {said[-200:]}") from None
+    return damaged
+
+
+def _feed(pipe: BinaryIO | Any, paths: Sequence[Path]) -> str:
+    try:
+        with pipe:
+            for path in paths:
+                with path.open("rb") as file:
+                    while chunk := file.read(CHUNK):
+                        pipe.write(chunk)
+    except BrokenPipeError:
+        return " in the middle"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _setup_error(device: str, facts: Facts, target: str, status: int, said: str) -> DeviceError:
+    title = find_target(target).title
+    if "No matching distribution" in said or "no matching distributions" in said:
+        version = python_of(device, facts)["version"]
+        return DeviceSetupError(
+            f"{device}: no package of {title} is published for {facts['machine']}, Python {version} and glibc "
+            f"{facts['glibc']}, or its package index can't be reached. Try --offline, which fetches it from here, or "
+            "another --target."
+        )
+    known = exit_error(device, "the set-up", status, said)
+    if type(known) is not DeviceError:
+        return known
+    return DeviceSetupError(f"{known} Try --offline, which fetches the packages from here.")

@@ -1,0 +1,54 @@
+"""edgekit's own wheel for a device, written from the package that is running.
+
+That package may be a checkout or an installed one; only the first could be built by its build system, and a device
+needs a part of it. So the wheel is written here: Python and text files as they are, the device classes and recipes
+where an installed package has them, without the demo. The same content gives the same bytes, so its hash names it.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from io import BytesIO
+from typing import Literal
+
+from edgekit import __version__
+from edgekit.profiles import data_folder
+
+NAME = f"edgekit-{__version__}-py3-none-any.whl"
+REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3")
+"""What pyproject.toml says that the package needs."""
+_LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def own_wheel() -> bytes:
+    """The wheel file."""
+    content = dict(_content())
+    folder = f"edgekit-{__version__}.dist-info"
+    needs = "".join(f"Requires-Dist: {each}\n" for each in REQUIREMENTS)
+    content[f"{folder}/METADATA"] = f"Metadata-Version: 2.1\nName: edgekit\nVersion: {__version__}\n{needs}".encode()
+    content[f"{folder}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    record = [*content, f"{folder}/RECORD"]
+    content[f"{folder}/RECORD"] = "".join(f"{name},,\n" for name in record).encode()
+    out = BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def _content() -> Iterator[tuple[str, bytes]]:
+    yield from _below("edgekit", files("edgekit"))
+    kinds: tuple[Literal["targets", "calibration"], ...] = ("targets", "calibration")
+    for kind in kinds:
+        yield from _below(f"edgekit/_data/{kind}", data_folder(kind))
+
+
+def _below(name: str, folder: Traversable) -> Iterator[tuple[str, bytes]]:
+    for each in sorted(folder.iterdir(), key=lambda item: item.name):
+        path = f"{name}/{each.name}"
+        if each.is_dir() and each.name not in _LEFT_OUT:
+            yield from _below(path, each)
+        elif each.is_file():
+            yield path, each.read_bytes()

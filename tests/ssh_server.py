@@ -1,0 +1,139 @@
+"""A real sshd on loopback whose "device" is this machine with a home folder of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgekit.devices.registry import Device
+
+SSHD = "/usr/sbin/sshd"
+
+
+@dataclass
+class Server:
+    """A running sshd, and how to reach it."""
+
+    folder: Path
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def home(self) -> Path:
+        """The device's home folder."""
+        return self.folder / "home"
+
+    @property
+    def cache(self) -> Path:
+        """What edgekit keeps on the device."""
+        return self.home / ".cache" / "edgekit"
+
+    @property
+    def config(self) -> Path:
+        """The client's configuration, with the alias `device`."""
+        return self.folder / "ssh_config"
+
+    def device(self, name: str = "board", **changes: str) -> Device:
+        """The device as the registry would give it."""
+        return Device(**{"name": name, "url": "ssh://device", "ssh_config": str(self.config)} | changes)
+
+    def sessions(self) -> list[int]:
+        """Process ids of the connections' own sshd processes, and of what they started."""
+        found, parents = [], {self.process.pid}
+        while parents:
+            listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+            pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+            parents = {pid for pid, parent in pairs if parent in parents and pid not in found}
+            found += sorted(parents)
+        return found
+
+    def cut(self) -> None:
+        """Kill every connection."""
+        for pid in self.sessions():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def keys(folder: Path) -> Path:
+    """A host key and a user key, made once."""
+    for name in ("host_key", "user_key"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / name)], check=True
+        )
+    return folder
+
+
+def needs_sshd() -> None:
+    """Skip where there is no sshd; fail in CI."""
+    if not os.path.exists(SSHD) or shutil.which("ssh") is None:
+        reason = "needs the OpenSSH server and client"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@contextmanager
+def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]:
+    """Start an sshd that lets the user key in and gives its sessions this PATH and a home in `folder`."""
+    home, programs = folder / "home", folder / "programs"
+    home.mkdir(parents=True)
+    programs.mkdir()
+    (programs / "python3").symlink_to(os.path.realpath(sys.executable))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{programs}:/usr/bin:/bin" if path is None else path
+    lines = [
+        f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {keys}/host_key", "PidFile none", "UsePAM no",
+        f"AuthorizedKeysFile {keys}/user_key.pub", "StrictModes no", "PermitRootLogin prohibit-password",
+        "PasswordAuthentication no", "KbdInteractiveAuthentication no", f"SetEnv HOME={home} PATH={path}",
+    ]  # fmt: skip
+    config = folder / "sshd_config"
+    config.write_text("\n".join(lines) + "\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    known = subprocess.run([SSHD, "-T", "-f", str(config)], capture_output=True, text=True, check=False).stdout
+    if "persourcepenalties" in known:  # OpenSSH 9.8 and newer lock a peer out after refused logins
+        config.write_text("\n".join([*lines, "PerSourcePenalties no"]) + "\n")
+    write_client(folder, keys, port)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
+    server = Server(folder, port, process)
+    try:
+        wait_for_port(server)
+        yield server
+    finally:
+        server.cut()
+        process.terminate()
+        process.wait(10)
+
+
+def write_client(folder: Path, keys: Path, port: int) -> None:
+    """The client's configuration and known hosts."""
+    public = " ".join((keys / "host_key.pub").read_text().split()[:2])
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}\n")
+    user_key = shutil.copy(keys / "user_key", folder / "user_key")
+    os.chmod(user_key, 0o600)
+    (folder / "ssh_config").write_text(
+        f"Host device\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {user_key}\n  IdentitiesOnly yes\n"
+        f"  IdentityAgent none\n  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile none\n"
+    )
+
+
+def wait_for_port(server: Server) -> None:
+    """Until the server listens."""
+    for _ in range(200):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1):
+            return
+        assert server.process.poll() is None, (server.folder / "log").read_text()
+        time.sleep(0.05)
+    raise AssertionError("sshd doesn't listen")

@@ -1,0 +1,118 @@
+"""The user's devices file: names, addresses, and what is refused."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edgekit.devices.registry import (
+    THIS,
+    Address,
+    Device,
+    add_device,
+    devices_file,
+    find_device,
+    parse_url,
+    read_devices,
+    remove_device,
+)
+from edgekit.errors import OutputError, UsageError
+
+NASTY = ["pi 5", "pi'5", 'pi"5', "$(reboot)", "`id`", "-pi", "../pi", "", "a\nb", "pi;ls", "local", "ä" * 3, "p" * 65]
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "configuration" / "devices.toml"
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("ssh://pi5", Address("pi5")),
+        ("ssh://pi@raspberrypi.local", Address("raspberrypi.local", "pi")),
+        ("ssh://pi@10.0.0.7:2222", Address("10.0.0.7", "pi", 2222)),
+        ("ssh://pi@[fe80::1%eth0]:22/", Address("fe80::1%eth0", "pi", 22)),
+    ],
+)
+def test_addresses(url: str, address: Address) -> None:
+    assert parse_url(url) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["pi5", "http://pi5", "ssh://", "ssh://-oProxyCommand=id", "ssh://-l@pi", "ssh://pi 5", "ssh://$(id)", "ssh://a@b@c",
+     "ssh://pi:0", "ssh://pi:65536", "ssh://pi/path", "ssh://pi:x", "ssh://pi'", "ssh://pi\n"],
+)  # fmt: skip
+def test_addresses_that_are_refused(url: str) -> None:
+    with pytest.raises(UsageError, match=r"valid is ssh://ALIAS"):
+        parse_url(url)
+
+
+def test_what_is_added_is_found_and_what_is_removed_is_not(file: Path, tmp_path: Path) -> None:
+    config = tmp_path / 'a "quoted" $(name)'
+    config.write_text("")
+    pi = Device("pi5", "ssh://pi@raspberrypi.local", "raspberry-pi-5", str(config))
+    add_device(pi)
+    add_device(Device("other", "ssh://other:2222"))
+    assert find_device("pi5") == pi
+    assert find_device("other").address == Address("other", None, 2222)
+    assert list(read_devices()) == ["pi5", "other"]
+    assert set(tomllib.loads(file.read_text())["pi5"]) == {"url", "class", "ssh_config"}
+    assert [each.name for each in file.parent.iterdir()] == ["devices.toml"], "nothing is left beside it"
+    remove_device("pi5")
+    assert list(read_devices()) == ["other"]
+    with pytest.raises(UsageError, match=r"there is no device 'pi5'. Known: other\."):
+        remove_device("pi5")
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_that_are_refused(name: str, file: Path) -> None:
+    with pytest.raises(UsageError, match="the device's name is"):
+        add_device(Device(name, "ssh://pi"))
+    assert not file.exists()
+
+
+def test_a_name_is_taken_once() -> None:
+    add_device(Device("pi", "ssh://one"))
+    with pytest.raises(UsageError, match=r"already \(ssh://one\).*edgekit devices remove pi"):
+        add_device(Device("pi", "ssh://two"))
+
+
+def test_local_and_addresses_need_no_file() -> None:
+    assert find_device("local") == THIS
+    assert find_device("ssh://pi@host").address == Address("host", "pi")
+
+
+def test_an_unknown_device_lists_the_known() -> None:
+    add_device(Device("pi5", "ssh://pi5"))
+    with pytest.raises(UsageError, match=r"unknown device 'pi': valid are local, pi5 and ssh://.*Did you mean 'pi5'\?"):
+        find_device("pi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[", "pi = 1", "[pi]\nurl = 3", "[pi]\nclass = 'x'", "[pi]\nurl='ssh://a'\nport=3", "['p i']\nurl='ssh://a'",
+     "[pi]\nurl='file:///x'"],
+)  # fmt: skip
+def test_a_damaged_file_is_named(text: str, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        read_devices()
+
+
+def test_a_place_that_cannot_be_written(file: Path) -> None:
+    file.parent.write_text("a file where the folder should be")
+    with pytest.raises((OutputError, UsageError)):
+        add_device(Device("pi", "ssh://pi"))
+
+
+def test_the_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EDGEKIT_DEVICES_FILE")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert devices_file() == tmp_path / "edgekit" / "devices.toml"
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert devices_file() == Path.home() / ".config" / "edgekit" / "devices.toml"
