@@ -89,6 +89,7 @@ def main() -> None:
     wire = Wire()
     threading.Thread(target=wire.beat, daemon=True).start()
     job = json.loads(sys.stdin.readline())
+    (Path(job["cache"]) / "runtimes").mkdir(exist_ok=True)  # what the host made the home of this process
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job["cache"]))
     try:
         before = state()

@@ -100,9 +100,12 @@ def run_agent(connection: Connection, python: str, job: Mapping[str, Any], repor
     """Run one job; its rows. A DeviceError if the agent fails, falls silent, or ends without its end record."""
     name = connection.device.name
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        # ONNX Runtime keeps notes on the machine in the user's cache folder: here it's ours, and cleaned with it.
-        kept = f"XDG_CACHE_HOME={job['cache']}/runtimes"
-        process = connection.start(["env", kept, python, "-I", "-m", "edgekit.devices.agent"], stderr)
+        # ONNX Runtime and OpenVINO keep notes in the user's home: here it's a folder of ours, and cleaned with it.
+        home = f"{job['cache']}/runtimes"
+        process = connection.start(
+            ["env", f"HOME={home}", f"XDG_CACHE_HOME={home}/.cache", python, "-I", "-m", "edgekit.devices.agent"],
+            stderr,
+        )
         with process, ending(process):
             assert process.stdin
             assert process.stdout
