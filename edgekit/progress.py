@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edgekit.interrupts import interruptible
+from edgekit.libraries import import_needed
 
 Step = Callable[[], None]
 
@@ -15,12 +16,12 @@ class Reporter:
     """Says what goes on. `say` for a line, `stage` for counted work."""
 
     def __init__(self, quiet: bool = False) -> None:
-        from rich.console import Console  # a device has none: there a subclass sends what is said to the host
-
+        # A device has no rich: there a subclass sends what is said to the host.
+        console = import_needed("rich.console", "cli")
         self.quiet = quiet
         # Its own descriptor: libraries are kept off the process's streams while they work.
         own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", closefd=True)
-        self.console = Console(file=own, soft_wrap=True, highlight=False)
+        self.console = console.Console(file=own, soft_wrap=True, highlight=False)
         weakref.finalize(self, own.close)
 
     def say(self, message: str) -> None:

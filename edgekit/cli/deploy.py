@@ -62,15 +62,16 @@ def _run(options: Options, json_: bool, quiet: bool, dry_run: bool) -> int:
     from edgekit.progress import Reporter
 
     with clean_stdout() as out:
+        reporter = Reporter(quiet)
         pipeline = import_needed("edgekit.pipeline", "build")
         if dry_run:
-            planned = pipeline.plan(options, Reporter(quiet))
+            planned = pipeline.plan(options, reporter)
             if json_:
                 emit(out, planned)
             else:
                 out.writelines(f"{key}: {value}\n" for key, value in planned.items())
             return 0
-        report = pipeline.deploy(options, Reporter(quiet))
+        report = pipeline.deploy(options, reporter)
         if json_:
             emit(out, report)
         else:

@@ -44,7 +44,8 @@ def quantize(
 
     options = job_options(model_options(model, making.weights, source), making, calibrating)
     with clean_stdout() as out:
-        folders = import_needed("edgekit.steps", "build").quantize_model(options, Reporter(quiet))
+        reporter = Reporter(quiet)
+        folders = import_needed("edgekit.steps", "build").quantize_model(options, reporter)
         if json_:
             emit(out, {"schema_version": 1, "graphs": [str(folder) for folder in folders]})
         else:
@@ -65,16 +66,17 @@ def compile_(
     from edgekit.progress import Reporter
 
     with clean_stdout() as out:
+        reporter = Reporter(quiet)
         if Path(source).is_dir():
             if making.output is None:
                 raise UsageError("no place for the bundles was given: name a folder with --output DIR.")
             steps = import_needed("edgekit.steps", "build")
-            made = steps.compile_graphs(Path(source), making.output, Reporter(quiet))
+            made = steps.compile_graphs(Path(source), making.output, reporter)
         else:
             options = job_options(
                 model_options(source, making.weights, network), making, Calibrating(num_calibration_samples=8)
             )
-            made = import_needed("edgekit.steps", "build").compile_model(options, Reporter(quiet))
+            made = import_needed("edgekit.steps", "build").compile_model(options, reporter)
         if json_:
             emit(out, {"schema_version": 1, "bundles": [str(bundle.path) for bundle in made]})
         else:
