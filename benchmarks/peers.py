@@ -77,7 +77,8 @@ def all_versions() -> dict[str, str]:
 
     from edgekit.stages import versions
 
-    return versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
+    found = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
+    return {package: version.partition("+")[0] for package, version in found.items()}  # without where it was built for
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
