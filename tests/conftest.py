@@ -2,15 +2,17 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from ssh_server import Server, keys, needs_sshd, serve
 
 from edgekit.bundle import Golden, Manifest, write_bundle
+from edgekit.cli.main import main
 from edgekit.preprocess import Preprocessing
 
 # Torch's second thread gains nothing on networks this small, and waits for its turn by spinning.
@@ -178,3 +180,19 @@ def finished_run(job_arguments: list[str], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("finished") / "run"
     assert main(["deploy", *job_arguments, "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A host key and a user key for servers of `ssh_server`."""
+    needs_sshd()
+    return keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that is added under the name `board`."""
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    with serve(tmp_path / "server", key_folder) as server:
+        assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
+        yield server

@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ssh_server import Server, keys, needs_sshd, serve
+from ssh_server import Server, serve
 
 from edgekit.cli.main import main
 from edgekit.devices import check
@@ -128,21 +127,6 @@ def test_memory_that_is_clearly_too_small(facts: dict[str, Any]) -> None:
     check.check_memory("pi", facts | {"memory_available_bytes": None}, {"big": 10**12})
     with pytest.raises(DeviceMemoryError, match=r"pi: 300 MB of memory are free; 'big' has 150 MB and needs about 405"):
         check.check_memory("pi", free, {"small": 1, "big": 150_000_000})
-
-
-@pytest.fixture(scope="module")
-def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    needs_sshd()
-    return keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture
-def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that is added under the name `board`."""
-    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
-    with serve(tmp_path / "server", key_folder) as server:
-        assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
-        yield server
 
 
 def test_check(board: Server, capfd: Any) -> None:

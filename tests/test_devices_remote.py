@@ -11,13 +11,13 @@ import threading
 import time
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, MakeBundle
-from ssh_server import Server, keys, needs_sshd, serve
+from ssh_server import Server
 
 from edgekit.bundle import read_bundle
 from edgekit.cli.main import main
@@ -45,20 +45,11 @@ SETTINGS = Settings(threads=1, warmup=1, iterations=5)
 LONG = Settings(threads=1, warmup=1, iterations=500_000)
 
 
-@pytest.fixture(scope="module")
-def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    needs_sshd()
-    return keys(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
-def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server under the name `board`, with an environment for ONNX Runtime as the set-up would have left it."""
-    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
-    with serve(tmp_path / "server", key_folder) as server:
-        assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
-        lend_environment(server, "onnx", "1.0")
-        yield server
+def board(board: Server) -> Server:
+    """The server with an environment for ONNX Runtime as the set-up would have left it."""
+    lend_environment(board, "onnx", "1.0")
+    return board
 
 
 def lend_environment(server: Server, target: str, minimum: str) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ssh_server import Server, keys, needs_sshd, serve
+from ssh_server import Server, needs_sshd, serve
 
 from edgekit.devices import transport
 from edgekit.devices.faults import exit_error
@@ -29,12 +29,6 @@ from edgekit.errors import (
 )
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*", "~", "\\", "é\t1\n2", ""]
-
-
-@pytest.fixture(scope="module")
-def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    needs_sshd()
-    return keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

@@ -19,6 +19,12 @@ def lookup(tree: Any, path: str) -> Any:
     return tree
 
 
+def best_float(row: Row) -> str | None:
+    """What a speedup is over: a float bundle's name, and what it computed in where that isn't f32; None without one."""
+    versus, computed = lookup(row, "speedup.versus"), lookup(row, "speedup.versus_precision")
+    return versus if versus is None or computed in (None, "f32") else f"{versus} in {computed}"
+
+
 def is_meaningful(report: Report) -> bool:
     """Whether accuracy says anything: not with random weights."""
     model = report["model"]

@@ -59,20 +59,15 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
     advice = report["recommendation"] or {}
     for row in report["results"]:
         if row["bundle"] and (row["bundle"], row["device"]["name"]) == (advice.get("bundle"), advice.get("device")):
-            images, versus = lookup(row, "accuracy.count"), lookup(row, "speedup.versus")
+            images, versus = lookup(row, "accuracy.count"), c.best_float(row)
             notes = {
-                c.SPEEDUP: f"over {versus}{_computed_in(row)}" if versus else "it is the float bundle itself",
+                c.SPEEDUP: f"over {versus}" if versus else "it is the float bundle itself",
                 c.P50: _runs(row),
                 c.DROP: f"n = {images:,} images" if images and is_meaningful(report) else "",
                 c.SIZE: "",
             }
             return [_headline(column, report, row, note) for column, note in notes.items()]
     return []
-
-
-def _computed_in(row: Row) -> str:
-    computed = lookup(row, "speedup.versus_precision")
-    return f" in {computed}" if computed not in (None, "f32") else ""
 
 
 def _headline(column: c.Column, report: Report, row: Row, note: str) -> tuple[str, str, str]:

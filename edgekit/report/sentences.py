@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgekit.report.columns import RANDOM, Report, Row, is_meaningful, lookup, percent
+from edgekit.report.columns import RANDOM, Report, Row, best_float, is_meaningful, lookup, percent
 
 
 def recommendation(report: Report) -> str:
@@ -48,8 +48,8 @@ def conditions(report: Report) -> list[str]:
 
 def _low_precision(rows: Iterable[Row]) -> str:
     """Which floats were fastest in bf16 or f16: the float rows themselves are f32."""
-    found = {lookup(row, "speedup.versus"): lookup(row, "speedup.versus_precision") for row in rows}
-    named = [f"{versus} in {computed}" for versus, computed in found.items() if computed not in (None, "f32")]
+    floats = dict.fromkeys(filter(None, map(best_float, rows)))
+    named = [each for each in floats if " in " in each]
     return f" ({', '.join(named)})" if named else ""
 
 
