@@ -22,6 +22,8 @@ from edgekit.errors import EngineError
 
 K = TypeVar("K")
 BLOCK = 10
+FEWEST_BLOCKS = 20
+"""Drawing from fewer gives intervals that are too short: of 3 blocks 79 in 100 cover, where 95 should."""
 RESAMPLES = 2000
 
 
@@ -79,7 +81,7 @@ def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], seed: int = 0) -
     Both [N] in ms, from the same rounds of `alternate`; whole blocks are drawn because neighbours are alike.
     """
     point = float(np.median(slow) / np.median(fast))
-    blocks = max(1, len(slow) // BLOCK)
+    blocks = max(min(len(slow), FEWEST_BLOCKS), len(slow) // BLOCK)
     rows = [np.array_split(each, blocks) for each in (slow, fast)]
     width = min(len(block) for block in rows[0])
     a, b = (np.stack([block[:width] for block in each]) for each in rows)

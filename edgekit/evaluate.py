@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import WeightsError
-
-Z95 = 1.959963984540054
+from edgekit.paired import mcnemar, paired_interval
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,9 @@ def compare(given: Predictions, reference: Predictions) -> dict[str, Any]:
         "count": count,
         "drop_top1_points": 100 * (lost - won) / count,
         "drop_ci95_points": [100 * low, 100 * high],
+        "right_to_wrong": lost,
+        "wrong_to_right": won,
+        "mcnemar_p": mcnemar(lost, won),
         "agreement": float((given.best == reference.best).mean()),
         "versus": "reference",
     }
-
-
-def paired_interval(lost: int, won: int, count: int) -> tuple[float, float]:
-    """95 % interval of the paired difference (lost - won) / count, as fractions.
-
-    Adds half an observation to each of the four cells before the normal interval (Agresti and Min, 2005), so that it
-    doesn't shrink to a point when few images or none differ.
-    """
-    n = count + 2
-    b, c = lost + 0.5, won + 0.5
-    middle = (b - c) / n
-    half = Z95 * sqrt(b + c - (b - c) ** 2 / n) / n
-    return max(-1.0, middle - half), min(1.0, middle + half)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edgekit.options import Settings
+from edgekit.paired import images_needed
 from edgekit.rows import Row
 
 
@@ -13,7 +14,36 @@ def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
     drop = None if random_weights else _drop_reason(row["accuracy"], settings.max_drop)
     speed = _speed_reason(row["speedup"], settings.min_speedup)
     reasons = [reason for reason in (drop, speed) if reason]
-    return row | {"verdict": "fail" if reasons else "pass", "reasons": reasons}
+    row = row | {"verdict": "fail" if reasons else "pass", "reasons": reasons}
+    return row if random_weights or drop else _judge_interval(row, settings)
+
+
+def _judge_interval(row: Row, settings: Settings) -> Row:
+    """The row with `accuracy.bound`: whether its interval shows that no more is lost than `max_drop`.
+
+    Where the user stated that bound, a row that doesn't show it isn't passed; else it's remarked on: the measured drop
+    is all that a few hundred images can be held to unasked.
+    """
+    accuracy, most = row["accuracy"], settings.max_drop
+    shown = accuracy["drop_ci95_points"][1] <= most
+    needed = images_needed(accuracy["right_to_wrong"], accuracy["wrong_to_right"], accuracy["count"], most / 100)
+    bound = {"max_drop_points": most, "shown": shown, "images_needed": needed}
+    row = row | {"accuracy": accuracy | {"bound": bound}}
+    if shown:
+        return row
+    words = _not_shown(accuracy, most, needed)
+    if not settings.must_show_drop:
+        return row | {"remarks": [*row.get("remarks", ()), words]}
+    return row | {"verdict": "not shown" if row["verdict"] == "pass" else "fail", "reasons": [*row["reasons"], words]}
+
+
+def _not_shown(accuracy: Row, most: float, needed: int | None) -> str:
+    low, high = accuracy["drop_ci95_points"]
+    advice = f"about {needed:,} images would show it" if needed else "no number of images would"
+    return (
+        f"a drop of at most {most:g} is not shown: measured {accuracy['drop_top1_points']:.2f} points, "
+        f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy['count']:,}; {advice}"
+    )
 
 
 def _drop_reason(accuracy: Row, most: float) -> str | None:

@@ -32,6 +32,8 @@ class Settings:
     iterations: int = 200
     max_drop: float = 1.0
     """Percentage points of top-1 that an int8 bundle may lose."""
+    must_show_drop: bool = False
+    """Whether the 95 % interval must lie within `max_drop`, as where a user states it, or the measured drop alone."""
     min_speedup: float = 1.0
     """An int8 bundle must be faster than its float by more than this factor, interval included; 0 turns it off."""
 

@@ -76,6 +76,20 @@ def test_ratio_is_wider_where_neighbours_are_alike() -> None:
     assert together > 1.5 * shuffled
 
 
+@pytest.mark.parametrize("rounds", [30, 50, 200])
+def test_ratio_covers_the_true_one(rounds: int) -> None:
+    """On a machine that drifts, with rounds now and then that take half as long again."""
+    random = np.random.default_rng(0)
+    covered = []
+    for seed in range(200):
+        drift = np.repeat(random.normal(0, 0.03, rounds), 10)[:rounds]
+        times = np.exp(drift + random.normal(0, 0.02, (2, rounds)))
+        times *= np.where(random.random((2, rounds)) < 0.05, 1 + random.exponential(0.5, (2, rounds)), 1)
+        _, (low, high) = ratio(3 * times[0], 2 * times[1], seed)
+        covered.append(low <= 1.5 <= high)
+    assert np.mean(covered) >= 0.93
+
+
 def test_ratio_of_drift_that_both_share_is_one() -> None:
     drift = np.linspace(2, 6, 200)
     point, (low, high) = ratio(drift, drift)

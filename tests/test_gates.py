@@ -1,5 +1,6 @@
 """Verdicts and the recommendation."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ def row(
         "bundle": f"onnx-{precision}",
         "device": {"name": "local"},
         "size_bytes": 4_000_000,
-        "accuracy": {"drop_top1_points": drop, "drop_ci95_points": [drop - 0.5, drop + 0.5], "count": 1000},
+        "accuracy": {"drop_top1_points": drop, "drop_ci95_points": [drop - 0.5, drop + 0.5], "count": 1000}
+        | {"right_to_wrong": 10 + max(0, round(drop * 10)), "wrong_to_right": 10 + max(0, round(-drop * 10))},
         "latency_ms": {"p50": 10.0},
         "speedup": ratio,
         "verdict": "pass",
@@ -45,6 +47,48 @@ def test_drop_gate_gives_figures() -> None:
 
 def test_a_drop_as_large_as_allowed_passes() -> None:
     assert judge(row(drop=1.0), GATES, random_weights=False)["verdict"] == "pass"
+
+
+def test_a_stated_bound_must_be_shown_by_the_interval() -> None:
+    found = judge(row(drop=0.7), replace(GATES, must_show_drop=True), random_weights=False)
+    assert found["verdict"] == "not shown"
+    assert found["reasons"] == [
+        "a drop of at most 1 is not shown: measured 0.70 points, 95 % interval 0.20 to 1.20, n = 1,000; "
+        "about 24,108 images would show it"
+    ]
+    assert found["accuracy"]["bound"] == {"max_drop_points": 1.0, "shown": False, "images_needed": 24108}
+    assert "remarks" not in found
+
+
+def test_without_a_stated_bound_what_is_not_shown_is_remarked_on() -> None:
+    found = judge(row(drop=0.7), GATES, random_weights=False)
+    assert (found["verdict"], found["reasons"]) == ("pass", [])
+    assert found["remarks"][0].startswith("a drop of at most 1 is not shown: measured 0.70 points")
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_bound_that_is_shown_passes(stated: bool) -> None:
+    found = judge(row(drop=0.5), replace(GATES, must_show_drop=stated), random_weights=False)
+    assert (found["verdict"], found["reasons"], found["accuracy"]["bound"]["shown"]) == ("pass", [], True)
+    assert "remarks" not in found
+
+
+def test_no_number_of_images_shows_a_drop_as_large_as_allowed_to_be_less() -> None:
+    found = judge(row(drop=1.0), replace(GATES, must_show_drop=True), random_weights=False)
+    assert found["verdict"] == "not shown"
+    assert found["reasons"][0].endswith("no number of images would")
+
+
+def test_what_is_not_shown_is_said_beside_a_gate_that_failed() -> None:
+    found = judge(row(drop=0.7, speedup=(0.5, 0.4, 0.6)), replace(GATES, must_show_drop=True), random_weights=False)
+    assert (found["verdict"], len(found["reasons"])) == ("fail", 2)
+
+
+def test_what_is_not_shown_is_not_recommended() -> None:
+    rows = [row("float", drop=0, speedup=None, latency_ms={"p50": 20.0}), row(drop=0.7)]
+    found = recommend([judge(each, replace(GATES, must_show_drop=True), random_weights=False) for each in rows])
+    assert found["bundle"] == "onnx-float"
+    assert "not passed: onnx-int8" in found["why"]
 
 
 def test_gains_pass() -> None:

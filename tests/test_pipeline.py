@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -202,6 +203,17 @@ def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any
     assert (float_["verdict"], int8["verdict"]) == ("pass", "fail")
     assert "more than 1000 is asked for" in int8["reasons"][0]
     assert read_bundle(tmp_path / "run" / "fake-int8")
+
+
+def test_twenty_images_do_not_show_what_is_claimed(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    assert again("--max-drop", "10") == 1
+    out = " ".join(capfd.readouterr().out.split())
+    assert re.search(
+        r"fake-int8: not shown: a drop of at most 10 is not shown: measured .* n = 20; about \d+ images", out
+    )
+    int8 = load_report(tmp_path / "run")["results"][1]
+    assert (int8["verdict"], int8["accuracy"]["bound"]["shown"]) == ("not shown", False)
+    assert 'class="not-shown"' in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_outputs_that_are_not_finite_cost_the_row(

@@ -81,7 +81,12 @@ class Measuring:
     threads: Threads = None
     warmup: Warmup = 20
     iterations: Iterations = 200
-    max_drop: Annotated[float, typer.Option(help="Points of top-1 that an int8 bundle may lose.")] = 1.0
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of top-1 that an int8 bundle may lose, its 95 % interval included. [default: 1, without it]"
+        ),
+    ] = None
     min_speedup: Annotated[float, typer.Option(help="Factor that int8 must be faster than float by; 0: no gate.")] = 1.0
 
 

@@ -1,5 +1,7 @@
 """From the text of options to a job's values. Every mistake is a UsageError."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source
@@ -48,13 +50,21 @@ def job_options(
         num_eval_samples=measuring.num_eval_samples,
         seed=making.seed,
         output=making.output,
-        settings=Settings(
-            measuring.threads, measuring.warmup, measuring.iterations, measuring.max_drop, measuring.min_speedup
-        ),
+        settings=settings_of(measuring),
         devices=devices_of(measuring.device),
         offline=measuring.offline,
         command=command,
     )
+
+
+def settings_of(given: Measuring) -> Settings:
+    """How to measure, and the gates. A bound on the drop that the user states is a claim, which must be shown."""
+    settings = Settings(given.threads, given.warmup, given.iterations, min_speedup=given.min_speedup)
+    if given.max_drop is None:
+        return settings
+    if math.isnan(given.max_drop):
+        raise UsageError("--max-drop is not a number: give percentage points such as 0.5.")
+    return replace(settings, max_drop=given.max_drop, must_show_drop=True)
 
 
 def data_of(path: Path | None) -> Path:

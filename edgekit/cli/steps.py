@@ -141,7 +141,8 @@ def _accuracy_line(row: dict[str, Any]) -> str:
     return (
         f"{row['bundle']}: top-1 {found['top1']:.2%}, top-5 {found['top5']:.2%}, "
         f"drop {found['drop_top1_points']:+.2f} points [{low:+.2f}, {high:+.2f}], "
-        f"agreement {found['agreement']:.2%}, n = {found['count']}\n"
+        f"{found['right_to_wrong']} right to wrong, {found['wrong_to_right']} wrong to right "
+        f"(McNemar p = {found['mcnemar_p']:.2g}), agreement {found['agreement']:.2%}, n = {found['count']}\n"
     )
 
 

@@ -41,6 +41,11 @@ def row_name(row: Row) -> str:
     return row["bundle"] or f"{row['target']}-{row['precision']}"
 
 
+def said(row: Row) -> list[str]:
+    """Why a row didn't pass, and what is remarked on it."""
+    return [*row["reasons"], *row.get("remarks", ())]
+
+
 def devices(report: Report) -> list[str]:
     """Names of the devices measured on, in order."""
     return list(dict.fromkeys(row["device"]["name"] for row in report["results"]))

@@ -39,6 +39,7 @@ def render_html(report: Report) -> str:
         details=[(row, _details(row)) for row in report["results"]],
         provenance=_provenance(report),
         row_name=row_name,
+        said=c.said,
         several=len(devices(report)) > 1,
     )
 
@@ -92,9 +93,22 @@ def _details(row: Row) -> dict[str, str]:
         "What ran in int8": int8.get("method"),
         "Layers in float": _layers(int8.get("float_layers")),
         "Heat and clocks": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in thermal.items()),
+        "Flips": _flips(row["accuracy"] or {}),
         "Reasons": "; ".join(row["reasons"]),
+        "Remarks": "; ".join(row.get("remarks", ())),
     }
     return {title: text for title, text in details.items() if text}
+
+
+def _flips(accuracy: Row) -> str:
+    """Images that changed sides, and whether that may be chance."""
+    if accuracy.get("mcnemar_p") is None:
+        return ""
+    lost, won = accuracy["right_to_wrong"], accuracy["wrong_to_right"]
+    return (
+        f"{lost:,} right to wrong, {won:,} wrong to right of {accuracy['count']:,} images, "
+        f"McNemar p = {accuracy['mcnemar_p']:.2g}"
+    )
 
 
 def _layers(names: list[str] | None) -> str:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.libraries import import_needed
 from edgekit.report import columns as c
-from edgekit.report.columns import Column, Report, Row, devices, row_name
+from edgekit.report.columns import Column, Report, Row, devices, row_name, said
 from edgekit.report.sentences import conditions, heading, recommendation
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     c.SIZE, c.TOP1, c.DROP, c.AGREEMENT, c.P50, c.P90, c.P99, c.SPEEDUP, c.INT8, c.LIMIT, c.PEAK, c.VERDICT,
 )  # fmt: skip
-COLOURS = {"pass": "green", "fail": "red", "error": "bold red"}
+COLOURS = {"pass": "green", "fail": "red", "not shown": "yellow", "error": "bold red"}
 
 
 def render_table(report: Report, console: "Console") -> None:
@@ -34,7 +34,7 @@ def render_table(report: Report, console: "Console") -> None:
     if left_out:
         console.print(Text(f"Not shown at this width: {', '.join(left_out)} (all are in report.html and report.csv)."))
     for row in report["results"]:
-        if row["verdict"] != "pass":
+        if row["verdict"] != "pass" or row.get("remarks"):
             console.print(_why(row, several=len(devices(report)) > 1))
     console.print(Text(recommendation(report), style="bold"))
 
@@ -86,9 +86,9 @@ def _text(text: str, broken: bool, row: Row | None = None) -> "Text":
 
 
 def _why(row: Row, several: bool) -> "Text":
-    """Why a row didn't pass."""
+    """Why a row didn't pass, and what is remarked on it."""
     from rich.text import Text
 
     where = f" on {row['device']['name']}" if several else ""
-    reasons = "; ".join(row["reasons"]) or "no reason was given"
+    reasons = "; ".join(said(row)) or "no reason was given"
     return Text.assemble((f"{row_name(row)}{where}: {row['verdict']}", COLOURS[row["verdict"]]), f": {reasons}")

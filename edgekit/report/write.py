@@ -23,6 +23,8 @@ def _at(path: str, scale: float = 1.0) -> Callable[[Report, Row], Value]:
         found: Value = lookup(row, path)
         if path.startswith("accuracy.") and not is_meaningful(report):
             return None
+        if isinstance(found, bool):
+            return str(found).lower()
         return round(found * scale, 6) if isinstance(found, float) else found
 
     return value
@@ -53,12 +55,19 @@ CSV_COLUMNS: dict[str, Callable[[Report, Row], Value]] = {
     "device_class": _at("device.class"),
     "verdict": _at("verdict"),
     "reasons": lambda report, row: "; ".join(row["reasons"]),
+    "remarks": lambda report, row: "; ".join(row.get("remarks", ())),
     "size_bytes": _at("size_bytes"),
     "top1_percent": _at("accuracy.top1", 100),
     "top5_percent": _at("accuracy.top5", 100),
     "drop_top1_points": _at("accuracy.drop_top1_points"),
     "drop_ci95_low_points": _end("accuracy.drop_ci95_points", 0),
     "drop_ci95_high_points": _end("accuracy.drop_ci95_points", 1),
+    "right_to_wrong_images": _at("accuracy.right_to_wrong"),
+    "wrong_to_right_images": _at("accuracy.wrong_to_right"),
+    "mcnemar_p": _at("accuracy.mcnemar_p"),
+    "max_drop_points": _at("accuracy.bound.max_drop_points"),
+    "max_drop_shown": _at("accuracy.bound.shown"),
+    "max_drop_images_needed": _at("accuracy.bound.images_needed"),
     "agreement_percent": _at("accuracy.agreement", 100),
     "eval_images": _at("accuracy.count"),
     "accuracy_meaningful": lambda report, row: str(is_meaningful(report)).lower(),
