@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from peerlib.candidates import Candidate
 from peerlib.results import figures, write_results
 from peerlib.timing import run_all
+from pilib.results import kept
 
 from edgekit import machine
 from edgekit.bundle import Bundle
@@ -49,7 +50,7 @@ def main() -> None:
         results["models"][name] = compare(name, args)
         results["models"][name]["seconds"] = round(time.monotonic() - start)
         write(args.json, json.dumps(results, indent=1) + "\n")
-        write(args.results, write_results(results))
+        write(args.results, write_results(results) + kept(args.results))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -100,9 +101,12 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make(
-    name: str, args: argparse.Namespace
+    name: str, args: argparse.Namespace, device_class: str | None = None
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
-    """Candidates, the images to run [N,3,H,W], torch's logits for them [N,classes], and facts of the model."""
+    """Candidates, the images to run [N,3,H,W], torch's logits for them [N,classes], and facts of the model.
+
+    edgekit's are made for the device class, by default this machine's.
+    """
     from peerlib.builds import Stock, edgekit_candidates
     from peerlib.models import SUBJECTS
 
@@ -119,21 +123,22 @@ def make(
         calibration_data=subject.calibration_data,
         num_calibration_samples=CALIBRATION,
         num_eval_samples=EVALUATION,
+        device_class=device_class,
     )
+    folder = args.work / name / (device_class or "")
     job = prepare(options, reporter)
     size = job.network.preprocessing
     pixels = np.stack([size.crop(job.dataset.image(sample)) for sample in job.evaluation.samples])
     calibration = [
         size.normalize(size.crop(job.calibration_dataset.image(sample))[None]) for sample in job.calibration.samples
     ]
-    built = build_all(job, tuple(TARGETS), args.work / name, reporter)
+    built = build_all(job, tuple(TARGETS), folder, reporter)
     bundles = {each: bundle for each, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
     for each, error in built.items():
         if isinstance(error, EdgekitError):
             target, precision = each.rsplit("-", 1)
-            path = args.work / name / each
-            made.append((Candidate(f"edgekit {precision}", target, "edgekit", precision, path), str(error)))
+            made.append((Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / each), str(error)))
     with reporter.stage("stock tools"), quiet():
         made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates())
     shares = {

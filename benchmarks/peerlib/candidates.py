@@ -19,7 +19,7 @@ class Candidate:
     runtime: str
     maker: str
     precision: str
-    """float | bf16 | int8 | int8+bf16: bf16 is what OpenVINO may compute the float part in."""
+    """float | bf16 | int8 | int8+bf16: bf16, or f16 on Arm, is what OpenVINO may compute the float part in."""
     path: Path
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -51,7 +51,8 @@ def _openvino(candidate: Candidate, threads: int) -> Infer:
     import openvino
 
     path = candidate.path / "model.xml" if candidate.path.is_dir() else candidate.path
-    hint = "bf16" if candidate.precision.endswith("bf16") else "f32"
+    mixed = candidate.precision.rpartition("+")[2]
+    hint = mixed if mixed in ("bf16", "f16") else "f32"
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
     request = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
 

@@ -1,0 +1,102 @@
+"""The section of RESULTS.md about instructions on a Raspberry Pi's cores."""
+
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from peerlib.results import NONE, table_row
+
+from edgekit.targets import TARGETS
+
+Row = dict[str, Any]
+
+HEADING = "## Instructions on a Raspberry Pi's cores"
+BOARDS = {"cortex-a76": "Pi 5", "cortex-a72": "Pi 4"}
+INTRODUCTION = """\
+Written by `python benchmarks/pi_instructions.py`; every figure is in `pi_instructions.json`. There was no board:
+these are instructions executed in one inference, one thread, batch 1, the median of five, counted in QEMU {qemu}
+under Debian's arm64 kernel {kernel}; they repeat to 0.1 %. edgekit's bundles are made for the core's own device
+class. **They are not times.** A count knows nothing of caches, memory bandwidth, clocks and heat, or of how many
+instructions a core finishes in a cycle. INT8 reads a quarter of the bytes, which a count doesn't see; a pass over
+memory has few instructions and can take long. So compare candidates of one core, and let a board tell
+milliseconds. SNR is of the logits against torch's on the emulated core, beside what the same file gives on x86;
+{images} images. OpenVINO computes INT8 files in floating point on Arm."""
+ARM_CARD = 1.61
+"""Float over INT8 of Arm's own card: a ConvNeXt on a Raspberry Pi 5, p50 443.25 to 275.01 ms."""
+
+
+def section(results: Row) -> str:
+    """Its text, from pi_instructions.json."""
+    lines = [HEADING, "", fill(INTRODUCTION.format(**results), 118), ""]
+    for name, cores in results["models"].items():
+        lines += [f"### {name}", "", *_summary(cores), "", *_everything(cores), ""]
+    return "\n".join(lines)
+
+
+def with_section(page: str, text: str) -> str:
+    """A page with the section in its place, which is the end."""
+    return f"{page.partition(HEADING)[0].rstrip()}\n\n{text.rstrip()}\n"
+
+
+def kept(page: Path) -> str:
+    """The section as a page has it, or nothing."""
+    _, heading, text = page.read_text().partition(HEADING) if page.exists() else ("", "", "")
+    return heading + text
+
+
+def _summary(cores: Row) -> list[str]:
+    heads = ("core", "runtime", "best float M", "INT8 M", "best float / INT8", "best stock INT8 M", "best stock / INT8")
+    lines = [table_row(*heads), "|" + "---|" * len(heads)]
+    for core, rows in cores.items():
+        for runtime, target in TARGETS.items():
+            counted = [row for row in rows if row["runtime"] == runtime and "error" not in row]
+            ours = next((row for row in counted if row["candidate"] == "edgekit int8"), None)
+            best = _fewest(row for row in counted if not row["precision"].startswith("int8"))
+            stock = _fewest(row for row in counted if row["precision"].startswith("int8") and row["maker"] == "stock")
+            where = f"{core} ({BOARDS[core]})"
+            cells = [_millions(best), _millions(ours), _ratio(best, ours), _named(stock), _ratio(stock, ours)]
+            lines.append(table_row(where, target.title, *cells))
+    lines += ["", f"Arm's own card of a ConvNeXt in INT8 on a Pi 5, measured in time on a board: {ARM_CARD}x."]
+    return lines
+
+
+def _everything(cores: Row) -> list[str]:
+    """Every candidate, a column for each core."""
+    heads = ["runtime", "candidate", *(f"M on {core}" for core in cores), *(f"SNR dB on {core}" for core in cores)]
+    lines = [table_row(*heads, "on x86"), "|" + "---|" * (len(heads) + 1)]
+    found: dict[tuple[str, str], Row] = {}
+    for core, rows in cores.items():
+        for row in rows:
+            found.setdefault((row["runtime"], row["candidate"]), {})[core] = row
+    for (runtime, candidate), by_core in found.items():
+        counts = [_cell(by_core.get(core)) for core in cores]
+        snr = [_decibel(by_core.get(core), "snr_db") for core in cores]
+        x86 = _decibel(next(iter(by_core.values())), "snr_x86_db")
+        lines.append(table_row(TARGETS[runtime].title, candidate, *counts, *snr, x86))
+    return lines
+
+
+def _fewest(rows: Any) -> Row | None:
+    return min(rows, key=lambda row: float(row["instructions"]), default=None)
+
+
+def _millions(row: Row | None) -> str:
+    return NONE if row is None else f"{row['instructions'] / 1e6:.1f}"
+
+
+def _named(row: Row | None) -> str:
+    return NONE if row is None else f"{_millions(row)} ({row['candidate']})"
+
+
+def _ratio(other: Row | None, ours: Row | None) -> str:
+    return NONE if other is None or ours is None else f"{other['instructions'] / ours['instructions']:.2f}x"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return NONE
+    return f"failed: {row['error'].replace('|', '/')}" if "error" in row else _millions(row)
+
+
+def _decibel(row: Row | None, key: str) -> str:
+    return NONE if row is None or row.get(key) is None else f"{row[key]:.1f}"
