@@ -1,25 +1,26 @@
 """What `edgekit evaluate`, `benchmark`, `inspect` and `classify` do with bundles. Needs no torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgekit import machine
 from edgekit.benchmark import alternate, measure_fresh, summary
 from edgekit.bundle import Bundle, read_bundle
-from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
-from edgekit.errors import StageError, UsageError
-from edgekit.evaluate import Predictions, compare, predict
+from edgekit.cluster import engine_of
+from edgekit.data import Dataset, Sample, Selection, open_dataset, select, unreadable
+from edgekit.errors import ImageError, StageError, UsageError
+from edgekit.evaluate import Predictions, compare
 from edgekit.libraries import quiet
 from edgekit.profiler import profile, profile_model
-from edgekit.progress import Reporter, Step
+from edgekit.progress import Reporter
 from edgekit.rows import Row, base_row, speedup
+from edgekit.run_folder import open_run, write_json
 from edgekit.runtime.base import check_threads
 from edgekit.runtime.session import Session
+from edgekit.shards import Engine, OneProcess, close_session, evaluate_shards, see_all, shards_of
 
 
 def open_session(bundle: Bundle, threads: int | None) -> Session:
@@ -28,53 +29,87 @@ def open_session(bundle: Bundle, threads: int | None) -> Session:
         return Session(bundle, threads)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How an evaluation is spread: by default it is done in this process."""
+
+    workers: int | None = None
+    """Processes to start on this machine."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler; its workers need the bundles and images at the same paths."""
+    output: Path | None = None
+    """Folder that keeps what is done: the same command goes on from there."""
+
+
 def evaluate_bundles(
-    paths: Sequence[Path], data: Path, count: int | None, seed: int, threads: int | None, reporter: Reporter
+    paths: Sequence[Path],
+    data: Path,
+    count: int | None,
+    seed: int,
+    threads: int | None,
+    reporter: Reporter,
+    scale: Scale | None = None,
 ) -> dict[str, Any]:
     """Accuracy of each bundle on the same images; `versus` is the first of them that works."""
+    scale = scale or Scale()
     check_threads(threads)
+    if threads is None and (scale.workers or scale.scheduler):
+        threads = 1  # the workers are what runs beside each other
     bundles = [read_bundle(path) for path in paths]
     for bundle in bundles:
         if bundle.labels != bundles[0].labels:
             raise UsageError(f"'{bundle.path}' has other labels than '{bundles[0].path}': evaluate them apart.")
-    dataset = open_dataset(data, bundles[0].labels)
-    with reporter.stage("read images", count or None) as step:
-        chosen = select(dataset, count, seed, on_image=step)
-    for name, reason in chosen.unreadable:
-        reporter.warn(f"passed over {name}: {reason}")
-    answers: dict[int, Predictions] = {}
-    rows = []
-    for index, bundle in enumerate(bundles):
-        row: Row = {"bundle": str(bundle.path), "accuracy": None, "verdict": "pass", "reasons": []}
-        try:
-            answers[index] = _answers(bundle, dataset, chosen, threads, reporter)
-        except StageError as error:
-            row |= _failure("evaluate", bundle, error, reporter)
-        rows.append(row)
-    for index, found in answers.items():
-        first = min(answers)
-        rows[index]["accuracy"] = compare(found, answers[first]) | {"versus": str(bundles[first].path)}
-    return {
-        "schema_version": 1,
-        "evaluation": {
-            "count": len(chosen.samples),
-            "sha256": chosen.sha256,
-            "unreadable": unreadable(chosen),
-        },
-        "results": rows,
-    }
+    dataset = open_dataset(data.absolute() if scale.scheduler else data, bundles[0].labels)
+    with ExitStack() as stack:
+        stack.callback(close_session)
+        run = stack.enter_context(open_run(scale.output)) if scale.output else None
+        engine = stack.enter_context(engine_of(scale.workers, scale.scheduler))
+        chosen = _chosen(dataset, count, seed, engine, reporter)
+        for name, reason in chosen.unreadable:
+            reporter.warn(f"passed over {name}: {reason}")
+        answers: dict[int, Predictions] = {}
+        rows = []
+        for index, bundle in enumerate(bundles):
+            row: Row = {"bundle": str(bundle.path), "accuracy": None, "verdict": "pass", "reasons": []}
+            shards = shards_of(bundle, dataset, chosen, threads)
+            try:
+                with reporter.stage(str(bundle.path), len(chosen.samples)) as step:
+                    answers[index] = evaluate_shards(shards, engine, run, f"{index}-{bundle.path.name}", step)
+            except StageError as error:
+                row |= _failure("evaluate", bundle, error, reporter)
+            rows.append(row)
+        for index, found in answers.items():
+            first = min(answers)
+            rows[index]["accuracy"] = compare(found, answers[first]) | {"versus": str(bundles[first].path)}
+        document = {
+            "schema_version": 1,
+            "evaluation": {
+                "count": len(chosen.samples),
+                "sha256": chosen.sha256,
+                "unreadable": unreadable(chosen),
+            },
+            "results": rows,
+        }
+        if run:
+            write_json(run.path / "evaluation.json", document)
+    return document
 
 
-def _answers(
-    bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int | None, reporter: Reporter
-) -> Predictions:
-    def images(session: Session, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
-        for sample in chosen.samples:
-            yield session.preprocess(dataset.image(sample)), sample.label
-            step()
+def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, reporter: Reporter) -> Selection:
+    """The images to evaluate on. All of a large set are read by the engine; a few of it are read here."""
+    if count or isinstance(engine, OneProcess):
+        with reporter.stage("read images", count or None) as step:
+            return select(dataset, count, seed, on_image=step)
+    with reporter.stage("read images", len(dataset.samples)) as step:
+        seen = see_all(dataset, engine, step)
 
-    with open_session(bundle, threads) as session, reporter.stage(str(bundle.path), len(chosen.samples)) as step:
-        return predict(session, images(session, step))
+    def inspect(_: Dataset, sample: Sample) -> str:
+        found = seen[sample.name]
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    return select(dataset, count, seed, inspect=inspect)
 
 
 def benchmark_bundles(

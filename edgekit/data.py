@@ -6,7 +6,7 @@ import random
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
@@ -102,6 +102,13 @@ def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: S
     return Dataset(path, tuple(samples), store)
 
 
+def inspect_image(dataset: Dataset, sample: Sample) -> str:
+    """The sha256 of an image that can be decoded; raises ImageError for another."""
+    content = dataset.read(sample)
+    open_image(content, f"{dataset.path}/{sample.name}")
+    return hashlib.sha256(content).hexdigest()
+
+
 def select(
     dataset: Dataset,
     count: int | None,
@@ -109,11 +116,13 @@ def select(
     exclude: Selection | None = None,
     exact: bool = True,
     on_image: Callable[[], None] | None = None,
+    inspect: Callable[[Dataset, Sample], str] = inspect_image,
 ) -> Selection:
     """Choose `count` samples (None or 0: all), classes in turn, in an order that `seed` alone decides.
 
     Every candidate is decoded once; one that can't be is listed as unreadable and the next is taken. No sample of
-    `exclude` is taken, nor one with the same content. `on_image` is called for each sample taken. If there are fewer
+    `exclude` is taken, nor one with the same content. `on_image` is called for each sample taken; `inspect` gives the
+    sha256 of one that can be decoded or raises ImageError. If there are fewer
     than `count`, or none at all, raises DataError when `exact`, else gives what there is.
     """
     if count is not None and count < 0:
@@ -130,7 +139,7 @@ def select(
         if sample.name in taken_names:
             continue
         try:
-            digest = _hash_of_decoded(dataset, sample)
+            digest = inspect(dataset, sample)
         except ImageError as error:
             unreadable.append((sample.name, str(error)))
             continue
@@ -145,6 +154,19 @@ def select(
     return Selection(tuple(samples), _set_hash(samples, hashes), tuple(hashes), tuple(unreadable), dataset.path)
 
 
+def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
+    """The first `count` samples, classes in turn, and the others but for those with the same content as one of them."""
+    taken = set(selection.hashes[:count])
+    pairs = list(zip(selection.samples, selection.hashes, strict=True))
+    others = [pair for pair in pairs[count:] if pair[1] not in taken]
+    return _part(selection, pairs[:count]), _part(selection, others)
+
+
+def _part(selection: Selection, pairs: Sequence[tuple[Sample, str]]) -> Selection:
+    samples, hashes = [sample for sample, _ in pairs], [digest for _, digest in pairs]
+    return replace(selection, samples=tuple(samples), hashes=tuple(hashes), sha256=_set_hash(samples, hashes))
+
+
 def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> DataError:
     total = len(dataset.samples)
     return DataError(
@@ -156,12 +178,6 @@ def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> Dat
 def unreadable(selection: Selection) -> list[dict[str, str]]:
     """The images that were passed over, as reports list them."""
     return [{"name": name, "reason": reason} for name, reason in selection.unreadable]
-
-
-def _hash_of_decoded(dataset: Dataset, sample: Sample) -> str:
-    content = dataset.read(sample)
-    open_image(content, f"{dataset.path}/{sample.name}")
-    return hashlib.sha256(content).hexdigest()
 
 
 def _set_hash(samples: Sequence[Sample], hashes: Sequence[str]) -> str:

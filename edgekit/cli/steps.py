@@ -90,16 +90,33 @@ def evaluate(
     data: Labelled = None,
     num_eval_samples: EvalCount = None,
     seed: Seed = 0,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to run on. [default: all cores; 1 for each of several workers]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes to spread the images over. [default: this one alone]")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a Dask scheduler whose workers take part, with bundles and images at the same paths. Dask "
+            "sends pickles, which can run code: only between machines and on a network of your own."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder that keeps what is done, for the same command to go on."),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Top-1 and top-5 of bundles on labelled images; the others' drop against the first."""
-    from edgekit.bundles import evaluate_bundles
+    from edgekit.bundles import Scale, evaluate_bundles
     from edgekit.progress import Reporter
 
     with clean_stdout() as out:
-        found = evaluate_bundles(bundles, data_of(data), num_eval_samples, seed, threads, Reporter(quiet))
+        scale = Scale(workers, scheduler, output)
+        found = evaluate_bundles(bundles, data_of(data), num_eval_samples, seed, threads, Reporter(quiet), scale)
         if json_:
             emit(out, found)
         else:
