@@ -1,5 +1,7 @@
 """All bundles of a run: those with the right fingerprint are kept, the others are made."""
 
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -15,7 +17,7 @@ from edgekit.errors import BundleError, EdgekitError, ModelError, StageError
 from edgekit.graph import export_graph
 from edgekit.job import Job
 from edgekit.libraries import quiet
-from edgekit.profiles import Precision
+from edgekit.profiles import Precision, Recipe
 from edgekit.progress import Reporter
 from edgekit.runtime.base import first_line
 from edgekit.stages import Prepared, compile_stage, fingerprint, quantize_stage, torch_logits
@@ -33,13 +35,19 @@ class PreparedGraphs:
         self.logits = torch_logits(job.network, self.pixels)
         self._graph: GraphModule | None = None
 
+    def with_recipe(self, recipe: Recipe) -> "PreparedGraphs":
+        """The same job with another recipe; what is loaded and exported is shared."""
+        other = copy(self)
+        other.job = replace(self.job, recipe=recipe)
+        return other
+
     def fingerprint(self, target: str, precision: Precision) -> str:
         job = self.job
         return fingerprint(job.network, target, precision, job.recipe, job.calibration.sha256, job.device_class)
 
     def prepare(self, target: str, precision: Precision) -> Prepared:
         """The rewritten graph of one bundle, calibrated if it is int8."""
-        job, graph, digest = self.job, self._exported(), ""
+        job, graph, digest = self.job, self.exported(), ""
         images: list[NDArray[np.float32]] = []
         if precision == "int8":
             images, digest = self._calibration, job.calibration.sha256
@@ -62,7 +70,8 @@ class PreparedGraphs:
                 step()
         return images
 
-    def _exported(self) -> GraphModule:
+    def exported(self) -> GraphModule:
+        """The network's graph before any rewrite. Don't change it."""
         if self._graph is None:
             size = self.job.network.preprocessing
             try:
@@ -96,13 +105,20 @@ def build_all(job: Job, targets: tuple[str, ...], folder: Path, reporter: Report
     return built
 
 
-def build_one(graphs: PreparedGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
-    """The bundle at `path`, made unless it is there already."""
+def build_one(
+    graphs: PreparedGraphs,
+    target: str,
+    precision: Precision,
+    path: Path,
+    reporter: Reporter,
+    prepared: Prepared | None = None,
+) -> Bundle:
+    """The bundle at `path`, made unless it is there already; `prepared` is its graph, where that is made already."""
     kept = _kept(path, graphs.fingerprint(target, precision))
     if kept is not None:
         reporter.say(f"{path.name}: kept from an earlier run")
         return kept
-    prepared = graphs.prepare(target, precision)
+    prepared = prepared or graphs.prepare(target, precision)
     with reporter.stage(f"{path.name}: compile"), quiet():
         bundle, difference = compile_stage(prepared, path)
     reporter.say(f"{path.name}: {difference:.1e} of the largest logit from torch on {len(graphs.pixels)} images")

@@ -61,6 +61,12 @@ def plan(options: Options, reporter: Reporter) -> dict[str, Any]:
 
 def prepare_all(options: Options, reporter: Reporter) -> Job:
     """The job; an output that won't do, data that isn't there and a missing package show first."""
+    check_tools(options)
+    return prepare(options, reporter)
+
+
+def check_tools(options: Options) -> None:
+    """Raise the InputError of an output that won't do, of data that isn't there, or of a missing package."""
     check_output(options.folder)
     for path in filter(None, (options.data, options.calibration_data)):
         open_store(path)
@@ -68,7 +74,6 @@ def prepare_all(options: Options, reporter: Reporter) -> Job:
         import_needed(package, "build")
     for target in options.targets:
         load_backend(target)
-    return prepare(options, reporter)
 
 
 def bundles_and_rows(job: Job, options: Options, run: RunFolder, reporter: Reporter) -> tuple[list[Row], Predictions]:

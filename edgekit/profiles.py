@@ -5,7 +5,7 @@ A flag takes the name of a shipped file or the path of one's own. Adding a class
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -51,12 +51,17 @@ class DeviceClass:
 
 @dataclass(frozen=True)
 class TargetRecipe:
-    """What one runtime wants: exact rewrites by name, and where Q/DQ go."""
+    """What one runtime wants: exact rewrites by name, where Q/DQ go, and what it has in place of the recipe's own."""
 
     rewrites: tuple[str, ...]
     activations: Literal["uint8", "int8"]
     quantize_outputs: bool
     quantize_depthwise: bool
+    estimator: Literal["histogram", "minmax", "mean-minmax"] | None = None
+    """None, here and below: as the recipe says."""
+    smooth_quant: bool | None = None
+    bias_correction: Literal["none", "fast"] | None = None
+    float_layers: tuple[str, ...] | None = None
 
 
 PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
@@ -78,6 +83,17 @@ class Recipe:
     bias_correction: Literal["none", "fast"] = "none"
     float_layers: tuple[str, ...] = ()
     """fnmatch patterns of layers that stay in float."""
+
+    def for_target(self, target: str) -> "Recipe":
+        """The recipe as one target has it: what its table says itself stands in the recipe's place."""
+        row = self.targets[target]
+        own = {key: getattr(row, key) for key in OWN if getattr(row, key) is not None}
+        plain = replace(row, estimator=None, smooth_quant=None, bias_correction=None, float_layers=None)
+        return replace(self, targets={**self.targets, target: plain}, **own)
+
+
+OWN = ("estimator", "smooth_quant", "bias_correction", "float_layers")
+"""What a target's table may say for itself."""
 
 
 def data_folder(kind: Literal["targets", "calibration"]) -> Traversable:

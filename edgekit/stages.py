@@ -68,6 +68,7 @@ class Prepared:
 
 def fingerprint(network: Network, target: str, precision: Precision, recipe: Recipe, calibration: str, cls: str) -> str:
     """Hash of everything that goes into a bundle: equal fingerprints mean the same bundle."""
+    recipe = recipe.for_target(target)
     parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
     parts += [network.preprocessing.to_dict(), target, precision, cls, asdict(recipe.targets[target]), versions()]
     if precision == "int8":
@@ -110,6 +111,7 @@ def quantize_stage(
     on_sample: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Rewrite the exported graph for `target` and, for int8, calibrate it on images float32 [1,3,H,W]."""
+    recipe = recipe.for_target(target)
     wants = recipe.targets[target]
     rewritten = rewrite(graph, wants.rewrites)
     placement = Placement(wants, recipe.float_layers)

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.errors import CompileError
 from edgekit.graph import A, export_graph, layer_name, layers
-from edgekit.profiles import Recipe, TargetRecipe, load_recipe
+from edgekit.profiles import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.quantize import ESTIMATORS, Placement, quantize
 from edgekit.rewrites import rewrite
 
@@ -136,4 +136,5 @@ def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
 
 def test_the_recipe_has_no_field_that_is_ignored() -> None:
     used = {"rewrites", "activations", "quantize_outputs", "quantize_depthwise"}
-    assert {each.name for each in fields(TargetRecipe)} == used
+    assert {each.name for each in fields(TargetRecipe)} == used | set(OWN)
+    assert set(OWN) < {each.name for each in fields(Recipe)}

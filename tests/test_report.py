@@ -128,7 +128,7 @@ class Page(HTMLParser):
 
 def test_schema_accepts_the_contract_and_more() -> None:
     report = example()
-    report["sensitivity"] = [1, 2]
+    report["remarks"] = [1, 2]
     report["results"][0]["extra"] = True
     report["results"][0]["accuracy"] = None
     report["recommendation"] = None

@@ -7,7 +7,7 @@ import typer
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, flat
-from edgekit.cli.options import job_options, model_options
+from edgekit.cli.options import demo_defaults, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.libraries import import_needed
 from edgekit.options import Options
@@ -43,13 +43,9 @@ def demo(
     dry_run: DryRun = False,
 ) -> int:
     """The whole job on the model and images that edgekit ships."""
-    from edgekit.demo import OUTPUT, THREADS, assets, demo_model
+    from edgekit.demo import THREADS, demo_model
 
-    if making.data is None:
-        making = replace(making, data=assets() / "evaluation.zip")
-        own = assets() / "calibration.zip"
-        calibrating = replace(calibrating, calibration_data=calibrating.calibration_data or own)
-    making = replace(making, output=making.output or OUTPUT)
+    making, calibrating = demo_defaults(making, calibrating)
     if measuring.threads is None:
         measuring = replace(measuring, threads=THREADS)
     return _run(

@@ -27,6 +27,17 @@ def model_options(name: str, weights: str | None, source: Source) -> ModelOption
     )
 
 
+def demo_defaults(making: Making, calibrating: Calibrating) -> tuple[Making, Calibrating]:
+    """The demo's own images where no others were given."""
+    from edgekit.demo import OUTPUT, assets
+
+    if making.data is None:
+        making = replace(making, data=assets() / "evaluation.zip")
+        own = assets() / "calibration.zip"
+        calibrating = replace(calibrating, calibration_data=calibrating.calibration_data or own)
+    return replace(making, output=making.output or OUTPUT), calibrating
+
+
 def job_options(
     model: ModelOptions,
     making: Making,

@@ -9,7 +9,9 @@ from edgekit.libraries import import_needed
 from edgekit.report import columns as c
 from edgekit.report.columns import Report, Row, devices, is_meaningful, lookup, row_name
 from edgekit.report.picture import draw
+from edgekit.report.sensitivity import advice, draw_sensitivity, whole
 from edgekit.report.sentences import conditions, heading, recommendation
+from edgekit.report.tuning import draw_tuning, lines
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -35,6 +37,8 @@ def render_html(report: Report) -> str:
         headlines=_headlines(report),
         columns=[c.DEVICE, *COLUMNS] if len(devices(report)) > 1 else COLUMNS,
         pictures=pictures,
+        sensitivity=_sensitivity(report),
+        tuning=_tuning(report),
         random=None if is_meaningful(report) else c.RANDOM,
         details=[(row, _details(row)) for row in report["results"]],
         provenance=_provenance(report),
@@ -42,6 +46,25 @@ def render_html(report: Report) -> str:
         said=c.said,
         several=len(devices(report)) > 1,
     )
+
+
+def _sensitivity(report: Report) -> dict[str, Any] | None:
+    """The picture of the layers' sensitivity, and what is said of each target."""
+    found = report.get("sensitivity")
+    if not found or not found["targets"]:
+        return None
+    svg, words = draw_sensitivity(found)
+    said = [f"{part['target']}: {whole(found, part)}. {advice(found, part)}" for part in found["targets"]]
+    return {"svg": svg, "words": words, "said": said, "images": found["evaluation"]["count"]}
+
+
+def _tuning(report: Report) -> dict[str, Any] | None:
+    """The picture of a search, and what is said of each target."""
+    found = report.get("tuning")
+    if not found:
+        return None
+    svg, words = draw_tuning(found)
+    return {"svg": svg, "words": words, "said": lines(found)}
 
 
 @cache

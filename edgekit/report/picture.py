@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 INK, MUTED, GROUND = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707")
 VARIABLES = {INK: "ink", MUTED: "line", GROUND: "ground"} | {each: f"series-{i}" for i, each in enumerate(SERIES)}
+PAPER = {INK: "#1c2024", MUTED: "#ccd3da", GROUND: "#ffffff", SERIES[0]: "#0b66c3", SERIES[1]: "#b4520a"}
+"""What they are in a file of its own: those of the page in daylight."""
 SHAPES = ("o", "s", "^", "D")
 
 STYLE: Any = {
@@ -56,7 +58,7 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
             figure.legend(loc="outside lower center", ncols=2, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(buffer.getvalue()), _words(report, device, rows, scatter)
+    return inline(buffer.getvalue()), _words(report, device, rows, scatter)
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
@@ -113,7 +115,7 @@ def _words(report: Report, device: str, rows: list[Row], scatter: bool) -> str:
     return f"{what} on {device}: {'; '.join(points)}."
 
 
-def _inline(svg: str) -> str:
+def inline(svg: str) -> str:
     """matplotlib's file as an element of a page: no prologue, no namespaces, sized and coloured by the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -122,3 +124,10 @@ def _inline(svg: str) -> str:
     for colour, name in VARIABLES.items():
         body = body.replace(colour, f"var(--{name})")
     return f'{head} aria-hidden="true">{body}'
+
+
+def standalone_svg(svg: str) -> str:
+    """matplotlib's file with real colours, on white."""
+    for stand_in, colour in PAPER.items():
+        svg = svg.replace(stand_in, colour)
+    return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)

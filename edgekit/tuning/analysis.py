@@ -1,0 +1,150 @@
+"""What `edgekit sensitivity` does: a job's layers measured for each target, written as a document and a picture."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from edgekit import __version__
+from edgekit.backends import load_backend
+from edgekit.build import PRECISIONS, PreparedGraphs, build_one
+from edgekit.data import Dataset, Sample
+from edgekit.errors import InputError, StageError, UsageError
+from edgekit.graph import layers
+from edgekit.images import images_key
+from edgekit.job import Job, prepare
+from edgekit.libraries import import_needed, quiet
+from edgekit.models import Network
+from edgekit.options import Options
+from edgekit.profiler import profile
+from edgekit.progress import Reporter
+from edgekit.report import load_report, write_report
+from edgekit.report.sensitivity import draw_sensitivity
+from edgekit.run_folder import RunFolder, check_output, open_run, replace_text, write_json, writing
+from edgekit.stages import Prepared
+from edgekit.tuning.sensitivity import Images, Trials, measure, with_times
+from edgekit.tuning.simulate import Simulation
+
+Row = dict[str, Any]
+FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
+
+
+def analyse(options: Options, reporter: Reporter) -> Row:
+    """Measure every layer for each target and write OUTPUT/sensitivity.json and .svg. Returns the document.
+
+    A report of the same weights in the folder takes it up. A target whose compiler refuses has no times.
+    """
+    if not options.settings.max_drop >= 0:
+        raise UsageError(f"--max-drop is {options.settings.max_drop:g}: give points of top-1, 0 or more.")
+    check_output(options.folder)
+    import_needed("matplotlib", "build")
+    for target in options.targets:
+        load_backend(target)
+    job = prepare(options, reporter)
+    with open_run(options.folder) as run:
+        graphs = PreparedGraphs(job, reporter)
+        parts = [_analysed(graphs, target, options, run, reporter) for target in options.targets]
+        found = document(job, options, parts)
+        write_json(run.path / FILE, found)
+        with writing(run.path / PICTURE):
+            replace_text(run.path / PICTURE, draw_sensitivity(found, standalone=True)[0])
+        _add_to_report(run.path, found, reporter)
+    return found
+
+
+def document(job: Job, options: Options, parts: Sequence[Row]) -> Row:
+    """sensitivity.json (schema_version 1)."""
+    return {
+        "schema_version": 1,
+        "edgekit": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "command": list(options.command),
+        "model": {"name": job.network.name, "weights_sha256": job.network.weights_sha256},
+        "accuracy_meaningful": job.network.weights != "random",
+        "recipe": job.recipe.name,
+        "calibration": {"count": len(job.calibration.samples), "sha256": job.calibration.sha256},
+        "evaluation": {"count": len(job.evaluation.samples), "sha256": job.evaluation.sha256},
+        "max_drop_points": options.settings.max_drop,
+        "targets": list(parts),
+    }
+
+
+def _analysed(graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter) -> Row:
+    """One target's part: kept from an interrupted run, or measured."""
+    about = [graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop]
+    key = sha256(dumps(about).encode()).hexdigest()
+    kept: Row | None = run.recall(f"sensitivity-{target}", key)
+    if kept is not None:
+        reporter.say(f"{target}: kept from an earlier run")
+        return kept
+    job = graphs.job
+    prepared = graphs.prepare(target, "int8")
+    trials = simulate(prepared, job, images_of(job.network, job.dataset, job.evaluation.samples))
+    measured = measure(trials, layer_macs(graphs), options.settings.max_drop, reporter, target)
+    times = layer_times(graphs, prepared, options.settings.threads, run, reporter)
+    found = {"target": target} | with_times(measured, times)
+    run.remember(f"sensitivity-{target}", key, found)
+    return found
+
+
+def simulate(prepared: Prepared, job: Job, images: Images) -> Trials:
+    """Trials of a graph that was calibrated for one target."""
+    return Trials(Simulation(prepared.graph, job.recipe.targets[prepared.target].quantize_outputs), images)
+
+
+def images_of(network: Network, dataset: Dataset, samples: Sequence[Sample]) -> Images:
+    """Samples as a simulation takes them, cropped when asked for."""
+    size = network.preprocessing
+    crops = [size.crop(dataset.image(sample)) for sample in samples]
+    return Images(lambda index: size.normalize(crops[index][None]), [sample.label for sample in samples])
+
+
+def layer_macs(graphs: PreparedGraphs) -> dict[str, int]:
+    """Multiply-accumulates of each layer."""
+    found: Counter[str] = Counter()
+    for _, layer in layers(graphs.exported()):
+        found[layer.name] += layer.macs
+    return found
+
+
+def layer_times(
+    graphs: PreparedGraphs, prepared: Prepared, threads: int | None, run: RunFolder, reporter: Reporter
+) -> dict[str, Row]:
+    """Milliseconds of each layer's kernels in float and INT8, from the runtime's profiler; none where it tells none."""
+    found: dict[str, Mapping[str, float]] = {}
+    target = prepared.target
+    try:
+        for precision in PRECISIONS:
+            graph = prepared if precision == "int8" else None
+            bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
+            with reporter.stage(f"{bundle.path.name}: profile"), quiet():
+                ran: dict[str, float] = {}
+                for op in profile(bundle, threads).ops:
+                    if op.ms is not None:
+                        ran[op.name] = ran.get(op.name, 0.0) + op.ms
+                found[precision] = ran
+    except StageError as error:
+        reporter.warn(f"{target}: no times of layers: {error}")
+        return {}
+    both = found["float"].keys() & found["int8"].keys()
+    return {name: _time(found["float"][name], found["int8"][name]) for name in both}
+
+
+def _time(float_ms: float, int8_ms: float) -> Row:
+    return {"float_ms": float_ms, "int8_ms": int8_ms, "saved_ms": float_ms - int8_ms}
+
+
+def _add_to_report(folder: Path, found: Row, reporter: Reporter) -> None:
+    """Put the document into the report of the same weights that lies in the folder, if there is one."""
+    try:
+        report = load_report(folder)
+    except InputError:
+        return
+    if report["model"]["weights_sha256"] != found["model"]["weights_sha256"]:
+        reporter.warn(f"'{folder}/report.json' is of other weights: it was left as it is")
+        return
+    write_report(report | {"sensitivity": found}, folder)
+    reporter.say(f"{folder}/report.html shows it too")

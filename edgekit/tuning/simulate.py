@@ -1,0 +1,132 @@
+"""A graph with Q/DQ run in torch, each layer's Q/DQ switched on or off: one calibration, every mixture of layers."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from edgekit.graph import A, constant, layer_name
+from edgekit.quantize import ACTIVATIONS
+
+Q = torch.ops.quantized_decomposed
+QUANTIZE = (Q.quantize_per_tensor.default, Q.quantize_per_channel.default)
+DEQUANTIZE = (Q.dequantize_per_tensor.default, Q.dequantize_per_channel.default)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One image through the graph with some layers in INT8."""
+
+    logits: NDArray[np.float32]
+    """Of the image, [classes]."""
+    quantized: frozenset[str]
+    values: Mapping[Node, Any]
+    """What every node gave: another mixture of layers starts from it where it differs."""
+
+
+class Simulation:
+    """What `quantize` gave, with a switch for each layer.
+
+    A layer that is off takes its input and weights as they are, and its output isn't quantized for its own sake: the
+    network is then the one that `quantize` makes with this layer among the recipe's `float_layers`.
+    """
+
+    def __init__(self, graph: GraphModule, quantize_outputs: bool) -> None:
+        self._graph, self._outputs = graph, quantize_outputs
+        self._nodes: list[Node] = list(graph.graph.nodes)
+        self._layer_of = {node: layer_name(node) for node in self._nodes if _is_quantized(node)}
+        self._first: dict[str, int] = {}
+        for index, node in enumerate(self._nodes):
+            if node in self._layer_of:
+                self._first.setdefault(self._layer_of[node], index)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be switched, in the graph's order."""
+        return tuple(self._first)
+
+    @torch.no_grad()
+    def run(self, image: NDArray[np.float32], quantized: Collection[str], like: Run | None = None) -> Run:
+        """One image float32 [1,3,H,W] with these layers in INT8.
+
+        `like` is an earlier run of the same image: what comes before the first layer that differs is taken from it.
+        """
+        active, start = frozenset(quantized), 0
+        values: dict[Node, Any] = {}
+        if like is not None:
+            start = min((self._first[name] for name in active ^ like.quantized), default=len(self._nodes) - 1)
+            values = {node: like.values[node] for node in self._nodes[:start] if node in like.values}
+        for node in self._nodes[start:-1]:
+            if node.op == "placeholder":
+                values[node] = torch.from_numpy(image)
+            elif node.op != "get_attr" and node.target not in (*QUANTIZE, *DEQUANTIZE):
+                args, kwargs = self._arguments(node, values, active)
+                values[node] = self._function(node)(*args, **kwargs)
+        ((logits,),) = self._arguments(self._nodes[-1], values, active)[0]
+        return Run(logits[0].numpy(), active, values)
+
+    def _function(self, node: Node) -> Callable[..., Any]:
+        """What a node calls: an operation, or a module that NNCF added, as it does to smooth."""
+        return self._graph.get_submodule(str(node.target)) if node.op == "call_module" else cast(Any, node.target)
+
+    def _arguments(self, node: Node, values: dict[Node, Any], active: frozenset[str]) -> Any:
+        """(positional, named): the values that a node takes."""
+
+        def value(origin: Node) -> Any:
+            if origin.op == "get_attr" or origin in self._weights:
+                return self._weights[origin][self._layer_of.get(node) in active]
+            if origin.target not in DEQUANTIZE:
+                return values[origin]
+            quantize: Any = origin.args[0]
+            source = quantize.args[0]
+            if not self._is_on(node, source, active):
+                return values[source]
+            if origin not in values:
+                steps = quantize.target(values[source], *quantize.args[1:])
+                values[origin] = origin.target(steps, *origin.args[1:], **origin.kwargs)
+            return values[origin]
+
+        return map_arg(node.args, value), map_arg(node.kwargs, value)
+
+    def _is_on(self, user: Node, source: Any, active: frozenset[str]) -> bool:
+        """Whether the Q/DQ behind `source` is there for `user`: one of the two layers beside it wants it."""
+        wanted = self._layer_of.get(user) in active
+        return wanted or (self._outputs and self._maker.get(source) in active)
+
+    @cached_property
+    def _maker(self) -> dict[Node, str]:
+        """The layer whose integer kernel writes a node's value: the layer's own node, or its activation."""
+        makers = {}
+        for node, name in self._layer_of.items():
+            makers[node] = name
+            makers |= {user: name for user in node.users if user.target in ACTIVATIONS}
+        return makers
+
+    @cached_property
+    def _weights(self) -> dict[Node, tuple[Any, Any]]:
+        """Constants, each (as it is, after Q/DQ): the same where there is none."""
+        found: dict[Node, tuple[Any, Any]] = {}
+        for node in self._nodes:
+            if node.op == "get_attr":
+                value = constant(self._graph, node)
+                found[node] = value, value
+            elif node.target is Q.dequantize_per_channel.default:
+                source, scale, zero, *rest = node.args[0].args  # type: ignore[union-attr]
+                plain, scales, zeros = (constant(self._graph, each) for each in (source, scale, zero))
+                steps = Q.quantize_per_channel.default(plain, scales, zeros, *rest)
+                found[node] = plain, Q.dequantize_per_channel.default(steps, scales, zeros, *rest)
+        return found
+
+
+def _is_quantized(node: Node) -> bool:
+    """A convolution or linear layer that `quantize` marked: its weights come out of Q/DQ."""
+    if node.target not in (A.conv2d.default, A.linear.default):
+        return False
+    weight = node.args[1]
+    return isinstance(weight, Node) and weight.target is Q.dequantize_per_channel.default

@@ -1,0 +1,151 @@
+"""One worker of a search: a process of its own, which does trials of each target's study until none is left."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from edgekit import machine
+from edgekit.build import PreparedGraphs, build_one
+from edgekit.bundle import Bundle
+from edgekit.data import Selection, split
+from edgekit.errors import DataError, EngineError, UsageError
+from edgekit.gates import judge
+from edgekit.images import crop_images
+from edgekit.job import Job, prepare
+from edgekit.libraries import quiet
+from edgekit.measure import Images, measure_group
+from edgekit.options import Options, Search
+from edgekit.progress import Reporter
+from edgekit.run_folder import RunFolder
+from edgekit.stages import compile_stage, versions
+from edgekit.tuning.analysis import images_of, layer_macs, simulate
+from edgekit.tuning.space import Choices, order_of, plan, with_choices
+from edgekit.tuning.study import LAYERS, MET, Storage, drain, open_study, planned
+
+Row = dict[str, Any]
+ORDERING_IMAGES = 16
+"""So many of the tuning images tell which layers make the noise."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose images are split: those that the search sees, and those that only the verdict does."""
+
+    job: Job
+    """Evaluates on the tuning images."""
+    held_out: Selection
+
+    def study_name(self, target: str, options: Options, search: Search) -> str:
+        """Names what the trials depend on, but for the machine: the same search joins the same study."""
+        job, settings = self.job, options.settings
+        parts: list[Any] = [
+            job.network.name,
+            job.network.weights_sha256,
+            str(job.network.module),
+            versions(),
+            search.trials,
+        ]
+        parts += [job.calibration.sha256, job.evaluation.sha256, job.network.preprocessing.to_dict()]
+        parts += [asdict(job.recipe.for_target(target)), job.device_class, settings.max_drop, settings.min_speedup]
+        return f"{job.network.name} {target} {sha256(dumps(parts, default=str).encode()).hexdigest()[:16]}"
+
+
+def prepare_search(options: Options, search: Search, reporter: Reporter) -> Prepared:
+    """Load the network, choose and split the images. DataError where one part would be empty."""
+    tuning, held = search.num_tuning_samples, options.num_eval_samples
+    for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held)):
+        if count is not None and count < 1:
+            raise UsageError(f"{name} is {count}: give a whole number from 1.")
+    both = tuning + held if tuning and held else None
+    job = prepare(replace(options, num_eval_samples=both), reporter)
+    found = len(job.evaluation.samples)
+    count = tuning or (found - held if held else found // 2)
+    first, rest = split(job.evaluation, max(0, count))
+    if held:
+        rest, _ = split(rest, held)
+    if not first.samples or not rest.samples or len(rest.samples) < (held or 0):
+        raise DataError(
+            f"'{options.data}' leaves {found} images beside calibration: {max(0, count)} to tune on leave "
+            f"{len(rest.samples)} for the verdict. Give more images, or fewer to --num-tuning-samples"
+        )
+    return Prepared(replace(job, evaluation=first), rest)
+
+
+class Bench:
+    """Makes and measures the bundles of trials for one target, in a workspace that is gone afterwards."""
+
+    def __init__(self, graphs: PreparedGraphs, target: str, options: Options, folder: Path, images: Images) -> None:
+        self._graphs, self._target, self._options = graphs, target, options
+        self._folder, self._images, self._quiet = folder, images, Reporter(quiet=True)
+        self._recipe = graphs.job.recipe
+        self.order: list[str] = []
+
+    def plan(self, trials: int | None) -> tuple[list[str], list[Choices]]:
+        """Layers in the order in which they are left in float, and the points to try, at most `trials` of them."""
+        job = self._graphs.job
+        chosen = images_of(job.network, job.dataset, job.evaluation.samples[:ORDERING_IMAGES])
+        found = simulate(self._graphs.prepare(self._target, "int8"), job, chosen)
+        alone = {name: frozenset([name]) for name in found.simulation.layers}
+        found.run(alone.values())
+        order = order_of({name: found.noise(each) for name, each in alone.items()}, layer_macs(self._graphs))
+        return order, plan(self._recipe.for_target(self._target), len(order))[:trials]
+
+    def measure(self, choices: Choices) -> Row:
+        """Build the bundle of a trial beside the float one and measure both, as `deploy` does; StageError."""
+        recipe = with_choices(self._recipe, self._target, choices, self.order)
+        names = [f"{self._target}-{precision}" for precision in ("float", "int8")]
+        base = build_one(self._graphs, self._target, "float", self._folder / names[0], self._quiet)
+        prepared = self._graphs.with_recipe(recipe).prepare(self._target, "int8")
+        with quiet():
+            bundle, _ = compile_stage(prepared, self._folder / names[1])
+        pair = dict(zip(names, (base, bundle), strict=True))
+        row = measure_group(pair, self._images, self._options.settings, machine.describe(), self._quiet)[names[1]]
+        if row["verdict"] == "error" or row["speedup"] is None:
+            raise EngineError("; ".join(row["reasons"]) or "its float bundle can't be timed: nothing to be faster than")
+        settings = replace(self._options.settings, must_show_drop=False)  # the held-out images have to show it
+        return figures(judge(row, settings, random_weights=False), bundle) | {
+            LAYERS: self.order[: choices.layers_in_float]
+        }
+
+
+def figures(row: Mapping[str, Any], bundle: Bundle) -> Row:
+    """What a trial keeps of its row."""
+    accuracy, faster = row["accuracy"], row["speedup"]
+    return {
+        "drop_top1_points": accuracy["drop_top1_points"],
+        "drop_ci95_points": accuracy["drop_ci95_points"],
+        "agreement": accuracy["agreement"],
+        "p50_ms": row["latency_ms"]["p50"],
+        "time_share": 1 / faster["ratio"],
+        "speedup": faster["ratio"],
+        "speedup_ci95": faster["ci95"],
+        "files": {name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
+        MET: row["verdict"] == "pass",
+    }
+
+
+def work(options: Options, search: Search, url: str, until: float) -> None:
+    """What a worker process runs. It says nothing but warnings: who started it reads the study."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    reporter = Reporter(quiet=True)
+    ready = prepare_search(options, search, reporter)
+    graphs = PreparedGraphs(ready.job, reporter)
+    run = RunFolder(options.folder)
+    storage = Storage(url, search.silence_s).open()
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    with run.workspace("tune") as workspace:
+        images = crop_images(ready.job, workspace, run, reporter)
+        for target in options.targets:
+            if time.time() >= until:
+                return
+            bench = Bench(graphs, target, options, workspace, images)
+            study = open_study(storage, ready.study_name(target, options, search))
+            bench.order = planned(study, lambda bench=bench: bench.plan(search.trials))  # type: ignore[misc]
+            drain(study, bench.measure, name, until, lambda: None)

@@ -1,0 +1,95 @@
+"""Layers switched on and off in one quantized graph, against graphs that were quantized so."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit.graph import export_graph
+from edgekit.profiles import Recipe, load_recipe
+from edgekit.quantize import quantize
+from edgekit.rewrites import rewrite
+from edgekit.tuning.simulate import Simulation
+
+LAYERS = (
+    "stem.0",
+    *(f"stages.{stage}.blocks.0.mlp.fc{number}" for stage in range(4) for number in (1, 2)),
+    *(f"stages.{stage}.downsample.1" for stage in (1, 2, 3)),
+    "head.fc",
+)
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_convnext: Any) -> GraphModule:
+    return export_graph(tiny_convnext.module, (1, 3, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(3)]
+
+
+def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, bool]:
+    recipe: Recipe = replace(load_recipe("convnextv2"), **changes)
+    wants = recipe.targets[target]
+    return quantize(rewrite(graph, wants.rewrites), images, recipe, target), wants.quantize_outputs
+
+
+def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return graph(torch.from_numpy(image))[0].numpy()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> None:
+    real, outputs = quantized(graph, images, target)
+    simulation = Simulation(real, outputs)
+    assert set(simulation.layers) == set(LAYERS)
+    for image in images:
+        everything = simulation.run(image, simulation.layers).logits
+        assert np.array_equal(everything, answers(real, image))
+        nothing = simulation.run(image, ()).logits
+        assert np.allclose(nothing, answers(graph, image), atol=1e-4)
+        assert not np.allclose(nothing, everything, atol=1e-3)
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+@pytest.mark.parametrize(
+    "left", [("stages.0.blocks.0.mlp.fc2",), ("stages.2.blocks.0.mlp.fc1", "stages.3.downsample.1"), LAYERS[1:-1]]
+)
+def test_layers_off_is_the_graph_with_these_layers_in_float(
+    graph: GraphModule, images: Any, target: str, left: tuple[str, ...]
+) -> None:
+    real, outputs = quantized(graph, images, target)
+    wanted, _ = quantized(graph, images, target, float_layers=left)
+    simulation = Simulation(real, outputs)
+    everything = simulation.run(images[0], simulation.layers)
+    on = [name for name in simulation.layers if name not in left]
+    assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+    assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(wanted, images[0]))
+
+
+def test_smoothing_is_part_of_both_sides(graph: GraphModule, images: Any) -> None:
+    real, outputs = quantized(graph, images, "onnx", smooth_quant=True)
+    simulation = Simulation(real, outputs)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
+    real, _ = quantized(graph, images, "tflite", smooth_quant=True)
+    simulation = Simulation(real, True)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+
+
+def test_a_run_goes_on_from_another(graph: GraphModule, images: Any) -> None:
+    real, outputs = quantized(graph, images, "tflite")
+    simulation = Simulation(real, outputs)
+    nothing = simulation.run(images[0], ())
+    for name in simulation.layers:
+        alone, continued = simulation.run(images[0], [name]), simulation.run(images[0], [name], nothing)
+        assert np.array_equal(alone.logits, continued.logits), name
+        assert not np.array_equal(alone.logits, nothing.logits), name
+    assert np.array_equal(simulation.run(images[0], (), nothing).logits, nothing.logits)
