@@ -1,7 +1,7 @@
 """From options to a job: the network is loaded and the images are chosen."""
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
@@ -10,6 +10,7 @@ from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
 from edgekit.libraries import quiet
 from edgekit.models import Network, load_network
+from edgekit.models.soup import held_out_of
 from edgekit.options import Options
 from edgekit.profiles import Recipe, host_class, list_device_classes, load_device_class, load_recipe, recipe_for
 from edgekit.progress import Reporter
@@ -85,8 +86,12 @@ def choose(
         calibration = select(other, count, options.seed, on_image=step)
     evaluation = calibration
     if evaluate:
+        chosen_on = held_out_of(options.model.weights)
+        if chosen_on:
+            reporter.say(f"the weights are a soup: the {len(chosen_on)} images that chose it are not evaluated on")
+        used = replace(calibration, hashes=(*calibration.hashes, *chosen_on))
         with reporter.stage("read evaluation images", options.num_eval_samples or None) as step:
-            evaluation = select(dataset, options.num_eval_samples, options.seed, exclude=calibration, on_image=step)
+            evaluation = select(dataset, options.num_eval_samples, options.seed, exclude=used, on_image=step)
     for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):
         reporter.warn(f"passed over {name}: {reason}")
     return calibration, evaluation

@@ -35,7 +35,7 @@ def test_shipped_device_classes() -> None:
 
 
 def test_shipped_recipes() -> None:
-    assert profiles.list_recipes() == ("convnextv2", "default")
+    assert profiles.list_recipes() == ("coatnet", "coca", "convnextv2", "davit", "default", "vit")
     for name in profiles.list_recipes():
         recipe = profiles.load_recipe(name)
         assert recipe.name == name
@@ -163,7 +163,7 @@ def test_unknown_names_list_what_exists() -> None:
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match=r"none\.toml' can't be read: .*Shipped: convnextv2, default"):
+    with pytest.raises(ProfileError, match=r"none\.toml' can't be read: .*Shipped: coatnet, coca, convnextv2, davit"):
         profiles.load_recipe(str(tmp_path / "none.toml"))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")

@@ -15,6 +15,7 @@ from edgekit.models.factory import load_factory
 from edgekit.models.forward import run
 from edgekit.models.inputs import InputOptions, parse_size, resolve_preprocessing
 from edgekit.models.labels import resolve_labels
+from edgekit.models.open_clip_source import PREFIX, load_open_clip
 from edgekit.models.random_weights import random_images
 from edgekit.models.timm_source import load_timm
 from edgekit.preprocess import Preprocessing
@@ -24,8 +25,9 @@ from edgekit.preprocess import Preprocessing
 class Network:
     """A module float32 [1,3,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
 
-    `source` is "timm" or "factory"; `weights` is "random", "factory", a file as it was given or timm's tag;
-    `weights_sha256` is of the file, or else of the state dict's content; `license_note` is a sentence for the user.
+    `source` is "timm", "open_clip" or "factory"; `weights` is "random", "factory", a file as it was given or the tag
+    of published ones; `weights_sha256` is of the file, or else of the state dict's content; `license_note` is a
+    sentence for the user.
     """
 
     module: nn.Module
@@ -53,19 +55,23 @@ def load_network(
     labels: Path | None = None,
     seed: int = 0,
 ) -> Network:
-    """Load a classifier by timm name (`convnextv2_atto`, `convnextv2_atto.fcmae_ft_in1k`) or `module:factory`.
+    """Load a classifier by timm name (`convnextv2_atto.fcmae_ft_in1k`), `open_clip:NAME` or `module:factory`.
 
     `weights`: None for timm's published ones (its default tag for a bare name) or the factory's own, "random" for
-    seeded random ones of a timm model, else a checkpoint file. `model_args` go to the constructor or factory.
+    seeded random ones unless a factory brings its own, else a checkpoint file. `model_args` go to the constructor or
+    factory.
     `imgsz` is pixels, one side or (height, width); mean and std are of RGB in 0-1. Runs the network once at that size.
     Raises ModelError, WeightsError, HubError or UsageError, each saying what to do.
     """
-    is_factory = ":" in name
+    is_open_clip = name.startswith(PREFIX)
+    is_factory = ":" in name and not is_open_clip
     size = parse_size(imgsz) if is_factory else _size(imgsz, model_args)
     options = InputOptions(size, mean, std, interpolation, crop_pct)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if is_factory:
+        if is_open_clip:
+            loaded = load_open_clip(name, weights, model_args, size, labels)
+        elif is_factory:
             loaded = load_factory(name, weights, model_args, seed)
         else:
             loaded = load_timm(name, weights, model_args, size)
@@ -76,7 +82,7 @@ def load_network(
     return Network(
         module=module,
         name=name,
-        source="factory" if is_factory else "timm",
+        source="factory" if is_factory else "open_clip" if is_open_clip else "timm",
         weights=loaded.weights,
         weights_sha256=loaded.weights_sha256,
         params=sum(parameter.numel() for parameter in module.parameters()),

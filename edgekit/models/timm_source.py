@@ -11,6 +11,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from edgekit.errors import ModelError, UsageError, WeightsError
+from edgekit.models import coatnet  # noqa: F401  its import adds CoAtNet-7 to timm
 from edgekit.models.checkpoint import Rename, file_sha256, fit_weights, read_checkpoint, state_sha256
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.random_weights import randomize

@@ -1,0 +1,75 @@
+"""`edgekit soup`: several fine-tunes as one checkpoint."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekit.cli.app import app
+from edgekit.cli.groups import Json, Labelled, Quiet, Seed, Source, flat
+from edgekit.cli.options import model_options
+from edgekit.cli.output import clean_stdout, emit
+from edgekit.errors import UsageError
+from edgekit.libraries import import_needed
+
+
+class Method(StrEnum):
+    """How members are chosen."""
+
+    uniform = "uniform"
+    greedy = "greedy"
+
+
+@app.command()
+@flat
+def soup(
+    members: Annotated[list[Path], typer.Argument(help="Checkpoints (.safetensors) of fine-tunes of one model.")],
+    source: Source,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of the soup, .safetensors.")] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="All members, or those that help. [default: greedy if there is --data]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model that the checkpoints are of; 'demo' is the demo's.")] = None,
+    data: Labelled = None,
+    num_held_out_samples: Annotated[
+        int | None, typer.Option(min=1, help="Images to choose on. [default: half, the others for the final figures]")
+    ] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Average the weights of fine-tunes: all, or greedily those that raise the accuracy on held-out images."""
+    from edgekit.demo import demo_model
+    from edgekit.progress import Reporter
+
+    if output is None:
+        raise UsageError("no place for the soup was given: name a .safetensors file with --output FILE.")
+    network = None if model is None else demo_model() if model == "demo" else model_options(model, None, source)
+    with clean_stdout() as out:
+        module = import_needed("edgekit.soup", "build")
+        chosen = (method or (Method.greedy if data else Method.uniform)).value
+        options = module.SoupOptions(tuple(members), output, chosen, network, data, num_held_out_samples, seed)
+        record = module.make_soup(options, Reporter(quiet))
+        if json_:
+            emit(out, record)
+        else:
+            out.writelines(_lines(record))
+            out.write(f"{output}\n")
+    return 0
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    """A record as a person reads it."""
+    lines = []
+    for each in record["members"]:
+        single = f": {each['held_out_top1']:.2%} alone" if "held_out_top1" in each else ""
+        lines.append(f"{'kept   ' if each['kept'] else 'left out'} {each['file']}{single}\n")
+    for name, figures in record.get("accuracy", {}).items():
+        final = figures["final_top1"]
+        rest = f", {final:.2%} on the other {record['final_count']}" if final is not None else ""
+        lines.append(
+            f"{name.replace('_', ' ')}: top-1 {figures['held_out_top1']:.2%} on the {record['held_out']['count']} "
+            f"images that chose{rest}\n"
+        )
+    return lines

@@ -1,0 +1,227 @@
+"""`open_clip:NAME`: an image tower with a classifier head; the text tower is used while building, if at all."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgekit.errors import ModelError, UsageError, WeightsError
+from edgekit.libraries import import_needed
+from edgekit.models.checkpoint import State, file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.hub import fetch, hub_error
+from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
+from edgekit.models.random_weights import randomize
+from edgekit.models.source import Source
+
+PREFIX = "open_clip:"
+_FILE = "open_clip_pytorch_model.bin"
+
+
+class Attention(nn.Module):
+    """What nn.MultiheadAttention computes, of Linear layers: the exporter and the recipes see each of them."""
+
+    def __init__(self, given: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads, width = given.num_heads, given.embed_dim
+        packed = given.in_proj_weight
+        weights = (
+            packed.chunk(3) if packed is not None else (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight)
+        )
+        biases = given.in_proj_bias.chunk(3)
+        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        self.projection = _linear(given.out_proj.weight, given.out_proj.bias)
+        self.width = width
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """[N,L,C] and [N,S,K] twice to [N,L,C]; masks and returned weights aren't for image towers."""
+        mixed = F.scaled_dot_product_attention(
+            self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
+        )
+        return self.projection(mixed.transpose(1, 2).flatten(2)), None
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.width // self.heads).transpose(1, 2)
+
+
+class ImageClassifier(nn.Module):
+    """Logits [N,classes] = head(tower(image) / its length), as zero-shot heads and CLIP fine-tunes are made for."""
+
+    def __init__(self, visual: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.visual, self.head = visual, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.visual(images)
+        features = found[0] if isinstance(found, tuple) else found
+        logits: Tensor = self.head(F.normalize(features, dim=-1))
+        return logits
+
+
+def load_open_clip(
+    name: str,
+    weights: str | None,
+    model_args: Mapping[str, Any],
+    size: tuple[int, int] | None,
+    labels: Path | None,
+) -> Source:
+    """Build `open_clip:MODEL` or `open_clip:MODEL.TAG` as an image classifier in float32 on the CPU.
+
+    `weights`: None for published ones, "random", or a file. A checkpoint of both towers gets a zero-shot head from
+    the class names (`labels`, or ImageNet's); one with `visual.*` and `head.*` brings its own head. Of `model_args`
+    only `num_classes` is valid. Raises ModelError, WeightsError, UsageError, HubError, or MissingExtraError.
+    """
+    library = import_needed("open_clip", "open-clip")
+    model, _, tag = name.removeprefix(PREFIX).partition(".")
+    config = _config(library, model)
+    if unknown := set(model_args) - {"num_classes"}:
+        raise UsageError(f"--model-args sets {', '.join(sorted(unknown))}: {PREFIX} models take num_classes alone")
+    if size is not None:
+        config["vision_cfg"]["image_size"] = size
+    classes = model_args.get("num_classes")
+    if weights == "random":
+        module = _untrained(library, config, classes or IMAGENET_CLASSES)
+        randomize(module, _side(config))
+        return _source(library, _deployable(module), config, "random", None)
+    published = _published(library, model, tag) if weights is None else None
+    path = _fetched(published) if published is not None else Path(str(weights))
+    state = read_checkpoint(path)
+    if any(key.startswith("head.") for key in state):
+        module = _untrained(library, config, classes or _classes_of(state))
+        fit_weights(module, state, path)
+    else:
+        module = _zero_shot(library, model, config, state, path, labels, classes)
+    used = str(published.tag if published is not None else weights)
+    return _source(library, _deployable(module), config, used, path)
+
+
+def _config(library: Any, model: str) -> dict[str, Any]:
+    config: dict[str, Any] | None = library.get_model_config(model)
+    if config is None:
+        near = difflib.get_close_matches(model, library.list_models(), n=4, cutoff=0.5)
+        raise ModelError(
+            f"unknown model '{PREFIX}{model}': give a name of open_clip's ({', '.join(near) or 'coca_ViT-B-32'})"
+        )
+    return config
+
+
+def _side(config: Mapping[str, Any]) -> tuple[int, int]:
+    size = config["vision_cfg"]["image_size"]
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _untrained(library: Any, config: Mapping[str, Any], classes: int) -> ImageClassifier:
+    """The image tower alone and a head: the other towers of a CoCa would take twice its memory."""
+    if classes < 2:
+        raise UsageError(f"num_classes is {classes}: a classifier has two at least")
+    visual = library.model._build_vision_tower(
+        config["embed_dim"], dict(config["vision_cfg"]), bool(config.get("quick_gelu"))
+    )
+    return ImageClassifier(visual, nn.Linear(config["embed_dim"], classes))
+
+
+def _classes_of(state: State) -> int:
+    return next((value.shape[0] for key, value in state.items() if key.endswith("head.weight")), IMAGENET_CLASSES)
+
+
+@torch.no_grad()
+def _zero_shot(
+    library: Any,
+    model: str,
+    config: Mapping[str, Any],
+    state: State,
+    path: Path,
+    labels: Path | None,
+    classes: int | None,
+) -> ImageClassifier:
+    """A head whose rows are the text tower's embeddings of the class names, times the learned scale."""
+    if not any(key.startswith(("text.", "transformer.", "module.text.", "module.transformer.")) for key in state):
+        raise WeightsError(
+            f"weights '{path}' have neither a head (head.weight) nor a text tower to make one from: give a fine-tuned "
+            "checkpoint with visual.* and head.*, or open_clip's own"
+        )
+    names = resolve_labels(labels, classes or (_count_lines(labels) if labels else IMAGENET_CLASSES))
+    if labels is None and len(names) != IMAGENET_CLASSES:
+        raise UsageError("a zero-shot head is made from class names: give them with --labels FILE, one a line")
+    both = library.create_model(model, pretrained=None, load_weights=False, force_image_size=_side(config)).eval()
+    fit_weights(both, state, path)
+    templates = library.OPENAI_IMAGENET_TEMPLATES if labels is None else library.SIMPLE_IMAGENET_TEMPLATES
+    rows = library.build_zero_shot_classifier(both, library.get_tokenizer(model), names, templates).T
+    head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
+    head.weight.copy_(rows * both.logit_scale.exp())
+    return ImageClassifier(both.visual, head)
+
+
+def _count_lines(labels: Path) -> int:
+    try:
+        return len(labels.read_text(encoding="utf-8-sig").rstrip().split("\n"))
+    except (OSError, UnicodeDecodeError):
+        return IMAGENET_CLASSES  # resolve_labels tells what is wrong with the file
+
+
+@torch.no_grad()
+def _deployable(module: ImageClassifier) -> ImageClassifier:
+    """The same function in fewer operations: of CoCa's 256 pooling queries only the first reaches the logits."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.MultiheadAttention):
+                setattr(parent, name, Attention(child))
+    pool = getattr(module.visual, "attn_pool", None)
+    if pool is not None and module.visual.attn_pool_contrastive is None and module.visual.pool_type == "tok":
+        pool.query = nn.Parameter(pool.query[:1].clone())
+    return module
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def _source(
+    library: Any, module: ImageClassifier, config: Mapping[str, Any], weights: str, path: Path | None
+) -> Source:
+    # Where timm's code, and so ours, looks for a model's preprocessing.
+    pretrained_cfg: Any = {
+        "input_size": (3, *_side(config)),
+        "mean": library.OPENAI_DATASET_MEAN,
+        "std": library.OPENAI_DATASET_STD,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+    }
+    module.pretrained_cfg = pretrained_cfg
+    return Source(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
+
+
+def _published(library: Any, model: str, tag: str) -> PretrainedCfg:
+    tags = library.list_pretrained_tags_by_model(model)
+    if not tags or (tag and tag not in tags):
+        have = f"it has {', '.join(tags)}" if tags else "it has none"
+        raise WeightsError(
+            f"no published weights '{tag}' of '{PREFIX}{model}': {have}; or give --weights FILE or random"
+        )
+    found = library.pretrained.get_pretrained_cfg(model, tag or tags[0])
+    repository = (found.get("hf_hub") or "").rstrip("/")
+    return PretrainedCfg(
+        architecture=f"{PREFIX}{model}", tag=tag or tags[0], url=found.get("url") or "",
+        hf_hub_id=repository or None, hf_hub_filename=_FILE,
+    )  # fmt: skip
+
+
+def _fetched(config: PretrainedCfg) -> Path:
+    """The published file in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not config.hf_hub_id:
+        raise hub_error(config, OSError("open_clip has only an address for it"))
+    fetch(config)
+    found = try_to_load_from_cache(config.hf_hub_id, _FILE)
+    if not isinstance(found, str):
+        raise hub_error(config, OSError("it is not in the hub's cache"))
+    return Path(found)
