@@ -10,8 +10,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,24 +43,40 @@ def alternate(
     warmup: int,
     iterations: int,
     on_round: Callable[[], None] = lambda: None,
+    seconds: float | None = None,
 ) -> dict[K, NDArray[np.float64]]:
-    """Milliseconds of each call, [iterations] for each key; they take turns, so that drift hits all alike."""
-    times: dict[K, list[float]] = {name: [] for name in calls}
+    """Milliseconds of each call, [iterations] for each key; they take turns, so that drift hits all alike.
+
+    With `seconds` there are as many timed rounds as begin within that time instead, one at the least.
+    """
+    times = {name: array("d") for name in calls}
     gc_was_on = gc.isenabled()
     gc.disable()
     try:
-        for index in range(warmup + iterations):
+        for _ in range(warmup):
+            for call in calls.values():
+                call()
+            on_round()
+        for _ in _rounds(iterations, seconds):
             for name, call in calls.items():
                 start = time.perf_counter_ns()
                 call()
-                took = time.perf_counter_ns() - start
-                if index >= warmup:
-                    times[name].append(took / 1e6)
+                times[name].append((time.perf_counter_ns() - start) / 1e6)
             on_round()
     finally:
         if gc_was_on:
             gc.enable()
     return {name: np.array(each) for name, each in times.items()}
+
+
+def _rounds(iterations: int, seconds: float | None) -> Iterator[None]:
+    if seconds is None:
+        yield from repeat(None, iterations)
+        return
+    end = time.monotonic() + seconds
+    yield
+    while time.monotonic() < end:
+        yield
 
 
 def summary(times: NDArray[np.float64], threads: int) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import machine
-from edgekit.benchmark import alternate, measure_fresh, summary
+from edgekit.benchmark import measure_fresh, summary
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.cluster import engine_of
 from edgekit.data import Dataset, Sample, Selection, open_dataset, select, unreadable
 from edgekit.errors import ImageError, StageError, UsageError
 from edgekit.evaluate import Predictions, compare
 from edgekit.libraries import quiet
+from edgekit.options import Settings
 from edgekit.profiler import profile, profile_model
 from edgekit.progress import Reporter
 from edgekit.rows import Row, base_row, speedup
@@ -21,6 +22,8 @@ from edgekit.run_folder import open_run, write_json
 from edgekit.runtime.base import check_threads
 from edgekit.runtime.session import Session
 from edgekit.shards import Engine, OneProcess, close_session, evaluate_shards, see_all, shards_of
+from edgekit.steadiness import judge_steadiness, spread, time_steadily
+from edgekit.sustain import time_sustained
 
 
 def open_session(bundle: Bundle, threads: int | None) -> Session:
@@ -112,11 +115,19 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, repo
     return select(dataset, count, seed, inspect=inspect)
 
 
-def benchmark_bundles(
-    paths: Sequence[Path], threads: int | None, warmup: int, iterations: int, reporter: Reporter
-) -> dict[str, Any]:
-    """Latency and memory of each bundle, timed in turns on a golden sample; `speedup` is against the first."""
-    check_threads(threads)
+BENCHMARKED = (
+    "bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons", "latency_ms", "peak_rss_bytes",
+    "speedup", "thermal",
+)  # fmt: skip
+"""What a row of `edgekit benchmark` has."""
+
+
+def benchmark_bundles(paths: Sequence[Path], settings: Settings, reporter: Reporter) -> dict[str, Any]:
+    """Latency and memory of each bundle, timed in turns on a golden sample; `speedup` is against the first.
+
+    With `settings.sustain_s` they are timed for so long, and rows have `sustain` too.
+    """
+    threads = check_threads(settings.threads)
     bundles = {str(path): read_bundle(path) for path in paths}
     device = machine.describe()
     rows: dict[str, Row] = {}
@@ -125,7 +136,9 @@ def benchmark_bundles(
         for name, bundle in bundles.items():
             row = base_row(name, bundle, device)
             keys = ("bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons")
-            rows[name] = {key: row[key] for key in keys} | dict.fromkeys(("latency_ms", "peak_rss_bytes", "speedup"))
+            rows[name] = {key: row[key] for key in keys} | dict.fromkeys(
+                ("latency_ms", "peak_rss_bytes", "speedup", "thermal")
+            )
             try:
                 session = stack.enter_context(open_session(bundle, threads))
                 calls[name] = _golden_call(session)
@@ -136,14 +149,19 @@ def benchmark_bundles(
                 continue
             rows[name]["latency_ms"] = {"threads": session.threads, "load": fresh.load_ms, "first": fresh.first_ms}
             rows[name]["peak_rss_bytes"] = fresh.peak_rss_bytes
-        with reporter.stage("time", warmup + iterations) as step:
-            times = alternate(calls, warmup, iterations, step)
+        if settings.sustain_s is None or not calls:
+            times, conditions = time_steadily(calls, threads, settings, "time", reporter)
+            sustain: dict[str, Row] = {}
+        else:
+            times, sustain, conditions = time_sustained(calls, settings.warmup, settings.sustain_s, "time", reporter)
     first = next(iter(times), None)
     for name, each in times.items():
         alone = rows[name]["latency_ms"]
-        rows[name]["latency_ms"] = summary(each, alone["threads"]) | alone
+        rows[name]["latency_ms"] = summary(each, alone["threads"]) | {"spread": spread(each)} | alone
+        rows[name] |= {"thermal": conditions} | ({"sustain": sustain[name]} if sustain else {})
         if first is not None and name != first:
             rows[name]["speedup"] = speedup(first, times[first], each)
+        rows[name] = judge_steadiness(rows[name])
     return {"schema_version": 1, "device": device, "results": list(rows.values())}
 
 

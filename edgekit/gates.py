@@ -5,12 +5,19 @@ from collections.abc import Sequence
 from edgekit.options import Settings
 from edgekit.paired import images_needed
 from edgekit.rows import Row
+from edgekit.steadiness import judge_steadiness
 
 
 def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
-    """The row with the verdict of the gates. Float rows and rows that failed stay as they are."""
-    if row["verdict"] == "error" or row["precision"] != "int8":
+    """The row with the verdict of the gates, which float rows have none of, and of steadiness; failed rows stay."""
+    if row["verdict"] == "error":
         return row
+    if row["precision"] == "int8":
+        row = _judge_int8(row, settings, random_weights)
+    return judge_steadiness(row)
+
+
+def _judge_int8(row: Row, settings: Settings, random_weights: bool) -> Row:
     drop = None if random_weights else _drop_reason(row["accuracy"], settings.max_drop)
     speed = _speed_reason(row["speedup"], settings.min_speedup)
     reasons = [reason for reason in (drop, speed) if reason]

@@ -23,6 +23,7 @@ from edgekit.progress import Reporter, Step
 from edgekit.rows import Row, base_row, failed_row, limit, ran_in_int8, speedup
 from edgekit.run_folder import RunFolder
 from edgekit.runtime.session import Session
+from edgekit.steadiness import spread, time_steadily
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,16 @@ def add_latency(
             if low is not None:
                 computes_in = low.bundle.manifest.session["inference_precision"]
                 calls[name, computes_in] = _model_only(stack.enter_context(low), files[0])
-        with reporter.stage(f"{', '.join(sessions)}: time", settings.warmup + settings.iterations) as step:
-            every = alternate(calls, settings.warmup, settings.iterations, step)
+        threads = max(session.threads for session in sessions.values())
+        title = f"{', '.join(sessions)}: time"
+        every, conditions = time_steadily(calls, threads, settings, title, reporter)
     times = {name: every[name, "f32"] for name in sessions}
     whole = {name: _end_to_end(session, files) for name, session in sessions.items()}
     ends = alternate(whole, min(settings.warmup, 5), max(5, settings.iterations // 4))
     for name, session in sessions.items():
         row = rows[name]
-        row["latency_ms"] = summary(times[name], session.threads) | row["latency_ms"]
+        row["latency_ms"] = summary(times[name], session.threads) | {"spread": spread(times[name])} | row["latency_ms"]
+        row["thermal"] = conditions
         row["end_to_end_ms"] = {"p50": float(np.median(ends[name]))}
         row["limit"] = limit(row, session.threads)
         floats = {key: each for key, each in every.items() if rows[key[0]]["precision"] == "float"}

@@ -30,6 +30,8 @@ class Settings:
     threads: int | None = None
     warmup: int = 20
     iterations: int = 200
+    sustain_s: float | None = None
+    """Seconds to time for, in place of `iterations`."""
     max_drop: float = 1.0
     """Percentage points of top-1 that an int8 bundle may lose."""
     must_show_drop: bool = False

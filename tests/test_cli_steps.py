@@ -150,6 +150,21 @@ def test_benchmark(finished_run: Path, capfd: Any) -> None:
     assert f"x {paths[0]}" in out
 
 
+def test_sustained_benchmark(finished_run: Path, capfd: Any) -> None:
+    path = finished_run / "onnx-int8"
+    options = ["benchmark", path, "--threads", 1, "--sustain", "2s"]
+    (row,) = run_json(capfd, *options)["results"]
+    assert 1.5 < row["sustain"]["seconds"] < 10
+    assert row["latency_ms"]["count"] == sum(point["count"] for point in row["sustain"]["series"])
+    assert row["thermal"]["series"]
+    out, _ = run(capfd, *options)
+    lines = [line for line in out.splitlines() if line.startswith(f"{path}: sustained for 2 s: first 1 s p50 ")]
+    assert len(lines) == 1
+    assert ", last 1 s p50 " in lines[0]
+    _, err = run(capfd, *options, "--iterations", 200, code=2)
+    assert "--sustain and --iterations were both given" in err
+
+
 def test_inspect(finished_run: Path, capfd: Any) -> None:
     found = run_json(capfd, "inspect", finished_run / "onnx-int8")
     assert (found["target"], found["precision"], found["classes"]) == ("onnx", "int8", 10)

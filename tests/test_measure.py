@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import MakeBundle
 
-from edgekit import measure, rows
+from edgekit import measure, rows, steadiness
 from edgekit.benchmark import Fresh
 from edgekit.bundle import Bundle, Golden, read_bundle
 from edgekit.errors import CompileError, EngineError, StageError, WeightsError
@@ -103,7 +103,8 @@ def test_int8_is_compared_with_the_fastest_float(
         fixed = {("openvino-float", "f32"): 4.0, ("openvino-float", "bf16"): low_ms}
         return {key: np.full(40, fixed.get(key, 1.0)) for key, call in calls.items() if call() is not None}
 
-    monkeypatch.setattr(measure, "alternate", alternate)
+    for module in (steadiness, measure):
+        monkeypatch.setattr(module, "alternate", alternate)
     float_, int8 = measure_rows(built, images, SETTINGS, run, Reporter(quiet=True))
     assert asked[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
     assert float_["latency_ms"]["p50"] == 4.0

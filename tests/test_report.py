@@ -43,10 +43,21 @@ def row(target: str, precision: str, p50: float, drop: float, low: float, high: 
         "int8": layers if int8 else {"share_of_macs": 0.0, "method": "executed graph", "float_layers": []},
         "limit": {"bound_ms": bound, "fraction": bound / p50},
         "peak_rss_bytes": 121_000_000,
-        "thermal": {"start_celsius": 48.2, "end_celsius": 61.0, "throttled": False},
+        "thermal": THERMAL,
         "verdict": "pass",
         "reasons": [],
     } | more
+
+
+THERMAL = {
+    "before": {"celsius": 48.2, "clock_mhz": 2400.0},
+    "after": {"celsius": 61.0, "clock_mhz": 2400.0},
+    "seconds": 3.1,
+    "series": [{"s": s, "clock_mhz": 2400.0, "celsius": 50.0 + s, "throttled": []} for s in (1.0, 2.0, 3.0)],
+    "throttled": [],
+    "cpus": 4,
+    "other_cpus": 0.05,
+}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -329,7 +340,7 @@ def test_page_says_what_matters_first() -> None:
         "over openvino-float",
         "95 %: -0.11 to 0.29, n = 10,000 images",
         "1 unreadable",
-        "end celsius: 61.0",
+        "48 to 53 °C, 2400 MHz, not throttled, other processes on 0.1 of 4 CPUs",
     ):
         assert piece in text
 

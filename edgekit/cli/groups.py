@@ -18,6 +18,10 @@ EvalCount = Annotated[
 ]
 Warmup = Annotated[int, typer.Option(min=0, help="Untimed rounds.")]
 Iterations = Annotated[int, typer.Option(min=1, help="Timed rounds.")]
+Sustain = Annotated[
+    str | None,
+    typer.Option(help="Time for so long instead, such as 10m or 90s: a time series, its first and its last minute."),
+]
 Labelled = Annotated[Path | None, typer.Option("--data", help="Images by class: a folder or a zip.")]
 Devices = Annotated[
     list[str] | None,

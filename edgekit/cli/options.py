@@ -1,6 +1,7 @@
 """From the text of options to a job's values. Every mistake is a UsageError."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from edgekit.errors import UsageError
 from edgekit.models.arguments import parse_model_args
 from edgekit.options import ModelOptions, Options, Settings
 from edgekit.targets import TARGETS, find_target
+
+LONGEST_S = 24 * 3600
 
 
 def model_options(name: str, weights: str | None, source: Source) -> ModelOptions:
@@ -114,6 +117,18 @@ def triple_of(name: str, text: str | None) -> tuple[float, ...] | None:
     if len(values) != 3:
         raise UsageError(f"--{name} is '{text}': give three numbers such as 0.485,0.456,0.406.")
     return values
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Seconds of "90s", "10m", "1h30m" or "90"."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 1 <= total <= LONGEST_S:
+        raise UsageError(f"--sustain is '{text}': give a time of 1s to 24h, such as 90s, 10m or 1h30m.")
+    return float(total)
 
 
 def devices_of(names: list[str] | None) -> tuple[Device, ...]:

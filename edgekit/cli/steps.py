@@ -1,5 +1,6 @@
 """The steps of the job alone: quantize, compile, evaluate, benchmark."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +20,12 @@ from edgekit.cli.groups import (
     Quiet,
     Seed,
     Source,
+    Sustain,
     Threads,
     Warmup,
     flat,
 )
-from edgekit.cli.options import data_of, devices_of, job_options, model_options
+from edgekit.cli.options import data_of, devices_of, job_options, model_options, seconds_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
 from edgekit.libraries import import_needed
@@ -126,27 +128,32 @@ def evaluate(
 
 @app.command()
 def benchmark(
+    context: typer.Context,
     bundles: Bundles,
     device: Devices = None,
     offline: Offline = False,
     threads: Threads = None,
     warmup: Warmup = 20,
     iterations: Iterations = 200,
+    sustain: Sustain = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Latency of bundles, timed in turns in one process; ratios against the first, on a device the target's first."""
+    given = context.get_parameter_source("iterations")
+    if sustain is not None and given is not None and given.name == "COMMANDLINE":
+        raise UsageError("--sustain and --iterations were both given: a run takes a time or a number of rounds.")
     from edgekit.devices.bench import benchmark_devices
     from edgekit.options import Settings
     from edgekit.progress import Reporter
 
     with clean_stdout() as out:
-        settings, devices = Settings(threads, warmup, iterations), devices_of(device)
+        settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain)), devices_of(device)
         found = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
         if json_:
             emit(out, found)
         else:
-            out.writelines(_latency_line(row, len(devices) > 1) for row in found["results"])
+            out.writelines(f"{line}\n" for row in found["results"] for line in _latency_lines(row, len(devices) > 1))
     return 0 if all(row["verdict"] == "pass" for row in found["results"]) else 1
 
 
@@ -163,13 +170,21 @@ def _accuracy_line(row: dict[str, Any]) -> str:
     )
 
 
-def _latency_line(row: dict[str, Any], several: bool) -> str:
+def _latency_lines(row: dict[str, Any], several: bool) -> Iterator[str]:
+    """A row's figures; for a sustained run its course; then why it didn't pass, and what is remarked on it."""
+    from edgekit.report.heat import sustain_lines
+
     time, faster = row["latency_ms"], row["speedup"]
     name = f"{row['device']['name']}: {row['bundle']}" if several else row["bundle"]
     if time is None:
-        return f"{name}: {'; '.join(row['reasons'])}\n"
+        yield f"{name}: {'; '.join(row['reasons'])}"
+        return
     versus = f", {faster['ratio']:.2f}x {faster['versus']}" if faster else ""
-    return (
+    yield (
         f"{name}: p50 {time['p50']:.2f} ms, p90 {time['p90']:.2f}, p99 {time['p99']:.2f}, "
-        f"{time['threads']} threads, n = {time['count']}, peak {row['peak_rss_bytes'] / 1e6:.0f} MB{versus}\n"
+        f"{time['threads']} threads, n = {time['count']}, peak {row['peak_rss_bytes'] / 1e6:.0f} MB{versus}"
     )
+    if row.get("sustain"):
+        yield from sustain_lines(name, row)
+    for said in (*row["reasons"], *row.get("remarks", ())):
+        yield f"{name}: {row['verdict']}: {said}"

@@ -25,7 +25,7 @@ import numpy as np
 from edgekit import machine
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.bundles import benchmark_bundles
-from edgekit.devices.scripts.probe import emulated, state
+from edgekit.devices.scripts.probe import emulated
 from edgekit.errors import EdgekitError
 from edgekit.evaluate import Predictions
 from edgekit.measure import Images, measure_group
@@ -92,14 +92,12 @@ def main() -> None:
     (Path(job["cache"]) / "runtimes").mkdir(exist_ok=True)  # what the host made the home of this process
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job["cache"]))
     try:
-        before = state()
         try:
             rows = work(job, folder, wire)
         except EdgekitError as error:
             wire.send(error=str(error))
         else:
-            thermal = {"before": before, "after": state()}
-            wire.send(rows=[row | {"thermal": thermal, "device": describe(job)} for row in rows])
+            wire.send(rows=[row | {"device": describe(job)} for row in rows])
         wire.send(end=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -115,7 +113,7 @@ def work(job: Mapping[str, Any], folder: Path, wire: Wire) -> list[Row]:
         measured = measure_group(bundles, images_of(job["images"], store), settings, describe(job), wire)
         return [measured[name] for name in bundles]
     paths = [bundle.path for bundle in bundles.values()]
-    found = benchmark_bundles(paths, settings.threads, settings.warmup, settings.iterations, wire)["results"]
+    found = benchmark_bundles(paths, settings, wire)["results"]
     names = dict(zip(map(str, paths), bundles, strict=True))
     for row in found:
         row["bundle"] = names[row["bundle"]]

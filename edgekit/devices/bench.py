@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle, read_bundle
-from edgekit.bundles import benchmark_bundles
+from edgekit.bundles import BENCHMARKED, benchmark_bundles
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import each_target
 from edgekit.errors import DeviceError
@@ -13,8 +13,6 @@ from edgekit.options import Settings
 from edgekit.progress import Reporter
 from edgekit.rows import Row, base_row
 from edgekit.runtime.base import check_threads
-
-KEYS = ("bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons", "latency_ms", "speedup")
 
 
 def benchmark_devices(
@@ -30,7 +28,7 @@ def benchmark_devices(
     rows: list[Row] = []
     for device in devices:
         if device == THIS:
-            found = benchmark_bundles(paths, settings.threads, settings.warmup, settings.iterations, reporter)
+            found = benchmark_bundles(paths, settings, reporter)
             rows += [row | {"device": found["device"]} for row in found["results"]]
         else:
             rows += _rows_on(device, bundles, settings, reporter, offline)
@@ -50,5 +48,5 @@ def _rows_on(
             continue
         for name, bundle in groups[target].items():
             row = base_row(name, bundle, facts) | {"verdict": "error", "reasons": [f"device: {found}"]}
-            rows[name] = {key: row[key] for key in (*KEYS, "peak_rss_bytes", "device")}
+            rows[name] = {key: row[key] for key in (*BENCHMARKED, "device")}
     return [rows[name] for name in bundles]

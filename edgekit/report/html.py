@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.libraries import import_needed
 from edgekit.report import columns as c
 from edgekit.report.columns import Report, Row, devices, is_meaningful, lookup, row_name
+from edgekit.report.heat import heat_words
 from edgekit.report.picture import draw
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
 from edgekit.report.sentences import conditions, heading, recommendation
@@ -104,7 +105,7 @@ def _headline(column: c.Column, report: Report, row: Row, note: str) -> tuple[st
 
 def _details(row: Row) -> dict[str, str]:
     """What the table has no room for; nothing that wasn't measured."""
-    thermal, int8 = row["thermal"] or {}, (row["int8"] or {}) if row["precision"] == "int8" else {}
+    int8 = (row["int8"] or {}) if row["precision"] == "int8" else {}
     latency = row["latency_ms"] if lookup(row, "latency_ms.p50") is not None else {}
     details = {
         "Scheme": row["scheme"],
@@ -115,7 +116,7 @@ def _details(row: Row) -> dict[str, str]:
         "Lower bound": _scaled(lookup(row, "limit.bound_ms")),
         "What ran in int8": int8.get("method"),
         "Layers in float": _layers(int8.get("float_layers")),
-        "Heat and clocks": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in thermal.items()),
+        "Heat and clocks": heat_words(row["thermal"]),
         "Flips": _flips(row["accuracy"] or {}),
         "Reasons": "; ".join(row["reasons"]),
         "Remarks": "; ".join(row.get("remarks", ())),

@@ -76,6 +76,7 @@ CSV_COLUMNS: dict[str, Callable[[Report, Row], Value]] = {
     "latency_p99_ms": _at("latency_ms.p99"),
     "latency_mean_ms": _at("latency_ms.mean"),
     "latency_std_ms": _at("latency_ms.std"),
+    "latency_spread": _at("latency_ms.spread"),
     "timed_runs": _at("latency_ms.count"),
     "threads": _at("latency_ms.threads"),
     "load_ms": _at("latency_ms.load"),
@@ -90,6 +91,8 @@ CSV_COLUMNS: dict[str, Callable[[Report, Row], Value]] = {
     "bound_ms": _at("limit.bound_ms"),
     "bound_fraction": _at("limit.fraction"),
     "peak_rss_bytes": _at("peak_rss_bytes"),
+    "throttled": lambda report, row: "; ".join(lookup(row, "thermal.throttled") or ()),
+    "other_cpus": _at("thermal.other_cpus"),
 }
 
 

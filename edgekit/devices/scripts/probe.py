@@ -77,10 +77,24 @@ def clocks(root: Path) -> dict[str, object]:
 
 
 def heat(root: Path) -> dict[str, object]:
-    """The hottest zone, and what the firmware says of throttling."""
-    zones = (number(each / "temp", 1e-3) for each in (root / "sys/class/thermal").glob("thermal_zone*"))
+    """The hottest zone, and what firmware, processor and kernel say of throttling.
+
+    `throttle_events` counts since the start, as x86 processors do; `cooling_state` is how far the kernel's thermal
+    governor holds the clock down, 0 for not at all.
+    """
+    thermal = root / "sys/class/thermal"
+    zones = (number(each / "temp", 1e-3) for each in thermal.glob("thermal_zone*"))
     degrees = [each for each in zones if each is not None and -50 < each < 200]
-    return {"celsius": max(degrees) if degrees else None, "throttled": throttled(said("vcgencmd", "get_throttled"))}
+    cpus = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
+    events = [count for count in map(number, cpus) if count is not None]
+    holding = [each for each in thermal.glob("cooling_device*") if "cpufreq" in (text(each / "type") or "")]
+    states = [held for held in (number(each / "cur_state") for each in holding) if held is not None]
+    return {
+        "celsius": max(degrees) if degrees else None,
+        "throttled": throttled(said("vcgencmd", "get_throttled")),
+        "throttle_events": int(sum(events)) if events else None,
+        "cooling_state": int(max(states)) if states else None,
+    }
 
 
 def throttled(answer: str | None) -> dict[str, object] | None:
@@ -103,6 +117,18 @@ def state(root: Path = Path("/")) -> dict[str, object]:
     except OSError:
         load = None
     return {**clocks(root), **heat(root), "load": load}
+
+
+def busy_seconds(root: Path, cpus: frozenset[int]) -> float | None:
+    """Seconds that these CPUs have worked since the start, all together; what a host takes from a guest included."""
+    busy, seen = 0.0, 0
+    for line in (text(root / "proc/stat") or "").splitlines():
+        name, *counts = line.split()
+        if re.fullmatch(r"cpu\d+", name) and int(name[3:]) in cpus and len(counts) >= 8:
+            user, nice, system, _, _, irq, softirq, steal = map(int, counts[:8])
+            busy += user + nice + system + irq + softirq + steal
+            seen += 1
+    return busy / os.sysconf("SC_CLK_TCK") if seen == len(cpus) else None
 
 
 def memory(root: Path) -> dict[str, object]:
