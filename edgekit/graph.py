@@ -157,22 +157,57 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
 
 
 def _fold_batch_norms(graph: GraphModule) -> None:
-    """Fold each batch norm that follows a convolution into it."""
+    """Fold each batch norm into the convolution before it or the 1x1 one behind it; others become a product and a sum.
+
+    None may stay: NNCF folds what it finds into the convolution before, even where that has other users.
+    """
     for node in list(graph.graph.nodes):
         if node.target is not A.batch_norm.default:
             continue
-        conv = node.args[0]
-        if conv.target is not A.conv2d.default or len(conv.users) != 1:
-            continue
         weight, bias, mean, variance = (constant(graph, a) for a in node.args[1:5])
-        kernel = constant(graph, conv.args[1])
-        if weight is None or bias is None or mean is None or variance is None or kernel is None:
+        if weight is None or bias is None or mean is None or variance is None:
             continue
-        old = constant(graph, argument(conv, 2, None))
         scale = weight.double() * torch.rsqrt(variance.double() + node.args[7])
-        shift = bias.double() + ((0 if old is None else old.double()) - mean.double()) * scale
-        set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), shift.float())
-        node.replace_all_uses_with(conv)
+        shift = bias.double() - mean.double() * scale
+        if not (_fold_before(graph, node, scale, shift) or _fold_behind(graph, node, scale, shift)):
+            shape = (-1, *[1] * (len(shape_of(node)) - 2))
+            factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
+            offset = add_constant(graph, node, f"{layer_name(node)}.shift", shift.float().view(shape))
+            product = insert(graph, node, A.mul.Tensor, node.args[0], factor, like=node)
+            node.replace_all_uses_with(insert(graph, node, A.add.Tensor, product, offset, like=node))
+
+
+def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
+    """Into the convolution that alone feeds it."""
+    conv = norm.args[0]
+    if not isinstance(conv, Node) or conv.target is not A.conv2d.default or len(conv.users) != 1:
+        return False
+    kernel = constant(graph, conv.args[1])
+    if kernel is None:
+        return False
+    old = constant(graph, argument(conv, 2, None))
+    moved = shift if old is None else shift + old.double() * scale
+    set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), moved.float())
+    norm.replace_all_uses_with(conv)
+    return True
+
+
+def _fold_behind(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
+    """Into the 1x1 convolution that alone takes it; where there is padding, zeros would have to be shifted too."""
+    conv = next(iter(norm.users), None)
+    if conv is None or len(norm.users) != 1 or conv.target is not A.conv2d.default:
+        return False
+    kernel = constant(graph, conv.args[1])
+    unpadded = pair(argument(conv, 4, [0, 0])) == (0, 0) and argument(conv, 6, 1) == 1
+    if kernel is None or not unpadded or kernel.shape[2:] != (1, 1):
+        return False
+    old = constant(graph, argument(conv, 2, None))
+    moved = (kernel.double() * shift.view(1, -1, 1, 1)).sum((1, 2, 3)) + (0 if old is None else old.double())
+    set_weights(graph, conv, (kernel.double() * scale.view(1, -1, 1, 1)).float(), moved.float())
+    source = norm.args[0]
+    assert isinstance(source, Node)
+    norm.replace_all_uses_with(source)
+    return True
 
 
 def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | None) -> None:

@@ -165,3 +165,33 @@ def test_example_input_has_the_shape(graph: GraphModule) -> None:
 @pytest.mark.parametrize(("value", "wanted"), [(3, (3, 3)), ([3], (3, 3)), ([3, 5], (3, 5)), ((1, 2), (1, 2))])
 def test_pair(value: Any, wanted: tuple[int, int]) -> None:
     assert pair(value) == wanted
+
+
+class Norms(nn.Module):
+    """Batch norms where they can't be folded into the convolution before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.padded = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pointwise = nn.Conv2d(8, 8, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        for norm in self.norms:
+            for values in norm.parameters():
+                nn.init.uniform_(values, 0.5, 2.0)
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x + self.pointwise(self.norms[0](x))
+        return self.padded(self.norms[1](x)).mean((2, 3))
+
+
+def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
+    torch.manual_seed(0)
+    network, x = Norms().eval(), torch.randn(1, 3, 8, 8)
+    graph = export_graph(network, (1, 3, 8, 8))
+    assert not any(node.target is A.batch_norm.default for node in graph.graph.nodes)
+    assert sum(node.target is A.mul.Tensor for node in graph.graph.nodes) == 1  # the one before the padded convolution
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
