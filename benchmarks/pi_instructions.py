@@ -6,8 +6,8 @@ There was no board: each candidate runs on one thread under a real arm64 kernel 
 needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm
 
 Candidates are those of benchmarks/peers.py, edgekit's made for the device class of the core. The JSON is written after
-each model and core; what an earlier run of the same versions counted stays in it. RESULTS.md gets a section at its end.
-To count a few files while working on a placement: pilib.counting.count.
+each model, core and runtime; what an earlier run of the same versions counted stays in it. RESULTS.md gets a section at
+its end. To count a few files while working on a placement: pilib.counting.count.
 """
 
 import argparse
@@ -26,6 +26,11 @@ from peers import DATA, HERE, all_versions, make, write
 from pilib.counting import CORES, count_candidates
 from pilib.results import section, with_section
 
+from edgekit.targets import TARGETS
+
+Made = list[tuple[Candidate, str | None]]
+"""Candidates, and why they couldn't be made."""
+
 IMAGES = 4
 FP16 = {"cortex-a76"}
 """Cores with arithmetic on halves: OpenVINO takes it by itself there."""
@@ -41,13 +46,19 @@ def main() -> None:
             results = before
     for name in args.models:
         for core in args.cores:
-            start = time.monotonic()
-            rows = compare(name, core, args)
-            results["kernel"] = next(row.pop("kernel") for row in rows if "kernel" in row)
-            results["models"].setdefault(name, {})[core] = [without(row, "kernel") for row in rows]
-            write(args.json, json.dumps(results, indent=1) + "\n")
-            write(args.results, with_section(args.results.read_text(), section(results)))
-            print(f"{name} on {core}: {time.monotonic() - start:.0f} s", flush=True)
+            made, images, reference, _ = make(name, args, CORES[core])
+            for runtime in args.runtimes:
+                start = time.monotonic()
+                group = [each for each in made if each[0].runtime == runtime]
+                rows = compare(group, images[:IMAGES], reference[:IMAGES], core)
+                results["kernel"] = next((row["kernel"] for row in rows if "kernel" in row), results["kernel"])
+                before = results["models"].setdefault(name, {}).get(core, [])
+                others = [row for row in before if row["runtime"] != runtime]
+                rows = sorted(others + rows, key=lambda row: list(TARGETS).index(row["runtime"]))
+                results["models"][name][core] = [without(row, "kernel") for row in rows]
+                write(args.json, json.dumps(results, indent=1) + "\n")
+                write(args.results, with_section(args.results.read_text(), section(results)))
+                print(f"{name} on {core}, {runtime}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -56,12 +67,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="convnextv2_atto,demo", help=f"of {', '.join(SUBJECTS)}")
     parser.add_argument("--cores", default=",".join(CORES), help=f"of {', '.join(CORES)}; default: all")
+    parser.add_argument("--runtimes", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="where the models are made and kept")
     args = parser.parse_args()
-    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES))):
+    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", list(TARGETS))):
         asked = getattr(args, name).split(",")
         setattr(args, name, asked)
         if unknown := set(asked) - set(valid):
@@ -74,15 +86,13 @@ def qemu_version() -> str:
     return said.split()[3]
 
 
-def compare(name: str, core: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(made: Made, images: NDArray[np.float32], reference: NDArray[np.float32], core: str) -> list[dict[str, Any]]:
     """A row for each candidate: instructions and SNR of the logits, or the error."""
-    made, images, reference, _ = make(name, args, CORES[core])
-    images, reference = images[:IMAGES], reference[:IMAGES]
     working = [for_arm(candidate) for candidate, why in made if why is None]
     working = [each for each in working if core in FP16 or not each.precision.endswith("f16")]
     rows = []
     for candidate, counted in zip(working, count_candidates(working, images, core), strict=True):
-        row = {"runtime": candidate.runtime, "candidate": candidate.name, "maker": candidate.maker}
+        row: dict[str, Any] = {"runtime": candidate.runtime, "candidate": candidate.name, "maker": candidate.maker}
         row |= {"precision": candidate.precision} | without(counted, "name", "logits")
         if "logits" in counted:
             row |= {"snr_db": snr(reference, counted["logits"]), "snr_x86_db": snr_here(candidate, images, reference)}

@@ -9,17 +9,20 @@ from edgekit.steadiness import judge_steadiness
 
 
 def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
-    """The row with the verdict of the gates, which float rows have none of, and of steadiness; failed rows stay."""
+    """The row with the verdict of the gates, which float rows have none of, and of steadiness; failed rows stay.
+
+    Times of an emulated device are no device's: nothing is judged by them.
+    """
     if row["verdict"] == "error":
         return row
     if row["precision"] == "int8":
         row = _judge_int8(row, settings, random_weights)
-    return judge_steadiness(row)
+    return row if row["device"].get("emulated") else judge_steadiness(row)
 
 
 def _judge_int8(row: Row, settings: Settings, random_weights: bool) -> Row:
     drop = None if random_weights else _drop_reason(row["accuracy"], settings.max_drop)
-    speed = _speed_reason(row["speedup"], settings.min_speedup)
+    speed = None if row["device"].get("emulated") else _speed_reason(row["speedup"], settings.min_speedup)
     reasons = [reason for reason in (drop, speed) if reason]
     row = row | {"verdict": "fail" if reasons else "pass", "reasons": reasons}
     return row if random_weights or drop else _judge_interval(row, settings)
@@ -94,6 +97,12 @@ def recommend(rows: Sequence[Row]) -> Row:
 def recommend_for(device: str, rows: Sequence[Row]) -> Row:
     """The fastest bundle on one device among those that passed every gate, int8 or float, and why."""
     passed = [row for row in rows if row["verdict"] == "pass"]
+    if any(row["device"].get("emulated") for row in rows):
+        return {
+            "device": device,
+            "bundle": None,
+            "why": "it is emulated by QEMU: its times can't tell what is fastest.",
+        }
     if not passed:
         return {"device": device, "bundle": None, "why": "no bundle passed its gates: see the rows' reasons."}
     best = min(passed, key=lambda row: (row["latency_ms"]["p50"], row["size_bytes"]))

@@ -33,6 +33,21 @@ def row(
     } | more
 
 
+def test_times_of_an_emulated_device_are_not_judged() -> None:
+    there = {"name": "pi", "emulated": True}
+    slow = row(speedup=(0.5, 0.4, 0.6), device=there)
+    assert judge(slow, GATES, random_weights=False)["verdict"] == "pass"
+    assert judge(row(drop=1.3, device=there), GATES, random_weights=False)["verdict"] == "fail"
+    loaded = {"thermal": {"cpus": 2, "other_cpus": 1.9, "throttled": None}, "latency_ms": {"p50": 10.0, "threads": 1}}
+    assert judge(row(device={"name": "local"}, **loaded), GATES, random_weights=False)["verdict"] == "not shown"
+    assert judge(row(device=there, **loaded), GATES, random_weights=False)["verdict"] == "pass"
+    found = recommend([row(device={"name": "local"}), slow])
+    assert found["bundle"] == "onnx-int8"
+    assert found["others"] == [
+        {"device": "pi", "bundle": None, "why": "it is emulated by QEMU: its times can't tell what is fastest."}
+    ]
+
+
 def test_int8_within_its_gates_passes() -> None:
     found = judge(row(), GATES, random_weights=False)
     assert (found["verdict"], found["reasons"]) == ("pass", [])

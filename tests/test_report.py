@@ -309,6 +309,25 @@ def test_table_of_several_devices() -> None:
     assert "onnx-int8 on pi: error" in text
 
 
+def test_an_emulated_device_is_called_that_wherever_it_is_named() -> None:
+    report = example()
+    for row in report["results"][2:]:
+        row["device"] = DEVICE | {"name": "pi", "emulated": True}
+    said = "Emulated by QEMU: pi. Times there are not a device's, and no gate judges them."
+    text = table(report, 200)
+    assert said in text
+    assert "onnx-int8 on pi (emulated): error" in text
+    assert len(re.findall(r"onnx-float +pi \(emulated\) ", text)) == 1
+    page = " ".join(Page(render_html(report)).text.split())
+    for piece in (said, "Device: pi (emulated).", "onnx-int8 on pi (emulated)", ", emulated by QEMU"):
+        assert piece in page
+    assert [line["device_emulated"] for line in csv.DictReader(render_csv(report).splitlines())] == [
+        "false", "false", "true", "true", "true", "true",
+    ]  # fmt: skip
+    validate(report)
+    assert said not in table(example(), 200)
+
+
 def test_table_with_nothing_to_ship() -> None:
     report = example()
     report["recommendation"] = {"device": "local", "bundle": None, "why": "no row passed"}

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 CORES = {"cortex-a76": "raspberry-pi-5", "cortex-a72": "raspberry-pi-4"}
 """The cores that are counted on, and the device class that has each."""
 SUITE = "trixie"
-RUNS = 5
+RUNS = 3
 """Inferences that are counted, after those that warm up; the first of these may still differ by 0.5 %."""
 MEMORY = "4G"
 """Of the machine; the host gives what is touched: about 1 GB, and the models."""

@@ -14,7 +14,7 @@ HEADING = "## Instructions on a Raspberry Pi's cores"
 BOARDS = {"cortex-a76": "Pi 5", "cortex-a72": "Pi 4"}
 INTRODUCTION = """\
 Written by `python benchmarks/pi_instructions.py`; every figure is in `pi_instructions.json`. There was no board:
-these are instructions executed in one inference, one thread, batch 1, the median of five, counted in QEMU {qemu}
+these are instructions executed in one inference, one thread, batch 1, the median of three, counted in QEMU {qemu}
 under Debian's arm64 kernel {kernel}; they repeat to 0.1 %. edgekit's bundles are made for the core's own device
 class. **They are not times.** A count knows nothing of caches, memory bandwidth, clocks and heat, or of how many
 instructions a core finishes in a cycle. INT8 reads a quarter of the bytes, which a count doesn't see; a pass over

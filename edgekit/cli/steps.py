@@ -175,7 +175,9 @@ def _latency_lines(row: dict[str, Any], several: bool) -> Iterator[str]:
     from edgekit.report.heat import sustain_lines
 
     time, faster = row["latency_ms"], row["speedup"]
-    name = f"{row['device']['name']}: {row['bundle']}" if several else row["bundle"]
+    device = row["device"]
+    emulated = " (emulated: not a device's times)" if device.get("emulated") else ""
+    name = f"{device['name']}{emulated}: {row['bundle']}" if several or emulated else row["bundle"]
     if time is None:
         yield f"{name}: {'; '.join(row['reasons'])}"
         return

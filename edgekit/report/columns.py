@@ -51,6 +51,17 @@ def devices(report: Report) -> list[str]:
     return list(dict.fromkeys(row["device"]["name"] for row in report["results"]))
 
 
+def shown_device(row: Row) -> str:
+    """A row's device as it is shown: an emulated one is always called that."""
+    device = row["device"]
+    return f"{device['name']} (emulated)" if device.get("emulated") else str(device["name"])
+
+
+def emulated_devices(report: Report) -> list[str]:
+    """Names of the devices that QEMU stood in for."""
+    return list(dict.fromkeys(row["device"]["name"] for row in report["results"] if row["device"].get("emulated")))
+
+
 @dataclass(frozen=True)
 class Column:
     """One figure of each row: where it is, its unit after times `scale`, where its 95 % interval is if it has one."""
@@ -107,4 +118,13 @@ INT8 = Column("int8", "% MAC", "int8.share_of_macs", 0, 100, rank=3)
 LIMIT = Column("of bound", "%", "limit.fraction", 0, 100, rank=5)
 PEAK = Column("peak", "MB", "peak_rss_bytes", 0, 1e-6, rank=8)
 VERDICT = Column("verdict", "", "verdict")
-DEVICE = Column("device", "", "device.name")
+
+
+class _Device(Column):
+    """Which device, and whether it is one."""
+
+    def value(self, report: Report, row: Row) -> str:
+        return shown_device(row)
+
+
+DEVICE = _Device("device", "", "device.name")

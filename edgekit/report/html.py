@@ -27,9 +27,10 @@ SHOWN = 8
 def render_html(report: Report) -> str:
     """The whole page. Raises MissingExtraError without jinja2 or matplotlib."""
     pictures = []
+    labels = {row["device"]["name"]: c.shown_device(row) for row in report["results"]}
     for device in devices(report):
         if drawn := draw(report, device):
-            pictures.append({"device": device, "svg": drawn[0], "words": drawn[1]})
+            pictures.append({"device": labels[device], "svg": drawn[0], "words": drawn[1]})
     return _template().render(
         report=report,
         heading=heading(report),
@@ -44,6 +45,7 @@ def render_html(report: Report) -> str:
         details=[(row, _details(row)) for row in report["results"]],
         provenance=_provenance(report),
         row_name=row_name,
+        shown_device=c.shown_device,
         said=c.said,
         several=len(devices(report)) > 1,
     )
@@ -162,7 +164,7 @@ def _machine(device: dict[str, Any]) -> str:
     """A device in words."""
     cores, memory = device["cores"] or "unknown", _scaled(device["memory_bytes"], 2**30, "GiB") or "unknown"
     known = f"{device['cpu'] or 'unknown processor'}, class {device['class'] or 'unknown'}"
-    return f"{known}, cores: {cores}, memory: {memory}"
+    return f"{known}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.get("emulated") else "")
 
 
 def _images(part: dict[str, Any], more: str) -> str:

@@ -3,7 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgekit.report.columns import RANDOM, Report, Row, best_float, is_meaningful, lookup, percent
+from edgekit.report.columns import (
+    RANDOM,
+    Report,
+    Row,
+    best_float,
+    emulated_devices,
+    is_meaningful,
+    lookup,
+    percent,
+)
 
 
 def recommendation(report: Report) -> str:
@@ -29,6 +38,12 @@ def heading(report: Report) -> str:
 
 def conditions(report: Report) -> list[str]:
     """What the figures were measured with, a sentence each."""
+    names = emulated_devices(report)
+    emulated = f"Emulated by QEMU: {', '.join(names)}. Times there are not a device's, and no gate judges them."
+    return [*_measured_with(report), *([emulated] if names else [])]
+
+
+def _measured_with(report: Report) -> list[str]:
     rows = report["results"]
     runs = _range(lookup(row, "latency_ms.count") for row in rows)
     threads = _range(lookup(row, "latency_ms.threads") for row in rows)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.libraries import import_needed
 from edgekit.report import columns as c
-from edgekit.report.columns import Column, Report, Row, devices, row_name, said
+from edgekit.report.columns import Column, Report, Row, devices, row_name, said, shown_device
 from edgekit.report.sentences import conditions, heading, recommendation
 
 if TYPE_CHECKING:
@@ -89,6 +89,6 @@ def _why(row: Row, several: bool) -> "Text":
     """Why a row didn't pass, and what is remarked on it."""
     from rich.text import Text
 
-    where = f" on {row['device']['name']}" if several else ""
+    where = f" on {shown_device(row)}" if several else ""
     reasons = "; ".join(said(row)) or "no reason was given"
     return Text.assemble((f"{row_name(row)}{where}: {row['verdict']}", COLOURS[row["verdict"]]), f": {reasons}")

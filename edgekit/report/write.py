@@ -53,6 +53,7 @@ CSV_COLUMNS: dict[str, Callable[[Report, Row], Value]] = {
     "scheme": _at("scheme"),
     "device": _at("device.name"),
     "device_class": _at("device.class"),
+    "device_emulated": lambda report, row: str(bool(lookup(row, "device.emulated"))).lower(),
     "verdict": _at("verdict"),
     "reasons": lambda report, row: "; ".join(row["reasons"]),
     "remarks": lambda report, row: "; ".join(row.get("remarks", ())),
