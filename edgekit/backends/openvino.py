@@ -7,6 +7,7 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.backends.base import Artifact
+from edgekit.backends.openvino_axes import split_reductions
 from edgekit.graph import example_input
 
 
@@ -18,6 +19,7 @@ class Backend:
         model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})
+        split_reductions(model)
         model.set_rt_info(metadata, ["edgekit"])
         # Weights stay as they are: rounding them to 16 bits would make the float model another model.
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)

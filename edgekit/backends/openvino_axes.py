@@ -1,0 +1,40 @@
+"""Reductions over several axes, one after the other.
+
+OpenVINO for Arm splits them as it loads a model, and reads the axes as integers of another width than they have: it
+refuses the model now and then ("Axis 139814070386691 out of the tensor rank range"). Those over one axis it leaves as
+they are. A reshape between two keeps it from joining them again.
+"""
+
+import openvino
+from openvino import opset13 as ops
+
+_SAME = {
+    "ReduceL1": ops.reduce_l1,
+    "ReduceL2": ops.reduce_l2,
+    "ReduceMax": ops.reduce_max,
+    "ReduceMean": ops.reduce_mean,
+    "ReduceMin": ops.reduce_min,
+    "ReduceProd": ops.reduce_prod,
+    "ReduceSum": ops.reduce_sum,
+}
+"""Those that give the same over one axis after the other as over all at once."""
+
+
+def split_reductions(model: openvino.Model) -> int:
+    """Replace each reduction over several constant axes by one for each axis, in place; how many there were."""
+    found = 0
+    for node in model.get_ordered_ops():
+        axes = node.input_value(1).get_node() if node.get_type_name() in _SAME else None
+        if axes is None or axes.get_type_name() != "Constant" or axes.data.size < 2:
+            continue
+        value, shape = node.input_value(0), list(node.get_input_shape(0))
+        reduce = _SAME[node.get_type_name()]
+        for axis in sorted((int(axis) % len(shape) for axis in axes.data.ravel()), reverse=True):
+            del shape[axis]
+            reduced = reduce(value, ops.constant([axis], dtype="int64"), True)
+            value = ops.reshape(reduced, ops.constant(shape, dtype="int64"), False).output(0)
+        whole = ops.reshape(value, ops.constant(list(node.get_output_shape(0)), dtype="int64"), False)
+        whole.set_friendly_name(node.get_friendly_name())
+        node.output(0).replace(whole.output(0))
+        found += 1
+    return found
