@@ -1,10 +1,12 @@
 """All bundles of a run: those with the right fingerprint are kept, the others are made."""
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch.fx import GraphModule
 
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.data import Sample
-from edgekit.errors import BundleError, EdgekitError, ModelError, StageError
+from edgekit.errors import BundleError, CompileError, EdgekitError, ModelError, StageError
 from edgekit.graph import export_graph
 from edgekit.job import Job
 from edgekit.libraries import quiet
@@ -91,13 +93,21 @@ class PreparedGraphs:
         return np.stack([self.job.network.preprocessing.crop(image) for image in images])
 
 
-def build_all(job: Job, targets: tuple[str, ...], folder: Path, reporter: Reporter) -> dict[str, Bundle | StageError]:
-    """Bundles by name, in the report's order; for one that failed, its error."""
+def build_all(
+    job: Job,
+    targets: tuple[str, ...],
+    folder: Path,
+    reporter: Reporter,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Bundle | StageError]:
+    """Bundles by name, in the report's order; for one that failed, its error; those in `refused` aren't begun."""
     built: dict[str, Bundle | StageError] = {}
     graphs = PreparedGraphs(job, reporter)
     for target, precision in product(targets, PRECISIONS):
         name = f"{target}-{precision}"
         try:
+            if name in refused:
+                raise CompileError(f"not begun: {refused[name]}. --force tries all the same")
             built[name] = build_one(graphs, target, precision, folder / name, reporter)
         except StageError as error:
             built[name] = error

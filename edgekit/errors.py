@@ -10,6 +10,7 @@ EdgekitError
 │   ├── HubError              a hub that can't be reached
 │   ├── ProfileError          a device class or recipe TOML
 │   ├── BundleError           a bundle that is damaged or not one
+│   ├── PlanError             a job that needs more than this machine or a format has
 │   ├── OutputError           an output folder that can't be written
 │   └── MissingExtraError     a package that an extra brings
 └── StageError            (1) a stage failed on input that is right: the row is lost, the others go on
@@ -71,6 +72,10 @@ class ProfileError(InputError):
 
 class BundleError(InputError):
     """A bundle is damaged, of another version, or not a bundle."""
+
+
+class PlanError(InputError):
+    """A job can't be finished here: the message has the numbers."""
 
 
 class OutputError(InputError):

@@ -60,6 +60,8 @@ class Options:
     """Where to measure; the bundles are made for the class of the first."""
     offline: bool = False
     """Fetch a device's packages here instead of there."""
+    force: bool = False
+    """Begin also what the plan says can't be finished."""
     command: tuple[str, ...] = ()
 
     @property

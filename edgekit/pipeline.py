@@ -1,8 +1,9 @@
 """The whole job: model and images in; bundles, measurements and a report out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgekit import __version__
@@ -18,6 +19,7 @@ from edgekit.job import Job, prepare, write_calibration
 from edgekit.libraries import import_needed
 from edgekit.measure import measure_rows
 from edgekit.options import Options
+from edgekit.plan import refusals
 from edgekit.progress import Reporter
 from edgekit.report import write_report
 from edgekit.rows import Row
@@ -29,10 +31,11 @@ REPORT_PACKAGES = ("jsonschema", "jinja2", "matplotlib")
 
 def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
     """Do the whole job and write the run folder. Returns the report; gates are in its rows' verdicts."""
+    refused = {} if options.force else refusals(options)
     job = prepare_all(options, reporter)
     with open_run(options.folder) as run:
         write_calibration(run.path / "calibration.json", job, options.seed)
-        rows, reference = bundles_and_rows(job, options, run, reporter)
+        rows, reference = bundles_and_rows(job, options, run, reporter, refused)
         report = assemble(job, options, rows, reference)
         write_report(report, run.path)
         if not any(failed_on_device(row) for row in rows):  # else the same command measures only what is missing
@@ -76,9 +79,14 @@ def check_tools(options: Options) -> None:
         load_backend(target)
 
 
-def bundles_and_rows(job: Job, options: Options, run: RunFolder, reporter: Reporter) -> tuple[list[Row], Predictions]:
-    """Make or reuse the bundles, evaluate and time them. Rows of the report, and torch's answers."""
-    built = build_all(job, options.targets, run.path, reporter)
+def bundles_and_rows(
+    job: Job, options: Options, run: RunFolder, reporter: Reporter, refused: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[Row], Predictions]:
+    """Make or reuse the bundles, evaluate and time them. Rows of the report, and torch's answers.
+
+    A bundle in `refused` isn't begun: its row has the reason.
+    """
+    built = build_all(job, options.targets, run.path, reporter, refused)
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
         measured: list[Row] = []

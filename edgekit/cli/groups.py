@@ -82,6 +82,7 @@ class Measuring:
     num_eval_samples: EvalCount = None
     device: Devices = None
     offline: Offline = False
+    force: Annotated[bool, typer.Option("--force", help="Begin also what the plan says can't be finished.")] = False
     threads: Threads = None
     warmup: Warmup = 20
     iterations: Iterations = 200

@@ -67,6 +67,7 @@ def job_options(
         settings=settings_of(measuring),
         devices=devices_of(measuring.device),
         offline=measuring.offline,
+        force=measuring.force,
         command=command,
     )
 

@@ -37,6 +37,12 @@ def load_factory(name: str, weights: str | None, model_args: Mapping[str, Any], 
     return Source(module, weights, file_sha256(path), None)
 
 
+def build_factory(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """What `factory(**model_args)` gives, on torch's default device."""
+    with _current_folder_importable():
+        return _call(name, _find(name), model_args)
+
+
 def _find(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):

@@ -65,7 +65,7 @@ def load_network(
     """
     is_open_clip = name.startswith(PREFIX)
     is_factory = ":" in name and not is_open_clip
-    size = parse_size(imgsz) if is_factory else _size(imgsz, model_args)
+    size = parse_size(imgsz) if is_factory else resolve_size(imgsz, model_args)
     options = InputOptions(size, mean, std, interpolation, crop_pct)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def load_network(
     )
 
 
-def _size(imgsz: int | tuple[int, int] | None, model_args: Mapping[str, Any]) -> tuple[int, int] | None:
+def resolve_size(imgsz: int | tuple[int, int] | None, model_args: Mapping[str, Any]) -> tuple[int, int] | None:
     """The size asked for: `imgsz`, or the constructor's img_size, which must then agree."""
     size = parse_size(imgsz)
     built_for = parse_size(model_args.get("img_size"))

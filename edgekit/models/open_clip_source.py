@@ -99,6 +99,16 @@ def load_open_clip(
     return _source(library, _deployable(module), config, used, path)
 
 
+def build_open_clip(name: str, model_args: Mapping[str, Any], size: tuple[int, int] | None) -> ImageClassifier:
+    """The untrained image path and a head, on torch's default device."""
+    library = import_needed("open_clip", "open-clip")
+    config = _config(library, name.removeprefix(PREFIX).partition(".")[0])
+    if size is not None:
+        config["vision_cfg"]["image_size"] = size
+    module = _deployable(_untrained(library, config, model_args.get("num_classes") or IMAGENET_CLASSES))
+    return _with_preprocessing(library, module, config)
+
+
 def _config(library: Any, model: str) -> dict[str, Any]:
     config: dict[str, Any] | None = library.get_model_config(model)
     if config is None:
@@ -187,7 +197,12 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def _source(
     library: Any, module: ImageClassifier, config: Mapping[str, Any], weights: str, path: Path | None
 ) -> Source:
-    # Where timm's code, and so ours, looks for a model's preprocessing.
+    _with_preprocessing(library, module, config)
+    return Source(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
+
+
+def _with_preprocessing(library: Any, module: ImageClassifier, config: Mapping[str, Any]) -> ImageClassifier:
+    """The module with its preprocessing where timm's code, and so ours, looks for it."""
     pretrained_cfg: Any = {
         "input_size": (3, *_side(config)),
         "mean": library.OPENAI_DATASET_MEAN,
@@ -196,7 +211,7 @@ def _source(
         "crop_pct": 1.0,
     }
     module.pretrained_cfg = pretrained_cfg
-    return Source(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
+    return module
 
 
 def _published(library: Any, model: str, tag: str) -> PretrainedCfg:

@@ -61,6 +61,11 @@ def load_timm(name: str, weights: str | None, model_args: Mapping[str, Any], siz
     return Source(module, weights, file_sha256(path), _license_note(config, given=True))
 
 
+def build_timm(name: str, model_args: Mapping[str, Any], size: tuple[int, int] | None) -> nn.Module:
+    """A timm model with whatever weights its constructor gives, on torch's default device."""
+    return _build(name, _constructor_arguments(name, resolve_name(name), model_args, size), pretrained=False)
+
+
 def _constructor_arguments(
     name: str, config: PretrainedCfg, model_args: Mapping[str, Any], size: tuple[int, int] | None
 ) -> dict[str, Any]:

@@ -1,0 +1,264 @@
+"""Seconds and peak memory of each stage against the number of parameters.
+
+    python benchmarks/scale.py --data imagenet-500.zip convnextv2_atto convnextv2_nano convnextv2_tiny convnextv2_base
+    python benchmarks/scale.py --tables
+
+Each model and target has a process of its own, which makes the float and the INT8 bundle as `deploy` does, with random
+weights; the peak is set back before each stage. What was measured is kept in benchmarks/scale.json, one row a stage; a
+model that is measured again replaces its rows. `edgekit plan` is fitted to those rows (`--fit`), on the models named in
+FITTED alone. `--tables` writes benchmarks/SCALE.md and docs/scale.png from them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "docs/scale.png"
+FIT = HERE.parent / "edgekit/_assets/plan.json"
+FITTED = ("convnextv2_atto", "convnextv2_nano", "convnextv2_tiny", "convnextv2_base", "convnextv2_large")
+TARGETS = ("openvino", "onnx", "tflite")
+STAGES = ("load", "export", "compile float", "quantize", "compile int8")
+GIB = 2**30
+
+
+class Stages:
+    """Peak memory and time of named stages of this process."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        from edgekit.benchmark import peak_rss_bytes
+
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.rows.append({"stage": name, "seconds": round(seconds, 2), "peak_bytes": peak_rss_bytes()})
+
+
+def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
+    """The rows of one model and target, measured in this process."""
+    from edgekit.backends import load_backend
+    from edgekit.build import PreparedGraphs
+    from edgekit.graph import layers
+    from edgekit.job import prepare
+    from edgekit.options import ModelOptions, Options
+    from edgekit.progress import Reporter
+    from edgekit.stages import compile_stage
+
+    options = Options(
+        ModelOptions(model, weights="random", imgsz=224), data, targets=(target,), num_calibration_samples=count
+    )
+    reporter, stages = Reporter(quiet=True), Stages()
+    with stages.stage("load"):
+        load_backend(target)
+        job = prepare(options, reporter, evaluate=False)
+        graphs = PreparedGraphs(job, reporter)
+    with stages.stage("export"):
+        graph = graphs.exported()
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with stages.stage("compile float"):
+            bundle, _ = compile_stage(graphs.prepare(target, "float"), Path(folder) / "float")
+        sizes["compile float"] = bundle.size_bytes
+        with stages.stage("quantize"):
+            prepared = graphs.prepare(target, "int8")
+        with stages.stage("compile int8"):
+            bundle, _ = compile_stage(prepared, Path(folder) / "int8")
+        sizes["compile int8"] = bundle.size_bytes
+    known = {
+        "model": model, "params": job.network.params, "macs": sum(layer.macs for _, layer in layers(graph)),
+        "input": 224, "target": target, "calibration_images": count,
+    }  # fmt: skip
+    return [known | row | {"size_bytes": sizes.get(row["stage"])} for row in stages.rows]
+
+
+def keep(rows: list[dict[str, Any]]) -> None:
+    """Add rows to scale.json in place of those of the same model and target."""
+    import fcntl
+
+    with (HERE / ".scale.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = json.loads(ROWS.read_text()) if ROWS.exists() else []
+        new = {(row["model"], row["target"]) for row in rows}
+        every = [row for row in kept if (row["model"], row["target"]) not in new] + rows
+        every.sort(key=lambda r: (r["params"], r["model"], TARGETS.index(r["target"]), STAGES.index(r["stage"])))
+        beside = ROWS.with_suffix(".tmp")
+        beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
+        beside.replace(ROWS)
+    (HERE / ".scale.lock").unlink(missing_ok=True)
+
+
+def exponent(rows: list[dict[str, Any]], key: str) -> float:
+    """b of `key` = a * params ** b, by least squares of the logarithms."""
+    x, y = (np.log([row[name] for row in rows]) for name in ("params", key))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def tables() -> None:
+    """SCALE.md and the picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in json.loads(ROWS.read_text()) if row["model"].startswith("convnextv2_")]
+    lines = [
+        "# Seconds and memory of each stage against parameters", "",
+        "Written by `benchmarks/scale.py --tables` from `scale.json`: ConvNeXt V2 at 224 x 224, random weights, float",
+        "and INT8 bundle of each target in a process of its own, 8 calibration images. Peaks are resident memory.",
+        "Times are of one run on 2 Zen 4 cores that other work shared: exponents say more than the seconds.", "",
+        "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
+        + " | exponent s | exponent GiB |",
+    ]  # fmt: skip
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    lines.append("|" + "---|" * (len(names) + 4))
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    for target in TARGETS:
+        for stage in STAGES:
+            mine = [row for row in rows if (row["target"], row["stage"]) == (target, stage)]
+            by = {row["model"]: row for row in mine}
+            cells = [
+                f"{by[n]['seconds']:.1f} s, {by[n]['peak_bytes'] / GIB:.2f} GiB" if n in by else "-" for n in names
+            ]
+            powers = [f"{exponent(mine, key):.2f}" for key in ("seconds", "peak_bytes")]
+            lines.append(f"| {target} | {stage} | " + " | ".join(cells + powers) + " |")
+        every = {name: [row for row in rows if (row["model"], row["target"]) == (name, target)] for name in names}
+        every = {name: found for name, found in every.items() if found}
+        params = [found[0]["params"] for found in every.values()]
+        axes[0].loglog(params, [sum(r["seconds"] for r in found) for found in every.values()], "o-", label=target)
+        axes[1].loglog(params, [max(r["peak_bytes"] for r in found) / GIB for found in every.values()], "o-")
+    axes[0].set_ylabel("seconds, all stages")
+    axes[1].set_ylabel("peak memory, GiB")
+    for axis in axes:
+        axis.set_xlabel("parameters")
+        axis.grid(True, which="both", alpha=0.3)
+    axes[0].legend()
+    figure.suptitle("ConvNeXt V2 at 224: float and INT8 bundle of one target")
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=100)
+    lines += ["", "![seconds and peak memory against parameters, log-log](../docs/scale.png)", ""]
+    TABLES.write_text("\n".join(lines) + checks())
+
+
+def fit() -> None:
+    """Write what `edgekit plan` predicts from: for each stage and target, peak and seconds as lines.
+
+    peak = base + bytes_per_weight_byte * (4 * parameters); seconds = seconds + seconds_per_parameter * parameters.
+    Relative errors are made least, so that small models count as much as large ones.
+    """
+    rows = [row for row in json.loads(ROWS.read_text()) if row["model"] in FITTED]
+    found: dict[str, dict[str, Any]] = {}
+    for target in TARGETS:
+        for stage in STAGES:
+            mine = [row for row in rows if (row["target"], row["stage"]) == (target, stage)]
+            size = np.array([4.0 * row["params"] for row in mine])
+            lines = {}
+            for key in ("peak_bytes", "seconds"):
+                y = np.array([row[key] for row in mine])
+                a = np.stack([np.ones_like(size), size], 1) / y[:, None]
+                lines[key] = [float(each) for each in np.linalg.lstsq(a, np.ones_like(y), rcond=None)[0]]
+            found.setdefault(target, {})[stage] = lines
+    FIT.write_text(
+        json.dumps({"stages": found, "layer_bytes": {target: {"float": 0, "int8": 0} for target in TARGETS}})
+    )
+    models = sorted({row["model"] for row in rows}, key=FITTED.index)
+    plain = {"schema_version": 1, "fitted_on": models, "input": 224, "stages": found, "layer_bytes": layer_bytes(rows)}
+    FIT.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def layer_bytes(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What a bundle has beyond its weights and golden samples, for each dense layer: by least squares, relative."""
+    from edgekit.options import ModelOptions
+    from edgekit.plan import predicted_size, read_fit, shape_of_model
+    from edgekit.profiles import recipe_for
+
+    read_fit.cache_clear()
+    found: dict[str, dict[str, float]] = {}
+    shapes = {row["model"]: shape_of_model(ModelOptions(row["model"], imgsz=row["input"])) for row in rows}
+    for target in TARGETS:
+        for precision in ("float", "int8"):
+            mine = [r for r in rows if (r["target"], r["stage"]) == (target, f"compile {precision}")]
+            plain = [predicted_size(shapes[r["model"]], recipe_for(r["model"]), target, precision) for r in mine]
+            x = np.array([len(shapes[r["model"]].dense) / r["size_bytes"] for r in mine])
+            y = np.array([(r["size_bytes"] - p) / r["size_bytes"] for r, p in zip(mine, plain, strict=True)])
+            found.setdefault(target, {})[precision] = float((x * y).sum() / (x * x).sum())
+    read_fit.cache_clear()
+    return found
+
+
+def checks() -> str:
+    """A table of what `edgekit plan` says of models that it was not fitted on, beside what was measured."""
+    from edgekit.options import ModelOptions
+    from edgekit.plan import plan_model
+
+    rows = [row for row in json.loads(ROWS.read_text()) if row["model"] not in FITTED]
+    lines = [
+        "", "## What `edgekit plan` predicts of models that it was not fitted on", "",
+        f"Fitted on {', '.join(json.loads(FIT.read_text())['fitted_on'])}.", "",
+        "| model | target | largest stage | peak predicted, measured GiB | error | size float | size INT8 |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for model in dict.fromkeys(row["model"] for row in rows):
+        planned = plan_model(ModelOptions(model, weights="random", imgsz=224))
+        for target in TARGETS:
+            mine = [row for row in rows if (row["model"], row["target"]) == (model, target)]
+            if not mine:
+                continue
+            worst = max(mine, key=lambda row: row["peak_bytes"])
+            said = max(s["peak_bytes"] for s in planned["stages"] if s["target"] in (target, None))
+            sizes = []
+            for precision in ("float", "int8"):
+                size = next(r["size_bytes"] for r in mine if r["stage"] == f"compile {precision}")
+                guess = next(
+                    a["size_bytes"]
+                    for a in planned["artifacts"]
+                    if (a["target"], a["precision"]) == (target, precision)
+                )
+                sizes.append(f"{guess / 1e6:.1f}, {size / 1e6:.1f} MB ({guess / size - 1:+.1%})")
+            lines.append(
+                f"| {model} | {target} | {worst['stage']} | {said / GIB:.2f}, {worst['peak_bytes'] / GIB:.2f} | "
+                f"{said / worst['peak_bytes'] - 1:+.1%} | {sizes[0]} | {sizes[1]} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
+    parser.add_argument("--count", type=int, default=8, help="calibration images")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--tables", action="store_true")
+    args = parser.parse_args()
+    for model in args.models:
+        for target in args.targets:
+            if args.here:
+                keep(measure(model, target, args.data, args.count))
+                continue
+            command = [sys.executable, __file__, model, "--data", str(args.data), "--targets", target, "--here"]
+            done = subprocess.run([*command, "--count", str(args.count)], stderr=subprocess.PIPE, text=True)
+            said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+            print(model, target, "done" if done.returncode == 0 else f"failed ({done.returncode}): {said}", flush=True)
+    if args.fit:
+        fit()
+    if args.tables:
+        tables()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""`edgekit plan`: what a job will take, before it is begun."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekit.cli.app import app
+from edgekit.cli.arguments import Model
+from edgekit.cli.groups import Json, Source, flat
+from edgekit.cli.options import model_options, targets_of
+from edgekit.cli.output import clean_stdout, emit
+from edgekit.errors import UsageError
+from edgekit.libraries import import_needed
+from edgekit.profiles import DeviceClass, host_class, load_device_class
+from edgekit.targets import TARGETS
+
+
+@app.command()
+@flat
+def plan(
+    model: Model,
+    source: Source,
+    target: Annotated[
+        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(TARGETS)}. [default: all]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where it is to run: local, a name, or ssh://USER@HOST. [default: local]")
+    ] = None,
+    device_class: Annotated[str | None, typer.Option(help="Class or TOML of the device, in place of --device.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe or TOML. [default: the model family's]")] = None,
+    json_: Json = False,
+) -> int:
+    """Parameters, MACs, memory and time of each stage, and sizes of the bundles, without reading any weights."""
+    options = model_options(model, None, source)
+    targets = targets_of(target)
+    with clean_stdout() as out:
+        cls, is_here = _class_of(device, device_class)
+        module = import_needed("edgekit.plan", "build")
+        planned = module.plan_model(options, targets, cls, recipe, memory_of_class=not is_here)
+        if json_:
+            emit(out, planned)
+        else:
+            out.writelines(f"{line}\n" for line in _lines(planned))
+    return 0
+
+
+def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:
+    """The class of the device, and whether it is this machine."""
+    from edgekit.devices.check import class_of_remote
+    from edgekit.devices.registry import THIS, find_device
+
+    if device_class is not None:
+        if device is not None:
+            raise UsageError("--device and --device-class were both given: give one of them")
+        return load_device_class(device_class if not device_class.endswith(".toml") else Path(device_class)), False
+    found = find_device(device) if device else THIS
+    name = host_class() if found == THIS else class_of_remote(found)
+    if name is None and found != THIS:
+        raise UsageError(f"no device class fits '{found.name}': say what it is with --device-class")
+    return (load_device_class(name) if name else None), found == THIS
+
+
+def _lines(planned: dict[str, Any]) -> list[str]:
+    """A plan as a person reads it."""
+    gib = 2**30
+    height, width = planned["input_shape"][2:]
+    lines = [
+        f"{planned['model']}: {planned['params'] / 1e6:,.2f} M parameters, {planned['macs'] / 1e9:,.2f} GMAC at "
+        f"{height}x{width}",
+        f"this machine has {planned['memory_available_bytes'] / gib:.1f} GiB of memory free; all bundles take "
+        f"{planned['disk_bytes'] / 1e6:,.0f} MB of disk",
+    ]
+    lines.append(f"memory of each stage, {planned['memory_model']}:")
+    for each in planned["stages"]:
+        over = "" if each["peak_bytes"] < planned["memory_available_bytes"] else "  more than there is"
+        seconds = "" if each["seconds"] is None else f" {each['seconds']} s"
+        figures = f"{each['peak_bytes'] / gib:6.2f} GiB{seconds}"
+        lines.append(f"{each['target']:<9} {each['stage']:<14} {figures}{over}")
+    for each in planned["artifacts"]:
+        lines.append(
+            f"{each['target']}-{each['precision']}: {'fits' if each['fits'] else 'does not fit'}: {each['why']}"
+        )
+    if bound := planned.get("latency_bound_ms"):
+        lines.append(
+            f"no inference on {bound['device_class']} is faster than {bound['float']:.2f} ms in float, "
+            f"{bound['int8']:.2f} ms in int8 ({bound['threads']} threads)"
+        )
+    return lines

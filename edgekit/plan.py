@@ -1,0 +1,221 @@
+"""What a job will take, before it is begun: from the network on torch's meta device, without weights.
+
+Sizes follow from the layers and the recipe. Peaks are lower bounds, from the copies of the weights that each stage
+holds, and times are unknown, until `benchmarks/scale.py --fit` has fitted both to measured runs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgekit.build import PRECISIONS
+from edgekit.errors import ModelError, PlanError
+from edgekit.libraries import quiet
+from edgekit.models.meta import build_meta
+from edgekit.options import ModelOptions, Options
+from edgekit.profiles import DeviceClass, Precision, Recipe, load_recipe, recipe_for
+from edgekit.rewrites import PASSES
+from edgekit.targets import TARGETS
+
+GIB = 2**30
+FLATBUFFER_LIMIT = 2**31
+"""Offsets in a TFLite file are signed 32-bit numbers."""
+
+
+COPIES = {"load": 1, "export": 2, "compile float": 3, "quantize": 3, "compile int8": 3}
+"""Float copies of the weights that a stage holds at once: the network's, the exported graph's, the rewritten one's."""
+LOWER_BOUND = "lower bounds: the copies of the weights that each stage holds"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A network without weights: what sizes and memory follow from."""
+
+    params: int
+    macs: int
+    dense: tuple[tuple[str, int, int, bool], ...]
+    """(name, weights, output channels, depthwise) of each convolution and Linear."""
+    expanded: int
+    """Values that constants take in a graph beyond the parameters: relative position biases for each pair of places."""
+    size: tuple[int, int]
+
+
+def plan_model(
+    options: ModelOptions,
+    targets: Sequence[str] = tuple(TARGETS),
+    device_class: DeviceClass | None = None,
+    recipe: str | None = None,
+    memory_of_class: bool = False,
+) -> dict[str, Any]:
+    """The document of `edgekit plan`: parameters, MACs, stages and artifacts. Sizes in bytes, times in seconds.
+
+    `fits` of an artifact is whether its format can hold it, and this machine, or with `memory_of_class` the device
+    class, has memory for it. Raises ModelError or UsageError as `load_network` does; no weights are read.
+    """
+    with quiet():
+        shape = shape_of_model(options)
+    wants = load_recipe(recipe, PASSES) if recipe else recipe_for(options.name, PASSES)
+    memory, where = available_memory(), "this machine"
+    if device_class and memory_of_class:
+        memory, where = int(device_class.memory_gib * GIB), device_class.name
+    fit = read_fit()
+    artifacts = [
+        _artifact(shape, wants, target, precision, memory, where) for target in targets for precision in PRECISIONS
+    ]
+    planned: dict[str, Any] = {
+        "schema_version": 1,
+        "model": options.name,
+        "params": shape.params,
+        "macs": shape.macs,
+        "input_shape": [1, 3, *shape.size],
+        "memory_available_bytes": available_memory(),
+        "disk_bytes": sum(each["size_bytes"] for each in artifacts),
+        "memory_model": f"fitted on {', '.join(fit['fitted_on'])}" if fit else LOWER_BOUND,
+        "stages": _stages(shape, targets, fit),
+        "artifacts": artifacts,
+    }
+    if device_class:
+        bounds = {p: device_class.bound_ms(shape.macs, p, device_class.threads) for p in PRECISIONS}
+        planned["latency_bound_ms"] = {"device_class": device_class.name, "threads": device_class.threads} | bounds
+    return planned
+
+
+def shape_of_model(options: ModelOptions) -> Shape:
+    """Parameters, MACs and dense layers of a network that is never given weights."""
+    module, size = build_meta(options)
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            module(torch.zeros(1, 3, *size, device="meta"))
+    except Exception as error:  # a network may raise anything on a size that it wasn't made for, or on meta tensors
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})"
+        ) from error
+    dense = tuple(
+        (name, layer.weight.numel(), layer.weight.shape[0], getattr(layer, "groups", 1) > 1)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    )
+    params = sum(parameter.numel() for parameter in module.parameters())
+    # A flop counter counts a multiply-accumulate as two.
+    return Shape(params, counter.get_total_flops() // 2, dense, _expanded(module), size)
+
+
+def _expanded(module: nn.Module) -> int:
+    count = 0
+    for layer in module.modules():
+        index, table = (getattr(layer, f"relative_position_{name}", None) for name in ("index", "bias_table"))
+        if isinstance(index, torch.Tensor) and isinstance(table, torch.Tensor):
+            count += index.numel() * table.shape[-1]
+    return count
+
+
+def refusals(options: Options) -> dict[str, str]:
+    """Bundles of a job that can't be finished here, and why, with the numbers.
+
+    Raises PlanError if none can be, so that nothing is begun. A factory that can't be planned is taken as it is.
+    """
+    try:
+        planned = plan_model(options.model, options.targets, recipe=options.recipe)
+    except ModelError:
+        if ":" in options.model.name:
+            return {}
+        raise
+    memory = planned["memory_available_bytes"]
+    found: dict[str, str] = {}
+    for each in planned["artifacts"]:
+        name = f"{each['target']}-{each['precision']}"
+        stages = [s for s in planned["stages"] if s["target"] in (each["target"], None) and _is_for(s, each)]
+        worst = max(stages, key=lambda stage: int(stage["peak_bytes"]))
+        if each["size_bytes"] >= FLATBUFFER_LIMIT and each["target"] == "tflite":
+            found[name] = each["why"]
+        elif worst["peak_bytes"] > memory:
+            degree = "about" if read_fit() else "at least"
+            found[name] = (
+                f"{worst['stage']} takes {degree} {worst['peak_bytes'] / GIB:.1f} GiB of memory and "
+                f"{memory / GIB:.1f} GiB are available"
+            )
+    if len(found) == len(planned["artifacts"]):
+        reasons = "; ".join(f"{name}: {why}" for name, why in found.items())
+        raise PlanError(
+            f"'{options.model.name}' ({planned['params'] / 1e6:,.0f} M parameters) can't be finished here: {reasons}. "
+            "--force goes on all the same; see: edgekit plan"
+        )
+    return found
+
+
+def available_memory() -> int:
+    """Bytes that this machine could give a process now."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        from edgekit.machine import describe
+
+        return int(describe()["memory_bytes"] or 0)
+
+
+def _is_for(stage: dict[str, Any], artifact: dict[str, Any]) -> bool:
+    """The stages of an artifact: those of its own precision, and those that both share."""
+    other = {"float": ("quantize", "compile int8"), "int8": ("compile float",)}[artifact["precision"]]
+    return stage["stage"] not in other
+
+
+def _artifact(
+    shape: Shape, recipe: Recipe, target: str, precision: Precision, memory: int, where: str
+) -> dict[str, Any]:
+    size = predicted_size(shape, recipe, target, precision)
+    why = f"{size / 1e6:,.1f} MB"
+    fits = size < memory
+    if not fits:
+        why += f"; {where} has {memory / 1e6:,.0f} MB of memory"
+    if target == "tflite" and size >= FLATBUFFER_LIMIT:
+        fits, why = False, f"{why}: a TFLite file holds at most 2 GB"
+    elif target == "onnx" and size >= FLATBUFFER_LIMIT:
+        why += ": weights in a file of their own, a protobuf holds at most 2 GB"
+    return {"target": target, "precision": precision, "size_bytes": size, "fits": fits, "why": why}
+
+
+def predicted_size(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
+    """Bytes of a bundle: weights, golden samples, and what the fit found for each layer of the graph."""
+    own = recipe.for_target(target)
+    size = 4.0 * (shape.params + shape.expanded)
+    if precision == "int8":
+        for name, weights, channels, depthwise in shape.dense:
+            in_float = any(fnmatchcase(name, pattern) for pattern in own.float_layers)
+            if not in_float and (own.targets[target].quantize_depthwise or not depthwise):
+                size += 4 * channels - 3 * weights
+    golden = 2 * 3 * shape.size[0] * shape.size[1]
+    fit = read_fit()
+    graph = fit["layer_bytes"][target][precision] * len(shape.dense) if fit else 0
+    return int(size + golden + graph)
+
+
+def _stages(shape: Shape, targets: Sequence[str], fit: dict[str, Any] | None) -> list[dict[str, Any]]:
+    weights = 4 * shape.params
+    found: list[dict[str, Any]] = []
+    for target in targets:
+        for stage, copies in COPIES.items():
+            peak, seconds = copies * weights, None
+            if fit is not None:
+                lines = fit["stages"][target][stage]
+                peak, seconds = (int(lines[key][0] + lines[key][1] * weights) for key in ("peak_bytes", "seconds"))
+            found.append({"stage": stage, "target": target, "peak_bytes": peak, "seconds": seconds})
+    return found
+
+
+@lru_cache
+def read_fit() -> dict[str, Any] | None:
+    """What `benchmarks/scale.py --fit` found on measured runs, or None where there is none."""
+    file = files("edgekit") / "_assets" / "plan.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None
