@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +105,29 @@ def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
     assert "a worker died (exit status -9)" in err
     assert "no trial was finished" in err
     assert "Traceback" not in err
+
+
+def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_path: Path, capfd: Any) -> None:
+    command = ["tune", *arguments, "--trials", "3", "-o", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-m", "edgekit", *command], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "trial " not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert main(command) == 0
+    (part,), (wanted,) = (load_report(each)["tuning"]["targets"] for each in (tmp_path / "run", tuned))
+    choices = [
+        [(each["estimator"], each["smooth_quant"], each["bias_correction"], each["agreement"]) for each in trials]
+        for trials in ([t for t in each["trials"] if t["state"] == "complete"] for each in (part, wanted))
+    ]
+    assert sorted(choices[0]) == sorted(choices[1])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What `edgekit tune` does: workers search, the best recipe is written, and images that none of them saw judge it."""
 
 import multiprocessing
+import os
+import signal
 import time
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import read_bundle
-from edgekit.errors import BundleError, EngineError, UsageError
+from edgekit.errors import BundleError, EdgekitError, EngineError, StageError, UsageError
 from edgekit.job import write_calibration
 from edgekit.libraries import import_needed
 from edgekit.options import Options, Search
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
 POLL_S = 0.5
+ENDING_S = 5
 DEATHS = 3
 """A worker that dies more often is not started again."""
 
@@ -91,8 +94,7 @@ class Workers:
                 self._reporter.say(f"{self._search.minutes:g} minutes are over: going on with the trials that are done")
         finally:
             for process in self._alive:
-                process.kill()
-                process.join()
+                _end(process)
         self._tell()
 
     def _start(self) -> BaseProcess:
@@ -109,8 +111,8 @@ class Workers:
             if process.is_alive():
                 continue
             self._alive.remove(process)
-            if process.exitcode == 0:
-                continue
+            if process.exitcode in (0, EdgekitError.exit_code, StageError.exit_code):
+                continue  # done, or it said what is wrong: another would find the same
             self._deaths += 1
             self._reporter.warn(f"a worker died (exit status {process.exitcode})")
             if self._deaths <= DEATHS:
@@ -139,6 +141,15 @@ class Workers:
                 if trial.state.name != "PRUNED":
                     left = sum(not each.state.is_finished() for each in trials)
                     self._reporter.say(f"{target}: {describe(trial)}; {left} to go")
+
+
+def _end(process: BaseProcess) -> None:
+    """Interrupt a worker, so that its trial is marked as cut short; kill it if it doesn't end."""
+    if process.pid is not None and process.is_alive():
+        os.kill(process.pid, signal.SIGINT)
+        process.join(ENDING_S)
+    process.kill()
+    process.join()
 
 
 def describe(trial: "FrozenTrial") -> str:
