@@ -14,7 +14,7 @@ import pytest
 from edgekit.errors import EngineError, UsageError
 from edgekit.profiles import load_recipe
 from edgekit.tuning.space import Choices, plan
-from edgekit.tuning.study import MET, REASON, Storage, best, drain, met, open_study, planned, summary
+from edgekit.tuning.study import FAST, KEPT, REASON, Storage, best, drain, met, open_study, planned, summary
 
 POINTS = [point for point in plan(load_recipe("default"), 5) if point.estimator != "mean-minmax"]
 ORDER = ["d", "b", "a", "c", "e"]
@@ -45,7 +45,13 @@ def figures(choices: Choices) -> dict[str, Any]:
     kept = choices.layers_in_float >= 2 and choices.estimator != "minmax"
     agreement = 0.9 + 0.01 * choices.smooth_quant + 0.001 * (choices.bias_correction == "fast")
     drop = 0.1 if kept else 1.5
-    return {"drop_top1_points": drop, "time_share": 1.0 + choices.layers_in_float, "agreement": agreement, MET: kept}
+    return {
+        "drop_top1_points": drop,
+        "time_share": 1.0 + choices.layers_in_float,
+        "agreement": agreement,
+        KEPT: kept,
+        FAST: True,
+    }
 
 
 @pytest.fixture
@@ -89,6 +95,18 @@ def test_the_smallest_drop_where_none_keeps_the_bounds(url: str) -> None:
     assert taken is not None
     assert taken.user_attrs["drop_top1_points"] == 2
     assert met(study) == []
+
+
+def test_speed_is_what_any_trial_of_the_same_structure_showed(url: str) -> None:
+    study = open_study(Storage(url, 60).open(), "s")
+    planned(study, lambda: (ORDER, POINTS[:8]))
+
+    def measure(choices: Choices) -> dict[str, Any]:
+        lucky = choices.estimator == "minmax" and not choices.smooth_quant
+        return figures(choices) | {KEPT: choices.estimator == "histogram", FAST: lucky}
+
+    drain(study, measure, "w", time.time() + 100, lambda: None)
+    assert {(choices.estimator, choices.smooth_quant) for choices in met(study)} == {("histogram", False)}
 
 
 def test_a_trial_that_fails_says_why_and_costs_itself_alone(url: str) -> None:

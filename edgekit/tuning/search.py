@@ -23,7 +23,7 @@ from edgekit.rewrites import PASSES
 from edgekit.run_folder import RunFolder, open_run, replace_text, writing
 from edgekit.tuning.process import begin
 from edgekit.tuning.space import Choices, to_toml, with_choices
-from edgekit.tuning.study import ORDER, REASON, WORKER, Storage, best, open_study, summary
+from edgekit.tuning.study import FAST, KEPT, ORDER, REASON, WORKER, Storage, best, open_study, summary
 from edgekit.tuning.worker import Prepared, prepare_search
 
 if TYPE_CHECKING:
@@ -161,10 +161,9 @@ def describe(trial: "FrozenTrial") -> str:
     what = f"trial {trial.number} ({', '.join(settings)}, {choices.layers_in_float} layers in float)"
     if trial.state.name != "COMPLETE":
         return f"{what}: failed: {known.get(REASON, 'its worker died, or was interrupted')}"
+    missed = [*([] if known[KEPT] else [", over --max-drop"]), *([] if known[FAST] else [", under --min-speedup"])]
     ends = f"{known['p50_ms']:.2f} ms, {known['speedup']:.2f}x float, agreement {known['agreement']:.2%}"
-    return (
-        f"{what}: drop {known['drop_top1_points']:+.2f} points, {ends}{', within the bounds' if known['met'] else ''}"
-    )
+    return f"{what}: drop {known['drop_top1_points']:+.2f} points, {ends}{''.join(missed)}"
 
 
 def memory_mb(pid: int | None) -> float:

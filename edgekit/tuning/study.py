@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 Row = dict[str, Any]
-ROW, REASON, LAYERS, MET, WORKER, ORDER, PLANNED = "row", "reason", "float_layers", "met", "worker", "order", "planned"
+REASON, LAYERS, WORKER, ORDER, PLANNED = "reason", "float_layers", "worker", "order", "planned"
+KEPT, FAST = "drop_kept", "fast_enough"
+"""What a trial's row says of the two bounds."""
 PLANNING_S = 600
 """For so long a worker waits for the one that plans."""
 
@@ -116,8 +118,8 @@ def drain(
 ) -> None:
     """Do trials until none is waiting or running anywhere, or it is `until` (time.time()).
 
-    `measure` gives a trial's row: `drop_top1_points`, `time_share` and what else to keep, or a StageError. A
-    trial that can't be the best, since one with fewer layers in float met the bounds, is passed over.
+    `measure` gives a trial's row: `drop_top1_points`, `time_share`, KEPT, FAST and what else to keep, or a StageError.
+    A trial that can't be the best, since one with fewer layers in float met the bounds, is passed over.
     """
     optuna = import_needed("optuna", "tune")
 
@@ -156,20 +158,38 @@ def _do_one(study: "Study", objective: "Callable[[Trial], Sequence[float]]") -> 
             raise
 
 
+def within(study: "Study") -> "list[FrozenTrial]":
+    """The trials that kept the bounds on the tuning images.
+
+    Estimator and bias correction change numbers, not what is computed: it is enough that a trial with the same layers
+    in float, smoothed alike, was fast enough, so that a busy moment doesn't decide.
+    """
+    done = _done(study)
+    fast = {_structure(trial) for trial in done if trial.user_attrs[FAST]}
+    return [trial for trial in done if trial.user_attrs[KEPT] and _structure(trial) in fast]
+
+
 def met(study: "Study") -> list[Choices]:
-    """The points that kept the bounds on the tuning images."""
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    return [choices for trial in done if trial.user_attrs.get(MET) and (choices := _choices(trial))]
+    """Their points."""
+    return [choices for trial in within(study) if (choices := _choices(trial))]
+
+
+def _done(study: "Study") -> "list[FrozenTrial]":
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+
+
+def _structure(trial: "FrozenTrial") -> tuple[int, bool]:
+    choices = Choices(**trial.system_attrs["fixed_params"])
+    return choices.layers_in_float, choices.smooth_quant
 
 
 def best(study: "Study") -> "FrozenTrial | None":
     """The trial to take: of those that kept the bounds the one with the fewest layers in float, and of these the one
     that answers most as the float network does. If none kept them, the smallest drop; None if no trial is complete.
 
-    No time decides, so that it is the same whoever ran the trials.
+    No time decides among those, so that it is the same whoever ran the trials.
     """
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    kept = [trial for trial in done if trial.user_attrs.get(MET)]
+    kept = within(study)
 
     def rank(trial: "FrozenTrial") -> tuple[Any, ...]:
         choices = _choices(trial)
@@ -179,17 +199,18 @@ def best(study: "Study") -> "FrozenTrial | None":
         settings = (choices.bias_correction != "none", choices.estimator)
         return (*cost, *seen, *settings) if kept else (*reversed(seen), *cost, *settings)
 
-    return min(kept or done, key=rank, default=None)
+    return min(kept or _done(study), key=rank, default=None)
 
 
 def summary(study: "Study", target: str) -> Row:
     """One target's part of the report: its trials, the front of accuracy against latency, and the one taken."""
-    taken, rows = best(study), []
+    taken, rows, good = best(study), [], {trial.number for trial in within(study)}
     for trial in study.get_trials(deepcopy=False):
         choices = _choices(trial)
         if choices is None:
             continue
-        known = {"number": trial.number, "state": trial.state.name.lower(), **choices.params()}
+        known = {"number": trial.number, "state": trial.state.name.lower(), "met": trial.number in good}
+        known |= choices.params()
         rows.append(known | {key: value for key, value in trial.user_attrs.items() if key != WORKER})
     return {
         "target": target,

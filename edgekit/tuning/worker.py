@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from json import dumps
@@ -21,13 +20,13 @@ from edgekit.images import crop_images
 from edgekit.job import Job, prepare
 from edgekit.libraries import quiet
 from edgekit.measure import Images, measure_group
-from edgekit.options import Options, Search
+from edgekit.options import Options, Search, Settings
 from edgekit.progress import Reporter
 from edgekit.run_folder import RunFolder
 from edgekit.stages import compile_stage, versions
 from edgekit.tuning.analysis import images_of, layer_macs, simulate
 from edgekit.tuning.space import Choices, order_of, plan, with_choices
-from edgekit.tuning.study import LAYERS, MET, Storage, drain, open_study, planned
+from edgekit.tuning.study import FAST, KEPT, LAYERS, Storage, drain, open_study, planned
 
 Row = dict[str, Any]
 ORDERING_IMAGES = 16
@@ -109,14 +108,12 @@ class Bench:
         row = measure_group(pair, self._images, self._options.settings, machine.describe(), self._quiet)[names[1]]
         if row["verdict"] == "error" or row["speedup"] is None:
             raise EngineError("; ".join(row["reasons"]) or "its float bundle can't be timed: nothing to be faster than")
-        settings = replace(self._options.settings, must_show_drop=False)  # the held-out images have to show it
-        return figures(judge(row, settings, random_weights=False), bundle) | {
-            LAYERS: self.order[: choices.layers_in_float]
-        }
+        return figures(row, bundle, self._options.settings) | {LAYERS: self.order[: choices.layers_in_float]}
 
 
-def figures(row: Mapping[str, Any], bundle: Bundle) -> Row:
-    """What a trial keeps of its row."""
+def figures(row: Row, bundle: Bundle, settings: Settings) -> Row:
+    """What a trial keeps of its row, and whether it kept each bound; the drop's is for the held-out images to show."""
+    drop = replace(settings, must_show_drop=False, min_speedup=0)
     accuracy, faster = row["accuracy"], row["speedup"]
     return {
         "drop_top1_points": accuracy["drop_top1_points"],
@@ -127,7 +124,8 @@ def figures(row: Mapping[str, Any], bundle: Bundle) -> Row:
         "speedup": faster["ratio"],
         "speedup_ci95": faster["ci95"],
         "files": {name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
-        MET: row["verdict"] == "pass",
+        KEPT: judge(row, drop, random_weights=False)["verdict"] == "pass",
+        FAST: judge(row, settings, random_weights=True)["verdict"] == "pass",
     }
 
 
