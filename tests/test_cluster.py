@@ -3,7 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +109,25 @@ def test_a_worker_killed_midway_changes_nothing(
     monkeypatch.setattr(bundles, "engine_of", lambda workers, scheduler: nullcontext(cluster))
     assert evaluated(command, capfd) == alone
     assert killed
+
+
+def test_a_schedulers_address(command: list[str], tmp_path: Path, capfd: Any) -> None:
+    """Scheduler and worker as commands of their own, as a user starts them on other machines."""
+    file = tmp_path / "scheduler.json"
+    alone = evaluated(command, capfd)
+    with ExitStack() as stack:
+        for name, *more in (
+            ("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
+            ("dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"),
+        ):
+            started = [sys.executable, "-W", "ignore", "-m", f"distributed.cli.{name}", *more]
+            process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        while not file.exists():
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        assert evaluated([*command, "--scheduler", address], capfd) == alone
 
 
 def test_what_is_done_is_kept(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
