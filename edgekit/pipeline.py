@@ -31,8 +31,9 @@ REPORT_PACKAGES = ("jsonschema", "jinja2", "matplotlib")
 
 def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
     """Do the whole job and write the run folder. Returns the report; gates are in its rows' verdicts."""
+    check_tools(options)
     refused = {} if options.force else refusals(options)
-    job = prepare_all(options, reporter)
+    job = prepare(options, reporter)
     with open_run(options.folder) as run:
         write_calibration(run.path / "calibration.json", job, options.seed)
         rows, reference = bundles_and_rows(job, options, run, reporter, refused)

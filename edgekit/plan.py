@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.build import PRECISIONS
-from edgekit.errors import ModelError, PlanError
+from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.libraries import quiet
 from edgekit.models.meta import build_meta
 from edgekit.options import ModelOptions, Options
@@ -123,14 +123,13 @@ def _expanded(module: nn.Module) -> int:
 def refusals(options: Options) -> dict[str, str]:
     """Bundles of a job that can't be finished here, and why, with the numbers.
 
-    Raises PlanError if none can be, so that nothing is begun. A factory that can't be planned is taken as it is.
+    Raises PlanError if none can be, so that nothing is begun. A model that can't be built here says so when it is
+    loaded, and one whose code needs real tensors can't be planned: nothing of them is refused.
     """
     try:
         planned = plan_model(options.model, options.targets, recipe=options.recipe)
-    except ModelError:
-        if ":" in options.model.name:
-            return {}
-        raise
+    except InputError:
+        return {}
     memory = planned["memory_available_bytes"]
     found: dict[str, str] = {}
     for each in planned["artifacts"]:
