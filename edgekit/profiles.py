@@ -81,6 +81,9 @@ class Recipe:
     estimator: Literal["histogram", "minmax", "mean-minmax"] = "histogram"
     smooth_quant: bool = False
     bias_correction: Literal["none", "fast"] = "none"
+    equalization: float = 0.0
+    """How much of a channel's range goes into the weights behind it where that is free, from 0 to 1."""
+    weight_rounding: Literal["nearest", "gptq"] = "nearest"
     float_layers: tuple[str, ...] = ()
     """fnmatch patterns of layers that stay in float."""
 

@@ -14,10 +14,12 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
+from edgekit.equalize import equalize
 from edgekit.errors import CompileError
 from edgekit.graph import A, constant, is_depthwise, layer_name
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, TargetRecipe
+from edgekit.rounding import round_weights
 from edgekit.runtime.base import first_line
 
 ESTIMATORS: dict[str, Any] = {
@@ -92,6 +94,8 @@ def quantize(
     placement = Placement(recipe.targets[target], recipe.float_layers)
     try:
         with torch.no_grad(), quiet():
+            if recipe.equalization:
+                equalize(graph, samples, recipe.equalization)
             quantized = quantize_pt2e(
                 graph,
                 placement,
@@ -102,6 +106,8 @@ def quantize(
                 activations_range_estimator_params=ESTIMATORS[recipe.estimator],
                 fold_quantize=False,
             )
+            if recipe.weight_rounding == "gptq":
+                round_weights(quantized, samples)
     except Exception as error:  # as with compilers: NNCF raises what its steps stumble over
         raise CompileError(f"NNCF can't calibrate the graph: {first_line(error)}") from error
     assert isinstance(quantized, GraphModule)
