@@ -1,8 +1,8 @@
 """Activations with like ranges in all channels, where that costs nothing: SmoothQuant (arXiv 2211.10438) for free.
 
 A channel with large values takes the resolution of one int8 range from all others. Where what comes before a dense
-layer has a factor for each channel already (ConvNeXt V2's response norm, a LayerNorm's affine), the channels are divided
-by a constant there and the layer's weights multiplied by it: the same function, no operation more.
+layer has a factor for each channel already (ConvNeXt V2's response norm, a LayerNorm's affine), the channels are
+divided by a constant there and the layer's weights multiplied by it: the same function, no operation more.
 """
 
 from collections.abc import Sequence
@@ -51,17 +51,19 @@ def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strengt
 
 def _match(graph: GraphModule, node: Any) -> _Place | None:
     if node.target is A.layer_norm.default:
-        ends = (constant(graph, argument(node, 2, None)), constant(graph, argument(node, 3, None)))
-        axis = len(shape_of(node)) - 1 if len(node.args[1]) == 1 and None not in map(type, ends) else None
-        if any(each is None for each in ends):
+        affine = (constant(graph, argument(node, position, None)) for position in (2, 3))
+        if len(node.args[1]) != 1 or any(each is None for each in affine):
             return None
+        axis = len(shape_of(node)) - 1
     elif node.target is A.mul.Tensor and (weight := _response_weight(graph, node.args[1])) is not None:
         wide = [at for at, size in enumerate(weight.shape) if size > 1]
-        axis = wide[0] - weight.ndim + len(shape_of(node)) if len(wide) == 1 else None
+        if len(wide) != 1:
+            return None
+        axis = wide[0] - weight.ndim + len(shape_of(node))
     else:
         return None
     below = consumers(node)
-    return _Place(node, below, axis) if below is not None and axis is not None else None
+    return None if below is None else _Place(node, below, axis)
 
 
 def _response_weight(graph: GraphModule, factor: Any) -> Tensor | None:
@@ -107,7 +109,11 @@ def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
     node = place.node
     if node.target is A.layer_norm.default:
         ends = [constant(graph, node.args[position]) for position in (2, 3)]
-        new = [add_constant(graph, node, f"{node.name}.{at}", end / divisor) for at, end in enumerate(ends) if end is not None]
+        new = [
+            add_constant(graph, node, f"{node.name}.{at}", end / divisor)
+            for at, end in enumerate(ends)
+            if end is not None
+        ]
         node.args = (*node.args[:2], *new, *node.args[4:])
         return
     factor = node.args[1]

@@ -35,6 +35,7 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     """Load the network and choose the images; every mistake in the input shows here, before the long work."""
     recipe = load_recipe(options.recipe, PASSES) if options.recipe else recipe_for(options.model.name, PASSES)
     device_class = choose_class(options)
+    recipe = recipe.for_class(device_class)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(**vars(options.model), seed=options.seed)
     if network.license_note and "num_classes" not in options.model.model_args:

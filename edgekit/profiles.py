@@ -57,11 +57,13 @@ class TargetRecipe:
     activations: Literal["uint8", "int8"]
     quantize_outputs: bool
     quantize_depthwise: bool
-    estimator: Literal["histogram", "minmax", "mean-minmax"] | None = None
+    estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None
     """None, here and below: as the recipe says."""
     smooth_quant: bool | None = None
     bias_correction: Literal["none", "fast"] | None = None
     float_layers: tuple[str, ...] | None = None
+    on: Mapping[str, "TargetRecipe"] = field(default_factory=dict, metadata={"variants": True})
+    """What is wanted instead on device classes whose name fits an fnmatch pattern; the first that fits counts."""
 
 
 PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
@@ -78,11 +80,11 @@ class Recipe:
     architectures: tuple[str, ...] = ()
     """fnmatch patterns of model names that take this recipe unasked."""
     num_calibration_samples: int = 128
-    estimator: Literal["histogram", "minmax", "mean-minmax"] = "histogram"
+    estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"
     smooth_quant: bool = False
     bias_correction: Literal["none", "fast"] = "none"
-    equalization: float = 0.0
-    """How much of a channel's range goes into the weights behind it where that is free, from 0 to 1."""
+    equalization: float | None = None
+    """How much of a channel's range goes into the weights behind it where that is free, up to 1; None for nothing."""
     weight_rounding: Literal["nearest", "gptq"] = "nearest"
     float_layers: tuple[str, ...] = ()
     """fnmatch patterns of layers that stay in float."""
@@ -93,6 +95,14 @@ class Recipe:
         own = {key: getattr(row, key) for key in OWN if getattr(row, key) is not None}
         plain = replace(row, estimator=None, smooth_quant=None, bias_correction=None, float_layers=None)
         return replace(self, targets={**self.targets, target: plain}, **own)
+
+    def for_class(self, device_class: str) -> "Recipe":
+        """The recipe as one device class has it: where a target's table says something for it, that is the table."""
+        rows = {
+            name: next((row.on[each] for each in row.on if fnmatchcase(device_class, each)), replace(row, on={}))
+            for name, row in self.targets.items()
+        }
+        return replace(self, targets=rows)
 
 
 OWN = ("estimator", "smooth_quant", "bias_correction", "float_layers")
@@ -139,9 +149,11 @@ def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = Non
     where, table = _read("calibration", name_or_path, "recipe")
     recipe = _build(Recipe, table, where)
     for name, target in recipe.targets.items():
-        for rewrite in target.rewrites:
+        for rewrite in {each: None for row in (target, *target.on.values()) for each in row.rewrites}:
             if rewrites is not None and rewrite not in rewrites:
                 raise ProfileError(f"{where}: [{name}] rewrites: {_unknown(rewrite, rewrites, 'pass')}")
+    if recipe.equalization is not None and recipe.equalization > 1:
+        raise ProfileError(f"{where}: equalization is {recipe.equalization}: it takes a number above 0, up to 1.")
     return recipe
 
 
@@ -216,11 +228,22 @@ def _build(cls: type[T], table: Any, where: str) -> T:
             values[f.name] = {
                 k: _build(row, table[k], f"{where}: [{k}]") if k in table else PLAIN for k in f.metadata["tables"]
             }
+        elif "variants" in f.metadata:
+            values[f.name] = _variants(cls, table, f.name, where)
         elif f.name in table:
             values[f.name] = _convert(table[f.name], hint, at, f.metadata.get("choices"))
         elif f.default is MISSING:
             raise ProfileError(f"{where}: key '{f.name}' is missing: {_describe(hint)}.")
     return cls(**values)
+
+
+def _variants(cls: type[T], table: dict[str, Any], key: str, where: str) -> dict[str, T]:
+    """The tables in `table[key]`, each laid over the other keys of `table`."""
+    base = {name: value for name, value in table.items() if name != key}
+    given = table.get(key, {})
+    if not isinstance(given, dict) or not all(isinstance(each, dict) and key not in each for each in given.values()):
+        raise ProfileError(f"{where}: {key} is {_show(given)}: it takes a table for each pattern of device classes.")
+    return {pattern: _build(cls, base | each, f"{where}.{key}.{pattern}") for pattern, each in given.items()}
 
 
 def _convert(value: Any, kind: Any, where: str, choices: Collection[str] | None) -> Any:

@@ -19,6 +19,7 @@ from edgekit.errors import CompileError
 from edgekit.graph import A, constant, is_depthwise, layer_name
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, TargetRecipe
+from edgekit.ranges import fit_ranges
 from edgekit.rounding import round_weights
 from edgekit.runtime.base import first_line
 
@@ -26,6 +27,7 @@ ESTIMATORS: dict[str, Any] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
     "minmax": RangeEstimatorParametersSet.MINMAX,
     "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
+    "mse": RangeEstimatorParametersSet.MINMAX,  # `fit_ranges` goes on from the whole range
 }
 ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}
 """Activations that integer kernels apply while they requantize: Q goes behind them, not between."""
@@ -106,6 +108,8 @@ def quantize(
                 activations_range_estimator_params=ESTIMATORS[recipe.estimator],
                 fold_quantize=False,
             )
+            if recipe.estimator == "mse":
+                fit_ranges(quantized, samples)
             if recipe.weight_rounding == "gptq":
                 round_weights(quantized, samples)
     except Exception as error:  # as with compilers: NNCF raises what its steps stumble over

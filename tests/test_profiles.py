@@ -1,6 +1,7 @@
 """Profiles are read strictly: every mistake names the file, the key, what was given and what is valid."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_shipped_recipes() -> None:
         recipe = profiles.load_recipe(name)
         assert recipe.name == name
         assert set(recipe.targets) == set(TARGETS)
-        assert recipe.estimator == "histogram"
+        assert recipe.estimator in ("histogram", "mse")
     tflite = profiles.load_recipe("convnextv2").targets["tflite"]
     assert (tflite.activations, tflite.quantize_outputs) == ("int8", True)
 
@@ -129,7 +130,7 @@ def test_device_class_mistakes(tmp_path: Path, old: str, new: str, message: str)
         ("[onnx]\nrewrites", "[onnx]\nrewrite", "[onnx]: unknown key 'rewrite': valid are rewrites, activations,"),
         ("quantize_outputs = false", "quantize_outputs = 'no'", "[openvino]: quantize_outputs is 'no': it"),
         ("float_layers = []", "float_layers = []\nother = 3", "unknown key 'other'"),
-        ('estimator = "histogram"', 'estimator = "mean_minmax"', "Did you mean 'mean-minmax'?"),
+        ('estimator = "mse"', 'estimator = "mean_minmax"', "Did you mean 'mean-minmax'?"),
         (
             'bias_correction = "none"',
             "bias_correction = false",
@@ -146,12 +147,50 @@ def test_recipe_mistakes(tmp_path: Path, old: str, new: str, message: str) -> No
 def test_missing_target_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "mine"\ndescription = "nothing"\n')
-    assert set(profiles.load_recipe(path).targets.values()) == {profiles.PLAIN}
+    assert all(row == profiles.PLAIN for row in profiles.load_recipe(path).targets.values())
     path.write_text('name = "mine"\ndescription = "nothing"\n[openvino]\nquantize_outputs = true\n')
     with pytest.raises(ProfileError, match=r"\[openvino\]: key 'rewrites' is missing: a list of strings"):
         profiles.load_recipe(path)
     path.write_text('name = "mine"\ndescription = "nothing"\nopenvino = 3\n')
     with pytest.raises(ProfileError, match=r"\[openvino\] is 3: it takes a table"):
+        profiles.load_recipe(path)
+
+
+RECIPE_FOR_CLASSES = """
+name = "mine"
+description = "another placement on some devices"
+[onnx]
+rewrites = ["layer-scale"]
+activations = "uint8"
+quantize_outputs = false
+quantize_depthwise = false
+[onnx.on."raspberry-pi-*"]
+quantize_outputs = true
+"""
+
+
+def test_what_a_recipe_has_for_device_classes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE_FOR_CLASSES)
+    recipe = profiles.load_recipe(path)
+    plain, board = (recipe.for_class(name).targets["onnx"] for name in ("x86-64-v4", "raspberry-pi-4"))
+    assert (plain.quantize_outputs, board.quantize_outputs) == (False, True)
+    assert board == replace(plain, quantize_outputs=True)
+    assert not plain.on
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("quantize_outputs = true", "outputs = true", "[onnx].on.raspberry-pi-*: unknown key 'outputs'"),
+        ("quantize_outputs = true", "on = {}", "[onnx]: on is "),
+        ('[onnx.on."raspberry-pi-*"]\nquantize_outputs = true', "on = 3", "[onnx]: on is 3: it takes a table for each"),
+    ],
+)
+def test_mistakes_in_what_is_for_device_classes(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE_FOR_CLASSES.replace(old, new))
+    with pytest.raises(ProfileError, match=re.escape(message)):
         profiles.load_recipe(path)
 
 

@@ -35,7 +35,8 @@ def images() -> list[NDArray[np.float32]]:
 
 
 def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, bool]:
-    recipe: Recipe = replace(load_recipe("convnextv2"), **changes)
+    plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # each layer's own, whatever the others have
+    recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
     wants = recipe.targets[target]
     return quantize(rewrite(graph, wants.rewrites), images, recipe, target), wants.quantize_outputs
 

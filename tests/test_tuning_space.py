@@ -14,7 +14,7 @@ BASE = load_recipe("convnextv2")
 def test_the_plan_starts_with_the_recipe_itself_and_the_cheapest() -> None:
     points = plan(replace(BASE, estimator="minmax"), 10)
     assert points[0] == Choices("minmax", False, "none", 0)
-    assert len(points) == len(set(points)) == 12 * 5
+    assert len(points) == len(set(points)) == 16 * 5
     levels = [point.layers_in_float for point in points]
     assert levels == sorted(levels)
     assert set(levels) == {0, 1, 2, 4, 8}
@@ -30,7 +30,7 @@ def test_choices_are_one_targets() -> None:
     assert found.float_layers == ("stem*", "b", "a[[]0]")
     assert found.for_target("onnx") == found
     other = recipe.for_target("tflite")
-    assert (other.estimator, other.float_layers) == ("histogram", ("stem*",))
+    assert (other.estimator, other.float_layers) == ("mse", ("stem*",))
     assert other.targets["tflite"] == BASE.targets["tflite"]
 
 

@@ -14,7 +14,7 @@ from edgekit.quantize import ESTIMATORS
 class Choices:
     """One point of the search, for one target."""
 
-    estimator: Literal["histogram", "minmax", "mean-minmax"]
+    estimator: Literal["histogram", "minmax", "mean-minmax", "mse"]
     smooth_quant: bool
     bias_correction: Literal["none", "fast"]
     layers_in_float: int
@@ -63,9 +63,12 @@ def to_toml(recipe: Recipe, comment: str) -> str:
     """The recipe as a file that `load_recipe` reads back to the same. MissingExtraError without tomlkit."""
     toml = import_needed("tomlkit", "tune")
     plain = {key: value for key, value in asdict(recipe).items() if key != "targets"}
-    tables = {
-        name: {key: value for key, value in asdict(row).items() if value is not None}
-        for name, row in recipe.targets.items()
-    }
-    text: str = toml.dumps(plain | tables)
+    tables = {name: asdict(row) for name, row in recipe.targets.items()}
+    text: str = toml.dumps(_said(plain | tables))
     return "".join(f"# {line}\n" for line in comment.splitlines()) + text
+
+
+def _said(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table without what is None or empty by default: TOML has no null."""
+    given = {key: _said(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+    return {key: value for key, value in given.items() if value is not None and value != {}}
