@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -118,11 +119,27 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
     except subprocess.TimeoutExpired:
         raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
+    if done.returncode < 0:
+        raise EngineError(f"'{bundle.name}' can't run here: its process was ended by {_signal_name(-done.returncode)}")
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         cause = said[-1] if said else f"exit status {done.returncode}"
         raise EngineError(f"'{bundle.name}' can't run in a process of its own: {cause}")
     return Fresh(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _signal_name(number: int) -> str:
+    """With what it usually means for a runtime."""
+    meanings = {
+        signal.SIGILL: "the runtime uses an instruction that this processor lacks: leave it out with --target",
+        signal.SIGSEGV: "the runtime crashed: try another version of it, or leave it out with --target",
+        signal.SIGKILL: "most likely for want of memory: close what else runs, or use a smaller model",
+    }
+    try:
+        found = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    return f"{found.name} ({meanings[found]})" if found in meanings else found.name
 
 
 def peak_rss_bytes() -> int:

@@ -17,7 +17,7 @@ from edgekit.libraries import quiet
 from edgekit.options import Settings
 from edgekit.profiler import profile, profile_model
 from edgekit.progress import Reporter
-from edgekit.rows import Row, base_row, speedup
+from edgekit.rows import Row, base_row, ran_in_int8, remarks_on, speedup
 from edgekit.run_folder import open_run, write_json
 from edgekit.runtime.base import check_threads
 from edgekit.runtime.session import Session
@@ -117,7 +117,7 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, repo
 
 BENCHMARKED = (
     "bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons", "latency_ms", "peak_rss_bytes",
-    "speedup", "thermal",
+    "speedup", "int8", "thermal",
 )  # fmt: skip
 """What a row of `edgekit benchmark` has."""
 
@@ -135,18 +135,17 @@ def benchmark_bundles(paths: Sequence[Path], settings: Settings, reporter: Repor
     with ExitStack() as stack:
         for name, bundle in bundles.items():
             row = base_row(name, bundle, device)
-            keys = ("bundle", "target", "precision", "scheme", "size_bytes", "verdict", "reasons")
-            rows[name] = {key: row[key] for key in keys} | dict.fromkeys(
-                ("latency_ms", "peak_rss_bytes", "speedup", "thermal")
-            )
+            rows[name] = {key: row[key] for key in BENCHMARKED}
             try:
+                fresh = measure_fresh(bundle.path, threads)  # first: a runtime that crashes takes only that process
                 session = stack.enter_context(open_session(bundle, threads))
-                calls[name] = _golden_call(session)
-                fresh = measure_fresh(bundle.path, session.threads)
+                call = _golden_call(session)
+                if bundle.manifest.precision == "int8":
+                    rows[name]["int8"] = ran_in_int8(bundle, threads)
             except StageError as error:
-                calls.pop(name, None)
                 rows[name] |= _failure("benchmark", bundle, error, reporter)
                 continue
+            calls[name] = call
             rows[name]["latency_ms"] = {"threads": session.threads, "load": fresh.load_ms, "first": fresh.first_ms}
             rows[name]["peak_rss_bytes"] = fresh.peak_rss_bytes
         if settings.sustain_s is None or not calls:
@@ -161,7 +160,9 @@ def benchmark_bundles(paths: Sequence[Path], settings: Settings, reporter: Repor
         rows[name] |= {"thermal": conditions} | ({"sustain": sustain[name]} if sustain else {})
         if first is not None and name != first:
             rows[name]["speedup"] = speedup(first, times[first], each)
-        rows[name] = judge_steadiness(rows[name])
+        rows[name]["remarks"] = remarks_on(rows[name]["int8"])
+        if not device["emulated"]:
+            rows[name] = judge_steadiness(rows[name])
     return {"schema_version": 1, "device": device, "results": list(rows.values())}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edgekit.options import Settings
 from edgekit.paired import images_needed
-from edgekit.rows import Row
+from edgekit.rows import Row, remarks_on
 from edgekit.steadiness import judge_steadiness
 
 
@@ -15,6 +15,8 @@ def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
     """
     if row["verdict"] == "error":
         return row
+    known = remarks_on(row.get("int8"))
+    row = row | {"remarks": [*row.get("remarks", ()), *known]} if known else row
     if row["precision"] == "int8":
         row = _judge_int8(row, settings, random_weights)
     return row if row["device"].get("emulated") else judge_steadiness(row)

@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from edgekit.devices.scripts.probe import emulated
 from edgekit.profiles import host_class
 from edgekit.runtime.base import default_threads
 
@@ -19,6 +20,7 @@ def describe(name: str = "local") -> dict[str, Any]:
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
+        "emulated": emulated(Path("/")),
     }
 
 

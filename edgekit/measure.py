@@ -22,6 +22,7 @@ from edgekit.preprocess import open_image
 from edgekit.progress import Reporter, Step
 from edgekit.rows import Row, base_row, failed_row, limit, ran_in_int8, speedup
 from edgekit.run_folder import RunFolder
+from edgekit.runtime.base import check_threads
 from edgekit.runtime.session import Session
 from edgekit.steadiness import spread, time_steadily
 
@@ -80,11 +81,12 @@ def measure_group(
     with ExitStack() as stack:
         for name, bundle in group.items():
             try:
+                # First: a runtime that crashes while it loads or runs takes only that process with it.
+                fresh = measure_fresh(bundle.path, check_threads(settings.threads))
                 session = stack.enter_context(open_session(bundle, settings.threads))
                 session.verify()
                 with reporter.stage(f"{name}: evaluate", len(images.pixels)) as step:
                     found = predict(session, _normalized(bundle, images, step))
-                fresh = measure_fresh(bundle.path, session.threads)
                 int8 = ran_in_int8(bundle, session.threads)
             except (StageError, WeightsError) as error:
                 rows[name] = failed_row(name, device, "evaluate", error)

@@ -10,8 +10,9 @@ from edgekit import __version__
 from edgekit.backends import load_backend
 from edgekit.build import PRECISIONS, build_all
 from edgekit.data import unreadable
-from edgekit.devices.registry import THIS
+from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import failed_on_device, measure_on
+from edgekit.devices.together import each_device
 from edgekit.evaluate import Predictions
 from edgekit.gates import judge, recommend
 from edgekit.images import crop_images
@@ -90,12 +91,13 @@ def bundles_and_rows(
     built = build_all(job, options.targets, run.path, reporter, refused)
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
-        measured: list[Row] = []
-        for device in options.devices:
+
+        def measure(device: Device) -> list[Row]:
             if device == THIS:
-                measured += measure_rows(built, images, options.settings, run, reporter)
-            else:
-                measured += measure_on(device, built, images, options.settings, run, reporter, options.offline)
+                return measure_rows(built, images, options.settings, run, reporter)
+            return measure_on(device, built, images, options.settings, run, reporter, options.offline)
+
+        measured = each_device(options.devices, measure)
     return [judge(row, options.settings, job.network.weights == "random") for row in measured], images.reference
 
 

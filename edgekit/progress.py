@@ -1,10 +1,12 @@
 """Progress on stderr: bars on a terminal, plain lines when piped, nothing when quiet."""
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from edgekit.interrupts import interruptible
 from edgekit.libraries import import_needed
@@ -23,6 +25,9 @@ class Reporter:
         own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", closefd=True)
         self.console = console.Console(file=own, soft_wrap=True, highlight=False)
         weakref.finalize(self, own.close)
+        self._lock = threading.RLock()
+        self._progress: Any = None
+        self._shown = 0
 
     def say(self, message: str) -> None:
         if not self.quiet:
@@ -46,18 +51,47 @@ class Reporter:
     def _line(self, title: str, total: int | None) -> Iterator[Step]:
         start = time.monotonic()
         yield lambda: None
-        self.say(f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s")
+        self.say(_line_of(title, total, start))
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Step]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = [TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
-        if total is not None:
-            columns.insert(2, MofNCompleteColumn())
-        # Streams stay as they are: redirected ones would show what libraries print, quiet or not.
-        with Progress(*columns, console=self.console, redirect_stdout=False, redirect_stderr=False) as progress:
-            task = progress.add_task(title, total=total)
+        """A bar; stages that are open at once, in several threads, share one display."""
+        start = time.monotonic()
+        with self._lock:
+            if self._progress is None:
+                self._progress = _display(self.console)
+                self._progress.start()
+            progress, self._shown = self._progress, self._shown + 1
+        task = progress.add_task(title, total=total, counted=total is not None)
+        try:
             yield lambda: progress.advance(task)
             if total is None:
                 progress.update(task, total=1, completed=1)
+            with self._lock:
+                if self._shown > 1:  # else the bar itself stays
+                    self._print(_line_of(title, total, start))
+        finally:
+            with self._lock:
+                self._shown -= 1
+                if self._shown:
+                    progress.remove_task(task)
+                else:
+                    progress.stop()
+                    self._progress = None
+
+
+def _line_of(title: str, total: int | None, start: float) -> str:
+    return f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s"
+
+
+def _display(console: Any) -> Any:
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.fields["counted"] and task.total else "")
+
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn()]
+    # Streams stay as they are: redirected ones would show what libraries print, quiet or not.
+    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)

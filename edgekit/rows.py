@@ -44,7 +44,14 @@ def ran_in_int8(bundle: Bundle, threads: int) -> Row:
         with quiet():
             return profile(bundle, threads).summary()
     except EngineError as error:
-        return {"share_of_macs": None, "method": f"not known: {error}", "float_layers": None}
+        return {"share_of_macs": None, "method": f"not known: {error}", "float_layers": None, "simulated": None}
+
+
+def remarks_on(int8: Row | None) -> list[str]:
+    """What a reader should know of a row, whatever its verdict, given its `int8` object."""
+    if int8 and int8.get("simulated"):
+        return ["its INT8 is simulated: the runtime computes it in floating point here, so it's smaller, not faster"]
+    return []
 
 
 def failed_row(name: str, device: Row, stage: str, error: Exception) -> Row:

@@ -1,11 +1,13 @@
 """The agent's lines, from a process of its own on this machine."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def job(make_bundle: MakeBundle, tmp_path: Path) -> dict[str, Any]:
         shutil.copy(path, store / files[path.name])
     settings = asdict(Settings(threads=1, warmup=1, iterations=3))
     return {"name": "pi", "class": "raspberry-pi-5", "cache": str(tmp_path / "cache"), "bundles": {"it's": files},
-            "settings": settings, "images": None}  # fmt: skip
+            "settings": settings, "images": None, "inspect": False}  # fmt: skip
 
 
 def run(job: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
@@ -52,7 +54,7 @@ def test_rows_then_the_end_record(job: dict[str, Any]) -> None:
     assert (row["bundle"], row["verdict"], row["latency_ms"]["count"]) == ("it's", "pass", 3)
     assert (row["device"]["name"], row["device"]["class"]) == ("pi", "raspberry-pi-5")
     assert any(line.get("stage") == "time" and line["total"] == 4 for line in lines)
-    assert {each.name for each in Path(job["cache"]).iterdir()} == {"files", "runtimes"}
+    assert {each.name for each in Path(job["cache"]).iterdir()} == {"files", "runtimes", "measuring"}
 
 
 def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: dict[str, Any]) -> None:
@@ -76,3 +78,16 @@ def test_parts(job: dict[str, Any], tmp_path: Path) -> None:
     found = images_of({"pixels": "pixels.npy", "labels": [1, 1], "reference": reference, "files": ["file"]}, store)
     assert (found.pixels.shape, found.labels.tolist(), found.files) == ((2, 4, 4, 3), [1, 1], [b"x"])
     assert found.reference.hit1.tolist() == [True, False]
+
+
+def test_one_measurement_at_a_time(job: dict[str, Any]) -> None:
+    cache = Path(job["cache"])
+    (cache / "work-of-one-that-was-killed").mkdir()
+    (cache / "measuring").touch()
+    with (cache / "measuring").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        lines, _ = run(job)
+    assert lines[0] == {"stage": "wait for another measurement there", "total": None}
+    assert lines[-1] == {"end": True}
+    assert not list(cache.glob("work-*"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, MakeBundle
-from ssh_server import Server
+from ssh_server import Server, serve
 
 from edgekit.bundle import read_bundle
 from edgekit.cli.main import main
@@ -52,7 +52,7 @@ def board(board: Server) -> Server:
     return board
 
 
-def lend_environment(server: Server, target: str, minimum: str) -> Path:
+def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
     """What takes a minute with pip: the environment of the tests, under the name that the set-up looks for."""
     with connect(server.device()) as connection:
         python = probe(connection)["pythons"][0]
@@ -99,6 +99,55 @@ def test_benchmark(board: Server, pair: list[Path], capfd: Any) -> None:
     assert not list(board.cache.glob("work-*")), "what a job needs is gone after it"
     assert {each.name for each in board.home.iterdir()} == {".cache"}
     assert {each.name for each in (board.home / ".cache").iterdir()} == {"edgekit"}
+
+
+def test_inspect(board: Server, make_bundle: MakeBundle, tiny_models: Path, tmp_path: Path, capfd: Any) -> None:
+    bundle = str(make_bundle("onnx", "it's one", provenance={"model": {"name": "tiny"}}))
+    capfd.readouterr()
+    assert main(["inspect", bundle, "--device", "board", "--threads", "1", "--json"]) == 0
+    there = json.loads(capfd.readouterr().out)
+    assert main(["inspect", bundle, "--threads", "1", "--json"]) == 0
+    here = json.loads(capfd.readouterr().out)
+    assert there.pop("device")["name"] == "board"
+    assert [op["kernel"] for op in there["int8"].pop("ops")] == [op["kernel"] for op in here["int8"].pop("ops")]
+    for found in (there, here):
+        del found["int8"]["time_by_kind_ms"]
+    assert there == here
+    model = tmp_path / "it's $(touch pwned).onnx"
+    shutil.copy(tiny_models / "model.onnx", model)
+    lend_environment(board, "onnx", None)
+    assert main(["inspect", str(model), "--device", "board"]) == 0
+    out, _ = capfd.readouterr()
+    assert f"model: {model}" in out.splitlines()
+    assert "device: board (" in out
+    assert "int8: 0.0% of " in out
+    assert not list(board.home.rglob("pwned"))
+    assert main(["inspect", "gone.onnx", "--device", "board"]) == 2
+    assert "'gone.onnx' is not there" in capfd.readouterr().err
+    assert main(["inspect", str(model.with_suffix(".txt")), "--device", "board"]) == 2
+
+
+def test_several_at_once(
+    board: Server, pair: list[Path], tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two boards, one of them under two names, and one that isn't there: each has its rows in its place."""
+    with serve(tmp_path / "other", key_folder) as other:
+        lend_environment(other, "onnx", "1.0")
+        config = ["--ssh-config", str(other.config)]
+        assert main(["devices", "add", "other", "ssh://device", *config]) == 0
+        assert main(["devices", "add", "again", "ssh://device", *config]) == 0
+        assert main(["devices", "add", "gone", "ssh://127.0.0.1:1", *config]) == 0
+        capfd.readouterr()
+        names = ["board", "gone", "local", "other", "again"]
+        wanted = [word for name in names for word in ("--device", name)]
+        options = ["--threads", "1", "--warmup", "1", "--iterations", "5", "--json"]
+        assert main(["benchmark", *map(str, pair), *options, *wanted]) == 1
+    out, err = capfd.readouterr()
+    rows = json.loads(out)["results"]
+    assert [row["device"]["name"] for row in rows] == [name for name in names for _ in pair]
+    assert [row["verdict"] for row in rows] == ["pass", "pass", "error", "error"] + ["pass"] * 6
+    assert "board: time: 6 in" in err
+    assert "other: time: 6 in" in err
 
 
 def test_a_device_that_is_gone_costs_its_rows_only(board: Server, pair: list[Path], capfd: Any) -> None:

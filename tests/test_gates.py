@@ -205,3 +205,16 @@ def test_each_device_has_its_own_recommendation_and_the_first_comes_first() -> N
     found = recommend([row(device={"name": "pi"}), fast, lost])
     assert (found["device"], found["bundle"]) == ("pi", "onnx-int8")
     assert [(each["device"], each["bundle"]) for each in found["others"]] == [("pc", "tflite-int8"), ("gone", None)]
+
+
+def test_simulated_int8_is_remarked_on() -> None:
+    found = judge(row(int8={"share_of_macs": 0.0, "simulated": True}), GATES, random_weights=False)
+    assert found["verdict"] == "pass"
+    assert any("its INT8 is simulated" in remark for remark in found["remarks"])
+
+
+def test_a_latency_that_is_unfit_to_quote_is_not_recommended() -> None:
+    latency = {"p50": 10.0, "threads": 1, "spread": 0.9}
+    found = judge(row(latency_ms=latency), GATES, random_weights=False)
+    assert found["verdict"] == "not shown"
+    assert recommend([found])["bundle"] is None

@@ -219,7 +219,12 @@ def test_a_runtime_without_a_profile_leaves_nulls(make_bundle: MakeBundle, monke
 
     monkeypatch.setattr(rows, "profile", refuse)
     found = ran_in_int8(read_bundle(make_bundle("onnx")), 1)
-    assert found == {"share_of_macs": None, "method": "not known: no counters here", "float_layers": None}
+    assert found == {
+        "share_of_macs": None,
+        "method": "not known: no counters here",
+        "float_layers": None,
+        "simulated": None,
+    }
 
 
 def test_bound_is_the_measured_devices_not_the_bundles() -> None:

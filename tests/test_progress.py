@@ -65,6 +65,30 @@ def test_bar_on_a_terminal() -> None:
     assert shown.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in shown, "the cursor must come back"
 
 
+SEVERAL = """
+import threading, time
+from edgekit.progress import Reporter
+reporter = Reporter(False)
+def work(name, seconds):
+    with reporter.stage(f"{name}: copy"):
+        time.sleep(seconds)
+    with reporter.stage(f"{name}: time", 2) as step:
+        step(); time.sleep(seconds); step()
+threads = [threading.Thread(target=work, args=each) for each in (("pi4", 0.1), ("pi5", 0.4))]
+[each.start() for each in threads]
+[each.join() for each in threads]
+"""
+
+
+def test_stages_of_several_threads_share_a_display() -> None:
+    _, shown = run_on_terminal(SEVERAL)
+    assert "Traceback" not in shown
+    assert "pi4: copy: 0." in shown, "what ends while others go on becomes a line"
+    assert "pi4: time: 2 in 0." in shown
+    assert "pi5: time" in shown
+    assert "2/2" in shown
+
+
 def test_quiet_on_a_terminal() -> None:
     out, shown = run_on_terminal(WORK.replace("QUIET", "True"))
     assert out == "result\n"

@@ -8,7 +8,7 @@ import typer
 
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.groups import Json, Threads
+from edgekit.cli.groups import Json, Offline, Threads
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import OutputError
 
@@ -16,18 +16,25 @@ from edgekit.errors import OutputError
 @app.command()
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a model file of any origin (.onnx, .tflite, .xml).")],
+    device: Annotated[str, typer.Option(help="Where to run it: local, a device's name, or ssh://USER@HOST.")] = "local",
+    offline: Offline = False,
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """What a bundle is, what ran in integer kernels here, and whether its golden samples give the same numbers."""
-    from edgekit.bundles import inspect_bundle, inspect_model
+    """What a bundle is, what ran in integer kernels, and whether its golden samples give the same numbers."""
+    from edgekit.devices.registry import find_device
+    from edgekit.devices.remote import inspect_on
+    from edgekit.progress import Reporter
+    from edgekit.rows import remarks_on
 
     with clean_stdout() as out:
-        found = inspect_model(bundle, threads) if bundle.is_file() else inspect_bundle(bundle, threads)
+        found = inspect_on(find_device(device), bundle, threads, Reporter(quiet=json_), offline)
         if json_:
             emit(out, found)
             return
         ran = found["int8"]
+        if device != "local":
+            out.write(f"device: {device} ({found['device']['cpu']})\n")
         out.writelines(f"{key}: {value}\n" for key, value in found.items() if not isinstance(value, list | dict))
         out.write(f"int8: {ran['share_of_macs']:.1%} of {ran['total_macs'] / 1e6:.1f} M MACs in integer kernels")
         out.write(" (simulated in floating point)\n" if ran["simulated"] else "\n")
@@ -39,6 +46,7 @@ def inspect(
         )
         for kind, ms in (ran["time_by_kind_ms"] or {}).items():
             out.write(f"time: {kind} {ms:.3f} ms\n")
+        out.writelines(f"note: {each}\n" for each in remarks_on(ran))
 
 
 @app.command()

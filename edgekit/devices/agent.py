@@ -3,11 +3,15 @@
     python -m edgekit.devices.agent
 
 The job: {"name", "class", "cache", "bundles": {NAME: {FILE: SHA256}}, "settings": {...}, "images": null or {"pixels":
-SHA256, "labels": [...], "reference": {...}, "files": [SHA256]}}. With images it gives rows of report.json, without them
-rows of `edgekit benchmark`. The lines: {"warn"}, {"stage", "total"}, {"step"}, {"beat"}, {"rows"}, {"error"}, and at
-last {"end": true}: an answer without it is not an answer. Needs numpy, Pillow and the bundles' engine alone.
+SHA256, "labels": [...], "reference": {...}, "files": [SHA256]}, "inspect": BOOL}. With images it gives rows of
+report.json, without them rows of `edgekit benchmark`, and told to inspect what `edgekit inspect` says of each bundle,
+or of each model file: the first one where there is no manifest.
+
+The lines: {"warn"}, {"stage", "total"}, {"step"}, {"beat"}, {"rows"}, {"error"}, and at last {"end": true}: an answer
+without it is not an answer. Needs numpy, Pillow and the bundles' engine alone.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -23,9 +27,8 @@ from typing import Any
 import numpy as np
 
 from edgekit import machine
-from edgekit.bundle import Bundle, read_bundle
-from edgekit.bundles import benchmark_bundles
-from edgekit.devices.scripts.probe import emulated
+from edgekit.bundle import MANIFEST, Bundle, read_bundle
+from edgekit.bundles import benchmark_bundles, inspect_bundle, inspect_model
 from edgekit.errors import EdgekitError
 from edgekit.evaluate import Predictions
 from edgekit.measure import Images, measure_group
@@ -43,7 +46,7 @@ class Wire(Reporter):
 
     def __init__(self) -> None:
         self.quiet = False
-        self._lock = threading.Lock()
+        self._sending = threading.Lock()
         # The runtimes print on descriptor 1: theirs goes to stderr, this one is the host's.
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
@@ -51,7 +54,7 @@ class Wire(Reporter):
     def send(self, **line: Any) -> None:
         """One JSON line. If nobody listens any more, the work ends."""
         try:
-            with self._lock:
+            with self._sending:
                 self._out.write(json.dumps(line, allow_nan=False) + "\n")
                 self._out.flush()
         except BrokenPipeError:
@@ -90,6 +93,26 @@ def main() -> None:
     threading.Thread(target=wire.beat, daemon=True).start()
     job = json.loads(sys.stdin.readline())
     (Path(job["cache"]) / "runtimes").mkdir(exist_ok=True)  # what the host made the home of this process
+    with alone(Path(job["cache"]), wire):
+        answer(job, wire)
+
+
+@contextmanager
+def alone(cache: Path, wire: Wire) -> Iterator[None]:
+    """One measurement at a time on a device, whoever asks and by whatever name; what killed ones left goes."""
+    with (cache / "measuring").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with wire.stage("wait for another measurement there"):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        for left in cache.glob("work-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def answer(job: Mapping[str, Any], wire: Wire) -> None:
+    """Do the job and send its rows, or the error that it ended in, and the end record."""
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job["cache"]))
     try:
         try:
@@ -106,6 +129,8 @@ def main() -> None:
 def work(job: Mapping[str, Any], folder: Path, wire: Wire) -> list[Row]:
     """The rows of a job, in the order of its bundles."""
     store, settings = Path(job["cache"]) / "files", Settings(**job["settings"])
+    if job["inspect"]:
+        return [inspected(name, files, store, folder, settings) for name, files in job["bundles"].items()]
     bundles = {
         name: assemble(files, store, folder / str(at)) for at, (name, files) in enumerate(job["bundles"].items())
     }
@@ -122,12 +147,26 @@ def work(job: Mapping[str, Any], folder: Path, wire: Wire) -> list[Row]:
     return list(found)
 
 
+def inspected(name: str, files: Mapping[str, str], store: Path, folder: Path, settings: Settings) -> Row:
+    """What `edgekit inspect` says here of a bundle, or of a model file with those that belong to it."""
+    if MANIFEST in files:
+        place = assemble(files, store, folder / "it").path
+        return inspect_bundle(place, settings.threads) | {"bundle": name}
+    link(files, store, folder / "it")
+    return inspect_model(folder / "it" / next(iter(files)), settings.threads) | {"model": name}
+
+
 def assemble(files: Mapping[str, str], store: Path, folder: Path) -> Bundle:
     """A bundle's folder made of the files in the store, read and checked."""
+    link(files, store, folder)
+    return read_bundle(folder)
+
+
+def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
+    """A new folder with files of the store under their own names."""
     folder.mkdir()
     for name, digest in files.items():
         os.link(store / digest, folder / name)
-    return read_bundle(folder)
 
 
 def images_of(given: Mapping[str, Any], store: Path) -> Images:
@@ -145,7 +184,7 @@ def images_of(given: Mapping[str, Any], store: Path) -> Images:
 def describe(job: Mapping[str, Any]) -> Row:
     """The `device` object of the rows."""
     found = machine.describe(job["name"])
-    return found | {"class": job["class"] or found["class"], "emulated": emulated(Path("/"))}
+    return found | {"class": job["class"] or found["class"]}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from edgekit.bundle import Bundle, read_bundle
 from edgekit.bundles import BENCHMARKED, benchmark_bundles
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import each_target
+from edgekit.devices.together import each_device
 from edgekit.errors import DeviceError
 from edgekit.options import Settings
 from edgekit.progress import Reporter
@@ -25,13 +26,14 @@ def benchmark_devices(
     """
     check_threads(settings.threads)
     bundles = {str(path): read_bundle(path) for path in paths}
-    rows: list[Row] = []
-    for device in devices:
-        if device == THIS:
-            found = benchmark_bundles(paths, settings, reporter)
-            rows += [row | {"device": found["device"]} for row in found["results"]]
-        else:
-            rows += _rows_on(device, bundles, settings, reporter, offline)
+
+    def measure(device: Device) -> list[Row]:
+        if device != THIS:
+            return _rows_on(device, bundles, settings, reporter, offline)
+        found = benchmark_bundles(paths, settings, reporter)
+        return [row | {"device": found["device"]} for row in found["results"]]
+
+    rows = each_device(devices, measure)
     return {"schema_version": 1, "device": rows[0]["device"], "results": rows}
 
 

@@ -13,18 +13,22 @@ from urllib.parse import quote
 
 import numpy as np
 
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit import interrupts
+from edgekit.bundle import MANIFEST, Bundle, read_bundle
+from edgekit.bundles import inspect_bundle, inspect_model
 from edgekit.devices.check import check_memory, probe, row_device, unknown_device
 from edgekit.devices.faults import exit_error
-from edgekit.devices.registry import Device
+from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect, ending
-from edgekit.errors import ConnectionCutError, DeviceError, FrozenError, StageError
+from edgekit.errors import ConnectionCutError, DeviceError, FrozenError, InputError, StageError
 from edgekit.measure import Images, group_key
 from edgekit.options import Settings
+from edgekit.profiler import target_of
 from edgekit.progress import Reporter
 from edgekit.rows import Row, failed_row
 from edgekit.run_folder import RunFolder
+from edgekit.runtime.base import check_threads
 
 STAGE = "device"
 """What a row names that was lost with its device."""
@@ -45,24 +49,37 @@ class Board:
 
         Raises a DeviceError that says what failed, or which memory or disk is too small.
         """
-        name, first = self.device.name, next(iter(bundles.values())).manifest
-        check_memory(name, self.facts, {key: bundle.size_bytes for key, bundle in bundles.items()})
-        oldest = [bundle.manifest.engine["minimum"] for bundle in bundles.values()]
-        with self._reporter.stage(f"{name}: set up {first.target}"):
-            python = ensure_environment(
-                self._connection, self.facts, first.target, max(oldest, key=_numbers), self._offline
-            )
-        with self._reporter.stage(f"{name}: copy"):
-            job = self._job(bundles, settings, images)
+        oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=_numbers)
+        sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
+        python = self._ready(next(iter(bundles.values())).manifest.target, oldest, sizes)
+        with self._reporter.stage(f"{self.device.name}: copy"):
+            job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, settings)
+            job["images"] = None if images is None else self._send_images(images)
         return run_agent(self._connection, python, job, self._reporter)
 
-    def _job(self, bundles: Mapping[str, Bundle], settings: Settings, images: Images | None) -> dict[str, Any]:
-        files = [
-            (name, bundle.path / each)
-            for name, bundle in bundles.items()
-            for each in (MANIFEST, *bundle.manifest.files)
-        ]
-        sent: dict[str, dict[str, str]] = {name: {} for name in bundles}
+    def inspect(self, path: Path, threads: int | None) -> Row:
+        """What `edgekit inspect` says of a bundle or model file there, with the `device`; raises as `measure` does."""
+        if path.is_dir():
+            bundle = read_bundle(path)
+            target, oldest, files = bundle.manifest.target, bundle.manifest.engine["minimum"], files_of(bundle)
+        else:
+            target, oldest = target_of(path), None
+            files = [path, *(each for each in (path.with_suffix(".bin"),) if target == "openvino" and each.is_file())]
+        python = self._ready(target, oldest, {path.name: sum(each.stat().st_size for each in files)})
+        with self._reporter.stage(f"{self.device.name}: copy"):
+            job = self._job({str(path): files}, Settings(threads=threads)) | {"inspect": True}
+        (found,) = run_agent(self._connection, python, job, self._reporter)
+        return found
+
+    def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int]) -> str:
+        """The Python of the environment for a target, once it's sure that what is to run fits into the memory."""
+        check_memory(self.device.name, self.facts, sizes)
+        with self._reporter.stage(f"{self.device.name}: set up {target}"):
+            return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
+
+    def _job(self, groups: Mapping[str, Sequence[Path]], settings: Settings) -> dict[str, Any]:
+        files = [(name, path) for name, paths in groups.items() for path in paths]
+        sent: dict[str, dict[str, str]] = {name: {} for name in groups}
         hashes = send_files(self._connection, self.facts, [path for _, path in files])
         for (name, path), digest in zip(files, hashes, strict=True):
             sent[name][path.name] = digest
@@ -72,7 +89,8 @@ class Board:
             "cache": self.facts["cache"],
             "bundles": sent,
             "settings": asdict(settings),
-            "images": None if images is None else self._send_images(images),
+            "images": None,
+            "inspect": False,
         }
 
     def _send_images(self, images: Images) -> dict[str, Any]:
@@ -89,11 +107,26 @@ class Board:
         return {"pixels": first, "labels": images.labels.tolist(), "reference": reference, "files": others}
 
 
+def files_of(bundle: Bundle) -> list[Path]:
+    """Every file of a bundle."""
+    return [bundle.path / each for each in (MANIFEST, *bundle.manifest.files)]
+
+
 @contextmanager
 def open_board(device: Device, offline: bool, reporter: Reporter) -> Iterator[Board]:
     """Connect to a device and find out what it is; raises a DeviceError if that can't be done."""
     with connect(device) as connection:
         yield Board(connection, offline, reporter)
+
+
+def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter, offline: bool) -> Row:
+    """The document of `edgekit inspect`, here or on a device."""
+    if device == THIS:
+        return inspect_model(path, threads) if path.is_file() else inspect_bundle(path, threads)
+    if not path.exists():
+        raise InputError(f"'{path}' is not there: name a model file, or the folder of a bundle")
+    with open_board(device, offline, reporter) as board:
+        return board.inspect(path, check_threads(threads) if threads is not None else None)
 
 
 def run_agent(connection: Connection, python: str, job: Mapping[str, Any], reporter: Reporter) -> list[Row]:
@@ -257,6 +290,7 @@ def each_target(
                 facts = row_device(device, board.facts)
                 found: Sequence[Row] | DeviceError = board.measure(group, settings, images)
         except DeviceError as error:
+            interrupts.check()  # after Ctrl-C connections are closed from the main thread: that is no error
             reporter.warn(str(error))
             found = error
         yield target, found, facts

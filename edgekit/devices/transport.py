@@ -30,6 +30,9 @@ ALIVE_COUNT = 3
 """A peer that leaves so many questions, so many seconds apart, without an answer is frozen."""
 
 
+_open: "set[Connection]" = set()
+
+
 @dataclass(frozen=True)
 class Done:
     """What became of a command on the device: exit status, and what it wrote."""
@@ -155,10 +158,18 @@ def connect(device: Device, alive_s: int = ALIVE_S) -> Iterator[Connection]:
     with tempfile.TemporaryDirectory(prefix="edgekit-", dir=place) as folder:
         connection = Connection(device, Path(folder), alive_s)
         try:
+            _open.add(connection)
             connection.open()
             yield connection
         finally:
             connection.close()
+            _open.discard(connection)
+
+
+def close_all() -> None:
+    """End every connection of this process: what waits for one ends with the error of a lost one."""
+    for connection in list(_open):
+        connection.close()
 
 
 @contextmanager

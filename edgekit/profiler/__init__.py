@@ -12,7 +12,7 @@ from edgekit.runtime.base import check_threads, engine_errors
 from edgekit.runtime.session import Session
 from edgekit.targets import find_target
 
-__all__ = ["OpProfile", "Profile", "profile", "profile_model"]
+__all__ = ["OpProfile", "Profile", "profile", "profile_model", "target_of"]
 
 RUNS = 5
 _TARGETS = {".xml": "openvino", ".onnx": "onnx", ".tflite": "tflite"}
@@ -44,13 +44,17 @@ def profile_model(
     another suffix, InputError for a missing file or an input whose shape isn't fixed, EngineError.
     """
     path = Path(path)
-    if target is None:
-        if path.suffix not in _TARGETS:
-            raise UsageError(f"'{path}' is no model file that edgekit knows: valid suffixes are {', '.join(_TARGETS)}")
-        target = _TARGETS[path.suffix]
+    target = target or target_of(path)
     if not path.is_file():
         raise InputError(f"'{path}' is not there, or not a file: name a model file, or the folder of a bundle")
     return _profile(path, target, options or {}, check_threads(threads), runs)
+
+
+def target_of(path: Path) -> str:
+    """The target that runs a model file, from its suffix; UsageError for one that none has."""
+    if path.suffix not in _TARGETS:
+        raise UsageError(f"'{path}' is no model file that edgekit knows: valid suffixes are {', '.join(_TARGETS)}")
+    return _TARGETS[path.suffix]
 
 
 def _profile(path: Path, target: str, options: Mapping[str, Any], threads: int, runs: int) -> Profile:

@@ -78,12 +78,12 @@ class Profile:
             "share_of_macs": self.share_of_macs,
             "method": self.method,
             "float_layers": list(self.float_layers),
+            "simulated": self.simulated,
         }
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it: what `edgekit inspect --json` prints."""
         return self.summary() | {
-            "simulated": self.simulated,
             "total_macs": self.total_macs,
             "int8_macs": self.int8_macs,
             "time_by_kind_ms": None if self.time_by_kind is None else dict(self.time_by_kind),
