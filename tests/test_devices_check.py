@@ -125,8 +125,10 @@ def test_memory_that_is_clearly_too_small(facts: dict[str, Any]) -> None:
     free = facts | {"memory_available_bytes": 300_000_000}
     check.check_memory("pi", free, {"small": 10_000_000})
     check.check_memory("pi", facts | {"memory_available_bytes": None}, {"big": 10**12})
-    with pytest.raises(DeviceMemoryError, match=r"pi: 300 MB of memory are free; 'big' has 150 MB and needs about 405"):
-        check.check_memory("pi", free, {"small": 1, "big": 150_000_000})
+    check.check_memory("pi", free, {"float": 90_000_000})
+    said = "pi: 300 MB of memory are free, and about 345 MB are needed to run 'float' 90 MB, 'int8' 30 MB"
+    with pytest.raises(DeviceMemoryError, match=said):
+        check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
 
 
 def test_check(board: Server, capfd: Any) -> None:

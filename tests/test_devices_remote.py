@@ -305,6 +305,9 @@ def test_files_are_copied_once_and_damage_is_noticed(
             setup.send_files(connection, facts, [tmp_path / "gone"])
         with pytest.raises(DeviceFullError, match=r"MB are to be copied, 0 MB are free.*devices clean board"):
             setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other])
+        os.utime(board.cache / "files" / digest, (0, 0))
+        assert setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other]), "what may go makes room"
+        assert digest not in {each.name for each in (board.cache / "files").iterdir()}, "unused for a month"
 
 
 def test_refused_before_anything_starts(board: Server, pair: list[Path]) -> None:
@@ -312,7 +315,9 @@ def test_refused_before_anything_starts(board: Server, pair: list[Path]) -> None
     with open_board(board.device(), False, Reporter(quiet=True)) as opened:
         facts = opened.facts
         opened.facts = facts | {"memory_available_bytes": 1000}
-        with pytest.raises(DeviceMemoryError, match="0 MB of memory are free; 'int8' has"):
+        with pytest.raises(
+            DeviceMemoryError, match="0 MB of memory are free, and about 105 MB are needed to run 'int8'"
+        ):
             opened.measure(bundles, SETTINGS)
         opened.facts = facts | {"machine": "armv7l"}
         with pytest.raises(DeviceSetupError, match="onnx can't run there: no runtime is published for armv7l"):

@@ -22,7 +22,8 @@ OLDEST_GLIBC = (2, 28)
 ROOM_BYTES = 400 << 20
 """Disk that an environment with one engine takes, with its packages while they are unpacked."""
 ENGINE_BYTES = 100 << 20
-"""Memory of Python, numpy and an engine before a model is loaded."""
+"""Memory of Python, numpy and an engine before a model is loaded: with a model of 4 MB, ONNX Runtime was measured at
+111 MB and OpenVINO at 148."""
 
 
 def probe(connection: Connection) -> dict[str, Any]:
@@ -113,16 +114,18 @@ def lacks(device: str, facts: Facts) -> list[str]:
 
 
 def check_memory(device: str, facts: Facts, sizes: Mapping[str, int]) -> None:
-    """DeviceMemoryError if less memory is free than the model file of any of the bundles and its engine take."""
-    free = facts["memory_available_bytes"]
-    for bundle, size in sizes.items():
-        # The file's bytes and, at the least, the weights as the engine lays them out.
-        needed = ENGINE_BYTES + 2 * size
-        if free is not None and free < needed:
-            raise DeviceMemoryError(
-                f"{device}: {free / 1e6:.0f} MB of memory are free; '{bundle}' has {size / 1e6:.0f} MB and needs about "
-                f"{needed / 1e6:.0f} MB to run. Close what else runs there, or take a smaller model."
-            )
+    """DeviceMemoryError if less memory is free than the engine and all of the bundles take, which are open together.
+
+    Each counts twice: the file's bytes and, at the least, the weights as the engine lays them out.
+    """
+    free, total = facts["memory_available_bytes"], sum(sizes.values())
+    needed = ENGINE_BYTES + 2 * total
+    if free is not None and free < needed:
+        each = ", ".join(f"'{bundle}' {size / 1e6:.0f} MB" for bundle, size in sizes.items())
+        raise DeviceMemoryError(
+            f"{device}: {free / 1e6:.0f} MB of memory are free, and about {needed / 1e6:.0f} MB are needed to run "
+            f"{each}. Close what else runs there, measure fewer bundles at once, or take a smaller model."
+        )
 
 
 def row_device(device: Device, facts: Facts) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A virtual environment on the device: edgekit's runtime, numpy, Pillow and the one engine that a bundle needs.
 
 Everything lies in the device's cache folder, by default ~/.cache/edgekit: `files` by sha256, `environments` by a hash
-of what went in. Nothing else on the device is touched.
+of what went in. Nothing else on the device is touched, and old ones of both go (scripts/store, scripts/environment).
 """
 
 import hashlib
@@ -51,7 +51,8 @@ def ensure_environment(
     wheel, requirements = own_wheel(), requirements_of(target, minimum)
     key = environment_key(wheel, requirements, python["version"])
     ready = f"{facts['cache']}/environments/{key}"
-    if connection.run(["test", "-e", f"{ready}/edgekit-complete"]).status == 0:
+    used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
+    if connection.run(used).status == 0:
         return f"{ready}/bin/python"
     if not python["ensurepip"] and not offline:
         raise DevicePythonError(
@@ -85,9 +86,10 @@ def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> l
     except OSError as error:
         raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
     request: dict[str, Any] = {"cache": facts["cache"], "files": sizes}
-    missing = connection.python(python, "store", request, "a look at its files")["missing"]
-    free, total = facts["disk_free_bytes"], sum(sizes[digest] for digest in missing)
-    if free is not None and total > free:
+    found = connection.python(python, "store", request, "a look at its files")
+    missing, free = found["missing"], facts["disk_free_bytes"]
+    total = sum(sizes[digest] for digest in missing)
+    if free is not None and total > free + found["removable"]:
         raise full_disk(device, "a copy", f"{total / 1e6:.0f} MB are to be copied, {free / 1e6:.0f} MB are free")
     if not missing:
         return hashes

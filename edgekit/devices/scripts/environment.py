@@ -2,8 +2,9 @@
 
 Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline"}; it answers
 {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last says that
-it is complete. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an index nor
-ensurepip is needed. {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
+it is complete, and is touched when it is used. When one is made, those that are not among the 6 used last and were not
+used within the last hour go. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an
+index nor ensurepip is needed. {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
 """
 
 import fcntl
@@ -12,10 +13,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 COMPLETE = "edgekit-complete"
+KEPT = 6
+"""Environments: those of three runtimes for two versions of edgekit."""
+RECENT_S = 3600
 
 
 def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
@@ -34,7 +39,17 @@ def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
+    drop_old(place.parent)
     return {"python": str(python), "made": True}
+
+
+def drop_old(environments: Path) -> None:
+    """Remove the environments that were used the longest ago."""
+    found = [(each.stat().st_mtime, each.parent) for each in environments.glob(f"*/{COMPLETE}")]
+    for used, place in sorted(found, reverse=True)[KEPT:]:
+        if time.time() - used > RECENT_S:
+            shutil.rmtree(place, ignore_errors=True)
+            (environments / f"{place.name}.lock").unlink(missing_ok=True)
 
 
 def install(place: Path, python: Path, cache: Path, request: "dict[str, object]") -> None:

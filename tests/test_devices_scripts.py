@@ -1,0 +1,77 @@
+"""What is kept on a device: the files and environments used last, within bounds."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from edgekit.devices.scripts import environment, store
+
+HOUR = 3600
+
+
+def put(folder: Path, name: str, size: int, hours: float) -> None:
+    """A file that was last used so many hours ago."""
+    (folder / name).write_bytes(bytes(size))
+    os.utime(folder / name, (time.time() - hours * HOUR,) * 2)
+
+
+def names(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+def test_a_look_counts_as_use(tmp_path: Path) -> None:
+    put(tmp_path, "a", 3, 100)
+    put(tmp_path, "short", 2, 100)
+    assert store.missing(tmp_path, {"a": 3, "short": 3, "b": 1}) == ["short", "b"]
+    assert [path.name for _, _, path in store.removable(tmp_path, {})] == ["short"]
+    assert store.removable(tmp_path / "none", {}) == []
+
+
+def test_little_is_kept_for_a_month(tmp_path: Path) -> None:
+    for name, hours in (("now", 0), ("yesterday", 24), ("old", 31 * 24), (".old.tmp-1", 2), (".new.tmp-2", 0.5)):
+        put(tmp_path, name, 10, hours)
+    store.make_room(tmp_path, {"new": 10})
+    assert names(tmp_path) == {"now", "yesterday", ".new.tmp-2"}
+
+
+def test_the_longest_unused_go_first_and_recent_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "KEPT_BYTES", 100)
+    for name, hours in (("c", 2), ("b", 24), ("a", 48), ("wanted", 72), ("recent", 0.1)):
+        put(tmp_path, name, 30, hours)
+    store.make_room(tmp_path, {"new": 10, "wanted": 30})
+    assert names(tmp_path) == {"wanted", "recent"}
+    put(tmp_path, "c", 30, 2)
+    put(tmp_path, "b", 30, 24)
+    store.make_room(tmp_path, {"new": 10})
+    assert names(tmp_path) == {"recent", "b", "c"}, "no more goes than has to"
+
+
+def test_a_full_disk_makes_the_old_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a", 30, 24)
+    store.make_room(tmp_path, {"new": 10})
+    assert names(tmp_path) == {"a"}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 95, 5))  # type: ignore[attr-defined]
+    store.make_room(tmp_path, {"new": 10})
+    assert names(tmp_path) == set()
+
+
+def test_environments_used_last_are_kept(tmp_path: Path) -> None:
+    for index in range(9):
+        (tmp_path / f"e{index}").mkdir()
+        put(tmp_path / f"e{index}", environment.COMPLETE, 0, index)
+        (tmp_path / f"e{index}.lock").touch()
+    (tmp_path / "unfinished").mkdir()
+    environment.drop_old(tmp_path)
+    kept = {f"e{index}" for index in range(environment.KEPT)}
+    assert {each for each in names(tmp_path) if not each.endswith(".lock")} == kept | {"unfinished"}
+    assert {each for each in names(tmp_path) if each.endswith(".lock")} == {f"{each}.lock" for each in kept}
+    for each in kept:
+        (tmp_path / each / environment.COMPLETE).touch()
+    for index in range(3):
+        (tmp_path / f"n{index}").mkdir()
+        (tmp_path / f"n{index}" / environment.COMPLETE).touch()
+    environment.drop_old(tmp_path)
+    assert len(list(tmp_path.glob(f"*/{environment.COMPLETE}"))) == 9, "all of them were used within the hour"
