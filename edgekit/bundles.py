@@ -106,7 +106,7 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, repo
     with reporter.stage("read images", len(dataset.samples)) as step:
         seen = see_all(dataset, engine, step)
 
-    def inspect(_: Dataset, sample: Sample) -> str:
+    def inspect(_: Dataset, sample: Sample) -> tuple[str, bytes]:
         found = seen[sample.name]
         if isinstance(found, ImageError):
             raise found

@@ -5,7 +5,7 @@ import os
 import random
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from edgekit.errors import DataError, ImageError, UsageError
+from edgekit.lookalikes import look_of
 from edgekit.preprocess import open_image
 from edgekit.stores import Store, open_store
 
@@ -63,7 +64,8 @@ class Selection:
     """Chosen samples, classes taking turns from the first sample on, and what was learned of them on the way.
 
     `hashes` are the samples' sha256 in their order; `sha256` identifies the set: it is the hash of its sorted
-    "name sha256" lines. `unreadable` lists (name, reason). `source` is the data set's path.
+    "name sha256" lines. `unreadable` lists (name, reason), `copies` (name, sha256) of those that were passed over
+    because another selection has their content. `source` is the data set's path, `looks` their difference hashes.
     """
 
     samples: tuple[Sample, ...]
@@ -71,6 +73,8 @@ class Selection:
     hashes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     source: Path
+    looks: tuple[bytes, ...]
+    copies: tuple[tuple[str, str], ...] = ()
 
 
 def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
@@ -102,11 +106,11 @@ def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: S
     return Dataset(path, tuple(samples), store)
 
 
-def inspect_image(dataset: Dataset, sample: Sample) -> str:
-    """The sha256 of an image that can be decoded; raises ImageError for another."""
+def inspect_image(dataset: Dataset, sample: Sample) -> tuple[str, bytes]:
+    """The sha256 of an image's file, and its look; raises ImageError for one that can't be decoded."""
     content = dataset.read(sample)
-    open_image(content, f"{dataset.path}/{sample.name}")
-    return hashlib.sha256(content).hexdigest()
+    look = look_of(open_image(content, f"{dataset.path}/{sample.name}"))
+    return hashlib.sha256(content).hexdigest(), look
 
 
 def select(
@@ -116,55 +120,89 @@ def select(
     exclude: Selection | None = None,
     exact: bool = True,
     on_image: Callable[[], None] | None = None,
-    inspect: Callable[[Dataset, Sample], str] = inspect_image,
+    inspect: Callable[[Dataset, Sample], tuple[str, bytes]] = inspect_image,
 ) -> Selection:
     """Choose `count` samples (None or 0: all), classes in turn, in an order that `seed` alone decides.
 
     Every candidate is decoded once; one that can't be is listed as unreadable and the next is taken. No sample of
-    `exclude` is taken, nor one with the same content. `on_image` is called for each sample taken; `inspect` gives the
-    sha256 of one that can be decoded or raises ImageError. If there are fewer
-    than `count`, or none at all, raises DataError when `exact`, else gives what there is.
+    `exclude` is taken, nor one with the same content. `on_image` is called for each sample taken; `inspect` gives what
+    `inspect_image` does. If there are fewer than `count`, or none at all, raises DataError when `exact`, else gives
+    what there is.
     """
     if count is not None and count < 0:
         raise UsageError(f"the number of samples is {count}: give a whole number, or 0 for all")
     wanted = count or len(dataset.samples)
     taken_names = {sample.name for sample in exclude.samples} if exclude and exclude.source == dataset.path else set()
     taken_hashes = set(exclude.hashes) if exclude else set()
-    samples: list[Sample] = []
-    hashes: list[str] = []
+    taken: list[tuple[Sample, str, bytes]] = []
+    copies: list[tuple[str, str]] = []
     unreadable: list[tuple[str, str]] = []
     for sample in _in_turns(dataset.samples, seed):
-        if len(samples) == wanted:
+        if len(taken) == wanted:
             break
         if sample.name in taken_names:
             continue
         try:
-            digest = inspect(dataset, sample)
+            digest, look = inspect(dataset, sample)
         except ImageError as error:
             unreadable.append((sample.name, str(error)))
             continue
         if digest in taken_hashes:
+            copies.append((sample.name, digest))
             continue
-        samples.append(sample)
-        hashes.append(digest)
+        taken.append((sample, digest, look))
         if on_image:
             on_image()
-    if exact and (not samples or len(samples) < (count or 0)):
-        raise _shortage(dataset, wanted, len(samples), len(unreadable))
-    return Selection(tuple(samples), _set_hash(samples, hashes), tuple(hashes), tuple(unreadable), dataset.path)
+    if exact and (not taken or len(taken) < (count or 0)):
+        raise _shortage(dataset, wanted, len(taken), len(unreadable))
+    return replace(_selection_of(taken, dataset.path), unreadable=tuple(unreadable), copies=tuple(copies))
+
+
+def select_listed(
+    dataset: Dataset, listed: Mapping[str, str], source: Path, on_image: Callable[[], None] | None = None
+) -> Selection:
+    """The samples of these names, in this order; `listed` has the sha256 of each, `source` is where it was read.
+
+    Raises DataError naming those that the data set lacks or has with another content, ImageError for one that can't
+    be decoded.
+    """
+    known = {sample.name: sample for sample in dataset.samples}
+    taken, wrong = [], []
+    for name, digest in listed.items():
+        sample = known.get(name)
+        found, look = inspect_image(dataset, sample) if sample else ("", b"")
+        if sample is None or found != digest:
+            wrong.append(f"{name} ({'is another image' if sample else 'is missing'})")
+            continue
+        taken.append((sample, digest, look))
+        if on_image:
+            on_image()
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DataError(
+            f"'{dataset.path}' lacks {len(wrong)} of the {len(listed)} images that '{source}' lists: "
+            f"{', '.join(wrong[:3])}{more}. Give the data set that they were taken from"
+        )
+    return _selection_of(taken, dataset.path)
+
+
+def _selection_of(rows: Sequence[tuple[Sample, str, bytes]], source: Path) -> Selection:
+    samples, hashes, looks = (tuple(column) for column in zip(*rows, strict=True)) if rows else ((), (), ())
+    lines = sorted(f"{sample.name} {digest}\n" for sample, digest, _ in rows)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return Selection(samples, digest, hashes, (), source, looks)
 
 
 def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
     """The first `count` samples, classes in turn, and the others but for those with the same content as one of them."""
     taken = set(selection.hashes[:count])
-    pairs = list(zip(selection.samples, selection.hashes, strict=True))
-    others = [pair for pair in pairs[count:] if pair[1] not in taken]
-    return _part(selection, pairs[:count]), _part(selection, others)
+    rows = list(zip(selection.samples, selection.hashes, selection.looks, strict=True))
+    return _part(selection, rows[:count]), _part(selection, [row for row in rows[count:] if row[1] not in taken])
 
 
-def _part(selection: Selection, pairs: Sequence[tuple[Sample, str]]) -> Selection:
-    samples, hashes = [sample for sample, _ in pairs], [digest for _, digest in pairs]
-    return replace(selection, samples=tuple(samples), hashes=tuple(hashes), sha256=_set_hash(samples, hashes))
+def _part(selection: Selection, rows: Sequence[tuple[Sample, str, bytes]]) -> Selection:
+    part = _selection_of(rows, selection.source)
+    return replace(part, unreadable=selection.unreadable, copies=selection.copies)
 
 
 def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> DataError:
@@ -178,11 +216,6 @@ def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> Dat
 def unreadable(selection: Selection) -> list[dict[str, str]]:
     """The images that were passed over, as reports list them."""
     return [{"name": name, "reason": reason} for name, reason in selection.unreadable]
-
-
-def _set_hash(samples: Sequence[Sample], hashes: Sequence[str]) -> str:
-    lines = sorted(f"{sample.name} {digest}\n" for sample, digest in zip(samples, hashes, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _in_turns(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:

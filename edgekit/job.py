@@ -1,21 +1,22 @@
 """From options to a job: the network is loaded and the images are chosen."""
 
 import platform
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from edgekit.data import Dataset, Selection, open_dataset, select, unreadable
+from edgekit.calibration_list import CalibrationList, doubts, read_list
+from edgekit.data import Dataset, Selection, open_dataset, select, select_listed
 from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
 from edgekit.libraries import quiet
+from edgekit.lookalikes import copies_of, lookalikes
 from edgekit.models import Network, load_network
 from edgekit.models.soup import held_out_of
 from edgekit.options import Options
 from edgekit.profiles import Recipe, host_class, list_device_classes, load_device_class, load_recipe, recipe_for
 from edgekit.progress import Reporter
 from edgekit.rewrites import PASSES
-from edgekit.run_folder import write_json
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Job:
 
 def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     """Load the network and choose the images; every mistake in the input shows here, before the long work."""
-    recipe = load_recipe(options.recipe, PASSES) if options.recipe else recipe_for(options.model.name, PASSES)
+    listed = read_list(options.calibration_list, PASSES) if options.calibration_list else None
+    recipe = choose_recipe(options, listed)
     device_class = choose_class(options)
     recipe = recipe.for_class(device_class)
     with reporter.stage(f"load {options.model.name}"), quiet():
@@ -44,7 +46,8 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
         reporter.warn("the weights are random: accuracy means nothing; sizes, speed and agreement do")
     dataset = open_dataset(options.data, network.labels)
     other = open_dataset(options.calibration_data, network.labels) if options.calibration_data else dataset
-    calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter)
+    calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
+    warn_of_doubts(calibration, evaluation, network.classes, reporter)
     return Job(network, recipe, device_class, dataset, other, calibration, evaluation)
 
 
@@ -71,20 +74,38 @@ def choose_class(options: Options) -> str:
     return load_device_class(name).name
 
 
+def choose_recipe(options: Options, listed: CalibrationList | None) -> Recipe:
+    """The recipe asked for, or that of the list of calibration images, or that of the model's family."""
+    if options.recipe:
+        return load_recipe(options.recipe, PASSES)
+    return listed.recipe if listed else recipe_for(options.model.name, PASSES)
+
+
 def choose(
-    dataset: Dataset, other: Dataset, recipe: Recipe, options: Options, evaluate: bool, reporter: Reporter
+    dataset: Dataset,
+    other: Dataset,
+    recipe: Recipe,
+    options: Options,
+    evaluate: bool,
+    reporter: Reporter,
+    listed: CalibrationList | None = None,
 ) -> tuple[Selection, Selection]:
     """The calibration images, from `other`, and the evaluation images, from `dataset` without any of them."""
     asked = options.num_calibration_samples
-    count = recipe.num_calibration_samples if asked is None else asked
+    if listed and asked is not None:
+        raise UsageError("--calibration-list names the images: leave out --num-calibration-samples.")
+    count = len(listed.images) if listed else recipe.num_calibration_samples if asked is None else asked
     if count < 1:
         raise UsageError(f"--num-calibration-samples is {count}: give a whole number from 1.")
     available = len(other.samples) // (2 if other is dataset and evaluate else 1)
-    if asked is None and available < count:
+    if not listed and asked is None and available < count:
         count = max(1, available)
         reporter.warn(f"'{other.path}' has {len(other.samples)} images: calibrating on {count} of them")
     with reporter.stage("read calibration images", count) as step:
-        calibration = select(other, count, options.seed, on_image=step)
+        if listed:
+            calibration = select_listed(other, listed.images, listed.path, step)
+        else:
+            calibration = select(other, count, options.seed, on_image=step)
     evaluation = calibration
     if evaluate:
         chosen_on = held_out_of(options.model.weights)
@@ -98,21 +119,23 @@ def choose(
     return calibration, evaluation
 
 
-def write_calibration(path: Path, job: Job, seed: int) -> None:
-    """calibration.json: every image used, with its sha256, the seed and the recipe."""
-    chosen = job.calibration
-    write_json(
-        path,
-        {
-            "schema_version": 1,
-            "seed": seed,
-            "sha256": chosen.sha256,
-            "data": job.calibration_dataset.path.name,
-            "recipe": asdict(job.recipe),
-            "images": [
-                {"name": sample.name, "sha256": digest, "label": sample.label}
-                for sample, digest in zip(chosen.samples, chosen.hashes, strict=True)
-            ],
-            "unreadable": unreadable(chosen),
-        },
-    )
+def warn_of_doubts(calibration: Selection, evaluation: Selection, classes: int, reporter: Reporter) -> None:
+    """Say what is wrong with the choice of images: a poor calibration set, evaluation images that are in it."""
+    for doubt in doubts(calibration, classes):
+        reporter.warn(doubt)
+    if evaluation is calibration:
+        return
+    if copies := copies_of(evaluation, calibration):
+        reporter.warn(
+            f"{len(copies)} images have the content of calibration images and were left out of the evaluation: "
+            f"{_some(copies)}"
+        )
+    if alike := [f"{each['name']} (like {each['like']})" for each in lookalikes(evaluation, calibration)]:
+        reporter.warn(
+            f"{len(alike)} evaluation images look like calibration images, as copies do that were encoded again: "
+            f"{_some(alike)}. The accuracy may flatter int8"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more (report.json has all)" if len(names) > 3 else "")

@@ -51,6 +51,10 @@ class Options:
     device_class: str | None = None
     recipe: str | None = None
     num_calibration_samples: int | None = None
+    calibration_list: Path | None = None
+    """A calibration.json: its images and recipe instead of a choice by seed."""
+    check_calibration: bool = False
+    """Calibrate on each half of the images too, to see how far apart the results are."""
     num_eval_samples: int | None = None
     """Images to evaluate on; None for all that calibration leaves."""
     seed: int = 0

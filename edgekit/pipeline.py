@@ -9,6 +9,7 @@ from typing import Any
 from edgekit import __version__
 from edgekit.backends import load_backend
 from edgekit.build import PRECISIONS, build_all
+from edgekit.calibration_list import doubts, write_list
 from edgekit.data import unreadable
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import failed_on_device, measure_on
@@ -16,8 +17,9 @@ from edgekit.devices.together import each_device
 from edgekit.evaluate import Predictions
 from edgekit.gates import judge, recommend
 from edgekit.images import crop_images
-from edgekit.job import Job, prepare, write_calibration
+from edgekit.job import Job, prepare
 from edgekit.libraries import import_needed
+from edgekit.lookalikes import copies_of, lookalikes
 from edgekit.measure import measure_rows
 from edgekit.options import Options
 from edgekit.plan import refusals
@@ -36,7 +38,7 @@ def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
     refused = {} if options.force else refusals(options)
     job = prepare(options, reporter)
     with open_run(options.folder) as run:
-        write_calibration(run.path / "calibration.json", job, options.seed)
+        write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         rows, reference = bundles_and_rows(job, options, run, reporter, refused)
         report = assemble(job, options, rows, reference)
         write_report(report, run.path)
@@ -116,12 +118,15 @@ def assemble(job: Job, options: Options, rows: Sequence[Row], reference: Predict
             "seed": options.seed,
             "recipe": job.recipe.name,
             "unreadable": unreadable(job.calibration),
+            "doubts": doubts(job.calibration, job.network.classes),
         },
         "evaluation": {
             "count": len(job.evaluation.samples),
             "sha256": job.evaluation.sha256,
             "overlap_with_calibration": len(shared),
             "unreadable": unreadable(job.evaluation),
+            "copies_left_out": copies_of(job.evaluation, job.calibration),
+            "lookalikes": lookalikes(job.evaluation, job.calibration),
         },
         "reference": {"engine": "torch", "top1": float(reference.hit1.mean()), "top5": float(reference.hit5.mean())},
         "results": [{key: value for key, value in row.items() if key != "macs"} for row in rows],

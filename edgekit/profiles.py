@@ -147,6 +147,11 @@ def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = Non
     Raises ProfileError if there is none or it isn't valid.
     """
     where, table = _read("calibration", name_or_path, "recipe")
+    return parse_recipe(table, where, rewrites)
+
+
+def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> Recipe:
+    """The recipe that a table holds as its TOML would, checked as `load_recipe` does; `where` is what messages name."""
     recipe = _build(Recipe, table, where)
     for name, target in recipe.targets.items():
         for rewrite in {each: None for row in (target, *target.on.values()) for each in row.rewrites}:

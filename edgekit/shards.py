@@ -134,8 +134,8 @@ def _advance(step: Step, shard: Shard) -> None:
         step()
 
 
-Seen = dict[str, str | ImageError]
-"""The hash of each image by its name, or why it can't be read."""
+Seen = dict[str, tuple[str, bytes] | ImageError]
+"""What `inspect_image` gives of each image by its name, or why it can't be read."""
 
 
 def see(dataset: Dataset) -> Seen:

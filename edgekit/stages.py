@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +140,8 @@ def quantize_stage(
 
 
 def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha256: str) -> dict[str, Any]:
-    """Where a bundle comes from, as its manifest says it."""
+    """Where a bundle comes from, as its manifest says it: no time, so that it's the same each time it's made."""
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "model": {
             "name": network.name,

@@ -5,8 +5,9 @@ from pathlib import Path
 from edgekit.backends import load_backend
 from edgekit.build import PreparedGraphs, build_one
 from edgekit.bundle import Bundle
+from edgekit.calibration_list import write_list
 from edgekit.errors import InputError
-from edgekit.job import prepare, write_calibration
+from edgekit.job import prepare
 from edgekit.libraries import quiet
 from edgekit.options import Options
 from edgekit.progress import Reporter
@@ -20,7 +21,7 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
     job = prepare(options, reporter, evaluate=False)
     folders = []
     with open_run(options.folder) as run:
-        write_calibration(run.path / "calibration.json", job, options.seed)
+        write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         graphs = PreparedGraphs(job, reporter)
         for target in options.targets:
             folder = run.path / f"{target}-int8-graph"

@@ -265,7 +265,7 @@ def test_unreadable_images_are_named_counted_and_replaced(
 
 POINTS: list[tuple[Any, str, int]] = [
     (pipeline, "prepare", 0),
-    (pipeline, "write_calibration", 0),
+    (pipeline, "write_list", 0),
     (build, "export_graph", 0),
     (build, "quantize_stage", 0),
     (fake_runtime.Backend, "compile", 0),

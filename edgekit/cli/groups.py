@@ -73,6 +73,12 @@ class Calibrating:
         Path | None, typer.Option(help="Images to calibrate on. [default: some of --data, kept out of the evaluation]")
     ] = None
     num_calibration_samples: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None
+    calibration_list: Annotated[
+        Path | None, typer.Option(help="A run's calibration.json: its images and recipe, which give the same bundles.")
+    ] = None
+    check_calibration: Annotated[
+        bool, typer.Option("--check-calibration", help="Say how far apart two halves of the images would come out.")
+    ] = False
 
 
 @dataclass

@@ -61,6 +61,8 @@ def job_options(
         device_class=making.device_class,
         recipe=making.recipe,
         num_calibration_samples=calibrating.num_calibration_samples,
+        calibration_list=calibrating.calibration_list,
+        check_calibration=calibrating.check_calibration,
         num_eval_samples=measuring.num_eval_samples,
         seed=making.seed,
         output=making.output,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import read_bundle
+from edgekit.calibration_list import write_list
 from edgekit.errors import BundleError, EdgekitError, EngineError, StageError, UsageError
-from edgekit.job import write_calibration
 from edgekit.libraries import import_needed
 from edgekit.options import Options, Search
 from edgekit.pipeline import assemble, bundles_and_rows, check_tools
@@ -210,7 +210,7 @@ def verdict(
 ) -> Row:
     """The run folder of the recipe, as `deploy` makes it, evaluated on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
-    write_calibration(run.path / "calibration.json", job, options.seed)
+    write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
     rows, reference = bundles_and_rows(job, options, run, reporter)
     parts = [summary(study, target) for target, study in studies.items()]
     tuning = {
