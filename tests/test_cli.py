@@ -26,6 +26,7 @@ COMMANDS = [
     "report",
     "targets",
     "devices",
+    "doctor",
 ]
 # fmt: off
 OPTIONS = [
