@@ -15,6 +15,7 @@ from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
 
 COMMANDS = [
+    "compare",
     "deploy",
     "demo",
     "quantize",
