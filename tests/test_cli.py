@@ -15,7 +15,6 @@ from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
 
 COMMANDS = [
-    "compare",
     "deploy",
     "demo",
     "quantize",
@@ -25,9 +24,10 @@ COMMANDS = [
     "inspect",
     "classify",
     "report",
+    "compare",
     "targets",
-    "devices",
     "doctor",
+    "devices",
 ]
 # fmt: off
 OPTIONS = [

@@ -1,8 +1,8 @@
-"""What stands around the job: inspect, classify, report, targets."""
+"""What stands around the job: inspect, classify, report, compare, targets, doctor."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,15 @@ from edgekit.cli.arguments import BundlePath
 from edgekit.cli.groups import Json, Offline, Threads
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import OutputError
+
+TITLES = {
+    "drop_top1_points": ("drop", "{:.2f} points", 1.0),
+    "speedup_ratio": ("speedup", "{:.2f}x", 1.0),
+    "latency_p50_ms": ("p50", "{:.2f} ms", 1.0),
+    "size_bytes": ("size", "{:.2f} MB", 1e-6),
+    "peak_rss_bytes": ("peak", "{:.0f} MB", 1e-6),
+    "int8_share_of_macs": ("int8", "{:.1f} % of MACs", 100.0),
+}
 
 
 @app.command()
@@ -91,6 +100,29 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_:
 
 
 @app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with.")],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder that is judged.")],
+    json_: Json = False,
+) -> int:
+    """What changed from one run to another; exit code 1 where something got worse beyond the noise."""
+    from edgekit.compare import compare_runs
+    from edgekit.report import load_report
+
+    with clean_stdout() as out:
+        found = compare_runs(load_report(before), load_report(after))
+        if json_:
+            emit(out, found)
+        else:
+            out.writelines(f"note: {note}\n" for note in found["notes"])
+            out.writelines(line for row in found["results"] for line in _changes(row))
+            out.writelines(f"worse: {text}\n" for text in found["regressions"])
+            if not found["regressions"]:
+                out.write("nothing got worse beyond the noise\n")
+    return 0 if found["verdict"] == "pass" else 1
+
+
+@app.command()
 def targets(json_: Json = False) -> None:
     """Runtimes, device classes and recipes that there are."""
     from edgekit.profiles import list_device_classes, list_recipes, load_device_class, load_recipe
@@ -110,3 +142,39 @@ def targets(json_: Json = False) -> None:
         out.writelines(f"target        {each.name}: {each.title}\n" for each in TARGETS.values())
         out.writelines(f"device class  {each.name}: {each.description}\n" for each in classes)
         out.writelines(f"recipe        {each.name}: {each.description}\n" for each in recipes)
+
+
+@app.command()
+def doctor(json_: Json = False) -> int:
+    """Python, glibc, processor, runtimes, memory, disk and hub here, and the fix for what is broken."""
+    from edgekit.doctor import examine
+
+    with clean_stdout() as out:
+        found = examine()
+        if json_:
+            emit(out, found)
+        else:
+            for each in found["findings"]:
+                out.write(f"{each['status']:<8} {each['name']}: {each['found']}\n")
+                if each["fix"]:
+                    out.write(f"{'':<8} fix: {each['fix']}\n")
+            out.write("nothing is in the way\n" if found["healthy"] else "something is broken: see the fixes\n")
+    return 0 if found["healthy"] else 1
+
+
+def _changes(row: dict[str, Any]) -> list[str]:
+    first, second = row["verdicts"]
+    lines = [f"{row['bundle']} on {row['device']}: {first or 'missing'} -> {second or 'missing'}\n"]
+    for key, (title, form, scale) in TITLES.items():
+        change = row["changes"].get(key)
+        if change is None:
+            continue
+        a, b = (form.format(change[end] * scale) for end in ("before", "after"))
+        what = "difference" if "difference" in change else "ratio"
+        interval = (
+            f" ({what} {change[what]:.2f}, 95 % interval {change['ci95'][0]:.2f} to {change['ci95'][1]:.2f})"
+            if "ci95" in change
+            else ""
+        )
+        lines.append(f"  {title}: {a} -> {b}{interval}\n")
+    return lines
