@@ -66,7 +66,7 @@ def kept(err: str) -> set[str]:
 
 def figures(report: dict[str, Any]) -> Any:
     """What doesn't depend on the moment; nor on the names in a zip, as the fake runtime's size does."""
-    timed = ("latency_ms", "end_to_end_ms", "speedup", "limit", "peak_rss_bytes", "size_bytes")
+    timed = ("latency_ms", "end_to_end_ms", "speedup", "limit", "thermal", "peak_rss_bytes", "size_bytes")
     rows = [{key: value for key, value in row.items() if key not in timed} for row in report["results"]]
     return {**report, "results": rows, "created": None, "command": None, "recommendation": None}
 
