@@ -364,6 +364,16 @@ def test_page_says_what_matters_first() -> None:
         assert piece in text
 
 
+def test_page_says_what_is_wrong_with_the_images() -> None:
+    report = example()
+    report["calibration"]["doubts"] = ["12 calibration images are few"]
+    report["evaluation"] |= {"copies_left_out": ["a", "b"], "lookalikes": [{"name": "c", "like": "d"}]}
+    validate(report)
+    text = Page(render_html(report)).text
+    assert "recipe convnextv2, seed 0; 12 calibration images are few" in text
+    assert "2 copies of calibration images left out, 1 look-alikes of them" in text
+
+
 def test_page_shortens_long_lists_of_layers() -> None:
     report = example()
     report["results"][1]["int8"]["float_layers"] = [f"stages.{i}" for i in range(20)]

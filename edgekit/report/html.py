@@ -172,6 +172,12 @@ def _images(part: dict[str, Any], more: str) -> str:
         return "none"
     unreadable = len(part.get("unreadable", ()))
     passed_over = f", {unreadable:,} unreadable passed over" if unreadable else ""
+    for key, what in (
+        ("copies_left_out", "copies of calibration images left out"),
+        ("lookalikes", "look-alikes of them"),
+    ):
+        passed_over += f", {len(part[key]):,} {what}" if part.get(key) else ""
+    passed_over += "".join(f"; {doubt}" for doubt in part.get("doubts", ()))
     return f"{part['count']:,} images, {more}{passed_over}, SHA-256 {part['sha256'] or c.NOTHING}"
 
 
