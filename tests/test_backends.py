@@ -194,11 +194,14 @@ def from_openvino(model: Path) -> Any:
 
 
 def from_tflite(model: Path) -> Any:
+    return json.loads(tflite_metadata(model)["edgekit"])
+
+
+def tflite_metadata(model: Path) -> dict[str, bytes]:
     from ai_edge_litert import schema_py_generated as schema
 
     found = schema.ModelT.InitFromPackedBuf(model.read_bytes())
-    (entry,) = (each for each in found.metadata if each.name == b"edgekit")
-    return json.loads(bytes(found.buffers[entry.buffer].data))
+    return {each.name.decode(): bytes(found.buffers[each.buffer].data) for each in found.metadata}
 
 
 METADATA: dict[str, Callable[[Path], Any]] = {
@@ -220,6 +223,12 @@ def test_model_file_alone_says_how_to_run_it(bundle: Bundle) -> None:
         manifest.scheme,
     )
     assert found["model"] == "convnextv2_atto"
+
+
+def test_only_int8_files_of_litert_let_the_rest_run_in_halves(finished_run: Path) -> None:
+    for precision, halves in (("float", None), ("int8", b"fp16accfp16")):
+        found = tflite_metadata(finished_run / f"tflite-{precision}" / "model.tflite")
+        assert found.get("reduced_precision_support") == halves
 
 
 def test_a_refusal_is_a_compile_error_with_the_runtimes_name(

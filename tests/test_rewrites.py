@@ -229,11 +229,12 @@ def test_norms_are_spelled_out(rewrite_name: str, networks: Any) -> None:
     assert found[A.matmul.default] == (4 if rewrite_name.endswith("matmul") else 0)
 
 
-def test_split_depthwise_has_kernels_of_21_taps(networks: Any) -> None:
+def test_split_depthwise_has_kernels_of_25_9_and_4_taps(networks: Any) -> None:
     _, graph = made("convnextv2", networks)
     rewritten = rewrite(graph, ["split-depthwise"])
     kernels = [tuple(n.args[1].meta["val"].shape[2:]) for n in rewritten.graph.nodes if is_depthwise(n)]
-    assert kernels == [(3, 7)] * 12
+    assert kernels == [(5, 5), (2, 4), (2, 3), (3, 2), (2, 2)] * 4
+    assert sum(rows * columns for rows, columns in kernels) == 4 * 49
 
 
 def test_plain_layer_norm_leaves_none(networks: Any) -> None:

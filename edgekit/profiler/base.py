@@ -38,7 +38,7 @@ class Profile:
     """One model under its runtime's profiler, batch 1.
 
     MACs are those that the runtime carries out, convolutions (depthwise ones too), matrix products of weights and
-    those between activations: a 7x7 kernel that was split into three of 3x7 counts with 63 taps. Not counted is what
+    those between activations. Not counted is what
     a product only spells: a sum written as a MatMul with a constant of ones, and channels that a layout pads with.
     """
 

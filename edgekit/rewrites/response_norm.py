@@ -1,5 +1,7 @@
 """ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheapest exact form."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,7 +59,7 @@ def _match(graph: GraphModule, node: Any) -> tuple[Any, Any, torch.Tensor, torch
 
 @torch.no_grad()
 def vector_norm_sum(graph: GraphModule) -> int:
-    """``norm(x)`` over height and width becomes ``sqrt(sum(x * x))``. Count of norms changed.
+    """``norm(x)`` over height and width becomes ``sqrt(mean(x * x)) * sqrt(H*W)``. Count of norms changed.
 
     Converters lower the norm to abs, power and transposes. With the channels last the sum runs over one axis of
     [N, H*W, C]: runtimes have slow kernels for two, and OpenVINO on Arm now and then fails on them.
@@ -78,22 +80,32 @@ def _vector_norm(graph: GraphModule, matmul: bool) -> int:
             continue
         x, _, axes, keep = node.args[:4]
         square = insert(graph, node, A.mul.Tensor, x, x, like=node)
-        if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
-            total = _sum_of_rows(graph, node, square, shape_of(x), matmul)
+        if matmul and len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
+            length = insert(graph, node, A.sqrt.default, _sum_of_rows(graph, node, square), like=node)
         else:
-            total = insert(graph, node, A.sum.dim_IntList, square, axes, keep, like=node)
-        node.replace_all_uses_with(insert(graph, node, A.sqrt.default, total, like=node))
+            mean = _mean(graph, node, square, axes, keep)
+            root = math.sqrt(math.prod(shape_of(x)[axis] for axis in axes))
+            length = insert(
+                graph, node, A.mul.Tensor, insert(graph, node, A.sqrt.default, mean, like=node), root, like=node
+            )
+        node.replace_all_uses_with(length)
         changed += 1
     refresh(graph)
     return changed
 
 
-def _sum_of_rows(graph: GraphModule, node: Node, square: Node, shape: tuple[int, ...], matmul: bool) -> Node:
-    n, height, width, channels = shape
+def _mean(graph: GraphModule, node: Node, square: Any, axes: Sequence[int], keep: bool) -> Node:
+    shape = shape_of(node.args[0])
+    if len(shape) != 4 or sorted(axes) != [1, 2] or not keep:
+        return insert(graph, node, A.mean.dim, square, axes, keep, like=node)
+    rows = insert(graph, node, A.reshape.default, square, [shape[0], shape[1] * shape[2], shape[3]], like=node)
+    mean = insert(graph, node, A.mean.dim, rows, [1], True, like=node)
+    return insert(graph, node, A.reshape.default, mean, [shape[0], 1, 1, shape[3]], like=node)
+
+
+def _sum_of_rows(graph: GraphModule, node: Node, square: Any) -> Node:
+    n, height, width, channels = shape_of(node.args[0])
     rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
-    if matmul:
-        ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
-        total = insert(graph, node, A.matmul.default, ones, rows, like=node)
-    else:
-        total = insert(graph, node, A.sum.dim_IntList, rows, [1], True, like=node)
+    ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
+    total = insert(graph, node, A.matmul.default, ones, rows, like=node)
     return insert(graph, node, A.reshape.default, total, [n, 1, 1, channels], like=node)
