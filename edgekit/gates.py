@@ -19,7 +19,7 @@ def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
     row = row | {"remarks": [*row.get("remarks", ()), *known]} if known else row
     if row["precision"] == "int8":
         row = _judge_int8(row, settings, random_weights)
-    return row if row["device"].get("emulated") else judge_steadiness(row)
+    return row if row["device"].get("emulated") else judge_steadiness(row, settings.must_be_fit)
 
 
 def _judge_int8(row: Row, settings: Settings, random_weights: bool) -> Row:

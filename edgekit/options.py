@@ -38,6 +38,8 @@ class Settings:
     """Whether the 95 % interval must lie within `max_drop`, as where a user states it, or the measured drop alone."""
     min_speedup: float = 1.0
     """An int8 bundle must be faster than its float by more than this factor, interval included; 0 turns it off."""
+    must_be_fit: bool = False
+    """Whether a latency has to be fit to quote, as where a user states `min_speedup`, or is only remarked on."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,6 @@ class Options:
     num_calibration_samples: int | None = None
     calibration_list: Path | None = None
     """A calibration.json: its images and recipe instead of a choice by seed."""
-    check_calibration: bool = False
-    """Calibrate on each half of the images too, to see how far apart the results are."""
     num_eval_samples: int | None = None
     """Images to evaluate on; None for all that calibration leaves."""
     seed: int = 0

@@ -5,9 +5,9 @@
 - spread: of 20 blocks of neighbouring rounds, the median of the third slowest is more than 50 % of p50 above the third
   fastest's.
 
-What is unfit is timed again, three times at most. A row that stays unfit is "not shown", with the reason: its figures
-stand in the report, but it doesn't pass and is not recommended. Too short a measurement, or a system that doesn't tell,
-is not held against a row. A sustained run is about heat and drift: there they are remarks.
+What is unfit is timed again, three times at most. A row that stays unfit is remarked on; where the user states a
+speedup it is "not shown", with the reason: it doesn't pass and is not recommended. Too short a measurement, or a system
+that doesn't tell, is not held against a row. A sustained run is about heat and drift: there they are remarks.
 
 Why these limits: on two shared virtual cores, a ConvNeXt V2 atto of 8 ms had a spread of 3 to 6 % when nothing else
 ran and 67 to 98 % beside two busy loops; a model of 1 ms had 13 to 44 % when nothing else ran. Others took 0.05 CPUs at
@@ -73,8 +73,9 @@ def unfit(conditions: Row | None, threads: int, spread: float | None) -> list[st
     return [each for each in (_heat(conditions), _load(conditions, threads), _spread(spread)) if each]
 
 
-def judge_steadiness(row: Row) -> Row:
-    """The row, "not shown" if its latency is unfit to quote and it passed so far. Leaves the given one as it is."""
+def judge_steadiness(row: Row, claimed: bool) -> Row:
+    """The row with what makes its latency unfit to quote: as remarks, or where a speedup is `claimed` as reasons why it
+    is "not shown" if it passed so far. Leaves the given one as it is."""
     latency = row["latency_ms"]
     if row["verdict"] == "error" or not latency:
         return row
@@ -87,8 +88,11 @@ def judge_steadiness(row: Row) -> Row:
         reasons = unfit(conditions, threads, latency.get("spread"))
     if not reasons:
         return row
+    words = [f"unfit to quote: {each}" for each in reasons]
+    if not claimed:
+        return row | {"remarks": [*row.get("remarks", ()), *words]}
     verdict = "not shown" if row["verdict"] == "pass" else row["verdict"]
-    return row | {"verdict": verdict, "reasons": [*row["reasons"], *(f"unfit to quote: {each}" for each in reasons)]}
+    return row | {"verdict": verdict, "reasons": [*row["reasons"], *words]}
 
 
 def _heat(conditions: Row) -> str | None:

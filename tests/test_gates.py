@@ -39,7 +39,8 @@ def test_times_of_an_emulated_device_are_not_judged() -> None:
     assert judge(slow, GATES, random_weights=False)["verdict"] == "pass"
     assert judge(row(drop=1.3, device=there), GATES, random_weights=False)["verdict"] == "fail"
     loaded = {"thermal": {"cpus": 2, "other_cpus": 1.9, "throttled": None}, "latency_ms": {"p50": 10.0, "threads": 1}}
-    assert judge(row(device={"name": "local"}, **loaded), GATES, random_weights=False)["verdict"] == "not shown"
+    claim = replace(GATES, must_be_fit=True)
+    assert judge(row(device={"name": "local"}, **loaded), claim, random_weights=False)["verdict"] == "not shown"
     assert judge(row(device=there, **loaded), GATES, random_weights=False)["verdict"] == "pass"
     found = recommend([row(device={"name": "local"}), slow])
     assert found["bundle"] == "onnx-int8"
@@ -215,6 +216,7 @@ def test_simulated_int8_is_remarked_on() -> None:
 
 def test_a_latency_that_is_unfit_to_quote_is_not_recommended() -> None:
     latency = {"p50": 10.0, "threads": 1, "spread": 0.9}
-    found = judge(row(latency_ms=latency), GATES, random_weights=False)
+    assert judge(row(latency_ms=latency), GATES, random_weights=False)["verdict"] == "pass"
+    found = judge(row(latency_ms=latency), replace(GATES, must_be_fit=True), random_weights=False)
     assert found["verdict"] == "not shown"
     assert recommend([found])["bundle"] is None

@@ -16,7 +16,7 @@ from edgekit import __version__
 from edgekit.profiles import list_device_classes, list_recipes
 from edgekit.targets import TARGETS
 
-EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "dev"}
+EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "dev"}
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ def row(**more: Any) -> dict[str, Any]:
 
 
 def test_calm_is_fit() -> None:
-    assert judge_steadiness(row()) == row()
+    assert judge_steadiness(row(), claimed=True) == row()
     assert unfit(None, 4, None) == []
     assert unfit({"throttled": None, "cpus": 2, "other_cpus": None}, 4, None) == [], (
         "what isn't known isn't held against"
@@ -32,13 +32,19 @@ def test_heat() -> None:
         "series": [{"celsius": 71.0}, {"celsius": 84.2}, {"celsius": None}],
     }
     given = row(thermal=hot)
-    found = judge_steadiness(given)
+    found = judge_steadiness(given, claimed=True)
     assert found["verdict"] == "not shown"
     (reason,) = found["reasons"]
     assert reason.startswith(
         "unfit to quote: the processor was slowed down while it was timed (frequency capped, 84 °C)"
     )
     assert given["verdict"] == "pass", "the given row is left alone"
+
+
+def test_without_a_claim_it_is_a_remark() -> None:
+    found = judge_steadiness(row(thermal=CALM | {"other_cpus": 3.9}), claimed=False)
+    assert (found["verdict"], found["reasons"]) == ("pass", [])
+    assert found["remarks"][0].startswith("unfit to quote: other processes kept 3.9 of 4 CPUs busy")
 
 
 @pytest.mark.parametrize(
@@ -74,22 +80,22 @@ def test_spread_is_of_blocks_not_of_rounds() -> None:
 
 def test_what_failed_stays_failed_and_what_has_no_figures_stays() -> None:
     wide = {"p50": 5.0, "threads": 1, "spread": 0.9}
-    found = judge_steadiness(row(verdict="fail", reasons=["slow"], latency_ms=wide))
+    found = judge_steadiness(row(verdict="fail", reasons=["slow"], latency_ms=wide), claimed=True)
     assert found["verdict"] == "fail"
     assert found["reasons"][0] == "slow"
     assert "its blocks of rounds are 90% of p50 apart" in found["reasons"][1]
     lost = {"verdict": "error", "reasons": ["x"], "latency_ms": None, "thermal": None}
-    assert judge_steadiness(lost) == lost
+    assert judge_steadiness(lost, claimed=True) == lost
 
 
 def test_heat_is_what_a_sustained_run_is_about() -> None:
     hot = CALM | {"throttled": ["throttled"]}
     wide = {"p50": 5.0, "threads": 4, "spread": 0.9}
-    found = judge_steadiness(row(thermal=hot, latency_ms=wide, sustain={"seconds": 600}))
+    found = judge_steadiness(row(thermal=hot, latency_ms=wide, sustain={"seconds": 600}), claimed=True)
     assert (found["verdict"], found["reasons"]) == ("pass", [])
     assert "slowed down while it was timed (throttled)" in found["remarks"][0]
     busy = hot | {"other_cpus": 3.0}
-    assert judge_steadiness(row(thermal=busy, sustain={"seconds": 600}))["verdict"] == "not shown"
+    assert judge_steadiness(row(thermal=busy, sustain={"seconds": 600}), claimed=True)["verdict"] == "not shown"
 
 
 def test_what_is_unfit_is_timed_again(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

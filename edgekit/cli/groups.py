@@ -76,9 +76,6 @@ class Calibrating:
     calibration_list: Annotated[
         Path | None, typer.Option(help="A run's calibration.json: its images and recipe, which give the same bundles.")
     ] = None
-    check_calibration: Annotated[
-        bool, typer.Option("--check-calibration", help="Say how far apart two halves of the images would come out.")
-    ] = False
 
 
 @dataclass
@@ -98,7 +95,12 @@ class Measuring:
             help="Points of top-1 that an int8 bundle may lose, its 95 % interval included. [default: 1, without it]"
         ),
     ] = None
-    min_speedup: Annotated[float, typer.Option(help="Factor that int8 must be faster than float by; 0: no gate.")] = 1.0
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="Factor that int8 must be faster than float by, its 95 % interval included; 0: no gate. [default: 1]"
+        ),
+    ] = None
 
 
 def flat(command: Callable[..., int]) -> Callable[..., int]:

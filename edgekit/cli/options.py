@@ -62,7 +62,6 @@ def job_options(
         recipe=making.recipe,
         num_calibration_samples=calibrating.num_calibration_samples,
         calibration_list=calibrating.calibration_list,
-        check_calibration=calibrating.check_calibration,
         num_eval_samples=measuring.num_eval_samples,
         seed=making.seed,
         output=making.output,
@@ -75,8 +74,10 @@ def job_options(
 
 
 def settings_of(given: Measuring) -> Settings:
-    """How to measure, and the gates. A bound on the drop that the user states is a claim, which must be shown."""
-    settings = Settings(given.threads, given.warmup, given.iterations, min_speedup=given.min_speedup)
+    """How to measure, and the gates. A bound that the user states is a claim, which must be shown."""
+    settings = Settings(given.threads, given.warmup, given.iterations)
+    if given.min_speedup is not None:
+        settings = replace(settings, min_speedup=given.min_speedup, must_be_fit=given.min_speedup > 0)
     if given.max_drop is None:
         return settings
     if math.isnan(given.max_drop):
