@@ -88,23 +88,8 @@ def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]
     home.mkdir(parents=True)
     programs.mkdir()
     (programs / "python3").symlink_to(os.path.realpath(sys.executable))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     path = f"{programs}:/usr/bin:/bin" if path is None else path
-    lines = [
-        f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {keys}/host_key", "PidFile none", "UsePAM no",
-        f"AuthorizedKeysFile {keys}/user_key.pub", "StrictModes no", "PermitRootLogin prohibit-password",
-        "PasswordAuthentication no", "KbdInteractiveAuthentication no", f"SetEnv HOME={home} PATH={path}",
-    ]  # fmt: skip
-    config = folder / "sshd_config"
-    config.write_text("\n".join(lines) + "\n")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    known = subprocess.run([SSHD, "-T", "-f", str(config)], capture_output=True, text=True, check=False).stdout
-    if "persourcepenalties" in known:  # OpenSSH 9.8 and newer lock a peer out after refused logins
-        config.write_text("\n".join([*lines, "PerSourcePenalties no"]) + "\n")
-    write_client(folder, keys, port)
+    port, config = configure(folder, keys, f"SetEnv HOME={home} PATH={path}")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
     server = Server(folder, port, process)
@@ -115,6 +100,27 @@ def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]
         server.cut()
         process.terminate()
         process.wait(10)
+
+
+def configure(folder: Path, keys: Path, *more: str) -> tuple[int, Path]:
+    """Configurations of a server with these lines on a free port, and of its client; the port and the server's file."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lines = [
+        f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {keys}/host_key", "PidFile none", "UsePAM no",
+        f"AuthorizedKeysFile {keys}/user_key.pub", "StrictModes no", "PermitRootLogin prohibit-password",
+        "PasswordAuthentication no", "KbdInteractiveAuthentication no", *more,
+    ]  # fmt: skip
+    config = folder / "sshd_config"
+    config.write_text("\n".join(lines) + "\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    known = subprocess.run([SSHD, "-T", "-f", str(config)], capture_output=True, text=True, check=False).stdout
+    if "persourcepenalties" in known:  # OpenSSH 9.8 and newer lock a peer out after refused logins
+        config.write_text("\n".join([*lines, "PerSourcePenalties no"]) + "\n")
+    write_client(folder, keys, port)
+    return port, config
 
 
 def write_client(folder: Path, keys: Path, port: int) -> None:
