@@ -6,6 +6,7 @@ The device is this machine behind sshd, so that environments can be lent; boards
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ def board(finished_run: Path, key_folder: Path, tmp_path_factory: pytest.TempPat
             minimum = read_bundle(finished_run / f"{target}-int8").manifest.engine["minimum"]
             lend_environment(server, target, minimum)
         yield server
+        server.process.terminate()
+        server.process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +104,6 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 def wait_for_files(board: Server, count: int) -> list[Path]:
     """The first files that have arrived."""
-    import time
-
     for _ in range(400):
         found = [path for path in (board.cache / "files").glob("*") if not path.name.startswith(".")]
         if len(found) >= count:
@@ -184,8 +185,6 @@ def test_a_fault_and_the_run_after_it(
     assert without_times(resumed) == without_times(undisturbed)
     kept = [row for row in rows if row["verdict"] == "pass"]
     assert [row for row in resumed["results"] if row in kept] == kept, "only what was missing is measured"
-    left = [path.name for path in board.cache.iterdir() if path.name.startswith("work-")]
-    assert left == [] or fault in (kill_agent, cut_connection)
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:

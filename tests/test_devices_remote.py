@@ -204,7 +204,7 @@ def when(condition: Callable[[], Any], action: Callable[[], Any]) -> threading.T
     """Do something in a while, once a condition holds."""
 
     def wait() -> None:
-        for _ in range(400):
+        for _ in range(4000):
             if condition():
                 time.sleep(0.5)
                 action()

@@ -70,7 +70,7 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
         assert "aarch64" in there["device"]["system"]
         # Of 20 images: what differs between processors may turn one over.
         assert abs(there["accuracy"]["top1"] - here["accuracy"]["top1"]) <= 0.05
-        assert there["accuracy"]["agreement"] >= 0.95
+        assert abs(there["accuracy"]["agreement"] - here["accuracy"]["agreement"]) <= 0.05
         assert there["peak_rss_bytes"] > 20e6
     assert report["recommendation"]["device"] == "local"
     (other,) = report["recommendation"]["others"]
