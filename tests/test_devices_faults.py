@@ -20,6 +20,7 @@ from edgekit.bundle import read_bundle
 from edgekit.cli.main import main
 from edgekit.devices import setup
 from edgekit.report import load_report
+from edgekit.run_folder import STATE
 
 TARGETS = ("onnx", "tflite")
 Undo = Callable[[], None]
@@ -48,7 +49,8 @@ def command(job_arguments: list[str]) -> list[str]:
 
 
 def fresh_copy(finished_run: Path, folder: Path) -> Path:
-    """The bundles of the run alone."""
+    """The bundles of the run alone, as an interrupted run leaves them."""
+    (folder / STATE).mkdir(parents=True)
     for target in TARGETS:
         for precision in ("float", "int8"):
             name = f"{target}-{precision}"
