@@ -152,7 +152,9 @@ def test_benchmark(finished_run: Path, capfd: Any) -> None:
 
 def test_sustained_benchmark(finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = finished_run / "onnx-int8"
-    monkeypatch.setattr("edgekit.bundles.judge_steadiness", lambda row: row)  # what else runs here is not its subject
+    monkeypatch.setattr(
+        "edgekit.bundles.judge_steadiness", lambda row, claimed: row
+    )  # what else runs here is not its subject
     options = ["benchmark", path, "--threads", 1, "--sustain", "2s"]
     (row,) = run_json(capfd, *options)["results"]
     assert 1.5 < row["sustain"]["seconds"] < 10

@@ -115,7 +115,7 @@ def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profile
 def test_a_profile_becomes_json(int8_profiles: Profiles, target: str) -> None:
     _, found = int8_profiles[target]
     values = found.to_dict()
-    assert found.summary() == {key: values[key] for key in ("share_of_macs", "method", "float_layers")}
+    assert found.summary() == {key: values[key] for key in ("share_of_macs", "method", "float_layers", "simulated")}
     assert values["total_macs"] == sum(op["macs"] for op in values["ops"])
     assert values["ops"][0].keys() == {"name", "kernel", "macs", "int8", "ms", "reason", "quantized"}
 
