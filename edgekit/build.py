@@ -47,12 +47,12 @@ class PreparedGraphs:
         job = self.job
         return fingerprint(job.network, target, precision, job.recipe, job.calibration.sha256, job.device_class)
 
-    def prepare(self, target: str, precision: Precision) -> Prepared:
-        """The rewritten graph of one bundle, calibrated if it is int8."""
+    def prepare(self, target: str, precision: Precision, part: slice = slice(None)) -> Prepared:
+        """The rewritten graph of one bundle; an int8 one is calibrated, on that part of the images."""
         job, graph, digest = self.job, self.exported(), ""
         images: list[NDArray[np.float32]] = []
         if precision == "int8":
-            images, digest = self._calibration, job.calibration.sha256
+            images, digest = self._calibration[part], job.calibration.sha256
         title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
         with self.reporter.stage(title, len(images) or None) as step, quiet():
             return quantize_stage(

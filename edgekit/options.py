@@ -55,6 +55,8 @@ class Options:
     num_calibration_samples: int | None = None
     calibration_list: Path | None = None
     """A calibration.json: its images and recipe instead of a choice by seed."""
+    check_stability: bool = False
+    """Whether to calibrate on two halves of the images too, and compare them."""
     num_eval_samples: int | None = None
     """Images to evaluate on; None for all that calibration leaves."""
     seed: int = 0

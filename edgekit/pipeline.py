@@ -27,6 +27,7 @@ from edgekit.progress import Reporter
 from edgekit.report import write_report
 from edgekit.rows import Row
 from edgekit.run_folder import RunFolder, check_output, open_run
+from edgekit.stability import check_stability
 from edgekit.stores import open_store
 
 REPORT_PACKAGES = ("jsonschema", "jinja2", "matplotlib")
@@ -41,6 +42,8 @@ def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         rows, reference = bundles_and_rows(job, options, run, reporter, refused)
         report = assemble(job, options, rows, reference)
+        if options.check_stability:
+            report["calibration"]["stability"] = check_stability(job, options.targets, reporter)
         write_report(report, run.path)
         if not any(failed_on_device(row) for row in rows):  # else the same command measures only what is missing
             run.forget()

@@ -56,7 +56,7 @@ class _Histograms(Interpreter):
         if n in self.mass:
             x = self.fetch_args_kwargs_from_env(n)[0][0]
             step = max(1, x.numel() // MOST_VALUES) | 1  # odd: it meets all channels
-            low, high = _ends(n)
+            low, high = ends(n)
             bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
             self.mass[n] += torch.bincount(bins, self._spread(n, x, step), BINS)
         return super().run_node(n)
@@ -71,7 +71,7 @@ class _Histograms(Interpreter):
         return each.view(shape).expand_as(x).flatten()[::step]
 
 
-def _ends(node: Any) -> tuple[float, float]:
+def ends(node: Any) -> tuple[float, float]:
     """The least and greatest number that a quantizer can say."""
     _, scale, zero, low, high = node.args[:5]
     return (low - zero) * scale, (high - zero) * scale
@@ -96,7 +96,7 @@ def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None
 def _best(node: Any, mass: Tensor) -> tuple[float, int]:
     """Scale and zero point of the range with the least error."""
     _, whole_scale, whole_zero, least, most = node.args[:5]
-    low, high = _ends(node)
+    low, high = ends(node)
     values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
     takers = [user for dequantize in node.users for user in dequantize.users]
     if takers and all(user.target is A.gelu.default for user in takers):

@@ -36,8 +36,23 @@ def row(target: str, precision: str, p50: float, drop: float, low: float, high: 
         "size_bytes": 4_310_000 if int8 else 14_900_000,
         "accuracy": {"top1": 0.7664 - drop / 100, "top5": 0.9304, "count": 10_000, "drop_top1_points": drop}
         | {"drop_ci95_points": [low, high], "agreement": 0.985 if int8 else 1.0, "versus": "reference"},
-        "latency_ms": {"p50": p50, "p90": p50 * 1.05, "p99": p50 * 1.2, "mean": p50 * 1.01, "std": 0.2}
-        | {"count": 200, "threads": 1, "load": 210.0, "first": p50 * 3},
+        "latency_ms": {
+            "p5": p50 * 0.97,
+            "p25": p50 * 0.99,
+            "p50": p50,
+            "p75": p50 * 1.02,
+            "p90": p50 * 1.05,
+            "p95": p50 * 1.1,
+        }
+        | {
+            "p99": p50 * 1.2,
+            "mean": p50 * 1.01,
+            "std": 0.2,
+            "count": 200,
+            "threads": 1,
+            "load": 210.0,
+            "first": p50 * 3,
+        },
         "end_to_end_ms": {"p50": p50 + 3.1},
         "speedup": ratio if int8 else None,
         "int8": layers if int8 else {"share_of_macs": 0.0, "method": "executed graph", "float_layers": []},
@@ -164,7 +179,8 @@ def test_schema_wants_every_key_of_a_row(key: str) -> None:
 
 @pytest.mark.parametrize("group", ["device", "accuracy", "latency_ms", "end_to_end_ms", "speedup", "int8", "limit"])
 def test_schema_wants_every_figure(group: str) -> None:
-    for key in example()["results"][1][group]:
+    optional = {"p5", "p25", "p75", "p95"}
+    for key in set(example()["results"][1][group]) - optional:
         report = example()
         del report["results"][1][group][key]
         with pytest.raises(InputError, match=rf"\$\.results\[1\]\.{group}: '{key}' is a required property"):
@@ -390,8 +406,11 @@ def test_page_with_random_weights_shows_latency_only() -> None:
     assert "top-1, %" not in html
     label = next(a["aria-label"] for _, a in page.elements if a.get("role") == "img")
     assert label == (
-        "Latency on local: openvino-float 14.50 ms; openvino-int8 7.70 ms; onnx-float 16.70 ms; "
-        "tflite-float 14.10 ms; tflite-int8 7.52 ms."
+        "Latency on local: openvino-float p50 14.50 ms, p5 to p95 14.06 to 15.95, p99 17.40; "
+        "openvino-int8 p50 7.70 ms, p5 to p95 7.47 to 8.47, p99 9.24; "
+        "onnx-float p50 16.70 ms, p5 to p95 16.20 to 18.37, p99 20.04; "
+        "tflite-float p50 14.10 ms, p5 to p95 13.68 to 15.51, p99 16.92; "
+        "tflite-int8 p50 7.52 ms, p5 to p95 7.29 to 8.27, p99 9.02."
     )
 
 

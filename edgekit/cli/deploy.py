@@ -6,7 +6,7 @@ import typer
 
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, flat
+from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Stability, flat
 from edgekit.cli.options import demo_defaults, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.libraries import import_needed
@@ -22,13 +22,15 @@ def deploy(
     calibrating: Calibrating,
     measuring: Measuring,
     source: Source,
+    check_stability: Stability = False,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
 ) -> int:
     """The whole job: quantize, compile, evaluate, benchmark and report, for every target."""
     network = model_options(model, making.weights, source)
-    return _run(job_options(network, making, calibrating, measuring, context.obj), json_, quiet, dry_run)
+    options = job_options(network, making, calibrating, measuring, context.obj)
+    return _run(replace(options, check_stability=check_stability), json_, quiet, dry_run)
 
 
 @app.command()
@@ -38,6 +40,7 @@ def demo(
     making: Making,
     calibrating: Calibrating,
     measuring: Measuring,
+    check_stability: Stability = False,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -48,9 +51,8 @@ def demo(
     making, calibrating = demo_defaults(making, calibrating)
     if measuring.threads is None:
         measuring = replace(measuring, threads=THREADS)
-    return _run(
-        job_options(demo_model(making.weights), making, calibrating, measuring, context.obj), json_, quiet, dry_run
-    )
+    options = job_options(demo_model(making.weights), making, calibrating, measuring, context.obj)
+    return _run(replace(options, check_stability=check_stability), json_, quiet, dry_run)
 
 
 def _run(options: Options, json_: bool, quiet: bool, dry_run: bool) -> int:

@@ -30,6 +30,9 @@ Devices = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Fetch a device's packages here, for a device without network.")
 ]
+Stability = Annotated[
+    bool, typer.Option("--check-stability", help="Calibrate on two halves of the images too, and compare them.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the input, say what would be done, write nothing.")]

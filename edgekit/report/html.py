@@ -1,6 +1,7 @@
 """The report as one page that needs nothing but itself."""
 
 import shlex
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from edgekit.libraries import import_needed
 from edgekit.report import columns as c
 from edgekit.report.columns import Report, Row, devices, is_meaningful, lookup, row_name
+from edgekit.report.course import draw_heat, draw_spread
 from edgekit.report.heat import heat_words
 from edgekit.report.picture import draw
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
-from edgekit.report.sentences import conditions, heading, recommendation
+from edgekit.report.sentences import conditions, heading, recommendation, stability_words
 from edgekit.report.tuning import draw_tuning, lines
 
 if TYPE_CHECKING:
@@ -26,11 +28,6 @@ SHOWN = 8
 
 def render_html(report: Report) -> str:
     """The whole page. Raises MissingExtraError without jinja2 or matplotlib."""
-    pictures = []
-    labels = {row["device"]["name"]: c.shown_device(row) for row in report["results"]}
-    for device in devices(report):
-        if drawn := draw(report, device):
-            pictures.append({"device": labels[device], "svg": drawn[0], "words": drawn[1]})
     return _template().render(
         report=report,
         heading=heading(report),
@@ -38,7 +35,9 @@ def render_html(report: Report) -> str:
         conditions=conditions(report),
         headlines=_headlines(report),
         columns=[c.DEVICE, *COLUMNS] if len(devices(report)) > 1 else COLUMNS,
-        pictures=pictures,
+        pictures=_pictures(report, draw),
+        spreads=_pictures(report, draw_spread),
+        heats=_pictures(report, draw_heat),
         sensitivity=_sensitivity(report),
         tuning=_tuning(report),
         random=None if is_meaningful(report) else c.RANDOM,
@@ -49,6 +48,13 @@ def render_html(report: Report) -> str:
         said=c.said,
         several=len(devices(report)) > 1,
     )
+
+
+def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] | None]) -> list[dict[str, str]]:
+    """One picture for each device that has what it takes."""
+    labels = {row["device"]["name"]: c.shown_device(row) for row in report["results"]}
+    drawn = {device: draw_one(report, device) for device in devices(report)}
+    return [{"device": labels[name], "svg": each[0], "words": each[1]} for name, each in drawn.items() if each]
 
 
 def _sensitivity(report: Report) -> dict[str, Any] | None:
@@ -155,6 +161,7 @@ def _provenance(report: Report) -> dict[str, str]:
         **({"License": model["license"]} if model.get("license") else {}),
         "Classes": f"{model['classes']:,}",
         "Calibration": _images(calibration, f"recipe {calibration.get('recipe')}, seed {calibration.get('seed')}"),
+        **{f"Stability {each['target']}": stability_words(each) for each in calibration.get("stability", ())},
         "Evaluation": _images(evaluation, f"{evaluation.get('overlap_with_calibration')} of them in calibration"),
         **{f"Device {row['device']['name']}": _machine(row["device"]) for row in report["results"]},
     }

@@ -1,4 +1,4 @@
-"""The picture of a report: accuracy against latency, or latency alone, as SVG in the colours of the page."""
+"""The picture of a report: accuracy against latency, as SVG in the colours of the page."""
 
 import io
 import re
@@ -10,6 +10,7 @@ from edgekit.report.columns import Report, Row, is_meaningful, lookup, row_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # matplotlib wants real colours: these stand for CSS variables of the page, which differ in the dark.
 INK, MUTED, GROUND = "#010101", "#020202", "#030303"
@@ -37,28 +38,25 @@ STYLE: Any = {
 
 
 def draw(report: Report, device: str) -> tuple[str, str] | None:
-    """(SVG element, what it shows in words) for the rows of one device; None where nothing was timed.
+    """(SVG element, what it shows in words) for the rows of one device; None where accuracy or time isn't known.
 
     Raises MissingExtraError without matplotlib.
     """
     rows = [r for r in report["results"] if r["device"]["name"] == device and lookup(r, "latency_ms.p50") is not None]
-    if not rows:
+    if not is_meaningful(report) or all(lookup(row, "accuracy.top1") is None for row in rows):
         return None
     import_needed("matplotlib", "build")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    scatter = is_meaningful(report) and any(lookup(row, "accuracy.top1") is not None for row in rows)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.9 if scatter else 0.9 + 0.4 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.9), layout="constrained")
         axes = figure.add_subplot()
-        (_accuracy_against_latency if scatter else _latency)(axes, report, rows)
+        _accuracy_against_latency(axes, report, rows)
         axes.spines[["top", "right"]].set_visible(False)
-        if scatter:
-            figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return inline(buffer.getvalue()), _words(report, device, rows, scatter)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        svg = svg_of(figure)
+    return inline(svg), _words(report, device, rows)
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
@@ -91,28 +89,17 @@ def _interval(row: Row) -> list[list[float]] | None:
     return [[max(ends[1] - drop, 0)], [max(drop - ends[0], 0)]]
 
 
-def _latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
-    """A bar for each row: p50, with a line on to p99."""
-    for place, row in enumerate(rows):
-        p50, p99 = (float(column.value(report, row) or 0) for column in (c.P50, c.P99))
-        filled = row["precision"] == "int8"
-        colour = SERIES[0]
-        axes.barh(place, p50, height=0.6, color=colour if filled else GROUND, edgecolor=colour, linewidth=1.4)
-        axes.plot([p50, p99], [place, place], color=INK, linewidth=1.2)
-        axes.annotate(f"{p50:.2f}", (max(p50, p99), place), (6, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel("latency p50, line to p99, ms (less is better)")
-
-
-def _words(report: Report, device: str, rows: list[Row], scatter: bool) -> str:
+def _words(report: Report, device: str, rows: list[Row]) -> str:
     """The picture for those who don't see it."""
-    what = "Top-1 accuracy against latency" if scatter else "Latency"
-    points = [f"{row_name(row)} {c.P50.text(report, row)} ms" for row in rows]
-    if scatter:
-        points = [f"{point}, {c.TOP1.text(report, row)} %" for point, row in zip(points, rows, strict=True)]
-    return f"{what} on {device}: {'; '.join(points)}."
+    points = [f"{row_name(row)} {c.P50.text(report, row)} ms, {c.TOP1.text(report, row)} %" for row in rows]
+    return f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
+
+
+def svg_of(figure: "Figure") -> str:
+    """matplotlib's file, the same each time."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
 
 
 def inline(svg: str) -> str:

@@ -1,12 +1,11 @@
 """The sensitivity of layers (sensitivity.json) as a table and as a picture. Measures nothing."""
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit.libraries import import_needed
 from edgekit.report.columns import MEANINGLESS, NOTHING
-from edgekit.report.picture import INK, SERIES, STYLE, inline, standalone_svg
+from edgekit.report.picture import INK, SERIES, STYLE, inline, standalone_svg, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,9 +119,7 @@ def draw_sensitivity(found: Row, standalone: bool = False) -> tuple[str, str]:
             left.set_xlabel("share of the noise, % (less is better)")
             known = any(row["time"] for row in rows)
             right.set_xlabel("time saved by INT8, ms (more is better)" if known else "time saved: not known")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    drawn = buffer.getvalue()
+        drawn = svg_of(figure)
     return (standalone_svg(drawn) if standalone else inline(drawn)), _words(found)
 
 

@@ -72,3 +72,18 @@ def _range(counts: Iterable[int | None]) -> str:
     """ "200", or "100 to 200", or "no"."""
     known = {count for count in counts if count is not None}
     return " to ".join(f"{count:,}" for count in sorted({min(known), max(known)})) if known else "no"
+
+
+def stability_words(found: Mapping[str, Any]) -> str:
+    """How far apart INT8 of one target came out of two halves of the calibration images."""
+    one, other = found["images"]
+    ranges, snr = found["range_ratio"], [_decibels(each) for each in (*found["snr_db"], found["snr_between_db"])]
+    return (
+        f"calibrated on {one} of the images and on {other} others, ranges differ by a factor of {ranges['median']:.2f} "
+        f"in the middle, {ranges['greatest']:.2f} at most (at {ranges['layer']}); signal to noise {snr[0]} and "
+        f"{snr[1]}, between the two {snr[2]}; {found['agreement']:.1%} of {found['evaluation_images']:,} answers agree"
+    )
+
+
+def _decibels(value: float | None) -> str:
+    return "without noise" if value is None else f"{value:.1f} dB"

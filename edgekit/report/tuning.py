@@ -1,11 +1,10 @@
 """A search (`tuning` in report.json) as a picture and as lines. Measures nothing."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 from edgekit.libraries import import_needed
-from edgekit.report.picture import INK, SERIES, STYLE, inline, standalone_svg
+from edgekit.report.picture import INK, SERIES, STYLE, inline, standalone_svg, svg_of
 
 Row = Mapping[str, Any]
 
@@ -36,9 +35,7 @@ def draw_tuning(tuning: Row, standalone: bool = False) -> tuple[str, str]:
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(True, linewidth=0.5, alpha=0.6)
             axes.legend(frameon=False, fontsize=9)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    drawn = buffer.getvalue()
+        drawn = svg_of(figure)
     return (standalone_svg(drawn) if standalone else inline(drawn)), " ".join(lines(tuning))
 
 
