@@ -7,7 +7,7 @@ import typer
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Stability, flat
-from edgekit.cli.options import demo_defaults, job_options, model_options
+from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.libraries import import_needed
 from edgekit.options import Options
@@ -46,12 +46,7 @@ def demo(
     dry_run: DryRun = False,
 ) -> int:
     """The whole job on the model and images that edgekit ships."""
-    from edgekit.demo import THREADS, demo_model
-
-    making, calibrating = demo_defaults(making, calibrating)
-    if measuring.threads is None:
-        measuring = replace(measuring, threads=THREADS)
-    options = job_options(demo_model(making.weights), making, calibrating, measuring, context.obj)
+    options = demo_options(making, calibrating, measuring, context.obj)
     return _run(replace(options, check_stability=check_stability), json_, quiet, dry_run)
 
 

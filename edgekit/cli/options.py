@@ -30,15 +30,18 @@ def model_options(name: str, weights: str | None, source: Source) -> ModelOption
     )
 
 
-def demo_defaults(making: Making, calibrating: Calibrating) -> tuple[Making, Calibrating]:
-    """The demo's own images where no others were given."""
-    from edgekit.demo import OUTPUT, assets
+def demo_options(making: Making, calibrating: Calibrating, measuring: Measuring, command: tuple[str, ...]) -> Options:
+    """The job on the model that edgekit ships: its own images and threads where no others were given."""
+    from edgekit.demo import OUTPUT, THREADS, assets, demo_model
 
     if making.data is None:
         making = replace(making, data=assets() / "evaluation.zip")
         own = assets() / "calibration.zip"
         calibrating = replace(calibrating, calibration_data=calibrating.calibration_data or own)
-    return replace(making, output=making.output or OUTPUT), calibrating
+    making = replace(making, output=making.output or OUTPUT)
+    if measuring.threads is None:
+        measuring = replace(measuring, threads=THREADS)
+    return job_options(demo_model(making.weights), making, calibrating, measuring, command)
 
 
 def job_options(

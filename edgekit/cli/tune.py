@@ -1,13 +1,13 @@
 """`edgekit sensitivity` and `edgekit tune`: which layers cost accuracy, and the recipe that keeps a bound."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli.app import app
 from edgekit.cli.groups import Calibrating, Json, Making, Measuring, Quiet, Source, Threads, flat
-from edgekit.cli.options import demo_defaults, job_options, model_options
+from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.libraries import import_needed
 from edgekit.options import Options
@@ -20,13 +20,9 @@ def _job(
     model: str, making: Making, calibrating: Calibrating, measuring: Measuring, source: Source, command: Any
 ) -> Options:
     """The job that was asked for; "demo" is the model that edgekit ships, on its images and threads."""
-    if model != "demo":
-        return job_options(model_options(model, making.weights, source), making, calibrating, measuring, command)
-    from edgekit.demo import THREADS, demo_model
-
-    making, calibrating = demo_defaults(making, calibrating)
-    measuring = replace(measuring, threads=measuring.threads or THREADS)
-    return job_options(demo_model(making.weights), making, calibrating, measuring, command)
+    if model == "demo":
+        return demo_options(making, calibrating, measuring, command)
+    return job_options(model_options(model, making.weights, source), making, calibrating, measuring, command)
 
 
 @app.command()
