@@ -19,6 +19,9 @@ def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
     row = row | {"remarks": [*row.get("remarks", ()), *known]} if known else row
     if row["precision"] == "int8":
         row = _judge_int8(row, settings, random_weights)
+    elif low := row.get("low_precision"):
+        reason = None if random_weights else _drop_reason(low["accuracy"], settings.max_drop)
+        row = row | {"low_precision": low | {"verdict": "fail" if reason else "pass"}}
     return row if row["device"].get("emulated") else judge_steadiness(row, settings.must_be_fit)
 
 
@@ -107,14 +110,25 @@ def recommend_for(device: str, rows: Sequence[Row]) -> Row:
         }
     if not passed:
         return {"device": device, "bundle": None, "why": "no bundle passed its gates: see the rows' reasons."}
-    best = min(passed, key=lambda row: (row["latency_ms"]["p50"], row["size_bytes"]))
+    best = min(passed, key=lambda row: (_fastest(row)[0], row["size_bytes"]))
     lost = [f"{row['target']}-{row['precision']}" for row in rows if row["verdict"] != "pass"]
-    why = f"fastest of the {len(passed)} that passed: p50 {best['latency_ms']['p50']:.2f} ms"
+    p50, computed_in = _fastest(best)
+    why = f"fastest of the {len(passed)} that passed: p50 {p50:.2f} ms"
     if best["speedup"]:
         why += f", {best['speedup']['ratio']:.2f}x its {best_float(best['speedup'])}"
     why += f", {best['size_bytes'] / 1e6:.2f} MB"
     if best["precision"] == "float":
         why += "; ship float: no int8 bundle that passed is faster"
+    if computed_in:
+        why += f" than it is in {computed_in}, as edgekit.load(…, low_precision=True) runs it"
     if lost:
         why += f"; not passed: {', '.join(lost)}"
     return {"device": device, "bundle": best["bundle"], "why": why + "."}
+
+
+def _fastest(row: Row) -> tuple[float, str | None]:
+    """(p50 in ms, what the float bundle computes in for it where that isn't f32)."""
+    low, p50 = row.get("low_precision"), float(row["latency_ms"]["p50"])
+    if low and low["verdict"] == "pass" and low["p50_ms"] < p50:
+        return float(low["p50_ms"]), str(low["computes_in"])
+    return p50, None

@@ -93,12 +93,17 @@ def measure_group(
                 reporter.warn(f"{name}: {error}")
                 continue
             sessions[name] = session
-            rows[name] = base_row(name, bundle, device) | {
-                "accuracy": compare(found, images.reference),
-                "int8": int8,
-                "peak_rss_bytes": fresh.peak_rss_bytes,
-                "latency_ms": {"first": fresh.first_ms, "load": fresh.load_ms},
-            }
+            low = _in_low_precision(name, session, images, reporter)
+            rows[name] = (
+                base_row(name, bundle, device)
+                | {
+                    "accuracy": compare(found, images.reference),
+                    "int8": int8,
+                    "peak_rss_bytes": fresh.peak_rss_bytes,
+                    "latency_ms": {"first": fresh.first_ms, "load": fresh.load_ms},
+                }
+                | ({"low_precision": low} if low else {})
+            )
         add_latency(rows, sessions, settings, images.files, reporter)
     return rows
 
@@ -119,10 +124,9 @@ def add_latency(
     with ExitStack() as stack:
         calls = {(name, "f32"): _model_only(session, files[0]) for name, session in sessions.items()}
         for name, session in sessions.items():
-            low = session.in_low_precision() if rows[name]["precision"] == "float" else None
+            low = session.in_low_precision()
             if low is not None:
-                computes_in = low.bundle.manifest.session["inference_precision"]
-                calls[name, computes_in] = _model_only(stack.enter_context(low), files[0])
+                calls[name, _computes_in(low)] = _model_only(stack.enter_context(low), files[0])
         threads = max(session.threads for session in sessions.values())
         title = f"{', '.join(sessions)}: time"
         every, conditions = time_steadily(calls, threads, settings, title, reporter)
@@ -135,10 +139,26 @@ def add_latency(
         row["thermal"] = conditions
         row["end_to_end_ms"] = {"p50": float(np.median(ends[name]))}
         row["limit"] = limit(row, session.threads)
+        if low_row := row.get("low_precision"):
+            low_row["p50_ms"] = float(np.median(every[name, low_row["computes_in"]]))
         floats = {key: each for key, each in every.items() if rows[key[0]]["precision"] == "float"}
         if row["precision"] == "int8" and floats:
             (versus, computed_in), fastest = min(floats.items(), key=lambda item: float(np.median(item[1])))
             row["speedup"] = speedup(versus, fastest, times[name]) | {"versus_precision": computed_in}
+
+
+def _in_low_precision(name: str, session: Session, images: Images, reporter: Reporter) -> Row | None:
+    """What a float bundle's row says of bf16 or f16, but for its time; None where its runtime would not choose that."""
+    low = session.in_low_precision()
+    if low is None:
+        return None
+    with low, reporter.stage(f"{name} in {_computes_in(low)}: evaluate", len(images.pixels)) as step:
+        found = predict(low, _normalized(session.bundle, images, step))
+    return {"computes_in": _computes_in(low), "accuracy": compare(found, images.reference)}
+
+
+def _computes_in(session: Session) -> str:
+    return str(session.bundle.manifest.session["inference_precision"])
 
 
 def _normalized(bundle: Bundle, images: Images, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:

@@ -200,6 +200,22 @@ def test_the_speed_gate_says_when_float_was_fastest_in_low_precision() -> None:
     assert "1.40x its float in bf16" in recommend([row() | {"speedup": fast}])["why"]
 
 
+def test_float_in_low_precision_is_recommended_where_it_is_fastest_and_keeps_the_drop() -> None:
+    low = {"computes_in": "bf16", "accuracy": {**row()["accuracy"], "drop_top1_points": 0.1}, "p50_ms": 8.0}
+    float_ = row("float", speedup=None, latency_ms={"p50": 20.0}, low_precision=low)
+    found = recommend([judge(each, GATES, random_weights=False) for each in (float_, row())])
+    assert found["bundle"] == "onnx-float"
+    assert "p50 8.00 ms" in found["why"]
+    assert (
+        "no int8 bundle that passed is faster than it is in bf16, as edgekit.load(…, low_precision=True)"
+        in found["why"]
+    )
+    low["accuracy"]["drop_top1_points"] = 9.0
+    judged = judge(float_, GATES, random_weights=False)
+    assert (judged["verdict"], judged["low_precision"]["verdict"]) == ("pass", "fail")
+    assert recommend([judged, row()])["bundle"] == "onnx-int8"
+
+
 def test_each_device_has_its_own_recommendation_and_the_first_comes_first() -> None:
     fast = row(device={"name": "pc"}, bundle="tflite-int8", latency_ms={"p50": 1.0})
     lost = row(device={"name": "gone"}, verdict="error", latency_ms=None, bundle=None)

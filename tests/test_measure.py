@@ -108,6 +108,9 @@ def test_int8_is_compared_with_the_fastest_float(
     float_, int8 = measure_rows(built, images, SETTINGS, run, Reporter(quiet=True))
     assert asked[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
     assert float_["latency_ms"]["p50"] == 4.0
+    assert (float_["low_precision"]["computes_in"], float_["low_precision"]["p50_ms"]) == ("bf16", low_ms)
+    assert float_["low_precision"]["accuracy"]["count"] == float_["accuracy"]["count"]
+    assert "low_precision" not in int8
     assert int8["speedup"] == {
         "versus": "openvino-float",
         "versus_precision": precision,

@@ -41,7 +41,7 @@ def render_html(report: Report) -> str:
         sensitivity=_sensitivity(report),
         tuning=_tuning(report),
         random=None if is_meaningful(report) else c.RANDOM,
-        details=[(row, _details(row)) for row in report["results"]],
+        details=[(row, _details(report, row)) for row in report["results"]],
         provenance=_provenance(report),
         row_name=row_name,
         shown_device=c.shown_device,
@@ -111,7 +111,7 @@ def _headline(column: c.Column, report: Report, row: Row, note: str) -> tuple[st
     return column.title, figure + unit, ", ".join(filter(None, (interval, note)))
 
 
-def _details(row: Row) -> dict[str, str]:
+def _details(report: Report, row: Row) -> dict[str, str]:
     """What the table has no room for; nothing that wasn't measured."""
     int8 = (row["int8"] or {}) if row["precision"] == "int8" else {}
     latency = row["latency_ms"] if lookup(row, "latency_ms.p50") is not None else {}
@@ -121,6 +121,7 @@ def _details(row: Row) -> dict[str, str]:
         "Mean": latency and f"{_scaled(latency['mean'])}, standard deviation {_scaled(latency['std'])}",
         "Load": _scaled(latency.get("load")),
         "First inference": _scaled(latency.get("first")),
+        "In low precision": _low_precision(row.get("low_precision"), is_meaningful(report)),
         "Lower bound": _scaled(lookup(row, "limit.bound_ms")),
         "What ran in int8": int8.get("method"),
         "Layers in float": _layers(int8.get("float_layers")),
@@ -130,6 +131,16 @@ def _details(row: Row) -> dict[str, str]:
         "Remarks": "; ".join(row.get("remarks", ())),
     }
     return {title: text for title, text in details.items() if text}
+
+
+def _low_precision(low: Row | None, meaningful: bool) -> str:
+    """What bf16 or f16 makes of a float bundle."""
+    if not low:
+        return ""
+    found = low["accuracy"]
+    drop = f"drop {found['drop_top1_points']:.2f} points, " if meaningful else ""
+    words = f"{low['computes_in']}: p50 {_scaled(low['p50_ms'])}, {drop}agreement {found['agreement']:.1%}"
+    return words if low["verdict"] == "pass" else f"{words}: more than is allowed"
 
 
 def _flips(accuracy: Row) -> str:

@@ -8,11 +8,15 @@ from edgekit.runtime.session import Session, VerifyResult
 __all__ = ["Session", "VerifyResult", "load"]
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None, verify: bool = False) -> Session:
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, verify: bool = False, low_precision: bool = False
+) -> Session:
     """Open a bundle on `threads` threads (default: every core that this process may use).
 
-    Hashes are checked before the runtime opens the model; `verify` also runs the golden samples. Raises BundleError,
-    UsageError, MissingExtraError with the pip command to run, EngineError, and GoldenError where `verify` fails.
+    Hashes are checked before the runtime opens the model; `verify` also runs the golden samples. With `low_precision` a
+    float model is computed in bf16 or f16 where its runtime would choose that on this processor: a report says where
+    it pays; elsewhere it changes nothing. Raises BundleError, UsageError, MissingExtraError with the pip command to
+    run, EngineError, and GoldenError where `verify` fails.
     """
     session = Session(read_bundle(path), threads)
     if verify:
@@ -21,4 +25,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None, verify: bool 
         except BaseException:
             session.close()
             raise
-    return session
+    low = session.in_low_precision() if low_precision else None
+    if low is None:
+        return session
+    session.close()
+    return low

@@ -104,7 +104,7 @@ class Session:
 
     def in_low_precision(self) -> "Session | None":
         """The same bundle computed in bf16 or f16, where its runtime would do that to a float model here."""
-        low = self._engine.low_precision_float()
+        low = self._engine.low_precision_float() if self.bundle.manifest.precision == "float" else None
         if low is None:
             return None
         options = {**self.bundle.manifest.session, "inference_precision": low}
