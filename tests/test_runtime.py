@@ -122,6 +122,21 @@ def test_verify(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> No
         edgekit.load(make_bundle(target, golden=off), verify=True)
 
 
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_low_precision_is_for_float_models_where_the_runtime_has_it(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    from edgekit.runtime import openvino
+
+    bundle = make_bundle("openvino", precision=precision)
+    for has, computes_in in ((None, "f32"), ("bf16", "bf16")):
+        monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda has=has: has))
+        with edgekit.load(bundle, low_precision=True) as session:
+            wanted = computes_in if precision == "float" else "f32"
+            assert session.bundle.manifest.session.get("inference_precision", "f32") == wanted
+            assert session(np.zeros((1, 3, SIDE, SIDE), np.float32)).shape[0] == 1
+
+
 @every_target
 def test_close(target: str, make_bundle: MakeBundle) -> None:
     session = edgekit.load(make_bundle(target))
