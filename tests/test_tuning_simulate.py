@@ -75,6 +75,18 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
     assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(wanted, images[0]))
 
 
+def test_weights_that_were_rounded_together_are_float_again_where_a_layer_is_off(
+    graph: GraphModule, images: Any
+) -> None:
+    real, outputs = quantized(graph, images, "onnx", weight_rounding="gptq")
+    unrounded, _ = quantized(graph, images, "onnx")
+    simulation = Simulation(real, outputs, unrounded)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
+    without = Simulation(real, outputs)
+    assert not np.allclose(without.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-3)
+
+
 def test_smoothing_is_part_of_both_sides(graph: GraphModule, images: Any) -> None:
     real, outputs = quantized(graph, images, "onnx", smooth_quant=True)
     simulation = Simulation(real, outputs)

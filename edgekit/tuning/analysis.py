@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from json import dumps
@@ -82,7 +83,7 @@ def _analysed(graphs: PreparedGraphs, target: str, options: Options, run: RunFol
         return kept
     job = graphs.job
     prepared = graphs.prepare(target, "int8")
-    trials = simulate(prepared, job, images_of(job.network, job.dataset, job.evaluation.samples))
+    trials = simulate(graphs, prepared, images_of(job.network, job.dataset, job.evaluation.samples))
     measured = measure(trials, layer_macs(graphs), options.settings.max_drop, reporter, target)
     times = layer_times(graphs, prepared, options.settings.threads, run, reporter)
     found = {"target": target} | with_times(measured, times)
@@ -90,9 +91,14 @@ def _analysed(graphs: PreparedGraphs, target: str, options: Options, run: RunFol
     return found
 
 
-def simulate(prepared: Prepared, job: Job, images: Images) -> Trials:
+def simulate(graphs: PreparedGraphs, prepared: Prepared, images: Images) -> Trials:
     """Trials of a graph that was calibrated for one target."""
-    return Trials(Simulation(prepared.graph, job.recipe.targets[prepared.target].quantize_outputs), images)
+    recipe = graphs.job.recipe
+    unrounded = None
+    if recipe.weight_rounding != "nearest":
+        nearest = replace(recipe, weight_rounding="nearest")
+        unrounded = graphs.with_recipe(nearest).prepare(prepared.target, "int8").graph
+    return Trials(Simulation(prepared.graph, recipe.targets[prepared.target].quantize_outputs, unrounded), images)
 
 
 def images_of(network: Network, dataset: Dataset, samples: Sequence[Sample]) -> Images:

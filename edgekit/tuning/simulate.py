@@ -34,11 +34,12 @@ class Simulation:
     """What `quantize` gave, with a switch for each layer.
 
     A layer that is off takes its input and weights as they are, and its output isn't quantized for its own sake: the
-    network is then the one that `quantize` makes with this layer among the recipe's `float_layers`.
+    network is then the one that `quantize` makes with this layer among the recipe's `float_layers`. Where weights were
+    rounded with regard to others (GPTQ), `unrounded` is the same graph with weights as they were.
     """
 
-    def __init__(self, graph: GraphModule, quantize_outputs: bool) -> None:
-        self._graph, self._outputs = graph, quantize_outputs
+    def __init__(self, graph: GraphModule, quantize_outputs: bool, unrounded: GraphModule | None = None) -> None:
+        self._graph, self._outputs, self._unrounded = graph, quantize_outputs, unrounded or graph
         self._nodes: list[Node] = list(graph.graph.nodes)
         self._layer_of = {node: layer_name(node) for node in self._nodes if _is_quantized(node)}
         self._first: dict[str, int] = {}
@@ -112,6 +113,7 @@ class Simulation:
     def _weights(self) -> dict[Node, tuple[Any, Any]]:
         """Constants, each (as it is, after Q/DQ): the same where there is none."""
         found: dict[Node, tuple[Any, Any]] = {}
+        as_they_were = {node.name: node for node in self._unrounded.graph.nodes}
         for node in self._nodes:
             if node.op == "get_attr":
                 value = constant(self._graph, node)
@@ -120,7 +122,9 @@ class Simulation:
                 source, scale, zero, *rest = node.args[0].args  # type: ignore[union-attr]
                 plain, scales, zeros = (constant(self._graph, each) for each in (source, scale, zero))
                 steps = Q.quantize_per_channel.default(plain, scales, zeros, *rest)
-                found[node] = plain, Q.dequantize_per_channel.default(steps, scales, zeros, *rest)
+                before: Any = as_they_were[node.name]
+                float_ = constant(self._unrounded, before.args[0].args[0])
+                found[node] = float_, Q.dequantize_per_channel.default(steps, scales, zeros, *rest)
         return found
 
 

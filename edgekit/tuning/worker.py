@@ -89,7 +89,7 @@ class Bench:
         """Layers in the order in which they are left in float, and the points to try, at most `trials` of them."""
         job = self._graphs.job
         chosen = images_of(job.network, job.dataset, job.evaluation.samples[:ORDERING_IMAGES])
-        found = simulate(self._graphs.prepare(self._target, "int8"), job, chosen)
+        found = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), chosen)
         alone = {name: frozenset([name]) for name in found.simulation.layers}
         found.run(alone.values())
         order = order_of({name: found.noise(each) for name, each in alone.items()}, layer_macs(self._graphs))
