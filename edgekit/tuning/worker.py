@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from json import dumps
@@ -141,10 +142,16 @@ def work(options: Options, search: Search, url: str, until: float) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     with run.workspace("tune") as workspace:
         images = crop_images(ready.job, workspace, run, reporter)
-        for target in options.targets:
-            if time.time() >= until:
-                return
+        for target, end in shares(options.targets, until):
             bench = Bench(graphs, target, options, workspace, images)
             study = open_study(storage, ready.study_name(target, options, search))
             bench.order = planned(study, lambda bench=bench: bench.plan(search.trials))  # type: ignore[misc]
-            drain(study, bench.measure, name, until, lambda: None)
+            drain(study, bench.measure, name, end, lambda: None)
+
+
+def shares(targets: Sequence[str], until: float) -> Iterator[tuple[str, float]]:
+    """Each target with the end of its time (time.time()): what is left is shared evenly by those still to come."""
+    for index, target in enumerate(targets):
+        now = time.time()
+        if now < until:
+            yield target, now + (until - now) / (len(targets) - index)

@@ -1,0 +1,20 @@
+"""How a worker's time is shared."""
+
+import pytest
+
+from edgekit.tuning import worker
+
+
+def test_targets_share_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(worker.time, "time", lambda: now[0])
+    ends = worker.shares(("openvino", "onnx", "tflite"), 1300.0)
+    assert next(ends) == ("openvino", 1100.0)
+    now[0] = 1060.0  # it was done early: the others have more
+    assert next(ends) == ("onnx", 1180.0)
+    now[0] = 1310.0
+    assert list(ends) == []
+
+
+def test_without_a_budget_nothing_ends() -> None:
+    assert list(worker.shares(("onnx",), float("inf"))) == [("onnx", float("inf"))]
