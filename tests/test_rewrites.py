@@ -190,6 +190,24 @@ def test_channels_first_leaves_no_transpose(networks: Any) -> None:
     assert found[A.conv2d.default] == operations(graph)[A.conv2d.default] + 8
 
 
+def test_a_layer_norm_in_one_pass_stays_exact_beside_a_large_mean() -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(40, eps=1e-6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    module, shape = Norm().eval(), (1, 40, 8, 8)
+    new = rewrite(export_graph(module, shape), ["channels-first-layer-norm"])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(new(x + 10), module(x + 10), atol=1e-4)
+        flat = torch.full(shape, 3.0)  # its variance is 0, and may round to less
+        assert torch.allclose(new(flat), module(flat), atol=1e-2)
+
+
 def test_patches_become_linear(networks: Any) -> None:
     _, graph = made("convnextv2 with linears", networks)
     found = operations(rewrite(graph, ["channels-last", "patch-linear"]))
