@@ -38,7 +38,7 @@ class _Model:
 
 
 def fold_weights(model: onnx.ModelProto) -> None:
-    """Store quantized weights as int8: the exporter leaves them as float behind QuantizeLinear."""
+    """Store quantized weights as int8: the exporter leaves them as float behind QuantizeLinear, and Clip to -127."""
     view = _Model(model)
     folded = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in view.tensors]
     for node in folded:
@@ -48,6 +48,11 @@ def fold_weights(model: onnx.ModelProto) -> None:
         limits = np.iinfo(zero.dtype)
         steps = np.rint(value / scale.reshape(shape)) + zero.reshape(shape)
         view.add(node.output[0], steps.clip(limits.min, limits.max).astype(zero.dtype))
+    for node in model.graph.node:
+        if node.op_type == "Clip" and all(name in view.tensors for name in node.input):
+            value, low, high = (view.array(name) for name in node.input)
+            view.add(node.output[0], value.clip(low, high))
+            folded.append(node)
     _finish(model, view, [node for node in model.graph.node if node not in folded])
 
 
