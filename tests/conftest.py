@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ssh_server import Server, keys, needs_sshd, serve
+from ssh_server import Server, keys, lend_environment, needs_sshd, serve
 
 from edgekit.bundle import Golden, Manifest, write_bundle
 from edgekit.cli.main import main
@@ -196,3 +196,19 @@ def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with serve(tmp_path / "server", key_folder) as server:
         assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
         yield server
+
+
+@pytest.fixture
+def lent_board(board: Server) -> Server:
+    """`board` with an environment for ONNX Runtime as the set-up would have left it."""
+    lend_environment(board, "onnx", "1.0")
+    return board
+
+
+@pytest.fixture
+def pair(make_bundle: MakeBundle) -> list[Path]:
+    """A float bundle and one that says it's int8."""
+    return [
+        make_bundle("onnx", f"a $(touch pwned) '{precision}'", precision=precision, fingerprint=precision)
+        for precision in ("float", "int8")
+    ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from ssh_server import SSHD, Server, configure, wait_for_port
+from ssh_server import SSHD, Server, configure, running, start
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -31,7 +31,7 @@ MODELS = {"cortex-a76": "Raspberry Pi 5 Model B Rev 1.0", "cortex-a72": "Raspber
 _CLOCK_KHZ = {"cortex-a76": 2_400_000, "cortex-a72": 1_800_000}
 _MIDR = {"cortex-a76": "0x00000000414fd0b1", "cortex-a72": "0x00000000410fd083"}
 CORES = len(os.sched_getaffinity(0))
-"""Programs see this machine's: what /sys says must fit, or OpenVINO crashes."""
+"""Programs see this machine's: what /sys says must fit."""
 _VCGENCMD = """#!/bin/sh
 [ "$1" = get_throttled ] && echo "throttled=0x0" && exit
 echo 'error=1 error_msg="Command not registered"'
@@ -99,20 +99,16 @@ def serve_emulated(root: Path, core: str, folder: Path, keys: Path) -> Iterator[
         'mount --bind "$2" /srv/sys; exec "$3" -D -e -f "$4"'
     )
     command = ["unshare", "--mount", "--propagation", "private", "bash", "-ec", script, "_"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, str(root), str(folder / "sys"), SSHD, str(config)], stderr=log)
-    server = Emulated(folder, port, process, root)
-    try:
-        wait_for_port(server)
+    process = start(folder, [*command, str(root), str(folder / "sys"), SSHD, str(config)])
+    with running(Emulated(folder, port, process, root)) as server:
         yield server
-    finally:
-        server.cut()
-        process.terminate()
-        process.wait(10)
 
 
 def _write_sys(folder: Path, core: str) -> None:
-    """What a Raspberry Pi has under /sys, as far as anybody looks."""
+    """What a Raspberry Pi has under /sys, as far as anybody looks.
+
+    Linux has had core_cpus_list since 5.3; without it OpenVINO writes beyond what it allocated, and aborts later on.
+    """
     cpu, clock = "devices/system/cpu", _CLOCK_KHZ[core]
     files = {
         "firmware/devicetree/base/model": f"{MODELS[core]}\0",
@@ -135,6 +131,10 @@ def _write_sys(folder: Path, core: str) -> None:
                 "topology/thread_siblings": f"{1 << index:x}",
                 "topology/core_siblings_list": f"0-{CORES - 1}",
                 "topology/core_siblings": f"{(1 << CORES) - 1:x}",
+                "topology/core_cpus_list": index,
+                "topology/core_cpus": f"{1 << index:x}",
+                "topology/package_cpus_list": f"0-{CORES - 1}",
+                "topology/package_cpus": f"{(1 << CORES) - 1:x}",
             }.items()
         }
     for name, content in files.items():

@@ -6,15 +6,23 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import threading
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
+from edgekit.devices import setup
+from edgekit.devices.check import probe
 from edgekit.devices.registry import Device
+from edgekit.devices.transport import connect
+from edgekit.devices.wheel import own_wheel
 
 SSHD = "/usr/sbin/sshd"
 
@@ -63,6 +71,9 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
 
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
 def keys(folder: Path) -> Path:
     """A host key and a user key, made once."""
     for name in ("host_key", "user_key"):
@@ -90,16 +101,26 @@ def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]
     (programs / "python3").symlink_to(os.path.realpath(sys.executable))
     path = f"{programs}:/usr/bin:/bin" if path is None else path
     port, config = configure(folder, keys, f"SetEnv HOME={home} PATH={path}")
+    with running(Server(folder, port, start(folder, [SSHD, "-D", "-e", "-f", str(config)]))) as server:
+        yield server
+
+
+def start(folder: Path, command: list[str]) -> "subprocess.Popen[bytes]":
+    """A server's process, with its log in the folder."""
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
-    server = Server(folder, port, process)
+        return subprocess.Popen(command, stderr=log)
+
+
+@contextmanager
+def running(server: AnyServer) -> Iterator[AnyServer]:
+    """A server once it listens; afterwards it and its connections are ended."""
     try:
         wait_for_port(server)
         yield server
     finally:
         server.cut()
-        process.terminate()
-        process.wait(10)
+        server.process.terminate()
+        server.process.wait(10)
 
 
 def configure(folder: Path, keys: Path, *more: str) -> tuple[int, Path]:
@@ -143,3 +164,44 @@ def wait_for_port(server: Server) -> None:
         assert server.process.poll() is None, (server.folder / "log").read_text()
         time.sleep(0.05)
     raise AssertionError("sshd doesn't listen")
+
+
+def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
+    """What takes a minute with pip: the environment of the tests, under the name that the set-up looks for."""
+    with connect(server.device()) as connection:
+        python = probe(connection)["pythons"][0]
+    wheel = own_wheel()
+    key = setup.environment_key(wheel, setup.requirements_of(target, minimum), python["version"])
+    place = server.cache / "environments" / key
+    subprocess.run([python["path"], "-m", "venv", "--without-pip", str(place)], check=True)
+    (packages,) = place.glob("lib/python*/site-packages")
+    (server.folder / "own.whl").write_bytes(wheel)
+    with zipfile.ZipFile(server.folder / "own.whl") as archive:
+        archive.extractall(packages)
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (place / "edgekit-complete").touch()
+    (server.cache / "files").mkdir(exist_ok=True)
+    return place
+
+
+def when(condition: Callable[[], Any], action: Callable[[], Any]) -> threading.Thread:
+    """Do something in a while, once a condition holds."""
+
+    def wait() -> None:
+        for _ in range(4000):
+            if condition():
+                time.sleep(0.5)
+                action()
+                return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def agents(server: Server) -> list[int]:
+    """Process ids of the agents that run on this device."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    here = [line.split(None, 1) for line in listed.splitlines() if "edgekit.devices.agent" in line]
+    return [int(pid) for pid, said in here if said.startswith(f"{server.cache}/environments")]

@@ -91,3 +91,10 @@ def test_one_measurement_at_a_time(job: dict[str, Any]) -> None:
     assert lines[0] == {"stage": "wait for another measurement there", "total": None}
     assert lines[-1] == {"end": True}
     assert not list(cache.glob("work-*"))
+
+
+def test_the_agent_needs_no_torch_and_no_command_line() -> None:
+    heavy = {"torch", "typer", "rich", "timm", "nncf"}
+    code = f"import sys, edgekit.devices.agent; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ssh_server import SSHD, Server, serve, wait_for_port
-from test_devices_remote import agents, lend_environment, when
+from ssh_server import SSHD, Server, agents, lend_environment, serve, wait_for_port, when
 
 from edgekit.bundle import read_bundle
 from edgekit.cli.main import main

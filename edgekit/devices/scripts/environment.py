@@ -61,14 +61,9 @@ def install(place: Path, python: Path, cache: Path, request: "dict[str, object]"
         os.link(cache / "files" / digest, wheels / name)
     pip = next((str(each) for each in wheels.glob("pip-*.whl")), None)
     command = [str(python), "-I", f"{pip}/pip"] if pip else [str(python), "-I", "-m", "pip"]
-    command += [
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--no-cache-dir",
-        "--only-binary=:all:",
-    ]
+    command += ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
+    # Python compiles what is imported when it is: all of it takes minutes on a slow board, and 30 MB.
+    command += ["--only-binary=:all:", "--no-compile"]
     command += ["--no-index", "--find-links", str(wheels)] if offline else []
     command += [str(each) for each in wheels.glob("edgekit-*.whl")]
     command += list(request["requirements"])  # type: ignore[call-overload]
