@@ -66,6 +66,22 @@ def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: dict[str, Any]) -
     assert said == ""
 
 
+def test_messages_name_the_bundle(job: dict[str, Any]) -> None:
+    """As the host calls it, also where that is no name for a folder."""
+    files = job["bundles"].pop("it's")
+    broken = files | {"model.onnx": hashlib.sha256(b"no model").hexdigest()}
+    (Path(job["cache"]) / "files" / broken["model.onnx"]).write_bytes(b"no model")
+    manifest = json.loads((Path(job["cache"]) / "files" / files["manifest.json"]).read_text())
+    manifest["files"]["model.onnx"] = {"sha256": broken["model.onnx"], "size_bytes": 8}
+    text = json.dumps(manifest)
+    broken["manifest.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (Path(job["cache"]) / "files" / broken["manifest.json"]).write_text(text)
+    job["bundles"] = {"runs/$(touch pwned)": broken, "..": files}
+    *_, rows, _ = run(job)[0]
+    assert [row["verdict"] for row in rows["rows"]] == ["error", "pass"]
+    assert "'$(touch pwned)' can't run in a process of its own" in rows["rows"][0]["reasons"][0]
+
+
 def test_parts(job: dict[str, Any], tmp_path: Path) -> None:
     store = Path(job["cache"]) / "files"
     files = job["bundles"]["it's"]

@@ -132,7 +132,8 @@ def work(job: Mapping[str, Any], folder: Path, wire: Wire) -> list[Row]:
     if job["inspect"]:
         return [inspected(name, files, store, folder, settings) for name, files in job["bundles"].items()]
     bundles = {
-        name: assemble(files, store, folder / str(at)) for at, (name, files) in enumerate(job["bundles"].items())
+        name: assemble(files, store, folder / str(at) / (Path(name).name.strip(".") or "bundle"))
+        for at, (name, files) in enumerate(job["bundles"].items())
     }
     if job["images"] is not None:
         measured = measure_group(bundles, images_of(job["images"], store), settings, describe(job), wire)
@@ -164,7 +165,7 @@ def assemble(files: Mapping[str, str], store: Path, folder: Path) -> Bundle:
 
 def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
     """A new folder with files of the store under their own names."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, digest in files.items():
         os.link(store / digest, folder / name)
 
