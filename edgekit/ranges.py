@@ -55,7 +55,7 @@ class _Histograms(Interpreter):
     def run_node(self, n: Node) -> Any:
         if n in self.mass:
             x = self.fetch_args_kwargs_from_env(n)[0][0]
-            step = max(1, x.numel() // MOST_VALUES) | 1  # odd: it meets all channels
+            step = _step(x.numel())
             low, high = ends(n)
             bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
             self.mass[n] += torch.bincount(bins, self._spread(n, x, step), BINS)
@@ -69,6 +69,14 @@ class _Histograms(Interpreter):
         axis, each = weights
         shape = [-1 if at == axis % x.ndim else 1 for at in range(x.ndim)]
         return each.view(shape).expand_as(x).flatten()[::step]
+
+
+def _step(count: int) -> int:
+    """Between values that are looked at: without a common factor with the size of any axis, so that it meets all."""
+    step = max(1, count // MOST_VALUES)
+    while math.gcd(step, count) > 1:
+        step += 1
+    return step
 
 
 def ends(node: Any) -> tuple[float, float]:

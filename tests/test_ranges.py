@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from edgekit.graph import export_graph
 from edgekit.profiles import load_recipe
 from edgekit.quantize import quantize
-from edgekit.ranges import Q
+from edgekit.ranges import MOST_VALUES, Q, _step
 from edgekit.rewrites import rewrite
 
 SIZE = (1, 8, 16, 16)
@@ -75,3 +75,15 @@ def test_zero_stays_a_step() -> None:
         if node.target is Q.quantize_per_tensor.default:
             assert node.args[3] <= node.args[2] <= node.args[4]
             assert all(user.args[1:3] == node.args[1:3] for user in node.users)
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 7, 7, 3072), (1, 28, 28, 768), (1, 14, 14, 1536), (1, 768, 28, 28), (1, 56, 56, 40)]
+)
+def test_every_channel_is_looked_at_wherever_its_axis_is(size: tuple[int, ...]) -> None:
+    count, channels = int(np.prod(size)), max(size)
+    axis = size.index(channels)
+    behind = int(np.prod(size[axis + 1 :]))
+    looked_at = np.arange(0, count, _step(count)) // behind % channels
+    assert len(set(looked_at.tolist())) == channels
+    assert len(looked_at) <= 1.1 * MOST_VALUES
