@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from leaderboard import TARGETS, measure
 
 PARITY = 1e-3
-# Input sides at half the published ones, so that all of them take minutes; the layers are the same. Then how often INT8
-# has to give the float's answer: for three of them 90 % is not reached on every target at this size.
+# Input sides at half the published ones but for the smallest model, so that all of them take minutes; the layers are the
+# same. Then how often INT8 has to give the float's answer.
 MEMBERS = {
-    "convnextv2_atto": (112, 0.85),
+    "convnextv2_atto": (224, 0.9),
     "vit_small_patch16_224": (112, 0.9),
     "open_clip:coca_ViT-B-32": (112, 0.9),
-    "coatnet_0_224": (128, 0.85),
-    "davit_tiny": (112, 0.75),
+    "coatnet_0_224": (128, 0.9),
+    "davit_tiny": (112, 0.85),
 }
 
 
@@ -29,7 +29,7 @@ def test_float_is_torchs_and_int8_agrees_with_it(model: str, shared_data: Path) 
     if model.startswith("open_clip:"):
         pytest.importorskip("open_clip", reason="needs the open-clip extra")
     side, agreement = MEMBERS[model]
-    rows = measure(model, side, shared_data / "imagenet-500.zip", 16, 100)
+    rows = measure(model, side, shared_data / "imagenet-500.zip", 32, 100)
     assert [row["target"] for row in rows] == list(TARGETS)
     planned = {
         (each["target"], each["precision"]): each["size_bytes"]
