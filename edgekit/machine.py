@@ -25,15 +25,18 @@ def describe(name: str = "local") -> dict[str, Any]:
 
 
 def _cpu() -> str | None:
+    """The processor's name; on x86 with family and model, as a virtual machine's name hides the generation."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or None
-    for key in ("model name", "Model", "Hardware"):
-        for line in lines:
-            if line.startswith(key):
-                return line.partition(":")[2].strip()
-    return platform.machine() or None
+    facts: dict[str, str] = {}  # of the first processor
+    for key, _, value in (line.partition(":") for line in lines):
+        facts.setdefault(key.strip(), value.strip())
+    name = next((facts[key] for key in ("model name", "Model", "Hardware") if facts.get(key)), None)
+    if name and "cpu family" in facts:
+        return f"{name} (family {facts['cpu family']}, model {facts.get('model')})"
+    return name or platform.machine() or None
 
 
 def _memory() -> int | None:

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from leaderboard import TARGETS, measure
 
 PARITY = 1e-3
-# Input sides at half the published ones but for the smallest model, so that all of them take minutes; the layers are the
-# same. Then how often INT8 has to give the float's answer.
+# Input sides at half the published ones but for the smallest model, so that all of them take minutes: the layers are
+# the same. Then how often INT8 has to give the float's answer.
 MEMBERS = {
     "convnextv2_atto": (224, 0.9),
     "vit_small_patch16_224": (112, 0.9),

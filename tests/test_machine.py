@@ -27,6 +27,7 @@ def test_has_what_a_report_wants() -> None:
     ("text", "cpu"),
     [
         ("processor : 0\nmodel name : AMD EPYC\nprocessor : 1\nmodel name : other\n", "AMD EPYC"),
+        ("cpu family : 25\nmodel : 17\nmodel name : AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
         ("processor : 0\nHardware : BCM2835\nModel : Raspberry Pi 4\n", "Raspberry Pi 4"),
         ("processor : 0\n", platform.machine()),
     ],
