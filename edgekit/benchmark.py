@@ -119,7 +119,7 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
     except subprocess.TimeoutExpired:
         raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
     if done.returncode < 0:
-        raise EngineError(f"'{bundle.name}' can't run here: its process was ended by {_signal_name(-done.returncode)}")
+        raise EngineError(f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}")
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         cause = said[-1] if said else f"exit status {done.returncode}"
@@ -127,7 +127,7 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
     return Fresh(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     """With what it usually means for a runtime."""
     meanings = {
         signal.SIGILL: "the runtime uses an instruction that this processor lacks: leave it out with --target",

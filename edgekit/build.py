@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
+from edgekit.apart import build_apart
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.data import Sample
 from edgekit.errors import BundleError, CompileError, EdgekitError, ModelError, StageError
@@ -128,10 +129,16 @@ def build_one(
     if kept is not None:
         reporter.say(f"{path.name}: kept from an earlier run")
         return kept
-    prepared = prepared or graphs.prepare(target, precision)
+    if graphs.job.parked and prepared is None:
+        return build_apart(graphs.job.parked, target, precision, path, reporter)
+    return compile_prepared(prepared or graphs.prepare(target, precision), path, reporter)
+
+
+def compile_prepared(prepared: Prepared, path: Path, reporter: Reporter) -> Bundle:
+    """The bundle of a graph at `path`."""
     with reporter.stage(f"{path.name}: compile"), quiet():
         bundle, difference = compile_stage(prepared, path)
-    reporter.say(f"{path.name}: {difference:.1e} of the largest logit from torch on {len(graphs.pixels)} images")
+    reporter.say(f"{path.name}: {difference:.1e} of the largest logit from torch on {len(prepared.pixels)} images")
     return bundle
 
 

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 A = torch.ops.aten
+M = TypeVar("M", bound=nn.Module)
 
 CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
 NO_OPS = {
@@ -44,10 +45,10 @@ class Layer:
 def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
     """The graph of `module` for float32 inputs of `shape` [1,3,H,W], batch norms folded and no-ops removed.
 
-    Source: torch.export. The module itself is left as it is: the graph owns copies of its tensors.
+    Source: torch.export. The module itself is left as it is; the graph shares its tensors.
     """
     example = torch.zeros(tuple(shape))
-    graph = torch.export.export(copy.deepcopy(module).eval(), (example,)).module(check_guards=False)
+    graph = torch.export.export(copy_sharing(module).eval(), (example,)).module(check_guards=False)
     assert isinstance(graph, GraphModule)
     for node in list(graph.graph.nodes):
         if node.target in NO_OPS:
@@ -62,10 +63,21 @@ def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
     return refresh(graph)
 
 
+def copy_sharing(module: M) -> M:
+    """A deep copy but for the tensors, which are the module's own: whoever changes the copy puts others in their place.
+
+    Of a network with billions of weights there is no room for two.
+    """
+    return copy.deepcopy(module, {id(each): each for each in (*module.parameters(), *module.buffers())})
+
+
 def refresh(graph: GraphModule) -> GraphModule:
     """Remove what nothing uses, recompute every node's fake tensor, recompile. Returns the same graph."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in {**dict(graph.named_parameters()), **dict(graph.named_buffers())}.keys() - used:
+        _delete(graph, name)
     (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
     example = torch.zeros(tuple(placeholder.meta["val"].shape))
     FakeTensorProp(graph, FakeTensorMode(allow_non_fake_inputs=True)).propagate(example)
@@ -105,6 +117,28 @@ def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> 
     graph.register_buffer(attribute, value.detach().clone().contiguous())
     with graph.graph.inserting_before(before):
         return graph.graph.get_attr(attribute)
+
+
+def replace_layer(graph: GraphModule, old: Node, new: Node) -> None:
+    """Put `new` in the place of a conv or linear node, and let go of the weights that `old` alone had."""
+    given = old.args
+    old.replace_all_uses_with(new)
+    graph.graph.erase_node(old)
+    drop_constants(graph, given)
+
+
+def drop_constants(graph: GraphModule, given: Sequence[Any]) -> None:
+    """Delete the constants among these arguments that nothing uses any more, before a pass makes the next ones."""
+    for node in given:
+        if isinstance(node, Node) and node.op == "get_attr" and not node.users:
+            graph.graph.erase_node(node)
+            if not graph.graph.find_nodes(op="get_attr", target=node.target):
+                _delete(graph, str(node.target))
+
+
+def _delete(graph: GraphModule, name: str) -> None:
+    path, _, last = name.rpartition(".")
+    delattr(graph.get_submodule(path), last)
 
 
 def insert(graph: GraphModule, before: Node, target: Any, *args: Any, like: Node | None = None, **kwargs: Any) -> Node:
@@ -216,7 +250,8 @@ def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | N
     args = list(node.args) + [None] * (3 - len(node.args))
     args[1] = add_constant(graph, node, f"{name}.weight", weight)
     args[2] = None if bias is None else add_constant(graph, node, f"{name}.bias", bias)
-    node.args = tuple(args)
+    old, node.args = node.args, tuple(args)
+    drop_constants(graph, old)
     for position in (1, 2):
         if isinstance(new := node.args[position], Node):
             new.meta["val"] = (weight, bias)[position - 1]

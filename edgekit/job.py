@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgekit.calibration_list import CalibrationList, doubts, read_list
 from edgekit.data import Dataset, Selection, open_dataset, select, select_listed
@@ -18,6 +19,9 @@ from edgekit.profiles import Recipe, host_class, list_device_classes, load_devic
 from edgekit.progress import Reporter
 from edgekit.rewrites import PASSES
 
+GPTQ_MOST = 150_000_000
+"""Parameters up to which GPTQ rounds weights: its matrices take gigabytes and minutes beyond."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -30,6 +34,8 @@ class Job:
     calibration_dataset: Dataset
     calibration: Selection
     evaluation: Selection
+    parked: Path | None = None
+    """Where another process finds the job, its weights mapped from there; None while it is in memory alone."""
 
 
 def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
@@ -40,6 +46,12 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     recipe = recipe.for_class(device_class)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(**vars(options.model), seed=options.seed)
+    if network.params > GPTQ_MOST and recipe.weight_rounding == "gptq":
+        recipe = replace(recipe, weight_rounding="nearest")
+        reporter.warn(
+            f"{network.params / 1e6:,.0f} M parameters: weights are rounded to nearest, since GPTQ takes gigabytes and "
+            f"minutes above {GPTQ_MOST / 1e6:.0f} M"
+        )
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
     if network.weights == "random":

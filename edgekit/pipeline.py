@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgekit import __version__
+from edgekit.apart import parked
 from edgekit.backends import load_backend
 from edgekit.build import PRECISIONS, build_all
 from edgekit.calibration_list import doubts, write_list
@@ -38,7 +39,7 @@ def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
     check_tools(options)
     refused = {} if options.force else refusals(options)
     job = prepare(options, reporter)
-    with open_run(options.folder) as run:
+    with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         rows, reference = bundles_and_rows(job, options, run, reporter, refused)
         report = assemble(job, options, rows, reference)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional as F
 
-from edgekit.graph import A, add_constant, argument, constant, pair
+from edgekit.graph import A, add_constant, argument, constant, drop_constants, pair
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it: inputs that never vary would let weights wander."""
@@ -44,7 +44,9 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
             low, high = quantizer.args[4:6]
             steps = _steps(weight.flatten(1), inputs.products.pop(node), scale, low, high)
             exact = (steps * scale.double()[:, None]).float().view(weight.shape)
-            quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *quantizer.args[1:])
+            given = quantizer.args
+            quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *given[1:])
+            drop_constants(graph, given[:1])
             rounded += 1
     graph.graph.eliminate_dead_code()
     graph.recompile()

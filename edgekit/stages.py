@@ -153,6 +153,7 @@ def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha
         },
         "recipe": recipe.name,
         "rewrites": list(recipe.targets[target].rewrites),
+        "weight_rounding": recipe.weight_rounding,
         "calibration_sha256": calibration_sha256 or None,
     }
 

@@ -4,12 +4,12 @@ Each pass takes the graph, changes it in place and returns how many places it ch
 them stand in the recipes.
 """
 
-import copy
 from collections.abc import Callable, Iterable
 
 from torch.fx import GraphModule
 
 from edgekit.errors import ProfileError
+from edgekit.graph import copy_sharing
 from edgekit.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
 from edgekit.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.rewrites.channels_last import channels_last
@@ -34,11 +34,11 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
 
 
 def rewrite(graph: GraphModule, names: Iterable[str]) -> GraphModule:
-    """A copy of the graph with the named passes applied, always in the order of `PASSES`."""
+    """A copy of the graph, which shares its tensors, with the named passes applied, always in the order of `PASSES`."""
     wanted = set(names)
     if unknown := wanted - PASSES.keys():
         raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}: valid rewrites are {', '.join(PASSES)}.")
-    graph = copy.deepcopy(graph)
+    graph = copy_sharing(graph)
     for name, apply in PASSES.items():
         if name in wanted:
             apply(graph)

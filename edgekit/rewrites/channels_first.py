@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from edgekit.graph import A, add_constant, argument, constant, insert, refresh, set_weights, shape_of
+from edgekit.graph import A, add_constant, argument, constant, insert, refresh, replace_layer, set_weights, shape_of
 from edgekit.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 
@@ -24,7 +24,7 @@ def channels_first(graph: GraphModule) -> int:
         inner = insert(graph, node, A.permute.default, node.args[0], TO_FIRST, like=node)
         conv = insert(graph, node, A.conv2d.default, inner, node.args[1], argument(node, 2, None), like=node)
         set_weights(graph, conv, weight[:, :, None, None], constant(graph, argument(node, 2, None)))
-        node.replace_all_uses_with(insert(graph, node, A.permute.default, conv, TO_LAST, like=node))
+        replace_layer(graph, node, insert(graph, node, A.permute.default, conv, TO_LAST, like=node))
         converted += 1
     refresh(graph)
     sink_permutes(graph, TO_LAST)

@@ -10,7 +10,7 @@ import math
 
 from torch.fx import GraphModule, Node
 
-from edgekit.graph import A, argument, constant, insert, pair, refresh, set_weights, shape_of
+from edgekit.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
 from edgekit.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 
@@ -37,6 +37,5 @@ def _pointwise_to_linear(graph: GraphModule, node: Node) -> bool:
     linear = insert(graph, node, A.linear.default, inner, node.args[1], argument(node, 2, None), like=node)
     set_weights(graph, linear, weight.flatten(1), constant(graph, argument(node, 2, None)))
     outer = insert(graph, node, A.permute.default, linear, TO_FIRST, like=node)
-    node.replace_all_uses_with(outer)
-    graph.graph.erase_node(node)
+    replace_layer(graph, node, outer)
     return True

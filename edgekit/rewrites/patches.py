@@ -3,7 +3,7 @@
 import torch
 from torch.fx import GraphModule
 
-from edgekit.graph import A, argument, constant, insert, pair, refresh, set_weights, shape_of
+from edgekit.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
 from edgekit.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 
@@ -32,8 +32,7 @@ def patch_linear(graph: GraphModule) -> int:
         linear = insert(graph, node, A.linear.default, patches, node.args[1], argument(node, 2, None), like=node)
         bias = constant(graph, argument(node, 2, None))
         set_weights(graph, linear, weight.permute(0, 2, 3, 1).flatten(1), bias)
-        node.replace_all_uses_with(insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
-        graph.graph.erase_node(node)
+        replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
         changed += 1
     refresh(graph)
     sink_permutes(graph, TO_FIRST)

@@ -1,0 +1,103 @@
+"""Bundles of large networks, each made in a process of its own: when it ends, all memory of the work is given back.
+
+The job is written once to a file in the run folder. Every process maps the weights from there, this one too: they stay
+in the page cache, which the system takes back where memory is short, and none has a copy of its own.
+
+Run as a module it makes one bundle: ``python -m edgekit.apart JOB TARGET PRECISION BUNDLE``, with `quiet` behind it for
+no progress. What goes wrong is one JSON object on stdout.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import torch
+
+from edgekit import errors
+from edgekit.benchmark import signal_name
+from edgekit.bundle import Bundle, read_bundle
+from edgekit.errors import CompileError, EdgekitError
+from edgekit.job import Job
+from edgekit.profiles import Precision
+from edgekit.progress import Reporter
+from edgekit.run_folder import RunFolder, writing
+
+LARGE = 50_000_000
+"""Parameters from which a network's bundles are made apart."""
+
+
+@contextmanager
+def parked(job: Job, run: RunFolder) -> Iterator[Job]:
+    """The job with the weights of a large network mapped from a file in the run folder, until the block ends.
+
+    Small networks, and those of a factory whose code can't be pickled, stay as they are. OutputError for a full disk.
+    """
+    if job.network.params < LARGE or job.network.source == "factory":
+        yield job
+        return
+    with run.workspace("weights") as folder:
+        file = folder / "job.pt"
+        with writing(file):
+            torch.save(job, file)
+        yield load_job(file)
+
+
+def load_job(file: Path) -> Job:
+    """The job that `parked` wrote. It's unpickled: only what this very command wrote is read here."""
+    job: Job = torch.load(file, mmap=True, weights_only=False)
+    return replace(job, parked=file)
+
+
+def build_apart(file: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
+    """The bundle of a parked job, made by another process. Its errors are raised here; CompileError if it is killed."""
+    command = [sys.executable, "-P", "-m", "edgekit.apart", str(file), target, precision, str(path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # The pipe to its stdin ends with this process, whatever ends that.
+    done = subprocess.Popen(
+        [*command, "quiet"] if reporter.quiet else command,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    with done:
+        said = done.stdout.read() if done.stdout else ""
+    if done.returncode < 0:
+        raise CompileError(f"the process that made '{path.name}' was ended by {signal_name(-done.returncode)}")
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode != 0:
+        found = json.loads(said.splitlines()[-1]) if said else {}
+        raise getattr(errors, found.get("kind", "CompileError"))(found.get("message", f"exit {done.returncode}"))
+    return read_bundle(path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    from edgekit.build import PreparedGraphs, compile_prepared
+
+    Thread(target=_end_with_parent, daemon=True).start()
+    file, target, precision, path, *quiet = arguments
+    reporter = Reporter(quiet=bool(quiet))
+    try:
+        prepared = PreparedGraphs(load_job(Path(file)), reporter).prepare(target, precision)  # type: ignore[arg-type]
+        gc.collect()  # the network and its graph before any rewrite
+        compile_prepared(prepared, Path(path), reporter)
+    except EdgekitError as error:
+        print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
