@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 
 import torch
+from torch.fx import GraphModule
 
 from edgekit import errors
 from edgekit.benchmark import signal_name
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str]) -> int:
     reporter = Reporter(quiet=bool(quiet))
     try:
         prepared = PreparedGraphs(load_job(Path(file)), reporter).prepare(target, precision)  # type: ignore[arg-type]
-        gc.collect()  # the network and its graph before any rewrite
+        own_tensors(prepared.graph)
+        gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
         compile_prepared(prepared, Path(path), reporter)
     except EdgekitError as error:
         print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
@@ -92,6 +94,12 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def own_tensors(graph: GraphModule) -> None:
+    """Give the graph copies of its tensors, one by one: one that is still in a mapped file keeps all of that mapped."""
+    for value in [*graph.parameters(), *graph.buffers()]:
+        value.data = value.data.clone()
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,6 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,11 @@ from edgekit.errors import BundleError, CompileError, EdgekitError, ModelError, 
 from edgekit.graph import export_graph
 from edgekit.job import Job
 from edgekit.libraries import quiet
-from edgekit.profiles import Precision, Recipe
+from edgekit.profiles import PRECISIONS, Precision, Recipe
 from edgekit.progress import Reporter
 from edgekit.runtime.base import first_line
 from edgekit.stages import Prepared, compile_stage, fingerprint, quantize_stage, torch_logits
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PARITY_IMAGES = 8
 
 
@@ -100,11 +98,12 @@ def build_all(
     folder: Path,
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
+    precisions: tuple[Precision, ...] = PRECISIONS,
 ) -> dict[str, Bundle | StageError]:
     """Bundles by name, in the report's order; for one that failed, its error; those in `refused` aren't begun."""
     built: dict[str, Bundle | StageError] = {}
     graphs = PreparedGraphs(job, reporter)
-    for target, precision in product(targets, PRECISIONS):
+    for target, precision in product(targets, precisions):
         name = f"{target}-{precision}"
         try:
             if name in refused:

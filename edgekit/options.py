@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.devices.registry import THIS, Device
+from edgekit.profiles import PRECISIONS, Precision
 from edgekit.targets import TARGETS
 
 
@@ -50,6 +51,7 @@ class Options:
     data: Path
     calibration_data: Path | None = None
     targets: tuple[str, ...] = tuple(TARGETS)
+    precisions: tuple[Precision, ...] = PRECISIONS
     device_class: str | None = None
     recipe: str | None = None
     num_calibration_samples: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from edgekit import __version__
 from edgekit.apart import parked
 from edgekit.backends import load_backend
-from edgekit.build import PRECISIONS, build_all
+from edgekit.build import build_all
 from edgekit.calibration_list import doubts, write_list
 from edgekit.data import unreadable
 from edgekit.devices.registry import THIS, Device
@@ -66,7 +66,7 @@ def plan(options: Options, reporter: Reporter) -> dict[str, Any]:
         "device_class": job.device_class,
         "calibration_images": len(job.calibration.samples),
         "evaluation_images": len(job.evaluation.samples),
-        "bundles": [f"{target}-{precision}" for target in options.targets for precision in PRECISIONS],
+        "bundles": [f"{target}-{precision}" for target in options.targets for precision in options.precisions],
     }
 
 
@@ -94,7 +94,7 @@ def bundles_and_rows(
 
     A bundle in `refused` isn't begun: its row has the reason.
     """
-    built = build_all(job, options.targets, run.path, reporter, refused)
+    built = build_all(job, options.targets, run.path, reporter, refused, options.precisions)
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
 

@@ -17,12 +17,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.build import PRECISIONS
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.libraries import quiet
 from edgekit.models.meta import build_meta
 from edgekit.options import ModelOptions, Options
-from edgekit.profiles import DeviceClass, Precision, Recipe, load_recipe, recipe_for
+from edgekit.profiles import PRECISIONS, DeviceClass, Precision, Recipe, load_recipe, recipe_for
 from edgekit.rewrites import PASSES
 from edgekit.targets import TARGETS
 
@@ -132,7 +131,8 @@ def refusals(options: Options) -> dict[str, str]:
         return {}
     memory = planned["memory_available_bytes"]
     found: dict[str, str] = {}
-    for each in planned["artifacts"]:
+    wanted = [each for each in planned["artifacts"] if each["precision"] in options.precisions]
+    for each in wanted:
         name = f"{each['target']}-{each['precision']}"
         stages = [s for s in planned["stages"] if s["target"] in (each["target"], None) and _is_for(s, each)]
         worst = max(stages, key=lambda stage: int(stage["peak_bytes"]))
@@ -144,7 +144,7 @@ def refusals(options: Options) -> dict[str, str]:
                 f"{worst['stage']} takes {degree} {worst['peak_bytes'] / GIB:.1f} GiB of memory and "
                 f"{memory / GIB:.1f} GiB are available"
             )
-    if len(found) == len(planned["artifacts"]):
+    if len(found) == len(wanted):
         reasons = "; ".join(f"{name}: {why}" for name, why in found.items())
         raise PlanError(
             f"'{options.model.name}' ({planned['params'] / 1e6:,.0f} M parameters) can't be finished here: {reasons}. "

@@ -18,6 +18,7 @@ from edgekit.targets import TARGETS
 
 T = TypeVar("T")
 Precision = Literal["float", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)

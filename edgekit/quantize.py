@@ -16,10 +16,10 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from edgekit.equalize import equalize
 from edgekit.errors import CompileError
-from edgekit.graph import A, constant, is_depthwise, layer_name
+from edgekit.graph import A, add_constant, constant, is_depthwise, layer_name, replace_layer
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, TargetRecipe
-from edgekit.ranges import fit_ranges
+from edgekit.ranges import Q, fit_ranges
 from edgekit.rounding import round_weights
 from edgekit.runtime.base import first_line
 
@@ -74,6 +74,25 @@ def _last(node: Node) -> Node:
     """The node whose output the integer kernel writes: its activation if that is all that takes it."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
+
+
+@torch.no_grad()
+def fold_weights(graph: GraphModule) -> int:
+    """Replace the weights that Q/DQ round by what Q makes of them, int8, in place. Count of those.
+
+    The float ones are let go of one by one: what a compiler makes of the graph then begins at a quarter of the memory.
+    """
+    folded = 0
+    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+        weight, *given = (constant(graph, each) if isinstance(each, Node) else each for each in node.args)
+        if weight is None:
+            continue
+        steps = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *given))
+        steps.meta["val"] = constant(graph, steps)
+        replace_layer(graph, node, steps)
+        folded += 1
+    graph.recompile()
+    return folded
 
 
 def quantize(

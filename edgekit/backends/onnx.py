@@ -7,8 +7,9 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.backends.base import Artifact
-from edgekit.backends.onnx_fusion import fold_weights, fuse_integer_matmul
+from edgekit.backends.onnx_fusion import fuse_integer_matmul
 from edgekit.graph import example_input
+from edgekit.quantize import fold_weights
 
 OPSET = 20
 PROTOBUF_LIMIT = 2_000_000_000
@@ -18,6 +19,7 @@ class Backend:
     """Compiles for ONNX Runtime."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        fold_weights(graph)
         program = torch.onnx.export(
             torch.export.export(graph, (example_input(graph),)),
             (),
@@ -30,7 +32,6 @@ class Backend:
         assert program is not None
         model = program.model_proto
         strip(model)
-        fold_weights(model)
         fuse_integer_matmul(model)
         entry = model.metadata_props.add()
         entry.key, entry.value = "edgekit", metadata

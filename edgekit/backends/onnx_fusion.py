@@ -37,25 +37,6 @@ class _Model:
         return name
 
 
-def fold_weights(model: onnx.ModelProto) -> None:
-    """Store quantized weights as int8: the exporter leaves them as float behind QuantizeLinear, and Clip to -127."""
-    view = _Model(model)
-    folded = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in view.tensors]
-    for node in folded:
-        value, scale, zero = (view.array(name) for name in node.input)
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        shape = [-1 if each == axis % value.ndim else 1 for each in range(value.ndim)] if scale.ndim else []
-        limits = np.iinfo(zero.dtype)
-        steps = np.rint(value / scale.reshape(shape)) + zero.reshape(shape)
-        view.add(node.output[0], steps.clip(limits.min, limits.max).astype(zero.dtype))
-    for node in model.graph.node:
-        if node.op_type == "Clip" and all(name in view.tensors for name in node.input):
-            value, low, high = (view.array(name) for name in node.input)
-            view.add(node.output[0], value.clip(low, high))
-            folded.append(node)
-    _finish(model, view, [node for node in model.graph.node if node not in folded])
-
-
 def fuse_integer_matmul(model: onnx.ModelProto) -> int:
     """Each quantized Linear becomes one MatMulIntegerToFloat with its bias. Count of those."""
     view = _Model(model)

@@ -9,13 +9,17 @@ from torch.fx import GraphModule
 
 from edgekit.backends.base import Artifact
 from edgekit.backends.openvino_axes import split_reductions
-from edgekit.graph import example_input
+from edgekit.graph import A, add_constant, constant, example_input, insert, replace_layer
+from edgekit.quantize import fold_weights
+from edgekit.ranges import Q
 
 
 class Backend:
     """Compiles for OpenVINO."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        fold_weights(graph)
+        spell_out_weights(graph)
         example = example_input(graph)
         model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
@@ -26,6 +30,19 @@ class Backend:
         # Weights stay as they are: rounding them to 16 bits would make the float model another model.
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")
+
+
+def spell_out_weights(graph: GraphModule) -> None:
+    """Write a folded weight as a cast and a product, in place: OpenVINO's frontend passes over a DQ without its Q."""
+    for node in graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default):
+        steps, scale = (constant(graph, each) for each in node.args[:2])
+        if steps is None or scale is None or steps.dtype != torch.int8:
+            continue
+        shape = [-1 if axis == node.args[3] else 1 for axis in range(steps.ndim)]
+        factor = add_constant(graph, node, f"{node.name}.scale", scale.float().view(shape))
+        value = insert(graph, node, A.to.dtype, node.args[0], torch.float32)
+        replace_layer(graph, node, insert(graph, node, A.mul.Tensor, value, factor))
+    graph.recompile()
 
 
 def name_by_place(model: openvino.Model) -> None:

@@ -33,8 +33,8 @@ class Backend:
             extra.append(HALVES)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
         graph.training = False
-        model = litert_torch.convert(graph, (example_input(graph),), **options)
-        model.export(str(folder / "model.tflite"))
+        # Not kept: the converter's own form of the model holds all weights in float.
+        litert_torch.convert(graph, (example_input(graph),), **options).export(str(folder / "model.tflite"))
         names = embed(folder / "model.tflite", [("edgekit", metadata.encode()), *extra])
         return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
 

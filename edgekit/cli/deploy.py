@@ -6,8 +6,8 @@ import typer
 
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Stability, flat
-from edgekit.cli.options import demo_options, job_options, model_options
+from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Precisions, Quiet, Source, Stability, flat
+from edgekit.cli.options import demo_options, job_options, model_options, precisions_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.libraries import import_needed
 from edgekit.options import Options
@@ -22,6 +22,7 @@ def deploy(
     calibrating: Calibrating,
     measuring: Measuring,
     source: Source,
+    precision: Precisions = None,
     check_stability: Stability = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -30,7 +31,9 @@ def deploy(
     """The whole job: quantize, compile, evaluate, benchmark and report, for every target."""
     network = model_options(model, making.weights, source)
     options = job_options(network, making, calibrating, measuring, context.obj)
-    return _run(replace(options, check_stability=check_stability), json_, quiet, dry_run)
+    return _run(
+        replace(options, precisions=precisions_of(precision), check_stability=check_stability), json_, quiet, dry_run
+    )
 
 
 @app.command()
@@ -40,6 +43,7 @@ def demo(
     making: Making,
     calibrating: Calibrating,
     measuring: Measuring,
+    precision: Precisions = None,
     check_stability: Stability = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -47,7 +51,9 @@ def demo(
 ) -> int:
     """The whole job on the model and images that edgekit ships."""
     options = demo_options(making, calibrating, measuring, context.obj)
-    return _run(replace(options, check_stability=check_stability), json_, quiet, dry_run)
+    return _run(
+        replace(options, precisions=precisions_of(precision), check_stability=check_stability), json_, quiet, dry_run
+    )
 
 
 def _run(options: Options, json_: bool, quiet: bool, dry_run: bool) -> int:

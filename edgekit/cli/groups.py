@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from edgekit.profiles import PRECISIONS
 from edgekit.targets import TARGETS
 
 Threads = Annotated[int | None, typer.Option(help="Threads to run on. [default: all cores]")]
@@ -32,6 +33,10 @@ Offline = Annotated[
 ]
 Stability = Annotated[
     bool, typer.Option("--check-stability", help="Calibrate on two halves of the images too, and compare them.")
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option("--precision", help=f"Bundles to make, repeatable: {', '.join(PRECISIONS)}. [default: both]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -10,6 +10,7 @@ from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
 from edgekit.models.arguments import parse_model_args
 from edgekit.options import ModelOptions, Options, Settings
+from edgekit.profiles import PRECISIONS, Precision
 from edgekit.targets import TARGETS, find_target
 
 LONGEST_S = 24 * 3600
@@ -98,6 +99,13 @@ def data_of(path: Path | None) -> Path:
 def targets_of(names: list[str] | None) -> tuple[str, ...]:
     """Names that were asked for, checked, each once; all without any."""
     return tuple(dict.fromkeys(find_target(name).name for name in names)) if names else tuple(TARGETS)
+
+
+def precisions_of(names: list[str] | None) -> tuple[Precision, ...]:
+    """Precisions that were asked for, in the report's order; both without any."""
+    if unknown := set(names or ()) - set(PRECISIONS):
+        raise UsageError(f"--precision is '{sorted(unknown)[0]}': give {' or '.join(PRECISIONS)}.")
+    return tuple(each for each in PRECISIONS if not names or each in names)
 
 
 def size_of(text: str | None) -> int | tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit import __version__
 from edgekit.backends import load_backend
-from edgekit.build import PRECISIONS, PreparedGraphs, build_one
+from edgekit.build import PreparedGraphs, build_one
 from edgekit.data import Dataset, Sample
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.graph import layers
@@ -21,6 +21,7 @@ from edgekit.libraries import import_needed, quiet
 from edgekit.models import Network
 from edgekit.options import Options
 from edgekit.profiler import profile
+from edgekit.profiles import PRECISIONS
 from edgekit.progress import Reporter
 from edgekit.report import load_report, write_report
 from edgekit.report.sensitivity import draw_sensitivity
