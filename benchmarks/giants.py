@@ -3,7 +3,7 @@
     python benchmarks/giants.py --data imagenet-500.zip convnextv2_huge --targets openvino onnx tflite
     python benchmarks/leaderboard.py --tables
 
-Each model and target is one `edgekit deploy` with seeded random weights. Its processes are looked at five times a
+Each model and target is one `edgekit deploy` with seeded random weights. Its processes are looked at twice a
 second: `peak_bytes` is the most resident memory that all of them had together, what they share counted once (PSS), and
 `largest_process_bytes` the most of one of them, with all that it maps. A row for each model and target is kept in
 benchmarks/giants.json; one that is measured again is replaced.
@@ -43,7 +43,7 @@ def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -
             sizes = [memory(pid) for pid in tree(process.pid)]
             together = max(together, sum(size["Pss"] for size in sizes))
             largest = max([largest, *(size["Rss"] for size in sizes)])
-            time.sleep(0.2)
+            time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = (folder / "said").read_text().splitlines()
     stages = {found["title"]: float(found["seconds"]) for line in lines if (found := LINE.fullmatch(line))}

@@ -3,20 +3,22 @@
     python benchmarks/scale.py --data imagenet-500.zip convnextv2_atto convnextv2_nano convnextv2_tiny convnextv2_base
     python benchmarks/scale.py --tables
 
-Each model and target has a process of its own, which makes the float and the INT8 bundle as `deploy` does, with random
-weights; the peak is set back before each stage. What was measured is kept in benchmarks/scale.json, one row a stage; a
-model that is measured again replaces its rows. `edgekit plan` is fitted to those rows (`--fit`), on the models named in
-FITTED alone. `--tables` writes benchmarks/SCALE.md and docs/scale.png from them.
+The float and the INT8 bundle of each target are made in processes of their own, as `deploy` does for large networks,
+with random weights; a third one runs both. The peak is set back before each stage, and seconds are the processor's. All
+of that is kept in benchmarks/scale.json, one row a stage; a model that is measured again replaces its rows.
+`edgekit plan` is fitted to those rows (`--fit`), on the models named in FITTED alone. `--tables` writes
+benchmarks/SCALE.md and docs/scale.png from them.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "d
 FIT = HERE.parent / "edgekit/_assets/plan.json"
 FITTED = ("convnextv2_atto", "convnextv2_nano", "convnextv2_tiny", "convnextv2_base", "convnextv2_large")
 TARGETS = ("openvino", "onnx", "tflite")
-STAGES = ("load", "export", "compile float", "quantize", "compile int8")
+STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 GIB = 2**30
 
 
@@ -42,47 +44,82 @@ class Stages:
         from edgekit.benchmark import peak_rss_bytes
 
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
-        start = time.perf_counter()
+        start = time.process_time()
         yield
-        seconds = time.perf_counter() - start
-        self.rows.append({"stage": name, "seconds": round(seconds, 2), "peak_bytes": peak_rss_bytes()})
+        seconds = round(time.process_time() - start, 2)
+        self.rows.append({"stage": name, "seconds": seconds, "peak_bytes": peak_rss_bytes()})
 
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
-    """The rows of one model and target, measured in this process."""
+    """The rows of one model and target: it is loaded in this process, all else is done in others, as for a giant."""
+    from edgekit import apart
     from edgekit.backends import load_backend
-    from edgekit.build import PreparedGraphs
-    from edgekit.graph import layers
     from edgekit.job import prepare
     from edgekit.options import ModelOptions, Options
+    from edgekit.plan import shape_of_model
+    from edgekit.progress import Reporter
+    from edgekit.run_folder import open_run
+
+    network = ModelOptions(model, weights="random", imgsz=224)
+    apart.LARGE = 0
+    stages = Stages()
+    with tempfile.TemporaryDirectory(dir=HERE.parent) as folder, open_run(Path(folder) / "run") as run:
+        with stages.stage("load"):
+            load_backend(target)
+            options = Options(network, data, targets=(target,), num_calibration_samples=count)
+            job = prepare(options, Reporter(quiet=True), evaluate=False)
+        with apart.parked(job, run) as job:
+            rows = stages.rows + part("float", job.parked, target) + part("int8", job.parked, target)
+            rows += part("run", job.parked, target)
+    known = {
+        "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
+        "target": target, "calibration_images": count,
+    }  # fmt: skip
+    return [known | {"size_bytes": None} | row for row in rows]
+
+
+def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
+    """Rows of the stages that `stages_of` measures, from a process of its own."""
+    command = [sys.executable, __file__, "--part", name, str(file), target]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
+    """The stages of one bundle of a parked job, or of running both, in this process: what `edgekit.apart` does."""
+    from edgekit.apart import load_job, own_tensors
+    from edgekit.backends import load_backend
+    from edgekit.build import PreparedGraphs
+    from edgekit.bundle import read_bundle
+    from edgekit.bundles import open_session
+    from edgekit.profiles import Precision
     from edgekit.progress import Reporter
     from edgekit.stages import compile_stage
 
-    options = Options(
-        ModelOptions(model, weights="random", imgsz=224), data, targets=(target,), num_calibration_samples=count
-    )
-    reporter, stages = Reporter(quiet=True), Stages()
-    with stages.stage("load"):
-        load_backend(target)
-        job = prepare(options, reporter, evaluate=False)
-        graphs = PreparedGraphs(job, reporter)
+    stages, sizes, folder = Stages(), {}, file.parent
+    if name == "run":
+        with stages.stage("run"), ExitStack() as stack:
+            for each in ("float", "int8"):
+                stack.enter_context(open_session(read_bundle(folder / each), 1)).verify()
+        return stages.rows
+    precision: Precision = "float" if name == "float" else "int8"
+    load_backend(target)
+    graphs = PreparedGraphs(load_job(file), Reporter(quiet=True))
     with stages.stage("export"):
-        graph = graphs.exported()
-    sizes = {}
-    with tempfile.TemporaryDirectory() as folder:
-        with stages.stage("compile float"):
-            bundle, _ = compile_stage(graphs.prepare(target, "float"), Path(folder) / "float")
-        sizes["compile float"] = bundle.size_bytes
-        with stages.stage("quantize"):
-            prepared = graphs.prepare(target, "int8")
-        with stages.stage("compile int8"):
-            bundle, _ = compile_stage(prepared, Path(folder) / "int8")
-        sizes["compile int8"] = bundle.size_bytes
-    known = {
-        "model": model, "params": job.network.params, "macs": sum(layer.macs for _, layer in layers(graph)),
-        "input": 224, "target": target, "calibration_images": count,
-    }  # fmt: skip
-    return [known | row | {"size_bytes": sizes.get(row["stage"])} for row in stages.rows]
+        graphs.exported()
+    with stages.stage("rewrite" if name == "float" else "quantize"):
+        prepared = graphs.prepare(target, precision)
+    del graphs
+    own_tensors(prepared.graph)
+    gc.collect()
+    with stages.stage(f"compile {name}"):
+        sizes[f"compile {name}"] = compile_stage(prepared, folder / name)[0].size_bytes
+    return [
+        row | {"size_bytes": sizes.get(row["stage"])}
+        for row in stages.rows
+        if name == "int8" or row["stage"] != "export"
+    ]
 
 
 def keep(rows: list[dict[str, Any]]) -> None:
@@ -244,7 +281,11 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.part:
+        print(json.dumps(stages_of(args.part[0], Path(args.part[1]), args.part[2])))
+        return
     for model in args.models:
         for target in args.targets:
             if args.here:

@@ -3,8 +3,8 @@
 The job is written once to a file in the run folder. Every process maps the weights from there, this one too: they stay
 in the page cache, which the system takes back where memory is short, and none has a copy of its own.
 
-Run as a module it makes one bundle: ``python -m edgekit.apart JOB TARGET PRECISION BUNDLE``, with `quiet` behind it for
-no progress. What goes wrong is one JSON object on stdout.
+The other process runs `main` with JOB TARGET PRECISION BUNDLE, and `quiet` behind them for no progress. What goes wrong
+is one JSON object on its stdout.
 """
 
 import gc
@@ -30,6 +30,11 @@ from edgekit.profiles import Precision
 from edgekit.progress import Reporter
 from edgekit.run_folder import RunFolder, writing
 
+BEGIN = (
+    "import sys; from edgekit.libraries import import_needed; "
+    "sys.exit(import_needed('edgekit.apart', 'build').main(sys.argv[1:]))"
+)
+"""What the other process runs: libraries say a lot while they are imported."""
 LARGE = 50_000_000
 """Parameters from which a network's bundles are made apart."""
 
@@ -47,6 +52,7 @@ def parked(job: Job, run: RunFolder) -> Iterator[Job]:
         file = folder / "job.pt"
         with writing(file):
             torch.save(job, file)
+        del job  # else its weights would stay until the block ends
         yield load_job(file)
 
 
@@ -58,7 +64,7 @@ def load_job(file: Path) -> Job:
 
 def build_apart(file: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
     """The bundle of a parked job, made by another process. Its errors are raised here; CompileError if it is killed."""
-    command = [sys.executable, "-P", "-m", "edgekit.apart", str(file), target, precision, str(path)]
+    command = [sys.executable, "-P", "-c", BEGIN, str(file), target, precision, str(path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     # The pipe to its stdin ends with this process, whatever ends that.
     done = subprocess.Popen(
@@ -78,6 +84,7 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Make one bundle; the process's exit status."""
     from edgekit.build import PreparedGraphs, compile_prepared
 
     Thread(target=_end_with_parent, daemon=True).start()
@@ -105,7 +112,3 @@ def own_tensors(graph: GraphModule) -> None:
 def _end_with_parent() -> None:
     sys.stdin.read()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

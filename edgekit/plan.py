@@ -30,8 +30,8 @@ FLATBUFFER_LIMIT = 2**31
 """Offsets in a TFLite file are signed 32-bit numbers."""
 
 
-COPIES = {"load": 1, "export": 2, "compile float": 3, "quantize": 3, "compile int8": 3}
-"""Float copies of the weights that a stage holds at once: the network's, the exported graph's, the rewritten one's."""
+COPIES = {"load": 1, "export": 1, "rewrite": 2, "compile float": 2, "quantize": 2, "compile int8": 1, "run": 1}
+"""Float copies of the weights that a stage holds at once, at the least."""
 LOWER_BOUND = "lower bounds: the copies of the weights that each stage holds"
 
 
@@ -165,8 +165,8 @@ def available_memory() -> int:
 
 
 def _is_for(stage: dict[str, Any], artifact: dict[str, Any]) -> bool:
-    """The stages of an artifact: those of its own precision, and those that both share."""
-    other = {"float": ("quantize", "compile int8"), "int8": ("compile float",)}[artifact["precision"]]
+    """The stages of an artifact: those of its own precision, and those that both share. To run means both."""
+    other = {"float": ("quantize", "compile int8"), "int8": ("rewrite", "compile float", "run")}[artifact["precision"]]
     return stage["stage"] not in other
 
 
