@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-ROWS, PAGE = HERE / "leaderboard.json", HERE.parent / "docs/leaderboard.md"
+ROWS, GIANTS, PAGE = HERE / "leaderboard.json", HERE / "giants.json", HERE.parent / "docs/leaderboard.md"
 TARGETS = ("openvino", "onnx", "tflite")
 FLOAT_IMAGES = 8
 SYSTEMS = (
@@ -106,7 +106,8 @@ def tables() -> None:
             f"{row['int8_bytes'] / 1e6:.1f} | {row['images']}, {row['answers']} different answers |"
         )
     lines += [
-        "", "The giants themselves were not run for this table. What keeps them apart from their small relatives:", "",
+        *giants(),
+        "", "What keeps the giants apart from their small relatives:", "",
         "- `coatnet_7_224` follows the published widths and depths; where two widths meet in its third stage the paper",
         "  says nothing, and a 1x1 convolution stands there.",
         "- 90 % agreement is not reached everywhere: DaViT's, CoAtNet's and ConvNeXt V2's rows above say where.",
@@ -114,6 +115,42 @@ def tables() -> None:
         "- A TFLite file holds at most 2 GB: `convnextv2_huge` and larger ones have no float bundle for LiteRT.", "",
     ]  # fmt: skip
     PAGE.write_text("\n".join(lines))
+
+
+def giants() -> list[str]:
+    """A table of the systems themselves, from giants.json."""
+    rows = json.loads(GIANTS.read_text()) if GIANTS.exists() else []
+    images = sorted({(row["calibration_images"], row["images"]) for row in rows if "images" in row})
+    lines = [
+        "", "## The giants", "",
+        "`benchmarks/giants.py` ran `edgekit deploy MODEL --weights random` with "
+        + "; ".join(f"{few} calibration and {many} evaluation images" for few, many in images) + ".",
+        "Memory is of all its processes together, what they share counted once. Seconds are the processor's; latencies",
+        " are of a machine that other work shared. Weights round to nearest: GPTQ is for small networks.", "",
+        "| model | target | bundle | MB | peak GiB, making it | CPU s | agreement | MACs in int8 | p50 ms | run GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        for each in row.get("bundles", ()):
+            made = f"{row['peak_bytes'] / 2**30:.1f} | {row['cpu_seconds']:,.0f}"
+            if each["verdict"] == "error":
+                lines.append(
+                    f"| {row['model']} | {row['target']} | {each['precision']} | {each['reasons'][0]} | | | | | | |"
+                )
+                continue
+            lines.append(
+                f"| {row['model']} {row['params'] / 1e6:,.0f} M, {row['input']} px | {row['target']} | "
+                f"{each['precision']} | {each['size_bytes'] / 1e6:,.0f} | {made} | {each['agreement']:.0%} | "
+                f"{percent(each['int8_share_of_macs'])} | {each['p50_ms']:,.0f} | "
+                f"{each['run_peak_bytes'] / 2**30:.1f} |"
+            )
+        if "refused" in row:
+            lines.append(f"| {row['model']} | {row['target']} | refused: {' '.join(row['refused'])} | | | | | | | |")
+    return lines
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def main() -> None:

@@ -32,14 +32,23 @@ class PreparedGraphs:
 
     def __init__(self, job: Job, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
-        self.pixels = self._crop(job.calibration.samples[:PARITY_IMAGES])
-        self.logits = torch_logits(job.network, self.pixels)
         self._graph: GraphModule | None = None
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """Images on which parity is checked, cropped, [N,H,W,3]."""
+        return self._crop(self.job.calibration.samples[:PARITY_IMAGES])
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """What torch gives for them, [N,classes]."""
+        return torch_logits(self.job.network, self.pixels)
 
     def with_recipe(self, recipe: Recipe) -> "PreparedGraphs":
         """The same job with another recipe; what is loaded and exported is shared."""
         other = copy(self)
         other.job = replace(self.job, recipe=recipe)
+        other.pixels, other.logits = self.pixels, self.logits
         return other
 
     def fingerprint(self, target: str, precision: Precision) -> str:

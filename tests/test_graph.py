@@ -195,3 +195,21 @@ def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
     assert sum(node.target is A.mul.Tensor for node in graph.graph.nodes) == 1  # the one before the padded convolution
     with torch.no_grad():
         torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_were_replaced_are_gone(network: nn.Module, graph: GraphModule) -> None:
+    (layer, _) = calls(graph, A.linear.default)
+    old = str(layer.args[1].target)  # type: ignore[union-attr]
+    set_weights(graph, layer, torch.zeros(24, 8), None)
+    assert old not in dict(graph.named_parameters())
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    refresh(graph)
+    held = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
+    assert held == used & held
+    assert "qkv.bias" not in held
+    assert torch.equal(network.qkv.weight, dict(network.named_parameters())["qkv.weight"])
+
+
+def test_a_graph_shares_the_networks_weights(network: nn.Module, graph: GraphModule) -> None:
+    own = {each.data_ptr() for each in network.parameters()}
+    assert own & {each.data_ptr() for each in graph.parameters()}

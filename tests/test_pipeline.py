@@ -159,6 +159,12 @@ def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..
     assert kept(capfd.readouterr().err) == set()
 
 
+def test_one_precision_alone(again: Callable[..., int], tmp_path: Path) -> None:
+    assert again("--precision", "int8") == 0
+    (row,) = load_report(tmp_path / "run")["results"]
+    assert (row["precision"], row["speedup"]) == ("int8", None)
+
+
 def test_a_damaged_bundle_is_made_again(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     model = read_bundle(tmp_path / "run" / "fake-int8").model_path
     model.write_bytes(model.read_bytes()[:-1])

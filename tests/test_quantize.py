@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from edgekit.errors import CompileError
 from edgekit.graph import A, export_graph, layer_name, layers
 from edgekit.profiles import OWN, Recipe, TargetRecipe, load_recipe
-from edgekit.quantize import ESTIMATORS, Placement, quantize
+from edgekit.quantize import ESTIMATORS, Placement, fold_weights, quantize
 from edgekit.rewrites import rewrite
 
 Q = torch.ops.quantized_decomposed
@@ -138,3 +138,14 @@ def test_the_recipe_has_no_field_that_is_ignored() -> None:
     used = {"rewrites", "activations", "quantize_outputs", "quantize_depthwise"}
     assert {each.name for each in fields(TargetRecipe)} == used | set(OWN) | {"on"}
     assert set(OWN) < {each.name for each in fields(Recipe)}
+
+
+def test_folded_weights_are_the_same_function_without_the_float_ones(graph: GraphModule, samples: Any) -> None:
+    found = quantized(graph, samples, recipe())
+    image = torch.from_numpy(samples[0])
+    before = found(image)
+    assert fold_weights(found) == 2
+    torch.testing.assert_close(found(image), before, rtol=0, atol=0)
+    kernels = [each.dtype for each in (*found.parameters(), *found.buffers()) if each.ndim > 1]
+    assert sorted(map(str, kernels)) == ["torch.float32", "torch.int8", "torch.int8"]  # the depthwise one stays
+    assert fold_weights(found) == 0
