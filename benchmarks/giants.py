@@ -108,7 +108,6 @@ def main() -> None:
         for target in args.targets:
             with tempfile.TemporaryDirectory(dir=HERE.parent) as folder:
                 row = deploy(model, target, args.data.absolute(), more, Path(folder))
-                (HERE / f".{model.replace(':', '_')}-{target}.log").write_text((Path(folder) / "said").read_text())
             keep(row)
             print(json.dumps(row), flush=True)
 
