@@ -26,6 +26,7 @@ from edgekit.benchmark import signal_name
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.errors import CompileError, EdgekitError
 from edgekit.job import Job
+from edgekit.libraries import import_needed
 from edgekit.profiles import Precision
 from edgekit.progress import Reporter
 from edgekit.run_folder import RunFolder, writing
@@ -87,16 +88,15 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
 
 def main(arguments: Sequence[str]) -> int:
     """Make one bundle; the process's exit status."""
-    from edgekit.build import PreparedGraphs, compile_prepared
-
+    build = import_needed("edgekit.build", "build")
     Thread(target=_end_with_parent, daemon=True).start()
     file, target, precision, path, *quiet = arguments
     reporter = Reporter(quiet=bool(quiet))
     try:
-        prepared = PreparedGraphs(load_job(Path(file)), reporter).prepare(target, precision)  # type: ignore[arg-type]
+        prepared = build.PreparedGraphs(load_job(Path(file)), reporter).prepare(target, precision)
         own_tensors(prepared.graph)
         gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
-        compile_prepared(prepared, Path(path), reporter)
+        build.compile_prepared(prepared, Path(path), reporter)
     except EdgekitError as error:
         print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
         return 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekit import apart
+from edgekit import apart, job
 from edgekit.apart import build_apart, parked
 from edgekit.bundle import read_bundle
 from edgekit.cli.main import main
@@ -21,7 +21,7 @@ from edgekit.run_folder import open_run
 
 
 @pytest.fixture
-def job(photos: Path) -> Job:
+def small(photos: Path) -> Job:
     from conftest import TINY_ARGS
 
     model = ModelOptions("convnextv2_atto", "random", parse_model_args(TINY_ARGS), imgsz=32)
@@ -29,9 +29,9 @@ def job(photos: Path) -> Job:
 
 
 @pytest.fixture
-def file(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def file(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(apart, "LARGE", 0)
-    with open_run(tmp_path / "run") as run, parked(job, run) as found:
+    with open_run(tmp_path / "run") as run, parked(small, run) as found:
         assert found.parked is not None
         yield found.parked
 
@@ -48,16 +48,30 @@ def test_bundles_are_those_that_one_process_makes(
     assert not list((tmp_path / "run/.edgekit").glob("build-*"))
 
 
-def test_weights_of_a_parked_job_are_mapped(job: Job, file: Path) -> None:
+def test_weights_of_a_parked_job_are_mapped(small: Job, file: Path) -> None:
     found = apart.load_job(file).network.module.state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in job.network.module.state_dict().items())
+    assert all(torch.equal(value, found[name]) for name, value in small.network.module.state_dict().items())
     assert str(file) in Path("/proc/self/maps").read_text()
 
 
-def test_a_small_network_stays_in_memory(job: Job, tmp_path: Path) -> None:
-    with open_run(tmp_path / "run") as run, parked(job, run) as found:
-        assert found is job
-        assert job.parked is None
+def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run, parked(small, run) as found:
+        assert found is small
+        assert small.parked is None
+
+
+def test_weights_of_very_large_networks_round_to_nearest(
+    photos: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import TINY_ARGS
+
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
+    options = Options(model, photos, num_calibration_samples=4, num_eval_samples=4)
+    assert prepare(options, Reporter(quiet=True)).recipe.weight_rounding == "gptq"
+    monkeypatch.setattr(job, "GPTQ_MOST", 0)
+    recipe = prepare(options, Reporter(quiet=True)).recipe
+    assert recipe.weight_rounding == "nearest"
+    assert "rounded to nearest" in capfd.readouterr().err
 
 
 def test_an_error_comes_back(file: Path, tmp_path: Path) -> None:
