@@ -58,6 +58,20 @@ def test_a_full_disk_makes_the_old_go(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names(tmp_path) == set()
 
 
+def test_what_nothing_loads_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = tmp_path / "lib" / "python3.11" / "site-packages" / "ai_edge_litert"
+    monkeypatch.setattr(environment.venv, "create", lambda place, **_: packages.mkdir(parents=True))
+
+    def install(command: list[str]) -> None:
+        for name in ("libLiteRt.so", "libLiteRtWebGpuAccelerator.so"):
+            (packages / name).touch()
+
+    monkeypatch.setattr(environment, "run", install)
+    request = {"wheels": {}, "requirements": ["ai-edge-litert"], "offline": True}
+    environment.install(tmp_path, tmp_path / "bin" / "python", tmp_path, request)
+    assert names(packages) == {"libLiteRt.so"}
+
+
 def test_environments_used_last_are_kept(tmp_path: Path) -> None:
     for index in range(9):
         (tmp_path / f"e{index}").mkdir()

@@ -65,10 +65,14 @@ def test_clean(lent_board: Server, capfd: Any) -> None:
 
 
 @pytest.mark.slow
-def test_set_up_without_network_on_the_device(lent_board: Server, pair: list[Path]) -> None:
+@pytest.mark.parametrize("offline", [True, False])
+def test_set_up_without_network_and_through_the_devices_pip(
+    lent_board: Server, pair: list[Path], offline: bool
+) -> None:
     shutil.rmtree(lent_board.cache)
-    with open_board(lent_board.device(), True, Reporter(quiet=True)) as opened:
-        opened.facts |= {"pythons": [opened.facts["pythons"][0] | {"ensurepip": False}]}
+    with open_board(lent_board.device(), offline, Reporter(quiet=True)) as opened:
+        if offline:
+            opened.facts |= {"pythons": [opened.facts["pythons"][0] | {"ensurepip": False}]}
         (row,) = opened.measure({"int8": read_bundle(pair[1])}, Settings(threads=1, warmup=1, iterations=5))
     assert row["latency_ms"]["count"] == 5
     (python,) = lent_board.cache.glob("environments/*/bin/python")

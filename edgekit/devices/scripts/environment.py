@@ -4,7 +4,8 @@ Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE N
 {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last says that
 it is complete, and is touched when it is used. When one is made, those that are not among the 6 used last and were not
 used within the last hour go. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an
-index nor ensurepip is needed. {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
+index nor ensurepip is needed. What nothing here loads is removed at the end, and pip. {"cache", "clean": true} removes
+the cache folder and answers {"removed": BOOL}.
 """
 
 import fcntl
@@ -21,6 +22,8 @@ COMPLETE = "edgekit-complete"
 KEPT = 6
 """Environments: those of three runtimes for two versions of edgekit."""
 RECENT_S = 3600
+UNUSED = ("lib/python3*/site-packages/ai_edge_litert/libLiteRt*Accelerator.so",)
+"""What LiteRT brings for graphics processors: 17 MB of 124 that nothing here loads."""
 
 
 def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
@@ -67,10 +70,20 @@ def install(place: Path, python: Path, cache: Path, request: "dict[str, object]"
     command += ["--no-index", "--find-links", str(wheels)] if offline else []
     command += [str(each) for each in wheels.glob("edgekit-*.whl")]
     command += list(request["requirements"])  # type: ignore[call-overload]
+    run(command)
+    shutil.rmtree(wheels)
+    if not offline:
+        run([str(python), "-I", "-m", "pip", "uninstall", "--quiet", "--yes", "pip"])
+    for pattern in UNUSED:
+        for path in place.glob(pattern):
+            path.unlink()
+
+
+def run(command: "list[str]") -> None:
+    """Run it with its words on stderr; exits with its status if it fails."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     if done.returncode != 0:
         raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
-    shutil.rmtree(wheels)
 
 
 if __name__ == "__main__":
