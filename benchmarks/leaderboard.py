@@ -94,7 +94,7 @@ def tables() -> None:
     for system, name, small, weights in SYSTEMS:
         row = ran.get(small)
         what = f"`{small}`, {row['params'] / 1e6:.1f} M, {row['input']} px, random weights" if row else "nothing yet"
-        if row := giant.get(name.partition(",")[0].partition(".")[0]):
+        if row := giant.get(model_of(name)):
             what += f"; itself, {row['params'] / 1e6:,.0f} M, {row['input']} px, random weights: see below"
         typed = " ".join(f"`{part}`" if "_" in part else part for part in name.replace(",", "").split(" "))
         lines.append(f"| {system} | {typed} | {what} | {weights} |")
@@ -147,7 +147,15 @@ def giants() -> list[str]:
             )
         if "refused" in row:
             lines.append(f"| {row['model']} | {row['target']} | refused: {' '.join(row['refused'])} | | | | | | | |")
-    return lines
+    ran = {(row["model"], row["target"]) for row in rows}
+    names = [model_of(name) for _, name, _, _ in SYSTEMS]
+    missing = [f"`{name}` for {target}" for name in names for target in TARGETS if (name, target) not in ran]
+    return [*lines, "", f"Not run yet: {', '.join(missing)}."] if missing else lines
+
+
+def model_of(name: str) -> str:
+    """What giants.py calls the model to type: without a tag, or what is done with it afterwards."""
+    return name.partition(",")[0].partition(".")[0]
 
 
 def read_giants() -> list[dict[str, Any]]:
