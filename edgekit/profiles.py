@@ -58,6 +58,8 @@ class TargetRecipe:
     activations: Literal["uint8", "int8"]
     quantize_outputs: bool
     quantize_depthwise: bool
+    quantize_gelu: bool = False
+    """Where outputs are quantized, GELU's behind them too: from int8 to int8 it is a table of 256 values."""
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None
     """None, here and below: as the recipe says."""
     smooth_quant: bool | None = None

@@ -31,10 +31,12 @@ ESTIMATORS: dict[str, Any] = {
 }
 ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}
 """Activations that integer kernels apply while they requantize: Q goes behind them, not between."""
+TABLES = {A.gelu.default}
+"""Activations that a runtime may look up in a table of 256 values, from int8 to int8."""
 
 
 class Placement(Quantizer):  # type: ignore[misc]
-    """Where one runtime wants Q/DQ: the inputs, weights and perhaps outputs of dense layers."""
+    """Where one runtime wants Q/DQ: the inputs, weights and perhaps outputs of dense layers, and GELU behind them."""
 
     def __init__(self, target: TargetRecipe, float_layers: Sequence[str]) -> None:
         super().__init__()
@@ -64,6 +66,10 @@ class Placement(Quantizer):  # type: ignore[misc]
             if self._target.quantize_outputs:
                 last = marks.setdefault(_last(node), QuantizationAnnotation(_annotated=True))
                 last.output_qspec = self._activation
+                if self._target.quantize_gelu:
+                    for user in node.users:
+                        if user.target in TABLES:
+                            marks[user] = QuantizationAnnotation(_annotated=True, output_qspec=self._activation)
             for marked, annotation in marks.items():
                 marked.meta["quantization_annotation"] = annotation
         return model

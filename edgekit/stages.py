@@ -123,6 +123,7 @@ def quantize_stage(
         rewritten = quantize(rewritten, calibration, recipe, target, on_sample)
         where = "inputs and outputs" if wants.quantize_outputs else "inputs"
         scheme = f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"
+        scheme += ", GELU from int8 to int8" if wants.quantize_gelu else ""
     return Prepared(
         rewritten,
         target,

@@ -19,13 +19,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgekit.build import PRECISIONS, build_all
+from edgekit.build import PRECISIONS, PreparedGraphs, build_all, build_one
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.errors import CompileError
 from edgekit.job import Job, prepare
 from edgekit.options import ModelOptions, Options
 from edgekit.profiles import load_recipe
 from edgekit.progress import Reporter
+from edgekit.rows import ran_in_int8
 from edgekit.runtime.session import Session
 from edgekit.stages import PARITY
 from edgekit.targets import TARGETS, Target
@@ -229,6 +230,32 @@ def test_only_int8_files_of_litert_let_the_rest_run_in_halves(finished_run: Path
     for precision, halves in (("float", None), ("int8", b"fp16accfp16")):
         found = tflite_metadata(finished_run / f"tflite-{precision}" / "model.tflite")
         assert found.get("reduced_precision_support") == halves
+
+
+def test_gelu_from_int8_to_int8_is_one_operation(tiny_job: Job, tmp_path: Path) -> None:
+    """As the recipe has it for a Raspberry Pi 4; the layers around it run in integer kernels all the same."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    reporter = Reporter(quiet=True)
+    recipe = load_recipe("convnextv2").for_class("raspberry-pi-4")
+    graphs = PreparedGraphs(tiny_job, reporter).with_recipe(recipe)
+    bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle", reporter)
+    model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())
+    (graph,) = model.subgraphs
+    gelu = [
+        each
+        for each in graph.operators
+        if model.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.GELU
+    ]
+    assert len(gelu) == 4
+    types = {graph.tensors[tensor].type for each in gelu for tensor in (*each.inputs, *each.outputs)}
+    assert types == {schema.TensorType.INT8}
+    assert {layer["name"] for layer in bundle.manifest.layers if not layer["int8"] and layer["op"] != "depthwise"} == {
+        "stem.0"
+    }
+    wanted = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
+    share = wanted / sum(layer["macs"] for layer in bundle.manifest.layers)
+    assert ran_in_int8(bundle, 1)["share_of_macs"] == pytest.approx(share)
 
 
 def test_a_refusal_is_a_compile_error_with_the_runtimes_name(

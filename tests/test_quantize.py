@@ -72,6 +72,12 @@ def counted(graph: GraphModule) -> Counter[str]:
         ({"activations": "int8"}, {"weights": 2, "activations -128..127": 2}),
         ({"quantize_depthwise": True}, {"weights": 3, "activations 0..255": 3}),
         ({"quantize_outputs": True}, {"weights": 2, "activations 0..255": 4}),
+        ({"quantize_outputs": True, "quantize_depthwise": True}, {"weights": 3, "activations 0..255": 5}),
+        (
+            {"quantize_outputs": True, "quantize_depthwise": True, "quantize_gelu": True},
+            {"weights": 3, "activations 0..255": 6},
+        ),
+        ({"quantize_outputs": True, "quantize_gelu": True}, {"weights": 2, "activations 0..255": 4}),
     ],
 )
 def test_placements(graph: GraphModule, samples: Any, wants: dict[str, Any], found: dict[str, int]) -> None:
@@ -135,7 +141,7 @@ def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
 
 
 def test_the_recipe_has_no_field_that_is_ignored() -> None:
-    used = {"rewrites", "activations", "quantize_outputs", "quantize_depthwise"}
+    used = {"rewrites", "activations", "quantize_outputs", "quantize_depthwise", "quantize_gelu"}
     assert {each.name for each in fields(TargetRecipe)} == used | set(OWN) | {"on"}
     assert set(OWN) < {each.name for each in fields(Recipe)}
 

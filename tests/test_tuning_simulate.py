@@ -75,6 +75,16 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
     assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(wanted, images[0]))
 
 
+def test_a_table_behind_a_layer_goes_with_it(graph: GraphModule, images: Any) -> None:
+    board = load_recipe("convnextv2").for_class("raspberry-pi-4").targets
+    real, outputs = quantized(graph, images, "tflite", targets=board)
+    simulation = Simulation(real, outputs)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    wanted, _ = quantized(graph, images, "tflite", targets=board, float_layers=["*.fc1"])
+    on = [name for name in simulation.layers if not name.endswith(".fc1")]
+    assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+
+
 def test_weights_that_were_rounded_together_are_float_again_where_a_layer_is_off(
     graph: GraphModule, images: Any
 ) -> None:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgekit.graph import A, constant, layer_name
-from edgekit.quantize import ACTIVATIONS
+from edgekit.quantize import ACTIVATIONS, TABLES
 
 Q = torch.ops.quantized_decomposed
 QUANTIZE = (Q.quantize_per_tensor.default, Q.quantize_per_channel.default)
@@ -102,11 +102,15 @@ class Simulation:
 
     @cached_property
     def _maker(self) -> dict[Node, str]:
-        """The layer whose integer kernel writes a node's value: the layer's own node, or its activation."""
+        """The layer whose integer kernel writes a node's value: the layer's own node, its activation, its table."""
         makers = {}
         for node, name in self._layer_of.items():
             makers[node] = name
             makers |= {user: name for user in node.users if user.target in ACTIVATIONS}
+        for node in self._nodes:
+            behind: Any = node.args[0] if node.target in TABLES else None
+            if behind is not None and behind.target in DEQUANTIZE and behind.args[0].args[0] in makers:
+                makers[node] = makers[behind.args[0].args[0]]
         return makers
 
     @cached_property
