@@ -247,14 +247,6 @@ def test_norms_are_spelled_out(rewrite_name: str, networks: Any) -> None:
     assert found[A.matmul.default] == (4 if rewrite_name.endswith("matmul") else 0)
 
 
-def test_means_come_right_behind_their_squares(networks: Any) -> None:
-    """XNNPACK makes one pass of the two."""
-    _, graph = made("convnextv2", networks)
-    rewritten = rewrite(graph, ["channels-last", "vector-norm-sum"])
-    squares = [node for node in rewritten.graph.nodes if node.target is A.mul.Tensor and node.args[0] is node.args[1]]
-    assert [user.target for square in squares for user in square.users] == [A.mean.dim] * 4
-
-
 def test_split_depthwise_has_kernels_of_25_9_and_4_taps(networks: Any) -> None:
     _, graph = made("convnextv2", networks)
     rewritten = rewrite(graph, ["split-depthwise"])

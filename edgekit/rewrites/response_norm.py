@@ -79,10 +79,11 @@ def _vector_norm(graph: GraphModule, matmul: bool) -> int:
         if node.target is not A.linalg_vector_norm.default or node.args[1] != 2 or len(node.args) < 4:
             continue
         x, _, axes, keep = node.args[:4]
+        square = insert(graph, node, A.mul.Tensor, x, x, like=node)
         if matmul and len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
-            length = insert(graph, node, A.sqrt.default, _sum_of_rows(graph, node, x), like=node)
+            length = insert(graph, node, A.sqrt.default, _sum_of_rows(graph, node, square), like=node)
         else:
-            mean = _mean(graph, node, x, axes, keep)
+            mean = _mean(graph, node, square, axes, keep)
             root = math.sqrt(math.prod(shape_of(x)[axis] for axis in axes))
             length = insert(
                 graph, node, A.mul.Tensor, insert(graph, node, A.sqrt.default, mean, like=node), root, like=node
@@ -93,21 +94,17 @@ def _vector_norm(graph: GraphModule, matmul: bool) -> int:
     return changed
 
 
-def _mean(graph: GraphModule, node: Node, x: Any, axes: Sequence[int], keep: bool) -> Node:
-    """Of the squares; the mean comes right behind them, since XNNPACK makes one pass of the two then."""
-    shape = shape_of(x)
+def _mean(graph: GraphModule, node: Node, square: Any, axes: Sequence[int], keep: bool) -> Node:
+    shape = shape_of(node.args[0])
     if len(shape) != 4 or sorted(axes) != [1, 2] or not keep:
-        square = insert(graph, node, A.mul.Tensor, x, x, like=node)
         return insert(graph, node, A.mean.dim, square, axes, keep, like=node)
-    rows = insert(graph, node, A.reshape.default, x, [shape[0], shape[1] * shape[2], shape[3]], like=node)
-    square = insert(graph, node, A.mul.Tensor, rows, rows, like=node)
-    mean = insert(graph, node, A.mean.dim, square, [1], True, like=node)
+    rows = insert(graph, node, A.reshape.default, square, [shape[0], shape[1] * shape[2], shape[3]], like=node)
+    mean = insert(graph, node, A.mean.dim, rows, [1], True, like=node)
     return insert(graph, node, A.reshape.default, mean, [shape[0], 1, 1, shape[3]], like=node)
 
 
-def _sum_of_rows(graph: GraphModule, node: Node, x: Any) -> Node:
-    n, height, width, channels = shape_of(x)
-    square = insert(graph, node, A.mul.Tensor, x, x, like=node)
+def _sum_of_rows(graph: GraphModule, node: Node, square: Any) -> Node:
+    n, height, width, channels = shape_of(node.args[0])
     rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
     ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
     total = insert(graph, node, A.matmul.default, ones, rows, like=node)
