@@ -48,6 +48,7 @@ def with_choices(recipe: Recipe, target: str, choices: Choices, order: Sequence[
         estimator=choices.estimator,
         smooth_quant=choices.smooth_quant,
         bias_correction=choices.bias_correction,
+        on={},  # what was tuned holds for the class that it was tuned for
         float_layers=(*recipe.for_target(target).float_layers, *map(_literally, order[: choices.layers_in_float])),
     )
     return replace(recipe, targets={**recipe.targets, target: row})
