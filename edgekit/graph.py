@@ -169,6 +169,14 @@ def argument(node: Node, position: int, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else default
 
 
+def is_padding(node: Any) -> bool:
+    """True for zeros around height and width that one convolution alone takes: its kernel can take them in."""
+    if node.target is not A.pad.default or len(node.args[1]) > 4 or argument(node, 3, 0):
+        return False
+    zeros = argument(node, 2, "constant") == "constant"
+    return zeros and [user.target for user in node.users] == [A.conv2d.default]
+
+
 def pair(value: Any) -> tuple[int, int]:
     """ATen gives [n] or [n, m] for a pair."""
     items = list(value) if isinstance(value, list | tuple) else [value]

@@ -16,7 +16,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from edgekit.equalize import equalize
 from edgekit.errors import CompileError
-from edgekit.graph import A, add_constant, argument, constant, is_depthwise, layer_name, replace_layer
+from edgekit.graph import A, add_constant, constant, is_depthwise, is_padding, layer_name, replace_layer
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, TargetRecipe
 from edgekit.ranges import Q, fit_ranges
@@ -59,7 +59,8 @@ class Placement(Quantizer):  # type: ignore[misc]
         for node in model.graph.nodes:
             if not self.covers(node) or constant(model, node.args[1]) is None:
                 continue
-            taker = _taker(node)
+            # Zeros stay zeros: Q goes before a padding, and kernels take in what is next to them.
+            taker = node.args[0] if is_padding(node.args[0]) else node
             marks = {node: QuantizationAnnotation(input_qspec_map={node.args[1]: self._weight}, _annotated=True)}
             mark = marks.setdefault(taker, QuantizationAnnotation(_annotated=True))
             mark.input_qspec_map[taker.args[0]] = self._activation
@@ -76,13 +77,6 @@ class Placement(Quantizer):  # type: ignore[misc]
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: `annotate` only marks what `covers` knows."""
-
-
-def _taker(node: Node) -> Node:
-    """The layer, or the zero padding before it: zeros stay zeros, and kernels take in padding that is next to them."""
-    given: Any = node.args[0]
-    zeros = given.target is A.pad.default and argument(given, 2, "constant") == "constant" and not argument(given, 3, 0)
-    return given if zeros and len(given.users) == 1 else node
 
 
 def _last(node: Node) -> Node:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgekit.graph import A, constant
+from edgekit.graph import A, constant, is_padding
 
 Q = torch.ops.quantized_decomposed
 BINS = 8192
@@ -79,6 +79,12 @@ def _step(count: int) -> int:
     return step
 
 
+def takers(node: Any) -> list[Any]:
+    """What takes the value of a quantizer, behind its DQ and a padding."""
+    users = (user for dequantize in node.users for user in dequantize.users)
+    return [next(iter(user.users)) if is_padding(user) else user for user in users]
+
+
 def ends(node: Any) -> tuple[float, float]:
     """The least and greatest number that a quantizer can say."""
     _, scale, zero, low, high = node.args[:5]
@@ -88,7 +94,7 @@ def ends(node: Any) -> tuple[float, float]:
 def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None:
     """(axis of channels, mean square of the weights each meets, [C]); None where other than dense layers take it."""
     total, axis = None, -1
-    for layer in (user for dequantize in node.users for user in dequantize.users):
+    for layer in takers(node):
         given = layer.args[1] if layer.target in (A.conv2d.default, A.linear.default) else None
         if given is None or given.target is not Q.dequantize_per_channel.default:
             return None
@@ -106,8 +112,8 @@ def _best(node: Any, mass: Tensor) -> tuple[float, int]:
     _, whole_scale, whole_zero, least, most = node.args[:5]
     low, high = ends(node)
     values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
-    takers = [user for dequantize in node.users for user in dequantize.users]
-    if takers and all(user.target is A.gelu.default for user in takers):
+    users = takers(node)
+    if users and all(user.target is A.gelu.default for user in users):
         mass = mass * _gelu_slope(values).square()
     best: tuple[float, float, int] = (math.inf, whole_scale, whole_zero)
     for share in SHARES if low < 0 else SHARES[-1:]:

@@ -13,7 +13,7 @@ from edgekit.build import PreparedGraphs
 from edgekit.graph import A, layer_name
 from edgekit.job import Job
 from edgekit.progress import Reporter
-from edgekit.ranges import Q, ends
+from edgekit.ranges import Q, ends, takers
 
 HALVES = (slice(0, None, 2), slice(1, None, 2))
 MOST_IMAGES = 64
@@ -77,8 +77,7 @@ def _ranges(graph: GraphModule) -> Iterator[tuple[str, float]]:
     for node in graph.graph.nodes:
         if node.target is not Q.quantize_per_tensor.default:
             continue
-        users = [user for dequantize in node.users for user in dequantize.users]
-        dense = [user for user in users if user.target in (A.conv2d.default, A.linear.default)]
+        dense = [user for user in takers(node) if user.target in (A.conv2d.default, A.linear.default)]
         low, high = ends(node)
         yield f"the input of {layer_name(dense[0])}" if dense else f"the output of {node.args[0]}", high - low
 

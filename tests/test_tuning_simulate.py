@@ -116,3 +116,27 @@ def test_a_run_goes_on_from_another(graph: GraphModule, images: Any) -> None:
         assert np.array_equal(alone.logits, continued.logits), name
         assert not np.array_equal(alone.logits, nothing.logits), name
     assert np.array_equal(simulation.run(images[0], (), nothing).logits, nothing.logits)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+def test_a_padding_goes_with_its_layer(images: Any, target: str) -> None:
+    torch.manual_seed(0)
+    padded = torch.nn.Sequential(
+        *(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU6()),
+        *(torch.nn.ZeroPad2d(1), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.ReLU6()),
+        *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)),
+    )
+    graph = export_graph(padded.eval(), (1, 3, 32, 32))
+    recipe = replace(load_recipe("default"), weight_rounding="nearest")
+    wants = recipe.targets[target]
+
+    def made(*left: str) -> GraphModule:
+        return quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
+
+    real = made()
+    simulation = Simulation(real, wants.quantize_outputs)
+    everything = simulation.run(images[0], simulation.layers)
+    assert np.array_equal(everything.logits, answers(real, images[0]))
+    on = [name for name in simulation.layers if name != "4"]
+    assert len(on) == 2
+    assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(made("4"), images[0]))

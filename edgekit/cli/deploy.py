@@ -31,9 +31,7 @@ def deploy(
     """The whole job: quantize, compile, evaluate, benchmark and report, for every target."""
     network = model_options(model, making.weights, source)
     options = job_options(network, making, calibrating, measuring, context.obj)
-    return _run(
-        replace(options, precisions=precisions_of(precision), check_stability=check_stability), json_, quiet, dry_run
-    )
+    return _run(options, precision, check_stability, json_, quiet, dry_run)
 
 
 @app.command()
@@ -51,15 +49,16 @@ def demo(
 ) -> int:
     """The whole job on the model and images that edgekit ships."""
     options = demo_options(making, calibrating, measuring, context.obj)
-    return _run(
-        replace(options, precisions=precisions_of(precision), check_stability=check_stability), json_, quiet, dry_run
-    )
+    return _run(options, precision, check_stability, json_, quiet, dry_run)
 
 
-def _run(options: Options, json_: bool, quiet: bool, dry_run: bool) -> int:
+def _run(
+    options: Options, precision: list[str] | None, check_stability: bool, json_: bool, quiet: bool, dry_run: bool
+) -> int:
     """Do or plan the job and print what came of it."""
     from edgekit.progress import Reporter
 
+    options = replace(options, precisions=precisions_of(precision), check_stability=check_stability)
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         pipeline = import_needed("edgekit.pipeline", "build")

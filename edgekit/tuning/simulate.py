@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.graph import A, constant, layer_name
+from edgekit.graph import A, constant, is_padding, layer_name
 from edgekit.quantize import ACTIVATIONS, TABLES
 
 Q = torch.ops.quantized_decomposed
@@ -41,7 +41,10 @@ class Simulation:
     def __init__(self, graph: GraphModule, quantize_outputs: bool, unrounded: GraphModule | None = None) -> None:
         self._graph, self._outputs, self._unrounded = graph, quantize_outputs, unrounded or graph
         self._nodes: list[Node] = list(graph.graph.nodes)
-        self._layer_of = {node: layer_name(node) for node in self._nodes if _is_quantized(node)}
+        self._layer_of: dict[Node, str] = {}
+        for node in filter(_is_quantized, self._nodes):
+            self._layer_of |= dict.fromkeys(filter(is_padding, node.all_input_nodes), layer_name(node))
+            self._layer_of[node] = layer_name(node)
         self._first: dict[str, int] = {}
         for index, node in enumerate(self._nodes):
             if node in self._layer_of:
