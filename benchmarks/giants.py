@@ -17,8 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
+from rows import keep_rows
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "giants.json"
@@ -40,9 +44,9 @@ def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -
         process = subprocess.Popen(command, stderr=said, stdout=out, cwd=folder)
         together = largest = 0
         while process.poll() is None:
-            sizes = [memory(pid) for pid in tree(process.pid)]
-            together = max(together, sum(size["Pss"] for size in sizes))
-            largest = max([largest, *(size["Rss"] for size in sizes)])
+            sizes = memory(process.pid)
+            together = max(together, sum(shared for shared, _ in sizes))
+            largest = max([largest, *(own for _, own in sizes)])
             time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = (folder / "said").read_text().splitlines()
@@ -72,30 +76,15 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid, *(each for child in children for each in tree(int(child)))]
-
-
-def memory(pid: int) -> dict[str, int]:
-    """Bytes that a process has resident, `Rss`, and its share of them, `Pss`."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return {"Rss": 0, "Pss": 0}
-    found = dict(line.split(":", 1) for line in lines[1:])
-    return {key: int(found[key].split()[0]) * 1024 if key in found else 0 for key in ("Rss", "Pss")}
-
-
-def keep(row: dict[str, Any]) -> None:
-    """Put a row into giants.json in place of that of the same model and target."""
-    kept = json.loads(ROWS.read_text()) if ROWS.exists() else []
-    every = [each for each in kept if (each["model"], each["target"]) != (row["model"], row["target"])]
-    ROWS.write_text("[\n" + ",\n".join(json.dumps(each) for each in [*every, row]) + "\n]\n")
+def memory(pid: int) -> list[tuple[int, int]]:
+    """(share of what is resident, all that is) of a process and of those below it, in bytes: PSS and RSS."""
+    found = []
+    with suppress(psutil.Error):
+        for each in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            with suppress(psutil.Error):  # it ended meanwhile
+                info = each.memory_full_info()
+                found.append((info.pss, info.rss))
+    return found
 
 
 def main() -> None:
@@ -108,7 +97,7 @@ def main() -> None:
         for target in args.targets:
             with tempfile.TemporaryDirectory(dir=HERE.parent) as folder:
                 row = deploy(model, target, args.data.absolute(), more, Path(folder))
-            keep(row)
+            keep_rows(ROWS, [row], ("model", "target"))
             print(json.dumps(row), flush=True)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import keep_rows, read_rows
 
 HERE = Path(__file__).resolve().parent
 ROWS, GIANTS, PAGE = HERE / "leaderboard.json", HERE / "giants.json", HERE.parent / "docs/leaderboard.md"
@@ -70,17 +71,9 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
     return rows
 
 
-def keep(rows: list[dict[str, Any]]) -> None:
-    """Add rows to leaderboard.json in place of those of the same model."""
-    kept = json.loads(ROWS.read_text()) if ROWS.exists() else []
-    names = {row["model"] for row in rows}
-    every = [row for row in kept if row["model"] not in names] + rows
-    ROWS.write_text("[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
-
-
 def tables() -> None:
     """docs/leaderboard.md."""
-    rows = json.loads(ROWS.read_text())
+    rows = read_rows(ROWS)
     lines = [
         "# The leaderboard's systems", "",
         "Written by `benchmarks/leaderboard.py --tables` from `benchmarks/leaderboard.json`. What ran here is a small",
@@ -90,7 +83,7 @@ def tables() -> None:
         "| system | model to type | ran here | public weights |", "|---|---|---|---|",
     ]  # fmt: skip
     ran = {row["model"]: row for row in rows}
-    giant = {row["model"]: row for row in read_giants() if "bundles" in row}
+    giant = {row["model"]: row for row in read_rows(GIANTS) if "bundles" in row}
     for system, name, small, weights in SYSTEMS:
         row = ran.get(small)
         what = f"`{small}`, {row['params'] / 1e6:.1f} M, {row['input']} px, random weights" if row else "nothing yet"
@@ -120,7 +113,7 @@ def tables() -> None:
 
 def giants() -> list[str]:
     """A table of the systems themselves, from giants.json."""
-    rows = read_giants()
+    rows = read_rows(GIANTS)
     images = sorted({(row["calibration_images"], row["images"]) for row in rows if "images" in row})
     lines = [
         "", "## The giants", "",
@@ -158,11 +151,6 @@ def model_of(name: str) -> str:
     return name.partition(",")[0].partition(".")[0]
 
 
-def read_giants() -> list[dict[str, Any]]:
-    """What giants.py measured."""
-    return json.loads(GIANTS.read_text()) if GIANTS.exists() else []
-
-
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 
@@ -177,7 +165,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true")
     args = parser.parse_args()
     for model in args.models:
-        keep(measure(model, args.imgsz, args.data, args.calibrate, args.count))
+        keep_rows(ROWS, measure(model, args.imgsz, args.data, args.calibrate, args.count), ("model",))
     if args.tables:
         tables()
 

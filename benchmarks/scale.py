@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import keep_rows, read_rows
 
 HERE = Path(__file__).resolve().parent
 ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "docs/scale.png"
@@ -122,22 +123,6 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     ]
 
 
-def keep(rows: list[dict[str, Any]]) -> None:
-    """Add rows to scale.json in place of those of the same model and target."""
-    import fcntl
-
-    with (HERE / ".scale.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = json.loads(ROWS.read_text()) if ROWS.exists() else []
-        new = {(row["model"], row["target"]) for row in rows}
-        every = [row for row in kept if (row["model"], row["target"]) not in new] + rows
-        every.sort(key=lambda r: (r["params"], r["model"], TARGETS.index(r["target"]), STAGES.index(r["stage"])))
-        beside = ROWS.with_suffix(".tmp")
-        beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
-        beside.replace(ROWS)
-    (HERE / ".scale.lock").unlink(missing_ok=True)
-
-
 def exponent(rows: list[dict[str, Any]], key: str) -> float:
     """b of `key` = a * params ** b, by least squares of the logarithms."""
     x, y = (np.log([row[name] for row in rows]) for name in ("params", key))
@@ -151,7 +136,8 @@ def tables() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in json.loads(ROWS.read_text()) if row["model"].startswith("convnextv2_")]
+    rows = [row for row in read_rows(ROWS) if row["model"].startswith("convnextv2_")]
+    rows.sort(key=lambda row: row["params"])
     lines = [
         "# Seconds and memory of each stage against parameters", "",
         "Written by `benchmarks/scale.py --tables` from `scale.json`: ConvNeXt V2 at 224 x 224, random weights, float",
@@ -196,7 +182,7 @@ def fit() -> None:
     peak = base + bytes_per_weight_byte * (4 * parameters); seconds = seconds + seconds_per_parameter * parameters.
     Relative errors are made least, so that small models count as much as large ones.
     """
-    rows = [row for row in json.loads(ROWS.read_text()) if row["model"] in FITTED]
+    rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
     found: dict[str, dict[str, Any]] = {}
     for target in TARGETS:
         for stage in STAGES:
@@ -241,7 +227,7 @@ def checks() -> str:
     from edgekit.options import ModelOptions
     from edgekit.plan import plan_model
 
-    rows = [row for row in json.loads(ROWS.read_text()) if row["model"] not in FITTED]
+    rows = [row for row in read_rows(ROWS) if row["model"] not in FITTED]
     lines = [
         "", "## What `edgekit plan` predicts of models that it was not fitted on", "",
         f"Fitted on {', '.join(json.loads(FIT.read_text())['fitted_on'])}.", "",
@@ -289,7 +275,7 @@ def main() -> None:
     for model in args.models:
         for target in args.targets:
             if args.here:
-                keep(measure(model, target, args.data, args.count))
+                keep_rows(ROWS, measure(model, target, args.data, args.count), ("model", "target"))
                 continue
             command = [sys.executable, __file__, model, "--data", str(args.data), "--targets", target, "--here"]
             done = subprocess.run([*command, "--count", str(args.count)], stderr=subprocess.PIPE, text=True)

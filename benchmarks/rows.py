@@ -1,0 +1,28 @@
+"""Rows that a benchmark measured, kept in a JSON file with one of them a line."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file; none where there is no file yet."""
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def keep_rows(path: Path, rows: list[Row], keys: tuple[str, ...]) -> None:
+    """Put rows in place of those that are the same in `keys`, behind the others. Runs side by side lose nothing."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        new = {tuple(row[key] for key in keys) for row in rows}
+        every = [row for row in read_rows(path) if tuple(row[key] for key in keys) not in new] + rows
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
+        beside.replace(path)
+    finally:
+        os.close(folder)
