@@ -44,6 +44,15 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     recipe = choose_recipe(options, listed)
     device_class = choose_class(options)
     recipe = recipe.for_class(device_class)
+    if options.scheme:
+        recipe = replace(recipe, scheme=options.scheme)
+    if recipe.scheme == "w8" and options.check_stability:
+        raise UsageError("scheme w8 has no ranges that depend on images: leave out --check-stability.")
+    if recipe.scheme == "w8" and "tflite" in options.targets:
+        raise UsageError(
+            "scheme w8 is not for LiteRT, whose converter makes float of int8 weights again where inputs are float: "
+            "leave it out with --target openvino --target onnx."
+        )
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(**vars(options.model), seed=options.seed)
     if network.params > GPTQ_MOST and recipe.weight_rounding == "gptq":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.devices.registry import THIS, Device
-from edgekit.profiles import PRECISIONS, Precision
+from edgekit.profiles import PRECISIONS, Precision, Scheme
 from edgekit.targets import TARGETS
 
 
@@ -54,6 +54,8 @@ class Options:
     precisions: tuple[Precision, ...] = PRECISIONS
     device_class: str | None = None
     recipe: str | None = None
+    scheme: Scheme | None = None
+    """In place of the recipe's."""
     num_calibration_samples: int | None = None
     calibration_list: Path | None = None
     """A calibration.json: its images and recipe instead of a choice by seed."""

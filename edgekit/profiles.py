@@ -19,6 +19,9 @@ from edgekit.targets import TARGETS
 T = TypeVar("T")
 Precision = Literal["float", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Scheme = Literal["w8a8", "w8"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+"""What int8 is in an int8 bundle: weights and activations, or weights alone, computed with in float."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Recipe:
     targets: Mapping[str, TargetRecipe] = field(metadata={"tables": TARGETS})
     architectures: tuple[str, ...] = ()
     """fnmatch patterns of model names that take this recipe unasked."""
+    scheme: Scheme = "w8a8"
     num_calibration_samples: int = 128
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"
     smooth_quant: bool = False
@@ -97,6 +101,8 @@ class Recipe:
         row = self.targets[target]
         own = {key: getattr(row, key) for key in OWN if getattr(row, key) is not None}
         plain = replace(row, estimator=None, smooth_quant=None, bias_correction=None, float_layers=None)
+        if self.scheme == "w8":  # the others are about activations in int8
+            own |= {"smooth_quant": False, "bias_correction": "none", "equalization": None}
         return replace(self, targets={**self.targets, target: plain}, **own)
 
     def for_class(self, device_class: str) -> "Recipe":

@@ -18,7 +18,7 @@ from edgekit.equalize import equalize
 from edgekit.errors import CompileError
 from edgekit.graph import A, add_constant, constant, is_depthwise, is_padding, layer_name, replace_layer
 from edgekit.libraries import quiet
-from edgekit.profiles import Recipe, TargetRecipe
+from edgekit.profiles import Recipe, Scheme, TargetRecipe
 from edgekit.ranges import Q, fit_ranges
 from edgekit.rounding import round_weights
 from edgekit.runtime.base import first_line
@@ -36,19 +36,19 @@ TABLES = {A.gelu.default}
 
 
 class Placement(Quantizer):  # type: ignore[misc]
-    """Where one runtime wants Q/DQ: the inputs, weights and perhaps outputs of dense layers, and GELU behind them."""
+    """Where one runtime wants Q/DQ: the weights of dense layers, their inputs and perhaps outputs, GELU behind them."""
 
-    def __init__(self, target: TargetRecipe, float_layers: Sequence[str]) -> None:
+    def __init__(self, target: TargetRecipe, float_layers: Sequence[str], scheme: Scheme = "w8a8") -> None:
         super().__init__()
         low, high, dtype = (0, 255, torch.uint8) if target.activations == "uint8" else (-128, 127, torch.int8)
         self._activation = QuantizationSpec(dtype, MinMaxObserver, low, high, torch.per_tensor_affine)
         self._weight = QuantizationSpec(
             torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0
         )
-        self._target, self._float_layers = target, tuple(float_layers)
+        self._target, self._float_layers, self._scheme = target, tuple(float_layers), scheme
 
     def covers(self, node: Node) -> bool:
-        """True if this node becomes an integer operation."""
+        """True if this node's weights become integers, and with scheme w8a8 the operation too."""
         if node.target not in (A.conv2d.default, A.linear.default):
             return False
         if is_depthwise(node) and not self._target.quantize_depthwise:
@@ -62,6 +62,9 @@ class Placement(Quantizer):  # type: ignore[misc]
             # Zeros stay zeros: Q goes before a padding, and kernels take in what is next to them.
             taker = node.args[0] if is_padding(node.args[0]) else node
             marks = {node: QuantizationAnnotation(input_qspec_map={node.args[1]: self._weight}, _annotated=True)}
+            if self._scheme == "w8":
+                node.meta["quantization_annotation"] = marks[node]
+                continue
             mark = marks.setdefault(taker, QuantizationAnnotation(_annotated=True))
             mark.input_qspec_map[taker.args[0]] = self._activation
             if self._target.quantize_outputs:
@@ -121,7 +124,7 @@ def quantize(
         on_sample()
         return torch.from_numpy(sample)
 
-    placement = Placement(recipe.targets[target], recipe.float_layers)
+    placement = Placement(recipe.targets[target], recipe.float_layers, recipe.scheme)
     try:
         with torch.no_grad(), quiet():
             if recipe.equalization:

@@ -18,7 +18,7 @@ from edgekit.graph import A, add_constant, argument, constant, drop_constants, p
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it: inputs that never vary would let weights wander."""
-BLOCK = 128
+BLOCK = 32
 MOST_INPUTS = 8192
 """Layers with more inputs round to nearest: their matrices take gigabytes."""
 MEMORY_BYTES = 1 << 30

@@ -29,7 +29,7 @@ from edgekit.libraries import quiet
 from edgekit.manifest import EngineRequirement, Layer, Manifest
 from edgekit.models import Network
 from edgekit.preprocess import Preprocessing
-from edgekit.profiles import Precision, Recipe
+from edgekit.profiles import Precision, Recipe, TargetRecipe
 from edgekit.quantize import Placement, quantize
 from edgekit.rewrites import rewrite
 from edgekit.run_folder import writing
@@ -114,16 +114,15 @@ def quantize_stage(
     wants = recipe.targets[target]
     rewritten = rewrite(graph, wants.rewrites)
     placement = Placement(wants, recipe.float_layers)
-    covered = {layer.name for node, layer in layers(rewritten) if precision == "int8" and placement.covers(node)}
+    integer = precision == "int8" and recipe.scheme == "w8a8"
+    covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
     table = tuple(
         Layer(name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered) for _, layer in layers(graph)
     )
     scheme = "float32"
     if precision == "int8":
         rewritten = quantize(rewritten, calibration, recipe, target, on_sample)
-        where = "inputs and outputs" if wants.quantize_outputs else "inputs"
-        scheme = f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"
-        scheme += ", GELU from int8 to int8" if wants.quantize_gelu else ""
+        scheme = _scheme(recipe, wants)
     return Prepared(
         rewritten,
         target,
@@ -138,6 +137,15 @@ def quantize_stage(
         pixels,
         logits,
     )
+
+
+def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:
+    """What is int8 in an int8 bundle, in words."""
+    if recipe.scheme == "w8":
+        return "w8, int8 weights per channel of dense layers, computed with in float"
+    where = "inputs and outputs" if wants.quantize_outputs else "inputs"
+    gelu = ", GELU from int8 to int8" if wants.quantize_gelu else ""
+    return f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers{gelu}"
 
 
 def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha256: str) -> dict[str, Any]:

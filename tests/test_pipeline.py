@@ -159,6 +159,34 @@ def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..
     assert kept(capfd.readouterr().err) == set()
 
 
+def test_weights_alone_are_smaller_and_computed_with_in_float(job_arguments: list[str], tmp_path: Path) -> None:
+    where = ["--target", "openvino", "--target", "onnx", "-o", str(tmp_path / "run")]
+    assert main(["deploy", *job_arguments, "--scheme", "w8", *where]) == 0
+    rows = {(row["target"], row["precision"]): row for row in load_report(tmp_path / "run")["results"]}
+    for target in ("openvino", "onnx"):
+        row = rows[target, "int8"]
+        assert row["scheme"].startswith("w8, int8 weights")
+        assert row["int8"]["share_of_macs"] == 0
+        assert row["size_bytes"] < rows[target, "float"]["size_bytes"]
+        assert row["accuracy"]["agreement"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scheme", "w4"], "--scheme is 'w4': give w8a8 or w8"),
+        (["--scheme", "w8"], "scheme w8 is not for LiteRT, "),
+        (["--scheme", "w8", "--target", "onnx", "--check-stability"], "scheme w8 has no ranges "),
+    ],
+)
+def test_a_scheme_that_does_not_fit(
+    job_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main(["deploy", *job_arguments, "-o", str(tmp_path / "run"), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
 def test_one_precision_alone(again: Callable[..., int], tmp_path: Path) -> None:
     assert again("--precision", "int8") == 0
     (row,) = load_report(tmp_path / "run")["results"]

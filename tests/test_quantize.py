@@ -84,6 +84,18 @@ def test_placements(graph: GraphModule, samples: Any, wants: dict[str, Any], fou
     assert counted(quantized(graph, samples, recipe(wants))) == found
 
 
+def test_weights_alone(graph: GraphModule, samples: Any) -> None:
+    wants = recipe({"quantize_outputs": True}, scheme="w8", smooth_quant=True, bias_correction="fast", equalization=0.5)
+    result = quantized(graph, samples, wants)
+    assert counted(result) == {"weights": 2}
+    with torch.no_grad():
+        for sample in samples:
+            image = torch.from_numpy(sample)
+            wanted, given = graph(image), result(image)
+            assert not torch.equal(wanted, given)
+            assert (wanted - given).abs().max() < 0.02 * wanted.abs().max()
+
+
 def test_outputs_are_quantized_behind_the_activation(graph: GraphModule, samples: Any) -> None:
     result = quantized(graph, samples, recipe({"quantize_outputs": True}))
     (relu,) = (node for node in result.graph.nodes if node.target is A.relu.default)

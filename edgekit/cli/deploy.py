@@ -6,8 +6,8 @@ import typer
 
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Precisions, Quiet, Source, Stability, flat
-from edgekit.cli.options import demo_options, job_options, model_options, precisions_of
+from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Wanted, flat
+from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.libraries import import_needed
 from edgekit.options import Options
@@ -22,8 +22,7 @@ def deploy(
     calibrating: Calibrating,
     measuring: Measuring,
     source: Source,
-    precision: Precisions = None,
-    check_stability: Stability = False,
+    wanted: Wanted,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -31,7 +30,7 @@ def deploy(
     """The whole job: quantize, compile, evaluate, benchmark and report, for every target."""
     network = model_options(model, making.weights, source)
     options = job_options(network, making, calibrating, measuring, context.obj)
-    return _run(options, precision, check_stability, json_, quiet, dry_run)
+    return _run(options, wanted, json_, quiet, dry_run)
 
 
 @app.command()
@@ -41,24 +40,26 @@ def demo(
     making: Making,
     calibrating: Calibrating,
     measuring: Measuring,
-    precision: Precisions = None,
-    check_stability: Stability = False,
+    wanted: Wanted,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
 ) -> int:
     """The whole job on the model and images that edgekit ships."""
     options = demo_options(making, calibrating, measuring, context.obj)
-    return _run(options, precision, check_stability, json_, quiet, dry_run)
+    return _run(options, wanted, json_, quiet, dry_run)
 
 
-def _run(
-    options: Options, precision: list[str] | None, check_stability: bool, json_: bool, quiet: bool, dry_run: bool
-) -> int:
+def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bool) -> int:
     """Do or plan the job and print what came of it."""
     from edgekit.progress import Reporter
 
-    options = replace(options, precisions=precisions_of(precision), check_stability=check_stability)
+    options = replace(
+        options,
+        precisions=precisions_of(wanted.precision),
+        scheme=scheme_of(wanted.scheme),
+        check_stability=wanted.check_stability,
+    )
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         pipeline = import_needed("edgekit.pipeline", "build")

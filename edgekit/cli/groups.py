@@ -31,12 +31,11 @@ Devices = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Fetch a device's packages here, for a device without network.")
 ]
-Stability = Annotated[
-    bool, typer.Option("--check-stability", help="Calibrate on two halves of the images too, and compare them.")
-]
-Precisions = Annotated[
-    list[str] | None,
-    typer.Option("--precision", help=f"Bundles to make, repeatable: {', '.join(PRECISIONS)}. [default: both]"),
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        "--scheme", help="What int8 is: w8a8, or w8, weights alone, smaller but in float. [default: the recipe's]"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -84,6 +83,20 @@ class Calibrating:
     calibration_list: Annotated[
         Path | None, typer.Option(help="A run's calibration.json: its images and recipe, which give the same bundles.")
     ] = None
+
+
+@dataclass
+class Wanted:
+    """Which bundles, what int8 is in them, and whether to look twice."""
+
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Bundles to make, repeatable: {', '.join(PRECISIONS)}. [default: both]"),
+    ] = None
+    scheme: Scheme = None
+    check_stability: Annotated[
+        bool, typer.Option("--check-stability", help="Calibrate on two halves of the images too, and compare them.")
+    ] = False
 
 
 @dataclass

@@ -10,7 +10,7 @@ from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
 from edgekit.models.arguments import parse_model_args
 from edgekit.options import ModelOptions, Options, Settings
-from edgekit.profiles import PRECISIONS, Precision
+from edgekit.profiles import PRECISIONS, SCHEMES, Precision, Scheme
 from edgekit.targets import TARGETS, find_target
 
 LONGEST_S = 24 * 3600
@@ -106,6 +106,14 @@ def precisions_of(names: list[str] | None) -> tuple[Precision, ...]:
     if unknown := set(names or ()) - set(PRECISIONS):
         raise UsageError(f"--precision is '{sorted(unknown)[0]}': give {' or '.join(PRECISIONS)}.")
     return tuple(each for each in PRECISIONS if not names or each in names)
+
+
+def scheme_of(name: str | None) -> Scheme | None:
+    """The scheme that was asked for; None for the recipe's."""
+    found: Scheme | None = next((each for each in SCHEMES if each == name), None)
+    if name is not None and found is None:
+        raise UsageError(f"--scheme is '{name}': give {' or '.join(SCHEMES)}.")
+    return found
 
 
 def size_of(text: str | None) -> int | tuple[int, int] | None:

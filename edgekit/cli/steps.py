@@ -1,6 +1,7 @@
 """The steps of the job alone: quantize, compile, evaluate, benchmark."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from edgekit.cli.groups import (
     Making,
     Offline,
     Quiet,
+    Scheme,
     Seed,
     Source,
     Sustain,
@@ -25,7 +27,7 @@ from edgekit.cli.groups import (
     Warmup,
     flat,
 )
-from edgekit.cli.options import data_of, devices_of, job_options, model_options, seconds_of
+from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
 from edgekit.libraries import import_needed
@@ -38,6 +40,7 @@ def quantize(
     making: Making,
     calibrating: Calibrating,
     source: Source,
+    scheme: Scheme = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -45,6 +48,7 @@ def quantize(
     from edgekit.progress import Reporter
 
     options = job_options(model_options(model, making.weights, source), making, calibrating)
+    options = replace(options, scheme=scheme_of(scheme))
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         folders = import_needed("edgekit.steps", "build").quantize_model(options, reporter)
