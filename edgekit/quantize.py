@@ -16,7 +16,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from edgekit.equalize import equalize
 from edgekit.errors import CompileError
-from edgekit.graph import A, add_constant, constant, is_depthwise, is_padding, layer_name, replace_layer
+from edgekit.graph import A, add_constant, constant, insert, is_depthwise, is_padding, layer_name, replace_layer
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, Scheme, TargetRecipe
 from edgekit.ranges import Q, fit_ranges
@@ -89,6 +89,23 @@ def _last(node: Node) -> Node:
 
 
 @torch.no_grad()
+def spell_out_hard_swish(graph: GraphModule) -> int:
+    """HardSwish becomes x / 6 * clamp(x + 3, 0, 6), in place. Count of those.
+
+    In this order: LiteRT's converter knows the usual one, clamp(x + 3, 0, 6) * x / 6, and makes HardSwish of it again.
+    """
+    changed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=A.hardswish.default):
+        x = node.args[0]
+        gate = insert(graph, node, A.clamp.default, insert(graph, node, A.add.Tensor, x, 3.0), 0.0, 6.0)
+        sixth = insert(graph, node, A.mul.Tensor, x, 1 / 6)
+        replace_layer(graph, node, insert(graph, node, A.mul.Tensor, sixth, gate))
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
 def fold_weights(graph: GraphModule) -> int:
     """Replace the weights that Q/DQ round by what Q makes of them, int8, in place. Count of those.
 
@@ -143,6 +160,8 @@ def quantize(
                 fit_ranges(quantized, samples)
             if recipe.weight_rounding == "gptq":
                 round_weights(quantized, samples)
+            if recipe.targets[target].hard_swish_in_float:
+                spell_out_hard_swish(quantized)
     except Exception as error:  # as with compilers: NNCF raises what its steps stumble over
         raise CompileError(f"NNCF can't calibrate the graph: {first_line(error)}") from error
     assert isinstance(quantized, GraphModule)
