@@ -141,7 +141,9 @@ def tables() -> None:
     lines = [
         "# Seconds and memory of each stage against parameters", "",
         "Written by `benchmarks/scale.py --tables` from `scale.json`: ConvNeXt V2 at 224 x 224, random weights, float",
-        "and INT8 bundle of each target in a process of its own, 8 calibration images. Peaks are resident memory.",
+        "and INT8 bundle of each target in a process of its own, "
+        + ", ".join(sorted({str(row["calibration_images"]) for row in rows}))
+        + " calibration images. Peaks are resident memory.",
         "Times are of one run on 2 Zen 4 cores that other work shared: exponents say more than the seconds.", "",
         "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
         + " | exponent s | exponent GiB |",
