@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,7 +102,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make(
-    name: str, args: argparse.Namespace, device_class: str | None = None
+    name: str, args: argparse.Namespace, device_class: str | None = None, runtimes: Sequence[str] = tuple(TARGETS)
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Candidates, the images to run [N,3,H,W], torch's logits for them [N,classes], and facts of the model.
 
@@ -132,7 +133,7 @@ def make(
     calibration = [
         size.normalize(size.crop(job.calibration_dataset.image(sample))[None]) for sample in job.calibration.samples
     ]
-    built = build_all(job, tuple(TARGETS), folder, reporter)
+    built = build_all(job, tuple(runtimes), folder, reporter)
     bundles = {each: bundle for each, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
     for each, error in built.items():
@@ -140,7 +141,7 @@ def make(
             target, precision = each.rsplit("-", 1)
             made.append((Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / each), str(error)))
     with reporter.stage("stock tools"), quiet():
-        made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates())
+        made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {
         (bundle.manifest.target, "edgekit int8"): ran_in_int8(bundle, 1)["share_of_macs"]
         for bundle in bundles.values()

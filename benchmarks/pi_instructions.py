@@ -46,7 +46,7 @@ def main() -> None:
             results = before
     for name in args.models:
         for core in args.cores:
-            made, images, reference, _ = make(name, args, CORES[core])
+            made, images, reference, _ = make(name, args, CORES[core], args.runtimes)
             for runtime in args.runtimes:
                 start = time.monotonic()
                 group = [each for each in made if each[0].runtime == runtime]

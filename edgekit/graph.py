@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 A = torch.ops.aten
+Q = torch.ops.quantized_decomposed
 M = TypeVar("M", bound=nn.Module)
 
 CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
+KEPT_BYTES = 1 << 28
 NO_OPS = {
     A.dropout.default,
     A.alias.default,
@@ -39,6 +41,26 @@ class Layer:
     op: str
     """conv | depthwise | linear | matmul"""
     macs: int
+
+
+class Replay(Interpreter):
+    """Runs a Q/DQ graph for image after image: its weights go through Q/DQ once, as far as `KEPT_BYTES` hold them."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self._kept: dict[Node, Tensor | None] = {}
+        self._left = KEPT_BYTES
+
+    def run_node(self, n: Node) -> Any:
+        if n in self._kept:
+            return self._kept[n]
+        value = super().run_node(n)
+        if n.target is Q.dequantize_per_channel.default and value.nbytes <= self._left:
+            self._left -= value.nbytes
+            self._kept[n] = value
+            if len(n.args[0].users) == 1:
+                self._kept[n.args[0]] = None  # its Q, whose value nothing else asks for
+        return value
 
 
 @torch.no_grad()

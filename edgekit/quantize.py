@@ -16,10 +16,10 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from edgekit.equalize import equalize
 from edgekit.errors import CompileError
-from edgekit.graph import A, add_constant, constant, insert, is_depthwise, is_padding, layer_name, replace_layer
+from edgekit.graph import A, Q, add_constant, constant, insert, is_depthwise, is_padding, layer_name, replace_layer
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, Scheme, TargetRecipe
-from edgekit.ranges import Q, fit_ranges
+from edgekit.ranges import fit_ranges
 from edgekit.rounding import round_weights
 from edgekit.runtime.base import first_line
 

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
-from edgekit.graph import A, constant, is_padding
+from edgekit.graph import A, Q, Replay, constant, is_padding
 
-Q = torch.ops.quantized_decomposed
 BINS = 8192
 MOST_VALUES = 1 << 16
 """Of one activation that are looked at in one image."""
@@ -44,7 +43,7 @@ def fit_ranges(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> in
     return changed
 
 
-class _Histograms(Interpreter):
+class _Histograms(Replay):
     """Runs the graph and keeps, for each quantizer, how much counts in each bin of its whole range: float64 [BINS]."""
 
     def __init__(self, graph: GraphModule, nodes: Sequence[Node]) -> None:

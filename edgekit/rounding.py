@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from edgekit.graph import A, add_constant, argument, constant, drop_constants, pair
+from edgekit.graph import A, Replay, add_constant, argument, constant, drop_constants, pair
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it: inputs that never vary would let weights wander."""
@@ -82,7 +82,7 @@ def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
     return weight if weight is not None and weight[0].numel() <= MOST_INPUTS else None
 
 
-class _Inputs(Interpreter):
+class _Inputs(Replay):
     """Runs the graph and sums, for each layer, the products of its inputs with each other: [in,in]."""
 
     def __init__(self, graph: GraphModule, layers: Sequence[Node]) -> None:

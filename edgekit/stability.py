@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.build import PreparedGraphs
-from edgekit.graph import A, layer_name
+from edgekit.graph import A, Q, layer_name
 from edgekit.job import Job
 from edgekit.progress import Reporter
-from edgekit.ranges import Q, ends, takers
+from edgekit.ranges import ends, takers
 
 HALVES = (slice(0, None, 2), slice(1, None, 2))
 MOST_IMAGES = 64

@@ -17,8 +17,6 @@ from edgekit.profiles import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.quantize import ESTIMATORS, Placement, fold_weights, quantize
 from edgekit.rewrites import rewrite
 
-Q = torch.ops.quantized_decomposed
-
 
 @pytest.fixture(scope="module")
 def graph() -> GraphModule:

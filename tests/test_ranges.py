@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.graph import export_graph
+from edgekit.graph import Q, export_graph
 from edgekit.profiles import load_recipe
 from edgekit.quantize import quantize
-from edgekit.ranges import MOST_VALUES, Q, _step
+from edgekit.ranges import MOST_VALUES, _step
 from edgekit.rewrites import rewrite
 
 SIZE = (1, 8, 16, 16)

@@ -37,11 +37,13 @@ class Case:
 
 CONVNEXT_V2 = {
     "patch-linear": 3,
+    "image-patch-linear": 1,
     "layer-norm-affine": 7,
     "response-norm": 4,
     "vector-norm-sum": 4,
     "vector-norm-matmul": 4,
     "split-depthwise": 4,
+    "split-depthwise-in-three": 4,
     "plain-layer-norm": 9,
     "channels-first-layer-norm": 9,
 }
@@ -68,9 +70,11 @@ CASES = {
         places={
             "channels-last": 8,
             "patch-linear": 3,
+            "image-patch-linear": 1,
             "layer-scale": 4,
             "layer-norm-affine": 7,
             "split-depthwise": 4,
+            "split-depthwise-in-three": 4,
             "plain-layer-norm": 9,
             "channels-first-layer-norm": 9,
         },
@@ -79,7 +83,7 @@ CASES = {
     "vit": Case(
         "vit_tiny_patch16_224",
         {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 10, "init_values": 0.1},
-        places={"layer-scale": 4, "layer-norm-affine": 4, "plain-layer-norm": 5},
+        places={"image-patch-linear": 1, "layer-scale": 4, "layer-norm-affine": 4, "plain-layer-norm": 5},
     ),
     "davit": Case(
         "davit_tiny",
@@ -215,6 +219,14 @@ def test_patches_become_linear(networks: Any) -> None:
     assert found[A.linear.default] == operations(graph)[A.linear.default] + 3
 
 
+def test_the_image_is_turned_into_patches_at_once(networks: Any) -> None:
+    _, graph = made("convnextv2", networks)
+    before, found = (operations(rewrite(graph, ["channels-last", *more])) for more in ([], ["image-patch-linear"]))
+    assert found[A.conv2d.default] == before[A.conv2d.default] - 1
+    assert found[A.linear.default] == before[A.linear.default] + 1
+    assert found[A.permute.default] == before[A.permute.default]  # the patches' instead of the stem output's
+
+
 def test_response_norm_leaves_one_wide_product(networks: Any) -> None:
     _, graph = made("convnextv2 with linears", networks)
     before, after = operations(graph), operations(rewrite(graph, ["response-norm"]))
@@ -247,11 +259,20 @@ def test_norms_are_spelled_out(rewrite_name: str, networks: Any) -> None:
     assert found[A.matmul.default] == (4 if rewrite_name.endswith("matmul") else 0)
 
 
-def test_split_depthwise_has_kernels_of_25_9_and_4_taps(networks: Any) -> None:
+@pytest.mark.parametrize(
+    ("rewrite_name", "sizes"),
+    [
+        ("split-depthwise", [(5, 5), (2, 4), (2, 3), (3, 2), (2, 2)]),
+        ("split-depthwise-in-three", [(3, 7), (4, 5), (4, 2)]),
+    ],
+)
+def test_split_depthwise_has_small_kernels_with_all_taps(
+    rewrite_name: str, sizes: list[tuple[int, int]], networks: Any
+) -> None:
     _, graph = made("convnextv2", networks)
-    rewritten = rewrite(graph, ["split-depthwise"])
+    rewritten = rewrite(graph, [rewrite_name])
     kernels = [tuple(n.args[1].meta["val"].shape[2:]) for n in rewritten.graph.nodes if is_depthwise(n)]
-    assert kernels == [(5, 5), (2, 4), (2, 3), (3, 2), (2, 2)] * 4
+    assert kernels == sizes * 4
     assert sum(rows * columns for rows, columns in kernels) == 4 * 49
 
 

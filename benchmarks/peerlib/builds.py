@@ -1,7 +1,7 @@
 """Makes what is compared: edgekit's bundles, and what the stock tools make of the same network and images."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import ai_edge_quantizer
@@ -46,8 +46,8 @@ class Stock:
         self.example = (torch.from_numpy(images[0]),)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def candidates(self) -> Iterator[tuple[Candidate, str | None]]:
-        """Each candidate, and why it couldn't be made."""
+    def candidates(self, runtimes: Container[str]) -> Iterator[tuple[Candidate, str | None]]:
+        """Each candidate of those runtimes, and why it couldn't be made."""
         makes: list[tuple[str, str, str, str, Callable[[Path], None]]] = [
             ("openvino", "plain float", "float", "ov_float.xml", self._openvino_float),
             ("openvino", "nncf.quantize", "int8", "ov_nncf.xml", self._openvino_nncf),
@@ -61,6 +61,8 @@ class Stock:
             ("tflite", "ai-edge-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
         ]
         for runtime, name, precision, file, make in makes:
+            if runtime not in runtimes:
+                continue
             path, why = self.folder / file, None
             if not path.exists():
                 try:

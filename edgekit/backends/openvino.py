@@ -9,9 +9,8 @@ from torch.fx import GraphModule
 
 from edgekit.backends.base import Artifact
 from edgekit.backends.openvino_axes import split_reductions
-from edgekit.graph import A, add_constant, constant, example_input, insert, replace_layer
+from edgekit.graph import A, Q, add_constant, constant, example_input, insert, replace_layer
 from edgekit.quantize import fold_weights
-from edgekit.ranges import Q
 
 
 class Backend:

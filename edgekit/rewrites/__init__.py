@@ -13,14 +13,15 @@ from edgekit.graph import copy_sharing
 from edgekit.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
 from edgekit.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.rewrites.channels_last import channels_last
-from edgekit.rewrites.depthwise import split_depthwise
+from edgekit.rewrites.depthwise import split_depthwise, split_depthwise_in_three
 from edgekit.rewrites.layer_norm import plain_layer_norm
-from edgekit.rewrites.patches import patch_linear
+from edgekit.rewrites.patches import image_patch_linear, patch_linear
 from edgekit.rewrites.response_norm import fold_response_norm, vector_norm_matmul, vector_norm_sum
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
     "channels-last": channels_last,
     "patch-linear": patch_linear,
+    "image-patch-linear": image_patch_linear,
     "layer-scale": fold_layer_scale,
     "layer-norm-affine": fold_layer_norm_affine,
     "response-norm": fold_response_norm,
@@ -29,6 +30,7 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "vector-norm-sum": vector_norm_sum,
     "vector-norm-matmul": vector_norm_matmul,
     "split-depthwise": split_depthwise,
+    "split-depthwise-in-three": split_depthwise_in_three,
     "plain-layer-norm": plain_layer_norm,
 }
 

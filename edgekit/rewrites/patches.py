@@ -1,6 +1,10 @@
 """Patch convolutions as Linear: a kernel as large as its stride sees each pixel once."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
 from edgekit.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
@@ -14,26 +18,63 @@ def patch_linear(graph: GraphModule) -> int:
     Only where its input is already channels last, behind a permute: ConvNeXt's downsampling, not its stem.
     """
     changed = 0
+    for node, weight in _patch_convolutions(graph):
+        if not is_permute(node.args[0], TO_FIRST):
+            continue
+        inner = node.args[0].args[0]
+        n, height, width, channels = shape_of(inner)
+        rows, columns = weight.shape[2:]
+        tall, wide = height // rows, width // columns
+        split = insert(graph, node, A.reshape.default, inner, [n * tall, rows, wide, columns * channels], like=node)
+        turned = insert(graph, node, A.permute.default, split, [0, 2, 1, 3], like=node)
+        patches = insert(graph, node, A.reshape.default, turned, [n, tall, wide, -1], like=node)
+        _become_linear(graph, node, patches, weight.permute(0, 2, 3, 1).flatten(1))
+        changed += 1
+    refresh(graph)
+    sink_permutes(graph, TO_FIRST)
+    return changed
+
+
+@torch.no_grad()
+def image_patch_linear(graph: GraphModule) -> int:
+    """A k x k convolution with stride k on the image itself, channels first, becomes a Linear. Count of those changed.
+
+    The image is turned into rows of C*k*k values at once, where it would have been turned to channels last.
+    """
+    changed = 0
+    for node, weight in _patch_convolutions(graph):
+        image = node.args[0]
+        if image.op != "placeholder":
+            continue
+        n, channels, height, width = shape_of(image)
+        rows, columns = weight.shape[2:]
+        tall, wide = height // rows, width // columns
+        split = insert(graph, node, A.reshape.default, image, [n, channels, tall, rows, wide, columns], like=node)
+        turned = insert(graph, node, A.permute.default, split, [0, 2, 4, 1, 3, 5], like=node)
+        patches = insert(graph, node, A.reshape.default, turned, [n, tall, wide, -1], like=node)
+        _become_linear(graph, node, patches, weight.flatten(1))
+        changed += 1
+    refresh(graph)
+    sink_permutes(graph, TO_FIRST)
+    return changed
+
+
+def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
+    """(node, weight [out,C,k,k]) of the convolutions whose patches fill the input and don't overlap."""
     for node in list(graph.graph.nodes):
-        if node.target is not A.conv2d.default or not is_permute(node.args[0], TO_FIRST):
+        if node.target is not A.conv2d.default:
             continue
         weight, stride = constant(graph, node.args[1]), pair(argument(node, 3, 1))
         plain = pair(argument(node, 4, 0)) == (0, 0) and argument(node, 6, 1) == 1
         if weight is None or tuple(weight.shape[2:]) != stride or stride == (1, 1) or not plain:
             continue
-        inner = node.args[0].args[0]
-        (n, height, width, channels), (rows, columns) = shape_of(inner), stride
-        if height % rows or width % columns:
-            continue
-        tall, wide = height // rows, width // columns
-        split = insert(graph, node, A.reshape.default, inner, [n * tall, rows, wide, columns * channels], like=node)
-        turned = insert(graph, node, A.permute.default, split, [0, 2, 1, 3], like=node)
-        patches = insert(graph, node, A.reshape.default, turned, [n, tall, wide, -1], like=node)
-        linear = insert(graph, node, A.linear.default, patches, node.args[1], argument(node, 2, None), like=node)
-        bias = constant(graph, argument(node, 2, None))
-        set_weights(graph, linear, weight.permute(0, 2, 3, 1).flatten(1), bias)
-        replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
-        changed += 1
-    refresh(graph)
-    sink_permutes(graph, TO_FIRST)
-    return changed
+        height, width = shape_of(node.args[0])[2:]
+        if height % stride[0] == 0 and width % stride[1] == 0:
+            yield node, weight
+
+
+def _become_linear(graph: GraphModule, node: Any, patches: Any, weight: Tensor) -> None:
+    """Put a Linear on patches [N,height,width,in] in the convolution's place, weight [out,in]."""
+    linear = insert(graph, node, A.linear.default, patches, node.args[1], argument(node, 2, None), like=node)
+    set_weights(graph, linear, weight, constant(graph, argument(node, 2, None)))
+    replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
