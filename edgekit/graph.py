@@ -58,8 +58,9 @@ class Replay(Interpreter):
         if n.target is Q.dequantize_per_channel.default and value.nbytes <= self._left:
             self._left -= value.nbytes
             self._kept[n] = value
-            if len(n.args[0].users) == 1:
-                self._kept[n.args[0]] = None  # its Q, whose value nothing else asks for
+            (quantizer,) = n.all_input_nodes[:1]
+            if len(quantizer.users) == 1:
+                self._kept[quantizer] = None  # nothing else asks for its value
         return value
 
 

@@ -1,15 +1,17 @@
 """GPTQ: the weights' steps chosen for what the layer gives, not for the weights alone."""
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter
 
-from edgekit.graph import constant, export_graph
+from edgekit.graph import Replay, constant, export_graph
 from edgekit.profiles import load_recipe
 from edgekit.quantize import quantize
 from edgekit.rewrites import rewrite
@@ -102,3 +104,27 @@ def test_related_inputs_give_less_error_than_rounding_to_nearest(inputs: int) ->
 def test_the_same_images_give_the_same_weights() -> None:
     for (one, _), (other, _) in zip(weights(quantized("gptq")), weights(quantized("gptq")), strict=True):
         assert torch.equal(one, other)
+
+
+def test_weights_go_through_quantization_once_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = quantized("nearest")
+    count = len(weights(graph))
+    ran: Counter[str] = Counter()
+
+    def call(self: Interpreter, target: Any, args: Any, kwargs: Any) -> Any:
+        ran[str(target)] += 1
+        return Interpreter.call_function(self, target, args, kwargs)
+
+    monkeypatch.setattr(Replay, "call_function", call)
+    replay = Replay(graph)
+    for image in images(3, 1):
+        x = torch.from_numpy(image)
+        assert torch.equal(replay.run(x), graph(x))
+    assert ran["quantized_decomposed.quantize_per_channel.default"] == count
+    assert ran["quantized_decomposed.dequantize_per_channel.default"] == count
+    ran.clear()
+    monkeypatch.setattr("edgekit.graph.KEPT_BYTES", 0)
+    replay = Replay(graph)
+    for image in images(3, 1):
+        replay.run(torch.from_numpy(image))
+    assert ran["quantized_decomposed.dequantize_per_channel.default"] == 3 * count
