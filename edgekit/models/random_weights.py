@@ -41,8 +41,13 @@ def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for a plain average over the batches
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order: the same statistics on every machine
     module.train()
-    run(module, random_images(8, size))
+    try:
+        run(module, random_images(8, size))
+    finally:
+        torch.set_num_threads(threads)
     module.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
