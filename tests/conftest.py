@@ -1,6 +1,7 @@
 """Fixtures that several test files use: the data beside the checkout, and a tiny network compiled for every runtime."""
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from edgekit.preprocess import Preprocessing
 
 # Torch's second thread gains nothing on networks this small, and waits for its turn by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores it, as do pytest-xdist's workers, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 32
