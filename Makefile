@@ -20,7 +20,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-fail-under=90
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
 # A source distribution, and a wheel made from it, in dist/.
 build: $(READY)
