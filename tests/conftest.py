@@ -18,7 +18,7 @@ from edgekit.preprocess import Preprocessing
 
 # Torch's second thread gains nothing on networks this small, and waits for its turn by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell's background job ignores it, as do pytest-xdist's workers, and so would all that the tests start.
+# A shell's background job ignores it, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
