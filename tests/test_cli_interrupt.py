@@ -23,9 +23,7 @@ STAGES = [
 ]
 """The line after which Ctrl-C comes, and the stage that it hits."""
 
-# A shell's background job ignores Ctrl-C, and so does everything that it starts: listen again.
-LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-EDGEKIT = [sys.executable, "-c", f"{LISTEN}; from edgekit.cli.main import entry; entry()"]
+EDGEKIT = [sys.executable, "-m", "edgekit"]
 
 
 def run_until(command: list[str], line: str) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from edgekit.devices.transport import connect
 from edgekit.report import load_report
 from edgekit.targets import TARGETS
 
+pytestmark = pytest.mark.slow
 BOARDS = [f"{suite}-{core}" for suite in PYTHONS for core in MODELS]
 FEW = ["--num-calibration-samples", "16", "--num-eval-samples", "20", "--iterations", "2", "--warmup", "0"]
 

@@ -1,10 +1,7 @@
 """Members of the leaderboard's families through all three targets, on real images with seeded weights."""
 
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from edgekit.plan import plan_model
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from leaderboard import TARGETS, measure
 
+pytestmark = pytest.mark.slow
 PARITY = 1e-3
 # Input sides at half the published ones but for the smallest model, so that all of them take minutes: the layers are
 # the same. Then how often INT8 has to give the float's answer.
@@ -28,24 +26,12 @@ MEMBERS = {
 }
 
 
-Rows = Future[list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def measured(shared_data: Path) -> Iterator[dict[str, Rows]]:
-    """The rows of each model, two models at a time: each takes minutes of one core."""
-    images = shared_data / "imagenet-500.zip"
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        yield {model: pool.submit(measure, model, side, images, 32, 100) for model, (side, _) in MEMBERS.items()}
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("model", MEMBERS)
-def test_float_is_torchs_and_int8_agrees_with_it(model: str, measured: dict[str, Rows]) -> None:
+def test_float_is_torchs_and_int8_agrees_with_it(model: str, shared_data: Path) -> None:
     if model.startswith("open_clip:") and find_spec("open_clip") is None:
         pytest.skip("needs the open-clip extra")
     side, agreement = MEMBERS[model]
-    rows = measured[model].result()
+    rows = measure(model, side, shared_data / "imagenet-500.zip", 32, 100)
     assert [row["target"] for row in rows] == list(TARGETS)
     planned = {
         (each["target"], each["precision"]): each["size_bytes"]
