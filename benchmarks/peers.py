@@ -51,7 +51,7 @@ def main() -> None:
         results["models"][name] = compare(name, args)
         results["models"][name]["seconds"] = round(time.monotonic() - start)
         write(args.json, json.dumps(results, indent=1) + "\n")
-        write(args.results, write_results(results) + kept(args.results))
+        write(args.results, write_results(results, args.json.name) + kept(args.results))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 

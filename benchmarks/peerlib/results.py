@@ -91,17 +91,17 @@ class Group:
         return "INT8" if versus is not None and versus["ci95"][0] > 1 else "float"
 
 
-def write_results(results: Row) -> str:
-    """RESULTS.md from the JSON."""
+def write_results(results: Row, json_name: str) -> str:
+    """RESULTS.md from the JSON of that name."""
     machine, versions = results["machine"], results["versions"]
     lines = [
         "# edgekit beside its peers",
         "",
-        "Written by `python benchmarks/peers.py`; every figure is in `peers.json`. Candidates of one runtime are timed",
-        "in turns in one process; a ratio is of medians, with a 95 % bootstrap interval. SNR is of the logits against",
-        f"torch's, agreement is of top-1 with torch's, on {results['images']} real images. Best float is the faster of",
-        "the plain model and edgekit's float bundle, both in f32. Ship says INT8 where it is faster than every float",
-        "of its runtime, bf16 too, by the whole interval.",
+        f"Written by `python benchmarks/peers.py`; every figure is in `{json_name}`. Candidates of one runtime are",
+        "timed in turns in one process; a ratio is of medians, with a 95 % bootstrap interval. SNR is of the logits",
+        f"against torch's, agreement is of top-1 with torch's, on {results['images']} real images. Best float is the",
+        "faster of the plain model and edgekit's float bundle, both in f32. Ship says INT8 where it is faster than",
+        "every float of its runtime, bf16 too, by the whole interval.",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python") + ".",
