@@ -56,9 +56,10 @@ def _line(tuning: Row, part: Row) -> str:
     said = [taken["estimator"], *(["SmoothQuant"] if taken["smooth_quant"] else [])]
     said += [f"{taken['bias_correction']} bias correction"] if taken["bias_correction"] != "none" else []
     said += [f"{taken['layers_in_float']} more layers in float"] if taken["layers_in_float"] else []
+    bounds = f"a drop of at most {tuning['max_drop_points']:g} points"
+    bounds += f" and more than {tuning['min_speedup']:g}x float" if tuning["min_speedup"] > 0 else ""
     met = "" if taken["met"] else ", which no trial kept to"
     return (
-        f"{part['target']}: {len(done)} recipes tried on {images:,} tuning images for a drop of at most "
-        f"{tuning['max_drop_points']:g} points{met}; taken: {', '.join(said)} "
-        f"(drop {taken['drop_top1_points']:.2f} points there, {taken['speedup']:.2f}x float)."
+        f"{part['target']}: {len(done)} recipes tried on {images:,} tuning images for {bounds}{met}; "
+        f"taken: {', '.join(said)} (drop {taken['drop_top1_points']:.2f} points there, {taken['speedup']:.2f}x float)."
     )
