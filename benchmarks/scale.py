@@ -28,9 +28,16 @@ from rows import keep_rows, read_rows
 HERE = Path(__file__).resolve().parent
 ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "docs/scale.png"
 FIT = HERE.parent / "edgekit/_assets/plan.json"
-FITTED = ("convnextv2_atto", "convnextv2_nano", "convnextv2_tiny", "convnextv2_base", "convnextv2_large")
+FITTED = (
+    "convnextv2_atto",
+    "convnextv2_nano",
+    "convnextv2_tiny",
+    "convnextv2_base",
+    "convnextv2_large",
+    "vit_small_patch16_224",
+    "vit_large_patch16_224",
+)
 TARGETS = ("openvino", "onnx", "tflite")
-STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 GIB = 2**30
 
 
@@ -53,7 +60,7 @@ class Stages:
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
     """The rows of one model and target: it is loaded in this process, all else is done in others, as for a giant."""
-    from edgekit import apart
+    from edgekit import apart, machine
     from edgekit.backends import load_backend
     from edgekit.job import prepare
     from edgekit.options import ModelOptions, Options
@@ -74,7 +81,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
             rows += part("run", job.parked, target)
     known = {
         "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
-        "target": target, "calibration_images": count,
+        "target": target, "calibration_images": count, "cpu": machine.describe()["cpu"],
     }  # fmt: skip
     return [known | {"size_bytes": None} | row for row in rows]
 
@@ -133,6 +140,8 @@ def tables() -> None:
     """SCALE.md and the picture."""
     import matplotlib
 
+    from edgekit.plan import STAGES
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -144,7 +153,8 @@ def tables() -> None:
         "and INT8 bundle of each target in a process of its own, "
         + ", ".join(sorted({str(row["calibration_images"]) for row in rows}))
         + " calibration images. Peaks are resident memory.",
-        "Times are of one run on 2 Zen 4 cores that other work shared: exponents say more than the seconds.", "",
+        f"Times are of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores other work",
+        "shared: exponents say more than the seconds.", "",
         "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
         + " | exponent s | exponent GiB |",
     ]  # fmt: skip
@@ -179,84 +189,88 @@ def tables() -> None:
 
 
 def fit() -> None:
-    """Write what `edgekit plan` predicts from: for each stage and target, peak and seconds as lines.
+    """Write what `edgekit plan` predicts from: peak and seconds of each stage and target as a sum over `plan.terms`.
 
-    peak = base + bytes_per_weight_byte * (4 * parameters); seconds = seconds + seconds_per_parameter * parameters.
     Relative errors are made least, so that small models count as much as large ones.
     """
+    from edgekit.options import ModelOptions
+    from edgekit.plan import STAGES, shape_of_model, size_of_weights, terms
+    from edgekit.profiles import recipe_for
+
     rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
-    found: dict[str, dict[str, Any]] = {}
+    models = sorted({row["model"] for row in rows}, key=FITTED.index)
+    shapes = {model: shape_of_model(ModelOptions(model, imgsz=224)) for model in models}
+    recipes = {model: recipe_for(model) for model in models}
+    stages: dict[str, Any] = {target: {} for target in TARGETS}
+    layer_bytes: dict[str, Any] = {target: {} for target in TARGETS}
     for target in TARGETS:
         for stage in STAGES:
             mine = [row for row in rows if (row["target"], row["stage"]) == (target, stage)]
-            size = np.array([4.0 * row["params"] for row in mine])
-            lines = {}
+            x = [terms(shapes[row["model"]], recipes[row["model"]], target, stage) for row in mine]
+            stages[target][stage] = {}
             for key in ("peak_bytes", "seconds"):
-                y = np.array([row[key] for row in mine])
-                a = np.stack([np.ones_like(size), size], 1) / y[:, None]
-                lines[key] = [float(each) for each in np.linalg.lstsq(a, np.ones_like(y), rcond=None)[0]]
-            found.setdefault(target, {})[stage] = lines
-    FIT.write_text(
-        json.dumps({"stages": found, "layer_bytes": {target: {"float": 0, "int8": 0} for target in TARGETS}})
-    )
-    models = sorted({row["model"] for row in rows}, key=FITTED.index)
-    plain = {"schema_version": 1, "fitted_on": models, "input": 224, "stages": found, "layer_bytes": layer_bytes(rows)}
-    FIT.write_text(json.dumps(plain, indent=1) + "\n")
-
-
-def layer_bytes(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What a bundle has beyond its weights and golden samples, for each dense layer: by least squares, relative."""
-    from edgekit.options import ModelOptions
-    from edgekit.plan import predicted_size, read_fit, shape_of_model
-    from edgekit.profiles import recipe_for
-
-    read_fit.cache_clear()
-    found: dict[str, dict[str, float]] = {}
-    shapes = {row["model"]: shape_of_model(ModelOptions(row["model"], imgsz=row["input"])) for row in rows}
-    for target in TARGETS:
+                y = [row[key] for row in mine]
+                stages[target][stage][key] = least_squares(x, y, y)
         for precision in ("float", "int8"):
-            mine = [r for r in rows if (r["target"], r["stage"]) == (target, f"compile {precision}")]
-            plain = [predicted_size(shapes[r["model"]], recipe_for(r["model"]), target, precision) for r in mine]
-            x = np.array([len(shapes[r["model"]].dense) / r["size_bytes"] for r in mine])
-            y = np.array([(r["size_bytes"] - p) / r["size_bytes"] for r, p in zip(mine, plain, strict=True)])
-            found.setdefault(target, {})[precision] = float((x * y).sum() / (x * x).sum())
-    read_fit.cache_clear()
+            mine = [row for row in rows if (row["target"], row["stage"]) == (target, f"compile {precision}")]
+            weights = [size_of_weights(shapes[r["model"]], recipes[r["model"]], target, precision) for r in mine]
+            y = [row["size_bytes"] for row in mine]
+            beyond = [size - known for size, known in zip(y, weights, strict=True)]
+            (layer_bytes[target][precision],) = least_squares(
+                [[len(shapes[r["model"]].dense)] for r in mine], beyond, y
+            )
+    (images,) = {row["calibration_images"] for row in rows}
+    found: dict[str, Any] = {"schema_version": 1, "fitted_on": models, "input": 224, "calibration_images": images}
+    found |= {"stages": stages, "layer_bytes": layer_bytes}
+    FIT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def least_squares(x: list[list[int]], y: list[float], sizes: list[float]) -> list[float]:
+    """Factors c for which x @ c comes closest to y, differences as a share of sizes; 0 for a column of zeros."""
+    share = 1 / np.array(sizes, float)
+    columns = np.array(x, float) * share[:, None]
+    scale = np.maximum(np.abs(columns).max(0), np.finfo(float).tiny)
+    found = np.linalg.lstsq(columns / scale, np.array(y) * share, rcond=None)[0] / scale
+    return [float(each) for each in found]
+
+
+def predictions() -> list[dict[str, Any]]:
+    """What `edgekit plan` says of models that it was not fitted on, beside what was measured, in bytes."""
+    from edgekit.options import ModelOptions
+    from edgekit.plan import plan_model, read_fit
+
+    rows = [row for row in read_rows(ROWS) if row["model"] not in read_fit()["fitted_on"]]
+    found = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        planned = plan_model(ModelOptions(model, weights="random", imgsz=224))
+        said = {(each["target"], each["precision"]): each["size_bytes"] for each in planned["artifacts"]}
+        for target in dict.fromkeys(row["target"] for row in rows if row["model"] == model):
+            mine = {row["stage"]: row for row in rows if (row["model"], row["target"]) == (model, target)}
+            worst = max(mine.values(), key=lambda row: row["peak_bytes"])
+            peak = max(each["peak_bytes"] for each in planned["stages"] if each["target"] == target)
+            sizes = {p: (said[target, p], mine[f"compile {p}"]["size_bytes"]) for p in ("float", "int8")}
+            known = {"model": model, "target": target, "stage": worst["stage"], "peak": (peak, worst["peak_bytes"])}
+            found.append(known | sizes)
     return found
 
 
 def checks() -> str:
-    """A table of what `edgekit plan` says of models that it was not fitted on, beside what was measured."""
-    from edgekit.options import ModelOptions
-    from edgekit.plan import plan_model
+    """A table of them."""
+    from edgekit.plan import read_fit
 
-    rows = [row for row in read_rows(ROWS) if row["model"] not in FITTED]
     lines = [
         "", "## What `edgekit plan` predicts of models that it was not fitted on", "",
-        f"Fitted on {', '.join(json.loads(FIT.read_text())['fitted_on'])}.", "",
+        f"Fitted on {', '.join(read_fit()['fitted_on'])}.", "",
         "| model | target | largest stage | peak predicted, measured GiB | error | size float | size INT8 |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for model in dict.fromkeys(row["model"] for row in rows):
-        planned = plan_model(ModelOptions(model, weights="random", imgsz=224))
-        for target in TARGETS:
-            mine = [row for row in rows if (row["model"], row["target"]) == (model, target)]
-            if not mine:
-                continue
-            worst = max(mine, key=lambda row: row["peak_bytes"])
-            said = max(s["peak_bytes"] for s in planned["stages"] if s["target"] in (target, None))
-            sizes = []
-            for precision in ("float", "int8"):
-                size = next(r["size_bytes"] for r in mine if r["stage"] == f"compile {precision}")
-                guess = next(
-                    a["size_bytes"]
-                    for a in planned["artifacts"]
-                    if (a["target"], a["precision"]) == (target, precision)
-                )
-                sizes.append(f"{guess / 1e6:.1f}, {size / 1e6:.1f} MB ({guess / size - 1:+.1%})")
-            lines.append(
-                f"| {model} | {target} | {worst['stage']} | {said / GIB:.2f}, {worst['peak_bytes'] / GIB:.2f} | "
-                f"{said / worst['peak_bytes'] - 1:+.1%} | {sizes[0]} | {sizes[1]} |"
-            )
+    for row in predictions():
+        said, peak = row["peak"]
+        sizes = [f"{a / 1e6:.1f}, {b / 1e6:.1f} MB ({a / b - 1:+.1%})" for a, b in (row["float"], row["int8"])]
+        lines.append(
+            f"| {row['model']} | {row['target']} | {row['stage']} | {said / GIB:.2f}, {peak / GIB:.2f} | "
+            f"{said / peak - 1:+.1%} | {' | '.join(sizes)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,11 +1,11 @@
 """What a job will take, before it is begun: from the network on torch's meta device, without weights.
 
-Sizes follow from the layers and the recipe. Peaks are lower bounds, from the copies of the weights that each stage
-holds, and times are unknown, until `benchmarks/scale.py --fit` has fitted both to measured runs.
+Sizes follow from the layers and the recipe; peaks and times are lines that `benchmarks/scale.py --fit` has fitted to
+measured runs.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgekit import rounding
 from edgekit.errors import InputError, ModelError, PlanError
+from edgekit.job import GPTQ_MOST
 from edgekit.libraries import quiet
 from edgekit.models.meta import build_meta
 from edgekit.options import ModelOptions, Options
@@ -29,10 +31,7 @@ GIB = 2**30
 FLATBUFFER_LIMIT = 2**31
 """Offsets in a TFLite file are signed 32-bit numbers."""
 
-
-COPIES = {"load": 1, "export": 1, "rewrite": 2, "compile float": 2, "quantize": 2, "compile int8": 1, "run": 1}
-"""Float copies of the weights that a stage holds at once, at the least."""
-LOWER_BOUND = "lower bounds: the copies of the weights that each stage holds"
+STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def plan_model(
         "input_shape": [1, 3, *shape.size],
         "memory_available_bytes": available_memory(),
         "disk_bytes": sum(each["size_bytes"] for each in artifacts),
-        "memory_model": f"fitted on {', '.join(fit['fitted_on'])}" if fit else LOWER_BOUND,
-        "stages": _stages(shape, targets, fit),
+        "memory_model": f"fitted on {', '.join(fit['fitted_on'])} with {fit['calibration_images']} calibration images",
+        "stages": _stages(shape, wants, targets),
         "artifacts": artifacts,
     }
     if device_class:
@@ -139,9 +138,8 @@ def refusals(options: Options) -> dict[str, str]:
         if each["size_bytes"] >= FLATBUFFER_LIMIT and each["target"] == "tflite":
             found[name] = each["why"]
         elif worst["peak_bytes"] > memory:
-            degree = "about" if read_fit() else "at least"
             found[name] = (
-                f"{worst['stage']} takes {degree} {worst['peak_bytes'] / GIB:.1f} GiB of memory and "
+                f"{worst['stage']} takes about {worst['peak_bytes'] / GIB:.1f} GiB of memory and "
                 f"{memory / GIB:.1f} GiB are available"
             )
     if len(found) == len(wanted):
@@ -186,35 +184,58 @@ def _artifact(
 
 
 def predicted_size(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
-    """Bytes of a bundle: weights, golden samples, and what the fit found for each layer of the graph."""
-    own = recipe.for_target(target)
-    size = 4.0 * (shape.params + shape.expanded)
+    """Bytes of a bundle's model files: weights, and what the fit found for each layer of the graph."""
+    graph = read_fit()["layer_bytes"][target][precision] * len(shape.dense)
+    return int(size_of_weights(shape, recipe, target, precision) + graph)
+
+
+def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
+    """Bytes of the weights in a bundle."""
+    size = 4 * (shape.params + shape.expanded)
     if precision == "int8":
-        for name, weights, channels, depthwise in shape.dense:
-            in_float = any(fnmatchcase(name, pattern) for pattern in own.float_layers)
-            if not in_float and (own.targets[target].quantize_depthwise or not depthwise):
-                size += 4 * channels - 3 * weights
-    golden = 2 * 3 * shape.size[0] * shape.size[1]
-    fit = read_fit()
-    graph = fit["layer_bytes"][target][precision] * len(shape.dense) if fit else 0
-    return int(size + golden + graph)
+        size += sum(4 * channels - 3 * weights for weights, channels in _in_int8(shape, recipe, target))
+    return size
 
 
-def _stages(shape: Shape, targets: Sequence[str], fit: dict[str, Any] | None) -> list[dict[str, Any]]:
+def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
+    """Bytes of the matrices that GPTQ keeps at a time, float32 [inputs,inputs] of each layer; 0 without GPTQ."""
+    if recipe.weight_rounding != "gptq" or shape.params > GPTQ_MOST:
+        return 0
+    inputs = (weights // channels for weights, channels in _in_int8(shape, recipe, target))
+    return min(rounding.MEMORY_BYTES, sum(4 * each * each for each in inputs if each <= rounding.MOST_INPUTS))
+
+
+def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, int]]:
+    """(weights, output channels) of each layer that gets int8 weights."""
+    own = recipe.for_target(target)
+    for name, weights, channels, depthwise in shape.dense:
+        in_float = any(fnmatchcase(name, pattern) for pattern in own.float_layers)
+        if not in_float and (own.targets[target].quantize_depthwise or not depthwise):
+            yield weights, channels
+
+
+def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
+    """Bytes that a stage's peak and seconds are sums of: 1, float weights, in `quantize` those equalized and GPTQ's."""
     weights = 4 * shape.params
+    if stage != "quantize":
+        return [1, weights, 0, 0]
+    return [1, weights, weights if recipe.equalization else 0, gptq_bytes(shape, recipe, target)]
+
+
+def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for target in targets:
-        for stage, copies in COPIES.items():
-            peak, seconds = copies * weights, None
-            if fit is not None:
-                lines = fit["stages"][target][stage]
-                peak, seconds = (int(lines[key][0] + lines[key][1] * weights) for key in ("peak_bytes", "seconds"))
+        for stage in STAGES:
+            lines, given = read_fit()["stages"][target][stage], terms(shape, recipe, target, stage)
+            peak, seconds = (
+                int(sum(a * x for a, x in zip(lines[key], given, strict=True))) for key in ("peak_bytes", "seconds")
+            )
             found.append({"stage": stage, "target": target, "peak_bytes": peak, "seconds": seconds})
     return found
 
 
 @lru_cache
-def read_fit() -> dict[str, Any] | None:
-    """What `benchmarks/scale.py --fit` found on measured runs, or None where there is none."""
-    file = files("edgekit") / "_assets" / "plan.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+def read_fit() -> dict[str, Any]:
+    """What `benchmarks/scale.py --fit` found on measured runs."""
+    found: dict[str, Any] = json.loads((files("edgekit") / "_assets" / "plan.json").read_text("utf-8"))
+    return found

@@ -1,10 +1,12 @@
 """`edgekit plan`: figures without weights, and jobs that are refused before they begin."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TINY_ARGS
 
 from edgekit import plan
 from edgekit.cli.main import main
@@ -12,6 +14,9 @@ from edgekit.graph import export_graph, layers
 from edgekit.models import parse_model_args
 from edgekit.options import ModelOptions
 from edgekit.profiles import load_device_class
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import scale
 
 
 def test_the_document_has_the_keys_that_were_promised(capfd: pytest.CaptureFixture[str]) -> None:
@@ -29,9 +34,17 @@ def test_the_document_has_the_keys_that_were_promised(capfd: pytest.CaptureFixtu
     assert by["tflite", "int8"]["size_bytes"] < 2**30
 
 
-def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
-    from conftest import TINY_ARGS
+def test_models_that_it_was_not_fitted_on() -> None:
+    """Against what `benchmarks/scale.py` measured: peaks within a quarter, sizes within a twentieth."""
+    found = scale.predictions()
+    assert len({row["model"] for row in found}) >= 3
+    for row in found:
+        for key, share in (("peak", 0.25), ("float", 0.05), ("int8", 0.05)):
+            said, measured = row[key]
+            assert said == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
 
+
+def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
     options = ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32)
     shape = plan.shape_of_model(options)
     assert shape.params == tiny_convnext.params
@@ -100,7 +113,11 @@ def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
     capfd: pytest.CaptureFixture[str],
     force: bool,
 ) -> None:
-    monkeypatch.setattr(plan, "FLATBUFFER_LIMIT", 250_000)  # between the int8 bundle and the float one
+    planned = plan.plan_model(
+        ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32), ["tflite"]
+    )
+    small, large = sorted(each["size_bytes"] for each in planned["artifacts"])
+    monkeypatch.setattr(plan, "FLATBUFFER_LIMIT", (small + large) // 2)  # between the int8 bundle and the float one
     run = ["deploy", *job_arguments, "--target", "tflite", "-o", str(tmp_path / "run"), "--quiet", "--json"]
     assert main([*run, *(["--force"] if force else [])]) == (0 if force else 1)
     verdicts = {row["precision"]: row for row in json.loads(capfd.readouterr().out)["results"]}

@@ -71,11 +71,10 @@ def _lines(planned: dict[str, Any]) -> list[str]:
         f"this machine has {planned['memory_available_bytes'] / gib:.1f} GiB of memory free; all bundles take "
         f"{planned['disk_bytes'] / 1e6:,.0f} MB of disk",
     ]
-    lines.append(f"memory of each stage, {planned['memory_model']}:")
+    lines.append(f"memory and processor's seconds of each stage, {planned['memory_model']}:")
     for each in planned["stages"]:
         over = "" if each["peak_bytes"] < planned["memory_available_bytes"] else "  more than there is"
-        seconds = "" if each["seconds"] is None else f" {each['seconds']} s"
-        figures = f"{each['peak_bytes'] / gib:6.2f} GiB{seconds}"
+        figures = f"{each['peak_bytes'] / gib:6.2f} GiB {each['seconds']:6} s"
         lines.append(f"{each['target']:<9} {each['stage']:<14} {figures}{over}")
     for each in planned["artifacts"]:
         lines.append(
