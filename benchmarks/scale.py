@@ -34,6 +34,7 @@ FITTED = (
     "convnextv2_tiny",
     "convnextv2_base",
     "convnextv2_large",
+    "convnextv2_huge",
     "vit_small_patch16_224",
     "vit_large_patch16_224",
 )
@@ -140,6 +141,7 @@ def tables() -> None:
     """SCALE.md and the picture."""
     import matplotlib
 
+    from edgekit.job import GPTQ_MOST
     from edgekit.plan import STAGES
 
     matplotlib.use("Agg")
@@ -154,7 +156,8 @@ def tables() -> None:
         + ", ".join(sorted({str(row["calibration_images"]) for row in rows}))
         + " calibration images. Peaks are resident memory.",
         f"Times are of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores other work",
-        "shared: exponents say more than the seconds.", "",
+        "shared: exponents say more than the seconds. GPTQ rounds the weights of networks of at most "
+        f"{GPTQ_MOST / 1e6:.0f} M parameters.", "",
         "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
         + " | exponent s | exponent GiB |",
     ]  # fmt: skip

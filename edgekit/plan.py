@@ -29,7 +29,7 @@ from edgekit.targets import TARGETS
 
 GIB = 2**30
 FLATBUFFER_LIMIT = 2**31
-"""Offsets in a TFLite file are signed 32-bit numbers."""
+"""Offsets in a TFLite file are signed 32-bit numbers; a protobuf holds no more either."""
 
 STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 
@@ -215,11 +215,15 @@ def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, i
 
 
 def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
-    """Bytes that a stage's peak and seconds are sums of: 1, float weights, in `quantize` those equalized and GPTQ's."""
+    """What a stage's peak and seconds are sums of: 1, and bytes of the float weights, of those that are equalized, of
+    GPTQ's matrices, and of those that are written in the model's own protobuf."""
     weights = 4 * shape.params
-    if stage != "quantize":
-        return [1, weights, 0, 0]
-    return [1, weights, weights if recipe.equalization else 0, gptq_bytes(shape, recipe, target)]
+    equalized = gptq = inside = 0
+    if stage == "quantize":
+        equalized, gptq = weights if recipe.equalization else 0, gptq_bytes(shape, recipe, target)
+    if (target, stage) == ("onnx", "compile float") and weights < FLATBUFFER_LIMIT:
+        inside = weights
+    return [1, weights, equalized, gptq, inside]
 
 
 def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> list[dict[str, Any]]:
