@@ -133,11 +133,11 @@ def refusals(options: Options) -> dict[str, str]:
     wanted = [each for each in planned["artifacts"] if each["precision"] in options.precisions]
     for each in wanted:
         name = f"{each['target']}-{each['precision']}"
-        stages = [s for s in planned["stages"] if s["target"] in (each["target"], None) and _is_for(s, each)]
-        worst = max(stages, key=lambda stage: int(stage["peak_bytes"]))
+        stages = [s for s in planned["stages"] if s["target"] == each["target"] and _is_for(s, each)]
+        worst = max(stages, key=lambda stage: int(stage["peak_bytes"]), default=None)
         if each["size_bytes"] >= FLATBUFFER_LIMIT and each["target"] == "tflite":
             found[name] = each["why"]
-        elif worst["peak_bytes"] > memory:
+        elif worst and worst["peak_bytes"] > memory:
             found[name] = (
                 f"{worst['stage']} takes about {worst['peak_bytes'] / GIB:.1f} GiB of memory and "
                 f"{memory / GIB:.1f} GiB are available"
@@ -185,8 +185,8 @@ def _artifact(
 
 def predicted_size(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
     """Bytes of a bundle's model files: weights, and what the fit found for each layer of the graph."""
-    graph = read_fit()["layer_bytes"][target][precision] * len(shape.dense)
-    return int(size_of_weights(shape, recipe, target, precision) + graph)
+    layer = read_fit()["layer_bytes"].get(target, {}).get(precision, 0)
+    return int(size_of_weights(shape, recipe, target, precision) + layer * len(shape.dense))
 
 
 def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
@@ -227,10 +227,12 @@ def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
 
 
 def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> list[dict[str, Any]]:
+    """Those of targets that were measured: a new one has none until `benchmarks/scale.py` has run it."""
     found: list[dict[str, Any]] = []
-    for target in targets:
+    fitted = read_fit()["stages"]
+    for target in (each for each in targets if each in fitted):
         for stage in STAGES:
-            lines, given = read_fit()["stages"][target][stage], terms(shape, recipe, target, stage)
+            lines, given = fitted[target][stage], terms(shape, recipe, target, stage)
             peak, seconds = (
                 int(sum(a * x for a, x in zip(lines[key], given, strict=True))) for key in ("peak_bytes", "seconds")
             )
