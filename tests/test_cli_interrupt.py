@@ -23,7 +23,8 @@ STAGES = [
 ]
 """The line after which Ctrl-C comes, and the stage that it hits."""
 
-EDGEKIT = [sys.executable, "-m", "edgekit"]
+# As the console script does. With -m Python itself may end by the signal, though the exit code was set.
+EDGEKIT = [sys.executable, "-c", "from edgekit.cli.main import entry; entry()"]
 
 
 def run_until(command: list[str], line: str) -> tuple[int, str]:
