@@ -18,6 +18,8 @@ from edgekit.profiles import load_device_class
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import scale
 
+TINY = ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32)
+
 
 def test_the_document_has_the_keys_that_were_promised(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "convnextv2_huge", "--imgsz", "224", "--json"]) == 0
@@ -45,8 +47,7 @@ def test_models_that_it_was_not_fitted_on() -> None:
 
 
 def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
-    options = ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32)
-    shape = plan.shape_of_model(options)
+    shape = plan.shape_of_model(TINY)
     assert shape.params == tiny_convnext.params
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     assert shape.macs == sum(layer.macs for _, layer in layers(graph))
@@ -113,9 +114,7 @@ def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
     capfd: pytest.CaptureFixture[str],
     force: bool,
 ) -> None:
-    planned = plan.plan_model(
-        ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32), ["tflite"]
-    )
+    planned = plan.plan_model(TINY, ["tflite"])
     small, large = sorted(each["size_bytes"] for each in planned["artifacts"])
     monkeypatch.setattr(plan, "FLATBUFFER_LIMIT", (small + large) // 2)  # between the int8 bundle and the float one
     run = ["deploy", *job_arguments, "--target", "tflite", "-o", str(tmp_path / "run"), "--quiet", "--json"]
