@@ -53,7 +53,8 @@ def test_rows_carry_speed_size_and_agreement(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("int8_ms", "faster", "ship"), [(5.0, "2.00x [2.00, 2.00]", "INT8"), (12.5, "0.80x", "float")])
 def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, faster: str, ship: str) -> None:
-    text = write_results(results(tmp_path, int8_ms))
+    text = write_results(results(tmp_path, int8_ms), "other.json")
+    assert "every figure is in `other.json`" in text
     (line, *_) = [line for line in text.splitlines() if line.startswith("| net | LiteRT | 10.00 |")]
     assert faster in line
     assert line.endswith(f"| 90.0 % | {ship} |")
