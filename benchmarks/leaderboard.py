@@ -37,6 +37,7 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
     from edgekit.job import prepare
     from edgekit.options import ModelOptions, Options
     from edgekit.profiler import profile
+    from edgekit.profiles import Precision
     from edgekit.progress import Reporter
     from edgekit.stages import torch_logits
 
@@ -47,6 +48,7 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
     pixels = np.stack([size.crop(job.dataset.image(sample)) for sample in job.evaluation.samples])
     expected = np.concatenate([torch_logits(job.network, pixels[i : i + 8]) for i in range(0, len(pixels), 8)])
     graphs, rows = PreparedGraphs(job, reporter), []
+    counts: dict[Precision, int] = {"float": FLOAT_IMAGES, "int8": count}
     for target in TARGETS:
         row: dict[str, Any] = {
             "model": model, "params": job.network.params, "input": size.height, "recipe": job.recipe.name,
@@ -54,7 +56,7 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
             "target": target,
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            for precision, images in (("float", FLOAT_IMAGES), ("int8", count)):
+            for precision, images in counts.items():
                 bundle = build_one(graphs, target, precision, Path(folder) / precision, reporter)
                 with open_session(bundle, 1) as session:
                     given = np.concatenate([session(size.normalize(each[None])) for each in pixels[:images]])

@@ -48,11 +48,13 @@ MEMBERS = (
 )
 
 
-def fine_tune(member: Member, images: torch.Tensor, labels: torch.Tensor, count: int, side: int, batch: int) -> dict:
+def fine_tune(
+    member: Member, images: torch.Tensor, labels: torch.Tensor, count: int, side: int, batch: int
+) -> dict[str, torch.Tensor]:
     """The state dict of one member after one pass over `count` images, its learning rate falling to zero."""
     torch.manual_seed(member.seed)
     generator = torch.Generator().manual_seed(member.seed)
-    net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)
+    net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
     optimizer = torch.optim.AdamW(net.parameters(), lr=member.lr, weight_decay=member.weight_decay)
     order = torch.randperm(len(images), generator=generator)[:count]
@@ -63,7 +65,7 @@ def fine_tune(member: Member, images: torch.Tensor, labels: torch.Tensor, count:
         chosen = order[step * batch : (step + 1) * batch]
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(prepare(augment(images[chosen], generator), side))
-        F.cross_entropy(logits.float(), labels[chosen], label_smoothing=member.smoothing).backward()
+        F.cross_entropy(logits.float(), labels[chosen], label_smoothing=member.smoothing).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)

@@ -18,20 +18,22 @@ import json
 import math
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 MODEL = "convnextv2_atto"
-MODEL_ARGS = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 288), "num_classes": 10, "conv_mlp": False}
+MODEL_ARGS: dict[str, Any] = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 288), "num_classes": 10, "conv_mlp": False}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 # (share of all epochs, side of the square input in pixels); the last one is the size the model is deployed at
 SCHEDULE = ((0.6, 64), (1.0, 96))
@@ -83,7 +85,7 @@ def prepare(images: Tensor, size: int) -> Tensor:
     return ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def response_norm(self: nn.Module, x: Tensor) -> Tensor:
+def response_norm(self: GlobalResponseNorm, x: Tensor) -> Tensor:
     """GRN with the sum of squares spelled out: the same function, and the compiler can fuse it."""
     norm = (x * x).sum(self.spatial_dim, keepdim=True).add(1e-12).sqrt()
     scale = norm / (norm.mean(self.channel_dim, keepdim=True) + self.eps)
@@ -122,15 +124,15 @@ class Training:
     """The networks, their optimizers, and how far they are."""
 
     def __init__(self, args: argparse.Namespace, steps_per_epoch: int) -> None:
-        timm.layers.grn.GlobalResponseNorm.forward = response_norm
+        GlobalResponseNorm.forward = response_norm  # type: ignore[method-assign]
         self.args, self.steps_per_epoch, self.step, self.epoch = args, steps_per_epoch, 0, 0
-        self.net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)
+        self.net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if args.init:
             self.net.load_state_dict({name: tensor.float() for name, tensor in load_file(args.init).items()})
         self.average = timm.create_model(MODEL, **MODEL_ARGS)
         self.average.load_state_dict(self.net.state_dict())
         self.average.requires_grad_(False)
-        self.fast = torch.compile(self.net, dynamic=False)
+        self.fast: Callable[[Tensor], Tensor] = torch.compile(self.net, dynamic=False)
         self.optimizers = optimizers(self.net, args.lr, args.weight_decay)
 
     def restore(self, checkpoint: Path) -> None:
@@ -179,7 +181,7 @@ class Training:
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.fast(images)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.05)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

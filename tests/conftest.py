@@ -70,7 +70,7 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converters' own
         program = torch.export.export(network, (x,))
-        names = {"input_names": ["x"], "output_names": ["logits"]}
+        names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
         torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False, **names)
         openvino.save_model(openvino.convert_model(program, input=list(shape)), folder / "model.xml")
         litert_torch.convert(network, (x,)).export(str(folder / "model.tflite"))

@@ -19,12 +19,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edgekit.build import PRECISIONS, PreparedGraphs, build_all, build_one
+from edgekit.build import PreparedGraphs, build_all, build_one
 from edgekit.bundle import Bundle, read_bundle
 from edgekit.errors import CompileError
 from edgekit.job import Job, prepare
 from edgekit.options import ModelOptions, Options
-from edgekit.profiles import load_recipe
+from edgekit.profiles import PRECISIONS, load_recipe
 from edgekit.progress import Reporter
 from edgekit.rows import ran_in_int8
 from edgekit.runtime.session import Session

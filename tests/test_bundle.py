@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_every_key_must_be_there(folder: Path, key: str) -> None:
         read_bundle(folder)
 
 
-WRONG = {
+WRONG: dict[str, list[Any]] = {
     "schema_version": [2, 0, "1", True, None, 1.0],
     "target": ["tensorrt", 1, None],
     "precision": ["int4", None],
@@ -346,13 +346,13 @@ def test_a_failure_leaves_the_older_bundle_and_nothing_else(
     calls = 0
     rename = Path.rename
 
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> NoReturn:
         raise failure
 
     def fail_at(path: Path, target: Path) -> Path:
         nonlocal calls
         calls += 1
-        return fail() if calls == int(step[-1]) else rename(path, target)  # type: ignore[func-returns-value]
+        return fail() if calls == int(step[-1]) else rename(path, target)
 
     if step.startswith("rename"):
         monkeypatch.setattr(Path, "rename", fail_at)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,6 @@ import pytest
 from conftest import TINY_MODEL
 from PIL import Image
 
-from edgekit import libraries
 from edgekit.bundle import read_bundle
 from edgekit.cli.main import main
 from edgekit.data import open_dataset, select
@@ -148,7 +148,8 @@ def test_classify_a_corrupt_or_missing_image(fails: Fails, finished_run: Path, p
 
 @pytest.mark.parametrize("command", ["classify", "inspect", "evaluate", "benchmark"])
 def test_what_is_no_bundle(command: str, fails: Fails, photos: Path, tmp_path: Path) -> None:
-    more = {"classify": [photos / "class_0/0.png"], "evaluate": ["--data", photos]}.get(command, [])
+    inputs: dict[str, list[Any]] = {"classify": [photos / "class_0/0.png"], "evaluate": ["--data", photos]}
+    more = inputs.get(command, [])
     assert "is not a bundle: there is no such folder" in fails(command, tmp_path / "gone", *more)
     assert "has no manifest.json. Make one with: edgekit deploy MODEL" in fails(command, photos, *more)
 
@@ -211,7 +212,8 @@ def test_values_of_options(deploy: Fails, photos: Path, more: list[str], message
 
 @pytest.mark.parametrize("command", ["evaluate", "benchmark", "inspect", "classify"])
 def test_threads_of_the_steps(command: str, fails: Fails, finished_run: Path, photos: Path) -> None:
-    more = {"classify": [photos / "class_0/0.png"], "evaluate": ["--data", photos]}.get(command, [])
+    inputs: dict[str, list[Any]] = {"classify": [photos / "class_0/0.png"], "evaluate": ["--data", photos]}
+    more = inputs.get(command, [])
     assert "threads is 0: give a whole number from 1" in fails(
         command, finished_run / "onnx-float", *more, "--threads", 0
     )
@@ -327,14 +329,14 @@ def test_an_output_that_is_in_use(deploy: Fails, photos: Path, tmp_path: Path) -
 def test_a_missing_package_shows_before_the_work(
     deploy: Fails, photos: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    real = libraries.importlib.import_module
+    real = importlib.import_module
 
     def missing(name: str) -> Any:
         if name == package:
             raise ModuleNotFoundError(f"No module named '{package}'", name=package)
         return real(name)
 
-    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     assert f"'{package}' is not installed. Run: pip install \"edgekit[build]\"" in deploy("--data", photos)
 
 

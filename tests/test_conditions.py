@@ -18,7 +18,7 @@ QUIET: dict[str, Any] = {"throttled": None, "throttle_events": None, "cooling_st
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be set by hand."""
     now = [0.0]
-    monkeypatch.setattr(conditions.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("edgekit.conditions.time.monotonic", lambda: now[0])
     return now
 
 

@@ -22,8 +22,13 @@ LONG = Settings(threads=1, warmup=1, iterations=500_000)
 
 def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
     bundles = {"int8": read_bundle(pair[1])}
+
+    def kill() -> None:
+        for pid in agents(lent_board):
+            os.kill(pid, signal.SIGKILL)
+
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
-        thread = when(lambda: agents(lent_board), lambda: [os.kill(pid, signal.SIGKILL) for pid in agents(lent_board)])
+        thread = when(lambda: agents(lent_board), kill)
         with pytest.raises(DeviceCrashError, match=r"board: the measurement was killed \(SIGKILL\)"):
             opened.measure(bundles, LONG)
         thread.join()

@@ -22,7 +22,7 @@ from edgekit.report import load_report
 from edgekit.run_folder import STATE
 
 TARGETS = ("onnx", "tflite")
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def fill_disk(board: Server, patch: pytest.MonkeyPatch) -> Undo:
         if os.environ.get("CI") == "true":
             pytest.fail(done.stderr)
         pytest.skip(f"a small disk can't be mounted: {done.stderr}")
-    return lambda: subprocess.run(["umount", str(files)], check=True) and None
+    return lambda: subprocess.run(["umount", str(files)], check=True)
 
 
 def stop_server(board: Server, patch: pytest.MonkeyPatch) -> Undo:
@@ -145,7 +145,7 @@ def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(board.folder / "other")], check=True)
     key = (board.folder / "other.pub").read_text().split()[:2]
     known.write_text(" ".join([before.split()[0], *key]) + "\n")
-    return lambda: known.write_text(before) and None
+    return lambda: known.write_text(before)
 
 
 @pytest.mark.parametrize(

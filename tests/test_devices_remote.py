@@ -13,6 +13,7 @@ from edgekit.bundle import read_bundle
 from edgekit.cli.main import main
 from edgekit.devices import remote
 from edgekit.devices.remote import open_board
+from edgekit.devices.setup import ensure_environment
 from edgekit.errors import (
     DeviceMemoryError,
     DevicePythonError,
@@ -117,10 +118,9 @@ def test_deploy_on_a_device_and_here(
     def lend(*arguments: Any, **more: Any) -> str:
         minimum.append(arguments[3])
         if len(minimum) > 1:
-            return real(*arguments, **more)
+            return ensure_environment(*arguments, **more)
         return str(lend_environment(lent_board, "onnx", arguments[3]) / "bin" / "python")
 
-    real = remote.ensure_environment
     monkeypatch.setattr(remote, "ensure_environment", lend)
     command = ["deploy", *job_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
     lent_board.config.rename(lent_board.folder / "hidden")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,14 @@ def test_a_full_disk_makes_the_old_go(tmp_path: Path, monkeypatch: pytest.Monkey
     put(tmp_path, "a", 30, 24)
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == {"a"}
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 95, 5))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 95, 5))
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == set()
 
 
 def test_what_nothing_loads_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages" / "ai_edge_litert"
-    monkeypatch.setattr(environment.venv, "create", lambda place, **_: packages.mkdir(parents=True))
+    monkeypatch.setattr(venv, "create", lambda place, **_: packages.mkdir(parents=True))
 
     def install(command: list[str]) -> None:
         for name in ("libLiteRt.so", "libLiteRtWebGpuAccelerator.so"):

@@ -68,7 +68,7 @@ def test_a_hub_that_is_away_is_a_warning_with_the_option() -> None:
 def test_every_finding_that_is_not_ok_has_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that tells nothing of itself, with an old Python and no package."""
     monkeypatch.setattr(doctor, "_version", lambda package: None)
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("edgekit.doctor.importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(doctor, "OLDEST_PYTHON", (9, 0))
     monkeypatch.setattr(doctor, "probe", lambda root: {**FACTS, "machine": "riscv64", "glibc": None})
     found = doctor.examine(tmp_path, NOWHERE)

@@ -90,7 +90,8 @@ def test_every_bundle_on_the_other_boards(demo_run: Path, boards: dict[str, Emul
         """The boards of a release one after the other: the first makes the environments that the second finds."""
         devices = [word for name in BOARDS[1:] if name.startswith(suite) for word in ("--device", name)]
         options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
-        return run_cli(["benchmark", *bundles, *devices, *options])["results"]
+        rows: list[dict[str, Any]] = run_cli(["benchmark", *bundles, *devices, *options])["results"]
+        return rows
 
     with ThreadPoolExecutor(len(PYTHONS)) as pool:
         rows = [row for found in pool.map(measure, PYTHONS) for row in found]

@@ -33,7 +33,8 @@ class ResponseNorm(nn.Module):
         length = x.norm(p=2, dim=(2, 3), keepdim=True)
         shape = (1, -1, 1, 1)
         normed = x * (length / (length.mean(dim=1, keepdim=True) + 1e-6))
-        return self.narrow(x + torch.addcmul(self.bias.view(shape), self.weight.view(shape), normed))
+        narrow: torch.Tensor = self.narrow(x + torch.addcmul(self.bias.view(shape), self.weight.view(shape), normed))
+        return narrow
 
 
 class Norm(nn.Module):
@@ -43,7 +44,7 @@ class Norm(nn.Module):
         super().__init__()
         self.norm, self.left, self.right = nn.LayerNorm(8), nn.Linear(8, 4), nn.Linear(8, 5)
         with torch.no_grad():
-            self.norm.weight *= torch.logspace(-1, 1, 8)
+            self.norm.weight.mul_(torch.logspace(-1, 1, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)
@@ -123,7 +124,8 @@ def test_what_others_take_too_stays() -> None:
     class Shared(Norm):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.norm(x)
-            return self.left(x) + x[..., :4]
+            both: torch.Tensor = self.left(x) + x[..., :4]
+            return both
 
     assert equalize(graph_of(Shared()), images(), 0.7) == 0
 

@@ -38,7 +38,10 @@ def test_times_of_an_emulated_device_are_not_judged() -> None:
     slow = row(speedup=(0.5, 0.4, 0.6), device=there)
     assert judge(slow, GATES, random_weights=False)["verdict"] == "pass"
     assert judge(row(drop=1.3, device=there), GATES, random_weights=False)["verdict"] == "fail"
-    loaded = {"thermal": {"cpus": 2, "other_cpus": 1.9, "throttled": None}, "latency_ms": {"p50": 10.0, "threads": 1}}
+    loaded: dict[str, Any] = {
+        "thermal": {"cpus": 2, "other_cpus": 1.9, "throttled": None},
+        "latency_ms": {"p50": 10.0, "threads": 1},
+    }
     claim = replace(GATES, must_be_fit=True)
     assert judge(row(device={"name": "local"}, **loaded), claim, random_weights=False)["verdict"] == "not shown"
     assert judge(row(device=there, **loaded), GATES, random_weights=False)["verdict"] == "pass"
@@ -201,7 +204,11 @@ def test_the_speed_gate_says_when_float_was_fastest_in_low_precision() -> None:
 
 
 def test_float_in_low_precision_is_recommended_where_it_is_fastest_and_keeps_the_drop() -> None:
-    low = {"computes_in": "bf16", "accuracy": {**row()["accuracy"], "drop_top1_points": 0.1}, "p50_ms": 8.0}
+    low: dict[str, Any] = {
+        "computes_in": "bf16",
+        "accuracy": {**row()["accuracy"], "drop_top1_points": 0.1},
+        "p50_ms": 8.0,
+    }
     float_ = row("float", speedup=None, latency_ms={"p50": 20.0}, low_precision=low)
     found = recommend([judge(each, GATES, random_weights=False) for each in (float_, row())])
     assert found["bundle"] == "onnx-float"

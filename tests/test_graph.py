@@ -45,13 +45,15 @@ class Small(nn.Module):
         query, key, value = self.qkv(tokens).chunk(3, -1)
         tokens = tokens + nn.functional.scaled_dot_product_attention(query, key, value)
         tokens = tokens.add_(torch.softmax(tokens @ tokens.transpose(1, 2), -1) @ tokens)
-        return self.head(self.drop(tokens).mean(1))
+        logits: Tensor = self.head(self.drop(tokens).mean(1))
+        return logits
 
 
 @pytest.fixture(scope="module")
-def network() -> nn.Module:
+def network() -> Small:
     torch.manual_seed(0)
     module = Small().eval()
+    norm: Any
     for norm in (module.stem[1], module.norm):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias)
@@ -175,6 +177,7 @@ class Norms(nn.Module):
         self.first, self.padded = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.pointwise = nn.Conv2d(8, 8, 1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        norm: Any
         for norm in self.norms:
             for values in norm.parameters():
                 nn.init.uniform_(values, 0.5, 2.0)
@@ -184,7 +187,8 @@ class Norms(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
         x = x + self.pointwise(self.norms[0](x))
-        return self.padded(self.norms[1](x)).mean((2, 3))
+        logits: Tensor = self.padded(self.norms[1](x)).mean((2, 3))
+        return logits
 
 
 def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
@@ -197,7 +201,7 @@ def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
         torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
 
 
-def test_weights_that_were_replaced_are_gone(network: nn.Module, graph: GraphModule) -> None:
+def test_weights_that_were_replaced_are_gone(network: Small, graph: GraphModule) -> None:
     (layer, _) = calls(graph, A.linear.default)
     old = str(layer.args[1].target)  # type: ignore[union-attr]
     set_weights(graph, layer, torch.zeros(24, 8), None)

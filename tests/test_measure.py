@@ -16,6 +16,7 @@ from edgekit.errors import CompileError, EngineError, StageError, WeightsError
 from edgekit.evaluate import Predictions
 from edgekit.measure import Images, group_key, measure_rows
 from edgekit.options import Settings
+from edgekit.profiles import load_device_class
 from edgekit.progress import Reporter
 from edgekit.report.schema import _schema
 from edgekit.rows import base_row, failed_row, limit, ran_in_int8
@@ -233,7 +234,7 @@ def test_a_runtime_without_a_profile_leaves_nulls(make_bundle: MakeBundle, monke
 def test_bound_is_the_measured_devices_not_the_bundles() -> None:
     row = {"device": DEVICE, "precision": "int8", "macs": 10**9, "latency_ms": {"p50": 20.0}}
     found = limit(row, threads=8)
-    bound = rows.load_device_class("x86-64-v4").bound_ms(10**9, "int8", 2)
+    bound = load_device_class("x86-64-v4").bound_ms(10**9, "int8", 2)
     assert found == {"bound_ms": bound, "fraction": bound / 20}
     assert limit(row | {"device": DEVICE | {"class": None}}, threads=1) is None
 

@@ -29,7 +29,7 @@ def preprocessing(**changes: Any) -> Preprocessing:
 
 
 def assert_same_as_timm(image: Image.Image, ours: Preprocessing) -> None:
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     transform = create_transform(
         (3, ours.height, ours.width),

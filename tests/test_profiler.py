@@ -50,7 +50,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     from edgekit.rewrites import rewrite
 
     torch.manual_seed(0)
-    sizes = {"dims": (24, 24, 32, 48), "depths": (1, 1, 1, 1), "num_classes": CLASSES}
+    sizes: dict[str, Any] = {"dims": (24, 24, 32, 48), "depths": (1, 1, 1, 1), "num_classes": CLASSES}
     network = timm.create_model("convnextv2_atto", **sizes).eval()
     graph, recipe = export_graph(network, (1, 3, SIDE, SIDE)), load_recipe("convnextv2")
     samples = [np.random.default_rng(seed).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32) for seed in range(2)]
@@ -134,7 +134,8 @@ def attention_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         def forward(self, x: Tensor) -> Tensor:
             q, k, v = self.patches(x).flatten(2).transpose(1, 2).view(1, 16, 2, 3, 4).permute(3, 0, 2, 1, 4)
             tokens = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 16, 8)
-            return self.head(self.inner(tokens).mean(1))
+            logits: Tensor = self.head(self.inner(tokens).mean(1))
+            return logits
 
     return compile_all(Attention().eval(), (1, 3, SIDE, SIDE), tmp_path_factory.mktemp("attention"))
 
@@ -156,7 +157,9 @@ def test_a_matrix_product_is_counted_however_it_is_stored() -> None:
 # ONNX Runtime
 
 
-def write_onnx(path: Path, nodes: list[onnx.NodeProto], tensors: dict[str, NDArray[Any]], **shapes: list[Any]) -> Path:
+def write_onnx(
+    path: Path, nodes: list[onnx.NodeProto], tensors: dict[str, NDArray[Any]], **shapes: list[Any] | None
+) -> Path:
     """A model of `nodes` with one input x and one output y of these shapes."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in ("x", "y")]
     constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
@@ -169,7 +172,7 @@ def write_onnx(path: Path, nodes: list[onnx.NodeProto], tensors: dict[str, NDArr
 def test_a_stock_quantized_pointwise_convolution_is_seen_to_run_in_float(tmp_path: Path) -> None:
     """Q/DQ before a 1x1 convolution but none after it: no integer kernel fits, and GELU follows as in ConvNeXt."""
     scale, zero = np.float32(0.02), np.uint8(128)
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "scale": np.array(scale),
         "zero": np.array(zero),
         "weight_scale": np.full(32, 0.01, np.float32),

@@ -43,7 +43,7 @@ def samples() -> list[NDArray[np.float32]]:
 def recipe(target: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     """The default recipe with another table for onnx."""
     found = load_recipe("default")
-    plain = {"activations": "uint8", "quantize_outputs": False, "quantize_depthwise": False}
+    plain: dict[str, Any] = {"activations": "uint8", "quantize_outputs": False, "quantize_depthwise": False}
     row = replace(found.targets["onnx"], **(plain | (target or {})))
     return replace(found, targets=dict(found.targets) | {"onnx": row}, **changes)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from edgekit.rewrites import rewrite
 SIZE = (1, 8, 16, 16)
 
 
-def calibrated(module: nn.Module, image: torch.Tensor, estimator: str, target: str) -> GraphModule:
+def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minmax", "mse"], target: str) -> GraphModule:
     recipe = replace(load_recipe("default"), estimator=estimator, weight_rounding="nearest")
     return quantize(rewrite(export_graph(module.eval(), SIZE), []), [image.numpy()], recipe, target)
 
@@ -42,7 +43,7 @@ def off(graph: GraphModule, module: nn.Module, image: torch.Tensor) -> float:
 def test_long_tails_are_clipped_and_the_layer_gains() -> None:
     torch.manual_seed(0)
     module, image = nn.Conv2d(8, 8, 1), noise() ** 5
-    whole, fitted = (calibrated(module, image, each, "openvino") for each in ("minmax", "mse"))
+    whole, fitted = calibrated(module, image, "minmax", "openvino"), calibrated(module, image, "mse", "openvino")
     assert ends(fitted)[1] < ends(whole)[1] == pytest.approx(float(image.max()), rel=0.02)
     assert off(fitted, module, image) < off(whole, module, image)
 
@@ -60,6 +61,7 @@ def test_a_channel_without_weights_counts_nothing() -> None:
 @pytest.mark.parametrize(("behind", "lower"), [(nn.GELU(), -10.0), (nn.Identity(), -20.0)])
 def test_what_a_gelu_makes_nothing_of_is_clipped(behind: nn.Module, lower: float) -> None:
     layer = nn.Conv2d(8, 8, 1)
+    assert layer.bias is not None
     with torch.no_grad():
         layer.weight.copy_(10 * torch.eye(8)[:, :, None, None] + torch.rand(8, 8, 1, 1))
         layer.bias.zero_()

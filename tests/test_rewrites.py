@@ -201,7 +201,8 @@ def test_a_layer_norm_in_one_pass_stays_exact_beside_a_large_mean() -> None:
             self.norm = nn.LayerNorm(40, eps=1e-6)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            normed: torch.Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return normed
 
     module, shape = Norm().eval(), (1, 40, 8, 8)
     new = rewrite(export_graph(module, shape), ["channels-first-layer-norm"])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def network() -> nn.Module:
     ).eval()
 
 
-def quantized(rounding: str) -> GraphModule:
+def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
     recipe = replace(load_recipe("default"), weight_rounding=rounding)
     return quantize(rewrite(export_graph(network(), SIZE), []), images(16, 0), recipe, "onnx")
 

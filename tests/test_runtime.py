@@ -345,7 +345,7 @@ def test_default_threads_are_cores_of_the_affinity(monkeypatch: pytest.MonkeyPat
         (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
         (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(siblings + "\n")
     monkeypatch.setattr(base, "_CPUS", str(tmp_path))
-    monkeypatch.setattr(base.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("edgekit.runtime.base.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     assert base.default_threads() == 3  # two hyperthreads of one core, one core, one without topology
     assert base.check_threads(None) == 3
 

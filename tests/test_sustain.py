@@ -38,7 +38,7 @@ def test_a_single_round() -> None:
 
 def test_it_goes_on_for_so_long_in_turns() -> None:
     order: list[str] = []
-    calls = {name: lambda name=name: order.append(name) for name in "ab"}  # type: ignore[misc]
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
     times, rows, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
     assert conditions["seconds"] == pytest.approx(1.2, abs=0.5)
     assert order[:4] == list("abab")

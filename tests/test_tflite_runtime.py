@@ -12,8 +12,8 @@ import edgekit
 from edgekit.bundle import read_bundle
 from edgekit.graph import export_graph
 from edgekit.models import Network, load_network
-from edgekit.profiles import load_recipe
-from edgekit.stages import Precision, compile_stage, quantize_stage, torch_logits
+from edgekit.profiles import Precision, load_recipe
+from edgekit.stages import compile_stage, quantize_stage, torch_logits
 
 pytestmark = pytest.mark.slow
 

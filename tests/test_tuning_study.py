@@ -129,7 +129,7 @@ def test_a_trial_that_fails_says_why_and_costs_itself_alone(url: str) -> None:
 def test_an_interrupted_study_goes_on(url: str) -> None:
     study = open_study(Storage(url, 60).open(), "s")
     planned(study, lambda: (ORDER, POINTS))
-    done = []
+    done: list[Choices] = []
 
     def measure(choices: Choices) -> dict[str, Any]:
         if len(done) == 7:

@@ -7,7 +7,7 @@ from edgekit.tuning import worker
 
 def test_targets_share_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(worker.time, "time", lambda: now[0])
+    monkeypatch.setattr("edgekit.tuning.worker.time.time", lambda: now[0])
     ends = worker.shares(("openvino", "onnx", "tflite"), 1300.0)
     assert next(ends) == ("openvino", 1100.0)
     now[0] = 1060.0  # it was done early: the others have more

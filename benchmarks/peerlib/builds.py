@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import Any
 
 import ai_edge_quantizer
 import litert_torch
@@ -79,7 +80,7 @@ class Stock:
         model = openvino.convert_model(self.module, example_input=self.example, input=list(self.example[0].shape))
         openvino.save_model(model, path, compress_to_fp16=False)
 
-    def _nncf(self, model: object, name: str, transformer: bool) -> object:
+    def _nncf(self, model: object, name: str, transformer: bool) -> Any:
         kind = nncf.ModelType.TRANSFORMER if transformer else None
         data = nncf.Dataset([{name: image} for image in self.images])
         return nncf.quantize(model, data, model_type=kind, subset_size=len(self.images))
@@ -134,7 +135,7 @@ class Stock:
         quantizer.quantize().export_model(str(path))
 
 
-class _Reader(ort_quantization.CalibrationDataReader):
+class _Reader(ort_quantization.CalibrationDataReader):  # type: ignore[misc]
     """The images, as quantize_static asks for them."""
 
     def __init__(self, images: Images) -> None:

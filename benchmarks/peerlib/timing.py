@@ -2,6 +2,7 @@
 
 import gc
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def run_all(
 
 def time_all(sessions: dict[str, Infer], image: NDArray[np.float32], seconds: float) -> dict[str, NDArray[np.float64]]:
     """Milliseconds [rounds] of each, in turns."""
-    calls = {name: lambda infer=infer: infer(image) for name, infer in sessions.items()}
+    calls = {name: partial(infer, image) for name, infer in sessions.items()}
     for call in calls.values():
         call()
     start = time.perf_counter()
