@@ -16,7 +16,18 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from edgekit.equalize import equalize
 from edgekit.errors import CompileError
-from edgekit.graph import A, Q, add_constant, constant, insert, is_depthwise, is_padding, layer_name, replace_layer
+from edgekit.graph import (
+    A,
+    Q,
+    add_constant,
+    constant,
+    insert,
+    is_depthwise,
+    is_padding,
+    layer_name,
+    replace_layer,
+    shape_of,
+)
 from edgekit.libraries import quiet
 from edgekit.profiles import Recipe, Scheme, TargetRecipe
 from edgekit.ranges import fit_ranges
@@ -76,7 +87,17 @@ class Placement(Quantizer):  # type: ignore[misc]
                             marks[user] = QuantizationAnnotation(_annotated=True, output_qspec=self._activation)
             for marked, annotation in marks.items():
                 marked.meta["quantization_annotation"] = annotation
+        if self._target.quantize_residuals and self._scheme == "w8a8":
+            for node in model.graph.nodes:
+                if any(self.covers(without_activation(value)) for value in passed_on(node)):
+                    self._annotate_passing(node)
         return model
+
+    def _annotate_passing(self, node: Node) -> None:
+        mark = QuantizationAnnotation(dict.fromkeys(passed_on(node), self._activation), _annotated=True)
+        node.meta["quantization_annotation"] = mark
+        behind = _last(node).meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
+        behind.output_qspec = self._activation
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: `annotate` only marks what `covers` knows."""
@@ -86,6 +107,35 @@ def _last(node: Node) -> Node:
     """The node whose output the integer kernel writes: its activation if that is all that takes it."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
+
+
+def passed_on(node: Node) -> list[Any]:
+    """The values that a residual sum or a max pooling takes, which may do without float; none for other nodes."""
+    if node.target is A.max_pool2d.default:
+        return [node.args[0]]
+    if node.target is not A.add.Tensor or not all(isinstance(value, Node) for value in node.args):
+        return []
+    return list(node.args) if len({shape_of(value) for value in node.args}) == 1 else []
+
+
+def without_activation(node: Any) -> Any:
+    """The node itself, or what is before it if it is an activation that a kernel applies."""
+    return node.args[0] if node.target in ACTIVATIONS else node
+
+
+def tie_pools(graph: GraphModule) -> int:
+    """A quantizer behind a max pooling of int8 takes the range from before it, in place: no value changes. Count."""
+    tied = 0
+    for pool in graph.graph.find_nodes(op="call_function", target=A.max_pool2d.default):
+        if pool.args[0].target is not Q.dequantize_per_tensor.default:
+            continue
+        before = pool.args[0].args[1:]
+        for behind in [user for user in pool.users if user.target is Q.quantize_per_tensor.default]:
+            for node in (behind, *behind.users):
+                node.args = (node.args[0], *before)
+            tied += 1
+    graph.recompile()
+    return tied
 
 
 @torch.no_grad()
@@ -158,6 +208,7 @@ def quantize(
             )
             if recipe.estimator == "mse":
                 fit_ranges(quantized, samples)
+            tie_pools(quantized)
             if recipe.weight_rounding == "gptq":
                 round_weights(quantized, samples)
             if recipe.targets[target].hard_swish_in_float:

@@ -145,7 +145,8 @@ def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:
         return "w8, int8 weights per channel of dense layers, computed with in float"
     where = "inputs and outputs" if wants.quantize_outputs else "inputs"
     gelu = ", GELU from int8 to int8" if wants.quantize_gelu else ""
-    return f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers{gelu}"
+    residuals = ", residual sums from int8 to int8" if wants.quantize_residuals else ""
+    return f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers{gelu}{residuals}"
 
 
 def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha256: str) -> dict[str, Any]:

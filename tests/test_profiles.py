@@ -41,7 +41,7 @@ def test_shipped_recipes() -> None:
         recipe = profiles.load_recipe(name)
         assert recipe.name == name
         assert set(recipe.targets) == set(TARGETS)
-        assert recipe.estimator in ("histogram", "mse")
+        assert recipe.estimator in ("histogram", "minmax", "mse")
     tflite = profiles.load_recipe("convnextv2").targets["tflite"]
     assert (tflite.activations, tflite.quantize_outputs) == ("int8", True)
 

@@ -147,7 +147,15 @@ def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
 
 
 def test_the_recipe_has_no_field_that_is_ignored() -> None:
-    used = {"rewrites", "activations", "quantize_outputs", "quantize_depthwise", "quantize_gelu", "hard_swish_in_float"}
+    used = {
+        "rewrites",
+        "activations",
+        "quantize_outputs",
+        "quantize_depthwise",
+        "quantize_gelu",
+        "quantize_residuals",
+        "hard_swish_in_float",
+    }
     assert {each.name for each in fields(TargetRecipe)} == used | set(OWN) | {"on"}
     assert set(OWN) < {each.name for each in fields(Recipe)}
 

@@ -44,7 +44,7 @@ def trials(tiny_convnext: Any) -> Trials:
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     recipe = load_recipe("convnextv2")
     real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), list(pixels[:4]), recipe, "onnx")
-    return Trials(Simulation(real, False), Images(lambda index: pixels[index], LABELS))
+    return Trials(Simulation(real, recipe.targets["onnx"]), Images(lambda index: pixels[index], LABELS))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
     random = np.random.default_rng(0)
     pixels = random.normal(size=(10, 1, 3, 32, 32)).astype(np.float32)
     real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), [pixels[0] / 1000], recipe, "onnx")
-    simulation = Simulation(real, False)
+    simulation = Simulation(real, recipe.targets["onnx"])
     labels = [int(simulation.run(each, ()).logits.argmax()) for each in pixels]
     trials = Trials(simulation, Images(lambda index: pixels[index], labels))
     found = measure(trials, {}, 0, QUIET, "onnx")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from residual import Residual
 from torch.fx import GraphModule
 
 from edgekit.graph import export_graph
-from edgekit.profiles import Recipe, load_recipe
+from edgekit.profiles import Recipe, TargetRecipe, load_recipe
 from edgekit.quantize import quantize
 from edgekit.rewrites import rewrite
 from edgekit.tuning.simulate import Simulation
@@ -34,11 +35,11 @@ def images() -> list[NDArray[np.float32]]:
     return [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(3)]
 
 
-def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, bool]:
+def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, TargetRecipe]:
     plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # each layer's own, whatever the others have
     recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
     wants = recipe.targets[target]
-    return quantize(rewrite(graph, wants.rewrites), images, recipe, target), wants.quantize_outputs
+    return quantize(rewrite(graph, wants.rewrites), images, recipe, target), wants
 
 
 def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -48,8 +49,8 @@ def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float3
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
 def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> None:
-    real, outputs = quantized(graph, images, target)
-    simulation = Simulation(real, outputs)
+    real, wants = quantized(graph, images, target)
+    simulation = Simulation(real, wants)
     assert set(simulation.layers) == set(LAYERS)
     for image in images:
         everything = simulation.run(image, simulation.layers).logits
@@ -66,9 +67,9 @@ def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> Non
 def test_layers_off_is_the_graph_with_these_layers_in_float(
     graph: GraphModule, images: Any, target: str, left: tuple[str, ...]
 ) -> None:
-    real, outputs = quantized(graph, images, target)
+    real, wants = quantized(graph, images, target)
     wanted, _ = quantized(graph, images, target, float_layers=left)
-    simulation = Simulation(real, outputs)
+    simulation = Simulation(real, wants)
     everything = simulation.run(images[0], simulation.layers)
     on = [name for name in simulation.layers if name not in left]
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
@@ -77,8 +78,8 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
 
 def test_a_table_behind_a_layer_goes_with_it(graph: GraphModule, images: Any) -> None:
     board = load_recipe("convnextv2").for_class("raspberry-pi-4").targets
-    real, outputs = quantized(graph, images, "tflite", targets=board)
-    simulation = Simulation(real, outputs)
+    real, wants = quantized(graph, images, "tflite", targets=board)
+    simulation = Simulation(real, wants)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
     wanted, _ = quantized(graph, images, "tflite", targets=board, float_layers=["*.fc1"])
     on = [name for name in simulation.layers if not name.endswith(".fc1")]
@@ -88,28 +89,28 @@ def test_a_table_behind_a_layer_goes_with_it(graph: GraphModule, images: Any) ->
 def test_weights_that_were_rounded_together_are_float_again_where_a_layer_is_off(
     graph: GraphModule, images: Any
 ) -> None:
-    real, outputs = quantized(graph, images, "onnx", weight_rounding="gptq")
+    real, wants = quantized(graph, images, "onnx", weight_rounding="gptq")
     unrounded, _ = quantized(graph, images, "onnx")
-    simulation = Simulation(real, outputs, unrounded)
+    simulation = Simulation(real, wants, unrounded)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
-    without = Simulation(real, outputs)
+    without = Simulation(real, wants)
     assert not np.allclose(without.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-3)
 
 
 def test_smoothing_is_part_of_both_sides(graph: GraphModule, images: Any) -> None:
-    real, outputs = quantized(graph, images, "onnx", smooth_quant=True)
-    simulation = Simulation(real, outputs)
+    real, wants = quantized(graph, images, "onnx", smooth_quant=True)
+    simulation = Simulation(real, wants)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
-    real, _ = quantized(graph, images, "tflite", smooth_quant=True)
-    simulation = Simulation(real, True)
+    real, wants = quantized(graph, images, "tflite", smooth_quant=True)
+    simulation = Simulation(real, wants)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
 
 
 def test_a_run_goes_on_from_another(graph: GraphModule, images: Any) -> None:
-    real, outputs = quantized(graph, images, "tflite")
-    simulation = Simulation(real, outputs)
+    real, wants = quantized(graph, images, "tflite")
+    simulation = Simulation(real, wants)
     nothing = simulation.run(images[0], ())
     for name in simulation.layers:
         alone, continued = simulation.run(images[0], [name]), simulation.run(images[0], [name], nothing)
@@ -134,9 +135,25 @@ def test_a_padding_goes_with_its_layer(images: Any, target: str) -> None:
         return quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
 
     real = made()
-    simulation = Simulation(real, wants.quantize_outputs)
+    simulation = Simulation(real, wants)
     everything = simulation.run(images[0], simulation.layers)
     assert np.array_equal(everything.logits, answers(real, images[0]))
     on = [name for name in simulation.layers if name != "4"]
     assert len(on) == 2
     assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(made("4"), images[0]))
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+@pytest.mark.parametrize("left", [(), ("one",), ("two", "three"), ("three",), ("one", "two"), ("head",)])
+def test_residual_sums_go_with_the_layers_before_them(images: Any, target: str, left: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    graph = export_graph(Residual().eval(), (1, 3, 32, 32))
+    recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
+    wants = recipe.targets[target]
+    assert wants.quantize_residuals
+    real = quantize(rewrite(graph, wants.rewrites), images, recipe, target)
+    wanted = quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
+    simulation = Simulation(real, wants)
+    on = [name for name in simulation.layers if name not in left]
+    assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)

@@ -99,7 +99,7 @@ def simulate(graphs: PreparedGraphs, prepared: Prepared, images: Images) -> Tria
     if recipe.weight_rounding != "nearest":
         nearest = replace(recipe, weight_rounding="nearest")
         unrounded = graphs.with_recipe(nearest).prepare(prepared.target, "int8").graph
-    return Trials(Simulation(prepared.graph, recipe.targets[prepared.target].quantize_outputs, unrounded), images)
+    return Trials(Simulation(prepared.graph, recipe.targets[prepared.target], unrounded), images)
 
 
 def images_of(network: Network, dataset: Dataset, samples: Sequence[Sample]) -> Images:

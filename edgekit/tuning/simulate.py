@@ -12,10 +12,13 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgekit.graph import A, Q, constant, is_padding, layer_name
-from edgekit.quantize import ACTIVATIONS, TABLES
+from edgekit.profiles import TargetRecipe
+from edgekit.quantize import ACTIVATIONS, TABLES, without_activation
 
 QUANTIZE = (Q.quantize_per_tensor.default, Q.quantize_per_channel.default)
 DEQUANTIZE = (Q.dequantize_per_tensor.default, Q.dequantize_per_channel.default)
+PASSING = (A.add.Tensor, A.max_pool2d.default)
+"""What `Placement` may have from int8 to int8 besides layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,8 @@ class Simulation:
     rounded with regard to others (GPTQ), `unrounded` is the same graph with weights as they were.
     """
 
-    def __init__(self, graph: GraphModule, quantize_outputs: bool, unrounded: GraphModule | None = None) -> None:
-        self._graph, self._outputs, self._unrounded = graph, quantize_outputs, unrounded or graph
+    def __init__(self, graph: GraphModule, wants: TargetRecipe, unrounded: GraphModule | None = None) -> None:
+        self._graph, self._wants, self._unrounded = graph, wants, unrounded or graph
         self._nodes: list[Node] = list(graph.graph.nodes)
         self._layer_of: dict[Node, str] = {}
         for node in filter(_is_quantized, self._nodes):
@@ -98,9 +101,10 @@ class Simulation:
         return map_arg(node.args, value), map_arg(node.kwargs, value)
 
     def _is_on(self, user: Node, source: Any, active: frozenset[str]) -> bool:
-        """Whether the Q/DQ behind `source` is there for `user`: one of the two layers beside it wants it."""
-        wanted = self._layer_of.get(user) in active
-        return wanted or (self._outputs and self._maker.get(source) in active)
+        """Whether the Q/DQ behind `source` is there for `user`: what is on one of its two sides wants it."""
+        wanted = self._layer_of.get(user) in active or not active.isdisjoint(self._passing.get(user, ()))
+        made = self._wants.quantize_outputs and self._maker.get(source) in active
+        return wanted or made or not active.isdisjoint(self._passing.get(without_activation(source), ()))
 
     @cached_property
     def _maker(self) -> dict[Node, str]:
@@ -114,6 +118,19 @@ class Simulation:
             if behind is not None and behind.target in DEQUANTIZE and behind.args[0].args[0] in makers:
                 makers[node] = makers[behind.args[0].args[0]]
         return makers
+
+    @cached_property
+    def _passing(self) -> dict[Node, set[str]]:
+        """Residual sums and max pooling from int8 to int8: the layers for one of which they are that."""
+        found: dict[Node, set[str]] = {}
+        if not self._wants.quantize_residuals:
+            return found
+        for node in (node for node in self._nodes if node.target in PASSING):
+            values: list[Any] = node.all_input_nodes
+            if all(value.target in DEQUANTIZE for value in values):
+                makers = {self._maker.get(value.args[0].args[0]) for value in values}
+                found[node] = {name for name in makers if name is not None}
+        return found
 
     @cached_property
     def _weights(self) -> dict[Node, tuple[Any, Any]]:
