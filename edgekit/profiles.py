@@ -64,7 +64,7 @@ class TargetRecipe:
     quantize_gelu: bool = False
     """Where outputs are quantized, GELU's behind them too: from int8 to int8 it is a table of 256 values."""
     quantize_residuals: bool = False
-    """Residual sums and max pooling behind a quantized layer from int8 to int8: nothing between layers is float."""
+    """Residual sums and max pooling behind a quantized layer go from int8 to int8."""
     hard_swish_in_float: bool = False
     """HardSwish between Q/DQ spelled out as a product: LiteRT's converter leaves that in float."""
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None

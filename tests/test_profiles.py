@@ -36,7 +36,7 @@ def test_shipped_device_classes() -> None:
 
 
 def test_shipped_recipes() -> None:
-    assert profiles.list_recipes() == ("coatnet", "coca", "convnextv2", "davit", "default", "vit")
+    assert profiles.list_recipes() == ("coatnet", "coca", "convnextv2", "davit", "default", "resnet", "vit")
     for name in profiles.list_recipes():
         recipe = profiles.load_recipe(name)
         assert recipe.name == name
@@ -51,7 +51,9 @@ def test_shipped_recipes() -> None:
     [
         ("convnextv2_atto", "convnextv2"),
         ("hf-hub:timm/ConvNeXt_tiny.in12k", "convnextv2"),
-        ("resnet50", "default"),
+        ("resnet50", "resnet"),
+        ("timm/wide_resnet50_2.racm_in1k", "resnet"),
+        ("resnetv2_50", "default"),
         ("my_package.models:build", "default"),
     ],
 )
