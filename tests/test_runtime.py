@@ -137,6 +137,60 @@ def test_low_precision_is_for_float_models_where_the_runtime_has_it(
             assert session(np.zeros((1, 3, SIDE, SIDE), np.float32)).shape[0] == 1
 
 
+@pytest.fixture
+def faulty_bf16(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An OpenVINO engine that chooses bf16, counts what is open, and has two faults to switch on."""
+    from edgekit.runtime import openvino
+
+    faults = SimpleNamespace(refuses_bf16=False, off_in_bf16=0.0, open=0)
+
+    class Faulty(openvino.Engine):
+        def __init__(self, model: Path, manifest: Any, threads: int | None) -> None:
+            self.low = manifest.session.get("inference_precision") == "bf16"
+            if self.low and faults.refuses_bf16:
+                raise RuntimeError("no bf16 today")
+            super().__init__(model, manifest, threads)
+            faults.open += 1
+
+        def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            return super().run(x) + np.float32(faults.off_in_bf16 if self.low else 0)
+
+        def close(self) -> None:
+            super().close()
+            faults.open -= 1
+
+        @staticmethod
+        def low_precision_float() -> str | None:
+            return "bf16"
+
+    monkeypatch.setattr(openvino, "Engine", Faulty)
+    return faults
+
+
+def test_verify_checks_the_session_that_is_returned(make_bundle: MakeBundle, faulty_bf16: Any) -> None:
+    bundle = make_bundle("openvino")
+    edgekit.load(bundle, verify=True, low_precision=True).close()
+    faulty_bf16.off_in_bf16 = 5.0
+    edgekit.load(bundle, verify=True).close()
+    with pytest.raises(GoldenError):
+        edgekit.load(bundle, verify=True, low_precision=True)
+    assert faulty_bf16.open == 0
+
+
+def test_a_load_that_fails_leaves_no_model_open(make_bundle: MakeBundle, faulty_bf16: Any) -> None:
+    faulty_bf16.refuses_bf16 = True
+    with pytest.raises(EngineError, match="no bf16 today"):
+        edgekit.load(make_bundle("openvino"), low_precision=True)
+    assert faulty_bf16.open == 0
+
+
+def test_bf16_has_a_tolerance_of_its_own(make_bundle: MakeBundle, tiny_golden: Golden, faulty_bf16: Any) -> None:
+    faulty_bf16.off_in_bf16 = 0.1 * float(tiny_golden.logits.std())
+    assert faulty_bf16.off_in_bf16 > 2 * tiny_golden.tolerance
+    with edgekit.load(make_bundle("openvino"), verify=True, low_precision=True) as session:
+        assert session.bundle.manifest.session["inference_precision"] == "bf16"
+
+
 @every_target
 def test_close(target: str, make_bundle: MakeBundle) -> None:
     session = edgekit.load(make_bundle(target))

@@ -13,20 +13,20 @@ def load(
 ) -> Session:
     """Open a bundle on `threads` threads (default: every core that this process may use).
 
-    Hashes are checked before the runtime opens the model; `verify` also runs the golden samples. With `low_precision` a
-    float model is computed in bf16 or f16 where its runtime would choose that on this processor: a report says where
-    it pays; elsewhere it changes nothing. Raises BundleError, UsageError, MissingExtraError with the pip command to
-    run, EngineError, and GoldenError where `verify` fails.
+    Hashes are checked before the runtime opens the model. With `low_precision` a float model is computed in bf16 or f16
+    where its runtime would choose that on this processor: a report says where it pays; elsewhere it changes nothing.
+    `verify` runs the golden samples on the session that is returned. Raises BundleError, UsageError, MissingExtraError
+    with the pip command to run, EngineError, and GoldenError where `verify` fails.
     """
     session = Session(read_bundle(path), threads)
-    if verify:
-        try:
-            session.verify()
-        except BaseException:
+    try:
+        low = session.in_low_precision() if low_precision else None
+        if low is not None:
             session.close()
-            raise
-    low = session.in_low_precision() if low_precision else None
-    if low is None:
-        return session
-    session.close()
-    return low
+            session = low
+        if verify:
+            session.verify()
+    except BaseException:
+        session.close()
+        raise
+    return session

@@ -14,6 +14,13 @@ from edgekit.preprocess import ImageLike
 from edgekit.runtime.base import Engine, check_threads, engine_errors
 from edgekit.targets import find_target
 
+LOW_PRECISION_SPREAD = 0.3
+"""Smallest golden tolerance in bf16 or f16, in standard deviations of the logits: as for INT8.
+
+Measured with torch on random weights: bf16 is 0.03 (ResNet-18, ConvNeXt V2 Atto) to 0.13 (MobileNetV3) off, and the
+tolerance of a float bundle is 0.01.
+"""
+
 
 @dataclass(frozen=True)
 class VerifyResult:
@@ -90,17 +97,23 @@ class Session:
         return [(self.bundle.labels[index], float(scores[index])) for index in best]
 
     def verify(self) -> VerifyResult:
-        """Run the golden samples; raises GoldenError if a logit differs by more than the bundle's tolerance."""
+        """Run the golden samples; raises GoldenError if a logit differs by more than the bundle's tolerance.
+
+        In bf16 or f16 the tolerance is at least `LOW_PRECISION_SPREAD`.
+        """
         golden = self.bundle.golden()
         batch = self.bundle.manifest.preprocessing.normalize(golden.pixels)
         difference = float(np.abs(self(batch) - golden.logits).max())
-        if not difference <= golden.tolerance:  # NaN must fail too
+        tolerance = golden.tolerance
+        if self.bundle.manifest.session.get("inference_precision", "f32") != "f32":
+            tolerance = max(tolerance, LOW_PRECISION_SPREAD * float(golden.logits.std()))
+        if not difference <= tolerance:  # NaN must fail too
             raise GoldenError(
                 f"bundle '{self.bundle.path}' gives other numbers on this processor with {self.engine_name} "
                 f"{self.engine_version}: the logits of its golden samples differ by {difference:.3g}, valid is at most "
-                f"{golden.tolerance:.3g}. Try another version of the runtime, or another bundle"
+                f"{tolerance:.3g}. Try another version of the runtime, or another bundle"
             )
-        return VerifyResult(difference, golden.tolerance)
+        return VerifyResult(difference, tolerance)
 
     def in_low_precision(self) -> "Session | None":
         """The same bundle computed in bf16 or f16, where its runtime would do that to a float model here."""
