@@ -6,6 +6,7 @@ The resize and crop rules are those of timm's evaluation transform, pixel for pi
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from io import BytesIO
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgekit.errors import BundleError, ImageError, UsageError
 
@@ -26,16 +27,6 @@ MAX_PIXELS = 1 << 28
 
 # Raster formats that every Pillow build registers. EPS is left out on purpose: it would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
-_ORIENTATION_TAG = 0x0112
-_ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def open_image(source: ImageLike | bytes, name: str | None = None) -> Image.Image:
@@ -48,7 +39,7 @@ def open_image(source: ImageLike | bytes, name: str | None = None) -> Image.Imag
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "array")
     if isinstance(source, Image.Image):
-        return _decode(source, name or getattr(source, "filename", "") or "PIL image")
+        return _decode(source, name or getattr(source, "filename", "") or "PIL image", borrowed=True)
     if isinstance(source, bytes):
         return _open(BytesIO(source), name or f"{len(source)} bytes")
     if isinstance(source, str | os.PathLike):
@@ -70,22 +61,25 @@ def _open(file: str | BytesIO, name: str) -> Image.Image:
         return _decode(image, name)
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _decode(image: Image.Image, name: str, borrowed: bool = False) -> Image.Image:
+    """RGB, upright. A `borrowed` image belongs to the caller and isn't modified."""
     try:
         image.load()
-        image = _upright(image)
+        image = _copy(image) if borrowed else image
+        # Turning in place moves the pixels first and rewrites the EXIF block afterwards: damage in other tags of the
+        # block then can't cost the rotation, and a block that can't be read at all says nothing about the pixels.
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
         return image if image.mode == "RGB" else _to_rgb(image)
     except Exception as error:  # see _open
         raise ImageError(f"can't decode image '{name}': {error}. It may be truncated: fetch it again") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # a damaged EXIF block says nothing about the pixels, which are fine
-        return image
-    method = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+def _copy(image: Image.Image) -> Image.Image:
+    """A copy that keeps its format, by which `_to_rgb` tells 16-bit grey from 32-bit."""
+    copy = image.copy()
+    copy.format = image.format
+    return copy
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

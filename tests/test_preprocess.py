@@ -1,12 +1,15 @@
 """Decoding of every kind of image, and the same pixels as timm's evaluation transform."""
 
+import struct
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import BundleError, ImageError, UsageError
@@ -178,23 +181,65 @@ def test_palette_images_keep_their_colours(transparency: int | bytes | None) -> 
     np.testing.assert_array_equal(np.asarray(image), np.asarray(palette.convert("RGB")))
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int) -> None:
-    from PIL import ImageOps
+UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+"""What the EXIF specification asks of a viewer, by the value of the orientation tag."""
 
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation(orientation: int, form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encode(noise(24, 16), "JPEG", exif=exif)
-    expected = ImageOps.exif_transpose(Image.open(BytesIO(content)))
-    np.testing.assert_array_equal(np.asarray(open_image(content)), np.asarray(expected))
+    content = encode(noise(24, 16), form, exif=exif)
+    stored = np.asarray(Image.open(BytesIO(content)).convert("RGB"))
+    expected = UPRIGHT[orientation](stored)
+    np.testing.assert_array_equal(np.asarray(open_image(content)), expected)
     opened = Image.open(BytesIO(content))
-    np.testing.assert_array_equal(np.asarray(open_image(opened)), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(open_image(opened)), expected)
+    assert opened.size == (24, 16), "the caller's image was modified"
+
+
+def test_orientation_of_16_bit_grey() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.array([[0, 257, 32896, 65535]], np.uint16)
+    image = open_image(encode(Image.fromarray(deep), "PNG", exif=exif))
+    assert np.asarray(image)[:, 0, 0].tolist() == [0, 1, 128, 255]
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_does_not_lose_the_image() -> None:
+def test_exif_that_is_unreadable_does_not_lose_the_image() -> None:
     content = encode(noise(24, 16), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 30)
-    assert open_image(content).size == (24, 16)
+    stored = np.asarray(Image.open(BytesIO(content)))
+    np.testing.assert_array_equal(np.asarray(open_image(content)), stored)
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF data")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        struct.pack(">HHIi", 0x0100, 9, 1, -5),
+        struct.pack(">HHI4s", 0x0213, 2, 4, b"abc"),
+        struct.pack(">HHII", 0x8769, 4, 1, 9999),
+    ],
+    ids=["negative width", "text for a number", "no such block"],
+)
+def test_damage_elsewhere_in_exif_does_not_lose_the_orientation(damage: bytes) -> None:
+    tags = [struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), damage]
+    block = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(tags)) + b"".join(tags) + bytes(4)
+    content = encode(noise(24, 16), "JPEG", exif=block)
+    expected = UPRIGHT[6](np.asarray(Image.open(BytesIO(content))))
+    for source in (content, Image.open(BytesIO(content))):
+        np.testing.assert_array_equal(np.asarray(open_image(source)), expected)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
