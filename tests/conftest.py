@@ -63,8 +63,9 @@ def tiny_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
     """Compile a torch network for every runtime, without edgekit's own backends."""
     import litert_torch
-    import openvino
     import torch
+
+    from edgekit.compat.openvino import openvino
 
     x = torch.zeros(shape)
     with warnings.catch_warnings():

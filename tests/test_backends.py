@@ -189,7 +189,7 @@ def from_onnx(model: Path) -> Any:
 
 
 def from_openvino(model: Path) -> Any:
-    import openvino
+    from edgekit.compat.openvino import openvino
 
     return json.loads(openvino.Core().read_model(model).get_rt_info(["edgekit"]).astype(str))
 

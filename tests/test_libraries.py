@@ -100,13 +100,3 @@ def test_other_errors_of_an_import_pass(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OSError, match="libfoo"):
         import_needed("broken_inside", "build")
-
-
-def test_no_library_tells_its_maker_that_it_was_used(tmp_path: Path) -> None:
-    code = """
-import edgekit, nncf, openvino, torch
-openvino.convert_model(torch.nn.ReLU(), example_input=torch.zeros(1))
-"""
-    env = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
-    assert not (tmp_path / "intel").exists()

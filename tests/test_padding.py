@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from ai_edge_litert.tools import flatbuffer_utils
@@ -16,6 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.backends import load_backend
+from edgekit.compat.openvino import openvino
 from edgekit.graph import A, export_graph
 from edgekit.profiles import load_recipe
 from edgekit.quantize import quantize

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
@@ -17,6 +16,7 @@ from residual import Residual
 from torch.fx import GraphModule
 
 from edgekit.backends import load_backend
+from edgekit.compat.openvino import openvino
 from edgekit.graph import A, Q, export_graph
 from edgekit.profiles import Recipe, load_recipe
 from edgekit.quantize import quantize

@@ -7,11 +7,9 @@ from typing import Any
 
 import ai_edge_quantizer
 import litert_torch
-import nncf
 import numpy as np
 import onnx
 import onnxruntime.quantization as ort_quantization
-import openvino
 import torch
 from ai_edge_quantizer import recipe as ai_edge_recipe
 from numpy.typing import NDArray
@@ -19,6 +17,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from edgekit.bundle import Bundle
+from edgekit.compat.nncf import nncf
+from edgekit.compat.openvino import openvino
 from peerlib.candidates import Candidate
 
 Images = list[NDArray[np.float32]]

@@ -48,7 +48,7 @@ def open_candidate(candidate: Candidate, threads: int) -> Infer:
 
 
 def _openvino(candidate: Candidate, threads: int) -> Infer:
-    import openvino
+    from edgekit.compat.openvino import openvino
 
     path = candidate.path / "model.xml" if candidate.path.is_dir() else candidate.path
     mixed = candidate.precision.rpartition("+")[2]

@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-import openvino
 import torch
 from torch.fx import GraphModule
 
 from edgekit.backends.base import Artifact
 from edgekit.backends.openvino_axes import split_reductions
+from edgekit.compat.openvino import openvino
 from edgekit.graph import A, Q, add_constant, constant, example_input, insert, replace_layer
 from edgekit.quantize import fold_weights
 

@@ -5,8 +5,9 @@ refuses the model now and then ("Axis 139814070386691 out of the tensor rank ran
 they are. A reshape between two keeps it from joining them again.
 """
 
-import openvino
-from openvino import opset13 as ops
+from edgekit.compat.openvino import openvino
+
+ops = openvino.opset13
 
 _SAME = {
     "ReduceL1": ops.reduce_l1,

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.compat.telemetry import hidden_telemetry
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
 from edgekit.manifest import Manifest
 from edgekit.targets import TARGETS
@@ -49,7 +50,8 @@ def import_runtime(target: str, *modules: str) -> ModuleType:
     """The first of the modules that is installed, or MissingExtraError with the pip command that brings one."""
     for name in modules:
         try:
-            return importlib.import_module(name)
+            with hidden_telemetry():
+                return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise EngineError(f"{name} is installed but can't be imported: {first_line(error)}") from error
