@@ -29,7 +29,7 @@ test-slow: $(READY)
 test-others: $(READY)
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=90
 
-# A source distribution, and a wheel made from it, in dist/.
+# The source distribution of edgekit-deploy, and a wheel made from it, in dist/.
 build: $(READY)
 	$(BIN)/python -m build
 

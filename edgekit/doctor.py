@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 from edgekit import __version__
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, version_of
 from edgekit.devices.scripts.probe import probe
+from edgekit.distribution import install_command
 from edgekit.profiles import class_of
 from edgekit.targets import TARGETS
 
@@ -92,7 +93,7 @@ def _runtimes() -> Iterator[Finding]:
     for name, target in TARGETS.items():
         version = next(filter(None, map(_version, PACKAGES[name])), None)
         module = next((each for each in MODULES[name] if importlib.util.find_spec(each)), None)
-        install = f'pip install "edgekit[{target.extra}]"'
+        install = install_command(target.extra)
         if module is None:
             findings.append(Finding(target.title, "warning", "not installed", install))
             continue
@@ -105,7 +106,7 @@ def _runtimes() -> Iterator[Finding]:
         )
     yield from findings
     if not works:
-        yield Finding("runtimes", "broken", "none works", 'pip install "edgekit[tflite]", or another of those above')
+        yield Finding("runtimes", "broken", "none works", f"{install_command('tflite')}, or another of those above")
 
 
 def _dies(module: str) -> str | None:
@@ -126,7 +127,7 @@ def _building() -> Finding:
     missing = [package for package in BUILDING if _version(package) is None]
     if not missing:
         return Finding("making bundles", "ok", ", ".join(f"{each} {_version(each)}" for each in BUILDING))
-    fix = 'to make bundles: pip install "edgekit[build]"; running them needs none of it'
+    fix = f"to make bundles: {install_command('build')}; running them needs none of it"
     return Finding("making bundles", "warning", f"not installed: {', '.join(missing)}", fix)
 
 
@@ -159,8 +160,13 @@ COMBINATIONS = (
         "both put their files in one folder", "pip uninstall onnxruntime onnxruntime-gpu, then install one of them",
     ),
     Combination(
+        ("edgekit", "edgekit-deploy"), lambda found: True,
+        "edgekit-deploy was once named edgekit, as an unrelated project is: both put their files in one folder",
+        "pip uninstall edgekit edgekit-deploy, then install edgekit-deploy again",
+    ),
+    Combination(
         ("torch", "torchao"), lambda found: found["torch"] < (2, 12),
-        "quantization needs torch 2.12 or newer", 'pip install "edgekit[build]"',
+        "quantization needs torch 2.12 or newer", install_command("build"),
     ),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from types import ModuleType
 
+from edgekit.distribution import install_command
 from edgekit.errors import MissingExtraError
 
 
@@ -21,7 +22,7 @@ def import_needed(module: str, extra: str) -> ModuleType:
         package = (error.name or "edgekit").partition(".")[0]
         if package == "edgekit":
             raise
-        raise MissingExtraError(f"'{package}' is not installed. Run: pip install \"edgekit[{extra}]\"") from error
+        raise MissingExtraError(f"'{package}' is not installed. Run: {install_command(extra)}") from error
 
 
 @contextlib.contextmanager

@@ -143,14 +143,14 @@ def test_without_the_cli_extra_the_command_says_how_to_get_it(package: str) -> N
     if package == "rich" and done.returncode == 0:
         return  # Typer itself works without; progress doesn't, see below
     assert done.returncode == 2
-    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit[cli]\"\n"
+    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
 
 
 def test_without_rich_a_job_says_how_to_get_it(tmp_path: Path) -> None:
     code = "import sys; sys.modules['rich'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "edgekit: error: 'rich' is not installed. Run: pip install \"edgekit[cli]\"\n"
+    assert done.stderr == "edgekit: error: 'rich' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
 
 
 @pytest.mark.parametrize("package", ["nncf", "torch", "timm"])
@@ -158,7 +158,7 @@ def test_without_the_build_extra_a_job_says_how_to_get_it(package: str, tmp_path
     code = f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit[build]\"\n"
+    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit-deploy[build]\"\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,11 +218,11 @@ sys.exit(main(["targets", "--json"]))
 
 def test_missing_extra_in_an_import_inside(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def missing(arguments: list[str]) -> int:
-        raise MissingExtraError('nothing is installed. Run: pip install "edgekit[tflite]"')
+        raise MissingExtraError('nothing is installed. Run: pip install "edgekit-deploy[tflite]"')
 
     monkeypatch.setattr("edgekit.cli.commands.run", missing)
     assert main([]) == 2
-    assert 'pip install "edgekit[tflite]"' in capfd.readouterr().err
+    assert 'pip install "edgekit-deploy[tflite]"' in capfd.readouterr().err
 
 
 def test_click_errors_are_found_in_any_version_of_typer() -> None:

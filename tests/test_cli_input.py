@@ -337,7 +337,7 @@ def test_a_missing_package_shows_before_the_work(
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    assert f"'{package}' is not installed. Run: pip install \"edgekit[build]\"" in deploy("--data", photos)
+    assert f"'{package}' is not installed. Run: pip install \"edgekit-deploy[build]\"" in deploy("--data", photos)
 
 
 def test_a_missing_runtime(fails: Fails, finished_run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_a_missing_runtime(fails: Fails, finished_run: Path, photos: Path, monke
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", None)
     message = fails("classify", finished_run / "tflite-int8", photos / "class_0/0.png")
-    assert 'LiteRT is not installed. Run: pip install "edgekit[tflite]"' in message
+    assert 'LiteRT is not installed. Run: pip install "edgekit-deploy[tflite]"' in message
 
 
 def test_a_disc_that_is_full(

@@ -108,6 +108,7 @@ def test_old_glibc_and_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
             {"onnxruntime": "1.20.0", "onnxruntime-gpu": "1.20.0"},
             {"onnxruntime 1.20.0 with onnxruntime-gpu 1.20.0": "broken"},
         ),
+        ({"edgekit": "0.1.0", "edgekit-deploy": "0.1.0"}, {"edgekit 0.1.0 with edgekit-deploy 0.1.0": "broken"}),
         ({"torch": "2.9.0", "torchao": "0.18.0"}, {"torch 2.9.0 with torchao 0.18.0": "broken"}),
     ],
 )  # fmt: skip

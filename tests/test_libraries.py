@@ -87,7 +87,7 @@ def test_missing_package_is_the_pip_command(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError) as caught:
         import_needed("wants_more", "build")
-    assert str(caught.value) == "'surely_not_installed' is not installed. Run: pip install \"edgekit[build]\""
+    assert str(caught.value) == "'surely_not_installed' is not installed. Run: pip install \"edgekit-deploy[build]\""
 
 
 def test_a_mistake_in_edgekit_is_not_a_missing_package() -> None:

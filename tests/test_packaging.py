@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import tarfile
 import zipfile
 from email import message_from_string
@@ -10,7 +9,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-from environments import ROOT, build, find_python, new_environment, run
+from environments import ROOT, find_python, new_environment, run
 
 from edgekit import __version__
 from edgekit.profiles import list_device_classes, list_recipes
@@ -20,23 +19,9 @@ EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-c
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
-
-
-@pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from the sdist: what that lacks, the wheel can't have."""
-    folder = tmp_path_factory.mktemp("unpacked")
-    shutil.unpack_archive(sdist, folder, filter="data")
-    (source,) = folder.iterdir()
-    return build(source, "wheel", tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
 def metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
-        return message_from_string(archive.read(f"edgekit-{__version__}.dist-info/METADATA").decode())
+        return message_from_string(archive.read(f"edgekit_deploy-{__version__}.dist-info/METADATA").decode())
 
 
 def files_of(folder: Path) -> set[str]:
@@ -45,6 +30,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_the_sdist_holds_the_tests_and_the_documents(sdist: Path) -> None:
+    assert sdist.name == f"edgekit_deploy-{__version__}.tar.gz"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     documents = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"}
@@ -60,9 +46,9 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) 
         assert f"edgekit/{name}" in names
     for name in ("convnextv2_cifar10.safetensors", "calibration.zip", "evaluation.zip", "labels.txt"):
         assert f"edgekit/_assets/demo/{name}" in names
-    assert f"edgekit-{__version__}.dist-info/licenses/LICENSE" in names
+    assert f"edgekit_deploy-{__version__}.dist-info/licenses/LICENSE" in names
     assert wheel.stat().st_size <= 6_000_000
-    assert wheel.name == f"edgekit-{__version__}-py3-none-any.whl"
+    assert wheel.name == f"edgekit_deploy-{__version__}-py3-none-any.whl"
 
 
 def test_the_metadata_names_what_each_extra_brings(metadata: Message) -> None:
@@ -71,6 +57,7 @@ def test_the_metadata_names_what_each_extra_brings(metadata: Message) -> None:
     assert base == {"numpy", "pillow"}
     assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     assert {target.extra for target in TARGETS.values()} <= EXTRAS
+    assert metadata["Name"] == "edgekit-deploy"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
 
@@ -124,7 +111,7 @@ def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tm
     for command in ([python.with_name("edgekit")], [python, "-m", "edgekit"]):
         done = run(*command, "--help", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert 'pip install "edgekit[cli]"' in done.stderr
+        assert 'pip install "edgekit-deploy[cli]"' in done.stderr
         assert "Traceback" not in done.stderr
 
 
@@ -137,5 +124,5 @@ def test_the_command_without_torch_names_the_extra_that_brings_it(wheel: Path, t
     (tmp_path / "images").mkdir()
     done = run(edgekit, "deploy", "convnextv2_atto", "--data", "images", "--weights", "random", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert 'pip install "edgekit[build]"' in done.stderr
+    assert 'pip install "edgekit-deploy[build]"' in done.stderr
     assert "Traceback" not in done.stderr

@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(
-        MissingExtraError, match=r"'jsonschema' is not installed. *Run: pip install \"edgekit\[build\]\""
+        MissingExtraError, match=r"'jsonschema' is not installed. *Run: pip install \"edgekit-deploy\[build\]\""
     ):
         validate(example())
 

@@ -278,7 +278,7 @@ def test_a_missing_runtime_names_its_extra(
     for name in ("openvino", "onnxruntime", "ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime"):
         monkeypatch.setitem(sys.modules, name, None)
     path = make_bundle(target)
-    with pytest.raises(MissingExtraError, match=rf'pip install "edgekit\[{target}\]"'):
+    with pytest.raises(MissingExtraError, match=rf'pip install "edgekit-deploy\[{target}\]"'):
         edgekit.load(path)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from environments import ROOT, build, find_python, new_environment, run
+from environments import find_python, new_environment, run
 from PIL import Image
 
 import edgekit
@@ -22,9 +22,8 @@ CLASSES = 10
 
 
 @pytest.fixture(scope="module")
-def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the wheel and tflite-runtime."""
-    wheel = build(ROOT, "wheel", tmp_path_factory.mktemp("wheel"))
     folder = tmp_path_factory.mktemp("old") / "env"
     return new_environment(folder, wheel, "tflite-runtime==2.14.0", "numpy<2", python=find_python("3.11"))
 

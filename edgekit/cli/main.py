@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from edgekit.distribution import install_command
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.interrupts import interruptible, noting
 
@@ -32,7 +33,7 @@ def _run(arguments: list[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in ("typer", "rich", "click"):
             raise
-        raise MissingExtraError(f"'{package}' is not installed. Run: pip install \"edgekit[cli]\"") from error
+        raise MissingExtraError(f"'{package}' is not installed. Run: {install_command('cli')}") from error
 
 
 def entry() -> None:

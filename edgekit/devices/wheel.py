@@ -12,10 +12,11 @@ from importlib.resources.abc import Traversable
 from io import BytesIO
 from typing import Literal
 
-from edgekit import __version__
+from edgekit import __version__, distribution
 from edgekit.profiles import data_folder
 
-NAME = f"edgekit-{__version__}-py3-none-any.whl"
+_STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
+NAME = f"{_STEM}-py3-none-any.whl"
 REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3")
 """What pyproject.toml says that the package needs."""
 _LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
@@ -25,9 +26,10 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 def own_wheel() -> bytes:
     """The wheel file."""
     content = dict(_content())
-    folder = f"edgekit-{__version__}.dist-info"
+    folder = f"{_STEM}.dist-info"
     needs = "".join(f"Requires-Dist: {each}\n" for each in REQUIREMENTS)
-    content[f"{folder}/METADATA"] = f"Metadata-Version: 2.1\nName: edgekit\nVersion: {__version__}\n{needs}".encode()
+    metadata = f"Metadata-Version: 2.1\nName: {distribution.NAME}\nVersion: {__version__}\n{needs}"
+    content[f"{folder}/METADATA"] = metadata.encode()
     content[f"{folder}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     record = [*content, f"{folder}/RECORD"]
     content[f"{folder}/RECORD"] = "".join(f"{name},,\n" for name in record).encode()

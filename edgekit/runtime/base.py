@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compat.telemetry import hidden_telemetry
+from edgekit.distribution import install_command
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
 from edgekit.manifest import Manifest
 from edgekit.targets import TARGETS
@@ -58,7 +59,7 @@ def import_runtime(target: str, *modules: str) -> ModuleType:
         except Exception as error:
             raise EngineError(f"{name} is installed but can't be imported: {first_line(error)}") from error
     known = TARGETS[target]
-    raise MissingExtraError(f'{known.title} is not installed. Run: pip install "edgekit[{known.extra}]"')
+    raise MissingExtraError(f"{known.title} is not installed. Run: {install_command(known.extra)}")
 
 
 def package_version(module: ModuleType, package: str, manifest: Manifest) -> str:

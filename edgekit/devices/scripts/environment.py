@@ -68,7 +68,8 @@ def install(place: Path, python: Path, cache: Path, request: "dict[str, object]"
     # Python compiles what is imported when it is: all of it takes minutes on a slow board, and 30 MB.
     command += ["--only-binary=:all:", "--no-compile"]
     command += ["--no-index", "--find-links", str(wheels)] if offline else []
-    command += [str(each) for each in wheels.glob("edgekit-*.whl")]
+    (own,) = wheels.glob("edgekit_deploy-*.whl")
+    command += [str(own)]
     command += list(request["requirements"])  # type: ignore[call-overload]
     run(command)
     shutil.rmtree(wheels)
