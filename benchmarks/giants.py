@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rows import keep_rows
+
+from benchmarks.rows import keep_rows
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "giants.json"

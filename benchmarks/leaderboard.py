@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import keep_rows, read_rows
+
+from benchmarks.rows import keep_rows, read_rows
 
 HERE = Path(__file__).resolve().parent
 ROWS, GIANTS, PAGE = HERE / "leaderboard.json", HERE / "giants.json", HERE.parent / "docs/leaderboard.md"
@@ -32,14 +33,16 @@ SYSTEMS = (
 
 def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: int) -> list[dict[str, Any]]:
     """One row for each target of one model."""
-    from edgekit.build import PreparedGraphs, build_one
-    from edgekit.bundles import open_session
-    from edgekit.job import prepare
-    from edgekit.options import ModelOptions, Options
-    from edgekit.profiler import profile
-    from edgekit.profiles import Precision
-    from edgekit.progress import Reporter
-    from edgekit.stages import torch_logits
+    from edgekit.config.precisions import Precision
+    from edgekit.models.logits import torch_logits
+    from edgekit.models.options import ModelOptions
+    from edgekit.pipeline.build import build_one
+    from edgekit.pipeline.graphs import PreparedGraphs
+    from edgekit.pipeline.job import prepare
+    from edgekit.pipeline.options import Options
+    from edgekit.runtime.profiling import profile
+    from edgekit.runtime.session import open_session
+    from edgekit.support.progress import Reporter
 
     reporter = Reporter(quiet=True)
     network = ModelOptions(model, weights="random", imgsz=imgsz)

@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peerlib.candidates import Candidate
-from peerlib.results import figures, write_results
-from peerlib.timing import run_all
-from pilib.results import kept
 
-from edgekit import machine
-from edgekit.bundle import Bundle
+from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib.results import figures, write_results
+from benchmarks.peerlib.timing import run_all
+from benchmarks.pilib.results import kept
+from edgekit.config.runtimes import TARGETS
 from edgekit.errors import EdgekitError
-from edgekit.libraries import quiet
-from edgekit.progress import Reporter
-from edgekit.targets import TARGETS
+from edgekit.measure import machine
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "shared" / "data" / "imagenet-500.zip"
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    from peerlib.models import SUBJECTS
+    from benchmarks.peerlib.models import SUBJECTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(SUBJECTS), help=f"of {', '.join(SUBJECTS)}; default: all")
@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
 def all_versions() -> dict[str, str]:
     import importlib.metadata
 
-    from edgekit.stages import versions
+    from edgekit.pipeline.prepared import versions
 
     found = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
     return {package: version.partition("+")[0] for package, version in found.items()}  # without where it was built for
@@ -108,14 +108,13 @@ def make(
 
     edgekit's are made for the device class, by default this machine's.
     """
-    from peerlib.builds import Stock, edgekit_candidates
-    from peerlib.models import SUBJECTS
-
-    from edgekit.build import build_all
-    from edgekit.job import prepare
-    from edgekit.options import Options
-    from edgekit.rows import ran_in_int8
-    from edgekit.stages import torch_logits
+    from benchmarks.peerlib.builds import Stock, edgekit_candidates
+    from benchmarks.peerlib.models import SUBJECTS
+    from edgekit.measure.rows import ran_in_int8
+    from edgekit.models.logits import torch_logits
+    from edgekit.pipeline.build import build_all
+    from edgekit.pipeline.job import prepare
+    from edgekit.pipeline.options import Options
 
     subject, reporter = SUBJECTS[name], Reporter()
     options = Options(

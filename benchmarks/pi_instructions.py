@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peerlib.candidates import Candidate, open_candidate
-from peerlib.results import snr
-from peers import DATA, HERE, all_versions, make, write
-from pilib.counting import CORES, count_candidates
-from pilib.results import section, with_section
 
-from edgekit.targets import TARGETS
+from benchmarks.peerlib.candidates import Candidate, open_candidate
+from benchmarks.peerlib.results import snr
+from benchmarks.peers import DATA, HERE, all_versions, make, write
+from benchmarks.pilib.counting import CORES, count_candidates
+from benchmarks.pilib.results import section, with_section
+from edgekit.config.runtimes import TARGETS
 
 Made = list[tuple[Candidate, str | None]]
 """Candidates, and why they couldn't be made."""
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    from peerlib.models import SUBJECTS
+    from benchmarks.peerlib.models import SUBJECTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="convnextv2_atto,demo", help=f"of {', '.join(SUBJECTS)}")

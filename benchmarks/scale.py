@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import keep_rows, read_rows
+
+from benchmarks.rows import keep_rows, read_rows
 
 HERE = Path(__file__).resolve().parent
 ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "docs/scale.png"
@@ -50,7 +51,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        from edgekit.benchmark import peak_rss_bytes
+        from edgekit.measure.fresh_process import peak_rss_bytes
 
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
         start = time.process_time()
@@ -61,13 +62,15 @@ class Stages:
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
     """The rows of one model and target: it is loaded in this process, all else is done in others, as for a giant."""
-    from edgekit import apart, machine
-    from edgekit.backends import load_backend
-    from edgekit.job import prepare
-    from edgekit.options import ModelOptions, Options
-    from edgekit.plan import shape_of_model
-    from edgekit.progress import Reporter
-    from edgekit.run_folder import open_run
+    from edgekit.measure import machine
+    from edgekit.models.options import ModelOptions
+    from edgekit.pipeline import worker as apart
+    from edgekit.pipeline.job import prepare
+    from edgekit.pipeline.options import Options
+    from edgekit.pipeline.plan import shape_of_model
+    from edgekit.runtime.backend import load_backend
+    from edgekit.support.progress import Reporter
+    from edgekit.support.run_folder import open_run
 
     network = ModelOptions(model, weights="random", imgsz=224)
     apart.LARGE = 0
@@ -96,15 +99,15 @@ def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
 
 
 def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    """The stages of one bundle of a parked job, or of running both, in this process: what `edgekit.apart` does."""
-    from edgekit.apart import load_job, own_tensors
-    from edgekit.backends import load_backend
-    from edgekit.build import PreparedGraphs
-    from edgekit.bundle import read_bundle
-    from edgekit.bundles import open_session
-    from edgekit.profiles import Precision
-    from edgekit.progress import Reporter
-    from edgekit.stages import compile_stage
+    """The stages of one bundle of a parked job, or of running both, in this process: what `edgekit.pipeline.worker` does."""
+    from edgekit.config.precisions import Precision
+    from edgekit.pipeline.compile import compile_stage
+    from edgekit.pipeline.graphs import PreparedGraphs
+    from edgekit.pipeline.worker import load_job, own_tensors
+    from edgekit.runtime.backend import load_backend
+    from edgekit.runtime.bundle import read_bundle
+    from edgekit.runtime.session import open_session
+    from edgekit.support.progress import Reporter
 
     stages, sizes, folder = Stages(), {}, file.parent
     if name == "run":
@@ -141,8 +144,8 @@ def tables() -> None:
     """SCALE.md and the picture."""
     import matplotlib
 
-    from edgekit.job import GPTQ_MOST
-    from edgekit.plan import STAGES
+    from edgekit.pipeline.job import GPTQ_MOST
+    from edgekit.pipeline.plan import STAGES
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -196,9 +199,9 @@ def fit() -> None:
 
     Relative errors are made least, so that small models count as much as large ones.
     """
-    from edgekit.options import ModelOptions
-    from edgekit.plan import STAGES, shape_of_model, size_of_weights, terms
-    from edgekit.profiles import recipe_for
+    from edgekit.config.recipes import recipe_for
+    from edgekit.models.options import ModelOptions
+    from edgekit.pipeline.plan import STAGES, shape_of_model, size_of_weights, terms
 
     rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
     models = sorted({row["model"] for row in rows}, key=FITTED.index)
@@ -239,8 +242,8 @@ def least_squares(x: list[list[int]], y: list[float], sizes: list[float]) -> lis
 
 def predictions() -> list[dict[str, Any]]:
     """What `edgekit plan` says of models that it was not fitted on, beside what was measured, in bytes."""
-    from edgekit.options import ModelOptions
-    from edgekit.plan import plan_model, read_fit
+    from edgekit.models.options import ModelOptions
+    from edgekit.pipeline.plan import plan_model, read_fit
 
     rows = [row for row in read_rows(ROWS) if row["model"] not in read_fit()["fitted_on"]]
     found = []
@@ -259,7 +262,7 @@ def predictions() -> list[dict[str, Any]]:
 
 def checks() -> str:
     """A table of them."""
-    from edgekit.plan import read_fit
+    from edgekit.pipeline.plan import read_fit
 
     lines = [
         "", "## What `edgekit plan` predicts of models that it was not fitted on", "",

@@ -24,7 +24,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from train_demo import MODEL, MODEL_ARGS, augment, load_zip, prepare
+
+from benchmarks.train_demo import MODEL, MODEL_ARGS, augment, load_zip, prepare
 
 WEIGHTS = Path(__file__).parents[1] / "edgekit/_assets/demo/convnextv2_cifar10.safetensors"
 
@@ -81,7 +82,7 @@ def memory(work: Path) -> None:
         for path in paths:
             save_file({name: torch.rand(shape) for name, shape in shapes.items()}, path)
         code = (
-            "import sys; from edgekit.cli.main import main; from edgekit.benchmark import peak_rss_bytes; "
+            "import sys; from edgekit.cli.main import main; from edgekit.measure.latency import peak_rss_bytes; "
             "code = main(sys.argv[1:]); print(peak_rss_bytes()); sys.exit(code)"
         )
         command = [sys.executable, "-c", code, "soup", *map(str, paths), "-o", str(work / "soup.safetensors"), "-q"]

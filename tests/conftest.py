@@ -3,34 +3,35 @@
 import os
 import shutil
 import signal
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from environments import build
 from PIL import Image
-from ssh_server import Server, keys, lend_environment, needs_sshd, serve
 
-from edgekit.bundle import Golden, Manifest, write_bundle
 from edgekit.cli.main import main
-from edgekit.preprocess import Preprocessing
+from edgekit.runtime.bundle import Golden, write_bundle
+from tests.helpers.environments import build
+from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
+from tests.helpers.tiny import (
+    CLASSES,
+    MODEL_FILES,
+    ROOT,
+    SIDE,
+    TINY_ARGS,
+    TINY_MODEL,
+    MakeBundle,
+    compile_all,
+    tiny_labels,
+    tiny_manifest,
+)
 
 # Torch's second thread gains nothing on networks this small, and waits for its turn by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's background job ignores it, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parent.parent
-SIDE = 32
-CLASSES = 10
-IO_NAMES = {"openvino": ("x", "logits"), "onnx": ("x", "logits"), "tflite": ("serving_default_args_0:0", "logits")}
-MODEL_FILES = {"openvino": ("model.xml", "model.bin"), "onnx": ("model.onnx",), "tflite": ("model.tflite",)}
-PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "tflite": "ai-edge-litert"}
-
-MakeBundle = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -77,53 +78,6 @@ def tiny_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return compile_all(tiny_network, (1, 3, SIDE, SIDE), tmp_path_factory.mktemp("models"))
 
 
-def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
-    """Compile a torch network for every runtime, without edgekit's own backends."""
-    import litert_torch
-    import torch
-
-    from edgekit.compat.openvino import openvino
-
-    x = torch.zeros(shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the converters' own
-        program = torch.export.export(network, (x,))
-        names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
-        torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False, **names)
-        openvino.save_model(openvino.convert_model(program, input=list(shape)), folder / "model.xml")
-        litert_torch.convert(network, (x,)).export(str(folder / "model.tflite"))
-    return folder
-
-
-def tiny_manifest(target: str = "onnx", **changes: Any) -> Manifest:
-    """A manifest that fits the tiny network."""
-    half = (0.5, 0.5, 0.5)
-    input_name, output_name = IO_NAMES[target]
-    values: dict[str, Any] = {
-        "target": target,
-        "precision": "float",
-        "scheme": "float32",
-        "model_file": MODEL_FILES[target][0],
-        "input_shape": (1, 3, SIDE, SIDE),
-        "layout": "NCHW",
-        "dtype": "float32",
-        "input_name": input_name,
-        "output_name": output_name,
-        "classes": CLASSES,
-        "preprocessing": Preprocessing(SIDE, SIDE, "bilinear", 1.0, "center", half, half),
-        "engine": {"package": PACKAGES[target], "minimum": "1.0"},
-        "device_class": "x86-64",
-        "fingerprint": "0" * 64,
-        "layers": ({"name": "conv", "op": "conv", "macs": 48600, "int8": False},),
-        "provenance": {"model": "tiny"},
-    }
-    return Manifest(**{**values, **changes})
-
-
-def tiny_labels() -> list[str]:
-    return [f"class {index}" for index in range(CLASSES)]
-
-
 @pytest.fixture(scope="session")
 def tiny_golden(tiny_network: Any) -> Golden:
     """Three random images and torch's logits of them."""
@@ -145,11 +99,6 @@ def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeB
         return write_bundle(tmp_path / name, files, tiny_manifest(target, **changes), tiny_labels(), golden).path
 
     return make
-
-
-TINY_ARGS = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10"
-TINY_MODEL = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", "32", "--crop-pct", "1.0"]
-"""A ConvNeXt V2 of 90 thousand parameters, as the command line takes it."""
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ COMPILES = """
 import sys
 from pathlib import Path
 import edgekit.runtime
-edgekit.runtime.base.import_runtime("openvino", "openvino")
+edgekit.runtime.engine.import_runtime("openvino", "openvino")
 import torch
 import edgekit.quantize
 from edgekit.backends.openvino import Backend

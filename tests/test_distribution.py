@@ -7,9 +7,9 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
-from environments import PIP, new_environment, run
 
-from edgekit import distribution
+from edgekit.support import distribution
+from tests.helpers.environments import PIP, new_environment, run
 
 _BETWEEN = r"""["',\s\\]+"""
 _BARE = r"edgekit(?![\w-]|\.\w)"

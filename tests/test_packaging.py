@@ -9,11 +9,12 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
-from environments import ROOT, find_python, new_environment, run
 
 from edgekit import __version__
-from edgekit.profiles import list_device_classes, list_recipes
-from edgekit.targets import TARGETS
+from edgekit.config.device_classes import list_device_classes
+from edgekit.config.recipes import list_recipes
+from edgekit.config.runtimes import TARGETS
+from tests.helpers.environments import ROOT, find_python, new_environment, run
 
 EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "dev"}
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from edgekit.bundle import Bundle
+from benchmarks.peerlib.candidates import Candidate
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
-from peerlib.candidates import Candidate
+from edgekit.runtime.bundle import Bundle
 
 Images = list[NDArray[np.float32]]
 BF16 = "bf16"

@@ -84,7 +84,7 @@ def _onnx(candidate: Candidate, threads: int) -> Infer:
 def _tflite(candidate: Candidate, threads: int) -> Infer:
     from ai_edge_litert.interpreter import Interpreter
 
-    from edgekit.runtime.tflite import dequantize, quantize
+    from edgekit.runtime.tflite.engine import dequantize, quantize
 
     interpreter = Interpreter(model_path=str(candidate.path), num_threads=threads)
     interpreter.allocate_tensors()

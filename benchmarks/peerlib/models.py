@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from edgekit.demo import assets, demo_model
-from edgekit.options import ModelOptions
+from edgekit.models.demo import assets, demo_model
+from edgekit.models.options import ModelOptions
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.benchmark import ratio
-from edgekit.targets import TARGETS
-from peerlib.candidates import Candidate
+from benchmarks.peerlib.candidates import Candidate
+from edgekit.config.runtimes import TARGETS
+from edgekit.measure.latency import ratio
 
 Row = dict[str, Any]
 OURS = "edgekit int8"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.benchmark import alternate
-from peerlib.candidates import Candidate, Infer, open_candidate
+from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
+from edgekit.measure.latency import alternate
 
 WARMUP = 5
 LEAST, MOST = 30, 300

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peerlib.candidates import Candidate
 
-from edgekit.bundle import read_bundle
+from benchmarks.peerlib.candidates import Candidate
+from benchmarks.pilib import debian, guest
+from edgekit.config.runtimes import TARGETS
 from edgekit.devices.wheel import REQUIREMENTS, own_wheel
-from edgekit.targets import TARGETS
-from pilib import debian, guest
+from edgekit.runtime.bundle import read_bundle
 
 Row = dict[str, Any]
 

@@ -49,7 +49,8 @@ def first_process() -> None:
 def count(index: int) -> None:
     """One candidate: the runs that give the logits warm it up, those after them are counted one by one."""
     import numpy as np
-    from peerlib.candidates import Candidate, open_candidate
+
+    from benchmarks.peerlib.candidates import Candidate, open_candidate
 
     job = json.loads((JOB / "job.json").read_text())
     fields, runs = job["candidates"][index], job["runs"]

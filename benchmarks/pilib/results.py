@@ -4,9 +4,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from peerlib.results import NONE, table_row
-
-from edgekit.targets import TARGETS
+from benchmarks.peerlib.results import NONE, table_row
+from edgekit.config.runtimes import TARGETS
 
 Row = dict[str, Any]
 

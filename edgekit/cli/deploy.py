@@ -9,8 +9,8 @@ from edgekit.cli.arguments import Model
 from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Wanted, flat
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.libraries import import_needed
-from edgekit.options import Options
+from edgekit.pipeline.options import Options
+from edgekit.support.libraries import import_needed
 
 
 @app.command()
@@ -52,7 +52,7 @@ def demo(
 
 def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bool) -> int:
     """Do or plan the job and print what came of it."""
-    from edgekit.progress import Reporter
+    from edgekit.support.progress import Reporter
 
     options = replace(
         options,
@@ -62,7 +62,7 @@ def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bo
     )
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        pipeline = import_needed("edgekit.pipeline", "build")
+        pipeline = import_needed("edgekit.pipeline.deploy", "build")
         if dry_run:
             planned = pipeline.plan(options, reporter)
             if json_:

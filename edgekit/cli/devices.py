@@ -28,8 +28,8 @@ def add(
     """Remember a device under a name."""
     from pathlib import Path
 
+    from edgekit.config.device_classes import shipped_class
     from edgekit.devices.registry import Device, add_device
-    from edgekit.profiles import shipped_class
 
     config = str(Path(ssh_config).absolute()) if ssh_config else None
     add_device(Device(name, url, shipped_class(class_).name if class_ else None, config))

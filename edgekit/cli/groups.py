@@ -9,8 +9,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from edgekit.profiles import PRECISIONS
-from edgekit.targets import TARGETS
+from edgekit.config.precisions import PRECISIONS
+from edgekit.config.runtimes import TARGETS
 
 Threads = Annotated[int | None, typer.Option(help="Threads to run on. [default: all cores]")]
 Seed = Annotated[int, typer.Option(help="Chooses the images, and random weights.")]

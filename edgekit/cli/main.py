@@ -5,9 +5,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from edgekit.distribution import install_command
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.interrupts import interruptible, noting
+from edgekit.support.distribution import install_command
+from edgekit.support.interrupts import interruptible, noting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source
+from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
+from edgekit.config.runtimes import TARGETS, find_target
 from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
+from edgekit.measure.settings import Settings
 from edgekit.models.arguments import parse_model_args
-from edgekit.options import ModelOptions, Options, Settings
-from edgekit.profiles import PRECISIONS, SCHEMES, Precision, Scheme
-from edgekit.targets import TARGETS, find_target
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline.options import Options
 
 LONGEST_S = 24 * 3600
 
@@ -33,7 +35,7 @@ def model_options(name: str, weights: str | None, source: Source) -> ModelOption
 
 def demo_options(making: Making, calibrating: Calibrating, measuring: Measuring, command: tuple[str, ...]) -> Options:
     """The job on the model that edgekit ships: its own images and threads where no others were given."""
-    from edgekit.demo import OUTPUT, THREADS, assets, demo_model
+    from edgekit.models.demo import OUTPUT, THREADS, assets, demo_model
 
     if making.data is None:
         making = replace(making, data=assets() / "evaluation.zip")
@@ -53,7 +55,7 @@ def job_options(
     command: tuple[str, ...] = (),
 ) -> Options:
     """The job that was asked for."""
-    from edgekit.runtime.base import check_threads  # numpy: --help must do without
+    from edgekit.runtime.engine import check_threads  # numpy: --help must do without
 
     calibrating, measuring = calibrating or Calibrating(), measuring or Measuring()
     check_threads(measuring.threads)

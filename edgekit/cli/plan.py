@@ -10,10 +10,10 @@ from edgekit.cli.arguments import Model
 from edgekit.cli.groups import Json, Source, flat
 from edgekit.cli.options import model_options, targets_of
 from edgekit.cli.output import clean_stdout, emit
+from edgekit.config.device_classes import DeviceClass, host_class, load_device_class
+from edgekit.config.runtimes import TARGETS
 from edgekit.errors import UsageError
-from edgekit.libraries import import_needed
-from edgekit.profiles import DeviceClass, host_class, load_device_class
-from edgekit.targets import TARGETS
+from edgekit.support.libraries import import_needed
 
 
 @app.command()
@@ -36,7 +36,7 @@ def plan(
     targets = targets_of(target)
     with clean_stdout() as out:
         cls, is_here = _class_of(device, device_class)
-        module = import_needed("edgekit.plan", "build")
+        module = import_needed("edgekit.pipeline.plan", "build")
         planned = module.plan_model(options, targets, cls, recipe, memory_of_class=not is_here)
         if json_:
             emit(out, planned)

@@ -11,7 +11,7 @@ from edgekit.cli.groups import Json, Labelled, Quiet, Seed, Source, flat
 from edgekit.cli.options import model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
-from edgekit.libraries import import_needed
+from edgekit.support.libraries import import_needed
 
 
 class Method(StrEnum):
@@ -40,14 +40,14 @@ def soup(
     quiet: Quiet = False,
 ) -> int:
     """Average the weights of fine-tunes: all, or greedily those that raise the accuracy on held-out images."""
-    from edgekit.demo import demo_model
-    from edgekit.progress import Reporter
+    from edgekit.models.demo import demo_model
+    from edgekit.support.progress import Reporter
 
     if output is None:
         raise UsageError("no place for the soup was given: name a .safetensors file with --output FILE.")
     network = None if model is None else demo_model() if model == "demo" else model_options(model, None, source)
     with clean_stdout() as out:
-        module = import_needed("edgekit.soup", "build")
+        module = import_needed("edgekit.models.soup_search", "build")
         chosen = (method or (Method.greedy if data else Method.uniform)).value
         options = module.SoupOptions(tuple(members), output, chosen, network, data, num_held_out_samples, seed)
         record = module.make_soup(options, Reporter(quiet))

@@ -30,7 +30,7 @@ from edgekit.cli.groups import (
 from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
-from edgekit.libraries import import_needed
+from edgekit.support.libraries import import_needed
 
 
 @app.command()
@@ -45,13 +45,13 @@ def quantize(
     quiet: Quiet = False,
 ) -> int:
     """Calibrate a model: one graph with Q/DQ for each target, for `edgekit compile`."""
-    from edgekit.progress import Reporter
+    from edgekit.support.progress import Reporter
 
     options = job_options(model_options(model, making.weights, source), making, calibrating)
     options = replace(options, scheme=scheme_of(scheme))
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        folders = import_needed("edgekit.steps", "build").quantize_model(options, reporter)
+        folders = import_needed("edgekit.pipeline.steps", "build").quantize_model(options, reporter)
         if json_:
             emit(out, {"schema_version": 1, "graphs": [str(folder) for folder in folders]})
         else:
@@ -69,20 +69,20 @@ def compile_(
     quiet: Quiet = False,
 ) -> int:
     """Compile quantized graphs to int8 bundles, or a model to float bundles."""
-    from edgekit.progress import Reporter
+    from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         if Path(source).is_dir():
             if making.output is None:
                 raise UsageError("no place for the bundles was given: name a folder with --output DIR.")
-            steps = import_needed("edgekit.steps", "build")
+            steps = import_needed("edgekit.pipeline.steps", "build")
             made = steps.compile_graphs(Path(source), making.output, reporter)
         else:
             options = job_options(
                 model_options(source, making.weights, network), making, Calibrating(num_calibration_samples=8)
             )
-            made = import_needed("edgekit.steps", "build").compile_model(options, reporter)
+            made = import_needed("edgekit.pipeline.steps", "build").compile_model(options, reporter)
         if json_:
             emit(out, {"schema_version": 1, "bundles": [str(bundle.path) for bundle in made]})
         else:
@@ -117,8 +117,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> int:
     """Top-1 and top-5 of bundles on labelled images; the others' drop against the first."""
-    from edgekit.bundles import Scale, evaluate_bundles
-    from edgekit.progress import Reporter
+    from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
+    from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
         scale = Scale(workers, scheduler, output)
@@ -147,9 +147,9 @@ def benchmark(
     given = context.get_parameter_source("iterations")
     if sustain is not None and given is not None and given.name == "COMMANDLINE":
         raise UsageError("--sustain and --iterations were both given: a run takes a time or a number of rounds.")
-    from edgekit.devices.bench import benchmark_devices
-    from edgekit.options import Settings
-    from edgekit.progress import Reporter
+    from edgekit.devices.benchmark import benchmark_devices
+    from edgekit.measure.settings import Settings
+    from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
         settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain)), devices_of(device)
@@ -176,7 +176,7 @@ def _accuracy_line(row: dict[str, Any]) -> str:
 
 def _latency_lines(row: dict[str, Any], several: bool) -> Iterator[str]:
     """A row's figures; for a sustained run its course; then why it didn't pass, and what is remarked on it."""
-    from edgekit.report.heat import sustain_lines
+    from edgekit.report.telemetry_text import sustain_lines
 
     time, faster = row["latency_ms"], row["speedup"]
     device = row["device"]

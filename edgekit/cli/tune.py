@@ -9,8 +9,8 @@ from edgekit.cli.app import app
 from edgekit.cli.groups import Calibrating, Json, Making, Measuring, Quiet, Source, Threads, flat
 from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.libraries import import_needed
-from edgekit.options import Options
+from edgekit.pipeline.options import Options
+from edgekit.support.libraries import import_needed
 
 SAMPLES = 128
 Model = Annotated[str, typer.Argument(help="timm name, module:factory, or demo: the model that edgekit ships.")]
@@ -40,7 +40,7 @@ def sensitivity(
     quiet: Quiet = False,
 ) -> int:
     """Which layers cost accuracy in INT8, and the time that each saves: simulated from one calibration."""
-    from edgekit.progress import Reporter
+    from edgekit.support.progress import Reporter
 
     measuring = Measuring(num_eval_samples=num_eval_samples, max_drop=max_drop, threads=threads)
     options = _job(model, making, calibrating, measuring, source, context.obj)
@@ -96,8 +96,8 @@ def tune(
     quiet: Quiet = False,
 ) -> int:
     """Find the recipe that keeps --max-drop at the most speed, judged on images that the search never saw."""
-    from edgekit.options import Search
-    from edgekit.progress import Reporter
+    from edgekit.support.progress import Reporter
+    from edgekit.tuning.options import Search
 
     options = _job(model, making, calibrating, measuring, source, context.obj)
     search = Search(

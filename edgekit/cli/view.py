@@ -33,8 +33,8 @@ def inspect(
     """What a bundle is, what ran in integer kernels, and whether its golden samples give the same numbers."""
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
-    from edgekit.progress import Reporter
-    from edgekit.rows import remarks_on
+    from edgekit.measure.rows import remarks_on
+    from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
         found = inspect_on(find_device(device), bundle, threads, Reporter(quiet=json_), offline)
@@ -67,7 +67,7 @@ def classify(
     json_: Json = False,
 ) -> None:
     """Classify images with a bundle."""
-    from edgekit.bundles import classify_images
+    from edgekit.measure.inspect_bundle import classify_images
 
     with clean_stdout() as out:
         found = classify_images(bundle, images, top, threads)
@@ -106,8 +106,8 @@ def compare(
     json_: Json = False,
 ) -> int:
     """What changed from one run to another; exit code 1 where something got worse beyond the noise."""
-    from edgekit.compare import compare_runs
     from edgekit.report import load_report
+    from edgekit.report.compare import compare_runs
 
     with clean_stdout() as out:
         found = compare_runs(load_report(before), load_report(after))
@@ -125,8 +125,9 @@ def compare(
 @app.command()
 def targets(json_: Json = False) -> None:
     """Runtimes, device classes and recipes that there are."""
-    from edgekit.profiles import list_device_classes, list_recipes, load_device_class, load_recipe
-    from edgekit.targets import TARGETS
+    from edgekit.config.device_classes import list_device_classes, load_device_class
+    from edgekit.config.recipes import list_recipes, load_recipe
+    from edgekit.config.runtimes import TARGETS
 
     classes = [load_device_class(name) for name in list_device_classes()]
     recipes = [load_recipe(name) for name in list_recipes()]
@@ -147,7 +148,7 @@ def targets(json_: Json = False) -> None:
 @app.command()
 def doctor(json_: Json = False) -> int:
     """Python, glibc, processor, runtimes, memory, disk and hub here, and the fix for what is broken."""
-    from edgekit.doctor import examine
+    from edgekit.devices.doctor import examine
 
     with clean_stdout() as out:
         found = examine()

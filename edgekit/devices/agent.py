@@ -26,15 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import machine
-from edgekit.bundle import MANIFEST, Bundle, read_bundle
-from edgekit.bundles import benchmark_bundles, inspect_bundle, inspect_model
 from edgekit.errors import EdgekitError
-from edgekit.evaluate import Predictions
-from edgekit.measure import Images, measure_group
-from edgekit.options import Settings
-from edgekit.progress import Reporter, Step
-from edgekit.rows import Row
+from edgekit.measure import machine
+from edgekit.measure.accuracy import Predictions
+from edgekit.measure.benchmark_bundles import benchmark_bundles
+from edgekit.measure.bundle_rows import Images, measure_group
+from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
+from edgekit.measure.rows import Row
+from edgekit.measure.settings import Settings
+from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
+from edgekit.support.progress import Reporter, Step
 
 BEAT_S = 5
 STEP_S = 0.5

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import OutputError, UsageError
-from edgekit.run_folder import replace_text
+from edgekit.support.files import replace_text
 
 LOCAL = "local"
 SCHEME = "ssh://"

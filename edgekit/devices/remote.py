@@ -10,22 +10,22 @@ from urllib.parse import quote
 
 import numpy as np
 
-from edgekit import interrupts
-from edgekit.bundle import MANIFEST, Bundle, read_bundle
-from edgekit.bundles import inspect_bundle, inspect_model
 from edgekit.devices.check import check_memory, probe, row_device, unknown_device
-from edgekit.devices.dialogue import run_agent
+from edgekit.devices.protocol import run_agent
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import DeviceError, InputError, StageError
-from edgekit.measure import Images, group_key
-from edgekit.options import Settings
-from edgekit.profiler import target_of
-from edgekit.progress import Reporter
-from edgekit.rows import Row, failed_row
-from edgekit.run_folder import RunFolder
-from edgekit.runtime.base import check_threads
+from edgekit.measure.bundle_rows import Images, group_key
+from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
+from edgekit.measure.rows import Row, failed_row
+from edgekit.measure.settings import Settings
+from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
+from edgekit.runtime.engine import check_threads
+from edgekit.runtime.profiling import target_of
+from edgekit.support import interrupts
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
 
 STAGE = "device"
 """What a row names that was lost with its device."""

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edgekit.config.runtimes import find_target
 from edgekit.devices.check import Facts, python_of, reason_against, version_of
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.scripts import source
 from edgekit.devices.transport import Connection, ending
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
-from edgekit.targets import find_target
 
 CHUNK = 1 << 20
 
@@ -66,7 +66,7 @@ def ensure_environment(
         wheels = {path.name: path for path in Path(folder).glob("*.whl")}
         hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
     request = {"cache": facts["cache"], "key": key, "requirements": requirements, "wheels": hashes, "offline": offline}
-    command = [python["path"], "-c", source("environment"), json.dumps(request)]
+    command = [python["path"], "-c", source("edgekit.devices.scripts.environment"), json.dumps(request)]
     done = connection.run(command)
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
@@ -133,7 +133,7 @@ def clean(connection: Connection, facts: Facts) -> bool:
 
 def _stream(connection: Connection, python: str, request: Mapping[str, Any], paths: Sequence[Path]) -> list[str]:
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        process = connection.start([python, "-c", source("store"), json.dumps(request)], stderr)
+        process = connection.start([python, "-c", source("edgekit.devices.scripts.store"), json.dumps(request)], stderr)
         with ending(process):
             assert process.stdin
             assert process.stdout

@@ -12,8 +12,9 @@ from importlib.resources.abc import Traversable
 from io import BytesIO
 from typing import Literal
 
-from edgekit import __version__, distribution
-from edgekit.profiles import data_folder
+from edgekit import __version__
+from edgekit.config.toml_reader import data_folder
+from edgekit.support import distribution
 
 _STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
 NAME = f"{_STEM}-py3-none-any.whl"

@@ -8,7 +8,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from edgekit.errors import UsageError
-from edgekit.preprocess import MAX_SIDE, Preprocessing
+from edgekit.images.preprocess import MAX_SIDE, Preprocessing
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from edgekit.models.factory import build_factory
 from edgekit.models.inputs import InputOptions, parse_size, resolve_preprocessing
 from edgekit.models.network import resolve_size
 from edgekit.models.open_clip_source import PREFIX, build_open_clip
+from edgekit.models.options import ModelOptions
 from edgekit.models.timm_source import build_timm
-from edgekit.options import ModelOptions
 
 
 def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:

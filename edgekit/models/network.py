@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError, UsageError, WeightsError
+from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import check_finite
 from edgekit.models.factory import load_factory
 from edgekit.models.forward import run
@@ -18,7 +19,6 @@ from edgekit.models.labels import resolve_labels
 from edgekit.models.open_clip_source import PREFIX, load_open_clip
 from edgekit.models.random_weights import random_images
 from edgekit.models.timm_source import load_timm
-from edgekit.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)

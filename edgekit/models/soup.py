@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edgekit.errors import WeightsError
 from edgekit.models.checkpoint import State
-from edgekit.run_folder import writing
+from edgekit.support.files import writing
 
 METADATA = "edgekit.soup"
 """Key of the record, as JSON, in the metadata of a soup's file."""

@@ -6,15 +6,15 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from edgekit.libraries import import_needed
 from edgekit.report import columns as c
 from edgekit.report.columns import Report, Row, devices, is_meaningful, lookup, row_name
-from edgekit.report.course import draw_heat, draw_spread
-from edgekit.report.heat import heat_words
-from edgekit.report.picture import draw
+from edgekit.report.plot import draw
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
 from edgekit.report.sentences import conditions, heading, recommendation, stability_words
+from edgekit.report.telemetry_text import heat_words
+from edgekit.report.timeline import draw_heat, draw_spread
 from edgekit.report.tuning import draw_tuning, lines
+from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError
-from edgekit.libraries import import_needed
+from edgekit.support.libraries import import_needed
 
 FILE = "report.json"
 SHOWN = 5

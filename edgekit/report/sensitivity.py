@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgekit.libraries import import_needed
 from edgekit.report.columns import MEANINGLESS, NOTHING
-from edgekit.report.picture import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

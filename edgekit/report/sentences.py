@@ -3,16 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from edgekit.report.columns import (
-    RANDOM,
-    Report,
-    Row,
-    best_float,
-    emulated_devices,
-    is_meaningful,
-    lookup,
-    percent,
-)
+from edgekit.report.columns import RANDOM, Report, Row, best_float, emulated_devices, is_meaningful, lookup, percent
 
 
 def recommendation(report: Report) -> str:

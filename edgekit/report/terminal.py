@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from edgekit.libraries import import_needed
 from edgekit.report import columns as c
 from edgekit.report.columns import Column, Report, Row, devices, row_name, said, shown_device
 from edgekit.report.sentences import conditions, heading, recommendation
+from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.libraries import import_needed
-from edgekit.report.picture import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.support.libraries import import_needed
 
 Row = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from edgekit.errors import OutputError
 from edgekit.report.columns import Report, Row, is_meaningful, lookup, row_name
 from edgekit.report.html import render_html
 from edgekit.report.schema import FILE, validate
-from edgekit.run_folder import replace_text
+from edgekit.support.files import replace_text
 
 Value = str | float | int | None
 

@@ -2,7 +2,7 @@
 
 import os
 
-from edgekit.bundle import read_bundle
+from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.session import Session, VerifyResult
 
 __all__ = ["Session", "VerifyResult", "load"]

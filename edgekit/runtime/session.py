@@ -8,11 +8,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Bundle
+from edgekit.config.runtimes import find_target
 from edgekit.errors import BundleError, GoldenError, InputError, UsageError
-from edgekit.preprocess import ImageLike
-from edgekit.runtime.base import Engine, check_threads, engine_errors
-from edgekit.targets import find_target
+from edgekit.images.preprocess import ImageLike
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.engine import Engine, check_threads, engine_errors
+from edgekit.support.libraries import quiet
 
 LOW_PRECISION_SPREAD = 0.3
 """Smallest golden tolerance in bf16 or f16, in standard deviations of the logits: as for INT8.
@@ -135,3 +136,9 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_session(bundle: Bundle, threads: int | None) -> Session:
+    """A session of the bundle, opened without what runtimes announce on stderr, as LiteRT does its delegate."""
+    with quiet():
+        return Session(bundle, threads)

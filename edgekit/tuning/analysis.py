@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
-from edgekit.backends import load_backend
-from edgekit.build import PreparedGraphs, build_one
-from edgekit.data import Dataset, Sample
+from edgekit.compiler.graph import layers
+from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
-from edgekit.graph import layers
-from edgekit.images import images_key
-from edgekit.job import Job, prepare
-from edgekit.libraries import import_needed, quiet
+from edgekit.images.dataset import Dataset, Sample
 from edgekit.models import Network
-from edgekit.options import Options
-from edgekit.profiler import profile
-from edgekit.profiles import PRECISIONS
-from edgekit.progress import Reporter
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.evaluation_images import images_key
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.prepared import Prepared
 from edgekit.report import load_report, write_report
 from edgekit.report.sensitivity import draw_sensitivity
-from edgekit.run_folder import RunFolder, check_output, open_run, replace_text, write_json, writing
-from edgekit.stages import Prepared
+from edgekit.runtime.backend import load_backend
+from edgekit.runtime.profiling import profile
+from edgekit.support.files import replace_text, write_json, writing
+from edgekit.support.libraries import import_needed, quiet
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder, check_output, open_run
 from edgekit.tuning.sensitivity import Images, Trials, measure, with_times
 from edgekit.tuning.simulate import Simulation
 

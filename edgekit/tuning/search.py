@@ -9,22 +9,24 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bundle import read_bundle
-from edgekit.calibration_list import write_list
+from edgekit.compiler.rewrites import PASSES
+from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.errors import BundleError, EdgekitError, EngineError, StageError, UsageError
-from edgekit.libraries import import_needed
-from edgekit.options import Options, Search
-from edgekit.pipeline import assemble, bundles_and_rows, check_tools
-from edgekit.profiles import Recipe, load_recipe
-from edgekit.progress import Reporter
+from edgekit.images.calibration_list import write_list
+from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
+from edgekit.pipeline.options import Options
 from edgekit.report import write_report
 from edgekit.report.tuning import draw_tuning
-from edgekit.rewrites import PASSES
-from edgekit.run_folder import RunFolder, open_run, replace_text, writing
-from edgekit.tuning.process import begin
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.files import replace_text, writing
+from edgekit.support.libraries import import_needed
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder, open_run
+from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices, to_toml, with_choices
 from edgekit.tuning.study import FAST, KEPT, ORDER, REASON, WORKER, Storage, best, open_study, summary
 from edgekit.tuning.worker import Prepared, prepare_search
+from edgekit.tuning.worker_process import begin
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.evaluate import Predictions, compare, predict
-from edgekit.progress import Reporter, Step
+from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.support.progress import Reporter, Step
 from edgekit.tuning.simulate import Run, Simulation
 
 Row = dict[str, Any]

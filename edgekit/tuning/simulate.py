@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.graph import A, Q, constant, is_padding, layer_name
-from edgekit.profiles import TargetRecipe
-from edgekit.quantize import ACTIVATIONS, TABLES, without_activation
+from edgekit.compiler.graph import A, Q, constant, is_padding, layer_name
+from edgekit.compiler.quantize.placement import ACTIVATIONS, TABLES, without_activation
+from edgekit.config.recipes import TargetRecipe
 
 QUANTIZE = (Q.quantize_per_tensor.default, Q.quantize_per_channel.default)
 DEQUANTIZE = (Q.dequantize_per_tensor.default, Q.dequantize_per_channel.default)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from edgekit.libraries import import_needed
-from edgekit.profiles import Recipe
-from edgekit.quantize import ESTIMATORS
+from edgekit.compiler.quantize.calibrate import ESTIMATORS
+from edgekit.config.recipes import Recipe
+from edgekit.support.libraries import import_needed
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import StageError, UsageError
-from edgekit.libraries import import_needed, quiet
+from edgekit.support.libraries import import_needed, quiet
 from edgekit.tuning.space import Choices
 
 if TYPE_CHECKING:

@@ -11,20 +11,24 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from edgekit import machine
-from edgekit.build import PreparedGraphs, build_one
-from edgekit.bundle import Bundle
-from edgekit.data import Selection, split
 from edgekit.errors import DataError, EngineError, UsageError
-from edgekit.images import crop_images
-from edgekit.job import Job, prepare
-from edgekit.libraries import quiet
-from edgekit.measure import Images, measure_group
-from edgekit.options import Options, Search, Settings
-from edgekit.progress import Reporter
-from edgekit.run_folder import RunFolder
-from edgekit.stages import compile_stage, versions
+from edgekit.images.selection import Selection, split
+from edgekit.measure import machine
+from edgekit.measure.bundle_rows import Images, measure_group
+from edgekit.measure.settings import Settings
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.compile import compile_stage
+from edgekit.pipeline.evaluation_images import crop_images
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.prepared import versions
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
 from edgekit.tuning.analysis import images_of, layer_macs, simulate
+from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices, order_of, plan, with_choices
 from edgekit.tuning.study import FAST, KEPT, LAYERS, Storage, drain, open_study, planned
 

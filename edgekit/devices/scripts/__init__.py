@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 
-def source(name: str) -> str:
-    """The text of a script."""
-    return (files(__name__) / f"{name}.py").read_text("utf-8")
+def source(module: str) -> str:
+    """The text of a module that runs alone, such as `edgekit.measure.probe`."""
+    package, _, name = module.rpartition(".")
+    return (files(package) / f"{name}.py").read_text("utf-8")

@@ -1,0 +1,71 @@
+"""Recipe, samples and placement in; a graph with quantize/dequantize nodes (Q/DQ) out. NNCF does the calibration."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
+from edgekit.compiler.quantize.equalize import equalize
+from edgekit.compiler.quantize.gptq import round_weights
+from edgekit.compiler.quantize.lowering import spell_out_hard_swish, tie_pools
+from edgekit.compiler.quantize.placement import Placement
+from edgekit.compiler.quantize.ranges import fit_ranges
+from edgekit.config.recipes import Recipe
+from edgekit.errors import CompileError
+from edgekit.support.libraries import first_line, quiet
+
+ESTIMATORS: dict[str, Any] = {
+    "histogram": RangeEstimatorParametersSet.HISTOGRAM,
+    "minmax": RangeEstimatorParametersSet.MINMAX,
+    "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
+    "mse": RangeEstimatorParametersSet.MINMAX,  # `fit_ranges` goes on from the whole range
+}
+
+
+def quantize(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    target: str,
+    on_sample: Callable[[], None] = lambda: None,
+) -> GraphModule:
+    """The graph with Q/DQ where the target's placement wants them, ranges from `samples`, each float32 [1,3,H,W].
+
+    The graph given is consumed. Statistics are taken one image at a time: batches distort them (nncf#2619).
+    Raises CompileError when NNCF fails, as it does on activations that aren't finite.
+    """
+
+    def feed(sample: NDArray[np.float32]) -> torch.Tensor:
+        on_sample()
+        return torch.from_numpy(sample)
+
+    placement = Placement(recipe.targets[target], recipe.float_layers, recipe.scheme)
+    try:
+        with torch.no_grad(), quiet():
+            if recipe.equalization:
+                equalize(graph, samples, recipe.equalization)
+            quantized = quantize_pt2e(
+                graph,
+                placement,
+                nncf.Dataset(samples, feed),
+                subset_size=len(samples),
+                fast_bias_correction=True if recipe.bias_correction == "fast" else None,
+                smooth_quant=recipe.smooth_quant,
+                activations_range_estimator_params=ESTIMATORS[recipe.estimator],
+                fold_quantize=False,
+            )
+            if recipe.estimator == "mse":
+                fit_ranges(quantized, samples)
+            tie_pools(quantized)
+            if recipe.weight_rounding == "gptq":
+                round_weights(quantized, samples)
+            if recipe.targets[target].hard_swish_in_float:
+                spell_out_hard_swish(quantized)
+    except Exception as error:  # as with compilers: NNCF raises what its steps stumble over
+        raise CompileError(f"NNCF can't calibrate the graph: {first_line(error)}") from error
+    assert isinstance(quantized, GraphModule)
+    return quantized

@@ -1,0 +1,125 @@
+"""Activations with like ranges in all channels, where that costs nothing: SmoothQuant (arXiv 2211.10438) for free.
+
+A channel with large values takes the resolution of one int8 range from all others. Where what comes before a dense
+layer has a factor for each channel already (ConvNeXt V2's response norm, a LayerNorm's affine), the channels are
+divided by a constant there and the layer's weights multiplied by it: the same function, no operation more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from edgekit.compiler.graph import A, add_constant, argument, constant, refresh, shape_of
+from edgekit.compiler.rewrites.affine import consumers, fold_input_affine
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A node with a factor for each channel, the dense layers that alone take it, and its axis of channels."""
+
+    node: Any
+    layers: list[Node]
+    axis: int
+
+
+@torch.no_grad()
+def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> int:
+    """Equalize a float graph in place on images float32 [1,3,H,W]. Count of places changed.
+
+    `strength` from 0 to 1 is how much of a channel's range goes into the weights: SmoothQuant's alpha.
+    """
+    places = {node: place for node in graph.graph.nodes if (place := _match(graph, node)) is not None}
+    if not places:
+        return 0
+    watch = _Peaks(graph, places)
+    for sample in samples:
+        watch.run(torch.from_numpy(sample))
+    for node, place in places.items():
+        divisor = _divisor(graph, place, watch.peaks[node], strength)
+        _divide(graph, place, divisor)
+        for layer in place.layers:
+            fold_input_affine(graph, layer, divisor, None)
+    refresh(graph)
+    return len(places)
+
+
+def _match(graph: GraphModule, node: Any) -> _Place | None:
+    if node.target is A.layer_norm.default:
+        affine = (constant(graph, argument(node, position, None)) for position in (2, 3))
+        if len(node.args[1]) != 1 or any(each is None for each in affine):
+            return None
+        axis = len(shape_of(node)) - 1
+    elif node.target is A.mul.Tensor and (weight := _response_weight(graph, node.args[1])) is not None:
+        wide = [at for at, size in enumerate(weight.shape) if size > 1]
+        if len(wide) != 1:
+            return None
+        axis = wide[0] - weight.ndim + len(shape_of(node))
+    else:
+        return None
+    below = consumers(node)
+    return None if below is None else _Place(node, below, axis)
+
+
+def _response_weight(graph: GraphModule, factor: Any) -> Tensor | None:
+    """The weight of ``n * weight + 1``, what `fold_response_norm` leaves."""
+    if not isinstance(factor, Node) or factor.target is not A.add.Tensor or len(factor.users) != 1:
+        return None
+    product: Any = factor.args[0]
+    if factor.args[1] != 1.0 or not isinstance(product, Node) or product.target is not A.mul.Tensor:
+        return None
+    return constant(graph, product.args[1])
+
+
+class _Peaks(Interpreter):
+    """Runs the graph and keeps the greatest magnitude of each channel at each place."""
+
+    def __init__(self, graph: GraphModule, places: dict[Node, _Place]) -> None:
+        super().__init__(graph)
+        self._places = places
+        self.peaks: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self._places:
+            peak = value.abs().movedim(self._places[n].axis, 0).flatten(1).amax(1)
+            self.peaks[n] = torch.maximum(peak, self.peaks[n]) if n in self.peaks else peak
+        return value
+
+
+def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) -> Tensor:
+    """What each channel is divided by, [C]; channels that are always zero stay as they are."""
+    weights = torch.zeros_like(peaks)
+    for layer in place.layers:
+        weight = constant(graph, layer.args[1])
+        assert weight is not None
+        weights = torch.maximum(weights, weight.abs().movedim(1, 0).flatten(1).amax(1))
+    alive = (peaks > 0) & (weights > 0)
+    divisor = peaks.where(alive, torch.ones(())) ** strength / weights.where(alive, torch.ones(())) ** (1 - strength)
+    return (divisor / divisor[alive].log().mean().exp()).where(alive, torch.ones(()))
+
+
+def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
+    """Divide the channels of the place's output: only constants change."""
+    node = place.node
+    if node.target is A.layer_norm.default:
+        ends = [constant(graph, node.args[position]) for position in (2, 3)]
+        new = [
+            add_constant(graph, node, f"{node.name}.{at}", end / divisor)
+            for at, end in enumerate(ends)
+            if end is not None
+        ]
+        node.args = (*node.args[:2], *new, *node.args[4:])
+        return
+    factor = node.args[1]
+    product = factor.args[0]
+    weight = constant(graph, product.args[1])
+    assert weight is not None
+    shape = weight.shape
+    product.args = (product.args[0], add_constant(graph, product, f"{node.name}.weight", weight / divisor.view(shape)))
+    factor.args = (product, add_constant(graph, factor, f"{node.name}.one", 1 / divisor.view(shape)))

@@ -1,0 +1,57 @@
+"""Small rewrites that a calibrated graph needs before it is compiled."""
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, Q, add_constant, constant, insert, replace_layer
+
+
+def tie_pools(graph: GraphModule) -> int:
+    """A quantizer behind a max pooling of int8 takes the range from before it, in place: no value changes. Count."""
+    tied = 0
+    for pool in graph.graph.find_nodes(op="call_function", target=A.max_pool2d.default):
+        if pool.args[0].target is not Q.dequantize_per_tensor.default:
+            continue
+        before = pool.args[0].args[1:]
+        for behind in [user for user in pool.users if user.target is Q.quantize_per_tensor.default]:
+            for node in (behind, *behind.users):
+                node.args = (node.args[0], *before)
+            tied += 1
+    graph.recompile()
+    return tied
+
+
+@torch.no_grad()
+def spell_out_hard_swish(graph: GraphModule) -> int:
+    """HardSwish becomes x / 6 * clamp(x + 3, 0, 6), in place. Count of those.
+
+    In this order: LiteRT's converter knows the usual one, clamp(x + 3, 0, 6) * x / 6, and makes HardSwish of it again.
+    """
+    changed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=A.hardswish.default):
+        x = node.args[0]
+        gate = insert(graph, node, A.clamp.default, insert(graph, node, A.add.Tensor, x, 3.0), 0.0, 6.0)
+        sixth = insert(graph, node, A.mul.Tensor, x, 1 / 6)
+        replace_layer(graph, node, insert(graph, node, A.mul.Tensor, sixth, gate))
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
+def fold_weights(graph: GraphModule) -> int:
+    """Replace the weights that Q/DQ round by what Q makes of them, int8, in place. Count of those.
+
+    The float ones are let go of one by one: what a compiler makes of the graph then begins at a quarter of the memory.
+    """
+    folded = 0
+    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+        weight, *given = (constant(graph, each) if isinstance(each, Node) else each for each in node.args)
+        if weight is None:
+            continue
+        steps = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *given))
+        steps.meta["val"] = constant(graph, steps)
+        replace_layer(graph, node, steps)
+        folded += 1
+    graph.recompile()
+    return folded

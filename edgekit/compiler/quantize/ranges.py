@@ -1,0 +1,130 @@
+"""Ranges of activations by what a clipped or coarse value costs: the least mean square error, weighted.
+
+An error counts as much as the layers that take the value make of it: by the weights of its channel, or by the slope of
+the GELU behind it, which is nothing below -3.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, Q, Replay, constant, is_padding
+
+BINS = 8192
+MOST_VALUES = 1 << 16
+"""Of one activation that are looked at in one image."""
+SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
+"""Of the whole range's two ends: each pair is tried."""
+
+
+@torch.no_grad()
+def fit_ranges(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+    """Narrow the ranges of a Q/DQ graph's activations, in place, on images float32 [1,3,H,W]. Count of those changed.
+
+    The graph was calibrated on the same images with the whole range of each.
+    """
+    nodes: list[Any] = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default]
+    watch = _Histograms(graph, nodes)
+    for sample in samples:
+        watch.run(torch.from_numpy(sample))
+    changed = 0
+    for node in nodes:
+        scale, zero = _best(node, watch.mass[node])
+        changed += scale != node.args[1]
+        for each in (node, *(user for user in node.users if user.target is Q.dequantize_per_tensor.default)):
+            each.args = (each.args[0], scale, zero, *each.args[3:])
+    graph.recompile()
+    return changed
+
+
+class _Histograms(Replay):
+    """Runs the graph and keeps, for each quantizer, how much counts in each bin of its whole range: float64 [BINS]."""
+
+    def __init__(self, graph: GraphModule, nodes: Sequence[Node]) -> None:
+        super().__init__(graph)
+        self._weights = {node: _channel_weights(graph, node) for node in nodes}
+        self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in nodes}
+
+    def run_node(self, n: Node) -> Any:
+        if n in self.mass:
+            x = self.fetch_args_kwargs_from_env(n)[0][0]
+            step = _step(x.numel())
+            low, high = ends(n)
+            bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
+            self.mass[n] += torch.bincount(bins, self._spread(n, x, step), BINS)
+        return super().run_node(n)
+
+    def _spread(self, node: Node, x: Tensor, step: int) -> Tensor | None:
+        """What each value that is looked at counts; None for all alike."""
+        weights = self._weights[node]
+        if weights is None:
+            return None
+        axis, each = weights
+        shape = [-1 if at == axis % x.ndim else 1 for at in range(x.ndim)]
+        return each.view(shape).expand_as(x).flatten()[::step]
+
+
+def _step(count: int) -> int:
+    """Between values that are looked at: without a common factor with the size of any axis, so that it meets all."""
+    step = max(1, count // MOST_VALUES)
+    while math.gcd(step, count) > 1:
+        step += 1
+    return step
+
+
+def takers(node: Any) -> list[Any]:
+    """What takes the value of a quantizer, behind its DQ and a padding."""
+    users = (user for dequantize in node.users for user in dequantize.users)
+    return [next(iter(user.users)) if is_padding(user) else user for user in users]
+
+
+def ends(node: Any) -> tuple[float, float]:
+    """The least and greatest number that a quantizer can say."""
+    _, scale, zero, low, high = node.args[:5]
+    return (low - zero) * scale, (high - zero) * scale
+
+
+def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None:
+    """(axis of channels, mean square of the weights each meets, [C]); None where other than dense layers take it."""
+    total, axis = None, -1
+    for layer in takers(node):
+        given = layer.args[1] if layer.target in (A.conv2d.default, A.linear.default) else None
+        if given is None or given.target is not Q.dequantize_per_channel.default:
+            return None
+        weight = constant(graph, given.args[0].args[0])
+        if weight is None or (layer.target is A.conv2d.default and len(layer.args) > 6 and layer.args[6] != 1):
+            return None
+        axis = 1 if layer.target is A.conv2d.default else -1
+        square = weight.double().square().movedim(1, 0).flatten(1).mean(1)
+        total = square if total is None else total + square
+    return None if total is None else (axis, total / total.mean())
+
+
+def _best(node: Any, mass: Tensor) -> tuple[float, int]:
+    """Scale and zero point of the range with the least error."""
+    _, whole_scale, whole_zero, least, most = node.args[:5]
+    low, high = ends(node)
+    values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
+    users = takers(node)
+    if users and all(user.target is A.gelu.default for user in users):
+        mass = mass * _gelu_slope(values).square()
+    best: tuple[float, float, int] = (math.inf, whole_scale, whole_zero)
+    for share in SHARES if low < 0 else SHARES[-1:]:
+        scales = (high * SHARES - low * share).clamp(min=1e-12) / (most - least)
+        zeros = (least - low * share / scales).round().clamp(least, most)
+        steps = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
+        errors = (steps.sub_(zeros[:, None]).mul_(scales[:, None]).sub_(values).square_() * mass).sum(1)
+        at = int(errors.argmin())
+        if errors[at] < best[0]:
+            best = (float(errors[at]), float(scales[at]), int(zeros[at]))
+    return best[1:]
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)

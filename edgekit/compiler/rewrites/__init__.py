@@ -1,0 +1,47 @@
+"""Exact rewrites of the exported graph: each is small, switched on by name in a recipe, and equal to torch.
+
+Each pass takes the graph, changes it in place and returns how many places it changed. The measurements that justify
+them stand in the recipes.
+"""
+
+from collections.abc import Callable, Iterable
+
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
+from edgekit.compiler.rewrites.channels_first import channels_first, channels_first_layer_norm
+from edgekit.compiler.rewrites.channels_last import channels_last
+from edgekit.compiler.rewrites.depthwise import split_depthwise, split_depthwise_in_three
+from edgekit.compiler.rewrites.layer_norm import plain_layer_norm
+from edgekit.compiler.rewrites.patches import image_patch_linear, patch_linear
+from edgekit.compiler.rewrites.response_norm import fold_response_norm, vector_norm_matmul, vector_norm_sum
+from edgekit.errors import ProfileError
+
+PASSES: dict[str, Callable[[GraphModule], int]] = {
+    "channels-last": channels_last,
+    "patch-linear": patch_linear,
+    "image-patch-linear": image_patch_linear,
+    "layer-scale": fold_layer_scale,
+    "layer-norm-affine": fold_layer_norm_affine,
+    "response-norm": fold_response_norm,
+    "channels-first": channels_first,
+    "channels-first-layer-norm": channels_first_layer_norm,
+    "vector-norm-sum": vector_norm_sum,
+    "vector-norm-matmul": vector_norm_matmul,
+    "split-depthwise": split_depthwise,
+    "split-depthwise-in-three": split_depthwise_in_three,
+    "plain-layer-norm": plain_layer_norm,
+}
+
+
+def rewrite(graph: GraphModule, names: Iterable[str]) -> GraphModule:
+    """A copy of the graph, which shares its tensors, with the named passes applied, always in the order of `PASSES`."""
+    wanted = set(names)
+    if unknown := wanted - PASSES.keys():
+        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}: valid rewrites are {', '.join(PASSES)}.")
+    graph = copy_sharing(graph)
+    for name, apply in PASSES.items():
+        if name in wanted:
+            apply(graph)
+    return graph

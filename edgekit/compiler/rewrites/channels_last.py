@@ -1,0 +1,41 @@
+"""Channels last: pointwise convolutions as Linear on [N,H,W,C], and the transposes that this saves.
+
+A converter puts a transpose before and after every operation whose layout isn't its own. Here each pointwise
+convolution becomes a Linear between two permutes, and the permutes back to channels first then sink through the
+operations that don't care, until they meet a permute to channels last and both vanish. What remains is one pair
+around each spatial convolution.
+"""
+
+import math
+
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
+from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
+
+
+def channels_last(graph: GraphModule) -> int:
+    """Rewrite the graph in place; the number of pointwise convolutions that became Linear."""
+    converted = 0
+    for node in list(graph.graph.nodes):
+        converted += _pointwise_to_linear(graph, node)
+    refresh(graph)
+    sink_permutes(graph, TO_FIRST)
+    return converted
+
+
+def _pointwise_to_linear(graph: GraphModule, node: Node) -> bool:
+    if node.target is not A.conv2d.default or argument(node, 6, 1) != 1:
+        return False
+    weight = constant(graph, node.args[1])
+    plain = pair(argument(node, 3, 1)) == (1, 1) and pair(argument(node, 4, 0)) == (0, 0)
+    if weight is None or weight.shape[2:] != (1, 1) or not plain:
+        return False
+    if math.prod(shape_of(node)[2:]) == 1:  # nothing to transpose, and LiteRT's converter fails on such a Linear
+        return False
+    inner = insert(graph, node, A.permute.default, node.args[0], TO_LAST, like=node)
+    linear = insert(graph, node, A.linear.default, inner, node.args[1], argument(node, 2, None), like=node)
+    set_weights(graph, linear, weight.flatten(1), constant(graph, argument(node, 2, None)))
+    outer = insert(graph, node, A.permute.default, linear, TO_FIRST, like=node)
+    replace_layer(graph, node, outer)
+    return True

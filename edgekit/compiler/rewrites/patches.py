@@ -1,0 +1,88 @@
+"""Patch convolutions as Linear: a kernel as large as its stride sees each pixel once."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
+from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
+
+
+def patch_linear(graph: GraphModule) -> int:
+    """A k x k convolution with stride k becomes a Linear on k*k*C values. Count of those changed.
+
+    Only where its input is already channels last, behind a permute: ConvNeXt's downsampling, not its stem.
+    """
+
+    def rows_of(node: Any, weight: Tensor) -> tuple[Any, Tensor] | None:
+        if not is_permute(node.args[0], TO_FIRST):
+            return None
+        inner = node.args[0].args[0]
+        n, height, width, channels = shape_of(inner)
+        rows, columns = weight.shape[2:]
+        tall, wide = height // rows, width // columns
+        split = insert(graph, node, A.reshape.default, inner, [n * tall, rows, wide, columns * channels], like=node)
+        turned = insert(graph, node, A.permute.default, split, [0, 2, 1, 3], like=node)
+        patches = insert(graph, node, A.reshape.default, turned, [n, tall, wide, -1], like=node)
+        return patches, weight.permute(0, 2, 3, 1).flatten(1)
+
+    return _become_linear(graph, rows_of)
+
+
+def image_patch_linear(graph: GraphModule) -> int:
+    """A k x k convolution with stride k on the image itself, channels first, becomes a Linear. Count of those changed.
+
+    The image is turned into rows of C*k*k values at once, where it would have been turned to channels last.
+    """
+
+    def rows_of(node: Any, weight: Tensor) -> tuple[Any, Tensor] | None:
+        image = node.args[0]
+        if image.op != "placeholder":
+            return None
+        n, channels, height, width = shape_of(image)
+        rows, columns = weight.shape[2:]
+        tall, wide = height // rows, width // columns
+        split = insert(graph, node, A.reshape.default, image, [n, channels, tall, rows, wide, columns], like=node)
+        turned = insert(graph, node, A.permute.default, split, [0, 2, 4, 1, 3, 5], like=node)
+        patches = insert(graph, node, A.reshape.default, turned, [n, tall, wide, -1], like=node)
+        return patches, weight.flatten(1)
+
+    return _become_linear(graph, rows_of)
+
+
+@torch.no_grad()
+def _become_linear(graph: GraphModule, rows_of: Callable[[Any, Tensor], tuple[Any, Tensor] | None]) -> int:
+    """Put a Linear in each patch convolution's place. Count of those.
+
+    `rows_of` gives the patches [N,height,width,in] and the weight [out,in] that meets them, or None to leave it.
+    """
+    changed = 0
+    for node, weight in _patch_convolutions(graph):
+        found = rows_of(node, weight)
+        if found is None:
+            continue
+        patches, flat = found
+        linear = insert(graph, node, A.linear.default, patches, node.args[1], argument(node, 2, None), like=node)
+        set_weights(graph, linear, flat, constant(graph, argument(node, 2, None)))
+        replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
+        changed += 1
+    refresh(graph)
+    sink_permutes(graph, TO_FIRST)
+    return changed
+
+
+def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
+    """(node, weight [out,C,k,k]) of the convolutions whose patches fill the input and don't overlap."""
+    for node in list(graph.graph.nodes):
+        if node.target is not A.conv2d.default:
+            continue
+        weight, stride = constant(graph, node.args[1]), pair(argument(node, 3, 1))
+        plain = pair(argument(node, 4, 0)) == (0, 0) and argument(node, 6, 1) == 1
+        if weight is None or tuple(weight.shape[2:]) != stride or stride == (1, 1) or not plain:
+            continue
+        height, width = shape_of(node.args[0])[2:]
+        if height % stride[0] == 0 and width % stride[1] == 0:
+            yield node, weight

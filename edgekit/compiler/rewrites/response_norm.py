@@ -1,0 +1,111 @@
+"""ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheapest exact form."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, add_constant, constant, insert, refresh, shape_of
+from edgekit.compiler.rewrites.affine import consumers, fold_input_affine
+
+
+@torch.no_grad()
+def fold_response_norm(graph: GraphModule) -> int:
+    """``x + (b + w * (x * n))`` becomes ``x * (1 + w * n)``, b goes into the layer behind. Count of norms changed.
+
+    One multiplication over the wide tensor is left of three operations.
+    """
+    folded = 0
+    for node in list(graph.graph.nodes):
+        parts = _match(graph, node)
+        if parts is None:
+            continue
+        x, n, weight, bias = parts
+        below = consumers(node)
+        scale = insert(
+            graph, node, A.mul.Tensor, n, add_constant(graph, node, f"{node.name}.weight", weight), like=node
+        )
+        scale = insert(graph, node, A.add.Tensor, scale, 1.0, like=node)
+        out = insert(graph, node, A.mul.Tensor, x, scale, like=node)
+        if below is None:
+            shift = add_constant(graph, node, f"{node.name}.bias", bias)
+            out = insert(graph, node, A.add.Tensor, out, shift, like=node)
+        else:
+            for layer in below:
+                fold_input_affine(graph, layer, None, bias.flatten())
+        node.replace_all_uses_with(out)
+        folded += 1
+    refresh(graph)
+    return folded
+
+
+def _match(graph: GraphModule, node: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor] | None:
+    """x, n, weight, bias of ``add(x, addcmul(bias, weight, mul(x, n)))``.
+
+    Nodes are Any here: torch types what a node takes as a union of everything.
+    """
+    if node.target is not A.add.Tensor or not isinstance(node.args[1], Node):
+        return None
+    x, inner = node.args
+    if inner.target is not A.addcmul.default or inner.kwargs or len(inner.users) != 1:
+        return None
+    bias, weight, product = constant(graph, inner.args[0]), constant(graph, inner.args[1]), inner.args[2]
+    if bias is None or weight is None or product.target is not A.mul.Tensor or product.args[0] is not x:
+        return None
+    return x, product.args[1], weight, bias
+
+
+@torch.no_grad()
+def vector_norm_sum(graph: GraphModule) -> int:
+    """``norm(x)`` over height and width becomes ``sqrt(mean(x * x)) * sqrt(H*W)``. Count of norms changed.
+
+    Converters lower the norm to abs, power and transposes. With the channels last the sum runs over one axis of
+    [N, H*W, C]: runtimes have slow kernels for two, and OpenVINO on Arm now and then fails on them.
+    """
+    return _vector_norm(graph, matmul=False)
+
+
+@torch.no_grad()
+def vector_norm_matmul(graph: GraphModule) -> int:
+    """The same with the sum as a matrix product with ones, where a runtime's reductions are slower than its GEMM."""
+    return _vector_norm(graph, matmul=True)
+
+
+def _vector_norm(graph: GraphModule, matmul: bool) -> int:
+    changed = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not A.linalg_vector_norm.default or node.args[1] != 2 or len(node.args) < 4:
+            continue
+        x, _, axes, keep = node.args[:4]
+        square = insert(graph, node, A.mul.Tensor, x, x, like=node)
+        if matmul and len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
+            length = insert(graph, node, A.sqrt.default, _sum_of_rows(graph, node, square), like=node)
+        else:
+            mean = _mean(graph, node, square, axes, keep)
+            root = math.sqrt(math.prod(shape_of(x)[axis] for axis in axes))
+            length = insert(
+                graph, node, A.mul.Tensor, insert(graph, node, A.sqrt.default, mean, like=node), root, like=node
+            )
+        node.replace_all_uses_with(length)
+        changed += 1
+    refresh(graph)
+    return changed
+
+
+def _mean(graph: GraphModule, node: Node, square: Any, axes: Sequence[int], keep: bool) -> Node:
+    shape = shape_of(node.args[0])
+    if len(shape) != 4 or sorted(axes) != [1, 2] or not keep:
+        return insert(graph, node, A.mean.dim, square, axes, keep, like=node)
+    rows = insert(graph, node, A.reshape.default, square, [shape[0], shape[1] * shape[2], shape[3]], like=node)
+    mean = insert(graph, node, A.mean.dim, rows, [1], True, like=node)
+    return insert(graph, node, A.reshape.default, mean, [shape[0], 1, 1, shape[3]], like=node)
+
+
+def _sum_of_rows(graph: GraphModule, node: Node, square: Any) -> Node:
+    n, height, width, channels = shape_of(node.args[0])
+    rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
+    ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
+    total = insert(graph, node, A.matmul.default, ones, rows, like=node)
+    return insert(graph, node, A.reshape.default, total, [n, 1, 1, channels], like=node)

@@ -1,0 +1,1 @@
+"""Runtimes, recipes and device classes: what edgekit can be asked for."""

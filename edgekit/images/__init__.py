@@ -1,0 +1,1 @@
+"""Labelled image sets: reading, preprocessing, selection, and overlap between sets."""

@@ -1,0 +1,93 @@
+"""Other processes, on this machine or on several, that do shards: Dask distributed is the engine.
+
+Dask sends work as pickles, which run code when they are read: every process of the cluster must be the user's own. On
+this machine they listen on loopback and let in only who has the certificate that is made for the run. A scheduler
+elsewhere is as safe as its network, or as the certificates that the user's Dask configuration names.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any
+
+from edgekit.errors import EngineError, StageError, UsageError
+from edgekit.measure.shards import Engine, OneProcess
+from edgekit.support.libraries import first_line, import_needed, quiet
+
+CONNECT_S = 10
+QUEUED = 4
+"""Shards that wait for each worker: more would only fill the scheduler's memory."""
+
+
+@contextmanager
+def engine_of(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+    """The engine that was asked for: this process, `workers` of them here, or those of a scheduler's address.
+
+    Raises UsageError where no scheduler answers, MissingExtraError without the extra `scale`.
+    """
+    if workers is not None and scheduler is not None:
+        raise UsageError("--workers starts processes here and --scheduler names some elsewhere: give one of them.")
+    if workers is None and scheduler is None:
+        yield OneProcess()
+        return
+    distributed = import_needed("distributed", "scale")
+    with ExitStack() as stack, quiet():
+        if scheduler is None:
+            security = import_needed("distributed.security", "scale").Security.temporary()
+            address: Any = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    security=security,
+                    silence_logs=logging.CRITICAL,
+                    memory_limit=0,
+                )
+            )
+        else:
+            address, security = scheduler, None
+        try:
+            client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S, security=security))
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--scheduler: no Dask scheduler answers at '{scheduler}': {error}. Start one with: dask scheduler"
+            ) from error
+        yield Cluster(client)
+
+
+class Cluster:
+    """A Dask client. What a worker that dies had is done by another; a piece that kills three of them fails."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        distributed = import_needed("distributed", "scale")
+        todo = iter(enumerate(pieces))
+        running = distributed.as_completed()
+        index_of = {}
+
+        def submit(count: int) -> None:
+            for index, piece in islice(todo, count):
+                future = self._client.submit(work, piece, pure=False)
+                index_of[future.key] = index
+                running.add(future)
+
+        submit(QUEUED * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"])))
+        for future in running:
+            index = index_of.pop(future.key)
+            submit(1)
+            try:
+                yield index, future.result()
+            except StageError as error:
+                yield index, error
+            except distributed.KilledWorker as error:
+                yield index, EngineError(f"workers died of a shard, one after the other: {first_line(error)}")
+
+    def processes(self) -> list[int]:
+        """Process ids of the workers."""
+        return list(self._client.run(os.getpid).values())

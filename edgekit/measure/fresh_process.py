@@ -1,0 +1,84 @@
+"""Load time, first inference and peak memory of a bundle, from a process that runs nothing else."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """One bundle in a process of its own: milliseconds and bytes."""
+
+    load_ms: float
+    first_ms: float
+    peak_rss_bytes: int
+
+
+def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
+    """Load time, first inference and peak memory of a bundle in a process of its own; EngineError if that dies."""
+    command = [sys.executable, "-P", "-m", "edgekit.measure.fresh_process", str(bundle), str(threads)]
+    # The same packages as here, and none from the folder that the user happens to be in.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
+    if done.returncode < 0:
+        raise EngineError(f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}")
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        cause = said[-1] if said else f"exit status {done.returncode}"
+        raise EngineError(f"'{bundle.name}' can't run in a process of its own: {cause}")
+    return Fresh(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def signal_name(number: int) -> str:
+    """With what it usually means for a runtime."""
+    meanings = {
+        signal.SIGILL: "the runtime uses an instruction that this processor lacks: leave it out with --target",
+        signal.SIGSEGV: "the runtime crashed: try another version of it, or leave it out with --target",
+        signal.SIGKILL: "most likely for want of memory: close what else runs, or use a smaller model",
+    }
+    try:
+        found = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    return f"{found.name} ({meanings[found]})" if found in meanings else found.name
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has had, in bytes."""
+    try:
+        # ru_maxrss would start at the parent's peak: it survives exec.
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(arguments: Sequence[str]) -> None:
+    from edgekit.runtime import load
+
+    path, threads = Path(arguments[0]), int(arguments[1])
+    start = time.perf_counter()
+    session = load(path, threads)
+    loaded = time.perf_counter()
+    session(np.zeros(session.bundle.manifest.input_shape, np.float32))
+    ran = time.perf_counter()
+    fresh = Fresh((loaded - start) * 1e3, (ran - loaded) * 1e3, peak_rss_bytes())
+    print(json.dumps(vars(fresh)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

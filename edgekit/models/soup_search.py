@@ -1,0 +1,164 @@
+"""`edgekit soup`: average fine-tunes, all of them or those that raise the accuracy on held-out images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekit import __version__
+from edgekit.errors import OutputError, UsageError
+from edgekit.images.dataset import Dataset, open_dataset
+from edgekit.images.selection import Selection, select
+from edgekit.models import Network, load_network
+from edgekit.models.checkpoint import State, file_sha256, fit_weights, read_checkpoint
+from edgekit.models.logits import torch_logits
+from edgekit.models.options import ModelOptions
+from edgekit.models.soup import check_members, greedy, mean, save_soup
+from edgekit.support.files import writing
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class SoupOptions:
+    """What `edgekit soup` was asked for. Without `model` and `data` it averages all and measures nothing."""
+
+    members: tuple[Path, ...]
+    output: Path
+    method: Literal["uniform", "greedy"] = "greedy"
+    model: ModelOptions | None = None
+    data: Path | None = None
+    num_held_out_samples: int | None = None
+    """Images to choose on; None for half of them. The others are for the final figures."""
+    seed: int = 0
+
+
+def make_soup(options: SoupOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write the soup; returns its record, which is in the file's metadata too.
+
+    Raises UsageError, WeightsError, DataError or OutputError before anything is written.
+    """
+    _check(options)
+    check_members(options.members)
+    with reporter.stage("hash members", len(options.members)) as step:
+        hashes = {path: (file_sha256(path), step())[0] for path in options.members}
+    record: dict[str, Any] = {"schema_version": 1, "edgekit": __version__, "method": options.method}
+    kept: Sequence[Path] = options.members
+    if options.model is not None and options.data is not None:
+        tasting = _Tasting(options, options.model, options.data)
+        kept, measured = tasting.choose(reporter)
+        record |= measured
+    if "members" not in record:
+        record["members"] = [{"file": path.name, "kept": True} for path in options.members]
+    for each, path in zip(record["members"], _in_order(options.members, record["members"]), strict=True):
+        each["sha256"] = hashes[path]
+    with reporter.stage(f"average {len(kept)}"):
+        save_soup(mean(kept), options.output, record)
+    return record
+
+
+def _check(options: SoupOptions) -> None:
+    if len(options.members) < 2:
+        raise UsageError(f"{len(options.members)} checkpoint was given: a soup is made of two at least")
+    if len({path.resolve() for path in options.members}) < len(options.members):
+        raise UsageError("a checkpoint was given twice: give each member once")
+    if len({path.name for path in options.members}) < len(options.members):
+        raise UsageError("two checkpoints have the same file name: the record tells members by it, rename one")
+    if options.output.suffix.lower() != ".safetensors":
+        raise OutputError(f"the output '{options.output}' is not a .safetensors file: name one with --output FILE")
+    if options.output.resolve() in {path.resolve() for path in options.members}:
+        raise OutputError(f"the output '{options.output}' is one of the members: name another with --output FILE")
+    if options.output.is_dir():
+        raise OutputError(f"the output '{options.output}' is a folder: name a file with --output FILE")
+    given = options.model is not None, options.data is not None
+    if options.method == "greedy" and not all(given):
+        raise UsageError(
+            "a greedy soup chooses by accuracy: give --model NAME and held-out images with --data PATH, or average "
+            "all with --method uniform"
+        )
+    if any(given) and not all(given):
+        raise UsageError("--model and --data go together: give both to measure, or neither")
+    with writing(options.output):
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _in_order(paths: Sequence[Path], members: Sequence[dict[str, Any]]) -> list[Path]:
+    by_name = {path.name: path for path in paths}
+    return [by_name[each["file"]] for each in members]
+
+
+class _Tasting:
+    """One network that takes the members' and soups' weights in turn, and images to measure it on."""
+
+    def __init__(self, options: SoupOptions, model: ModelOptions, data: Path) -> None:
+        self.options = options
+        with quiet():
+            self.network: Network = load_network(
+                **vars(replace(model, weights=str(options.members[0]))), seed=options.seed
+            )
+        dataset = open_dataset(data, self.network.labels)
+        count = options.num_held_out_samples or max(1, len(dataset.samples) // 2)
+        self.held_out = select(dataset, count, options.seed)
+        rest = select(dataset, None, options.seed, exclude=self.held_out, exact=False)
+        self.images = self._crop(dataset, self.held_out)
+        self.final = self._crop(dataset, rest) if rest.samples else None
+
+    def choose(self, reporter: Reporter) -> tuple[Sequence[Path], dict[str, Any]]:
+        """The members to average, and the record: every member's and both soups' accuracy."""
+        members = self.options.members
+        with reporter.stage("evaluate members", len(members)) as step:
+            singles = [(self.accuracy(read_checkpoint(path)), step())[0] for path in members]
+        with reporter.stage("greedy soup"):
+            found = greedy(members, singles, self.accuracy)
+        of = dict(zip(members, singles, strict=True))
+        ranked = sorted(members, key=lambda path: -of[path])
+        best = found.trials[0][0]
+        soups = {"best_single": [best], "uniform": list(members), "greedy": list(found.members)}
+        with reporter.stage("evaluate soups"):
+            figures = {name: self._figures(chosen) for name, chosen in soups.items()}
+        kept = soups[self.options.method]
+        trials = {path: top1 for path, top1, _ in found.trials}
+        return kept, {
+            "members": [
+                {"file": path.name, "held_out_top1": of[path], "greedy_top1": trials[path], "kept": path in kept}
+                for path in ranked
+            ],
+            "accuracy": figures,
+            "held_out": {
+                "count": len(self.held_out.samples),
+                "sha256": self.held_out.sha256,
+                "seed": self.options.seed,
+                "images": list(self.held_out.hashes),
+            },
+            "final_count": len(self.final[1]) if self.final else 0,
+        }
+
+    def _figures(self, chosen: Sequence[Path]) -> dict[str, float | None]:
+        held_out = self.accuracy(mean(chosen))
+        final = self._top1(self.final) if self.final else None  # the network still has these weights
+        return {"held_out_top1": held_out, "final_top1": final}
+
+    def accuracy(self, state: State) -> float:
+        """Top-1 on the held-out images with these weights."""
+        fit_weights(self.network.module, state, self.options.output)
+        return self._top1(self.images)
+
+    def _top1(self, images: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> float:
+        pixels, labels = images
+        hits = 0
+        with torch.inference_mode():
+            for start in range(0, len(pixels), BATCH):
+                logits = torch_logits(self.network, pixels[start : start + BATCH])
+                hits += int((logits.argmax(1) == labels[start : start + BATCH]).sum())
+        return hits / len(pixels)
+
+    def _crop(self, dataset: Dataset, chosen: Selection) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        crop = self.network.preprocessing.crop
+        pixels = np.stack([crop(dataset.image(sample)) for sample in chosen.samples])
+        return pixels, np.array([sample.label for sample in chosen.samples])

@@ -1,0 +1,1 @@
+"""The whole job: options, bundles, measurements and the report."""

@@ -1,0 +1,75 @@
+"""All bundles of a run: those with the right fingerprint are kept, the others are made."""
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+
+from edgekit.config.precisions import PRECISIONS, Precision
+from edgekit.errors import BundleError, CompileError, StageError
+from edgekit.pipeline.compile import compile_stage
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import Job
+from edgekit.pipeline.prepared import Prepared
+from edgekit.pipeline.worker import build_apart
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+
+
+def build_all(
+    job: Job,
+    targets: tuple[str, ...],
+    folder: Path,
+    reporter: Reporter,
+    refused: Mapping[str, str] = MappingProxyType({}),
+    precisions: tuple[Precision, ...] = PRECISIONS,
+) -> dict[str, Bundle | StageError]:
+    """Bundles by name, in the report's order; for one that failed, its error; those in `refused` aren't begun."""
+    built: dict[str, Bundle | StageError] = {}
+    graphs = PreparedGraphs(job, reporter)
+    for target, precision in product(targets, precisions):
+        name = f"{target}-{precision}"
+        try:
+            if name in refused:
+                raise CompileError(f"not begun: {refused[name]}. --force tries all the same")
+            built[name] = build_one(graphs, target, precision, folder / name, reporter)
+        except StageError as error:
+            built[name] = error
+            reporter.warn(f"{name}: {error}")
+    return built
+
+
+def build_one(
+    graphs: PreparedGraphs,
+    target: str,
+    precision: Precision,
+    path: Path,
+    reporter: Reporter,
+    prepared: Prepared | None = None,
+) -> Bundle:
+    """The bundle at `path`, made unless it is there already; `prepared` is its graph, where that is made already."""
+    kept = _kept(path, graphs.fingerprint(target, precision))
+    if kept is not None:
+        reporter.say(f"{path.name}: kept from an earlier run")
+        return kept
+    if graphs.job.parked and prepared is None:
+        return build_apart(graphs.job.parked, target, precision, path, reporter)
+    return compile_prepared(prepared or graphs.prepare(target, precision), path, reporter)
+
+
+def compile_prepared(prepared: Prepared, path: Path, reporter: Reporter) -> Bundle:
+    """The bundle of a graph at `path`."""
+    with reporter.stage(f"{path.name}: compile"), quiet():
+        bundle, difference = compile_stage(prepared, path)
+    reporter.say(f"{path.name}: {difference:.1e} of the largest logit from torch on {len(prepared.pixels)} images")
+    return bundle
+
+
+def _kept(path: Path, wanted: str) -> Bundle | None:
+    """The bundle at `path` if it is whole and made from the same things."""
+    try:
+        bundle = read_bundle(path)
+    except BundleError:
+        return None
+    return bundle if bundle.manifest.fingerprint == wanted else None

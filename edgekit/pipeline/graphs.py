@@ -1,0 +1,97 @@
+"""The graphs of one job: exported once, rewritten and calibrated for each runtime."""
+
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import export_graph
+from edgekit.config.precisions import Precision
+from edgekit.config.recipes import Recipe
+from edgekit.errors import EdgekitError, ModelError
+from edgekit.images.dataset import Sample
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline.calibrate import quantize_stage
+from edgekit.pipeline.job import Job
+from edgekit.pipeline.prepared import Prepared, fingerprint
+from edgekit.support.libraries import first_line, quiet
+from edgekit.support.progress import Reporter
+
+PARITY_IMAGES = 8
+
+
+class PreparedGraphs:
+    """Graphs of one job: the network is exported once, when the first is asked for."""
+
+    def __init__(self, job: Job, reporter: Reporter) -> None:
+        self.job, self.reporter = job, reporter
+        self._graph: GraphModule | None = None
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """Images on which parity is checked, cropped, [N,H,W,3]."""
+        return self._crop(self.job.calibration.samples[:PARITY_IMAGES])
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """What torch gives for them, [N,classes]."""
+        return torch_logits(self.job.network, self.pixels)
+
+    def with_recipe(self, recipe: Recipe) -> "PreparedGraphs":
+        """The same job with another recipe; what is loaded and exported is shared."""
+        other = copy(self)
+        other.job = replace(self.job, recipe=recipe)
+        other.pixels, other.logits = self.pixels, self.logits
+        return other
+
+    def fingerprint(self, target: str, precision: Precision) -> str:
+        job = self.job
+        return fingerprint(job.network, target, precision, job.recipe, job.calibration.sha256, job.device_class)
+
+    def prepare(self, target: str, precision: Precision, part: slice = slice(None)) -> Prepared:
+        """The rewritten graph of one bundle; an int8 one is calibrated, on that part of the images."""
+        job, graph, digest = self.job, self.exported(), ""
+        images: list[NDArray[np.float32]] = []
+        if precision == "int8":
+            images, digest = self._calibration[part], job.calibration.sha256
+        title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
+        with self.reporter.stage(title, len(images) or None) as step, quiet():
+            return quantize_stage(
+                job.network, graph, target, precision, job.recipe, job.device_class,
+                self.pixels, self.logits, images, digest, step,
+            )  # fmt: skip
+
+    @cached_property
+    def _calibration(self) -> list[NDArray[np.float32]]:
+        """The images to calibrate on, float32 [1,3,H,W]. WeightsError if one makes torch give NaN: NNCF would not."""
+        job, images = self.job, []
+        with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
+            for sample in job.calibration.samples:
+                pixels = self._crop((sample,))
+                torch_logits(job.network, pixels)
+                images.append(job.network.preprocessing.normalize(pixels))
+                step()
+        return images
+
+    def exported(self) -> GraphModule:
+        """The network's graph before any rewrite. Don't change it."""
+        if self._graph is None:
+            size = self.job.network.preprocessing
+            try:
+                with self.reporter.stage("export"), quiet():
+                    self._graph = export_graph(self.job.network.module, (1, 3, size.height, size.width))
+            except EdgekitError:
+                raise
+            except Exception as error:  # torch.export raises whatever the model's own code stumbles over
+                raise ModelError(
+                    f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}. Its forward must "
+                    "not depend on the values of tensors"
+                ) from error
+        return self._graph
+
+    def _crop(self, samples: tuple[Sample, ...]) -> NDArray[np.uint8]:
+        images = (self.job.calibration_dataset.image(sample) for sample in samples)
+        return np.stack([self.job.network.preprocessing.crop(image) for image in images])

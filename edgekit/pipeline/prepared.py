@@ -1,0 +1,138 @@
+"""A graph that is ready to compile, on disk and in memory, with its fingerprint and provenance."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit import __version__
+from edgekit.config.precisions import Precision
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import find_target
+from edgekit.errors import InputError
+from edgekit.images.preprocess import Preprocessing
+from edgekit.models import Network
+from edgekit.runtime.manifest import Layer
+from edgekit.support.files import writing
+from edgekit.support.libraries import quiet
+
+GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
+PACKAGES = ("torch", "timm", "nncf", "openvino", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "numpy")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph for one runtime, float or with Q/DQ, and what its bundle will say of it."""
+
+    graph: GraphModule
+    target: str
+    precision: Precision
+    scheme: str
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    provenance: dict[str, Any]
+    device_class: str
+    fingerprint: str
+    pixels: NDArray[np.uint8]
+    """Real images [N,H,W,3] on which parity is checked; the first become golden samples."""
+    logits: NDArray[np.float32]
+    """What torch's float network gives for them, [N,classes]."""
+
+
+def fingerprint(network: Network, target: str, precision: Precision, recipe: Recipe, calibration: str, cls: str) -> str:
+    """Hash of everything that goes into a bundle: equal fingerprints mean the same bundle."""
+    recipe = recipe.for_target(target)
+    parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
+    parts += [network.preprocessing.to_dict(), target, precision, cls, asdict(recipe.targets[target]), versions()]
+    if precision == "int8":
+        parts += [calibration, {**asdict(recipe), "targets": None}]
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of edgekit, Python and the packages that make bundles."""
+    found = {"edgekit": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha256: str) -> dict[str, Any]:
+    """Where a bundle comes from, as its manifest says it: no time, so that it's the same each time it's made."""
+    return {
+        "versions": versions(),
+        "model": {
+            "name": network.name,
+            "source": network.source,
+            "weights": Path(network.weights).name,
+            "weights_sha256": network.weights_sha256,
+            "params": network.params,
+            "license": network.license_note,
+        },
+        "recipe": recipe.name,
+        "rewrites": list(recipe.targets[target].rewrites),
+        "weight_rounding": recipe.weight_rounding,
+        "calibration_sha256": calibration_sha256 or None,
+    }
+
+
+def save_prepared(prepared: Prepared, folder: Path) -> None:
+    """Keep a prepared graph in a folder, for `load_prepared`. Written beside and renamed; an older one is replaced."""
+    beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    plain = {name: value for name, value in vars(prepared).items() if name not in ("graph", "pixels", "logits")}
+    plain["preprocessing"] = prepared.preprocessing.to_dict()
+    size = prepared.preprocessing
+    example = (torch.zeros(1, 3, size.height, size.width),)
+    with writing(folder):
+        try:
+            beside.mkdir(parents=True)
+            with quiet(), torch.no_grad():
+                torch.export.save(torch.export.export(prepared.graph, example), beside / GRAPH)
+            np.savez(beside / SAMPLES, pixels=prepared.pixels, logits=prepared.logits)
+            (beside / STAGE).write_text(json.dumps(plain, indent=1), encoding="utf-8")
+            if (folder / STAGE).exists():
+                shutil.rmtree(folder)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """A graph that `save_prepared` kept; tensors are read with weights_only. InputError if it isn't one."""
+    forced = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.export.load has no argument for it
+    before = os.environ.get(forced)
+    os.environ[forced] = "1"
+    try:
+        plain = json.loads((folder / STAGE).read_text(encoding="utf-8"))
+        with np.load(folder / SAMPLES, allow_pickle=False) as samples, quiet():
+            graph = torch.export.load(folder / GRAPH).module(check_guards=False)
+            assert isinstance(graph, GraphModule)
+            find_target(plain["target"])
+            plain["preprocessing"] = Preprocessing.from_dict(plain["preprocessing"])
+            plain["labels"], plain["layers"] = tuple(plain["labels"]), tuple(plain["layers"])
+            return Prepared(graph=graph, pixels=samples["pixels"], logits=samples["logits"], **plain)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"'{folder}' is not a graph that `edgekit quantize` wrote: {error}. Make one with: edgekit quantize MODEL"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[forced]
+        else:
+            os.environ[forced] = before

@@ -1,0 +1,73 @@
+"""What `edgekit quantize` and `edgekit compile` do: the two halves of making bundles."""
+
+from pathlib import Path
+
+from edgekit.errors import InputError
+from edgekit.images.calibration_list import write_list
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.compile import compile_stage
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import prepare
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.prepared import STAGE, load_prepared, save_prepared
+from edgekit.runtime.backend import load_backend
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import check_output, open_run
+
+
+def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
+    """Calibrate for each target; the folders with the graphs, `OUTPUT/<target>-int8-graph`."""
+    check_output(options.folder)
+    job = prepare(options, reporter, evaluate=False)
+    folders = []
+    with open_run(options.folder) as run:
+        write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
+        graphs = PreparedGraphs(job, reporter)
+        for target in options.targets:
+            folder = run.path / f"{target}-int8-graph"
+            if _is_kept(folder, graphs.fingerprint(target, "int8")):
+                reporter.say(f"{folder.name}: kept from an earlier run")
+            else:
+                save_prepared(graphs.prepare(target, "int8"), folder)
+            folders.append(folder)
+    return folders
+
+
+def _is_kept(folder: Path, wanted: str) -> bool:
+    try:
+        return load_prepared(folder).fingerprint == wanted
+    except InputError:
+        return False
+
+
+def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundle]:
+    """Compile a graph that `quantize` kept, or every one in a folder of them, to `output/<target>-int8`."""
+    found = [source] if (source / STAGE).exists() else sorted(each.parent for each in source.glob(f"*/{STAGE}"))
+    if not found:
+        raise InputError(f"'{source}' holds no quantized graph: make one with: edgekit quantize MODEL -o {source}")
+    check_output(output)
+    graphs = [load_prepared(folder) for folder in found]
+    made = []
+    with open_run(output) as run:
+        for prepared in graphs:
+            name = f"{prepared.target}-{prepared.precision}"
+            load_backend(prepared.target)
+            with reporter.stage(f"{name}: compile"), quiet():
+                bundle, _ = compile_stage(prepared, run.path / name)
+            made.append(bundle)
+    return made
+
+
+def compile_model(options: Options, reporter: Reporter) -> list[Bundle]:
+    """Float bundles of a model, `OUTPUT/<target>-float`; a few of its images check the parity with torch."""
+    check_output(options.folder)
+    for target in options.targets:
+        load_backend(target)
+    job = prepare(options, reporter, evaluate=False)
+    with open_run(options.folder) as run:
+        graphs = PreparedGraphs(job, reporter)
+        return [
+            build_one(graphs, target, "float", run.path / f"{target}-float", reporter) for target in options.targets
+        ]

@@ -1,0 +1,117 @@
+"""Bundles of large networks, each made in a process of its own: when it ends, all memory of the work is given back.
+
+The job is written once to a file in the run folder. Every process maps the weights from there, this one too: they stay
+in the page cache, which the system takes back where memory is short, and none has a copy of its own.
+
+The other process runs `main` with JOB TARGET PRECISION BUNDLE, and `quiet` behind them for no progress. What goes wrong
+is one JSON object on its stdout.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import torch
+from torch.fx import GraphModule
+
+from edgekit import errors
+from edgekit.config.precisions import Precision
+from edgekit.errors import CompileError, EdgekitError
+from edgekit.measure.fresh_process import signal_name
+from edgekit.pipeline.job import Job
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.files import writing
+from edgekit.support.libraries import import_needed
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
+
+BEGIN = (
+    "import sys; from edgekit.support.libraries import import_needed; "
+    "sys.exit(import_needed('edgekit.pipeline.worker', 'build').main(sys.argv[1:]))"
+)
+"""What the other process runs: libraries say a lot while they are imported."""
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
+"""For glibc, which gives a freed weight of up to 32 MB back only by chance: convnextv2_huge has 54 of that size."""
+LARGE = 50_000_000
+"""Parameters from which a network's bundles are made apart."""
+
+
+@contextmanager
+def parked(job: Job, run: RunFolder) -> Iterator[Job]:
+    """The job with the weights of a large network mapped from a file in the run folder, until the block ends.
+
+    Small networks, and those of a factory whose code can't be pickled, stay as they are. OutputError for a full disk.
+    """
+    if job.network.params < LARGE or job.network.source == "factory":
+        yield job
+        return
+    with run.workspace("weights") as folder:
+        file = folder / "job.pt"
+        with writing(file):
+            torch.save(job, file)
+        del job  # else its weights would stay until the block ends
+        yield load_job(file)
+
+
+def load_job(file: Path) -> Job:
+    """The job that `parked` wrote. It's unpickled: only what this very command wrote is read here."""
+    job: Job = torch.load(file, mmap=True, weights_only=False)
+    return replace(job, parked=file)
+
+
+def build_apart(file: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
+    """The bundle of a parked job, made by another process. Its errors are raised here; CompileError if it is killed."""
+    command = [sys.executable, "-P", "-c", BEGIN, str(file), target, precision, str(path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | GIVE_BACK
+    # The pipe to its stdin ends with this process, whatever ends that.
+    done = subprocess.Popen(
+        [*command, "quiet"] if reporter.quiet else command,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    with done:
+        said = done.stdout.read() if done.stdout else ""
+    if done.returncode < 0:
+        raise CompileError(f"the process that made '{path.name}' was ended by {signal_name(-done.returncode)}")
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode != 0:
+        found = json.loads(said.splitlines()[-1]) if said else {}
+        raise getattr(errors, found.get("kind", "CompileError"))(found.get("message", f"exit {done.returncode}"))
+    return read_bundle(path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make one bundle; the process's exit status."""
+    build = import_needed("edgekit.pipeline.build", "build")
+    Thread(target=_end_with_parent, daemon=True).start()
+    file, target, precision, path, *quiet = arguments
+    reporter = Reporter(quiet=bool(quiet))
+    try:
+        prepared = build.PreparedGraphs(load_job(Path(file)), reporter).prepare(target, precision)
+        own_tensors(prepared.graph)
+        gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
+        build.compile_prepared(prepared, Path(path), reporter)
+    except EdgekitError as error:
+        print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def own_tensors(graph: GraphModule) -> None:
+    """Give the graph copies of its tensors, one by one: one that is still in a mapped file keeps all of that mapped."""
+    for value in [*graph.parameters(), *graph.buffers()]:
+        value.data = value.data.clone()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)

@@ -1,0 +1,120 @@
+"""The picture of a report: accuracy against latency, as SVG in the colours of the page."""
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from edgekit.report import columns as c
+from edgekit.report.columns import Report, Row, is_meaningful, lookup, row_name
+from edgekit.support.libraries import import_needed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# matplotlib wants real colours: these stand for CSS variables of the page, which differ in the dark.
+INK, MUTED, GROUND = "#010101", "#020202", "#030303"
+SERIES = ("#040404", "#050505", "#060606", "#070707")
+VARIABLES = {INK: "ink", MUTED: "line", GROUND: "ground"} | {each: f"series-{i}" for i, each in enumerate(SERIES)}
+PAPER = {INK: "#1c2024", MUTED: "#ccd3da", GROUND: "#ffffff", SERIES[0]: "#0b66c3", SERIES[1]: "#b4520a"}
+"""What they are in a file of its own: those of the page in daylight."""
+SHAPES = ("o", "s", "^", "D")
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched and read aloud
+    "svg.hashsalt": "edgekit",
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": MUTED,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "font.size": 11,
+}
+
+
+def draw(report: Report, device: str) -> tuple[str, str] | None:
+    """(SVG element, what it shows in words) for the rows of one device; None where accuracy or time isn't known.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    rows = [r for r in report["results"] if r["device"]["name"] == device and lookup(r, "latency_ms.p50") is not None]
+    if not is_meaningful(report) or all(lookup(row, "accuracy.top1") is None for row in rows):
+        return None
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.9), layout="constrained")
+        axes = figure.add_subplot()
+        _accuracy_against_latency(axes, report, rows)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        svg = svg_of(figure)
+    return inline(svg), _words(report, device, rows)
+
+
+def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
+    """A point for each row: colour and shape tell the target, filled ones are int8, bars are the drop's interval."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    for row in rows:
+        top1, p50 = c.TOP1.value(report, row), c.P50.value(report, row)
+        if top1 is None:
+            continue
+        index = targets.index(row["target"]) % len(SERIES)
+        x, y, colour = float(p50 or 0), float(top1), SERIES[index]
+        fill = colour if row["precision"] == "int8" else GROUND
+        axes.errorbar(x, y, yerr=_interval(row), fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
+        axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row_name(row))
+    reference = lookup(report, "reference.top1")
+    if reference is not None:
+        axes.axhline(reference * 100, color=INK, linewidth=1, linestyle="--", label=f"{report['reference']['engine']}")
+    axes.set_xlim(left=0)
+    axes.margins(x=0.1)
+    axes.set_xlabel("latency p50, ms (less is better)")
+    axes.set_ylabel("top-1, % (more is better)")
+    axes.grid(True, linewidth=0.5, alpha=0.6)
+
+
+def _interval(row: Row) -> list[list[float]] | None:
+    """How far the drop's interval reaches below and above the point, in points."""
+    drop, ends = lookup(row, "accuracy.drop_top1_points"), lookup(row, "accuracy.drop_ci95_points")
+    if drop is None or ends is None or None in ends:
+        return None
+    return [[max(ends[1] - drop, 0)], [max(drop - ends[0], 0)]]
+
+
+def _words(report: Report, device: str, rows: list[Row]) -> str:
+    """The picture for those who don't see it."""
+    points = [f"{row_name(row)} {c.P50.text(report, row)} ms, {c.TOP1.text(report, row)} %" for row in rows]
+    return f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
+
+
+def svg_of(figure: "Figure") -> str:
+    """matplotlib's file, the same each time."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return buffer.getvalue()
+
+
+def inline(svg: str) -> str:
+    """matplotlib's file as an element of a page: no prologue, no namespaces, sized and coloured by the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    head, body = svg.split(">", 1)
+    head = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head)
+    for colour, name in VARIABLES.items():
+        body = body.replace(colour, f"var(--{name})")
+    return f'{head} aria-hidden="true">{body}'
+
+
+def standalone_svg(svg: str) -> str:
+    """matplotlib's file with real colours, on white."""
+    for stand_in, colour in PAPER.items():
+        svg = svg.replace(stand_in, colour)
+    return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)

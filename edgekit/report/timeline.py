@@ -1,0 +1,107 @@
+"""How latency is spread, and what heat, clocks and latency did over time: pictures for report.html."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit.report.columns import Report, Row, lookup, row_name
+from edgekit.report.plot import GROUND, INK, SERIES, STYLE, inline, svg_of
+from edgekit.report.telemetry_text import heat_words
+from edgekit.support.libraries import import_needed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}
+FEWEST_SAMPLES = 3
+"""Of heat and clocks that make a course worth drawing."""
+
+
+def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
+    """(SVG element, what it shows in words) of the latencies of one device's rows; None without any.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    rows = [r for r in _rows(report, device) if all(lookup(r, f"latency_ms.{key}") is not None for key in BOX.values())]
+    if not rows:
+        return None
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        boxes = [{each: row["latency_ms"][key] for each, key in BOX.items()} for row in rows]
+        drawn = axes.bxp(
+            boxes, positions=range(len(rows)), orientation="horizontal", widths=0.55, showfliers=False,
+            patch_artist=True, medianprops={"color": INK, "linewidth": 1.6}, boxprops={"edgecolor": SERIES[0]},
+        )  # fmt: skip
+        for place, (row, box) in enumerate(zip(rows, drawn["boxes"], strict=True)):
+            box.set_facecolor(SERIES[0] if row["precision"] == "int8" else GROUND)
+            axes.plot(row["latency_ms"]["p99"], place, "|", color=INK, ms=9)
+        axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("latency, ms (less is better)")
+        _tidy(axes)
+        svg = svg_of(figure)
+    figures = [
+        "{} p50 {:.2f} ms, p5 to p95 {:.2f} to {:.2f}, p99 {:.2f}".format(
+            row_name(row), *(row["latency_ms"][key] for key in ("p50", "p5", "p95", "p99"))
+        )
+        for row in rows
+    ]
+    return inline(svg), f"Latency on {device}: {'; '.join(figures)}."
+
+
+def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
+    """(SVG element, what it shows in words): heat and clocks of one device while its rows were timed.
+
+    None where the device didn't tell, or the timing was over before it could. Raises MissingExtraError without
+    matplotlib.
+    """
+    courses: dict[str, Mapping[str, Any]] = {}
+    for row in _rows(report, device):  # rows of one target were timed together
+        if len(_known(row["thermal"], "celsius")) >= FEWEST_SAMPLES:
+            courses.setdefault(row["target"], row["thermal"])
+    if not courses:
+        return None
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    clocks = any(len(_known(thermal, "clock_mhz")) >= FEWEST_SAMPLES for thermal in courses.values())
+    kinds = [("celsius", "heat, °C")] + ([("clock_mhz", "clock, MHz")] if clocks else [])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 0.8 + 1.7 * len(kinds)), layout="constrained")
+        for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
+            for index, (target, thermal) in enumerate(courses.items()):
+                points = _known(thermal, key)
+                if points:
+                    colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index % 4]
+                    axes.plot(
+                        *zip(*points, strict=True), dashes, color=colour, label=target if key == "celsius" else None
+                    )
+            axes.set_ylabel(title)
+            _tidy(axes)
+        axes.set_xlabel("seconds since the target's timing began")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        svg = svg_of(figure)
+    said = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in courses.items())
+    return inline(svg), f"Heat and clocks of {device} while it was timed. {said}."
+
+
+def _rows(report: Report, device: str) -> list[Row]:
+    return [row for row in report["results"] if row["device"]["name"] == device]
+
+
+def _known(thermal: Mapping[str, Any] | None, key: str) -> list[tuple[float, float]]:
+    """(seconds, value) of the samples that have one."""
+    series: Sequence[Mapping[str, Any]] = (thermal or {}).get("series", ())
+    return [(each["s"], each[key]) for each in series if each.get(key) is not None]
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="both", linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)

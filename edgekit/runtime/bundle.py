@@ -1,0 +1,276 @@
+"""A bundle: the folder that is shipped, with a model, its manifest, its labels and golden samples.
+
+A bundle may come from a stranger. Reading one touches plain files inside its folder only, runs nothing from it, and
+checks every name, type, size and hash before an engine opens the model.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import BundleError, OutputError
+from edgekit.runtime.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    EngineRequirement,
+    FileEntry,
+    Layer,
+    Manifest,
+    check_file_name,
+    check_printable,
+    parse_manifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "EngineRequirement",
+    "FileEntry",
+    "Golden",
+    "Layer",
+    "Manifest",
+    "read_bundle",
+    "write_bundle",
+]
+
+MAX_TEXT_BYTES = 32 << 20
+MAX_GOLDEN_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Samples with known answers: pixels [N,H,W,3], logits [N,classes], and the greatest difference allowed."""
+
+    pixels: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest and labels were read and checked."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...]
+
+    @property
+    def model_path(self) -> Path:
+        """The file that the engine opens."""
+        return self.path / self.manifest.model_file
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the model files alone: what the engine loads."""
+        own = (self.manifest.labels_file, self.manifest.golden_file)
+        return sum(entry["size_bytes"] for name, entry in self.manifest.files.items() if name not in own)
+
+    def golden(self) -> Golden:
+        """Read the golden samples; raises BundleError if they are damaged or don't fit the manifest."""
+        name = self.manifest.golden_file
+        try:
+            golden = _load_golden(_own_file(self.path, name))
+            _check_golden(golden, self.manifest)
+        except BundleError as error:
+            raise BundleError(f"bundle '{self.path}': {name}: {error}") from error
+        # numpy and zipfile raise almost anything on a damaged archive, MemoryError for a false header among it
+        except Exception as error:
+            raise BundleError(f"bundle '{self.path}': {name} is damaged: {error}") from error
+        return golden
+
+
+def read_bundle(path: str | os.PathLike[str], check_hashes: bool = True) -> Bundle:
+    """Read and check a bundle. `check_hashes=False` checks names and sizes of the files, not their content.
+
+    Raises BundleError for a folder without manifest, an unknown schema_version, a key that is missing, unknown or
+    wrong, a file that is missing, lies outside the folder or differs in size or sha256, or a wrong number of labels.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):
+        reason = "it is a file" if os.path.exists(path) else "there is no such folder"
+        raise BundleError(f"'{path}' is not a bundle: {reason}")
+    if not os.path.lexists(path / MANIFEST):
+        raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}. Make one with: edgekit deploy MODEL")
+    try:
+        manifest = parse_manifest(_read_text(path, MANIFEST))
+        for name, entry in manifest.files.items():
+            _check_file(path, name, entry, check_hashes)
+        labels = _parse_labels(_read_text(path, manifest.labels_file), manifest)
+    except BundleError as error:
+        raise BundleError(f"bundle '{path}': {error}") from error
+    except OSError as error:
+        raise BundleError(f"bundle '{path}' can't be read: {error.strerror or error}") from error
+    return Bundle(path, manifest, labels)
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    model_files: Mapping[str, Path],
+    manifest: Manifest,
+    labels: Sequence[str],
+    golden: Golden,
+) -> Bundle:
+    """Write a bundle in a folder beside `path`, then rename it; an older bundle is replaced, or untouched on failure.
+
+    `model_files` maps names in the bundle to files, which are copied. Raises BundleError if manifest, labels and golden
+    samples don't fit each other, OutputError if `path` holds something else or can't be written.
+    """
+    path = Path(path)
+    place = Path(os.path.realpath(path))
+    building = place.parent / f".{place.name}.tmp-{os.getpid()}"
+    with _output_errors(path):
+        if place.exists() and not _replaceable(place):
+            raise OutputError(f"'{path}' holds something that isn't a bundle: choose another --output or remove it")
+        try:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            bundle = _fill(building, model_files, manifest, labels, golden)
+            _swap(building, place)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return replace(bundle, path=path)
+
+
+def _fill(
+    folder: Path, model_files: Mapping[str, Path], manifest: Manifest, labels: Sequence[str], golden: Golden
+) -> Bundle:
+    names = [*model_files, manifest.labels_file, manifest.golden_file]
+    for name in names:
+        check_file_name("files", name)
+    _check_golden(golden, manifest)
+    for name, source in model_files.items():
+        shutil.copyfile(source, folder / name)
+    _write_text(folder / manifest.labels_file, "".join(f"{label}\n" for label in labels))
+    np.savez(
+        folder / manifest.golden_file,
+        pixels=np.ascontiguousarray(golden.pixels),
+        logits=np.ascontiguousarray(golden.logits),
+        tolerance=np.float64(golden.tolerance),
+    )
+    files = {
+        name: FileEntry(sha256=_sha256(folder / name), size_bytes=(folder / name).stat().st_size) for name in names
+    }
+    values = replace(manifest, files=files).to_dict()
+    _write_text(folder / MANIFEST, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    return read_bundle(folder, check_hashes=False)  # what can't be read back must not be shipped
+
+
+def _swap(building: Path, place: Path) -> None:
+    """Rename `building` to `place`; what stood there is put back if that fails."""
+    if not place.exists():
+        building.rename(place)
+        return
+    old = place.parent / f".{place.name}.old-{os.getpid()}"
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        place.rename(old)
+        building.rename(place)
+    finally:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _replaceable(place: Path) -> bool:
+    return place.is_dir() and ((place / MANIFEST).is_file() or not any(place.iterdir()))
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise OutputError(
+            f"can't write bundle '{path}': {error.strerror or error}{where}. Choose another --output or make room"
+        ) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8", newline="\n")
+
+
+def _own_file(folder: Path, name: str) -> Path:
+    """The path of a regular file directly in `folder`, or BundleError: no folder, device, or link that leaves it."""
+    path = folder / name
+    if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
+        raise BundleError(f"file '{name}' is a link that leaves the folder")
+    if not path.exists():
+        raise BundleError(f"file '{name}' is missing: copy the whole folder again")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BundleError(f"'{name}' is not a regular file")
+    return path
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, check_hash: bool) -> None:
+    path = _own_file(folder, name)
+    size = path.stat().st_size
+    if size != entry["size_bytes"]:
+        raise BundleError(
+            f"file '{name}' has {size} bytes, the manifest says {entry['size_bytes']}: copy the folder again"
+        )
+    if check_hash and _sha256(path) != entry["sha256"]:
+        raise BundleError(f"file '{name}' was changed: its sha256 is not the manifest's. Copy the folder again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_text(folder: Path, name: str) -> str:
+    path = _own_file(folder, name)
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise BundleError(f"file '{name}' has {path.stat().st_size} bytes, more than {MAX_TEXT_BYTES}")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"file '{name}' is not UTF-8 text: {error.reason}") from error
+
+
+def _parse_labels(text: str, manifest: Manifest) -> tuple[str, ...]:
+    labels = text.removesuffix("\n").split("\n")
+    for label in labels:
+        check_printable(manifest.labels_file, label)
+    if len(labels) != manifest.classes:
+        raise BundleError(
+            f"{manifest.labels_file} holds {len(labels)} labels, the model has {manifest.classes} classes"
+        )
+    return tuple(labels)
+
+
+def _load_golden(path: Path) -> Golden:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MAX_GOLDEN_BYTES:
+        raise BundleError(f"it unpacks to {size} bytes, more than {MAX_GOLDEN_BYTES}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return Golden(arrays["pixels"], arrays["logits"], float(arrays["tolerance"]))
+
+
+def _check_golden(golden: Golden, manifest: Manifest) -> None:
+    pixels, logits = golden.pixels, golden.logits
+    count = len(pixels) if pixels.ndim else 0
+    height, width = manifest.input_shape[2:]
+    for name, array, shape, dtype in (
+        ("pixels", pixels, (count, height, width, 3), np.uint8),
+        ("logits", logits, (count, manifest.classes), np.float32),
+    ):
+        if array.dtype != dtype or array.shape != shape or count == 0:
+            raise BundleError(
+                f"golden {name} are {array.dtype} {list(array.shape)}: valid is {np.dtype(dtype)} {list(shape)}, N > 0"
+            )
+    if not np.isfinite(logits).all() or not math.isfinite(golden.tolerance) or golden.tolerance < 0:
+        raise BundleError(f"golden logits or tolerance ({golden.tolerance}) are not finite numbers")

@@ -1,0 +1,63 @@
+"""ONNX Runtime: the graph as one ONNX file, or with external data above protobuf's 2 GB."""
+
+from pathlib import Path
+
+import onnx
+import torch
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import example_input
+from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.runtime.backend import Artifact
+from edgekit.runtime.onnx.fusion import fuse_integer_matmul
+
+OPSET = 20
+PROTOBUF_LIMIT = 2_000_000_000
+
+
+class Backend:
+    """Compiles for ONNX Runtime."""
+
+    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        fold_weights(graph)
+        program = torch.onnx.export(
+            torch.export.export(graph, (example_input(graph),)),
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            verbose=False,
+        )
+        assert program is not None
+        model = program.model_proto
+        strip(model)
+        fuse_integer_matmul(model)
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "edgekit", metadata
+        files = save(model, folder)
+        # MatMul + Add is faster than Gemm, and Gelu alone than BiasGelu, whose kernel is an older one.
+        session = {"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]}
+        return Artifact("model.onnx", files, "image", "logits", "onnxruntime", "1.18.0", session=session)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove the exporter's stack traces: half of a small file."""
+    del model.metadata_props[:]
+    model.graph.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+
+
+def save(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
+    """Write model.onnx, and model.onnx.data when the weights don't fit in one protobuf. Names of the files."""
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size < PROTOBUF_LIMIT:
+        onnx.save(model, folder / "model.onnx")
+        return ("model.onnx",)
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data")
+    return ("model.onnx", "model.onnx.data")

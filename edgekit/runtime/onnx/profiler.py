@@ -1,0 +1,162 @@
+"""ONNX Runtime: its own profile of every node that it ran, after its graph optimizers."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import EngineError
+from edgekit.runtime.engine import import_runtime
+from edgekit.runtime.onnx.onnx_file import OnnxFile, read_onnx
+from edgekit.runtime.profile import (
+    OpProfile,
+    Profile,
+    Shape,
+    add_times,
+    float_reason,
+    kind_of,
+    matrix_macs,
+    random_input,
+)
+
+# Where each operation has its second operand among its inputs.
+CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
+MATRICES = {
+    **{"MatMul": 1, "FusedMatMul": 1, "Gemm": 1, "FusedGemm": 1},
+    **{"MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "QLinearMatMul": 3, "QGemm": 3},
+}
+ATTENTION = {"Attention": 1, "QAttention": 1}
+PRODUCTS = CONVOLUTIONS | MATRICES | ATTENTION
+INTEGER = {"ConvInteger", "QLinearConv", "QAttention"} | {name for name in MATRICES if "Q" in name or "Integer" in name}
+TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(int8)": "i1"}
+TYPES |= {"tensor(uint8)": "u1", "tensor(int32)": "i4", "tensor(int64)": "i8"}
+
+MADE = "ONNX Runtime made it while it optimized the graph, in float"
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node that ran."""
+
+    name: str
+    operation: str
+    inputs: tuple[Shape, ...]
+    out: Shape
+    ms: float
+
+    @property
+    def family(self) -> tuple[bool, bool]:
+        """Integer or not, convolution or not: what has to agree between two profiles of one model."""
+        return self.operation in INTEGER, self.operation in CONVOLUTIONS
+
+    @property
+    def macs(self) -> int:
+        left, right = self.inputs[0], self.inputs[PRODUCTS[self.operation]]
+        if self.operation == "ConvTranspose":
+            return math.prod(left) * math.prod(right[1:])
+        if self.operation in CONVOLUTIONS:
+            return math.prod(self.out) * math.prod(right[1:])
+        if self.operation in ATTENTION:
+            return math.prod(left) * right[-1] + 2 * math.prod(self.out) * self.out[-2]
+        return matrix_macs(left, right, self.out)
+
+
+class Profiler:
+    """Profiles the session that an app has, and once more without packed weights and padded layouts for the shapes."""
+
+    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
+        ort = import_runtime("onnx", "onnxruntime")
+        disabled = list(options.get("disabled_optimizers", ()))
+        nodes = _run(ort, model, _options(ort, threads), disabled, runs)
+        plain = _options(ort, threads)
+        plain.add_session_config_entry("session.disable_prepacking", "1")  # packed weights have no shape in the profile
+        shaped = _run(ort, model, plain, [*disabled, "NchwcTransformer"], 1)
+        return Profile(
+            f"ONNX Runtime {ort.__version__}'s profile of every node it ran after its graph optimizers. "
+            "MACs from the shapes in that profile, before its channel-blocked layout pads them.",
+            _products(nodes, shaped, read_onnx(model)),
+            add_times(
+                (kind_of(n.operation, n.operation in INTEGER) if n.operation in PRODUCTS else n.operation, n.ms)
+                for n in nodes
+            ),
+        )
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    return options
+
+
+def _run(ort: Any, model: Path, options: Any, disabled: Sequence[str], runs: int) -> list[_Node]:
+    """What ran, in order, with median times of all runs but the first."""
+    with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = ort.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        )
+        feeds = {each.name: _feed(each) for each in session.get_inputs()}
+        for _ in range(runs + 1):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    times: dict[tuple[str, str], list[float]] = {}
+    details: dict[tuple[str, str], dict[str, Any]] = {}
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if event.get("cat") == "Node" and name != event["name"]:
+            key = (name, event["args"].get("node_index", ""))
+            times.setdefault(key, []).append(event["dur"] / 1e3)
+            details.setdefault(key, event["args"])
+    return [_node(name, details[name, index], ms) for (name, index), ms in times.items()]
+
+
+def _feed(described: Any) -> NDArray[Any]:
+    sizes = [size if isinstance(size, int) else None for size in described.shape]
+    if described.type not in TYPES:
+        raise EngineError(f"input '{described.name}' has type {described.type}: valid is {', '.join(TYPES)}")
+    return random_input(described.name, sizes, np.dtype(TYPES[described.type]))
+
+
+def _node(name: str, details: Mapping[str, Any], ms: Sequence[float]) -> _Node:
+    inputs, outputs = (
+        tuple(tuple(shape) for each in details[key] for shape in each.values())
+        for key in ("input_type_shape", "output_type_shape")
+    )
+    return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), median(ms[1:]))
+
+
+def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -> tuple[OpProfile, ...]:
+    """The products as they ran: kernels and times from `nodes`, the same nodes' names and shapes from `shaped`."""
+    waiting: dict[tuple[bool, bool], list[_Node]] = {}
+    for node in nodes:
+        if node.operation in PRODUCTS:
+            waiting.setdefault(node.family, []).append(node)
+    ops = []
+    for node in shaped:
+        if node.operation not in PRODUCTS:
+            continue
+        if not waiting.get(node.family):
+            raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel when it was profiled a second time")
+        ran = waiting[node.family].pop(0)
+        origin = file.find(node.name)
+        if origin is not None and file.is_sum(origin):
+            continue
+        int8, operands = ran.operation in INTEGER, file.quantized(origin) if origin is not None else (False, False)
+        reason = MADE if origin is None else float_reason("ONNX Runtime", operands)
+        name = node.name if origin is None else origin.name
+        op = OpProfile(name, ran.operation, node.macs, int8, ran.ms, None if int8 else reason, all(operands))
+        ops.append(op)
+    if any(waiting.values()):
+        raise EngineError("ONNX Runtime ran fewer products when it was profiled a second time")
+    return tuple(ops)

@@ -1,0 +1,55 @@
+"""OpenVINO: the graph as IR (.xml and .bin)."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from edgekit.compat.openvino import openvino
+from edgekit.compiler.graph import A, Q, add_constant, constant, example_input, insert, replace_layer
+from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.runtime.backend import Artifact
+from edgekit.runtime.openvino.axes import split_reductions
+
+
+class Backend:
+    """Compiles for OpenVINO."""
+
+    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        fold_weights(graph)
+        spell_out_weights(graph)
+        example = example_input(graph)
+        model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
+        model.inputs[0].get_tensor().set_names({"image"})
+        model.outputs[0].get_tensor().set_names({"logits"})
+        split_reductions(model)
+        name_by_place(model)
+        model.set_rt_info(metadata, ["edgekit"])
+        # Weights stay as they are: rounding them to 16 bits would make the float model another model.
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")
+
+
+def spell_out_weights(graph: GraphModule) -> None:
+    """Write a folded weight as a cast and a product, in place: OpenVINO's frontend passes over a DQ without its Q."""
+    for node in graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default):
+        steps, scale = (constant(graph, each) for each in node.args[:2])
+        if steps is None or scale is None or steps.dtype != torch.int8:
+            continue
+        shape = [-1 if axis == node.args[3] else 1 for axis in range(steps.ndim)]
+        factor = add_constant(graph, node, f"{node.name}.scale", scale.float().view(shape))
+        value = insert(graph, node, A.to.dtype, node.args[0], torch.float32)
+        replace_layer(graph, node, insert(graph, node, A.mul.Tensor, value, factor))
+    graph.recompile()
+
+
+def name_by_place(model: openvino.Model) -> None:
+    """Give names that OpenVINO counted up in this process, such as Constant_45686, by the operation's place instead.
+
+    The same graph is then the same file, byte for byte, whatever was compiled before it.
+    """
+    model.set_friendly_name("model")
+    for place, operation in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Za-z0-9]+_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{operation.get_type_name()}_{place}")

@@ -1,0 +1,150 @@
+"""OpenVINO: the performance counters of the compiled graph, which name the kernel that ran each node."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.runtime.engine import import_runtime
+from edgekit.runtime.profile import OpProfile, Profile, add_times, float_reason, kind_of, matrix_macs, random_input
+
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
+TRANSPOSED = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
+PRODUCTS = (*CONVOLUTIONS, *TRANSPOSED, "MatMul", "FullyConnected", "ScaledDotProductAttention")
+LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
+DECOMPRESSION = ("Convert", "Subtract", "Multiply")
+INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
+ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # to names, by the passes for low precision
+UNSEEN = "no node of OpenVINO's compiled graph names it as its origin"
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node of the compiled graph that ran."""
+
+    kernel: str
+    kind: str
+    origins: tuple[str, ...]
+    ms: float
+
+    @property
+    def int8(self) -> bool:
+        return INTEGER.search(self.kernel) is not None
+
+    @property
+    def is_product(self) -> bool:
+        return self.kind.startswith(PRODUCTS)  # such as FullyConnectedQuantized
+
+
+class Profiler:
+    """Compiles with counters on, and finds each product of the file in the node that ran it."""
+
+    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
+        ov = import_runtime("openvino", "openvino")
+        core = ov.Core()
+        network = core.read_model(str(model), str(model.with_suffix(".bin")))
+        feeds = []
+        for port in network.inputs:
+            sizes = [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
+            feeds.append(random_input(port.node.friendly_name, sizes, np.dtype(port.element_type.to_dtype())))
+        network.reshape({port: list(feed.shape) for port, feed in zip(network.inputs, feeds, strict=True)})
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": options.get("inference_precision", "f32"),
+            "INFERENCE_NUM_THREADS": threads,
+            "PERF_COUNT": "YES",
+        }
+        nodes = _run(core.compile_model(network, "CPU", config), feeds, runs)
+        return Profile(
+            f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters: the kernel that each node of its "
+            "compiled graph ran in. MACs from the shapes in the model file.",
+            _products(network, nodes),
+            add_times((kind_of(node.kind, node.int8) if node.is_product else node.kind, node.ms) for node in nodes),
+        )
+
+
+def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
+    """What ran, in order. A counter holds the mean of all runs so far, so the first, slow one is taken out again."""
+    request = compiled.create_infer_request()
+    request.infer(feeds)
+    first = {each.node_name: each.real_time.total_seconds() for each in request.profiling_info}
+    for _ in range(runs):
+        request.infer(feeds)
+    origins = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        names = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
+        origins[node.get_friendly_name()] = tuple(names.split(","))
+    nodes = []
+    for each in request.profiling_info:  # the status says "not run" of what took less than a microsecond
+        seconds = (each.real_time.total_seconds() * (runs + 1) - first[each.node_name]) / runs
+        nodes.append(_Node(each.exec_type, each.node_type, origins.get(each.node_name, ()), max(0.0, seconds) * 1e3))
+    return nodes
+
+
+def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
+    """The file's products as they ran."""
+    ran: dict[str, _Node] = {}
+    for node in sorted(nodes, key=lambda node: not node.is_product):  # attention may be fused into a subgraph
+        for name in node.origins:
+            ran.setdefault(ADDED.sub("", name), node)
+    ops = []
+    for op in network.get_ordered_ops():
+        if op.get_type_name() not in PRODUCTS:
+            continue
+        name = op.get_friendly_name()
+        operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
+        found = ran.get(name) or _fused(op, ran)
+        if found is None:
+            ops.append(OpProfile(name, "unknown", _macs(op), False, None, UNSEEN, all(operands)))
+            continue
+        reason = None if found.int8 else float_reason("OpenVINO", operands)
+        ms = found.ms if found.is_product else None
+        ops.append(OpProfile(name, found.kernel, _macs(op), found.int8, ms, reason, all(operands)))
+    return tuple(ops)
+
+
+def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
+    """The node of a product that took the name of the bias fused into it."""
+    for after in op.output(0).get_target_inputs():
+        node = ran.get(after.get_node().get_friendly_name())
+        if after.get_node().get_type_name() == "Add" and node is not None and node.is_product:
+            return node
+    return None
+
+
+def _macs(op: Any) -> int:
+    kind = op.get_type_name()
+    left, right, out = (
+        [int(size) for size in shape]
+        for shape in (op.get_input_shape(0), op.get_input_shape(1), op.get_output_shape(0))
+    )
+    taps = right[2:] if kind.startswith("Group") else right[1:]
+    if kind in CONVOLUTIONS:
+        return math.prod(out) * math.prod(taps)
+    if kind in TRANSPOSED:
+        return math.prod(left) * math.prod(taps)
+    if kind == "ScaledDotProductAttention":
+        return (math.prod(left) + math.prod(out)) * int(right[-2])
+    return matrix_macs(left, right, out)
+
+
+def _quantized(output: Any, passed: Sequence[str]) -> bool:
+    """Whether a value comes from a FakeQuantize, or from a constant of 8 bits, through the operations `passed`."""
+    return any(
+        node.get_type_name() == "FakeQuantize"
+        or (node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8"))
+        for node in _origins(output, passed)
+    )
+
+
+def _origins(output: Any, passed: Sequence[str]) -> Iterator[Any]:
+    node = output.get_node()
+    yield node
+    while node.get_type_name() in passed:
+        node = node.input_value(0).get_node()
+        yield node

@@ -1,0 +1,1 @@
+"""LiteRT, and its predecessor tflite-runtime."""

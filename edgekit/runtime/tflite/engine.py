@@ -1,0 +1,77 @@
+"""LiteRT: ai-edge-litert, or tflite-runtime where that is what there is."""
+
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import BundleError
+from edgekit.runtime.engine import (
+    check_model_file,
+    check_options,
+    check_shapes,
+    closed,
+    import_runtime,
+    package_version,
+)
+from edgekit.runtime.manifest import Manifest
+
+
+class Engine:
+    """One interpreter behind a lock. A file with int8 or uint8 input or output is fed and read by its scale."""
+
+    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
+        module = import_runtime("tflite", "ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+        self.package = "ai-edge-litert" if module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
+        self.version = package_version(module, self.package, manifest)
+        check_options(manifest, ())
+        check_model_file(model, ".tflite")
+        interpreter = module.Interpreter(model_path=str(model), num_threads=threads)
+        interpreter.allocate_tensors()
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs: valid is one of each")
+        self._input, self._output = inputs[0], outputs[0]
+        check_shapes(manifest, self._input["shape"].tolist(), self._output["shape"].tolist())
+        self._nhwc = manifest.layout == "NHWC"
+        self._lock = Lock()
+        self._interpreter: Any = interpreter
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._nhwc:
+            x = x.transpose(0, 2, 3, 1)
+        if self._input["dtype"] != np.float32:
+            x = quantize(x, self._input)
+        with self._lock:
+            interpreter = self._interpreter
+            if interpreter is None:
+                raise closed()
+            # Written in place: set_tensor would need a contiguous copy of a transposed view first.
+            np.copyto(interpreter.tensor(self._input["index"])(), x)
+            interpreter.invoke()
+            logits: NDArray[Any] = interpreter.get_tensor(self._output["index"])
+        return logits if logits.dtype == np.float32 else dequantize(logits, self._output)
+
+    def close(self) -> None:
+        with self._lock:
+            self._interpreter = None
+
+    @staticmethod
+    def low_precision_float() -> str | None:
+        return None
+
+
+def quantize(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+    """Real numbers as the integers of a tensor, by its scale and zero point."""
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(details["dtype"])
+    levels = np.clip(np.rint(x / np.float32(scale)) + zero_point, limits.min, limits.max)
+    return np.asarray(levels, details["dtype"])
+
+
+def dequantize(logits: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
+    """The other way."""
+    scale, zero_point = details["quantization"]
+    return (logits.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

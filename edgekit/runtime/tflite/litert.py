@@ -1,0 +1,125 @@
+"""LiteRT's own profiler, through its C library: the Python package has no door to it.
+
+Run as a module: ``python -m edgekit.runtime.tflite.litert MODEL THREADS RUNS`` prints JSON, for each run the kernels in
+order as [name, milliseconds]. It stands in a process of its own because a C library of another version may crash it.
+Source: LiteRT's litert/c headers, as of ai-edge-litert 2.3.
+"""
+
+import ctypes
+import importlib.util
+import json
+import re
+import resource
+import sys
+from collections.abc import Sequence
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CPU = 1
+WRITE = 1
+TYPE_BYTES = 1024  # LiteRtRankedTensorType has about 100: only handed on, never looked into
+# "  Delegate/Fully Connected (NC, QS8, QC8W) GEMM   0.000  0.157  0.159  1.463%  25.7%  0.000  5  [Delegate]:23"
+LINE = re.compile(r"\s*(\S.*?)\s+[\d.]+\s+[\d.]+\s+([\d.]+)\s+[\d.]+%\s+[\d.]+%\s+[\d.]+\s+\d+\s+\[.*\]:\d+\s*$")
+
+
+class Model:
+    """A model compiled by LiteRT with profiling on, fed with random numbers. It lives as long as the process."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._library = ctypes.CDLL(str(_library()))
+        self._keep: list[Any] = []
+        self._environment, self._model, options = c_void_p(), c_void_p(), c_void_p()
+        self._compiled, self._profiler, self._signature = c_void_p(), c_void_p(), c_void_p()
+        self._call("CreateEnvironment", 0, None, byref(self._environment))
+        self._call("CreateModelFromFile", self._environment, str(path).encode(), byref(self._model))
+        self._call("CreateOptions", byref(options))
+        self._call("SetOptionsHardwareAccelerators", options, CPU)
+        self._option(options, "runtime_options_string", "enable_profiling = true")
+        self._option(options, "xnnpack", f"num_threads = {threads}")
+        self._call("CreateCompiledModel", self._environment, self._model, options, byref(self._compiled))
+        self._call("CompiledModelGetProfiler", self._compiled, byref(self._profiler))
+        self._call("GetModelSignature", self._model, c_size_t(0), byref(self._signature))
+        self._inputs, self._outputs = self._buffers("Input"), self._buffers("Output")
+        for buffer in self._inputs:
+            self._fill(c_void_p(buffer))
+
+    def run(self) -> None:
+        inputs, outputs = self._inputs, self._outputs
+        counts = c_size_t(len(inputs)), c_size_t(len(outputs))
+        self._call("RunCompiledModel", self._compiled, c_size_t(0), counts[0], inputs, counts[1], outputs)
+
+    def profiled_run(self) -> str:
+        """Run once; the profiler's text about it."""
+        self._call("ResetProfiler", self._profiler)
+        self._call("StartProfiler", self._profiler)
+        self.run()
+        self._call("StopProfiler", self._profiler)
+        text = c_char_p()
+        self._call("GetProfileSummary", self._profiler, self._compiled, byref(text))
+        return (text.value or b"").decode()
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self._library, f"LiteRt{name}")(*arguments)
+        if status != 0:
+            raise SystemExit(f"LiteRt{name} gave status {status}")
+
+    def _option(self, options: c_void_p, kind: str, text: str) -> None:
+        payload = ctypes.create_string_buffer(text.encode())
+        release = ctypes.CFUNCTYPE(None, c_void_p)(lambda _: None)
+        self._keep += [payload, release]
+        option = c_void_p()
+        self._call("CreateOpaqueOptions", kind.encode(), ctypes.cast(payload, c_void_p), release, byref(option))
+        self._call("AddOpaqueOptions", options, option)
+
+    def _buffers(self, end: str) -> Any:
+        """Tensor buffers for all inputs or outputs, as a C array."""
+        count = c_size_t()
+        self._call(f"GetNumSignature{end}s", self._signature, byref(count))
+        buffers = (c_void_p * count.value)()
+        for index in range(count.value):
+            tensor, needs, buffer = c_void_p(), c_void_p(), c_void_p()
+            kind = ctypes.create_string_buffer(TYPE_BYTES)
+            place = c_size_t(index)
+            self._call(f"GetSignature{end}TensorByIndex", self._signature, place, byref(tensor))
+            self._call("GetRankedTensorType", tensor, kind)
+            self._call(f"GetCompiledModel{end}BufferRequirements", self._compiled, c_size_t(0), place, byref(needs))
+            self._call("CreateManagedTensorBufferFromRequirements", self._environment, kind, needs, byref(buffer))
+            buffers[index] = buffer
+        return buffers
+
+    def _fill(self, buffer: c_void_p) -> None:
+        size, address = c_size_t(), c_void_p()
+        self._call("GetTensorBufferSize", buffer, byref(size))
+        values = np.random.default_rng(0).random(size.value // 4 + 1, np.float32)
+        self._call("LockTensorBuffer", buffer, byref(address), c_int(WRITE))
+        ctypes.memmove(address, values.ctypes.data, size.value)
+        self._call("UnlockTensorBuffer", buffer)
+
+
+def parse_summary(text: str) -> list[tuple[str, float]]:
+    """Name and milliseconds of each kernel, from the part of the profiler's text that is in run order."""
+    _, _, listed = text.partition("Run Order")
+    found = (LINE.match(line) for line in listed.partition("=\n")[2].partition("====")[0].splitlines())
+    return [(each.group(1).removeprefix("Delegate/"), float(each.group(2))) for each in found if each]
+
+
+def _library() -> Path:
+    package = importlib.util.find_spec("ai_edge_litert")
+    path = Path(package.origin).with_name("libLiteRt.so") if package and package.origin else None
+    if path is None or not path.is_file():
+        raise SystemExit("this ai-edge-litert has no libLiteRt.so")
+    return path
+
+
+def main(arguments: Sequence[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    model = Model(Path(arguments[0]), int(arguments[1]))
+    model.run()
+    print("\n" + json.dumps([parse_summary(model.profiled_run()) for _ in range(int(arguments[2]))]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

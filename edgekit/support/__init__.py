@@ -1,0 +1,1 @@
+"""Files and run folders, progress, interrupts, and imports of heavy libraries."""

@@ -1,0 +1,97 @@
+"""Progress on stderr: bars on a terminal, plain lines when piped, nothing when quiet."""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edgekit.support.interrupts import interruptible
+from edgekit.support.libraries import import_needed
+
+Step = Callable[[], None]
+
+
+class Reporter:
+    """Says what goes on. `say` for a line, `stage` for counted work."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        # A device has no rich: there a subclass sends what is said to the host.
+        console = import_needed("rich.console", "cli")
+        self.quiet = quiet
+        # Its own descriptor: libraries are kept off the process's streams while they work.
+        own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", closefd=True)
+        self.console = console.Console(file=own, soft_wrap=True, highlight=False)
+        weakref.finalize(self, own.close)
+        self._lock = threading.RLock()
+        self._progress: Any = None
+        self._shown = 0
+
+    def say(self, message: str) -> None:
+        if not self.quiet:
+            self._print(message)
+
+    def warn(self, message: str) -> None:
+        """A warning is printed even when quiet."""
+        self._print(f"warning: {message}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, emoji=False)
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
+        """Yields a function to call after each of `total` pieces of work; without a total it only shows time."""
+        show = self._bar if self.console.is_terminal and not self.quiet else self._line
+        with show(title, total) as step, interruptible():
+            yield step
+
+    @contextmanager
+    def _line(self, title: str, total: int | None) -> Iterator[Step]:
+        start = time.monotonic()
+        yield lambda: None
+        self.say(_line_of(title, total, start))
+
+    @contextmanager
+    def _bar(self, title: str, total: int | None) -> Iterator[Step]:
+        """A bar; stages that are open at once, in several threads, share one display."""
+        start = time.monotonic()
+        with self._lock:
+            if self._progress is None:
+                self._progress = _display(self.console)
+                self._progress.start()
+            progress, self._shown = self._progress, self._shown + 1
+        task = progress.add_task(title, total=total, counted=total is not None)
+        try:
+            yield lambda: progress.advance(task)
+            if total is None:
+                progress.update(task, total=1, completed=1)
+            with self._lock:
+                if self._shown > 1:  # else the bar itself stays
+                    self._print(_line_of(title, total, start))
+        finally:
+            with self._lock:
+                self._shown -= 1
+                if self._shown:
+                    progress.remove_task(task)
+                else:
+                    progress.stop()
+                    self._progress = None
+
+
+def _line_of(title: str, total: int | None, start: float) -> str:
+    return f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s"
+
+
+def _display(console: Any) -> Any:
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.fields["counted"] and task.total else "")
+
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn()]
+    # Streams stay as they are: redirected ones would show what libraries print, quiet or not.
+    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)

@@ -1,0 +1,61 @@
+"""The tables of benchmarks/peers.py say what was measured."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib.results import figures, snr, write_results
+
+
+def ran(ms: float, noise: float) -> dict[str, Any]:
+    logits = REFERENCE + noise * np.float32(np.sign(REFERENCE))
+    return {"logits": logits, "times": {count: np.full(40, ms / count) for count in (1, 2)}}
+
+
+REFERENCE = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+
+
+def results(folder: Path, int8_ms: float) -> dict[str, Any]:
+    """One model on LiteRT: plain float 20 ms, edgekit's float 10 ms, a stock file that failed."""
+    for name in ("float", "int8"):
+        (folder / name).mkdir()
+        (folder / name / "model.tflite").write_bytes(bytes(1000))
+    (folder / "plain.tflite").write_bytes(bytes(3000))
+    candidates = [
+        Candidate("edgekit float", "tflite", "edgekit", "float", folder / "float"),
+        Candidate("edgekit int8", "tflite", "edgekit", "int8", folder / "int8"),
+        Candidate("plain float", "tflite", "stock", "float", folder / "plain.tflite"),
+        Candidate("ai-edge-quantizer static", "tflite", "stock", "int8", folder / "static.tflite"),
+    ]
+    measured = {"edgekit float": ran(10, 0), "edgekit int8": ran(int8_ms, 0.01), "plain float": ran(20, 0)}
+    measured["ai-edge-quantizer static"] = {"error": "ValueError: a|b"}
+    rows = [row | {"share_of_macs": 0.9} for row in figures(candidates, measured, REFERENCE)]
+    about = {"weights": "random", "params": 3e6, "macs": 5e8, "input": [224, 224], "recipe": "default", "rows": rows}
+    machine = {"cpu": "x", "cores": 2, "system": "Linux", "python": "3.11"}
+    return {"machine": machine, "versions": {"numpy": "2"}, "threads": [1, 2], "images": 20, "models": {"net": about}}
+
+
+def test_rows_carry_speed_size_and_agreement(tmp_path: Path) -> None:
+    ours = results(tmp_path, 5.0)["models"]["net"]["rows"][1]
+    assert ours["size_bytes"] == 1000
+    assert ours["agreement"] == 1.0
+    assert ours["ms"] == {"1": 5.0, "2": 2.5}
+    assert set(ours["faster_than"]) == {"edgekit float", "plain float"}
+    assert ours["faster_than"]["plain float"]["1"] == {"ratio": 4.0, "ci95": [4.0, 4.0]}
+
+
+@pytest.mark.parametrize(("int8_ms", "faster", "ship"), [(5.0, "2.00x [2.00, 2.00]", "INT8"), (12.5, "0.80x", "float")])
+def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, faster: str, ship: str) -> None:
+    text = write_results(results(tmp_path, int8_ms), "other.json")
+    assert "every figure is in `other.json`" in text
+    (line, *_) = [line for line in text.splitlines() if line.startswith("| net | LiteRT | 10.00 |")]
+    assert faster in line
+    assert line.endswith(f"| 90.0 % | {ship} |")
+    assert "| LiteRT | ai-edge-quantizer static | failed: ValueError: a/b |" in text
+
+
+def test_signal_to_noise() -> None:
+    assert snr(REFERENCE, REFERENCE * np.float32(1.1)) == pytest.approx(20, abs=1e-3)

@@ -1,0 +1,231 @@
+"""The command line itself: quick, quiet when asked, one JSON document, and exit codes that mean something."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit import __version__
+from edgekit.cli import app
+from edgekit.cli.main import entry, main
+from edgekit.errors import MissingExtraError
+
+COMMANDS = [
+    "deploy",
+    "demo",
+    "quantize",
+    "compile",
+    "evaluate",
+    "benchmark",
+    "inspect",
+    "classify",
+    "report",
+    "compare",
+    "targets",
+    "doctor",
+    "devices",
+]
+# fmt: off
+OPTIONS = [
+    "--data", "--calibration-data", "--weights", "--target", "--device", "--device-class", "--recipe", "--model-args",
+    "--mean", "--std", "--interpolation", "--crop-pct", "--labels", "--num-calibration-samples", "--num-eval-samples",
+    "--seed", "--imgsz", "--threads", "--warmup", "--iterations", "--max-drop", "--min-speedup", "--output", "-o",
+    "--offline", "--json", "--quiet", "--dry-run",
+]
+# fmt: on
+
+
+def python(code: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **more)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["deploy", "--help"], ["--version"], ["deploy", "--bogus"]])
+def test_what_needs_no_work_imports_nothing_heavy(arguments: list[str]) -> None:
+    done = python(
+        f"""
+import sys
+from edgekit.cli.main import main
+main({arguments})
+heavy = {{"numpy", "torch", "nncf", "PIL", "timm", "onnx", "onnxruntime", "openvino", "matplotlib"}} & set(sys.modules)
+sys.exit(str(heavy) if heavy else 0)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_lists_the_commands(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out, err = capfd.readouterr()
+    listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert [name for name in listed if name in COMMANDS] == COMMANDS
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"edgekit {command} [OPTIONS]" in capfd.readouterr().out
+
+
+def test_deploy_has_the_common_options(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["deploy", "--help"])
+    out = capfd.readouterr().out
+    assert [option for option in OPTIONS if option not in out] == []
+    assert "[default: all]" in out
+
+
+def test_demo_has_those_that_make_sense(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["demo", "--help"])
+    out = capfd.readouterr().out
+    own = {"--model-args", "--imgsz", "--mean", "--std", "--interpolation", "--crop-pct", "--labels"}
+    assert [option for option in OPTIONS if option not in own and option not in out] == []
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out == f"edgekit {__version__}\n"
+
+
+def test_nothing_at_all_shows_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out, err = capfd.readouterr()
+    assert "Usage: edgekit" in out + err
+
+
+def test_module_and_console_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "edgekit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"edgekit {__version__}\n"
+    monkeypatch.setattr(sys, "argv", ["edgekit", "bogus"])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bogus"], "No such command 'bogus'. Given: edgekit bogus. See: edgekit --help"),
+        (["deploy"], "Missing argument"),
+        (["deploy", "x", "--bogus"], "--bogus. Given: edgekit deploy x --bogus. See: edgekit deploy --help"),
+        (["demo", "--iterations", "0"], "--iterations 0. See: edgekit demo --help"),
+        (["demo", "--warmup", "-1"], "--warmup -1. See: edgekit demo --help"),
+        (["demo", "--seed", "x"], "--seed x. See: edgekit demo --help"),
+        (["evaluate"], "See: edgekit evaluate --help"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("edgekit: error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_unexpected_errors_are_bugs_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.config import recipes as profiles
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(profiles, "list_recipes", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["targets"])
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_cli_extra_the_command_says_how_to_get_it(package: str) -> None:
+    done = python(f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import entry\nentry()")
+    if package == "rich" and done.returncode == 0:
+        return  # Typer itself works without; progress doesn't, see below
+    assert done.returncode == 2
+    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
+
+
+def test_without_rich_a_job_says_how_to_get_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['rich'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
+    done = python(code, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "edgekit: error: 'rich' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
+
+
+@pytest.mark.parametrize("package", ["nncf", "torch", "timm"])
+def test_without_the_build_extra_a_job_says_how_to_get_it(package: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
+    done = python(code, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit-deploy[build]\"\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", "targets"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_targets(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "target        onnx: ONNX Runtime" in lines
+    assert any(line.startswith("device class  raspberry-pi-5: ") for line in lines)
+    assert any(line.startswith("recipe        convnextv2: ") for line in lines)
+    assert main(["targets", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [each["name"] for each in found["targets"]] == ["openvino", "onnx", "tflite"]
+    assert {"raspberry-pi-4", "raspberry-pi-5", "x86-64-v3", "x86-64-v4"} <= {
+        each["name"] for each in found["device_classes"]
+    }
+
+
+def test_json_is_alone_on_stdout_whatever_libraries_print() -> None:
+    """In a process of its own: here sys.stdout is pytest's."""
+    done = python(
+        """
+import os, sys
+from edgekit import profiles
+real = profiles.list_recipes
+def noisy():
+    print("python noise"); os.write(1, b"C noise\\n")
+    return real()
+profiles.list_recipes = noisy
+from edgekit.cli import output, view
+inside = output.clean_stdout
+import contextlib
+@contextlib.contextmanager
+def noisy_stdout():
+    with inside() as out:
+        noisy()
+        yield out
+view.clean_stdout = noisy_stdout
+from edgekit.cli.main import main
+profiles.list_recipes = real
+sys.exit(main(["targets", "--json"]))
+"""
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["schema_version"] == 1
+    assert sorted(done.stderr.splitlines()) == ["C noise", "python noise"]
+
+
+def test_missing_extra_in_an_import_inside(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def missing(arguments: list[str]) -> int:
+        raise MissingExtraError('nothing is installed. Run: pip install "edgekit-deploy[tflite]"')
+
+    monkeypatch.setattr("edgekit.cli.commands.run", missing)
+    assert main([]) == 2
+    assert 'pip install "edgekit-deploy[tflite]"' in capfd.readouterr().err
+
+
+def test_click_errors_are_found_in_any_version_of_typer() -> None:
+    import typer
+
+    assert issubclass(typer.BadParameter, app.CLICK_ERROR)

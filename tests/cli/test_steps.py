@@ -1,0 +1,261 @@
+"""The steps alone: quantize, compile, evaluate, benchmark, inspect, classify, report."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.report import load_report
+from edgekit.runtime.bundle import read_bundle
+from tests.helpers.tiny import MakeBundle
+
+BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
+
+
+def run(capfd: Any, *arguments: object, code: int = 0) -> tuple[str, str]:
+    assert main([str(each) for each in arguments]) == code
+    found = capfd.readouterr()
+    return found.out, found.err
+
+
+def run_json(capfd: Any, *arguments: object, code: int = 0) -> Any:
+    found = json.loads(run(capfd, *arguments, "--json", code=code)[0])
+    assert found["schema_version"] == 1
+    return found
+
+
+@pytest.fixture
+def job(photos: Path, tiny_weights: Path, job_arguments: list[str]) -> list[str]:
+    """What quantize and compile take of the job."""
+    return [*job_arguments[: job_arguments.index("--threads")], "--target", "onnx"]
+
+
+def test_quantize_and_compile_give_the_bundle_that_deploy_gives(
+    finished_run: Path, job: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    graphs, bundles = tmp_path / "graphs", tmp_path / "bundles"
+    made = run_json(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
+    assert made["graphs"] == [str(graphs / "onnx-int8-graph")]
+    assert sorted(each.name for each in graphs.iterdir()) == [".edgekit", "calibration.json", "onnx-int8-graph"]
+    assert len(json.loads((graphs / "calibration.json").read_text())["images"]) == 10
+
+    out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
+    assert out == f"{graphs / 'onnx-int8-graph'}\n"
+    assert "onnx-int8-graph: kept from an earlier run" in err
+    out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 12, "-o", graphs)
+    assert "kept" not in err, "other images are another graph"
+    run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
+
+    out, _ = run(capfd, "compile", graphs, "-o", bundles)
+    assert out == f"{bundles / 'onnx-int8'}\n"
+    made_bundle, deployed = read_bundle(bundles / "onnx-int8"), read_bundle(finished_run / "onnx-int8")
+    assert made_bundle.manifest.layers == deployed.manifest.layers
+    assert made_bundle.size_bytes == pytest.approx(deployed.size_bytes, rel=0.01)
+    found = run_json(capfd, "compile", graphs / "onnx-int8-graph", "-o", bundles)
+    assert found["bundles"] == [str(bundles / "onnx-int8")]
+    assert not [each for each in tmp_path.rglob(".*") if each.name != ".edgekit"]
+
+
+def test_compile_of_a_model_gives_float(finished_run: Path, job: list[str], tmp_path: Path, capfd: Any) -> None:
+    found = run_json(capfd, "compile", *job, "-o", tmp_path / "run")
+    assert found["bundles"] == [str(tmp_path / "run" / "onnx-float")]
+    assert (
+        read_bundle(tmp_path / "run" / "onnx-float").size_bytes == read_bundle(finished_run / "onnx-float").size_bytes
+    )
+    _, err = run(capfd, "compile", *job, "-o", tmp_path / "run")
+    assert "onnx-float: kept from an earlier run" in err
+
+
+def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
+    _, err = run(capfd, "compile", tmp_path, code=2)
+    assert "no place for the bundles was given: name a folder with --output DIR" in err
+    _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
+    assert "holds no quantized graph: make one with: edgekit quantize MODEL" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["stage.json", "graph.pt2", "samples.npz"])
+def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) -> None:
+    folder = tmp_path / "onnx-int8-graph"
+    folder.mkdir()
+    (folder / "stage.json").write_text('{"target": "onnx"}')
+    (folder / name).write_bytes(b"damaged")
+    _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
+    assert "is not a graph that `edgekit quantize` wrote" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate(finished_run: Path, photos: Path, capfd: Any) -> None:
+    paths = [finished_run / name for name in ("onnx-float", "onnx-int8", "tflite-int8")]
+    found = run_json(capfd, "evaluate", *paths, "--data", photos, "--num-eval-samples", 20, "--threads", 1)
+    assert found["evaluation"]["count"] == 20
+    assert [row["bundle"] for row in found["results"]] == [str(path) for path in paths]
+    first, second, _ = (row["accuracy"] for row in found["results"])
+    assert (first["drop_top1_points"], first["agreement"]) == (0, 1)
+    assert second["versus"] == str(paths[0])
+    assert 0.5 <= second["agreement"] <= 1
+    out, err = run(capfd, "evaluate", *paths, "--data", photos)
+    assert len(out.splitlines()) == 3
+    assert "n = 40" in out
+    assert f"{paths[0]}: 40 in " in err
+
+
+def test_evaluate_goes_on_after_one_that_fails(
+    finished_run: Path, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtime.tflite import engine as tflite
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such delegate")
+
+    monkeypatch.setattr(tflite.Engine, "__init__", refuse)
+    paths = [finished_run / name for name in ("tflite-float", "onnx-float", "onnx-int8")]
+    found = run_json(capfd, "evaluate", *paths, "--data", photos, code=1)
+    assert [row["verdict"] for row in found["results"]] == ["error", "pass", "pass"]
+    assert found["results"][0]["accuracy"] is None
+    assert "no such delegate" in found["results"][0]["reasons"][0]
+    assert found["results"][2]["accuracy"]["versus"] == str(paths[1])
+    found = run_json(capfd, "benchmark", *paths, "--iterations", 3, "--warmup", 0, code=1)
+    assert [row["verdict"] for row in found["results"]] == ["error", "pass", "pass"]
+    assert found["results"][2]["speedup"]["versus"] == str(paths[1])
+    for command in (["evaluate", "--data", photos], ["benchmark", "--iterations", 3]):
+        out, err = run(capfd, command[0], *paths, *command[1:], code=1)
+        assert f"{paths[0]}: {command[0]}: " in out
+        assert "warning: " in err
+
+
+def test_evaluate_apart_what_has_other_labels(
+    finished_run: Path, make_bundle: MakeBundle, photos: Path, capfd: Any
+) -> None:
+    _, err = run(capfd, "evaluate", finished_run / "onnx-float", make_bundle("onnx"), "--data", photos, code=2)
+    assert "has other labels than" in err
+
+
+def test_benchmark(finished_run: Path, capfd: Any) -> None:
+    paths = [finished_run / name for name in ("openvino-float", "openvino-int8")]
+    found = run_json(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4, "--warmup", 0)
+    first, second = found["results"]
+    assert (first["latency_ms"]["count"], first["latency_ms"]["threads"]) == (4, 1)
+    assert {"p50", "p90", "p99", "mean", "std", "load", "first"} <= set(first["latency_ms"])
+    assert first["peak_rss_bytes"] > 20e6
+    assert first["speedup"] is None
+    assert second["speedup"]["versus"] == str(paths[0])
+    out, _ = run(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4)
+    assert len(out.splitlines()) == 2
+    assert f"x {paths[0]}" in out
+
+
+def test_sustained_benchmark(finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = finished_run / "onnx-int8"
+    monkeypatch.setattr(
+        "edgekit.measure.evaluate_bundles.judge_steadiness", lambda row, claimed: row
+    )  # what else runs here is not its subject
+    options = ["benchmark", path, "--threads", 1, "--sustain", "2s"]
+    (row,) = run_json(capfd, *options)["results"]
+    assert 1.5 < row["sustain"]["seconds"] < 10
+    assert row["latency_ms"]["count"] == sum(point["count"] for point in row["sustain"]["series"])
+    assert row["thermal"]["series"]
+    out, _ = run(capfd, *options)
+    lines = [line for line in out.splitlines() if line.startswith(f"{path}: sustained for 2 s: first 1 s p50 ")]
+    assert len(lines) == 1
+    assert ", last 1 s p50 " in lines[0]
+    _, err = run(capfd, *options, "--iterations", 200, code=2)
+    assert "--sustain and --iterations were both given" in err
+
+
+def test_inspect(finished_run: Path, capfd: Any) -> None:
+    found = run_json(capfd, "inspect", finished_run / "onnx-int8")
+    assert (found["target"], found["precision"], found["classes"]) == ("onnx", "int8", 10)
+    assert found["golden_max_abs_difference"] <= found["golden_tolerance"]
+    assert found["engine"].startswith("onnxruntime ")
+    assert found["int8"]["share_of_macs"] > 0.5
+    out, err = run(capfd, "inspect", finished_run / "tflite-int8")
+    assert "target: tflite" in out.splitlines()
+    assert err == ""
+
+
+def test_inspect_of_other_numbers_is_a_failure(make_bundle: MakeBundle, tiny_golden: Any, capfd: Any) -> None:
+    from dataclasses import replace
+
+    wrong = make_bundle("onnx", golden=replace(tiny_golden, logits=tiny_golden.logits + np.float32(1)))
+    _, err = run(capfd, "inspect", wrong, code=1)
+    assert "gives other numbers on this processor" in err
+
+
+def test_all_bundles_classify_alike(finished_run: Path, photos: Path, capfd: Any) -> None:
+    image = photos / "class_0" / "0.png"
+    answers = {}
+    for name in BUNDLES:
+        found = run_json(capfd, "classify", finished_run / name, image, "--threads", 1)
+        answers[name] = found["results"][0]["top"]
+        assert found["results"][0]["image"] == str(image)
+        assert len(answers[name]) == 5
+        assert [each["score"] for each in answers[name]] == sorted((e["score"] for e in answers[name]), reverse=True)
+    floats = [answers[name] for name in BUNDLES if name.endswith("float")]
+    for other in floats[1:]:
+        assert [each["label"] for each in other] == [each["label"] for each in floats[0]]
+        assert other[0]["score"] == pytest.approx(floats[0][0]["score"], rel=1e-3)
+    assert {answer[0]["label"] for answer in answers.values()} == {floats[0][0]["label"]}
+
+
+def test_classify_prints(finished_run: Path, photos: Path, capfd: Any) -> None:
+    images = [photos / "class_0" / "0.png", photos / "class_1" / "0.png"]
+    out, err = run(capfd, "classify", finished_run / "tflite-int8", *images, "--top", 2)
+    lines = out.splitlines()
+    assert [lines[0], lines[3]] == [str(image) for image in images]
+    assert lines[1].split()[1].startswith("class_")
+    assert lines[1].split()[0].endswith("%")
+    assert (len(lines), err) == (6, "")
+    out, _ = run(capfd, "classify", finished_run / "tflite-int8", images[0], "--top", 2)
+    assert len(out.splitlines()) == 2
+
+
+def test_classify_of_a_model_that_gives_nan(
+    finished_run: Path, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtime.onnx import engine as onnx
+
+    monkeypatch.setattr(onnx.Engine, "run", lambda self, x: np.full((1, 10), np.nan, np.float32))
+    arguments = [finished_run / "onnx-float", photos / "class_0" / "0.png"]
+    _, err = run(capfd, "classify", *arguments, code=2)
+    assert "NaN or infinity" in err
+    _, err = run(capfd, "evaluate", arguments[0], "--data", photos, code=2)
+    assert "NaN or infinity" in err
+
+
+def test_report(finished_run: Path, tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(finished_run / "report.json", folder)
+    out, err = run(capfd, "report", folder)
+    assert "tflite-int8" in out
+    assert err == ""
+    assert {each.name for each in folder.iterdir()} == {"report.json", "report.html", "report.csv"}
+    assert run_json(capfd, "report", folder / "report.json") == load_report(finished_run)
+
+
+def test_report_that_can_be_read_and_not_written(
+    finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit import report
+    from edgekit.errors import OutputError
+
+    def refuse(*_: object) -> None:
+        raise OutputError("read-only")
+
+    monkeypatch.setattr(report, "write_report", refuse)
+    out, err = run(capfd, "report", finished_run)
+    assert "tflite-int8" in out
+    assert err == "warning: read-only\n"
+
+
+def test_report_of_nothing(tmp_path: Path, capfd: Any) -> None:
+    _, err = run(capfd, "report", tmp_path, code=2)
+    assert "give a run folder that `edgekit deploy` wrote" in err
+    (tmp_path / "report.json").write_text("{")
+    assert "is not JSON" in run(capfd, "report", tmp_path, code=2)[1]

@@ -1,0 +1,130 @@
+"""GPTQ: the weights' steps chosen for what the layer gives, not for the weights alone."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.fx import GraphModule, Interpreter
+
+from edgekit.compiler.graph import Replay, constant, export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.quantize.gptq import _steps
+from edgekit.compiler.rewrites import rewrite
+from edgekit.config.recipes import load_recipe
+
+SIZE = (1, 3, 12, 12)
+
+
+def images(count: int, seed: int) -> list[NDArray[np.float32]]:
+    """Images whose neighbouring pixels are alike, as real ones are."""
+    random = np.random.default_rng(seed)
+    return [random.normal(size=(1, 3, 3, 3)).repeat(4, 2).repeat(4, 3).astype(np.float32) for _ in range(count)]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1, stride=2),
+        nn.GELU(),
+        nn.Conv2d(24, 24, 3, groups=24),
+        nn.Conv2d(24, 32, 1),
+        nn.Flatten(),
+        nn.Linear(32 * 16, 10),
+    ).eval()
+
+
+def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
+    recipe = replace(load_recipe("default"), weight_rounding=rounding)
+    return quantize(rewrite(export_graph(network(), SIZE), []), images(16, 0), recipe, "onnx")
+
+
+def error(graph: GraphModule) -> float:
+    """Mean square of what the logits of other images are off by."""
+    x = [torch.from_numpy(image) for image in images(16, 1)]
+    module = network()
+    with torch.no_grad():
+        return float(torch.cat([(graph(each) - module(each)) ** 2 for each in x]).mean())
+
+
+def weights(graph: GraphModule) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(weight, scale) of each quantized layer."""
+    found = []
+    for node in graph.graph.nodes:
+        if "quantize_per_channel" in str(node.target) and "dequantize" not in str(node.target):
+            weight, scale = constant(graph, node.args[0]), constant(graph, node.args[1])
+            assert weight is not None
+            assert scale is not None
+            found.append((weight, scale))
+    return found
+
+
+def test_the_logits_come_closer_with_the_same_scales() -> None:
+    nearest, gptq = quantized("nearest"), quantized("gptq")
+    assert error(gptq) < 0.9 * error(nearest)
+    for (_, before), (_, after) in zip(weights(nearest), weights(gptq), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_weights_are_whole_steps_and_depthwise_ones_stay() -> None:
+    nearest, gptq = weights(quantized("nearest")), weights(quantized("gptq"))
+    assert len(gptq) == 4
+    for at, ((before, _), (after, scale)) in enumerate(zip(nearest, gptq, strict=True)):
+        steps = after / scale.view(-1, *[1] * (after.ndim - 1))
+        if at == 1:
+            assert torch.equal(before, after)
+            continue
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
+        assert steps.abs().max() <= 127.5
+        assert not torch.equal(before, after)
+
+
+def test_unrelated_inputs_round_to_nearest() -> None:
+    weight, scale = torch.randn(4, 300), torch.full((4,), 0.02)
+    steps = _steps(weight, torch.eye(300), scale, -127, 127)
+    assert torch.equal(steps, (weight.double() / scale.double()[:, None]).round().clamp(-127, 127))
+
+
+@pytest.mark.parametrize("inputs", [40, 300])
+def test_related_inputs_give_less_error_than_rounding_to_nearest(inputs: int) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(500, 20) @ torch.randn(20, inputs) + 0.1 * torch.randn(500, inputs)
+    weight, scale = torch.randn(8, inputs), torch.full((8,), 0.03)
+    steps = _steps(weight, rows.T @ rows, scale, -127, 127)
+    off = [
+        (rows @ (each.float() * scale[:, None] - weight).T).square().mean() for each in (steps, (weight / 0.03).round())
+    ]
+    assert off[0] < 0.5 * off[1]
+
+
+def test_the_same_images_give_the_same_weights() -> None:
+    for (one, _), (other, _) in zip(weights(quantized("gptq")), weights(quantized("gptq")), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_go_through_quantization_once_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = quantized("nearest")
+    count = len(weights(graph))
+    ran: Counter[str] = Counter()
+
+    def call(self: Interpreter, target: Any, args: Any, kwargs: Any) -> Any:
+        ran[str(target)] += 1
+        return Interpreter.call_function(self, target, args, kwargs)
+
+    monkeypatch.setattr(Replay, "call_function", call)
+    replay = Replay(graph)
+    for image in images(3, 1):
+        x = torch.from_numpy(image)
+        assert torch.equal(replay.run(x), graph(x))
+    assert ran["quantized_decomposed.quantize_per_channel.default"] == count
+    assert ran["quantized_decomposed.dequantize_per_channel.default"] == count
+    ran.clear()
+    monkeypatch.setattr("edgekit.compiler.graph.KEPT_BYTES", 0)
+    replay = Replay(graph)
+    for image in images(3, 1):
+        replay.run(torch.from_numpy(image))
+    assert ran["quantized_decomposed.dequantize_per_channel.default"] == 3 * count

@@ -1,0 +1,71 @@
+"""HardSwish between INT8 layers for LiteRT: int8 where the recipe leaves it, a product in float where it says so."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ai_edge_litert.tools import flatbuffer_utils
+from numpy.typing import NDArray
+from torch import nn
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import A, export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.quantize.lowering import spell_out_hard_swish
+from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.runtime.backend import load_backend
+
+SIZE = 16
+
+
+@pytest.fixture
+def graph() -> GraphModule:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    return export_graph(module.eval(), (1, 3, SIZE, SIZE))
+
+
+@pytest.fixture
+def samples() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(scale=4, size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(4)]
+
+
+def recipe(in_float: bool) -> Recipe:
+    found = load_recipe("default").for_target("tflite")
+    row = replace(found.targets["tflite"], hard_swish_in_float=in_float)
+    return replace(found, targets={**found.targets, "tflite": row})
+
+
+def test_spelled_out_it_is_the_same(graph: GraphModule, samples: list[NDArray[np.float32]]) -> None:
+    before = [graph(torch.from_numpy(sample)) for sample in samples]
+    assert spell_out_hard_swish(graph) == 1
+    assert not graph.graph.find_nodes(op="call_function", target=A.hardswish.default)
+    for sample, wanted in zip(samples, before, strict=True):
+        torch.testing.assert_close(graph(torch.from_numpy(sample)), wanted, rtol=1e-5, atol=1e-6)
+    assert spell_out_hard_swish(graph) == 0
+
+
+@pytest.mark.parametrize(("in_float", "found"), [(False, 1), (True, 0)])
+def test_what_the_converter_makes_of_it(
+    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, in_float: bool, found: int
+) -> None:
+    quantized = quantize(graph, samples, recipe(in_float), "tflite")
+    artifact = load_backend("tflite").compile(quantized, tmp_path, "{}")
+    model = flatbuffer_utils.read_model(str(tmp_path / artifact.model_file))
+    operators = model.subgraphs[0].operators
+    kinds = Counter(flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) for each in operators)
+    assert (kinds["HARD_SWISH"], kinds["CONV_2D"]) == (found, 2)
+
+
+def test_where_the_shipped_recipe_wants_it() -> None:
+    found = {name: load_recipe("default").for_class(name).targets["tflite"] for name in ("x86-64-v4", "raspberry-pi-5")}
+    assert {name: row.hard_swish_in_float for name, row in found.items()} == {
+        "x86-64-v4": True,
+        "raspberry-pi-5": False,
+    }

@@ -1,0 +1,89 @@
+"""Zero padding of its own before convolutions, as TensorFlow's 'same' has it: Q goes before it, kernels take it in."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from ai_edge_litert.tools import flatbuffer_utils
+from numpy.typing import NDArray
+from torch import nn
+from torch.fx import GraphModule
+
+from edgekit.compat.openvino import openvino
+from edgekit.compiler.graph import A, export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.config.recipes import load_recipe
+from edgekit.runtime.backend import load_backend
+
+SIZE = 17
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(4)]
+
+
+@pytest.fixture
+def graph() -> GraphModule:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.ZeroPad2d((0, 1, 0, 1)),
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.ReLU6(),
+        nn.ZeroPad2d((0, 1, 0, 1)),
+        nn.Conv2d(8, 8, 3, stride=2, groups=8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 16, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return export_graph(module.eval(), (1, 3, SIZE, SIZE))
+
+
+def openvino_operations(path: Path) -> Counter[str]:
+    compiled = openvino.Core().compile_model(str(path), "CPU")
+    return Counter(node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops())
+
+
+def onnx_operations(path: Path) -> Counter[str]:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def tflite_operations(path: Path) -> Counter[str]:
+    model = flatbuffer_utils.read_model(str(path))
+    return Counter(flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) for each in model.subgraphs[0].operators)
+
+
+@pytest.mark.parametrize(
+    ("target", "count", "left"),
+    [
+        ("openvino", openvino_operations, {"Pad": 0, "Convolution": 3}),
+        ("onnx", onnx_operations, {"Pad": 0, "QLinearConv": 3}),
+        # XNNPACK makes a padding part of the convolution right behind it; the input's transpose is the only one.
+        ("tflite", tflite_operations, {"TRANSPOSE": 1, "CONV_2D": 2, "DEPTHWISE_CONV_2D": 1}),
+    ],
+)
+def test_kernels_take_it_in(
+    target: str,
+    count: Callable[[Path], Counter[str]],
+    left: dict[str, int],
+    graph: GraphModule,
+    samples: list[NDArray[np.float32]],
+    tmp_path: Path,
+) -> None:
+    quantized = quantize(graph, samples, load_recipe("default").for_target(target), target)
+    for node in quantized.graph.find_nodes(op="call_function", target=A.pad.default):
+        assert "dequantize_per_tensor" in str(node.args[0].target)
+    artifact = load_backend(target).compile(quantized, tmp_path, "{}")
+    found = count(tmp_path / artifact.model_file)
+    assert {name: found[name] for name in left} == left

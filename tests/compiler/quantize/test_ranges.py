@@ -1,0 +1,90 @@
+"""Ranges with the least error: clipped where clipping is cheap, by what takes the value."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import Q, export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.quantize.ranges import MOST_VALUES, _step
+from edgekit.compiler.rewrites import rewrite
+from edgekit.config.recipes import load_recipe
+
+SIZE = (1, 8, 16, 16)
+
+
+def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minmax", "mse"], target: str) -> GraphModule:
+    recipe = replace(load_recipe("default"), estimator=estimator, weight_rounding="nearest")
+    return quantize(rewrite(export_graph(module.eval(), SIZE), []), [image.numpy()], recipe, target)
+
+
+def ends(graph: GraphModule, at: int = 0) -> tuple[float, float]:
+    """The range of one quantizer, in the graph's order."""
+    node = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default][at]
+    _, scale, zero, low, high = node.args[:5]
+    return (low - zero) * scale, (high - zero) * scale
+
+
+def noise(seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=SIZE).astype(np.float32))
+
+
+def off(graph: GraphModule, module: nn.Module, image: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((graph(image) - module(image)).square().mean())
+
+
+def test_long_tails_are_clipped_and_the_layer_gains() -> None:
+    torch.manual_seed(0)
+    module, image = nn.Conv2d(8, 8, 1), noise() ** 5
+    whole, fitted = calibrated(module, image, "minmax", "openvino"), calibrated(module, image, "mse", "openvino")
+    assert ends(fitted)[1] < ends(whole)[1] == pytest.approx(float(image.max()), rel=0.02)
+    assert off(fitted, module, image) < off(whole, module, image)
+
+
+def test_a_channel_without_weights_counts_nothing() -> None:
+    torch.manual_seed(0)
+    module, image = nn.Conv2d(8, 8, 1), noise()
+    image[:, 3] *= 5
+    heard = ends(calibrated(module, image, "mse", "onnx"))[1]
+    with torch.no_grad():
+        module.weight[:, 3] = 0
+    assert ends(calibrated(module, image, "mse", "onnx"))[1] < 0.6 * heard
+
+
+@pytest.mark.parametrize(("behind", "lower"), [(nn.GELU(), -10.0), (nn.Identity(), -20.0)])
+def test_what_a_gelu_makes_nothing_of_is_clipped(behind: nn.Module, lower: float) -> None:
+    layer = nn.Conv2d(8, 8, 1)
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.weight.copy_(10 * torch.eye(8)[:, :, None, None] + torch.rand(8, 8, 1, 1))
+        layer.bias.zero_()
+    graph = calibrated(nn.Sequential(layer, behind, nn.Flatten()), noise(), "mse", "tflite")
+    check: Callable[[float], bool] = (lambda x: x > lower) if lower == -10.0 else (lambda x: x < lower)
+    assert check(ends(graph, 1)[0])
+
+
+def test_zero_stays_a_step() -> None:
+    torch.manual_seed(0)
+    graph = calibrated(nn.Conv2d(8, 8, 3, padding=1), noise() + 5, "mse", "onnx")
+    for node in graph.graph.nodes:
+        if node.target is Q.quantize_per_tensor.default:
+            assert node.args[3] <= node.args[2] <= node.args[4]
+            assert all(user.args[1:3] == node.args[1:3] for user in node.users)
+
+
+@pytest.mark.parametrize(
+    ("size", "axis"),
+    [((1, 7, 7, 3072), 3), ((1, 28, 28, 768), 3), ((1, 14, 14, 1536), 3), ((1, 56, 56, 40), 3), ((1, 768, 28, 28), 1)],
+)
+def test_every_channel_is_looked_at_wherever_its_axis_is(size: tuple[int, ...], axis: int) -> None:
+    count, inner = int(np.prod(size)), int(np.prod(size[axis + 1 :]))
+    looked_at = np.arange(0, count, _step(count))
+    assert len(set((looked_at // inner % size[axis]).tolist())) == size[axis]
+    assert len(looked_at) <= 2 * MOST_VALUES

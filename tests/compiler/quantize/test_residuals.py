@@ -1,0 +1,107 @@
+"""Residual sums and pooling between INT8 layers: which kernels each runtime takes for them."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit.compat.openvino import openvino
+from edgekit.compiler.graph import A, Q, export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.runtimes import TARGETS
+from edgekit.runtime.backend import load_backend
+from tests.helpers.residual import Residual
+
+SIZE = 34
+
+
+@pytest.fixture
+def graph() -> GraphModule:
+    torch.manual_seed(0)
+    return export_graph(Residual().eval(), (1, 3, SIZE, SIZE))
+
+
+@pytest.fixture
+def samples() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(4)]
+
+
+def recipe(target: str, residuals: bool) -> Recipe:
+    found = load_recipe("default")
+    row = replace(found.targets[target], quantize_residuals=residuals)
+    return replace(found, targets={**found.targets, target: row})
+
+
+def compiled(graph: GraphModule, samples: list[NDArray[np.float32]], target: str, folder: Path, *, on: bool) -> Path:
+    quantized = quantize(graph, samples, recipe(target, on), target)
+    return folder / load_backend(target).compile(quantized, folder, "{}").model_file
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_onnx_runtime_adds_and_pools_integers(
+    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, on: bool
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(compiled(graph, samples, "onnx", tmp_path, on=on), options)
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    kinds = Counter(node.op_type for node in nodes)
+    assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["Add"]) == ((4, 2, 0) if on else (4, 0, 2))
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    assert [makers[node.input[0]] for node in nodes if "MaxPool" in node.op_type] == ["QLinearConv"]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_litert_adds_and_pools_integers(
+    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, on: bool
+) -> None:
+    model = flatbuffer_utils.read_model(str(compiled(graph, samples, "tflite", tmp_path, on=on)))
+    (subgraph,) = model.subgraphs
+    types: dict[str, set[int]] = {}
+    for each in subgraph.operators:
+        operands = {subgraph.tensors[index].type for index in (each.inputs[0], *each.outputs)}
+        types.setdefault(flatbuffer_utils.opcode_to_name(model, each.opcodeIndex), set()).update(operands)
+    assert types["MAX_POOL_2D"] == {schema.TensorType.INT8}
+    assert (types["ADD"] == {schema.TensorType.INT8}) == on
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_openvino_adds_inside_a_convolution_and_pools_integers(
+    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, on: bool
+) -> None:
+    path = compiled(graph, samples, "openvino", tmp_path, on=on)
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
+    kernels: dict[str, list[str]] = {"Convolution": [], "Pooling": []}
+    added = 0
+    for node in model.get_ordered_ops():
+        info = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
+        if info["layerType"] in kernels:
+            kernels[info["layerType"]].append(info["primitiveType"])
+            added += "aten.add.Tensor" in info["originalLayersNames"]
+    assert [kernel.endswith("_I8") for kernel in kernels["Convolution"]] == [True] * 4
+    assert [kernel.endswith("_I8") for kernel in kernels["Pooling"]] == [on]
+    assert (added > 0) == on
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pooling_changes_no_step(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
+    quantized = quantize(graph, samples, recipe(target, True), target)
+    (pool,) = quantized.graph.find_nodes(op="call_function", target=A.max_pool2d.default)
+    (behind,) = pool.users
+    assert behind.target is Q.quantize_per_tensor.default
+    assert {node.args[1:] for node in (behind, *behind.users)} == {pool.args[0].args[1:]}
+    for sample in samples:
+        wanted, given = (net(torch.from_numpy(sample)) for net in (graph, quantized))
+        assert 0 < (wanted - given).abs().max() < 0.05 * wanted.abs().max()

@@ -1,0 +1,219 @@
+"""The exported graph equals its network, and the tools on it say what is in it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import (
+    NO_OPS,
+    A,
+    Layer,
+    add_constant,
+    constant,
+    example_input,
+    export_graph,
+    is_depthwise,
+    layer_name,
+    layers,
+    pair,
+    refresh,
+    set_weights,
+)
+from edgekit.compiler.rewrites import PASSES, rewrite
+
+SHAPE = (1, 3, 16, 16)
+
+
+class Small(nn.Module):
+    """Convolutions with batch norms, an in-place activation, dropout, a view, attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.spatial = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm = nn.BatchNorm2d(8)
+        self.qkv = nn.Linear(8, 24)
+        self.head = nn.Linear(8, 5)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.spatial(self.stem(x)))
+        tokens = x.view(1, 8, -1).transpose(1, 2)
+        query, key, value = self.qkv(tokens).chunk(3, -1)
+        tokens = tokens + nn.functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens.add_(torch.softmax(tokens @ tokens.transpose(1, 2), -1) @ tokens)
+        logits: Tensor = self.head(self.drop(tokens).mean(1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def network() -> Small:
+    torch.manual_seed(0)
+    module = Small().eval()
+    norm: Any
+    for norm in (module.stem[1], module.norm):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    return module.requires_grad_(False)
+
+
+@pytest.fixture
+def graph(network: nn.Module) -> GraphModule:
+    return export_graph(network, SHAPE)
+
+
+def calls(graph: GraphModule, target: Any) -> list[Node]:
+    return [node for node in graph.graph.nodes if node.target is target]
+
+
+def test_graph_equals_the_network(network: nn.Module, graph: GraphModule) -> None:
+    image = torch.randn(SHAPE)
+    torch.testing.assert_close(graph(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norms_are_folded_and_no_ops_gone(graph: GraphModule) -> None:
+    targets = {node.target for node in graph.graph.nodes}
+    assert not targets & {*NO_OPS, A.batch_norm.default, A.view.default}
+    assert not [target for target in targets if str(target).endswith("_.default") or "_.Tensor" in str(target)]
+
+
+def test_the_network_is_left_alone(network: nn.Module) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    graph = export_graph(network, SHAPE)
+    rewrite(graph, PASSES)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert isinstance(network.stem[1], nn.BatchNorm2d)  # type: ignore[index]
+
+
+def test_export_takes_a_network_in_training_mode_as_in_evaluation(network: nn.Module) -> None:
+    image = torch.randn(SHAPE)
+    wanted = network(image)
+    network.train()
+    try:
+        graph = export_graph(network, SHAPE)
+        assert network.training
+    finally:
+        network.eval()
+    torch.testing.assert_close(graph(image), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_and_their_macs(graph: GraphModule) -> None:
+    found = [layer for _, layer in layers(graph)]
+    tokens = 7 * 7
+    assert found == [
+        Layer("stem.0", "conv", 8 * tokens * 27),
+        Layer("spatial", "depthwise", 8 * tokens * 9),
+        Layer("qkv", "linear", tokens * 8 * 24),
+        Layer(found[3].name, "matmul", 2 * tokens * tokens * 8),
+        Layer(found[4].name, "matmul", tokens * tokens * 8),
+        Layer(found[5].name, "matmul", tokens * tokens * 8),
+        Layer("head", "linear", 8 * 5),
+    ]
+
+
+def test_constants_and_what_depends_on_the_input(graph: GraphModule) -> None:
+    (stem, spatial) = calls(graph, A.conv2d.default)
+    weight = constant(graph, spatial.args[1])
+    assert weight is not None
+    assert weight.shape == (8, 1, 3, 3)
+    assert constant(graph, stem.args[0]) is None
+    assert constant(graph, spatial) is None
+    assert constant(graph, 3) is None
+    assert is_depthwise(spatial)
+    assert not is_depthwise(stem)
+    assert layer_name(spatial) == "spatial"
+
+
+def test_a_view_of_a_constant_is_one(graph: GraphModule) -> None:
+    (head,) = [node for node in calls(graph, A.linear.default) if layer_name(node) == "head"]
+    with graph.graph.inserting_before(head):
+        view = graph.graph.call_function(A.reshape.default, (head.args[1], [8, 5]))
+    found = constant(graph, view)
+    assert found is not None
+    assert found.shape == (8, 5)
+
+
+def test_added_constants_have_names_of_their_own(graph: GraphModule) -> None:
+    node = calls(graph, A.linear.default)[0]
+    first, second = (add_constant(graph, node, "a.b", torch.full((2,), float(value))) for value in (1, 2))
+    assert first.target != second.target
+    for new, value in ((first, 1.0), (second, 2.0)):
+        found = constant(graph, new)
+        assert found is not None
+        assert found.tolist() == [value, value]
+
+
+def test_new_weights_change_one_layer_alone(network: nn.Module) -> None:
+    shared = nn.Linear(4, 4)
+    graph = export_graph(nn.Sequential(shared, nn.ReLU(), shared).eval(), (1, 4))
+    first, _ = calls(graph, A.linear.default)
+    image = torch.randn(1, 4)
+    set_weights(graph, first, torch.eye(4), None)
+    refresh(graph)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(image), shared(image.relu()))
+
+
+def test_example_input_has_the_shape(graph: GraphModule) -> None:
+    assert example_input(graph).shape == SHAPE
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(3, (3, 3)), ([3], (3, 3)), ([3, 5], (3, 5)), ((1, 2), (1, 2))])
+def test_pair(value: Any, wanted: tuple[int, int]) -> None:
+    assert pair(value) == wanted
+
+
+class Norms(nn.Module):
+    """Batch norms where they can't be folded into the convolution before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.padded = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pointwise = nn.Conv2d(8, 8, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        norm: Any
+        for norm in self.norms:
+            for values in norm.parameters():
+                nn.init.uniform_(values, 0.5, 2.0)
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x + self.pointwise(self.norms[0](x))
+        logits: Tensor = self.padded(self.norms[1](x)).mean((2, 3))
+        return logits
+
+
+def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
+    torch.manual_seed(0)
+    network, x = Norms().eval(), torch.randn(1, 3, 8, 8)
+    graph = export_graph(network, (1, 3, 8, 8))
+    assert not any(node.target is A.batch_norm.default for node in graph.graph.nodes)
+    assert sum(node.target is A.mul.Tensor for node in graph.graph.nodes) == 1  # the one before the padded convolution
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_were_replaced_are_gone(network: Small, graph: GraphModule) -> None:
+    (layer, _) = calls(graph, A.linear.default)
+    old = str(layer.args[1].target)  # type: ignore[union-attr]
+    set_weights(graph, layer, torch.zeros(24, 8), None)
+    assert old not in dict(graph.named_parameters())
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    refresh(graph)
+    held = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
+    assert held == used & held
+    assert "qkv.bias" not in held
+    assert torch.equal(network.qkv.weight, dict(network.named_parameters())["qkv.weight"])
+
+
+def test_a_graph_shares_the_networks_weights(network: nn.Module, graph: GraphModule) -> None:
+    own = {each.data_ptr() for each in network.parameters()}
+    assert own & {each.data_ptr() for each in graph.parameters()}

@@ -1,0 +1,301 @@
+"""Every rewrite keeps what the network computes, and does to the graph what it is for."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import A, export_graph, is_depthwise, layers
+from edgekit.compiler.rewrites import PASSES, rewrite
+from edgekit.config.recipes import recipe_for
+from edgekit.config.runtimes import TARGETS
+from edgekit.errors import ProfileError
+from edgekit.images.preprocess import Preprocessing
+from edgekit.models.random_weights import random_images, randomize
+from tests.helpers.tiny import ROOT
+
+SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 10}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small network, and how many places each rewrite must change in it (0 where nothing is said)."""
+
+    name: str
+    arguments: dict[str, Any]
+    side: int = 64
+    places: dict[str, int] = field(default_factory=dict)
+
+
+CONVNEXT_V2 = {
+    "patch-linear": 3,
+    "image-patch-linear": 1,
+    "layer-norm-affine": 7,
+    "response-norm": 4,
+    "vector-norm-sum": 4,
+    "vector-norm-matmul": 4,
+    "split-depthwise": 4,
+    "split-depthwise-in-three": 4,
+    "plain-layer-norm": 9,
+    "channels-first-layer-norm": 9,
+}
+CASES = {
+    "convnextv2": Case(
+        "convnextv2_atto",
+        SMALL,
+        places=CONVNEXT_V2 | {"channels-last": 8},
+    ),
+    "convnextv2 with linears": Case(
+        "convnextv2_atto",
+        SMALL | {"conv_mlp": False},
+        places=CONVNEXT_V2 | {"channels-first": 8},
+    ),
+    "convnextv2 down to one pixel": Case(
+        "convnextv2_atto",
+        SMALL,
+        side=32,
+        places=CONVNEXT_V2 | {"channels-last": 6},
+    ),
+    "convnext with layer scale": Case(
+        "convnext_atto",
+        SMALL,
+        places={
+            "channels-last": 8,
+            "patch-linear": 3,
+            "image-patch-linear": 1,
+            "layer-scale": 4,
+            "layer-norm-affine": 7,
+            "split-depthwise": 4,
+            "split-depthwise-in-three": 4,
+            "plain-layer-norm": 9,
+            "channels-first-layer-norm": 9,
+        },
+    ),
+    "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 22}),
+    "vit": Case(
+        "vit_tiny_patch16_224",
+        {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 10, "init_values": 0.1},
+        places={"image-patch-linear": 1, "layer-scale": 4, "layer-norm-affine": 4, "plain-layer-norm": 5},
+    ),
+    "davit": Case(
+        "davit_tiny",
+        {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
+        places={"layer-norm-affine": 6, "plain-layer-norm": 11, "channels-first-layer-norm": 3},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, tuple[nn.Module, GraphModule]]:
+    """Networks and graphs made so far."""
+    return {}
+
+
+def made(name: str, networks: dict[str, tuple[nn.Module, GraphModule]]) -> tuple[nn.Module, GraphModule]:
+    if name not in networks:
+        case = CASES[name]
+        torch.manual_seed(0)
+        module = timm.create_model(case.name, **case.arguments).eval().requires_grad_(False)
+        randomize(module, (case.side, case.side))
+        networks[name] = module, export_graph(module, (1, 3, case.side, case.side))
+    return networks[name]
+
+
+@pytest.fixture(scope="session")
+def real_images() -> list[Any]:
+    """Four photos from the shared data where that is there, else generated ones."""
+    from edgekit.images.dataset import open_dataset
+    from edgekit.images.selection import select
+
+    path = ROOT.parent / "shared" / "data" / "imagenet-500.zip"
+    if not path.is_file():
+        return []
+    dataset = open_dataset(Path(path), [f"class_{index}" for index in range(1000)])
+    return [dataset.image(sample) for sample in select(dataset, 4, 0).samples]
+
+
+def images_of(side: int, photos: list[Any]) -> Tensor:
+    if not photos:
+        torch.manual_seed(1)
+        return random_images(4, (side, side))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    size = Preprocessing(side, side, "bicubic", 0.875, "center", mean, std)
+    stacked: NDArray[np.float32] = np.concatenate([size(photo) for photo in photos])
+    return torch.from_numpy(stacked)
+
+
+def difference(network: nn.Module, graph: GraphModule, images: Tensor) -> float:
+    """The greatest difference of a logit, as a share of the largest."""
+    with torch.no_grad():
+        wanted = torch.cat([network(image[None]) for image in images])
+        given = torch.cat([graph(image[None]) for image in images])
+    assert wanted.std(0).max() > 1e-3 * wanted.abs().max(), "the network must tell images apart"
+    return float((given - wanted).abs().max() / wanted.abs().max())
+
+
+def operations(graph: GraphModule) -> Counter[Any]:
+    return Counter(node.target for node in graph.graph.nodes if node.op == "call_function")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_export_is_equal(name: str, networks: Any, real_images: list[Any]) -> None:
+    network, graph = made(name, networks)
+    assert difference(network, graph, images_of(CASES[name].side, real_images)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rewrite_name", PASSES)
+def test_each_is_equal_and_finds_its_places(
+    name: str, rewrite_name: str, networks: Any, real_images: list[Any]
+) -> None:
+    network, graph = made(name, networks)
+    rewritten = rewrite(graph, ["channels-last"] if rewrite_name == "patch-linear" else [])
+    assert PASSES[rewrite_name](rewritten) == CASES[name].places.get(rewrite_name, 0)
+    assert difference(network, rewritten, images_of(CASES[name].side, real_images)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_those_of_a_recipe_together(name: str, target: str, networks: Any, real_images: list[Any]) -> None:
+    network, graph = made(name, networks)
+    before = operations(graph)
+    rewritten = rewrite(graph, recipe_for(CASES[name].name, PASSES).targets[target].rewrites)
+    assert difference(network, rewritten, images_of(CASES[name].side, real_images)) <= 1e-4
+    assert operations(graph) == before, "the graph that was given must stay"
+    kept = {layer.name: layer.macs for _, layer in layers(graph) if layer.op != "depthwise"}
+    for _, layer in layers(rewritten):
+        if layer.name in kept and layer.op in ("conv", "linear"):
+            assert layer.macs == kept[layer.name]
+
+
+def test_channels_last_leaves_one_pair_of_transposes_around_each_spatial_convolution(networks: Any) -> None:
+    _, graph = made("convnextv2", networks)
+    found = operations(rewrite(graph, ["channels-last"]))
+    before = operations(graph)
+    assert found[A.linear.default] == before[A.linear.default] + 8
+    assert found[A.conv2d.default] == before[A.conv2d.default] - 8
+    # stem, three downsamplings and four depthwise convolutions, the stem's input being the image
+    assert found[A.permute.default] <= 2 * 8 - 1
+
+
+def test_channels_first_leaves_no_transpose(networks: Any) -> None:
+    _, graph = made("convnextv2 with linears", networks)
+    found = operations(rewrite(graph, ["channels-first", "channels-first-layer-norm"]))
+    assert found[A.permute.default] == 0
+    assert found[A.layer_norm.default] == 0
+    assert found[A.linear.default] == 1  # the classifier
+    assert found[A.conv2d.default] == operations(graph)[A.conv2d.default] + 8
+
+
+def test_a_layer_norm_in_one_pass_stays_exact_beside_a_large_mean() -> None:
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(40, eps=1e-6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            normed: torch.Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return normed
+
+    module, shape = Norm().eval(), (1, 40, 8, 8)
+    new = rewrite(export_graph(module, shape), ["channels-first-layer-norm"])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(new(x + 10), module(x + 10), atol=1e-4)
+        flat = torch.full(shape, 3.0)  # its variance is 0, and may round to less
+        assert torch.allclose(new(flat), module(flat), atol=1e-2)
+
+
+def test_patches_become_linear(networks: Any) -> None:
+    _, graph = made("convnextv2 with linears", networks)
+    found = operations(rewrite(graph, ["channels-last", "patch-linear"]))
+    assert found[A.conv2d.default] == 5  # the stem and depthwise ones
+    assert found[A.linear.default] == operations(graph)[A.linear.default] + 3
+
+
+def test_the_image_is_turned_into_patches_at_once(networks: Any) -> None:
+    _, graph = made("convnextv2", networks)
+    before, found = (operations(rewrite(graph, ["channels-last", *more])) for more in ([], ["image-patch-linear"]))
+    assert found[A.conv2d.default] == before[A.conv2d.default] - 1
+    assert found[A.linear.default] == before[A.linear.default] + 1
+    assert found[A.permute.default] == before[A.permute.default]  # the patches' instead of the stem output's
+
+
+def test_response_norm_leaves_one_wide_product(networks: Any) -> None:
+    _, graph = made("convnextv2 with linears", networks)
+    before, after = operations(graph), operations(rewrite(graph, ["response-norm"]))
+    assert before[A.addcmul.default] == 4
+    assert after[A.addcmul.default] == 0
+
+
+def test_affine_leaves_layer_norms_bare(networks: Any) -> None:
+    _, graph = made("convnextv2 with linears", networks)
+    norms = [n for n in rewrite(graph, ["layer-norm-affine"]).graph.nodes if n.target is A.layer_norm.default]
+    bare = [node for node in norms if node.args[2:4] == (None, None)]
+    assert (len(norms), len(bare)) == (
+        9,
+        7,
+    )  # the stem's feeds a depthwise convolution with padding, the last one a view
+
+
+def test_layer_scale_is_gone(networks: Any) -> None:
+    _, graph = made("convnext with layer scale", networks)
+    before, after = operations(graph), operations(rewrite(graph, ["layer-scale"]))
+    assert before[A.mul.Tensor] - after[A.mul.Tensor] == 4
+
+
+@pytest.mark.parametrize("rewrite_name", ["vector-norm-sum", "vector-norm-matmul"])
+def test_norms_are_spelled_out(rewrite_name: str, networks: Any) -> None:
+    _, graph = made("convnextv2 with linears", networks)
+    found = operations(rewrite(graph, [rewrite_name]))
+    assert found[A.linalg_vector_norm.default] == 0
+    assert found[A.sqrt.default] == 4
+    assert found[A.matmul.default] == (4 if rewrite_name.endswith("matmul") else 0)
+
+
+@pytest.mark.parametrize(
+    ("rewrite_name", "sizes"),
+    [
+        ("split-depthwise", [(5, 5), (2, 4), (2, 3), (3, 2), (2, 2)]),
+        ("split-depthwise-in-three", [(3, 7), (4, 5), (4, 2)]),
+    ],
+)
+def test_split_depthwise_has_small_kernels_with_all_taps(
+    rewrite_name: str, sizes: list[tuple[int, int]], networks: Any
+) -> None:
+    _, graph = made("convnextv2", networks)
+    rewritten = rewrite(graph, [rewrite_name])
+    kernels = [tuple(n.args[1].meta["val"].shape[2:]) for n in rewritten.graph.nodes if is_depthwise(n)]
+    assert kernels == sizes * 4
+    assert sum(rows * columns for rows, columns in kernels) == 4 * 49
+
+
+def test_plain_layer_norm_leaves_none(networks: Any) -> None:
+    _, graph = made("vit", networks)
+    found = operations(rewrite(graph, ["plain-layer-norm"]))
+    assert found[A.layer_norm.default] == 0
+    assert found[A.rsqrt.default] == 5
+
+
+def test_rewriting_twice_changes_nothing_more(networks: Any) -> None:
+    _, graph = made("convnextv2", networks)
+    once = rewrite(graph, PASSES)
+    assert operations(rewrite(once, PASSES)) == operations(once)
+
+
+def test_the_order_is_that_of_the_table(networks: Any) -> None:
+    _, graph = made("convnextv2", networks)
+    assert operations(rewrite(graph, list(PASSES)[::-1])) == operations(rewrite(graph, PASSES))
+
+
+def test_unknown_rewrite() -> None:
+    with pytest.raises(ProfileError, match="unknown rewrite fold-everything: valid rewrites are channels-last, "):
+        rewrite(GraphModule(nn.Module(), torch.fx.Graph()), ["fold-everything"])

@@ -1,0 +1,224 @@
+"""Profiles are read strictly: every mistake names the file, the key, what was given and what is valid."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgekit.config import recipes as profiles
+from edgekit.config.runtimes import TARGETS
+from edgekit.errors import ProfileError
+
+CLASSES = ("raspberry-pi-4", "raspberry-pi-5", "x86-64-v3", "x86-64-v4")
+ATTO = 550_000_000
+
+
+def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
+    """A copy of a shipped file with one change."""
+    text = (profiles.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_shipped_device_classes() -> None:
+    assert profiles.list_device_classes() == CLASSES
+    for name in CLASSES:
+        device_class = profiles.load_device_class(name)
+        assert device_class.name == name
+        assert set(device_class.targets) == set(TARGETS)
+        assert device_class.threads <= device_class.cores
+        assert isinstance(device_class.memory_gib, float)
+    assert profiles.load_device_class("raspberry-pi-4").low_precision_float is None
+    assert profiles.load_device_class("raspberry-pi-5").low_precision_float == "f16"
+
+
+def test_shipped_recipes() -> None:
+    assert profiles.list_recipes() == ("coatnet", "coca", "convnextv2", "davit", "default", "resnet", "vit")
+    for name in profiles.list_recipes():
+        recipe = profiles.load_recipe(name)
+        assert recipe.name == name
+        assert set(recipe.targets) == set(TARGETS)
+        assert recipe.estimator in ("histogram", "minmax", "mse")
+    tflite = profiles.load_recipe("convnextv2").targets["tflite"]
+    assert (tflite.activations, tflite.quantize_outputs) == ("int8", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("convnextv2_atto", "convnextv2"),
+        ("hf-hub:timm/ConvNeXt_tiny.in12k", "convnextv2"),
+        ("resnet50", "resnet"),
+        ("timm/wide_resnet50_2.racm_in1k", "resnet"),
+        ("resnetv2_50", "default"),
+        ("my_package.models:build", "default"),
+    ],
+)
+def test_recipe_for(name: str, recipe: str) -> None:
+    assert profiles.recipe_for(name).name == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "threads", "int8", "float32"),
+    [("raspberry-pi-4", 4, 9.6, 19.1), ("raspberry-pi-5", 4, 1.8, 7.2), ("x86-64-v4", 2, 1.16, 4.65)],
+)
+def test_bounds(name: str, threads: int, int8: float, float32: float) -> None:
+    device_class = profiles.load_device_class(name)
+    assert device_class.bound_ms(ATTO, "int8", threads) == pytest.approx(int8, rel=0.02)
+    assert device_class.bound_ms(ATTO, "float", threads) == pytest.approx(float32, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("board", "flags", "expected"),
+    [
+        ("Raspberry Pi 5 Model B Rev 1.0\0", "Features\t: fp asimd asimddp asimdhp", "raspberry-pi-5"),
+        ("Raspberry Pi 400 Rev 1.0\0", "Features\t: fp asimd", "raspberry-pi-4"),
+        ("Raspberry Pi Compute Module 4 Rev 1.1\0", "", "raspberry-pi-4"),
+        ("Raspberry Pi 3 Model B\0", "Features\t: fp asimd", None),
+        (None, "flags\t\t: avx2 fma f16c bmi1 bmi2 movbe abm", "x86-64-v3"),
+        (
+            None,
+            "flags : avx2 fma f16c bmi1 bmi2 movbe abm avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni",
+            "x86-64-v4",
+        ),
+        (None, "flags : sse2", None),
+        (None, None, None),
+    ],
+)
+def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expected: str | None) -> None:
+    if board:
+        model = tmp_path / "sys/firmware/devicetree/base/model"
+        model.parent.mkdir(parents=True)
+        model.write_text(board)
+    if flags:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert profiles.host_class(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("clock_ghz =", "clock_gz =", "unknown key 'clock_gz': valid are name, .*Did you mean 'clock_ghz'?"),
+        ("clock_ghz = 2.4", "clock_ghz = 'fast'", "clock_ghz is 'fast': it takes a number above 0."),
+        ("clock_ghz = 2.4", "clock_ghz = nan", "clock_ghz is nan: it takes a number above 0."),
+        ("cores = 4", "cores = 0", "cores is 0: it takes a whole number above 0."),
+        ("cores = 4", "cores = 4.5", "cores is 4.5: it takes a whole number above 0."),
+        ("cores = 4", "cores = true", "cores is true: it takes a whole number above 0."),
+        ("cores = 4", "", "key 'cores' is missing: a whole number above 0."),
+        ("dot_product = true", "dot_product = 1", "dot_product is 1: it takes true or false."),
+        ('"f16"', '"fp16"', "low_precision_float: unknown value 'fp16': valid are bf16, f16. Did you mean 'f16'?"),
+        ('["tflite", ', '["tflight", ', "targets: unknown value 'tflight': valid are openvino, onnx, tflite. Did you"),
+        ('["tflite", "onnx", "openvino"]', "[]", "targets is []: it takes a list of strings."),
+        ('["asimd", ', '[7, "asimd", ', "instruction_set is 7: it takes a string."),
+        ("cores = 4", "cores = = 4", "is not TOML: "),
+    ],
+)
+def test_device_class_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = edited(tmp_path, "targets", "raspberry-pi-5", old, new)
+    with pytest.raises(ProfileError, match=re.escape(message).replace(r"\.\*", ".*")) as caught:
+        profiles.load_device_class(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[tflite]", "[tflit]", "unknown key 'tflit': valid are .*openvino, onnx, tflite, .* Did you mean 'tflite'?"),
+        ("[openvino]", "[targets]", "unknown key 'targets': valid are "),
+        ("[onnx]\nrewrites", "[onnx]\nrewrite", "[onnx]: unknown key 'rewrite': valid are rewrites, activations,"),
+        ("quantize_outputs = false", "quantize_outputs = 'no'", "[openvino]: quantize_outputs is 'no': it"),
+        ("float_layers = []", "float_layers = []\nother = 3", "unknown key 'other'"),
+        ('estimator = "mse"', 'estimator = "mean_minmax"', "Did you mean 'mean-minmax'?"),
+        (
+            'bias_correction = "none"',
+            "bias_correction = false",
+            "bias_correction is false: it takes one of none, fast.",
+        ),
+    ],
+)
+def test_recipe_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = edited(tmp_path, "calibration", "convnextv2", old, new)
+    with pytest.raises(ProfileError, match=re.escape(message).replace(r"\.\*", ".*")):
+        profiles.load_recipe(path)
+
+
+def test_missing_target_table(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\ndescription = "nothing"\n')
+    assert all(row == profiles.PLAIN for row in profiles.load_recipe(path).targets.values())
+    path.write_text('name = "mine"\ndescription = "nothing"\n[openvino]\nquantize_outputs = true\n')
+    with pytest.raises(ProfileError, match=r"\[openvino\]: key 'rewrites' is missing: a list of strings"):
+        profiles.load_recipe(path)
+    path.write_text('name = "mine"\ndescription = "nothing"\nopenvino = 3\n')
+    with pytest.raises(ProfileError, match=r"\[openvino\] is 3: it takes a table"):
+        profiles.load_recipe(path)
+
+
+RECIPE_FOR_CLASSES = """
+name = "mine"
+description = "another placement on some devices"
+[onnx]
+rewrites = ["layer-scale"]
+activations = "uint8"
+quantize_outputs = false
+quantize_depthwise = false
+[onnx.on."raspberry-pi-*"]
+quantize_outputs = true
+"""
+
+
+def test_what_a_recipe_has_for_device_classes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE_FOR_CLASSES)
+    recipe = profiles.load_recipe(path)
+    plain, board = (recipe.for_class(name).targets["onnx"] for name in ("x86-64-v4", "raspberry-pi-4"))
+    assert (plain.quantize_outputs, board.quantize_outputs) == (False, True)
+    assert board == replace(plain, quantize_outputs=True)
+    assert not plain.on
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("quantize_outputs = true", "outputs = true", "[onnx].on.raspberry-pi-*: unknown key 'outputs'"),
+        ("quantize_outputs = true", "on = {}", "[onnx]: on is "),
+        ('[onnx.on."raspberry-pi-*"]\nquantize_outputs = true', "on = 3", "[onnx]: on is 3: it takes a table for each"),
+    ],
+)
+def test_mistakes_in_what_is_for_device_classes(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE_FOR_CLASSES.replace(old, new))
+    with pytest.raises(ProfileError, match=re.escape(message)):
+        profiles.load_recipe(path)
+
+
+def test_unknown_names_list_what_exists() -> None:
+    with pytest.raises(ProfileError, match=r"unknown device class 'pi-5'.* raspberry-pi-4, raspberry-pi-5, .*\.toml"):
+        profiles.load_device_class("pi-5")
+    with pytest.raises(ProfileError, match=r"unknown recipe 'convnext': .* Did you mean 'convnextv2'\?"):
+        profiles.load_recipe("convnext")
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"none\.toml' can't be read: .*Shipped: coatnet, coca, convnextv2, davit"):
+        profiles.load_recipe(str(tmp_path / "none.toml"))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProfileError, match="can't be read"):
+        profiles.load_device_class(binary)
+
+
+def test_rewrites_are_checked_against_the_passes_there_are(tmp_path: Path) -> None:
+    table = 'activations = "int8"\nquantize_outputs = true\nquantize_depthwise = false\nrewrites = '
+    tables = "".join(f"[{target}]\n{table}{['fold-afine']}\n" for target in TARGETS)
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "mine"\ndescription = "a mistake"\n{tables}')
+    assert profiles.load_recipe(path).targets["tflite"].rewrites == ("fold-afine",)
+    with pytest.raises(
+        ProfileError, match=r"\[openvino\] rewrites: unknown pass 'fold-afine': .* mean 'fold-affine'\?"
+    ):
+        profiles.load_recipe(path, rewrites=["fold-affine", "grn-sum"])

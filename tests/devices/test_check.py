@@ -1,0 +1,202 @@
+"""The probe on made-up machines, and `edgekit devices check` against a real sshd."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.config.runtimes import TARGETS
+from edgekit.devices import check
+from edgekit.devices.registry import Device
+from edgekit.devices.scripts import source
+from edgekit.errors import DeviceMemoryError, DevicePythonError
+from edgekit.measure import probe
+from tests.helpers.ssh_server import Server, serve
+
+PI5 = {
+    "sys/firmware/devicetree/base/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+    "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimdhp asimddp\n\nprocessor\t: 1\nFeatures\t: fp\n",
+    "proc/meminfo": "MemTotal:        4000 kB\nMemFree:  1 kB\nMemAvailable:    3000 kB\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1500000\n",
+    "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "2400000\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "2400000\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand\n",
+    "sys/class/thermal/thermal_zone0/temp": "48250\n",
+    "sys/class/thermal/thermal_zone1/temp": "not a number\n",
+}
+
+
+def root(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> dict[str, Any]:
+    """A Raspberry Pi 5 in good order."""
+    pythons = [{"path": "/usr/bin/python3", "version": "3.13.5", "ensurepip": True}]
+    return probe.probe(root(tmp_path, PI5)) | {
+        "machine": "aarch64", "glibc": "2.41", "pythons": pythons, "class": "raspberry-pi-5", "throttled": None,
+        "disk_free_bytes": 9 << 30, "cache_writable": True,
+    }  # fmt: skip
+
+
+def test_a_pi(tmp_path: Path) -> None:
+    found = probe.probe(root(tmp_path, PI5))
+    assert found["board"] == "Raspberry Pi 5 Model B Rev 1.0"
+    assert found["noted_features"] == ["asimd", "asimddp", "asimdhp"]
+    assert (found["clock_mhz"], found["clock_max_mhz"], found["governor"]) == (2400, 2400, "ondemand")
+    assert (found["memory_bytes"], found["memory_available_bytes"]) == (4000 * 1024, 3000 * 1024)
+    assert found["celsius"] == 48.25
+
+
+def test_what_is_missing_is_null(tmp_path: Path) -> None:
+    found = probe.probe(tmp_path)
+    missing = ("board", "cpu", "features", "noted_features", "memory_bytes", "memory_available_bytes", "clock_mhz",
+               "clock_max_mhz", "governor", "celsius")  # fmt: skip
+    assert {key: found[key] for key in missing} == dict.fromkeys(missing)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_throttling_bits() -> None:
+    assert probe.throttled(None) is None
+    assert probe.throttled('error=1 error_msg="Command not registered"') is None
+    assert probe.throttled("throttled=0x0") == {"bits": 0, "now": [], "since_boot": []}
+    found = probe.throttled("throttled=0x50005")
+    assert found == {
+        "bits": 0x50005,
+        "now": ["under-voltage", "throttled"],
+        "since_boot": ["under-voltage", "throttled"],
+    }
+
+
+def test_the_script_runs_alone() -> None:
+    done = subprocess.run(
+        ["python3", "-I", "-"],
+        input=source("edgekit.measure.probe"),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/bin"},
+    )
+    assert json.loads(done.stdout)["machine"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"machine": "armv7l"}, "no runtime is published for armv7l: valid are aarch64, x86_64"),
+        ({"glibc": None}, "no runtime is published for a system without glibc"),
+        ({"glibc": "2.17"}, "glibc is 2.17: the runtimes need 2.28 or newer"),
+        ({"pythons": []}, "it has Python none; edgekit needs 3.11 to 3.14."),
+        ({"pythons": [{"path": "p", "version": "3.9.2", "ensurepip": True}]}, "it has Python 3.9.2; edgekit needs"),
+    ],
+)
+def test_reasons_against(facts: dict[str, Any], change: dict[str, Any], reason: str | None) -> None:
+    found = check.reason_against("pi", facts | change)
+    assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"disk_free_bytes": 1 << 20}, "1 MB of disk are free"),
+        ({"cache_writable": False}, "can't be written"),
+        ({"class": None}, "no device class fits it"),
+        ({"throttled": {"now": ["under-voltage"]}}, "the firmware reports under-voltage now"),
+        ({"pythons": [{"path": "/p", "version": "3.11.2", "ensurepip": False}]}, "sudo apt install python3-venv"),
+    ],
+)
+def test_what_a_device_lacks(facts: dict[str, Any], change: dict[str, Any], part: str) -> None:
+    assert check.lacks("pi", facts) == []
+    (found,) = check.lacks("pi", facts | change)
+    assert part in found
+
+
+def test_the_first_python_that_will_do(facts: dict[str, Any]) -> None:
+    old, new = ({"path": each, "version": each, "ensurepip": True} for each in ("3.9.2", "3.12.1"))
+    assert check.python_of("pi", facts | {"pythons": [old, new]})["version"] == "3.12.1"
+    with pytest.raises(DevicePythonError, match=r"pi: it has Python 3\.9\.2"):
+        check.python_of("pi", facts | {"pythons": [old]})
+
+
+def test_memory_that_is_clearly_too_small(facts: dict[str, Any]) -> None:
+    free = facts | {"memory_available_bytes": 300_000_000}
+    check.check_memory("pi", free, {"small": 10_000_000})
+    check.check_memory("pi", facts | {"memory_available_bytes": None}, {"big": 10**12})
+    check.check_memory("pi", free, {"float": 90_000_000})
+    said = "pi: 300 MB of memory are free, and about 345 MB are needed to run 'float' 90 MB, 'int8' 30 MB"
+    with pytest.raises(DeviceMemoryError, match=said):
+        check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
+
+
+def test_check(board: Server, capfd: Any) -> None:
+    capfd.readouterr()
+    assert main(["devices", "check", "board", "--json"]) == 0
+    out, err = capfd.readouterr()
+    found = json.loads(out)
+    assert err == ""
+    assert found["facts"]["cache"] == str(board.cache)
+    assert {each for each, said in found["targets"].items() if said["runs"]} == set(TARGETS)
+    assert main(["devices", "check", "board"]) == 0
+    out, _ = capfd.readouterr()
+    assert "tflite:     can run" in out.splitlines()
+    assert not list(board.home.iterdir()), "nothing is written"
+
+
+def test_no_python(tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    with serve(tmp_path / "server", key_folder, path="/nowhere") as server:
+        main(["devices", "add", "bare", "ssh://device", "--ssh-config", str(server.config)])
+        capfd.readouterr()
+        assert main(["devices", "check", "bare", "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "bare: it has no python3 that can be run" in err
+    assert "sudo apt install python3 python3-venv" in err
+
+
+def test_list_and_remove(board: Server, capfd: Any) -> None:
+    capfd.readouterr()
+    assert main(["devices", "list"]) == 0
+    assert capfd.readouterr().out == f"board  ssh://device  configuration {board.config}\n"
+    assert main(["devices", "list", "--json"]) == 0
+    row = {"name": "board", "url": "ssh://device", "class": None, "ssh_config": str(board.config)}
+    assert json.loads(capfd.readouterr().out) == {"schema_version": 1, "devices": [row]}
+    assert main(["devices", "remove", "board"]) == 0
+    assert main(["devices", "check", "board"]) == 2
+    assert "unknown device 'board'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["add", "$(id)", "ssh://pi"], "the device's name is '$(id)'"),
+        (["add", "pi", "pi@host"], "valid is ssh://ALIAS"),
+        (["add", "pi", "ssh://pi", "--class", "raspberry-pi-6"], "Did you mean 'raspberry-pi-"),
+        (["add", "pi", "ssh://pi", "--class", "./my.toml"], "unknown device class './my.toml'"),
+        (["add", "pi", "ssh://pi", "--ssh-config", "gone"], "there is no such file"),
+        (["check", "local"], "'local' is this machine"),
+        (["check", "ssh://-oProxyCommand=id"], "valid is ssh://ALIAS"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str], part: str, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    assert main(["devices", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert part in err
+    assert not (tmp_path / "devices.toml").exists()
+
+
+def test_the_shape_of_a_device_that_was_never_reached() -> None:
+    assert check.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))["class"] == "raspberry-pi-5"

@@ -1,0 +1,120 @@
+"""The demo's bundles on emulated Raspberry Pis: two releases of Debian, two cores, three runtimes, float and INT8."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.pilib.debian import PYTHONS
+from edgekit.cli.main import main
+from edgekit.config.runtimes import TARGETS
+from edgekit.devices.transport import connect
+from edgekit.report import load_report
+from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated
+from tests.helpers.tiny import ROOT
+
+pytestmark = pytest.mark.slow
+BOARDS = [f"{suite}-{core}" for suite in PYTHONS for core in MODELS]
+FEW = ["--num-calibration-samples", "16", "--num-eval-samples", "20", "--iterations", "2", "--warmup", "0"]
+
+
+@pytest.fixture(scope="module")
+def boards(key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Emulated]]:
+    """Every board by name; those of one release share their disk."""
+    require_emulation()
+    folder = tmp_path_factory.mktemp("emulated")
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_DEVICES_FILE", str(folder / "devices.toml"))
+        found = {}
+        for suite in PYTHONS:
+            root = make_root(suite, folder)
+            stack.callback(shutil.rmtree, root)
+            for core in MODELS:
+                name = f"{suite}-{core}"
+                found[name] = stack.enter_context(serve_emulated(root, core, folder / name, key_folder))
+                assert main(["devices", "add", name, "ssh://device", "--ssh-config", str(found[name].config)]) == 0
+        yield found
+
+
+@pytest.fixture(scope="module")
+def demo_run(boards: dict[str, Emulated], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`edgekit demo` here and on one board, with few images: the run folder."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    command = ["demo", *FEW, "--min-speedup", "0", "--max-drop", "50", "--quiet", "--offline", "-o", str(folder)]
+    assert main([*command, "--device", "local", "--device", BOARDS[0]]) == 0
+    return folder
+
+
+def run_cli(arguments: list[str]) -> Any:
+    """The JSON document of an edgekit command in a process of its own; it succeeds."""
+    done = subprocess.run([sys.executable, "-m", "edgekit", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_demo_here_and_on_a_board(demo_run: Path) -> None:
+    report = load_report(demo_run)
+    assert [row["device"]["name"] for row in report["results"]] == ["local"] * 6 + [BOARDS[0]] * 6
+    assert {row["verdict"] for row in report["results"]} <= {"pass", "not shown"}
+    for here, there in zip(report["results"][:6], report["results"][6:], strict=True):
+        assert there["bundle"] == here["bundle"]
+        assert there["device"]["emulated"] is True
+        assert there["device"]["class"] == "raspberry-pi-5"
+        assert "aarch64" in there["device"]["system"]
+        # Of 20 images: what differs between processors may turn one over.
+        assert abs(there["accuracy"]["top1"] - here["accuracy"]["top1"]) <= 0.05
+        assert abs(there["accuracy"]["agreement"] - here["accuracy"]["agreement"]) <= 0.05
+        assert there["peak_rss_bytes"] > 20e6
+    assert report["recommendation"]["device"] == "local"
+    (other,) = report["recommendation"]["others"]
+    assert (other["device"], other["bundle"]) == (BOARDS[0], None)
+    assert "its times can't tell" in other["why"]
+    page = (demo_run / "report.html").read_text()
+    assert f"Emulated by QEMU: {BOARDS[0]}." in page
+    assert f"{BOARDS[0]} (emulated)" in page
+
+
+def test_every_bundle_on_the_other_boards(demo_run: Path, boards: dict[str, Emulated]) -> None:
+    """`edgekit benchmark` runs the golden samples first: a row that passed has logits within their tolerance."""
+    bundles = [str(demo_run / f"{target}-{precision}") for target in TARGETS for precision in ("float", "int8")]
+
+    def measure(suite: str) -> list[dict[str, Any]]:
+        """The boards of a release one after the other: the first makes the environments that the second finds."""
+        devices = [word for name in BOARDS[1:] if name.startswith(suite) for word in ("--device", name)]
+        options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
+        rows: list[dict[str, Any]] = run_cli(["benchmark", *bundles, *devices, *options])["results"]
+        return rows
+
+    with ThreadPoolExecutor(len(PYTHONS)) as pool:
+        rows = [row for found in pool.map(measure, PYTHONS) for row in found]
+    assert [row["reasons"] for row in rows] == [[]] * len(rows)
+    measured = {(row["device"]["name"], Path(row["bundle"]).name) for row in rows if row["latency_ms"]["count"] == 2}
+    assert len(measured) == len(BOARDS[1:]) * len(bundles)
+    for row in rows:
+        suite, core = row["device"]["name"].split("-", 1)
+        assert row["device"]["emulated"] is True
+        assert row["device"]["python"].startswith(PYTHONS[suite])
+        assert row["device"]["class"] == {"cortex-a76": "raspberry-pi-5", "cortex-a72": "raspberry-pi-4"}[core]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_commands_of_the_documentation(name: str, boards: dict[str, Emulated]) -> None:
+    """What docs/raspberry-pi.md says to run on the board; here one is root already."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "raspberry-pi.md").read_text(), re.DOTALL)
+    commands = "".join(blocks).replace("sudo ", "").splitlines()
+    assert len(commands) >= 9
+    with connect(boards[name].device()) as connection:
+        for command in commands:
+            done = connection.run(["sh", "-c", command])
+            assert (done.status, done.err) == (0, ""), command
+            assert done.out
+        governor = connection.run(["cat", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"]).out
+    assert governor == b"performance\n"

@@ -1,0 +1,197 @@
+"""Faults made for real while a deploy measures on a device: what is said, what goes on, what the same command mends.
+
+The device is this machine behind sshd, so that environments can be lent; boards are reached by the same code.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.devices import setup
+from edgekit.report import load_report
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.run_folder import STATE
+from tests.helpers.ssh_server import SSHD, Server, agents, lend_environment, serve, wait_for_port, when
+
+TARGETS = ("onnx", "tflite")
+Undo = Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def board(finished_run: Path, key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A device with environments for two runtimes."""
+    folder = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch, serve(folder / "server", key_folder) as server:
+        patch.setenv("EDGEKIT_DEVICES_FILE", str(folder / "devices.toml"))
+        assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
+        for target in TARGETS:
+            minimum = read_bundle(finished_run / f"{target}-int8").manifest.engine["minimum"]
+            lend_environment(server, target, minimum)
+        yield server
+        server.process.terminate()
+        server.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def command(job_arguments: list[str]) -> list[str]:
+    """The job of `finished_run`, whose bundles it finds made, here and on the device."""
+    targets = [word for target in TARGETS for word in ("--target", target)]
+    return ["deploy", *job_arguments, *targets, "--device", "local", "--device", "board", "--quiet", "-o"]
+
+
+def fresh_copy(finished_run: Path, folder: Path) -> Path:
+    """The bundles of the run alone, as an interrupted run leaves them."""
+    (folder / STATE).mkdir(parents=True)
+    for target in TARGETS:
+        for precision in ("float", "int8"):
+            name = f"{target}-{precision}"
+            shutil.copytree(finished_run / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    board: Server, command: list[str], finished_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The report of the job when nothing goes wrong."""
+    run = fresh_copy(finished_run, tmp_path_factory.mktemp("undisturbed") / "run")
+    assert main([*command, str(run)]) == 0
+    shutil.rmtree(board.cache / "files")
+    return load_report(run)
+
+
+def kill_agent(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+    def kill() -> None:
+        for pid in agents(board):
+            os.kill(pid, 9)
+
+    return when(lambda: agents(board), kill).join
+
+
+def cut_connection(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+    return when(lambda: agents(board), board.cut).join
+
+
+def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+    """The connection goes while files are sent; one of those that had arrived is found shortened later."""
+    feed = setup._feed
+
+    def half(pipe: Any, paths: Any) -> str:
+        if len(paths) < 2:
+            return feed(pipe, paths)
+        patch.setattr(setup, "_feed", feed)
+        with suppress(BrokenPipeError):
+            for path in paths[:-1]:
+                pipe.write(path.read_bytes())
+            pipe.flush()
+        (arrived,) = wait_for_files(board, 1)
+        board.cut()
+        os.truncate(arrived, arrived.stat().st_size // 2)
+        with suppress(BrokenPipeError):
+            pipe.close()
+        return ""
+
+    patch.setattr(setup, "_feed", half)
+    return lambda: None
+
+
+def wait_for_files(board: Server, count: int) -> list[Path]:
+    """The first files that have arrived."""
+    for _ in range(400):
+        found = [path for path in (board.cache / "files").glob("*") if not path.name.startswith(".")]
+        if len(found) >= count:
+            return found[:count]
+        time.sleep(0.05)
+    raise AssertionError("no file arrived")
+
+
+def fill_disk(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+    """Less room for files than the bundles take; what the disk says of itself is not to be trusted."""
+    files = board.cache / "files"
+    files.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(files)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        if os.environ.get("CI") == "true":
+            pytest.fail(done.stderr)
+        pytest.skip(f"a small disk can't be mounted: {done.stderr}")
+    return lambda: subprocess.run(["umount", str(files)], check=True)
+
+
+def stop_server(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+    board.process.terminate()
+    board.process.wait(10)
+
+    def start() -> None:
+        board.process = subprocess.Popen([SSHD, "-D", "-f", str(board.folder / "sshd_config")])
+        wait_for_port(board)
+
+    return start
+
+
+def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+    """Another key than the one that was known."""
+    known = board.folder / "known_hosts"
+    before = known.read_text()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(board.folder / "other")], check=True)
+    key = (board.folder / "other.pub").read_text().split()[:2]
+    known.write_text(" ".join([before.split()[0], *key]) + "\n")
+    return lambda: known.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "lost"),
+    [
+        (kill_agent, "the measurement was killed (SIGKILL)", ["onnx"]),
+        (cut_connection, "the connection was cut", ["onnx"]),
+        (cut_a_copy, "the connection was cut", ["onnx"]),
+        (fill_disk, "found no room on its disk", ["onnx", "tflite"]),
+        (stop_server, "no connection", ["onnx", "tflite"]),
+        (change_host_key, "its host key is another than the one known here", ["onnx", "tflite"]),
+    ],
+)
+def test_a_fault_and_the_run_after_it(
+    fault: Callable[[Server, pytest.MonkeyPatch], Undo], said: str, lost: list[str], board: Server, command: list[str],
+    finished_run: Path, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = fresh_copy(finished_run, tmp_path / "run")
+    shutil.rmtree(board.cache / "files", ignore_errors=True)
+    undo = fault(board, monkeypatch)
+    try:
+        assert main([*command, str(run)]) == 1
+    finally:
+        undo()
+    assert "Traceback" not in capfd.readouterr().err
+    rows = load_report(run)["results"]
+    there = [row for row in rows if row["device"]["name"] == "board"]
+    assert [row["verdict"] for row in rows if row["device"]["name"] == "local"] == ["pass"] * 4
+    assert [row["target"] for row in there if row["verdict"] == "error"] == [each for each in lost for _ in range(2)]
+    for row in there:
+        if row["verdict"] == "error":
+            assert row["reasons"][0].startswith("device: board: ")
+            assert said in row["reasons"][0]
+            assert row["latency_ms"] is None
+    assert main([*command, str(run)]) == 0
+    resumed = load_report(run)
+    assert without_times(resumed) == without_times(undisturbed)
+    kept = [row for row in rows if row["verdict"] == "pass"]
+    assert [row for row in resumed["results"] if row in kept] == kept, "only what was missing is measured"
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    """A report without what differs from one undisturbed run to the next."""
+    times = ("latency_ms", "end_to_end_ms", "speedup", "limit", "peak_rss_bytes", "thermal", "verdict", "reasons")
+    rows = [{key: value for key, value in row.items() if key not in times} for row in report["results"]]
+    assert {row["verdict"] for row in report["results"]} == {"pass"}
+    kept = {key: value for key, value in report.items() if key not in ("created", "command", "recommendation")}
+    return kept | {"results": rows}

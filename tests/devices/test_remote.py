@@ -1,0 +1,160 @@
+"""Bundles measured over a real sshd: rows as they are measured here, and what is lost a row that says what to do."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.devices import remote
+from edgekit.devices.remote import open_board
+from edgekit.devices.setup import ensure_environment
+from edgekit.errors import DeviceMemoryError, DevicePythonError, DeviceSetupError
+from edgekit.measure.settings import Settings
+from edgekit.report import load_report
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.progress import Reporter
+from tests.helpers.ssh_server import Server, lend_environment, serve
+from tests.helpers.tiny import MakeBundle
+
+SETTINGS = Settings(threads=1, warmup=1, iterations=5)
+
+
+def test_benchmark(lent_board: Server, pair: list[Path], capfd: Any) -> None:
+    capfd.readouterr()
+    arguments = [*map(str, pair), "--threads", "1", "--iterations", "5", "--warmup", "1"]
+    assert main(["benchmark", *arguments, "--device", "board", "--device", "local", "--json"]) == 0
+    out, _ = capfd.readouterr()
+    found = json.loads(out)
+    there, here = found["results"][:2], found["results"][2:]
+    assert [row["bundle"] for row in there] == [row["bundle"] for row in here] == [str(path) for path in pair]
+    assert {row["device"]["name"] for row in there} == {"board"}
+    assert [set(row) for row in there] == [set(row) for row in here]
+    assert there[0]["latency_ms"]["count"] == 5
+    assert there[1]["speedup"]["versus"] == str(pair[0])
+    assert there[0]["peak_rss_bytes"] > 20e6
+    for row in (there[0], here[0]):
+        assert {"clock_mhz", "governor", "celsius", "throttled", "load"} <= set(row["thermal"]["before"])
+        assert row["thermal"]["series"]
+    assert not list(lent_board.home.rglob("pwned"))
+    assert not list(lent_board.cache.glob("work-*")), "what a job needs is gone after it"
+    assert {each.name for each in lent_board.home.iterdir()} == {".cache"}
+    assert {each.name for each in (lent_board.home / ".cache").iterdir()} == {"edgekit"}
+
+
+def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path, tmp_path: Path, capfd: Any) -> None:
+    bundle = str(make_bundle("onnx", "it's one", provenance={"model": {"name": "tiny"}}))
+    capfd.readouterr()
+    assert main(["inspect", bundle, "--device", "board", "--threads", "1", "--json"]) == 0
+    there = json.loads(capfd.readouterr().out)
+    assert main(["inspect", bundle, "--threads", "1", "--json"]) == 0
+    here = json.loads(capfd.readouterr().out)
+    assert there.pop("device")["name"] == "board"
+    assert [op["kernel"] for op in there["int8"].pop("ops")] == [op["kernel"] for op in here["int8"].pop("ops")]
+    for found in (there, here):
+        del found["int8"]["time_by_kind_ms"]
+    assert there == here
+    model = tmp_path / "it's $(touch pwned).onnx"
+    shutil.copy(tiny_models / "model.onnx", model)
+    lend_environment(lent_board, "onnx", None)
+    assert main(["inspect", str(model), "--device", "board"]) == 0
+    out, _ = capfd.readouterr()
+    assert f"model: {model}" in out.splitlines()
+    assert "device: board (" in out
+    assert "int8: 0.0% of " in out
+    assert not list(lent_board.home.rglob("pwned"))
+    assert main(["inspect", "gone.onnx", "--device", "board"]) == 2
+    assert "'gone.onnx' is not there" in capfd.readouterr().err
+    assert main(["inspect", str(model.with_suffix(".txt")), "--device", "board"]) == 2
+
+
+def test_several_at_once(
+    lent_board: Server, pair: list[Path], tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two boards, one of them under two names, and one that isn't there: each has its rows in its place."""
+    with serve(tmp_path / "other", key_folder) as other:
+        lend_environment(other, "onnx", "1.0")
+        config = ["--ssh-config", str(other.config)]
+        assert main(["devices", "add", "other", "ssh://device", *config]) == 0
+        assert main(["devices", "add", "again", "ssh://device", *config]) == 0
+        assert main(["devices", "add", "gone", "ssh://127.0.0.1:1", *config]) == 0
+        capfd.readouterr()
+        names = ["board", "gone", "local", "other", "again"]
+        wanted = [word for name in names for word in ("--device", name)]
+        options = ["--threads", "1", "--warmup", "1", "--iterations", "5", "--json"]
+        assert main(["benchmark", *map(str, pair), *options, *wanted]) == 1
+    out, err = capfd.readouterr()
+    rows = json.loads(out)["results"]
+    assert [row["device"]["name"] for row in rows] == [name for name in names for _ in pair]
+    assert [row["verdict"] for row in rows] == ["pass", "pass", "error", "error"] + ["pass"] * 6
+    assert "board: time: 6 in" in err
+    assert "other: time: 6 in" in err
+
+
+def test_a_device_that_is_gone_costs_its_rows_only(lent_board: Server, pair: list[Path], capfd: Any) -> None:
+    lent_board.process.terminate()
+    lent_board.process.wait(5)
+    arguments = [str(pair[0]), "--threads", "1", "--iterations", "5"]
+    assert main(["benchmark", *arguments, "--device", "board", "--device", "local"]) == 1
+    out, err = capfd.readouterr()
+    lost, measured = out.splitlines()[-2:]
+    assert lost.startswith(f"board: {pair[0]}: device: board: no connection")
+    assert measured.startswith(f"local: {pair[0]}: p50 ")
+    assert "Traceback" not in err
+
+
+def test_deploy_on_a_device_and_here(
+    lent_board: Server, job_arguments: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    minimum: list[str] = []
+
+    def lend(*arguments: Any, **more: Any) -> str:
+        minimum.append(arguments[3])
+        if len(minimum) > 1:
+            return ensure_environment(*arguments, **more)
+        return str(lend_environment(lent_board, "onnx", arguments[3]) / "bin" / "python")
+
+    monkeypatch.setattr(remote, "ensure_environment", lend)
+    command = ["deploy", *job_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
+    lent_board.config.rename(lent_board.folder / "hidden")
+    monkeypatch.setattr("edgekit.pipeline.job.class_of_remote", lambda device: "x86-64-v4")
+    assert main([*command, "--quiet"]) == 1
+    report = load_report(run)
+    assert [row["verdict"] for row in report["results"]] == ["error", "error", "pass", "pass"]
+    assert "device: board: no connection" in report["results"][0]["reasons"][0]
+    kept = report["results"][2:]
+    (lent_board.folder / "hidden").rename(lent_board.config)
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    monkeypatch.setattr(remote, "ensure_environment", lend)
+    assert main([*command, "--json"]) == 0
+    report = load_report(run)
+    assert report["results"][2:] == kept, "only what was missing is measured"
+    there = report["results"][:2]
+    assert {row["device"]["name"] for row in there} == {"board"}
+    assert [row["accuracy"] for row in there] == [row["accuracy"] for row in kept], "the same processor"
+    assert there[1]["int8"]["share_of_macs"] > 0.5
+    assert report["recommendation"]["device"] == "board"
+    assert [each["device"] for each in report["recommendation"]["others"]] == ["local"]
+    capfd.readouterr()
+
+
+def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) -> None:
+    bundles = {"int8": read_bundle(pair[1])}
+    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
+        facts = opened.facts
+        opened.facts = facts | {"memory_available_bytes": 1000}
+        with pytest.raises(
+            DeviceMemoryError, match="0 MB of memory are free, and about 105 MB are needed to run 'int8'"
+        ):
+            opened.measure(bundles, SETTINGS)
+        opened.facts = facts | {"machine": "armv7l"}
+        with pytest.raises(DeviceSetupError, match="onnx can't run there: no runtime is published for armv7l"):
+            opened.measure(bundles, SETTINGS)
+        shutil.rmtree(lent_board.cache / "environments")
+        opened.facts = facts | {"pythons": [facts["pythons"][0] | {"ensurepip": False}]}
+        with pytest.raises(DevicePythonError, match="sudo apt install python3-venv"):
+            opened.measure(bundles, SETTINGS)

@@ -1,0 +1,99 @@
+"""Files and environments on a device."""
+
+import os
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.config.runtimes import TARGETS
+from edgekit.devices import setup
+from edgekit.devices.check import probe
+from edgekit.devices.remote import open_board
+from edgekit.devices.transport import connect
+from edgekit.devices.wheel import REQUIREMENTS, own_wheel
+from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError
+from edgekit.measure.settings import Settings
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.progress import Reporter
+from tests.helpers.ssh_server import Server
+from tests.helpers.tiny import ROOT
+
+
+def test_files_are_copied_once_and_damage_is_noticed(
+    lent_board: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "$(name) 'x'"
+    first.write_bytes(b"content")
+    with connect(lent_board.device()) as connection:
+        facts = probe(connection)
+        (digest,) = setup.send_files(connection, facts, [first])
+        assert (lent_board.cache / "files" / digest).read_bytes() == b"content"
+        monkeypatch.setattr(setup, "_stream", None)
+        assert setup.send_files(connection, facts, [first]) == [digest], "nothing is sent again"
+        monkeypatch.undo()
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        monkeypatch.setattr(setup, "_sha256", lambda path: "0" * 64)
+        with pytest.raises(ConnectionCutError, match="arrived damaged"):
+            setup.send_files(connection, facts, [other])
+        monkeypatch.undo()
+        assert [each.name for each in (lent_board.cache / "files").iterdir()] == [digest]
+        with pytest.raises(DeviceError, match=r"'.*gone' can't be read to be copied: No such file"):
+            setup.send_files(connection, facts, [tmp_path / "gone"])
+        with pytest.raises(DeviceFullError, match=r"MB are to be copied, 0 MB are free.*devices clean board"):
+            setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other])
+        os.utime(lent_board.cache / "files" / digest, (0, 0))
+        assert setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other]), "what may go makes room"
+        assert digest not in {each.name for each in (lent_board.cache / "files").iterdir()}, "unused for a month"
+
+
+def test_clean(lent_board: Server, capfd: Any) -> None:
+    (lent_board.home / "mine").write_text("kept")
+    capfd.readouterr()
+    assert main(["devices", "clean", "board"]) == 0
+    assert capfd.readouterr().out == f"board: removed {lent_board.cache}\n"
+    assert not lent_board.cache.exists()
+    assert (lent_board.home / "mine").exists()
+    assert main(["devices", "clean", "board"]) == 0
+    assert "nothing to remove" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offline", [True, False])
+def test_set_up_without_network_and_through_the_devices_pip(
+    lent_board: Server, pair: list[Path], offline: bool
+) -> None:
+    shutil.rmtree(lent_board.cache)
+    with open_board(lent_board.device(), offline, Reporter(quiet=True)) as opened:
+        if offline:
+            opened.facts |= {"pythons": [opened.facts["pythons"][0] | {"ensurepip": False}]}
+        (row,) = opened.measure({"int8": read_bundle(pair[1])}, Settings(threads=1, warmup=1, iterations=5))
+    assert row["latency_ms"]["count"] == 5
+    (python,) = lent_board.cache.glob("environments/*/bin/python")
+    code = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('torch', 'typer', 'rich', 'pip'))))"
+    assert subprocess.run([python, "-I", "-c", code], check=False).returncode == 0
+
+
+def test_requirements_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert list(REQUIREMENTS) == project["dependencies"]
+    for target in TARGETS.values():
+        if target.extra in project["optional-dependencies"]:
+            assert [target.requirement] == project["optional-dependencies"][target.extra]
+
+
+def test_the_wheel_is_the_same_each_time_and_leaves_the_demo_out(tmp_path: Path) -> None:
+    assert own_wheel() == own_wheel()
+    (tmp_path / "w.whl").write_bytes(own_wheel())
+    with zipfile.ZipFile(tmp_path / "w.whl") as archive:
+        names = archive.namelist()
+    assert "edgekit/devices/agent.py" in names
+    assert "edgekit/_data/targets/raspberry-pi-5.toml" in names
+    assert not [name for name in names if "/demo/" in name or "__pycache__" in name]
+    assert len(own_wheel()) < 400_000

@@ -1,0 +1,147 @@
+"""The connection to a real sshd: words arrive as they are, and each fault has its name."""
+
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit.devices import transport
+from edgekit.devices.faults import exit_error
+from edgekit.devices.registry import Device
+from edgekit.devices.transport import connect
+from edgekit.errors import (
+    AuthenticationError,
+    ConnectionCutError,
+    DeviceCrashError,
+    DeviceError,
+    DeviceFullError,
+    EdgekitError,
+    FrozenError,
+    HostKeyError,
+    MissingExtraError,
+    UnreachableError,
+)
+from tests.helpers.ssh_server import Server, needs_sshd, serve
+
+NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*", "~", "\\", "é\t1\n2", ""]
+
+
+@pytest.fixture
+def server(tmp_path: Path, key_folder: Path) -> Iterator[Server]:
+    with serve(tmp_path / "server", key_folder) as running:
+        yield running
+
+
+def test_words_arrive_as_they_are(server: Server) -> None:
+    with connect(server.device()) as connection:
+        done = connection.run(["python3", "-c", "import sys; print(sys.argv[1:])", *NASTY], b"")
+        assert done.out.decode().strip() == str(NASTY)
+        assert connection.run(["cat"], b"\0\xff\n").out == b"\0\xff\n"
+        folder = connection.folder
+    assert not list(server.home.rglob("pwned"))
+    assert not folder.exists()
+
+
+def test_a_status_of_255_is_the_commands_own_while_the_connection_stands(server: Server) -> None:
+    with connect(server.device()) as connection:
+        assert connection.run(["sh", "-c", "exit 255"]).status == 255
+        assert connection.run(["true"]).status == 0
+
+
+def test_a_connection_that_is_cut_under_a_command(server: Server) -> None:
+    with connect(server.device()) as connection:
+        threading.Timer(0.5, server.cut).start()
+        with pytest.raises(ConnectionCutError, match=r"board: the connection was cut .* run the same command again"):
+            connection.run(["sleep", "30"])
+
+
+def test_a_peer_that_freezes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ALIVE_COUNT", 1)
+    with connect(server.device(), alive_s=1) as connection:
+        for pid in server.sessions():
+            subprocess.run(["kill", "-STOP", str(pid)], check=True)
+        start = time.monotonic()
+        with pytest.raises(FrozenError, match="it stopped answering"):
+            connection.run(["sleep", "30"])
+        assert time.monotonic() - start < 15
+
+
+def test_nobody_listens(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(5)
+    with pytest.raises(UnreachableError, match=r"Connection refused.*then try: ssh -F .*ssh_config device"):
+        connect(server.device()).__enter__()
+
+
+def test_a_host_key_that_is_not_known(server: Server) -> None:
+    (server.folder / "known_hosts").write_text("")
+    with pytest.raises(HostKeyError, match="its host key is not known here"):
+        connect(server.device()).__enter__()
+    config = server.config.read_text() + "  StrictHostKeyChecking no\n"
+    server.config.write_text(config)
+    with pytest.raises(HostKeyError):
+        connect(server.device()).__enter__()
+
+
+def test_a_host_key_that_has_changed(server: Server, key_folder: Path) -> None:
+    other = " ".join((key_folder / "user_key.pub").read_text().split()[:2])
+    (server.folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {other}\n")
+    with pytest.raises(HostKeyError, match=r"another than the one known here.*ssh-keygen -R"):
+        connect(server.device()).__enter__()
+
+
+def test_a_key_that_is_refused(server: Server, key_folder: Path) -> None:
+    shutil.copy(key_folder / "host_key", server.folder / "user_key")
+    with pytest.raises(AuthenticationError, match=r"Permission denied.*ssh-copy-id"):
+        connect(server.device()).__enter__()
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    needs_sshd()
+    with pytest.raises(UnreachableError, match="Can't open user config file"):
+        connect(Device("x", "ssh://device", None, str(tmp_path / "gone"))).__enter__()
+
+
+def test_no_ssh_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingExtraError, match="install the OpenSSH client"):
+        connect(Device("x", "ssh://device")).__enter__()
+
+
+def test_user_port_and_options_come_before_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    connection = transport.Connection(Device("x", "ssh://pi@host:2222", None, "my config"), tmp_path)
+    command = connection._ssh()
+    assert command[:3] == ["ssh", "-F", "my config"]
+    assert command[-4:] == ["-l", "pi", "-p", "2222"]
+    assert "StrictHostKeyChecking=yes" in command
+    assert connection._by_hand == "ssh -F 'my config' -p 2222 pi@host"
+
+
+def test_a_login_script_that_talks(server: Server) -> None:
+    with connect(server.device()) as connection:
+        done = connection.run(["echo", "Welcome!"])
+        with pytest.raises(DeviceError, match=r"gave no answer that can be read \('Welcome!'\)"):
+            connection.answer(done, "the probe")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind", "part"),
+    [
+        (137, "", DeviceCrashError, "for want of memory"),
+        (-9, "", DeviceCrashError, "for want of memory"),
+        (132, "Illegal instruction", DeviceCrashError, "SIGILL"),
+        (139, "", DeviceCrashError, "SIGSEGV"),
+        (1, "OSError: [Errno 28] No space left on device", DeviceFullError, "edgekit devices clean pi"),
+        (3, "one\ntwo\n", DeviceError, "failed with exit status 3: two"),
+    ],
+)
+def test_ends_of_processes(status: int, said: str, kind: type[EdgekitError], part: str) -> None:
+    error = exit_error("pi", "the measurement", status, said)
+    assert type(error) is kind
+    assert part in str(error)
+    assert error.exit_code == 1

@@ -1,0 +1,295 @@
+"""Data sets in folders and zips, the classes of their folders, and the choice of samples."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.errors import DataError, ImageError, UsageError
+from edgekit.images.dataset import Dataset, Sample, imagenet_labels, imagenet_wnids, open_dataset
+from edgekit.images.selection import select
+
+LABELS = ["cat", "dog", "owl"]
+
+
+def image_bytes(seed: int) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def contents(classes: dict[str, int], prefix: str = "") -> dict[str, bytes]:
+    names = [f"{prefix}{name}/{index}.png" for name, count in classes.items() for index in range(count)]
+    return {name: image_bytes(seed) for seed, name in enumerate(names)}
+
+
+def make(place: Path, members: dict[str, bytes]) -> Path:
+    """A zip if the name says so, else a folder."""
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return place
+    for name, content in members.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    return place
+
+
+@pytest.fixture(params=["set", "set.zip"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / str(request.param)
+
+
+@pytest.mark.parametrize("prefix", ["", "top/", "top/train/"])
+def test_images_are_found_and_read(place: Path, prefix: str) -> None:
+    members = contents({"owl": 2, "cat": 1, "dog": 3}, prefix)
+    extra = {
+        ".hidden/cat/1.png": b"",
+        "__MACOSX/cat/1.png": b"",
+        f"{prefix}cat/.1.png": b"",
+        f"{prefix}cat/notes.txt": b"",
+    }
+    dataset = open_dataset(make(place, members | extra), LABELS)
+    assert [sample.name for sample in dataset.samples] == sorted(members)
+    assert dataset.samples[0] == Sample(f"{prefix}cat/0.png", 0, "cat")
+    assert dataset.samples[-1] == Sample(f"{prefix}owl/1.png", 2, "owl")
+    for sample in dataset.samples:
+        assert dataset.read(sample) == members[sample.name]
+        assert dataset.sha256(sample) == hashlib.sha256(members[sample.name]).hexdigest()
+        assert dataset.image(sample).size == (8, 8)
+
+
+def test_images_deeper_than_their_class(place: Path) -> None:
+    members = {"cat/a/1.png": image_bytes(0), "cat/b/2.JPEG": image_bytes(1), "dog/3.png": image_bytes(2)}
+    samples = open_dataset(make(place, members), LABELS).samples
+    assert [(sample.name, sample.class_name) for sample in samples] == [
+        ("cat/a/1.png", "cat"),
+        ("cat/b/2.JPEG", "cat"),
+        ("dog/3.png", "dog"),
+    ]
+
+
+def test_a_folder_inside_a_zip(tmp_path: Path) -> None:
+    members = contents({"cat": 1, "dog": 2}, "set/train/") | contents({"cat": 2, "owl": 1}, "set/val/")
+    place = make(tmp_path / "set.zip", members)
+    dataset = open_dataset(place / "set/val", LABELS)
+    assert [sample.name for sample in dataset.samples] == ["cat/0.png", "cat/1.png", "owl/0.png"]
+    assert dataset.read(dataset.samples[0]) == members["set/val/cat/0.png"]
+    with pytest.raises(DataError, match=r"splits train, val: choose one, such as --data .*set\.zip/set/val"):
+        open_dataset(place, LABELS)
+    with pytest.raises(DataError, match="holds no images"):
+        open_dataset(place / "elsewhere", LABELS)
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels", "indices"),
+    [
+        (["cat", "owl"], LABELS, [0, 2]),
+        (["CAT", "Great_White"], ["great white", "cat"], [1, 0]),
+        (["a", "b", "c"], LABELS, [0, 1, 2]),
+        (["10", "2"], ["two", "ten"], [0, 1]),
+        (["n01440764", "n15075141"], [f"class {index}" for index in range(1000)], [0, 999]),
+    ],
+)
+def test_folders_become_class_indices(place: Path, folders: list[str], labels: list[str], indices: list[int]) -> None:
+    dataset = open_dataset(make(place, contents(dict.fromkeys(folders, 1))), labels)
+    assert [sample.label for sample in dataset.samples] == indices
+
+
+def test_an_order_of_folders_can_be_given(place: Path) -> None:
+    make(place, contents({"cat": 1, "dog": 1, "owl": 1}))
+    samples = open_dataset(place, LABELS, folders=["owl", "dog", "cat"]).samples
+    assert [sample.label for sample in samples] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels", "message"),
+    [
+        (["cat", "dgo"], LABELS, r"1 of the 2 .*3 classes: 'dgo'\. Did you mean 'dog'\?.*--labels"),
+        (["cat", "dgo", "owl"], LABELS, "1 of the 3 .*'dgo'"),  # as many as classes, but not just other names
+        (["a", "b"], LABELS, "2 of the 2 .*'a', 'b'"),
+        (["a", "b", "c", "d"], LABELS, "4 of the 4"),
+        (["crane", "tench"], ["tench", "crane", "crane"], "1 of the 2 .*'crane'"),
+        (["n01440764", "n00000000"], ["x"] * 1000, "2 of the 2"),
+    ],
+)
+def test_folders_that_do_not_fit_are_listed(place: Path, folders: list[str], labels: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_dataset(make(place, contents(dict.fromkeys(folders, 1))), labels)
+
+
+def test_what_is_not_a_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="doesn't exist"):
+        open_dataset(tmp_path / "nothing", LABELS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        open_dataset(tmp_path / "empty", LABELS)
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(DataError, match="not a folder or a zip"):
+        open_dataset(tmp_path / "text.zip", LABELS)
+    loose = make(tmp_path / "loose", {"1.png": b"", "cat/2.png": b""})
+    with pytest.raises(DataError, match=r"1 images outside a class folder, such as '1\.png'"):
+        open_dataset(loose, LABELS)
+
+
+def test_zip_members_that_point_elsewhere_are_left_out(tmp_path: Path) -> None:
+    members = contents({"cat": 1}) | {"../dog/1.png": b"", "/owl/1.png": b"", "cat/../../2.png": b""}
+    dataset = open_dataset(make(tmp_path / "set.zip", members), LABELS)
+    assert [sample.name for sample in dataset.samples] == ["cat/0.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set.zip"]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    elsewhere = make(tmp_path / "elsewhere", {"1.png": image_bytes(0)})
+    place = make(tmp_path / "set", contents({"cat": 1}))
+    (place / "dog").symlink_to(elsewhere)
+    (place / "cat/again").symlink_to(place)
+    names = [sample.name for sample in open_dataset(place, LABELS).samples]
+    assert names == ["cat/0.png", "dog/1.png"]
+
+
+def read_all(dataset: Dataset) -> list[str]:
+    return [dataset.sha256(sample) for sample in dataset.samples]
+
+
+def test_processes_and_threads_read_the_same(place: Path) -> None:
+    dataset = open_dataset(make(place, contents({"cat": 20, "dog": 20})), LABELS)
+    expected = read_all(dataset)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(hashes == expected for hashes in threads.map(read_all, [dataset] * 8))
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        assert all(hashes == expected for hashes in processes.map(read_all, [dataset] * 4))
+
+
+def test_forked_processes_read_the_same(place: Path) -> None:
+    make(place, contents({"cat": 50, "dog": 50}))
+    # In a process of its own: forking this one, where torch and JAX may run threads, could deadlock.
+    code = f"""
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from edgekit.data import open_dataset
+dataset = open_dataset({str(place)!r}, ["cat", "dog"])
+expected = [dataset.sha256(sample) for sample in dataset.samples]
+with ProcessPoolExecutor(4, mp_context=get_context("fork")) as processes:
+    assert list(processes.map(dataset.sha256, dataset.samples)) == expected
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_errors_name_data_set_and_sample(place: Path) -> None:
+    members = contents({"cat": 2}) | {"cat/1.png": image_bytes(1)[:60]}
+    dataset = open_dataset(make(place, members), LABELS)
+    with pytest.raises(ImageError, match=rf"{place.name}/cat/1\.png"):
+        dataset.image(dataset.samples[1])
+    with pytest.raises(ImageError, match=rf"{place.name}/cat/9\.png"):
+        dataset.read(Sample("cat/9.png", 0, "cat"))
+
+
+def test_a_damaged_zip_member_is_an_image_error(tmp_path: Path) -> None:
+    place = make(tmp_path / "set.zip", contents({"cat": 1}))
+    content = bytearray(place.read_bytes())
+    content[80] ^= 255
+    place.write_bytes(content)
+    dataset = open_dataset(place, LABELS)
+    with pytest.raises(ImageError, match=r"cat/0\.png.*CRC"):
+        dataset.read(dataset.samples[0])
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    place = make(tmp_path / "set", contents({"cat": 1}))
+    os.mkfifo(place / "cat/pipe.png")
+    dataset = open_dataset(place, LABELS)
+    with pytest.raises(ImageError, match="not a regular file"):
+        dataset.read(dataset.samples[1])
+
+
+def test_selection_is_balanced_repeatable_and_a_prefix_of_a_larger_one(place: Path) -> None:
+    dataset = open_dataset(make(place, contents({"cat": 9, "dog": 5, "owl": 2})), LABELS)
+    calls: list[None] = []
+    chosen = select(dataset, 9, 0, on_image=lambda: calls.append(None))
+    assert len(calls) == 9
+    counts = [sum(sample.label == label for sample in chosen.samples) for label in range(3)]
+    assert counts[2] == 2
+    assert sorted(counts[:2]) == [3, 4]
+    assert select(dataset, 9, 0) == chosen
+    assert select(dataset, 12, 0).samples[:9] == chosen.samples
+    assert select(dataset, 9, 1).samples != chosen.samples
+    assert chosen.hashes == tuple(dataset.sha256(sample) for sample in chosen.samples)
+    lines = sorted(f"{sample.name} {digest}\n" for sample, digest in zip(chosen.samples, chosen.hashes, strict=True))
+    assert chosen.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert len(select(dataset, 0, 0).samples) == len(select(dataset, None, 0).samples) == 16
+
+
+def test_nothing_excluded_is_chosen_again(place: Path) -> None:
+    members = contents({"cat": 6, "dog": 6})
+    members["cat/copy.png"] = members["cat/0.png"]
+    dataset = open_dataset(make(place, members), LABELS)
+    first = select(dataset, 6, 0)
+    rest = select(dataset, 0, 0, exclude=first)
+    assert not set(first.hashes) & set(rest.hashes)
+    names = {sample.name for sample in first.samples}
+    both_copies = len(names & {"cat/copy.png", "cat/0.png"}) == 1
+    assert len(rest.samples) == 13 - 6 - both_copies
+    with pytest.raises(DataError, match=rf"gives {len(rest.samples)} of the 9 images asked for: it has 13, 0 can't"):
+        select(dataset, 9, 0, exclude=first)
+    assert select(dataset, 9, 0, exclude=first, exact=False).samples == rest.samples
+
+
+def test_equal_names_in_another_data_set_are_not_excluded(tmp_path: Path) -> None:
+    train = open_dataset(make(tmp_path / "train", {"cat/1.png": image_bytes(1)}), LABELS)
+    val = open_dataset(make(tmp_path / "val", {"cat/1.png": image_bytes(2), "cat/2.png": image_bytes(1)}), LABELS)
+    chosen = select(val, 0, 0, exclude=select(train, 0, 0))
+    assert [sample.name for sample in chosen.samples] == ["cat/1.png"]
+
+
+def test_unreadable_images_are_listed_and_replaced(place: Path) -> None:
+    members = contents({"cat": 4, "dog": 4}) | {"cat/1.png": b"broken", "dog/2.png": image_bytes(0)[:70]}
+    dataset = open_dataset(make(place, members), LABELS)
+    chosen = select(dataset, 6, 0)
+    assert len(chosen.samples) == 6
+    everything = select(dataset, 0, 0)
+    assert sorted(name for name, _ in everything.unreadable) == ["cat/1.png", "dog/2.png"]
+    assert all(name in reason for name, reason in everything.unreadable)
+    with pytest.raises(DataError, match="gives 6 of the 7 images asked for: it has 8, 2 can't be read and 0 are used"):
+        select(dataset, 7, 0)
+    assert len(select(dataset, 7, 0, exact=False).samples) == 6
+
+
+def test_nothing_readable_and_wrong_counts(place: Path) -> None:
+    dataset = open_dataset(make(place, {"cat/1.png": b"broken"}), LABELS)
+    with pytest.raises(DataError, match="gives 0 of the 1"):
+        select(dataset, None, 0)
+    assert select(dataset, None, 0, exact=False).samples == ()
+    with pytest.raises(UsageError, match="is -1"):
+        select(dataset, -1, 0)
+
+
+def test_imagenet_classes() -> None:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    assert imagenet_wnids() == tuple(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
+    assert len(imagenet_labels()) == 1000
+    assert imagenet_labels()[:2] == ("tench", "goldfish")
+
+
+def test_the_real_sets(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "imagenet-500.zip", imagenet_labels())
+    assert len(dataset.samples) == 500
+    assert dataset.samples[1].label == 1
+    assert dataset.samples[1].name.endswith("n01443537_goldfish.JPEG")
+    assert len(select(dataset, 20, 0).samples) == 20
+    labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    val = open_dataset(shared_data / "cifar10-val-5k.zip", labels)
+    assert [sum(sample.label == label for sample in val.samples) for label in range(10)] == [500] * 10

@@ -1,0 +1,338 @@
+"""Decoding of every kind of image, and the same pixels as timm's evaluation transform."""
+
+import struct
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.errors import BundleError, ImageError, UsageError
+from edgekit.images.preprocess import Preprocessing, open_image
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocessing(**changes: Any) -> Preprocessing:
+    values: dict[str, Any] = {
+        "height": 64,
+        "width": 64,
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "crop_mode": "center",
+        "mean": MEAN,
+        "std": STD,
+    }
+    return Preprocessing(**{**values, **changes})
+
+
+def assert_same_as_timm(image: Image.Image, ours: Preprocessing) -> None:
+    from timm.data.transforms_factory import create_transform
+
+    transform = create_transform(
+        (3, ours.height, ours.width),
+        is_training=False,
+        interpolation=ours.interpolation,
+        crop_pct=ours.crop_pct,
+        crop_mode=ours.crop_mode,
+        mean=ours.mean,
+        std=ours.std,
+    )
+    expected = transform(image.convert("RGB")).numpy()
+    found = ours(image)
+    assert found.shape == (1, 3, ours.height, ours.width)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    difference = np.abs(found[0] - expected) * np.asarray(ours.std, np.float32)[:, None, None]
+    assert difference.max() <= 1 / 255 + 1e-6, f"{difference.max() * 255:.2f}/255"
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Smooth and sharp at once, so that a wrong filter or a shift by a pixel shows."""
+    rng = np.random.default_rng(width * 1000 + height)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    return Image.blend(coarse, Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)), 0.4)
+
+
+SIZES = [
+    (64, 64),
+    (73, 73),
+    (100, 75),
+    (75, 101),
+    (500, 333),
+    (20, 31),
+    (64, 200),
+    (63, 65),
+    (1, 1),
+    (300, 3),
+    (7, 400),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875, 0.9, 0.95])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_same_pixels_as_timm(size: tuple[int, int], crop_pct: float, crop_mode: str) -> None:
+    if crop_mode == "border" and max(size) / min(size) > 20:
+        return  # timm would resize a side to 0
+    assert_same_as_timm(noise(*size), preprocessing(crop_pct=crop_pct, crop_mode=crop_mode))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"])
+def test_every_interpolation(interpolation: str, crop_mode: str) -> None:
+    for size in ((150, 90), (40, 50)):
+        assert_same_as_timm(noise(*size), preprocessing(interpolation=interpolation, crop_mode=crop_mode))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(150, 90), (90, 150), (40, 50)])
+def test_targets_that_are_not_square(size: tuple[int, int], crop_mode: str) -> None:
+    assert_same_as_timm(noise(*size), preprocessing(height=48, width=80, crop_mode=crop_mode))
+
+
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_real_photographs(shared_data: Path, crop_pct: float, crop_mode: str) -> None:
+    ours = preprocessing(height=224, width=224, crop_pct=crop_pct, crop_mode=crop_mode)
+    with zipfile.ZipFile(shared_data / "imagenet-500.zip") as archive:
+        for name in sorted(archive.namelist())[::60]:
+            image = open_image(archive.read(name), name)
+            assert_same_as_timm(image, ours)
+
+
+def test_photographs_in_other_modes_than_rgb(shared_data: Path) -> None:
+    modes = set()
+    with zipfile.ZipFile(shared_data / "imagenet-500.zip") as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            image = Image.open(BytesIO(content))
+            if image.mode != "RGB":
+                modes.add(image.mode)
+                np.testing.assert_array_equal(np.asarray(open_image(content)), np.asarray(image.convert("RGB")))
+    assert "L" in modes
+
+
+def test_normalize_equals_torch() -> None:
+    import torch
+
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    ours = preprocessing(height=16, width=16)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    expected = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255) - mean) / std
+    np.testing.assert_array_equal(ours.normalize(pixels), expected.numpy())
+    np.testing.assert_array_equal(ours.normalize(pixels[0]), expected.numpy())
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((1, 3, 4, 4), np.uint8)])
+def test_normalize_refuses_other_arrays(pixels: Any) -> None:
+    with pytest.raises(ImageError, match=r"give uint8 \[H,W,3\]"):
+        preprocessing().normalize(pixels)
+
+
+def encode(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+GRADIENT = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+
+
+def test_grey_images_and_arrays() -> None:
+    expected = np.stack([GRADIENT] * 3, axis=2)
+    for source in (GRADIENT, GRADIENT[:, :, None], expected, encode(Image.fromarray(GRADIENT), "PNG")):
+        image = open_image(source)
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_is_scaled(form: str) -> None:
+    deep = np.array([[0, 257, 32896, 65535]], np.uint16)
+    # Pillow 10 can't write this PPM itself
+    pgm = b"P5 4 1 65535\n" + deep.astype(">u2").tobytes()
+    image = open_image(pgm if form == "PPM" else encode(Image.fromarray(deep), form))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_and_alpha_as_pillow_converts_them() -> None:
+    photo = noise(20, 10)
+    cmyk = encode(photo.convert("CMYK"), "JPEG")
+    alpha = photo.convert("RGBA")
+    alpha.putalpha(100)
+    for content in (cmyk, encode(alpha, "PNG"), encode(alpha.convert("LA"), "PNG")):
+        expected = Image.open(BytesIO(content)).convert("RGB")
+        np.testing.assert_array_equal(np.asarray(open_image(content)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("transparency", [None, 0, bytes(range(100))])
+def test_palette_images_keep_their_colours(transparency: int | bytes | None) -> None:
+    palette = noise(16, 16).quantize(100)
+    options = {} if transparency is None else {"transparency": transparency}
+    image = open_image(encode(palette, "PNG", **options))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(palette.convert("RGB")))
+
+
+UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+"""What the EXIF specification asks of a viewer, by the value of the orientation tag."""
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation(orientation: int, form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(noise(24, 16), form, exif=exif)
+    stored = np.asarray(Image.open(BytesIO(content)).convert("RGB"))
+    expected = UPRIGHT[orientation](stored)
+    np.testing.assert_array_equal(np.asarray(open_image(content)), expected)
+    opened = Image.open(BytesIO(content))
+    np.testing.assert_array_equal(np.asarray(open_image(opened)), expected)
+    assert opened.size == (24, 16), "the caller's image was modified"
+
+
+def test_orientation_of_16_bit_grey() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.array([[0, 257, 32896, 65535]], np.uint16)
+    image = open_image(encode(Image.fromarray(deep), "PNG", exif=exif))
+    assert np.asarray(image)[:, 0, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_exif_that_is_unreadable_does_not_lose_the_image() -> None:
+    content = encode(noise(24, 16), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 30)
+    stored = np.asarray(Image.open(BytesIO(content)))
+    np.testing.assert_array_equal(np.asarray(open_image(content)), stored)
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF data")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        struct.pack(">HHIi", 0x0100, 9, 1, -5),
+        struct.pack(">HHI4s", 0x0213, 2, 4, b"abc"),
+        struct.pack(">HHII", 0x8769, 4, 1, 9999),
+    ],
+    ids=["negative width", "text for a number", "no such block"],
+)
+def test_damage_elsewhere_in_exif_does_not_lose_the_orientation(damage: bytes) -> None:
+    tags = [struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), damage]
+    block = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(tags)) + b"".join(tags) + bytes(4)
+    content = encode(noise(24, 16), "JPEG", exif=block)
+    expected = UPRIGHT[6](np.asarray(Image.open(BytesIO(content))))
+    for source in (content, Image.open(BytesIO(content))):
+        np.testing.assert_array_equal(np.asarray(open_image(source)), expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_truncated_files_are_named(form: str, tmp_path: Path) -> None:
+    content = encode(noise(200, 200), form)
+    path = tmp_path / "cut.image"
+    for length in (len(content) * 2 // 3, 30, 3, 0):
+        path.write_bytes(content[:length])
+        with pytest.raises(ImageError, match=r"cut\.image"):
+            open_image(path)
+
+
+def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(ImageError, match=r"text\.jpg.*not an image of a known format"):
+        open_image(tmp_path / "text.jpg")
+    with pytest.raises(ImageError, match=r"nothing\.jpg.*doesn't exist"):
+        open_image(str(tmp_path / "nothing.jpg"))
+    with pytest.raises(ImageError, match="can't open"):
+        open_image(tmp_path)
+    with pytest.raises(ImageError, match=r"'member\.jpg'"):
+        open_image(b"nothing", "member.jpg")
+    with pytest.raises(ImageError, match="int: give a path"):
+        open_image(5)  # type: ignore[arg-type]
+
+
+def test_postscript_is_never_opened() -> None:
+    content = encode(noise(8, 8), "EPS")
+    with pytest.raises(ImageError, match="known format"):
+        open_image(content)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((4, 4), np.uint16),
+    ],
+)
+def test_wrong_arrays_are_refused(array: Any) -> None:
+    with pytest.raises(ImageError, match=r"array has dtype .* give uint8"):
+        open_image(array)
+
+
+def test_an_image_too_long_to_resize_is_refused() -> None:
+    with pytest.raises(ImageError, match="crop it first"):
+        preprocessing(height=224, width=224).crop(Image.new("RGB", (6_000_000, 1)))
+
+
+def test_dict_round_trip() -> None:
+    ours = preprocessing(crop_mode="border", crop_pct=1.0)
+    assert Preprocessing.from_dict(ours.to_dict()) == ours
+    assert list(ours.to_dict()) == ["height", "width", "interpolation", "crop_pct", "crop_mode", "mean", "std"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 0}, "height is 0"),
+        ({"width": 5000}, "width is 5000"),
+        ({"width": 64.0}, r"width is 64\.0"),
+        ({"height": True}, "height is True"),
+        ({"interpolation": "cubic"}, "interpolation is 'cubic'.*bicubic"),
+        ({"interpolation": 3}, "interpolation is 3"),
+        ({"crop_mode": ["center"]}, "crop_mode is"),
+        ({"crop_pct": 0}, "crop_pct is 0"),
+        ({"crop_pct": float("nan")}, "crop_pct is nan"),
+        ({"crop_pct": "1"}, "crop_pct is '1'"),
+        ({"mean": [0.5, 0.5]}, "mean is"),
+        ({"mean": 0.5}, "mean is"),
+        ({"mean": [0.5, 0.5, "0.5"]}, "mean is"),
+        ({"std": [0.5, 0.5, 0]}, r"std is .0\.5, 0\.5, 0.:"),
+        ({"std": None}, "std is None"),
+        ({"colour": "RGB"}, "key 'colour' is unknown"),
+    ],
+)
+def test_wrong_values_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        Preprocessing.from_dict({**preprocessing().to_dict(), **change})
+    if "unknown" not in message:
+        with pytest.raises(UsageError, match=message):
+            preprocessing(**change)
+
+
+@pytest.mark.parametrize("key", ["height", "mean", "crop_mode"])
+def test_missing_keys_are_named(key: str) -> None:
+    values = preprocessing().to_dict()
+    del values[key]
+    with pytest.raises(BundleError, match=f"key '{key}' is missing"):
+        Preprocessing.from_dict(values)
+    with pytest.raises(BundleError, match="preprocessing is list"):
+        Preprocessing.from_dict([])

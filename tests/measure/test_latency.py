@@ -1,0 +1,160 @@
+"""Timing in turns, its figures, and a bundle in a process of its own."""
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.errors import EngineError
+from edgekit.measure import latency as benchmark
+from edgekit.measure.fresh_process import Fresh, main, measure_fresh
+from edgekit.measure.latency import alternate, ratio, summary
+from edgekit.report.schema import _schema
+from tests.helpers.tiny import MakeBundle
+
+
+def test_calls_take_turns_and_warmup_is_not_counted() -> None:
+    order: list[str] = []
+    rounds: list[int] = []
+    calls = {name: lambda name=name: order.append(name) for name in ("float", "int8")}
+    times = alternate(calls, warmup=2, iterations=3, on_round=lambda: rounds.append(len(order)))
+    assert order == ["float", "int8"] * 5
+    assert rounds == [2, 4, 6, 8, 10]
+    assert {name: each.shape for name, each in times.items()} == {"float": (3,), "int8": (3,)}
+    assert all((each >= 0).all() for each in times.values())
+
+
+def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() -> None:
+    seen: list[bool] = []
+
+    def call() -> None:
+        seen.append(gc.isenabled())
+        raise EngineError("broken")
+
+    assert gc.isenabled()
+    with pytest.raises(EngineError):
+        alternate({"a": call}, 0, 1)
+    assert seen == [False]
+    assert gc.isenabled()
+
+
+def test_summary_has_the_figures_of_the_schema() -> None:
+    found = summary(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), threads=3)
+    figures = _schema()["$defs"]["row"]["properties"]["latency_ms"]["properties"]
+    assert set(found) | {"load", "first", "spread"} == set(figures)
+    assert (found["p50"], found["mean"], found["count"], found["threads"]) == (3.0, 3.0, 5, 3)
+    assert found["p90"] == pytest.approx(4.6)
+    assert found["p99"] == pytest.approx(4.96)
+    assert found["std"] == pytest.approx(np.sqrt(2.5))
+
+
+def test_one_time_has_no_spread() -> None:
+    assert summary(np.array([2.0]), 1)["std"] == 0.0
+
+
+def test_ratio_of_medians_with_an_interval_that_holds_it() -> None:
+    random = np.random.default_rng(1)
+    slow, fast = random.normal(4, 0.2, 200), random.normal(2, 0.2, 200)
+    point, (low, high) = ratio(slow, fast)
+    assert point == pytest.approx(np.median(slow) / np.median(fast))
+    assert low < point < high
+    assert 1.9 < low < high < 2.1
+    assert ratio(slow, fast) == (point, (low, high)), "the same times must give the same interval"
+
+
+def test_ratio_is_wider_where_neighbours_are_alike() -> None:
+    """A machine that is slow for a while: rounds are not independent, and the interval must say so."""
+    random = np.random.default_rng(2)
+    bursts = np.repeat(random.normal(0, 0.5, 40), 10)
+    noise = random.normal(0, 0.05, (2, 400))
+    together = np.diff(ratio(4 + bursts + noise[0], np.full(400, 2.0))[1])
+    shuffled = np.diff(ratio(4 + random.permutation(bursts) + noise[0], np.full(400, 2.0))[1])
+    assert together > 1.5 * shuffled
+
+
+@pytest.mark.parametrize("rounds", [30, 50, 200])
+def test_ratio_covers_the_true_one(rounds: int) -> None:
+    """On a machine that drifts, with rounds now and then that take half as long again."""
+    random = np.random.default_rng(0)
+    covered = []
+    for seed in range(200):
+        drift = np.repeat(random.normal(0, 0.03, rounds), 10)[:rounds]
+        times = np.exp(drift + random.normal(0, 0.02, (2, rounds)))
+        times *= np.where(random.random((2, rounds)) < 0.05, 1 + random.exponential(0.5, (2, rounds)), 1)
+        _, (low, high) = ratio(3 * times[0], 2 * times[1], seed)
+        covered.append(low <= 1.5 <= high)
+    assert np.mean(covered) >= 0.93
+
+
+def test_ratio_of_drift_that_both_share_is_one() -> None:
+    drift = np.linspace(2, 6, 200)
+    point, (low, high) = ratio(drift, drift)
+    assert (point, low, high) == (1, 1, 1)
+
+
+def test_ratio_of_few_rounds() -> None:
+    point, (low, high) = ratio(np.array([4.0, 4.2]), np.array([2.0, 2.1]))
+    assert low <= point <= high
+
+
+def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
+    found = measure_fresh(make_bundle("onnx"), threads=1)
+    assert found.load_ms > 0
+    assert found.first_ms > 0
+    assert 20e6 < found.peak_rss_bytes < 1e9
+
+
+def test_files_of_the_current_folder_do_not_replace_packages(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle("onnx").resolve()
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    monkeypatch.chdir(tmp_path)
+    assert measure_fresh(bundle, threads=1).load_ms > 0
+
+
+def test_broken_bundle_says_why(make_bundle: MakeBundle) -> None:
+    path = make_bundle("onnx")
+    (path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(EngineError, match=r"'bundle' can't run in a process of its own: .*model\.onnx"):
+        measure_fresh(path, threads=1)
+
+
+def test_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no such folder"):
+        measure_fresh(tmp_path / "gone", threads=1)
+
+
+def test_a_process_that_does_not_end(make_bundle: MakeBundle) -> None:
+    with pytest.raises(EngineError, match="didn't finish one inference within 0 s"):
+        measure_fresh(make_bundle("onnx"), threads=1, timeout=0.01)
+
+
+def test_a_process_that_dies_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def died(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], -9, "", "")
+
+    monkeypatch.setattr(subprocess, "run", died)
+    with pytest.raises(EngineError, match=r"ended by SIGKILL \(most likely for want of memory"):
+        measure_fresh(tmp_path, threads=1)
+
+
+def test_module_prints_json(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(make_bundle("onnx")), "1"])
+    Fresh(**json.loads(capsys.readouterr().out))
+
+
+def test_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
+    assert benchmark.peak_rss_bytes() > 10e6
+
+
+def test_needs_the_runtime_alone() -> None:
+    """It runs on devices, where there is no torch."""
+    code = "import sys, edgekit.measure.latency; assert not {'torch', 'nncf', 'typer', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,79 @@
+"""Facts about the machine, and null where there is none."""
+
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgekit.cli.options import size_of, triple_of
+from edgekit.devices.registry import THIS, Device
+from edgekit.errors import UnreachableError, UsageError
+from edgekit.measure import machine
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline import job
+from edgekit.pipeline.options import Options
+from edgekit.report.schema import _schema
+
+
+def test_has_what_a_report_wants() -> None:
+    found = machine.describe()
+    assert set(found) >= set(_schema()["$defs"]["row"]["properties"]["device"]["required"])
+    assert found["name"] == "local"
+    assert found["cores"] >= 1
+    assert found["memory_bytes"] > 2**28
+
+
+@pytest.mark.parametrize(
+    ("text", "cpu"),
+    [
+        ("processor : 0\nmodel name : AMD EPYC\nprocessor : 1\nmodel name : other\n", "AMD EPYC"),
+        ("cpu family : 25\nmodel : 17\nmodel name : AMD EPYC\n", "AMD EPYC (family 25, model 17)"),
+        ("processor : 0\nHardware : BCM2835\nModel : Raspberry Pi 4\n", "Raspberry Pi 4"),
+        ("processor : 0\n", platform.machine()),
+    ],
+)
+def test_cpu(text: str, cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_: text)
+    assert machine._cpu() == cpu
+
+
+def test_unknown_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "sysconf", refuse)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert machine._cpu() is None
+    assert machine._memory() is None
+
+
+def test_a_machine_of_no_class_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "host_class", lambda: None)
+    with pytest.raises(UsageError, match=r"choose one with --device-class, one of raspberry-pi-4, .*TOML file"):
+        job.choose_class(Options(ModelOptions("x"), Path("data")))
+    assert job.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5")) == "raspberry-pi-5"
+
+
+def test_texts_of_options() -> None:
+    assert (size_of("224"), size_of("224X320"), size_of(None)) == (224, (224, 320), None)
+    assert triple_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
+
+
+def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Device("pi", "ssh://pi", "raspberry-pi-5")
+    options = Options(ModelOptions("x"), Path("data"), devices=(board, THIS))
+    assert job.choose_class(options) == "raspberry-pi-5"
+
+    def unreachable(device: Device) -> str:
+        raise UnreachableError(f"{device.name}: no connection.")
+
+    monkeypatch.setattr(job, "class_of_remote", unreachable)
+    with pytest.raises(UnreachableError, match=r"pi: no connection\. Or go on without it: --device-class"):
+        job.choose_class(options)
+    assert job.choose_class(replace(options, device_class="raspberry-pi-4")) == "raspberry-pi-4"
+    monkeypatch.setattr(job, "class_of_remote", lambda device: None)
+    with pytest.raises(UsageError, match="no device class fits 'pi': choose one with --device-class"):
+        job.choose_class(options)

@@ -1,0 +1,106 @@
+"""The interval of the paired drop covers, McNemar's test is scipy's binomial, and the images needed are enough."""
+
+from itertools import product
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from edgekit.measure.paired import POWER, Z, images_needed, mcnemar, paired_interval
+
+RATES = [
+    (500, 0.02, 0.01),
+    (500, 0.01, 0.01),
+    (500, 0.01, 0.0),
+    (2000, 0.015, 0.01),
+    (2000, 0.003, 0.001),
+    (10_000, 0.004, 0.0),
+    (50_000, 0.02, 0.016),
+]
+"""Images, and the true shares lost and won."""
+
+
+def test_interval_is_the_published_one() -> None:
+    """21 children before and after a transplantation, of whom 1 and 7 differ (Fagerland, Lydersen and Laake, 2014)."""
+    assert paired_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+def test_interval_where_nothing_differs_is_known() -> None:
+    assert paired_interval(0, 0, 500) == pytest.approx((-(Z**2) / (500 + Z**2), Z**2 / (500 + Z**2)))
+
+
+@pytest.mark.parametrize(("lost", "won", "count"), [(0, 0, 1), (0, 0, 500), (7, 3, 100), (5, 0, 5), (0, 5, 5)])
+def test_interval_is_symmetric_and_never_a_point(lost: int, won: int, count: int) -> None:
+    low, high = paired_interval(lost, won, count)
+    assert -1 <= low < high <= 1
+    assert paired_interval(won, lost, count) == pytest.approx((-high, -low))
+    assert low <= (lost - won) / count <= high
+
+
+def test_interval_is_there_for_every_count() -> None:
+    for count, lost, won in product((1, 2, 3, 7, 50), range(8), range(8)):
+        if lost + won <= count:
+            low, high = paired_interval(lost, won, count)
+            assert -1 <= low <= (lost - won) / count <= high <= 1
+
+
+def test_interval_narrows_with_more_images() -> None:
+    widths = [high - low for low, high in (paired_interval(n // 50, n // 100, n) for n in (100, 1000, 10_000))]
+    assert widths[0] > 2 * widths[1] > 4 * widths[2]
+
+
+@pytest.mark.parametrize(("count", "lost", "won"), RATES)
+def test_interval_covers_the_true_drop(count: int, lost: float, won: float) -> None:
+    """In 95 of 100 repetitions of an evaluation, as it says."""
+    covered = np.mean([low <= lost - won <= high for low, high in trials(count, lost, won)])
+    assert 0.93 <= covered <= 0.97
+
+
+def trials(count: int, lost: float, won: float, number: int = 1000) -> list[tuple[float, float]]:
+    """Intervals of evaluations of a network whose drop is known."""
+    drawn = np.random.default_rng(0).multinomial(count, [lost, won, 1 - lost - won], size=number)
+    return [paired_interval(int(b), int(c), count) for b, c, _ in drawn]
+
+
+def test_a_normal_interval_would_not_cover_where_images_are_only_lost() -> None:
+    """Why this one is there: half an observation in each cell and a normal interval, as Agresti and Min had it."""
+
+    def covers(lost: int, count: int, true: float) -> bool:
+        n, b, c = count + 2, lost + 0.5, 0.5
+        return bool(abs((b - c) / n - true) <= Z * sqrt(b + c - (b - c) ** 2 / n) / n)
+
+    drawn = np.random.default_rng(0).binomial(500, 0.004, 1000)
+    assert np.mean([covers(int(lost), 500, 0.004) for lost in drawn]) < 0.9
+    assert np.mean([low <= 0.004 <= high for low, high in trials(500, 0.004, 0.0)]) >= 0.95
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    for lost, won in [(0, 0), (1, 0), (3, 3), (1, 7), (40, 12), (900, 700)]:
+        expected = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+        assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_rejects_too_often_nowhere() -> None:
+    """Of 1,000 networks that are as good as their reference, at most one of 20 is called different."""
+    drawn = np.random.default_rng(0).binomial(60, 0.5, 1000)
+    assert np.mean([mcnemar(int(lost), 60 - int(lost)) < 0.05 for lost in drawn]) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "count", "most"),
+    [(5, 4, 500, 0.01), (10, 5, 1000, 0.01), (0, 0, 500, 0.01), (40, 30, 10_000, 0.003), (1, 3, 500, 0.005)],
+)
+def test_as_many_images_as_are_needed_show_the_claim(lost: int, won: int, count: int, most: float) -> None:
+    needed = images_needed(lost, won, count, most)
+    assert needed is not None
+    found = trials(needed, lost / count, won / count)
+    assert np.mean([high <= most for _, high in found]) >= POWER - 0.05
+    fewer = trials(needed // 2, lost / count, won / count)
+    assert np.mean([high <= most for _, high in fewer]) < POWER - 0.05
+
+
+def test_nothing_shows_that_a_drop_is_less_than_it_is() -> None:
+    assert images_needed(10, 0, 1000, 0.01) is None
+    assert images_needed(0, 0, 1000, 0.0) is None
+    assert images_needed(0, 0, 10, 1.0) == 1

@@ -1,0 +1,57 @@
+"""The job that edgekit ships, with fewer images and rounds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.images.dataset import open_dataset
+from edgekit.models.demo import assets, demo_model
+from edgekit.runtime.bundle import read_bundle
+
+FEW = ["--num-calibration-samples", "8", "--num-eval-samples", "40", "--iterations", "5", "--warmup", "1"]
+
+
+def test_what_it_ships() -> None:
+    labels = (assets() / "labels.txt").read_text().split()
+    assert len(labels) == 10
+    calibration, evaluation = (open_dataset(assets() / f"{name}.zip", labels) for name in ("calibration", "evaluation"))
+    assert (len(calibration.samples), len(evaluation.samples)) == (128, 500)
+    hashes = [{data.sha256(sample) for sample in data.samples} for data in (calibration, evaluation)]
+    assert not hashes[0] & hashes[1]
+    assert sum(path.stat().st_size for path in assets().iterdir()) <= 6_000_000
+
+
+def test_weights_of_ones_own() -> None:
+    assert demo_model("mine.safetensors").weights == "mine.safetensors"
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    gates = ["--min-speedup", "0", "--max-drop", "50"]
+    assert main(["demo", *FEW, *gates, "--target", "onnx", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert [row["bundle"] for row in report["results"]] == ["onnx-float", "onnx-int8"]
+    assert report["reference"]["top1"] > 0.6
+    assert report["model"]["classes"] == 10
+    assert report["calibration"]["count"] == 8
+    float_, int8 = report["results"]
+    assert int8["size_bytes"] <= 0.35 * float_["size_bytes"]
+    assert read_bundle(tmp_path / "runs" / "demo" / "onnx-int8").labels[0] == "airplane"
+
+
+def test_images_of_ones_own_are_calibrated_on_too(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The demo's calibration images go with the demo's evaluation images alone."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    labels = (assets() / "labels.txt").read_text().split()
+    for index, label in enumerate(labels):
+        (data / label).symlink_to(photos / f"class_{index}")
+    assert main(["demo", "--data", str(data), "--num-calibration-samples", "10", "--dry-run", "--json", "-q"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert (found["calibration_images"], found["evaluation_images"]) == (10, 30)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["data"]

@@ -1,0 +1,181 @@
+"""Soups: means, the greedy choice, what the record says, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgekit.cli.main import main
+from edgekit.errors import WeightsError
+from edgekit.images.dataset import open_dataset
+from edgekit.images.selection import select
+from edgekit.models.soup import METADATA, check_members, greedy, held_out_of, mean, read_record, save_soup
+from tests.helpers.tiny import TINY_MODEL
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(name: str, **tensors: torch.Tensor) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        save_file(tensors, path)
+        return path
+
+    return write
+
+
+def test_the_mean_is_of_each_tensor_in_its_dtype(write: Write) -> None:
+    one = write("one", w=torch.tensor([1.0, 2.0]), h=torch.tensor([1.0], dtype=torch.float16), n=torch.tensor([3]))
+    two = write("two", w=torch.tensor([3.0, 6.0]), h=torch.tensor([2.0], dtype=torch.float16), n=torch.tensor([3]))
+    found = mean([one, two])
+    assert found["w"].tolist() == [2.0, 4.0]
+    assert found["h"].tolist() == [1.5]
+    assert found["h"].dtype == torch.float16
+    assert found["n"].tolist() == [3]
+
+
+def test_the_mean_of_many_equals_torchs(write: Write) -> None:
+    torch.manual_seed(0)
+    values = [torch.randn(7, 5) for _ in range(9)]
+    paths = [write(f"m{index}", w=value) for index, value in enumerate(values)]
+    expected = torch.stack(values).double().mean(0).float()
+    assert torch.equal(mean(paths)["w"], expected)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"w": torch.zeros(3)}, r"w: F32 \[2\] and F32 \[3\]"),
+        ({"w": torch.zeros(2, dtype=torch.float16)}, r"w: F32 \[2\] and F16 \[2\]"),
+        ({"v": torch.zeros(2)}, r"w: F32 \[2\] and absent"),
+    ],
+)
+def test_members_that_differ_are_refused_by_their_headers(
+    write: Write, other: dict[str, torch.Tensor], said: str
+) -> None:
+    with pytest.raises(WeightsError, match=said):
+        check_members([write("one", w=torch.zeros(2)), write("two", **other)])
+
+
+def test_integers_that_differ_and_values_that_are_not_finite_are_refused(write: Write) -> None:
+    one = write("one", index=torch.tensor([0, 1]))
+    two = write("two", index=torch.tensor([1, 0]))
+    with pytest.raises(WeightsError, match="integer tensor 'index'"):
+        mean([one, two])
+    with pytest.raises(WeightsError, match=r"'.*bad.*': tensor 'w' holds NaN"):
+        mean([write("good", w=torch.zeros(1)), write("bad", w=torch.tensor([float("nan")]))])
+
+
+def test_counts_of_batches_may_differ(write: Write) -> None:
+    paths = [write(f"m{count}", **{"bn.num_batches_tracked": torch.tensor(count)}) for count in (5, 9)]
+    assert mean(paths)["bn.num_batches_tracked"].item() == 5
+
+
+def test_greedy_tries_the_best_first_and_keeps_only_what_raises(write: Write) -> None:
+    """Accuracy is how near the mean comes to 2: worked by hand."""
+    values = {"a": 1.0, "b": 4.0, "c": 2.5, "d": 2.5}
+    paths = [write(name, w=torch.tensor([value])) for name, value in values.items()]
+
+    def accuracy(state: Any) -> float:
+        return 1 - abs(float(state["w"][0]) - 2.0) / 10
+
+    found = greedy(paths, [1 - abs(value - 2) / 10 for value in values.values()], accuracy)
+    # c (0.95), then d: (2.5 + 2.5) / 2 doesn't raise it; a: (2.5 + 1) / 2 = 1.75 does; b: (2.5 + 1 + 4) / 3 = 2.5 not.
+    assert [path.stem for path in found.members] == ["c", "a"]
+    assert [(path.stem, kept) for path, _, kept in found.trials] == [
+        ("c", True),
+        ("d", False),
+        ("a", True),
+        ("b", False),
+    ]
+    assert [round(top1, 6) for _, top1, _ in found.trials] == [0.95, 0.95, 0.975, 0.95]
+
+
+def test_a_soup_is_told_from_other_files(write: Write, tmp_path: Path) -> None:
+    save_soup({"w": torch.zeros(1)}, tmp_path / "soup.safetensors", {"held_out": {"images": ["a", "b"]}})
+    assert held_out_of(str(tmp_path / "soup.safetensors")) == ("a", "b")
+    assert read_record(write("plain", w=torch.zeros(1))) is None
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    assert read_record(tmp_path / "broken.safetensors") is None
+    assert held_out_of("random") == held_out_of(None) == ()
+
+
+@pytest.fixture
+def fine_tunes(tiny_convnext: Any, tmp_path: Path) -> list[Path]:
+    """Three neighbours of the tiny network."""
+    state = tiny_convnext.module.state_dict()
+    paths = []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        near = {name: v + 0.02 * torch.randn(v.shape, generator=generator) for name, v in state.items()}
+        paths.append(tmp_path / f"fine{seed}.safetensors")
+        save_file(near, paths[-1])
+    return paths
+
+
+def test_greedy_soup_at_the_command_line_deploys_without_the_images_that_chose_it(
+    fine_tunes: list[Path], photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soup = tmp_path / "soup.safetensors"
+    model = ["--model", *TINY_MODEL, "--data", str(photos), "--num-held-out-samples", "10"]
+    assert main(["soup", *map(str, fine_tunes), *model, "-o", str(soup), "--json", "--quiet"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record["method"] == "greedy"
+    assert record["held_out"]["count"] == 10
+    assert record["final_count"] == 30
+    top1 = [each["held_out_top1"] for each in record["members"]]
+    assert top1 == sorted(top1, reverse=True)
+    accuracy = record["accuracy"]
+    assert accuracy["greedy"]["held_out_top1"] >= accuracy["best_single"]["held_out_top1"] == top1[0]
+    assert read_record(soup) == record
+    kept = [path for path in fine_tunes if any(e["kept"] and e["file"] == path.name for e in record["members"])]
+    for name, value in load_file(soup).items():
+        np.testing.assert_allclose(value, sum(load_file(path)[name].double() for path in kept) / len(kept), rtol=1e-6)
+
+    counts = ["--num-calibration-samples", "5", "--iterations", "1", "--min-speedup", "0", "--max-drop", "100"]
+    run = ["deploy", *TINY_MODEL, "--weights", str(soup), "--data", str(photos), "--target", "onnx", *counts]
+    assert main([*run, "-o", str(tmp_path / "run"), "--quiet", "--dry-run", "--json"]) == 0
+    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    used = {*select(dataset, 5, 0).hashes, *record["held_out"]["images"]}
+    assert json.loads(capfd.readouterr().out)["evaluation_images"] == 40 - len(used)
+
+
+def test_uniform_soup_needs_no_images(fine_tunes: list[Path], tmp_path: Path) -> None:
+    soup = tmp_path / "soup.safetensors"
+    assert main(["soup", *map(str, fine_tunes), "-o", str(soup), "--quiet"]) == 0
+    record = read_record(soup)
+    assert record is not None
+    assert [each["kept"] for each in record["members"]] == [True] * 3
+    assert all(len(each["sha256"]) == 64 for each in record["members"])
+    assert METADATA == "edgekit.soup"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{0}", "-o", "{out}"], "a soup is made of two at least"),
+        (["{0}", "{0}", "-o", "{out}"], "given twice"),
+        (["{0}", "{1}", "-o", "{0}"], "is one of the members"),
+        (["{0}", "{1}", "-o", "soup.pth"], "not a .safetensors file"),
+        (["{0}", "{1}"], "--output FILE"),
+        (["{0}", "{1}", "-o", "{out}", "--method", "greedy"], "give --model NAME and held-out images with --data PATH"),
+        (["{0}", "{1}", "-o", "{out}", "--data", "photos"], "give --model NAME"),
+        (["{0}", "{1}", "-o", "{out}", "--model", "demo"], "--model and --data go together"),
+        (["{0}", "model.pth", "-o", "{out}"], "'model.pth' is not a .safetensors file"),
+        (["{0}", "none.safetensors", "-o", "{out}"], "'none.safetensors' does not exist"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_written(
+    fine_tunes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    names = {"out": tmp_path / "out.safetensors"}
+    before = sorted(tmp_path.iterdir())
+    assert main(["soup", *(each.format(*fine_tunes, **names) for each in arguments), "--quiet"]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before

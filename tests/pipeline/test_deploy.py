@@ -1,0 +1,397 @@
+"""The whole job: what it writes, what it reuses, and what it does when something goes wrong on the way."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.measure import bundle_rows as measure
+from edgekit.measure.fresh_process import Fresh
+from edgekit.pipeline import build
+from edgekit.pipeline import deploy as pipeline
+from edgekit.pipeline import evaluation_images as images
+from edgekit.report import load_report, validate
+from edgekit.runtime import bundle
+from edgekit.runtime.bundle import read_bundle
+from tests.helpers import fake_runtime
+
+BUNDLES = {f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")}
+WRITTEN = {"report.json", "report.html", "report.csv", "calibration.json", ".edgekit"}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The runtime without a converter is in the table. A process of its own would not know it."""
+    monkeypatch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    with fake_runtime.added():
+        yield
+
+
+@pytest.fixture(scope="module")
+def fake_done(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run for that runtime alone."""
+    folder = tmp_path_factory.mktemp("fake_done") / "run"
+    with pytest.MonkeyPatch.context() as patch, fake_runtime.added():
+        patch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+        assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(folder), "--quiet", "--json"]) == 0
+    return folder
+
+
+@pytest.fixture
+def again(fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path) -> Callable[..., int]:
+    """Run in a copy of that folder, at tmp_path/run, with more arguments."""
+    shutil.copytree(fake_done, tmp_path / "run")
+
+    def run(*more: str) -> int:
+        return main(["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run"), *more])
+
+    return run
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Whatever is neither a bundle, nor a report, nor a remembered value."""
+    known = WRITTEN | BUNDLES | {"fake-float", "fake-int8"}
+    found = [each.name for each in folder.iterdir() if each.name not in known]
+    return found + [each.name for each in (folder / ".edgekit").iterdir() if each.suffix != ".json"]
+
+
+def kept(err: str) -> set[str]:
+    return {line.partition(":")[0] for line in err.splitlines() if line.endswith("kept from an earlier run")}
+
+
+def figures(report: dict[str, Any]) -> Any:
+    """What doesn't depend on the moment; nor on the names in a zip, as the fake runtime's size does."""
+    timed = ("latency_ms", "end_to_end_ms", "speedup", "limit", "thermal", "peak_rss_bytes", "size_bytes")
+    rows = [{key: value for key, value in row.items() if key not in timed} for row in report["results"]]
+    return {**report, "results": rows, "created": None, "command": None, "recommendation": None}
+
+
+def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: Path) -> None:
+    assert {each.name for each in finished_run.iterdir()} == WRITTEN | BUNDLES
+    assert leftovers(finished_run) == []
+    report = load_report(finished_run)
+    assert {row["bundle"] for row in report["results"]} == BUNDLES
+    assert [row["verdict"] for row in report["results"]] == ["pass"] * 6
+    assert report["command"][:2] == ["deploy", "convnextv2_atto"]
+    assert report["model"]["name"] == "convnextv2_atto"
+    assert report["model"]["weights"] == tiny_weights.name
+    assert report["model"]["accuracy_meaningful"] is True
+    assert report["model"]["input_shape"] == [1, 3, 32, 32]
+    assert report["model"]["macs"] > 100_000
+    assert (report["calibration"]["count"], report["evaluation"]["count"]) == (10, 20)
+    assert report["evaluation"]["overlap_with_calibration"] == 0
+    assert report["recommendation"]["bundle"] in BUNDLES
+    for row in report["results"]:
+        assert row["size_bytes"] == read_bundle(finished_run / row["bundle"]).size_bytes
+        assert row["accuracy"]["versus"] == "reference"
+        assert row["accuracy"]["count"] == 20
+        if row["precision"] == "float":
+            assert row["accuracy"]["agreement"] == 1.0
+            assert row["speedup"] is None
+        else:
+            assert row["speedup"]["versus"] == f"{row['target']}-float"
+            assert row["int8"]["share_of_macs"] > 0.5
+
+
+def test_calibration_file(finished_run: Path, photos: Path) -> None:
+    found = json.loads((finished_run / "calibration.json").read_text())
+    report = load_report(finished_run)
+    assert (found["seed"], found["sha256"]) == (0, report["calibration"]["sha256"])
+    assert found["recipe"]["name"] == "convnextv2"
+    assert len(found["images"]) == 10
+    assert {each["label"] for each in found["images"]} == set(range(10))
+    assert all((photos / each["name"]).is_file() for each in found["images"])
+
+
+def test_random_weights_say_so_everywhere(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    assert again("--weights", "random", "--max-drop", "-100") == 0, "a gate on a meaningless drop"
+    report = load_report(tmp_path / "run")
+    assert report["model"]["weights"] == "random"
+    assert report["model"]["accuracy_meaningful"] is False
+    out, err = capfd.readouterr()
+    assert "the weights are random: accuracy means nothing" in err
+    assert "meaningless" in out.lower() or "means nothing" in out.lower() or "random" in out.lower()
+    assert "random" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_same_command_again_reuses_the_bundles_and_measures(
+    again: Callable[..., int], fake_done: Path, tmp_path: Path, capfd: Any
+) -> None:
+    assert again("--json") == 0
+    out, err = capfd.readouterr()
+    assert kept(err) == {"fake-float", "fake-int8"}
+    report = json.loads(out)
+    validate(report)
+    assert figures(report) == figures(load_report(fake_done))
+    assert report["results"][0]["latency_ms"] != load_report(fake_done)["results"][0]["latency_ms"]
+    assert "evaluate torch" not in err, "torch's answers are kept too"
+
+
+@pytest.mark.parametrize(
+    ("more", "reused", "asks_torch"),
+    [
+        (["--num-eval-samples", "15"], {"fake-float", "fake-int8"}, True),
+        (["--iterations", "3", "--max-drop", "50"], {"fake-float", "fake-int8"}, False),
+        (["--seed", "5"], {"fake-float"}, True),
+        (["--num-calibration-samples", "9", "--num-eval-samples", "20"], {"fake-float"}, True),
+        (["--mean", "0.5,0.5,0.5"], set(), True),
+        (["--device-class", "raspberry-pi-5"], set(), False),
+    ],
+)
+def test_other_options_reuse_what_is_the_same(
+    again: Callable[..., int], more: list[str], reused: set[str], asks_torch: bool, capfd: Any
+) -> None:
+    assert again(*more) == 0
+    err = capfd.readouterr().err
+    assert kept(err) == reused
+    assert ("evaluate torch" in err) == asks_torch
+
+
+def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..., int], capfd: Any) -> None:
+    """Same name, weights and number of parameters: only the code differs."""
+    args = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10,act_layer='relu'"
+    assert again("--model-args", args) == 0
+    assert kept(capfd.readouterr().err) == set()
+
+
+def test_weights_alone_are_smaller_and_computed_with_in_float(job_arguments: list[str], tmp_path: Path) -> None:
+    where = ["--target", "openvino", "--target", "onnx", "-o", str(tmp_path / "run")]
+    assert main(["deploy", *job_arguments, "--scheme", "w8", *where]) == 0
+    rows = {(row["target"], row["precision"]): row for row in load_report(tmp_path / "run")["results"]}
+    for target in ("openvino", "onnx"):
+        row = rows[target, "int8"]
+        assert row["scheme"].startswith("w8, int8 weights")
+        assert row["int8"]["share_of_macs"] == 0
+        assert row["size_bytes"] < rows[target, "float"]["size_bytes"]
+        assert row["accuracy"]["agreement"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scheme", "w4"], "--scheme is 'w4': give w8a8 or w8"),
+        (["--scheme", "w8"], "scheme w8 is not for LiteRT, "),
+        (["--scheme", "w8", "--target", "onnx", "--check-stability"], "scheme w8 has no ranges "),
+    ],
+)
+def test_a_scheme_that_does_not_fit(
+    job_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main(["deploy", *job_arguments, "-o", str(tmp_path / "run"), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_one_precision_alone(again: Callable[..., int], tmp_path: Path) -> None:
+    assert again("--precision", "int8") == 0
+    (row,) = load_report(tmp_path / "run")["results"]
+    assert (row["precision"], row["speedup"]) == ("int8", None)
+
+
+def test_a_damaged_bundle_is_made_again(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    model = read_bundle(tmp_path / "run" / "fake-int8").model_path
+    model.write_bytes(model.read_bytes()[:-1])
+    assert again() == 0
+    assert kept(capfd.readouterr().err) == {"fake-float"}
+    read_bundle(tmp_path / "run" / "fake-int8")
+
+
+def test_a_compiler_that_refuses_costs_its_row_alone(
+    finished_run: Path, job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    shutil.rmtree(folder / "onnx-int8")
+    from edgekit.runtime.onnx import backend as onnx
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("unsupported operation")
+
+    monkeypatch.setattr(onnx.Backend, "compile", refuse)
+    assert main(["deploy", *job_arguments, "-o", str(folder), "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err
+    assert "Traceback" not in err
+    assert kept(err) == BUNDLES - {"onnx-int8"}
+    report = json.loads(out)
+    validate(report)
+    assert load_report(folder) == report
+    verdicts = {f"{row['target']}-{row['precision']}": row["verdict"] for row in report["results"]}
+    assert verdicts == dict.fromkeys(BUNDLES, "pass") | {"onnx-int8": "error"}
+    (failed,) = (row for row in report["results"] if row["verdict"] == "error")
+    assert failed["reasons"] == ["compile: ONNX Runtime's compiler refused the graph: unsupported operation"]
+    assert leftovers(folder) == []
+    assert "not passed: onnx-int8" in report["recommendation"]["why"]
+
+
+def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    assert again("--min-speedup", "1000") == 1
+    out = capfd.readouterr().out
+    assert "fail" in out
+    float_, int8 = load_report(tmp_path / "run")["results"]
+    assert (float_["verdict"], int8["verdict"]) == ("pass", "fail")
+    assert "more than 1000 is asked for" in int8["reasons"][0]
+    assert read_bundle(tmp_path / "run" / "fake-int8")
+
+
+def test_twenty_images_do_not_show_what_is_claimed(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    assert again("--max-drop", "10") == 1
+    out = " ".join(capfd.readouterr().out.split())
+    assert re.search(
+        r"fake-int8: not shown: a drop of at most 10 is not shown: measured .* n = 20; about \d+ images", out
+    )
+    int8 = load_report(tmp_path / "run")["results"][1]
+    assert (int8["verdict"], int8["accuracy"]["bound"]["shown"]) == ("not shown", False)
+    assert 'class="not-shown"' in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_outputs_that_are_not_finite_cost_the_row(
+    again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    shutil.rmtree(tmp_path / "run" / "fake-int8")
+    run = fake_runtime.Engine.run
+
+    def broken(self: Any, x: Any) -> Any:
+        quantized = any("quantize" in str(node.target) for node in self._graph.graph.nodes)
+        return run(self, x) * (np.float32("nan") if quantized else np.float32(1))
+
+    monkeypatch.setattr(fake_runtime.Engine, "run", broken)
+    assert again() == 1
+    assert "fake int8 gives NaN or infinity for a real image" in capfd.readouterr().err
+    assert [row["verdict"] for row in load_report(tmp_path / "run")["results"]] == ["pass", "error"]
+    assert leftovers(tmp_path / "run") == []
+    assert not (tmp_path / "run" / "fake-int8").exists()
+
+
+def test_float_that_is_not_torchs_is_not_written(
+    again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    shutil.rmtree(tmp_path / "run" / "fake-float")
+    run = fake_runtime.Engine.run
+    monkeypatch.setattr(fake_runtime.Engine, "run", lambda self, x: run(self, x) + np.float32(0.1))
+    assert again("--quiet") == 1
+    assert "fake float differs from torch by " in capfd.readouterr().err
+    assert not (tmp_path / "run" / "fake-float").exists()
+
+
+def test_unreadable_images_are_named_counted_and_replaced(
+    again: Callable[..., int], photos: Path, tmp_path: Path, capfd: Any
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    broken = [data / "class_3" / "0.png", data / "class_7" / "2.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    assert again("--data", str(data), "--num-eval-samples", "0") == 0
+    err = capfd.readouterr().err
+    report = load_report(tmp_path / "run")
+    names = {each["name"] for part in ("calibration", "evaluation") for each in report[part]["unreadable"]}
+    assert names == {"class_3/0.png", "class_7/2.png"}
+    for name in names:
+        assert err.count(f"warning: passed over {name}: ") == 1
+    assert (report["calibration"]["count"], report["evaluation"]["count"]) == (10, 28)
+
+
+POINTS: list[tuple[Any, str, int]] = [
+    (pipeline, "prepare", 0),
+    (pipeline, "write_list", 0),
+    (build, "export_graph", 0),
+    (build, "quantize_stage", 0),
+    (fake_runtime.Backend, "compile", 0),
+    (bundle, "_swap", 0),
+    (bundle, "_swap", 1),
+    (build, "quantize_stage", 0),
+    (bundle, "_swap", 1),
+    (images, "predict", 0),
+    (measure, "predict", 1),
+    (measure, "alternate", 0),
+    (pipeline, "write_report", 0),
+]
+"""In the order of a run: where Ctrl-C comes, and how many calls go through before that."""
+
+
+def test_interrupted_at_every_stage_and_then_finished(
+    fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    """Ctrl-C at one stage after the other, in one folder; in the end it's the run that nothing disturbed."""
+    command = ["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run")]
+    made: list[str] = []
+    for owner, name, spared in POINTS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, interrupting(getattr(owner, name), spared))
+            assert main(command) == 130, name
+        err = capfd.readouterr().err
+        assert err.splitlines()[-1] == "interrupted: what was finished is kept; the same command goes on from there."
+        assert "Traceback" not in err
+        if (tmp_path / "run").exists():
+            assert leftovers(tmp_path / "run") == [], name
+            found = sorted(read_bundle(each).path.name for each in (tmp_path / "run").glob("fake-*"))
+            assert set(made) <= set(found), "what was finished must stay"
+            made = found
+    assert main(command) == 0
+    assert kept(capfd.readouterr().err) == {"fake-float", "fake-int8"}
+    assert figures(load_report(tmp_path / "run")) == figures(load_report(fake_done))
+    assert leftovers(tmp_path / "run") == []
+
+
+def interrupting(real: Callable[..., Any], spared: int) -> Callable[..., Any]:
+    """`real` for some calls, and then Ctrl-C."""
+    left = iter(range(spared))
+
+    def call(*args: Any, **more: Any) -> Any:
+        if next(left, None) is not None:
+            return real(*args, **more)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not interrupted")
+
+    return call
+
+
+def test_an_interrupt_that_a_compiler_swallows(
+    fake: None, job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def swallow(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("Exception from src/bindings.cpp:1: KeyboardInterrupt") from None
+
+    monkeypatch.setattr(fake_runtime.Backend, "compile", swallow)
+    assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run")]) == 130
+    assert "refused" not in capfd.readouterr().err
+
+
+def test_measurements_survive_an_interrupt(
+    again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert again() == 130
+    monkeypatch.setattr(measure, "alternate", None)  # not called again
+    assert again() == 0
+    assert "fake: measurements kept from the interrupted run" in capfd.readouterr().err
+
+
+def test_fewer_images_than_the_recipe_wants_is_said(again: Callable[..., int], photos: Path, capfd: Any) -> None:
+    from edgekit.config.recipes import load_recipe
+    from edgekit.images.dataset import open_dataset
+    from edgekit.models.options import ModelOptions
+    from edgekit.pipeline.job import choose
+    from edgekit.pipeline.options import Options
+    from edgekit.support.progress import Reporter
+
+    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    options = Options(ModelOptions("x"), photos)
+    recipe = replace(load_recipe("default"), num_calibration_samples=128)
+    calibration, evaluation = choose(dataset, dataset, recipe, options, True, Reporter(quiet=True))
+    assert (len(calibration.samples), len(evaluation.samples)) == (20, 20)
+    assert "has 40 images: calibrating on 20 of them" in capfd.readouterr().err

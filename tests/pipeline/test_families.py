@@ -1,0 +1,45 @@
+"""Members of the leaderboard's families through all three targets, on real images with seeded weights."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.leaderboard import TARGETS, measure
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline.plan import plan_model
+
+pytestmark = pytest.mark.slow
+PARITY = 1e-3
+# Input sides at half the published ones but for the smallest model, so that all of them take minutes: the layers are
+# the same. Then how often INT8 has to give the float's answer.
+MEMBERS = {
+    "convnextv2_atto": (224, 0.9),
+    "vit_small_patch16_224": (112, 0.9),
+    "open_clip:coca_ViT-B-32": (112, 0.9),
+    "coatnet_0_224": (128, 0.9),
+    "davit_tiny": (112, 0.85),
+}
+
+
+@pytest.mark.parametrize("model", MEMBERS)
+def test_float_is_torchs_and_int8_agrees_with_it(model: str, shared_data: Path) -> None:
+    if model.startswith("open_clip:") and find_spec("open_clip") is None:
+        pytest.skip("needs the open-clip extra")
+    side, agreement = MEMBERS[model]
+    rows = measure(model, side, shared_data / "imagenet-500.zip", 32, 100)
+    assert [row["target"] for row in rows] == list(TARGETS)
+    planned = {
+        (each["target"], each["precision"]): each["size_bytes"]
+        for each in plan_model(ModelOptions(model, weights="random", imgsz=side))["artifacts"]
+    }
+    for row in rows:
+        assert row["answers"] > 5  # else agreement would say nothing
+        assert row["float_parity"] <= PARITY
+        assert row["agreement"] >= agreement
+        assert row["int8_share_of_macs"] > 0.8
+        if row["params"] > 2e7:
+            sizes: dict[str, Any] = {p: planned[row["target"], p] for p in ("float", "int8")}
+            assert sizes["float"] == pytest.approx(row["float_bytes"], rel=0.05)
+            assert sizes["int8"] == pytest.approx(row["int8_bytes"], rel=0.05)

@@ -1,0 +1,81 @@
+"""Two halves of the calibration images, calibrated apart: what differs is found, and said."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.models.arguments import parse_model_args
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.stability import check_stability, doubt_of
+from edgekit.report.sentences import stability_words
+from edgekit.support.progress import Reporter
+
+
+class Heard(Reporter):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
+    """A job on images of a folder."""
+    from tests.helpers.tiny import TINY_ARGS
+
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
+    return lambda data: prepare(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
+
+
+def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:
+    heard = Heard()
+    (found,) = check_stability(job(photos), ("openvino",), heard)
+    assert (found["target"], found["images"], found["evaluation_images"]) == ("openvino", [5, 5], 30)
+    ranges = found["range_ratio"]
+    assert 1 <= ranges["median"] <= ranges["greatest"]
+    assert ranges["layer"].startswith("the input of stages.")
+    assert 0 < found["agreement"] <= 1
+    assert all(10 < each < 80 for each in (*found["snr_db"], found["snr_between_db"]))
+    assert f"{ranges['greatest']:.2f} at most (at {ranges['layer']})" in stability_words(found)
+    assert (heard.warnings == []) == (ranges["greatest"] <= 2)
+
+
+def test_the_same_images_in_both_halves_give_the_same(job: Callable[[Path], Job], photos: Path) -> None:
+    whole = job(photos)
+    first = whole.calibration.samples[:2]
+    twins = replace(whole, calibration=replace(whole.calibration, samples=(first[0], first[0], first[1], first[1])))
+    (found,) = check_stability(twins, ("openvino",), Heard())
+    assert found["range_ratio"]["greatest"] == 1
+    assert (found["snr_between_db"], found["agreement"]) == (None, 1)
+
+
+def test_one_half_that_is_dark_is_a_doubt(job: Callable[[Path], Job], photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    whole = job(folder)
+    for sample in whole.calibration.samples[::2]:
+        path = folder / sample.name
+        with Image.open(path) as image:
+            Image.fromarray((np.asarray(image) // 64).astype(np.uint8)).save(path)
+    heard = Heard()
+    (found,) = check_stability(whole, ("openvino",), heard)
+    (said,) = heard.warnings
+    assert said == doubt_of(found)
+    assert f"the range at {found['range_ratio']['layer']} is" in said
+
+
+def test_little_difference_is_no_doubt() -> None:
+    ranges: dict[str, Any] = {"median": 1.1, "greatest": 1.9, "layer": "the input of head.fc"}
+    found = {"target": "onnx", "images": [64, 64], "range_ratio": ranges}
+    assert doubt_of(found) is None
+    assert "is 2.1 times as wide" in str(doubt_of(found | {"range_ratio": ranges | {"greatest": 2.1}}))

@@ -1,0 +1,91 @@
+"""Bundles made in processes of their own: the same files, and errors that come back."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekit.cli.main import main
+from edgekit.errors import CompileError, OutputError
+from edgekit.models import parse_model_args
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline import job
+from edgekit.pipeline import worker as apart
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.worker import build_apart, parked
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import open_run
+
+
+@pytest.fixture
+def small(photos: Path) -> Job:
+    from tests.helpers.tiny import TINY_ARGS
+
+    model = ModelOptions("convnextv2_atto", "random", parse_model_args(TINY_ARGS), imgsz=32)
+    return prepare(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
+
+
+@pytest.fixture
+def file(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(apart, "LARGE", 0)
+    with open_run(tmp_path / "run") as run, parked(small, run) as found:
+        assert found.parked is not None
+        yield found.parked
+
+
+def test_bundles_are_those_that_one_process_makes(
+    job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "LARGE", 0)
+    run = ["deploy", *job_arguments, "--target", "openvino", "-o", str(tmp_path / "run"), "--quiet", "--json"]
+    assert main(run) == 0
+    for name in ("openvino-float", "openvino-int8"):
+        mine, other = (read_bundle(folder / name).manifest for folder in (tmp_path / "run", finished_run))
+        assert mine.files == other.files
+    assert not list((tmp_path / "run/.edgekit").glob("build-*"))
+
+
+def test_weights_of_a_parked_job_are_mapped(small: Job, file: Path) -> None:
+    found = apart.load_job(file).network.module.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in small.network.module.state_dict().items())
+    assert str(file) in Path("/proc/self/maps").read_text()
+
+
+def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run, parked(small, run) as found:
+        assert found is small
+        assert small.parked is None
+
+
+def test_weights_of_very_large_networks_round_to_nearest(
+    photos: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tests.helpers.tiny import TINY_ARGS
+
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
+    options = Options(model, photos, num_calibration_samples=4, num_eval_samples=4)
+    assert prepare(options, Reporter(quiet=True)).recipe.weight_rounding == "gptq"
+    monkeypatch.setattr(job, "GPTQ_MOST", 0)
+    recipe = prepare(options, Reporter(quiet=True)).recipe
+    assert recipe.weight_rounding == "nearest"
+    assert "rounded to nearest" in capfd.readouterr().err
+
+
+def test_an_error_comes_back(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="taken"):
+        build_apart(file, "openvino", "float", tmp_path / "taken/bundle", Reporter(quiet=True))
+
+
+def test_a_process_that_is_killed(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    os.chmod(script, 0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(CompileError, match=r"ended by SIGKILL \(most likely for want of memory"):
+        build_apart(file, "openvino", "float", tmp_path / "bundle", Reporter(quiet=True))

@@ -1,0 +1,280 @@
+"""One contract for every runtime.
+
+The bundles of the three come from a whole run of the command line; a fourth is added by one file, fake_runtime.py, and
+one row in the table of targets, and goes through the same tests.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edgekit.config.precisions import PRECISIONS
+from edgekit.config.recipes import load_recipe
+from edgekit.config.runtimes import TARGETS, Target
+from edgekit.errors import CompileError
+from edgekit.measure.rows import ran_in_int8
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline.build import build_all, build_one
+from edgekit.pipeline.compile import PARITY
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.session import Session
+from edgekit.support.progress import Reporter
+from tests.helpers import fake_runtime
+
+SNR_DB = 15
+"""Least signal-to-noise ratio of int8 logits, decibels: this network gives 20 and more, a wrong scale below 5."""
+
+
+@pytest.fixture(scope="session")
+def tiny_job(photos: Path, tiny_weights: Path) -> Job:
+    """The job of `finished_run`, prepared in Python."""
+    from edgekit.models import parse_model_args
+    from tests.helpers.tiny import TINY_ARGS
+
+    args = parse_model_args(TINY_ARGS)
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), args, imgsz=32, crop_pct=1.0)
+    return prepare(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+
+
+def with_row(job: Job) -> Job:
+    """The job with its recipe read again: it has a table for each target that there is."""
+    return replace(job, recipe=load_recipe(job.recipe.name))
+
+
+@pytest.fixture(scope="session")
+def fake_run(tiny_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundles of the runtime that was added."""
+    folder = tmp_path_factory.mktemp("fake")
+    with fake_runtime.added():
+        made = build_all(with_row(tiny_job), ("fake",), folder, Reporter(quiet=True))
+    assert [type(each) for each in made.values()] == [Bundle, Bundle], made
+    return folder
+
+
+@pytest.fixture(params=[*TARGETS, "fake"])
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with fake_runtime.added() if request.param == "fake" else nullcontext():
+        yield TARGETS[request.param]
+
+
+@pytest.fixture(params=PRECISIONS)
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def bundle(target: Target, precision: str, request: pytest.FixtureRequest) -> Bundle:
+    folder: Path = request.getfixturevalue("fake_run" if target.name == "fake" else "finished_run")
+    return read_bundle(folder / f"{target.name}-{precision}")
+
+
+@pytest.fixture(scope="session")
+def batch(tiny_job: Job) -> NDArray[np.float32]:
+    """Sixteen images that were not calibrated on."""
+    chosen = tiny_job.evaluation.samples[:16]
+    return np.concatenate([tiny_job.network.preprocessing(tiny_job.dataset.image(each)) for each in chosen])
+
+
+@pytest.fixture(scope="session")
+def wanted(tiny_job: Job, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What torch gives for them."""
+    with torch.no_grad():
+        logits: NDArray[np.float32] = tiny_job.network.module(torch.from_numpy(batch)).numpy()
+    return logits
+
+
+def test_same_numbers_as_torch(bundle: Bundle, batch: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    with Session(bundle, 1) as session:
+        given = session(batch)
+    if bundle.manifest.precision == "float":
+        assert np.abs(given - wanted).max() <= PARITY * np.abs(wanted).max()
+    else:
+        noise = float(((given - wanted) ** 2).sum() / (wanted**2).sum())
+        assert -10 * math.log10(noise) >= SNR_DB
+        assert noise > 0
+
+
+def test_images_do_not_disturb_each_other(bundle: Bundle, batch: NDArray[np.float32]) -> None:
+    with Session(bundle, 1) as session:
+        together = session(batch[:3])
+        alone = [session(batch[index : index + 1])[0] for index in (2, 0, 1)]
+    assert together.shape == (3, 10)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together[[2, 0, 1]], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_golden_samples_agree(bundle: Bundle) -> None:
+    with Session(bundle, 1) as session:
+        found = session.verify()
+    assert found.max_abs_difference <= found.tolerance
+    assert 0 < found.tolerance < 2
+
+
+def test_golden_samples_are_photos(bundle: Bundle, tiny_job: Job) -> None:
+    golden = bundle.golden()
+    first = tiny_job.network.preprocessing.crop(tiny_job.calibration_dataset.image(tiny_job.calibration.samples[0]))
+    assert len(golden.pixels) == 2
+    assert np.array_equal(golden.pixels[0], first)
+
+
+def test_manifest(bundle: Bundle, target: Target, precision: str, tiny_job: Job) -> None:
+    manifest = bundle.manifest
+    assert (manifest.target, manifest.precision) == (target.name, precision)
+    assert manifest.input_shape == (1, 3, 32, 32)
+    assert (manifest.classes, manifest.dtype) == (10, "float32")
+    assert manifest.preprocessing == tiny_job.network.preprocessing
+    assert bundle.labels == tiny_job.network.labels
+    assert manifest.device_class == tiny_job.device_class
+    assert set(manifest.files) >= {manifest.model_file, "labels.txt", "golden.npz"}
+    provenance = manifest.provenance
+    assert provenance["model"]["name"] == "convnextv2_atto"
+    assert provenance["model"]["weights_sha256"] == tiny_job.network.weights_sha256
+    assert provenance["recipe"] == "convnextv2"
+    assert {"edgekit", "python", "torch", "nncf"} <= set(provenance["versions"])
+    if precision == "int8":
+        assert manifest.scheme.startswith("static w8a8, int8 weights per channel, ")
+        assert provenance["calibration_sha256"] == tiny_job.calibration.sha256
+    else:
+        assert manifest.scheme == "float32"
+        assert provenance["calibration_sha256"] is None
+
+
+def test_layers_of_the_manifest(bundle: Bundle, precision: str) -> None:
+    layers = bundle.manifest.layers
+    kinds = {layer["op"] for layer in layers}
+    assert kinds == {"conv", "depthwise", "linear"}
+    assert {layer["name"] for layer in layers} >= {"stem.0", "stages.0.blocks.0.conv_dw", "head.fc"}
+    assert sum(layer["macs"] for layer in layers) > 1e5
+    for layer in layers:
+        assert layer["int8"] == (precision == "int8" and layer["op"] != "depthwise"), layer["name"]
+
+
+def test_precisions_have_fingerprints_of_their_own(target: Target, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue("fake_run" if target.name == "fake" else "finished_run")
+    found = {read_bundle(folder / f"{target.name}-{each}").manifest.fingerprint for each in PRECISIONS}
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnx", "tflite"])  # the fake one keeps the graph as it is
+def test_int8_weights_are_stored_as_int8(name: str, tiny_job: Job, finished_run: Path) -> None:
+    float_, int8 = (read_bundle(finished_run / f"{name}-{each}") for each in PRECISIONS)
+    weights = dict(tiny_job.network.module.named_parameters())
+    count = sum(weights[f"{layer['name']}.weight"].numel() for layer in int8.manifest.layers if layer["int8"])
+    before, after = weights_bytes(float_), weights_bytes(int8)
+    assert before >= 4 * count
+    assert before - after >= 0.75 * 3 * count
+
+
+def weights_bytes(bundle: Bundle) -> int:
+    """Size of the model without OpenVINO's XML, which is half of so small a model."""
+    files = bundle.manifest.files
+    return bundle.size_bytes - sum(entry["size_bytes"] for name, entry in files.items() if name.endswith(".xml"))
+
+
+def from_onnx(model: Path) -> Any:
+    import onnx
+
+    return json.loads(next(each.value for each in onnx.load(model).metadata_props if each.key == "edgekit"))
+
+
+def from_openvino(model: Path) -> Any:
+    from edgekit.compat.openvino import openvino
+
+    return json.loads(openvino.Core().read_model(model).get_rt_info(["edgekit"]).astype(str))
+
+
+def from_tflite(model: Path) -> Any:
+    return json.loads(tflite_metadata(model)["edgekit"])
+
+
+def tflite_metadata(model: Path) -> dict[str, bytes]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    found = schema.ModelT.InitFromPackedBuf(model.read_bytes())
+    return {each.name.decode(): bytes(found.buffers[each.buffer].data) for each in found.metadata}
+
+
+METADATA: dict[str, Callable[[Path], Any]] = {
+    "onnx": from_onnx,
+    "openvino": from_openvino,
+    "tflite": from_tflite,
+    "fake": fake_runtime.embedded,
+}
+
+
+def test_model_file_alone_says_how_to_run_it(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    found = METADATA[manifest.target](bundle.model_path)
+    assert found["preprocessing"] == manifest.preprocessing.to_dict()
+    assert found["labels"] == list(bundle.labels)
+    assert (found["target"], found["precision"], found["scheme"]) == (
+        manifest.target,
+        manifest.precision,
+        manifest.scheme,
+    )
+    assert found["model"] == "convnextv2_atto"
+
+
+def test_only_int8_files_of_litert_let_the_rest_run_in_halves(finished_run: Path) -> None:
+    for precision, halves in (("float", None), ("int8", b"fp16accfp16")):
+        found = tflite_metadata(finished_run / f"tflite-{precision}" / "model.tflite")
+        assert found.get("reduced_precision_support") == halves
+
+
+def test_gelu_from_int8_to_int8_is_one_operation(tiny_job: Job, tmp_path: Path) -> None:
+    """As the recipe has it for a Raspberry Pi 4; the layers around it run in integer kernels all the same."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    reporter = Reporter(quiet=True)
+    recipe = load_recipe("convnextv2").for_class("raspberry-pi-4")
+    graphs = PreparedGraphs(tiny_job, reporter).with_recipe(recipe)
+    bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle", reporter)
+    model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())
+    (graph,) = model.subgraphs
+    gelu = [
+        each
+        for each in graph.operators
+        if model.operatorCodes[each.opcodeIndex].builtinCode == schema.BuiltinOperator.GELU
+    ]
+    assert len(gelu) == 4
+    types = {graph.tensors[tensor].type for each in gelu for tensor in (*each.inputs, *each.outputs)}
+    assert types == {schema.TensorType.INT8}
+    assert all(layer["int8"] for layer in bundle.manifest.layers if layer["op"] != "depthwise")
+    wanted = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
+    share = wanted / sum(layer["macs"] for layer in bundle.manifest.layers)
+    assert ran_in_int8(bundle, 1)["share_of_macs"] == pytest.approx(share)
+
+
+def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
+    tiny_job: Job, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = import_module(target.backend)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
+
+    monkeypatch.setattr(backend.Backend, "compile", refuse)
+    (error, _) = build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True)).values()
+    assert isinstance(error, CompileError)
+    assert str(error) == f"{target.title}'s compiler refused the graph: operation 'foo' is unknown"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_the_table(target: Target) -> None:
+    assert all(isinstance(getattr(target, each.name), str) for each in fields(Target))
+    assert TARGETS[target.name] is target
+    assert hasattr(import_module(target.engine), "Engine")
+    assert hasattr(import_module(target.backend), "Backend")

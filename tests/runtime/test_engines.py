@@ -1,0 +1,424 @@
+"""The contract that every engine passes, and what the session adds."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import edgekit
+from edgekit.config.runtimes import TARGETS
+from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
+from edgekit.runtime import engine as base
+from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
+from tests.helpers.tiny import MODEL_FILES, SIDE, MakeBundle, compile_all, tiny_labels, tiny_manifest
+
+
+@pytest.fixture(scope="module")
+def nhwc_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network for images [1,32,32,3]."""
+    from torch import nn
+
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = tiny_network
+
+        def forward(self, x: Any) -> Any:
+            return self.network(x.permute(0, 3, 1, 2))
+
+    return compile_all(ChannelsLast().eval(), (1, SIDE, SIDE, 3), tmp_path_factory.mktemp("nhwc"))
+
+
+every_target = pytest.mark.parametrize("target", list(TARGETS))
+
+
+@every_target
+def test_logits_are_torchs(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> None:
+    with edgekit.load(make_bundle(target), threads=1) as session:
+        batch = session.bundle.manifest.preprocessing.normalize(tiny_golden.pixels)
+        logits = session(batch)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, tiny_golden.logits, atol=1e-4)
+        np.testing.assert_array_equal(session(batch[1:2]), logits[1:2])
+        assert session.threads == 1
+        assert session.engine_version
+        assert session(batch[:0]).shape == (0, 10)
+
+
+@every_target
+def test_a_result_stays_when_the_session_runs_again(target: str, make_bundle: MakeBundle) -> None:
+    with edgekit.load(make_bundle(target)) as session:
+        zeros = np.zeros((1, 3, 32, 32), np.float32)
+        first = session(zeros)
+        copy = first.copy()
+        session(zeros + 1)
+        np.testing.assert_array_equal(first, copy)
+        first[:] = 0  # the caller's own
+
+
+@every_target
+def test_accepts_strided_and_read_only_batches(target: str, make_bundle: MakeBundle) -> None:
+    with edgekit.load(make_bundle(target)) as session:
+        nhwc = np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
+        strided = nhwc.transpose(0, 3, 1, 2)
+        expected = session(np.ascontiguousarray(strided))
+        np.testing.assert_array_equal(session(strided), expected)
+        frozen = np.ascontiguousarray(strided)
+        frozen.flags.writeable = False
+        np.testing.assert_array_equal(session(frozen), expected)
+
+
+@every_target
+def test_classify_takes_paths_images_and_arrays(target: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "image.png")
+    with edgekit.load(make_bundle(target)) as session:
+        result = session.classify(tmp_path / "image.png", top=3)
+        assert session.classify(str(tmp_path / "image.png"), top=3) == result
+        assert session.classify(image, top=3) == result
+        assert session.classify(pixels, top=3) == result
+        everything = session.classify(pixels, top=99)
+    assert [label for label, _ in everything[:3]] == [label for label, _ in result]
+    assert sum(score for _, score in everything) == pytest.approx(1, abs=1e-5)
+    scores = [score for _, score in everything]
+    assert scores == sorted(scores, reverse=True)
+
+
+@every_target
+def test_eight_threads_get_the_same_results(target: str, make_bundle: MakeBundle) -> None:
+    batches = np.random.default_rng(3).random((16, 1, 3, 32, 32), np.float32)
+    with edgekit.load(make_bundle(target), threads=1) as session:
+        expected = [session(batch) for batch in batches]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda index: session(batches[index % 16]), range(160)))
+    for index, logits in enumerate(found):
+        np.testing.assert_array_equal(logits, expected[index % 16])
+
+
+@every_target
+def test_verify(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> None:
+    with edgekit.load(make_bundle(target), verify=True) as session:
+        assert session.verify().max_abs_difference <= 1e-3
+    off = Golden(tiny_golden.pixels, tiny_golden.logits + np.float32(0.5), 0.1)
+    with pytest.raises(GoldenError, match=r"differ by 0\.5, valid is at most 0\.1"):
+        edgekit.load(make_bundle(target, golden=off), verify=True)
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_low_precision_is_for_float_models_where_the_runtime_has_it(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    from edgekit.runtime.openvino import engine as openvino
+
+    bundle = make_bundle("openvino", precision=precision)
+    for has, computes_in in ((None, "f32"), ("bf16", "bf16")):
+        monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda has=has: has))
+        with edgekit.load(bundle, low_precision=True) as session:
+            wanted = computes_in if precision == "float" else "f32"
+            assert session.bundle.manifest.session.get("inference_precision", "f32") == wanted
+            assert session(np.zeros((1, 3, SIDE, SIDE), np.float32)).shape[0] == 1
+
+
+@pytest.fixture
+def faulty_bf16(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An OpenVINO engine that chooses bf16, counts what is open, and has two faults to switch on."""
+    from edgekit.runtime.openvino import engine as openvino
+
+    faults = SimpleNamespace(refuses_bf16=False, off_in_bf16=0.0, open=0)
+
+    class Faulty(openvino.Engine):
+        def __init__(self, model: Path, manifest: Any, threads: int | None) -> None:
+            self.low = manifest.session.get("inference_precision") == "bf16"
+            if self.low and faults.refuses_bf16:
+                raise RuntimeError("no bf16 today")
+            super().__init__(model, manifest, threads)
+            faults.open += 1
+
+        def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+            return super().run(x) + np.float32(faults.off_in_bf16 if self.low else 0)
+
+        def close(self) -> None:
+            super().close()
+            faults.open -= 1
+
+        @staticmethod
+        def low_precision_float() -> str | None:
+            return "bf16"
+
+    monkeypatch.setattr(openvino, "Engine", Faulty)
+    return faults
+
+
+def test_verify_checks_the_session_that_is_returned(make_bundle: MakeBundle, faulty_bf16: Any) -> None:
+    bundle = make_bundle("openvino")
+    edgekit.load(bundle, verify=True, low_precision=True).close()
+    faulty_bf16.off_in_bf16 = 5.0
+    edgekit.load(bundle, verify=True).close()
+    with pytest.raises(GoldenError):
+        edgekit.load(bundle, verify=True, low_precision=True)
+    assert faulty_bf16.open == 0
+
+
+def test_a_load_that_fails_leaves_no_model_open(make_bundle: MakeBundle, faulty_bf16: Any) -> None:
+    faulty_bf16.refuses_bf16 = True
+    with pytest.raises(EngineError, match="no bf16 today"):
+        edgekit.load(make_bundle("openvino"), low_precision=True)
+    assert faulty_bf16.open == 0
+
+
+def test_bf16_has_a_tolerance_of_its_own(make_bundle: MakeBundle, tiny_golden: Golden, faulty_bf16: Any) -> None:
+    faulty_bf16.off_in_bf16 = 0.1 * float(tiny_golden.logits.std())
+    assert faulty_bf16.off_in_bf16 > 2 * tiny_golden.tolerance
+    with edgekit.load(make_bundle("openvino"), verify=True, low_precision=True) as session:
+        assert session.bundle.manifest.session["inference_precision"] == "bf16"
+
+
+@every_target
+def test_close(target: str, make_bundle: MakeBundle) -> None:
+    session = edgekit.load(make_bundle(target))
+    session.close()
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@every_target
+@pytest.mark.parametrize(
+    ("batch", "given"),
+    [
+        (np.zeros((1, 3, 32, 32)), "float64"),
+        (np.zeros((1, 3, 32, 32), np.uint8), "uint8"),
+        (np.zeros((1, 32, 32, 3), np.float32), r"\[1, 32, 32, 3\]"),
+        (np.zeros((3, 32, 32), np.float32), r"\[3, 32, 32\]"),
+        ([[1.0]], "list"),
+    ],
+)
+def test_a_wrong_batch_is_refused(target: str, make_bundle: MakeBundle, batch: object, given: str) -> None:
+    with (
+        edgekit.load(make_bundle(target)) as session,
+        pytest.raises(InputError, match=rf"{given}.*float32 \[N, 3, 32, 32\]"),
+    ):
+        session(batch)  # type: ignore[arg-type]
+
+
+@every_target
+def test_a_damaged_model_is_an_engine_error(target: str, make_bundle: MakeBundle, tiny_models: Path) -> None:
+    path = make_bundle(target)
+    bundle = read_bundle(path)
+    head = b"<?xml" if target == "openvino" else b""
+    bundle.model_path.write_bytes(head + b"damaged" * 50)
+    with pytest.raises(EngineError, match=r"loading .*model\.\w+ in .* failed: \S+") as caught:
+        edgekit.Session(bundle)
+    assert "\n" not in str(caught.value)
+    assert "Exception from" not in str(caught.value)
+
+
+@every_target
+def test_a_changed_model_is_never_opened(target: str, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_bundle(target)
+    model = read_bundle(path).model_path
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    monkeypatch.setattr("edgekit.runtime.engine.import_runtime", lambda *_: pytest.fail("an engine was started"))
+    with pytest.raises(BundleError, match="was changed"):
+        edgekit.load(path)
+
+
+@every_target
+def test_a_model_that_differs_from_its_manifest_is_refused(target: str, make_bundle: MakeBundle) -> None:
+    with pytest.raises(BundleError, match="the manifest says"):
+        edgekit.load(make_bundle(target, layout="NHWC"))
+
+
+@every_target
+def test_a_file_that_wants_channels_last(target: str, nhwc_models: Path, tiny_golden: Golden, tmp_path: Path) -> None:
+    files = {name: nhwc_models / name for name in MODEL_FILES[target]}
+    manifest = tiny_manifest(target, layout="NHWC")
+    bundle = write_bundle(tmp_path / "bundle", files, manifest, tiny_labels(), tiny_golden)
+    with edgekit.Session(bundle) as session:
+        assert session.verify().max_abs_difference < 1e-4
+
+
+@every_target
+def test_a_bundle_cannot_set_other_options(target: str, make_bundle: MakeBundle) -> None:
+    with pytest.raises(BundleError, match=r"session\.CACHE_DIR.*unknown"):
+        edgekit.load(make_bundle(target, session={"CACHE_DIR": "/tmp/elsewhere"}))
+
+
+@every_target
+def test_an_old_runtime_is_refused_with_the_pip_command(target: str, make_bundle: MakeBundle) -> None:
+    package = read_bundle(make_bundle(target)).manifest.engine["package"]
+    with pytest.raises(MissingExtraError, match=rf'pip install "{package}>=9999\.1"'):
+        edgekit.load(make_bundle(target, engine={"package": package, "minimum": "9999.1"}))
+
+
+@every_target
+def test_a_missing_runtime_names_its_extra(
+    target: str, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("openvino", "onnxruntime", "ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    path = make_bundle(target)
+    with pytest.raises(MissingExtraError, match=rf'pip install "edgekit-deploy\[{target}\]"'):
+        edgekit.load(path)
+
+
+def test_int8_input_and_output_are_scaled(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[NDArray[np.int8]] = []
+
+    class Interpreter:
+        """Takes int8 at scale 0.5 and zero point -3, gives the class indices as int8 at scale 2 and zero point 1."""
+
+        def __init__(self, **_: object) -> None:
+            self.input = np.zeros((1, 3, 32, 32), np.int8)
+
+        def allocate_tensors(self) -> None: ...
+
+        def get_input_details(self) -> list[dict[str, Any]]:
+            return [{"index": 0, "shape": np.array([1, 3, 32, 32]), "dtype": np.int8, "quantization": (0.5, -3)}]
+
+        def get_output_details(self) -> list[dict[str, Any]]:
+            return [{"index": 1, "shape": np.array([1, 10]), "dtype": np.int8, "quantization": (2.0, 1)}]
+
+        def tensor(self, _: int) -> Callable[[], NDArray[np.int8]]:
+            return lambda: self.input
+
+        def invoke(self) -> None:
+            seen.append(self.input.copy())
+
+        def get_tensor(self, _: int) -> NDArray[np.int8]:
+            return np.arange(10, dtype=np.int8)[None]
+
+    fake = SimpleNamespace(__name__="ai_edge_litert.interpreter", Interpreter=Interpreter)
+    monkeypatch.setattr("edgekit.runtime.tflite.engine.import_runtime", lambda *_: fake)
+    batch = np.zeros((1, 3, 32, 32), np.float32)
+    batch[0, 0, 0, :4] = (1, 0.26, 1000, -1000)
+    with edgekit.load(make_bundle("tflite")) as session:
+        logits = session(batch)
+    assert seen[0][0, 0, 0, :5].tolist() == [-1, -2, 127, -128, -3]
+    assert logits.dtype == np.float32
+    assert logits[0].tolist() == [2.0 * (index - 1) for index in range(10)]
+
+
+@pytest.mark.parametrize("way", ["path", "link"])
+def test_onnx_weights_outside_the_bundle_are_not_read(
+    way: str, tiny_models: Path, tiny_golden: Golden, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(tiny_models / "model.onnx")
+    weights = next(item for item in model.graph.initializer if item.name == "0.weight")
+    (tmp_path / "secret").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="../secret" if way == "path" else "inside")
+    onnx.save(model, tmp_path / "model.onnx")
+    files = {"model.onnx": tmp_path / "model.onnx"}
+    bundle = write_bundle(tmp_path / "bundle", files, tiny_manifest("onnx"), tiny_labels(), tiny_golden)
+    (bundle.path / "inside").symlink_to(tmp_path / "secret")
+    with pytest.raises(EngineError, match="External data path"):
+        edgekit.load(bundle.path)
+
+
+def test_openvino_opens_only_its_own_format_with_listed_weights(
+    tiny_models: Path, tiny_golden: Golden, tmp_path: Path
+) -> None:
+    model, weights = tiny_models / "model.xml", tiny_models / "model.bin"
+    unlisted = write_bundle(
+        tmp_path / "unlisted", {"model.xml": model}, tiny_manifest("openvino"), tiny_labels(), tiny_golden
+    )
+    shutil.copy(weights, unlisted.path)
+    with pytest.raises(BundleError, match=r"doesn't list 'model\.bin'"):
+        edgekit.load(unlisted.path)
+    files = {"model.xml": tiny_models / "model.onnx", "model.bin": weights}
+    other = write_bundle(tmp_path / "other", files, tiny_manifest("openvino"), tiny_labels(), tiny_golden)
+    with pytest.raises(BundleError, match="not an OpenVINO IR"):
+        edgekit.load(other.path)
+
+
+@every_target
+def test_a_model_file_has_its_targets_suffix(
+    target: str, tiny_models: Path, tiny_golden: Golden, tmp_path: Path
+) -> None:
+    files = {"model.pdmodel": tiny_models / "model.onnx"}
+    manifest = tiny_manifest(target, model_file="model.pdmodel")
+    bundle = write_bundle(tmp_path / "bundle", files, manifest, tiny_labels(), tiny_golden)
+    with pytest.raises(BundleError, match="valid is a name that ends in"):
+        edgekit.load(bundle.path)
+
+
+def test_session_options_have_checked_values(make_bundle: MakeBundle) -> None:
+    with edgekit.load(make_bundle("onnx", session={"disabled_optimizers": ["MatMulAddFusion"]})) as session:
+        session(np.zeros((1, 3, 32, 32), np.float32))
+    with pytest.raises(BundleError, match="disabled_optimizers"):
+        edgekit.load(make_bundle("onnx", session={"disabled_optimizers": "MatMulAddFusion"}))
+    with edgekit.load(make_bundle("openvino", session={"inference_precision": "f32"})) as session:
+        session(np.zeros((1, 3, 32, 32), np.float32))
+    with pytest.raises(BundleError, match=r"'int4'.*f32, bf16, f16"):
+        edgekit.load(make_bundle("openvino", session={"inference_precision": "int4"}))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
+def test_wrong_threads_are_refused(threads: object, make_bundle: MakeBundle) -> None:
+    with pytest.raises(UsageError, match="threads is"):
+        edgekit.load(make_bundle("onnx"), threads=threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.0, True])
+def test_wrong_top_is_refused(top: object, make_bundle: MakeBundle) -> None:
+    with edgekit.load(make_bundle("onnx")) as session, pytest.raises(UsageError, match="top is"):
+        session.classify(np.zeros((4, 4, 3), np.uint8), top=top)  # type: ignore[arg-type]
+
+
+def test_classify_names_a_missing_image(make_bundle: MakeBundle) -> None:
+    with edgekit.load(make_bundle("onnx")) as session, pytest.raises(ImageError, match=r"nothing\.jpg"):
+        session.classify("nothing.jpg")
+
+
+def test_default_threads_are_cores_of_the_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for cpu, siblings in {0: "0-1", 1: "0-1", 2: "2"}.items():
+        (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(siblings + "\n")
+    monkeypatch.setattr(base, "_CPUS", str(tmp_path))
+    monkeypatch.setattr("edgekit.runtime.engine.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert base.default_threads() == 3  # two hyperthreads of one core, one core, one without topology
+    assert base.check_threads(None) == 3
+
+
+def test_a_runtime_that_is_broken_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken_runtime.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(EngineError, match=r"broken_runtime is installed but.*not_there_at_all"):
+        base.import_runtime("onnx", "broken_runtime")
+
+
+def test_first_line_says_why() -> None:
+    message = "Exception from src/core.cpp:84:\nCheck 'exists(path)' failed at src/f.cpp:1:\nno such file\nmore"
+    assert base.first_line(RuntimeError(message)) == "no such file"
+    assert base.first_line(RuntimeError()) == "RuntimeError"
+
+
+def test_the_sdk_imports_nothing_heavy() -> None:
+    code = "import sys, edgekit.runtime, edgekit; edgekit.load; print(' '.join(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"torch", "timm", "nncf", "typer", "rich", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
+    assert not heavy & set(found)
+
+
+def test_the_package_imports_no_numpy() -> None:
+    code = "import sys, edgekit; print('numpy' in sys.modules, sorted(edgekit.__all__))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found == "False ['Session', '__version__', 'load']\n"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = edgekit.nothing

@@ -1,0 +1,353 @@
+"""What ran in integer kernels: the contract of every runtime's profiler, and the cases that each must see through."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit.config.runtimes import TARGETS
+from edgekit.errors import EngineError, InputError, UsageError
+from edgekit.runtime.bundle import Bundle, Golden, read_bundle, write_bundle
+from edgekit.runtime.onnx.onnx_file import read_onnx
+from edgekit.runtime.openvino import profiler as openvino
+from edgekit.runtime.profile import matrix_macs
+from edgekit.runtime.profiling import Profile, profile, profile_model
+from edgekit.runtime.tflite import profiler as tflite
+from edgekit.runtime.tflite.litert import parse_summary
+from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all, tiny_labels, tiny_manifest
+
+TITLES = {name: target.title for name, target in TARGETS.items()}
+SUMMARY = """INFO: something before it
+============= Run Order =============
+   [node type]  [start]  [first]  [avg ms]  [%]  [cdf%]  [mem KB]  [times called]  [Name]
+   Delegate/Fully Connected (NC, QS8, QC8W) GEMM  0.000  0.157  0.159  1.463%  25.699%  0.000  1  [Delegate]:23
+   CONV_2D  0.000  0.001  1.250  1.000%  26.699%  0.000  1  [conv;1]:24
+
+============= Top by Computation Time =============
+   CONV_2D  0.000  0.001  1.250  1.000%  1.000%  0.000  1  [conv;1]:24
+"""
+
+Profiles = dict[str, tuple[Bundle, Profile]]
+
+
+@pytest.fixture(scope="module")
+def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Profiles:
+    """A small ConvNeXt V2, quantized and compiled by edgekit for each target, and its profile."""
+    import timm
+    import torch
+
+    from edgekit.compiler.graph import export_graph, layers
+    from edgekit.compiler.quantize.calibrate import quantize
+    from edgekit.compiler.quantize.placement import Placement
+    from edgekit.compiler.rewrites import rewrite
+    from edgekit.config.recipes import load_recipe
+    from edgekit.runtime.backend import load_backend
+    from edgekit.support.libraries import quiet
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"dims": (24, 24, 32, 48), "depths": (1, 1, 1, 1), "num_classes": CLASSES}
+    network = timm.create_model("convnextv2_atto", **sizes).eval()
+    graph, recipe = export_graph(network, (1, 3, SIDE, SIDE)), load_recipe("convnextv2")
+    samples = [np.random.default_rng(seed).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32) for seed in range(2)]
+    made = {}
+    for target in TARGETS:
+        folder, wants = tmp_path_factory.mktemp(target), recipe.targets[target]
+        rewritten = rewrite(graph, wants.rewrites)
+        covers = Placement(wants, recipe.float_layers).covers
+        covered = {layer.name for node, layer in layers(rewritten) if covers(node)}
+        with quiet():  # JAX, which LiteRT's converter brings, warns of the forks of others
+            artifact = load_backend(target).compile(quantize(rewritten, samples, recipe, target), folder, "{}")
+        manifest = tiny_manifest(
+            target,
+            precision="int8",
+            layers=tuple(
+                {"name": layer.name, "op": layer.op, "macs": layer.macs, "int8": layer.name in covered}
+                for _, layer in layers(graph)
+            ),
+            session=artifact.session,
+            layout=artifact.layout,
+            input_name=artifact.input_name,
+            output_name=artifact.output_name,
+        )
+        files = {name: folder / name for name in artifact.files}
+        bundle = write_bundle(folder / "bundle", files, manifest, tiny_labels(), tiny_golden)
+        made[target] = (bundle, profile(bundle, threads=1, runs=2))
+    return made
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_float_bundle_has_nothing_in_integer_kernels(make_bundle: MakeBundle, target: str) -> None:
+    bundle = read_bundle(make_bundle(target))
+    found = profile(bundle, threads=1, runs=2)
+    assert (found.share_of_macs, found.int8_macs, found.simulated) == (0.0, 0, False)
+    assert found.total_macs == pytest.approx(sum(layer["macs"] for layer in bundle.manifest.layers), rel=0.01)
+    assert len(found.float_layers) == len(found.ops) == 2
+    assert {op.reason for op in found.ops} == {"not quantized in the file"}
+    assert found.method.startswith(TITLES[target])
+    assert found.time_by_kind
+    assert all(ms > 0 for ms in found.time_by_kind.values())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profiles, target: str) -> None:
+    bundle, found = int8_profiles[target]
+    layers = {layer["name"]: layer for layer in bundle.manifest.layers}
+    assert 0.5 < found.share_of_macs < 1
+    assert not found.simulated
+    assert found.total_macs == pytest.approx(sum(layer["macs"] for layer in layers.values()), rel=0.01)
+    assert {op.name for op in found.ops} == set(layers)
+    assert {name for name in found.float_layers if layers[name]["op"] == "depthwise"} == {
+        name for name, layer in layers.items() if layer["op"] == "depthwise"
+    }
+    assert all(op.reason for op in found.ops if not op.int8)
+    assert not any(op.reason for op in found.ops if op.int8)
+    assert found.time_by_kind
+    if target != "tflite":  # its profiler counts whole microseconds, and nothing here takes one
+        assert any(kind.endswith(" int8") for kind in found.time_by_kind)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_profile_becomes_json(int8_profiles: Profiles, target: str) -> None:
+    _, found = int8_profiles[target]
+    values = found.to_dict()
+    assert found.summary() == {key: values[key] for key in ("share_of_macs", "method", "float_layers", "simulated")}
+    assert values["total_macs"] == sum(op["macs"] for op in values["ops"])
+    assert values["ops"][0].keys() == {"name", "kernel", "macs", "int8", "ms", "reason", "quantized"}
+
+
+@pytest.fixture(scope="module")
+def attention_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Self-attention of 16 tokens of 8 channels, compiled for every runtime."""
+    from torch import Tensor, nn
+    from torch.nn.functional import scaled_dot_product_attention
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.inner, self.head = nn.Conv2d(3, 24, 8, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.patches(x).flatten(2).transpose(1, 2).view(1, 16, 2, 3, 4).permute(3, 0, 2, 1, 4)
+            tokens = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 16, 8)
+            logits: Tensor = self.head(self.inner(tokens).mean(1))
+            return logits
+
+    return compile_all(Attention().eval(), (1, 3, SIDE, SIDE), tmp_path_factory.mktemp("attention"))
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".onnx", ".tflite"])
+def test_products_of_activations_count(attention_models: Path, suffix: str) -> None:
+    patches, attention, inner, head = 16 * 24 * 192, 2 * 2 * 16 * 16 * 4, 16 * 8 * 8, 8 * CLASSES
+    found = profile_model(attention_models / f"model{suffix}", runs=1)
+    assert found.total_macs == patches + attention + inner + head
+
+
+def test_a_matrix_product_is_counted_however_it_is_stored() -> None:
+    assert matrix_macs((2, 5, 3), (2, 3, 7), (2, 5, 7)) == 2 * 5 * 3 * 7
+    assert matrix_macs((2, 3, 5), (2, 7, 3), (2, 5, 7)) == 2 * 5 * 3 * 7
+    assert matrix_macs((1, 4, 5, 3), (7, 3), (1, 4, 5, 7)) == 4 * 5 * 3 * 7
+    assert matrix_macs((0, 3), (3, 7), (0, 7)) == 0
+
+
+# ONNX Runtime
+
+
+def write_onnx(
+    path: Path, nodes: list[onnx.NodeProto], tensors: dict[str, NDArray[Any]], **shapes: list[Any] | None
+) -> Path:
+    """A model of `nodes` with one input x and one output y of these shapes."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_stock_quantized_pointwise_convolution_is_seen_to_run_in_float(tmp_path: Path) -> None:
+    """Q/DQ before a 1x1 convolution but none after it: no integer kernel fits, and GELU follows as in ConvNeXt."""
+    scale, zero = np.float32(0.02), np.uint8(128)
+    tensors: dict[str, NDArray[Any]] = {
+        "scale": np.array(scale),
+        "zero": np.array(zero),
+        "weight_scale": np.full(32, 0.01, np.float32),
+        "weight_zero": np.zeros(32, np.int8),
+        "weight": np.random.default_rng(0).integers(-127, 127, (32, 8, 1, 1), np.int8),
+    }
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["x", "scale", "zero"], ["xq"], "quantize"),
+        node("DequantizeLinear", ["xq", "scale", "zero"], ["xd"], "dequantize"),
+        node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["wd"], "weights", axis=0),
+        node("Conv", ["xd", "wd"], ["c"], "pointwise"),
+        node("Gelu", ["c"], ["y"], "gelu"),
+    ]
+    path = write_onnx(tmp_path / "stock.onnx", nodes, tensors, x=[1, 8, 6, 6], y=[1, 32, 6, 6])
+    found = profile_model(path, runs=1)
+    assert found.share_of_macs == 0
+    assert found.simulated
+    assert found.float_layers == ("pointwise",)
+    (op,) = found.ops
+    assert (op.kernel, op.macs) == ("Conv", 6 * 6 * 32 * 8)
+    assert op.reason == (
+        "quantized in the file, but ONNX Runtime has no integer kernel for it here: it ran on dequantized values"
+    )
+
+
+def test_a_sum_spelled_as_a_product_is_not_counted(tmp_path: Path) -> None:
+    tensors = {"ones": np.ones((1, 12), np.float32), "twos": np.full((1, 1), 2, np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["ones", "x"], ["s"], "sum"),
+        helper.make_node("MatMul", ["twos", "s"], ["y"], "scale"),
+    ]
+    path = write_onnx(tmp_path / "sum.onnx", nodes, tensors, x=[12, 5], y=[1, 5])
+    (op,) = profile_model(path, runs=1).ops
+    assert (op.name, op.macs) == ("scale", 5)
+
+
+def test_padded_channels_are_not_counted(tmp_path: Path) -> None:
+    """40 channels become 48 in ONNX Runtime's blocks of 16."""
+    weight = np.random.default_rng(0).standard_normal((40, 1, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "weight"], ["y"], "depthwise", group=40, pads=[1, 1, 1, 1])]
+    path = write_onnx(tmp_path / "depthwise.onnx", nodes, {"weight": weight}, x=["batch", 40, 8, 8], y=None)
+    assert profile_model(path, runs=1).total_macs == 40 * 9 * 8 * 8
+
+
+def test_a_node_made_by_the_optimizer_is_found_in_the_file(tmp_path: Path) -> None:
+    """MatMul and Add become one Gemm: its name says which MatMul it was."""
+    tensors = {"weight": np.ones((4, 3), np.float32) * 2, "bias": np.ones(3, np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["p"], "head/fc"),
+        helper.make_node("Add", ["p", "bias"], ["y"], "add"),
+    ]
+    path = write_onnx(tmp_path / "fused.onnx", nodes, tensors, x=[2, 4], y=[2, 3])
+    (op,) = profile_model(path, runs=1).ops
+    assert (op.name, op.kernel, op.macs, op.reason) == ("head/fc", "Gemm", 24, "not quantized in the file")
+    (op,) = profile_model(path, runs=1, options={"disabled_optimizers": ["MatMulAddFusion"]}).ops
+    assert op.kernel == "MatMul"
+
+
+@pytest.mark.parametrize("content", [b"\x3a\xff\x01cut off", b"\xff" * 20, b"\x0b"])
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="it is"):
+        read_onnx(path)
+    with pytest.raises(EngineError, match=re.escape(str(path))):
+        profile_model(path)
+
+
+# OpenVINO
+
+
+def test_int8_that_is_computed_in_float_is_called_simulated(
+    int8_profiles: Profiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO does with convolutions on aarch64: played here by kernels whose names don't count."""
+    bundle, _ = int8_profiles["openvino"]
+    monkeypatch.setattr(openvino, "INTEGER", re.compile("never"))
+    found = profile(bundle, threads=1, runs=1)
+    assert found.simulated
+    assert found.share_of_macs == 0
+    assert any("OpenVINO has no integer kernel for it here" in (op.reason or "") for op in found.ops)
+
+
+# LiteRT
+
+
+def test_kernels_are_read_from_the_profilers_text() -> None:
+    assert parse_summary(SUMMARY) == [("Fully Connected (NC, QS8, QC8W) GEMM", 0.159), ("CONV_2D", 1.25)]
+    assert parse_summary("nothing of it") == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "int8", "expected"),
+    [
+        ("Fully Connected (NC, QS8, QC8W) GEMM", (True, True), True),
+        ("Fully Connected (NC, QD8, F32, QC8W) GEMM", (False, True), True),
+        ("Fully Connected (NC, F32, QC8W) GEMM", (False, True), False),
+        ("Fully Connected (NC, F32) GEMM", (False, False), False),
+        ("FULLY_CONNECTED", (False, True), True),
+        ("FULLY_CONNECTED", (False, False), False),
+    ],
+)
+def test_the_type_of_the_activations_tells_an_integer_kernel(
+    kernel: str, int8: tuple[bool, bool], expected: bool
+) -> None:
+    product = tflite._Product("fc", "FULLY_CONNECTED", 1, int8)
+    assert tflite._Kernel(kernel, 1.0).int8(product) is expected
+
+
+@pytest.mark.parametrize("kernels", [[], [tflite._Kernel("Fully Connected (NC, F32) GEMM", 1.0)]])
+def test_without_litert_s_profiler_it_says_what_was_not_seen(
+    int8_profiles: Profiles, monkeypatch: pytest.MonkeyPatch, kernels: list[Any]
+) -> None:
+    bundle, seen = int8_profiles["tflite"]
+    monkeypatch.setattr(tflite, "_kernels", lambda *_: (kernels, "" if kernels else "this package has none"))
+    found = profile(bundle, threads=1, runs=1)
+    assert found.share_of_macs == seen.share_of_macs
+    assert found.float_layers == seen.float_layers
+    assert "not seen while it ran" in found.method
+    assert ("can't be paired" if kernels else "this package has none") in found.method
+    assert (found.time_by_kind is None) is not bool(kernels)
+    assert all(op.ms is None for op in found.ops)
+
+
+@pytest.mark.parametrize(
+    ("done", "why"),
+    [
+        (SimpleNamespace(returncode=1, stdout="", stderr="INFO\nLiteRtCreateX gave status 3\n"), "gave status 3"),
+        (SimpleNamespace(returncode=-11, stdout="", stderr="INFO\n"), "its process ended with status -11"),
+        (SimpleNamespace(returncode=0, stdout="[[]]\n", stderr=""), "it named no kernels"),
+        (SimpleNamespace(returncode=0, stdout='[[["a", 1]], [["b", 1]]]\n', stderr=""), "or others in each run"),
+    ],
+)
+def test_a_profiler_that_fails_is_survived(monkeypatch: pytest.MonkeyPatch, done: Any, why: str) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    kernels, reason = tflite._kernels(Path("model.tflite"), 1, 1)
+    assert kernels == []
+    assert why in reason
+
+
+def test_layers_are_named_by_the_modules_in_a_tensors_name() -> None:
+    name = "timm.ConvNeXt/torch.nn.Sequential_stages/timm.ConvNeXtBlock_0/torch.nn.Conv2d_conv_dw;3"
+    assert tflite._layer(name) == "stages.0.conv_dw"
+    assert tflite._layer("serving_default_output_0") == "serving_default_output_0"
+
+
+# Wrong use
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path, make_bundle: MakeBundle) -> None:
+    with pytest.raises(UsageError, match=r"valid suffixes are \.xml, \.onnx, \.tflite"):
+        profile_model(tmp_path / "model.pt")
+    with pytest.raises(InputError, match="is not there"):
+        profile_model(tmp_path / "model.onnx")
+    bundle = read_bundle(make_bundle("onnx"))
+    with pytest.raises(UsageError, match="runs is 0"):
+        profile(bundle, runs=0)
+    with pytest.raises(UsageError, match="threads is 0"):
+        profile_model(bundle.model_path, threads=0)
+
+
+def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"], "relu")]
+    path = write_onnx(tmp_path / "free.onnx", nodes, {}, x=[1, 3, "height", 8], y=None)
+    with pytest.raises(InputError, match=r"input 'x' has shape \[1, 3, None, 8\]"):
+        profile_model(path)
+
+
+def test_importing_it_loads_no_runtime() -> None:
+    modules = ", ".join(target.profiler for target in TARGETS.values())
+    heavy = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "nncf")
+    code = f"import sys, edgekit.runtime.profiling, {modules}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

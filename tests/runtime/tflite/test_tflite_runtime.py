@@ -1,0 +1,76 @@
+"""Bundles for LiteRT also run where tflite-runtime 2.14 is what there is: Python 3.11, numpy 1."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edgekit
+from edgekit.compiler.graph import export_graph
+from edgekit.config.precisions import Precision
+from edgekit.config.recipes import load_recipe
+from edgekit.models import Network, load_network
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline.calibrate import quantize_stage
+from edgekit.pipeline.compile import compile_stage
+from edgekit.runtime.bundle import read_bundle
+from tests.helpers.environments import find_python, new_environment, run
+
+pytestmark = pytest.mark.slow
+
+SIDE = 64
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def old_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the wheel and tflite-runtime."""
+    folder = tmp_path_factory.mktemp("old") / "env"
+    return new_environment(folder, wheel, "tflite-runtime==2.14.0", "numpy<2", python=find_python("3.11"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """A small ConvNeXt V2 with random weights of its every part."""
+    sizes = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": CLASSES}
+    return load_network("convnextv2_atto", weights="random", model_args=sizes, imgsz=SIDE, seed=0)
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_a_bundle_gives_the_same_there(
+    precision: Precision, network: Network, old_python: Path, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    images = [network.preprocessing.normalize(image) for image in pixels]
+    prepared = quantize_stage(
+        network,
+        export_graph(network.module, (1, 3, SIDE, SIDE)),
+        "tflite",
+        precision,
+        load_recipe("convnextv2"),
+        "raspberry-pi-4",
+        pixels,
+        torch_logits(network, pixels),
+        images if precision == "int8" else [],
+    )
+    compile_stage(prepared, tmp_path / "bundle")
+    image = tmp_path / "image.png"
+    Image.fromarray(pixels[-1]).save(image)
+    with edgekit.load(tmp_path / "bundle", threads=1, verify=True) as session:
+        assert session.engine_name == "ai-edge-litert"
+        expected = dict(session.classify(image, top=CLASSES))
+
+    code = """
+import json, sys, edgekit
+with edgekit.load(sys.argv[1], threads=1, verify=True) as session:
+    print(json.dumps([session.engine_name, session.engine_version, session.classify(sys.argv[2], top=10)]))
+"""
+    done = run(old_python, "-I", "-c", code, tmp_path / "bundle", image, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    name, version, scores = json.loads(done.stdout)
+    assert (name, version) == ("tflite-runtime", "2.14.0")
+    assert dict(scores) == pytest.approx(expected, abs=0.05 if precision == "int8" else 1e-4)
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert any(layer["int8"] for layer in manifest.layers) == (precision == "int8")

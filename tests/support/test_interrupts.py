@@ -1,0 +1,88 @@
+"""Ctrl-C is not lost, whatever a library makes of it."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from edgekit.support.interrupts import check, interruptible, noting
+
+
+@pytest.fixture(autouse=True)
+def handler_is_put_back() -> Iterator[None]:
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with noting():  # forgets
+        pass
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_raises_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), noting():
+        press()
+
+
+def test_swallowed_ones_show_at_the_end_of_the_work() -> None:
+    ended = []
+
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            press()
+        ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt), noting(), interruptible():
+        swallow()
+    assert ended
+
+
+def test_one_that_became_another_error() -> None:
+    def translate() -> None:
+        try:
+            press()
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Exception from C++: KeyboardInterrupt") from error
+
+    with pytest.raises(KeyboardInterrupt), noting(), interruptible():
+        translate()
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(ValueError, match="mine"), noting(), interruptible():
+        raise ValueError("mine")
+
+
+def test_each_command_starts_anew() -> None:
+    with noting(), contextlib.suppress(KeyboardInterrupt):
+        press()
+    with pytest.raises(KeyboardInterrupt):
+        check()
+    with noting():
+        check()
+
+
+def test_a_process_that_ignores_the_signal_goes_on_ignoring_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noting():
+            press()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_leaves_signals_alone() -> None:
+    seen = []
+
+    def work() -> None:
+        with noting():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]

@@ -1,0 +1,102 @@
+"""Libraries are kept quiet, and both streams come back whatever happens."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import MissingExtraError
+from edgekit.support.libraries import import_needed, quiet
+
+EVERYTHING = """
+import logging, os, sys, warnings
+from edgekit.libraries import quiet
+
+def everything(word):
+    print(f"print {word}")
+    print(f"stderr {word}", file=sys.stderr)
+    os.write(1, f"C stdout {word}\\n".encode())
+    os.write(2, f"C stderr {word}\\n".encode())
+    logging.getLogger("noisy").warning("log %s", word)
+    warnings.warn(f"warning {word}")
+    sys.stdout.flush()
+"""
+
+
+def streams(code: str) -> tuple[list[str], list[str]]:
+    """Lines of stdout and stderr of Python code after EVERYTHING; pytest's own sys.stdout has no descriptor 1."""
+    done = subprocess.run([sys.executable, "-c", EVERYTHING + code], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("raised", ["", "raise ValueError", "raise KeyboardInterrupt", "raise SystemExit"])
+def test_silence_inside_and_streams_back_after(raised: str) -> None:
+    out, err = streams(f"""
+try:
+    with quiet():
+        everything("inside")
+        {raised}
+except BaseException as error:
+    print("caught", type(error).__name__)
+everything("after")
+""")
+    caught = [f"caught {raised.split()[1]}"] if raised else []
+    assert sorted(out) == sorted([*caught, "print after", "C stdout after"])  # what Python keeps back comes later
+    assert [line for line in err if "after" in line][:3] == ["stderr after", "C stderr after", "log after"]
+    assert any("warning after" in line for line in err)
+    assert not any("inside" in line for line in err)
+
+
+def test_what_was_printed_before_is_kept() -> None:
+    out, err = streams("""
+print("before", end="")
+with quiet():
+    print("inside", end="")
+print("after")
+""")
+    assert (out, err) == (["beforeafter"], [])
+
+
+def test_nested() -> None:
+    out, err = streams("""
+with quiet():
+    with quiet():
+        everything("inner")
+    everything("outer")
+print("after")
+""")
+    assert (out, err) == (["after"], [])
+
+
+def test_descriptors_are_given_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with quiet():
+            pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_import_needed_gives_the_module() -> None:
+    assert import_needed("json", "build").__name__ == "json"
+
+
+def test_missing_package_is_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wants_more.py").write_text("import surely_not_installed.inner")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError) as caught:
+        import_needed("wants_more", "build")
+    assert str(caught.value) == "'surely_not_installed' is not installed. Run: pip install \"edgekit-deploy[build]\""
+
+
+def test_a_mistake_in_edgekit_is_not_a_missing_package() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        import_needed("edgekit.no_such_module", "build")
+
+
+def test_other_errors_of_an_import_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_inside.py").write_text("raise OSError('libfoo.so.1: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OSError, match="libfoo"):
+        import_needed("broken_inside", "build")

@@ -1,0 +1,137 @@
+"""Bars on a terminal, plain lines when piped, warnings always; libraries' noise never."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.support.progress import Reporter
+
+WORK = """
+import os, sys, time, warnings
+from edgekit.libraries import quiet
+from edgekit.progress import Reporter
+reporter = Reporter(QUIET)
+reporter.say("[bold]a line[/bold] :warning:")
+with reporter.stage("count", 3) as step, quiet():
+    for _ in range(3):
+        time.sleep(0.15)
+        print("noise of a library")
+        os.write(1, b"noise of C\\n"); os.write(2, b"noise of C\\n")
+        reporter.warn("an image is broken")
+        step()
+with reporter.stage("no total"):
+    pass
+print("result")
+"""
+
+
+def run_on_terminal(code: str) -> tuple[str, str]:
+    """(stdout, what the terminal shows as stderr) of Python code whose stderr is a terminal."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=follower, env=environment, text=True
+    ) as process:
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                part = os.read(leader, 65536)
+            except OSError:  # Linux's way to say that the other side has closed
+                break
+            if not part:
+                break
+            shown += part
+        assert process.stdout is not None
+        out = process.stdout.read()
+    os.close(leader)
+    assert process.returncode == 0, shown
+    return out, shown.decode()
+
+
+def test_bar_on_a_terminal() -> None:
+    out, shown = run_on_terminal(WORK.replace("QUIET", "False"))
+    assert out == "result\n"
+    assert "━" in shown
+    assert "3/3" in shown
+    assert "\x1b[" in shown
+    assert "noise" not in shown
+    assert "[bold]a line[/bold] :warning:" in shown
+    assert shown.count("warning: an image is broken") == 3
+    assert shown.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in shown, "the cursor must come back"
+
+
+SEVERAL = """
+import threading, time
+from edgekit.progress import Reporter
+reporter = Reporter(False)
+def work(name, seconds):
+    with reporter.stage(f"{name}: copy"):
+        time.sleep(seconds)
+    with reporter.stage(f"{name}: time", 2) as step:
+        step(); time.sleep(seconds); step()
+threads = [threading.Thread(target=work, args=each) for each in (("pi4", 0.1), ("pi5", 0.4))]
+[each.start() for each in threads]
+[each.join() for each in threads]
+"""
+
+
+def test_stages_of_several_threads_share_a_display() -> None:
+    _, shown = run_on_terminal(SEVERAL)
+    assert "Traceback" not in shown
+    assert "pi4: copy: 0." in shown, "what ends while others go on becomes a line"
+    assert "pi4: time: 2 in 0." in shown
+    assert "pi5: time" in shown
+    assert "2/2" in shown
+
+
+def test_quiet_on_a_terminal() -> None:
+    out, shown = run_on_terminal(WORK.replace("QUIET", "True"))
+    assert out == "result\n"
+    assert shown.split("\r\n") == ["warning: an image is broken"] * 3 + [""]
+
+
+def test_plain_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.say("[bold]a line[/bold] that is " + "long " * 40)
+    with reporter.stage("read images", 2) as step:
+        step()
+        step()
+    with reporter.stage("export"):
+        pass
+    reporter.warn("'a [b].png' is broken")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "[bold]a line[/bold] that is " + "long " * 40,
+        "read images: 2 in 0.0 s",
+        "export: 0.0 s",
+        "warning: 'a [b].png' is broken",
+    ]
+
+
+def test_quiet_says_warnings_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter(quiet=True)
+    reporter.say("a line")
+    with reporter.stage("export"):
+        pass
+    reporter.warn("watch out")
+    assert capfd.readouterr().err == "warning: watch out\n"
+
+
+def test_a_stage_that_fails_is_not_said_to_be_done(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="broken"), Reporter().stage("export"):
+        raise ValueError("broken")
+    assert capfd.readouterr().err == ""
+
+
+def test_reporter_gives_its_descriptor_back() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    reporter = Reporter()
+    reporter.say("x")
+    del reporter
+    assert {fd for fd in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{fd}").exists()} <= before

@@ -1,0 +1,148 @@
+"""Run folders: claimed by one process, refused if they hold something else, and cleaned of what a kill left."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import OutputError
+from edgekit.support.files import write_json, writing
+from edgekit.support.run_folder import STATE, check_output, open_run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def test_new_empty_and_earlier_folders_are_taken(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_run(tmp_path / "new" / "run") as run:
+            run.remember("row", "k", 1)
+    with open_run(tmp_path / "empty"):
+        pass
+    assert names(tmp_path / "new" / "run") == [STATE]
+
+
+def test_checking_writes_nothing(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b")
+    assert names(tmp_path) == []
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"the output '.*file' is a file: give a folder with --output DIR"):
+        check_output(tmp_path / "file")
+    with pytest.raises(OutputError, match=r"lies in '.*file', a file"):
+        check_output(tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_something_else_is_refused_and_named(tmp_path: Path) -> None:
+    for name in ("thesis.tex", "photos", "notes.txt", "zoo"):
+        (tmp_path / name).touch()
+    with pytest.raises(OutputError, match=r"holds something else \(notes\.txt, photos, thesis\.tex\)"):
+        check_output(tmp_path)
+
+
+def test_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the mode bits don't stop root
+    with pytest.raises(OutputError, match=r"can't write '.*run': '.*' is read-only"):
+        check_output(tmp_path / "run")
+
+
+def test_a_path_that_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="File name too long"):
+        check_output(tmp_path / ("x" * 300))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OutputError, match=r"No space left on device\. Make room"), open_run(tmp_path / "run"):
+        pass
+
+
+def test_one_command_at_a_time(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run"):
+        with pytest.raises(OutputError, match="another edgekit command is working in"), open_run(tmp_path / "run"):
+            pass
+        with open_run(tmp_path / "other"):
+            pass
+    with open_run(tmp_path / "run"):
+        pass
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with open_run(tmp_path):
+        pass
+    for left in (".onnx-int8.tmp-12", ".onnx-int8.old-12", ".onnx-int8.compile-ab_1", f"{STATE}/build-images-12"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.onnx").touch()
+    (tmp_path / ".report.json.tmp-12").touch()
+    for kept in ("onnx-float", ".hidden"):
+        (tmp_path / kept).mkdir()
+    (tmp_path / "report.json").touch()
+    with open_run(tmp_path) as run:
+        assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]
+        assert names(run.state) == []
+
+
+def test_values_are_recalled_with_their_key(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.remember("row-onnx", "key", {"p50": 1.5})
+        assert run.recall("row-onnx", "key") == {"p50": 1.5}
+        assert run.recall("row-onnx", "other") is None
+        assert run.recall("row-tflite", "key") is None
+        for damaged in ("{", "[]", "3", '{"key": "key"}'):
+            (run.state / "row-onnx.json").write_text(damaged)
+            assert run.recall("row-onnx", "key") is None
+
+
+def test_forget_drops_rows_and_keeps_the_reference(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.remember("row-onnx", "k", 1)
+        run.remember("reference", "k", 2)
+        run.forget()
+        assert run.recall("row-onnx", "k") is None
+        assert run.recall("reference", "k") == 2
+
+
+@pytest.mark.parametrize("raised", [None, ValueError(), KeyboardInterrupt()])
+def test_workspace_is_gone_afterwards(tmp_path: Path, raised: BaseException | None) -> None:
+    with open_run(tmp_path) as run:
+        try:
+            with run.workspace("images") as folder:
+                (folder / "pixels.npy").touch()
+                if raised:
+                    raise raised
+        except (ValueError, KeyboardInterrupt):
+            pass
+        assert not folder.exists()
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"é": 1})
+    assert json.loads(path.read_text("utf-8")) == {"é": 1}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, float("nan"))
+
+    def half(self: Path, text: str, **_: object) -> None:
+        with self.open("w") as file:
+            file.write(text[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OutputError, match=r"can't write '.*a\.json': No space left on device"):
+        write_json(path, [1, 2, 3])
+    assert names(tmp_path) == ["a.json"]
+    assert json.loads(path.read_text("utf-8")) == {"é": 1}
+
+
+def test_writing_lets_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), writing(tmp_path):
+        raise ValueError("mine")

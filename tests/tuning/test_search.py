@@ -1,0 +1,158 @@
+"""The search at the command line: workers, budgets, a recipe that gives the same files, a verdict on other images."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.compiler.rewrites import PASSES
+from edgekit.config.recipes import load_recipe
+from edgekit.images.dataset import open_dataset
+from edgekit.images.selection import select, split
+from edgekit.report import load_report
+from edgekit.runtime.bundle import read_bundle
+
+
+@pytest.fixture(scope="module")
+def arguments(job_arguments: list[str]) -> list[str]:
+    """The small job, with three images of each class: one to calibrate, to tune and to judge on."""
+    counts = ["--num-calibration-samples", "10", "--num-tuning-samples", "10", "--num-eval-samples", "20"]
+    measuring = ["--warmup", "1", "--iterations", "3", "--min-speedup", "0", "--max-drop", "100"]
+    return [*job_arguments[: job_arguments.index("--num-calibration-samples")], *counts, *measuring, "--target", "onnx"]
+
+
+@pytest.fixture(scope="module")
+def tuned(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search by two workers. Don't write in it."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    assert main(["tune", *arguments, "--trials", "3", "--workers", "2", "-o", str(folder), "--quiet", "--json"]) == 0
+    return folder
+
+
+def test_report(tuned: Path, photos: Path) -> None:
+    report = load_report(tuned)
+    (part,) = report["tuning"]["targets"]
+    assert [each["state"] for each in part["trials"]] == ["complete"] * 3
+    assert part["best"] in [each["number"] for each in part["trials"] if each["met"]]
+    assert set(part["front"]) <= {0, 1, 2}
+    assert part["reproduced"] is True
+    assert report["tuning"]["images"]["count"] == 10
+    assert report["evaluation"]["count"] == 20
+    assert report["evaluation"]["overlap_with_calibration"] == 0
+    page = (tuned / "report.html").read_text()
+    assert "The search for this recipe" in page
+    assert "3 recipes tried on 10 tuning images" in page
+    assert (tuned / "tuning.svg").read_text().startswith("<?xml")
+    assert not list((tuned / ".edgekit").glob("build-*"))
+
+
+def test_the_verdict_is_of_images_that_the_search_never_saw(photos: Path) -> None:
+    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    calibration = select(dataset, 10, 0)
+    rest = select(dataset, None, 0, exclude=calibration)
+    first, held_out = split(rest, 10)
+    assert not set(first.hashes) & set(held_out.hashes)
+    assert not set(first.hashes + held_out.hashes) & set(calibration.hashes)
+    assert {sample.label for sample in first.samples} == set(range(10)), "classes take turns"
+    twice = replace(rest, hashes=(*rest.hashes[:-1], rest.hashes[0]))
+    assert len(split(twice, 10)[1].samples) == len(held_out.samples) - 1, "what is there twice isn't in both"
+    assert split(rest, 10)[0].sha256 == select(dataset, 10, 0, exclude=calibration).sha256
+
+
+def test_deploy_with_the_recipe_gives_the_same_files(
+    tuned: Path, job_arguments: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    recipe = load_recipe(tuned / "recipe.toml", PASSES)
+    assert recipe.name == "convnextv2-tuned"
+    assert recipe.num_calibration_samples == 10
+    job = job_arguments[: job_arguments.index("--num-calibration-samples")]
+    more = ["--recipe", str(tuned / "recipe.toml"), "--target", "onnx", "--num-eval-samples", "5", "--iterations", "1"]
+    assert main(["deploy", *job, *more, "--min-speedup", "0", "--max-drop", "100", "-o", str(tmp_path / "run")]) == 0
+    for name in ("onnx-float", "onnx-int8"):
+        ours, theirs = read_bundle(tuned / name).manifest, read_bundle(tmp_path / "run" / name).manifest
+        assert ours.fingerprint == theirs.fingerprint
+        assert ours.files[ours.model_file] == theirs.files[theirs.model_file]
+
+
+def test_a_search_that_is_done_goes_on_from_what_it_has(
+    tuned: Path, arguments: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(tuned, folder)
+    assert main(["tune", *arguments, "--trials", "3", "-o", str(folder)]) == 0
+    out, err = capfd.readouterr()
+    assert err.count("trial ") == 3, "told again, done before"
+    assert "onnx-int8: kept from an earlier run" in err
+    assert "3 recipes tried" in out
+    numbers = [each["number"] for each in load_report(folder)["tuning"]["targets"][0]["trials"]]
+    assert numbers == [0, 1, 2]
+
+
+def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
+    folder = str(tmp_path / "run")
+    assert main(["tune", *arguments, "--trials", "1", "--budget-minutes", "0.01", "-o", folder]) == 1
+    err = capfd.readouterr().err
+    assert "0.01 minutes are over" in err
+    assert "onnx: no trial was finished: give it more time." in err
+    assert main(["tune", *arguments, "--trials", "1", "--budget-memory", "50", "-o", folder]) == 1
+    err = capfd.readouterr().err
+    assert "a worker died (exit status -9)" in err
+    assert "no trial was finished" in err
+    assert "Traceback" not in err
+
+
+def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_path: Path, capfd: Any) -> None:
+    command = ["tune", *arguments, "--trials", "3", "-o", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-m", "edgekit", *command], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "trial " not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert main(command) == 0
+    (part,), (wanted,) = (load_report(each)["tuning"]["targets"] for each in (tmp_path / "run", tuned))
+    choices = [
+        [(each["estimator"], each["smooth_quant"], each["bias_correction"], each["agreement"]) for each in trials]
+        for trials in ([t for t in each["trials"] if t["state"] == "complete"] for each in (part, wanted))
+    ]
+    assert sorted(choices[0]) == sorted(choices[1])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--max-drop", "-1"], "--max-drop is -1"),
+        (["--weights", "random"], "the weights are random"),
+        (["--num-tuning-samples", "30"], "leave 0 for the verdict"),
+        (["--num-tuning-samples", "0"], "--num-tuning-samples is 0"),
+        (["--storage", "nonsense"], "can't open the study's database"),
+        (["--silence", "1"], "--silence"),
+    ],
+)
+def test_bad_input(arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], said: str) -> None:
+    without = [each for each in arguments]
+    if "--num-tuning-samples" in more:
+        place = without.index("--num-eval-samples")
+        del without[place : place + 2]
+    assert main(["tune", *without, "-o", str(tmp_path / "run"), *more]) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_report_of_a_search_survives(tuned: Path, capfd: Any) -> None:
+    assert main(["report", str(tuned), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["tuning"]["recipe"] == "recipe.toml"

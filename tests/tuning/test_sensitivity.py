@@ -1,0 +1,211 @@
+"""Which layers make the noise: on a network with one bad layer, and at the command line."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.cli.main import main
+from edgekit.compiler.graph import export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.rewrites import rewrite
+from edgekit.config.recipes import load_recipe
+from edgekit.report import load_report
+from edgekit.report.sensitivity import advice, draw_sensitivity, render_sensitivity
+from edgekit.support.progress import Reporter
+from edgekit.tuning.sensitivity import Images, Trials, block_of, measure, with_times
+from edgekit.tuning.simulate import Simulation
+
+QUIET = Reporter(quiet=True)
+LABELS = list(range(10)) * 2
+BROKEN = """
+name = "broken"
+description = "all INT8, ranges of one outlier"
+num_calibration_samples = 1
+estimator = "minmax"
+[onnx]
+rewrites = []
+activations = "uint8"
+quantize_outputs = true
+quantize_depthwise = true
+"""
+
+
+@pytest.fixture(scope="module")
+def trials(tiny_convnext: Any) -> Trials:
+    """The tiny network for ONNX Runtime on 20 random images."""
+    random = np.random.default_rng(0)
+    pixels = random.normal(size=(len(LABELS), 1, 3, 32, 32)).astype(np.float32)
+    graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
+    recipe = load_recipe("convnextv2")
+    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), list(pixels[:4]), recipe, "onnx")
+    return Trials(Simulation(real, recipe.targets["onnx"]), Images(lambda index: pixels[index], LABELS))
+
+
+@pytest.mark.parametrize(
+    ("layer", "block"),
+    [
+        ("stem.0", "stem"),
+        ("stages.0.downsample.1", "stages.0"),
+        ("stages.2.blocks.11.mlp.fc1", "stages.2.blocks.11"),
+        ("head.fc", "head"),
+        ("layer1.0.downsample.0", "layer1.0"),
+        ("_blocks.3._expand_conv", "_blocks.3"),
+        ("0.conv", "0"),
+        ("fc", "fc"),
+    ],
+)
+def test_blocks(layer: str, block: str) -> None:
+    assert block_of(layer) == block
+
+
+def test_trials_are_those_of_single_runs(trials: Trials) -> None:
+    simulation = trials.simulation
+    mixtures = [frozenset([simulation.layers[3]]), trials.everything - {simulation.layers[5]}]
+    images = []
+    trials.run(mixtures, lambda: images.append(1))
+    assert len(images) == len(LABELS)
+    for mixture in mixtures:
+        for index in (0, 7):
+            alone = simulation.run(trials.images.load(index), mixture).logits
+            assert np.array_equal(trials.logits[mixture][index], alone)
+
+
+def test_signal_to_noise_by_hand() -> None:
+    trials = Trials(Any, Images(lambda index: np.zeros(1, np.float32), [0, 1]))  # type: ignore[arg-type]
+    plain: NDArray[np.float32] = np.array([[3, 0], [0, 4]], np.float32)
+    trials.logits = {frozenset(): plain, frozenset("a"): plain + np.float32(0.5), frozenset("b"): plain[:, ::-1]}
+    assert trials.snr(frozenset("a")) == pytest.approx(10 * np.log10(25 / 1))
+    assert trials.snr(frozenset()) == np.inf
+    found = trials.figures(frozenset("b"))
+    assert (found["drop_top1_points"], found["agreement"]) == (100, 0)
+    assert trials.figures(frozenset())["snr_db"] is None
+    assert trials.top1() == 1
+
+
+def test_every_layer_and_block_is_measured(trials: Trials) -> None:
+    macs = dict.fromkeys(trials.simulation.layers, 10)
+    found = measure(trials, macs, 100, QUIET, "onnx")
+    assert [row["name"] for row in found["layers"]] == list(trials.simulation.layers)
+    assert sum(row["noise_share"] for row in found["layers"]) == pytest.approx(1)
+    assert found["verdict"] == "pass"
+    assert found["culprits"]["layers"] == []
+    (block,) = (row for row in found["blocks"] if row["name"] == "stages.1.blocks.0")
+    assert block["layers"] == ["stages.1.blocks.0.mlp.fc1", "stages.1.blocks.0.mlp.fc2"]
+    assert block["macs"] == 20
+    everything = found["int8"]["snr_db"]
+    for row in found["layers"]:
+        assert row["only_int8"]["snr_db"] > everything, "one layer makes less noise than all"
+        assert row["only_float"]["snr_gain_db"] == pytest.approx(row["only_float"]["snr_db"] - everything)
+    times = {name: {"float_ms": 3.0, "int8_ms": 1.0, "saved_ms": 2.0} for name in list(macs)[1:]}
+    timed = with_times(found, times)
+    assert timed["layers"][0]["time"] is None
+    assert {row["name"]: row["time"] for row in timed["blocks"]}["stages.1.blocks.0"]["saved_ms"] == 4
+
+
+def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
+    """Ranges of one image a hundred times too dark clip everything behind the input; so do the first layer's."""
+    graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
+    recipe = load_recipe("convnextv2")
+    random = np.random.default_rng(0)
+    pixels = random.normal(size=(10, 1, 3, 32, 32)).astype(np.float32)
+    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), [pixels[0] / 1000], recipe, "onnx")
+    simulation = Simulation(real, recipe.targets["onnx"])
+    labels = [int(simulation.run(each, ()).logits.argmax()) for each in pixels]
+    trials = Trials(simulation, Images(lambda index: pixels[index], labels))
+    found = measure(trials, {}, 0, QUIET, "onnx")
+    assert found["verdict"] == "fail"
+    assert found["culprits"]["layers"][0] == max(found["layers"], key=lambda row: row["noise_share"])["name"]
+    assert found["culprits"]["then"]["drop_top1_points"] <= 0
+    fewer = trials.everything - frozenset(found["culprits"]["layers"][:-1])
+    assert trials.figures(fewer)["drop_top1_points"] > 0, "none is named for nothing"
+
+
+def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    arguments = [*job_arguments[: job_arguments.index("--num-calibration-samples")], "--target", "onnx"]
+    counts = ["--num-calibration-samples", "10", "--num-eval-samples", "20", "--max-drop", "100"]
+    command = ["sensitivity", *arguments, *counts, "-o", str(folder)]
+    assert main([*command, "--json"]) == 0
+    out, err = capfd.readouterr()
+    found = json.loads(out)
+    assert json.loads((folder / "sensitivity.json").read_text()) == found
+    assert (found["schema_version"], found["evaluation"]["count"]) == (1, 20)
+    (part,) = found["targets"]
+    assert len(part["layers"]) == 13
+    assert all(row["macs"] > 0 for row in part["layers"])
+    assert any(row["time"] and row["time"]["int8_ms"] > 0 for row in part["layers"])
+    assert "onnx-int8: kept from an earlier run" in err, "the times are those of the bundle that deploy made"
+    assert load_report(folder)["sensitivity"] == found
+    assert "Sensitivity of the layers" in (folder / "report.html").read_text()
+    assert (folder / "sensitivity.svg").read_text().startswith("<?xml")
+
+    assert main(command) == 0
+    out, err = capfd.readouterr()
+    assert "onnx: kept from an earlier run" in err
+    assert "stages.1.blocks.0" in out
+    assert "Within 100 points." in out
+
+
+def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_path: Path, capfd: Any) -> None:
+    """The demo's story in small: what is flagged in simulation is as wrong in the runtime."""
+    (tmp_path / "broken.toml").write_text(BROKEN)
+    (tmp_path / "outlier" / "class_0").mkdir(parents=True)
+    Image.new("RGB", (40, 40), (124, 116, 104)).save(tmp_path / "outlier" / "class_0" / "grey.png")
+    arguments = job_arguments[: job_arguments.index("--num-calibration-samples")]
+    more = ["--recipe", str(tmp_path / "broken.toml"), "--calibration-data", str(tmp_path / "outlier")]
+    command = [*arguments, *more, "--target", "onnx", "--num-eval-samples", "0"]
+    folder = tmp_path / "run"
+    assert main(["sensitivity", *command[:-1], "40", "--max-drop", "0", "-o", str(folder)]) in (0, 1)
+    out = capfd.readouterr().out
+    assert "stem.0" in out
+    (part,) = json.loads((folder / "sensitivity.json").read_text())["targets"]
+    assert part["int8"]["snr_db"] < 10
+    assert part["int8"]["agreement"] < 0.8
+    assert (
+        main(
+            ["evaluate", *(str(folder / f"onnx-{each}") for each in ("float", "int8")), "--data", str(photos), "--json"]
+        )
+        == 0
+    )
+    real = json.loads(capfd.readouterr().out)["results"][1]["accuracy"]
+    assert real["agreement"] == pytest.approx(part["int8"]["agreement"], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--max-drop", "-1"], "--max-drop is -1"), (["--num-eval-samples", "500"], "500 images asked for")],
+)
+def test_bad_input(job_arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], said: str) -> None:
+    arguments = job_arguments[: job_arguments.index("--num-calibration-samples")]
+    assert main(["sensitivity", *arguments, "-o", str(tmp_path / "run"), *more]) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_weights_have_no_accuracy(capfd: Any) -> None:
+    from rich.console import Console
+
+    figures = {"snr_db": None, "drop_top1_points": 0.0, "drop_ci95_points": [0.0, 0.0], "agreement": 1.0}
+    row = {"name": "a", "macs": 5, "noise_share": 1.0, "time": None, "only_int8": figures}
+    row["only_float"] = figures | {"snr_gain_db": None, "gain_top1_points": 0.0}
+    part = {"target": "onnx", "int8": figures, "layers": [row], "blocks": [row], "verdict": "fail"}
+    part["culprits"] = {"layers": ["a"], "then": figures}
+    found = {"model": {"name": "m"}, "recipe": "r", "evaluation": {"count": 3}, "accuracy_meaningful": False}
+    found |= {"max_drop_points": 1.0, "targets": [part]}
+    render_sensitivity(found, Console(width=200))
+    out = capfd.readouterr().out
+    assert "n/a" in out
+    assert "the weights are random" in out
+    assert advice(found, part).startswith("FLAGGED: more than 1 points.")
+    svg, words = draw_sensitivity(found)
+    assert "time saved: not known" in svg
+    assert "a 100%" in words

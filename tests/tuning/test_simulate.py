@@ -1,0 +1,159 @@
+"""Layers switched on and off in one quantized graph, against graphs that were quantized so."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.rewrites import rewrite
+from edgekit.config.recipes import Recipe, TargetRecipe, load_recipe
+from edgekit.tuning.simulate import Simulation
+from tests.helpers.residual import Residual
+
+LAYERS = (
+    "stem.0",
+    *(f"stages.{stage}.blocks.0.mlp.fc{number}" for stage in range(4) for number in (1, 2)),
+    *(f"stages.{stage}.downsample.1" for stage in (1, 2, 3)),
+    "head.fc",
+)
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_convnext: Any) -> GraphModule:
+    return export_graph(tiny_convnext.module, (1, 3, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(3)]
+
+
+def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, TargetRecipe]:
+    plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # each layer's own, whatever the others have
+    recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
+    wants = recipe.targets[target]
+    return quantize(rewrite(graph, wants.rewrites), images, recipe, target), wants
+
+
+def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return graph(torch.from_numpy(image))[0].numpy()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> None:
+    real, wants = quantized(graph, images, target)
+    simulation = Simulation(real, wants)
+    assert set(simulation.layers) == set(LAYERS)
+    for image in images:
+        everything = simulation.run(image, simulation.layers).logits
+        assert np.array_equal(everything, answers(real, image))
+        nothing = simulation.run(image, ()).logits
+        assert np.allclose(nothing, answers(graph, image), atol=1e-4)
+        assert not np.allclose(nothing, everything, atol=1e-3)
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+@pytest.mark.parametrize(
+    "left", [("stages.0.blocks.0.mlp.fc2",), ("stages.2.blocks.0.mlp.fc1", "stages.3.downsample.1"), LAYERS[1:-1]]
+)
+def test_layers_off_is_the_graph_with_these_layers_in_float(
+    graph: GraphModule, images: Any, target: str, left: tuple[str, ...]
+) -> None:
+    real, wants = quantized(graph, images, target)
+    wanted, _ = quantized(graph, images, target, float_layers=left)
+    simulation = Simulation(real, wants)
+    everything = simulation.run(images[0], simulation.layers)
+    on = [name for name in simulation.layers if name not in left]
+    assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+    assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(wanted, images[0]))
+
+
+def test_a_table_behind_a_layer_goes_with_it(graph: GraphModule, images: Any) -> None:
+    board = load_recipe("convnextv2").for_class("raspberry-pi-4").targets
+    real, wants = quantized(graph, images, "tflite", targets=board)
+    simulation = Simulation(real, wants)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    wanted, _ = quantized(graph, images, "tflite", targets=board, float_layers=["*.fc1"])
+    on = [name for name in simulation.layers if not name.endswith(".fc1")]
+    assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+
+
+def test_weights_that_were_rounded_together_are_float_again_where_a_layer_is_off(
+    graph: GraphModule, images: Any
+) -> None:
+    real, wants = quantized(graph, images, "onnx", weight_rounding="gptq")
+    unrounded, _ = quantized(graph, images, "onnx")
+    simulation = Simulation(real, wants, unrounded)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
+    without = Simulation(real, wants)
+    assert not np.allclose(without.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-3)
+
+
+def test_smoothing_is_part_of_both_sides(graph: GraphModule, images: Any) -> None:
+    real, wants = quantized(graph, images, "onnx", smooth_quant=True)
+    simulation = Simulation(real, wants)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
+    real, wants = quantized(graph, images, "tflite", smooth_quant=True)
+    simulation = Simulation(real, wants)
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+
+
+def test_a_run_goes_on_from_another(graph: GraphModule, images: Any) -> None:
+    real, wants = quantized(graph, images, "tflite")
+    simulation = Simulation(real, wants)
+    nothing = simulation.run(images[0], ())
+    for name in simulation.layers:
+        alone, continued = simulation.run(images[0], [name]), simulation.run(images[0], [name], nothing)
+        assert np.array_equal(alone.logits, continued.logits), name
+        assert not np.array_equal(alone.logits, nothing.logits), name
+    assert np.array_equal(simulation.run(images[0], (), nothing).logits, nothing.logits)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+def test_a_padding_goes_with_its_layer(images: Any, target: str) -> None:
+    torch.manual_seed(0)
+    padded = torch.nn.Sequential(
+        *(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU6()),
+        *(torch.nn.ZeroPad2d(1), torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.ReLU6()),
+        *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)),
+    )
+    graph = export_graph(padded.eval(), (1, 3, 32, 32))
+    recipe = replace(load_recipe("default"), weight_rounding="nearest")
+    wants = recipe.targets[target]
+
+    def made(*left: str) -> GraphModule:
+        return quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
+
+    real = made()
+    simulation = Simulation(real, wants)
+    everything = simulation.run(images[0], simulation.layers)
+    assert np.array_equal(everything.logits, answers(real, images[0]))
+    on = [name for name in simulation.layers if name != "4"]
+    assert len(on) == 2
+    assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(made("4"), images[0]))
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+@pytest.mark.parametrize("left", [(), ("one",), ("two", "three"), ("three",), ("one", "two"), ("head",)])
+def test_residual_sums_go_with_the_layers_before_them(images: Any, target: str, left: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    graph = export_graph(Residual().eval(), (1, 3, 32, 32))
+    recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
+    wants = recipe.targets[target]
+    assert wants.quantize_residuals
+    real = quantize(rewrite(graph, wants.rewrites), images, recipe, target)
+    wanted = quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
+    simulation = Simulation(real, wants)
+    on = [name for name in simulation.layers if name not in left]
+    assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)

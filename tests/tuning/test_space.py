@@ -1,0 +1,54 @@
+"""The plan of trials, and the recipes that their choices make."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgekit.config.recipes import load_recipe
+from edgekit.tuning.space import Choices, order_of, plan, to_toml, with_choices
+
+BASE = load_recipe("convnextv2")
+
+
+def test_the_plan_starts_with_the_recipe_itself_and_the_cheapest() -> None:
+    points = plan(replace(BASE, estimator="minmax"), 10)
+    assert points[0] == Choices("minmax", False, "none", 0)
+    assert len(points) == len(set(points)) == 16 * 5
+    levels = [point.layers_in_float for point in points]
+    assert levels == sorted(levels)
+    assert set(levels) == {0, 1, 2, 4, 8}
+    assert {point.layers_in_float for point in plan(BASE, 1)} == {0}, "one layer is never all left in float"
+
+
+def test_choices_are_one_targets() -> None:
+    recipe = with_choices(
+        replace(BASE, float_layers=("stem*",)), "onnx", Choices("minmax", True, "fast", 2), ["b", "a[0]", "c"]
+    )
+    found = recipe.for_target("onnx")
+    assert (found.estimator, found.smooth_quant, found.bias_correction) == ("minmax", True, "fast")
+    assert found.float_layers == ("stem*", "b", "a[[]0]")
+    assert found.for_target("onnx") == found
+    other = recipe.for_target("tflite")
+    assert (other.estimator, other.float_layers) == ("mse", ("stem*",))
+    assert other.targets["tflite"] == BASE.targets["tflite"]
+
+
+def test_order_is_noise_for_each_operation() -> None:
+    noise, macs = {"a": 1.0, "b": 1.0, "c": 3.5, "d": 0.3}, {"a": 10, "b": 5, "c": 30, "d": 0}
+    assert order_of(noise, macs) == ["d", "b", "c", "a"]
+    assert order_of({"x": 1.0, "y": 8.0}, {"x": 1, "y": 16}) == ["x", "y"]
+
+
+def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
+    recipe = replace(BASE, name='it\'s "tuned"', description="ü\nline", float_layers=("a*", "b"))
+    recipe = with_choices(recipe, "tflite", Choices("mean-minmax", False, "none", 1), ["head.fc"])
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe, "two\nlines"), "utf-8")
+    assert path.read_text("utf-8").startswith("# two\n# lines\n")
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+def test_a_shipped_recipe_says_nothing_of_its_own(target: str) -> None:
+    assert BASE.for_target(target) == BASE
