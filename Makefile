@@ -17,6 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # Side by side, each on a core of its own; what a half has said comes when it ends.
 test: $(READY)

@@ -92,14 +92,14 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
 
 def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
     """Rows of the stages that `stages_of` measures, from a process of its own."""
-    command = [sys.executable, __file__, "--part", name, str(file), target]
+    command = [sys.executable, "-m", "benchmarks.scale", "--part", name, str(file), target]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    """The stages of one bundle of a parked job, or of running both, in this process: what `edgekit.pipeline.worker` does."""
+    """The stages of one bundle of a parked job, or of running both, here, as `edgekit.pipeline.worker` does."""
     from edgekit.config.precisions import Precision
     from edgekit.pipeline.compile import compile_stage
     from edgekit.pipeline.graphs import PreparedGraphs
@@ -299,7 +299,17 @@ def main() -> None:
             if args.here:
                 keep_rows(ROWS, measure(model, target, args.data, args.count), ("model", "target"))
                 continue
-            command = [sys.executable, __file__, model, "--data", str(args.data), "--targets", target, "--here"]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.scale",
+                model,
+                "--data",
+                str(args.data),
+                "--targets",
+                target,
+                "--here",
+            ]
             done = subprocess.run([*command, "--count", str(args.count)], stderr=subprocess.PIPE, text=True)
             said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
             print(model, target, "done" if done.returncode == 0 else f"failed ({done.returncode}): {said}", flush=True)

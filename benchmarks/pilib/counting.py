@@ -138,7 +138,9 @@ def _runtime_archive(runtime: str) -> Path:
 def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Path) -> Path:
     """A folder with init, edgekit, and the job."""
     job = root / "job"
-    shutil.copytree(Path(__file__).parents[1] / "peerlib", job / "peerlib")
+    package = Path(__file__).parents[1]
+    shutil.copytree(package / "peerlib", job / "benchmarks" / "peerlib")
+    shutil.copy(package / "__init__.py", job / "benchmarks")
     with zipfile.ZipFile(io.BytesIO(own_wheel())) as wheel:
         wheel.extractall(job)
     init = root / "init"

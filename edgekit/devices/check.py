@@ -6,7 +6,7 @@ from typing import Any
 from edgekit.config.device_classes import class_of
 from edgekit.config.runtimes import TARGETS
 from edgekit.devices.registry import Device
-from edgekit.devices.scripts import source
+from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import DeviceMemoryError, DevicePythonError
 
@@ -29,7 +29,7 @@ ENGINE_BYTES = 100 << 20
 def probe(connection: Connection) -> dict[str, Any]:
     """The facts of a device; what it doesn't tell is null. Nothing on it is changed."""
     device = connection.device
-    done = connection.run(["python3", "-"], source("edgekit.measure.probe").encode())
+    done = connection.run(["python3", "-"], source(PROBE).encode())
     if done.status in (126, 127):
         raise DevicePythonError(
             f"{device.name}: it has no python3 that can be run ({done.err.strip()[-200:]}). On Debian and Raspberry Pi "

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from edgekit.config.runtimes import find_target
 from edgekit.devices.check import Facts, python_of, reason_against, version_of
 from edgekit.devices.faults import exit_error, full_disk
-from edgekit.devices.scripts import source
+from edgekit.devices.scripts import ENVIRONMENT, STORE, source
 from edgekit.devices.transport import Connection, ending
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
@@ -66,7 +66,7 @@ def ensure_environment(
         wheels = {path.name: path for path in Path(folder).glob("*.whl")}
         hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
     request = {"cache": facts["cache"], "key": key, "requirements": requirements, "wheels": hashes, "offline": offline}
-    command = [python["path"], "-c", source("edgekit.devices.scripts.environment"), json.dumps(request)]
+    command = [python["path"], "-c", source(ENVIRONMENT), json.dumps(request)]
     done = connection.run(command)
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
@@ -86,7 +86,7 @@ def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> l
     except OSError as error:
         raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
     request: dict[str, Any] = {"cache": facts["cache"], "files": sizes}
-    found = connection.python(python, "store", request, "a look at its files")
+    found = connection.python(python, STORE, request, "a look at its files")
     missing, free = found["missing"], facts["disk_free_bytes"]
     total = sum(sizes[digest] for digest in missing)
     if free is not None and total > free + found["removable"]:
@@ -128,12 +128,12 @@ def clean(connection: Connection, facts: Facts) -> bool:
     """Remove all that edgekit keeps on the device; whether there was anything."""
     request = {"cache": facts["cache"], "clean": True}
     python = python_of(connection.device.name, facts)["path"]
-    return bool(connection.python(python, "environment", request, "cleaning")["removed"])
+    return bool(connection.python(python, ENVIRONMENT, request, "cleaning")["removed"])
 
 
 def _stream(connection: Connection, python: str, request: Mapping[str, Any], paths: Sequence[Path]) -> list[str]:
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        process = connection.start([python, "-c", source("edgekit.devices.scripts.store"), json.dumps(request)], stderr)
+        process = connection.start([python, "-c", source(STORE), json.dumps(request)], stderr)
         with ending(process):
             assert process.stdin
             assert process.stdout

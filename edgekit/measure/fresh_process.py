@@ -1,4 +1,8 @@
-"""Load time, first inference and peak memory of a bundle, from a process that runs nothing else."""
+"""Load time, first inference and peak memory of a bundle, from a process that runs nothing else.
+
+``python -m edgekit.measure.fresh_process BUNDLE THREADS`` is that process: it prints JSON, and needs numpy and the
+runtime alone.
+"""
 
 import json
 import os

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from edgekit.measure.paired import images_needed
 from edgekit.measure.rows import Row, remarks_on
 from edgekit.measure.settings import Settings
-from edgekit.measure.steadiness import Row, _heat, unfit
+from edgekit.measure.steadiness import _heat, unfit
 
 
 def judge(row: Row, settings: Settings, random_weights: bool) -> Row:

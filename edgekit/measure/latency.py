@@ -1,7 +1,4 @@
-"""Latency, memory and load time, through the very session that an app uses. Needs numpy and the runtime alone.
-
-Run as a module it measures one bundle in a fresh process: ``python -m edgekit.measure.latency BUNDLE THREADS`` prints JSON.
-"""
+"""Latency of calls that are timed in turns, and what follows from the times. Needs numpy alone."""
 
 import gc
 import time

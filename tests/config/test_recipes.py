@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.config import device_classes, toml_reader
 from edgekit.config import recipes as profiles
 from edgekit.config.runtimes import TARGETS
 from edgekit.errors import ProfileError
@@ -16,7 +17,7 @@ ATTO = 550_000_000
 
 def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
     """A copy of a shipped file with one change."""
-    text = (profiles.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
+    text = (toml_reader.data_folder(kind) / f"{name}.toml").read_text()  # type: ignore[arg-type]
     assert old in text
     path = tmp_path / "mine.toml"
     path.write_text(text.replace(old, new, 1))
@@ -24,15 +25,15 @@ def edited(tmp_path: Path, kind: str, name: str, old: str, new: str) -> Path:
 
 
 def test_shipped_device_classes() -> None:
-    assert profiles.list_device_classes() == CLASSES
+    assert device_classes.list_device_classes() == CLASSES
     for name in CLASSES:
-        device_class = profiles.load_device_class(name)
+        device_class = device_classes.load_device_class(name)
         assert device_class.name == name
         assert set(device_class.targets) == set(TARGETS)
         assert device_class.threads <= device_class.cores
         assert isinstance(device_class.memory_gib, float)
-    assert profiles.load_device_class("raspberry-pi-4").low_precision_float is None
-    assert profiles.load_device_class("raspberry-pi-5").low_precision_float == "f16"
+    assert device_classes.load_device_class("raspberry-pi-4").low_precision_float is None
+    assert device_classes.load_device_class("raspberry-pi-5").low_precision_float == "f16"
 
 
 def test_shipped_recipes() -> None:
@@ -66,7 +67,7 @@ def test_recipe_for(name: str, recipe: str) -> None:
     [("raspberry-pi-4", 4, 9.6, 19.1), ("raspberry-pi-5", 4, 1.8, 7.2), ("x86-64-v4", 2, 1.16, 4.65)],
 )
 def test_bounds(name: str, threads: int, int8: float, float32: float) -> None:
-    device_class = profiles.load_device_class(name)
+    device_class = device_classes.load_device_class(name)
     assert device_class.bound_ms(ATTO, "int8", threads) == pytest.approx(int8, rel=0.02)
     assert device_class.bound_ms(ATTO, "float", threads) == pytest.approx(float32, rel=0.02)
 
@@ -96,7 +97,7 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
     if flags:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{flags}\n")
-    assert profiles.host_class(tmp_path) == expected
+    assert device_classes.host_class(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_host_class(tmp_path: Path, board: str | None, flags: str | None, expect
 def test_device_class_mistakes(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = edited(tmp_path, "targets", "raspberry-pi-5", old, new)
     with pytest.raises(ProfileError, match=re.escape(message).replace(r"\.\*", ".*")) as caught:
-        profiles.load_device_class(path)
+        device_classes.load_device_class(path)
     assert str(path) in str(caught.value)
 
 
@@ -198,7 +199,7 @@ def test_mistakes_in_what_is_for_device_classes(tmp_path: Path, old: str, new: s
 
 def test_unknown_names_list_what_exists() -> None:
     with pytest.raises(ProfileError, match=r"unknown device class 'pi-5'.* raspberry-pi-4, raspberry-pi-5, .*\.toml"):
-        profiles.load_device_class("pi-5")
+        device_classes.load_device_class("pi-5")
     with pytest.raises(ProfileError, match=r"unknown recipe 'convnext': .* Did you mean 'convnextv2'\?"):
         profiles.load_recipe("convnext")
 
@@ -209,7 +210,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProfileError, match="can't be read"):
-        profiles.load_device_class(binary)
+        device_classes.load_device_class(binary)
 
 
 def test_rewrites_are_checked_against_the_passes_there_are(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from edgekit.cli.main import main
 from edgekit.config.runtimes import TARGETS
 from edgekit.devices import check
 from edgekit.devices.registry import Device
-from edgekit.devices.scripts import source
+from edgekit.devices.scripts import PROBE, source
 from edgekit.errors import DeviceMemoryError, DevicePythonError
 from edgekit.measure import probe
 from tests.helpers.ssh_server import Server, serve
@@ -78,7 +78,7 @@ def test_throttling_bits() -> None:
 def test_the_script_runs_alone() -> None:
     done = subprocess.run(
         ["python3", "-I", "-"],
-        input=source("edgekit.measure.probe"),
+        input=source(PROBE),
         capture_output=True,
         text=True,
         check=True,

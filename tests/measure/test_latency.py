@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure import latency as benchmark
+from edgekit.measure import fresh_process
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
 from edgekit.measure.latency import alternate, ratio, summary
 from edgekit.report.schema import _schema
@@ -151,7 +151,7 @@ def test_module_prints_json(make_bundle: MakeBundle, capsys: pytest.CaptureFixtu
 
 def test_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
-    assert benchmark.peak_rss_bytes() > 10e6
+    assert fresh_process.peak_rss_bytes() > 10e6
 
 
 def test_needs_the_runtime_alone() -> None:

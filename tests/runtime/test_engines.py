@@ -19,6 +19,7 @@ from edgekit.config.runtimes import TARGETS
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
+from edgekit.support.libraries import first_line
 from tests.helpers.tiny import MODEL_FILES, SIDE, MakeBundle, compile_all, tiny_labels, tiny_manifest
 
 
@@ -405,8 +406,8 @@ def test_a_runtime_that_is_broken_is_not_called_missing(monkeypatch: pytest.Monk
 
 def test_first_line_says_why() -> None:
     message = "Exception from src/core.cpp:84:\nCheck 'exists(path)' failed at src/f.cpp:1:\nno such file\nmore"
-    assert base.first_line(RuntimeError(message)) == "no such file"
-    assert base.first_line(RuntimeError()) == "RuntimeError"
+    assert first_line(RuntimeError(message)) == "no such file"
+    assert first_line(RuntimeError()) == "RuntimeError"
 
 
 def test_the_sdk_imports_nothing_heavy() -> None:
