@@ -299,18 +299,9 @@ def main() -> None:
             if args.here:
                 keep_rows(ROWS, measure(model, target, args.data, args.count), ("model", "target"))
                 continue
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.scale",
-                model,
-                "--data",
-                str(args.data),
-                "--targets",
-                target,
-                "--here",
-            ]
-            done = subprocess.run([*command, "--count", str(args.count)], stderr=subprocess.PIPE, text=True)
+            command = [sys.executable, "-m", "benchmarks.scale", model, "--here", "--targets", target]
+            command += ["--data", str(args.data), "--count", str(args.count)]
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
             said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
             print(model, target, "done" if done.returncode == 0 else f"failed ({done.returncode}): {said}", flush=True)
     if args.fit:
