@@ -1,10 +1,10 @@
 """Rows that a benchmark measured, kept in a JSON file with one of them a line."""
 
-import fcntl
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 Row = dict[str, Any]
 
@@ -16,13 +16,9 @@ def read_rows(path: Path) -> list[Row]:
 
 def keep_rows(path: Path, rows: list[Row], keys: tuple[str, ...]) -> None:
     """Put rows in place of those that are the same in `keys`, behind the others. Runs side by side lose nothing."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with FileLock(path.with_name(f".{path.name}.lock")):
         new = {tuple(row[key] for key in keys) for row in rows}
         every = [row for row in read_rows(path) if tuple(row[key] for key in keys) not in new] + rows
         beside = path.with_name(f".{path.name}.tmp")
         beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
         beside.replace(path)
-    finally:
-        os.close(folder)

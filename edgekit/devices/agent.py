@@ -11,7 +11,6 @@ The lines: {"warn"}, {"stage", "total"}, {"step"}, {"beat"}, {"rows"}, {"error"}
 without it is not an answer. Needs numpy, Pillow and the bundles' engine alone.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -100,7 +99,9 @@ def main() -> None:
 
 @contextmanager
 def alone(cache: Path, wire: Wire) -> Iterator[None]:
-    """One measurement at a time on a device, whoever asks and by whatever name; what killed ones left goes."""
+    """Run one measurement at a time on a device, and delete the work folders that killed ones left behind."""
+    import fcntl  # devices run Linux and have no filelock; the host that imports this module needn't be POSIX
+
     with (cache / "measuring").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

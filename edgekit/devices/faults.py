@@ -13,6 +13,8 @@ from edgekit.errors import (
     UnreachableError,
 )
 
+# Signals on the device, which runs Linux. The host's Python may have other numbers, and on Windows has no SIGKILL.
+SIGILL, SIGKILL = 4, 9
 # What the OpenSSH client writes; its messages are not translated.
 _CHANGED_KEY = ("REMOTE HOST IDENTIFICATION HAS CHANGED", "host key mismatch")
 _UNKNOWN_KEY = ("Host key verification failed", "No matching host key", "host key is known for")
@@ -63,12 +65,12 @@ def exit_error(device: str, what: str, status: int, said: str) -> DeviceError:
     last = _last(said)
     if any(words in said for words in _FULL):
         return full_disk(device, what, last)
-    if number == signal.SIGKILL:
+    if number == SIGKILL:
         return DeviceCrashError(
             f"{device}: {what} was killed (SIGKILL), most likely for want of memory. Close what else runs there, or "
             "use a smaller model or --threads 1."
         )
-    if number == signal.SIGILL:
+    if number == SIGILL:
         return DeviceCrashError(
             f"{device}: {what} used an instruction that this processor lacks (SIGILL): the runtime's package is not "
             "built for it. Leave this runtime out with --target."

@@ -6,7 +6,6 @@ runtime alone.
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -50,15 +49,15 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
 def signal_name(number: int) -> str:
     """With what it usually means for a runtime."""
     meanings = {
-        signal.SIGILL: "the runtime uses an instruction that this processor lacks: leave it out with --target",
-        signal.SIGSEGV: "the runtime crashed: try another version of it, or leave it out with --target",
-        signal.SIGKILL: "most likely for want of memory: close what else runs, or use a smaller model",
+        "SIGILL": "the runtime uses an instruction that this processor lacks: leave it out with --target",
+        "SIGSEGV": "the runtime crashed: try another version of it, or leave it out with --target",
+        "SIGKILL": "most likely for want of memory: close what else runs, or use a smaller model",
     }
     try:
-        found = signal.Signals(number)
+        name = signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-    return f"{found.name} ({meanings[found]})" if found in meanings else found.name
+    return f"{name} ({meanings[name]})" if name in meanings else name
 
 
 def peak_rss_bytes() -> int:
@@ -68,6 +67,8 @@ def peak_rss_bytes() -> int:
         status = Path("/proc/self/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     except (OSError, StopIteration):
+        import resource  # macOS and other Unixes: Linux has the status above, Windows has no such module
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -114,7 +114,7 @@ def state(root: Path = Path("/")) -> dict[str, object]:
     """What changes while it works: clocks, heat, throttling, load."""
     try:
         load = os.getloadavg()[0]
-    except OSError:
+    except (OSError, AttributeError):  # Windows has no load average
         load = None
     return {**clocks(root), **heat(root), "load": load}
 
@@ -191,7 +191,7 @@ def probe(root: Path = Path("/")) -> dict[str, object]:
     """All of it. `root` is where proc and sys are."""
     board = text(root / "sys/firmware/devicetree/base/model") or text(root / "proc/device-tree/model")
     libc, version = platform.libc_ver()
-    system = os.uname()
+    system = platform.uname()
     return {
         "board": board,
         "machine": system.machine,

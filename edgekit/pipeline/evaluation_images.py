@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +39,25 @@ def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """A new uint8 array in a file. Its room is taken at once: a mapped file that finds none later kills the process."""
     with writing(path):
-        array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(
+            path, mode="w+", dtype=np.uint8, shape=shape
+        )
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            _allocate(file, array.offset)
     return array
+
+
+def _allocate(file: BinaryIO, header: int) -> None:
+    """Reserve the disk space of a file whose first `header` bytes are written; OSError where there is no room."""
+    size = os.fstat(file.fileno()).st_size
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    # Neither macOS nor Windows has this call.
+    file.seek(header)
+    while left := size - file.tell():
+        file.write(bytes(min(left, 1 << 20)))
+    file.flush()
 
 
 def images_key(job: Job) -> str:

@@ -1,6 +1,5 @@
 """The folder of a run: claimed once, written beside-and-rename, and what makes the same command go on."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,9 @@ from edgekit.support.files import write_json, writing
 
 STATE = ".edgekit"
 """Folder inside a run: marks it as one, and keeps what a resumed command reuses."""
+LOCK = "lock"
+"""File in that folder. The process that works in the run holds a lock on it; the operating system frees the lock of a
+process that was killed."""
 LEFTOVERS = (f"{STATE}/build-*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
 """What a killed process can leave behind."""
 
@@ -56,24 +58,26 @@ class RunFolder:
 @contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:
     """Claim `path` as a run folder until the block ends; OutputError as `check_output` says, or if it is in use."""
+    from filelock import FileLock, Timeout  # a device reads bundles through this module and has no filelock
+
     check_output(path)
     run = RunFolder(path)
+    lock = FileLock(run.state / LOCK)
     with writing(path):
         run.state.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run.state, os.O_RDONLY)
-    try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=False)
+        except Timeout:
             raise OutputError(
                 f"another edgekit command is working in '{path}': wait for it, or choose another with --output DIR."
             ) from None
+    try:
         for left in (each for pattern in LEFTOVERS for each in path.glob(pattern)):
             with writing(left):
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield run
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def check_output(path: Path) -> None:

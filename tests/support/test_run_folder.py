@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.errors import OutputError
 from edgekit.support.files import write_json, writing
-from edgekit.support.run_folder import STATE, check_output, open_run
+from edgekit.support.run_folder import LOCK, STATE, check_output, open_run
 
 
 def names(folder: Path) -> list[str]:
@@ -88,7 +88,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "report.json").touch()
     with open_run(tmp_path) as run:
         assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]
-        assert names(run.state) == []
+        assert names(run.state) == [LOCK]
 
 
 def test_values_are_recalled_with_their_key(tmp_path: Path) -> None:

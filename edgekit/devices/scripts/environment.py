@@ -8,7 +8,6 @@ index nor ensurepip is needed. What nothing here loads is removed at the end, an
 the cache folder and answers {"removed": BOOL}.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -28,6 +27,8 @@ UNUSED = ("lib/python3*/site-packages/ai_edge_litert/libLiteRt*Accelerator.so",)
 
 def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
     """The environment's Python, and whether it was made now."""
+    import fcntl  # exists on the device, but not on every host that imports this module
+
     place = cache / "environments" / str(request["key"])
     place.parent.mkdir(parents=True, exist_ok=True)
     with (place.parent / f"{place.name}.lock").open("w") as lock:

@@ -9,9 +9,9 @@ import ctypes
 import importlib.util
 import json
 import re
-import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,10 @@ def _library() -> Path:
 
 
 def main(arguments: Sequence[str]) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ImportError):  # Windows has neither this module nor core files
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     model = Model(Path(arguments[0]), int(arguments[1]))
     model.run()
     print("\n" + json.dumps([parse_summary(model.profiled_run()) for _ in range(int(arguments[2]))]))
