@@ -68,7 +68,10 @@ def test_what_nothing_loads_is_removed(tmp_path: Path, monkeypatch: pytest.Monke
             (packages / name).touch()
 
     monkeypatch.setattr(environment, "run", install)
-    request = {"wheels": {}, "requirements": ["ai-edge-litert"], "offline": True}
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "digest").touch()
+    wheels = {"edgekit_deploy-0.1.0-py3-none-any.whl": "digest"}
+    request = {"wheels": wheels, "requirements": ["ai-edge-litert"], "offline": True}
     environment.install(tmp_path, tmp_path / "bin" / "python", tmp_path, request)
     assert names(packages) == {"libLiteRt.so"}
 

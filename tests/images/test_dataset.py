@@ -179,7 +179,7 @@ def test_forked_processes_read_the_same(place: Path) -> None:
     code = f"""
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from edgekit.data import open_dataset
+from edgekit.images.dataset import open_dataset
 dataset = open_dataset({str(place)!r}, ["cat", "dog"])
 expected = [dataset.sha256(sample) for sample in dataset.samples]
 with ProcessPoolExecutor(4, mp_context=get_context("fork")) as processes:

@@ -12,7 +12,7 @@ from edgekit.support.libraries import import_needed, quiet
 
 EVERYTHING = """
 import logging, os, sys, warnings
-from edgekit.libraries import quiet
+from edgekit.support.libraries import quiet
 
 def everything(word):
     print(f"print {word}")

@@ -12,8 +12,8 @@ from edgekit.support.progress import Reporter
 
 WORK = """
 import os, sys, time, warnings
-from edgekit.libraries import quiet
-from edgekit.progress import Reporter
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
 reporter = Reporter(QUIET)
 reporter.say("[bold]a line[/bold] :warning:")
 with reporter.stage("count", 3) as step, quiet():
@@ -67,7 +67,7 @@ def test_bar_on_a_terminal() -> None:
 
 SEVERAL = """
 import threading, time
-from edgekit.progress import Reporter
+from edgekit.support.progress import Reporter
 reporter = Reporter(False)
 def work(name, seconds):
     with reporter.stage(f"{name}: copy"):
