@@ -1,11 +1,19 @@
 """Canaries: what edgekit uses of other projects beyond their public interface is still there, and still needed."""
 
+import inspect
+import io
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 COMPILES = """
 import sys
@@ -65,3 +73,241 @@ print(bool(made), sys.modules["openvino_telemetry"] is package)
 """
     assert run_alone(code, library, "bare", home=tmp_path) == "True True"
     assert run_alone(code, library, "hidden", home=tmp_path) == "False True"
+
+
+REGISTRIES = """
+import timm
+from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
+import edgekit.runtime.tflite.backend, edgekit.models
+from edgekit.compat.litert_torch import PAD
+print(PAD in rewriters, timm.is_model("coatnet_7_224"))
+"""
+
+
+def test_importing_edgekit_registers_nothing_with_other_libraries(tmp_path: Path) -> None:
+    assert run_alone(REGISTRIES, home=tmp_path) == "False False"
+
+
+def test_coatnet_7_is_registered_once(recwarn: pytest.WarningsRecorder) -> None:
+    import timm
+
+    from edgekit.models.coatnet import register_coatnet_7
+
+    register_coatnet_7()
+    entry = timm.model_entrypoint("coatnet_7_224")
+    register_coatnet_7()
+    assert timm.model_entrypoint("coatnet_7_224") is entry
+    assert not recwarn.list, "timm warns of a name that is registered twice"
+
+
+def test_litert_torch_has_no_rewriter_for_paddings_yet() -> None:
+    """`register_padding` leaves one of the converter's own in place: then edgekit's can go."""
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
+
+    from edgekit.compat.litert_torch import PAD, pad_channels_last, register_padding
+
+    register_padding()
+    assert rewriters[PAD] is pad_channels_last
+    before = dict(rewriters)
+    register_padding()
+    assert dict(rewriters) == before
+
+
+def test_pads_of_an_image_become_those_of_its_channels_last_form() -> None:
+    import torch
+    from torch.nn.functional import pad
+
+    from edgekit.compat.litert_torch import PAD, pad_channels_last
+
+    graph = torch.fx.Graph()
+    image = torch.arange(24.0).reshape(1, 2, 3, 4)
+    for pads in ([1, 2], [1, 2, 3, 0], [1, 2, 3, 0, 0, 1]):
+        node = graph.call_function(PAD, (graph.placeholder("image"), pads, 7.0))
+        pad_channels_last(node)
+        moved = pad(image.permute(0, 2, 3, 1), node.args[1], value=7.0)  # type: ignore[arg-type]
+        assert torch.equal(moved.permute(0, 3, 1, 2), pad(image, pads, value=7.0))
+
+
+def test_the_interpreter_lists_operations_by_name(tiny_models: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    from edgekit.compat.litert import operations
+
+    listed = operations(Interpreter(model_path=str(tiny_models / "model.tflite")))
+    assert {"CONV_2D", "FULLY_CONNECTED"} <= {operation["op_name"] for operation in listed}
+    assert all(len(operation["inputs"]) and len(operation["outputs"]) for operation in listed)
+
+
+@pytest.mark.parametrize("arguments", [["one", "--no-such-option"], ["no-such-command"], ["one"]])
+def test_typer_raises_the_usage_error(arguments: list[str]) -> None:
+    import typer
+
+    from edgekit.compat.typer import usage_error
+
+    app = typer.Typer()
+    app.command("one")(lambda value: None)
+    app.command("two")(lambda: None)
+    with pytest.raises(usage_error()) as caught:
+        typer.main.get_command(app).main(args=arguments, standalone_mode=False)
+    assert caught.value.format_message()
+    assert callable(caught.value.show)
+
+
+def test_torch_operations_that_write_into_their_input() -> None:
+    import torch
+
+    from edgekit.compat.torch import out_of_place
+
+    aten = torch.ops.aten
+    assert out_of_place(aten.relu_.default) is aten.relu.default
+    assert out_of_place(aten.add_.Tensor) is aten.add.Tensor
+    assert out_of_place(aten.add.Tensor) is None
+    assert out_of_place(len) is None
+
+
+def test_fake_tensors_go_with_a_graphs_real_weights() -> None:
+    """torch's own choice of mode refuses them: where it doesn't any more, `fake_tensors` can go."""
+    import torch
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    from edgekit.compat.torch import fake_tensors
+
+    image = torch.zeros(1, 3)
+    graph = torch.export.export(torch.nn.Linear(3, 4), (image,)).module(check_guards=False)
+    with pytest.raises(Exception, match="convert all Tensors to FakeTensors first"):
+        FakeTensorProp(graph).propagate(image)
+    FakeTensorProp(graph, fake_tensors()).propagate(image)
+    (linear,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    assert linear.meta["val"].shape == (1, 4)
+
+
+class _Harmful:
+    def __reduce__(self) -> Any:
+        return os.getpid, ()
+
+
+def test_an_exported_graph_is_loaded_without_running_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from edgekit.compat.torch import weights_only_loads
+
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    file = io.BytesIO()
+    torch.save(_Harmful(), file)
+    assert "weights_only" not in inspect.signature(torch.export.load).parameters, "it has an argument for it now"
+    for before in (None, "0"):
+        monkeypatch.delenv(name, raising=False) if before is None else monkeypatch.setenv(name, before)
+        file.seek(0)
+        with weights_only_loads(), pytest.raises(pickle.UnpicklingError):
+            torch.load(file, weights_only=False)
+        assert os.environ.get(name) == before
+
+
+def test_timm_names_a_checkpoints_filter_by_convention() -> None:
+    import torch
+
+    from edgekit.compat.timm import checkpoint_filter
+
+    rename = checkpoint_filter("convnextv2_atto")
+    assert rename is not None
+    assert rename({"downsample_layers.0.0.weight": torch.zeros(1)}, None).keys() == {"stem.0.weight"}
+    assert checkpoint_filter("dla34") is None
+
+
+def test_an_image_tower_of_open_clip_is_built_alone() -> None:
+    library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
+    import torch
+
+    from edgekit.compat.open_clip import build_vision_tower, keep_first_query
+
+    config = library.get_model_config("coca_ViT-B-32")
+    config["vision_cfg"] |= {"layers": 1, "image_size": 32}
+    torch.manual_seed(0)
+    tower: Any = build_vision_tower(library, config).eval()
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        wanted, queries = tower(image)[0], tower.attn_pool.query.shape[0]
+        keep_first_query(tower)
+        assert queries == 256
+        assert tower.attn_pool.query.shape[0] == 1
+        torch.testing.assert_close(tower(image)[0], wanted)
+
+
+def test_nncf_s_quantizer_takes_what_edgekit_gives_it() -> None:
+    from edgekit.compat.nncf import RangeEstimatorParametersSet, quantize_pt2e
+
+    given = {
+        "subset_size",
+        "fast_bias_correction",
+        "smooth_quant",
+        "activations_range_estimator_params",
+        "fold_quantize",
+    }
+    assert given <= inspect.signature(quantize_pt2e).parameters.keys()
+    assert all(hasattr(RangeEstimatorParametersSet, name) for name in ("HISTOGRAM", "MINMAX", "MEAN_MINMAX"))
+
+
+def test_torchao_s_specification_is_what_edgekit_fills_in() -> None:
+    from edgekit.compat.torchao import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+    fields = ["dtype", "observer_or_fake_quant_ctr", "quant_min", "quant_max", "qscheme", "ch_axis"]
+    assert list(inspect.signature(QuantizationSpec).parameters)[: len(fields)] == fields
+    assert {"input_qspec_map", "output_qspec", "_annotated"} <= inspect.signature(
+        QuantizationAnnotation
+    ).parameters.keys()
+    assert {"annotate", "validate"} <= Quantizer.__abstractmethods__
+
+
+def optimized(path: Path, disabled: list[str], nodes: list[Any], constants: Mapping[str, Any], shape: list[int]) -> Any:
+    """The operations that ONNX Runtime makes of `nodes`, a graph from "x" float32 `shape` to "y"."""
+    import onnxruntime
+
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in (("x", shape), ("y", None))
+    ]
+    graph = helper.make_graph(nodes, "canary", ends[:1], ends[1:], tensors)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(path), 3
+    onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
+    return {node.op_type for node in onnx.load(path).graph.node}, {node.domain for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "fused"), [("MatMulAddFusion", "Gemm"), ("BiasGeluFusion", "BiasGelu"), ("NchwcTransformer", "nchwc")]
+)
+def test_onnx_runtime_s_optimizers_have_these_names(tmp_path: Path, optimizer: str, fused: str) -> None:
+    ones = np.ones((16, 16), np.float32)
+    constants = {"w": ones, "b": ones[0]}
+    shape = [4, 16]
+    if optimizer == "MatMulAddFusion":
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["t"]), helper.make_node("Add", ["t", "b"], ["y"])]
+    elif optimizer == "BiasGeluFusion":
+        nodes = [
+            helper.make_node("Add", ["x", "b"], ["t"]),
+            helper.make_node("Gelu", ["t"], ["y"], "", None, "com.microsoft"),
+        ]
+    else:
+        shape, constants = [1, 16, 8, 8], {"w": np.ones((16, 16, 3, 3), np.float32)}
+        nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    names = [set.union(*optimized(tmp_path / "m.onnx", off, nodes, constants, shape)) for off in ([], [optimizer])]
+    with_it, without_it = ({name.rpartition(".")[2] for name in each} for each in names)
+    assert fused in with_it
+    assert fused not in without_it
+
+
+def test_onnx_runtime_has_the_integer_product_with_a_bias(tmp_path: Path) -> None:
+    int8, one = np.ones((16, 16), np.int8), np.ones((), np.float32)
+    constants = {"s": one, "z": np.zeros((), np.uint8), "w": int8, "ws": np.ones(16, np.float32)}
+    constants |= {"wz": np.zeros(16, np.int8), "b": np.ones(16, np.float32)}
+    names = ["q", "w", "s", "ws", "z", "wz", "b"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("MatMulIntegerToFloat", names, ["y"], domain="com.microsoft"),
+    ]
+    operations, _ = optimized(tmp_path / "m.onnx", [], nodes, constants, [4, 16])
+    assert "MatMulIntegerToFloat" in operations

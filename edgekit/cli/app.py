@@ -1,11 +1,12 @@
 """The application: its commands register here, and one command line is run."""
 
 import shlex
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgekit import __version__
+from edgekit.compat.typer import usage_error
 from edgekit.errors import UsageError
 
 app = typer.Typer(
@@ -15,9 +16,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # markup would take "[default: all]" for a style, and rich takes its time to start
     help="From a checkpoint to an INT8 classifier that is proven smaller, faster and as accurate on its device.",
 )
-
-CLICK_ERROR: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
-"""The base of usage errors: some versions of Typer take it from click, some have their own."""
 
 
 def run(arguments: list[str]) -> int:
@@ -29,7 +27,7 @@ def run(arguments: list[str]) -> int:
         raise KeyboardInterrupt from None
     except typer.Exit as ended:
         return ended.exit_code
-    except CLICK_ERROR as error:
+    except usage_error() as error:
         if not arguments:
             error.show()
             return 0

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from edgekit.compat.torch import fake_tensors, out_of_place
 
 A = torch.ops.aten
 Q = torch.ops.quantized_decomposed
@@ -79,9 +79,9 @@ def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
             graph.graph.erase_node(node)  # dead code elimination keeps dropout: it counts as random
         elif node.target is A.view.default:  # a reshape works whatever the strides, which rewrites change
             node.target = A.reshape.default
-        elif isinstance(node.target, OpOverload) and (name := str(node.target).split(".")[1]).endswith("_"):
+        elif (operation := out_of_place(node.target)) is not None:
             node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
-            node.target = getattr(getattr(A, name[:-1]), node.target._overloadname)
+            node.target = operation
     _fold_batch_norms(graph)
     return refresh(graph)
 
@@ -103,7 +103,7 @@ def refresh(graph: GraphModule) -> GraphModule:
         _delete(graph, name)
     (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
     example = torch.zeros(tuple(placeholder.meta["val"].shape))
-    FakeTensorProp(graph, FakeTensorMode(allow_non_fake_inputs=True)).propagate(example)
+    FakeTensorProp(graph, fake_tensors()).propagate(example)
     graph.recompile()
     return graph
 

@@ -1,4 +1,4 @@
-"""CoAtNet-7, the image tower of BASIC-L: timm has CoAtNet-0 to -5. Importing this adds `coatnet_7_224` to timm."""
+"""CoAtNet-7, the image tower of BASIC-L: timm has CoAtNet-0 to -5."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,8 +6,7 @@ from typing import Any
 
 from timm.layers.classifier import NormMlpClassifierHead
 from timm.layers.create_norm import get_norm_layer
-from timm.models import build_model_with_cfg, register_model
-from timm.models._registry import generate_default_cfgs
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from timm.models.maxxvit import MaxxVit, MaxxVitCfg, MaxxVitStage, MaxxVitTransformerCfg
 from torch import nn
 
@@ -66,7 +65,12 @@ class CoAtNet7(MaxxVit):
         self.head_hidden_size = self.head.num_features
 
 
-@register_model
+def register_coatnet_7() -> None:
+    """Let timm build `coatnet_7_224` by its name; a second call changes nothing."""
+    if not is_model("coatnet_7_224"):
+        register_model(coatnet_7_224)
+
+
 def coatnet_7_224(pretrained: bool = False, **kwargs: Any) -> MaxxVit:
     """CoAtNet-7 of BASIC-L, 2.44 G parameters. No weights of it are public."""
     return build_model_with_cfg(CoAtNet7, "coatnet_7_224", pretrained, **kwargs)

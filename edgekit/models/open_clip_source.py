@@ -10,6 +10,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgekit.compat.open_clip import build_vision_tower, keep_first_query
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import State, file_sha256, fit_weights, read_checkpoint, state_sha256
 from edgekit.models.hub import fetch, hub_error
@@ -128,9 +129,7 @@ def _untrained(library: Any, config: Mapping[str, Any], classes: int) -> ImageCl
     """The image tower alone and a head: the other towers of a CoCa would take twice its memory."""
     if classes < 2:
         raise UsageError(f"num_classes is {classes}: a classifier has two at least")
-    visual = library.model._build_vision_tower(
-        config["embed_dim"], dict(config["vision_cfg"]), bool(config.get("quick_gelu"))
-    )
+    visual = build_vision_tower(library, config)
     return ImageClassifier(visual, nn.Linear(config["embed_dim"], classes))
 
 
@@ -180,9 +179,7 @@ def _deployable(module: ImageClassifier) -> ImageClassifier:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.MultiheadAttention):
                 setattr(parent, name, Attention(child))
-    pool = getattr(module.visual, "attn_pool", None)
-    if pool is not None and module.visual.attn_pool_contrastive is None and module.visual.pool_type == "tok":
-        pool.query = nn.Parameter(pool.query[:1].clone())
+    keep_first_query(module.visual)
     return module
 
 

@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.models.forward import run
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def randomize(module: nn.Module, size: tuple[int, int]) -> None:
 
 def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
     """Give each BatchNorm the mean and variance that it sees on random images."""
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORMS) and norm.track_running_stats]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

@@ -1,18 +1,18 @@
 """timm models by name: resolved, built, and filled with published, given or random weights."""
 
 import difflib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 from timm.models import PretrainedCfg
 from torch import nn
 
+from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models import coatnet  # noqa: F401  its import adds CoAtNet-7 to timm
-from edgekit.models.checkpoint import Rename, file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import Source
@@ -25,6 +25,7 @@ def resolve_name(name: str) -> PretrainedCfg:
 
     Builds nothing. Raises ModelError with the nearest names, or with the tags that the architecture has.
     """
+    register_coatnet_7()
     architecture, _, tag = name.partition(".")
     renamed = timm.models.get_deprecated_models()
     if architecture in renamed:
@@ -57,7 +58,7 @@ def load_timm(name: str, weights: str | None, model_args: Mapping[str, Any], siz
     path = Path(weights)
     state = read_checkpoint(path)
     module = _build(name, arguments, pretrained=False)
-    fit_weights(module, state, path, _renaming(config))
+    fit_weights(module, state, path, checkpoint_filter(str(config.architecture)))
     return Source(module, weights, file_sha256(path), _license_note(config, given=True))
 
 
@@ -116,12 +117,6 @@ def _build(name: str, arguments: Mapping[str, Any], *, pretrained: bool) -> nn.M
         raise ModelError(
             f"timm can't build '{name}' with {dict(arguments)} ({type(error).__name__}: {reason}): check --model-args"
         ) from error
-
-
-def _renaming(config: PretrainedCfg) -> Rename | None:
-    """timm's own code that maps checkpoints in the original repository's layout, if the model has it."""
-    module = sys.modules[timm.model_entrypoint(str(config.architecture)).__module__]
-    return cast("Rename | None", getattr(module, "checkpoint_filter_fn", None))
 
 
 def _license_note(config: PretrainedCfg, *, given: bool) -> str | None:

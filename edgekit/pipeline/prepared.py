@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit import __version__
+from edgekit.compat.torch import weights_only_loads
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import find_target
@@ -113,12 +114,9 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
 
 def load_prepared(folder: Path) -> Prepared:
     """A graph that `save_prepared` kept; tensors are read with weights_only. InputError if it isn't one."""
-    forced = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.export.load has no argument for it
-    before = os.environ.get(forced)
-    os.environ[forced] = "1"
     try:
         plain = json.loads((folder / STAGE).read_text(encoding="utf-8"))
-        with np.load(folder / SAMPLES, allow_pickle=False) as samples, quiet():
+        with np.load(folder / SAMPLES, allow_pickle=False) as samples, quiet(), weights_only_loads():
             graph = torch.export.load(folder / GRAPH).module(check_guards=False)
             assert isinstance(graph, GraphModule)
             find_target(plain["target"])
@@ -131,8 +129,3 @@ def load_prepared(folder: Path) -> Prepared:
         raise InputError(
             f"'{folder}' is not a graph that `edgekit quantize` wrote: {error}. Make one with: edgekit quantize MODEL"
         ) from error
-    finally:
-        if before is None:
-            del os.environ[forced]
-        else:
-            os.environ[forced] = before

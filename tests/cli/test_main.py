@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from edgekit import __version__
-from edgekit.cli import app
 from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
 
@@ -223,9 +222,3 @@ def test_missing_extra_in_an_import_inside(monkeypatch: pytest.MonkeyPatch, capf
     monkeypatch.setattr("edgekit.cli.commands.run", missing)
     assert main([]) == 2
     assert 'pip install "edgekit-deploy[tflite]"' in capfd.readouterr().err
-
-
-def test_click_errors_are_found_in_any_version_of_typer() -> None:
-    import typer
-
-    assert issubclass(typer.BadParameter, app.CLICK_ERROR)

@@ -6,9 +6,14 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
+from edgekit.compat.torchao import (
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+)
 from edgekit.compiler.graph import A, constant, is_depthwise, is_padding, layer_name, shape_of
 from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe

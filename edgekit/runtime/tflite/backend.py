@@ -6,23 +6,15 @@ from pathlib import Path
 import flatbuffers
 import litert_torch
 from ai_edge_litert import schema_py_generated as schema
-from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
 from litert_torch.quantize import pt2e_quantizer, quant_config
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, example_input
+from edgekit.compat.litert_torch import register_padding
+from edgekit.compiler.graph import example_input
 from edgekit.runtime.backend import Artifact
 
 HALVES = ("reduced_precision_support", b"fp16accfp16")
 """Metadata that lets XNNPACK compute what INT8 leaves in float with halves, on processors that do so natively."""
-
-
-@rewriters.register(A.constant_pad_nd.default)  # type: ignore[untyped-decorator]
-def pad_channels_last(node: Node) -> None:
-    """What the converter's layout pass lacks: without it two transposes stand around paddings between INT8 layers."""
-    x, pads, *value = node.args
-    image, channels, batch = pads[:4], pads[4:6], pads[6:]  # type: ignore[index]
-    node.args = (x, [*(channels or (0, 0)), *image, *batch], *value)  # type: ignore[misc]
 
 
 class Backend:
@@ -33,6 +25,7 @@ class Backend:
     """
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        register_padding()
         options = {}
         extra: list[tuple[str, bytes]] = []
         if any("quantize" in str(node.target) for node in graph.graph.nodes):

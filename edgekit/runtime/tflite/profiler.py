@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.compat.litert import operations
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, float_reason, kind_of, matrix_macs
 
@@ -91,7 +92,7 @@ def _products(module: Any, model: Path) -> list[_Product]:
     interpreter = module.Interpreter(model_path=str(model), experimental_op_resolver_type=resolver)
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     found = []
-    for op in interpreter._get_ops_details():
+    for op in operations(interpreter):
         kind = op["op_name"]
         if kind not in PRODUCTS:
             continue
