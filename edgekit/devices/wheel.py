@@ -5,11 +5,14 @@ needs a part of it. So the wheel is written here: Python and text files as they 
 where an installed package has them, without the demo. The same content gives the same bytes, so its hash names it.
 """
 
+import base64
+import csv
+import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import BytesIO
+from io import BytesIO, StringIO
 from typing import Literal
 
 from edgekit import __version__
@@ -22,6 +25,8 @@ REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3")
 """What pyproject.toml says that the package needs."""
 _LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_MODE = 0o100644
+"""A regular file that its owner may write; without a mode, some programs unpack files that nobody may read."""
 
 
 def own_wheel() -> bytes:
@@ -32,13 +37,25 @@ def own_wheel() -> bytes:
     metadata = f"Metadata-Version: 2.1\nName: {distribution.NAME}\nVersion: {__version__}\n{needs}"
     content[f"{folder}/METADATA"] = metadata.encode()
     content[f"{folder}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    record = [*content, f"{folder}/RECORD"]
-    content[f"{folder}/RECORD"] = "".join(f"{name},,\n" for name in record).encode()
+    content[f"{folder}/RECORD"] = _record(content, f"{folder}/RECORD")
     out = BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in content.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
+            member = zipfile.ZipInfo(name, _EPOCH)
+            member.external_attr = _MODE << 16
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
     return out.getvalue()
+
+
+def _record(content: Mapping[str, bytes], own_name: str) -> bytes:
+    """The wheel's RECORD: the sha256 and the size in bytes of each file, and neither for RECORD itself."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for name, data in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        writer.writerow((name, f"sha256={digest}", len(data)))
+    writer.writerow((own_name, "", ""))
+    return out.getvalue().encode()
 
 
 def _content() -> Iterator[tuple[str, bytes]]:

@@ -1,22 +1,29 @@
 """Files and environments on a device."""
 
+import base64
+import csv
+import hashlib
+import io
 import os
 import shutil
 import subprocess
 import tomllib
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.utils import parse_wheel_filename
 
+from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.runtimes import TARGETS
 from edgekit.devices import setup
 from edgekit.devices.check import probe
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
-from edgekit.devices.wheel import REQUIREMENTS, own_wheel
+from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError
 from edgekit.measure.settings import Settings
 from edgekit.runtime.bundle import read_bundle
@@ -86,6 +93,28 @@ def test_requirements_are_those_of_the_package() -> None:
     for target in TARGETS.values():
         if target.extra in project["optional-dependencies"]:
             assert [target.requirement] == project["optional-dependencies"][target.extra]
+
+
+def test_the_wheels_record_has_the_hash_and_size_of_every_file() -> None:
+    with zipfile.ZipFile(io.BytesIO(own_wheel())) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    stem = NAME.removesuffix("-py3-none-any.whl")
+    record = f"{stem}.dist-info/RECORD"
+    rows = list(csv.reader(io.StringIO(contents[record].decode())))
+    assert [name for name, _, _ in rows] == list(contents)
+    assert rows[-1] == [record, "", ""]
+    for name, hashed, size in rows[:-1]:
+        digest = base64.urlsafe_b64encode(hashlib.sha256(contents[name]).digest()).decode().rstrip("=")
+        assert (hashed, size) == (f"sha256={digest}", str(len(contents[name]))), name
+
+
+def test_the_wheel_is_named_as_the_distribution_is() -> None:
+    name, version, _, tags = parse_wheel_filename(NAME)
+    assert (name, str(version), {str(tag) for tag in tags}) == ("edgekit-deploy", __version__, {"py3-none-any"})
+    with zipfile.ZipFile(io.BytesIO(own_wheel())) as archive:
+        metadata = message_from_bytes(archive.read(f"edgekit_deploy-{__version__}.dist-info/METADATA"))
+    assert (metadata["Name"], metadata["Version"]) == ("edgekit-deploy", __version__)
+    assert metadata.get_all("Requires-Dist") == list(REQUIREMENTS)
 
 
 def test_the_wheel_is_the_same_each_time_and_leaves_the_demo_out(tmp_path: Path) -> None:
