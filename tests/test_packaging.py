@@ -27,7 +27,9 @@ def metadata(wheel: Path) -> Message:
 
 def files_of(folder: Path) -> set[str]:
     found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(ROOT).as_posix() for path in found}
+    names = {path.relative_to(ROOT).as_posix() for path in found}
+    assert names, f"{folder} is empty"
+    return names
 
 
 def test_the_sdist_holds_the_tests_and_the_documents(sdist: Path) -> None:
@@ -81,16 +83,16 @@ def test_the_constraints_are_exact_and_fit_every_index() -> None:
 SDK = """
 import json, sys
 import edgekit, edgekit.runtime
-from edgekit import profiles
+from edgekit.config import device_classes, recipes, toml_reader
 
 imported = sorted(sys.modules)
 print(json.dumps({
     "file": edgekit.__file__,
     "exported": {name: str(getattr(edgekit, name)) for name in edgekit.__all__},
     "imported": imported,
-    "classes": [profiles.load_device_class(name).name for name in profiles.list_device_classes()],
-    "recipes": [profiles.load_recipe(name).name for name in profiles.list_recipes()],
-    "data": str(profiles.data_folder("targets")),
+    "classes": [device_classes.load_device_class(name).name for name in device_classes.list_device_classes()],
+    "recipes": [recipes.load_recipe(name).name for name in recipes.list_recipes()],
+    "data": str(toml_reader.data_folder("targets")),
 }))
 """
 HEAVY = {"torch", "timm", "nncf", "typer", "rich", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}

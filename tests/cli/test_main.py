@@ -190,12 +190,12 @@ def test_json_is_alone_on_stdout_whatever_libraries_print() -> None:
     done = python(
         """
 import os, sys
-from edgekit import profiles
-real = profiles.list_recipes
+from edgekit.config import recipes
+real = recipes.list_recipes
 def noisy():
     print("python noise"); os.write(1, b"C noise\\n")
     return real()
-profiles.list_recipes = noisy
+recipes.list_recipes = noisy
 from edgekit.cli import output, view
 inside = output.clean_stdout
 import contextlib
@@ -206,7 +206,7 @@ def noisy_stdout():
         yield out
 view.clean_stdout = noisy_stdout
 from edgekit.cli.main import main
-profiles.list_recipes = real
+recipes.list_recipes = real
 sys.exit(main(["targets", "--json"]))
 """
     )
