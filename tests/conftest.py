@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from edgekit.cli.main import main
@@ -30,6 +31,11 @@ from tests.helpers.tiny import (
 
 # Torch's second thread gains nothing on networks this small, and waits for its turn by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Every run tries the same few examples, so a failure in CI is one here too. To look for new ones, use
+# `--hypothesis-profile=search`.
+settings.register_profile("quick", derandomize=True, max_examples=30, deadline=None, database=None)
+settings.register_profile("search", max_examples=2000, deadline=None, database=None)
+settings.load_profile("quick")
 # A shell's background job ignores it, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -137,7 +137,7 @@ class Preprocessing:
         if (height, width) != (image.height, image.width):
             image = image.resize((max(width, 1), max(height, 1)), Image.Resampling[self.interpolation.upper()])
         left, top = _offset(image.width, self.width), _offset(image.height, self.height)
-        if left < 0 or top < 0:
+        if image.width < self.width or image.height < self.height:  # an offset of 0 may lack a pixel at the far end
             canvas = Image.new("RGB", (self.width, self.height), self._fill)
             canvas.paste(image, (-left, -top))
             return np.asarray(canvas)

@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, export_graph, is_depthwise, layers
 from edgekit.compiler.rewrites import PASSES, rewrite
+from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import recipe_for
-from edgekit.config.runtimes import TARGETS
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.random_weights import random_images, randomize
@@ -162,12 +162,36 @@ def test_each_is_equal_and_finds_its_places(
     assert difference(network, rewritten, images_of(CASES[name].side, real_images)) <= 1e-4
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_those_of_a_recipe_together(name: str, target: str, networks: Any, real_images: list[Any]) -> None:
+def combinations() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Every distinct list of rewrites that a recipe names for a case, with the case's name.
+
+    Keyed by case, target and the first device class that gets this list: Raspberry Pis have their own variants.
+    """
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    for name, case in CASES.items():
+        recipe = recipe_for(case.name, PASSES)
+        for device_class in list_device_classes():
+            for target, row in recipe.for_class(device_class).targets.items():
+                found.setdefault((name, row.rewrites), f"{name}, {target} on {device_class}")
+    return {title: key for key, title in found.items()}
+
+
+def test_variants_for_device_classes_are_among_the_combinations() -> None:
+    """Whatever `on` tables the shipped recipes hold for a case: a new variant joins the matrix by itself."""
+    tested = set(combinations().values())
+    for name, case in CASES.items():
+        for row in recipe_for(case.name, PASSES).targets.values():
+            assert {(name, each.rewrites) for each in (row, *row.on.values())} <= tested
+    assert any("raspberry-pi" in title for title in combinations())
+
+
+@pytest.mark.parametrize(("name", "rewrites"), combinations().values(), ids=list(combinations()))
+def test_those_of_a_recipe_together(
+    name: str, rewrites: tuple[str, ...], networks: Any, real_images: list[Any]
+) -> None:
     network, graph = made(name, networks)
     before = operations(graph)
-    rewritten = rewrite(graph, recipe_for(CASES[name].name, PASSES).targets[target].rewrites)
+    rewritten = rewrite(graph, rewrites)
     assert difference(network, rewritten, images_of(CASES[name].side, real_images)) <= 1e-4
     assert operations(graph) == before, "the graph that was given must stay"
     kept = {layer.name: layer.macs for _, layer in layers(graph) if layer.op != "depthwise"}

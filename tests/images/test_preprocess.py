@@ -1,5 +1,6 @@
 """Decoding of every kind of image, and the same pixels as timm's evaluation transform."""
 
+import json
 import struct
 import zipfile
 from collections.abc import Callable
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.errors import BundleError, ImageError, UsageError
 from edgekit.images.preprocess import Preprocessing, open_image
+from tests.helpers.strategies import preprocessings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -336,3 +340,24 @@ def test_missing_keys_are_named(key: str) -> None:
         Preprocessing.from_dict(values)
     with pytest.raises(BundleError, match="preprocessing is list"):
         Preprocessing.from_dict([])
+
+
+@st.composite
+def images(draw: st.DrawFn) -> Image.Image:
+    """Noise over a gradient, so that a wrong filter or a shift by a pixel shows, of any shape up to 1 to 8."""
+    width, height = draw(st.integers(1, 160)), draw(st.integers(1, 160))
+    assume(max(width, height) <= 8 * min(width, height))
+    random = np.random.default_rng(draw(st.integers(0, 1000)))
+    slope = np.linspace(0, 120, width * height * 3).reshape(height, width, 3)
+    return Image.fromarray((slope + random.integers(0, 136, slope.shape)).astype(np.uint8))
+
+
+@given(image=images(), ours=preprocessings())
+@example(noise(100, 99), preprocessing(crop_mode="border", crop_pct=1.0))  # one pixel short, at the far end
+def test_any_image_has_the_pixels_that_timm_gives_it(image: Image.Image, ours: Preprocessing) -> None:
+    assert_same_as_timm(image, ours)
+
+
+@given(ours=preprocessings(largest=4096))
+def test_preprocessing_survives_json(ours: Preprocessing) -> None:
+    assert Preprocessing.from_dict(json.loads(json.dumps(ours.to_dict()))) == ours

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure import fresh_process
-from edgekit.measure.fresh_process import Fresh, main, measure_fresh
+from edgekit.measure.fresh_process import Fresh, main, measure_fresh, peak_rss_bytes
 from edgekit.measure.latency import alternate, ratio, summary
 from edgekit.report.schema import _schema
 from tests.helpers.tiny import MakeBundle
@@ -103,10 +103,24 @@ def test_ratio_of_few_rounds() -> None:
 
 
 def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
+    ballast = np.ones(1 << 30, np.uint8)  # this process's memory is not the other's, though ru_maxrss survives exec
     found = measure_fresh(make_bundle("onnx"), threads=1)
+    assert peak_rss_bytes() > ballast.nbytes
+    assert found.peak_rss_bytes < ballast.nbytes / 2
     assert found.load_ms > 0
     assert found.first_ms > 0
-    assert 20e6 < found.peak_rss_bytes < 1e9
+
+
+def test_the_peak_is_the_most_that_a_process_had() -> None:
+    code = """
+import numpy as np
+from edgekit.measure.fresh_process import peak_rss_bytes
+before = peak_rss_bytes()
+np.ones(200_000_000, np.uint8)
+print(peak_rss_bytes() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == pytest.approx(200e6, rel=0.1)
 
 
 def test_files_of_the_current_folder_do_not_replace_packages(
@@ -151,7 +165,8 @@ def test_module_prints_json(make_bundle: MakeBundle, capsys: pytest.CaptureFixtu
 
 def test_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
-    assert fresh_process.peak_rss_bytes() > 10e6
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+    assert before <= peak_rss_bytes() <= 1.1 * before
 
 
 def test_needs_the_runtime_alone() -> None:

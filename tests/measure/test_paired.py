@@ -5,6 +5,9 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binomtest
 
 from edgekit.measure.paired import POWER, Z, images_needed, mcnemar, paired_interval
@@ -104,3 +107,47 @@ def test_nothing_shows_that_a_drop_is_less_than_it_is() -> None:
     assert images_needed(10, 0, 1000, 0.01) is None
     assert images_needed(0, 0, 1000, 0.0) is None
     assert images_needed(0, 0, 10, 1.0) == 1
+
+
+def likelihood(won_share: float, difference: float, lost: int, won: int, count: int) -> float:
+    """Log of the multinomial probability of `lost` and `won`, where the share lost is `difference` more than won."""
+    shares = (won_share + difference, won_share, 1 - 2 * won_share - difference)
+    terms = zip((lost, won, count - lost - won), shares, strict=True)
+    return float(sum(times * np.log(max(share, 1e-300)) for times, share in terms if times))
+
+
+def score(difference: float, lost: int, won: int, count: int) -> float:
+    """The score statistic of a difference, with the shares that make what was seen likeliest: found numerically."""
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    best = minimize_scalar(
+        lambda share: -likelihood(share, difference, lost, won, count),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-12},
+    ).x
+    variance = (2 * best + difference - difference**2) / count
+    return float(((lost - won) / count - difference) / np.sqrt(variance))
+
+
+@st.composite
+def evaluations(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Images lost and won, and all of them."""
+    count = draw(st.integers(10, 5000))
+    lost = draw(st.integers(0, count))
+    return lost, draw(st.integers(0, min(count - lost, 200))), count
+
+
+@given(evaluation=evaluations())
+@example((1, 7, 21))
+@example((2, 0, 500))
+@example((150, 140, 10_000))
+def test_the_interval_inverts_the_score_test(evaluation: tuple[int, int, int]) -> None:
+    """Tango's interval by brute force: the likeliest shares by a search, the ends by root finding."""
+    lost, won, count = evaluation
+    assume(0 < lost + won < count)
+    given_difference = (lost - won) / count
+    low, high = paired_interval(lost, won, count)
+    edge = 1 - 1e-9
+    for end, limit, sign in ((low, -edge, 1), (high, edge, -1)):
+        expected = brentq(lambda d, s=sign: score(d, lost, won, count) - s * Z, given_difference, limit, xtol=1e-12)
+        assert end == pytest.approx(expected, abs=1e-5)

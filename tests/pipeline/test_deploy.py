@@ -1,5 +1,6 @@
 """The whole job: what it writes, what it reuses, and what it does when something goes wrong on the way."""
 
+import csv
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from edgekit.pipeline import build
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
 from edgekit.report import load_report, validate
+from edgekit.report.columns import RANDOM
 from edgekit.runtime import bundle
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers import fake_runtime
@@ -119,8 +121,24 @@ def test_random_weights_say_so_everywhere(again: Callable[..., int], tmp_path: P
     assert report["model"]["accuracy_meaningful"] is False
     out, err = capfd.readouterr()
     assert "the weights are random: accuracy means nothing" in err
-    assert "meaningless" in out.lower() or "means nothing" in out.lower() or "random" in out.lower()
-    assert "random" in (tmp_path / "run" / "report.html").read_text()
+    assert RANDOM in out
+    assert RANDOM in (tmp_path / "run" / "report.html").read_text()
+    assert empty_columns(tmp_path / "run") >= ACCURACY
+
+
+def test_weights_from_a_file_have_an_accuracy(fake_done: Path) -> None:
+    assert RANDOM not in (fake_done / "report.html").read_text()
+    assert not ACCURACY & empty_columns(fake_done)
+
+
+ACCURACY = {"top1_percent", "drop_top1_points", "agreement_percent"}
+
+
+def empty_columns(folder: Path) -> set[str]:
+    """Columns of a run's report.csv that no row fills."""
+    with (folder / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name for name in rows[0] if not any(row[name] for row in rows)}
 
 
 def test_same_command_again_reuses_the_bundles_and_measures(
@@ -235,8 +253,9 @@ def test_a_compiler_that_refuses_costs_its_row_alone(
 
 def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--min-speedup", "1000") == 1
-    out = capfd.readouterr().out
-    assert "fail" in out
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith(("fake-float ", "fake-int8 "))] == ["pass", "fail"]
+    assert [line.partition(":")[0] for line in lines if line.partition(":")[2].startswith(" fail")] == ["fake-int8"]
     float_, int8 = load_report(tmp_path / "run")["results"]
     assert (float_["verdict"], int8["verdict"]) == ("pass", "fail")
     assert "more than 1000 is asked for" in int8["reasons"][0]

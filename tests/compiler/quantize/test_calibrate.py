@@ -18,6 +18,10 @@ from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.errors import CompileError
+from edgekit.images.preprocess import Preprocessing
+from edgekit.models import Network
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline.calibrate import quantize_stage
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +125,54 @@ def test_progress_is_told_for_each_sample(graph: GraphModule, samples: Any) -> N
     assert len(steps) >= len(samples)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_estimators(graph: GraphModule, samples: Any, estimator: Any) -> None:
-    assert counted(quantized(graph, samples, recipe(estimator=estimator)))["weights"] == 2
+def test_each_estimator_gives_its_own_range() -> None:
+    """The image's quantizer, on images with outliers: their extremes, the mean of those, or a range that clips."""
+    random = np.random.default_rng(0)
+    images = [random.standard_t(5, size=(1, 3, 64, 64)).astype(np.float32) for _ in range(8)]
+    network = export_graph(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval(), (1, 3, 64, 64))
+    steps = {
+        estimator: next(
+            node.args[1]
+            for node in quantized(network, images, recipe(estimator=estimator)).graph.nodes
+            if "quantize_per_tensor" in str(node.target)
+        )
+        for estimator in ESTIMATORS
+    }
+    lowest, highest = ([float(reduce(image)) for image in images] for reduce in (np.min, np.max))
+    assert steps["minmax"] == pytest.approx((max(highest) - min(lowest)) / 255, rel=5e-3)  # so that 0 is a step
+    assert steps["mean-minmax"] == pytest.approx((np.mean(highest) - np.mean(lowest)) / 255, rel=5e-3)
+    for clipping in ("histogram", "mse"):
+        assert steps["mean-minmax"] < steps[clipping] < 0.95 * steps["minmax"]
+    assert len(set(steps.values())) == len(ESTIMATORS)
 
 
 def test_every_estimator_of_a_recipe_is_known() -> None:
     assert set(ESTIMATORS) == set(get_args(get_type_hints(Recipe)["estimator"]))
 
 
-def test_bias_correction_and_smoothing_run(graph: GraphModule, samples: Any) -> None:
-    wants = recipe(bias_correction="fast", smooth_quant=True)
-    assert counted(quantized(graph, samples, wants))["weights"] == 2
+class Uneven(nn.Module):
+    """A LayerNorm whose channels differ a thousandfold before a layer that makes up for it, so that int8 is coarse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.wide, self.head = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.norm.weight.mul_(torch.logspace(-1.5, 1.5, 16))
+            self.wide.weight.mul_(torch.logspace(1.5, -1.5, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.wide(self.norm(x.flatten(1)[:, :16])).relu())
+        return logits
+
+
+def test_smoothing_lowers_the_error_where_channels_differ() -> None:
+    random = np.random.default_rng(0)
+    images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(16)]
+    network = export_graph(Uneven().eval(), (1, 3, 12, 12))
+    plain = errors(network, quantized(network, images, recipe()), images)
+    smooth = errors(network, quantized(network, images, recipe(smooth_quant=True)), images)
+    assert np.mean(smooth) < 0.1 * np.mean(plain)
 
 
 def test_what_nncf_refuses_is_a_compile_error(graph: GraphModule) -> None:
@@ -148,18 +188,105 @@ def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
     assert counted(quantized(export_graph(Dynamic(), (1, 3, 12, 12)), samples, recipe())) == {}
 
 
-def test_the_recipe_has_no_field_that_is_ignored() -> None:
-    used = {
-        "rewrites",
-        "activations",
-        "quantize_outputs",
-        "quantize_depthwise",
-        "quantize_gelu",
-        "quantize_residuals",
-        "hard_swish_in_float",
-    }
-    assert {each.name for each in fields(TargetRecipe)} == used | set(OWN) | {"on"}
-    assert set(OWN) < {each.name for each in fields(Recipe)}
+class Everything(nn.Module):
+    """Something in it for each of a recipe's settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.one, self.two = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.norm, self.wide, self.head = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.norm.weight.mul_(torch.logspace(-1, 1, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.gelu(self.stem(x))
+        x = nn.functional.hardswish(self.one(self.depthwise(x)))
+        x = x + self.two(x)
+        logits: torch.Tensor = self.head(self.wide(self.norm(x.mean((2, 3)))))
+        return logits
+
+
+PLAINEST: dict[str, Any] = {"quantize_residuals": False}
+# A change of each setting that must show in the graph, and what else must be set for it to count.
+SETTINGS: dict[str, Any] = {
+    "scheme": "w8",
+    "estimator": "mean-minmax",
+    "smooth_quant": True,
+    "bias_correction": "fast",
+    "equalization": 0.5,
+    "weight_rounding": "nearest",
+    "float_layers": ("stem",),
+}
+SETTINGS_OF_A_TARGET: dict[str, Any] = {
+    "rewrites": ("layer-norm-affine",),
+    "activations": "int8",
+    "quantize_outputs": True,
+    "quantize_depthwise": True,
+    "quantize_gelu": True,
+    "quantize_residuals": True,
+    "hard_swish_in_float": True,
+    "estimator": "mean-minmax",
+    "smooth_quant": True,
+    "bias_correction": "fast",
+    "float_layers": ("stem",),
+}
+NEEDS: dict[str, dict[str, Any]] = {"quantize_gelu": {"quantize_outputs": True}}
+ABOUT_IT = {"name", "description", "architectures", "targets", "num_calibration_samples"}
+"""Not about the graph: these say which recipe it is, for which models and targets, and how many images it asks for."""
+
+
+def prepared(wants: Recipe, device_class: str = "x86-64-v3") -> tuple[str, dict[str, torch.Tensor]]:
+    """The code and the constants of the graph that a job would compile for onnx."""
+    random = np.random.default_rng(0)
+    images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
+    size = Preprocessing(12, 12, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    module = Everything().eval().requires_grad_(False)
+    network = Network(module, "everything", "factory", "random", "0" * 64, 1000, 4, size, tuple("abcd"), None)
+    pixels = np.zeros((1, 12, 12, 3), np.uint8)
+    graph = quantize_stage(
+        network, export_graph(module, (1, 3, 12, 12)), "onnx", "int8", wants.for_class(device_class), device_class,
+        pixels, torch_logits(network, pixels), images,
+    ).graph  # fmt: skip
+    return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
+
+
+def same(one: tuple[str, dict[str, torch.Tensor]], other: tuple[str, dict[str, torch.Tensor]]) -> bool:
+    equal = one[0] == other[0] and one[1].keys() == other[1].keys()
+    return equal and all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+
+
+def test_settings_cover_the_recipe() -> None:
+    assert {each.name for each in fields(Recipe)} == SETTINGS.keys() | ABOUT_IT
+    assert {each.name for each in fields(TargetRecipe)} == SETTINGS_OF_A_TARGET.keys() | {"on"}
+    assert set(OWN) <= SETTINGS.keys() & SETTINGS_OF_A_TARGET.keys()
+
+
+@pytest.fixture(scope="module")
+def unchanged() -> tuple[str, dict[str, torch.Tensor]]:
+    found = prepared(recipe(PLAINEST))
+    assert same(found, prepared(recipe(PLAINEST))), "what differs without a change says nothing about one"
+    return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_setting_of_a_recipe_changes_the_graph(name: str, unchanged: Any) -> None:
+    assert not same(unchanged, prepared(recipe(PLAINEST, **{name: SETTINGS[name]})))
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_A_TARGET)
+def test_each_setting_of_a_target_changes_the_graph(name: str, unchanged: Any) -> None:
+    base = PLAINEST | NEEDS.get(name, {})
+    before = prepared(recipe(base)) if name in NEEDS else unchanged
+    assert not same(before, prepared(recipe(base | {name: SETTINGS_OF_A_TARGET[name]})))
+
+
+def test_a_variant_changes_the_graph_for_its_device_class_alone(unchanged: Any) -> None:
+    plain = recipe(PLAINEST).targets["onnx"]
+    wants = recipe(PLAINEST | {"on": {"raspberry-pi-*": replace(plain, quantize_outputs=True)}})
+    assert same(unchanged, prepared(wants))
+    assert same(prepared(recipe(PLAINEST | {"quantize_outputs": True})), prepared(wants, "raspberry-pi-5"))
 
 
 def test_folded_weights_are_the_same_function_without_the_float_ones(graph: GraphModule, samples: Any) -> None:
