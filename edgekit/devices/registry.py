@@ -5,14 +5,14 @@
     class = "raspberry-pi-5"
     ssh_config = "/home/me/lab/ssh_config"
 
-It lies in the user's configuration folder as edgekit/devices.toml; EDGEKIT_DEVICES_FILE names another place.
+The file is edgekit/devices.toml in the user's configuration folder; EDGEKIT_DEVICES_FILE names another place.
 """
 
-import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -78,8 +78,9 @@ def devices_file() -> Path:
     named = os.environ.get("EDGEKIT_DEVICES_FILE")
     if named:
         return Path(named)
-    folder = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(folder) if folder else Path.home() / ".config") / "edgekit" / "devices.toml"
+    from platformdirs import user_config_path
+
+    return user_config_path("edgekit", appauthor=False) / "devices.toml"
 
 
 def read_devices() -> dict[str, Device]:
@@ -132,7 +133,9 @@ def add_device(device: Device) -> None:
     parse_url(device.url)
     if device.ssh_config is not None and not Path(device.ssh_config).is_file():
         raise UsageError(f"--ssh-config is '{device.ssh_config}': there is no such file.")
-    _write(known | {device.name: device})
+    values = {"url": device.url, "class": device.device_class, "ssh_config": device.ssh_config}
+    with _editing() as tables:
+        tables[device.name] = {key: value for key, value in values.items() if value is not None}
 
 
 def remove_device(name: str) -> None:
@@ -140,8 +143,8 @@ def remove_device(name: str) -> None:
     known = read_devices()
     if name not in known:
         raise UsageError(f"there is no device '{name}'. Known: {', '.join(known) or 'none'}.")
-    del known[name]
-    _write(known)
+    with _editing() as tables:
+        del tables[name]
 
 
 def check_name(name: str) -> None:
@@ -166,18 +169,17 @@ def _device(name: str, table: object, path: Path) -> Device:
     return Device(name, given["url"], given.get("class"), given.get("ssh_config"))
 
 
-def _write(devices: Mapping[str, Device]) -> None:
-    lines = []
-    for device in devices.values():
-        # A JSON string of printable characters is a TOML string; so is its \u escape.
-        values = {"url": device.url, "class": device.device_class, "ssh_config": device.ssh_config}
-        lines.append(f"[{json.dumps(device.name)}]\n")
-        lines += [f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None]
-        lines.append("\n")
+@contextmanager
+def _editing() -> Iterator[MutableMapping[str, Any]]:
+    """The tables of the devices file, which is written when the block ends. The user's comments stay."""
+    import tomlkit
+
     path = devices_file()
     try:
+        document = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+        yield document
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, "".join(lines))
+        replace_text(path, tomlkit.dumps(document))
     except OSError as error:
         raise OutputError(
             f"can't write the devices to '{path}': {error.strerror or error}. EDGEKIT_DEVICES_FILE names another place."

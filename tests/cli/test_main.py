@@ -50,6 +50,7 @@ import sys
 from edgekit.cli.main import main
 main({arguments})
 heavy = {{"numpy", "torch", "nncf", "PIL", "timm", "onnx", "onnxruntime", "openvino", "matplotlib"}} & set(sys.modules)
+heavy |= {{"filelock", "platformdirs", "tomlkit"}} & set(sys.modules)
 sys.exit(str(heavy) if heavy else 0)
 """
     )

@@ -68,6 +68,19 @@ def test_what_is_added_is_found_and_what_is_removed_is_not(file: Path, tmp_path:
         remove_device("pi5")
 
 
+def test_what_the_user_wrote_stays(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("# in the rack\n[pi5]\nurl = 'ssh://pi5' # second from the top\n")
+    add_device(Device("v1.5", "ssh://other"))
+    assert file.read_text().startswith("# in the rack\n[pi5]\nurl = 'ssh://pi5' # second from the top\n")
+    assert list(read_devices()) == ["pi5", "v1.5"]
+    remove_device("v1.5")
+    remove_device("pi5")
+    assert read_devices() == {}
+    add_device(Device("pi5", "ssh://pi5"))
+    assert list(read_devices()) == ["pi5"]
+
+
 @pytest.mark.parametrize("name", NASTY)
 def test_names_that_are_refused(name: str, file: Path) -> None:
     with pytest.raises(UsageError, match="the device's name is"):
@@ -112,7 +125,9 @@ def test_a_place_that_cannot_be_written(file: Path) -> None:
 
 def test_the_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("EDGEKIT_DEVICES_FILE")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert devices_file() == tmp_path / "edgekit" / "devices.toml"
-    monkeypatch.delenv("XDG_CONFIG_HOME")
-    assert devices_file() == Path.home() / ".config" / "edgekit" / "devices.toml"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    assert devices_file() == tmp_path / "configuration" / "edgekit" / "devices.toml"
+    for unset in (True, False):
+        monkeypatch.delenv("XDG_CONFIG_HOME") if unset else monkeypatch.setenv("XDG_CONFIG_HOME", "")
+        assert devices_file() == tmp_path / "home" / ".config" / "edgekit" / "devices.toml"
