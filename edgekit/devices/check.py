@@ -9,6 +9,7 @@ from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import DeviceMemoryError, DevicePythonError
+from edgekit.support.versions import release
 
 Facts = Mapping[str, Any]
 
@@ -43,7 +44,7 @@ def probe(connection: Connection) -> dict[str, Any]:
 def python_of(device: str, facts: Facts) -> dict[str, Any]:
     """The Python to use: the first on the path that will do; DevicePythonError if there is none."""
     for found in facts["pythons"]:
-        if OLDEST_PYTHON <= version_of(found["version"]) <= NEWEST_PYTHON:
+        if OLDEST_PYTHON <= release(found["version"], parts=2) <= NEWEST_PYTHON:
             return dict(found)
     there = ", ".join(each["version"] for each in facts["pythons"]) or "none"
     raise DevicePythonError(
@@ -83,7 +84,7 @@ def reason_against(device: str, facts: Facts) -> str | None:
         return f"no runtime is published for {facts['machine']}: valid are {', '.join(MACHINES)}"
     if facts["glibc"] is None:
         return "no runtime is published for a system without glibc"
-    if version_of(facts["glibc"]) < OLDEST_GLIBC:
+    if release(facts["glibc"], parts=2) < OLDEST_GLIBC:
         return f"glibc is {facts['glibc']}: the runtimes need {_dotted(OLDEST_GLIBC)} or newer"
     try:
         python_of(device, facts)
@@ -146,12 +147,6 @@ def row_device(device: Device, facts: Facts) -> dict[str, Any]:
 def unknown_device(device: Device) -> dict[str, Any]:
     """The `device` object of one that couldn't be asked."""
     return {"name": device.name, "class": device.device_class, "cpu": None, "cores": None, "memory_bytes": None}
-
-
-def version_of(text: str) -> tuple[int, int]:
-    """(3, 13) of "3.13.5"."""
-    major, minor = text.split(".")[:2]
-    return int(major), int(minor)
 
 
 def _dotted(version: Sequence[int]) -> str:

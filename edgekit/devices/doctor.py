@@ -15,9 +15,10 @@ from urllib.request import Request, urlopen
 from edgekit import __version__
 from edgekit.config.device_classes import class_of
 from edgekit.config.runtimes import TARGETS
-from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, version_of
+from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.measure.probe import probe
 from edgekit.support.distribution import install_command
+from edgekit.support.versions import release
 
 Status = Literal["ok", "warning", "broken"]
 HUB = "https://huggingface.co"
@@ -71,7 +72,7 @@ def _system(facts: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(
         "processor", "ok" if known else "broken", f"{facts['cpu'] or 'unknown'}, {machine}", None if known else fix
     )
-    fits = glibc is not None and version_of(str(glibc)) >= OLDEST_GLIBC
+    fits = glibc is not None and release(str(glibc), parts=2) >= OLDEST_GLIBC
     fix = f"use a Linux with glibc {'.'.join(map(str, OLDEST_GLIBC))} or newer, such as Debian 11: musl won't do"
     yield Finding("glibc", "ok" if fits else "broken", str(glibc or "none"), None if fits else fix)
     features = facts["features"] or ()
@@ -136,7 +137,7 @@ class Combination:
     """Packages that are known not to work together."""
 
     packages: tuple[str, ...]
-    is_bad: Callable[[Mapping[str, tuple[int, int]]], bool]
+    is_bad: Callable[[Mapping[str, tuple[int, ...]]], bool]
     why: str
     fix: str
 
@@ -177,7 +178,7 @@ def _combinations() -> Iterator[Finding]:
         versions = {package: _version(package) for package in known.packages}
         if not all(versions.values()):
             continue
-        if known.is_bad({package: version_of(f"{version}.0") for package, version in versions.items()}):
+        if known.is_bad({package: release(str(version), parts=2) for package, version in versions.items()}):
             name = " with ".join(f"{package} {version}" for package, version in versions.items())
             yield Finding(name, "broken" if len(versions) > 1 else "warning", known.why, known.fix)
 

@@ -26,6 +26,7 @@ from edgekit.runtime.profiling import target_of
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
+from edgekit.support.versions import release
 
 STAGE = "device"
 """What a row names that was lost with its device."""
@@ -44,7 +45,7 @@ class Board:
 
         Raises a DeviceError that says what failed, or which memory or disk is too small.
         """
-        oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=_numbers)
+        oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=release)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
         python = self._ready(next(iter(bundles.values())).manifest.target, oldest, sizes)
         with self._reporter.stage(f"{self.device.name}: copy"):
@@ -198,7 +199,3 @@ def failed_on_device(row: Row) -> bool:
 def _place(target: str, device: Device) -> str:
     """Where a run keeps the rows; an ssh:// address as a name has characters that no file name may have."""
     return f"row-{target}-on-{quote(device.name, safe='')}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))

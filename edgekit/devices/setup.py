@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgekit.config.runtimes import find_target
-from edgekit.devices.check import Facts, python_of, reason_against, version_of
+from edgekit.devices.check import Facts, python_of, reason_against
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.scripts import ENVIRONMENT, STORE, source
 from edgekit.devices.transport import Connection, ending
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
+from edgekit.support.versions import release
 
 CHUNK = 1 << 20
 
@@ -105,8 +106,8 @@ def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> l
 
 def fetch_wheels(device: str, facts: Facts, requirements: Sequence[str], folder: Path) -> None:
     """Let this machine's pip download wheels for the device's processor, glibc and Python, and pip's own."""
-    python = version_of(python_of(device, facts)["version"])
-    libc = version_of(facts["glibc"])[1]
+    python = release(python_of(device, facts)["version"], parts=2)
+    libc = release(facts["glibc"], parts=2)[1]
     platforms = [f"manylinux_2_{minor}_{facts['machine']}" for minor in range(libc, 16, -1)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*python)]

@@ -3,7 +3,6 @@
 import importlib
 import importlib.metadata
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraE
 from edgekit.runtime.manifest import Manifest
 from edgekit.support.distribution import install_command
 from edgekit.support.libraries import first_line
+from edgekit.support.versions import release
 
 _CPUS = "/sys/devices/system/cpu"
 
@@ -70,7 +70,7 @@ def package_version(module: ModuleType, package: str, manifest: Manifest) -> str
     except importlib.metadata.PackageNotFoundError:  # the same module from another package, such as onnxruntime-gpu
         version = str(getattr(module, "__version__", "unknown"))
     minimum = manifest.engine["minimum"]
-    if package == manifest.engine["package"] and () < _numbers(version) < _numbers(minimum):
+    if package == manifest.engine["package"] and () < release(version) < release(minimum):
         raise MissingExtraError(
             f"the bundle needs {package} {minimum} or newer, {version} is installed. "
             f'Run: pip install "{package}>={minimum}"'
@@ -140,9 +140,3 @@ def default_threads() -> int:
             siblings = str(cpu)
         cores.add(siblings)
     return max(1, len(cores))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """(2024, 1) of "2024.1.0-rc1": enough to compare releases."""
-    release = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in release.group().split(".")) if release else ()
