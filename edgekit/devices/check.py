@@ -30,7 +30,7 @@ ENGINE_BYTES = 100 << 20
 def probe(connection: Connection) -> dict[str, Any]:
     """The facts of a device; what it doesn't tell is null. Nothing on it is changed."""
     device = connection.device
-    done = connection.run(["python3", "-"], source(PROBE).encode())
+    done = connection.run(["python3", "-I", "-"], source(PROBE).encode())
     if done.status in (126, 127):
         raise DevicePythonError(
             f"{device.name}: it has no python3 that can be run ({done.err.strip()[-200:]}). On Debian and Raspberry Pi "

@@ -17,6 +17,7 @@ from edgekit.config.device_classes import class_of
 from edgekit.config.runtimes import TARGETS
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.measure.probe import probe
+from edgekit.support.child_process import run_python
 from edgekit.support.distribution import install_command
 from edgekit.support.versions import release
 
@@ -113,9 +114,7 @@ def _runtimes() -> Iterator[Finding]:
 def _dies(module: str) -> str | None:
     """What happens when a module is imported, None if nothing bad."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", f"import {module}"], capture_output=True, text=True, timeout=60
-        )
+        done = run_python(["-c", f"import {module}"], timeout=60)
     except subprocess.TimeoutExpired:
         return ": its import takes more than 60 s"
     if done.returncode == -4:

@@ -6,8 +6,6 @@ of what went in. Nothing else on the device is touched, and old ones of both go 
 
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from edgekit.devices.scripts import ENVIRONMENT, STORE, source
 from edgekit.devices.transport import Connection, ending
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
+from edgekit.support.child_process import run_python
 from edgekit.support.versions import release
 
 CHUNK = 1 << 20
@@ -67,7 +66,7 @@ def ensure_environment(
         wheels = {path.name: path for path in Path(folder).glob("*.whl")}
         hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
     request = {"cache": facts["cache"], "key": key, "requirements": requirements, "wheels": hashes, "offline": offline}
-    command = [python["path"], "-c", source(ENVIRONMENT), json.dumps(request)]
+    command = [python["path"], "-I", "-c", source(ENVIRONMENT), json.dumps(request)]
     done = connection.run(command)
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
@@ -109,14 +108,12 @@ def fetch_wheels(device: str, facts: Facts, requirements: Sequence[str], folder:
     python = release(python_of(device, facts)["version"], parts=2)
     libc = release(facts["glibc"], parts=2)[1]
     platforms = [f"manylinux_2_{minor}_{facts['machine']}" for minor in range(libc, 16, -1)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*python)]
-    command += [word for abi in (f"cp{python[0]}{python[1]}", "abi3", "none") for word in ("--abi", abi)]
+    arguments = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    arguments += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*python)]
+    arguments += [word for abi in (f"cp{python[0]}{python[1]}", "abi3", "none") for word in ("--abi", abi)]
     for platform in (*platforms, f"manylinux2014_{facts['machine']}"):
-        command += ["--platform", platform]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), *requirements, "pip"], capture_output=True, text=True, check=False
-    )
+        arguments += ["--platform", platform]
+    done = run_python([*arguments, "--dest", str(folder), *requirements, "pip"])
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise DeviceSetupError(
@@ -134,7 +131,7 @@ def clean(connection: Connection, facts: Facts) -> bool:
 
 def _stream(connection: Connection, python: str, request: Mapping[str, Any], paths: Sequence[Path]) -> list[str]:
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        process = connection.start([python, "-c", source(STORE), json.dumps(request)], stderr)
+        process = connection.start([python, "-I", "-c", source(STORE), json.dumps(request)], stderr)
         with ending(process):
             assert process.stdin
             assert process.stdout

@@ -104,7 +104,7 @@ class Connection:
 
     def python(self, python: str, script: str, request: Any, what: str, given: bytes = b"") -> Any:
         """Run one of `scripts` with a JSON request; its JSON answer. DeviceError if it fails; `what` says at what."""
-        done = self.run([python, "-c", source(script), json.dumps(request)], given)
+        done = self.run([python, "-I", "-c", source(script), json.dumps(request)], given)
         return self.answer(done, what)
 
     def answer(self, done: Done, what: str) -> Any:

@@ -5,7 +5,6 @@ runtime alone.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import EngineError
+from edgekit.support.child_process import run_python
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,8 @@ class Fresh:
 
 def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
     """Load time, first inference and peak memory of a bundle in a process of its own; EngineError if that dies."""
-    command = [sys.executable, "-P", "-m", "edgekit.measure.fresh_process", str(bundle), str(threads)]
-    # The same packages as here, and none from the folder that the user happens to be in.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
+        done = run_python(["-m", "edgekit.measure.fresh_process", str(bundle), str(threads)], timeout)
     except subprocess.TimeoutExpired:
         raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
     if done.returncode < 0:

@@ -10,7 +10,6 @@ is one JSON object on its stdout.
 import gc
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from edgekit.errors import CompileError, EdgekitError
 from edgekit.measure.fresh_process import signal_name
 from edgekit.pipeline.job import Job
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.child_process import start_python
 from edgekit.support.files import writing
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
@@ -68,13 +68,9 @@ def load_job(file: Path) -> Job:
 
 def build_apart(file: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
     """The bundle of a parked job, made by another process. Its errors are raised here; CompileError if it is killed."""
-    command = [sys.executable, "-P", "-c", BEGIN, str(file), target, precision, str(path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | GIVE_BACK
+    arguments = ["-c", BEGIN, str(file), target, precision, str(path), *(["quiet"] if reporter.quiet else [])]
     # The pipe to its stdin ends with this process, whatever ends that.
-    done = subprocess.Popen(
-        [*command, "quiet"] if reporter.quiet else command,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    done = start_python(arguments, GIVE_BACK)
     with done:
         said = done.stdout.read() if done.stdout else ""
     if done.returncode < 0:

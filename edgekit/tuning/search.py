@@ -1,6 +1,5 @@
 """What `edgekit tune` does: workers search, the best recipe is written, and images that none of them saw judge it."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ from edgekit.pipeline.options import Options
 from edgekit.report import write_report
 from edgekit.report.tuning import draw_tuning
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support.child_process import spawn
 from edgekit.support.files import replace_text, writing
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
@@ -100,10 +100,7 @@ class Workers:
         self._tell()
 
     def _start(self) -> BaseProcess:
-        """A fresh process: a forked one would share torch's threads and the database's connection."""
-        process = multiprocessing.get_context("spawn").Process(target=begin, args=self._given)
-        process.start()
-        return process
+        return spawn(begin, self._given)
 
     def _look_after(self) -> None:
         for process in list(self._alive):

@@ -134,7 +134,7 @@ def test_a_runtime_that_dies_when_it_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str | None
 ) -> None:
     (tmp_path / "broken_runtime.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     found = doctor._dies("broken_runtime")
     assert found is None if said is None else said in str(found)
 

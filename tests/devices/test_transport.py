@@ -47,6 +47,12 @@ def test_words_arrive_as_they_are(server: Server) -> None:
     assert not folder.exists()
 
 
+def test_scripts_import_nothing_from_the_devices_home(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "source", lambda _: "import json, sys; print(json.dumps(sys.flags.isolated))")
+    with connect(server.device()) as connection:
+        assert connection.python("python3", "store", {}, "a script") == 1
+
+
 def test_a_status_of_255_is_the_commands_own_while_the_connection_stands(server: Server) -> None:
     with connect(server.device()) as connection:
         assert connection.run(["sh", "-c", "exit 255"]).status == 255

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from edgekit.compat.litert import operations
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.profile import OpProfile, Profile, Shape, add_times, float_reason, kind_of, matrix_macs
+from edgekit.support.child_process import run_python
 
 TIMEOUT_S = 600
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -128,9 +128,9 @@ def _layer(tensor: str) -> str:
 
 def _kernels(model: Path, threads: int, runs: int) -> tuple[list[_Kernel], str]:
     """What ran, in order, with median times; or nothing, and why."""
-    command = [sys.executable, "-m", "edgekit.runtime.tflite.litert", str(model.absolute()), str(threads), str(runs)]
+    arguments = ["-m", "edgekit.runtime.tflite.litert", str(model.absolute()), str(threads), str(runs)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = run_python(arguments, TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return [], f"it didn't finish within {TIMEOUT_S} s"
     if done.returncode != 0:

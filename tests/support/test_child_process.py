@@ -1,0 +1,84 @@
+"""Child processes have their parent's packages, and none from the folder that the user is in."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import edgekit
+from edgekit.devices.doctor import _dies
+from edgekit.measure.cluster import engine_of
+from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.profiling import profile
+from edgekit.support.child_process import SAFE_PATH, run_python, safe_path, spawn, start_python
+from tests.helpers.tiny import MakeBundle
+
+
+@pytest.fixture
+def hostile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with files that would replace modules of the standard library and of edgekit."""
+    folder = tmp_path / "hostile"
+    (folder / "edgekit").mkdir(parents=True)
+    for name in ("json.py", "struct.py", "numpy.py", "edgekit/__init__.py"):
+        (folder / name).write_text("raise SystemExit('imported from the current folder')\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+IMPORTS = "import json, struct, numpy, edgekit; print(edgekit.__file__)"
+
+
+def test_a_child_has_its_parents_packages(hostile_folder: Path) -> None:
+    done = run_python(["-c", IMPORTS], timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, edgekit.__file__)
+    with start_python(["-c", IMPORTS]) as child:
+        out, _ = child.communicate()
+    assert (child.returncode, out.strip()) == (0, edgekit.__file__)
+
+
+def test_start_python_adds_variables() -> None:
+    with start_python(
+        ["-c", "import os; print(os.environ['COLOUR'], 'PATH' in os.environ)"], {"COLOUR": "red"}
+    ) as child:
+        out, _ = child.communicate()
+    assert out.split() == ["red", "True"]
+
+
+def test_a_spawned_process_has_its_parents_packages(hostile_folder: Path) -> None:
+    process = spawn(time.sleep, (0,))
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) -> None:
+    with engine_of(1, None) as engine:
+        assert list(engine.map(len, ["abc"])) == [(0, 3)]
+
+
+@pytest.mark.parametrize("before", [None, "", "1"])
+def test_safe_path_leaves_the_environment_as_it_was(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SAFE_PATH, raising=False)
+    if before is not None:
+        monkeypatch.setenv(SAFE_PATH, before)
+    with safe_path():
+        assert os.environ[SAFE_PATH] == "1"
+    assert os.environ.get(SAFE_PATH) == before
+
+
+def test_litert_s_profiler_runs_wherever_the_user_is(make_bundle: MakeBundle, hostile_folder: Path) -> None:
+    found = profile(read_bundle(make_bundle("tflite")), threads=1, runs=1)
+    assert found.method.startswith("LiteRT's own profiler")
+
+
+def test_doctor_judges_the_installed_package(hostile_folder: Path) -> None:
+    assert _dies("numpy") is None
+
+
+def test_every_child_is_started_in_one_place() -> None:
+    """Another call of sys.executable would be a child without -P: start it with edgekit.support.child_process."""
+    package = Path(edgekit.__file__).parent
+    users = [path for path in package.rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
+    # Sent to a device alone, for a bare Python 3.7.
+    on_a_device = {path for path in users if "scripts" in path.parts or path.name == "probe.py"}
+    assert {path.name for path in users if path not in on_a_device} == {"child_process.py"}
