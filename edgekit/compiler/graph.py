@@ -70,9 +70,19 @@ def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
 
     Source: torch.export. The module itself is left as it is; the graph shares its tensors.
     """
+    return simplify(trace(module, shape))
+
+
+def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
+    """What torch.export makes of `module`; it raises whatever the module's own code stumbles over."""
     example = torch.zeros(tuple(shape))
     graph = torch.export.export(copy_sharing(module).eval(), (example,)).module(check_guards=False)
     assert isinstance(graph, GraphModule)
+    return graph
+
+
+def simplify(graph: GraphModule) -> GraphModule:
+    """Fold batch norms and remove no-ops, in place. Returns the same graph."""
     for node in list(graph.graph.nodes):
         if node.target in NO_OPS:
             node.replace_all_uses_with(node.args[0])

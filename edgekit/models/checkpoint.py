@@ -51,7 +51,7 @@ def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | No
     """
     state = _strip_prefixes(state, module)
     if rename is not None and _shapes(state) != _shapes(module.state_dict()):
-        state = _rename(state, module, rename)
+        state = _rename(state, module, rename, path)
     problems = _wrong_tensors(state, module)
     if not problems:
         # Not strict only to collect the names for our own message: none may be missing or left over.
@@ -138,18 +138,22 @@ def _strip_prefixes(state: State, module: nn.Module) -> State:
     return state
 
 
-def _rename(state: State, module: nn.Module, rename: Rename) -> State:
-    # The renaming code is the library's and presumes a file that fits: on others it looks up what isn't there.
-    mismatches = (KeyError, IndexError, RuntimeError, ValueError, AttributeError, TypeError)
-    try:
-        return rename(dict(state), module)
-    except mismatches:
-        pass
-    try:
-        # As 1x1 convolutions nothing is left for it to reshape: the names come out right, and so does the message.
-        return rename({name: v[..., None, None] if v.ndim == 2 else v for name, v in state.items()}, module)
-    except mismatches:
-        return state
+def _rename(state: State, module: nn.Module, rename: Rename, path: Path) -> State:
+    # As 1x1 convolutions nothing is left for it to reshape: the names come out right, and so does the message.
+    convolutions = {name: v[..., None, None] if v.ndim == 2 else v for name, v in state.items()}
+    for layout in (state, convolutions):
+        try:
+            return rename(dict(layout), module)
+        # The renaming code is the library's and presumes a file that fits: on others it looks up what isn't there.
+        except (KeyError, IndexError, RuntimeError, ValueError):
+            continue
+        except (AttributeError, TypeError) as error:
+            raise WeightsError(
+                f"the library's own code that renames the tensors of checkpoints failed on weights '{path}' "
+                f"({type(error).__name__}: {error}): it may have a mistake, or not know the layout of this file. Give "
+                "a checkpoint whose tensors have the names that the model gives them: save model.state_dict()"
+            ) from error
+    return state
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 
 from edgekit import __version__
-from edgekit.config.runtimes import find_target
-from edgekit.errors import CompileError, EdgekitError, ParityError
+from edgekit.errors import ParityError
 from edgekit.pipeline.prepared import Prepared
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
 from edgekit.runtime.manifest import EngineRequirement, Manifest
 from edgekit.runtime.session import Session
 from edgekit.support.files import writing
-from edgekit.support.libraries import first_line, quiet
+from edgekit.support.libraries import quiet
 
 PARITY = 1e-3
 """Greatest difference between a float bundle's logits and torch's, as a share of the largest logit."""
@@ -59,16 +58,9 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
 
 
 def _compiled(prepared: Prepared, folder: Path) -> Artifact:
-    """Compilers raise whatever they like: all of it is a CompileError with its first line."""
     backend = load_backend(prepared.target)
-    try:
-        with quiet(), torch.no_grad():
-            return backend.compile(prepared.graph, folder, embedded(prepared))
-    except (EdgekitError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        title = find_target(prepared.target).title
-        raise CompileError(f"{title}'s compiler refused the graph: {first_line(error)}") from error
+    with quiet(), torch.no_grad():
+        return backend.compile(prepared.graph, folder, embedded(prepared))
 
 
 def embedded(prepared: Prepared) -> str:

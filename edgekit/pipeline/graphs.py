@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import export_graph
+from edgekit.compiler.graph import simplify, trace
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
-from edgekit.errors import EdgekitError, ModelError
+from edgekit.errors import ModelError
 from edgekit.images.dataset import Sample
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
@@ -80,16 +80,15 @@ class PreparedGraphs:
         """The network's graph before any rewrite. Don't change it."""
         if self._graph is None:
             size = self.job.network.preprocessing
-            try:
-                with self.reporter.stage("export"), quiet():
-                    self._graph = export_graph(self.job.network.module, (1, 3, size.height, size.width))
-            except EdgekitError:
-                raise
-            except Exception as error:  # torch.export raises whatever the model's own code stumbles over
-                raise ModelError(
-                    f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}. Its forward must "
-                    "not depend on the values of tensors"
-                ) from error
+            with self.reporter.stage("export"), quiet():
+                try:
+                    traced = trace(self.job.network.module, (1, 3, size.height, size.width))
+                except Exception as error:  # torch.export raises whatever the model's own code stumbles over
+                    raise ModelError(
+                        f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}. Its forward "
+                        "must not depend on the values of tensors"
+                    ) from error
+                self._graph = simplify(traced)
         return self._graph
 
     def _crop(self, samples: tuple[Sample, ...]) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.models import Network
 from edgekit.runtime.manifest import Layer
 from edgekit.support.files import writing
-from edgekit.support.libraries import quiet
+from edgekit.support.libraries import LibraryErrors, quiet
 
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
 PACKAGES = ("torch", "timm", "nncf", "openvino", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "numpy")
@@ -114,18 +114,37 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
 
 def load_prepared(folder: Path) -> Prepared:
     """A graph that `save_prepared` kept; tensors are read with weights_only. InputError if it isn't one."""
+    # numpy and torch raise almost anything on a damaged file.
+    refused = LibraryErrors(lambda raised: _not_prepared(folder, raised))
+    plain = _read_stage(folder)
+    with quiet(), weights_only_loads(), refused, np.load(folder / SAMPLES, allow_pickle=False) as samples:
+        pixels, logits = samples["pixels"], samples["logits"]
+        graph = torch.export.load(folder / GRAPH).module(check_guards=False)
+    assert isinstance(graph, GraphModule)
+    return Prepared(graph=graph, pixels=pixels, logits=logits, **plain)
+
+
+def _read_stage(folder: Path) -> dict[str, Any]:
+    """Everything of a `Prepared` but its graph and its arrays; InputError if the file has other keys."""
     try:
         plain = json.loads((folder / STAGE).read_text(encoding="utf-8"))
-        with np.load(folder / SAMPLES, allow_pickle=False) as samples, quiet(), weights_only_loads():
-            graph = torch.export.load(folder / GRAPH).module(check_guards=False)
-            assert isinstance(graph, GraphModule)
-            find_target(plain["target"])
-            plain["preprocessing"] = Preprocessing.from_dict(plain["preprocessing"])
-            plain["labels"], plain["layers"] = tuple(plain["labels"]), tuple(plain["layers"])
-            return Prepared(graph=graph, pixels=samples["pixels"], logits=samples["logits"], **plain)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"'{folder}' is not a graph that `edgekit quantize` wrote: {error}. Make one with: edgekit quantize MODEL"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _not_prepared(folder, error) from error
+    keys = {field.name for field in fields(Prepared)} - {"graph", "pixels", "logits"}
+    if not isinstance(plain, dict) or plain.keys() != keys:
+        raise _not_prepared(folder, f"{STAGE} must have the keys {', '.join(sorted(keys))}")
+    if not isinstance(plain["labels"], list) or not isinstance(plain["layers"], list):
+        raise _not_prepared(folder, f"labels and layers in {STAGE} must be lists")
+    find_target(plain["target"])
+    preprocessing = Preprocessing.from_dict(plain["preprocessing"])
+    return plain | {
+        "preprocessing": preprocessing,
+        "labels": tuple(plain["labels"]),
+        "layers": tuple(plain["layers"]),
+    }
+
+
+def _not_prepared(folder: Path, reason: object) -> InputError:
+    return InputError(
+        f"'{folder}' is not a graph that `edgekit quantize` wrote: {reason}. Make one with: edgekit quantize MODEL"
+    )

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,8 +79,10 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode != 0:
-        found = json.loads(said.splitlines()[-1]) if said else {}
-        raise getattr(errors, found.get("kind", "CompileError"))(found.get("message", f"exit {done.returncode}"))
+        found = json.loads(said.splitlines()[-1]) if said else {"mistake": f"it ended with status {done.returncode}"}
+        if "mistake" in found:
+            raise RuntimeError(f"the process that made '{path.name}' failed: {found['mistake']}")
+        raise getattr(errors, found["kind"])(found["message"])
     return read_bundle(path)
 
 
@@ -99,6 +102,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:  # a mistake of edgekit's own: the parent shows it as that
+        print(json.dumps({"mistake": traceback.format_exc()}))
+        return 1
     return 0
 
 

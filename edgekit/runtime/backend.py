@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 from torch.fx import GraphModule
 
 from edgekit.config.runtimes import find_target
-from edgekit.support.libraries import import_needed
+from edgekit.errors import CompileError
+from edgekit.support.libraries import LibraryErrors, first_line, import_needed
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,26 @@ class Backend(Protocol):
     """Compiles for one runtime. `metadata` is put inside the model file so that it can be used alone."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
-        """Write the model's files into `folder`; raises CompileError with what the runtime's compiler said."""
+        """Write the model's files into `folder`; raises CompileError with what the runtime's compiler said.
+
+        Calls of the compiler stand in a block of `compiler_errors`.
+        """
         ...
 
 
-__all__ = ["Artifact", "Backend", "load_backend"]
+def compiler_errors(target: str) -> LibraryErrors:
+    """Turns what a runtime's compiler raises inside the block into CompileError with its first line.
+
+    A full disk and a lack of memory pass: they are told as what they are.
+    """
+    title = find_target(target).title
+    return LibraryErrors(
+        lambda raised: CompileError(f"{title}'s compiler refused the graph: {first_line(raised)}"),
+        passing=(OSError, MemoryError),
+    )
+
+
+__all__ = ["Artifact", "Backend", "compiler_errors", "load_backend"]
 
 
 def load_backend(target: str) -> Backend:

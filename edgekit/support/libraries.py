@@ -7,10 +7,10 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from types import ModuleType, TracebackType
 
-from edgekit.errors import MissingExtraError
+from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.support.distribution import install_command
 
 
@@ -24,6 +24,39 @@ def import_needed(module: str, extra: str) -> ModuleType:
         if package == "edgekit":
             raise
         raise MissingExtraError(f"'{package}' is not installed. Run: {install_command(extra)}") from error
+
+
+class LibraryErrors:
+    """Turns what another project's library raises inside the block into an error of edgekit's.
+
+    The block holds direct calls of the library and nothing else. Libraries call edgekit back, and what that code
+    raises is a mistake of ours: it passes as it is, as EdgekitErrors and the types in `passing` do.
+    """
+
+    def __init__(
+        self, error_of: Callable[[Exception], EdgekitError], passing: tuple[type[Exception], ...] = ()
+    ) -> None:
+        self._error_of = error_of
+        self._passing: tuple[type[Exception], ...] = (EdgekitError, *passing)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(raised, Exception) and not isinstance(raised, self._passing) and not _is_ours(trace):
+            raise self._error_of(raised) from raised
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether an exception passed through edgekit's code on its way to the block, whose frame is the first."""
+    trace = trace.tb_next if trace else None
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "edgekit":
+            return True
+        trace = trace.tb_next
+    return False
 
 
 @contextlib.contextmanager

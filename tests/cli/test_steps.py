@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.pipeline.prepared import Prepared
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
-from tests.helpers.tiny import MakeBundle
+from tests.helpers.tiny import MakeBundle, tiny_manifest
 
 BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
 
@@ -82,12 +84,22 @@ def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
 def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) -> None:
     folder = tmp_path / "onnx-int8-graph"
     folder.mkdir()
-    (folder / "stage.json").write_text('{"target": "onnx"}')
+    keys = {each.name: "" for each in fields(Prepared) if each.name not in ("graph", "pixels", "logits")}
+    whole = {"target": "onnx", "preprocessing": tiny_manifest().preprocessing.to_dict(), "labels": [], "layers": []}
+    (folder / "stage.json").write_text(json.dumps(keys | whole))
+    np.savez(folder / "samples.npz", pixels=0, logits=0)
     (folder / name).write_bytes(b"damaged")
     _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
     assert "is not a graph that `edgekit quantize` wrote" in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"target": "onnx"}'])
+def test_a_graph_of_another_shape(job: list[str], tmp_path: Path, capfd: Any, content: str) -> None:
+    (tmp_path / "stage.json").write_text(content)
+    _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
+    assert "is not a graph that `edgekit quantize` wrote: stage.json must have the keys device_class, " in err
 
 
 def test_evaluate(finished_run: Path, photos: Path, capfd: Any) -> None:

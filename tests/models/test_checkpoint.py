@@ -210,6 +210,19 @@ def test_weights_that_overflow_are_refused(state: dict[str, Tensor], tmp_path: P
     assert "gives NaN or infinity for a random image" in message
 
 
+@pytest.mark.parametrize("mistake", [TypeError("unexpected keyword"), AttributeError("no attribute 'shape'")])
+def test_a_mistake_in_timms_renaming_is_not_said_to_be_the_files(
+    mistake: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise mistake
+
+    monkeypatch.setattr("timm.models.convnext.checkpoint_filter_fn", mistaken)
+    message = refusal({"foreign": torch.zeros(1)}, tmp_path)
+    assert "don't fit" not in message
+    assert f"{type(mistake).__name__}: {mistake}" in message
+
+
 def test_content_without_named_tensors_is_refused(tmp_path: Path) -> None:
     assert "holds no tensors by name but a list" in refusal([1, 2], tmp_path)
     assert "a dict with epoch, best" in refusal({"epoch": 3, "best": 0.5}, tmp_path)

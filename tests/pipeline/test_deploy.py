@@ -229,12 +229,11 @@ def test_a_compiler_that_refuses_costs_its_row_alone(
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)
     shutil.rmtree(folder / "onnx-int8")
-    from edgekit.runtime.onnx import backend as onnx
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("unsupported operation")
 
-    monkeypatch.setattr(onnx.Backend, "compile", refuse)
+    monkeypatch.setattr("torch.onnx.export", refuse)
     assert main(["deploy", *job_arguments, "-o", str(folder), "--json"]) == 1
     out, err = capfd.readouterr()
     assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err

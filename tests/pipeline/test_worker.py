@@ -82,6 +82,11 @@ def test_an_error_comes_back(file: Path, tmp_path: Path) -> None:
         build_apart(file, "openvino", "float", tmp_path / "taken/bundle", Reporter(quiet=True))
 
 
+def test_a_mistake_of_ours_comes_back_as_that(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"the process that made 'bundle' failed: Traceback(.|\n)*KeyError: 'fake'"):
+        build_apart(file, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
+
+
 def test_a_process_that_is_killed(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nkill -9 $$\n")

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -258,19 +259,72 @@ def test_gelu_from_int8_to_int8_is_one_operation(tiny_job: Job, tmp_path: Path) 
     assert ran_in_int8(bundle, 1)["share_of_macs"] == pytest.approx(share)
 
 
+COMPILERS = {
+    "openvino": "openvino.convert_model",
+    "onnx": "torch.onnx.export",
+    "tflite": "litert_torch.convert",
+    "fake": "torch.export.save",
+}
+"""The call of each runtime's compiler."""
+
+
 def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
     tiny_job: Job, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = import_module(target.backend)
-
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
 
-    monkeypatch.setattr(backend.Backend, "compile", refuse)
-    (error, _) = build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True)).values()
+    monkeypatch.setattr(COMPILERS[target.name], refuse)
+    made = build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
+    (error,) = made.values()
     assert isinstance(error, CompileError)
     assert str(error) == f"{target.title}'s compiler refused the graph: operation 'foo' is unknown"
     assert list(tmp_path.iterdir()) == []
+
+
+OURS = {
+    "openvino": "split_reductions",
+    "onnx": "fuse_integer_matmul",
+    "tflite": "embed",
+    "fake": "store_weights_as_int8",
+}
+"""A function of edgekit's own that each backend calls."""
+
+
+def test_a_mistake_in_a_backend_is_not_said_to_be_the_compilers(
+    tiny_job: Job, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(import_module(target.backend), OURS[target.name], mistaken)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_in_the_export_is_not_said_to_be_the_models(tiny_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr("edgekit.pipeline.build.simplify", mistaken)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        PreparedGraphs(tiny_job, Reporter(quiet=True)).exported()
+
+
+def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
+    tiny_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.compat.litert_torch import pad_channels_last
+    from edgekit.runtime.tflite import backend as tflite
+
+    monkeypatch.setattr(
+        tflite,
+        "litert_torch",
+        SimpleNamespace(convert=lambda *_, **__: pad_channels_last(None)),  # type: ignore[arg-type]
+    )
+    with pytest.raises((TypeError, AttributeError)):
+        build_all(with_row(tiny_job), ("tflite",), tmp_path, Reporter(quiet=True))
 
 
 def test_rows_of_the_table(target: Target) -> None:

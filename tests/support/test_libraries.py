@@ -1,14 +1,18 @@
 """Libraries are kept quiet, and both streams come back whatever happens."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgekit.errors import MissingExtraError
-from edgekit.support.libraries import import_needed, quiet
+from edgekit.errors import CompileError, MissingExtraError
+from edgekit.support.libraries import LibraryErrors, first_line, import_needed, quiet
 
 EVERYTHING = """
 import logging, os, sys, warnings
@@ -100,3 +104,26 @@ def test_other_errors_of_an_import_pass(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OSError, match="libfoo"):
         import_needed("broken_inside", "build")
+
+
+def refused(call: Callable[[], object], **more: Any) -> None:
+    with LibraryErrors(lambda raised: CompileError(f"refused: {raised}"), **more):
+        call()
+
+
+def test_what_a_library_raises_becomes_ours() -> None:
+    with pytest.raises(CompileError, match="refused: Expecting value") as caught:
+        refused(lambda: json.loads(""))
+    assert isinstance(caught.value.__cause__, json.JSONDecodeError)
+
+
+def test_errors_that_pass_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.support.libraries.re", None)
+    with pytest.raises(AttributeError):
+        refused(lambda: json.loads("1", parse_int=lambda _: first_line(ValueError("x"))))
+    with pytest.raises(OSError, match="gone"):
+        refused(lambda: Path("gone").read_text(), passing=(OSError,))
+    with pytest.raises(MissingExtraError):
+        refused(lambda: import_needed("surely_not_installed", "build"))
+    with pytest.raises(KeyboardInterrupt):
+        refused(lambda: signal.raise_signal(signal.SIGINT))

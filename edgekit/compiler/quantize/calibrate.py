@@ -16,7 +16,7 @@ from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import fit_ranges
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
-from edgekit.support.libraries import first_line, quiet
+from edgekit.support.libraries import LibraryErrors, first_line, quiet
 
 ESTIMATORS: dict[str, Any] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
@@ -44,10 +44,10 @@ def quantize(
         return torch.from_numpy(sample)
 
     placement = Placement(recipe.targets[target], recipe.float_layers, recipe.scheme)
-    try:
-        with torch.no_grad(), quiet():
-            if recipe.equalization:
-                equalize(graph, samples, recipe.equalization)
+    with torch.no_grad(), quiet():
+        if recipe.equalization:
+            equalize(graph, samples, recipe.equalization)
+        with LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}")):
             quantized = quantize_pt2e(
                 graph,
                 placement,
@@ -58,14 +58,12 @@ def quantize(
                 activations_range_estimator_params=ESTIMATORS[recipe.estimator],
                 fold_quantize=False,
             )
-            if recipe.estimator == "mse":
-                fit_ranges(quantized, samples)
-            tie_pools(quantized)
-            if recipe.weight_rounding == "gptq":
-                round_weights(quantized, samples)
-            if recipe.targets[target].hard_swish_in_float:
-                spell_out_hard_swish(quantized)
-    except Exception as error:  # as with compilers: NNCF raises what its steps stumble over
-        raise CompileError(f"NNCF can't calibrate the graph: {first_line(error)}") from error
-    assert isinstance(quantized, GraphModule)
+        assert isinstance(quantized, GraphModule)
+        if recipe.estimator == "mse":
+            fit_ranges(quantized, samples)
+        tie_pools(quantized)
+        if recipe.weight_rounding == "gptq":
+            round_weights(quantized, samples)
+        if recipe.targets[target].hard_swish_in_float:
+            spell_out_hard_swish(quantized)
     return quantized

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from edgekit.compiler.graph import A, Replay, add_constant, argument, constant, drop_constants, pair
+from edgekit.errors import CompileError
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it: inputs that never vary would let weights wander."""
@@ -115,7 +116,13 @@ def _steps(weight: Tensor, products: Tensor, scale: Tensor, low: int, high: int)
     order = matrix.diagonal().argsort(descending=True, stable=True)
     left = weight.double()[:, order] / scale.double()[:, None]
     matrix = matrix[order][:, order]
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
+    try:
+        factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise CompileError(
+            f"GPTQ can't round weights {list(weight.shape)}: the products of their inputs can't be inverted. Set "
+            'weight_rounding = "nearest" in the recipe.'
+        ) from error
     steps = torch.empty_like(left)
     for start in range(0, left.shape[1], BLOCK):
         end = min(start + BLOCK, left.shape[1])

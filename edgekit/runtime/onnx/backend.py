@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import fold_weights
-from edgekit.runtime.backend import Artifact
+from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.fusion import fuse_integer_matmul
 
 OPSET = 20
@@ -20,15 +20,17 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
         fold_weights(graph)
-        program = torch.onnx.export(
-            torch.export.export(graph, (example_input(graph),)),
-            (),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            verbose=False,
-        )
+        example = example_input(graph)
+        with compiler_errors("onnx"):
+            program = torch.onnx.export(
+                torch.export.export(graph, (example,)),
+                (),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["logits"],
+                verbose=False,
+            )
         assert program is not None
         model = program.model_proto
         strip(model)
@@ -56,8 +58,9 @@ def strip(model: onnx.ModelProto) -> None:
 def save(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
     """Write model.onnx, and model.onnx.data when the weights don't fit in one protobuf. Names of the files."""
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if size < PROTOBUF_LIMIT:
-        onnx.save(model, folder / "model.onnx")
-        return ("model.onnx",)
-    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data")
+    with compiler_errors("onnx"):
+        if size < PROTOBUF_LIMIT:
+            onnx.save(model, folder / "model.onnx")
+            return ("model.onnx",)
+        onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data")
     return ("model.onnx", "model.onnx.data")

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A, Q, add_constant, constant, example_input, insert, replace_layer
 from edgekit.compiler.quantize.lowering import fold_weights
-from edgekit.runtime.backend import Artifact
+from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.axes import split_reductions
 
 
@@ -20,14 +20,16 @@ class Backend:
         fold_weights(graph)
         spell_out_weights(graph)
         example = example_input(graph)
-        model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
+        with compiler_errors("openvino"):
+            model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})
         split_reductions(model)
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
-        # Weights stay as they are: rounding them to 16 bits would make the float model another model.
-        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        with compiler_errors("openvino"):
+            # Weights stay as they are: rounding them to 16 bits would make the float model another model.
+            openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")
 
 

@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
-from edgekit.runtime.backend import Artifact
+from edgekit.runtime.backend import Artifact, compiler_errors
 
 HALVES = ("reduced_precision_support", b"fp16accfp16")
 """Metadata that lets XNNPACK compute what INT8 leaves in float with halves, on processors that do so natively."""
@@ -35,8 +35,10 @@ class Backend:
             extra.append(HALVES)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
         graph.training = False
-        # Not kept: the converter's own form of the model holds all weights in float.
-        litert_torch.convert(graph, (example_input(graph),), **options).export(str(folder / "model.tflite"))
+        example = example_input(graph)
+        with compiler_errors("tflite"):
+            # Not kept: the converter's own form of the model holds all weights in float.
+            litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
         names = embed(folder / "model.tflite", [("edgekit", metadata.encode()), *extra])
         return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
 

@@ -180,6 +180,29 @@ def test_what_nncf_refuses_is_a_compile_error(graph: GraphModule) -> None:
         quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe())
 
 
+@pytest.mark.parametrize(
+    ("ours", "changes"),
+    [
+        ("calibrate.equalize", {"equalization": 0.5}),
+        ("calibrate.fit_ranges", {"estimator": "mse"}),
+        ("calibrate.tie_pools", {}),
+        ("calibrate.round_weights", {"weight_rounding": "gptq"}),
+        ("placement.is_padding", {}),
+    ],
+)
+def test_a_mistake_of_ours_is_not_said_to_be_nncfs(
+    graph: GraphModule, samples: Any, ours: str, changes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one is called by the placement, which NNCF calls."""
+
+    def mistaken(*_: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(f"edgekit.compiler.quantize.{ours}", mistaken)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        quantized(graph, samples, recipe(**changes))
+
+
 def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
     class Dynamic(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
