@@ -8,6 +8,7 @@ import typer
 from edgekit import __version__
 from edgekit.compat.typer import usage_error
 from edgekit.errors import UsageError
+from edgekit.support import tracebacks
 
 app = typer.Typer(
     add_completion=False,
@@ -38,7 +39,13 @@ def run(arguments: list[str]) -> int:
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    traceback: Annotated[  # `main` takes it out of the command line: it is here for the help
+        bool,
+        typer.Option(tracebacks.OPTION, help="Show the traceback of every error. Valid behind the command too."),
+    ] = False,
+) -> None:
     if version:
         print(f"edgekit {__version__}")
         raise typer.Exit

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
 from edgekit.support.interrupts import interruptible, noting
 
@@ -13,15 +14,25 @@ from edgekit.support.interrupts import interruptible, noting
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 a gate or row failed, 2 bad input, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # converters log to stderr on import otherwise
+    rest, traceback = _without_traceback(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        with noting(), interruptible():
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        with noting(), interruptible(), tracebacks.shown(traceback):
+            return _run(rest)
     except EdgekitError as error:
+        if traceback:
+            print(tracebacks.text_of(error), file=sys.stderr)
         print(f"edgekit: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without `--traceback`, which may stand before or behind the command, and whether it was there."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [each for each in arguments[:end] if each != tracebacks.OPTION]
+    return options + arguments[end:], len(options) < end
 
 
 def _run(arguments: list[str]) -> int:
@@ -37,5 +48,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def entry() -> None:
-    """The console script."""
-    sys.exit(main())
+    """The console script. An error that is not an EdgekitError is a mistake in edgekit: it says where, and exits 1."""
+    try:
+        code = main()
+    except Exception as error:
+        print(tracebacks.text_of(error), file=sys.stderr)
+        print(
+            "edgekit: this is a mistake in edgekit itself. Please report it with the lines above and the command.",
+            file=sys.stderr,
+        )
+        code = 1
+    sys.exit(code)

@@ -63,7 +63,7 @@ class Wire(Reporter):
     def say(self, message: str) -> None:
         pass
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, error: Exception | None = None) -> None:
         self.send(warn=message)
 
     @contextmanager

@@ -186,7 +186,7 @@ def each_target(
                 found: Sequence[Row] | DeviceError = board.measure(group, settings, images)
         except DeviceError as error:
             interrupts.check()  # after Ctrl-C connections are closed from the main thread: that is no error
-            reporter.warn(str(error))
+            reporter.warn(str(error), error)
             found = error
         yield target, found, facts
 

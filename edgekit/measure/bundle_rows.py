@@ -90,7 +90,7 @@ def measure_group(
                 int8 = ran_in_int8(bundle, session.threads)
             except (StageError, WeightsError) as error:
                 rows[name] = failed_row(name, device, "evaluate", error)
-                reporter.warn(f"{name}: {error}")
+                reporter.warn(f"{name}: {error}", error)
                 continue
             sessions[name] = session
             low = _in_low_precision(name, session, images, reporter)

@@ -104,5 +104,5 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, repo
 
 
 def _failure(stage: str, bundle: Bundle, error: StageError, reporter: Reporter) -> Row:
-    reporter.warn(f"{bundle.path}: {error}")
+    reporter.warn(f"{bundle.path}: {error}", error)
     return {"verdict": "error", "reasons": [f"{stage}: {error}"]}

@@ -36,7 +36,7 @@ def build_all(
             built[name] = build_one(graphs, target, precision, folder / name, reporter)
         except StageError as error:
             built[name] = error
-            reporter.warn(f"{name}: {error}")
+            reporter.warn(f"{name}: {error}", error)
     return built
 
 

@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +31,7 @@ from edgekit.support.files import writing
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
+from edgekit.support.tracebacks import text_of
 
 BEGIN = (
     "import sys; from edgekit.support.libraries import import_needed; "
@@ -82,7 +82,9 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
         found = json.loads(said.splitlines()[-1]) if said else {"mistake": f"it ended with status {done.returncode}"}
         if "mistake" in found:
             raise RuntimeError(f"the process that made '{path.name}' failed: {found['mistake']}")
-        raise getattr(errors, found["kind"])(found["message"])
+        error: EdgekitError = getattr(errors, found["kind"])(found["message"])
+        error.add_note(f"In the process that made '{path.name}': {found['traceback']}")
+        raise error
     return read_bundle(path)
 
 
@@ -98,12 +100,12 @@ def main(arguments: Sequence[str]) -> int:
         gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
         build.compile_prepared(prepared, Path(path), reporter)
     except EdgekitError as error:
-        print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        print(json.dumps({"kind": type(error).__name__, "message": str(error), "traceback": text_of(error)}))
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception:  # a mistake of edgekit's own: the parent shows it as that
-        print(json.dumps({"mistake": traceback.format_exc()}))
+    except Exception as error:  # a mistake of edgekit's own: the parent shows it as that
+        print(json.dumps({"mistake": text_of(error)}))
         return 1
     return 0
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edgekit.support import tracebacks
 from edgekit.support.interrupts import interruptible
 from edgekit.support.libraries import import_needed
 
@@ -33,9 +34,11 @@ class Reporter:
         if not self.quiet:
             self._print(message)
 
-    def warn(self, message: str) -> None:
-        """A warning is printed even when quiet."""
+    def warn(self, message: str, error: Exception | None = None) -> None:
+        """Print a warning even when quiet, with the traceback of the error behind it where `--traceback` wants that."""
         self._print(f"warning: {message}")
+        if error is not None and tracebacks.wanted():
+            self._print(tracebacks.text_of(error))
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, emoji=False)

@@ -136,7 +136,7 @@ def layer_times(
                         ran[op.name] = ran.get(op.name, 0.0) + op.ms
                 found[precision] = ran
     except StageError as error:
-        reporter.warn(f"{target}: no times of layers: {error}")
+        reporter.warn(f"{target}: no times of layers: {error}", error)
         return {}
     both = found["float"].keys() & found["int8"].keys()
     return {name: _time(found["float"][name], found["int8"][name]) for name in both}

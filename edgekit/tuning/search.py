@@ -17,6 +17,7 @@ from edgekit.pipeline.options import Options
 from edgekit.report import write_report
 from edgekit.report.tuning import draw_tuning
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support import tracebacks
 from edgekit.support.child_process import spawn
 from edgekit.support.files import replace_text, writing
 from edgekit.support.libraries import import_needed
@@ -100,7 +101,7 @@ class Workers:
         self._tell()
 
     def _start(self) -> BaseProcess:
-        return spawn(begin, self._given)
+        return spawn(begin, (*self._given, tracebacks.wanted()))
 
     def _look_after(self) -> None:
         for process in list(self._alive):

@@ -8,16 +8,22 @@ from threading import Thread
 
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.options import Options
+from edgekit.support import tracebacks
 from edgekit.support.libraries import import_needed
 from edgekit.tuning.options import Search
 
 
-def begin(options: Options, search: Search, url: str, until: float) -> None:
-    """Do trials until none is left, or it is `until` (time.time()); the exit status says how that went."""
+def begin(options: Options, search: Search, url: str, until: float, traceback: bool) -> None:
+    """Do trials until none is left, or it is `until` (time.time()); the exit status says how that went.
+
+    With `traceback` an error is printed with where it came from.
+    """
     Thread(target=_end_with_parent, daemon=True).start()
     try:
         import_needed("edgekit.tuning.worker", "build").work(options, search, url, until)
     except EdgekitError as error:
+        if traceback:
+            print(tracebacks.text_of(error), file=sys.stderr)
         print(f"edgekit: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

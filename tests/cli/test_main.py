@@ -12,6 +12,7 @@ import pytest
 from edgekit import __version__
 from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
+from edgekit.support import tracebacks
 
 COMMANDS = [
     "deploy",
@@ -135,6 +136,52 @@ def test_unexpected_errors_are_bugs_and_show_where(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(profiles, "list_recipes", broken)
     with pytest.raises(ZeroDivisionError):
         main(["targets"])
+
+
+def test_the_command_calls_an_unexpected_error_a_mistake_of_its_own() -> None:
+    done = python(
+        """
+import sys
+from edgekit.cli.main import entry
+from edgekit.config import recipes
+recipes.list_recipes = lambda: 1 / 0
+sys.argv = ["edgekit", "targets"]
+entry()
+"""
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError: division by zero" in done.stderr
+    assert "this is a mistake in edgekit itself" in done.stderr.splitlines()[-1]
+    assert "edgekit: error: " not in done.stderr
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_traceback_shows_every_error_of_the_chain(
+    before: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(b"\xff")
+    command = ["inspect", str(tmp_path)]
+    assert main(command) == 2
+    plain = capfd.readouterr().err
+    assert len(plain.splitlines()) == 1
+    assert main(["--traceback", *command] if before else [*command, "--traceback"]) == 2
+    shown = capfd.readouterr().err
+    assert shown.count("Traceback (most recent call last)") >= 2
+    assert "UnicodeDecodeError" in shown
+    assert shown.endswith(plain)
+
+
+def test_traceback_is_an_argument_behind_two_dashes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--", "--traceback"]) == 2
+    err = capfd.readouterr().err
+    assert "'--traceback' is not a bundle" in err
+    assert "Traceback" not in err
+
+
+def test_help_lists_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert tracebacks.OPTION in capfd.readouterr().out
+    assert main([tracebacks.OPTION, "targets"]) == 0
 
 
 @pytest.mark.parametrize("package", ["typer", "rich"])

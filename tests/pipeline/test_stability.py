@@ -24,8 +24,8 @@ class Heard(Reporter):
         super().__init__(quiet=True)
         self.warnings: list[str] = []
 
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+    def warn(self, message: str, error: Exception | None = None) -> None:
+        self.warnings.append(message)
 
 
 @pytest.fixture

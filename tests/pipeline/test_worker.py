@@ -78,8 +78,11 @@ def test_weights_of_very_large_networks_round_to_nearest(
 
 def test_an_error_comes_back(file: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OutputError, match="taken"):
+    with pytest.raises(OutputError, match="taken") as caught:
         build_apart(file, "openvino", "float", tmp_path / "taken/bundle", Reporter(quiet=True))
+    (note,) = caught.value.__notes__
+    assert "In the process that made 'bundle': Traceback" in note
+    assert "NotADirectoryError" in note or "FileExistsError" in note
 
 
 def test_a_mistake_of_ours_comes_back_as_that(file: Path, tmp_path: Path) -> None:

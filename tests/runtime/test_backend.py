@@ -32,6 +32,7 @@ from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
+from edgekit.support import tracebacks
 from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
 
@@ -282,6 +283,17 @@ def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_row_that_fails_shows_its_traceback_where_that_is_wanted(
+    tiny_job: Job, tmp_path: Path, capfd: Any, wanted: bool
+) -> None:
+    with tracebacks.shown(wanted):
+        build_all(tiny_job, ("onnx",), tmp_path, Reporter(quiet=True), {"onnx-float": "no room"}, ("float",))
+    err = capfd.readouterr().err
+    assert "warning: onnx-float: not begun: no room" in err
+    assert ("edgekit.errors.CompileError: not begun" in err) is wanted
+
+
 OURS = {
     "openvino": "split_reductions",
     "onnx": "fuse_integer_matmul",
@@ -307,7 +319,7 @@ def test_a_mistake_in_the_export_is_not_said_to_be_the_models(tiny_job: Job, mon
     def mistaken(*_: object) -> None:
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr("edgekit.pipeline.build.simplify", mistaken)
+    monkeypatch.setattr("edgekit.pipeline.graphs.simplify", mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
         PreparedGraphs(tiny_job, Reporter(quiet=True)).exported()
 
