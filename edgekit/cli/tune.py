@@ -75,7 +75,7 @@ class Searching:
     workers: Annotated[int, typer.Option(min=1, help="Processes that search.")] = 1
     storage: Annotated[
         str | None,
-        typer.Option(help="URL of the study's database, which several machines may share. [default: OUTPUT/tune.db]"),
+        typer.Option(help="SQLite file of the search, which several commands may share. [default: OUTPUT/tune.db]"),
     ] = None
     silence: Annotated[
         int, typer.Option(min=6, help="Seconds without a sign after which a worker's trial is taken up by another.")
@@ -110,8 +110,7 @@ def tune(
         silence_s=searching.silence,
     )
     with clean_stdout() as out:
-        for package in ("optuna", "tomlkit"):
-            import_needed(package, "tune")
+        import_needed("tomlkit", "tune")
         report = import_needed("edgekit.tuning.search", "build").tune(options, search, Reporter(quiet))
         if json_:
             emit(out, report)

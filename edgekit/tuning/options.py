@@ -14,7 +14,7 @@ class Search:
     """Of one worker process; a trial that takes more is given up."""
     workers: int = 1
     storage: str | None = None
-    """URL of the study's database; None for a SQLite file in the run folder."""
+    """SQLite file of the study, as a path or sqlite:///PATH; None for one in the run folder."""
     num_tuning_samples: int | None = None
     """Images to search on; None for half of what calibration leaves."""
     silence_s: int = 60

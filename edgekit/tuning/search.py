@@ -3,10 +3,11 @@
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
@@ -20,18 +21,15 @@ from edgekit.runtime.bundle import read_bundle
 from edgekit.support import tracebacks
 from edgekit.support.child_process import spawn
 from edgekit.support.files import replace_text, writing
-from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
+from edgekit.tuning.database import TrialTable, database_file
 from edgekit.tuning.options import Search
-from edgekit.tuning.space import Choices, to_toml, with_choices
-from edgekit.tuning.study import FAST, KEPT, ORDER, REASON, WORKER, Storage, best, open_study, summary
-from edgekit.tuning.worker import Prepared, prepare_search
+from edgekit.tuning.space import to_toml, with_choices
+from edgekit.tuning.study import best, summary
+from edgekit.tuning.trial import Trial
+from edgekit.tuning.worker import Prepared, prepare_search, worker_name
 from edgekit.tuning.worker_process import begin
-
-if TYPE_CHECKING:
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
 
 Row = dict[str, Any]
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
@@ -49,14 +47,20 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Row:
     check_search(options, search)
     check_tools(options)
     with open_run(options.folder) as run:
-        url = search.storage or f"sqlite:///{run.path.absolute() / DATABASE}"
-        storage = Storage(url, search.silence_s).open()
+        file = database_file(search.storage or str(run.path / DATABASE))
         ready = prepare_search(options, search, reporter)
-        studies = {target: open_study(storage, ready.study_name(target, options, search)) for target in options.targets}
+        tables = {
+            target: TrialTable(file, ready.study_name(target, options, search), search.silence_s)
+            for target in options.targets
+        }
+        for table in tables.values():
+            table.retry_lost()
         until = time.time() + 60 * search.minutes if search.minutes else float("inf")
-        Workers(options, search, url, until, studies, reporter).run()
-        recipe = write_recipe(run.path / RECIPE, ready, studies)
-        return verdict(run, ready, recipe, options, studies, reporter)
+        Workers(options, search, file, until, tables, reporter).run()
+        trials = {target: table.trials() for target, table in tables.items()}
+        orders = {target: table.layers() or [] for target, table in tables.items()}
+        recipe = write_recipe(run.path / RECIPE, ready, trials, orders)
+        return verdict(run, ready, recipe, options, trials, reporter)
 
 
 def check_search(options: Options, search: Search) -> None:
@@ -74,13 +78,13 @@ class Workers:
         self,
         options: Options,
         search: Search,
-        url: str,
+        file: Path,
         until: float,
-        studies: dict[str, "Study"],
+        tables: Mapping[str, TrialTable],
         reporter: Reporter,
     ) -> None:
-        self._given = (options, search, url, until)
-        self._search, self._until, self._studies, self._reporter = search, until, studies, reporter
+        self._given = (options, search, file, until)
+        self._search, self._until, self._tables, self._reporter = search, until, tables, reporter
         self._said: set[tuple[str, int]] = set()
         self._alive: list[BaseProcess] = []
         self._deaths = 0
@@ -122,24 +126,19 @@ class Workers:
         """End a worker, and its trial for good."""
         process.kill()
         process.join()
-        optuna = import_needed("optuna", "tune")
-        for study in self._studies.values():
-            for trial in study.get_trials(deepcopy=False):
-                mine = str(trial.user_attrs.get(WORKER, "")).endswith(f":{process.pid}")
-                if mine and trial.state.name == "RUNNING":
-                    study._storage.set_trial_user_attr(trial._trial_id, REASON, reason)
-                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        for table in self._tables.values():
+            table.finish(worker_name(process.pid), "fail", reason)
 
     def _tell(self) -> None:
         """A line for each trial that ended since the last time."""
-        for target, study in self._studies.items():
-            trials = study.get_trials(deepcopy=False)
+        for target, table in self._tables.items():
+            trials = table.trials()
             for trial in trials:
-                if (target, trial.number) in self._said or not trial.state.is_finished():
+                if (target, trial.number) in self._said or not trial.is_finished:
                     continue
                 self._said.add((target, trial.number))
-                if trial.state.name != "PRUNED":
-                    left = sum(not each.state.is_finished() for each in trials)
+                if trial.state != "pruned":
+                    left = sum(not other.is_finished for other in trials)
                     self._reporter.say(f"{target}: {describe(trial)}; {left} to go")
 
 
@@ -152,18 +151,18 @@ def _end(process: BaseProcess) -> None:
     process.join()
 
 
-def describe(trial: "FrozenTrial") -> str:
+def describe(trial: Trial) -> str:
     """A finished trial in a line."""
-    known = trial.user_attrs
-    choices = Choices(**trial.system_attrs["fixed_params"])
+    choices, figures = trial.choices, trial.figures
     settings = [choices.estimator, *(["smooth"] if choices.smooth_quant else [])]
     settings += [f"bias {choices.bias_correction}"] if choices.bias_correction != "none" else []
     what = f"trial {trial.number} ({', '.join(settings)}, {choices.layers_in_float} layers in float)"
-    if trial.state.name != "COMPLETE":
-        return f"{what}: failed: {known.get(REASON, 'its worker died, or was interrupted')}"
-    missed = [*([] if known[KEPT] else [", over --max-drop"]), *([] if known[FAST] else [", under --min-speedup"])]
-    ends = f"{known['p50_ms']:.2f} ms, {known['speedup']:.2f}x float, agreement {known['agreement']:.2%}"
-    return f"{what}: drop {known['drop_top1_points']:+.2f} points, {ends}{''.join(missed)}"
+    if figures is None:
+        return f"{what}: failed: {trial.reason or 'each worker that ran it died or was interrupted'}"
+    missed = "" if figures.drop_kept else ", over --max-drop"
+    missed += "" if figures.fast_enough else ", under --min-speedup"
+    ends = f"{figures.p50_ms:.2f} ms, {figures.speedup:.2f}x float, agreement {figures.agreement:.2%}"
+    return f"{what}: drop {figures.drop_top1_points:+.2f} points, {ends}{missed}"
 
 
 def memory_mb(pid: int | None) -> float:
@@ -175,18 +174,22 @@ def memory_mb(pid: int | None) -> float:
         return 0.0
 
 
-def write_recipe(path: Path, ready: Prepared, studies: dict[str, "Study"]) -> Recipe:
-    """The best choices of each target as one recipe in a file; EngineError where a target has no trial done."""
+def write_recipe(
+    path: Path, ready: Prepared, trials: Mapping[str, Sequence[Trial]], orders: Mapping[str, Sequence[str]]
+) -> Recipe:
+    """The best choices of each target as one recipe in a file; EngineError where a target has no complete trial.
+
+    `orders` has each target's layers, the first to be left in float first.
+    """
     job = ready.job
     recipe, notes = job.recipe, []
-    for target, study in studies.items():
-        trial = best(study)
-        if trial is None:
-            reasons = dict.fromkeys(str(each.user_attrs[REASON]) for each in study.trials if REASON in each.user_attrs)
+    for target, done in trials.items():
+        taken = best(done)
+        if taken is None:
+            reasons = dict.fromkeys(trial.reason for trial in done if trial.reason is not None)
             raise EngineError(f"{target}: no trial was finished: {'; '.join(reasons) or 'give it more time'}.")
-        choices = Choices(**trial.system_attrs["fixed_params"])
-        recipe = with_choices(recipe, target, choices, study.user_attrs[ORDER])
-        notes.append(f"{target}: {describe(trial)}")
+        recipe = with_choices(recipe, target, taken.choices, orders[target])
+        notes.append(f"{target}: {describe(taken)}")
     recipe = replace(
         recipe,
         name=f"{job.recipe.name.removesuffix('-tuned')}-tuned",
@@ -205,14 +208,14 @@ def verdict(
     ready: Prepared,
     recipe: Recipe,
     options: Options,
-    studies: dict[str, "Study"],
+    trials: Mapping[str, Sequence[Trial]],
     reporter: Reporter,
 ) -> Row:
     """The run folder of the recipe, as `deploy` makes it, evaluated on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
     rows, reference = bundles_and_rows(job, options, run, reporter)
-    parts = [summary(study, target) for target, study in studies.items()]
+    parts = [summary(done, target) for target, done in trials.items()]
     tuning = {
         "recipe": RECIPE,
         "max_drop_points": options.settings.max_drop,

@@ -24,10 +24,6 @@ class Choices:
     layers_in_float: int
     """How many, from the front of the study's order of layers."""
 
-    def params(self) -> dict[str, Any]:
-        """As Optuna keeps them."""
-        return asdict(self)
-
 
 def plan(recipe: Recipe, layers: int) -> list[Choices]:
     """Every point, in the order of trials: fewest layers in float first, and among those the recipe's own settings.

@@ -1,220 +1,151 @@
-"""The study: one target's trials in a database that several processes and machines share. Optuna keeps it."""
+"""A study: one target's trials, planned once, done by all workers, and the best of them."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from threading import Event, Thread
+from typing import Any
 
 from edgekit.errors import StageError, UsageError
-from edgekit.support.libraries import import_needed, quiet
+from edgekit.tuning.database import TrialTable
 from edgekit.tuning.space import Choices
+from edgekit.tuning.trial import Figures, Trial
 
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial, Trial
-
-Row = dict[str, Any]
-REASON, LAYERS, WORKER, ORDER, PLANNED = "reason", "float_layers", "worker", "order", "planned"
-KEPT, FAST = "drop_kept", "fast_enough"
-"""What a trial's row says of the two bounds."""
-PLANNING_S = 600
-"""For so long a worker waits for the one that plans."""
+POLL_S = 0.5
+"""Seconds between two looks at what other workers have done."""
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Where studies are: a database's URL, and after how many silent seconds a worker counts as dead."""
-
-    url: str
-    silence_s: int
-
-    def open(self) -> "RDBStorage":
-        """UsageError for a URL that no database answers to."""
-        optuna = import_needed("optuna", "tune")
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
-            with quiet():
-                retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)
-                found: RDBStorage = optuna.storages.RDBStorage(
-                    self.url,
-                    engine_kwargs={"connect_args": {"timeout": 60}} if self.url.startswith("sqlite") else None,
-                    heartbeat_interval=max(1, self.silence_s // 6),
-                    grace_period=self.silence_s,
-                    heartbeat_stale_trial_callback=retry,
-                )
-                return found
-        except Exception as error:  # SQLAlchemy's, and those of whatever driver the URL names
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(
-                f"--storage: can't open the study's database: {said}. Give a URL such as sqlite:///tune.db or "
-                "postgresql://USER:PASSWORD@HOST/DATABASE, and install its driver."
-            ) from error
-
-
-def open_study(storage: "RDBStorage", name: str) -> "Study":
-    """The study of this name, made unless it is there.
-
-    Its values are the drop in points and the latency as a share of the float's beside it, both to be small: trials of
-    different times and machines can be compared by that share, and not by milliseconds.
-    """
-    optuna = import_needed("optuna", "tune")
-    study: Study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        load_if_exists=True,
-        directions=["minimize", "minimize"],
-        sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: trials come from the plan
-    )
-    return study
-
-
-def planned(study: "Study", make: Callable[[], tuple[list[str], list[Choices]]]) -> list[str]:
-    """The order of layers, after seeing to it that every point of the plan is a trial, done or to be done.
-
-    One worker makes the plan, others wait for it. A point whose trial was cut short is queued again: a trial that
-    failed for a reason says it.
-    """
-    if PLANNED not in study.user_attrs and not _claims(study):
-        until = time.monotonic() + PLANNING_S
-        while PLANNED not in study.user_attrs and time.monotonic() < until:
-            time.sleep(0.5)
-    if PLANNED in study.user_attrs:
-        points = [Choices(**each) for each in study.user_attrs[PLANNED]]
-    else:
-        order, points = make()
-        study.set_user_attr(ORDER, order)
-    known = {_choices(trial) for trial in study.get_trials(deepcopy=False) if not _was_cut(trial)}
-    for point in points:
-        if point not in known:
-            study.enqueue_trial(point.params())
-    study.set_user_attr(PLANNED, [point.params() for point in points])
-    found: list[str] = study.user_attrs[ORDER]
-    return found
-
-
-def _claims(study: "Study") -> bool:
-    """Whether this process is the first to want to plan: a name can be taken only once, on whatever machines."""
-    optuna = import_needed("optuna", "tune")
-    try:
-        optuna.create_study(storage=study._storage, study_name=f"{study.study_name} (plan)")
-    except optuna.exceptions.DuplicatedStudyError:
-        return False
-    return True
-
-
-def _was_cut(trial: "FrozenTrial") -> bool:
-    """Failed without a reason of its own: interrupted, or its worker died too often."""
-    return trial.state.name == "FAIL" and REASON not in trial.user_attrs
-
-
-def _choices(trial: "FrozenTrial") -> Choices | None:
-    given = trial.system_attrs.get("fixed_params")
-    return Choices(**given) if given else None
+def planned(
+    table: TrialTable,
+    worker: str,
+    make: Callable[[], tuple[list[str], list[Choices]]],
+    wait: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """The order of layers, after one worker has queued the plan that `make` gives; the other workers wait for it."""
+    while (layers := table.layers()) is None:
+        if table.claim_plan(worker):
+            with _heartbeat(table, lambda: table.claim_plan(worker)):
+                table.plan(*make())
+        else:
+            wait(POLL_S)
+    return layers
 
 
 def drain(
-    study: "Study", measure: Callable[[Choices], Row], worker: str, until: float, on_trial: Callable[[], None]
+    table: TrialTable,
+    worker: str,
+    measure: Callable[[Choices], Figures],
+    until: float,
+    wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """Do trials until none is waiting or running anywhere, or it is `until` (time.time()).
 
-    `measure` gives a trial's row: `drop_top1_points`, `time_share`, KEPT, FAST and what else to keep, or a StageError.
-    A trial that can't be the best, since one with fewer layers in float met the bounds, is passed over.
+    A StageError of `measure` fails its trial for good. A trial that can't be the best is pruned: one with fewer layers
+    in float met the bounds. A trial that another exception ends, such as KeyboardInterrupt, waits again.
     """
-    optuna = import_needed("optuna", "tune")
-
-    def objective(trial: "Trial") -> Sequence[float]:
-        choices = _choices(study._storage.get_trial(trial._trial_id))
-        if choices is None or any(each.layers_in_float < choices.layers_in_float for each in met(study)):
-            raise optuna.TrialPruned
-        trial.set_user_attr(WORKER, worker)
-        try:
-            row = measure(choices)
-        except StageError as error:
-            trial.set_user_attr(REASON, str(error))
-            raise
-        for key, value in row.items():
-            trial.set_user_attr(key, value)
-        return row["drop_top1_points"], row["time_share"]
-
     while time.time() < until:
-        with quiet():
-            optuna.storages.fail_stale_trials(study)
-        states = {trial.state.name for trial in study.get_trials(deepcopy=False)}
-        if "WAITING" in states:
-            _do_one(study, objective)
-            on_trial()
-        elif "RUNNING" in states:
-            time.sleep(1)  # another's: it ends, or falls silent and is queued again
+        number = table.claim(worker)
+        if number is not None:
+            _run(table, worker, number, measure)
+        elif any(trial.state == "running" for trial in table.trials()):
+            wait(POLL_S)  # of another worker, which finishes it or is lost
         else:
             return
 
 
-def _do_one(study: "Study", objective: "Callable[[Trial], Sequence[float]]") -> None:
+def _run(table: TrialTable, worker: str, number: int, measure: Callable[[Choices], Figures]) -> None:
+    """Do one trial. A worker that was silent for too long has lost it, and its result is dropped."""
     try:
-        study.optimize(objective, n_trials=1, catch=(StageError,))
-    except ValueError as error:
-        if "Cannot tell" not in str(error):  # it was silent for too long, and its trial given to another
-            raise
+        trials = table.trials()
+        choices = trials[number].choices
+        if any(trial.choices.layers_in_float < choices.layers_in_float for trial in within(trials)):
+            table.finish(worker, "pruned")
+            return
+        with _heartbeat(table, lambda: table.beat(worker)):
+            figures = measure(choices)
+        table.finish(worker, "complete", figures=figures)
+    except StageError as error:
+        table.finish(worker, "fail", str(error))
+    except BaseException:
+        table.release(worker)
+        raise
 
 
-def within(study: "Study") -> "list[FrozenTrial]":
+@contextmanager
+def _heartbeat(table: TrialTable, beat: Callable[[], object]) -> Iterator[None]:
+    """Give a sign of life now and then from a thread, as long as the block runs."""
+    stop = Event()
+
+    def run() -> None:
+        while not stop.wait(table.silence_s / 6):
+            with suppress(UsageError):  # the worker reports it when it writes itself
+                beat()
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def complete(trials: Sequence[Trial]) -> list[tuple[Trial, Figures]]:
+    """The trials that measured something, with what they measured."""
+    return [(trial, trial.figures) for trial in trials if trial.figures is not None]
+
+
+def within(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that kept the bounds on the tuning images.
 
     Estimator and bias correction change numbers, not what is computed: it is enough that a trial with the same layers
     in float, smoothed alike, was fast enough, so that a busy moment doesn't decide.
     """
-    done = _done(study)
-    fast = {_structure(trial) for trial in done if trial.user_attrs[FAST]}
-    return [trial for trial in done if trial.user_attrs[KEPT] and _structure(trial) in fast]
+    fast = {_structure(trial) for trial, figures in complete(trials) if figures.fast_enough}
+    return [trial for trial, figures in complete(trials) if figures.drop_kept and _structure(trial) in fast]
 
 
-def met(study: "Study") -> list[Choices]:
-    """Their points."""
-    return [choices for trial in within(study) if (choices := _choices(trial))]
+def _structure(trial: Trial) -> tuple[int, bool]:
+    return trial.choices.layers_in_float, trial.choices.smooth_quant
 
 
-def _done(study: "Study") -> "list[FrozenTrial]":
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-
-
-def _structure(trial: "FrozenTrial") -> tuple[int, bool]:
-    choices = Choices(**trial.system_attrs["fixed_params"])
-    return choices.layers_in_float, choices.smooth_quant
-
-
-def best(study: "Study") -> "FrozenTrial | None":
+def best(trials: Sequence[Trial]) -> Trial | None:
     """The trial to take: of those that kept the bounds the one with the fewest layers in float, and of these the one
     that answers most as the float network does. If none kept them, the smallest drop; None if no trial is complete.
 
     No time decides among those, so that it is the same whoever ran the trials.
     """
-    kept = within(study)
+    kept = within(trials)
 
-    def rank(trial: "FrozenTrial") -> tuple[Any, ...]:
-        choices = _choices(trial)
-        assert choices is not None
-        seen = (-trial.user_attrs["agreement"], trial.user_attrs["drop_top1_points"])
-        cost = (choices.layers_in_float, choices.smooth_quant)
-        settings = (choices.bias_correction != "none", choices.estimator)
-        return (*cost, *seen, *settings) if kept else (*reversed(seen), *cost, *settings)
+    def rank(pair: tuple[Trial, Figures]) -> tuple[Any, ...]:
+        trial, figures = pair
+        accuracy = (-figures.agreement, figures.drop_top1_points)
+        settings = (trial.choices.bias_correction != "none", trial.choices.estimator)
+        cost = _structure(trial)
+        return (*cost, *accuracy, *settings) if kept else (*reversed(accuracy), *cost, *settings)
 
-    return min(kept or _done(study), key=rank, default=None)
+    taken = min(complete(kept or trials), key=rank, default=None)
+    return None if taken is None else taken[0]
 
 
-def summary(study: "Study", target: str) -> Row:
+def front(trials: Sequence[Trial]) -> list[int]:
+    """Numbers of the trials that no other beats in drop or latency without being worse in the other."""
+    points = {trial.number: (figures.drop_top1_points, figures.time_share) for trial, figures in complete(trials)}
+
+    def is_beaten(own: tuple[float, float]) -> bool:
+        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in points.values())
+
+    return [number for number, point in points.items() if not is_beaten(point)]
+
+
+def summary(trials: Sequence[Trial], target: str) -> dict[str, Any]:
     """One target's part of the report: its trials, the front of accuracy against latency, and the one taken."""
-    taken, rows, good = best(study), [], {trial.number for trial in within(study)}
-    for trial in study.get_trials(deepcopy=False):
-        choices = _choices(trial)
-        if choices is None:
-            continue
-        known = {"number": trial.number, "state": trial.state.name.lower(), "met": trial.number in good}
-        known |= choices.params()
-        rows.append(known | {key: value for key, value in trial.user_attrs.items() if key != WORKER})
-    return {
-        "target": target,
-        "trials": rows,
-        "front": sorted(trial.number for trial in study.best_trials),
-        "best": None if taken is None else taken.number,
-    }
+    taken, kept = best(trials), {trial.number for trial in within(trials)}
+    rows = []
+    for trial in trials:
+        row = {"number": trial.number, "state": trial.state, "met": trial.number in kept, **asdict(trial.choices)}
+        row |= {} if trial.reason is None else {"reason": trial.reason}
+        rows.append(row | ({} if trial.figures is None else asdict(trial.figures)))
+    best_number = None if taken is None else taken.number
+    return {"target": target, "trials": rows, "front": front(trials), "best": best_number}

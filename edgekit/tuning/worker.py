@@ -28,9 +28,11 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from edgekit.tuning.analysis import images_of, layer_macs, simulate
+from edgekit.tuning.database import TrialTable
 from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices, order_of, plan, with_choices
-from edgekit.tuning.study import FAST, KEPT, LAYERS, Storage, drain, open_study, planned
+from edgekit.tuning.study import drain, planned
+from edgekit.tuning.trial import Figures
 
 Row = dict[str, Any]
 ORDERING_IMAGES = 16
@@ -100,7 +102,7 @@ class Bench:
         order = order_of({name: found.noise(each) for name, each in alone.items()}, layer_macs(self._graphs))
         return order, plan(self._recipe.for_target(self._target), len(order))[:trials]
 
-    def measure(self, choices: Choices) -> Row:
+    def measure(self, choices: Choices) -> Figures:
         """Build the bundle of a trial beside the float one and measure both, as `deploy` does; StageError."""
         recipe = with_choices(self._recipe, self._target, choices, self.order)
         names = [f"{self._target}-{precision}" for precision in ("float", "int8")]
@@ -112,45 +114,53 @@ class Bench:
         row = measure_group(pair, self._images, self._options.settings, machine.describe(), self._quiet)[names[1]]
         if row["verdict"] == "error" or row["speedup"] is None:
             raise EngineError("; ".join(row["reasons"]) or "its float bundle can't be timed: nothing to be faster than")
-        return figures(row, bundle, self._options.settings) | {LAYERS: self.order[: choices.layers_in_float]}
+        return figures(row, bundle, self._options.settings, self.order[: choices.layers_in_float])
 
 
-def figures(row: Row, bundle: Bundle, settings: Settings) -> Row:
-    """What a trial keeps of its row, and whether it kept each bound as measured.
+def figures(row: Row, bundle: Bundle, settings: Settings, float_layers: Sequence[str]) -> Figures:
+    """What a trial records of its row, and whether it kept each bound as measured.
 
     That the drop's interval keeps it, and that times are steady enough to quote, is for the held-out rows to show.
     """
     accuracy, faster = row["accuracy"], row["speedup"]
-    return {
-        "drop_top1_points": accuracy["drop_top1_points"],
-        "drop_ci95_points": accuracy["drop_ci95_points"],
-        "agreement": accuracy["agreement"],
-        "p50_ms": row["latency_ms"]["p50"],
-        "time_share": 1 / faster["ratio"],
-        "speedup": faster["ratio"],
-        "speedup_ci95": faster["ci95"],
-        "files": {name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
-        KEPT: accuracy["drop_top1_points"] <= settings.max_drop,
-        FAST: settings.min_speedup <= 0 or faster["ci95"][0] > settings.min_speedup,
-    }
+    return Figures(
+        drop_top1_points=accuracy["drop_top1_points"],
+        drop_ci95_points=accuracy["drop_ci95_points"],
+        agreement=accuracy["agreement"],
+        p50_ms=row["latency_ms"]["p50"],
+        time_share=1 / faster["ratio"],
+        speedup=faster["ratio"],
+        speedup_ci95=faster["ci95"],
+        files={name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
+        drop_kept=accuracy["drop_top1_points"] <= settings.max_drop,
+        fast_enough=settings.min_speedup <= 0 or faster["ci95"][0] > settings.min_speedup,
+        float_layers=float_layers,
+    )
 
 
-def work(options: Options, search: Search, url: str, until: float) -> None:
-    """What a worker process runs. It says nothing but warnings: who started it reads the study."""
+def worker_name(pid: int | None) -> str:
+    """The name under which a process of this machine runs trials."""
+    return f"{socket.gethostname()}:{pid}"
+
+
+def work(options: Options, search: Search, file: Path, until: float) -> None:
+    """What a worker process runs: trials of each target from the database `file`.
+
+    It prints nothing but warnings: the process that started it reads the trials.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     reporter = Reporter(quiet=True)
     ready = prepare_search(options, search, reporter)
     graphs = PreparedGraphs(ready.job, reporter)
     run = RunFolder(options.folder)
-    storage = Storage(url, search.silence_s).open()
-    name = f"{socket.gethostname()}:{os.getpid()}"
+    name = worker_name(os.getpid())
     with run.workspace("tune") as workspace:
         images = crop_images(ready.job, workspace, run, reporter)
         for target, end in shares(options.targets, until):
             bench = Bench(graphs, target, options, workspace, images)
-            study = open_study(storage, ready.study_name(target, options, search))
-            bench.order = planned(study, lambda bench=bench: bench.plan(search.trials))  # type: ignore[misc]
-            drain(study, bench.measure, name, end, lambda: None)
+            table = TrialTable(file, ready.study_name(target, options, search), search.silence_s)
+            bench.order = planned(table, name, lambda bench=bench: bench.plan(search.trials))  # type: ignore[misc]
+            drain(table, name, bench.measure, end)
 
 
 def shares(targets: Sequence[str], until: float) -> Iterator[tuple[str, float]]:

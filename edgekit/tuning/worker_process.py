@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 from threading import Thread
 
 from edgekit.errors import EdgekitError
@@ -13,14 +14,15 @@ from edgekit.support.libraries import import_needed
 from edgekit.tuning.options import Search
 
 
-def begin(options: Options, search: Search, url: str, until: float, traceback: bool) -> None:
-    """Do trials until none is left, or it is `until` (time.time()); the exit status says how that went.
+def begin(options: Options, search: Search, file: Path, until: float, traceback: bool) -> None:
+    """Do trials of the database `file` until none is left, or it is `until` (time.time()).
 
-    With `traceback` an error is printed with where it came from.
+    The exit status is 0, an error's exit code, or 130 after Ctrl-C. With `traceback` an error is printed with where it
+    came from.
     """
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        import_needed("edgekit.tuning.worker", "build").work(options, search, url, until)
+        import_needed("edgekit.tuning.worker", "build").work(options, search, file, until)
     except EdgekitError as error:
         if traceback:
             print(tracebacks.text_of(error), file=sys.stderr)

@@ -1,192 +1,243 @@
-"""Trials in a database that processes share: planned once, none lost when a worker is killed, the same best."""
+"""Trials that processes share: planned once, none lost when a worker is killed, the same best."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from edgekit.config.recipes import load_recipe
-from edgekit.errors import EngineError, UsageError
+from edgekit.errors import EngineError
+from edgekit.tuning.database import TrialTable
 from edgekit.tuning.space import Choices, plan
-from edgekit.tuning.study import FAST, KEPT, REASON, Storage, best, drain, met, open_study, planned, summary
+from edgekit.tuning.study import best, drain, planned, summary, within
+from edgekit.tuning.trial import Figures
 
 POINTS = [point for point in plan(load_recipe("default"), 5) if point.estimator != "mean-minmax"]
 ORDER = ["d", "b", "a", "c", "e"]
+SILENCE_S = 60.0
+FOREVER = float("inf")
 
-WORKER = """
+DOOMED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_tuning_study import ORDER, POINTS, figures
-from edgekit.tuning.study import Storage, drain, open_study, planned
-study = open_study(Storage(sys.argv[1], 6).open(), "s")
-log = Path(sys.argv[2])
+from edgekit.tuning.database import TrialTable
+from edgekit.tuning.study import drain
 def measure(choices):
-    with log.open("a") as file:
-        file.write(f"{choices}\\n")
-    if sys.argv[4] == "hangs" and len(log.read_text().splitlines()) > 5:
-        log.with_suffix(".hung").touch()
-        time.sleep(1000)
-    time.sleep(0.05)
-    return figures(choices)
-assert planned(study, lambda: (ORDER, POINTS)) == ORDER
-drain(study, measure, "w", time.time() + 100, lambda: None)
+    print("begun", flush=True)
+    sys.stdin.read()
+drain(TrialTable(Path(sys.argv[1]), "s", 60), "doomed", measure, float("inf"))
 """
 
 
-def figures(choices: Choices) -> dict[str, Any]:
+def figures(choices: Choices, **changes: Any) -> Figures:
     """A trial without a model: min-max fails the bound, two layers in float keep it, smoothing agrees most."""
     kept = choices.layers_in_float >= 2 and choices.estimator != "minmax"
-    agreement = 0.9 + 0.01 * choices.smooth_quant + 0.001 * (choices.bias_correction == "fast")
-    drop = 0.1 if kept else 1.5
-    return {
-        "drop_top1_points": drop,
-        "time_share": 1.0 + choices.layers_in_float,
-        "agreement": agreement,
-        KEPT: kept,
-        FAST: True,
-    }
+    measured = Figures(
+        drop_top1_points=0.1 if kept else 1.5,
+        drop_ci95_points=[0, 2],
+        agreement=0.9 + 0.01 * choices.smooth_quant + 0.001 * (choices.bias_correction == "fast"),
+        p50_ms=1.0,
+        time_share=1.0 + choices.layers_in_float,
+        speedup=1.5,
+        speedup_ci95=[1.4, 1.6],
+        files={"model.onnx": "0" * 64},
+        drop_kept=kept,
+        fast_enough=True,
+        float_layers=ORDER[: choices.layers_in_float],
+    )
+    return replace(measured, **changes)
+
+
+def never(_: float) -> None:
+    pytest.fail("it waits for another worker")
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'tune.db'}"
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tune.db"
 
 
-def alone(url: str, name: str = "one") -> Any:
-    """The study as one worker ends it."""
-    study = open_study(Storage(url, 60).open(), name)
-    assert planned(study, lambda: (ORDER, POINTS)) == ORDER
-    drain(study, figures, "w", time.time() + 100, lambda: None)
-    return study
+@pytest.fixture
+def table(file: Path) -> TrialTable:
+    """A study with the whole plan."""
+    table = TrialTable(file, "s", SILENCE_S)
+    assert planned(table, "w", lambda: (ORDER, POINTS), never) == ORDER
+    return table
 
 
-def test_one_worker(url: str) -> None:
-    study = alone(url)
-    states = Counter(trial.state.name for trial in study.trials)
-    # 0, 1 and 2 layers in float are 8 points each; those with 4 can't be the best.
-    assert states == {"COMPLETE": 36, "PRUNED": 12}
-    taken = best(study)
-    assert taken is not None
-    assert taken.system_attrs["fixed_params"] == Choices("histogram", False, "fast", 2).params()
-    assert {choices.layers_in_float for choices in met(study)} == {2}
-    found = summary(study, "onnx")
-    assert found["best"] == taken.number
-    assert len(found["trials"]) == 48
-    front = [each for each in found["trials"] if each["number"] in found["front"]]
-    assert {(each["drop_top1_points"], each["time_share"]) for each in front} == {(1.5, 1.0), (0.1, 3.0)}
+def finished(file: Path, points: list[Choices], measure: Callable[[Choices], Figures] = figures) -> TrialTable:
+    """A study of these points as one worker finishes it."""
+    table = TrialTable(file, "alone", SILENCE_S)
+    planned(table, "w", lambda: (ORDER, points), never)
+    drain(table, "w", measure, FOREVER, never)
+    return table
 
 
-def test_the_smallest_drop_where_none_keeps_the_bounds(url: str) -> None:
-    study = open_study(Storage(url, 60).open(), "s")
-    planned(study, lambda: (ORDER, POINTS[:8]))
-
-    def measure(choices: Choices) -> dict[str, Any]:
-        return figures(choices) | {"drop_top1_points": 3.0 - choices.smooth_quant}
-
-    drain(study, measure, "w", time.time() + 100, lambda: None)
-    taken = best(study)
-    assert taken is not None
-    assert taken.user_attrs["drop_top1_points"] == 2
-    assert met(study) == []
+def states(table: TrialTable) -> Counter[str]:
+    return Counter(trial.state for trial in table.trials())
 
 
-def test_speed_is_what_any_trial_of_the_same_structure_showed(url: str) -> None:
-    study = open_study(Storage(url, 60).open(), "s")
-    planned(study, lambda: (ORDER, POINTS[:8]))
+def taken(table: TrialTable) -> Choices:
+    trial = best(table.trials())
+    assert trial is not None
+    return trial.choices
 
-    def measure(choices: Choices) -> dict[str, Any]:
+
+def test_one_worker(file: Path) -> None:
+    table = finished(file, POINTS)
+    # 0, 1 and 2 layers in float are 12 points each; those with 4 can't be the best.
+    assert states(table) == {"complete": 36, "pruned": 12}
+    assert taken(table) == Choices("histogram", False, "fast", 2)
+    trials = table.trials()
+    assert {trial.choices.layers_in_float for trial in within(trials)} == {2}
+    report = summary(trials, "onnx")
+    assert report["best"] == next(trial.number for trial in trials if trial.choices == taken(table))
+    assert [row["number"] for row in report["trials"]] == list(range(48))
+    front = [row for row in report["trials"] if row["number"] in report["front"]]
+    assert {(row["drop_top1_points"], row["time_share"]) for row in front} == {(1.5, 1.0), (0.1, 3.0)}
+
+
+def test_the_smallest_drop_where_none_keeps_the_bounds(file: Path) -> None:
+    def measure(choices: Choices) -> Figures:
+        return figures(choices, drop_top1_points=3.0 - choices.smooth_quant)
+
+    table = finished(file, POINTS[:8], measure)
+    assert taken(table).smooth_quant
+    assert within(table.trials()) == []
+
+
+def test_speed_is_what_any_trial_of_the_same_structure_showed(file: Path) -> None:
+    def measure(choices: Choices) -> Figures:
         lucky = choices.estimator == "minmax" and not choices.smooth_quant
-        return figures(choices) | {KEPT: choices.estimator == "histogram", FAST: lucky}
+        return figures(choices, drop_kept=choices.estimator == "histogram", fast_enough=lucky)
 
-    drain(study, measure, "w", time.time() + 100, lambda: None)
-    assert {(choices.estimator, choices.smooth_quant) for choices in met(study)} == {("histogram", False)}
+    kept = [trial.choices for trial in within(finished(file, POINTS[:8], measure).trials())]
+    assert {(choices.estimator, choices.smooth_quant) for choices in kept} == {("histogram", False)}
 
 
-def test_a_trial_that_fails_says_why_and_costs_itself_alone(url: str) -> None:
-    study = open_study(Storage(url, 60).open(), "s")
-    planned(study, lambda: (ORDER, POINTS[:8]))
-
-    def measure(choices: Choices) -> dict[str, Any]:
+def test_a_trial_that_fails_says_why_and_costs_itself_alone(file: Path) -> None:
+    def measure(choices: Choices) -> Figures:
         if choices.smooth_quant:
             raise EngineError("no such operation")
         return figures(choices)
 
-    drain(study, measure, "w", time.time() + 100, lambda: None)
-    failed = [trial for trial in study.trials if trial.state.name == "FAIL"]
-    assert len(failed) == 4
-    assert {trial.user_attrs[REASON] for trial in failed} == {"no such operation"}
-    planned(study, lambda: (ORDER, POINTS))
-    assert all(trial.state.is_finished() for trial in study.trials), "what failed for a reason isn't tried again"
+    table = finished(file, POINTS[:8], measure)
+    failed = [trial for trial in table.trials() if trial.state == "fail"]
+    assert states(table) == {"complete": 4, "fail": 4}
+    assert {trial.reason for trial in failed} == {"no such operation"}
+    assert {row.get("reason") for row in summary(failed, "onnx")["trials"]} == {"no such operation"}
 
 
-def test_an_interrupted_study_goes_on(url: str) -> None:
-    study = open_study(Storage(url, 60).open(), "s")
-    planned(study, lambda: (ORDER, POINTS))
+def test_an_interrupted_study_goes_on(file: Path, table: TrialTable) -> None:
     done: list[Choices] = []
 
-    def measure(choices: Choices) -> dict[str, Any]:
+    def measure(choices: Choices) -> Figures:
         if len(done) == 7:
             raise KeyboardInterrupt
         done.append(choices)
         return figures(choices)
 
     with pytest.raises(KeyboardInterrupt):
-        drain(study, measure, "w", time.time() + 100, lambda: None)
-    planned(study, lambda: pytest.fail("planned already"))
-    drain(study, figures, "w", time.time() + 100, lambda: None)
-    states = Counter(trial.state.name for trial in study.trials)
-    assert states == {"COMPLETE": 36, "PRUNED": 12, "FAIL": 1}
-    taken, wanted = best(study), best(alone(url))
-    assert taken is not None
-    assert wanted is not None
-    assert taken.system_attrs["fixed_params"] == wanted.system_attrs["fixed_params"]
+        drain(table, "w", measure, FOREVER, never)
+    assert states(table) == {"complete": 7, "waiting": 41}
+    planned(table, "w", lambda: pytest.fail("planned already"), never)
+    drain(table, "w", figures, FOREVER, never)
+    assert states(table) == {"complete": 36, "pruned": 12}
+    assert taken(table) == taken(finished(file, POINTS))
 
 
-def test_no_trial_is_begun_when_time_is_up(url: str) -> None:
-    study = open_study(Storage(url, 60).open(), "s")
-    planned(study, lambda: (ORDER, POINTS))
-    drain(study, lambda choices: pytest.fail("begun"), "w", time.time(), lambda: None)
-    assert best(study) is None
+def test_no_trial_is_begun_when_time_is_up(table: TrialTable) -> None:
+    drain(table, "w", lambda choices: pytest.fail("begun"), time.time(), never)
+    assert best(table.trials()) is None
 
 
-def test_two_workers_and_a_kill(url: str, tmp_path: Path) -> None:
+def test_a_worker_that_measures_gives_heartbeats(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement ends when two heartbeats came; a worker without them would wait here."""
+    table = TrialTable(file, "s", 0.006)
+    planned(table, "w", lambda: (ORDER, POINTS[:1]), never)
+    beats: list[str] = []
+    twice = Event()
+
+    def beat(worker: str) -> None:
+        beats.append(worker)
+        if len(beats) == 2:
+            twice.set()
+
+    monkeypatch.setattr(table, "beat", beat)
+
+    def measure(choices: Choices) -> Figures:
+        assert twice.wait(60)
+        return figures(choices)
+
+    drain(table, "w", measure, FOREVER, never)
+    assert set(beats) == {"w"}
+    assert states(table) == {"complete": 1}
+
+
+def test_workers_at_once_do_each_trial_once(file: Path, table: TrialTable) -> None:
+    points = [point for point in POINTS if point.layers_in_float < 2]  # of which none is pruned
+    study = TrialTable(file, "busy", SILENCE_S)
+    begun: list[Choices] = []
+
+    def measure(choices: Choices) -> Figures:
+        begun.append(choices)
+        return figures(choices)
+
+    def work(worker: str) -> None:
+        mine = TrialTable(file, "busy", SILENCE_S)
+        planned(mine, worker, lambda: (ORDER, points))
+        drain(mine, worker, measure, FOREVER)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, "abcd"))
+    assert states(study) == {"complete": len(points)}
+    assert Counter(begun) == Counter(points)
+
+
+def test_two_workers_and_a_kill(file: Path, table: TrialTable) -> None:
     """One is killed in a trial: the other takes that up, and the best is the one that a single worker finds."""
-    log = tmp_path / "log.txt"
-    command = [sys.executable, "-W", "ignore", "-c", WORKER, url, str(log), str(Path(__file__).parent)]
-    doomed = subprocess.Popen([*command, "hangs"])
-    while not log.with_suffix(".hung").exists():
-        assert doomed.poll() is None
-        time.sleep(0.05)
-    other = subprocess.Popen([*command, "works"])
-    time.sleep(1)
-    os.kill(doomed.pid, signal.SIGKILL)
-    doomed.wait()
-    assert other.wait(timeout=120) == 0
-    study, one = open_study(Storage(url, 60).open(), "s"), alone(url)
-    by_state: dict[str, list[Any]] = {}
-    for trial in study.trials:
-        by_state.setdefault(trial.state.name, []).append(Choices(**trial.system_attrs["fixed_params"]))
-    (lost,) = by_state.pop("FAIL")
-    assert set(by_state) == {"COMPLETE", "PRUNED"}
-    assert lost in by_state["COMPLETE"], "taken up again"
-    assert sorted(map(str, by_state["COMPLETE"])) == sorted(
-        str(point) for point in POINTS if point.layers_in_float <= 2
-    )
-    taken, wanted = best(study), best(one)
-    assert taken is not None
-    assert wanted is not None
-    assert taken.system_attrs["fixed_params"] == wanted.system_attrs["fixed_params"]
-    assert log.read_text().splitlines().count(str(lost)) == 2
+    command = [sys.executable, "-W", "ignore", "-c", DOOMED, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as doomed:
+        assert doomed.stdout is not None
+        assert doomed.stdout.readline() == "begun\n"
+        (lost,) = (trial for trial in table.trials() if trial.state == "running")
+        late = [0.0]
+        begun: list[Choices] = []
+
+        def measure(choices: Choices) -> Figures:
+            begun.append(choices)
+            return figures(choices)
+
+        def kill(_: float) -> None:
+            """Only the doomed worker's trial is left: kill it, and let its silence be noticed."""
+            assert late == [0.0], "it is taken up as soon as its worker was silent for long enough"
+            assert states(table)["running"] == 1
+            doomed.kill()
+            doomed.wait()
+            late[0] = SILENCE_S + 1
+
+        other = TrialTable(file, "s", SILENCE_S, lambda: time.time() + late[0])
+        drain(other, "other", measure, FOREVER, kill)
+    assert lost.worker == "doomed"
+    assert states(table) == {"complete": 36, "pruned": 12}
+    assert begun[-1] == lost.choices, "taken up again, behind the others"
+    assert Counter(begun) == Counter(point for point in POINTS if point.layers_in_float <= 2)
+    assert taken(table) == taken(finished(file, POINTS))
 
 
-@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/tune.db", "nonsense", "postgresql://nobody@localhost/x"])
-def test_a_storage_that_is_none(url: str) -> None:
-    with pytest.raises(UsageError, match="--storage: can't open the study's database"):
-        Storage(url, 60).open()
+def test_a_worker_waits_for_the_plan_of_another(file: Path) -> None:
+    table = TrialTable(file, "s", SILENCE_S)
+    assert table.claim_plan("planner")
+
+    def other_plans(_: float) -> None:
+        table.plan(ORDER, POINTS)
+
+    assert planned(table, "w", lambda: pytest.fail("planned twice"), other_plans) == ORDER
