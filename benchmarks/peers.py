@@ -10,7 +10,6 @@ same machine measured stay in it. The tables of the whole JSON go to --results.
 import argparse
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +28,7 @@ from edgekit.config.runtimes import TARGETS
 from edgekit.errors import EdgekitError
 from edgekit.measure import machine
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -50,8 +50,8 @@ def main() -> None:
         start = time.monotonic()
         results["models"][name] = compare(name, args)
         results["models"][name]["seconds"] = round(time.monotonic() - start)
-        write(args.json, json.dumps(results, indent=1) + "\n")
-        write(args.results, write_results(results, args.json.name) + kept(args.results))
+        replace_text(args.json, json.dumps(results, indent=1) + "\n")
+        replace_text(args.results, write_results(results, args.json.name) + kept(args.results))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -156,12 +156,6 @@ def make(
         "shares": shares,
     }
     return made, size.normalize(pixels), torch_logits(job.network, pixels), about
-
-
-def write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate, open_candidate
 from benchmarks.peerlib.results import snr
-from benchmarks.peers import DATA, HERE, all_versions, make, write
+from benchmarks.peers import DATA, HERE, all_versions, make
 from benchmarks.pilib.counting import CORES, count_candidates
 from benchmarks.pilib.results import section, with_section
 from edgekit.config.runtimes import TARGETS
+from edgekit.support.files import replace_text
 
 Made = list[tuple[Candidate, str | None]]
 """Candidates, and why they couldn't be made."""
@@ -56,8 +57,8 @@ def main() -> None:
                 others = [row for row in before if row["runtime"] != runtime]
                 rows = sorted(others + rows, key=lambda row: list(TARGETS).index(row["runtime"]))
                 results["models"][name][core] = [without(row, "kernel") for row in rows]
-                write(args.json, json.dumps(results, indent=1) + "\n")
-                write(args.results, with_section(args.results.read_text(), section(results)))
+                replace_text(args.json, json.dumps(results, indent=1) + "\n")
+                replace_text(args.results, with_section(args.results.read_text(), section(results)))
                 print(f"{name} on {core}, {runtime}: {time.monotonic() - start:.0f} s", flush=True)
 
 

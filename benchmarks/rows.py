@@ -6,6 +6,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from edgekit.support.files import replace_text
+
 Row = dict[str, Any]
 
 
@@ -19,6 +21,4 @@ def keep_rows(path: Path, rows: list[Row], keys: tuple[str, ...]) -> None:
     with FileLock(path.with_name(f".{path.name}.lock")):
         new = {tuple(row[key] for key in keys) for row in rows}
         every = [row for row in read_rows(path) if tuple(row[key] for key in keys) not in new] + rows
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
-        beside.replace(path)
+        replace_text(path, "[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")

@@ -32,6 +32,8 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgekit.support.files import replacing
+
 MODEL = "convnextv2_atto"
 MODEL_ARGS: dict[str, Any] = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 288), "num_classes": 10, "conv_mlp": False}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -151,8 +153,8 @@ class Training:
             "step": self.step,
             "epoch": self.epoch,
         }
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
+        with replacing(checkpoint) as beside:
+            torch.save(state, beside)
 
     @property
     def side(self) -> int:

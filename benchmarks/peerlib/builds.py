@@ -20,6 +20,7 @@ from benchmarks.peerlib.candidates import Candidate
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.files import replacing
 
 Images = list[NDArray[np.float32]]
 BF16 = "bf16"
@@ -96,9 +97,8 @@ class Stock:
     def _onnx_float(self, path: Path) -> None:
         program = torch.onnx.export(self.module, self.example, dynamo=True, input_names=["image"], verbose=False)
         assert program is not None
-        beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        onnx.save(program.model_proto, beside)
-        beside.replace(path)
+        with replacing(path) as beside:
+            onnx.save(program.model_proto, beside)
 
     def _onnx_nncf(self, path: Path, transformer: bool = False) -> None:
         onnx.save(self._nncf(onnx.load(self.folder / "float.onnx"), "image", transformer), path)

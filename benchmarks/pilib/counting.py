@@ -23,6 +23,7 @@ from benchmarks.pilib import debian, guest
 from edgekit.config.runtimes import TARGETS
 from edgekit.devices.wheel import REQUIREMENTS, own_wheel
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support.files import replacing
 
 Row = dict[str, Any]
 
@@ -166,10 +167,8 @@ def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Pat
 
 
 def _write(archive: Path, folder: Path) -> None:
-    beside = archive.with_name(f".{archive.name}.tmp")
-    with beside.open("wb") as out:
+    with replacing(archive) as beside, beside.open("wb") as out:
         _pack(folder, out)
-    beside.replace(archive)
 
 
 def _pack(folder: Path, out: Any) -> None:

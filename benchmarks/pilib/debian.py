@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+
+from edgekit.support.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "emulated"
@@ -51,7 +52,8 @@ def userland(suite: str, folder: Path = KEPT) -> Path:
     need("mmdebstrap", "arch-test")
     root = folder / suite
     if not root.exists():
-        with _beside(root) as beside:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(root) as beside:
             command = ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"]
             command += ["--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr", f"--include={','.join(_PACKAGES)}"]
             command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
@@ -100,7 +102,8 @@ def packages(suite: str, name: str, requirements: Sequence[str], folder: Path = 
         # Debian 12 has glibc 2.36.
         platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)] + ["manylinux2014_aarch64"]
         command += [word for platform in platforms for word in ("--platform", platform)]
-        with _beside(place) as beside:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as beside:
             _run([*command, "--target", str(beside), *requirements])
     return place
 
@@ -144,18 +147,6 @@ def _unpack_kernel(package: Path, image: Path) -> None:
                     image.write_bytes(found.read())
                     break
         process.kill()
-
-
-@contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A folder under a temporary name, renamed when the block ends well."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.tmp-{os.getpid()}")
-    try:
-        yield beside
-        beside.replace(place)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _run(command: Sequence[str], cwd: str | None = None) -> str:

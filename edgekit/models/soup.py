@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edgekit.errors import WeightsError
 from edgekit.models.checkpoint import State
-from edgekit.support.files import writing
+from edgekit.support.files import replacing, writing
 
 METADATA = "edgekit.soup"
 """Key of the record, as JSON, in the metadata of a soup's file."""
@@ -74,15 +74,11 @@ def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callabl
 
 def save_soup(state: State, path: Path, record: dict[str, Any]) -> None:
     """Write a soup beside and rename, its record in the metadata. OutputError if that can't be done."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with writing(path):
+    with writing(path), replacing(path) as beside:
         try:
             save_file(state, beside, metadata={"format": "pt", METADATA: json.dumps(record)})
-            beside.replace(path)
         except SafetensorError as error:  # safetensors' word for a full disk, too
             raise OSError(str(error)) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

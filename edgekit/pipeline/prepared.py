@@ -1,11 +1,11 @@
 """A graph that is ready to compile, on disk and in memory, with its fingerprint and provenance."""
 
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from edgekit.errors import InputError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models import Network
 from edgekit.runtime.manifest import Layer
-from edgekit.support.files import writing
+from edgekit.support.files import replacing, writing
 from edgekit.support.libraries import LibraryErrors, quiet
 
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
@@ -92,24 +92,23 @@ def provenance_of(network: Network, recipe: Recipe, target: str, calibration_sha
 
 
 def save_prepared(prepared: Prepared, folder: Path) -> None:
-    """Keep a prepared graph in a folder, for `load_prepared`. Written beside and renamed; an older one is replaced."""
-    beside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    """Keep a prepared graph in a folder, for `load_prepared`, in place of an older one.
+
+    Raises OutputError if that can't be done, or the folder holds something else.
+    """
     plain = {name: value for name, value in vars(prepared).items() if name not in ("graph", "pixels", "logits")}
     plain["preprocessing"] = prepared.preprocessing.to_dict()
     size = prepared.preprocessing
     example = (torch.zeros(1, 3, size.height, size.width),)
     with writing(folder):
-        try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / STAGE).exists():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        with replacing(folder) as beside:
             beside.mkdir(parents=True)
             with quiet(), torch.no_grad():
                 torch.export.save(torch.export.export(prepared.graph, example), beside / GRAPH)
             np.savez(beside / SAMPLES, pixels=prepared.pixels, logits=prepared.logits)
             (beside / STAGE).write_text(json.dumps(plain, indent=1), encoding="utf-8")
-            if (folder / STAGE).exists():
-                shutil.rmtree(folder)
-            beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_prepared(folder: Path) -> Prepared:

@@ -31,6 +31,7 @@ from edgekit.runtime.manifest import (
     check_printable,
     parse_manifest,
 )
+from edgekit.support.files import replacing
 
 __all__ = [
     "MANIFEST",
@@ -129,17 +130,12 @@ def write_bundle(
     """
     path = Path(path)
     place = Path(os.path.realpath(path))
-    building = place.parent / f".{place.name}.tmp-{os.getpid()}"
     with _output_errors(path):
         if place.exists() and not _replaceable(place):
             raise OutputError(f"'{path}' holds something that isn't a bundle: choose another --output or remove it")
-        try:
-            shutil.rmtree(building, ignore_errors=True)
+        with replacing(place) as building:
             building.mkdir(parents=True)
             bundle = _fill(building, model_files, manifest, labels, golden)
-            _swap(building, place)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     return replace(bundle, path=path)
 
 
@@ -165,22 +161,6 @@ def _fill(
     values = replace(manifest, files=files).to_dict()
     _write_text(folder / MANIFEST, json.dumps(values, indent=1, allow_nan=False) + "\n")
     return read_bundle(folder, check_hashes=False)  # what can't be read back must not be shipped
-
-
-def _swap(building: Path, place: Path) -> None:
-    """Rename `building` to `place`; what stood there is put back if that fails."""
-    if not place.exists():
-        building.rename(place)
-        return
-    old = place.parent / f".{place.name}.old-{os.getpid()}"
-    shutil.rmtree(old, ignore_errors=True)
-    try:
-        place.rename(old)
-        building.rename(place)
-    finally:
-        if old.exists() and not place.exists():
-            old.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _replaceable(place: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,46 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write UTF-8 beside and rename: readers see the old file or the new one. Raises OSError."""
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
-        beside.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a new file or folder, which takes the place of `path` when the block ends.
+
+    If the block raises, or the rename does, what was written is removed and what stood at `path` is there again. A
+    killed process leaves `.NAME.tmp-PID` or `.NAME.old-PID` behind. Raises OSError.
+    """
+    beside, old = (path.with_name(f".{path.name}.{what}-{os.getpid()}") for what in ("tmp", "old"))
+    _remove(beside)
+    try:
+        yield beside
+        if beside.is_dir() and path.is_dir():
+            _swap(beside, path, old)
+        else:
+            beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(beside)
+
+
+def _swap(beside: Path, path: Path, old: Path) -> None:
+    """Put one folder in another's place. No system call does that in one step, unless the other is empty."""
+    _remove(old)
+    try:
+        path.rename(old)
+        beside.rename(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

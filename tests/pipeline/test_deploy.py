@@ -16,14 +16,16 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.measure import bundle_rows as measure
+from edgekit.measure import steadiness
 from edgekit.measure.fresh_process import Fresh
-from edgekit.pipeline import build
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
+from edgekit.pipeline import graphs
 from edgekit.report import load_report, validate
 from edgekit.report.columns import RANDOM
 from edgekit.runtime import bundle
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support.run_folder import LOCK
 from tests.helpers import fake_runtime
 
 BUNDLES = {f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")}
@@ -63,7 +65,8 @@ def leftovers(folder: Path) -> list[str]:
     """Whatever is neither a bundle, nor a report, nor a remembered value."""
     known = WRITTEN | BUNDLES | {"fake-float", "fake-int8"}
     found = [each.name for each in folder.iterdir() if each.name not in known]
-    return found + [each.name for each in (folder / ".edgekit").iterdir() if each.suffix != ".json"]
+    state = [each for each in (folder / ".edgekit").iterdir() if each.name != LOCK]
+    return found + [each.name for each in state if each.suffix != ".json"]
 
 
 def kept(err: str) -> set[str]:
@@ -322,16 +325,16 @@ def test_unreadable_images_are_named_counted_and_replaced(
 POINTS: list[tuple[Any, str, int]] = [
     (pipeline, "prepare", 0),
     (pipeline, "write_list", 0),
-    (build, "export_graph", 0),
-    (build, "quantize_stage", 0),
+    (graphs, "trace", 0),
+    (graphs, "quantize_stage", 0),
     (fake_runtime.Backend, "compile", 0),
-    (bundle, "_swap", 0),
-    (bundle, "_swap", 1),
-    (build, "quantize_stage", 0),
-    (bundle, "_swap", 1),
+    (bundle, "read_bundle", 0),
+    (bundle, "read_bundle", 1),
+    (graphs, "quantize_stage", 0),
+    (bundle, "read_bundle", 1),
     (images, "predict", 0),
     (measure, "predict", 1),
-    (measure, "alternate", 0),
+    (steadiness, "alternate", 0),
     (pipeline, "write_report", 0),
 ]
 """In the order of a run: where Ctrl-C comes, and how many calls go through before that."""

@@ -1,0 +1,94 @@
+"""Files and folders are replaced whole, or what stood there stays."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from edgekit.support.files import replace_text, replacing
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def fill(folder: Path, content: str) -> None:
+    folder.mkdir()
+    (folder / "inside").write_text(content)
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a folder"])
+def test_a_folder_is_replaced(before: str, tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    if before != "nothing":
+        path.mkdir()
+    if before == "a folder":
+        (path / "old").touch()
+    with replacing(path) as beside:
+        fill(beside, "new")
+        assert not (path / "inside").exists()
+    assert names(tmp_path) == ["it"]
+    assert names(path) == ["inside"]
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
+def test_what_stood_there_stays_if_the_block_raises(raised: type[BaseException], tmp_path: Path) -> None:
+    fill(tmp_path / "folder", "old")
+    (tmp_path / "file").write_text("old")
+
+    def replace(path: Path) -> None:
+        with replacing(path) as beside:
+            fill(beside, "new") if path.is_dir() else beside.write_text("new")
+            raise raised
+
+    for path in (tmp_path / "folder", tmp_path / "file"):
+        with pytest.raises(raised):
+            replace(path)
+    assert names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "folder" / "inside").read_text() == (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_what_stood_there_stays_if_a_rename_fails(
+    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rename puts the old folder aside, the second puts the new one in its place."""
+    path, count, rename = tmp_path / "it", 0, Path.rename
+    fill(path, "old")
+
+    def refuse(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output error"), replacing(path) as beside:
+        fill(beside, "new")
+    assert names(tmp_path) == ["it"]
+    assert (path / "inside").read_text() == "old"
+
+
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "folder", "old")
+    with pytest.raises(OSError, match="directory"):
+        replace_text(tmp_path / "folder", "new")
+    assert names(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "inside").read_text() == "old"
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    for left in ("tmp", "old"):
+        fill(tmp_path / f".it.{left}-{os.getpid()}", "left")
+    for content in ("first", "second"):
+        with replacing(tmp_path / "it") as beside:
+            fill(beside, content)
+    assert (tmp_path / "it" / "inside").read_text() == "second"
+    assert names(tmp_path) == ["it"]
+
+
+def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+    replace_text(tmp_path / "file", "é\r\n")
+    assert (tmp_path / "file").read_bytes() == "é\r\n".encode()
