@@ -11,6 +11,7 @@ from edgekit.devices.faults import exit_error
 from edgekit.devices.transport import Connection, ending
 from edgekit.errors import ConnectionCutError, DeviceError, FrozenError
 from edgekit.measure.rows import Row
+from edgekit.support import library_log
 from edgekit.support.progress import Reporter
 
 SILENCE_S = 120
@@ -38,6 +39,7 @@ def run_agent(connection: Connection, python: str, job: Mapping[str, Any], repor
             found = _listen(name, process.stdout, reporter)
         stderr.seek(0)
         said = stderr.read().decode(errors="replace")
+    library_log.note(f"{name}: the measurement ended with status {process.returncode}", said)
     connection.check(process.returncode)
     if "error" in found:
         raise DeviceError(f"{name}: {found['error']}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgekit.errors import EngineError, StageError, UsageError
 from edgekit.measure.shards import Engine, OneProcess
-from edgekit.support.child_process import safe_path
+from edgekit.support.child_process import child_environment
 from edgekit.support.libraries import first_line, import_needed, quiet
 
 CONNECT_S = 10
@@ -34,7 +34,7 @@ def engine_of(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
         yield OneProcess()
         return
     distributed = import_needed("distributed", "scale")
-    with ExitStack() as stack, quiet(), safe_path():
+    with ExitStack() as stack, quiet(), child_environment():
         if scheduler is None:
             security = import_needed("distributed.security", "scale").Security.temporary()
             address: Any = stack.enter_context(

@@ -34,10 +34,13 @@ def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
         done = run_python(["-m", "edgekit.measure.fresh_process", str(bundle), str(threads)], timeout)
     except subprocess.TimeoutExpired:
         raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
+    said = done.stderr.strip().splitlines()
     if done.returncode < 0:
-        raise EngineError(f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}")
+        last_words = f". It printed last: {said[-1]}" if said else ""
+        raise EngineError(
+            f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}{last_words}"
+        )
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
         cause = said[-1] if said else f"exit status {done.returncode}"
         raise EngineError(f"'{bundle.name}' can't run in a process of its own: {cause}")
     return Fresh(**json.loads(done.stdout.splitlines()[-1]))

@@ -26,11 +26,12 @@ from edgekit.errors import CompileError, EdgekitError
 from edgekit.measure.fresh_process import signal_name
 from edgekit.pipeline.job import Job
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support import library_log
 from edgekit.support.child_process import start_python
 from edgekit.support.files import writing
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
-from edgekit.support.run_folder import RunFolder
+from edgekit.support.run_folder import STATE, RunFolder
 from edgekit.support.tracebacks import text_of
 
 BEGIN = (
@@ -75,7 +76,10 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
     with done:
         said = done.stdout.read() if done.stdout else ""
     if done.returncode < 0:
-        raise CompileError(f"the process that made '{path.name}' was ended by {signal_name(-done.returncode)}")
+        raise CompileError(
+            f"the process that made '{path.name}' was ended by {signal_name(-done.returncode)}. What it printed last "
+            f"is in {STATE}/{library_log.NAME} in the run folder"
+        )
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode != 0:

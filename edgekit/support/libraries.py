@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
 
 from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.support import library_log
 from edgekit.support.distribution import install_command
 
 
@@ -63,27 +64,28 @@ def _is_ours(trace: TracebackType | None) -> bool:
 def quiet() -> Iterator[None]:
     """Keep libraries' warnings, log lines, bars and what their C++ parts print off both streams.
 
-    edgekit's own progress has a descriptor of its own. What was kept off is thrown away: errors come as exceptions.
-    Descriptors belong to the process: use it in one thread at a time. It may be nested.
+    edgekit's own progress has a descriptor of its own. While a run folder is open, what is printed goes to its
+    `library_log`; elsewhere it is discarded. Descriptors belong to the process: use it in one thread at a time. It may
+    be nested.
     """
     _flush()
     before = logging.root.manager.disable
     kept = os.dup(1), os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    elsewhere = library_log.descriptor()
     try:
         logging.disable(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # sys.stdout and sys.stderr stay: loggers that libraries set up meanwhile hold on to them.
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
+            os.dup2(elsewhere, 1)
+            os.dup2(elsewhere, 2)
             yield
     finally:
         _flush()
         for number, descriptor in enumerate(kept, start=1):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        os.close(nowhere)
+        os.close(elsewhere)
         logging.disable(before)
 
 

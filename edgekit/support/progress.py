@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edgekit.support import tracebacks
+from edgekit.support import library_log, tracebacks
 from edgekit.support.interrupts import interruptible
 from edgekit.support.libraries import import_needed
 
@@ -35,9 +35,18 @@ class Reporter:
             self._print(message)
 
     def warn(self, message: str, error: Exception | None = None) -> None:
-        """Print a warning even when quiet, with the traceback of the error behind it where `--traceback` wants that."""
-        self._print(f"warning: {message}")
-        if error is not None and tracebacks.wanted():
+        """Print a warning even when quiet.
+
+        The traceback of the error behind it is noted in the `library_log`, which the warning then names, and is printed
+        where `--traceback` wants that.
+        """
+        if error is None:
+            self._print(f"warning: {message}")
+            return
+        library_log.note(message, tracebacks.text_of(error))
+        file = library_log.current()
+        self._print(f"warning: {message}" + (f" (what the libraries printed: {file})" if file else ""))
+        if tracebacks.wanted():
             self._print(tracebacks.text_of(error))
 
     def _print(self, line: str) -> None:
@@ -46,6 +55,7 @@ class Reporter:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
         """Yields a function to call after each of `total` pieces of work; without a total it only shows time."""
+        library_log.note(title)
         show = self._bar if self.console.is_terminal and not self.quiet else self._line
         with show(title, total) as step, interruptible():
             yield step

@@ -2,14 +2,19 @@
 
 import json
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import OutputError
+from edgekit.support import library_log
 from edgekit.support.files import write_json, writing
+from edgekit.support.tracebacks import text_of
 
 STATE = ".edgekit"
 """Folder inside a run: marks it as one, and keeps what a resumed command reuses."""
@@ -57,7 +62,10 @@ class RunFolder:
 
 @contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:
-    """Claim `path` as a run folder until the block ends; OutputError as `check_output` says, or if it is in use."""
+    """Claim `path` as a run folder until the block ends; OutputError as `check_output` says, or if it is in use.
+
+    What libraries print meanwhile is kept in its `library_log`.
+    """
     from filelock import FileLock, Timeout  # a device reads bundles through this module and has no filelock
 
     check_output(path)
@@ -75,7 +83,13 @@ def open_run(path: Path) -> Iterator[RunFolder]:
         for left in (each for pattern in LEFTOVERS for each in path.glob(pattern)):
             with writing(left):
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-        yield run
+        with library_log.kept_in(run.state / library_log.NAME):
+            library_log.note(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.argv)}")
+            try:
+                yield run
+            except Exception as error:
+                library_log.note("the command ended with an error", text_of(error))
+                raise
     finally:
         lock.release()
 

@@ -18,7 +18,7 @@ from edgekit.pipeline.options import Options
 from edgekit.report import write_report
 from edgekit.report.tuning import draw_tuning
 from edgekit.runtime.bundle import read_bundle
-from edgekit.support import tracebacks
+from edgekit.support import library_log, tracebacks
 from edgekit.support.child_process import spawn
 from edgekit.support.files import replace_text, writing
 from edgekit.support.progress import Reporter
@@ -118,7 +118,7 @@ class Workers:
             if process.exitcode in (0, EdgekitError.exit_code, StageError.exit_code):
                 continue  # done, or it said what is wrong: another would find the same
             self._deaths += 1
-            self._reporter.warn(f"a worker died (exit status {process.exitcode})")
+            self._reporter.warn(f"a worker died (exit status {process.exitcode}); see {library_log.current()}")
             if self._deaths <= DEATHS:
                 self._alive.append(self._start())
 

@@ -25,7 +25,8 @@ from edgekit.report import load_report, validate
 from edgekit.report.columns import RANDOM
 from edgekit.runtime import bundle
 from edgekit.runtime.bundle import read_bundle
-from edgekit.support.run_folder import LOCK
+from edgekit.support import library_log
+from edgekit.support.run_folder import LOCK, STATE
 from tests.helpers import fake_runtime
 
 BUNDLES = {f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")}
@@ -62,11 +63,11 @@ def again(fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path)
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Whatever is neither a bundle, nor a report, nor a remembered value."""
+    """Whatever is neither a bundle, nor a report, nor what a run keeps of itself."""
     known = WRITTEN | BUNDLES | {"fake-float", "fake-int8"}
     found = [each.name for each in folder.iterdir() if each.name not in known]
-    state = [each for each in (folder / ".edgekit").iterdir() if each.name != LOCK]
-    return found + [each.name for each in state if each.suffix != ".json"]
+    hidden = [each for each in (folder / STATE).iterdir() if each.suffix != ".json"]
+    return found + [each.name for each in hidden if each.name not in (LOCK, library_log.NAME)]
 
 
 def kept(err: str) -> set[str]:

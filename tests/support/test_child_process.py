@@ -11,7 +11,7 @@ from edgekit.devices.doctor import _dies
 from edgekit.measure.cluster import engine_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profiling import profile
-from edgekit.support.child_process import SAFE_PATH, run_python, safe_path, spawn, start_python
+from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, spawn, start_python
 from tests.helpers.tiny import MakeBundle
 
 
@@ -57,11 +57,11 @@ def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) 
 
 
 @pytest.mark.parametrize("before", [None, "", "1"])
-def test_safe_path_leaves_the_environment_as_it_was(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_environment_is_taken_back(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SAFE_PATH, raising=False)
     if before is not None:
         monkeypatch.setenv(SAFE_PATH, before)
-    with safe_path():
+    with child_environment():
         assert os.environ[SAFE_PATH] == "1"
     assert os.environ.get(SAFE_PATH) == before
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import OutputError
+from edgekit.support import library_log
 from edgekit.support.files import write_json, writing
 from edgekit.support.run_folder import LOCK, STATE, check_output, open_run
 
@@ -88,7 +89,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "report.json").touch()
     with open_run(tmp_path) as run:
         assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]
-        assert names(run.state) == [LOCK]
+        assert names(run.state) == [library_log.NAME, LOCK]
 
 
 def test_values_are_recalled_with_their_key(tmp_path: Path) -> None:

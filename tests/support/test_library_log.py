@@ -1,0 +1,142 @@
+"""What libraries print is kept in the run folder, the last words of a process that aborts included."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import CompileError, EngineError
+from edgekit.measure import fresh_process
+from edgekit.support import library_log
+from edgekit.support.child_process import run_python, spawn, start_python
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import STATE, open_run
+
+LAST_WORDS = "terminate called after throwing an instance of 'std::bad_alloc'"
+
+
+def abort(words: str) -> None:
+    """Die as C++ does: a line on descriptor 2, then SIGABRT, while libraries are kept quiet."""
+    with quiet():
+        os.write(2, f"{words}\n".encode())
+        os.abort()
+
+
+ABORTS = f"import tests.support.test_library_log as log; log.abort({LAST_WORDS!r})"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "run" / STATE / library_log.NAME
+
+
+def test_both_streams_are_kept_while_a_run_is_open(
+    tmp_path: Path, log: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def speak(word: str) -> None:
+        with quiet():
+            os.write(1, f"stdout {word}\n".encode())
+            os.write(2, f"stderr {word}\n".encode())
+
+    speak("before")
+    with open_run(tmp_path / "run"):
+        speak("inside")
+        os.write(2, b"edgekit's own\n")
+    speak("after")
+    kept = log.read_text().splitlines()
+    assert [line for line in kept if not line.startswith("==")] == ["stdout inside", "stderr inside"]
+    assert capfd.readouterr() == ("", "edgekit's own\n")
+
+
+def test_the_last_words_of_a_process_that_aborts_are_kept(tmp_path: Path, log: Path) -> None:
+    code = f"""
+from pathlib import Path
+from edgekit.support.run_folder import open_run
+with open_run(Path({str(tmp_path / "run")!r})):
+    {ABORTS}
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGABRT, b"")
+    assert LAST_WORDS in log.read_text().splitlines()
+
+
+def test_the_last_words_of_children_are_kept(tmp_path: Path, log: Path) -> None:
+    with open_run(tmp_path / "run"):
+        assert run_python(["-c", ABORTS.replace(LAST_WORDS[:9], "first")]).returncode == -signal.SIGABRT
+        with start_python(["-c", ABORTS.replace(LAST_WORDS[:9], "second")]) as child:
+            child.wait()
+        spawned = spawn(abort, ["third"])
+        spawned.join()
+        assert (child.returncode, spawned.exitcode) == (-signal.SIGABRT, -signal.SIGABRT)
+    kept = log.read_text()
+    assert "first called after" in kept
+    assert "second called after" in kept
+    assert "third" in kept.splitlines()
+
+
+def test_what_a_child_says_outside_of_quiet_is_kept(tmp_path: Path, log: Path) -> None:
+    with open_run(tmp_path / "run"):
+        run_python(["-c", "import os; os.write(2, b'loud\\n'); os.abort()"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            run_python(["-c", "import os, time; os.write(2, b'slow\\n'); time.sleep(60)"], timeout=5)
+    lines = log.read_text().splitlines()
+    assert lines[lines.index("loud") - 1].endswith(f"exit status {-signal.SIGABRT}")
+    assert lines[lines.index("slow") - 1].endswith("it took too long")
+
+
+def test_children_write_no_log_where_no_run_is_open(tmp_path: Path) -> None:
+    done = run_python(["-c", f"import os; print(os.environ.get({library_log.VARIABLE!r}))"])
+    assert done.stdout.strip() == "None"
+
+
+def test_a_bundle_whose_process_aborts_has_its_last_words_in_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aborts(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], -signal.SIGABRT, "", f"{LAST_WORDS}\n")
+
+    monkeypatch.setattr(fresh_process, "run_python", aborts)
+    with pytest.raises(EngineError, match=f"SIGABRT. It printed last: {LAST_WORDS}"):
+        fresh_process.measure_fresh(tmp_path, threads=1)
+
+
+def test_a_warning_of_an_error_notes_its_traceback_and_names_the_file(
+    tmp_path: Path, log: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter(quiet=True)
+    with open_run(tmp_path / "run"), reporter.stage("onnx-int8: compile"):
+        reporter.warn("onnx-int8: refused", CompileError("refused"))
+    assert capfd.readouterr().err == f"warning: onnx-int8: refused (what the libraries printed: {log})\n"
+    kept = log.read_text().splitlines()
+    assert kept.index("== onnx-int8: compile") < kept.index("== onnx-int8: refused")
+    assert "edgekit.errors.CompileError: refused" in kept
+
+
+def test_the_error_that_ends_a_command_is_noted(tmp_path: Path, log: Path) -> None:
+    with pytest.raises(CompileError), open_run(tmp_path / "run"):
+        raise CompileError("refused")
+    assert "edgekit.errors.CompileError: refused" in log.read_text().splitlines()
+
+
+def test_later_commands_append_until_the_file_is_large(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in ("first", "second"):
+        with open_run(tmp_path / "run"):
+            library_log.note(word)
+    assert [line for line in log.read_text().splitlines() if " UTC: " not in line] == ["== first", "== second"]
+    monkeypatch.setattr(library_log, "MOST_BYTES", 10)
+    with open_run(tmp_path / "run"):
+        library_log.note("third")
+    assert [line for line in log.read_text().splitlines() if " UTC: " not in line] == ["== third"]
+
+
+def test_a_log_that_cannot_be_written_harms_nothing(tmp_path: Path) -> None:
+    with library_log.kept_in(tmp_path / "gone" / "log"), quiet():
+        os.write(2, b"unheard\n")
+        library_log.note("unheard")
+    assert list(tmp_path.iterdir()) == []
