@@ -19,6 +19,7 @@ from edgekit.devices.transport import Connection, ending
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
 from edgekit.support.child_process import run_python
+from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.versions import release
 
 CHUNK = 1 << 20
@@ -26,8 +27,7 @@ CHUNK = 1 << 20
 
 def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
     """The name of an environment: a hash of all that goes in."""
-    parts = [hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    return digest(hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version)[:24]
 
 
 def requirements_of(target: str, minimum: str | None) -> list[str]:
@@ -81,7 +81,7 @@ def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> l
     device = connection.device.name
     python = python_of(device, facts)["path"]
     try:
-        hashes = [_sha256(path) for path in paths]
+        hashes = [file_sha256(path) for path in paths]
         sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
     except OSError as error:
         raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
@@ -161,11 +161,6 @@ def _feed(pipe: BinaryIO | Any, paths: Sequence[Path]) -> str:
     except BrokenPipeError:
         return " in the middle"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _setup_error(device: str, facts: Facts, target: str, status: int, said: str) -> DeviceError:

@@ -3,8 +3,6 @@
 Needs no torch. A shard gives the same answers wherever it is run with the same runtime and number of threads.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +17,7 @@ from edgekit.images.selection import Selection, inspect_image
 from edgekit.measure.accuracy import Predictions, predict
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
+from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
@@ -45,8 +44,7 @@ class Shard:
     def key(self) -> str:
         """Hash of what its answers depend on, but for the runtime's version."""
         labels = [sample.label for sample in self.dataset.samples]
-        parts = [self.fingerprint, self.threads, self.hashes, labels]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return digest(self.fingerprint, self.threads, self.hashes, labels)
 
 
 class Engine(Protocol):
@@ -71,7 +69,7 @@ class OneProcess:
 def shards_of(bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int | None) -> list[Shard]:
     """The chosen images in shards, in their order."""
     files = sorted(entry["sha256"] for entry in bundle.manifest.files.values())
-    fingerprint = hashlib.sha256("".join([bundle.manifest.fingerprint, *files]).encode()).hexdigest()
+    fingerprint = digest(bundle.manifest.fingerprint, files)
     path = bundle.path.absolute()
     return [
         Shard(path, fingerprint, threads, part, chosen.hashes[start : start + SHARD])

@@ -76,12 +76,6 @@ def check_finite(module: nn.Module, source: str) -> None:
             )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state_sha256(module: nn.Module) -> str:
     """SHA-256 of a module's state dict: name, dtype, shape and values of each tensor, sorted by name."""
     digest = hashlib.sha256()

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.checkpoint import file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import fit_weights, read_checkpoint, state_sha256
 from edgekit.models.source import Source
+from edgekit.support.hashes import file_sha256
 
 
 def load_factory(name: str, weights: str | None, model_args: Mapping[str, Any], seed: int) -> Source:

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from edgekit.compat.open_clip import build_vision_tower, keep_first_query
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import State, file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import State, fit_weights, read_checkpoint, state_sha256
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import Source
+from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import import_needed
 
 PREFIX = "open_clip:"

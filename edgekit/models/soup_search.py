@@ -14,11 +14,12 @@ from edgekit.errors import OutputError, UsageError
 from edgekit.images.dataset import Dataset, open_dataset
 from edgekit.images.selection import Selection, select
 from edgekit.models import Network, load_network
-from edgekit.models.checkpoint import State, file_sha256, fit_weights, read_checkpoint
+from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import check_members, greedy, mean, save_soup
 from edgekit.support.files import writing
+from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import file_sha256, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import fit_weights, read_checkpoint, state_sha256
 from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import Source
+from edgekit.support.hashes import file_sha256
 
 _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 

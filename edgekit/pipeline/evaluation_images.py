@@ -1,9 +1,7 @@
 """The evaluation images of a run, cropped once, and what torch answers for them."""
 
-import json
 import os
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +13,7 @@ from edgekit.measure.bundle_rows import Images
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.job import Job
 from edgekit.support.files import writing
+from edgekit.support.hashes import digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
@@ -65,7 +64,7 @@ def images_key(job: Job) -> str:
     network = job.network
     parts = [network.name, network.weights_sha256, str(network.module), network.preprocessing.to_dict()]
     labels = [sample.label for sample in job.evaluation.samples]
-    return sha256(json.dumps([parts, job.evaluation.hashes, labels]).encode()).hexdigest()
+    return digest(parts, job.evaluation.hashes, labels)
 
 
 def torch_answers(

@@ -4,7 +4,6 @@ A bundle may come from a stranger. Reading one touches plain files inside its fo
 checks every name, type, size and hash before an engine opens the model.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from edgekit.runtime.manifest import (
     parse_manifest,
 )
 from edgekit.support.files import replacing
+from edgekit.support.hashes import file_sha256
 
 __all__ = [
     "MANIFEST",
@@ -156,7 +156,7 @@ def _fill(
         tolerance=np.float64(golden.tolerance),
     )
     files = {
-        name: FileEntry(sha256=_sha256(folder / name), size_bytes=(folder / name).stat().st_size) for name in names
+        name: FileEntry(sha256=file_sha256(folder / name), size_bytes=(folder / name).stat().st_size) for name in names
     }
     values = replace(manifest, files=files).to_dict()
     _write_text(folder / MANIFEST, json.dumps(values, indent=1, allow_nan=False) + "\n")
@@ -201,13 +201,8 @@ def _check_file(folder: Path, name: str, entry: FileEntry, check_hash: bool) -> 
         raise BundleError(
             f"file '{name}' has {size} bytes, the manifest says {entry['size_bytes']}: copy the folder again"
         )
-    if check_hash and _sha256(path) != entry["sha256"]:
+    if check_hash and file_sha256(path) != entry["sha256"]:
         raise BundleError(f"file '{name}' was changed: its sha256 is not the manifest's. Copy the folder again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_text(folder: Path, name: str) -> str:

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from edgekit.report.sensitivity import draw_sensitivity
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profiling import profile
 from edgekit.support.files import replace_text, write_json, writing
+from edgekit.support.hashes import digest
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
@@ -78,8 +77,7 @@ def document(job: Job, options: Options, parts: Sequence[Row]) -> Row:
 
 def _analysed(graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter) -> Row:
     """One target's part: kept from an interrupted run, or measured."""
-    about = [graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop]
-    key = sha256(dumps(about).encode()).hexdigest()
+    key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop)
     kept: Row | None = run.recall(f"sensitivity-{target}", key)
     if kept is not None:
         reporter.say(f"{target}: kept from an earlier run")

@@ -6,8 +6,6 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import versions
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -59,7 +58,7 @@ class Prepared:
         ]
         parts += [job.calibration.sha256, job.evaluation.sha256, job.network.preprocessing.to_dict()]
         parts += [asdict(job.recipe.for_target(target)), job.device_class, settings.max_drop, settings.min_speedup]
-        return f"{job.network.name} {target} {sha256(dumps(parts, default=str).encode()).hexdigest()[:16]}"
+        return f"{job.network.name} {target} {digest(*parts)[:16]}"
 
 
 def prepare_search(options: Options, search: Search, reporter: Reporter) -> Prepared:

@@ -46,7 +46,7 @@ def test_files_are_copied_once_and_damage_is_noticed(
         monkeypatch.undo()
         other = tmp_path / "other"
         other.write_bytes(b"other")
-        monkeypatch.setattr(setup, "_sha256", lambda path: "0" * 64)
+        monkeypatch.setattr(setup, "file_sha256", lambda path: "0" * 64)
         with pytest.raises(ConnectionCutError, match="arrived damaged"):
             setup.send_files(connection, facts, [other])
         monkeypatch.undo()

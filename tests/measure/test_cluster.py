@@ -195,5 +195,5 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     from edgekit.errors import MissingExtraError
 
-    with pytest.raises(MissingExtraError, match=r"edgekit\[scale\]"), engine_of(2, None):
+    with pytest.raises(MissingExtraError, match=r"edgekit-deploy\[scale\]"), engine_of(2, None):
         pass

@@ -336,7 +336,7 @@ FAILURES = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize(
-    "step", ["shutil.copyfile", "np.savez", "_sha256", "_write_text", "read_bundle", "rename 1", "rename 2"]
+    "step", ["shutil.copyfile", "np.savez", "file_sha256", "_write_text", "read_bundle", "rename 1", "rename 2"]
 )
 def test_a_failure_leaves_the_older_bundle_and_nothing_else(
     folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch, step: str, failure: BaseException

@@ -1,0 +1,21 @@
+"""SHA-256 of files and of plain values."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of values that JSON can hold, in hexadecimal: the key under which a result that depends on them is kept.
+
+    The order of a mapping's keys makes no difference, and tuples count as lists. Raises TypeError for a value that JSON
+    can't hold, because its text could differ from one process to the next.
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
