@@ -22,7 +22,7 @@ from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.plan import refusals
+from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.stability import check_stability
 from edgekit.pipeline.worker import parked
 from edgekit.report import write_report
@@ -37,11 +37,13 @@ REPORT_PACKAGES = ("jsonschema", "jinja2", "matplotlib")
 def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
     """Do the whole job and write the run folder. Returns the report; gates are in its rows' verdicts."""
     check_tools(options)
-    refused = {} if options.force else refusals(options)
+    refused = Refusals() if options.force else refusals(options)
     job = prepare(options, reporter)
+    if refused.unplanned:
+        reporter.warn(f"memory and sizes were not checked beforehand: {refused.unplanned}", refused.unplanned)
     with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-        rows, reference = bundles_and_rows(job, options, run, reporter, refused)
+        rows, reference = bundles_and_rows(job, options, run, reporter, refused.reasons)
         report = assemble(job, options, rows, reference)
         if options.check_stability:
             report["calibration"]["stability"] = check_stability(job, options.targets, reporter)

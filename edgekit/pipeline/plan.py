@@ -5,8 +5,8 @@ measured runs.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
@@ -121,16 +121,26 @@ def _expanded(module: nn.Module) -> int:
     return count
 
 
-def refusals(options: Options) -> dict[str, str]:
-    """Bundles of a job that can't be finished here, and why, with the numbers.
+@dataclass(frozen=True)
+class Refusals:
+    """Bundles of a job that can't be finished on this machine."""
 
-    Raises PlanError if none can be, so that nothing is begun. A model that can't be built here says so when it is
-    loaded, and one whose code needs real tensors can't be planned: nothing of them is refused.
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why not, with the numbers, by the bundle's name."""
+    unplanned: InputError | None = None
+    """Why the job could not be planned: then nothing of it is refused."""
+
+
+def refusals(options: Options) -> Refusals:
+    """Bundles of a job that can't be finished here. Raises PlanError if none can be, so that nothing is begun.
+
+    A job may be right and yet not be planned, such as one of a factory whose code needs real tensors. Other mistakes
+    in it come up when the model is loaded.
     """
     try:
         planned = plan_model(options.model, options.targets, recipe=options.recipe)
-    except InputError:
-        return {}
+    except InputError as error:
+        return Refusals(unplanned=error)
     memory = planned["memory_available_bytes"]
     found: dict[str, str] = {}
     wanted = [each for each in planned["artifacts"] if each["precision"] in options.precisions]
@@ -151,7 +161,7 @@ def refusals(options: Options) -> dict[str, str]:
             f"'{options.model.name}' ({planned['params'] / 1e6:,.0f} M parameters) can't be finished here: {reasons}. "
             "--force goes on all the same; see: edgekit plan"
         )
-    return found
+    return Refusals(found)
 
 
 def available_memory() -> int:

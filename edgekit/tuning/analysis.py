@@ -146,9 +146,13 @@ def _time(float_ms: float, int8_ms: float) -> Row:
 
 def _add_to_report(folder: Path, found: Row, reporter: Reporter) -> None:
     """Put the document into the report of the same weights that lies in the folder, if there is one."""
+    file = folder / "report.json"
+    if not file.exists():
+        return
     try:
         report = load_report(folder)
-    except InputError:
+    except InputError as error:
+        reporter.warn(f"the sensitivity was not added to '{file}': {error}", error)
         return
     if report["model"]["weights_sha256"] != found["model"]["weights_sha256"]:
         reporter.warn(f"'{folder}/report.json' is of other weights: it was left as it is")

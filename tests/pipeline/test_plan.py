@@ -11,9 +11,10 @@ from benchmarks import scale
 from edgekit.cli.main import main
 from edgekit.compiler.graph import export_graph, layers
 from edgekit.config.device_classes import load_device_class
+from edgekit.errors import ModelError, OutputError
 from edgekit.models import meta, parse_model_args
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline import plan
+from edgekit.pipeline import deploy, plan
 from tests.helpers.tiny import TINY_ARGS
 
 TINY = ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32)
@@ -134,3 +135,31 @@ def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
     if not force:
         assert "not begun" in verdicts["float"]["reasons"][0]
         assert "a TFLite file holds at most 2 GB" in verdicts["float"]["reasons"][0]
+
+
+def test_a_job_that_cannot_be_planned_says_why(
+    job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("its code needs real tensors")
+
+    def end(*_: object) -> None:
+        raise OutputError("as far as this test goes")
+
+    monkeypatch.setattr(plan, "plan_model", refuse)
+    monkeypatch.setattr(deploy, "open_run", end)
+    run = ["deploy", *job_arguments, "-o", str(tmp_path / "run"), "--quiet"]
+    for options, warned in (([], True), (["--force"], False)):
+        assert main([*run, *options]) == 2
+        said = capfd.readouterr().err
+        assert said.endswith("edgekit: error: as far as this test goes\n")
+        assert ("its code needs real tensors" in said) is warned
+
+
+def test_a_mistake_in_the_job_is_told_once(
+    job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The plan stumbles over it too, and leaves it to the step that loads the model."""
+    run = ["deploy", "no_such_model", *job_arguments[1:], "-o", str(tmp_path / "run"), "--quiet"]
+    assert main(run) == 2
+    assert capfd.readouterr().err.count("unknown model 'no_such_model'") == 1

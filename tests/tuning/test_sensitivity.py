@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.report import load_report
 from edgekit.report.sensitivity import advice, draw_sensitivity, render_sensitivity
 from edgekit.support.progress import Reporter
+from edgekit.tuning import analysis
 from edgekit.tuning.sensitivity import Images, Trials, block_of, measure, with_times
 from edgekit.tuning.simulate import Simulation
 
@@ -209,3 +210,20 @@ def test_random_weights_have_no_accuracy(capfd: Any) -> None:
     svg, words = draw_sensitivity(found)
     assert "time saved: not known" in svg
     assert "a 100%" in words
+
+
+@pytest.mark.parametrize("content", [None, "", "{}"])
+def test_a_report_that_is_damaged_is_left_as_it_is_with_a_warning(
+    content: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report, found = tmp_path / "report.json", cast(Any, None)
+    if content is not None:
+        report.write_text(content)
+    analysis._add_to_report(tmp_path, found, Reporter(quiet=True))
+    err = capfd.readouterr().err
+    if content is None:
+        assert err == ""
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert err.startswith(f"warning: the sensitivity was not added to '{report}': ")
+        assert report.read_text() == content
