@@ -51,7 +51,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        from edgekit.measure.fresh_process import peak_rss_bytes
+        from edgekit.measure.memory import peak_rss_bytes
 
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
         start = time.process_time()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import EngineError
+from edgekit.measure.memory import peak_rss_bytes
 from edgekit.support.child_process import run_python
 
 
@@ -58,18 +59,6 @@ def signal_name(number: int) -> str:
     except ValueError:
         return f"signal {number}"
     return f"{name} ({meanings[name]})" if name in meanings else name
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has had, in bytes."""
-    try:
-        # ru_maxrss would start at the parent's peak: it survives exec.
-        status = Path("/proc/self/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-    except (OSError, StopIteration):
-        import resource  # macOS and other Unixes: Linux has the status above, Windows has no such module
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 """What this machine is: the facts that stand beside a figure."""
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from edgekit.config.device_classes import host_class
-from edgekit.measure.probe import emulated
+from edgekit.measure.memory import machine_memory
+from edgekit.measure.probe import emulated, processor
 from edgekit.runtime.engine import default_threads
 
 
@@ -24,23 +24,11 @@ def describe(name: str = "local") -> dict[str, Any]:
     }
 
 
-def _cpu() -> str | None:
-    """The processor's name; on x86 with family and model, as a virtual machine's name hides the generation."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    facts: dict[str, str] = {}  # of the first processor
-    for key, _, value in (line.partition(":") for line in lines):
-        facts.setdefault(key.strip(), value.strip())
-    name = next((facts[key] for key in ("model name", "Model", "Hardware") if facts.get(key)), None)
-    if name and "cpu family" in facts:
-        return f"{name} (family {facts['cpu family']}, model {facts.get('model')})"
-    return name or platform.machine() or None
+def _cpu(root: Path = Path("/")) -> str | None:
+    """The processor's name; the best that the system says where Linux's list of processors is missing or has none."""
+    name = processor(root)["cpu"] or platform.processor() or platform.machine()
+    return str(name) if name else None
 
 
 def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
+    return machine_memory().total

@@ -56,8 +56,11 @@ def processor(root: Path) -> dict[str, object]:
         cores: int | None = len(os.sched_getaffinity(0))
     except AttributeError:
         cores = os.cpu_count()
+    name = keys.get("model name") or keys.get("Model") or keys.get("Hardware")
+    if name and "cpu family" in keys:  # of x86: the name that a virtual machine gives hides the generation
+        name += " (family {}, model {})".format(keys["cpu family"], keys.get("model"))
     return {
-        "cpu": keys.get("model name") or keys.get("Model") or keys.get("Hardware"),
+        "cpu": name,
         "features": flags or None,
         "noted_features": [name for name in NOTED if name in flags] if flags else None,
         "cores": cores,
@@ -131,7 +134,7 @@ def busy_seconds(root: Path, cpus: frozenset[int]) -> float | None:
     return busy / os.sysconf("SC_CLK_TCK") if seen == len(cpus) else None
 
 
-def memory(root: Path) -> dict[str, object]:
+def memory(root: Path) -> dict[str, int | None]:
     """Bytes in all, and free to be taken."""
     sizes = dict(re.findall(r"^(\w+): +(\d+) kB", text(root / "proc/meminfo") or "", re.M))
     total, available = sizes.get("MemTotal"), sizes.get("MemAvailable")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.config.runtimes import TARGETS
 from edgekit.errors import InputError, ModelError, PlanError
+from edgekit.measure.memory import machine_memory
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job import GPTQ_MOST
@@ -166,13 +166,8 @@ def refusals(options: Options) -> Refusals:
 
 def available_memory() -> int:
     """Bytes that this machine could give a process now."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        from edgekit.measure.machine import describe
-
-        return int(describe()["memory_bytes"] or 0)
+    memory = machine_memory()
+    return memory.available or memory.total or 0
 
 
 def _is_for(stage: dict[str, Any], artifact: dict[str, Any]) -> bool:

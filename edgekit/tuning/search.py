@@ -13,6 +13,7 @@ from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.errors import BundleError, EdgekitError, EngineError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
+from edgekit.measure.memory import resident_bytes
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.options import Options
 from edgekit.report import write_report
@@ -109,7 +110,7 @@ class Workers:
 
     def _look_after(self) -> None:
         for process in list(self._alive):
-            limit, used = self._search.memory_mb, memory_mb(process.pid)
+            limit, used = self._search.memory_mb, resident_bytes(process.pid or 0) / 1e6
             if limit is not None and used > limit:
                 self._give_up(process, f"took {used:,.0f} MB, at most {limit:,} are allowed")
             if process.is_alive():
@@ -163,15 +164,6 @@ def describe(trial: Trial) -> str:
     missed += "" if figures.fast_enough else ", under --min-speedup"
     ends = f"{figures.p50_ms:.2f} ms, {figures.speedup:.2f}x float, agreement {figures.agreement:.2%}"
     return f"{what}: drop {figures.drop_top1_points:+.2f} points, {ends}{missed}"
-
-
-def memory_mb(pid: int | None) -> float:
-    """What a process has in memory; 0 where that isn't known."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1000
-    except (OSError, StopIteration):
-        return 0.0
 
 
 def write_recipe(

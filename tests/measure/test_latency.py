@@ -2,7 +2,6 @@
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure.fresh_process import Fresh, main, measure_fresh, peak_rss_bytes
+from edgekit.measure.fresh_process import Fresh, main, measure_fresh
 from edgekit.measure.latency import alternate, ratio, summary
+from edgekit.measure.memory import peak_rss_bytes
 from edgekit.report.schema import _schema
 from tests.helpers.tiny import MakeBundle
 
@@ -111,18 +111,6 @@ def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
     assert found.first_ms > 0
 
 
-def test_the_peak_is_the_most_that_a_process_had() -> None:
-    code = """
-import numpy as np
-from edgekit.measure.fresh_process import peak_rss_bytes
-before = peak_rss_bytes()
-np.ones(200_000_000, np.uint8)
-print(peak_rss_bytes() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == pytest.approx(200e6, rel=0.1)
-
-
 def test_files_of_the_current_folder_do_not_replace_packages(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,12 +149,6 @@ def test_a_process_that_dies_silently(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_module_prints_json(make_bundle: MakeBundle, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(make_bundle("onnx")), "1"])
     Fresh(**json.loads(capsys.readouterr().out))
-
-
-def test_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-    assert before <= peak_rss_bytes() <= 1.1 * before
 
 
 def test_needs_the_runtime_alone() -> None:

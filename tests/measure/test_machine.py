@@ -1,6 +1,5 @@
 """Facts about the machine, and null where there is none."""
 
-import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -34,20 +33,20 @@ def test_has_what_a_report_wants() -> None:
         ("processor : 0\n", platform.machine()),
     ],
 )
-def test_cpu(text: str, cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_: text)
-    assert machine._cpu() == cpu
-
-
-def test_unknown_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> str:
-        raise OSError
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    monkeypatch.setattr(os, "sysconf", refuse)
+def test_cpu(text: str, cpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(text)
     monkeypatch.setattr(platform, "processor", lambda: "")
-    assert machine._cpu() is None
-    assert machine._memory() is None
+    assert machine._cpu(tmp_path) == cpu
+
+
+def test_cpu_without_linux_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "processor", lambda: "Intel64 Family 6")
+    assert machine._cpu(tmp_path) == "Intel64 Family 6"
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert machine._cpu(tmp_path) == platform.machine()
+    monkeypatch.setattr(platform, "machine", lambda: "")
+    assert machine._cpu(tmp_path) is None
 
 
 def test_a_machine_of_no_class_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,52 @@
+"""Memory of this machine and of processes, with psutil and without."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.measure.memory import machine_memory, peak_rss_bytes, resident_bytes
+
+
+def test_a_device_without_psutil_has_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = machine_memory()
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    device = machine_memory()
+    assert device.total == host.total
+    assert host.total is not None
+    for found in (host.available, device.available):
+        assert found is not None
+        assert 0 < found < host.total
+
+
+def test_a_process_with_more_memory_has_more() -> None:
+    code = "import sys; held = b'x' * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    found = []
+    for size in (0, 100_000_000):
+        command = [sys.executable, "-c", code, str(size)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            found.append(resident_bytes(process.pid))
+    assert 90e6 < found[1] - found[0] < 120e6
+    assert resident_bytes(process.pid) == 0, "it has ended"
+
+
+def test_the_peak_is_the_most_that_a_process_had() -> None:
+    code = """
+import numpy as np
+from edgekit.measure.memory import peak_rss_bytes
+before = peak_rss_bytes()
+np.ones(200_000_000, np.uint8)
+print(peak_rss_bytes() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == pytest.approx(200e6, rel=0.1)
+
+
+def test_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+    assert before <= peak_rss_bytes() <= 1.1 * before
