@@ -80,6 +80,7 @@ def all_versions() -> dict[str, str]:
     from edgekit.pipeline.prepared import versions
 
     found = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
+    del found["edgekit-sources"]
     return {package: version.partition("+")[0] for package, version in found.items()}  # without where it was built for
 
 

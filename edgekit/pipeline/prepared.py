@@ -23,12 +23,24 @@ from edgekit.config.runtimes import find_target
 from edgekit.errors import InputError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models import Network
+from edgekit.pipeline.sources import edgekit_sha256, module_sha256
 from edgekit.runtime.manifest import Layer
 from edgekit.support.files import replacing, writing
 from edgekit.support.libraries import LibraryErrors, quiet
 
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
-PACKAGES = ("torch", "timm", "nncf", "openvino", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "numpy")
+PACKAGES = (
+    # decode and crop the images, build and export the network
+    "numpy", "pillow", "torch", "timm", "open_clip_torch", "safetensors",
+    # quantize
+    "nncf", "torchao", "networkx",
+    # compile
+    "openvino", "onnx", "onnx-ir", "onnxscript", "protobuf", "ml_dtypes", "litert-torch", "litert-converter",
+    "jax", "jaxlib", "flatbuffers",
+    # run, since golden samples are what the runtime answers
+    "onnxruntime", "ai-edge-litert",
+)  # fmt: skip
+"""Distributions that shape a bundle."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +64,22 @@ class Prepared:
 
 
 def fingerprint(network: Network, target: str, precision: Precision, recipe: Recipe, calibration: str, cls: str) -> str:
-    """Hash of everything that goes into a bundle: equal fingerprints mean the same bundle."""
+    """Hash of everything that goes into a bundle: equal fingerprints mean the same bundle.
+
+    Only the golden samples of a float bundle may be of other images.
+    """
     recipe = recipe.for_target(target)
     parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
     parts += [network.preprocessing.to_dict(), target, precision, cls, asdict(recipe.targets[target]), versions()]
+    parts += [module_sha256(network.module)]
     if precision == "int8":
         parts += [calibration, {**asdict(recipe), "targets": None}]
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Versions of edgekit, Python and the packages that make bundles."""
-    found = {"edgekit": __version__, "python": platform.python_version()}
+    """Versions of edgekit, Python and the packages that make bundles, and the hash of edgekit's own code for that."""
+    found = {"edgekit": __version__, "edgekit-sources": edgekit_sha256(), "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

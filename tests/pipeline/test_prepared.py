@@ -1,0 +1,101 @@
+"""A fingerprint changes with each thing that a bundle depends on, and with nothing else."""
+
+import importlib.metadata
+import platform
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from edgekit.config.precisions import Precision
+from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
+from edgekit.models import Network
+from edgekit.pipeline import prepared
+from edgekit.pipeline.prepared import PACKAGES, fingerprint, versions
+from edgekit.pipeline.sources import edgekit_sha256
+
+CHANGED: Any = ("changed",)
+
+
+def print_of(
+    network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: str
+) -> str:
+    about = {"calibration": "images", "cls": "x86-64-v3", **more}
+    return fingerprint(network, target, precision, recipe or load_recipe("convnextv2"), **about)
+
+
+def test_it_is_the_same_each_time(tiny_convnext: Network) -> None:
+    assert print_of(tiny_convnext) == print_of(tiny_convnext, recipe=load_recipe("convnextv2"))
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+@pytest.mark.parametrize("name", ["weights_sha256", "name", "classes", "labels", "preprocessing", "module"])
+def test_it_depends_on_the_network(tiny_convnext: Network, name: str, precision: Precision) -> None:
+    preprocessing = replace(tiny_convnext.preprocessing, mean=(0.1, 0.2, 0.3))
+    values: dict[str, Any] = {"preprocessing": preprocessing, "module": nn.Identity()}
+    changed = replace(tiny_convnext, **{name: values.get(name, CHANGED)})
+    assert print_of(changed, precision) != print_of(tiny_convnext, precision)
+
+
+def test_it_depends_on_target_precision_and_device_class(tiny_convnext: Network) -> None:
+    found = {
+        print_of(tiny_convnext),
+        print_of(tiny_convnext, target="openvino"),
+        print_of(tiny_convnext, "float"),
+        print_of(tiny_convnext, cls="raspberry-pi-5"),
+    }
+    assert len(found) == 4
+
+
+def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> None:
+    assert print_of(tiny_convnext, calibration="others") != print_of(tiny_convnext)
+    assert print_of(tiny_convnext, "float", calibration="others") == print_of(tiny_convnext, "float")
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Recipe) if each.name != "targets"])
+def test_only_int8_depends_on_how_the_recipe_calibrates(tiny_convnext: Network, name: str) -> None:
+    changed = replace(load_recipe("convnextv2"), **{name: CHANGED})
+    assert print_of(tiny_convnext, recipe=changed) != print_of(tiny_convnext)
+    assert print_of(tiny_convnext, "float", recipe=changed) == print_of(tiny_convnext, "float")
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(TargetRecipe) if each.name != "on"])
+def test_it_depends_on_what_the_recipe_says_of_its_target_alone(tiny_convnext: Network, name: str) -> None:
+    recipe = load_recipe("convnextv2")
+    changed = {
+        target: replace(recipe, targets={**recipe.targets, target: replace(recipe.targets[target], **{name: CHANGED})})
+        for target in ("onnx", "openvino")
+    }
+    assert print_of(tiny_convnext, recipe=changed["onnx"]) != print_of(tiny_convnext)
+    assert print_of(tiny_convnext, recipe=changed["openvino"]) == print_of(tiny_convnext)
+    if name not in OWN:
+        assert print_of(tiny_convnext, "float", recipe=changed["onnx"]) != print_of(tiny_convnext, "float")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_it_depends_on_the_version_of_each_package(
+    tiny_convnext: Network, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = print_of(tiny_convnext), importlib.metadata.version
+    assert package in versions(), "the tests install every package that shapes a bundle"
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == package else real(name))
+    assert print_of(tiny_convnext) != before
+
+
+def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [print_of(tiny_convnext)]
+    monkeypatch.setattr(prepared, "edgekit_sha256", lambda: "another")
+    found.append(print_of(tiny_convnext))
+    monkeypatch.setattr(prepared, "__version__", "99")
+    found.append(print_of(tiny_convnext))
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99")
+    found.append(print_of(tiny_convnext))
+    monkeypatch.setattr(prepared, "module_sha256", lambda _: "another")
+    found.append(print_of(tiny_convnext))
+    assert len(set(found)) == len(found)
+
+
+def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
+    made_by = prepared.provenance_of(tiny_convnext, load_recipe("convnextv2"), "onnx", "")["versions"]
+    assert made_by["edgekit-sources"] == edgekit_sha256()

@@ -1,0 +1,95 @@
+"""The hash of edgekit's own code follows what shapes a bundle, and nothing else."""
+
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import edgekit
+from edgekit.pipeline.sources import ROOMS, edgekit_sha256, module_sha256, sources_sha256
+
+PACKAGE = Path(edgekit.__file__).parent
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package in another place."""
+    return shutil.copytree(PACKAGE, tmp_path / "elsewhere" / "edgekit", ignore=shutil.ignore_patterns("_assets"))
+
+
+def test_the_place_of_the_package_makes_no_difference(copy: Path) -> None:
+    assert sources_sha256(copy) == edgekit_sha256()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_change_in_a_room_that_shapes_bundles_changes_it(copy: Path, room: str) -> None:
+    before = sources_sha256(copy)
+    file = max((copy / room).rglob("*.py"), key=lambda each: len(each.parts))
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert sources_sha256(copy) != before
+
+
+def test_what_else_lies_there_makes_no_difference(copy: Path) -> None:
+    before = sources_sha256(copy)
+    for room in ("cli", "report", "devices"):
+        (copy / room / "new.py").write_text("")
+    (copy / "compiler" / "notes.txt").write_text("")
+    (copy / "compiler" / "__pycache__").mkdir(exist_ok=True)
+    (copy / "compiler" / "__pycache__" / "graph.cpython-311.pyc").write_bytes(b"\0")
+    assert sources_sha256(copy) == before
+
+
+def test_files_that_are_added_removed_or_renamed_change_it(copy: Path) -> None:
+    found = [sources_sha256(copy)]
+    (copy / "compiler" / "new.py").write_text("")
+    found.append(sources_sha256(copy))
+    (copy / "compiler" / "new.py").rename(copy / "compiler" / "newer.py")
+    found.append(sources_sha256(copy))
+    (copy / "compiler" / "graph.py").unlink()
+    found.append(sources_sha256(copy))
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "compiler/graph.py", "compiler/rewrites/layout.py", "compiler/quantize/calibrate.py",
+        "compiler/quantize/equalize.py", "compiler/quantize/ranges.py", "compiler/quantize/gptq.py",
+        "config/recipes.py", "images/preprocess.py", "models/checkpoint.py", "pipeline/calibrate.py",
+        "pipeline/compile.py", "runtime/bundle.py", "runtime/manifest.py", "runtime/onnx/backend.py",
+        "runtime/onnx/fusion.py", "runtime/openvino/axes.py", "runtime/tflite/backend.py",
+    ],
+)  # fmt: skip
+def test_files_that_shape_a_bundle_are_in_those_rooms(path: str) -> None:
+    assert (PACKAGE / path).is_file()
+    assert path.partition("/")[0] in ROOMS
+
+
+NETWORK = """
+from torch import nn
+
+class Network(nn.Module):
+    def forward(self, x):
+        return x * {factor}
+"""
+
+
+def test_the_code_of_a_users_network_changes_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for folder, factor in (("a", 1), ("b", 2), ("c", 1)):
+        place = tmp_path / folder
+        place.mkdir()
+        (place / "users_network.py").write_text(NETWORK.format(factor=factor))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(place)
+            network = import_module("users_network").Network()
+            found.append(module_sha256(nn.Sequential(network)))
+        del sys.modules["users_network"]
+    assert found[0] == found[2] != found[1]
+
+
+def test_networks_of_packages_have_versions_instead() -> None:
+    assert module_sha256(nn.Linear(2, 2)) == module_sha256(nn.Sequential(nn.ReLU()))
