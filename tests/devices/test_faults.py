@@ -6,9 +6,8 @@ The device is this machine behind sshd, so that environments can be lent; boards
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from edgekit.devices import setup
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.run_folder import STATE
-from tests.helpers.ssh_server import SSHD, Server, agents, lend_environment, serve, wait_for_port, when
+from tests.helpers.ssh_server import SSHD, Server, agents, agents_at_work, lend_environment, serve, wait_for_port
+from tests.helpers.waiting import wait_until, when
 
 TARGETS = ("onnx", "tflite")
 Undo = Callable[[], object]
@@ -68,16 +68,23 @@ def undisturbed(
     return load_report(run)
 
 
+def meanwhile(board: Server, action: Callable[[], object]) -> Undo:
+    """Do it once an agent works on the board."""
+    stack = ExitStack()
+    stack.enter_context(when(lambda: agents_at_work(board), action))
+    return stack.close
+
+
 def kill_agent(board: Server, patch: pytest.MonkeyPatch) -> Undo:
     def kill() -> None:
         for pid in agents(board):
             os.kill(pid, 9)
 
-    return when(lambda: agents(board), kill).join
+    return meanwhile(board, kill)
 
 
 def cut_connection(board: Server, patch: pytest.MonkeyPatch) -> Undo:
-    return when(lambda: agents(board), board.cut).join
+    return meanwhile(board, board.cut)
 
 
 def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
@@ -105,12 +112,12 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 def wait_for_files(board: Server, count: int) -> list[Path]:
     """The first files that have arrived."""
-    for _ in range(400):
+
+    def arrived() -> list[Path] | None:
         found = [path for path in (board.cache / "files").glob("*") if not path.name.startswith(".")]
-        if len(found) >= count:
-            return found[:count]
-        time.sleep(0.05)
-    raise AssertionError("no file arrived")
+        return found[:count] if len(found) >= count else None
+
+    return wait_until(arrived, "a file arrived") or []
 
 
 def fill_disk(board: Server, patch: pytest.MonkeyPatch) -> Undo:

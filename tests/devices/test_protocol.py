@@ -14,7 +14,8 @@ from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, De
 from edgekit.measure.settings import Settings
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
-from tests.helpers.ssh_server import Server, agents, when
+from tests.helpers.ssh_server import Server, agents, agents_at_work
+from tests.helpers.waiting import when
 
 SETTINGS = Settings(threads=1, warmup=1, iterations=5)
 LONG = Settings(threads=1, warmup=1, iterations=500_000)
@@ -28,19 +29,21 @@ def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
             os.kill(pid, signal.SIGKILL)
 
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
-        thread = when(lambda: agents(lent_board), kill)
-        with pytest.raises(DeviceCrashError, match=r"board: the measurement was killed \(SIGKILL\)"):
+        with (
+            when(lambda: agents_at_work(lent_board), kill),
+            pytest.raises(DeviceCrashError, match=r"board: the measurement was killed \(SIGKILL\)"),
+        ):
             opened.measure(bundles, LONG)
-        thread.join()
         assert len(opened.measure(bundles, SETTINGS)) == 1, "the connection is still there"
 
 
 def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list[Path]) -> None:
-    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
-        thread = when(lambda: agents(lent_board), lent_board.cut)
-        with pytest.raises(ConnectionCutError, match="run the same command again"):
-            opened.measure({"int8": read_bundle(pair[1])}, LONG)
-        thread.join()
+    with (
+        open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
+        when(lambda: agents_at_work(lent_board), lent_board.cut),
+        pytest.raises(ConnectionCutError, match="run the same command again"),
+    ):
+        opened.measure({"int8": read_bundle(pair[1])}, LONG)
 
 
 def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,11 +55,12 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
 
-    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
-        thread = when(lambda: agents(lent_board), stop)
-        with pytest.raises(FrozenError, match="the measurement was silent for 12 s"):
-            opened.measure({"int8": read_bundle(pair[1])}, LONG)
-        thread.join()
+    with (
+        open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
+        when(lambda: agents_at_work(lent_board), stop),
+        pytest.raises(FrozenError, match="the measurement was silent for 12 s"),
+    ):
+        opened.measure({"int8": read_bundle(pair[1])}, LONG)
     for pid in stopped:
         os.kill(pid, signal.SIGKILL)
 

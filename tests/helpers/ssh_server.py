@@ -7,14 +7,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 
@@ -23,6 +21,7 @@ from edgekit.devices.check import probe
 from edgekit.devices.registry import Device
 from edgekit.devices.transport import connect
 from edgekit.devices.wheel import own_wheel
+from tests.helpers.waiting import wait_until
 
 SSHD = "/usr/sbin/sshd"
 
@@ -158,12 +157,14 @@ def write_client(folder: Path, keys: Path, port: int) -> None:
 
 def wait_for_port(server: Server) -> None:
     """Until the server listens."""
-    for _ in range(200):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1):
-            return
+
+    def listens() -> bool:
         assert server.process.poll() is None, (server.folder / "log").read_text()
-        time.sleep(0.05)
-    raise AssertionError("sshd doesn't listen")
+        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1):
+            return True
+        return False
+
+    wait_until(listens, "sshd listens")
 
 
 def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
@@ -184,24 +185,13 @@ def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
     return place
 
 
-def when(condition: Callable[[], Any], action: Callable[[], Any]) -> threading.Thread:
-    """Do something in a while, once a condition holds."""
-
-    def wait() -> None:
-        for _ in range(4000):
-            if condition():
-                time.sleep(0.5)
-                action()
-                return
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
-
-
 def agents(server: Server) -> list[int]:
     """Process ids of the agents that run on this device."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     here = [line.split(None, 1) for line in listed.splitlines() if "edgekit.devices.agent" in line]
     return [int(pid) for pid, said in here if said.startswith(f"{server.cache}/environments")]
+
+
+def agents_at_work(server: Server) -> list[int]:
+    """Those of them that have received their job: the folder that they work in is there."""
+    return agents(server) if any(server.cache.glob("work-*")) else []

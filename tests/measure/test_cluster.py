@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgekit.errors import EngineError, UsageError
 from edgekit.measure import evaluate_bundles as bundles
 from edgekit.measure import shards
 from edgekit.measure.cluster import Cluster, engine_of
+from tests.helpers.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -125,8 +125,7 @@ def test_a_schedulers_address(command: list[str], tmp_path: Path, capfd: Any) ->
             process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-        while not file.exists():
-            time.sleep(0.1)
+        wait_until(file.exists, "the scheduler wrote its address")
         address = json.loads(file.read_text())["address"]
         assert evaluated([*command, "--scheduler", address], capfd) == alone
 

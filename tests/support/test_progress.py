@@ -11,14 +11,13 @@ import pytest
 from edgekit.support.progress import Reporter
 
 WORK = """
-import os, sys, time, warnings
+import os
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 reporter = Reporter(QUIET)
 reporter.say("[bold]a line[/bold] :warning:")
 with reporter.stage("count", 3) as step, quiet():
     for _ in range(3):
-        time.sleep(0.15)
         print("noise of a library")
         os.write(1, b"noise of C\\n"); os.write(2, b"noise of C\\n")
         reporter.warn("an image is broken")
@@ -66,18 +65,29 @@ def test_bar_on_a_terminal() -> None:
 
 
 SEVERAL = """
-import threading, time
+import threading
 from edgekit.support.progress import Reporter
 reporter = Reporter(False)
-def work(name, seconds):
-    with reporter.stage(f"{name}: copy"):
-        time.sleep(seconds)
-    with reporter.stage(f"{name}: time", 2) as step:
-        step(); time.sleep(seconds); step()
-threads = [threading.Thread(target=work, args=each) for each in (("pi4", 0.1), ("pi5", 0.4))]
+copied, timed = threading.Event(), threading.Event()
+def first():
+    with reporter.stage("pi4: copy"):
+        copying.wait()
+    copied.set()
+    with reporter.stage("pi4: time", 2) as step:
+        step(); step()
+    timed.set()
+def second():
+    with reporter.stage("pi5: copy"):
+        copying.wait()
+        copied.wait()
+    with reporter.stage("pi5: time", 2) as step:
+        step(); timed.wait(); step()
+copying = threading.Barrier(2)
+threads = [threading.Thread(target=work) for work in (first, second)]
 [each.start() for each in threads]
 [each.join() for each in threads]
 """
+"""Two devices: the second is still copying when the first is done with that, and still timing at the end."""
 
 
 def test_stages_of_several_threads_share_a_display() -> None:
