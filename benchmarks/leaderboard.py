@@ -70,7 +70,7 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
                 else:
                     row["snr_db"] = round(10 * float(np.log10((wanted**2).sum() / (error**2).sum())), 1)
                     row["agreement"] = round(float((given.argmax(1) == wanted.argmax(1)).mean()), 4)
-                    row["int8_share_of_macs"] = round(profile(bundle, 1).summary()["share_of_macs"], 3)
+                    row["int8_share_of_macs"] = round(profile(bundle, 1).share_of_macs, 3)
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows

@@ -111,7 +111,7 @@ def make(
     """
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
-    from edgekit.measure.rows import ran_in_int8
+    from edgekit.measure.measure_bundles import ran_in_int8
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.build import build_all
     from edgekit.pipeline.job import prepare
@@ -143,7 +143,7 @@ def make(
     with reporter.stage("stock tools"), quiet():
         made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {
-        (bundle.manifest.target, "edgekit int8"): ran_in_int8(bundle, 1)["share_of_macs"]
+        (bundle.manifest.target, "edgekit int8"): ran_in_int8(bundle, 1).share_of_macs
         for bundle in bundles.values()
         if bundle.manifest.precision == "int8"
     }

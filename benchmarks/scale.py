@@ -85,7 +85,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
             rows += part("run", job.parked, target)
     known = {
         "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
-        "target": target, "calibration_images": count, "cpu": machine.describe()["cpu"],
+        "target": target, "calibration_images": count, "cpu": machine.describe().cpu,
     }  # fmt: skip
     return [known | {"size_bytes": None} | row for row in rows]
 
@@ -99,11 +99,12 @@ def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
 
 
 def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    """The stages of one bundle of a parked job, or of running both, here, as `edgekit.pipeline.worker` does."""
+    """The stages of one bundle of a parked job, or of running both, here, as `worker_process` does."""
     from edgekit.config.precisions import Precision
     from edgekit.pipeline.compile import compile_stage
     from edgekit.pipeline.graphs import PreparedGraphs
-    from edgekit.pipeline.worker import load_job, own_tensors
+    from edgekit.pipeline.worker import load_job
+    from edgekit.pipeline.worker_process import own_tensors
     from edgekit.runtime.backend import load_backend
     from edgekit.runtime.bundle import read_bundle
     from edgekit.runtime.session import open_session

@@ -13,6 +13,8 @@ from hypothesis import settings
 from PIL import Image
 
 from edgekit.cli.main import main
+from edgekit.measure.accuracy import Predictions
+from edgekit.measure.measure_bundles import Images
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.environments import build
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
@@ -118,6 +120,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             small = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
             small.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"class_{label}" / f"{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Images:
+    """Six images with the tiny network's own answers as labels of all but one."""
+    import torch
+
+    pixels = np.concatenate([tiny_golden.pixels, tiny_golden.pixels[:, ::-1]])
+    normalized = (pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1).astype(np.float32)
+    with torch.inference_mode():
+        best = tiny_network(torch.from_numpy(normalized)).numpy().argmax(1)
+    hit = np.arange(6) > 0
+    labels = np.where(hit, best, (best + 1) % 10)
+    files = [path.read_bytes() for path in sorted(photos.glob("*/0.png"))]
+    return Images(pixels, labels, Predictions(best, hit, hit), files, "key of the images")
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) 
         names = set(archive.namelist())
     data = {f"edgekit/_data/{name}" for kind in ("targets", "calibration") for name in files_of(ROOT / kind)}
     assert {name for name in names if ".dist-info/" not in name} == files_of(ROOT / "edgekit") | data
-    for name in ("py.typed", "report/schema.json", "report/report.html.j2", "_assets/imagenet_wnids.txt"):
+    for name in ("py.typed", "report/report.html.j2", "_assets/imagenet_wnids.txt"):
         assert f"edgekit/{name}" in names
     for name in ("convnextv2_cifar10.safetensors", "calibration.zip", "evaluation.zip", "labels.txt"):
         assert f"edgekit/_assets/demo/{name}" in names

@@ -10,7 +10,7 @@ from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Qui
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.pipeline.options import Options
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import needs
 
 
 @app.command()
@@ -62,15 +62,17 @@ def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bo
     )
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        pipeline = import_needed("edgekit.pipeline.deploy", "build")
+        with needs("build"):
+            from edgekit.pipeline.deploy import deploy as do_job
+            from edgekit.pipeline.deploy import plan
         if dry_run:
-            planned = pipeline.plan(options, reporter)
+            planned = plan(options, reporter)
             if json_:
                 emit(out, planned)
             else:
-                out.writelines(f"{key}: {value}\n" for key, value in planned.items())
+                out.writelines(f"{key}: {value}\n" for key, value in vars(planned).items())
             return 0
-        report = pipeline.deploy(options, reporter)
+        report = do_job(options, reporter)
         if json_:
             emit(out, report)
         else:
@@ -80,4 +82,4 @@ def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bo
 
             render_table(report, Console(file=out))
             out.write(f"\n{options.folder}/report.html\n")
-    return 0 if all(row["verdict"] == "pass" for row in report["results"]) else 1
+    return 0 if all(row.verdict == "pass" for row in report.results) else 1

@@ -42,7 +42,7 @@ def _run(arguments: list[str]) -> int:
         return run(arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in ("typer", "rich", "click", "filelock", "platformdirs", "psutil", "tomlkit"):
+        if package not in ("typer", "rich", "click", "filelock", "msgspec", "platformdirs", "psutil", "tomlkit"):
             raise
         raise MissingExtraError(f"'{package}' is not installed. Run: {install_command('cli')}") from error
 

@@ -1,7 +1,6 @@
 """The two streams: stdout carries the result and nothing else."""
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ def clean_stdout() -> Iterator[TextIO]:
         os.close(kept)
 
 
-def emit(out: TextIO, value: Any) -> None:
+def emit(out: TextIO, document: Any) -> None:
     """One JSON document."""
-    json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
-    out.write("\n")
+    from edgekit.report.serialization import to_json
+
+    out.write(to_json(document))

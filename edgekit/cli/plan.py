@@ -13,7 +13,7 @@ from edgekit.cli.output import clean_stdout, emit
 from edgekit.config.device_classes import DeviceClass, host_class, load_device_class
 from edgekit.config.runtimes import TARGETS
 from edgekit.errors import UsageError
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import needs
 
 
 @app.command()
@@ -36,8 +36,9 @@ def plan(
     targets = targets_of(target)
     with clean_stdout() as out:
         cls, is_here = _class_of(device, device_class)
-        module = import_needed("edgekit.pipeline.plan", "build")
-        planned = module.plan_model(options, targets, cls, recipe, memory_of_class=not is_here)
+        with needs("build"):
+            from edgekit.pipeline.plan import plan_model
+        planned = plan_model(options, targets, cls, recipe, memory_of_class=not is_here)
         if json_:
             emit(out, planned)
         else:

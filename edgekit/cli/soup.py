@@ -11,7 +11,7 @@ from edgekit.cli.groups import Json, Labelled, Quiet, Seed, Source, flat
 from edgekit.cli.options import model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import needs
 
 
 class Method(StrEnum):
@@ -47,10 +47,13 @@ def soup(
         raise UsageError("no place for the soup was given: name a .safetensors file with --output FILE.")
     network = None if model is None else demo_model() if model == "demo" else model_options(model, None, source)
     with clean_stdout() as out:
-        module = import_needed("edgekit.models.soup_search", "build")
-        chosen = (method or (Method.greedy if data else Method.uniform)).value
-        options = module.SoupOptions(tuple(members), output, chosen, network, data, num_held_out_samples, seed)
-        record = module.make_soup(options, Reporter(quiet))
+        with needs("build"):
+            from edgekit.models.soup_search import SoupOptions, make_soup
+        greedy = method is Method.greedy if method else data is not None
+        options = SoupOptions(
+            tuple(members), output, "greedy" if greedy else "uniform", network, data, num_held_out_samples, seed
+        )
+        record = make_soup(options, Reporter(quiet))
         if json_:
             emit(out, record)
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,7 +30,11 @@ from edgekit.cli.groups import (
 from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import needs
+
+if TYPE_CHECKING:
+    from edgekit.measure.evaluate_bundles import EvaluatedBundle
+    from edgekit.report.row import Row
 
 
 @app.command()
@@ -51,7 +55,9 @@ def quantize(
     options = replace(options, scheme=scheme_of(scheme))
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        folders = import_needed("edgekit.pipeline.steps", "build").quantize_model(options, reporter)
+        with needs("build"):
+            from edgekit.pipeline.steps import quantize_model
+        folders = quantize_model(options, reporter)
         if json_:
             emit(out, {"schema_version": 1, "graphs": [str(folder) for folder in folders]})
         else:
@@ -76,13 +82,16 @@ def compile_(
         if Path(source).is_dir():
             if making.output is None:
                 raise UsageError("no place for the bundles was given: name a folder with --output DIR.")
-            steps = import_needed("edgekit.pipeline.steps", "build")
-            made = steps.compile_graphs(Path(source), making.output, reporter)
+            with needs("build"):
+                from edgekit.pipeline.steps import compile_graphs
+            made = compile_graphs(Path(source), making.output, reporter)
         else:
             options = job_options(
                 model_options(source, making.weights, network), making, Calibrating(num_calibration_samples=8)
             )
-            made = import_needed("edgekit.pipeline.steps", "build").compile_model(options, reporter)
+            with needs("build"):
+                from edgekit.pipeline.steps import compile_model
+            made = compile_model(options, reporter)
         if json_:
             emit(out, {"schema_version": 1, "bundles": [str(bundle.path) for bundle in made]})
         else:
@@ -126,8 +135,8 @@ def evaluate(
         if json_:
             emit(out, found)
         else:
-            out.writelines(_accuracy_line(row) for row in found["results"])
-    return 0 if all(row["verdict"] == "pass" for row in found["results"]) else 1
+            out.writelines(_accuracy_line(row) for row in found.results)
+    return 0 if all(row.verdict == "pass" for row in found.results) else 1
 
 
 @app.command()
@@ -157,40 +166,38 @@ def benchmark(
         if json_:
             emit(out, found)
         else:
-            out.writelines(f"{line}\n" for row in found["results"] for line in _latency_lines(row, len(devices) > 1))
-    return 0 if all(row["verdict"] == "pass" for row in found["results"]) else 1
+            out.writelines(f"{line}\n" for row in found.results for line in _latency_lines(row, len(devices) > 1))
+    return 0 if all(row.verdict == "pass" for row in found.results) else 1
 
 
-def _accuracy_line(row: dict[str, Any]) -> str:
-    found = row["accuracy"]
-    if found is None:
-        return f"{row['bundle']}: {'; '.join(row['reasons'])}\n"
-    low, high = found["drop_ci95_points"]
+def _accuracy_line(row: "EvaluatedBundle") -> str:
+    accuracy = row.accuracy
+    if accuracy is None:
+        return f"{row.bundle}: {'; '.join(row.reasons)}\n"
+    low, high = accuracy.drop_ci95_points
     return (
-        f"{row['bundle']}: top-1 {found['top1']:.2%}, top-5 {found['top5']:.2%}, "
-        f"drop {found['drop_top1_points']:+.2f} points [{low:+.2f}, {high:+.2f}], "
-        f"{found['right_to_wrong']} right to wrong, {found['wrong_to_right']} wrong to right "
-        f"(McNemar p = {found['mcnemar_p']:.2g}), agreement {found['agreement']:.2%}, n = {found['count']}\n"
+        f"{row.bundle}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}, "
+        f"drop {accuracy.drop_top1_points:+.2f} points [{low:+.2f}, {high:+.2f}], "
+        f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
+        f"(McNemar p = {accuracy.mcnemar_p:.2g}), agreement {accuracy.agreement:.2%}, n = {accuracy.count}\n"
     )
 
 
-def _latency_lines(row: dict[str, Any], several: bool) -> Iterator[str]:
-    """A row's figures; for a sustained run its course; then why it didn't pass, and what is remarked on it."""
+def _latency_lines(row: "Row", several: bool) -> Iterator[str]:
+    """A row's figures; for a sustained run its course; then why it did not pass, and what is remarked on it."""
     from edgekit.report.telemetry_text import sustain_lines
 
-    time, faster = row["latency_ms"], row["speedup"]
-    device = row["device"]
-    emulated = " (emulated: not a device's times)" if device.get("emulated") else ""
-    name = f"{device['name']}{emulated}: {row['bundle']}" if several or emulated else row["bundle"]
+    time, faster = row.latency_ms, row.speedup
+    emulated = " (emulated: not a device's times)" if row.device.emulated else ""
+    name = f"{row.device.name}{emulated}: {row.name}" if several or emulated else row.name
     if time is None:
-        yield f"{name}: {'; '.join(row['reasons'])}"
+        yield f"{name}: {'; '.join(row.reasons)}"
         return
-    versus = f", {faster['ratio']:.2f}x {faster['versus']}" if faster else ""
+    versus = f", {faster.ratio:.2f}x {faster.versus}" if faster else ""
     yield (
-        f"{name}: p50 {time['p50']:.2f} ms, p90 {time['p90']:.2f}, p99 {time['p99']:.2f}, "
-        f"{time['threads']} threads, n = {time['count']}, peak {row['peak_rss_bytes'] / 1e6:.0f} MB{versus}"
+        f"{name}: p50 {time.p50:.2f} ms, p90 {time.p90:.2f}, p99 {time.p99:.2f}, {time.threads} threads, "
+        f"n = {time.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
     )
-    if row.get("sustain"):
-        yield from sustain_lines(name, row)
-    for said in (*row["reasons"], *row.get("remarks", ())):
-        yield f"{name}: {row['verdict']}: {said}"
+    yield from sustain_lines(name, row)
+    for note in row.notes:
+        yield f"{name}: {row.verdict}: {note}"

@@ -10,7 +10,7 @@ from edgekit.cli.groups import Calibrating, Json, Making, Measuring, Quiet, Sour
 from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.pipeline.options import Options
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import import_needed, needs
 
 SAMPLES = 128
 Model = Annotated[str, typer.Argument(help="timm name, module:factory, or demo: the model that edgekit ships.")]
@@ -45,7 +45,9 @@ def sensitivity(
     measuring = Measuring(num_eval_samples=num_eval_samples, max_drop=max_drop, threads=threads)
     options = _job(model, making, calibrating, measuring, source, context.obj)
     with clean_stdout() as out:
-        found = import_needed("edgekit.tuning.analysis", "build").analyse(options, Reporter(quiet))
+        with needs("build"):
+            from edgekit.tuning.analysis import analyse
+        found = analyse(options, Reporter(quiet))
         if json_:
             emit(out, found)
         else:
@@ -55,7 +57,7 @@ def sensitivity(
 
             render_sensitivity(found, Console(file=out))
             out.write(f"\n{options.folder}/sensitivity.json\n{options.folder}/sensitivity.svg\n")
-    return 0 if all(part["verdict"] == "pass" for part in found["targets"]) else 1
+    return 0 if all(part.verdict == "pass" for part in found.targets) else 1
 
 
 @dataclass
@@ -111,7 +113,9 @@ def tune(
     )
     with clean_stdout() as out:
         import_needed("tomlkit", "tune")
-        report = import_needed("edgekit.tuning.search", "build").tune(options, search, Reporter(quiet))
+        with needs("build"):
+            from edgekit.tuning.search import tune as search_recipe
+        report = search_recipe(options, search, Reporter(quiet))
         if json_:
             emit(out, report)
         else:
@@ -121,6 +125,7 @@ def tune(
             from edgekit.report.tuning import lines
 
             render_table(report, Console(file=out))
-            out.writelines(f"{line}\n" for line in lines(report["tuning"]))
+            if report.tuning:
+                out.writelines(f"{line}\n" for line in lines(report.tuning))
             out.write(f"\n{options.folder}/recipe.toml\n{options.folder}/report.html\n")
-    return 0 if all(row["verdict"] == "pass" for row in report["results"]) else 1
+    return 0 if all(row.verdict == "pass" for row in report.results) else 1

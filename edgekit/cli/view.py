@@ -1,8 +1,9 @@
 """What stands around the job: inspect, classify, report, compare, targets, doctor."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,14 +13,8 @@ from edgekit.cli.groups import Json, Offline, Threads
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import OutputError
 
-TITLES = {
-    "drop_top1_points": ("drop", "{:.2f} points", 1.0),
-    "speedup_ratio": ("speedup", "{:.2f}x", 1.0),
-    "latency_p50_ms": ("p50", "{:.2f} ms", 1.0),
-    "size_bytes": ("size", "{:.2f} MB", 1e-6),
-    "peak_rss_bytes": ("peak", "{:.0f} MB", 1e-6),
-    "int8_share_of_macs": ("int8", "{:.1f} % of MACs", 100.0),
-}
+if TYPE_CHECKING:
+    from edgekit.report.compare import RowComparison
 
 
 @app.command()
@@ -33,29 +28,33 @@ def inspect(
     """What a bundle is, what ran in integer kernels, and whether its golden samples give the same numbers."""
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
-    from edgekit.measure.rows import remarks_on
+    from edgekit.measure.gates import SIMULATED
+    from edgekit.report.row import all_figures
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
-        found = inspect_on(find_device(device), bundle, threads, Reporter(quiet=json_), offline)
+        inspection = inspect_on(find_device(device), bundle, threads, Reporter(quiet=json_), offline)
         if json_:
-            emit(out, found)
+            emit(out, inspection)
             return
-        ran = found["int8"]
-        if device != "local":
-            out.write(f"device: {device} ({found['device']['cpu']})\n")
-        out.writelines(f"{key}: {value}\n" for key, value in found.items() if not isinstance(value, list | dict))
-        out.write(f"int8: {ran['share_of_macs']:.1%} of {ran['total_macs'] / 1e6:.1f} M MACs in integer kernels")
-        out.write(" (simulated in floating point)\n" if ran["simulated"] else "\n")
-        out.write(f"method: {ran['method']}\n")
+        if inspection.device:
+            out.write(f"device: {device} ({inspection.device.cpu})\n")
+        plain = {name: value for name, value in vars(inspection).items() if isinstance(value, str | int | float)}
+        out.writelines(f"{name}: {value}\n" for name, value in plain.items())
+        for figure in all_figures():
+            if figure.is_part_of(inspection) and figure.value(inspection) is not None:
+                out.write(f"{figure.title}: {figure.text(inspection)} {figure.unit}\n")
+        ran = inspection.int8
+        out.write(f"in integer kernels: {ran.int8_macs / 1e6:.1f} of {ran.total_macs / 1e6:.1f} M MACs")
+        out.write(" (simulated in floating point)\n" if ran.simulated else "\n")
+        out.write(f"method: {ran.method}\n")
         out.writelines(
-            f"float: {op['name']} [{op['kernel']}] {op['macs'] / 1e6:.2f} M MACs: {op['reason']}\n"
-            for op in ran["ops"]
-            if not op["int8"]
+            f"float: {op.name} [{op.kernel}] {op.macs / 1e6:.2f} M MACs: {op.reason}\n" for op in ran.ops if not op.int8
         )
-        for kind, ms in (ran["time_by_kind_ms"] or {}).items():
+        for kind, ms in (ran.time_by_kind_ms or {}).items():
             out.write(f"time: {kind} {ms:.3f} ms\n")
-        out.writelines(f"note: {each}\n" for each in remarks_on(ran))
+        if ran.simulated:
+            out.write(f"note: {SIMULATED}\n")
 
 
 @app.command()
@@ -74,10 +73,10 @@ def classify(
         if json_:
             emit(out, found)
             return
-        for result in found["results"]:
+        for result in found.results:
             if len(images) > 1:
-                out.write(f"{result['image']}\n")
-            out.writelines(f"{each['score']:7.2%}  {each['label']}\n" for each in result["top"])
+                out.write(f"{result.image}\n")
+            out.writelines(f"{each.score:7.2%}  {each.label}\n" for each in result.top)
 
 
 @app.command()
@@ -114,12 +113,12 @@ def compare(
         if json_:
             emit(out, found)
         else:
-            out.writelines(f"note: {note}\n" for note in found["notes"])
-            out.writelines(line for row in found["results"] for line in _changes(row))
-            out.writelines(f"worse: {text}\n" for text in found["regressions"])
-            if not found["regressions"]:
+            out.writelines(f"note: {note}\n" for note in found.notes)
+            out.writelines(line for row in found.results for line in _changes(row))
+            out.writelines(f"worse: {text}\n" for text in found.regressions)
+            if not found.regressions:
                 out.write("nothing got worse beyond the noise\n")
-    return 0 if found["verdict"] == "pass" else 1
+    return 0 if found.verdict == "pass" else 1
 
 
 @app.command()
@@ -163,19 +162,11 @@ def doctor(json_: Json = False) -> int:
     return 0 if found["healthy"] else 1
 
 
-def _changes(row: dict[str, Any]) -> list[str]:
-    first, second = row["verdicts"]
-    lines = [f"{row['bundle']} on {row['device']}: {first or 'missing'} -> {second or 'missing'}\n"]
-    for key, (title, form, scale) in TITLES.items():
-        change = row["changes"].get(key)
-        if change is None:
-            continue
-        a, b = (form.format(change[end] * scale) for end in ("before", "after"))
-        what = "difference" if "difference" in change else "ratio"
-        interval = (
-            f" ({what} {change[what]:.2f}, 95 % interval {change['ci95'][0]:.2f} to {change['ci95'][1]:.2f})"
-            if "ci95" in change
-            else ""
-        )
-        lines.append(f"  {title}: {a} -> {b}{interval}\n")
-    return lines
+def _changes(row: "RowComparison") -> Iterator[str]:
+    from edgekit.report.compare import compared_figures, describe_change
+
+    first, second = row.verdicts
+    yield f"{row.bundle} on {row.device}: {first or 'missing'} -> {second or 'missing'}\n"
+    for figure in compared_figures():
+        if change := row.changes.get(figure.csv_column):
+            yield f"  {figure.title}: {describe_change(figure, change)}\n"

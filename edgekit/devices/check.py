@@ -9,6 +9,7 @@ from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import DeviceMemoryError, DevicePythonError
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.support.versions import release
 
 Facts = Mapping[str, Any]
@@ -129,24 +130,23 @@ def check_memory(device: str, facts: Facts, sizes: Mapping[str, int]) -> None:
         )
 
 
-def row_device(device: Device, facts: Facts) -> dict[str, Any]:
-    """The `device` object of report.json, from a probe."""
-    python = next((each["version"] for each in facts["pythons"]), None)
-    return {
-        "name": device.name,
-        "class": facts["class"],
-        "cpu": facts["board"] or facts["cpu"],
-        "cores": facts["cores"],
-        "memory_bytes": facts["memory_bytes"],
-        "system": f"Linux {facts['kernel']} {facts['machine']}",
-        "python": python,
-        "emulated": facts["emulated"],
-    }
+def row_device(device: Device, facts: Facts) -> DeviceFacts:
+    """The device as a report shows it, from a probe."""
+    return DeviceFacts(
+        name=device.name,
+        device_class=facts["class"],
+        cpu=facts["board"] or facts["cpu"],
+        cores=facts["cores"],
+        memory_bytes=facts["memory_bytes"],
+        system=f"Linux {facts['kernel']} {facts['machine']}",
+        python=next((each["version"] for each in facts["pythons"]), None),
+        emulated=facts["emulated"],
+    )
 
 
-def unknown_device(device: Device) -> dict[str, Any]:
-    """The `device` object of one that couldn't be asked."""
-    return {"name": device.name, "class": device.device_class, "cpu": None, "cores": None, "memory_bytes": None}
+def unknown_device(device: Device) -> DeviceFacts:
+    """A device that couldn't be asked, as a report shows it."""
+    return DeviceFacts(name=device.name, device_class=device.device_class, cpu=None, cores=None, memory_bytes=None)
 
 
 def _dotted(version: Sequence[int]) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.transport import close_all
-from edgekit.measure.rows import Row
+
+T = TypeVar("T")
 
 
-def each_device(devices: Sequence[Device], measure: Callable[[Device], list[Row]]) -> list[Row]:
+def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[T]]) -> list[T]:
     """The rows of every device, in the order of the devices; `measure` runs in a thread for each one over SSH.
 
     This machine is measured when the others are done: what copies and listens for them would be in its figures.

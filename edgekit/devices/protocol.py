@@ -1,29 +1,40 @@
-"""Run the agent on a device: give it a job, read its lines to the end record, show its progress."""
+"""Run the agent on a device: give it a job, read its messages to the end record, show its progress."""
 
-import json
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any
 
 from edgekit.devices.faults import exit_error
+from edgekit.devices.messages import (
+    AgentJob,
+    Ended,
+    Failed,
+    Inspected,
+    Measured,
+    Message,
+    StageBegan,
+    Stepped,
+    Warned,
+    decode_message,
+    encode,
+)
 from edgekit.devices.transport import Connection, ending
 from edgekit.errors import ConnectionCutError, DeviceError, FrozenError
-from edgekit.measure.rows import Row
 from edgekit.support import library_log
 from edgekit.support.progress import Reporter
 
 SILENCE_S = 120
-"""An agent sends a line every few seconds; one that is silent for so long is frozen."""
+"""An agent sends a message every few seconds; one that is silent for this long is frozen."""
 
 
-def run_agent(connection: Connection, python: str, job: Mapping[str, Any], reporter: Reporter) -> list[Row]:
-    """Run one job; its rows. A DeviceError if the agent fails, falls silent, or ends without its end record."""
+def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Reporter) -> Measured | Inspected:
+    """Run one job; its result. A DeviceError if the agent fails, falls silent, or ends without its end record."""
     name = connection.device.name
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         # ONNX Runtime and OpenVINO keep notes in the user's home: here it's a folder of ours, and cleaned with it.
-        home = f"{job['cache']}/runtimes"
+        home = f"{job.cache}/runtimes"
         process = connection.start(
             ["env", f"HOME={home}", f"XDG_CACHE_HOME={home}/.cache", python, "-I", "-m", "edgekit.devices.agent"],
             stderr,
@@ -32,32 +43,31 @@ def run_agent(connection: Connection, python: str, job: Mapping[str, Any], repor
             assert process.stdin
             assert process.stdout
             try:
-                process.stdin.write((json.dumps(job) + "\n").encode())
+                process.stdin.write(encode(job))
                 process.stdin.flush()
             except BrokenPipeError:
                 pass  # its end says why
-            found = _listen(name, process.stdout, reporter)
+            messages = _listen(name, process.stdout, reporter)
         stderr.seek(0)
-        said = stderr.read().decode(errors="replace")
-    library_log.note(f"{name}: the measurement ended with status {process.returncode}", said)
+        output = stderr.read().decode(errors="replace")
+    library_log.note(f"{name}: the measurement ended with status {process.returncode}", output)
     connection.check(process.returncode)
-    if "error" in found:
-        raise DeviceError(f"{name}: {found['error']}")
+    for message in messages:
+        if isinstance(message, Failed):
+            raise DeviceError(f"{name}: {message.message}")
     if process.returncode != 0:
-        raise exit_error(name, "the measurement", process.returncode, said)
-    if "end" not in found or "rows" not in found:
-        raise ConnectionCutError(
-            f"{name}: its answer has no end record, so it is not whole. Run the same command again."
-        )
-    rows: list[Row] = found["rows"]
-    return rows
+        raise exit_error(name, "the measurement", process.returncode, output)
+    results = [message for message in messages if isinstance(message, Measured | Inspected)]
+    if not results or not isinstance(messages[-1], Ended):
+        raise ConnectionCutError(f"{name}: its answer is incomplete (no end record). Run the same command again.")
+    return results[-1]
 
 
-def _listen(name: str, pipe: Any, reporter: Reporter) -> dict[str, Any]:
-    """Read lines until the end; what the last ones of each kind said. FrozenError if none comes for long."""
+def _listen(name: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
+    """Read messages until the end; those that are not progress. FrozenError if none comes for long."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
-    found: dict[str, Any] = {}
+    messages: list[Message] = []
     with _Progress(name, reporter) as progress:
         while True:
             try:
@@ -68,17 +78,16 @@ def _listen(name: str, pipe: Any, reporter: Reporter) -> dict[str, Any]:
                     "same command again."
                 ) from None
             if raw is None:
-                return found
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                continue  # cut in the middle: the end record will be missing
-            if isinstance(line, dict):
-                progress.show(line)
-                found |= {key: line[key] for key in ("rows", "error", "end") if key in line}
+                return messages
+            message = decode_message(raw)
+            if message is None:
+                continue  # cut in the middle, so that the end record will be missing, or printed by something else
+            progress.show(message)
+            if isinstance(message, Measured | Inspected | Failed | Ended):
+                messages.append(message)
 
 
-def _read(pipe: Any, put: Callable[[bytes | None], None]) -> None:
+def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
     try:
         for line in pipe:
             put(line)
@@ -102,17 +111,18 @@ class _Progress:
     def __exit__(self, *error: object) -> None:
         self._close(*error)
 
-    def show(self, line: Mapping[str, Any]) -> None:
-        """Open a stage, go on in it, or pass a warning on."""
-        if "warn" in line:
-            self._reporter.warn(f"{self._name}: {line['warn']}")
-        if "stage" in line:
+    def show(self, message: Message) -> None:
+        """Open a stage, continue it, or pass a warning on."""
+        if isinstance(message, Warned):
+            self._reporter.warn(f"{self._name}: {message.text}")
+        elif isinstance(message, StageBegan):
             self._close(None, None, None)
-            self._stage = self._reporter.stage(f"{self._name}: {line['stage']}", line["total"])
+            self._stage = self._reporter.stage(f"{self._name}: {message.title}", message.total)
             self._step, self._done = self._stage.__enter__(), 0
-        for _ in range(self._done, line.get("step", self._done)):
-            self._step()
-            self._done += 1
+        elif isinstance(message, Stepped):
+            for _ in range(self._done, message.done):
+                self._step()
+            self._done = max(self._done, message.done)
 
     def _close(self, *error: Any) -> None:
         if self._stage is not None:

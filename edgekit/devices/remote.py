@@ -3,33 +3,29 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
 from edgekit.devices.check import check_memory, probe, row_device, unknown_device
+from edgekit.devices.messages import AgentJob, Inspected, Measured, SentImages
 from edgekit.devices.protocol import run_agent
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
-from edgekit.errors import DeviceError, InputError, StageError
-from edgekit.measure.bundle_rows import Images, group_key
-from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
-from edgekit.measure.rows import Row, failed_row
+from edgekit.errors import ConnectionCutError, DeviceError, InputError
+from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
+from edgekit.measure.measure_bundles import Group, Images
+from edgekit.measure.rows import Built, Memory, measure_bundles
 from edgekit.measure.settings import Settings
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profiling import target_of
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
-from edgekit.support.run_folder import RunFolder
 from edgekit.support.versions import release
-
-STAGE = "device"
-"""What a row names that was lost with its device."""
 
 
 class Board:
@@ -40,8 +36,8 @@ class Board:
         self.device = connection.device
         self.facts = probe(connection)
 
-    def measure(self, bundles: Mapping[str, Bundle], settings: Settings, images: Images | None = None) -> list[Row]:
-        """Rows of bundles of one target, in their order; with images as in report.json, else as `benchmark` has them.
+    def measure(self, bundles: Group, settings: Settings, images: Images | None = None) -> Sequence[Measurement]:
+        """Measurements of bundles of one target, in their order, as `measure_group` gives them here.
 
         Raises a DeviceError that says what failed, or which memory or disk is too small.
         """
@@ -49,11 +45,14 @@ class Board:
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
         python = self._ready(next(iter(bundles.values())).manifest.target, oldest, sizes)
         with self._reporter.stage(f"{self.device.name}: copy"):
-            job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, settings)
-            job["images"] = None if images is None else self._send_images(images)
-        return run_agent(self._connection, python, job, self._reporter)
+            sent = None if images is None else self._send_images(images)
+            job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, settings, images=sent)
+        answer = run_agent(self._connection, python, job, self._reporter)
+        if not isinstance(answer, Measured) or len(answer.rows) != len(bundles):
+            raise ConnectionCutError(f"{self.device.name}: the answer does not fit the job. Run it again.")
+        return answer.rows
 
-    def inspect(self, path: Path, threads: int | None) -> Row:
+    def inspect(self, path: Path, threads: int | None) -> Inspection:
         """What `edgekit inspect` says of a bundle or model file there, with the `device`; raises as `measure` does."""
         if path.is_dir():
             bundle = read_bundle(path)
@@ -63,9 +62,12 @@ class Board:
             files = [path, *(each for each in (path.with_suffix(".bin"),) if target == "openvino" and each.is_file())]
         python = self._ready(target, oldest, {path.name: sum(each.stat().st_size for each in files)})
         with self._reporter.stage(f"{self.device.name}: copy"):
-            job = self._job({str(path): files}, Settings(threads=threads)) | {"inspect": True}
-        (found,) = run_agent(self._connection, python, job, self._reporter)
-        return found
+            job = self._job({str(path): files}, Settings(threads=threads), inspect=True)
+        answer = run_agent(self._connection, python, job, self._reporter)
+        inspection = (answer.bundle or answer.model) if isinstance(answer, Inspected) else None
+        if inspection is None:
+            raise ConnectionCutError(f"{self.device.name}: the answer does not fit the job. Run it again.")
+        return inspection
 
     def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int]) -> str:
         """The Python of the environment for a target, once it's sure that what is to run fits into the memory."""
@@ -73,23 +75,29 @@ class Board:
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
             return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
 
-    def _job(self, groups: Mapping[str, Sequence[Path]], settings: Settings) -> dict[str, Any]:
+    def _job(
+        self,
+        groups: Mapping[str, Sequence[Path]],
+        settings: Settings,
+        images: SentImages | None = None,
+        inspect: bool = False,
+    ) -> AgentJob:
         files = [(name, path) for name, paths in groups.items() for path in paths]
         sent: dict[str, dict[str, str]] = {name: {} for name in groups}
         hashes = send_files(self._connection, self.facts, [path for _, path in files])
         for (name, path), digest in zip(files, hashes, strict=True):
             sent[name][path.name] = digest
-        return {
-            "name": self.device.name,
-            "class": self.facts["class"],
-            "cache": self.facts["cache"],
-            "bundles": sent,
-            "settings": asdict(settings),
-            "images": None,
-            "inspect": False,
-        }
+        return AgentJob(
+            name=self.device.name,
+            device_class=self.facts["class"],
+            cache=self.facts["cache"],
+            bundles=sent,
+            settings=settings,
+            images=images,
+            inspect=inspect,
+        )
 
-    def _send_images(self, images: Images) -> dict[str, Any]:
+    def _send_images(self, images: Images) -> SentImages:
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
             pixels = getattr(images.pixels, "filename", None)
             if pixels is None:
@@ -99,8 +107,15 @@ class Board:
             for path, content in zip(files, images.files, strict=True):
                 path.write_bytes(content)
             first, *others = send_files(self._connection, self.facts, [Path(pixels), *files])
-        reference = {key: value.tolist() for key, value in vars(images.reference).items()}
-        return {"pixels": first, "labels": images.labels.tolist(), "reference": reference, "files": others}
+        reference = images.reference
+        return SentImages(
+            pixels=first,
+            labels=tuple(images.labels.tolist()),
+            best=tuple(reference.best.tolist()),
+            hit1=tuple(reference.hit1.tolist()),
+            hit5=tuple(reference.hit5.tolist()),
+            files=tuple(others),
+        )
 
 
 def files_of(bundle: Bundle) -> list[Path]:
@@ -115,7 +130,7 @@ def open_board(device: Device, offline: bool, reporter: Reporter) -> Iterator[Bo
         yield Board(connection, offline, reporter)
 
 
-def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter, offline: bool) -> Row:
+def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter, offline: bool) -> Inspection:
     """The document of `edgekit inspect`, here or on a device."""
     if device == THIS:
         return inspect_model(path, threads) if path.is_file() else inspect_bundle(path, threads)
@@ -125,77 +140,41 @@ def inspect_on(device: Device, path: Path, threads: int | None, reporter: Report
         return board.inspect(path, check_threads(threads) if threads is not None else None)
 
 
-def measure_on(
+def measure_on_device(
     device: Device,
-    built: Mapping[str, Bundle | StageError],
-    images: Images,
+    built: Built,
     settings: Settings,
-    run: RunFolder,
     reporter: Reporter,
     offline: bool = False,
-) -> list[Row]:
-    """One row of report.json for each bundle, as `measure_rows` gives them here. What fails is a row that says so."""
-    groups: dict[str, dict[str, Bundle]] = {}
-    rows = {
-        name: failed_row(name, unknown_device(device), "compile", made)
-        for name, made in built.items()
-        if not isinstance(made, Bundle)
-    }
-    for name, made in built.items():
-        if isinstance(made, Bundle):
-            groups.setdefault(made.manifest.target, {})[name] = made
-    for target, group in list(groups.items()):
-        kept = run.recall(_place(target, device), group_key(group, images, settings))
-        if kept is not None:
-            reporter.say(f"{device.name}: {target}: measurements kept from the interrupted run")
-            rows |= kept
-            del groups[target]
-    if groups:
-        rows |= _measure_groups(device, groups, images, settings, run, reporter, offline)
-    return [rows[name] for name in built]
+    images: Images | None = None,
+    memory: Memory | None = None,
+) -> list[Measurement]:
+    """One measurement for each bundle, as on this machine. What the device fails at is a measurement that says so.
 
-
-def _measure_groups(
-    device: Device, groups: Mapping[str, Mapping[str, Bundle]], images: Images, settings: Settings, run: RunFolder,
-    reporter: Reporter, offline: bool,
-) -> dict[str, Row]:  # fmt: skip
-    rows: dict[str, Row] = {}
-    for target, found, facts in each_target(device, groups, settings, images, reporter, offline):
-        group = groups[target]
-        if isinstance(found, DeviceError):
-            rows |= {name: failed_row(name, facts, STAGE, found) for name in group}
-        else:
-            rows |= (done := dict(zip(group, found, strict=True)))
-            run.remember(_place(target, device), group_key(group, images, settings), done)
-    return rows
-
-
-def each_target(
-    device: Device, groups: Mapping[str, Mapping[str, Bundle]], settings: Settings, images: Images | None,
-    reporter: Reporter, offline: bool,
-) -> Iterator[tuple[str, Sequence[Row] | DeviceError, Row]]:  # fmt: skip
-    """Each target's rows, or why there are none, and the `device` object as far as it is known.
-
-    A lost connection is made anew for the next target.
+    A lost connection is made anew for the bundles of the next runtime.
     """
     facts = unknown_device(device)
-    for target, group in groups.items():
+
+    def measure(group: Group) -> Mapping[str, Measurement]:
+        nonlocal facts
         try:
             with open_board(device, offline, reporter) as board:
                 facts = row_device(device, board.facts)
-                found: Sequence[Row] | DeviceError = board.measure(group, settings, images)
+                return dict(zip(group, board.measure(group, settings, images), strict=True))
         except DeviceError as error:
             interrupts.check()  # after Ctrl-C connections are closed from the main thread: that is no error
             reporter.warn(str(error), error)
-            found = error
-        yield target, found, facts
+            return {name: _lost(bundle, name, facts, error, images) for name, bundle in group.items()}
+
+    return measure_bundles(built, facts, measure, reporter, memory)
 
 
-def failed_on_device(row: Row) -> bool:
-    """Whether a row was lost because of its device: the same command may find it well again."""
-    return row["verdict"] == "error" and str(row["reasons"][0]).startswith(f"{STAGE}: ")
-
-
-def _place(target: str, device: Device) -> str:
-    """Where a run keeps the rows; an ssh:// address as a name has characters that no file name may have."""
-    return f"row-{target}-on-{quote(device.name, safe='')}"
+def _lost(bundle: Bundle, name: str, facts: DeviceFacts, error: DeviceError, images: Images | None) -> Measurement:
+    manifest = bundle.manifest
+    return Measurement(
+        target=manifest.target,
+        precision=manifest.precision,
+        device=facts,
+        bundle=None if images else name,
+        failure=Failure.of("device", error),
+    )

@@ -1,4 +1,4 @@
-"""A virtual environment on the device: edgekit's runtime, numpy, Pillow and the one engine that a bundle needs.
+"""A virtual environment on the device: edgekit, numpy, Pillow, msgspec and the one engine that a bundle needs.
 
 Everything lies in the device's cache folder, by default ~/.cache/edgekit: `files` by sha256, `environments` by a hash
 of what went in. Nothing else on the device is touched, and old ones of both go (scripts/store, scripts/environment).

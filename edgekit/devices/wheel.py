@@ -21,8 +21,8 @@ from edgekit.support import distribution
 
 _STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
 NAME = f"{_STEM}-py3-none-any.whl"
-REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3")
-"""What pyproject.toml says that the package needs."""
+REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
+"""What the agent imports beside an engine: the package's own dependencies, and msgspec for its messages."""
 _LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.config.recipes import Recipe, parse_recipe
 from edgekit.errors import InputError
-from edgekit.images.selection import Selection, unreadable
+from edgekit.images.selection import Selection
 from edgekit.support.files import write_json
 
 FEWEST = 32
@@ -39,7 +39,7 @@ def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None
                 {"name": sample.name, "sha256": digest, "label": sample.label}
                 for sample, digest in zip(chosen.samples, chosen.hashes, strict=True)
             ],
-            "unreadable": unreadable(chosen),
+            "unreadable": [{"name": name, "reason": reason} for name, reason in chosen.unreadable],
         },
     )
 

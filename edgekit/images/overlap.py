@@ -1,7 +1,7 @@
 """Images that look alike though their bytes differ: copies that were encoded again, resized or brightened."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ def copies_of(given: "Selection", known: "Selection") -> list[str]:
     return [name for name, digest in given.copies if digest in hashes]
 
 
-def lookalikes(given: "Selection", known: "Selection") -> list[dict[str, Any]]:
-    """Images of `given` that look like one of `known`: {"name", "like"} for each, with the closest."""
+def lookalikes(given: "Selection", known: "Selection") -> list[tuple[str, str]]:
+    """Images of `given` that look like one of `known`: (name, name of the closest) for each."""
     found = []
     others = _bits(known.looks)
     for start in range(0, len(given.looks), CHUNK):
@@ -32,7 +32,7 @@ def lookalikes(given: "Selection", known: "Selection") -> list[dict[str, Any]]:
         apart = bits.sum(1)[:, None] + others.sum(1)[None] - 2 * bits @ others.T
         for index in np.flatnonzero(apart.min(1) <= DIFFERENCE):
             name, like = given.samples[start + index].name, known.samples[int(apart[index].argmin())].name
-            found.append({"name": name, "like": like})
+            found.append((name, like))
     return found
 
 

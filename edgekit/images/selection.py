@@ -137,11 +137,6 @@ def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> Dat
     )
 
 
-def unreadable(selection: Selection) -> list[dict[str, str]]:
-    """The images that were passed over, as reports list them."""
-    return [{"name": name, "reason": reason} for name, reason in selection.unreadable]
-
-
 def _in_turns(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
     """One sample of each class, then a second of each, and so on; classes and samples in an order given by `seed`."""
     by_class: dict[int, list[Sample]] = {}

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import WeightsError
 from edgekit.measure.paired import mcnemar, paired_interval
+from edgekit.report.row import Accuracy
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ def predict(
     return Predictions(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
 
 
-def compare(given: Predictions, reference: Predictions) -> dict[str, Any]:
-    """The `accuracy` object of report.json: `given` against `reference` on the same images in the same order."""
+def compare(given: Predictions, reference: Predictions, versus: str = "reference") -> Accuracy:
+    """Accuracy of `given`, and its difference from `reference` on the same images in the same order."""
     count = len(given.best)
     lost = int((reference.hit1 & ~given.hit1).sum())
     won = int((~reference.hit1 & given.hit1).sum())
     low, high = paired_interval(lost, won, count)
-    return {
-        "top1": float(given.hit1.mean()),
-        "top5": float(given.hit5.mean()),
-        "count": count,
-        "drop_top1_points": 100 * (lost - won) / count,
-        "drop_ci95_points": [100 * low, 100 * high],
-        "right_to_wrong": lost,
-        "wrong_to_right": won,
-        "mcnemar_p": mcnemar(lost, won),
-        "agreement": float((given.best == reference.best).mean()),
-        "versus": "reference",
-    }
+    return Accuracy(
+        top1=float(given.hit1.mean()),
+        top5=float(given.hit5.mean()),
+        count=count,
+        drop_top1_points=100 * (lost - won) / count,
+        drop_ci95_points=(100 * low, 100 * high),
+        right_to_wrong=lost,
+        wrong_to_right=won,
+        mcnemar_p=mcnemar(lost, won),
+        agreement=float((given.best == reference.best).mean()),
+        versus=versus,
+    )

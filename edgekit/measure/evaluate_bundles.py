@@ -1,21 +1,23 @@
-"""What `edgekit evaluate`, `benchmark`, `inspect` and `classify` do with bundles. Needs no torch."""
+"""What `edgekit evaluate` does with bundles, in this process or in several. Needs no torch."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from edgekit.errors import ImageError, StageError, UsageError
 from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.selection import Selection, select, unreadable
+from edgekit.images.selection import Selection, select
 from edgekit.measure.accuracy import Predictions, compare
 from edgekit.measure.cluster import engine_of
-from edgekit.measure.rows import Row
 from edgekit.measure.shards import Engine, OneProcess, close_session, evaluate_shards, see_all, shards_of
-from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.report.document import Unreadable
+from edgekit.report.row import Accuracy, Failure
+from edgekit.report.serialization import to_json
+from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
-from edgekit.support.files import write_json
+from edgekit.support.files import replace_text, writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 
@@ -29,7 +31,36 @@ class Scale:
     scheduler: str | None = None
     """Address of a Dask scheduler; its workers need the bundles and images at the same paths."""
     output: Path | None = None
-    """Folder that keeps what is done: the same command goes on from there."""
+    """Folder that keeps finished shards, so that the same command resumes."""
+
+
+@dataclass(frozen=True)
+class EvaluatedImages:
+    """The images that all bundles were evaluated on."""
+
+    count: int
+    sha256: str
+    unreadable: tuple[Unreadable, ...]
+
+
+@dataclass(frozen=True)
+class EvaluatedBundle:
+    """One bundle's accuracy, or why there is none."""
+
+    bundle: str
+    accuracy: Accuracy | None
+    verdict: Literal["pass", "error"] = "pass"
+    reasons: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleEvaluation:
+    """The document of `edgekit evaluate`."""
+
+    schema_version: Literal[1] = 1
+    evaluation: EvaluatedImages
+    results: tuple[EvaluatedBundle, ...]
 
 
 def evaluate_bundles(
@@ -40,7 +71,7 @@ def evaluate_bundles(
     threads: int | None,
     reporter: Reporter,
     scale: Scale | None = None,
-) -> dict[str, Any]:
+) -> BundleEvaluation:
     """Accuracy of each bundle on the same images; `versus` is the first of them that works."""
     scale = scale or Scale()
     check_threads(threads)
@@ -59,30 +90,30 @@ def evaluate_bundles(
         for name, reason in chosen.unreadable:
             reporter.warn(f"passed over {name}: {reason}")
         answers: dict[int, Predictions] = {}
-        rows = []
+        failures: dict[int, Failure] = {}
         for index, bundle in enumerate(bundles):
-            row: Row = {"bundle": str(bundle.path), "accuracy": None, "verdict": "pass", "reasons": []}
             shards = shards_of(bundle, dataset, chosen, threads)
             try:
                 with reporter.stage(str(bundle.path), len(chosen.samples)) as step:
                     answers[index] = evaluate_shards(shards, engine, run, f"{index}-{bundle.path.name}", step)
             except StageError as error:
-                row |= _failure("evaluate", bundle, error, reporter)
-            rows.append(row)
-        for index, found in answers.items():
-            first = min(answers)
-            rows[index]["accuracy"] = compare(found, answers[first]) | {"versus": str(bundles[first].path)}
-        document = {
-            "schema_version": 1,
-            "evaluation": {
-                "count": len(chosen.samples),
-                "sha256": chosen.sha256,
-                "unreadable": unreadable(chosen),
-            },
-            "results": rows,
-        }
+                reporter.warn(f"{bundle.path}: {error}", error)
+                failures[index] = Failure.of("evaluate", error)
+        first = min(answers, default=0)
+        names = [str(bundle.path) for bundle in bundles]
+        rows = [
+            EvaluatedBundle(name, compare(answers[index], answers[first], names[first]))
+            if index in answers
+            else EvaluatedBundle(name, None, "error", (str(failures[index]),), failures[index])
+            for index, name in enumerate(names)
+        ]
+        skipped = tuple(Unreadable(*each) for each in chosen.unreadable)
+        images = EvaluatedImages(len(chosen.samples), chosen.sha256, skipped)
+        document = BundleEvaluation(evaluation=images, results=tuple(rows))
         if run:
-            write_json(run.path / "evaluation.json", document)
+            file = run.path / "evaluation.json"
+            with writing(file):
+                replace_text(file, to_json(document))
     return document
 
 
@@ -101,8 +132,3 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, repo
         return found
 
     return select(dataset, count, seed, inspect=inspect)
-
-
-def _failure(stage: str, bundle: Bundle, error: StageError, reporter: Reporter) -> Row:
-    reporter.warn(f"{bundle.path}: {error}", error)
-    return {"verdict": "error", "reasons": [f"{stage}: {error}"]}

@@ -1,156 +1,168 @@
 """Verdicts: which rows of a report pass, and which bundle to ship."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Literal
 
 from edgekit.measure.paired import images_needed
-from edgekit.measure.rows import Row, remarks_on
 from edgekit.measure.settings import Settings
-from edgekit.measure.steadiness import _heat, unfit
+from edgekit.measure.steadiness import throttled, unreliable
+from edgekit.report.document import Recommendation
+from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, Speedup, Verdict
+
+SIMULATED = "its INT8 is simulated: the runtime computes it in floating point here, so it is smaller, not faster"
 
 
-def judge(row: Row, settings: Settings, random_weights: bool) -> Row:
-    """The row with the verdict of the gates, which float rows have none of, and of steadiness; failed rows stay.
+def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Row:
+    """The row of a measurement: the gates judge INT8, and unsteady timing counts against a speed-up that is stated.
 
-    Times of an emulated device are no device's: nothing is judged by them.
+    Times of an emulated device are no device's, so nothing is judged by them. A failed measurement gives an error.
     """
-    if row["verdict"] == "error":
-        return row
-    known = remarks_on(row.get("int8"))
-    row = row | {"remarks": [*row.get("remarks", ()), *known]} if known else row
-    if row["precision"] == "int8":
-        row = _judge_int8(row, settings, random_weights)
-    elif low := row.get("low_precision"):
-        reason = None if random_weights else _drop_reason(low["accuracy"], settings.max_drop)
-        row = row | {"low_precision": low | {"verdict": "fail" if reason else "pass"}}
-    return row if row["device"].get("emulated") else judge_steadiness(row, settings.must_be_fit)
+    if measured.failure:
+        return _row(measured, "error", [str(measured.failure)])
+    remarks = list(_remarks(measured))
+    failed: list[str] = []
+    doubtful: list[str] = []
+    accuracy = measured.accuracy
+    if measured.precision == "int8" and accuracy is not None:
+        drop = None if random_weights else _drop_reason(accuracy, settings.max_drop)
+        speed = None if measured.device.emulated else _speed_reason(measured.speedup, settings.min_speedup)
+        failed += [reason for reason in (drop, speed) if reason]
+        if not random_weights and not drop:
+            accuracy = replace(accuracy, bound=bound_of(accuracy, settings.max_drop))
+            if words := _unconfirmed(accuracy):
+                (doubtful if settings.must_show_drop else remarks).append(words)
+    (doubtful if settings.must_be_fit else remarks).extend(_unsteady(measured))
+    verdict: Verdict = "fail" if failed else "inconclusive" if doubtful else "pass"
+    low = _judge_low(measured.low_precision, settings, random_weights)
+    return _row(replace(measured, accuracy=accuracy, low_precision=low), verdict, [*failed, *doubtful], remarks)
 
 
-def _judge_int8(row: Row, settings: Settings, random_weights: bool) -> Row:
-    drop = None if random_weights else _drop_reason(row["accuracy"], settings.max_drop)
-    speed = None if row["device"].get("emulated") else _speed_reason(row["speedup"], settings.min_speedup)
-    reasons = [reason for reason in (drop, speed) if reason]
-    row = row | {"verdict": "fail" if reasons else "pass", "reasons": reasons}
-    return row if random_weights or drop else _judge_interval(row, settings)
+def judge_latency(measured: Measurement) -> Row:
+    """The row of `edgekit benchmark`, which has no gates: only remarks."""
+    if measured.failure:
+        return _row(measured, "error", [str(measured.failure)])
+    return _row(measured, "pass", (), [*_remarks(measured), *_unsteady(measured)])
 
 
-def _judge_interval(row: Row, settings: Settings) -> Row:
-    """The row with `accuracy.bound`: whether its interval shows that no more is lost than `max_drop`.
-
-    Where the user stated that bound, a row that doesn't show it isn't passed; else it's remarked on: the measured drop
-    is all that a few hundred images can be held to unasked.
-    """
-    accuracy, most = row["accuracy"], settings.max_drop
-    shown = accuracy["drop_ci95_points"][1] <= most
-    needed = images_needed(accuracy["right_to_wrong"], accuracy["wrong_to_right"], accuracy["count"], most / 100)
-    bound = {"max_drop_points": most, "shown": shown, "images_needed": needed}
-    row = row | {"accuracy": accuracy | {"bound": bound}}
-    if shown:
-        return row
-    words = _not_shown(accuracy, most, needed)
-    if not settings.must_show_drop:
-        return row | {"remarks": [*row.get("remarks", ()), words]}
-    return row | {"verdict": "not shown" if row["verdict"] == "pass" else "fail", "reasons": [*row["reasons"], words]}
+def _row(measured: Measurement, verdict: Verdict, reasons: Sequence[str], remarks: Sequence[str] = ()) -> Row:
+    facts = {each.name: getattr(measured, each.name) for each in fields(Measurement)}
+    return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks))
 
 
-def _not_shown(accuracy: Row, most: float, needed: int | None) -> str:
-    low, high = accuracy["drop_ci95_points"]
-    advice = f"about {needed:,} images would show it" if needed else "no number of images would"
-    return (
-        f"a drop of at most {most:g} is not shown: measured {accuracy['drop_top1_points']:.2f} points, "
-        f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy['count']:,}; {advice}"
-    )
+def _remarks(measured: Measurement) -> Iterator[str]:
+    if measured.int8 and measured.int8.simulated:
+        yield SIMULATED
+    if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
+        yield hot
 
 
-def _drop_reason(accuracy: Row, most: float) -> str | None:
-    drop = accuracy["drop_top1_points"]
-    if drop <= most:
+def _unsteady(measured: Measurement) -> list[str]:
+    """Why the latency must not be quoted. In a sustained run heat and drift are what is measured: only load counts."""
+    latency, conditions = measured.latency_ms, measured.thermal
+    if measured.device.emulated or latency is None or conditions is None:
+        return []
+    if measured.sustain:
+        reasons = unreliable(replace(conditions, throttled=None), latency.threads, None)
+    else:
+        reasons = unreliable(conditions, latency.threads, latency.spread)
+    return [f"unreliable timing: {reason}" for reason in reasons]
+
+
+def _judge_low(low: LowPrecision | None, settings: Settings, random_weights: bool) -> LowPrecision | None:
+    if low is None:
         return None
-    low, high = accuracy["drop_ci95_points"]
+    reason = None if random_weights else _drop_reason(low.accuracy, settings.max_drop)
+    return replace(low, verdict="fail" if reason else "pass")
+
+
+def bound_of(accuracy: Accuracy, most: float) -> Bound:
+    """Whether the interval of the drop confirms that at most `most` points are lost.
+
+    Where the user stated the bound, a row that does not confirm it does not pass; else it is remarked on, since the
+    measured drop is all that a few hundred images can be held to unasked.
+    """
+    needed = images_needed(accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.count, most / 100)
+    return Bound(max_drop_points=most, shown=accuracy.drop_ci95_points[1] <= most, images_needed=needed)
+
+
+def _unconfirmed(accuracy: Accuracy) -> str | None:
+    bound = accuracy.bound
+    if bound is None or bound.shown:
+        return None
+    low, high = accuracy.drop_ci95_points
+    needed = (
+        f"about {bound.images_needed:,} images are needed" if bound.images_needed else "no number of images would do"
+    )
+    allowed = f"{bound.max_drop_points:g} point{'' if bound.max_drop_points == 1 else 's'}"
     return (
-        f"top-1 drops {drop:.2f} points (95 % interval {low:.2f} to {high:.2f}, n = {accuracy['count']}), "
-        f"at most {most:g} is allowed"
+        f"cannot confirm a drop of at most {allowed} (measured {accuracy.drop_top1_points:.2f}, "
+        f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}); {needed}"
     )
 
 
-def _speed_reason(speedup: Row | None, least: float) -> str | None:
+def _drop_reason(accuracy: Accuracy, most: float) -> str | None:
+    if accuracy.drop_top1_points <= most:
+        return None
+    low, high = accuracy.drop_ci95_points
+    return (
+        f"top-1 drops {accuracy.drop_top1_points:.2f} points (95 % interval {low:.2f} to {high:.2f}, "
+        f"n = {accuracy.count}), at most {most:g} is allowed"
+    )
+
+
+def _speed_reason(speedup: Speedup | None, least: float) -> str | None:
     if least <= 0:
         return None
     if speedup is None:
-        return "its float bundle could not be timed: nothing to be faster than"
-    low, high = speedup["ci95"]
+        return "its float bundle could not be timed: there is nothing to compare with"
+    low, high = speedup.ci95
     if low > least:
         return None
     return (
-        f"{speedup['ratio']:.2f}x its {best_float(speedup)} (95 % interval {low:.2f} to {high:.2f}), "
+        f"{speedup.ratio:.2f}x its {float_of(speedup)} (95 % interval {low:.2f} to {high:.2f}), "
         f"more than {least:g} is asked for"
     )
 
 
-def best_float(speedup: Row) -> str:
+def float_of(speedup: Speedup) -> str:
     """The float that an int8 bundle is compared with: "float", or "float in bf16" where that was the faster one."""
-    computed_in = speedup.get("versus_precision", "f32")
+    computed_in = speedup.versus_precision or "f32"
     return "float" if computed_in == "f32" else f"float in {computed_in}"
 
 
-def recommend(rows: Sequence[Row]) -> Row:
+def recommend(rows: Sequence[Row]) -> Recommendation:
     """What to ship to the first device, which the bundles are made for, and why; `others` has the other devices'."""
-    names = list(dict.fromkeys(row["device"]["name"] for row in rows)) or ["local"]
-    first, *others = [recommend_for(name, [row for row in rows if row["device"]["name"] == name]) for name in names]
-    return first | {"others": others} if others else first
+    names = list(dict.fromkeys(row.device.name for row in rows)) or ["local"]
+    first, *others = [recommend_for(name, [row for row in rows if row.device.name == name]) for name in names]
+    return replace(first, others=tuple(others))
 
 
-def recommend_for(device: str, rows: Sequence[Row]) -> Row:
+def recommend_for(device: str, rows: Sequence[Row]) -> Recommendation:
     """The fastest bundle on one device among those that passed every gate, int8 or float, and why."""
-    passed = [row for row in rows if row["verdict"] == "pass"]
-    if any(row["device"].get("emulated") for row in rows):
-        return {
-            "device": device,
-            "bundle": None,
-            "why": "it is emulated by QEMU: its times can't tell what is fastest.",
-        }
+    if any(row.device.emulated for row in rows):
+        return Recommendation(device, None, "emulated under QEMU, where timings do not tell what is fastest.")
+    passed = [(*_fastest(row), row) for row in rows if row.verdict == "pass"]
     if not passed:
-        return {"device": device, "bundle": None, "why": "no bundle passed its gates: see the rows' reasons."}
-    best = min(passed, key=lambda row: (_fastest(row)[0], row["size_bytes"]))
-    lost = [f"{row['target']}-{row['precision']}" for row in rows if row["verdict"] != "pass"]
-    p50, computed_in = _fastest(best)
+        return Recommendation(device, None, "no bundle passed its gates: see the rows' reasons.")
+    p50, computed_in, best = min(passed, key=lambda each: (each[0], each[2].size_bytes))
     why = f"fastest of the {len(passed)} that passed: p50 {p50:.2f} ms"
-    if best["speedup"]:
-        why += f", {best['speedup']['ratio']:.2f}x its {best_float(best['speedup'])}"
-    why += f", {best['size_bytes'] / 1e6:.2f} MB"
-    if best["precision"] == "float":
+    if best.speedup:
+        why += f", {best.speedup.ratio:.2f}x its {float_of(best.speedup)}"
+    why += f", {(best.size_bytes or 0) / 1e6:.2f} MB"
+    if best.precision == "float":
         why += "; ship float: no int8 bundle that passed is faster"
     if computed_in:
         why += f" than it is in {computed_in}, as edgekit.load(…, low_precision=True) runs it"
+    lost = [f"{row.target}-{row.precision}" for row in rows if row.verdict != "pass"]
     if lost:
         why += f"; not passed: {', '.join(lost)}"
-    return {"device": device, "bundle": best["bundle"], "why": why + "."}
+    return Recommendation(device, best.bundle, why + ".")
 
 
-def _fastest(row: Row) -> tuple[float, str | None]:
+def _fastest(row: Row) -> tuple[float, Literal["bf16", "f16"] | None]:
     """(p50 in ms, what the float bundle computes in for it where that isn't f32)."""
-    low, p50 = row.get("low_precision"), float(row["latency_ms"]["p50"])
-    if low and low["verdict"] == "pass" and low["p50_ms"] < p50:
-        return float(low["p50_ms"]), str(low["computes_in"])
+    low, p50 = row.low_precision, row.latency_ms.p50 if row.latency_ms else float("inf")
+    if low and low.verdict == "pass" and low.p50_ms < p50:
+        return low.p50_ms, low.computes_in
     return p50, None
-
-
-def judge_steadiness(row: Row, claimed: bool) -> Row:
-    """The row with what makes its latency unfit to quote: as remarks, or where a speedup is `claimed` as reasons why it
-    is "not shown" if it passed so far. Leaves the given one as it is."""
-    latency = row["latency_ms"]
-    if row["verdict"] == "error" or not latency:
-        return row
-    conditions, threads = row.get("thermal") or {}, latency.get("threads") or 1
-    if row.get("sustain"):
-        heat = _heat(conditions)
-        row = row | {"remarks": [*row.get("remarks", ()), *([heat] if heat else ())]}
-        reasons = unfit(conditions | {"throttled": None}, threads, None)
-    else:
-        reasons = unfit(conditions, threads, latency.get("spread"))
-    if not reasons:
-        return row
-    words = [f"unfit to quote: {each}" for each in reasons]
-    if not claimed:
-        return row | {"remarks": [*row.get("remarks", ()), *words]}
-    verdict = "not shown" if row["verdict"] == "pass" else row["verdict"]
-    return row | {"verdict": verdict, "reasons": [*row["reasons"], *words]}

@@ -1,21 +1,34 @@
-"""Latency of calls that are timed in turns, and what follows from the times. Needs numpy alone."""
+"""Latency of calls that are timed in turns, and the figures that follow from the times. Needs numpy alone."""
 
 import gc
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.errors import StageError
+from edgekit.report.row import Interval, Speedup
+
 K = TypeVar("K")
+Times = NDArray[np.float64]
+"""Milliseconds [N], one for each round."""
+
 BLOCK = 10
 FEWEST_BLOCKS = 20
 """Drawing from fewer gives intervals that are too short: of 3 blocks 79 in 100 cover, where 95 should."""
 RESAMPLES = 2000
-PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
+
+
+class CallFailed(Exception, Generic[K]):
+    """One of the calls raised a StageError, which is `error`; `key` names the call."""
+
+    def __init__(self, key: K, error: StageError) -> None:
+        super().__init__(str(error))
+        self.key, self.error = key, error
 
 
 def alternate(
@@ -24,17 +37,18 @@ def alternate(
     iterations: int,
     on_round: Callable[[], None] = lambda: None,
     seconds: float | None = None,
-) -> dict[K, NDArray[np.float64]]:
-    """Milliseconds of each call, [iterations] for each key; they take turns, so that drift hits all alike.
+) -> dict[K, Times]:
+    """Milliseconds of each call, [iterations] for each key; they take turns, so that drift affects all alike.
 
-    With `seconds` there are as many timed rounds as begin within that time instead, one at the least.
+    With `seconds` there are as many timed rounds as begin within that time instead, at least one. Raises CallFailed.
     """
     times = {name: array("d") for name in calls}
     gc_was_on = gc.isenabled()
     gc.disable()
+    name = None
     try:
         for _ in range(warmup):
-            for call in calls.values():
+            for name, call in calls.items():  # noqa: B007, the name of a call that fails
                 call()
             on_round()
         for _ in _rounds(iterations, seconds):
@@ -43,6 +57,8 @@ def alternate(
                 call()
                 times[name].append((time.perf_counter_ns() - start) / 1e6)
             on_round()
+    except StageError as error:
+        raise CallFailed(name, error) from error
     finally:
         if gc_was_on:
             gc.enable()
@@ -59,19 +75,7 @@ def _rounds(iterations: int, seconds: float | None) -> Iterator[None]:
         yield
 
 
-def summary(times: NDArray[np.float64], threads: int) -> dict[str, Any]:
-    """The figures of `latency_ms` in report.json that the times give; `load` and `first` come from a fresh process."""
-    percentiles = np.percentile(times, PERCENTILES)
-    return {
-        **{f"p{each}": float(value) for each, value in zip(PERCENTILES, percentiles, strict=True)},
-        "mean": float(times.mean()),
-        "std": float(times.std(ddof=1)) if len(times) > 1 else 0.0,
-        "count": len(times),
-        "threads": threads,
-    }
-
-
-def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], seed: int = 0) -> tuple[float, tuple[float, float]]:
+def ratio(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval]:
     """Median of `slow` over median of `fast`, with a 95 % bootstrap interval over blocks of neighbouring rounds.
 
     Both [N] in ms, from the same rounds of `alternate`; whole blocks are drawn because neighbours are alike.
@@ -85,3 +89,9 @@ def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64], seed: int = 0) -
     medians = [np.median(each[chosen].reshape(RESAMPLES, -1), axis=1) for each in (a, b)]
     low, high = np.percentile(medians[0] / medians[1], (2.5, 97.5))
     return point, (float(low), float(high))
+
+
+def speedup(versus: str, slow: Times, fast: Times, versus_precision: str | None = None) -> Speedup:
+    """How much faster `fast` is than `slow`, which is called `versus` and computed in `versus_precision`."""
+    point, interval = ratio(slow, fast)
+    return Speedup(versus=versus, versus_precision=versus_precision, ratio=point, ci95=interval)

@@ -1,80 +1,108 @@
-"""One row of the report: what a bundle says of itself, and the figures that follow from its times."""
+"""The one way to rows: group bundles by runtime, resume what an interrupted run measured, measure the rest."""
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
-from edgekit.config.device_classes import load_device_class
-from edgekit.errors import EngineError
-from edgekit.measure.latency import ratio
+from edgekit.config.precisions import Precision
+from edgekit.errors import StageError
+from edgekit.measure.measure_bundles import Group, Images, measure_group
+from edgekit.measure.settings import Settings
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.profiling import profile
-from edgekit.support.libraries import quiet
+from edgekit.support.hashes import digest
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
 
-Row = dict[str, Any]
-
-NOTHING = (
-    "scheme", "bundle", "size_bytes", "accuracy", "latency_ms", "end_to_end_ms", "speedup", "int8", "limit",
-    "peak_rss_bytes", "thermal",
-)  # fmt: skip
-"""The figures of a row, null until they are known."""
+Built = Mapping[str, Bundle | StageError]
+"""Bundles by name, or the error that making one ended in."""
+MeasureGroup = Callable[[Group], Mapping[str, Measurement]]
 
 
-def base_row(name: str, bundle: Bundle, device: Row) -> Row:
-    """What the bundle itself says of a row, and nulls for what is measured."""
-    manifest = bundle.manifest
-    known: Row = {
-        "target": manifest.target,
-        "precision": manifest.precision,
-        "scheme": manifest.scheme,
-        "device": device,
-        "bundle": name,
-        "size_bytes": bundle.size_bytes,
-        "verdict": "pass",
-        "reasons": [],
-        "macs": sum(layer["macs"] for layer in manifest.layers),
-    }
-    return dict.fromkeys(NOTHING) | known
+@dataclass(frozen=True)
+class Memory:
+    """Keeps measurements in the run folder, so that the same command resumes after an interruption."""
+
+    run: RunFolder
+    images: Images
+    settings: Settings
+    device: str = "local"
+
+    def recall(self, target: str, group: Group) -> dict[str, Measurement] | None:
+        """What an interrupted run measured of exactly these bundles."""
+        kept = self.run.recall(self._place(target), self._key(group))
+        try:
+            measured = msgspec.convert(kept, dict[str, Measurement])
+        except msgspec.ValidationError:  # nothing, or what another version kept
+            return None
+        return measured if measured.keys() == group.keys() else None
+
+    def remember(self, target: str, group: Group, measured: Mapping[str, Measurement]) -> None:
+        self.run.remember(self._place(target), self._key(group), msgspec.to_builtins(dict(measured)))
+
+    def _place(self, target: str) -> str:
+        # A device's name may be an ssh:// address, which holds characters that no file name may have.
+        return f"row-{target}" if self.device == "local" else f"row-{target}-on-{quote(self.device, safe='')}"
+
+    def _key(self, group: Group) -> str:
+        """Hash of everything that the measurements depend on, but for the machine's state."""
+        prints = [bundle.manifest.fingerprint for bundle in group.values()]
+        how = [self.settings.threads, self.settings.warmup, self.settings.iterations]
+        return digest(prints, how, self.images.key)
 
 
-def ran_in_int8(bundle: Bundle, threads: int) -> Row:
-    """The `int8` object of report.json: what the runtime's profiler says; nulls, and why, where it gives no profile."""
-    try:
-        with quiet():
-            return profile(bundle, threads).summary()
-    except EngineError as error:
-        return {"share_of_macs": None, "method": f"not known: {error}", "float_layers": None, "simulated": None}
+def measure_bundles(
+    built: Built, device: DeviceFacts, measure: MeasureGroup, reporter: Reporter, memory: Memory | None = None
+) -> list[Measurement]:
+    """One measurement for each bundle, or for the error that making it ended in, in the same order.
 
-
-def remarks_on(int8: Row | None) -> list[str]:
-    """What a reader should know of a row, whatever its verdict, given its `int8` object."""
-    if int8 and int8.get("simulated"):
-        return ["its INT8 is simulated: the runtime computes it in floating point here, so it's smaller, not faster"]
-    return []
-
-
-def failed_row(name: str, device: Row, stage: str, error: Exception) -> Row:
-    """A row whose stage failed: null figures, the stage and message as reasons."""
-    target, precision = name.rsplit("-", 1)
-    known = {"target": target, "precision": precision, "device": device}
-    return dict.fromkeys(NOTHING) | known | {"verdict": "error", "reasons": [f"{stage}: {error}"]}
-
-
-def speedup(versus: str, slow: NDArray[np.float64], fast: NDArray[np.float64]) -> Row:
-    """The `speedup` object of report.json, from times [N] in ms that `alternate` took in turns."""
-    point, interval = ratio(slow, fast)
-    return {"versus": versus, "ratio": point, "ci95": list(interval)}
-
-
-def limit(row: Row, threads: int) -> Row | None:
-    """The time that the measured device's peak rate would take, and the share of it reached; None for no known class.
-
-    The bundle may be made for another class than the one that it is measured on.
+    `measure` gets the bundles of one runtime at a time. What a lost device left unmeasured is not remembered, so that
+    the same command measures it.
     """
-    device = row["device"]
-    if device["class"] is None:
-        return None
-    cls = load_device_class(device["class"])
-    bound = cls.bound_ms(row["macs"], row["precision"], min(threads, device["cores"]))
-    return {"bound_ms": bound, "fraction": bound / row["latency_ms"]["p50"]}
+    measured = {name: _not_made(name, device, made) for name, made in built.items() if isinstance(made, StageError)}
+    for target, group in by_runtime(built).items():
+        known = memory.recall(target, group) if memory else None
+        if known is not None:
+            where = "" if memory is None or memory.device == "local" else f"{memory.device}: "
+            reporter.say(f"{where}{target}: resumed the measurements of an interrupted run")
+        else:
+            known = dict(measure(group))
+            if memory and not any(lost_with_device(each) for each in known.values()):
+                memory.remember(target, group, known)
+        measured |= known
+    return [measured[name] for name in built]
+
+
+def by_runtime(built: Built) -> dict[str, dict[str, Bundle]]:
+    """The bundles that were made, by their target."""
+    groups: dict[str, dict[str, Bundle]] = {}
+    for name, made in built.items():
+        if isinstance(made, Bundle):
+            groups.setdefault(made.manifest.target, {})[name] = made
+    return groups
+
+
+def _not_made(name: str, device: DeviceFacts, error: StageError) -> Measurement:
+    """The measurement of a bundle, named TARGET-PRECISION, that could not be made."""
+    target, _, precision = name.rpartition("-")
+    kind: Precision = "int8" if precision == "int8" else "float"
+    return Measurement(target=target, precision=kind, device=device, failure=Failure.of("compile", error))
+
+
+def lost_with_device(measured: Measurement) -> bool:
+    """Whether the device failed and not the bundle: the same command may find the device well again."""
+    return measured.failure is not None and measured.failure.stage == "device"
+
+
+def measure_here(
+    built: Built, device: DeviceFacts, images: Images, settings: Settings, run: RunFolder, reporter: Reporter
+) -> Sequence[Measurement]:
+    """Measurements of the report on this machine."""
+
+    def measure(group: Group) -> Mapping[str, Measurement]:
+        return measure_group(group, settings, device, reporter, images)
+
+    return measure_bundles(built, device, measure, reporter, Memory(run, images, settings))

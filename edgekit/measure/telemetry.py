@@ -6,10 +6,12 @@ tell is null.
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekit.measure.probe import busy_seconds, state
+from edgekit.report.conditions import Conditions, MachineState, Sample, Throttling
 
 EVERY_S = 1.0
 MOST_SAMPLES = 120
@@ -18,14 +20,14 @@ SHORTEST_S = 0.5
 """The system counts in hundredths of a second: what is shorter doesn't tell what others took."""
 
 
-class Watch:
-    """Watches from when it is made. Call it after each round; `finish` gives the `thermal` object of report.json."""
+class TelemetrySampler:
+    """Samples from when it is made. Call it after each round; `finish` gives the conditions."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root, self._every = root, EVERY_S
-        self._before = state(root)
+        self._before = machine_state(root)
         self._cpus = _cpus()
-        self._series: list[dict[str, Any]] = []
+        self._series: list[Sample] = []
         self._busy, self._own = busy_seconds(root, self._cpus), _own_seconds()
         self._start = time.monotonic()
         self._next = self._start + self._every
@@ -34,66 +36,60 @@ class Watch:
         """Take a sample if it is time for one."""
         if time.monotonic() < self._next:
             return
-        self._sample(state(self._root))
+        self._sample(machine_state(self._root))
         if len(self._series) > MOST_SAMPLES:
             self._series, self._every = self._series[::2], 2 * self._every
         self._next = time.monotonic() + self._every
 
     def seconds(self) -> float:
-        """Since the watch began: the time of its samples' `s`."""
+        """Seconds since sampling began, as the samples count them."""
         return time.monotonic() - self._start
 
-    def finish(self) -> dict[str, Any]:
-        """Clocks in MHz, heat in degrees Celsius, `s` and `seconds` since the watch began.
-
-        `throttled` names what slowed the processor down meanwhile: empty if nothing did, null if nothing here could
-        tell. `other_cpus` is how many of the `cpus` that this process may use were busy with others, on average.
-        """
+    def finish(self) -> Conditions:
+        """What the machine was like from the first to the last moment."""
         seconds = self.seconds()
         busy, own = busy_seconds(self._root, self._cpus), _own_seconds()
-        after = state(self._root)
+        after = machine_state(self._root)
         self._sample(after)
         other = None
         if seconds >= SHORTEST_S and busy is not None and self._busy is not None:
             other = (busy - self._busy - (own - self._own)) / seconds
-        return {
-            "before": self._before,
-            "after": after,
-            "seconds": seconds,
-            "series": self._series,
-            "throttled": throttling([self._before, after], self._series),
-            "cpus": len(self._cpus),
+        return Conditions(
+            before=self._before,
+            after=after,
+            seconds=seconds,
+            series=tuple(self._series),
+            throttled=throttling(self._before, after, self._series),
+            cpus=len(self._cpus),
             # Below zero by more than rounding: the counts are not of the CPUs that this process runs on.
-            "other_cpus": None if other is None or other < -0.25 else max(0.0, other),
-        }
+            other_cpus=None if other is None or other < -0.25 else max(0.0, other),
+        )
 
-    def _sample(self, found: dict[str, Any]) -> None:
-        throttled = found["throttled"]
-        self._series.append({
-            "s": round(self.seconds(), 3),
-            "clock_mhz": found["clock_mhz"],
-            "celsius": found["celsius"],
-            "throttled": throttled["now"] if throttled else None,
-        })  # fmt: skip
+    def _sample(self, now: MachineState) -> None:
+        throttled = now.throttled.now if now.throttled else None
+        self._series.append(Sample(round(self.seconds(), 3), now.clock_mhz, now.celsius, throttled))
 
 
-def throttling(ends: list[dict[str, Any]], series: list[dict[str, Any]]) -> list[str] | None:
+def machine_state(root: Path) -> MachineState:
+    """Clocks, heat, throttling and load now. `root` is where proc and sys are."""
+    facts: dict[str, Any] = state(root)
+    firmware = facts.pop("throttled")
+    throttled = firmware and Throttling(firmware["bits"], tuple(firmware["now"]), tuple(firmware["since_boot"]))
+    return MachineState(throttled=throttled, **facts)
+
+
+def throttling(before: MachineState, after: MachineState, series: Sequence[Sample]) -> tuple[str, ...] | None:
     """What slowed the processor down between two states, with the samples in between; None if nothing could tell."""
-    found: list[str] = []
-    for sample in series:
-        found += sample["throttled"] or ()
-    firmware = [state["throttled"] for state in ends]
-    if all(firmware):  # what came and went between two samples, unless it had been so before
-        found += [name for name in firmware[1]["since_boot"] if name not in firmware[0]["since_boot"]]
-    events = [state["throttle_events"] for state in ends]
-    if None not in events and events[1] > events[0]:
+    found = [name for sample in series for name in sample.throttled or ()]
+    if before.throttled and after.throttled:  # what came and went between two samples, unless it had been so before
+        found += [name for name in after.throttled.since_boot if name not in before.throttled.since_boot]
+    if before.throttle_events is not None and (after.throttle_events or 0) > before.throttle_events:
         found.append("throttled by the processor")
-    cooling = [state["cooling_state"] for state in ends if state["cooling_state"] is not None]
-    if any(cooling):
+    if before.cooling_state or after.cooling_state:
         found.append("clock capped against heat")
-    if not any(ends[1][key] is not None for key in ("throttled", "throttle_events", "cooling_state")):
+    if after.throttled is None and after.throttle_events is None and after.cooling_state is None:
         return None
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
 
 
 def _own_seconds() -> float:

@@ -1,23 +1,23 @@
 """The whole job: model and images in; bundles, measurements and a report out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Literal
 
 from edgekit import __version__
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
-from edgekit.devices.remote import failed_on_device, measure_on
+from edgekit.devices.remote import measure_on_device
 from edgekit.images.calibration_list import doubts, write_list
 from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.selection import unreadable
 from edgekit.images.stores import open_store
+from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions
-from edgekit.measure.bundle_rows import measure_rows
 from edgekit.measure.gates import judge, recommend
-from edgekit.measure.rows import Row
+from edgekit.measure.rows import Memory, lost_with_device, measure_here
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.job import Job, prepare
@@ -26,15 +26,17 @@ from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.stability import check_stability
 from edgekit.pipeline.worker import parked
 from edgekit.report import write_report
+from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
+from edgekit.report.row import Measurement, Row
 from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
 
-REPORT_PACKAGES = ("jsonschema", "jinja2", "matplotlib")
+REPORT_PACKAGES = ("jinja2", "matplotlib")
 
 
-def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
+def deploy(options: Options, reporter: Reporter) -> Report:
     """Do the whole job and write the run folder. Returns the report; gates are in its rows' verdicts."""
     check_tools(options)
     refused = Refusals() if options.force else refusals(options)
@@ -44,32 +46,48 @@ def deploy(options: Options, reporter: Reporter) -> dict[str, Any]:
     with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         rows, reference = bundles_and_rows(job, options, run, reporter, refused.reasons)
-        report = assemble(job, options, rows, reference)
-        if options.check_stability:
-            report["calibration"]["stability"] = check_stability(job, options.targets, reporter)
+        stability = check_stability(job, options.targets, reporter) if options.check_stability else ()
+        report = assemble(job, options, rows, reference, stability)
         write_report(report, run.path)
-        if not any(failed_on_device(row) for row in rows):  # else the same command measures only what is missing
+        if not any(lost_with_device(row) for row in rows):  # else the same command measures only what is missing
             run.forget()
     return report
 
 
-def plan(options: Options, reporter: Reporter) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """The document of `--dry-run`: what the job would do."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    weights: str
+    params: int
+    output: str
+    targets: tuple[str, ...]
+    devices: tuple[str, ...]
+    recipe: str
+    device_class: str
+    calibration_images: int
+    evaluation_images: int
+    bundles: tuple[str, ...]
+
+
+def plan(options: Options, reporter: Reporter) -> PlannedRun:
     """What the job would do; its input is checked in full and nothing is written."""
     job = prepare_all(options, reporter)
-    return {
-        "schema_version": 1,
-        "model": job.network.name,
-        "weights": job.network.weights,
-        "params": job.network.params,
-        "output": str(options.folder),
-        "targets": list(options.targets),
-        "devices": [device.name for device in options.devices],
-        "recipe": job.recipe.name,
-        "device_class": job.device_class,
-        "calibration_images": len(job.calibration.samples),
-        "evaluation_images": len(job.evaluation.samples),
-        "bundles": [f"{target}-{precision}" for target in options.targets for precision in options.precisions],
-    }
+    return PlannedRun(
+        model=job.network.name,
+        weights=job.network.weights,
+        params=job.network.params,
+        output=str(options.folder),
+        targets=options.targets,
+        devices=tuple(device.name for device in options.devices),
+        recipe=job.recipe.name,
+        device_class=job.device_class,
+        calibration_images=len(job.calibration.samples),
+        evaluation_images=len(job.evaluation.samples),
+        bundles=tuple(f"{target}-{precision}" for target in options.targets for precision in options.precisions),
+    )
 
 
 def prepare_all(options: Options, reporter: Reporter) -> Job:
@@ -100,57 +118,61 @@ def bundles_and_rows(
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
 
-        def measure(device: Device) -> list[Row]:
+        def measure(device: Device) -> Sequence[Measurement]:
             if device == THIS:
-                return measure_rows(built, images, options.settings, run, reporter)
-            return measure_on(device, built, images, options.settings, run, reporter, options.offline)
+                return measure_here(built, machine.describe(), images, options.settings, run, reporter)
+            memory = Memory(run, images, options.settings, device.name)
+            return measure_on_device(device, built, options.settings, reporter, options.offline, images, memory)
 
         measured = each_device(options.devices, measure)
     return [judge(row, options.settings, job.network.weights == "random") for row in measured], images.reference
 
 
-def assemble(job: Job, options: Options, rows: Sequence[Row], reference: Predictions) -> dict[str, Any]:
-    """The report (schema_version 1)."""
+def assemble(
+    job: Job, options: Options, rows: Sequence[Row], reference: Predictions, stability: Sequence[Stability] = ()
+) -> Report:
+    """The report of a job."""
     shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
-    return {
-        "schema_version": 1,
-        "edgekit": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "command": list(options.command),
-        "model": describe_model(job) | {"macs": next((row["macs"] for row in rows if row.get("macs")), 0)},
-        "calibration": {
-            "count": len(job.calibration.samples),
-            "sha256": job.calibration.sha256,
-            "seed": options.seed,
-            "recipe": job.recipe.name,
-            "unreadable": unreadable(job.calibration),
-            "doubts": doubts(job.calibration, job.network.classes),
-        },
-        "evaluation": {
-            "count": len(job.evaluation.samples),
-            "sha256": job.evaluation.sha256,
-            "overlap_with_calibration": len(shared),
-            "unreadable": unreadable(job.evaluation),
-            "copies_left_out": copies_of(job.evaluation, job.calibration),
-            "lookalikes": lookalikes(job.evaluation, job.calibration),
-        },
-        "reference": {"engine": "torch", "top1": float(reference.hit1.mean()), "top5": float(reference.hit5.mean())},
-        "results": [{key: value for key, value in row.items() if key != "macs"} for row in rows],
-        "recommendation": recommend(rows),
-    }
+    return Report(
+        edgekit=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=options.command,
+        model=describe_model(job, next((row.macs for row in rows if row.macs), 0)),
+        calibration=Calibration(
+            count=len(job.calibration.samples),
+            sha256=job.calibration.sha256,
+            seed=options.seed,
+            recipe=job.recipe.name,
+            unreadable=tuple(Unreadable(*each) for each in job.calibration.unreadable),
+            doubts=tuple(doubts(job.calibration, job.network.classes)),
+            stability=tuple(stability),
+        ),
+        evaluation=Evaluation(
+            count=len(job.evaluation.samples),
+            sha256=job.evaluation.sha256,
+            overlap_with_calibration=len(shared),
+            unreadable=tuple(Unreadable(*each) for each in job.evaluation.unreadable),
+            copies_left_out=tuple(copies_of(job.evaluation, job.calibration)),
+            lookalikes=tuple(Lookalike(*each) for each in lookalikes(job.evaluation, job.calibration)),
+        ),
+        reference=Reference("torch", float(reference.hit1.mean()), float(reference.hit5.mean())),
+        results=tuple(rows),
+        recommendation=recommend(rows),
+    )
 
 
-def describe_model(job: Job) -> dict[str, Any]:
-    """The `model` object of the report, but for its MACs."""
+def describe_model(job: Job, macs: int) -> Model:
+    """The network as the report shows it; `macs` are multiply-accumulates of one inference."""
     network, size = job.network, job.network.preprocessing
-    return {
-        "name": network.name,
-        "source": network.source,
-        "weights": Path(network.weights).name,  # a report is passed on: its folders are nobody's business
-        "weights_sha256": network.weights_sha256,
-        "params": network.params,
-        "input_shape": [1, 3, size.height, size.width],
-        "classes": network.classes,
-        "accuracy_meaningful": network.weights != "random",
-        "license": network.license_note,
-    }
+    return Model(
+        name=network.name,
+        source=network.source,
+        weights=Path(network.weights).name,  # a report is passed on, and must not show local folders
+        weights_sha256=network.weights_sha256,
+        params=network.params,
+        macs=macs,
+        input_shape=(1, 3, size.height, size.width),
+        classes=network.classes,
+        accuracy_meaningful=network.weights != "random",
+        license=network.license_note,
+    )

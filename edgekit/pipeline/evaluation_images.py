@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.measure.accuracy import Predictions, predict
-from edgekit.measure.bundle_rows import Images
+from edgekit.measure.measure_bundles import Images
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.job import Job
 from edgekit.support.files import writing

@@ -153,7 +153,7 @@ def warn_of_doubts(calibration: Selection, evaluation: Selection, classes: int, 
             f"{len(copies)} images have the content of calibration images and were left out of the evaluation: "
             f"{_some(copies)}"
         )
-    if alike := [f"{each['name']} (like {each['like']})" for each in lookalikes(evaluation, calibration)]:
+    if alike := [f"{name} (like {like})" for name, like in lookalikes(evaluation, calibration)]:
         reporter.warn(
             f"{len(alike)} evaluation images look like calibration images, as copies do that were encoded again: "
             f"{_some(alike)}. The accuracy may flatter int8"

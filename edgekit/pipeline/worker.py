@@ -3,22 +3,16 @@
 The job is written once to a file in the run folder. Every process maps the weights from there, this one too: they stay
 in the page cache, which the system takes back where memory is short, and none has a copy of its own.
 
-The other process runs `main` with JOB TARGET PRECISION BUNDLE, and `quiet` behind them for no progress. What goes wrong
-is one JSON object on its stdout.
+`edgekit.pipeline.worker_process` is that process.
 """
 
-import gc
 import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import torch
-from torch.fx import GraphModule
 
 from edgekit import errors
 from edgekit.config.precisions import Precision
@@ -29,14 +23,12 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support import library_log
 from edgekit.support.child_process import start_python
 from edgekit.support.files import writing
-from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, RunFolder
-from edgekit.support.tracebacks import text_of
 
 BEGIN = (
     "import sys; from edgekit.support.libraries import import_needed; "
-    "sys.exit(import_needed('edgekit.pipeline.worker', 'build').main(sys.argv[1:]))"
+    "sys.exit(import_needed('edgekit.pipeline.worker_process', 'build').main(sys.argv[1:]))"
 )
 """What the other process runs: libraries say a lot while they are imported."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
@@ -90,36 +82,3 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
         error.add_note(f"In the process that made '{path.name}': {found['traceback']}")
         raise error
     return read_bundle(path)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Make one bundle; the process's exit status."""
-    build = import_needed("edgekit.pipeline.build", "build")
-    Thread(target=_end_with_parent, daemon=True).start()
-    file, target, precision, path, *quiet = arguments
-    reporter = Reporter(quiet=bool(quiet))
-    try:
-        prepared = build.PreparedGraphs(load_job(Path(file)), reporter).prepare(target, precision)
-        own_tensors(prepared.graph)
-        gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
-        build.compile_prepared(prepared, Path(path), reporter)
-    except EdgekitError as error:
-        print(json.dumps({"kind": type(error).__name__, "message": str(error), "traceback": text_of(error)}))
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:  # a mistake of edgekit's own: the parent shows it as that
-        print(json.dumps({"mistake": text_of(error)}))
-        return 1
-    return 0
-
-
-def own_tensors(graph: GraphModule) -> None:
-    """Give the graph copies of its tensors, one by one: one that is still in a mapped file keeps all of that mapped."""
-    for value in [*graph.parameters(), *graph.buffers()]:
-        value.data = value.data.clone()
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)

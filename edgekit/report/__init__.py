@@ -1,7 +1,7 @@
-"""A finished report (a dict, see schema.json) as JSON, CSV, a page and a table. Measures nothing."""
+"""The documents that edgekit writes, and the forms that they take: JSON, CSV, a page, a table."""
 
-from edgekit.report.schema import load_report, validate
+from edgekit.report.schema import load_report, report_schema
 from edgekit.report.terminal import render_table
 from edgekit.report.write import write_report
 
-__all__ = ["load_report", "render_table", "validate", "write_report"]
+__all__ = ["load_report", "render_table", "report_schema", "write_report"]

@@ -1,130 +1,172 @@
 """Two runs beside each other: what changed, and what got worse beyond the noise of both."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import exp, hypot, log
-from typing import Any
+from typing import Literal
 
-from edgekit.report.columns import is_meaningful, lookup, row_name
+from edgekit.report.document import Report
+from edgekit.report.figure import Figure, lookup
+from edgekit.report.row import Interval, Row, Verdict, all_figures
 
-Report = Mapping[str, Any]
-Row = Mapping[str, Any]
-GROWTH = 0.01
-"""Share by which a size, which has no noise, may grow; and share of MACs that may leave the integer kernels."""
+SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
+"""Columns of the figures that are judged together."""
 
 
-def compare_runs(before: Report, after: Report) -> dict[str, Any]:
-    """The document of `edgekit compare`: for each bundle and device what changed, and which changes are regressions.
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure in both runs, in the units of report.json.
 
-    `ci95` is the interval of a difference or ratio, from those of the two runs (Zou and Donner, 2008): the runs count
-    as independent, so where both evaluated the same images it's wider than it need be.
+    `ci95` is the interval of the `difference` or the `ratio`, from the intervals of both runs (Zou and Donner, 2008).
+    It treats the runs as independent, so it is too wide where both evaluated the same images.
     """
-    old = {_key(row): row for row in before["results"]}
-    new = {_key(row): row for row in after["results"]}
-    meaningful = is_meaningful(before) and is_meaningful(after)
-    rows = [_compare(key, old.get(key), new.get(key), meaningful) for key in dict.fromkeys((*old, *new))]
-    worse = [f"{row['bundle']} on {row['device']}: {text}" for row in rows for text in row["regressions"]]
-    return {
-        "schema_version": 1,
-        "notes": _notes(before, after, meaningful),
-        "results": rows,
-        "regressions": worse,
-        "verdict": "fail" if worse else "pass",
-    }
+
+    before: float
+    after: float
+    difference: float | None = None
+    ratio: float | None = None
+    ci95: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowComparison:
+    """One bundle on one device in both runs."""
+
+    device: str
+    bundle: str
+    verdicts: tuple[Verdict | None, Verdict | None]
+    """Of the first and the second run; None where the run has no such row."""
+    changes: dict[str, Change] = field(default_factory=dict)
+    """By the figure's column in report.csv."""
+    regressions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The document of `edgekit compare`."""
+
+    schema_version: Literal[1] = 1
+    notes: tuple[str, ...]
+    """What else differs between the runs, and may explain or confound the changes."""
+    results: tuple[RowComparison, ...]
+    regressions: tuple[str, ...]
+    verdict: Literal["pass", "fail"]
+
+
+def compare_runs(before: Report, after: Report) -> Comparison:
+    """For each bundle and device what changed from one run to the other, and which changes are regressions."""
+    old = {_key(row): row for row in before.results}
+    new = {_key(row): row for row in after.results}
+    meaningful = before.model.accuracy_meaningful and after.model.accuracy_meaningful
+    rows = tuple(_compare(key, old.get(key), new.get(key), meaningful) for key in dict.fromkeys((*old, *new)))
+    worse = tuple(f"{row.bundle} on {row.device}: {text}" for row in rows for text in row.regressions)
+    notes = tuple(_notes(before, after, meaningful))
+    return Comparison(notes=notes, results=rows, regressions=worse, verdict="fail" if worse else "pass")
+
+
+def compared_figures() -> list[Figure]:
+    """The figures that have a better and a worse direction."""
+    return [figure for figure in all_figures() if figure.better]
 
 
 def _key(row: Row) -> tuple[str, str]:
-    return str(row["device"]["name"]), f"{row['target']}-{row['precision']}"
+    return row.device.name, f"{row.target}-{row.precision}"
 
 
 def _notes(before: Report, after: Report, meaningful: bool) -> list[str]:
-    """What differs between the runs beside the figures: it may be the reason, or make them hard to compare."""
-    said = [] if meaningful else ["accuracy is not compared: the weights of a run are random"]
+    notes = [] if meaningful else ["accuracy is not compared: the weights of a run are random"]
     for path, what in (
-        ("model.name", "model"),
+        ("model.name", "models"),
         ("model.weights_sha256", "weights"),
         ("evaluation.sha256", "evaluation images"),
         ("calibration.sha256", "calibration images"),
-        ("calibration.recipe", "recipe"),
-        ("edgekit", "version of edgekit"),
+        ("calibration.recipe", "recipes"),
+        ("edgekit", "versions of edgekit"),
     ):
         a, b = lookup(before, path), lookup(after, path)
         if a != b:
-            said.append(f"another {what}: {str(a)[:40]} and {str(b)[:40]}")
-    machines = [{row["device"]["cpu"] for row in report["results"]} for report in (before, after)]
+            notes.append(f"different {what}: {str(a)[:40]} and {str(b)[:40]}")
+    machines = [sorted({str(row.device.cpu) for row in report.results}) for report in (before, after)]
     if machines[0] != machines[1]:
-        said.append(f"another processor: {', '.join(map(str, machines[0]))} and {', '.join(map(str, machines[1]))}")
-    return said
+        notes.append(f"different processors: {', '.join(machines[0])} and {', '.join(machines[1])}")
+    return notes
 
 
-def _compare(key: tuple[str, str], old: Row | None, new: Row | None, meaningful: bool) -> dict[str, Any]:
+def _compare(key: tuple[str, str], old: Row | None, new: Row | None, meaningful: bool) -> RowComparison:
     device, name = key
-    found: dict[str, Any] = {"device": device, "bundle": name, "changes": {}, "regressions": []}
+    verdicts = (old.verdict if old else None, new.verdict if new else None)
     if old is None or new is None:
-        found["verdicts"] = [old and old["verdict"], new and new["verdict"]]
-        found["regressions"] = ["it is missing in the second run"] if new is None else []
-        return found
-    found["bundle"], found["verdicts"] = row_name(new), [old["verdict"], new["verdict"]]
-    changes = {
-        "drop_top1_points": _drop(old, new) if meaningful else None,
-        "speedup_ratio": _speedup(old, new),
-        "latency_p50_ms": _plain(old, new, "latency_ms.p50"),
-        "peak_rss_bytes": _plain(old, new, "peak_rss_bytes"),
-        "size_bytes": _plain(old, new, "size_bytes"),
-        "int8_share_of_macs": _plain(old, new, "int8.share_of_macs"),
-    }
-    found["changes"] = {title: change for title, change in changes.items() if change}
-    found["regressions"] = _regressions(old, new, found["changes"])
+        missing = ("it is missing in the second run",) if new is None else ()
+        return RowComparison(device=device, bundle=name, verdicts=verdicts, regressions=missing)
+    changes = {}
+    for figure in compared_figures():
+        change = None if figure.is_accuracy and not meaningful else _change(figure, old, new)
+        if change is not None:
+            changes[figure.csv_column] = change
+    found = RowComparison(device=device, bundle=new.name, verdicts=verdicts, changes=changes)
+    return replace(found, regressions=tuple(_regressions(found, new)))
+
+
+def _change(figure: Figure, old: Row, new: Row) -> Change | None:
+    """The figure in both rows, with the interval of its change; None where one row does not have it."""
+    a, b = lookup(old, figure.path), lookup(new, figure.path)
+    if a is None or b is None:
+        return None
+    ends_a, ends_b = (lookup(row, figure.interval) if figure.interval else None for row in (old, new))
+    if ends_a is None or ends_b is None:
+        return Change(before=a, after=b)
+    if not figure.is_ratio:
+        return Change(before=a, after=b, difference=b - a, ci95=_of_difference(a, ends_a, b, ends_b))
+    if min(a, b, *ends_a, *ends_b) <= 0:
+        return Change(before=a, after=b)
+    low, high = _of_difference(log(a), tuple(map(log, ends_a)), log(b), tuple(map(log, ends_b)))
+    return Change(before=a, after=b, ratio=b / a, ci95=(exp(low), exp(high)))
+
+
+def _of_difference(a: float, ends_a: Sequence[float], b: float, ends_b: Sequence[float]) -> Interval:
+    """The interval of b - a from the intervals of both."""
+    (low_a, high_a), (low_b, high_b) = ends_a, ends_b
+    return b - a - hypot(b - low_b, high_a - a), b - a + hypot(high_b - b, a - low_a)
+
+
+def _regressions(row: RowComparison, new: Row) -> list[str]:
+    found = []
+    if row.verdicts[0] == "pass" and new.verdict != "pass":
+        found.append(f"its verdict was pass and is {new.verdict}: {'; '.join(new.reasons)}")
+    for figure in compared_figures():
+        change = row.changes.get(figure.csv_column)
+        if change and _is_worse(figure, change) and not _is_only_relative(figure, row):
+            found.append(f"{figure.title} got worse: {describe_change(figure, change)}")
     return found
 
 
-def _plain(old: Row, new: Row, path: str) -> dict[str, Any] | None:
-    """A figure of both runs; None where one has none."""
-    a, b = lookup(old, path), lookup(new, path)
-    return None if a is None or b is None else {"before": a, "after": b}
+def _is_worse(figure: Figure, change: Change) -> bool:
+    """Whether a change is beyond the noise, or beyond the tolerance of a figure that has no noise."""
+    sign = 1 if figure.better == "lower" else -1
+    if change.ci95 is not None:
+        low, high = change.ci95
+        same = 1.0 if change.ratio is not None else 0.0
+        return low > same if figure.better == "lower" else high < same
+    if figure.tolerance is None:
+        return False
+    return sign * (change.after - change.before) > figure.tolerance * (change.before if figure.better == "lower" else 1)
 
 
-def _drop(old: Row, new: Row) -> dict[str, Any] | None:
-    """Points of top-1 lost in the second run beyond those lost in the first, with the interval of the difference."""
-    ends = [lookup(row, "accuracy.drop_ci95_points") for row in (old, new)]
-    change = _plain(old, new, "accuracy.drop_top1_points")
-    if change is None or None in ends:
-        return None
-    (low_a, high_a), (low_b, high_b) = ends
-    a, b = change["before"], change["after"]
-    interval = [b - a - hypot(b - low_b, high_a - a), b - a + hypot(high_b - b, a - low_a)]
-    return change | {"difference": b - a, "ci95": interval}
+def _is_only_relative(figure: Figure, row: RowComparison) -> bool:
+    """A faster float bundle lowers the speedup although nothing got worse, so the INT8 latency must have grown too."""
+    p50 = row.changes.get(P50)
+    return figure.csv_column == SPEEDUP and (p50 is None or p50.after <= p50.before)
 
 
-def _speedup(old: Row, new: Row) -> dict[str, Any] | None:
-    """The second run's speedup over the first's: each is over a float timed in the same process, so drift cancels."""
-    ends, change = [lookup(row, "speedup.ci95") for row in (old, new)], _plain(old, new, "speedup.ratio")
-    if change is None or None in ends or min(change["before"], change["after"], *ends[0], *ends[1]) <= 0:
-        return None
-    a, b = log(change["before"]), log(change["after"])
-    (low_a, high_a), (low_b, high_b) = ([log(end) for end in pair] for pair in ends)
-    interval = [exp(b - a - hypot(b - low_b, high_a - a)), exp(b - a + hypot(high_b - b, a - low_a))]
-    return change | {"ratio": exp(b - a), "ci95": interval}
-
-
-def _regressions(old: Row, new: Row, changes: Mapping[str, Any]) -> list[str]:
-    said = []
-    if old["verdict"] == "pass" and new["verdict"] != "pass":
-        said.append(f"its verdict was pass and is {new['verdict']}: {'; '.join(new['reasons'])}")
-    drop, faster, p50 = (changes.get(key) for key in ("drop_top1_points", "speedup_ratio", "latency_p50_ms"))
-    if drop and drop["ci95"][0] > 0:
-        said.append(
-            f"top-1 drops {drop['difference']:.2f} points more (95 % interval {drop['ci95'][0]:.2f} to "
-            f"{drop['ci95'][1]:.2f})"
-        )
-    # A float that got faster makes the speedup smaller without anything being worse.
-    if faster and p50 and faster["ci95"][1] < 1 and p50["after"] > p50["before"]:
-        said.append(
-            f"the speedup is {faster['after']:.2f}x, it was {faster['before']:.2f}x (95 % interval of the ratio "
-            f"{faster['ci95'][0]:.2f} to {faster['ci95'][1]:.2f}), p50 {p50['before']:.2f} to {p50['after']:.2f} ms"
-        )
-    size, share = changes.get("size_bytes"), changes.get("int8_share_of_macs")
-    if size and size["after"] > size["before"] * (1 + GROWTH):
-        said.append(f"its size grew from {size['before'] / 1e6:.2f} to {size['after'] / 1e6:.2f} MB")
-    if share and share["after"] < share["before"] - GROWTH:
-        said.append(f"{share['after']:.1%} of the MACs run in int8, where {share['before']:.1%} did")
-    return said
+def describe_change(figure: Figure, change: Change) -> str:
+    """A change in the figure's unit, such as "2.9 -> 3.1 MB"."""
+    a, b = (figure.number(value * figure.scale) for value in (change.before, change.after))
+    text = f"{a} -> {b} {figure.unit}".rstrip()
+    if change.ci95 is None:
+        return text
+    if change.ratio is not None:
+        what, value, (low, high) = "ratio", change.ratio, change.ci95
+    else:
+        what, value, (low, high) = "difference", change.difference or 0.0, change.ci95
+        value, low, high = (each * figure.scale for each in (value, low, high))
+    return f"{text} ({what} {value:.2f}, 95 % interval {low:.2f} to {high:.2f})"

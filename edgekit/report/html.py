@@ -1,16 +1,18 @@
 """The report as one page that needs nothing but itself."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from edgekit.report import columns as c
-from edgekit.report.columns import Report, Row, devices, is_meaningful, lookup, row_name
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.document import Calibration, Evaluation, Report
+from edgekit.report.figure import NOTHING, Figure
 from edgekit.report.plot import draw
+from edgekit.report.row import Accuracy, LowPrecision, Row, all_figures
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
-from edgekit.report.sentences import conditions, heading, recommendation, stability_words
+from edgekit.report.sentences import RANDOM, conditions, heading, recommendation, stability_words
 from edgekit.report.telemetry_text import heat_words
 from edgekit.report.timeline import draw_heat, draw_spread
 from edgekit.report.tuning import draw_tuning, lines
@@ -19,11 +21,10 @@ from edgekit.support.libraries import import_needed
 if TYPE_CHECKING:
     from jinja2 import Template
 
-COLUMNS = (
-    c.VERDICT, c.SIZE, c.TOP1, c.DROP, c.P50, c.SPEEDUP, c.INT8, c.LIMIT, c.PEAK, c.P90, c.P99, c.END_TO_END, c.TOP5,
-    c.AGREEMENT, c.IMAGES, c.RUNS,
-)  # fmt: skip
+HEADLINES = ("speedup.ratio", "latency_ms.p50", "accuracy.drop_top1_points", "size_bytes")
+"""Paths of the figures at the top of the page."""
 SHOWN = 8
+"""Names in a list before it is cut short."""
 
 
 def render_html(report: Report) -> str:
@@ -34,46 +35,53 @@ def render_html(report: Report) -> str:
         recommendation=recommendation(report),
         conditions=conditions(report),
         headlines=_headlines(report),
-        columns=[c.DEVICE, *COLUMNS] if len(devices(report)) > 1 else COLUMNS,
+        columns=_columns(),
         pictures=_pictures(report, draw),
         spreads=_pictures(report, draw_spread),
         heats=_pictures(report, draw_heat),
         sensitivity=_sensitivity(report),
         tuning=_tuning(report),
-        random=None if is_meaningful(report) else c.RANDOM,
-        details=[(row, _details(report, row)) for row in report["results"]],
+        random=None if report.model.accuracy_meaningful else RANDOM,
+        details=[(row, _details(report, row)) for row in report.results],
         provenance=_provenance(report),
-        row_name=row_name,
-        shown_device=c.shown_device,
-        said=c.said,
-        several=len(devices(report)) > 1,
+        several=len(report.devices) > 1,
     )
 
 
+def _columns() -> list[Figure]:
+    """The figures of the table, the most important first."""
+    return sorted((figure for figure in all_figures() if figure.rank is not None), key=lambda figure: figure.rank or 0)
+
+
 def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] | None]) -> list[dict[str, str]]:
-    """One picture for each device that has what it takes."""
-    labels = {row["device"]["name"]: c.shown_device(row) for row in report["results"]}
-    drawn = {device: draw_one(report, device) for device in devices(report)}
-    return [{"device": labels[name], "svg": each[0], "words": each[1]} for name, each in drawn.items() if each]
+    """One picture for each device whose rows have what `draw_one` draws."""
+    labels = {row.device.name: row.device.label for row in report.results}
+    drawings = {device: draw_one(report, device) for device in report.devices}
+    return [
+        {"device": labels[name], "svg": drawing[0], "words": drawing[1]}
+        for name, drawing in drawings.items()
+        if drawing is not None
+    ]
 
 
 def _sensitivity(report: Report) -> dict[str, Any] | None:
-    """The picture of the layers' sensitivity, and what is said of each target."""
-    found = report.get("sensitivity")
-    if not found or not found["targets"]:
+    """The picture of the layers' sensitivity, and a sentence on each target."""
+    sensitivity = report.sensitivity
+    if sensitivity is None or not sensitivity.targets:
         return None
-    svg, words = draw_sensitivity(found)
-    said = [f"{part['target']}: {whole(found, part)}. {advice(found, part)}" for part in found["targets"]]
-    return {"svg": svg, "words": words, "said": said, "images": found["evaluation"]["count"]}
+    svg, words = draw_sensitivity(sensitivity)
+    sentences = [
+        f"{part.target}: {whole(sensitivity, part)}. {advice(sensitivity, part)}" for part in sensitivity.targets
+    ]
+    return {"svg": svg, "words": words, "sentences": sentences, "images": sensitivity.evaluation.count}
 
 
 def _tuning(report: Report) -> dict[str, Any] | None:
-    """The picture of a search, and what is said of each target."""
-    found = report.get("tuning")
-    if not found:
+    """The picture of a search, and a sentence on each target."""
+    if report.tuning is None:
         return None
-    svg, words = draw_tuning(found)
-    return {"svg": svg, "words": words, "said": lines(found)}
+    svg, words = draw_tuning(report.tuning)
+    return {"svg": svg, "words": words, "sentences": lines(report.tuning)}
 
 
 @cache
@@ -89,72 +97,70 @@ def _template() -> "Template":
 
 def _headlines(report: Report) -> list[tuple[str, str, str]]:
     """(title, figure with unit, what it was measured with) of the bundle to ship."""
-    advice = report["recommendation"] or {}
-    for row in report["results"]:
-        if row["bundle"] and (row["bundle"], row["device"]["name"]) == (advice.get("bundle"), advice.get("device")):
-            images, versus = lookup(row, "accuracy.count"), c.best_float(row)
-            notes = {
-                c.SPEEDUP: f"over {versus}" if versus else "it is the float bundle itself",
-                c.P50: _runs(row),
-                c.DROP: f"n = {images:,} images" if images and is_meaningful(report) else "",
-                c.SIZE: "",
-            }
-            return [_headline(column, report, row, note) for column, note in notes.items()]
+    shipped = report.recommendation
+    for row in report.results:
+        if row.bundle and (row.bundle, row.device.name) == (shipped.bundle, shipped.device):
+            figures = {figure.path: figure for figure in all_figures()}
+            return [_headline(figures[path], report, row) for path in HEADLINES]
     return []
 
 
-def _headline(column: c.Column, report: Report, row: Row, note: str) -> tuple[str, str, str]:
-    """One of the figures at the top, its interval with the note."""
-    figure, _, interval = column.text(report, row).partition(" [")
-    unit = "" if column.value(report, row) is None else f" {column.unit}"
-    interval = f"95 %: {interval.removesuffix(']').replace(', ', ' to ')}" if interval else ""
-    return column.title, figure + unit, ", ".join(filter(None, (interval, note)))
+def _headline(figure: Figure, report: Report, row: Row) -> tuple[str, str, str]:
+    """Title, figure with its unit, and a note with its interval."""
+    meaningful = report.model.accuracy_meaningful
+    unit = "" if figure.value(row, meaningful) is None else f" {figure.unit}"
+    ends = figure.ends(row, meaningful)
+    interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""
+    note = {
+        "speedup.ratio": f"over {row.speedup.baseline}" if row.speedup else "it is the float bundle itself",
+        "latency_ms.p50": _runs(row),
+        "accuracy.drop_top1_points": f"n = {row.accuracy.count:,} images" if row.accuracy and meaningful else "",
+    }.get(figure.path, "")
+    return figure.title, figure.text(row, meaningful) + unit, ", ".join(filter(None, (interval, note)))
 
 
 def _details(report: Report, row: Row) -> dict[str, str]:
-    """What the table has no room for; nothing that wasn't measured."""
-    int8 = (row["int8"] or {}) if row["precision"] == "int8" else {}
-    latency = row["latency_ms"] if lookup(row, "latency_ms.p50") is not None else {}
+    """What the table has no room for, by its title. What was not measured is left out."""
+    int8 = row.int8 if row.precision == "int8" else None
+    latency = row.latency_ms
     details = {
-        "Scheme": row["scheme"],
-        "Timing": latency and _runs(row),
-        "Mean": latency and f"{_scaled(latency['mean'])}, standard deviation {_scaled(latency['std'])}",
-        "Load": _scaled(latency.get("load")),
-        "First inference": _scaled(latency.get("first")),
-        "In low precision": _low_precision(row.get("low_precision"), is_meaningful(report)),
-        "Lower bound": _scaled(lookup(row, "limit.bound_ms")),
-        "What ran in int8": int8.get("method"),
-        "Layers in float": _layers(int8.get("float_layers")),
-        "Heat and clocks": heat_words(row["thermal"]),
-        "Flips": _flips(row["accuracy"] or {}),
-        "Reasons": "; ".join(row["reasons"]),
-        "Remarks": "; ".join(row.get("remarks", ())),
+        "Scheme": row.scheme,
+        "Timing": _runs(row),
+        "Mean": latency and f"{_scaled(latency.mean)}, standard deviation {_scaled(latency.std)}",
+        "Load": latency and _scaled(latency.load),
+        "First inference": latency and _scaled(latency.first),
+        "In low precision": _low_precision(row.low_precision, report.model.accuracy_meaningful),
+        "Lower bound": row.limit and _scaled(row.limit.bound_ms),
+        "What ran in int8": int8 and int8.method,
+        "Layers in float": _layers(int8.float_layers) if int8 else None,
+        "Heat and clocks": heat_words(row.thermal),
+        "Flips": _flips(row.accuracy),
+        "Reasons": "; ".join(row.reasons),
+        "Remarks": "; ".join(row.remarks),
     }
     return {title: text for title, text in details.items() if text}
 
 
-def _low_precision(low: Row | None, meaningful: bool) -> str:
-    """What bf16 or f16 makes of a float bundle."""
-    if not low:
+def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
+    """Latency and accuracy of a float bundle in bf16 or f16."""
+    if low is None:
         return ""
-    found = low["accuracy"]
-    drop = f"drop {found['drop_top1_points']:.2f} points, " if meaningful else ""
-    words = f"{low['computes_in']}: p50 {_scaled(low['p50_ms'])}, {drop}agreement {found['agreement']:.1%}"
-    return words if low["verdict"] == "pass" else f"{words}: more than is allowed"
+    drop = f"drop {low.accuracy.drop_top1_points:.2f} points, " if meaningful else ""
+    words = f"{low.computes_in}: p50 {_scaled(low.p50_ms)}, {drop}agreement {low.accuracy.agreement:.1%}"
+    return f"{words}: more than is allowed" if low.verdict == "fail" else words
 
 
-def _flips(accuracy: Row) -> str:
+def _flips(accuracy: Accuracy | None) -> str:
     """Images that changed sides, and whether that may be chance."""
-    if accuracy.get("mcnemar_p") is None:
+    if accuracy is None:
         return ""
-    lost, won = accuracy["right_to_wrong"], accuracy["wrong_to_right"]
     return (
-        f"{lost:,} right to wrong, {won:,} wrong to right of {accuracy['count']:,} images, "
-        f"McNemar p = {accuracy['mcnemar_p']:.2g}"
+        f"{accuracy.right_to_wrong:,} right to wrong, {accuracy.wrong_to_right:,} wrong to right of "
+        f"{accuracy.count:,} images, McNemar p = {accuracy.mcnemar_p:.2g}"
     )
 
 
-def _layers(names: list[str] | None) -> str:
+def _layers(names: Sequence[str] | None) -> str:
     """The first names, and how many more there are."""
     if names is None:
         return ""
@@ -164,44 +170,47 @@ def _layers(names: list[str] | None) -> str:
 
 def _provenance(report: Report) -> dict[str, str]:
     """Where the figures come from."""
-    model, calibration, evaluation = report["model"], report["calibration"] or {}, report["evaluation"] or {}
+    model, calibration = report.model, report.calibration
     return {
-        "Written by": f"edgekit {report['edgekit']}, {report['created']}",
-        "Command": shlex.join(report["command"]),
-        "Weights": f"{model['weights']}, SHA-256 {model['weights_sha256'] or c.NOTHING}",
-        **({"License": model["license"]} if model.get("license") else {}),
-        "Classes": f"{model['classes']:,}",
-        "Calibration": _images(calibration, f"recipe {calibration.get('recipe')}, seed {calibration.get('seed')}"),
-        **{f"Stability {each['target']}": stability_words(each) for each in calibration.get("stability", ())},
-        "Evaluation": _images(evaluation, f"{evaluation.get('overlap_with_calibration')} of them in calibration"),
-        **{f"Device {row['device']['name']}": _machine(row["device"]) for row in report["results"]},
+        "Written by": f"edgekit {report.edgekit}, {report.created}",
+        "Command": shlex.join(report.command),
+        "Weights": f"{model.weights}, SHA-256 {model.weights_sha256 or NOTHING}",
+        **({"License": model.license} if model.license else {}),
+        "Classes": f"{model.classes:,}",
+        "Calibration": _calibration(calibration),
+        **{f"Stability {each.target}": stability_words(each) for each in calibration.stability},
+        "Evaluation": _evaluation(report.evaluation),
+        **{f"Device {row.device.name}": _machine(row.device) for row in report.results},
     }
 
 
-def _machine(device: dict[str, Any]) -> str:
+def _machine(device: DeviceFacts) -> str:
     """A device in words."""
-    cores, memory = device["cores"] or "unknown", _scaled(device["memory_bytes"], 2**30, "GiB") or "unknown"
-    known = f"{device['cpu'] or 'unknown processor'}, class {device['class'] or 'unknown'}"
-    return f"{known}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.get("emulated") else "")
+    cores, memory = device.cores or "unknown", _scaled(device.memory_bytes, 2**30, "GiB") or "unknown"
+    known = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
+    return f"{known}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
 
 
-def _images(part: dict[str, Any], more: str) -> str:
-    if not part:
-        return "none"
-    unreadable = len(part.get("unreadable", ()))
-    passed_over = f", {unreadable:,} unreadable passed over" if unreadable else ""
-    for key, what in (
-        ("copies_left_out", "copies of calibration images left out"),
-        ("lookalikes", "look-alikes of them"),
-    ):
-        passed_over += f", {len(part[key]):,} {what}" if part.get(key) else ""
-    passed_over += "".join(f"; {doubt}" for doubt in part.get("doubts", ()))
-    return f"{part['count']:,} images, {more}{passed_over}, SHA-256 {part['sha256'] or c.NOTHING}"
+def _calibration(part: Calibration) -> str:
+    doubts = "".join(f"; {doubt}" for doubt in part.doubts)
+    recipe = f"recipe {part.recipe}, seed {part.seed}"
+    return f"{part.count:,} images, {recipe}{_skipped(part)}{doubts}, SHA-256 {part.sha256 or NOTHING}"
+
+
+def _evaluation(part: Evaluation) -> str:
+    left_out = f", {len(part.copies_left_out):,} copies of calibration images left out" if part.copies_left_out else ""
+    alike = f", {len(part.lookalikes):,} look-alikes of them" if part.lookalikes else ""
+    overlap = f"{part.overlap_with_calibration} of them in calibration"
+    return f"{part.count:,} images, {overlap}{_skipped(part)}{left_out}{alike}, SHA-256 {part.sha256 or NOTHING}"
+
+
+def _skipped(part: Calibration | Evaluation) -> str:
+    return f", {len(part.unreadable):,} unreadable skipped" if part.unreadable else ""
 
 
 def _runs(row: Row) -> str:
-    latency = row["latency_ms"]
-    return f"n = {latency['count']:,} runs, threads: {latency['threads']}"
+    latency = row.latency_ms
+    return f"n = {latency.count:,} runs, threads: {latency.threads}" if latency else ""
 
 
 def _scaled(value: float | None, divisor: float = 1, unit: str = "ms") -> str:

@@ -4,8 +4,8 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from edgekit.report import columns as c
-from edgekit.report.columns import Report, Row, is_meaningful, lookup, row_name
+from edgekit.report.document import Report
+from edgekit.report.row import Accuracy, Row
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
 
     Raises MissingExtraError without matplotlib.
     """
-    rows = [r for r in report["results"] if r["device"]["name"] == device and lookup(r, "latency_ms.p50") is not None]
-    if not is_meaningful(report) or all(lookup(row, "accuracy.top1") is None for row in rows):
+    rows = [row for row in report.results if row.device.name == device and row.latency_ms]
+    if not report.model.accuracy_meaningful or all(row.accuracy is None for row in rows):
         return None
     import_needed("matplotlib", "build")
     import matplotlib as mpl
@@ -56,24 +56,22 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         svg = svg_of(figure)
-    return inline(svg), _words(report, device, rows)
+    return inline(svg), _words(device, rows)
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
     """A point for each row: colour and shape tell the target, filled ones are int8, bars are the drop's interval."""
-    targets = list(dict.fromkeys(row["target"] for row in rows))
+    targets = list(dict.fromkeys(row.target for row in rows))
     for row in rows:
-        top1, p50 = c.TOP1.value(report, row), c.P50.value(report, row)
-        if top1 is None:
+        if row.accuracy is None or row.latency_ms is None:
             continue
-        index = targets.index(row["target"]) % len(SERIES)
-        x, y, colour = float(p50 or 0), float(top1), SERIES[index]
-        fill = colour if row["precision"] == "int8" else GROUND
-        axes.errorbar(x, y, yerr=_interval(row), fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
-        axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row_name(row))
-    reference = lookup(report, "reference.top1")
-    if reference is not None:
-        axes.axhline(reference * 100, color=INK, linewidth=1, linestyle="--", label=f"{report['reference']['engine']}")
+        index = targets.index(row.target) % len(SERIES)
+        x, y, colour = row.latency_ms.p50, 100 * row.accuracy.top1, SERIES[index]
+        fill = colour if row.precision == "int8" else GROUND
+        axes.errorbar(x, y, yerr=_interval(row.accuracy), fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
+        axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row.name)
+    reference = report.reference
+    axes.axhline(100 * reference.top1, color=INK, linewidth=1, linestyle="--", label=reference.engine)
     axes.set_xlim(left=0)
     axes.margins(x=0.1)
     axes.set_xlabel("latency p50, ms (less is better)")
@@ -81,29 +79,31 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
     axes.grid(True, linewidth=0.5, alpha=0.6)
 
 
-def _interval(row: Row) -> list[list[float]] | None:
+def _interval(accuracy: Accuracy) -> list[list[float]]:
     """How far the drop's interval reaches below and above the point, in points."""
-    drop, ends = lookup(row, "accuracy.drop_top1_points"), lookup(row, "accuracy.drop_ci95_points")
-    if drop is None or ends is None or None in ends:
-        return None
-    return [[max(ends[1] - drop, 0)], [max(drop - ends[0], 0)]]
+    drop, (low, high) = accuracy.drop_top1_points, accuracy.drop_ci95_points
+    return [[max(high - drop, 0)], [max(drop - low, 0)]]
 
 
-def _words(report: Report, device: str, rows: list[Row]) -> str:
-    """The picture for those who don't see it."""
-    points = [f"{row_name(row)} {c.P50.text(report, row)} ms, {c.TOP1.text(report, row)} %" for row in rows]
+def _words(device: str, rows: list[Row]) -> str:
+    """The picture in words, for those who cannot see it."""
+    points = [
+        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.top1:.2f} %"
+        for row in rows
+        if row.latency_ms and row.accuracy
+    ]
     return f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
 
 
 def svg_of(figure: "Figure") -> str:
-    """matplotlib's file, the same each time."""
+    """The SVG file that matplotlib writes; the same figure always gives the same bytes."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return buffer.getvalue()
 
 
 def inline(svg: str) -> str:
-    """matplotlib's file as an element of a page: no prologue, no namespaces, sized and coloured by the page."""
+    """matplotlib's SVG file as an element of a page, which gives it its size and colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, body = svg.split(">", 1)
@@ -114,7 +114,7 @@ def inline(svg: str) -> str:
 
 
 def standalone_svg(svg: str) -> str:
-    """matplotlib's file with real colours, on white."""
+    """matplotlib's SVG file with real colours, on white."""
     for stand_in, colour in PAPER.items():
         svg = svg.replace(stand_in, colour)
     return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)

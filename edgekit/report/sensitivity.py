@@ -1,10 +1,11 @@
 """The sensitivity of layers (sensitivity.json) as a table and as a picture. Measures nothing."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from edgekit.report.columns import MEANINGLESS, NOTHING
+from edgekit.report.figure import MEANINGLESS, NOTHING
 from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.report.sensitivity_document import SensitiveBlock, SensitiveLayer, Sensitivity, TargetSensitivity
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -12,53 +13,53 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Row = Mapping[str, Any]
+Part = SensitiveLayer | SensitiveBlock
 SHOWN = 15
 """Layers in a table or picture, the noisiest first."""
 
 
-def noisiest(rows: list[Row]) -> list[Row]:
+def noisiest(rows: Sequence[Part]) -> list[Part]:
     """Layers or blocks, those first that make the most noise alone."""
-    return sorted(rows, key=lambda row: -row["noise_share"])
+    return sorted(rows, key=lambda row: -row.noise_share)
 
 
-def render_sensitivity(found: Row, console: "Console") -> None:
+def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
     """Prints each target's blocks and noisiest layers, then which layers did the harm, if any."""
     import_needed("rich", "cli")
     from rich.text import Text
 
-    images = found["evaluation"]["count"]
-    console.print(Text(f"{found['model']['name']}, recipe {found['recipe']}: simulated on {images:,} images."))
-    for part in found["targets"]:
-        console.print(Text(f"\n{part['target']}: {whole(found, part)}", style="bold"))
-        for title in ("blocks", "layers"):
-            console.print(_table(found, title, part[title]))
-            if len(part[title]) > SHOWN:
-                console.print(Text(f"and {len(part[title]) - SHOWN} more in sensitivity.json"))
-        console.print(Text(advice(found, part), style="bold"))
+    images = sensitivity.evaluation.count
+    console.print(Text(f"{sensitivity.model.name}, recipe {sensitivity.recipe}: simulated on {images:,} images."))
+    for part in sensitivity.targets:
+        console.print(Text(f"\n{part.target}: {whole(sensitivity, part)}", style="bold"))
+        for title, rows in (("blocks", part.blocks), ("layers", part.layers)):
+            console.print(_table(sensitivity, title, rows))
+            if len(rows) > SHOWN:
+                console.print(Text(f"and {len(rows) - SHOWN} more in sensitivity.json"))
+        console.print(Text(advice(sensitivity, part), style="bold"))
 
 
-def whole(found: Row, part: Row) -> str:
+def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
     """All layers in INT8, in words."""
-    int8 = part["int8"]
-    snr = f"all in INT8: {_number(int8['snr_db'], 1)} dB signal to noise"
-    if not found["accuracy_meaningful"]:
-        return f"{snr}, agreement {int8['agreement']:.1%} (the weights are random)"
-    low, high = int8["drop_ci95_points"]
-    return f"{snr}, top-1 drops {int8['drop_top1_points']:.2f} points [95 %: {low:.2f}, {high:.2f}]"
+    int8 = part.int8
+    snr = f"all in INT8: {_number(int8.snr_db, 1)} dB signal to noise"
+    if not sensitivity.accuracy_meaningful:
+        return f"{snr}, agreement {int8.agreement:.1%} (the weights are random)"
+    low, high = int8.drop_ci95_points
+    return f"{snr}, top-1 drops {int8.drop_top1_points:.2f} points [95 %: {low:.2f}, {high:.2f}]"
 
 
-def advice(found: Row, part: Row) -> str:
+def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
     """Which layers did the harm, in words."""
-    harmful, most = part["culprits"], found["max_drop_points"]
-    if part["verdict"] == "pass":
+    harmful, most = part.culprits, sensitivity.max_drop_points
+    if part.verdict == "pass":
         return f"Within {most:g} points."
-    names = ", ".join(harmful["layers"])
-    drop = harmful["then"]["drop_top1_points"]
+    names = ", ".join(harmful.layers)
+    drop = harmful.then.drop_top1_points
     return f"FLAGGED: more than {most:g} points. It takes these layers in float to be within (drop {drop:.2f}): {names}"
 
 
-def _table(found: Row, title: str, rows: list[Row]) -> "Table":
+def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -75,17 +76,17 @@ def _table(found: Row, title: str, rows: list[Row]) -> "Table":
     ):
         table.add_column(head, justify="right", no_wrap=True)
     for row in noisiest(rows)[:SHOWN]:
-        points = [row["only_int8"]["drop_top1_points"], row["only_float"]["gain_top1_points"]]
-        lost, back = (_number(each, 2) if found["accuracy_meaningful"] else MEANINGLESS for each in points)
+        points = [row.only_int8.drop_top1_points, row.only_float.gain_top1_points]
+        lost, back = (_number(each, 2) if sensitivity.accuracy_meaningful else MEANINGLESS for each in points)
         table.add_row(
-            row["name"],
-            f"{row['macs'] / 1e6:,.2f}",
-            f"{row['noise_share']:.1%}".removesuffix("%"),
-            _number(row["only_int8"]["snr_db"], 1),
+            row.name,
+            f"{row.macs / 1e6:,.2f}",
+            f"{row.noise_share:.1%}".removesuffix("%"),
+            _number(row.only_int8.snr_db, 1),
             lost,
-            _number(row["only_float"]["snr_gain_db"], 1),
+            _number(row.only_float.snr_gain_db, 1),
             back,
-            _number(row["time"] and row["time"]["saved_ms"], 3),
+            _number(row.time.saved_ms if row.time else None, 3),
         )
     return table
 
@@ -94,7 +95,7 @@ def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:z.{digits}f}"
 
 
-def draw_sensitivity(found: Row, standalone: bool = False) -> tuple[str, str]:
+def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tuple[str, str]:
     """(SVG, what it shows in words): each target's noisiest layers, and the time that INT8 saves in each.
 
     An element in the page's colours, or a whole file. Raises MissingExtraError without matplotlib.
@@ -103,27 +104,27 @@ def draw_sensitivity(found: Row, standalone: bool = False) -> tuple[str, str]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    parts = found["targets"]
-    heights = [min(len(part["layers"]), SHOWN) for part in parts]
+    parts = sensitivity.targets
+    heights = [min(len(part.layers), SHOWN) for part in parts]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.4, sum(0.9 + 0.24 * each for each in heights)), layout="constrained")
         grid = figure.subplots(len(parts), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
         for (left, right), part in zip(grid, parts, strict=True):
-            rows = noisiest(part["layers"])[:SHOWN]
-            _bars(left, rows, [100 * row["noise_share"] for row in rows], SERIES[0])
-            saved = [row["time"]["saved_ms"] if row["time"] else 0.0 for row in rows]
+            rows = noisiest(part.layers)[:SHOWN]
+            _bars(left, rows, [100 * row.noise_share for row in rows], SERIES[0])
+            saved = [row.time.saved_ms if row.time else 0.0 for row in rows]
             _bars(right, rows, saved, SERIES[1])
-            left.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
+            left.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
             right.set_yticks([])
-            left.set_title(part["target"], loc="left", fontsize=11)
+            left.set_title(part.target, loc="left", fontsize=11)
             left.set_xlabel("share of the noise, % (less is better)")
-            known = any(row["time"] for row in rows)
+            known = any(row.time for row in rows)
             right.set_xlabel("time saved by INT8, ms (more is better)" if known else "time saved: not known")
         drawn = svg_of(figure)
-    return (standalone_svg(drawn) if standalone else inline(drawn)), _words(found)
+    return (standalone_svg(drawn) if standalone else inline(drawn)), _words(sensitivity)
 
 
-def _bars(axes: "Axes", rows: list[Row], values: list[float], colour: str) -> None:
+def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) -> None:
     axes.barh(range(len(rows)), values, height=0.7, color=colour)
     axes.set_axisbelow(True)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -132,10 +133,10 @@ def _bars(axes: "Axes", rows: list[Row], values: list[float], colour: str) -> No
     axes.grid(True, axis="x", linewidth=0.5, alpha=0.6)
 
 
-def _words(found: Row) -> str:
+def _words(sensitivity: Sensitivity) -> str:
     """The picture for those who don't see it."""
-    said = []
-    for part in found["targets"]:
-        worst = [f"{row['name']} {row['noise_share']:.0%}" for row in noisiest(part["layers"])[:3]]
-        said.append(f"{part['target']}: {whole(found, part)}; most of the noise is made by {', '.join(worst)}")
-    return f"Noise that each layer makes in INT8, and the time that it saves. {'. '.join(said)}."
+    sentences = []
+    for part in sensitivity.targets:
+        worst = [f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3]]
+        sentences.append(f"{part.target}: {whole(sensitivity, part)}; most of the noise is made by {', '.join(worst)}")
+    return f"Noise that each layer makes in INT8, and the time that it saves. {'. '.join(sentences)}."

@@ -1,54 +1,62 @@
-"""Heat, clocks and what else went on while a row was timed, in words: a row's `thermal` and `sustain`."""
+"""Heat, clocks and other load while a row was timed, in words: a row's `thermal` and `sustain`."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+
+from edgekit.report.conditions import Conditions, Sample, SustainedPoint
+from edgekit.report.row import Measurement
 
 LINES = 10
-"""Of a time series in the terminal."""
+"""Points of a time series that the terminal shows."""
 
 
-def heat_words(thermal: Mapping[str, Any] | None) -> str:
+def heat_words(thermal: Conditions | None) -> str:
     """One line; only what was found out."""
-    if not thermal:
+    if thermal is None:
         return ""
-    series = thermal.get("series", ())
-    throttled, other = thermal.get("throttled"), thermal.get("other_cpus")
+    celsius = [thermal.before.celsius, *(sample.celsius for sample in thermal.series)]
+    throttled, other = thermal.throttled, thermal.other_cpus
     parts = [
-        _range([each["celsius"] for each in (thermal.get("before") or {}, *series) if "celsius" in each], "°C"),
-        _range([each["clock_mhz"] for each in series], "MHz"),
+        _range(celsius, "°C"),
+        _range((sample.clock_mhz for sample in thermal.series), "MHz"),
         None if throttled is None else f"throttled: {', '.join(throttled)}" if throttled else "not throttled",
-        None if other is None else f"other processes on {other:.1f} of {thermal['cpus']} CPUs",
+        None if other is None else f"other processes on {other:.1f} of {thermal.cpus} CPUs",
     ]
     return ", ".join(filter(None, parts))
 
 
-def sustain_lines(name: str, row: Mapping[str, Any]) -> Iterator[str]:
+def sustain_lines(name: str, row: Measurement) -> Iterator[str]:
     """The first and the last minute of a sustained run, then its course."""
-    found, thermal = row["sustain"], row.get("thermal") or {}
-    minute = "minute" if found["window_s"] >= 60 else f"{found['window_s']:.0f} s"
-    first, last = found["first"], found["last"]
+    sustain = row.sustain
+    if sustain is None:
+        return
+    minute = "minute" if sustain.window_s >= 60 else f"{sustain.window_s:.0f} s"
+    first, last = sustain.first, sustain.last
     yield (
-        f"{name}: sustained for {found['seconds']:.0f} s: first {minute} p50 {first['p50']:.2f} ms "
-        f"(n = {first['count']:,}), last {minute} p50 {last['p50']:.2f} ms (n = {last['count']:,}), "
-        f"{found['change']:+.1%}"
+        f"{name}: sustained for {sustain.seconds:.0f} s: first {minute} p50 {first.p50:.2f} ms (n = {first.count:,}), "
+        f"last {minute} p50 {last.p50:.2f} ms (n = {last.count:,}), {sustain.change:+.1%}"
     )
-    if words := heat_words(thermal):
+    if words := heat_words(row.thermal):
         yield f"  {words}"
-    points = found["series"]
-    chosen = points[:: -(-len(points) // LINES)]
-    for point in chosen:
-        near: Mapping[str, Any] = min(
-            thermal.get("series", ()), key=lambda each: abs(each["s"] - point["s"]), default={}
-        )
-        more = [
-            None if near.get("clock_mhz") is None else f"{near['clock_mhz']:.0f} MHz",
-            None if near.get("celsius") is None else f"{near['celsius']:.0f} °C",
-            ", ".join(near.get("throttled") or ()),
-        ]
-        yield "  ".join(filter(None, (f"  {point['s']:7.0f} s", f"p50 {point['p50']:.2f} ms", *more)))
+    samples = row.thermal.series if row.thermal else ()
+    for point in sustain.series[:: -(-len(sustain.series) // LINES)]:
+        yield "  ".join(_point(point, min(samples, key=lambda sample: abs(sample.s - point.s), default=None)))
 
 
-def _range(values: list[float | None], unit: str) -> str | None:
+def _point(point: SustainedPoint, near: Sample | None) -> Iterator[str]:
+    """One moment of a sustained run, with the sample of the machine's state that is nearest to it."""
+    yield f"  {point.s:7.0f} s"
+    yield f"p50 {point.p50:.2f} ms"
+    if near is None:
+        return
+    if near.clock_mhz is not None:
+        yield f"{near.clock_mhz:.0f} MHz"
+    if near.celsius is not None:
+        yield f"{near.celsius:.0f} °C"
+    if near.throttled:
+        yield ", ".join(near.throttled)
+
+
+def _range(values: Iterable[float | None], unit: str) -> str | None:
     known = [value for value in values if value is not None]
     if not known:
         return None

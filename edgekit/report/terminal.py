@@ -1,9 +1,11 @@
 """The report as a table for a terminal, or for a pipe."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.report import columns as c
-from edgekit.report.columns import Column, Report, Row, devices, row_name, said, shown_device
+from edgekit.report.document import Report
+from edgekit.report.figure import Figure
+from edgekit.report.row import Row, Verdict, all_figures
 from edgekit.report.sentences import conditions, heading, recommendation
 from edgekit.support.libraries import import_needed
 
@@ -12,16 +14,15 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-COLUMNS = (
-    c.SIZE, c.TOP1, c.DROP, c.AGREEMENT, c.P50, c.P90, c.P99, c.SPEEDUP, c.INT8, c.LIMIT, c.PEAK, c.VERDICT,
-)  # fmt: skip
-COLOURS = {"pass": "green", "fail": "red", "not shown": "yellow", "error": "bold red"}
+COLOURS: dict[Verdict, str] = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "bold red"}
+DETAIL_RANK = 11
+"""Columns of this rank and above are dropped before intervals move to a second line."""
 
 
 def render_table(report: Report, console: "Console") -> None:
-    """Prints what was measured, one row per bundle; then why rows didn't pass, and what to ship.
+    """Print one line per row; then why rows did not pass, and what to ship.
 
-    Columns are left out, the less telling first, until the table fits the console.
+    Columns are dropped, highest rank first, until the table fits the console.
     """
     import_needed("rich", "cli")
     from rich.text import Text
@@ -29,66 +30,73 @@ def render_table(report: Report, console: "Console") -> None:
     console.print(Text(heading(report), style="bold"))
     for line in conditions(report):
         console.print(Text(line))
-    table, left_out = _fitting(report, console)
+    table, dropped = _fitting(report, console)
     console.print(table)
-    if left_out:
-        console.print(Text(f"Not shown at this width: {', '.join(left_out)} (all are in report.html and report.csv)."))
-    for row in report["results"]:
-        if row["verdict"] != "pass" or row.get("remarks"):
-            console.print(_why(row, several=len(devices(report)) > 1))
+    if dropped:
+        titles = ", ".join(figure.title for figure in dropped)
+        console.print(Text(f"Hidden at this width: {titles} (report.html and report.csv have every column)."))
+    for row in report.results:
+        if row.verdict != "pass" or row.remarks:
+            console.print(_why(row, several=len(report.devices) > 1))
     console.print(Text(recommendation(report), style="bold"))
 
 
-def _fitting(report: Report, console: "Console") -> tuple["Table", list[str]]:
-    """The table with as many columns as fit, and the titles of the others."""
+def _fitting(report: Report, console: "Console") -> tuple["Table", list[Figure]]:
+    """The table with as many columns as fit, and the figures that were dropped."""
     from rich.measure import Measurement
 
-    columns, left_out = list(COLUMNS), list[str]()
-    if len(devices(report)) > 1:
-        columns.insert(0, c.DEVICE)
+    figures = [figure for figure in all_figures() if figure.rank is not None]
+    dropped: list[Figure] = []
     broken = False
     while True:
-        table = _table(report, columns, broken)
+        table = _table(report, figures, broken)
         width = Measurement.get(console, console.options.update(width=10_000), table).maximum
-        droppable = [column for column in columns if column.rank]
-        if width <= console.width or (broken and not droppable):
-            return table, left_out
-        if broken:
-            worst = max(droppable, key=lambda column: column.rank)
-            columns.remove(worst)
-            left_out.append(worst.title)
-        broken = True
+        last = max(figures, key=lambda figure: figure.rank or 0)
+        if width <= console.width or (broken and not last.rank):
+            return table, dropped
+        if broken or (last.rank or 0) >= DETAIL_RANK:
+            figures.remove(last)
+            dropped.append(last)
+        else:
+            broken = True
 
 
-def _table(report: Report, columns: list[Column], broken: bool) -> "Table":
-    """The table of these columns; `broken` puts intervals on a second line."""
+def _table(report: Report, figures: Sequence[Figure], broken: bool) -> "Table":
+    """The table of these figures. `broken` puts intervals on a second line."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
+    several = len(report.devices) > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("bundle", no_wrap=True)
-    for column in columns:
-        unit = column.unit + (" [95 %]" if column.interval else "")
-        header = f"{column.title}\n{unit}" if unit else column.title
-        table.add_column(_text(header, broken), justify="right" if unit else "left", no_wrap=True)
-    for row in report["results"]:
-        cells = [_text(column.text(report, row), broken, row) for column in columns]
-        table.add_row(_text(row_name(row), False), *cells)
+    if several:
+        table.add_column("device", no_wrap=True)
+    for figure in figures:
+        unit = _joined(figure.unit, "[95 %]" if figure.interval else "", broken)
+        table.add_column(Text(f"{figure.title}\n{unit}"), justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    meaningful = report.model.accuracy_meaningful
+    for row in report.results:
+        texts = [
+            _joined(figure.text(row, meaningful), figure.interval_text(row, meaningful), broken) for figure in figures
+        ]
+        names = [row.name, row.device.label] if several else [row.name]
+        verdict = Text(row.verdict, style=COLOURS[row.verdict])
+        table.add_row(*map(Text, (*names, *texts)), verdict)
     return table
 
 
-def _text(text: str, broken: bool, row: Row | None = None) -> "Text":
-    """Text that rich takes as it is, brackets and all; a verdict in its colour."""
-    from rich.text import Text
-
-    style = COLOURS.get(text, "") if row and text == row["verdict"] else ""
-    return Text(text.replace(" [", "\n[") if broken else text, style=style)
+def _joined(text: str, interval: str, broken: bool) -> str:
+    """A figure and its interval, if it has one."""
+    separator = "\n" if broken else " "
+    return f"{text}{separator}{interval}" if interval else text
 
 
 def _why(row: Row, several: bool) -> "Text":
-    """Why a row didn't pass, and what is remarked on it."""
+    """Why a row did not pass, and the remarks on it."""
     from rich.text import Text
 
-    where = f" on {shown_device(row)}" if several else ""
-    reasons = "; ".join(said(row)) or "no reason was given"
-    return Text.assemble((f"{row_name(row)}{where}: {row['verdict']}", COLOURS[row["verdict"]]), f": {reasons}")
+    where = f" on {row.device.label}" if several else ""
+    notes = "; ".join(row.notes) or "no reason was given"
+    return Text.assemble((f"{row.name}{where}: {row.verdict}", COLOURS[row.verdict]), f": {notes}")

@@ -1,10 +1,11 @@
 """How latency is spread, and what heat, clocks and latency did over time: pictures for report.html."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from edgekit.report.columns import Report, Row, lookup, row_name
+from edgekit.report.conditions import Conditions
+from edgekit.report.document import Report
 from edgekit.report.plot import GROUND, INK, SERIES, STYLE, inline, svg_of
+from edgekit.report.row import Row
 from edgekit.report.telemetry_text import heat_words
 from edgekit.support.libraries import import_needed
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}
 FEWEST_SAMPLES = 3
-"""Of heat and clocks that make a course worth drawing."""
+"""Samples of heat that make a time series worth drawing."""
+Series = Literal["celsius", "clock_mhz"]
 
 
 def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
@@ -21,35 +23,33 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
 
     Raises MissingExtraError without matplotlib.
     """
-    rows = [r for r in _rows(report, device) if all(lookup(r, f"latency_ms.{key}") is not None for key in BOX.values())]
-    if not rows:
+    timed = [(row, row.latency_ms) for row in _rows(report, device) if row.latency_ms]
+    if not timed:
         return None
     import_needed("matplotlib", "build")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(timed)), layout="constrained")
         axes = figure.add_subplot()
-        boxes = [{each: row["latency_ms"][key] for each, key in BOX.items()} for row in rows]
+        boxes = [{each: getattr(latency, key) for each, key in BOX.items()} for _, latency in timed]
         drawn = axes.bxp(
-            boxes, positions=range(len(rows)), orientation="horizontal", widths=0.55, showfliers=False,
+            boxes, positions=range(len(timed)), orientation="horizontal", widths=0.55, showfliers=False,
             patch_artist=True, medianprops={"color": INK, "linewidth": 1.6}, boxprops={"edgecolor": SERIES[0]},
         )  # fmt: skip
-        for place, (row, box) in enumerate(zip(rows, drawn["boxes"], strict=True)):
-            box.set_facecolor(SERIES[0] if row["precision"] == "int8" else GROUND)
-            axes.plot(row["latency_ms"]["p99"], place, "|", color=INK, ms=9)
-        axes.set_yticks(range(len(rows)), [row_name(row) for row in rows])
+        for place, ((row, latency), box) in enumerate(zip(timed, drawn["boxes"], strict=True)):
+            box.set_facecolor(SERIES[0] if row.precision == "int8" else GROUND)
+            axes.plot(latency.p99, place, "|", color=INK, ms=9)
+        axes.set_yticks(range(len(timed)), [row.name for row, _ in timed])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("latency, ms (less is better)")
         _tidy(axes)
         svg = svg_of(figure)
     figures = [
-        "{} p50 {:.2f} ms, p5 to p95 {:.2f} to {:.2f}, p99 {:.2f}".format(
-            row_name(row), *(row["latency_ms"][key] for key in ("p50", "p5", "p95", "p99"))
-        )
-        for row in rows
+        f"{row.name} p50 {each.p50:.2f} ms, p5 to p95 {each.p5:.2f} to {each.p95:.2f}, p99 {each.p99:.2f}"
+        for row, each in timed
     ]
     return inline(svg), f"Latency on {device}: {'; '.join(figures)}."
 
@@ -60,10 +60,10 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
     None where the device didn't tell, or the timing was over before it could. Raises MissingExtraError without
     matplotlib.
     """
-    courses: dict[str, Mapping[str, Any]] = {}
+    courses: dict[str, Conditions] = {}
     for row in _rows(report, device):  # rows of one target were timed together
-        if len(_known(row["thermal"], "celsius")) >= FEWEST_SAMPLES:
-            courses.setdefault(row["target"], row["thermal"])
+        if row.thermal and len(_known(row.thermal, "celsius")) >= FEWEST_SAMPLES:
+            courses.setdefault(row.target, row.thermal)
     if not courses:
         return None
     import_needed("matplotlib", "build")
@@ -71,10 +71,10 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
     from matplotlib.figure import Figure
 
     clocks = any(len(_known(thermal, "clock_mhz")) >= FEWEST_SAMPLES for thermal in courses.values())
-    kinds = [("celsius", "heat, °C")] + ([("clock_mhz", "clock, MHz")] if clocks else [])
+    kinds: dict[Series, str] = {"celsius": "heat, °C", **({"clock_mhz": "clock, MHz"} if clocks else {})}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 0.8 + 1.7 * len(kinds)), layout="constrained")
-        for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
+        for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items(), strict=True):
             for index, (target, thermal) in enumerate(courses.items()):
                 points = _known(thermal, key)
                 if points:
@@ -87,18 +87,18 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
         axes.set_xlabel("seconds since the target's timing began")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
         svg = svg_of(figure)
-    said = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in courses.items())
-    return inline(svg), f"Heat and clocks of {device} while it was timed. {said}."
+    words = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in courses.items())
+    return inline(svg), f"Heat and clocks of {device} while it was timed. {words}."
 
 
 def _rows(report: Report, device: str) -> list[Row]:
-    return [row for row in report["results"] if row["device"]["name"] == device]
+    return [row for row in report.results if row.device.name == device]
 
 
-def _known(thermal: Mapping[str, Any] | None, key: str) -> list[tuple[float, float]]:
+def _known(thermal: Conditions, key: Series) -> list[tuple[float, float]]:
     """(seconds, value) of the samples that have one."""
-    series: Sequence[Mapping[str, Any]] = (thermal or {}).get("series", ())
-    return [(each["s"], each[key]) for each in series if each.get(key) is not None]
+    samples = [(each.s, each.celsius if key == "celsius" else each.clock_mhz) for each in thermal.series]
+    return [(s, value) for s, value in samples if value is not None]
 
 
 def _tidy(axes: "Axes") -> None:

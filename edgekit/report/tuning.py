@@ -1,65 +1,74 @@
 """A search (`tuning` in report.json) as a picture and as lines. Measures nothing."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
+from edgekit.report.search_document import SearchSummary, TargetSearch, TrialSummary
 from edgekit.support.libraries import import_needed
 
-Row = Mapping[str, Any]
 
+def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, str]:
+    """(SVG, what it shows in words): every trial's drop against its latency, and the front that no trial beats.
 
-def draw_tuning(tuning: Row, standalone: bool = False) -> tuple[str, str]:
-    """(SVG, what it shows in words): every trial's drop against its latency, and the front that none is better than.
-
-    An element in the page's colours, or a whole file. Raises MissingExtraError without matplotlib.
+    The SVG is an element in the page's colours, or a whole file. Raises MissingExtraError without matplotlib.
     """
     import_needed("matplotlib", "build")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    parts = tuning["targets"]
+    targets = search.targets
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.1 * len(parts)), layout="constrained")
-        for axes, part in zip(figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
-            done = {each["number"]: each for each in part["trials"] if each["state"] == "complete"}
-            front = sorted((done[number] for number in part["front"]), key=lambda each: each["time_share"])
-            axes.plot(*_points(done.values()), "o", color=SERIES[0], mfc="none", ms=6, label="trial")
+        figure = Figure(figsize=(5.2, 3.1 * len(targets)), layout="constrained")
+        for axes, target in zip(figure.subplots(len(targets), 1, squeeze=False)[:, 0], targets, strict=True):
+            front = [trial for trial in target.complete if trial.number in target.front]
+            front.sort(key=lambda trial: trial.time_share or 0.0)
+            axes.plot(*_points(target.complete), "o", color=SERIES[0], mfc="none", ms=6, label="trial")
             axes.plot(*_points(front), "o-", color=SERIES[0], ms=6, label="front")
-            if part["best"] in done:
-                axes.plot(*_points([done[part["best"]]]), "D", color=SERIES[1], ms=9, label="taken")
-            axes.axhline(tuning["max_drop_points"], color=INK, linestyle="--", linewidth=1, label="bound")
-            axes.set_title(part["target"], loc="left", fontsize=11)
+            if target.taken:
+                axes.plot(*_points([target.taken]), "D", color=SERIES[1], ms=9, label="taken")
+            axes.axhline(search.max_drop_points, color=INK, linestyle="--", linewidth=1, label="bound")
+            axes.set_title(target.target, loc="left", fontsize=11)
             axes.set_xlabel("latency, % of float's (less is better)")
             axes.set_ylabel("top-1 drop, points (less is better)")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(True, linewidth=0.5, alpha=0.6)
             axes.legend(frameon=False, fontsize=9)
         drawn = svg_of(figure)
-    return (standalone_svg(drawn) if standalone else inline(drawn)), " ".join(lines(tuning))
+    return (standalone_svg(drawn) if standalone else inline(drawn)), " ".join(lines(search))
 
 
-def _points(trials: Any) -> tuple[list[float], list[float]]:
-    known = list(trials)
-    return [100 * each["time_share"] for each in known], [each["drop_top1_points"] for each in known]
+def _points(trials: Iterable[TrialSummary]) -> tuple[list[float], list[float]]:
+    """Latency in percent of the float's, and the drop in points, of complete trials."""
+    points = [(100 * (trial.time_share or 0.0), trial.drop_top1_points or 0.0) for trial in trials]
+    return [x for x, _ in points], [y for _, y in points]
 
 
-def lines(tuning: Row) -> list[str]:
-    """What came of the search, a sentence for each target."""
-    return [_line(tuning, part) for part in tuning["targets"]]
+def lines(search: SearchSummary) -> list[str]:
+    """The outcome of the search, in words for each target."""
+    return [_line(search, target) for target in search.targets]
 
 
-def _line(tuning: Row, part: Row) -> str:
-    done = [each for each in part["trials"] if each["state"] == "complete"]
-    images = tuning["images"]["count"]
-    (taken,) = (each for each in done if each["number"] == part["best"])
-    said = [taken["estimator"], *(["SmoothQuant"] if taken["smooth_quant"] else [])]
-    said += [f"{taken['bias_correction']} bias correction"] if taken["bias_correction"] != "none" else []
-    said += [f"{taken['layers_in_float']} more layers in float"] if taken["layers_in_float"] else []
-    bounds = f"a drop of at most {tuning['max_drop_points']:g} points"
-    bounds += f" and more than {tuning['min_speedup']:g}x float" if tuning["min_speedup"] > 0 else ""
-    met = "" if taken["met"] else ", which no trial kept to"
+def _line(search: SearchSummary, target: TargetSearch) -> str:
+    taken = target.taken
+    if taken is None:
+        return f"{target.target}: no recipe was measured to the end."
+    bounds = f"a drop of at most {search.max_drop_points:g} points"
+    if search.min_speedup > 0:
+        bounds += f" and more than {search.min_speedup:g}x float"
+    chosen = "The best one" if taken.met else "No trial kept these bounds; the one with the smallest drop"
     return (
-        f"{part['target']}: {len(done)} recipes tried on {images:,} tuning images for {bounds}{met}; "
-        f"taken: {', '.join(said)} (drop {taken['drop_top1_points']:.2f} points there, {taken['speedup']:.2f}x float)."
+        f"{target.target}: {len(target.complete)} recipes tried on {search.images.count:,} tuning images for {bounds}. "
+        f"{chosen} is {_choices(taken)}: it drops {taken.drop_top1_points:.2f} points there and runs at "
+        f"{taken.speedup:.2f}x float."
     )
+
+
+def _choices(trial: TrialSummary) -> str:
+    choices = [trial.estimator]
+    if trial.smooth_quant:
+        choices.append("SmoothQuant")
+    if trial.bias_correction != "none":
+        choices.append(f"{trial.bias_correction} bias correction")
+    if trial.layers_in_float:
+        choices.append(f"{trial.layers_in_float} more layers in float")
+    return ", ".join(choices)

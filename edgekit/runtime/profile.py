@@ -72,24 +72,6 @@ class Profile:
         """Names of the layers that ran in float, each once."""
         return tuple(dict.fromkeys(op.name for op in self.ops if not op.int8))
 
-    def summary(self) -> dict[str, Any]:
-        """The `int8` object of report.json."""
-        return {
-            "share_of_macs": self.share_of_macs,
-            "method": self.method,
-            "float_layers": list(self.float_layers),
-            "simulated": self.simulated,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it: what `edgekit inspect --json` prints."""
-        return self.summary() | {
-            "total_macs": self.total_macs,
-            "int8_macs": self.int8_macs,
-            "time_by_kind_ms": None if self.time_by_kind is None else dict(self.time_by_kind),
-            "ops": [vars(op) for op in self.ops],
-        }
-
 
 class RuntimeProfiler(Protocol):
     """Profiles a model file in one runtime."""

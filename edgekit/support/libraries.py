@@ -15,16 +15,23 @@ from edgekit.support import library_log
 from edgekit.support.distribution import install_command
 
 
-def import_needed(module: str, extra: str) -> ModuleType:
-    """The module, or MissingExtraError when a package that it imports is missing."""
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """For import statements: a missing package is a MissingExtraError, and what libraries print is kept off."""
     try:
         with quiet():
-            return importlib.import_module(module)
+            yield
     except ModuleNotFoundError as error:
         package = (error.name or "edgekit").partition(".")[0]
         if package == "edgekit":
             raise
         raise MissingExtraError(f"'{package}' is not installed. Run: {install_command(extra)}") from error
+
+
+def import_needed(module: str, extra: str) -> ModuleType:
+    """The module of this name, or MissingExtraError when a package that it imports is missing."""
+    with needs(extra):
+        return importlib.import_module(module)
 
 
 class LibraryErrors:

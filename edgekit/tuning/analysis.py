@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from edgekit import __version__
 from edgekit.compiler.graph import layers
@@ -20,25 +21,27 @@ from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import Prepared
 from edgekit.report import load_report, write_report
+from edgekit.report.schema import FILE as REPORT
 from edgekit.report.sensitivity import draw_sensitivity
+from edgekit.report.sensitivity_document import ImageSet, LayerTime, NamedModel, Sensitivity, TargetSensitivity
+from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profiling import profile
-from edgekit.support.files import replace_text, write_json, writing
+from edgekit.support.files import replace_text, writing
 from edgekit.support.hashes import digest
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.sensitivity import Images, Trials, measure, with_times
+from edgekit.tuning.sensitivity import Images, Trials, measure
 from edgekit.tuning.simulate import Simulation
 
-Row = dict[str, Any]
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
 
 
-def analyse(options: Options, reporter: Reporter) -> Row:
+def analyse(options: Options, reporter: Reporter) -> Sensitivity:
     """Measure every layer for each target and write OUTPUT/sensitivity.json and .svg. Returns the document.
 
-    A report of the same weights in the folder takes it up. A target whose compiler refuses has no times.
+    A report of the same weights in the folder shows it, too. A target whose compiler refuses has no times.
     """
     if not options.settings.max_drop >= 0:
         raise UsageError(f"--max-drop is {options.settings.max_drop:g}: give points of top-1, 0 or more.")
@@ -50,46 +53,61 @@ def analyse(options: Options, reporter: Reporter) -> Row:
     with open_run(options.folder) as run:
         graphs = PreparedGraphs(job, reporter)
         parts = [_analysed(graphs, target, options, run, reporter) for target in options.targets]
-        found = document(job, options, parts)
-        write_json(run.path / FILE, found)
-        with writing(run.path / PICTURE):
-            replace_text(run.path / PICTURE, draw_sensitivity(found, standalone=True)[0])
-        _add_to_report(run.path, found, reporter)
-    return found
+        sensitivity = document(job, options, parts)
+        picture, _ = draw_sensitivity(sensitivity, standalone=True)
+        for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
+            with writing(run.path / file):
+                replace_text(run.path / file, text)
+        _add_to_report(run.path, sensitivity, reporter)
+    return sensitivity
 
 
-def document(job: Job, options: Options, parts: Sequence[Row]) -> Row:
-    """sensitivity.json (schema_version 1)."""
-    return {
-        "schema_version": 1,
-        "edgekit": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "command": list(options.command),
-        "model": {"name": job.network.name, "weights_sha256": job.network.weights_sha256},
-        "accuracy_meaningful": job.network.weights != "random",
-        "recipe": job.recipe.name,
-        "calibration": {"count": len(job.calibration.samples), "sha256": job.calibration.sha256},
-        "evaluation": {"count": len(job.evaluation.samples), "sha256": job.evaluation.sha256},
-        "max_drop_points": options.settings.max_drop,
-        "targets": list(parts),
-    }
+def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> Sensitivity:
+    """The whole of sensitivity.json."""
+    return Sensitivity(
+        edgekit=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        command=options.command,
+        model=NamedModel(job.network.name, job.network.weights_sha256),
+        accuracy_meaningful=job.network.weights != "random",
+        recipe=job.recipe.name,
+        calibration=ImageSet(len(job.calibration.samples), job.calibration.sha256),
+        evaluation=ImageSet(len(job.evaluation.samples), job.evaluation.sha256),
+        max_drop_points=options.settings.max_drop,
+        targets=tuple(parts),
+    )
 
 
-def _analysed(graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter) -> Row:
+def _analysed(
+    graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
+) -> TargetSensitivity:
     """One target's part: kept from an interrupted run, or measured."""
     key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop)
-    kept: Row | None = run.recall(f"sensitivity-{target}", key)
+    kept = _recall(run, target, key)
     if kept is not None:
         reporter.say(f"{target}: kept from an earlier run")
         return kept
     job = graphs.job
     prepared = graphs.prepare(target, "int8")
     trials = simulate(graphs, prepared, images_of(job.network, job.dataset, job.evaluation.samples))
-    measured = measure(trials, layer_macs(graphs), options.settings.max_drop, reporter, target)
-    times = layer_times(graphs, prepared, options.settings.threads, run, reporter)
-    found = {"target": target} | with_times(measured, times)
-    run.remember(f"sensitivity-{target}", key, found)
-    return found
+    measured = measure(
+        trials,
+        target,
+        layer_macs(graphs),
+        options.settings.max_drop,
+        reporter,
+        lambda: layer_times(graphs, prepared, options.settings.threads, run, reporter),
+    )
+    run.remember(f"sensitivity-{target}", key, msgspec.to_builtins(measured))
+    return measured
+
+
+def _recall(run: RunFolder, target: str, key: str) -> TargetSensitivity | None:
+    """What an interrupted run measured; None if it did not, or if another version of edgekit did."""
+    try:
+        return msgspec.convert(run.recall(f"sensitivity-{target}", key), TargetSensitivity | None)
+    except msgspec.ValidationError:
+        return None
 
 
 def simulate(graphs: PreparedGraphs, prepared: Prepared, images: Images) -> Trials:
@@ -119,7 +137,7 @@ def layer_macs(graphs: PreparedGraphs) -> dict[str, int]:
 
 def layer_times(
     graphs: PreparedGraphs, prepared: Prepared, threads: int | None, run: RunFolder, reporter: Reporter
-) -> dict[str, Row]:
+) -> dict[str, LayerTime]:
     """Milliseconds of each layer's kernels in float and INT8, from the runtime's profiler; none where it tells none."""
     found: dict[str, Mapping[str, float]] = {}
     target = prepared.target
@@ -137,25 +155,21 @@ def layer_times(
         reporter.warn(f"{target}: no times of layers: {error}", error)
         return {}
     both = found["float"].keys() & found["int8"].keys()
-    return {name: _time(found["float"][name], found["int8"][name]) for name in both}
+    times = ((name, found["float"][name], found["int8"][name]) for name in both)
+    return {name: LayerTime(float_ms, int8_ms, float_ms - int8_ms) for name, float_ms, int8_ms in times}
 
 
-def _time(float_ms: float, int8_ms: float) -> Row:
-    return {"float_ms": float_ms, "int8_ms": int8_ms, "saved_ms": float_ms - int8_ms}
-
-
-def _add_to_report(folder: Path, found: Row, reporter: Reporter) -> None:
-    """Put the document into the report of the same weights that lies in the folder, if there is one."""
-    file = folder / "report.json"
-    if not file.exists():
+def _add_to_report(folder: Path, sensitivity: Sensitivity, reporter: Reporter) -> None:
+    """Add the document to the folder's report, if it has one of the same weights."""
+    if not (folder / REPORT).exists():
         return
     try:
         report = load_report(folder)
     except InputError as error:
-        reporter.warn(f"the sensitivity was not added to '{file}': {error}", error)
+        reporter.warn(f"the report does not show the sensitivity: {error}", error)
         return
-    if report["model"]["weights_sha256"] != found["model"]["weights_sha256"]:
-        reporter.warn(f"'{folder}/report.json' is of other weights: it was left as it is")
+    if report.model.weights_sha256 != sensitivity.model.weights_sha256:
+        reporter.warn(f"'{folder / REPORT}' is of other weights: it was left as it is")
         return
-    write_report(report | {"sensitivity": found}, folder)
+    write_report(replace(report, sensitivity=sensitivity), folder)
     reporter.say(f"{folder}/report.html shows it too")

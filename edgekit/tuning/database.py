@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+
 from edgekit.errors import UsageError
 from edgekit.tuning.space import Choices
 from edgekit.tuning.trial import Figures, State, Trial
@@ -138,5 +140,5 @@ class TrialTable:
 
 def _trial(row: tuple[int, str, State, str | None, str | None, str | None]) -> Trial:
     number, choices, state, worker, reason, figures = row
-    measured = None if figures is None else Figures(**json.loads(figures))
+    measured = None if figures is None else msgspec.json.decode(figures, type=Figures)
     return Trial(number, Choices(**json.loads(choices)), state, worker, reason, measured)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
@@ -17,6 +16,9 @@ from edgekit.measure.memory import resident_bytes
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.options import Options
 from edgekit.report import write_report
+from edgekit.report.document import Report
+from edgekit.report.search_document import SearchSummary, TargetSearch
+from edgekit.report.sensitivity_document import ImageSet
 from edgekit.report.tuning import draw_tuning
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support import library_log, tracebacks
@@ -32,7 +34,6 @@ from edgekit.tuning.trial import Trial
 from edgekit.tuning.worker import Prepared, prepare_search, worker_name
 from edgekit.tuning.worker_process import begin
 
-Row = dict[str, Any]
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
 POLL_S = 0.5
 ENDING_S = 5
@@ -40,7 +41,7 @@ DEATHS = 3
 """A worker that dies more often is not started again."""
 
 
-def tune(options: Options, search: Search, reporter: Reporter) -> Row:
+def tune(options: Options, search: Search, reporter: Reporter) -> Report:
     """Search, write OUTPUT/recipe.toml, build its bundles and judge them on held-out images. Returns the report.
 
     A search that was cut short goes on from the trials that are done. Raises EngineError when no trial is.
@@ -202,20 +203,20 @@ def verdict(
     options: Options,
     trials: Mapping[str, Sequence[Trial]],
     reporter: Reporter,
-) -> Row:
+) -> Report:
     """The run folder of the recipe, as `deploy` makes it, evaluated on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
     rows, reference = bundles_and_rows(job, options, run, reporter)
     parts = [summary(done, target) for target, done in trials.items()]
-    tuning = {
-        "recipe": RECIPE,
-        "max_drop_points": options.settings.max_drop,
-        "min_speedup": options.settings.min_speedup,
-        "images": {"count": len(ready.job.evaluation.samples), "sha256": ready.job.evaluation.sha256},
-        "targets": [part | {"reproduced": reproduced(run.path, part)} for part in parts],
-    }
-    report = assemble(job, options, rows, reference) | {"tuning": tuning}
+    tuning = SearchSummary(
+        recipe=RECIPE,
+        max_drop_points=options.settings.max_drop,
+        min_speedup=options.settings.min_speedup,
+        images=ImageSet(len(ready.job.evaluation.samples), ready.job.evaluation.sha256),
+        targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
+    )
+    report = replace(assemble(job, options, rows, reference), tuning=tuning)
     write_report(report, run.path)
     with writing(run.path / PICTURE):
         replace_text(run.path / PICTURE, draw_tuning(tuning, standalone=True)[0])
@@ -223,11 +224,13 @@ def verdict(
     return report
 
 
-def reproduced(folder: Path, part: Row) -> bool | None:
-    """Whether the recipe gave the very model files of the trial that it was made from; None without a bundle."""
-    (trial,) = (each for each in part["trials"] if each["number"] == part["best"])
+def reproduced(folder: Path, part: TargetSearch) -> bool | None:
+    """Whether the recipe gave the very model files of the trial that was taken; None without a bundle or a trial."""
+    trial = part.taken
     try:
-        files = read_bundle(folder / f"{part['target']}-int8").manifest.files
+        files = read_bundle(folder / f"{part.target}-int8").manifest.files
     except BundleError:
         return None
-    return all(files[name]["sha256"] == digest for name, digest in trial["files"].items())
+    if trial is None or trial.files is None:
+        return None
+    return all(files[name]["sha256"] == digest for name, digest in trial.files.items())

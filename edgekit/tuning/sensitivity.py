@@ -4,16 +4,24 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, log10
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.report.sensitivity_document import (
+    Culprits,
+    FloatAccuracy,
+    LayerTime,
+    SensitiveBlock,
+    SensitiveLayer,
+    Simulated,
+    Spared,
+    TargetSensitivity,
+)  # fmt: skip
 from edgekit.support.progress import Reporter, Step
 from edgekit.tuning.simulate import Run, Simulation
 
-Row = dict[str, Any]
 Mixture = frozenset[str]
 """Names of the layers that are in INT8."""
 
@@ -28,38 +36,45 @@ class Images:
 
 @dataclass(eq=False)
 class Trials:
-    """Mixtures of one graph on the same images; each is run once, however often it is asked for."""
+    """Runs mixtures of one graph on the same images, each of them once."""
 
     simulation: Simulation
     images: Images
     logits: dict[Mixture, NDArray[np.float32]] = field(default_factory=dict)
-    """Of each mixture that was run, [N,classes]."""
+    """Logits [N,classes] of each mixture that was run."""
 
     @property
     def everything(self) -> Mixture:
         return frozenset(self.simulation.layers)
 
     def run(self, mixtures: Iterable[Mixture], on_image: Step = lambda: None) -> None:
-        """Run those mixtures that weren't. Each starts where it differs from all layers in float, or all in INT8."""
+        """Run those mixtures that were not run yet, and all layers in float and in INT8.
+
+        Each mixture starts from the nearer one of these two, at the first layer in which it differs.
+        """
         ends = (frozenset[str](), self.everything)
-        wanted = [each for each in dict.fromkeys((*ends, *mixtures)) if each not in self.logits]
-        found: dict[Mixture, list[NDArray[np.float32]]] = {each: [] for each in wanted}
+        missing = [mixture for mixture in dict.fromkeys((*ends, *mixtures)) if mixture not in self.logits]
+        logits: dict[Mixture, list[NDArray[np.float32]]] = {mixture: [] for mixture in missing}
         for index in range(len(self.images.labels)):
             image = self.images.load(index)
-            plain = [self.simulation.run(image, each) for each in ends]
-            for mixture in wanted:
-                near = min(plain, key=lambda run: len(run.quantized ^ mixture))
+            end_runs = [self.simulation.run(image, end) for end in ends]
+            for mixture in missing:
+                near = min(end_runs, key=lambda run: len(run.quantized ^ mixture))
                 run: Run = near if near.quantized == mixture else self.simulation.run(image, mixture, near)
-                found[mixture].append(run.logits)
+                logits[mixture].append(run.logits)
             on_image()
-        self.logits |= {mixture: np.stack(each) for mixture, each in found.items() if each}
+        self.logits |= {mixture: np.stack(rows) for mixture, rows in logits.items() if rows}
 
-    def figures(self, mixture: Mixture) -> Row:
+    def figures(self, mixture: Mixture) -> Simulated:
         """Signal to noise and accuracy of a mixture that was run, against all layers in float."""
-        given = compare(self._predictions(mixture), self._predictions(frozenset()))
-        kept = ("drop_top1_points", "drop_ci95_points", "agreement")
+        accuracy = compare(self._predictions(mixture), self._predictions(frozenset()))
         snr = self.snr(mixture)
-        return {"snr_db": snr if isfinite(snr) else None} | {key: given[key] for key in kept}
+        return Simulated(
+            snr_db=snr if isfinite(snr) else None,
+            drop_top1_points=accuracy.drop_top1_points,
+            drop_ci95_points=accuracy.drop_ci95_points,
+            agreement=accuracy.agreement,
+        )
 
     def snr(self, mixture: Mixture) -> float:
         """Decibels of the float logits over their difference to the mixture's; infinite where there is none."""
@@ -83,75 +98,108 @@ class Trials:
 
 
 def block_of(layer: str) -> str:
-    """The block that a layer belongs to: its path up to the last number that has something behind it."""
+    """The block that a layer belongs to: its path up to the last number that is followed by a name."""
     path = re.sub(r"\.\d+$", "", layer)
     numbered = re.match(r"((?:.*\.)?\d+)\.", path)
     return numbered[1] if numbered else path.split(".")[0]
 
 
-def measure(trials: Trials, macs: Mapping[str, int], max_drop: float, reporter: Reporter, title: str) -> Row:
-    """One target's part of the document: INT8 as a whole, each layer and block, and the layers that did the harm."""
+def measure(
+    trials: Trials,
+    target: str,
+    macs: Mapping[str, int],
+    max_drop: float,
+    reporter: Reporter,
+    time_layers: Callable[[], Mapping[str, LayerTime]] = dict,
+) -> TargetSensitivity:
+    """One target's part of the document: INT8 as a whole, each layer and block, and the layers that did the harm.
+
+    `time_layers` gives the time of each layer that the runtime reports. It is called when the simulation is over.
+    """
     everything, layers = trials.everything, trials.simulation.layers
     blocks: dict[str, list[str]] = {}
     for name in layers:
         blocks.setdefault(block_of(name), []).append(name)
     groups = [frozenset([name]) for name in layers] + [frozenset(names) for names in blocks.values()]
-    with reporter.stage(f"{title}: simulate {len(layers)} layers", len(trials.images.labels)) as step:
+    with reporter.stage(f"{target}: simulate {len(layers)} layers", len(trials.images.labels)) as step:
         trials.run([mixture for group in groups for mixture in (group, everything - group)], step)
-    rows = [_row(trials, name, [name], macs) | {"block": block_of(name)} for name in layers]
-    whole = trials.figures(everything)
-    harmful = culprits(trials, max_drop, reporter, title)
-    return {
-        "float": {"top1": trials.top1()},
-        "int8": whole,
-        "layers": rows,
-        "blocks": [_row(trials, name, names, macs) | {"layers": names} for name, names in blocks.items()],
-        "culprits": harmful,
-        "verdict": "fail" if harmful["layers"] else "pass",
-    }
+    harmful = culprits(trials, max_drop, reporter, target)
+    noise = sum(trials.noise(frozenset([name])) for name in layers)
+    costs = _Costs(trials, noise, macs, time_layers())
+    return TargetSensitivity(
+        target=target,
+        float=FloatAccuracy(trials.top1()),
+        int8=trials.figures(everything),
+        layers=tuple(costs.of_layer(name) for name in layers),
+        blocks=tuple(costs.of_block(name, names) for name, names in blocks.items()),
+        culprits=harmful,
+        verdict="fail" if harmful.layers else "pass",
+    )
 
 
-def _row(trials: Trials, name: str, layers: Collection[str], macs: Mapping[str, int]) -> Row:
-    """A layer, or a block of them: alone in INT8, and alone in float."""
-    alone, rest = frozenset(layers), trials.everything - frozenset(layers)
-    whole, without = trials.figures(trials.everything), trials.figures(rest)
-    gain = {
-        "snr_gain_db": _difference(without["snr_db"], whole["snr_db"]),
-        "gain_top1_points": whole["drop_top1_points"] - without["drop_top1_points"],
-    }
-    return {
-        "name": name,
-        "macs": sum(macs.get(each, 0) for each in layers),
-        "only_int8": trials.figures(alone),
-        "only_float": without | gain,
-        "noise_share": _share(trials, alone),
-    }
+@dataclass(frozen=True, eq=False)
+class _Costs:
+    """What layers and blocks of a simulated graph cost."""
+
+    trials: Trials
+    noise: float
+    """Sum of the noise that each layer makes alone."""
+    macs: Mapping[str, int]
+    times: Mapping[str, LayerTime]
+
+    def of_layer(self, name: str) -> SensitiveLayer:
+        return SensitiveLayer(
+            name=name,
+            block=block_of(name),
+            macs=self.macs.get(name, 0),
+            only_int8=self.trials.figures(frozenset([name])),
+            only_float=_spared(self.trials, [name]),
+            noise_share=self._share([name]),
+            time=self.times.get(name),
+        )
+
+    def of_block(self, name: str, layers: Sequence[str]) -> SensitiveBlock:
+        return SensitiveBlock(
+            name=name,
+            layers=tuple(layers),
+            macs=sum(self.macs.get(layer, 0) for layer in layers),
+            only_int8=self.trials.figures(frozenset(layers)),
+            only_float=_spared(self.trials, layers),
+            noise_share=self._share(layers),
+            time=_total([self.times[layer] for layer in layers]) if self.times.keys() >= set(layers) else None,
+        )
+
+    def _share(self, layers: Collection[str]) -> float:
+        return self.trials.noise(frozenset(layers)) / self.noise if self.noise else 0.0
 
 
-def with_times(measured: Row, times: Mapping[str, Row]) -> Row:
-    """The same with `time` of every layer and block: milliseconds in float, in INT8, and saved; null if not known."""
+def _spared(trials: Trials, layers: Collection[str]) -> Spared:
+    """All layers in INT8 but these, and what that gains."""
+    whole, without = trials.figures(trials.everything), trials.figures(trials.everything - frozenset(layers))
+    return Spared(
+        snr_db=without.snr_db,
+        drop_top1_points=without.drop_top1_points,
+        drop_ci95_points=without.drop_ci95_points,
+        agreement=without.agreement,
+        snr_gain_db=_difference(without.snr_db, whole.snr_db),
+        gain_top1_points=whole.drop_top1_points - without.drop_top1_points,
+    )
 
-    def time(layers: Collection[str]) -> Row | None:
-        known = [times[each] for each in layers if each in times]
-        summed = {key: sum(each[key] for each in known) for key in ("float_ms", "int8_ms", "saved_ms")}
-        return summed if len(known) == len(layers) else None
 
-    rows = [row | {"time": time([row["name"]])} for row in measured["layers"]]
-    return measured | {"layers": rows, "blocks": [row | {"time": time(row["layers"])} for row in measured["blocks"]]}
-
-
-def _share(trials: Trials, alone: Mixture) -> float:
-    """The part of all layers' noise, each taken alone, that is this one's."""
-    total = sum(trials.noise(frozenset([name])) for name in trials.simulation.layers)
-    return trials.noise(alone) / total if total else 0.0
+def _total(times: Sequence[LayerTime]) -> LayerTime:
+    return LayerTime(
+        float_ms=sum(time.float_ms for time in times),
+        int8_ms=sum(time.int8_ms for time in times),
+        saved_ms=sum(time.saved_ms for time in times),
+    )
 
 
 def _difference(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) -> Row:
-    """The noisiest layers that have to stay in float for the drop to be within `max_drop`; none if it is."""
+def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) -> Culprits:
+    """The noisiest layers, as many as must stay in float to keep the drop within `max_drop` points."""
     everything = trials.everything
     order = sorted(trials.simulation.layers, key=lambda name: -trials.noise(frozenset([name])))
 
@@ -160,7 +208,7 @@ def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) ->
         if mixture not in trials.logits:
             with reporter.stage(f"{title}: simulate {count} layers in float", len(trials.images.labels)) as step:
                 trials.run([mixture], step)
-        return bool(trials.figures(mixture)["drop_top1_points"] <= max_drop)
+        return bool(trials.figures(mixture).drop_top1_points <= max_drop)
 
     low, high = 0, 0
     while not met(high):  # all layers in float lose nothing, so this ends
@@ -168,4 +216,4 @@ def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) ->
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if met(middle) else (middle, high)
-    return {"layers": order[:high], "then": trials.figures(everything - frozenset(order[:high]))}
+    return Culprits(tuple(order[:high]), trials.figures(everything - frozenset(order[:high])))

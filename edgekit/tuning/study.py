@@ -8,6 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 from edgekit.errors import StageError, UsageError
+from edgekit.report.search_document import TargetSearch, TrialSummary
 from edgekit.tuning.database import TrialTable
 from edgekit.tuning.space import Choices
 from edgekit.tuning.trial import Figures, Trial
@@ -139,13 +140,19 @@ def front(trials: Sequence[Trial]) -> list[int]:
     return [number for number, point in points.items() if not is_beaten(point)]
 
 
-def summary(trials: Sequence[Trial], target: str) -> dict[str, Any]:
+def summary(trials: Sequence[Trial], target: str) -> TargetSearch:
     """One target's part of the report: its trials, the front of accuracy against latency, and the one taken."""
     taken, kept = best(trials), {trial.number for trial in within(trials)}
-    rows = []
-    for trial in trials:
-        row = {"number": trial.number, "state": trial.state, "met": trial.number in kept, **asdict(trial.choices)}
-        row |= {} if trial.reason is None else {"reason": trial.reason}
-        rows.append(row | ({} if trial.figures is None else asdict(trial.figures)))
+    rows = tuple(
+        TrialSummary(
+            number=trial.number,
+            state=trial.state,
+            met=trial.number in kept,
+            reason=trial.reason,
+            **asdict(trial.choices),
+            **({} if trial.figures is None else vars(trial.figures)),
+        )
+        for trial in trials
+    )
     best_number = None if taken is None else taken.number
-    return {"target": target, "trials": rows, "front": front(trials), "best": best_number}
+    return TargetSearch(target=target, trials=rows, front=tuple(front(trials)), best=best_number)

@@ -12,7 +12,7 @@ from typing import Any
 from edgekit.errors import DataError, EngineError, UsageError
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
-from edgekit.measure.bundle_rows import Images, measure_group
+from edgekit.measure.measure_bundles import Images, measure_group
 from edgekit.measure.settings import Settings
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
@@ -21,6 +21,7 @@ from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import versions
+from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
@@ -33,7 +34,6 @@ from edgekit.tuning.space import Choices, order_of, plan, with_choices
 from edgekit.tuning.study import drain, planned
 from edgekit.tuning.trial import Figures
 
-Row = dict[str, Any]
 ORDERING_IMAGES = 16
 """So many of the tuning images tell which layers make the noise."""
 
@@ -110,30 +110,32 @@ class Bench:
         with quiet():
             bundle, _ = compile_stage(prepared, self._folder / names[1])
         pair = dict(zip(names, (base, bundle), strict=True))
-        row = measure_group(pair, self._images, self._options.settings, machine.describe(), self._quiet)[names[1]]
-        if row["verdict"] == "error" or row["speedup"] is None:
-            raise EngineError("; ".join(row["reasons"]) or "its float bundle can't be timed: nothing to be faster than")
-        return figures(row, bundle, self._options.settings, self.order[: choices.layers_in_float])
+        measured = measure_group(pair, self._options.settings, machine.describe(), self._quiet, self._images)[names[1]]
+        return figures(measured, bundle, self._options.settings, self.order[: choices.layers_in_float])
 
 
-def figures(row: Row, bundle: Bundle, settings: Settings, float_layers: Sequence[str]) -> Figures:
-    """What a trial records of its row, and whether it kept each bound as measured.
+def figures(measured: Measurement, bundle: Bundle, settings: Settings, float_layers: Sequence[str]) -> Figures:
+    """What a trial records of its measurement, and whether it kept each bound as measured; EngineError if it failed.
 
     That the drop's interval keeps it, and that times are steady enough to quote, is for the held-out rows to show.
     """
-    accuracy, faster = row["accuracy"], row["speedup"]
+    if measured.failure:
+        raise EngineError(str(measured.failure))
+    accuracy, faster, latency = measured.accuracy, measured.speedup, measured.latency_ms
+    if accuracy is None or faster is None or latency is None:
+        raise EngineError("its float bundle can't be timed: there is nothing to compare with")
     return Figures(
-        drop_top1_points=accuracy["drop_top1_points"],
-        drop_ci95_points=accuracy["drop_ci95_points"],
-        agreement=accuracy["agreement"],
-        p50_ms=row["latency_ms"]["p50"],
-        time_share=1 / faster["ratio"],
-        speedup=faster["ratio"],
-        speedup_ci95=faster["ci95"],
+        drop_top1_points=accuracy.drop_top1_points,
+        drop_ci95_points=accuracy.drop_ci95_points,
+        agreement=accuracy.agreement,
+        p50_ms=latency.p50,
+        time_share=1 / faster.ratio,
+        speedup=faster.ratio,
+        speedup_ci95=faster.ci95,
         files={name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
-        drop_kept=accuracy["drop_top1_points"] <= settings.max_drop,
-        fast_enough=settings.min_speedup <= 0 or faster["ci95"][0] > settings.min_speedup,
-        float_layers=float_layers,
+        drop_kept=accuracy.drop_top1_points <= settings.max_drop,
+        fast_enough=settings.min_speedup <= 0 or faster.ci95[0] > settings.min_speedup,
+        float_layers=tuple(float_layers),
     )
 
 

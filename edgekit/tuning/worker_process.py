@@ -10,7 +10,7 @@ from threading import Thread
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.options import Options
 from edgekit.support import tracebacks
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import needs
 from edgekit.tuning.options import Search
 
 
@@ -22,7 +22,9 @@ def begin(options: Options, search: Search, file: Path, until: float, traceback:
     """
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        import_needed("edgekit.tuning.worker", "build").work(options, search, file, until)
+        with needs("build"):
+            from edgekit.tuning.worker import work
+        work(options, search, file, until)
     except EdgekitError as error:
         if traceback:
             print(tracebacks.text_of(error), file=sys.stderr)

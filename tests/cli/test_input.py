@@ -326,7 +326,7 @@ def test_an_output_that_is_in_use(deploy: Fails, photos: Path, tmp_path: Path) -
         assert "another edgekit command is working in" in deploy("--data", photos, output=tmp_path / "run")
 
 
-@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "jsonschema"])
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
 def test_a_missing_package_shows_before_the_work(
     deploy: Fails, photos: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:

@@ -91,10 +91,10 @@ def test_ctrl_c_at_each_stage(
     assert "onnx-float: kept from an earlier run" in err
     assert "onnx-int8: kept from an earlier run" in err
     assert "evaluate torch" not in err
-    undisturbed = {row["bundle"]: row for row in load_report(finished_run)["results"]}
-    for row in load_report(folder)["results"]:
-        for key in ("size_bytes", "accuracy", "scheme", "int8", "verdict"):
-            assert row[key] == undisturbed[row["bundle"]][key]
+    undisturbed = {row.bundle: row for row in load_report(finished_run).results}
+    for row in load_report(folder).results:
+        for name in ("size_bytes", "accuracy", "scheme", "int8", "verdict"):
+            assert getattr(row, name) == getattr(undisturbed[row.bundle], name)
     assert sorted(each.name for each in (folder / ".edgekit").glob("*.json")) == ["reference.json"]
 
 

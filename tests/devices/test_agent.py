@@ -1,116 +1,282 @@
-"""The agent's lines, from a process of its own on this machine."""
+"""The agent's messages, from a process on this machine."""
 
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edgekit.devices.agent import assemble, images_of
+from edgekit.devices.messages import (
+    AgentJob,
+    Ended,
+    Failed,
+    Measured,
+    Message,
+    SentImages,
+    StageBegan,
+    Warned,
+    decode_message,
+    encode,
+)
 from edgekit.errors import BundleError
+from edgekit.measure.measure_bundles import Images
 from edgekit.measure.settings import Settings
+from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.tiny import MakeBundle
+
+AGENT = ["-m", "edgekit.devices.agent"]
 
 
 @pytest.fixture
-def job(make_bundle: MakeBundle, tmp_path: Path) -> dict[str, Any]:
+def cache(tmp_path: Path) -> Path:
+    """The folder that edgekit has on the device, with an empty store."""
+    folder = tmp_path / "cache"
+    (folder / "files").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def job(make_bundle: MakeBundle, cache: Path) -> AgentJob:
     """A job whose files are in the store already."""
-    store = tmp_path / "cache" / "files"
-    store.mkdir(parents=True)
-    bundle = make_bundle("onnx")
-    files = {}
-    for path in bundle.iterdir():
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        shutil.copy(path, store / files[path.name])
-    settings = asdict(Settings(threads=1, warmup=1, iterations=3))
-    return {"name": "pi", "class": "raspberry-pi-5", "cache": str(tmp_path / "cache"), "bundles": {"it's": files},
-            "settings": settings, "images": None, "inspect": False}  # fmt: skip
+    bundles = {"it's": store(cache, make_bundle("onnx"))}
+    settings = Settings(threads=1, warmup=1, iterations=3)
+    return AgentJob(name="pi", device_class="raspberry-pi-5", cache=str(cache), bundles=bundles, settings=settings)
 
 
-def run(job: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    """The agent's lines and its stderr."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit.devices.agent"], input=json.dumps(job) + "\n", env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+def store(cache: Path, bundle: Path) -> dict[str, str]:
+    """Put a bundle's files into the store; their hashes by name."""
+    return {path.name: store_bytes(cache, path.read_bytes()) for path in bundle.iterdir()}
 
 
-def test_rows_then_the_end_record(job: dict[str, Any]) -> None:
-    lines, _ = run(job)
-    *_, rows, end = lines
-    assert end == {"end": True}
-    (row,) = rows["rows"]
-    assert (row["bundle"], row["verdict"], row["latency_ms"]["count"]) == ("it's", "pass", 3)
-    assert (row["device"]["name"], row["device"]["class"]) == ("pi", "raspberry-pi-5")
-    assert any(line.get("stage") == "time" and line["total"] == 4 for line in lines)
-    assert {each.name for each in Path(job["cache"]).iterdir()} == {"files", "runtimes", "measuring"}
+def store_bytes(cache: Path, content: bytes) -> str:
+    digest = hashlib.sha256(content).hexdigest()
+    (cache / "files" / digest).write_bytes(content)
+    return digest
 
 
-def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: dict[str, Any]) -> None:
-    files = job["bundles"]["it's"]
-    (Path(job["cache"]) / "files" / files["labels.txt"]).write_text("other")
-    lines, said = run(job)
-    assert "labels.txt" in lines[-2]["error"]
-    assert lines[-1] == {"end": True}
-    assert said == ""
+@contextmanager
+def started(arguments: list[str], job: AgentJob) -> "Iterator[subprocess.Popen[bytes]]":
+    """An agent that was given the job."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C"}
+    pipe = subprocess.PIPE
+    command = [sys.executable, *arguments]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        assert process.stdin
+        process.stdin.write(encode(job))
+        process.stdin.close()
+        yield process
 
 
-def test_messages_name_the_bundle(job: dict[str, Any]) -> None:
-    """As the host calls it, also where that is no name for a folder."""
-    files = job["bundles"].pop("it's")
-    broken = files | {"model.onnx": hashlib.sha256(b"no model").hexdigest()}
-    (Path(job["cache"]) / "files" / broken["model.onnx"]).write_bytes(b"no model")
-    manifest = json.loads((Path(job["cache"]) / "files" / files["manifest.json"]).read_text())
+def run(job: AgentJob, arguments: list[str] = AGENT) -> tuple[list[Message], str]:
+    """The agent's messages and its stderr. It prints nothing else, and ends as it should."""
+    with started(arguments, job) as process:
+        assert process.stdout
+        assert process.stderr
+        messages = list(map(message_of, process.stdout))
+        errors = process.stderr.read().decode()
+    assert process.returncode == 0, errors
+    assert messages[-1] == Ended()
+    return messages, errors
+
+
+def message_of(line: bytes) -> Message:
+    message = decode_message(line)
+    assert message is not None, line
+    return message
+
+
+def measured_by(job: AgentJob, arguments: list[str] = AGENT) -> tuple[Measured, list[str]]:
+    """The measurements, which come last but for the end record, and the warnings."""
+    messages, _ = run(job, arguments)
+    measured = messages[-2]
+    assert isinstance(measured, Measured)
+    assert len(measured.rows) == len(job.bundles)
+    return measured, [each.text for each in messages if isinstance(each, Warned)]
+
+
+def test_measurements_then_the_end_record(job: AgentJob, cache: Path) -> None:
+    messages, _ = run(job)
+    *others, measured, _ = messages
+    assert isinstance(measured, Measured)
+    (row,) = measured.rows
+    assert row.failure is None
+    assert row.bundle == "it's"
+    assert row.latency_ms is not None
+    assert row.latency_ms.count == 3
+    assert (row.device.name, row.device.device_class) == ("pi", "raspberry-pi-5")
+    assert StageBegan("it's: time", 4) in others
+    assert {each.name for each in cache.iterdir()} == {"files", "runtimes", "measuring"}
+
+
+def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: AgentJob, cache: Path) -> None:
+    (cache / "files" / job.bundles["it's"]["labels.txt"]).write_text("other")
+    messages, errors = run(job)
+    failed = messages[-2]
+    assert isinstance(failed, Failed)
+    assert failed.error == "BundleError"
+    assert "labels.txt" in failed.message
+    assert errors == ""
+
+
+def test_messages_name_the_bundle(job: AgentJob, cache: Path) -> None:
+    """As the host calls it, also where that is no name for a folder, or not UTF-8."""
+    files = job.bundles["it's"]
+    manifest = json.loads((cache / "files" / files["manifest.json"]).read_text())
+    broken = files | {"model.onnx": store_bytes(cache, b"no model")}
     manifest["files"]["model.onnx"] = {"sha256": broken["model.onnx"], "size_bytes": 8}
-    text = json.dumps(manifest)
-    broken["manifest.json"] = hashlib.sha256(text.encode()).hexdigest()
-    (Path(job["cache"]) / "files" / broken["manifest.json"]).write_text(text)
-    job["bundles"] = {"runs/$(touch pwned)": broken, "..": files}
-    *_, rows, _ = run(job)[0]
-    assert [row["verdict"] for row in rows["rows"]] == ["error", "pass"]
-    assert "'$(touch pwned)' can't run in a process of its own" in rows["rows"][0]["reasons"][0]
+    broken["manifest.json"] = store_bytes(cache, json.dumps(manifest).encode())
+    names = ["runs/$(touch pwned)", "..", "b\udcffse/it is"]
+    measured, warnings = measured_by(replace(job, bundles=dict(zip(names, [broken, files, files], strict=True))))
+    assert [row.bundle for row in measured.rows] == names
+    refused, *others = measured.rows
+    assert refused.failure is not None
+    assert (refused.failure.stage, refused.failure.error) == ("benchmark", "EngineError")
+    assert "'$(touch pwned)' can't run in a process of its own" in refused.failure.message
+    assert [row.failure for row in others] == [None, None]
+    assert warnings == [f"{names[0]}: {refused.failure.message}"]
 
 
-def test_parts(job: dict[str, Any], tmp_path: Path) -> None:
-    store = Path(job["cache"]) / "files"
-    files = job["bundles"]["it's"]
-    assert assemble(files, store, tmp_path / "one").manifest.target == "onnx"
+def failing_agent(target: str, bundle: str, phase: Phase, computed_in: str = "f32") -> list[str]:
+    """An agent whose engine fails while it is timed."""
+    code = f"""
+from edgekit.devices import agent
+from edgekit.runtime.openvino import engine
+from tests.helpers.failing_engine import failing_engine
+engine.Engine.low_precision_float = staticmethod(lambda: "bf16")
+with failing_engine({target!r}, {bundle!r}, {phase!r}, {computed_in!r}):
+    agent.main()
+"""
+    return ["-c", code]
+
+
+@pytest.fixture
+def two_bundles(job: AgentJob, cache: Path, make_bundle: MakeBundle) -> AgentJob:
+    """A job with float and INT8, which `edgekit benchmark` gives."""
+    names = {precision: f"openvino-{precision}" for precision in ("float", "int8")}
+    bundles = {
+        name: store(cache, make_bundle("openvino", name, precision=precision)) for precision, name in names.items()
+    }
+    return replace(job, bundles=bundles)
+
+
+@pytest.fixture
+def with_images(two_bundles: AgentJob, cache: Path, tiny_images: Images, tmp_path: Path) -> AgentJob:
+    """The same as `edgekit deploy` gives it, with images to evaluate on."""
+    np.save(tmp_path / "pixels.npy", tiny_images.pixels)
+    sent = SentImages(
+        pixels=store_bytes(cache, (tmp_path / "pixels.npy").read_bytes()),
+        labels=tuple(tiny_images.labels.tolist()),
+        best=tuple(tiny_images.reference.best.tolist()),
+        hit1=tuple(tiny_images.reference.hit1.tolist()),
+        hit5=tuple(tiny_images.reference.hit5.tolist()),
+        files=tuple(store_bytes(cache, file) for file in tiny_images.files[:2]),
+    )
+    return replace(two_bundles, images=sent)
+
+
+def test_an_engine_that_fails_while_it_is_timed_costs_its_own_row(two_bundles: AgentJob) -> None:
+    measured, warnings = measured_by(two_bundles, failing_agent("openvino", "openvino-float", "model alone"))
+    float_, int8 = measured.rows
+    assert float_.failure is not None
+    assert (float_.failure.stage, float_.failure.error) == ("benchmark", "EngineError")
+    assert MESSAGE in float_.failure.message
+    assert int8.failure is None
+    assert int8.latency_ms is not None
+    assert int8.latency_ms.count == 3
+    (warning,) = warnings
+    assert warning.startswith("openvino-float: ")
+
+
+def test_so_does_one_that_fails_end_to_end(with_images: AgentJob) -> None:
+    measured, _ = measured_by(with_images, failing_agent("openvino", "openvino-int8", "end to end"))
+    float_, int8 = measured.rows
+    assert int8.failure is not None
+    assert (int8.failure.stage, int8.failure.error) == ("benchmark", "EngineError")
+    assert float_.failure is None
+    assert float_.end_to_end_ms is not None
+    assert float_.low_precision is not None
+    assert float_.low_precision.computes_in == "bf16"
+
+
+def test_one_that_fails_in_bf16_costs_that_figure_alone(with_images: AgentJob) -> None:
+    measured, warnings = measured_by(with_images, failing_agent("openvino", "openvino-float", "model alone", "bf16"))
+    float_, int8 = measured.rows
+    assert [row.failure for row in measured.rows] == [None, None]
+    assert float_.accuracy is not None
+    assert float_.accuracy.top1 == pytest.approx(5 / 6)
+    assert float_.low_precision is None
+    assert int8.speedup is not None
+    assert int8.speedup.baseline == "openvino-float"
+    (warning,) = warnings
+    assert warning.startswith("openvino-float in bf16: ")
+
+
+def test_parts(job: AgentJob, cache: Path, tmp_path: Path) -> None:
+    files = job.bundles["it's"]
+    assert assemble(files, cache / "files", tmp_path / "one").manifest.target == "onnx"
+    without = {name: digest for name, digest in files.items() if name != "golden.npz"}
     with pytest.raises(BundleError):
-        assemble({name: digest for name, digest in files.items() if name != "golden.npz"}, store, tmp_path / "two")
-    np.save(store / "pixels.npy", np.zeros((2, 4, 4, 3), np.uint8))
-    (store / "file").write_bytes(b"x")
-    reference = {"best": [1, 2], "hit1": [True, False], "hit5": [True, True]}
-    found = images_of({"pixels": "pixels.npy", "labels": [1, 1], "reference": reference, "files": ["file"]}, store)
-    assert (found.pixels.shape, found.labels.tolist(), found.files) == ((2, 4, 4, 3), [1, 1], [b"x"])
-    assert found.reference.hit1.tolist() == [True, False]
+        assemble(without, cache / "files", tmp_path / "two")
+    np.save(cache / "files" / "pixels.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    (cache / "files" / "file").write_bytes(b"x")
+    sent = SentImages(
+        pixels="pixels.npy", labels=(1, 1), best=(1, 2), hit1=(True, False), hit5=(True, True), files=("file",)
+    )
+    images = images_of(sent, cache / "files")
+    assert (images.pixels.shape, images.labels.tolist(), images.files) == ((2, 4, 4, 3), [1, 1], [b"x"])
+    assert images.reference.best.tolist() == [1, 2]
+    assert images.reference.hit1.tolist() == [True, False]
+    assert images.reference.hit5.tolist() == [True, True]
 
 
-def test_one_measurement_at_a_time(job: dict[str, Any]) -> None:
-    cache = Path(job["cache"])
+def test_one_measurement_at_a_time(job: AgentJob, cache: Path) -> None:
     (cache / "work-of-one-that-was-killed").mkdir()
     (cache / "measuring").touch()
     with (cache / "measuring").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        threading.Timer(2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
-        lines, _ = run(job)
-    assert lines[0] == {"stage": "wait for another measurement there", "total": None}
-    assert lines[-1] == {"end": True}
+        with started(AGENT, job) as process:
+            assert process.stdout
+            assert message_of(process.stdout.readline()) == StageBegan("wait for another measurement there", None)
+            fcntl.flock(held, fcntl.LOCK_UN)
+            *_, last = map(message_of, process.stdout)
+    assert last == Ended()
     assert not list(cache.glob("work-*"))
 
 
-def test_the_agent_needs_no_torch_and_no_command_line() -> None:
-    heavy = {"torch", "typer", "rich", "timm", "nncf"}
-    code = f"import sys, edgekit.devices.agent; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+HIDDEN = ("typer", "rich", "click", "torch", "timm", "nncf", "jinja2", "matplotlib", "platformdirs", "tomlkit",
+          "filelock", "psutil", "packaging", "jsonschema", "distributed")  # fmt: skip
+ON_A_DEVICE = {"numpy", "PIL", "msgspec"}
+
+
+def third_party_imports(module: str, *hidden: str) -> set[str]:
+    """The packages that a module imports where neither these nor those that a device lacks can be imported."""
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({(*HIDDEN, *hidden)}))
+before = set(sys.modules)
+import {module}
+found = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(found - set(sys.stdlib_module_names) - {{"edgekit"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_agent_needs_nothing_that_a_device_has_not() -> None:
+    found = third_party_imports("edgekit.devices.agent")
+    assert found >= ON_A_DEVICE
+    assert found <= ON_A_DEVICE | {"typing_extensions"}, "which msgspec takes where it happens to be installed"
+
+
+def test_the_sdk_needs_no_msgspec() -> None:
+    assert third_party_imports("edgekit.runtime", "msgspec") == {"numpy", "PIL"}

@@ -199,4 +199,13 @@ def test_bad_input(
 
 
 def test_the_shape_of_a_device_that_was_never_reached() -> None:
-    assert check.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))["class"] == "raspberry-pi-5"
+    unknown = check.unknown_device(Device("pi", "ssh://pi", "raspberry-pi-5"))
+    assert (unknown.name, unknown.device_class, unknown.cpu) == ("pi", "raspberry-pi-5", None)
+
+
+def test_the_shape_of_a_device_that_was_probed(facts: dict[str, Any]) -> None:
+    row = check.row_device(Device("pi", "ssh://pi"), facts)
+    assert (row.name, row.device_class, row.cpu) == ("pi", "raspberry-pi-5", "Raspberry Pi 5 Model B Rev 1.0")
+    assert (row.memory_bytes, row.python) == (4000 * 1024, "3.13.5")
+    assert row.system is not None
+    assert row.system.endswith(" aarch64")

@@ -16,6 +16,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.devices import setup
 from edgekit.report import load_report
+from edgekit.report.document import Report
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.run_folder import STATE
 from tests.helpers.ssh_server import SSHD, Server, agents, agents_at_work, lend_environment, serve, wait_for_port
@@ -60,7 +61,7 @@ def fresh_copy(finished_run: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(
     board: Server, command: list[str], finished_run: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+) -> Report:
     """The report of the job when nothing goes wrong."""
     run = fresh_copy(finished_run, tmp_path_factory.mktemp("undisturbed") / "run")
     assert main([*command, str(run)]) == 0
@@ -168,7 +169,7 @@ def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 )
 def test_a_fault_and_the_run_after_it(
     fault: Callable[[Server, pytest.MonkeyPatch], Undo], said: str, lost: list[str], board: Server, command: list[str],
-    finished_run: Path, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    finished_run: Path, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run = fresh_copy(finished_run, tmp_path / "run")
@@ -179,26 +180,25 @@ def test_a_fault_and_the_run_after_it(
     finally:
         undo()
     assert "Traceback" not in capfd.readouterr().err
-    rows = load_report(run)["results"]
-    there = [row for row in rows if row["device"]["name"] == "board"]
-    assert [row["verdict"] for row in rows if row["device"]["name"] == "local"] == ["pass"] * 4
-    assert [row["target"] for row in there if row["verdict"] == "error"] == [each for each in lost for _ in range(2)]
+    rows = load_report(run).results
+    there = [row for row in rows if row.device.name == "board"]
+    assert [row.verdict for row in rows if row.device.name == "local"] == ["pass"] * 4
+    assert [row.target for row in there if row.verdict == "error"] == [each for each in lost for _ in range(2)]
     for row in there:
-        if row["verdict"] == "error":
-            assert row["reasons"][0].startswith("device: board: ")
-            assert said in row["reasons"][0]
-            assert row["latency_ms"] is None
+        if row.verdict == "error":
+            assert row.failure
+            assert row.failure.stage == "device"
+            assert row.failure.message.startswith("board: ")
+            assert said in row.failure.message
     assert main([*command, str(run)]) == 0
     resumed = load_report(run)
     assert without_times(resumed) == without_times(undisturbed)
-    kept = [row for row in rows if row["verdict"] == "pass"]
-    assert [row for row in resumed["results"] if row in kept] == kept, "only what was missing is measured"
+    kept = [row for row in rows if row.verdict == "pass"]
+    assert [row for row in resumed.results if row in kept] == kept, "only what was missing is measured"
 
 
-def without_times(report: dict[str, Any]) -> dict[str, Any]:
-    """A report without what differs from one undisturbed run to the next."""
-    times = ("latency_ms", "end_to_end_ms", "speedup", "limit", "peak_rss_bytes", "thermal", "verdict", "reasons")
-    rows = [{key: value for key, value in row.items() if key not in times} for row in report["results"]]
-    assert {row["verdict"] for row in report["results"]} == {"pass"}
-    kept = {key: value for key, value in report.items() if key not in ("created", "command", "recommendation")}
-    return kept | {"results": rows}
+def without_times(report: Report) -> list[Any]:
+    """A report's rows without what differs from one undisturbed run to the next, and what it says of the images."""
+    assert {row.verdict for row in report.results} == {"pass"}
+    rows = [(row.name, row.device, row.scheme, row.size_bytes, row.accuracy, row.int8) for row in report.results]
+    return [*rows, report.model, report.calibration, report.evaluation, report.reference]

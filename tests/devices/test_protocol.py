@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.devices import protocol as dialogue
+from edgekit.devices import protocol, remote
+from edgekit.devices.messages import AgentJob, Inspected, Measured
 from edgekit.devices.protocol import run_agent
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
@@ -47,7 +48,7 @@ def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list
 
 
 def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialogue, "SILENCE_S", 12)
+    monkeypatch.setattr(protocol, "SILENCE_S", 12)
     stopped: list[int] = []
 
     def stop() -> None:
@@ -65,24 +66,66 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
         os.kill(pid, signal.SIGKILL)
 
 
+ROWS = 'printf \'{"type": "measured", "rows": []}\\n\''
+"""The shell command of a fake agent that sends its result."""
+END = 'printf \'{"type": "end"}\\n\''
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "part"),
     [
-        ("echo '{\"rows\": []}'", ConnectionCutError, "no end record"),
-        ("echo '{\"rows\"'", ConnectionCutError, "no end record"),
+        (ROWS, ConnectionCutError, "no end record"),
+        (END, ConnectionCutError, "no end record"),
+        (f"{END}; {ROWS}", ConnectionCutError, "no end record"),
+        ('printf \'{"type": "measured", "ro\'', ConnectionCutError, "no end record"),
+        (f'{ROWS}; printf \'{{"type": "en\'', ConnectionCutError, "no end record"),
+        (f'{ROWS}; printf \'{{"type": "warning", "text": "\\303\'', ConnectionCutError, "no end record"),
         ("kill -ILL $$", DeviceCrashError, "SIGILL"),
         ("kill -SEGV $$", DeviceCrashError, "SIGSEGV"),
         ("echo 'OSError: No space left on device' >&2; exit 1", DeviceFullError, "edgekit devices clean board"),
-        ('echo \'{"error": "refused"}\'', DeviceError, "board: refused"),
+        (
+            f'printf \'{{"type": "failed", "error": "BundleError", "message": "refused"}}\\n\'; {END}',
+            DeviceError,
+            "board: refused",
+        ),
         ("echo boom >&2; exit 3", DeviceError, "exit status 3: boom"),
     ],
 )
 def test_ends_of_an_agent(lent_board: Server, script: str, kind: type[DeviceError], part: str) -> None:
-    fake = lent_board.folder / "fake"
+    with pytest.raises(kind) as caught:
+        run_fake_agent(lent_board, script, Reporter(quiet=True))
+    assert type(caught.value) is kind
+    assert part in str(caught.value)
+
+
+def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Measured | Inspected:
+    """What the host makes of an agent that is this shell script."""
+    fake = server.folder / "fake"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    with connect(lent_board.device()) as connection:
-        with pytest.raises(kind) as caught:
-            run_agent(connection, str(fake), {"cache": str(lent_board.cache)}, Reporter(quiet=True))
-        assert type(caught.value) is kind
-        assert part in str(caught.value)
+    job = AgentJob(name="board", device_class=None, cache=str(server.cache), bundles={}, settings=SETTINGS)
+    with connect(server.device()) as connection:
+        return run_agent(connection, str(fake), job, reporter)
+
+
+def test_what_is_no_message_is_passed_over(lent_board: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    noise = "echo 'a library says hello'; echo; printf '\\377\\n'; echo '{\"type\": \"unheard of\"}'"
+    stage = 'echo \'{"type": "stage", "title": "time", "total": 3}\'; echo \'{"type": "step", "done": 3}\''
+    warning = 'echo \'{"type": "warning", "text": "it is hot"}\'; echo \'{"type": "alive"}\''
+    answer = run_fake_agent(lent_board, f"{noise}; {stage}; {noise}; {warning}; {ROWS}; {noise}; {END}", Reporter())
+    assert answer == Measured(())
+    lines = capfd.readouterr().err.splitlines()
+    assert "warning: board: it is hot" in lines
+    assert [line for line in lines if line.startswith("board: time: 3 in ")]
+
+
+def test_an_answer_that_does_not_fit_the_job_is_an_error(
+    lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
+        for answer in (Measured(()), Inspected()):
+            monkeypatch.setattr(remote, "run_agent", lambda *_, answer=answer: answer)
+            with pytest.raises(ConnectionCutError, match="the answer does not fit the job"):
+                opened.measure({"int8": read_bundle(pair[1])}, SETTINGS)
+            with pytest.raises(ConnectionCutError, match="the answer does not fit the job"):
+                opened.inspect(pair[1], 1)

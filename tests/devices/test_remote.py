@@ -89,8 +89,9 @@ def test_several_at_once(
     rows = json.loads(out)["results"]
     assert [row["device"]["name"] for row in rows] == [name for name in names for _ in pair]
     assert [row["verdict"] for row in rows] == ["pass", "pass", "error", "error"] + ["pass"] * 6
-    assert "board: time: 6 in" in err
-    assert "other: time: 6 in" in err
+    for name in ("board", "other"):
+        (line,) = [each for each in err.splitlines() if each.startswith(f"{name}: {pair[0]}")]
+        assert ": time: 6 in" in line
 
 
 def test_a_device_that_is_gone_costs_its_rows_only(lent_board: Server, pair: list[Path], capfd: Any) -> None:
@@ -123,22 +124,29 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.setattr("edgekit.pipeline.job.class_of_remote", lambda device: "x86-64-v4")
     assert main([*command, "--quiet"]) == 1
     report = load_report(run)
-    assert [row["verdict"] for row in report["results"]] == ["error", "error", "pass", "pass"]
-    assert "device: board: no connection" in report["results"][0]["reasons"][0]
-    kept = report["results"][2:]
+    assert [row.verdict for row in report.results] == ["error", "error", "pass", "pass"]
+    failure = report.results[0].failure
+    assert failure is not None
+    assert (failure.stage, failure.error) == ("device", "UnreachableError")
+    assert failure.message.startswith("board: no connection")
+    kept = report.results[2:]
     (lent_board.folder / "hidden").rename(lent_board.config)
     monkeypatch.undo()
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     monkeypatch.setattr(remote, "ensure_environment", lend)
     assert main([*command, "--json"]) == 0
     report = load_report(run)
-    assert report["results"][2:] == kept, "only what was missing is measured"
-    there = report["results"][:2]
-    assert {row["device"]["name"] for row in there} == {"board"}
-    assert [row["accuracy"] for row in there] == [row["accuracy"] for row in kept], "the same processor"
-    assert there[1]["int8"]["share_of_macs"] > 0.5
-    assert report["recommendation"]["device"] == "board"
-    assert [each["device"] for each in report["recommendation"]["others"]] == ["local"]
+    assert report.results[2:] == kept, "only what was missing is measured"
+    there = report.results[:2]
+    assert {row.device.name for row in there} == {"board"}
+    assert [row.accuracy for row in there] == [row.accuracy for row in kept], "the same processor"
+    int8 = there[1].int8
+    assert int8 is not None
+    assert int8.share_of_macs is not None
+    assert int8.share_of_macs > 0.5
+    assert report.recommendation is not None
+    assert report.recommendation.device == "board"
+    assert [each.device for each in report.recommendation.others] == ["local"]
     capfd.readouterr()
 
 

@@ -81,7 +81,8 @@ def test_set_up_without_network_and_through_the_devices_pip(
         if offline:
             opened.facts |= {"pythons": [opened.facts["pythons"][0] | {"ensurepip": False}]}
         (row,) = opened.measure({"int8": read_bundle(pair[1])}, Settings(threads=1, warmup=1, iterations=5))
-    assert row["latency_ms"]["count"] == 5
+    assert row.latency_ms is not None
+    assert row.latency_ms.count == 5
     (python,) = lent_board.cache.glob("environments/*/bin/python")
     code = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('torch', 'typer', 'rich', 'pip'))))"
     assert subprocess.run([python, "-I", "-c", code], check=False).returncode == 0
@@ -89,10 +90,19 @@ def test_set_up_without_network_and_through_the_devices_pip(
 
 def test_requirements_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert list(REQUIREMENTS) == project["dependencies"]
+    extras = project["optional-dependencies"]
+    (msgspec,) = (each for each in extras["cli"] if each.startswith("msgspec"))
+    assert list(REQUIREMENTS) == [*project["dependencies"], msgspec]
     for target in TARGETS.values():
-        if target.extra in project["optional-dependencies"]:
-            assert [target.requirement] == project["optional-dependencies"][target.extra]
+        if target.extra in extras:
+            assert [target.requirement] == extras[target.extra]
+            assert setup.requirements_of(target.name, "1.0") == [*REQUIREMENTS, f"{target.requirement},>=1.0"]
+
+
+@pytest.mark.parametrize("extra", ["build", "scale"])
+def test_every_extra_that_uses_msgspec_wants_the_same_one(extra: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(REQUIREMENTS) & set(extras[extra]) == {REQUIREMENTS[-1]}
 
 
 def test_the_wheels_record_has_the_hash_and_size_of_every_file() -> None:

@@ -43,9 +43,9 @@ def test_planted_leakage_is_found(photos: Path, tmp_path: Path) -> None:
     calibration = select(open_dataset(tmp_path / "clean", LABELS), 0, 0)
     evaluation = select(open_dataset(tmp_path / "leaky", LABELS), 0, 0, exclude=calibration)
     assert set(copies_of(evaluation, calibration)) == copied
-    found = lookalikes(evaluation, calibration)
-    assert {each["name"] for each in found} == encoded
-    assert all(Path(each["like"]).parent == Path(each["name"]).parent for each in found)
+    pairs = lookalikes(evaluation, calibration)
+    assert {name for name, _ in pairs} == encoded
+    assert all(Path(like).parent == Path(name).parent for name, like in pairs)
     assert len(evaluation.samples) == 70
 
 

@@ -37,11 +37,11 @@ def test_predict_refuses_outputs_that_are_not_finite(value: float) -> None:
 def test_compare_counts_what_was_lost_and_won() -> None:
     reference = predictions([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], best=list(range(10)))
     given = predictions([1, 0, 0, 1, 1, 0, 0, 0, 0, 0], best=[0, 9, 9, *range(3, 10)])
-    found = compare(given, reference)
-    assert found["top1"] == 0.3
-    assert found["count"] == 10
-    assert found["drop_top1_points"] == pytest.approx(10)
-    assert found["agreement"] == 0.8
-    low, high = found["drop_ci95_points"]
+    accuracy = compare(given, reference)
+    assert (accuracy.top1, accuracy.count, accuracy.versus) == (0.3, 10, "reference")
+    assert accuracy.drop_top1_points == pytest.approx(10)
+    assert accuracy.agreement == 0.8
+    low, high = accuracy.drop_ci95_points
     assert low < 10 < high
-    assert (found["right_to_wrong"], found["wrong_to_right"], found["mcnemar_p"]) == (2, 1, 1.0)
+    assert (accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.mcnemar_p) == (2, 1, 1.0)
+    assert accuracy.bound is None

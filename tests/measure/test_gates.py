@@ -5,241 +5,255 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.gates import judge, recommend
+from edgekit.measure.gates import SIMULATED, judge, judge_latency, recommend
 from edgekit.measure.settings import Settings
+from edgekit.report.row import Bound, Int8, LowPrecision, Row
+from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
 
 GATES = Settings(max_drop=1.0, min_speedup=1.0)
+STATED_DROP = replace(GATES, must_show_drop=True)
 
 
-def row(
-    precision: str = "int8",
-    drop: float = 0.2,
-    speedup: tuple[float, float, float] | None = (1.5, 1.4, 1.6),
-    **more: Any,
-) -> dict[str, Any]:
-    ratio = speedup and {"versus": "onnx-float", "ratio": speedup[0], "ci95": list(speedup[1:])}
-    return {
-        "target": "onnx",
-        "precision": precision,
-        "bundle": f"onnx-{precision}",
-        "device": {"name": "local"},
-        "size_bytes": 4_000_000,
-        "accuracy": {"drop_top1_points": drop, "drop_ci95_points": [drop - 0.5, drop + 0.5], "count": 1000}
-        | {"right_to_wrong": 10 + max(0, round(drop * 10)), "wrong_to_right": 10 + max(0, round(-drop * 10))},
-        "latency_ms": {"p50": 10.0},
-        "speedup": ratio,
-        "verdict": "pass",
-        "reasons": [],
-    } | more
+def row(settings: Settings = GATES, **figures: Any) -> Row:
+    """A measurement with these figures, judged; `drop` stands for an accuracy."""
+    if "drop" in figures:
+        figures["accuracy"] = accuracy(figures.pop("drop"))
+    return judge(measurement(**figures), settings, random_weights=False)
+
+
+def test_a_row_has_the_facts_of_its_measurement() -> None:
+    measured = measurement(macs=5, peak_rss_bytes=7)
+    judged = row(macs=5, peak_rss_bytes=7)
+    assert (judged.bundle, judged.macs, judged.peak_rss_bytes) == ("onnx-int8", 5, 7)
+    assert (judged.latency_ms, judged.speedup, judged.device) == (
+        measured.latency_ms,
+        measured.speedup,
+        measured.device,
+    )
 
 
 def test_times_of_an_emulated_device_are_not_judged() -> None:
-    there = {"name": "pi", "emulated": True}
-    slow = row(speedup=(0.5, 0.4, 0.6), device=there)
-    assert judge(slow, GATES, random_weights=False)["verdict"] == "pass"
-    assert judge(row(drop=1.3, device=there), GATES, random_weights=False)["verdict"] == "fail"
-    loaded: dict[str, Any] = {
-        "thermal": {"cpus": 2, "other_cpus": 1.9, "throttled": None},
-        "latency_ms": {"p50": 10.0, "threads": 1},
-    }
+    there = device("pi", emulated=True)
+    slow = row(speedup=speedup(0.5, 0.4, 0.6), device=there)
+    assert slow.verdict == "pass"
+    assert row(drop=1.3, device=there).verdict == "fail"
+    loaded = conditions(cpus=2, other_cpus=1.9)
     claim = replace(GATES, must_be_fit=True)
-    assert judge(row(device={"name": "local"}, **loaded), claim, random_weights=False)["verdict"] == "not shown"
-    assert judge(row(device=there, **loaded), GATES, random_weights=False)["verdict"] == "pass"
-    found = recommend([row(device={"name": "local"}), slow])
-    assert found["bundle"] == "onnx-int8"
-    assert found["others"] == [
-        {"device": "pi", "bundle": None, "why": "it is emulated by QEMU: its times can't tell what is fastest."}
-    ]
+    assert row(claim, thermal=loaded).verdict == "inconclusive"
+    assert row(claim, thermal=loaded, device=there).verdict == "pass"
+    advice = recommend([row(), slow])
+    assert advice.bundle == "onnx-int8"
+    (other,) = advice.others
+    assert (other.device, other.bundle) == ("pi", None)
+    assert other.why.startswith("emulated under QEMU")
 
 
 def test_int8_within_its_gates_passes() -> None:
-    found = judge(row(), GATES, random_weights=False)
-    assert (found["verdict"], found["reasons"]) == ("pass", [])
+    judged = row()
+    assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
 
 
 def test_drop_gate_gives_figures() -> None:
-    found = judge(row(drop=1.3), GATES, random_weights=False)
-    assert found["verdict"] == "fail"
-    (reason,) = found["reasons"]
-    assert reason == "top-1 drops 1.30 points (95 % interval 0.80 to 1.80, n = 1000), at most 1 is allowed"
+    judged = row(drop=1.3)
+    assert judged.verdict == "fail"
+    assert judged.reasons == ("top-1 drops 1.30 points (95 % interval 0.80 to 1.80, n = 1000), at most 1 is allowed",)
 
 
 def test_a_drop_as_large_as_allowed_passes() -> None:
-    assert judge(row(drop=1.0), GATES, random_weights=False)["verdict"] == "pass"
+    assert row(drop=1.0).verdict == "pass"
 
 
-def test_a_stated_bound_must_be_shown_by_the_interval() -> None:
-    found = judge(row(drop=0.7), replace(GATES, must_show_drop=True), random_weights=False)
-    assert found["verdict"] == "not shown"
-    assert found["reasons"] == [
-        "a drop of at most 1 is not shown: measured 0.70 points, 95 % interval 0.20 to 1.20, n = 1,000; "
-        "about 24,108 images would show it"
-    ]
-    assert found["accuracy"]["bound"] == {"max_drop_points": 1.0, "shown": False, "images_needed": 24108}
-    assert "remarks" not in found
+def test_a_stated_bound_must_be_confirmed_by_the_interval() -> None:
+    judged = row(STATED_DROP, drop=0.7)
+    assert judged.verdict == "inconclusive"
+    assert judged.reasons == (
+        "cannot confirm a drop of at most 1 point (measured 0.70, 95 % interval 0.20 to 1.20, n = 1,000); "
+        "about 24,108 images are needed",
+    )
+    assert judged.remarks == ()
+    assert judged.accuracy is not None
+    assert judged.accuracy.bound == Bound(max_drop_points=1.0, shown=False, images_needed=24108)
 
 
-def test_without_a_stated_bound_what_is_not_shown_is_remarked_on() -> None:
-    found = judge(row(drop=0.7), GATES, random_weights=False)
-    assert (found["verdict"], found["reasons"]) == ("pass", [])
-    assert found["remarks"][0].startswith("a drop of at most 1 is not shown: measured 0.70 points")
+def test_without_a_stated_bound_what_is_not_confirmed_is_remarked_on() -> None:
+    judged = row(drop=0.7)
+    assert (judged.verdict, judged.reasons) == ("pass", ())
+    assert judged.remarks == row(STATED_DROP, drop=0.7).reasons
 
 
-@pytest.mark.parametrize("stated", [True, False])
-def test_a_bound_that_is_shown_passes(stated: bool) -> None:
-    found = judge(row(drop=0.5), replace(GATES, must_show_drop=stated), random_weights=False)
-    assert (found["verdict"], found["reasons"], found["accuracy"]["bound"]["shown"]) == ("pass", [], True)
-    assert "remarks" not in found
+@pytest.mark.parametrize("settings", [GATES, STATED_DROP])
+def test_a_bound_that_is_confirmed_passes(settings: Settings) -> None:
+    judged = row(settings, drop=0.5)
+    assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
+    assert judged.accuracy is not None
+    assert judged.accuracy.bound is not None
+    assert judged.accuracy.bound.shown
 
 
 def test_no_number_of_images_shows_a_drop_as_large_as_allowed_to_be_less() -> None:
-    found = judge(row(drop=1.0), replace(GATES, must_show_drop=True), random_weights=False)
-    assert found["verdict"] == "not shown"
-    assert found["reasons"][0].endswith("no number of images would")
+    judged = row(STATED_DROP, drop=1.0)
+    assert judged.verdict == "inconclusive"
+    assert judged.accuracy is not None
+    assert judged.accuracy.bound == Bound(max_drop_points=1.0, shown=False, images_needed=None)
+    (reason,) = judged.reasons
+    assert reason.endswith("no number of images would do")
 
 
-def test_what_is_not_shown_is_said_beside_a_gate_that_failed() -> None:
-    found = judge(row(drop=0.7, speedup=(0.5, 0.4, 0.6)), replace(GATES, must_show_drop=True), random_weights=False)
-    assert (found["verdict"], len(found["reasons"])) == ("fail", 2)
+def test_what_is_not_confirmed_stands_beside_a_gate_that_failed() -> None:
+    judged = row(STATED_DROP, drop=0.7, speedup=speedup(0.5, 0.4, 0.6))
+    assert judged.verdict == "fail"
+    slow, unconfirmed = judged.reasons
+    assert slow.startswith("0.50x its float")
+    assert unconfirmed.startswith("cannot confirm a drop")
 
 
-def test_what_is_not_shown_is_not_recommended() -> None:
-    rows = [row("float", drop=0, speedup=None, latency_ms={"p50": 20.0}), row(drop=0.7)]
-    found = recommend([judge(each, replace(GATES, must_show_drop=True), random_weights=False) for each in rows])
-    assert found["bundle"] == "onnx-float"
-    assert "not passed: onnx-int8" in found["why"]
+def test_what_is_not_confirmed_is_not_recommended() -> None:
+    advice = recommend([row(precision="float", latency_ms=latency(20.0)), row(STATED_DROP, drop=0.7)])
+    assert advice.bundle == "onnx-float"
+    assert "not passed: onnx-int8" in advice.why
 
 
 def test_gains_pass() -> None:
-    assert judge(row(drop=-3), Settings(max_drop=0), random_weights=False)["verdict"] == "pass"
+    assert row(Settings(max_drop=0), drop=-3).verdict == "pass"
 
 
 def test_random_weights_have_no_drop_gate_but_a_speed_gate() -> None:
-    assert judge(row(drop=50), GATES, random_weights=True)["verdict"] == "pass"
-    assert judge(row(drop=50, speedup=(0.9, 0.8, 1.0)), GATES, random_weights=True)["verdict"] == "fail"
+    lost = measurement(accuracy=accuracy(50))
+    judged = judge(lost, GATES, random_weights=True)
+    assert judged.verdict == "pass"
+    assert judged.accuracy is not None
+    assert judged.accuracy.bound is None, "a bound on the accuracy of random weights means nothing"
+    slow = replace(lost, speedup=speedup(0.9, 0.8, 1.0))
+    assert judge(slow, GATES, random_weights=True).verdict == "fail"
 
 
-@pytest.mark.parametrize("speedup", [(0.9, 0.8, 0.95), (1.1, 0.99, 1.2), (1.2, 1.0, 1.4)])
-def test_speed_gate_takes_the_lower_end_of_the_interval(speedup: tuple[float, float, float]) -> None:
-    found = judge(row(speedup=speedup), GATES, random_weights=False)
-    assert found["verdict"] == "fail"
-    assert f"{speedup[0]:.2f}x its float" in found["reasons"][0]
-    assert "more than 1 is asked for" in found["reasons"][0]
+@pytest.mark.parametrize("faster", [(0.9, 0.8, 0.95), (1.1, 0.99, 1.2), (1.2, 1.0, 1.4)])
+def test_speed_gate_takes_the_lower_end_of_the_interval(faster: tuple[float, float, float]) -> None:
+    judged = row(speedup=speedup(*faster))
+    assert judged.verdict == "fail"
+    (reason,) = judged.reasons
+    assert reason.startswith(f"{faster[0]:.2f}x its float (95 % interval {faster[1]:.2f} to {faster[2]:.2f})")
+    assert "more than 1 is asked for" in reason
 
 
 def test_speed_gate_asked_for() -> None:
-    assert judge(row(), Settings(min_speedup=1.39), random_weights=False)["verdict"] == "pass"
-    assert judge(row(), Settings(min_speedup=1.4), random_weights=False)["verdict"] == "fail"
+    assert row(Settings(min_speedup=1.39)).verdict == "pass"
+    assert row(Settings(min_speedup=1.4)).verdict == "fail"
 
 
 def test_no_float_to_be_faster_than() -> None:
-    found = judge(row(speedup=None), GATES, random_weights=False)
-    assert found["reasons"] == ["its float bundle could not be timed: nothing to be faster than"]
+    judged = row(speedup=None)
+    assert judged.verdict == "fail"
+    assert judged.reasons == ("its float bundle could not be timed: there is nothing to compare with",)
 
 
-@pytest.mark.parametrize("speedup", [None, (0.5, 0.4, 0.6)])
-def test_zero_turns_the_speed_gate_off(speedup: tuple[float, float, float] | None) -> None:
-    assert judge(row(speedup=speedup), Settings(min_speedup=0), random_weights=False)["verdict"] == "pass"
+@pytest.mark.parametrize("faster", [None, speedup(0.5, 0.4, 0.6)])
+def test_zero_turns_the_speed_gate_off(faster: Any) -> None:
+    assert row(Settings(min_speedup=0), speedup=faster).verdict == "pass"
 
 
-def test_both_gates_are_told() -> None:
-    found = judge(row(drop=9, speedup=(0.5, 0.4, 0.6)), GATES, random_weights=False)
-    assert len(found["reasons"]) == 2
+def test_both_gates_give_a_reason() -> None:
+    judged = row(drop=9, speedup=speedup(0.5, 0.4, 0.6))
+    drop, speed = judged.reasons
+    assert drop.startswith("top-1 drops 9.00 points")
+    assert speed.startswith("0.50x its float")
 
 
 def test_float_has_no_gates() -> None:
-    found = row("float", drop=9, speedup=None)
-    assert judge(found, GATES, random_weights=False) == found
+    judged = row(precision="float", drop=9)
+    assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
+    assert judged.accuracy == accuracy(9), "and no bound"
 
 
-def test_errors_stay_errors() -> None:
-    failed = row(accuracy=None, latency_ms=None, speedup=None, verdict="error", reasons=["compile: refused"])
-    assert judge(failed, GATES, random_weights=False) == failed
+def test_a_failed_measurement_is_an_error_with_its_reason() -> None:
+    for judged in (judge(failed(), GATES, random_weights=False), judge_latency(failed())):
+        assert (judged.verdict, judged.reasons) == ("error", ("compile: refused",))
+        assert judged.failure == failed().failure
+        assert judged.bundle is None
 
 
-def test_judge_leaves_its_row_alone() -> None:
-    given = row(drop=9)
-    judge(given, GATES, random_weights=False)
-    assert given["verdict"] == "pass"
+def test_a_benchmark_has_no_gates() -> None:
+    measured = measurement(speedup=speedup(0.5, 0.4, 0.6), accuracy=None, latency_ms=latency(spread=0.9))
+    judged = judge_latency(replace(measured, thermal=conditions()))
+    assert (judged.verdict, judged.reasons) == ("pass", ())
+    assert judged.remarks[0].startswith("unreliable timing: ")
 
 
 def test_recommends_the_fastest_that_passed() -> None:
-    slow, fast = row(), row(bundle="tflite-int8", latency_ms={"p50": 5.0}, target="tflite")
-    failed = row(bundle="openvino-int8", target="openvino", latency_ms={"p50": 1.0}, verdict="fail")
-    assert recommend([slow, fast, failed]) == {
-        "device": "local",
-        "bundle": "tflite-int8",
-        "why": "fastest of the 2 that passed: p50 5.00 ms, 1.50x its float, 4.00 MB; not passed: openvino-int8.",
-    }
+    slow, fast = row(), row(target="tflite", latency_ms=latency(5.0))
+    fails = row(target="openvino", latency_ms=latency(1.0), drop=9)
+    advice = recommend([slow, fast, fails])
+    assert (advice.device, advice.bundle, advice.others) == ("local", "tflite-int8", ())
+    assert advice.why == (
+        "fastest of the 2 that passed: p50 5.00 ms, 1.50x its float, 4.00 MB; not passed: openvino-int8."
+    )
 
 
 def test_recommends_float_where_that_is_the_truth() -> None:
-    found = recommend([row("float", speedup=None, latency_ms={"p50": 2.0}), row()])
-    assert found["bundle"] == "onnx-float"
-    assert "ship float: no int8 bundle that passed is faster" in found["why"]
+    advice = recommend([row(precision="float", latency_ms=latency(2.0)), row()])
+    assert advice.bundle == "onnx-float"
+    assert "ship float: no int8 bundle that passed is faster" in advice.why
 
 
 def test_the_smaller_of_equally_fast_ones() -> None:
-    assert recommend([row("float", size_bytes=9), row(size_bytes=4)])["bundle"] == "onnx-int8"
+    assert recommend([row(precision="float", size_bytes=9), row(size_bytes=4)]).bundle == "onnx-int8"
 
 
 def test_recommends_nothing_when_nothing_passed() -> None:
-    failed = row(verdict="error", latency_ms=None, bundle=None, size_bytes=None)
-    found = recommend([failed])
-    assert found["bundle"] is None
-    assert "no bundle passed" in found["why"]
+    for nothing in (judge(failed(), GATES, random_weights=False), row(drop=9)):
+        advice = recommend([nothing])
+        assert advice.bundle is None
+        assert "no bundle passed" in advice.why
 
 
 def test_rows_without_a_bundle_are_named_too() -> None:
-    failed = row(verdict="error", latency_ms=None, bundle=None, target="tflite")
-    assert recommend([row(), failed])["why"].endswith("not passed: tflite-int8.")
+    lost = judge(failed(target="tflite"), GATES, random_weights=False)
+    assert recommend([row(), lost]).why.endswith("not passed: tflite-int8.")
 
 
 def test_the_speed_gate_says_when_float_was_fastest_in_low_precision() -> None:
-    slow = {"versus": "openvino-float", "versus_precision": "bf16", "ratio": 0.9, "ci95": [0.8, 0.95]}
-    found = judge(row() | {"speedup": slow}, GATES, random_weights=False)
-    assert found["reasons"][0].startswith("0.90x its float in bf16 (95 % interval 0.80 to 0.95)")
-    fast = slow | {"ratio": 1.4, "ci95": [1.3, 1.5]}
-    assert "1.40x its float in bf16" in recommend([row() | {"speedup": fast}])["why"]
+    slow = row(speedup=speedup(0.9, 0.8, 0.95, "bf16"))
+    assert slow.reasons[0].startswith("0.90x its float in bf16 (95 % interval 0.80 to 0.95)")
+    fast = row(speedup=speedup(1.4, 1.3, 1.5, "bf16"))
+    assert "1.40x its float in bf16" in recommend([fast]).why
 
 
 def test_float_in_low_precision_is_recommended_where_it_is_fastest_and_keeps_the_drop() -> None:
-    low: dict[str, Any] = {
-        "computes_in": "bf16",
-        "accuracy": {**row()["accuracy"], "drop_top1_points": 0.1},
-        "p50_ms": 8.0,
-    }
-    float_ = row("float", speedup=None, latency_ms={"p50": 20.0}, low_precision=low)
-    found = recommend([judge(each, GATES, random_weights=False) for each in (float_, row())])
-    assert found["bundle"] == "onnx-float"
-    assert "p50 8.00 ms" in found["why"]
+    low = LowPrecision(computes_in="bf16", accuracy=accuracy(0.1), p50_ms=8.0)
+    float_ = row(precision="float", latency_ms=latency(20.0), low_precision=low)
+    assert float_.low_precision == replace(low, verdict="pass")
+    advice = recommend([float_, row()])
+    assert advice.bundle == "onnx-float"
+    assert "p50 8.00 ms" in advice.why
     assert (
-        "no int8 bundle that passed is faster than it is in bf16, as edgekit.load(…, low_precision=True)"
-        in found["why"]
+        "no int8 bundle that passed is faster than it is in bf16, as edgekit.load(…, low_precision=True)" in advice.why
     )
-    low["accuracy"]["drop_top1_points"] = 9.0
-    judged = judge(float_, GATES, random_weights=False)
-    assert (judged["verdict"], judged["low_precision"]["verdict"]) == ("pass", "fail")
-    assert recommend([judged, row()])["bundle"] == "onnx-int8"
+    lossy = row(precision="float", latency_ms=latency(20.0), low_precision=replace(low, accuracy=accuracy(9.0)))
+    assert lossy.low_precision is not None
+    assert (lossy.verdict, lossy.low_precision.verdict) == ("pass", "fail")
+    assert recommend([lossy, row()]).bundle == "onnx-int8"
 
 
 def test_each_device_has_its_own_recommendation_and_the_first_comes_first() -> None:
-    fast = row(device={"name": "pc"}, bundle="tflite-int8", latency_ms={"p50": 1.0})
-    lost = row(device={"name": "gone"}, verdict="error", latency_ms=None, bundle=None)
-    found = recommend([row(device={"name": "pi"}), fast, lost])
-    assert (found["device"], found["bundle"]) == ("pi", "onnx-int8")
-    assert [(each["device"], each["bundle"]) for each in found["others"]] == [("pc", "tflite-int8"), ("gone", None)]
+    fast = row(device=device("pc"), target="tflite", latency_ms=latency(1.0))
+    lost = judge(failed("device", on=device("gone")), GATES, random_weights=False)
+    advice = recommend([row(device=device("pi")), fast, lost])
+    assert (advice.device, advice.bundle) == ("pi", "onnx-int8")
+    assert [(each.device, each.bundle) for each in advice.others] == [("pc", "tflite-int8"), ("gone", None)]
 
 
 def test_simulated_int8_is_remarked_on() -> None:
-    found = judge(row(int8={"share_of_macs": 0.0, "simulated": True}), GATES, random_weights=False)
-    assert found["verdict"] == "pass"
-    assert any("its INT8 is simulated" in remark for remark in found["remarks"])
+    simulated = Int8(share_of_macs=0.0, method="x", float_layers=("conv",), simulated=True)
+    judged = row(int8=simulated)
+    assert (judged.verdict, judged.remarks) == ("pass", (SIMULATED,))
+    assert judge_latency(measurement(int8=simulated)).remarks == (SIMULATED,)
 
 
-def test_a_latency_that_is_unfit_to_quote_is_not_recommended() -> None:
-    latency = {"p50": 10.0, "threads": 1, "spread": 0.9}
-    assert judge(row(latency_ms=latency), GATES, random_weights=False)["verdict"] == "pass"
-    found = judge(row(latency_ms=latency), replace(GATES, must_be_fit=True), random_weights=False)
-    assert found["verdict"] == "not shown"
-    assert recommend([found])["bundle"] is None
+def test_an_unreliable_latency_is_not_recommended_where_a_speedup_is_claimed() -> None:
+    unsteady: dict[str, Any] = {"latency_ms": latency(spread=0.9), "thermal": conditions()}
+    unasked = row(**unsteady)
+    assert unasked.verdict == "pass"
+    assert unasked.remarks[0].startswith("unreliable timing: ")
+    claimed = row(replace(GATES, must_be_fit=True), **unsteady)
+    assert (claimed.verdict, claimed.reasons, claimed.remarks) == ("inconclusive", unasked.remarks, ())
+    assert recommend([claimed]).bundle is None

@@ -1,4 +1,4 @@
-"""Timing in turns, its figures, and a bundle in a process of its own."""
+"""Timing in turns, the ratio of two times, and a bundle in a process of its own."""
 
 import gc
 import json
@@ -12,9 +12,8 @@ import pytest
 
 from edgekit.errors import EngineError
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
-from edgekit.measure.latency import alternate, ratio, summary
+from edgekit.measure.latency import CallFailed, alternate, ratio, speedup
 from edgekit.measure.memory import peak_rss_bytes
-from edgekit.report.schema import _schema
 from tests.helpers.tiny import MakeBundle
 
 
@@ -37,24 +36,35 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() ->
         raise EngineError("broken")
 
     assert gc.isenabled()
-    with pytest.raises(EngineError):
+    with pytest.raises(CallFailed):
         alternate({"a": call}, 0, 1)
     assert seen == [False]
     assert gc.isenabled()
 
 
-def test_summary_has_the_figures_of_the_schema() -> None:
-    found = summary(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), threads=3)
-    figures = _schema()["$defs"]["row"]["properties"]["latency_ms"]["properties"]
-    assert set(found) | {"load", "first", "spread"} == set(figures)
-    assert (found["p50"], found["mean"], found["count"], found["threads"]) == (3.0, 3.0, 5, 3)
-    assert found["p90"] == pytest.approx(4.6)
-    assert found["p99"] == pytest.approx(4.96)
-    assert found["std"] == pytest.approx(np.sqrt(2.5))
+@pytest.mark.parametrize("good_calls", [0, 1, 2])
+def test_a_call_that_fails_is_named(good_calls: int) -> None:
+    """In the first or the second untimed round, or in a timed one."""
+    done: list[str] = []
+    error = EngineError("broken")
+
+    def second() -> None:
+        if done.count("second") == good_calls:
+            raise error
+        done.append("second")
+
+    with pytest.raises(CallFailed) as caught:
+        alternate({"first": lambda: done.append("first"), "second": second, "third": lambda: None}, 2, 5)
+    assert (caught.value.key, caught.value.error) == ("second", error)
+    assert done.count("first") == good_calls + 1
 
 
-def test_one_time_has_no_spread() -> None:
-    assert summary(np.array([2.0]), 1)["std"] == 0.0
+def test_a_mistake_in_a_call_passes_as_it_is() -> None:
+    def call() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        alternate({"a": call}, 0, 1)
 
 
 def test_ratio_of_medians_with_an_interval_that_holds_it() -> None:
@@ -65,6 +75,14 @@ def test_ratio_of_medians_with_an_interval_that_holds_it() -> None:
     assert low < point < high
     assert 1.9 < low < high < 2.1
     assert ratio(slow, fast) == (point, (low, high)), "the same times must give the same interval"
+
+
+def test_speedup_is_the_ratio_and_names_its_baseline() -> None:
+    slow, fast = np.full(40, 6.0), np.full(40, 2.0)
+    found = speedup("onnx-float", slow, fast, "bf16")
+    assert (found.ratio, found.ci95) == (3.0, (3.0, 3.0))
+    assert (found.versus, found.versus_precision, found.baseline) == ("onnx-float", "bf16", "onnx-float in bf16")
+    assert speedup("a", slow, fast).baseline == "a"
 
 
 def test_ratio_is_wider_where_neighbours_are_alike() -> None:

@@ -13,15 +13,26 @@ from edgekit.measure import machine
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import job
 from edgekit.pipeline.options import Options
-from edgekit.report.schema import _schema
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.serialization import parse, to_json
 
 
 def test_has_what_a_report_wants() -> None:
-    found = machine.describe()
-    assert set(found) >= set(_schema()["$defs"]["row"]["properties"]["device"]["required"])
-    assert found["name"] == "local"
-    assert found["cores"] >= 1
-    assert found["memory_bytes"] > 2**28
+    here = machine.describe()
+    assert here.name == "local"
+    assert here.cores is not None
+    assert here.cores >= 1
+    assert here.memory_bytes is not None
+    assert here.memory_bytes > 2**28
+    assert here.system is not None
+    assert here.system.startswith(platform.system())
+    assert here.python == platform.python_version()
+    assert parse(to_json(here), DeviceFacts, "the facts") == here
+
+
+def test_a_name_and_a_class_that_are_given_are_kept() -> None:
+    there = machine.describe("pi", "raspberry-pi-5")
+    assert (there.name, there.device_class) == ("pi", "raspberry-pi-5")
 
 
 @pytest.mark.parametrize(

@@ -1,68 +1,71 @@
-"""What is unfit to quote isn't passed, and says why."""
+"""A latency that is unreliable says why, and is not passed where a speed-up is claimed."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgekit.measure import steadiness
-from edgekit.measure.gates import judge_steadiness
+from edgekit.measure.gates import judge
 from edgekit.measure.settings import Settings
-from edgekit.measure.steadiness import spread, time_steadily, unfit
+from edgekit.measure.steadiness import spread, time_steadily, unreliable
+from edgekit.report.conditions import Conditions, Sustained, SustainedLatency
+from edgekit.report.row import Row
 from edgekit.support.progress import Reporter
+from tests.helpers.measurements import conditions, latency, measurement, sample, speedup
 
-CALM: dict[str, Any] = {"throttled": [], "series": [], "cpus": 4, "other_cpus": 0.1}
-
-
-def row(**more: Any) -> dict[str, Any]:
-    latency = {"p50": 5.0, "threads": 4, "spread": 0.05}
-    return {"verdict": "pass", "reasons": [], "latency_ms": latency, "thermal": CALM} | more
+HOT = conditions(throttled=("frequency capped",), series=tuple(map(sample, (71.0, 84.2, None))))
 
 
-def test_calm_is_fit() -> None:
-    assert judge_steadiness(row(), claimed=True) == row()
-    assert unfit(None, 4, None) == []
-    assert unfit({"throttled": None, "cpus": 2, "other_cpus": None}, 4, None) == [], (
-        "what isn't known isn't held against"
-    )
+def row(claimed: bool = True, **figures: Any) -> Row:
+    """A measurement on four threads with these figures, judged; `claimed` where the user states a speed-up."""
+    settings = Settings(must_be_fit=claimed)
+    calm: dict[str, Any] = {"thermal": conditions(), "latency_ms": latency(threads=4)}
+    return judge(measurement(**{**calm, **figures}), settings, random_weights=False)
+
+
+def test_calm_is_reliable() -> None:
+    judged = row()
+    assert (judged.verdict, judged.notes) == ("pass", ())
+    unknown = conditions(throttled=None, cpus=2, other_cpus=None)
+    assert unreliable(unknown, 4, None) == [], "what is not known is not held against it"
 
 
 def test_heat() -> None:
-    hot = CALM | {
-        "throttled": ["frequency capped"],
-        "series": [{"celsius": 71.0}, {"celsius": 84.2}, {"celsius": None}],
-    }
-    given = row(thermal=hot)
-    found = judge_steadiness(given, claimed=True)
-    assert found["verdict"] == "not shown"
-    (reason,) = found["reasons"]
+    judged = row(thermal=HOT)
+    assert judged.verdict == "inconclusive"
+    (reason,) = judged.reasons
     assert reason.startswith(
-        "unfit to quote: the processor was slowed down while it was timed (frequency capped, 84 °C)"
+        "unreliable timing: the processor was slowed down while it was timed (frequency capped, 84 °C)"
     )
-    assert given["verdict"] == "pass", "the given row is left alone"
 
 
 def test_without_a_claim_it_is_a_remark() -> None:
-    found = judge_steadiness(row(thermal=CALM | {"other_cpus": 3.9}), claimed=False)
-    assert (found["verdict"], found["reasons"]) == ("pass", [])
-    assert found["remarks"][0].startswith("unfit to quote: other processes kept 3.9 of 4 CPUs busy")
+    judged = row(claimed=False, thermal=conditions(other_cpus=3.9))
+    assert (judged.verdict, judged.reasons) == ("pass", ())
+    (remark,) = judged.remarks
+    assert remark.startswith("unreliable timing: other processes kept 3.9 of 4 CPUs busy")
 
 
 @pytest.mark.parametrize(
-    ("threads", "cpus", "other", "fit"),
+    ("threads", "cpus", "other", "reliable"),
     [
-        (1, 2, 0.9, True),  # a CPU of its own is left
+        (1, 2, 0.9, True),  # a CPU is left for it
         (1, 2, 1.3, False),
         (4, 4, 0.3, True),
         (4, 4, 0.5, False),
-        (8, 4, 0.1, True),  # more threads than CPUs: nobody else's doing
+        (8, 4, 0.1, True),  # more threads than CPUs: not the others' doing
         (8, 4, 1.0, False),
     ],
 )
-def test_other_load(threads: int, cpus: int, other: float, fit: bool) -> None:
-    reasons = unfit(CALM | {"cpus": cpus, "other_cpus": other}, threads, None)
-    assert fit == (reasons == [])
-    assert fit or f"other processes kept {other:.1f} of {cpus} CPUs busy beside {threads} thread" in reasons[0]
+def test_other_load(threads: int, cpus: int, other: float, reliable: bool) -> None:
+    reasons = unreliable(conditions(cpus=cpus, other_cpus=other), threads, None)
+    if reliable:
+        assert reasons == []
+    else:
+        (reason,) = reasons
+        assert f"other processes kept {other:.1f} of {cpus} CPUs busy beside {threads} thread" in reason
 
 
 def test_spread_is_of_blocks_not_of_rounds() -> None:
@@ -71,50 +74,52 @@ def test_spread_is_of_blocks_not_of_rounds() -> None:
     assert spread(noisy) == 0, "single slow rounds are what p99 is for"
     drifting = np.linspace(5, 10, 400)
     assert spread(drifting) == pytest.approx(0.5, abs=0.01)
-    jumping = np.repeat([5.0, 10.0, 5.0, 10.0], 100)
-    assert spread(jumping) > steadiness.MOST_SPREAD  # type: ignore[operator]
+    jumping = spread(np.repeat([5.0, 10.0, 5.0, 10.0], 100))
+    assert jumping is not None
+    assert jumping > steadiness.MOST_SPREAD
     one_hiccup = np.full(400, 5.0)
     one_hiccup[100:140] = 50
     assert spread(one_hiccup) == 0
     assert spread(np.ones(99)) is None
 
 
-def test_what_failed_stays_failed_and_what_has_no_figures_stays() -> None:
-    wide = {"p50": 5.0, "threads": 1, "spread": 0.9}
-    found = judge_steadiness(row(verdict="fail", reasons=["slow"], latency_ms=wide), claimed=True)
-    assert found["verdict"] == "fail"
-    assert found["reasons"][0] == "slow"
-    assert "its blocks of rounds are 90% of p50 apart" in found["reasons"][1]
-    lost = {"verdict": "error", "reasons": ["x"], "latency_ms": None, "thermal": None}
-    assert judge_steadiness(lost, claimed=True) == lost
+def test_what_fails_a_gate_stays_failed() -> None:
+    judged = row(speedup=speedup(0.5, 0.4, 0.6), latency_ms=latency(spread=0.9))
+    assert judged.verdict == "fail"
+    slow, drift = judged.reasons
+    assert slow.startswith("0.50x its float")
+    assert drift.startswith("unreliable timing: latency drifted by 90% of p50")
 
 
-def test_heat_is_what_a_sustained_run_is_about() -> None:
-    hot = CALM | {"throttled": ["throttled"]}
-    wide = {"p50": 5.0, "threads": 4, "spread": 0.9}
-    found = judge_steadiness(row(thermal=hot, latency_ms=wide, sustain={"seconds": 600}), claimed=True)
-    assert (found["verdict"], found["reasons"]) == ("pass", [])
-    assert "slowed down while it was timed (throttled)" in found["remarks"][0]
-    busy = hot | {"other_cpus": 3.0}
-    assert judge_steadiness(row(thermal=busy, sustain={"seconds": 600}), claimed=True)["verdict"] == "not shown"
+def test_heat_and_drift_are_what_a_sustained_run_is_about() -> None:
+    window = SustainedLatency(5.0, 5.0, 5.0, 100)
+    sustain = Sustained(seconds=600, window_s=60, first=window, last=window, change=0.0, series=())
+    judged = row(thermal=HOT, latency_ms=latency(threads=4, spread=0.9), sustain=sustain)
+    assert (judged.verdict, judged.reasons) == ("pass", ())
+    (remark,) = judged.remarks
+    assert remark.startswith("the processor was slowed down while it was timed (frequency capped, 84 °C)")
+    busy = replace(HOT, other_cpus=3.0)
+    assert row(thermal=busy, sustain=sustain).verdict == "inconclusive", "but others' load is not"
 
 
-def test_what_is_unfit_is_timed_again(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unreliable_latency_is_timed_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     loads = iter([3.0, 2.0, 0.0, 0.0])
 
-    class Fake:
+    class Sampler:
         def __call__(self) -> None:
             pass
 
-        def finish(self) -> dict[str, Any]:
-            return CALM | {"other_cpus": next(loads)}
+        def finish(self) -> Conditions:
+            return conditions(other_cpus=next(loads))
 
-    monkeypatch.setattr(steadiness, "Watch", Fake)
+    monkeypatch.setattr(steadiness, "TelemetrySampler", Sampler)
     done: list[int] = []
     settings = Settings(warmup=1, iterations=2)
-    times, conditions = time_steadily({"a": lambda: done.append(1)}, 4, settings, "time", Reporter())
-    assert (len(times["a"]), len(done), conditions["other_cpus"]) == (2, 9, 0)
+    times, found = time_steadily({"a": lambda: done.append(1)}, 4, settings, "time", Reporter())
+    assert (len(times["a"]), len(done), found.other_cpus) == (2, 9, 0)
     assert capfd.readouterr().err.count("timing again: other processes kept") == 2
     loads = iter([3.0, 2.0, 2.5])
-    _, conditions = time_steadily({"a": lambda: None}, 4, settings, "time", Reporter(quiet=True))
-    assert conditions["other_cpus"] == 2.5, "three times at most"
+    _, found = time_steadily({"a": lambda: None}, 4, settings, "time", Reporter(quiet=True))
+    assert found.other_cpus == 2.5, "three times at most"

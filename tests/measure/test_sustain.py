@@ -6,45 +6,46 @@ import pytest
 from edgekit.cli.options import seconds_of
 from edgekit.errors import UsageError
 from edgekit.measure.sustain import POINTS, sustained, time_sustained
+from edgekit.report.conditions import SustainedLatency
 from edgekit.support.progress import Reporter
 
 
 def test_first_and_last_minute() -> None:
     at = np.arange(0, 600, 0.5) + 2
     times = np.where(at < 302, 5.0, 8.0)
-    found = sustained(times, at)
-    assert (found["window_s"], found["seconds"]) == (60, 599.5)
-    assert (found["first"]["p50"], found["last"]["p50"]) == (5, 8)
-    assert (found["first"]["count"], found["last"]["count"]) == (121, 121)
-    assert found["change"] == pytest.approx(0.6)
-    assert len(found["series"]) <= POINTS + 1
-    assert sum(point["count"] for point in found["series"]) == len(times)
-    assert [point["p50"] for point in found["series"][:2]] == [5, 5]
-    assert found["series"][-1]["p50"] == 8
+    run = sustained(times, at)
+    assert (run.window_s, run.seconds) == (60, 599.5)
+    assert (run.first.p50, run.last.p50) == (5, 8)
+    assert (run.first.count, run.last.count) == (121, 121)
+    assert run.change == pytest.approx(0.6)
+    assert len(run.series) <= POINTS + 1
+    assert sum(point.count for point in run.series) == len(times)
+    assert [point.p50 for point in run.series[:2]] == [5, 5]
+    assert run.series[-1].p50 == 8
 
 
 def test_a_run_of_less_than_two_minutes_is_halved() -> None:
     at = np.arange(0, 90, 1.0)
-    found = sustained(at + 1, at)
-    assert found["window_s"] == 44.5
-    assert (found["first"]["count"], found["last"]["count"]) == (45, 45)
+    run = sustained(at + 1, at)
+    assert run.window_s == 44.5
+    assert (run.first.count, run.last.count) == (45, 45)
 
 
 def test_a_single_round() -> None:
-    found = sustained(np.array([7.0]), np.array([3.0]))
-    assert found["first"] == found["last"] == {"p50": 7, "p90": 7, "p99": 7, "count": 1}
-    assert found["change"] == 0
+    run = sustained(np.array([7.0]), np.array([3.0]))
+    assert run.first == run.last == SustainedLatency(p50=7, p90=7, p99=7, count=1)
+    assert run.change == 0
 
 
-def test_it_goes_on_for_so_long_in_turns() -> None:
+def test_calls_take_turns_until_the_time_is_over() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    times, rows, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
-    assert conditions["seconds"] == pytest.approx(1.2, abs=0.5)
+    times, runs, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
+    assert conditions.seconds >= 1.2
     assert order[:4] == list("abab")
     assert len(times["a"]) == len(times["b"]) == len(order) // 2 - 2
-    assert rows["a"]["first"]["count"] + rows["a"]["last"]["count"] >= len(times["a"])
-    assert conditions["series"], "sampled while it ran"
+    assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
+    assert conditions.series, "sampled while it ran"
 
 
 @pytest.mark.parametrize(

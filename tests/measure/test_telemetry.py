@@ -3,15 +3,14 @@
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edgekit.measure import telemetry as conditions
-from edgekit.measure.telemetry import Watch, throttling
+from edgekit.measure import telemetry
+from edgekit.measure.telemetry import TelemetrySampler, throttling
+from edgekit.report.conditions import MachineState, Sample, Throttling
 from tests.devices.test_check import PI5, root
-
-QUIET: dict[str, Any] = {"throttled": None, "throttle_events": None, "cooling_state": None}
+from tests.helpers.measurements import machine_state
 
 
 @pytest.fixture
@@ -24,35 +23,42 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_heat_and_clocks_between_rounds(tmp_path: Path, clock: list[float]) -> None:
     machine = root(tmp_path, PI5)
-    watch = Watch(machine)
+    sampler = TelemetrySampler(machine)
     for second, heat in ((0.4, 1), (1.1, 55), (1.5, 2), (2.2, 61)):
         clock[0] = second
         (machine / "sys/class/thermal/thermal_zone0/temp").write_text(f"{heat * 1000}\n")
-        watch()
+        sampler()
     clock[0] = 2.5
-    found = watch.finish()
-    assert [(each["s"], each["celsius"]) for each in found["series"]] == [(1.1, 55), (2.2, 61), (2.5, 61)]
-    assert {each["clock_mhz"] for each in found["series"]} == {2400}
-    assert (found["before"]["celsius"], found["after"]["celsius"], found["seconds"]) == (48.25, 61, 2.5)
+    conditions = sampler.finish()
+    assert [(each.s, each.celsius) for each in conditions.series] == [(1.1, 55), (2.2, 61), (2.5, 61)]
+    assert {each.clock_mhz for each in conditions.series} == {2400}
+    assert (conditions.before.celsius, conditions.after.celsius, conditions.seconds) == (48.25, 61, 2.5)
+    assert conditions.before.governor == "ondemand"
 
 
-def test_what_is_not_told_is_null(tmp_path: Path, clock: list[float]) -> None:
-    watch = Watch(tmp_path)
+def test_what_is_not_told_is_none(tmp_path: Path, clock: list[float]) -> None:
+    sampler = TelemetrySampler(tmp_path)
     clock[0] = 1.5
-    watch()
-    found = watch.finish()
-    assert found["series"][0] == {"s": 1.5, "clock_mhz": None, "celsius": None, "throttled": None}
-    assert (found["throttled"], found["other_cpus"]) == (None, None)
-    assert found["cpus"] == len(os.sched_getaffinity(0))
+    sampler()
+    conditions = sampler.finish()
+    assert conditions.series[0] == Sample(s=1.5, clock_mhz=None, celsius=None, throttled=None)
+    assert (conditions.throttled, conditions.other_cpus) == (None, None)
+    assert conditions.cpus == len(os.sched_getaffinity(0))
+
+
+def test_what_the_firmware_reports_is_in_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.measure.probe.said", lambda *_: "throttled=0x50004")
+    throttled = telemetry.machine_state(tmp_path).throttled
+    assert throttled == Throttling(0x50004, now=("throttled",), since_boot=("under-voltage", "throttled"))
 
 
 def test_a_long_series_is_thinned_out(tmp_path: Path, clock: list[float]) -> None:
-    watch = Watch(tmp_path)
+    sampler = TelemetrySampler(tmp_path)
     for second in range(1, 1000):
         clock[0] = second
-        watch()
-    at = [each["s"] for each in watch.finish()["series"]]
-    assert 40 < len(at) <= conditions.MOST_SAMPLES + 1
+        sampler()
+    at = [each.s for each in sampler.finish().series]
+    assert 40 < len(at) <= telemetry.MOST_SAMPLES + 1
     assert at[-1] == 999
     assert max(later - sooner for sooner, later in pairwise(at)) <= 20
 
@@ -65,49 +71,59 @@ def stat(machine: Path, busy: int) -> None:
 
 def test_other_load(tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     own = [3.0]
-    monkeypatch.setattr(conditions, "_own_seconds", lambda: own[0])
+    monkeypatch.setattr(telemetry, "_own_seconds", lambda: own[0])
     cpus, tick = len(os.sched_getaffinity(0)), os.sysconf("SC_CLK_TCK")
     stat(tmp_path, 0)
-    watch = Watch(tmp_path)
+    sampler = TelemetrySampler(tmp_path)
     clock[0], own[0] = 10.0, 3.0 + 5 * cpus
     stat(tmp_path, 8 * tick)  # each CPU for 8 s, of which 5 were ours
-    assert watch.finish()["other_cpus"] == pytest.approx(0.3 * cpus)
+    assert sampler.finish().other_cpus == pytest.approx(0.3 * cpus)
     own[0] += 100
-    assert watch.finish()["other_cpus"] is None, "the counts can't be those of our CPUs"
-    watch = Watch(tmp_path)
+    assert sampler.finish().other_cpus is None, "the counts can't be those of our CPUs"
+    sampler = TelemetrySampler(tmp_path)
     clock[0] += 0.3
-    assert watch.finish()["other_cpus"] is None, "too short to tell"
+    assert sampler.finish().other_cpus is None, "too short to tell"
 
 
 def test_the_machine_that_runs_this() -> None:
-    found = Watch().finish()
-    assert found["other_cpus"] is None
-    assert found["before"]["load"] >= 0
+    conditions = TelemetrySampler().finish()
+    assert conditions.other_cpus is None
+    assert conditions.before.load is not None
+    assert conditions.before.load >= 0
+
+
+def firmware(*since_boot: str) -> MachineState:
+    return machine_state(throttled=Throttling(0, now=(), since_boot=since_boot))
 
 
 @pytest.mark.parametrize(
     ("before", "after", "samples", "expected"),
     [
-        ({}, {}, [None], None),
-        ({"throttled": {"now": [], "since_boot": []}}, {"throttled": {"now": [], "since_boot": []}}, [[]], []),
+        (machine_state(), machine_state(), [None], None),
+        (firmware(), firmware(), [()], ()),
+        (firmware("throttled"), firmware("throttled"), [()], ()),
         (
-            {"throttled": {"now": [], "since_boot": ["throttled"]}},
-            {"throttled": {"now": [], "since_boot": ["throttled"]}},
-            [[]],
-            [],
+            firmware(),
+            firmware("under-voltage"),
+            [(), ("frequency capped",), ("frequency capped",)],
+            ("frequency capped", "under-voltage"),
         ),
+        (machine_state(throttle_events=3), machine_state(throttle_events=3), [None], ()),
         (
-            {"throttled": {"now": [], "since_boot": []}},
-            {"throttled": {"now": [], "since_boot": ["under-voltage"]}},
-            [[], ["frequency capped"], ["frequency capped"]],
-            ["frequency capped", "under-voltage"],
+            machine_state(throttle_events=3),
+            machine_state(throttle_events=4),
+            [None],
+            ("throttled by the processor",),
         ),
-        ({"throttle_events": 3}, {"throttle_events": 3}, [None], []),
-        ({"throttle_events": 3}, {"throttle_events": 4}, [None], ["throttled by the processor"]),
-        ({"cooling_state": 0}, {"cooling_state": 0}, [None], []),
-        ({"cooling_state": 0}, {"cooling_state": 2}, [None], ["clock capped against heat"]),
+        (machine_state(cooling_state=0), machine_state(cooling_state=0), [None], ()),
+        (machine_state(cooling_state=0), machine_state(cooling_state=2), [None], ("clock capped against heat",)),
     ],
 )
-def test_throttling(before: Any, after: Any, samples: Any, expected: list[str] | None) -> None:
-    series = [{"throttled": names} for names in samples]
-    assert throttling([QUIET | before, QUIET | after], series) == expected
+def test_throttling(
+    before: MachineState,
+    after: MachineState,
+    samples: list[tuple[str, ...] | None],
+    expected: tuple[str, ...] | None,
+) -> None:
+    series = [Sample(float(at), None, None, names) for at, names in enumerate(samples)]
+    assert throttling(before, after, series) == expected

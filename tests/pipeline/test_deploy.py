@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.measure import bundle_rows as measure
+from edgekit.measure import measure_bundles as measure
 from edgekit.measure import steadiness
 from edgekit.measure.fresh_process import Fresh
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
 from edgekit.pipeline import graphs
-from edgekit.report import load_report, validate
-from edgekit.report.columns import RANDOM
+from edgekit.report import load_report
+from edgekit.report.document import Recommendation, Report
+from edgekit.report.figure import lookup
+from edgekit.report.row import Latency
+from edgekit.report.sentences import RANDOM
+from edgekit.report.serialization import parse
 from edgekit.runtime import bundle
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support import library_log
@@ -74,44 +78,54 @@ def kept(err: str) -> set[str]:
     return {line.partition(":")[0] for line in err.splitlines() if line.endswith("kept from an earlier run")}
 
 
-def figures(report: dict[str, Any]) -> Any:
-    """What doesn't depend on the moment; nor on the names in a zip, as the fake runtime's size does."""
-    timed = ("latency_ms", "end_to_end_ms", "speedup", "limit", "thermal", "peak_rss_bytes", "size_bytes")
-    rows = [{key: value for key, value in row.items() if key not in timed} for row in report["results"]]
-    return {**report, "results": rows, "created": None, "command": None, "recommendation": None}
+def alike(one: Report, other: Report) -> bool:
+    """Whether two reports agree on what does not depend on the moment."""
+    latency = one.results[0].latency_ms
+    return timeless(one, latency) == timeless(other, latency)
+
+
+def timeless(report: Report, latency: Latency | None) -> Report:
+    """The report with the same times everywhere; sizes too, since the fake runtime's depends on names in a zip."""
+    timed: dict[str, Any] = dict.fromkeys(("end_to_end_ms", "speedup", "limit", "thermal", "peak_rss_bytes"))
+    rows = tuple(replace(row, **timed, latency_ms=latency, size_bytes=0) for row in report.results)
+    return replace(report, results=rows, created="", command=(), recommendation=Recommendation(None, None, ""))
 
 
 def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: Path) -> None:
     assert {each.name for each in finished_run.iterdir()} == WRITTEN | BUNDLES
     assert leftovers(finished_run) == []
     report = load_report(finished_run)
-    assert {row["bundle"] for row in report["results"]} == BUNDLES
-    assert [row["verdict"] for row in report["results"]] == ["pass"] * 6
-    assert report["command"][:2] == ["deploy", "convnextv2_atto"]
-    assert report["model"]["name"] == "convnextv2_atto"
-    assert report["model"]["weights"] == tiny_weights.name
-    assert report["model"]["accuracy_meaningful"] is True
-    assert report["model"]["input_shape"] == [1, 3, 32, 32]
-    assert report["model"]["macs"] > 100_000
-    assert (report["calibration"]["count"], report["evaluation"]["count"]) == (10, 20)
-    assert report["evaluation"]["overlap_with_calibration"] == 0
-    assert report["recommendation"]["bundle"] in BUNDLES
-    for row in report["results"]:
-        assert row["size_bytes"] == read_bundle(finished_run / row["bundle"]).size_bytes
-        assert row["accuracy"]["versus"] == "reference"
-        assert row["accuracy"]["count"] == 20
-        if row["precision"] == "float":
-            assert row["accuracy"]["agreement"] == 1.0
-            assert row["speedup"] is None
+    assert {row.bundle for row in report.results} == BUNDLES
+    assert [row.verdict for row in report.results] == ["pass"] * 6
+    assert report.command[:2] == ("deploy", "convnextv2_atto")
+    assert report.model.name == "convnextv2_atto"
+    assert report.model.weights == tiny_weights.name
+    assert report.model.accuracy_meaningful is True
+    assert report.model.input_shape == (1, 3, 32, 32)
+    assert report.model.macs > 100_000
+    assert (report.calibration.count, report.evaluation.count) == (10, 20)
+    assert report.evaluation.overlap_with_calibration == 0
+    assert report.recommendation.bundle in BUNDLES
+    for row in report.results:
+        assert row.bundle
+        assert row.accuracy
+        assert row.size_bytes == read_bundle(finished_run / row.bundle).size_bytes
+        assert row.accuracy.versus == "reference"
+        assert row.accuracy.count == 20
+        if row.precision == "float":
+            assert row.accuracy.agreement == 1.0
+            assert row.speedup is None
         else:
-            assert row["speedup"]["versus"] == f"{row['target']}-float"
-            assert row["int8"]["share_of_macs"] > 0.5
+            assert row.speedup
+            assert row.speedup.versus == f"{row.target}-float"
+            assert row.int8
+            assert (row.int8.share_of_macs or 0) > 0.5
 
 
 def test_calibration_file(finished_run: Path, photos: Path) -> None:
     found = json.loads((finished_run / "calibration.json").read_text())
     report = load_report(finished_run)
-    assert (found["seed"], found["sha256"]) == (0, report["calibration"]["sha256"])
+    assert (found["seed"], found["sha256"]) == (0, report.calibration.sha256)
     assert found["recipe"]["name"] == "convnextv2"
     assert len(found["images"]) == 10
     assert {each["label"] for each in found["images"]} == set(range(10))
@@ -121,8 +135,8 @@ def test_calibration_file(finished_run: Path, photos: Path) -> None:
 def test_random_weights_say_so_everywhere(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--weights", "random", "--max-drop", "-100") == 0, "a gate on a meaningless drop"
     report = load_report(tmp_path / "run")
-    assert report["model"]["weights"] == "random"
-    assert report["model"]["accuracy_meaningful"] is False
+    assert report.model.weights == "random"
+    assert report.model.accuracy_meaningful is False
     out, err = capfd.readouterr()
     assert "the weights are random: accuracy means nothing" in err
     assert RANDOM in out
@@ -151,10 +165,9 @@ def test_same_command_again_reuses_the_bundles_and_measures(
     assert again("--json") == 0
     out, err = capfd.readouterr()
     assert kept(err) == {"fake-float", "fake-int8"}
-    report = json.loads(out)
-    validate(report)
-    assert figures(report) == figures(load_report(fake_done))
-    assert report["results"][0]["latency_ms"] != load_report(fake_done)["results"][0]["latency_ms"]
+    report = parse(out, Report, "stdout")
+    assert alike(report, load_report(fake_done))
+    assert report.results[0].latency_ms != load_report(fake_done).results[0].latency_ms
     assert "evaluate torch" not in err, "torch's answers are kept too"
 
 
@@ -188,13 +201,13 @@ def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..
 def test_weights_alone_are_smaller_and_computed_with_in_float(job_arguments: list[str], tmp_path: Path) -> None:
     where = ["--target", "openvino", "--target", "onnx", "-o", str(tmp_path / "run")]
     assert main(["deploy", *job_arguments, "--scheme", "w8", *where]) == 0
-    rows = {(row["target"], row["precision"]): row for row in load_report(tmp_path / "run")["results"]}
+    rows = {(row.target, row.precision): row for row in load_report(tmp_path / "run").results}
     for target in ("openvino", "onnx"):
         row = rows[target, "int8"]
-        assert row["scheme"].startswith("w8, int8 weights")
-        assert row["int8"]["share_of_macs"] == 0
-        assert row["size_bytes"] < rows[target, "float"]["size_bytes"]
-        assert row["accuracy"]["agreement"] > 0.9
+        assert (row.scheme or "").startswith("w8, int8 weights")
+        assert lookup(row, "int8.share_of_macs") == 0
+        assert lookup(row, "size_bytes") < lookup(rows[target, "float"], "size_bytes")
+        assert lookup(row, "accuracy.agreement") > 0.9
 
 
 @pytest.mark.parametrize(
@@ -215,8 +228,8 @@ def test_a_scheme_that_does_not_fit(
 
 def test_one_precision_alone(again: Callable[..., int], tmp_path: Path) -> None:
     assert again("--precision", "int8") == 0
-    (row,) = load_report(tmp_path / "run")["results"]
-    assert (row["precision"], row["speedup"]) == ("int8", None)
+    (row,) = load_report(tmp_path / "run").results
+    assert (row.precision, row.speedup) == ("int8", None)
 
 
 def test_a_damaged_bundle_is_made_again(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
@@ -243,15 +256,16 @@ def test_a_compiler_that_refuses_costs_its_row_alone(
     assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err
     assert "Traceback" not in err
     assert kept(err) == BUNDLES - {"onnx-int8"}
-    report = json.loads(out)
-    validate(report)
+    report = parse(out, Report, "stdout")
     assert load_report(folder) == report
-    verdicts = {f"{row['target']}-{row['precision']}": row["verdict"] for row in report["results"]}
+    verdicts = {f"{row.target}-{row.precision}": row.verdict for row in report.results}
     assert verdicts == dict.fromkeys(BUNDLES, "pass") | {"onnx-int8": "error"}
-    (failed,) = (row for row in report["results"] if row["verdict"] == "error")
-    assert failed["reasons"] == ["compile: ONNX Runtime's compiler refused the graph: unsupported operation"]
+    (failed,) = (row for row in report.results if row.verdict == "error")
+    assert failed.reasons == ("compile: ONNX Runtime's compiler refused the graph: unsupported operation",)
+    assert failed.failure is not None
+    assert (failed.failure.stage, failed.failure.error) == ("compile", "CompileError")
     assert leftovers(folder) == []
-    assert "not passed: onnx-int8" in report["recommendation"]["why"]
+    assert "not passed: onnx-int8" in report.recommendation.why
 
 
 def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
@@ -259,21 +273,19 @@ def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines if line.startswith(("fake-float ", "fake-int8 "))] == ["pass", "fail"]
     assert [line.partition(":")[0] for line in lines if line.partition(":")[2].startswith(" fail")] == ["fake-int8"]
-    float_, int8 = load_report(tmp_path / "run")["results"]
-    assert (float_["verdict"], int8["verdict"]) == ("pass", "fail")
-    assert "more than 1000 is asked for" in int8["reasons"][0]
+    float_, int8 = load_report(tmp_path / "run").results
+    assert (float_.verdict, int8.verdict) == ("pass", "fail")
+    assert "more than 1000 is asked for" in int8.reasons[0]
     assert read_bundle(tmp_path / "run" / "fake-int8")
 
 
 def test_twenty_images_do_not_show_what_is_claimed(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--max-drop", "10") == 1
     out = " ".join(capfd.readouterr().out.split())
-    assert re.search(
-        r"fake-int8: not shown: a drop of at most 10 is not shown: measured .* n = 20; about \d+ images", out
-    )
-    int8 = load_report(tmp_path / "run")["results"][1]
-    assert (int8["verdict"], int8["accuracy"]["bound"]["shown"]) == ("not shown", False)
-    assert 'class="not-shown"' in (tmp_path / "run" / "report.html").read_text()
+    assert re.search(r"fake-int8: inconclusive: cannot confirm a drop of at most 10 points .* about \d+ images", out)
+    int8 = load_report(tmp_path / "run").results[1]
+    assert (int8.verdict, lookup(int8, "accuracy.bound.shown")) == ("inconclusive", False)
+    assert 'class="inconclusive"' in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_outputs_that_are_not_finite_cost_the_row(
@@ -289,7 +301,7 @@ def test_outputs_that_are_not_finite_cost_the_row(
     monkeypatch.setattr(fake_runtime.Engine, "run", broken)
     assert again() == 1
     assert "fake int8 gives NaN or infinity for a real image" in capfd.readouterr().err
-    assert [row["verdict"] for row in load_report(tmp_path / "run")["results"]] == ["pass", "error"]
+    assert [row.verdict for row in load_report(tmp_path / "run").results] == ["pass", "error"]
     assert leftovers(tmp_path / "run") == []
     assert not (tmp_path / "run" / "fake-int8").exists()
 
@@ -316,11 +328,11 @@ def test_unreadable_images_are_named_counted_and_replaced(
     assert again("--data", str(data), "--num-eval-samples", "0") == 0
     err = capfd.readouterr().err
     report = load_report(tmp_path / "run")
-    names = {each["name"] for part in ("calibration", "evaluation") for each in report[part]["unreadable"]}
+    names = {each.name for part in (report.calibration, report.evaluation) for each in part.unreadable}
     assert names == {"class_3/0.png", "class_7/2.png"}
     for name in names:
         assert err.count(f"warning: passed over {name}: ") == 1
-    assert (report["calibration"]["count"], report["evaluation"]["count"]) == (10, 28)
+    assert (report.calibration.count, report.evaluation.count) == (10, 28)
 
 
 POINTS: list[tuple[Any, str, int]] = [
@@ -361,7 +373,7 @@ def test_interrupted_at_every_stage_and_then_finished(
             made = found
     assert main(command) == 0
     assert kept(capfd.readouterr().err) == {"fake-float", "fake-int8"}
-    assert figures(load_report(tmp_path / "run")) == figures(load_report(fake_done))
+    assert alike(load_report(tmp_path / "run"), load_report(fake_done))
     assert leftovers(tmp_path / "run") == []
 
 
@@ -398,9 +410,9 @@ def test_measurements_survive_an_interrupt(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert again() == 130
-    monkeypatch.setattr(measure, "alternate", None)  # not called again
+    monkeypatch.setattr(steadiness, "alternate", None)  # not called again
     assert again() == 0
-    assert "fake: measurements kept from the interrupted run" in capfd.readouterr().err
+    assert "fake: resumed the measurements of an interrupted run" in capfd.readouterr().err
 
 
 def test_fewer_images_than_the_recipe_wants_is_said(again: Callable[..., int], photos: Path, capfd: Any) -> None:

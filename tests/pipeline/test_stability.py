@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.stability import check_stability, doubt_of
+from edgekit.report.document import RangeRatio, Stability
 from edgekit.report.sentences import stability_words
 from edgekit.support.progress import Reporter
 
@@ -39,24 +39,24 @@ def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
 
 def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:
     heard = Heard()
-    (found,) = check_stability(job(photos), ("openvino",), heard)
-    assert (found["target"], found["images"], found["evaluation_images"]) == ("openvino", [5, 5], 30)
-    ranges = found["range_ratio"]
-    assert 1 <= ranges["median"] <= ranges["greatest"]
-    assert ranges["layer"].startswith("the input of stages.")
-    assert 0 < found["agreement"] <= 1
-    assert all(10 < each < 80 for each in (*found["snr_db"], found["snr_between_db"]))
-    assert f"{ranges['greatest']:.2f} at most (at {ranges['layer']})" in stability_words(found)
-    assert (heard.warnings == []) == (ranges["greatest"] <= 2)
+    (stability,) = check_stability(job(photos), ("openvino",), heard)
+    assert (stability.target, stability.images, stability.evaluation_images) == ("openvino", (5, 5), 30)
+    ranges = stability.range_ratio
+    assert 1 <= ranges.median <= ranges.greatest
+    assert ranges.layer.startswith("the input of stages.")
+    assert 0 < stability.agreement <= 1
+    assert all(snr is not None and 10 < snr < 80 for snr in (*stability.snr_db, stability.snr_between_db))
+    assert f"{ranges.greatest:.2f} at most (at {ranges.layer})" in stability_words(stability)
+    assert (heard.warnings == []) == (ranges.greatest <= 2)
 
 
 def test_the_same_images_in_both_halves_give_the_same(job: Callable[[Path], Job], photos: Path) -> None:
     whole = job(photos)
     first = whole.calibration.samples[:2]
     twins = replace(whole, calibration=replace(whole.calibration, samples=(first[0], first[0], first[1], first[1])))
-    (found,) = check_stability(twins, ("openvino",), Heard())
-    assert found["range_ratio"]["greatest"] == 1
-    assert (found["snr_between_db"], found["agreement"]) == (None, 1)
+    (stability,) = check_stability(twins, ("openvino",), Heard())
+    assert stability.range_ratio.greatest == 1
+    assert (stability.snr_between_db, stability.agreement) == (None, 1)
 
 
 def test_one_half_that_is_dark_is_a_doubt(job: Callable[[Path], Job], photos: Path, tmp_path: Path) -> None:
@@ -68,14 +68,23 @@ def test_one_half_that_is_dark_is_a_doubt(job: Callable[[Path], Job], photos: Pa
         with Image.open(path) as image:
             Image.fromarray((np.asarray(image) // 64).astype(np.uint8)).save(path)
     heard = Heard()
-    (found,) = check_stability(whole, ("openvino",), heard)
-    (said,) = heard.warnings
-    assert said == doubt_of(found)
-    assert f"the range at {found['range_ratio']['layer']} is" in said
+    (stability,) = check_stability(whole, ("openvino",), heard)
+    (warning,) = heard.warnings
+    assert warning == doubt_of(stability)
+    assert f"the range at {stability.range_ratio.layer} is" in warning
 
 
 def test_little_difference_is_no_doubt() -> None:
-    ranges: dict[str, Any] = {"median": 1.1, "greatest": 1.9, "layer": "the input of head.fc"}
-    found = {"target": "onnx", "images": [64, 64], "range_ratio": ranges}
-    assert doubt_of(found) is None
-    assert "is 2.1 times as wide" in str(doubt_of(found | {"range_ratio": ranges | {"greatest": 2.1}}))
+    stability = Stability(
+        target="onnx",
+        images=(64, 64),
+        evaluation_images=64,
+        range_ratio=RangeRatio(1.1, 1.9, "the input of head.fc"),
+        snr_db=(30.0, 31.0),
+        snr_between_db=28.0,
+        agreement=0.97,
+    )
+    assert doubt_of(stability) is None
+    doubt = doubt_of(replace(stability, range_ratio=replace(stability.range_ratio, greatest=2.1)))
+    assert doubt is not None
+    assert "is 2.1 times as wide" in doubt

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.report.html import render_html
-from tests.report.test_report import example
+from tests.helpers.reports import BEST, ROWS, report, report_with
 
 # Run in the page: what a person would see and do. The contrast is WCAG's, of each text with what it lies on.
 LOOK = """
@@ -99,15 +99,14 @@ def look(chromium: str, page: str, folder: Path, width: int, dark: bool) -> dict
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_in_a_browser(chromium: str, tmp_path: Path, width: int, dark: bool) -> None:
-    report = example()
-    report["results"][1] |= {"verdict": "not shown", "reasons": ["a drop of at most 0.2 is not shown"]}
-    found = look(chromium, render_html(report), tmp_path, width, dark)
+    whole = report_with(BEST, verdict="inconclusive", reasons=("cannot confirm a drop of at most 0.2 points",))
+    found = look(chromium, render_html(whole), tmp_path, width, dark)
     assert (found["dark"], found["width"]) == (dark, width)
     assert found["overflow"] <= 0, "the page itself must not scroll sideways: wide tables do so in their own frame"
     assert found["requests"] == []
     assert found["texts"] > 100
     assert found["least"][0][0] >= 4.5, found["least"]
-    assert found["first"] == [row["bundle"] or "onnx-int8" for row in report["results"]]
+    assert found["first"] == [row.name for row in ROWS]
     fastest = ["tflite-int8", "openvino-int8", "tflite-float", "openvino-float", "onnx-float", "onnx-int8"]
     assert found["up"] == ["ascending", fastest]
     assert found["down"] == ["descending", [*reversed(fastest[:-1]), "onnx-int8"]]
@@ -120,7 +119,7 @@ def test_page_in_a_browser(chromium: str, tmp_path: Path, width: int, dark: bool
 
 def test_a_page_with_a_mistake_would_be_found(chromium: str, tmp_path: Path) -> None:
     """The test itself: a script that fails, and text that can't be read."""
-    page = render_html(example())
+    page = render_html(report())
     with pytest.raises(AssertionError, match="CONSOLE"):
         look(chromium, page.replace("<main>", "<script>missing()</script><main>"), tmp_path, 1280, False)
     pale = page.replace("--quiet: #5b6570", "--quiet: #c0c0c0", 1)
@@ -129,4 +128,4 @@ def test_a_page_with_a_mistake_would_be_found(chromium: str, tmp_path: Path) -> 
 
 
 def test_page_is_small_enough_to_send() -> None:
-    assert len(render_html(example()).encode()) <= 3_000_000
+    assert len(render_html(report()).encode()) <= 3_000_000

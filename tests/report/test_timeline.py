@@ -1,13 +1,15 @@
 """Pictures of how latency is spread, and of heat over time: drawn where the report has the figures."""
 
+from dataclasses import replace
 from typing import Any
 
+from edgekit.report.document import Report
 from edgekit.report.timeline import draw_heat, draw_spread
-from tests.report.test_report import example
+from tests.helpers.reports import CONDITIONS, FAILED, ROWS, report
 
 
 def test_spread_has_a_box_for_each_row_that_was_timed() -> None:
-    drawn = draw_spread(example(), "local")
+    drawn = draw_spread(report(), "local")
     assert drawn is not None
     svg, words = drawn
     for name in ("openvino-float", "openvino-int8", "onnx-float", "tflite-float", "tflite-int8"):
@@ -16,17 +18,13 @@ def test_spread_has_a_box_for_each_row_that_was_timed() -> None:
     assert "onnx-int8" not in svg + words, "its compiler refused it"
 
 
-def test_reports_without_percentiles_have_no_spread() -> None:
-    report = example()
-    for row in report["results"]:
-        if row["latency_ms"]:
-            del row["latency_ms"]["p25"]
-    assert draw_spread(report, "local") is None
-    assert draw_spread(example(), "another") is None
+def test_rows_that_were_not_timed_have_no_spread() -> None:
+    assert draw_spread(report(results=(ROWS[FAILED],)), "local") is None
+    assert draw_spread(report(), "another") is None
 
 
 def test_heat_and_clocks_over_time() -> None:
-    drawn = draw_heat(example(), "local")
+    drawn = draw_heat(report(), "local")
     assert drawn is not None
     svg, words = drawn
     assert "heat, °C" in svg
@@ -34,20 +32,17 @@ def test_heat_and_clocks_over_time() -> None:
     assert "openvino: 48 to 53 °C, 2400 MHz, not throttled" in words
 
 
-def test_heat_that_no_sensor_told_is_not_drawn() -> None:
-    def without(**known: Any) -> dict[str, Any]:
-        report = example()
-        for row in report["results"]:
-            if row["thermal"]:
-                row["thermal"] = row["thermal"] | {"series": [s | known for s in row["thermal"]["series"]]}
-        return report
+def sampled(count: int = 3, **changes: Any) -> Report:
+    """The report with the first samples of each time series, changed."""
+    series = tuple(replace(sample, **changes) for sample in CONDITIONS.series[:count])
+    return report(results=tuple(replace(row, thermal=replace(CONDITIONS, series=series)) for row in ROWS))
 
-    assert draw_heat(without(celsius=None), "local") is None
-    drawn = draw_heat(without(clock_mhz=None), "local")
+
+def test_heat_that_no_sensor_told_is_not_drawn() -> None:
+    assert draw_heat(sampled(), "local") is not None
+    assert draw_heat(sampled(celsius=None), "local") is None
+    assert draw_heat(sampled(count=2), "local") is None, "two points are no course"
+    drawn = draw_heat(sampled(clock_mhz=None), "local")
     assert drawn is not None
+    assert "heat, °C" in drawn[0]
     assert "clock, MHz" not in drawn[0]
-    short = example()
-    for row in short["results"]:
-        if row["thermal"]:
-            row["thermal"] = row["thermal"] | {"series": row["thermal"]["series"][:2]}
-    assert draw_heat(short, "local") is None

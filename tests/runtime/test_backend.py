@@ -23,7 +23,7 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import TARGETS, Target
 from edgekit.errors import CompileError
-from edgekit.measure.rows import ran_in_int8
+from edgekit.measure.measure_bundles import ran_in_int8
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all, build_one
 from edgekit.pipeline.compile import PARITY
@@ -257,7 +257,7 @@ def test_gelu_from_int8_to_int8_is_one_operation(tiny_job: Job, tmp_path: Path) 
     assert all(layer["int8"] for layer in bundle.manifest.layers if layer["op"] != "depthwise")
     wanted = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
     share = wanted / sum(layer["macs"] for layer in bundle.manifest.layers)
-    assert ran_in_int8(bundle, 1)["share_of_macs"] == pytest.approx(share)
+    assert ran_in_int8(bundle, 1).share_of_macs == pytest.approx(share)
 
 
 COMPILERS = {

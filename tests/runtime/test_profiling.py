@@ -114,15 +114,6 @@ def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profile
         assert any(kind.endswith(" int8") for kind in found.time_by_kind)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_profile_becomes_json(int8_profiles: Profiles, target: str) -> None:
-    _, found = int8_profiles[target]
-    values = found.to_dict()
-    assert found.summary() == {key: values[key] for key in ("share_of_macs", "method", "float_layers", "simulated")}
-    assert values["total_macs"] == sum(op["macs"] for op in values["ops"])
-    assert values["ops"][0].keys() == {"name", "kernel", "macs", "int8", "ms", "reason", "quantized"}
-
-
 @pytest.fixture(scope="module")
 def attention_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Self-attention of 16 tokens of 8 channels, compiled for every runtime."""

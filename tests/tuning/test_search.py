@@ -17,6 +17,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select, split
 from edgekit.report import load_report
+from edgekit.report.search_document import TrialSummary
 from edgekit.runtime.bundle import read_bundle
 
 
@@ -36,16 +37,25 @@ def tuned(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+def trials_of(folder: Path) -> tuple[TrialSummary, ...]:
+    """The trials of the one target that was searched for."""
+    search = load_report(folder).tuning
+    assert search is not None
+    (target,) = search.targets
+    return target.trials
+
+
 def test_report(tuned: Path, photos: Path) -> None:
     report = load_report(tuned)
-    (part,) = report["tuning"]["targets"]
-    assert [each["state"] for each in part["trials"]] == ["complete"] * 3
-    assert part["best"] in [each["number"] for each in part["trials"] if each["met"]]
-    assert set(part["front"]) <= {0, 1, 2}
-    assert part["reproduced"] is True
-    assert report["tuning"]["images"]["count"] == 10
-    assert report["evaluation"]["count"] == 20
-    assert report["evaluation"]["overlap_with_calibration"] == 0
+    assert report.tuning is not None
+    (search,) = report.tuning.targets
+    assert [trial.state for trial in search.trials] == ["complete"] * 3
+    assert search.best in [trial.number for trial in search.trials if trial.met]
+    assert set(search.front) <= {0, 1, 2}
+    assert search.reproduced is True
+    assert report.tuning.images.count == 10
+    assert report.evaluation.count == 20
+    assert report.evaluation.overlap_with_calibration == 0
     page = (tuned / "report.html").read_text()
     assert "The search for this recipe" in page
     assert "3 recipes tried on 10 tuning images" in page
@@ -91,8 +101,7 @@ def test_a_search_that_is_done_goes_on_from_what_it_has(
     assert err.count("trial ") == 3, "told again, done before"
     assert "onnx-int8: kept from an earlier run" in err
     assert "3 recipes tried" in out
-    numbers = [each["number"] for each in load_report(folder)["tuning"]["targets"][0]["trials"]]
-    assert numbers == [0, 1, 2]
+    assert [trial.number for trial in trials_of(folder)] == [0, 1, 2]
 
 
 def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
@@ -123,12 +132,16 @@ def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_p
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
     assert main(command) == 0
-    (part,), (wanted,) = (load_report(each)["tuning"]["targets"] for each in (tmp_path / "run", tuned))
-    choices = [
-        [(each["estimator"], each["smooth_quant"], each["bias_correction"], each["agreement"]) for each in trials]
-        for trials in ([t for t in each["trials"] if t["state"] == "complete"] for each in (part, wanted))
-    ]
-    assert sorted(choices[0]) == sorted(choices[1])
+    resumed, uninterrupted = (
+        {
+            (trial.estimator, trial.smooth_quant, trial.bias_correction, trial.agreement)
+            for trial in trials_of(folder)
+            if trial.state == "complete"
+        }
+        for folder in (tmp_path / "run", tuned)
+    )
+    assert len(uninterrupted) == 3
+    assert resumed == uninterrupted
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from edgekit.report import load_report
-from edgekit.report.sensitivity import advice, draw_sensitivity, render_sensitivity
+from edgekit.report.sensitivity_document import LayerTime, Sensitivity
+from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
 from edgekit.tuning import analysis
-from edgekit.tuning.sensitivity import Images, Trials, block_of, measure, with_times
+from edgekit.tuning.sensitivity import Images, Trials, block_of, measure
 from edgekit.tuning.simulate import Simulation
 
 QUIET = Reporter(quiet=True)
@@ -83,30 +84,35 @@ def test_signal_to_noise_by_hand() -> None:
     trials.logits = {frozenset(): plain, frozenset("a"): plain + np.float32(0.5), frozenset("b"): plain[:, ::-1]}
     assert trials.snr(frozenset("a")) == pytest.approx(10 * np.log10(25 / 1))
     assert trials.snr(frozenset()) == np.inf
-    found = trials.figures(frozenset("b"))
-    assert (found["drop_top1_points"], found["agreement"]) == (100, 0)
-    assert trials.figures(frozenset())["snr_db"] is None
+    figures = trials.figures(frozenset("b"))
+    assert (figures.drop_top1_points, figures.agreement) == (100, 0)
+    assert trials.figures(frozenset()).snr_db is None
     assert trials.top1() == 1
 
 
 def test_every_layer_and_block_is_measured(trials: Trials) -> None:
     macs = dict.fromkeys(trials.simulation.layers, 10)
-    found = measure(trials, macs, 100, QUIET, "onnx")
-    assert [row["name"] for row in found["layers"]] == list(trials.simulation.layers)
-    assert sum(row["noise_share"] for row in found["layers"]) == pytest.approx(1)
-    assert found["verdict"] == "pass"
-    assert found["culprits"]["layers"] == []
-    (block,) = (row for row in found["blocks"] if row["name"] == "stages.1.blocks.0")
-    assert block["layers"] == ["stages.1.blocks.0.mlp.fc1", "stages.1.blocks.0.mlp.fc2"]
-    assert block["macs"] == 20
-    everything = found["int8"]["snr_db"]
-    for row in found["layers"]:
-        assert row["only_int8"]["snr_db"] > everything, "one layer makes less noise than all"
-        assert row["only_float"]["snr_gain_db"] == pytest.approx(row["only_float"]["snr_db"] - everything)
-    times = {name: {"float_ms": 3.0, "int8_ms": 1.0, "saved_ms": 2.0} for name in list(macs)[1:]}
-    timed = with_times(found, times)
-    assert timed["layers"][0]["time"] is None
-    assert {row["name"]: row["time"] for row in timed["blocks"]}["stages.1.blocks.0"]["saved_ms"] == 4
+    times = {name: LayerTime(3.0, 1.0, 2.0) for name in list(macs)[1:]}
+    measured = measure(trials, "onnx", macs, 100, QUIET, lambda: times)
+    assert [layer.name for layer in measured.layers] == list(trials.simulation.layers)
+    assert sum(layer.noise_share for layer in measured.layers) == pytest.approx(1)
+    assert (measured.target, measured.verdict) == ("onnx", "pass")
+    assert measured.culprits.layers == ()
+    blocks = {block.name: block for block in measured.blocks}
+    pair = blocks["stages.1.blocks.0"]
+    assert pair.layers == ("stages.1.blocks.0.mlp.fc1", "stages.1.blocks.0.mlp.fc2")
+    assert pair.macs == 20
+    everything = measured.int8.snr_db
+    assert everything is not None
+    for layer in measured.layers:
+        alone, without = layer.only_int8.snr_db, layer.only_float.snr_db
+        assert alone is not None
+        assert alone > everything, "one layer makes less noise than all"
+        assert without is not None
+        assert layer.only_float.snr_gain_db == pytest.approx(without - everything)
+    assert [layer.time for layer in measured.layers] == [None, *times.values()]
+    assert pair.time == LayerTime(6.0, 2.0, 4.0)
+    assert blocks[measured.layers[0].block].time is None, "one of its layers has no time"
 
 
 def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
@@ -119,12 +125,12 @@ def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
     simulation = Simulation(real, recipe.targets["onnx"])
     labels = [int(simulation.run(each, ()).logits.argmax()) for each in pixels]
     trials = Trials(simulation, Images(lambda index: pixels[index], labels))
-    found = measure(trials, {}, 0, QUIET, "onnx")
-    assert found["verdict"] == "fail"
-    assert found["culprits"]["layers"][0] == max(found["layers"], key=lambda row: row["noise_share"])["name"]
-    assert found["culprits"]["then"]["drop_top1_points"] <= 0
-    fewer = trials.everything - frozenset(found["culprits"]["layers"][:-1])
-    assert trials.figures(fewer)["drop_top1_points"] > 0, "none is named for nothing"
+    measured = measure(trials, "onnx", {}, 0, QUIET)
+    assert measured.verdict == "fail"
+    assert measured.culprits.layers[0] == max(measured.layers, key=lambda layer: layer.noise_share).name
+    assert measured.culprits.then.drop_top1_points <= 0
+    fewer = trials.everything - frozenset(measured.culprits.layers[:-1])
+    assert trials.figures(fewer).drop_top1_points > 0, "none is named for nothing"
 
 
 def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, capfd: Any) -> None:
@@ -135,21 +141,25 @@ def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, c
     command = ["sensitivity", *arguments, *counts, "-o", str(folder)]
     assert main([*command, "--json"]) == 0
     out, err = capfd.readouterr()
-    found = json.loads(out)
-    assert json.loads((folder / "sensitivity.json").read_text()) == found
-    assert (found["schema_version"], found["evaluation"]["count"]) == (1, 20)
-    (part,) = found["targets"]
-    assert len(part["layers"]) == 13
-    assert all(row["macs"] > 0 for row in part["layers"])
-    assert any(row["time"] and row["time"]["int8_ms"] > 0 for row in part["layers"])
+    assert (folder / "sensitivity.json").read_text() == out
+    assert json.loads(out)["schema_version"] == 1
+    sensitivity = parse(out, Sensitivity, "the output")
+    assert sensitivity.evaluation.count == 20
+    (part,) = sensitivity.targets
+    assert len(part.layers) == 13
+    assert all(layer.macs > 0 for layer in part.layers)
+    assert any(layer.time and layer.time.int8_ms > 0 for layer in part.layers)
     assert "onnx-int8: kept from an earlier run" in err, "the times are those of the bundle that deploy made"
-    assert load_report(folder)["sensitivity"] == found
+    assert load_report(folder).sensitivity == sensitivity
     assert "Sensitivity of the layers" in (folder / "report.html").read_text()
     assert (folder / "sensitivity.svg").read_text().startswith("<?xml")
 
+    (folder / "report.json").write_text("{")
     assert main(command) == 0
     out, err = capfd.readouterr()
     assert "onnx: kept from an earlier run" in err
+    assert f"'{folder / 'report.json'}' is not a valid Report" in err, "what could not be updated is not passed over"
+    assert (folder / "report.json").read_text() == "{"
     assert "stages.1.blocks.0" in out
     assert "Within 100 points." in out
 
@@ -166,9 +176,10 @@ def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_
     assert main(["sensitivity", *command[:-1], "40", "--max-drop", "0", "-o", str(folder)]) in (0, 1)
     out = capfd.readouterr().out
     assert "stem.0" in out
-    (part,) = json.loads((folder / "sensitivity.json").read_text())["targets"]
-    assert part["int8"]["snr_db"] < 10
-    assert part["int8"]["agreement"] < 0.8
+    (part,) = parse((folder / "sensitivity.json").read_text(), Sensitivity, "sensitivity.json").targets
+    assert part.int8.snr_db is not None
+    assert part.int8.snr_db < 10
+    assert part.int8.agreement < 0.8
     assert (
         main(
             ["evaluate", *(str(folder / f"onnx-{each}") for each in ("float", "int8")), "--data", str(photos), "--json"]
@@ -176,7 +187,7 @@ def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_
         == 0
     )
     real = json.loads(capfd.readouterr().out)["results"][1]["accuracy"]
-    assert real["agreement"] == pytest.approx(part["int8"]["agreement"], abs=0.06)
+    assert real["agreement"] == pytest.approx(part.int8.agreement, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -192,26 +203,6 @@ def test_bad_input(job_arguments: list[str], tmp_path: Path, capfd: Any, more: l
     assert not (tmp_path / "run").exists()
 
 
-def test_random_weights_have_no_accuracy(capfd: Any) -> None:
-    from rich.console import Console
-
-    figures = {"snr_db": None, "drop_top1_points": 0.0, "drop_ci95_points": [0.0, 0.0], "agreement": 1.0}
-    row = {"name": "a", "macs": 5, "noise_share": 1.0, "time": None, "only_int8": figures}
-    row["only_float"] = figures | {"snr_gain_db": None, "gain_top1_points": 0.0}
-    part = {"target": "onnx", "int8": figures, "layers": [row], "blocks": [row], "verdict": "fail"}
-    part["culprits"] = {"layers": ["a"], "then": figures}
-    found = {"model": {"name": "m"}, "recipe": "r", "evaluation": {"count": 3}, "accuracy_meaningful": False}
-    found |= {"max_drop_points": 1.0, "targets": [part]}
-    render_sensitivity(found, Console(width=200))
-    out = capfd.readouterr().out
-    assert "n/a" in out
-    assert "the weights are random" in out
-    assert advice(found, part).startswith("FLAGGED: more than 1 points.")
-    svg, words = draw_sensitivity(found)
-    assert "time saved: not known" in svg
-    assert "a 100%" in words
-
-
 @pytest.mark.parametrize("content", [None, "", "{}"])
 def test_a_report_that_is_damaged_is_left_as_it_is_with_a_warning(
     content: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -225,5 +216,5 @@ def test_a_report_that_is_damaged_is_left_as_it_is_with_a_warning(
         assert err == ""
         assert list(tmp_path.iterdir()) == []
     else:
-        assert err.startswith(f"warning: the sensitivity was not added to '{report}': ")
+        assert err.startswith("warning: the report does not show the sensitivity: ")
         assert report.read_text() == content

@@ -42,16 +42,16 @@ def figures(choices: Choices, **changes: Any) -> Figures:
     kept = choices.layers_in_float >= 2 and choices.estimator != "minmax"
     measured = Figures(
         drop_top1_points=0.1 if kept else 1.5,
-        drop_ci95_points=[0, 2],
+        drop_ci95_points=(0.0, 2.0),
         agreement=0.9 + 0.01 * choices.smooth_quant + 0.001 * (choices.bias_correction == "fast"),
         p50_ms=1.0,
         time_share=1.0 + choices.layers_in_float,
         speedup=1.5,
-        speedup_ci95=[1.4, 1.6],
+        speedup_ci95=(1.4, 1.6),
         files={"model.onnx": "0" * 64},
         drop_kept=kept,
         fast_enough=True,
-        float_layers=ORDER[: choices.layers_in_float],
+        float_layers=tuple(ORDER[: choices.layers_in_float]),
     )
     return replace(measured, **changes)
 
@@ -98,11 +98,16 @@ def test_one_worker(file: Path) -> None:
     assert taken(table) == Choices("histogram", False, "fast", 2)
     trials = table.trials()
     assert {trial.choices.layers_in_float for trial in within(trials)} == {2}
-    report = summary(trials, "onnx")
-    assert report["best"] == next(trial.number for trial in trials if trial.choices == taken(table))
-    assert [row["number"] for row in report["trials"]] == list(range(48))
-    front = [row for row in report["trials"] if row["number"] in report["front"]]
-    assert {(row["drop_top1_points"], row["time_share"]) for row in front} == {(1.5, 1.0), (0.1, 3.0)}
+    search = summary(trials, "onnx")
+    assert search.target == "onnx"
+    assert search.best == next(trial.number for trial in trials if trial.choices == taken(table))
+    assert [trial.number for trial in search.trials] == list(range(48))
+    front = [trial for trial in search.trials if trial.number in search.front]
+    assert {(trial.drop_top1_points, trial.time_share) for trial in front} == {(1.5, 1.0), (0.1, 3.0)}
+    assert {trial.met for trial in search.trials if trial.layers_in_float == 4} == {False}
+    best_trial = search.trials[search.best]
+    assert (best_trial.float_layers, best_trial.files) == (("d", "b"), {"model.onnx": "0" * 64})
+    assert {trial.agreement for trial in search.trials if trial.state == "pruned"} == {None}
 
 
 def test_the_smallest_drop_where_none_keeps_the_bounds(file: Path) -> None:
@@ -133,7 +138,9 @@ def test_a_trial_that_fails_says_why_and_costs_itself_alone(file: Path) -> None:
     failed = [trial for trial in table.trials() if trial.state == "fail"]
     assert states(table) == {"complete": 4, "fail": 4}
     assert {trial.reason for trial in failed} == {"no such operation"}
-    assert {row.get("reason") for row in summary(failed, "onnx")["trials"]} == {"no such operation"}
+    search = summary(failed, "onnx")
+    assert {trial.reason for trial in search.trials} == {"no such operation"}
+    assert (search.best, search.front) == (None, ())
 
 
 def test_an_interrupted_study_goes_on(file: Path, table: TrialTable) -> None:

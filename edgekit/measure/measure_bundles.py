@@ -1,0 +1,300 @@
+"""Measure bundles that are timed in turns: accuracy, latency, memory, and what ran in int8.
+
+Everything goes through the sessions that apps open. A bundle that fails costs its own measurement and no other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.config.device_classes import load_device_class
+from edgekit.errors import EngineError, StageError, WeightsError
+from edgekit.images.preprocess import open_image
+from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.measure.fresh_process import Fresh, measure_fresh
+from edgekit.measure.latency import Times, speedup
+from edgekit.measure.settings import Settings
+from edgekit.measure.timing import Timed, latency_of, time_end_to_end, time_in_turns
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.row import Accuracy, EndToEnd, Failure, Int8, LowPrecision, Measurement, Roofline, Speedup, Stage
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.engine import check_threads
+from edgekit.runtime.profile import Profile
+from edgekit.runtime.profiling import profile
+from edgekit.runtime.session import Session, open_session
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter, Step
+
+Group = Mapping[str, Bundle]
+"""Bundles by name."""
+Call = tuple[str, str]
+"""(a bundle's name, what it computes in)."""
+F32 = "f32"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The evaluation images and torch's answers for them."""
+
+    pixels: NDArray[np.uint8]
+    """Cropped, [N,H,W,3]; may be memory-mapped."""
+    labels: NDArray[np.int64]
+    reference: Predictions
+    files: Sequence[bytes]
+    """A few encoded files, for end-to-end times."""
+    key: str
+    """Hash of the images in their order, their labels, and the network: what measurements on them depend on."""
+
+
+@dataclass(frozen=True)
+class LowSession:
+    """A float bundle opened in bf16 or f16, and what it answered."""
+
+    session: Session
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A bundle that runs here, with what is known before it is timed."""
+
+    bundle: Bundle
+    session: Session
+    fresh: Fresh
+    int8: Int8 | None = None
+    accuracy: Accuracy | None = None
+    low: LowSession | None = None
+    """The same bundle in bf16 or f16, where its runtime would choose that by itself."""
+
+
+@dataclass(frozen=True)
+class GroupTimes:
+    """What timing a group gave: the times of the bundles that worked to the end, and the error of each other one."""
+
+    timed: Timed[Call]
+    end_to_end: Mapping[str, Times]
+    failures: Mapping[str, StageError]
+
+
+def measure_group(
+    group: Group, settings: Settings, device: DeviceFacts, reporter: Reporter, images: Images | None = None
+) -> dict[str, Measurement]:
+    """A measurement of each bundle, timed in turns in this process.
+
+    With images they are evaluated too, float bundles also run in bf16 or f16 where their runtime would choose that, and
+    the speed-up of INT8 is over the fastest float. Without images they are timed on a golden sample, and the speed-up
+    is over the first bundle that works.
+    """
+    stage: Stage = "benchmark" if images is None else "evaluate"
+    failures: dict[str, Failure] = {}
+    opened: dict[str, Opened] = {}
+    with ExitStack() as stack:
+        for name, bundle in group.items():
+            try:
+                opened[name] = _open(name, bundle, settings, images, stack, reporter)
+            except (StageError, WeightsError) as error:
+                reporter.warn(f"{name}: {error}", error)
+                failures[name] = Failure.of(stage, error)
+        times = _time(opened, settings, images, reporter)
+    failures |= {name: Failure.of("benchmark", error) for name, error in times.failures.items()}
+    return {
+        name: _failed(name, bundle, failures[name], device, images)
+        if name in failures
+        else _measurement(name, opened, times, device, images)
+        for name, bundle in group.items()
+    }
+
+
+def _failed(name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, images: Images | None) -> Measurement:
+    """The measurement of a bundle that does not run here. Only a benchmark, which has no images, names the bundle."""
+    return Measurement(
+        target=bundle.manifest.target,
+        precision=bundle.manifest.precision,
+        device=device,
+        bundle=name if images is None else None,
+        failure=failure,
+    )
+
+
+def _open(
+    name: str, bundle: Bundle, settings: Settings, images: Images | None, stack: ExitStack, reporter: Reporter
+) -> Opened:
+    """Open and check a bundle, and evaluate it on the images; raises StageError or WeightsError."""
+    # First: a runtime that crashes while it loads or runs takes only that process with it.
+    fresh = measure_fresh(bundle.path, check_threads(settings.threads))
+    session = stack.enter_context(open_session(bundle, settings.threads))
+    session.verify()
+    if images is None:
+        int8 = ran_in_int8(bundle, session.threads) if bundle.manifest.precision == "int8" else None
+        return Opened(bundle=bundle, session=session, fresh=fresh, int8=int8)
+    accuracy = _evaluate(f"{name}: evaluate", session, images, reporter)
+    int8 = ran_in_int8(bundle, session.threads)
+    low = _open_low(name, session, images, stack, reporter)
+    return Opened(bundle=bundle, session=session, fresh=fresh, int8=int8, accuracy=accuracy, low=low)
+
+
+def _open_low(name: str, session: Session, images: Images, stack: ExitStack, reporter: Reporter) -> LowSession | None:
+    """The bundle of a session in bf16 or f16, evaluated; None where its runtime would not choose that, or fails at it.
+
+    It may fail where f32 does not: f16 overflows above 65504.
+    """
+    try:
+        low = session.in_low_precision()
+        if low is None:
+            return None
+        stack.enter_context(low)
+        return LowSession(low, _evaluate(f"{_label(name, computes_in(low))}: evaluate", low, images, reporter))
+    except (StageError, WeightsError) as error:
+        reporter.warn(f"{name} in bf16 or f16: {error}", error)
+        return None
+
+
+def _time(opened: Mapping[str, Opened], settings: Settings, images: Images | None, reporter: Reporter) -> GroupTimes:
+    """Time what was opened. A bundle that fails in f32 or end to end leaves no times, for it is no baseline either."""
+    threads = max((each.session.threads for each in opened.values()), default=1)
+    title = f"{', '.join(opened)}: time"
+    timed = time_in_turns(dict(_calls(opened, images)), threads, settings, title, reporter)
+    for (name, computed_in), error in timed.failures.items():
+        reporter.warn(f"{_label(name, computed_in)}: {error}", error)
+    failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
+    ends: dict[str, Times] = {}
+    if images is not None:
+        calls = {name: _end_to_end(o.session, images.files) for name, o in opened.items() if name not in failures}
+        ends, failed = time_end_to_end(calls, settings)
+        for name, error in failed.items():
+            reporter.warn(f"{name} end to end: {error}", error)
+        failures |= failed
+    left = {call: times for call, times in timed.times.items() if call[0] not in failures}
+    return GroupTimes(replace(timed, times=left), ends, failures)
+
+
+def _label(name: str, computed_in: str) -> str:
+    return name if computed_in == F32 else f"{name} in {computed_in}"
+
+
+def _evaluate(title: str, session: Session, images: Images, reporter: Reporter) -> Accuracy:
+    with reporter.stage(title, len(images.pixels)) as step:
+        return compare(predict(session, _normalized(session.bundle, images, step)), images.reference)
+
+
+def _normalized(bundle: Bundle, images: Images, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
+    for image, label in zip(images.pixels, images.labels, strict=True):
+        yield bundle.manifest.preprocessing.normalize(image[None]), int(label)
+        step()
+
+
+def _calls(opened: Mapping[str, Opened], images: Images | None) -> Iterator[tuple[Call, Callable[[], object]]]:
+    """What is timed: each model alone, on the first image or on a golden sample; first all in f32."""
+    inputs: dict[str, NDArray[np.float32]] = {}
+    for name, each in opened.items():
+        if images is not None:
+            inputs[name] = each.session.preprocess(open_image(images.files[0]))
+        else:
+            inputs[name] = each.bundle.manifest.preprocessing.normalize(each.bundle.golden().pixels[0])
+        yield (name, F32), _call(each.session, inputs[name])
+    for name, each in opened.items():
+        if each.low is not None:
+            yield (name, computes_in(each.low.session)), _call(each.low.session, inputs[name])
+
+
+def _call(session: Session, image: NDArray[np.float32]) -> Callable[[], object]:
+    return lambda: session(image)
+
+
+def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
+    """A call that decodes, preprocesses and runs the next file."""
+    turn = cycle(files)
+    return lambda: session(session.preprocess(open_image(next(turn))))
+
+
+def _measurement(
+    name: str, opened: Mapping[str, Opened], times: GroupTimes, device: DeviceFacts, images: Images | None
+) -> Measurement:
+    """What was measured of one bundle, put together."""
+    this, timed, manifest = opened[name], times.timed, opened[name].bundle.manifest
+    threads = this.session.threads
+    latency = latency_of(timed.times[name, F32], threads, this.fresh)
+    end_to_end = times.end_to_end.get(name)
+    macs = sum(layer["macs"] for layer in manifest.layers)
+    return Measurement(
+        target=manifest.target,
+        precision=manifest.precision,
+        device=device,
+        bundle=name,
+        scheme=manifest.scheme,
+        size_bytes=this.bundle.size_bytes,
+        macs=macs,
+        accuracy=this.accuracy,
+        latency_ms=latency,
+        end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
+        speedup=_over_first(name, timed) if images is None else _over_fastest_float(name, opened, timed),
+        int8=this.int8,
+        limit=roofline(device, macs, manifest.precision, threads, latency.p50),
+        peak_rss_bytes=this.fresh.peak_rss_bytes,
+        low_precision=_low_precision(name, this, timed),
+        thermal=timed.conditions,
+        sustain=timed.sustained.get((name, F32)),
+    )
+
+
+def _over_fastest_float(name: str, opened: Mapping[str, Opened], timed: Timed[Call]) -> Speedup | None:
+    """INT8 over the fastest float beside it, in f32, bf16 or f16."""
+    floats = [call for call in timed.times if opened[call[0]].bundle.manifest.precision == "float"]
+    if opened[name].bundle.manifest.precision != "int8" or not floats:
+        return None
+    fastest = min(floats, key=lambda call: float(np.median(timed.times[call])))
+    return speedup(fastest[0], timed.times[fastest], timed.times[name, F32], fastest[1])
+
+
+def _over_first(name: str, timed: Timed[Call]) -> Speedup | None:
+    """Every bundle but the first that works over that one."""
+    first = next(iter(timed.times))
+    return None if first == (name, F32) else speedup(first[0], timed.times[first], timed.times[name, F32])
+
+
+def _low_precision(name: str, this: Opened, timed: Timed[Call]) -> LowPrecision | None:
+    if this.low is None:
+        return None
+    computed_in = computes_in(this.low.session)
+    times = timed.times.get((name, computed_in))
+    if times is None:
+        return None
+    return LowPrecision(computes_in=computed_in, accuracy=this.low.accuracy, p50_ms=float(np.median(times)))
+
+
+def computes_in(session: Session) -> Literal["bf16", "f16"]:
+    """What a session that `in_low_precision` gave computes in."""
+    return "bf16" if session.bundle.manifest.session["inference_precision"] == "bf16" else "f16"
+
+
+def int8_of(ran: Profile) -> Int8:
+    """What a profile says ran in integer kernels."""
+    return Int8(
+        share_of_macs=ran.share_of_macs, method=ran.method, float_layers=ran.float_layers, simulated=ran.simulated
+    )
+
+
+def ran_in_int8(bundle: Bundle, threads: int) -> Int8:
+    """What the runtime's profiler says ran in integer kernels; None, and why, where it gives no profile."""
+    try:
+        with quiet():
+            return int8_of(profile(bundle, threads))
+    except EngineError as error:
+        return Int8(share_of_macs=None, method=f"not known: {error}", float_layers=None, simulated=None)
+
+
+def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> Roofline | None:
+    """The time that the measured device's peak rate would take; None for a device of no known class.
+
+    The bundle may have been made for another class than the one that it is measured on.
+    """
+    if device.device_class is None:
+        return None
+    known = load_device_class(device.device_class)
+    bound = known.bound_ms(macs, "int8" if precision == "int8" else "float", min(threads, device.cores or threads))
+    return Roofline(bound, bound / p50_ms)

@@ -1,0 +1,176 @@
+"""What host and agent send each other survives the wire, and what is no message is told apart."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from edgekit.devices.messages import (
+    AgentJob,
+    Alive,
+    Ended,
+    Failed,
+    Inspected,
+    Measured,
+    Message,
+    SentImages,
+    StageBegan,
+    Stepped,
+    Warned,
+    decode_job,
+    decode_message,
+    encode,
+)
+from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
+from edgekit.measure.settings import Settings
+from edgekit.report.conditions import Sample, Sustained, SustainedLatency, SustainedPoint, Throttling
+from edgekit.report.row import EndToEnd, Int8, LowPrecision, Measurement, Roofline
+from edgekit.runtime.profile import OpProfile
+from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
+
+ODD_NAME = "böse 'name' \udcff\n$(x)"
+"""As a folder may be called: not ASCII, and with a byte that is not UTF-8."""
+
+
+def every_figure() -> Measurement:
+    """A measurement of which nothing is None but the failure."""
+    window = SustainedLatency(5.0, 6.0, 7.0, 100)
+    state = machine_state(
+        clock_mhz=2400.0, celsius=48.25, load=0.5, throttled=Throttling(0x50004, ("throttled",), ("under-voltage",))
+    )
+    return measurement(
+        bundle=ODD_NAME,
+        scheme="w8a8",
+        macs=10**12,
+        accuracy=accuracy(0.1 + 0.2),
+        latency_ms=latency(1 / 3),
+        end_to_end_ms=EndToEnd(12.5),
+        int8=Int8(share_of_macs=0.9, method="x", float_layers=("stem", "head"), simulated=False),
+        limit=Roofline(1.5, 0.15),
+        peak_rss_bytes=2**40,
+        low_precision=LowPrecision(computes_in="f16", accuracy=accuracy(0.0), p50_ms=8.0),
+        thermal=conditions(before=state, after=state, series=(Sample(1.0, 2400.0, 48.25, ("throttled",)),)),
+        sustain=Sustained(
+            seconds=600.0,
+            window_s=60.0,
+            first=window,
+            last=window,
+            change=-0.01,
+            series=(SustainedPoint(0.0, 5.0, 10),),
+        ),
+    )
+
+
+def detail() -> Int8Detail:
+    return Int8Detail(
+        share_of_macs=0.5,
+        method="x",
+        float_layers=("stem",),
+        simulated=False,
+        total_macs=10,
+        int8_macs=5,
+        time_by_kind_ms={"conv int8": 1.5},
+        ops=(OpProfile("stem", "k", 5, False, 0.1, "not quantized in the file", False), OpProfile("b", "k", 5, True)),
+    )
+
+
+def bundle_inspection() -> BundleInspection:
+    return BundleInspection(
+        bundle=ODD_NAME,
+        target="onnx",
+        precision="int8",
+        scheme="w8a8",
+        model=None,
+        input_shape=(1, 3, 32, 32),
+        classes=10,
+        device_class="raspberry-pi-5",
+        size_bytes=1,
+        engine="onnxruntime 1",
+        golden_max_abs_difference=0.25,
+        golden_tolerance=0.5,
+        int8=detail(),
+        provenance={"model": {"name": "tiny", "weights": None}, "layers": [1, 2.5, True]},
+        device=device("pi", emulated=True),
+    )
+
+
+MESSAGES: list[Message] = [
+    Warned("Wärme\n\udcff"),
+    StageBegan("onnx-int8: evaluate", 20),
+    StageBegan("copy", None),
+    Stepped(7),
+    Alive(),
+    Measured(()),
+    Measured((every_figure(), failed("benchmark", on=device("pi")))),
+    Inspected(bundle=bundle_inspection()),
+    Inspected(model=ModelInspection(model="m.onnx", size_bytes=1, int8=replace(detail(), time_by_kind_ms=None))),
+    Failed("BundleError", "it is damaged"),
+    Ended(),
+]
+
+
+def test_every_kind_of_message_is_tried() -> None:
+    assert {type(each) for each in MESSAGES} == set(get_args(Message))
+    figures = every_figure()
+    assert [name for name in Measurement.__dataclass_fields__ if getattr(figures, name) is None] == ["failure"]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each).__name__)
+def test_a_message_survives_the_wire(message: Message) -> None:
+    line = encode(message)
+    assert decode_message(line) == message
+    assert type(decode_message(line)) is type(message)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1, "a message is one line"
+    assert line.isascii(), "whatever the encoding of the device is"
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_a_job_survives_the_wire(images: bool) -> None:
+    sent = SentImages(
+        pixels="ab", labels=(1, 2), best=(1, 3), hit1=(True, False), hit5=(True, True), files=("cd", "ef")
+    )
+    job = AgentJob(
+        name="pi",
+        device_class="raspberry-pi-5",
+        cache="/home/pi/.cache/edgekit",
+        bundles={ODD_NAME: {"model.onnx": "0" * 64}},
+        settings=Settings(threads=2, sustain_s=600.0, must_show_drop=True),
+        images=sent if images else None,
+        inspect=not images,
+    )
+    assert decode_job(encode(job)) == job
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each).__name__)
+def test_a_line_that_was_cut_is_no_message(message: Message) -> None:
+    line = encode(message)
+    for end in {1, len(line) // 2, len(line) - 2}:
+        assert decode_message(line[:end]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"warning: something a library printed\n",
+        b"\xff\xfe\n",
+        b'{"type":"warning","text":"\xc3',  # cut inside a character
+        b"[]\n",
+        b"null\n",
+        b"{}\n",
+        b'{"type":"unheard of"}\n',
+        b'{"type":"step","done":"many"}\n',
+        b'{"type":"measured","rows":[{}]}\n',
+    ],
+)
+def test_what_is_no_message_is_told_apart(line: bytes) -> None:
+    assert decode_message(line) is None
+
+
+def test_a_row_without_a_figure_and_without_a_failure_is_refused() -> None:
+    """Types alone would let it pass: the rule of a Measurement holds for what comes from a device, too."""
+    whole = encode(Measured((measurement(),)))
+    without = whole.replace(b'"size_bytes": 4000000', b'"size_bytes": null')
+    assert without != whole
+    assert decode_message(without) is None

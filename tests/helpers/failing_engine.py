@@ -1,0 +1,53 @@
+"""An engine that fails while it is timed, after it was opened, checked and evaluated without a fault."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from edgekit.config.runtimes import TARGETS
+from edgekit.measure import measure_bundles
+from edgekit.runtime.manifest import Manifest
+
+Phase = Literal["model alone", "end to end"]
+MESSAGE = "the accelerator was lost"
+
+
+@contextmanager
+def failing_engine(target: str, bundle: str, phase: Phase = "model alone", computed_in: str = "f32") -> Iterator[None]:
+    """Let the engine of the bundle in a folder of this name raise in one phase of the timing, in one precision."""
+    engine: Any = importlib.import_module(TARGETS[target].engine).Engine
+    measure: Any = measure_bundles
+    open_model, run = engine.__init__, engine.run
+    broken: set[Any] = set()
+    phases: list[str] = []
+
+    def opened(self: Any, model: Path, manifest: Manifest, threads: int | None) -> None:
+        open_model(self, model, manifest, threads)
+        if model.parent.name == bundle and manifest.session.get("inference_precision", "f32") == computed_in:
+            broken.add(self)
+
+    def ran(self: Any, x: Any) -> Any:
+        if self in broken and phases[-1:] == [phase]:
+            raise RuntimeError(MESSAGE)
+        return run(self, x)
+
+    def during(name: Phase, time: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            phases.append(name)
+            try:
+                return time(*arguments)
+            finally:
+                phases.pop()
+
+        return timed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "__init__", opened)
+        patch.setattr(engine, "run", ran)
+        patch.setattr(measure, "time_in_turns", during("model alone", measure.time_in_turns))
+        patch.setattr(measure, "time_end_to_end", during("end to end", measure.time_end_to_end))
+        yield

@@ -1,0 +1,87 @@
+"""Measurements with sound figures, of which a test sets those that it is about."""
+
+from typing import Any
+
+from edgekit.config.precisions import Precision
+from edgekit.report.conditions import Conditions, MachineState, Sample
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.row import Accuracy, Failure, Latency, Measurement, Speedup, Stage
+
+
+def device(name: str = "local", **changes: Any) -> DeviceFacts:
+    """A machine with two cores."""
+    facts = {"device_class": "x86-64-v4", "cpu": "x", "cores": 2, "memory_bytes": 1}
+    return DeviceFacts(name=name, **{**facts, **changes})
+
+
+def accuracy(drop: float = 0.2, **changes: Any) -> Accuracy:
+    """Accuracy on 1,000 images, `drop` percentage points below the reference, half a point either way."""
+    figures: dict[str, Any] = {
+        "top1": 0.8,
+        "top5": 0.95,
+        "count": 1000,
+        "drop_top1_points": drop,
+        "drop_ci95_points": (drop - 0.5, drop + 0.5),
+        "agreement": 0.97,
+        "right_to_wrong": 10 + max(0, round(drop * 10)),
+        "wrong_to_right": 10 + max(0, round(-drop * 10)),
+        "mcnemar_p": 0.5,
+        "versus": "reference",
+    }
+    return Accuracy(**{**figures, **changes})
+
+
+def latency(p50: float = 10.0, **changes: Any) -> Latency:
+    """Steady milliseconds on one thread."""
+    percentiles: dict[str, Any] = {f"p{percent}": p50 for percent in (5, 25, 50, 75, 90, 95, 99)}
+    others = {"mean": p50, "std": 0.1, "spread": 0.05, "count": 200, "threads": 1, "load": 20.0, "first": 12.0}
+    return Latency(**{**percentiles, **others, **changes})
+
+
+def speedup(ratio: float, low: float, high: float, versus_precision: str = "f32") -> Speedup:
+    """So much faster than the float of the same runtime."""
+    return Speedup(versus="onnx-float", versus_precision=versus_precision, ratio=ratio, ci95=(low, high))
+
+
+def machine_state(**changes: Any) -> MachineState:
+    """A machine that tells nothing but what is given."""
+    nothing: dict[str, Any] = dict.fromkeys(MachineState.__dataclass_fields__)
+    return MachineState(**{**nothing, **changes})
+
+
+def conditions(**changes: Any) -> Conditions:
+    """A cool and idle machine of four CPUs."""
+    calm: dict[str, Any] = {
+        "before": machine_state(),
+        "after": machine_state(),
+        "seconds": 2.0,
+        "series": (),
+        "throttled": (),
+        "cpus": 4,
+        "other_cpus": 0.1,
+    }
+    return Conditions(**{**calm, **changes})
+
+
+def sample(celsius: float | None) -> Sample:
+    """A reading of the temperature alone."""
+    return Sample(s=1.0, clock_mhz=None, celsius=celsius, throttled=None)
+
+
+def measurement(precision: Precision = "int8", target: str = "onnx", **changes: Any) -> Measurement:
+    """What a bundle that passes every gate gives: int8 is 1.5 times as fast as float and 0.2 points worse."""
+    figures: dict[str, Any] = {
+        "device": device(),
+        "bundle": f"{target}-{precision}",
+        "size_bytes": 4_000_000,
+        "accuracy": accuracy(),
+        "latency_ms": latency(),
+        "speedup": speedup(1.5, 1.4, 1.6) if precision == "int8" else None,
+    }
+    return Measurement(target=target, precision=precision, **{**figures, **changes})
+
+
+def failed(stage: Stage = "compile", target: str = "onnx", on: DeviceFacts | None = None) -> Measurement:
+    """An int8 bundle that some stage failed at."""
+    failure = Failure(stage, "CompileError", "refused")
+    return Measurement(target=target, precision="int8", device=on or device(), failure=failure)

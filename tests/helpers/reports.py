@@ -1,0 +1,205 @@
+"""Reports and their parts with plausible figures. A test changes what it is about, by keyword or with `replace`."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from edgekit.config.precisions import Precision
+from edgekit.report import render_table
+from edgekit.report.conditions import Conditions, MachineState, Sample
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.document import Calibration, Evaluation, Model, Recommendation, Reference, Report, Unreadable
+from edgekit.report.row import (
+    Accuracy,
+    EndToEnd,
+    Failure,
+    Int8,
+    Interval,
+    Latency,
+    Roofline,
+    Row,
+    Speedup,
+)
+
+STATE = MachineState(
+    clock_mhz=2400.0,
+    clock_max_mhz=2400.0,
+    governor="performance",
+    celsius=48.2,
+    throttled=None,
+    throttle_events=None,
+    cooling_state=0,
+    load=0.3,
+)
+"""A machine before it has warmed up."""
+CONDITIONS = Conditions(
+    before=STATE,
+    after=replace(STATE, celsius=61.0),
+    seconds=3.1,
+    series=tuple(Sample(s, 2400.0, 50.0 + s, ()) for s in (1.0, 2.0, 3.0)),
+    throttled=(),
+    cpus=4,
+    other_cpus=0.05,
+)
+"""A quiet machine that warms up by 13 degrees."""
+MODEL = Model(
+    name="convnextv2_atto",
+    source="timm",
+    weights="fcmae_ft_in1k",
+    weights_sha256="ab" * 32,
+    params=3_708_400,
+    macs=550_000_000,
+    input_shape=(1, 3, 224, 224),
+    classes=1000,
+    accuracy_meaningful=True,
+)
+RANDOM_MODEL = replace(MODEL, weights="random", accuracy_meaningful=False)
+
+
+def device(name: str = "local", **changes: Any) -> DeviceFacts:
+    """The facts of a machine with two cores."""
+    known: dict[str, Any] = {"device_class": "x86-64-v4", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 8 * 2**30}
+    return DeviceFacts(name=name, **known | changes)
+
+
+def accuracy(drop: float = 0.09, interval: Interval = (-0.11, 0.29), **changes: Any) -> Accuracy:
+    """Accuracy on 10,000 images, `drop` points below a reference of 76.64 %."""
+    won = 48 if drop else 0
+    whole = Accuracy(
+        top1=0.7664 - drop / 100,
+        top5=0.9304,
+        count=10_000,
+        drop_top1_points=drop,
+        drop_ci95_points=interval,
+        agreement=0.985 if drop else 1.0,
+        right_to_wrong=won + round(100 * drop),
+        wrong_to_right=won,
+        mcnemar_p=0.43 if drop else 1.0,
+        versus="reference",
+    )
+    return replace(whole, **changes)
+
+
+def latency(p50: float = 7.7, **changes: Any) -> Latency:
+    """200 timed runs around a median of `p50` ms."""
+    whole = Latency(
+        p5=p50 * 0.97,
+        p25=p50 * 0.99,
+        p50=p50,
+        p75=p50 * 1.02,
+        p90=p50 * 1.05,
+        p95=p50 * 1.1,
+        p99=p50 * 1.2,
+        mean=p50 * 1.01,
+        std=0.2,
+        spread=0.02,
+        count=200,
+        threads=1,
+        load=210.0,
+        first=p50 * 3,
+    )
+    return replace(whole, **changes)
+
+
+def row(target: str = "openvino", precision: Precision = "int8", p50: float = 7.7, **changes: Any) -> Row:
+    """A row that passed, on this machine."""
+    int8 = precision == "int8"
+    bound_ms = 2.32 if int8 else 9.29
+    whole = Row(
+        target=target,
+        precision=precision,
+        device=device(),
+        bundle=f"{target}-{precision}",
+        scheme="static w8a8, per-channel weights, dense layers" if int8 else "float32",
+        size_bytes=4_310_000 if int8 else 14_900_000,
+        macs=550_000_000,
+        accuracy=accuracy() if int8 else accuracy(0.0, (0.0, 0.0)),
+        latency_ms=latency(p50),
+        end_to_end_ms=EndToEnd(p50 + 3.1),
+        speedup=Speedup(versus=f"{target}-float", ratio=1.88, ci95=(1.86, 1.90)) if int8 else None,
+        int8=Int8(
+            share_of_macs=0.957 if int8 else 0.0,
+            method="executed graph",
+            float_layers=("stem.0",) if int8 else (),
+            simulated=False,
+        ),
+        limit=Roofline(bound_ms, bound_ms / p50),
+        peak_rss_bytes=121_000_000,
+        thermal=CONDITIONS,
+        verdict="pass",
+    )
+    return replace(whole, **changes)
+
+
+def failed_row(target: str = "onnx", precision: Precision = "int8", **changes: Any) -> Row:
+    """A row without figures, because its compiler refused the graph."""
+    failure = Failure("compile", "CompileError", "onnxruntime refused node 'MatMul_3' [opset 21]")
+    whole = Row(
+        target=target,
+        precision=precision,
+        device=device(),
+        failure=failure,
+        verdict="error",
+        reasons=(str(failure),),
+    )
+    return replace(whole, **changes)
+
+
+ROWS = (
+    row("openvino", "float", 14.5),
+    row("openvino", "int8", 7.7),
+    row("onnx", "float", 16.7),
+    failed_row("onnx", "int8"),
+    row("tflite", "float", 14.1),
+    row(
+        "tflite",
+        "int8",
+        7.52,
+        accuracy=accuracy(1.31, (0.92, 1.70)),
+        verdict="fail",
+        reasons=("drop of 1.31 points is more than --max-drop 1.0",),
+    ),
+)
+"""Six rows: one failed a gate, and a compiler refused one."""
+BEST = 1
+"""Index in ROWS of openvino-int8, which `report` recommends."""
+FAILED = 3
+"""Index in ROWS of onnx-int8, which has no figures."""
+
+
+def report(**changes: Any) -> Report:
+    """A whole report of ROWS, which recommends openvino-int8."""
+    whole = Report(
+        edgekit="0.1.0",
+        created="2026-01-01T00:00:00Z",
+        command=("deploy", "convnextv2_atto", "--data", "images.zip"),
+        model=MODEL,
+        calibration=Calibration(count=128, sha256="cd" * 32, seed=0, recipe="convnextv2"),
+        evaluation=Evaluation(
+            count=10_000,
+            sha256="ef" * 32,
+            overlap_with_calibration=0,
+            unreadable=(Unreadable("a/b.jpg", "truncated"),),
+        ),
+        reference=Reference("torch", 0.7664, 0.9304),
+        results=ROWS,
+        recommendation=Recommendation("local", "openvino-int8", "the fastest of those that passed every gate"),
+    )
+    return replace(whole, **changes)
+
+
+def report_with(index: int, **changes: Any) -> Report:
+    """The report with one of its rows changed."""
+    rows = list(ROWS)
+    rows[index] = replace(rows[index], **changes)
+    return report(results=tuple(rows))
+
+
+def printed(whole: Report, width: int) -> str:
+    """What a terminal of this width shows of a report."""
+    console = Console(file=io.StringIO(), width=width)
+    render_table(whole, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()

@@ -1,0 +1,33 @@
+"""Bundles of the tiny network that are measured together."""
+
+import pytest
+
+from edgekit.measure import measure_bundles
+from edgekit.measure.fresh_process import Fresh
+from edgekit.runtime.bundle import Bundle, read_bundle
+from tests.helpers.tiny import MakeBundle
+
+
+@pytest.fixture
+def group(make_bundle: MakeBundle) -> dict[str, Bundle]:
+    """A float bundle, and one that says it is int8."""
+    names = {f"onnx-{precision}": precision for precision in ("float", "int8")}
+    return {
+        name: read_bundle(make_bundle("onnx", name, precision=precision, fingerprint=precision))
+        for name, precision in names.items()
+    }
+
+
+@pytest.fixture
+def openvino_group(make_bundle: MakeBundle) -> dict[str, Bundle]:
+    """The same for OpenVINO, which computes float in bf16 where the processor has it."""
+    return {
+        name: read_bundle(make_bundle("openvino", name, precision=name[9:], fingerprint=name))
+        for name in ("openvino-float", "openvino-int8")
+    }
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process of its own for each bundle: made-up times stand for those."""
+    monkeypatch.setattr(measure_bundles, "measure_fresh", lambda path, threads: Fresh(20.0, 3.0, 50_000_000))

@@ -1,0 +1,344 @@
+"""Bundles measured through their sessions: complete figures, and failures that cost no more than they must."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.config.device_classes import load_device_class
+from edgekit.errors import EngineError, WeightsError
+from edgekit.measure import measure_bundles as measure
+from edgekit.measure import steadiness, timing
+from edgekit.measure.accuracy import Predictions, predict
+from edgekit.measure.measure_bundles import Images, measure_group, ran_in_int8, roofline
+from edgekit.measure.settings import Settings
+from edgekit.report.row import Failure, Int8, Measurement, Speedup, Stage
+from edgekit.runtime.bundle import Bundle, Golden, read_bundle
+from edgekit.runtime.openvino import engine as openvino
+from edgekit.runtime.session import Session
+from edgekit.support.progress import Reporter
+from tests.helpers.failing_engine import MESSAGE, Phase, failing_engine
+from tests.helpers.measurements import device
+from tests.helpers.tiny import MakeBundle
+
+SETTINGS = Settings(threads=1, warmup=1, iterations=4)
+
+pytestmark = pytest.mark.usefixtures("no_processes")
+
+
+@pytest.fixture
+def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor on which OpenVINO would compute float in bf16. One without bf16 computes in f32 when asked for it."""
+    monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda: "bf16"))
+
+
+def measure_all(
+    group: Mapping[str, Bundle], images: Images | None, settings: Settings = SETTINGS
+) -> dict[str, Measurement]:
+    """The measurements; each must stand under its bundle's name, in the group's order."""
+    measured = measure_group(group, settings, device(), Reporter(quiet=True), images)
+    assert list(measured) == list(group)
+    return measured
+
+
+def assert_complete(measured: Measurement, count: int = 4) -> None:
+    """Every figure of a bundle that works is there."""
+    assert measured.failure is None
+    assert measured.latency_ms is not None
+    latency = measured.latency_ms
+    assert (latency.count, latency.threads, latency.load, latency.first) == (count, 1, 20.0, 3.0)
+    assert 0 < latency.p50 <= latency.p99
+    assert measured.end_to_end_ms is not None
+    assert measured.end_to_end_ms.p50 > 0
+    assert measured.accuracy is not None
+    assert measured.accuracy.top1 == pytest.approx(5 / 6)
+    assert (measured.accuracy.agreement, measured.accuracy.drop_top1_points) == (1.0, 0.0)
+    assert measured.peak_rss_bytes == 50_000_000
+    assert measured.limit is not None
+    assert measured.thermal is not None
+    assert measured.int8 is not None
+
+
+def assert_lost(measured: Measurement, stage: str, part: str) -> None:
+    """There is a failure, its message has this part, and there are no figures (as a Measurement itself demands)."""
+    assert measured.failure is not None
+    assert (measured.failure.stage, measured.failure.error) == (stage, "EngineError")
+    assert part in measured.failure.message
+
+
+def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Images) -> None:
+    measured = measure_all(group, tiny_images)
+    float_, int8 = measured.values()
+    for name, each in measured.items():
+        assert_complete(each)
+        bundle = group[name]
+        assert (each.bundle, each.target, each.precision) == (name, "onnx", bundle.manifest.precision)
+        assert (each.size_bytes, each.macs, each.scheme) == (bundle.size_bytes, 48600, "float32")
+        assert each.device == device()
+        assert (each.low_precision, each.sustain) == (None, None)
+    assert float_.speedup is None
+    assert int8.speedup is not None
+    assert int8.speedup.baseline == "onnx-float"
+    low, high = int8.speedup.ci95
+    assert low <= int8.speedup.ratio <= high
+
+
+def test_a_benchmark_has_no_images_and_compares_with_the_first(group: dict[str, Bundle]) -> None:
+    first, second = measure_all(group, None).values()
+    for each in (first, second):
+        assert (each.accuracy, each.end_to_end_ms, each.low_precision) == (None, None, None)
+        assert each.latency_ms is not None
+        assert each.latency_ms.count == 4
+    assert (first.speedup, first.int8) == (None, None)
+    assert second.speedup is not None
+    assert (second.speedup.versus, second.speedup.versus_precision) == ("onnx-float", None)
+    assert second.int8 is not None
+
+
+def test_a_sustained_benchmark_has_its_course(group: dict[str, Bundle]) -> None:
+    for each in measure_all(group, None, Settings(threads=1, warmup=1, sustain_s=0.05)).values():
+        assert each.sustain is not None
+        assert each.latency_ms is not None
+        assert sum(point.count for point in each.sustain.series) == each.latency_ms.count
+
+
+@pytest.mark.parametrize(("low_ms", "precision"), [(2.0, "bf16"), (9.0, "f32")])
+def test_int8_is_compared_with_the_fastest_float(
+    openvino_group: dict[str, Bundle],
+    tiny_images: Images,
+    in_bf16: None,
+    monkeypatch: pytest.MonkeyPatch,
+    low_ms: float,
+    precision: str,
+) -> None:
+    asked = []
+
+    def alternate(calls: Any, *_: Any) -> Any:
+        asked.append(list(calls))
+        fixed = {("openvino-float", "f32"): 4.0, ("openvino-float", "bf16"): low_ms}
+        return {key: np.full(40, fixed.get(key, 1.0)) for key, call in calls.items() if call() is not None}
+
+    for module in (steadiness, timing):
+        monkeypatch.setattr(module, "alternate", alternate)
+    float_, int8 = measure_all(openvino_group, tiny_images).values()
+    assert asked[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
+    assert float_.latency_ms is not None
+    assert float_.latency_ms.p50 == 4.0
+    low = float_.low_precision
+    assert low is not None
+    assert (low.computes_in, low.p50_ms, low.verdict) == ("bf16", low_ms, None)
+    assert low.accuracy.count == 6
+    assert int8.low_precision is None
+    fastest = min(4.0, low_ms)
+    assert int8.speedup == Speedup(
+        versus="openvino-float", versus_precision=precision, ratio=fastest, ci95=(fastest, fastest)
+    )
+
+
+def test_each_session_is_opened_once_and_closed(
+    openvino_group: dict[str, Bundle], tiny_images: Images, in_bf16: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Session] = []
+    opened = Session.__init__
+
+    def note(self: Session, bundle: Bundle, threads: int | None = None) -> None:
+        opened(self, bundle, threads)
+        sessions.append(self)
+
+    monkeypatch.setattr(Session, "__init__", note)
+    monkeypatch.setattr(measure, "profile", refuse_to_profile)  # it opens one too
+    measure_all(openvino_group, tiny_images)
+    computed = [each.bundle.manifest.session.get("inference_precision", "f32") for each in sessions]
+    names = [each.bundle.path.name for each in sessions]
+    assert sorted(zip(names, computed, strict=True)) == [
+        ("openvino-float", "bf16"), ("openvino-float", "f32"), ("openvino-int8", "f32"),
+    ]  # fmt: skip
+    for session in sessions:
+        with pytest.raises(EngineError, match="the session is closed"):
+            session(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def refuse_to_profile(*_: object) -> None:
+    raise EngineError("no counters here")
+
+
+@pytest.mark.parametrize("phase", ["model alone", "end to end"])
+def test_int8_that_fails_while_it_is_timed_costs_its_own_row(
+    group: dict[str, Bundle], tiny_images: Images, capfd: pytest.CaptureFixture[str], phase: Phase
+) -> None:
+    with failing_engine("onnx", "onnx-int8", phase):
+        float_, int8 = measure_all(group, tiny_images).values()
+    assert_complete(float_)
+    assert_lost(int8, "benchmark", MESSAGE)
+    assert int8.bundle is None
+    assert MESSAGE in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("phase", ["model alone", "end to end"])
+def test_float_that_fails_while_it_is_timed_leaves_int8_without_a_speedup(
+    group: dict[str, Bundle], tiny_images: Images, phase: Phase
+) -> None:
+    with failing_engine("onnx", "onnx-float", phase):
+        float_, int8 = measure_all(group, tiny_images).values()
+    assert_lost(float_, "benchmark", MESSAGE)
+    assert_complete(int8)
+    assert int8.speedup is None, "a row that failed is no baseline"
+
+
+def test_bf16_that_fails_while_it_is_timed_costs_that_figure_alone(
+    openvino_group: dict[str, Bundle], tiny_images: Images, in_bf16: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with failing_engine("openvino", "openvino-float", computed_in="bf16"):
+        float_, int8 = measure_all(openvino_group, tiny_images).values()
+    assert_complete(float_)
+    assert float_.low_precision is None
+    assert_complete(int8)
+    assert int8.speedup is not None
+    assert int8.speedup.baseline == "openvino-float"
+    assert "warning: openvino-float in bf16: running " in capfd.readouterr().err
+
+
+def test_float_that_fails_is_no_baseline_in_bf16_either(
+    openvino_group: dict[str, Bundle], tiny_images: Images, in_bf16: None
+) -> None:
+    with failing_engine("openvino", "openvino-float"):
+        float_, int8 = measure_all(openvino_group, tiny_images).values()
+    assert_lost(float_, "benchmark", MESSAGE)
+    assert_complete(int8)
+    assert int8.speedup is None
+
+
+@pytest.mark.parametrize("error", [EngineError("no bf16 here"), WeightsError("the outputs for image 3 hold NaN")])
+def test_bf16_that_cannot_be_evaluated_costs_that_figure_alone(
+    openvino_group: dict[str, Bundle],
+    tiny_images: Images,
+    in_bf16: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fail(session: Session, pictures: Any) -> Predictions:
+        if session.bundle.manifest.session.get("inference_precision") == "bf16":
+            raise error
+        return predict(session, pictures)
+
+    monkeypatch.setattr(measure, "predict", fail)
+    float_, int8 = measure_all(openvino_group, tiny_images).values()
+    assert_complete(float_)
+    assert_complete(int8)
+    assert float_.low_precision is None
+    assert f"openvino-float in bf16 or f16: {error}" in capfd.readouterr().err
+
+
+def test_a_benchmark_compares_with_the_first_that_works(group: dict[str, Bundle], make_bundle: MakeBundle) -> None:
+    group["third"] = read_bundle(make_bundle("onnx", "third"))
+    with failing_engine("onnx", "onnx-float"):
+        first, second, third = measure_all(group, None).values()
+    assert_lost(first, "benchmark", MESSAGE)
+    assert first.bundle == "onnx-float", "a benchmark names what it was given"
+    assert (second.failure, second.speedup) == (None, None)
+    assert third.speedup is not None
+    assert third.speedup.versus == "onnx-int8"
+
+
+def test_all_may_fail(group: dict[str, Bundle], tiny_images: Images) -> None:
+    with ExitStack() as stack:
+        for name in group:
+            stack.enter_context(failing_engine("onnx", name))
+        for each in measure_all(group, tiny_images).values():
+            assert_lost(each, "benchmark", MESSAGE)
+
+
+def test_float_that_cannot_be_loaded_leaves_int8_without_a_speedup(
+    group: dict[str, Bundle], tiny_images: Images, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (group["onnx-float"].path / "model.onnx").write_bytes(b"no model")
+    float_, int8 = measure_all(group, tiny_images).values()
+    assert_lost(float_, "evaluate", "loading ")
+    assert_complete(int8)
+    assert int8.speedup is None
+    assert "warning: onnx-float: loading " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "stage"),
+    [
+        ("measure_fresh", EngineError("died"), "evaluate"),
+        ("measure_fresh", EngineError("died"), "benchmark"),
+        ("predict", WeightsError("the outputs for image 3 hold NaN"), "evaluate"),
+    ],
+)
+def test_every_failure_is_a_measurement(
+    group: dict[str, Bundle],
+    tiny_images: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    error: Exception,
+    stage: Stage,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(measure, name, fail)
+    measured = measure_all(group, tiny_images if stage == "evaluate" else None)
+    assert [each.failure for each in measured.values()] == [Failure.of(stage, error)] * 2
+
+
+def test_other_numbers_on_this_processor_are_a_failure(
+    make_bundle: MakeBundle, tiny_golden: Golden, tiny_images: Images
+) -> None:
+    wrong = replace(tiny_golden, logits=tiny_golden.logits + 1)
+    bundle = read_bundle(make_bundle("onnx", golden=wrong))
+    (measured,) = measure_all({"onnx-float": bundle}, tiny_images).values()
+    assert measured.failure is not None
+    assert (measured.failure.stage, measured.failure.error) == ("evaluate", "GoldenError")
+    assert "gives other numbers on this processor" in measured.failure.message
+
+
+def test_macs_are_those_of_all_layers(make_bundle: MakeBundle, tiny_images: Images) -> None:
+    layers = [
+        {"name": name, "op": "linear", "macs": macs, "int8": int8}
+        for name, macs, int8 in (("stem", 100, False), ("head", 300, True))
+    ]
+    bundle = read_bundle(make_bundle("onnx", precision="int8", layers=layers))
+    (measured,) = measure_all({"onnx-int8": bundle}, tiny_images).values()
+    assert measured.macs == 400
+
+
+def test_int8_is_what_the_runtime_ran_not_what_the_bundle_says(make_bundle: MakeBundle) -> None:
+    layers = [{"name": "conv", "op": "conv", "macs": 48600, "int8": True}]
+    int8 = ran_in_int8(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1)
+    assert int8.share_of_macs == 0
+    assert int8.float_layers is not None
+    assert "conv" in int8.float_layers
+    assert int8.method.startswith("ONNX Runtime")
+
+
+def test_a_runtime_without_a_profile_says_why(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "profile", refuse_to_profile)
+    assert ran_in_int8(read_bundle(make_bundle("onnx")), 1) == Int8(
+        share_of_macs=None, method="not known: no counters here", float_layers=None, simulated=None
+    )
+
+
+def test_bound_is_the_measured_devices_not_the_bundles() -> None:
+    here = device(device_class="x86-64-v4", cores=2)
+    limit = roofline(here, 10**9, "int8", threads=8, p50_ms=20.0)
+    bound = load_device_class("x86-64-v4").bound_ms(10**9, "int8", 2)
+    assert limit is not None
+    assert (limit.bound_ms, limit.fraction) == (bound, bound / 20)
+    assert roofline(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
+
+
+def test_end_to_end_goes_round_the_files(make_bundle: MakeBundle, tiny_images: Images) -> None:
+    with Session(read_bundle(make_bundle("onnx")), 1) as session:
+        call = measure._end_to_end(session, tiny_images.files[:2])
+        first, second, third = (call() for _ in range(3))
+    assert isinstance(first, np.ndarray)
+    assert isinstance(second, np.ndarray)
+    assert isinstance(third, np.ndarray)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, third)

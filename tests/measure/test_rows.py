@@ -1,0 +1,176 @@
+"""The way to rows: bundles that could not be made, runs that are resumed, and devices that are lost."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.errors import CompileError, StageError, UnreachableError
+from edgekit.measure import rows
+from edgekit.measure.measure_bundles import Group, Images
+from edgekit.measure.rows import Memory, by_runtime, lost_with_device, measure_bundles, measure_here
+from edgekit.measure.settings import Settings
+from edgekit.report.row import Failure, Measurement
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder, open_run
+from tests.helpers.measurements import conditions, device, failed, measurement, sample
+from tests.helpers.tiny import MakeBundle
+
+SETTINGS = Settings(threads=1, warmup=1, iterations=4)
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunFolder]:
+    with open_run(tmp_path / "run") as opened:
+        yield opened
+
+
+@pytest.fixture
+def memory(run: RunFolder, tiny_images: Images) -> Memory:
+    return Memory(run, tiny_images, SETTINGS)
+
+
+class Measure:
+    """Stands for the timing of one group: notes what it was asked for, and gives a figure for each bundle."""
+
+    def __init__(self, failure: Failure | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self._failure = failure
+
+    def __call__(self, group: Group) -> Mapping[str, Measurement]:
+        self.asked.append(list(group))
+        return {name: self._measured(name) for name in group}
+
+    def _measured(self, name: str) -> Measurement:
+        if self._failure:
+            return replace(failed(), failure=self._failure)
+        thermal = conditions(series=(sample(48.25), sample(None)), throttled=("throttled",))
+        target, _, precision = name.rpartition("-")
+        return measurement("int8" if precision == "int8" else "float", target, thermal=thermal)
+
+
+def test_one_measurement_for_each_bundle_in_their_order(group: dict[str, Bundle]) -> None:
+    measure = Measure()
+    built: dict[str, Bundle | StageError] = {"tflite-int8": CompileError("refused the graph"), **group}
+    not_made, *others = measure_bundles(built, device(), measure, QUIET)
+    assert not_made.failure == Failure("compile", "CompileError", "refused the graph")
+    assert (not_made.target, not_made.precision, not_made.device) == ("tflite", "int8", device())
+    assert (not_made.bundle, not_made.size_bytes) == (None, None)
+    assert [each.bundle for each in others] == ["onnx-float", "onnx-int8"]
+    assert measure.asked == [["onnx-float", "onnx-int8"]], "and what could not be made is not measured"
+
+
+def test_a_target_may_have_a_dash() -> None:
+    (not_made,) = measure_bundles({"my-runtime-float": CompileError("x")}, device(), Measure(), QUIET)
+    assert (not_made.target, not_made.precision) == ("my-runtime", "float")
+
+
+def test_runtimes_are_measured_one_after_the_other(group: dict[str, Bundle], make_bundle: MakeBundle) -> None:
+    float_, int8 = group.items()
+    other = read_bundle(make_bundle("openvino", "openvino-float"))
+    built = dict([float_, ("openvino-float", other), int8])
+    assert by_runtime(built) == {"onnx": group, "openvino": {"openvino-float": other}}
+    measure = Measure()
+    measured = measure_bundles(built, device(), measure, QUIET)
+    assert measure.asked == [["onnx-float", "onnx-int8"], ["openvino-float"]]
+    assert [each.bundle for each in measured] == ["onnx-float", "openvino-float", "onnx-int8"]
+
+
+def test_measurements_are_kept_until_the_run_is_complete(
+    group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    measure = Measure()
+    first = measure_bundles(group, device(), measure, Reporter(), memory)
+    assert measure_bundles(group, device(), measure, Reporter(), memory) == first
+    assert len(measure.asked) == 1
+    assert "onnx: resumed the measurements of an interrupted run" in capfd.readouterr().err
+    memory.run.forget()
+    measure_bundles(group, device(), measure, Reporter(), memory)
+    assert len(measure.asked) == 2
+
+
+def test_a_failure_of_a_bundle_is_kept_as_it_was(group: dict[str, Bundle], memory: Memory) -> None:
+    measure = Measure(Failure("benchmark", "EngineError", "broke"))
+    first = measure_bundles(group, device(), measure, QUIET, memory)
+    assert not any(map(lost_with_device, first))
+    assert measure_bundles(group, device(), measure, QUIET, memory) == first
+    assert len(measure.asked) == 1
+
+
+def test_what_a_lost_device_left_is_measured_the_next_time(group: dict[str, Bundle], memory: Memory) -> None:
+    lost = Measure(Failure.of("device", UnreachableError("board: no connection.")))
+    assert all(map(lost_with_device, measure_bundles(group, device(), lost, QUIET, memory)))
+    again = Measure()
+    assert not any(map(lost_with_device, measure_bundles(group, device(), again, QUIET, memory)))
+    assert again.asked == [list(group)]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [[], {}, {"onnx-float": {}}, {"onnx-float": {"target": "onnx", "precision": "int8", "device": {"name": "local"}}}],
+)
+def test_what_does_not_fit_is_measured_anew(group: dict[str, Bundle], memory: Memory, kept: Any) -> None:
+    """As what an earlier version kept, or a file that was edited."""
+    memory.run.remember("row-onnx", memory._key(group), kept)
+    measure = Measure()
+    measure_bundles(group, device(), measure, QUIET, memory)
+    assert measure.asked == [list(group)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda memory: replace(memory, settings=replace(SETTINGS, threads=2)),
+        lambda memory: replace(memory, settings=replace(SETTINGS, iterations=5)),
+        lambda memory: replace(memory, settings=replace(SETTINGS, warmup=0)),
+        lambda memory: replace(memory, images=replace(memory.images, key="other images")),
+        lambda memory: replace(memory, device="ssh://user@host:22"),
+    ],
+)
+def test_measurements_depend_on(group: dict[str, Bundle], memory: Memory, change: Callable[[Memory], Memory]) -> None:
+    measure = Measure()
+    measure_bundles(group, device(), measure, QUIET, memory)
+    measure_bundles(group, device(), measure, QUIET, change(memory))
+    assert len(measure.asked) == 2
+
+
+def test_measurements_depend_on_the_bundles(group: dict[str, Bundle], memory: Memory, make_bundle: MakeBundle) -> None:
+    measure = Measure()
+    measure_bundles(group, device(), measure, QUIET, memory)
+    other = read_bundle(make_bundle("onnx", "other", precision="int8", fingerprint="other"))
+    measure_bundles({**group, "onnx-int8": other}, device(), measure, QUIET, memory)
+    measure_bundles({"onnx-int8": group["onnx-int8"]}, device(), measure, QUIET, memory)
+    assert len(measure.asked) == 3
+
+
+def test_measurements_do_not_depend_on_the_gates(group: dict[str, Bundle], memory: Memory) -> None:
+    measure = Measure()
+    measure_bundles(group, device(), measure, QUIET, memory)
+    gates = replace(SETTINGS, max_drop=9, min_speedup=9, must_show_drop=True)
+    measure_bundles(group, device(), measure, QUIET, replace(memory, settings=gates))
+    assert len(measure.asked) == 1
+
+
+def test_devices_are_kept_apart(group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]) -> None:
+    here, there = Measure(), Measure()
+    board = replace(memory, device="ssh://user@host:22")
+    measure_bundles(group, device(), here, QUIET, memory)
+    for _ in range(2):
+        measure_bundles(group, device("board"), there, Reporter(), board)
+    assert (len(here.asked), len(there.asked)) == (1, 1)
+    assert "ssh://user@host:22: onnx: resumed " in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_measure_here_measures_and_resumes(
+    group: dict[str, Bundle], tiny_images: Images, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measure_here(group, device(), tiny_images, SETTINGS, run, QUIET)
+    assert [each.failure for each in first] == [None, None]
+    assert all(each.accuracy is not None for each in first)
+    monkeypatch.setattr(rows, "measure_group", None)
+    assert measure_here(group, device(), tiny_images, SETTINGS, run, QUIET) == first, "every figure survives the JSON"

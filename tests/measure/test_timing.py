@@ -1,0 +1,112 @@
+"""Sessions that are timed in turns: one that fails is dropped, and the others are timed again from the start."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from edgekit.errors import EngineError
+from edgekit.measure.fresh_process import Fresh
+from edgekit.measure.settings import Settings
+from edgekit.measure.timing import latency_of, time_end_to_end, time_in_turns, without_failing
+from edgekit.support.progress import Reporter
+
+SETTINGS = Settings(threads=1, warmup=1, iterations=4)
+FRESH = Fresh(load_ms=20.0, first_ms=3.0, peak_rss_bytes=50_000_000)
+
+
+class Calls:
+    """Calls by name that note their turns; those in `good` raise the error after so many good turns."""
+
+    def __init__(self, names: str, **good: int) -> None:
+        self.order: list[str] = []
+        self.error = EngineError("the runtime failed")
+        self._good = good
+        self.calls: dict[str, Callable[[], object]] = {name: self._call(name) for name in names}
+
+    def _call(self, name: str) -> Callable[[], object]:
+        def call() -> None:
+            if self.order.count(name) == self._good.get(name, -1):
+                raise self.error
+            self.order.append(name)
+
+        return call
+
+
+@pytest.mark.parametrize("good", [0, 3], ids=["at once", "after a while"])
+def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> None:
+    calls = Calls("abc", b=good)
+    timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
+    assert timed.failures == {"b": calls.error}
+    assert {name: len(times) for name, times in timed.times.items()} == {"a": 4, "c": 4}
+    assert "".join(calls.order).endswith("ac" * 5), "one untimed round and four timed ones"
+    assert timed.conditions is not None
+
+
+def test_several_may_fail_one_after_the_other() -> None:
+    calls = Calls("abcd", d=1, a=3)
+    timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
+    assert list(timed.failures) == ["d", "a"]
+    assert list(timed.times) == ["b", "c"]
+
+
+def test_nothing_is_left_where_all_fail() -> None:
+    calls = Calls("ab", a=0, b=0)
+    timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
+    assert set(timed.failures) == {"a", "b"}
+    assert (timed.times, timed.sustained, timed.conditions) == ({}, {}, None)
+
+
+def test_nothing_to_time_gives_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    nothing: dict[str, Callable[[], object]] = {}
+    timed = time_in_turns(nothing, 1, SETTINGS, "time", Reporter())
+    assert (timed.times, timed.conditions, timed.failures) == ({}, None, {})
+    assert capfd.readouterr().err == "", "no stage is begun"
+
+
+def test_a_sustained_run_drops_the_one_that_fails_too() -> None:
+    calls = Calls("ab", b=2)
+    sustained = Settings(threads=1, warmup=1, sustain_s=0.05)
+    timed = time_in_turns(calls.calls, 1, sustained, "time", Reporter(quiet=True))
+    assert list(timed.failures) == ["b"]
+    assert timed.sustained.keys() == timed.times.keys() == {"a"}
+    assert timed.sustained["a"].last.count > 0
+
+
+def test_end_to_end_takes_fewer_rounds_and_drops_the_one_that_fails() -> None:
+    calls = Calls("abc", a=6)
+    times, failures = time_end_to_end(calls.calls, Settings(warmup=20, iterations=200))
+    assert failures == {"a": calls.error}
+    assert {name: len(each) for name, each in times.items()} == {"b": 50, "c": 50}
+    assert "".join(calls.order).endswith("bc" * 55), "at most five untimed rounds"
+
+
+def test_no_end_to_end_times_where_all_fail() -> None:
+    times, failures = time_end_to_end(Calls("a", a=0).calls, SETTINGS)
+    assert (times, list(failures)) == ({}, ["a"])
+
+
+def test_a_mistake_is_not_taken_for_a_failing_runtime() -> None:
+    def measure(_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        without_failing({"a": lambda: None}, measure)
+
+
+def test_latency_has_the_figures_of_the_times() -> None:
+    latency = latency_of(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), 3, FRESH)
+    assert (latency.p50, latency.mean, latency.count, latency.threads) == (3.0, 3.0, 5, 3)
+    assert (latency.p25, latency.p75) == (2.0, 4.0)
+    assert (latency.load, latency.first) == (20.0, 3.0)
+    assert [latency.p5, latency.p90, latency.p95, latency.p99] == pytest.approx([1.2, 4.6, 4.8, 4.96])
+    assert latency.std == pytest.approx(np.sqrt(2.5))
+    assert latency.spread is None, "too few rounds to tell drift from noise"
+
+
+def test_latency_of_drifting_times_has_a_spread() -> None:
+    assert latency_of(np.linspace(5, 10, 400), 1, FRESH).spread == pytest.approx(0.5, abs=0.01)
+
+
+def test_one_time_has_no_deviation() -> None:
+    assert latency_of(np.array([2.0]), 1, FRESH).std == 0.0

@@ -1,0 +1,143 @@
+"""report.html: a page that stands alone, and says what matters first."""
+
+import re
+import sys
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+
+from edgekit.errors import MissingExtraError
+from edgekit.report.document import Lookalike, Recommendation
+from edgekit.report.html import render_html
+from edgekit.report.row import Int8, LowPrecision
+from tests.helpers.page import Page
+from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, printed, report, report_with
+from tests.helpers.searches import search, sensitivity
+
+
+def test_page_is_whole_and_alone() -> None:
+    html = render_html(report(sensitivity=sensitivity(), tuning=search()))
+    page = Page(html)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "img", "iframe", "object", "base")
+        assert "src" not in attributes
+        assert all(value.startswith("#") for key, value in attributes.items() if value and key.endswith("href"))
+    assert {tag for tag, _ in page.elements} >= {"main", "h1", "table", "svg", "figure", "script"}
+    heads = [attributes for tag, attributes in page.elements if tag == "th"]
+    assert all(attributes.get("scope") in ("row", "col") for attributes in heads)
+    assert "aria-sort" in html
+
+
+def test_page_says_what_matters_first() -> None:
+    text = Page(render_html(report())).words
+    places = [text.index(each) for each in ("Ship openvino-int8 on local", "Results", "Accuracy against", "Provenance")]
+    assert places == sorted(places)
+    for piece in (
+        "10,000 images",
+        "timed runs: 200",
+        "n = 200 runs, threads: 1",
+        "over openvino-float",
+        "95 %: -0.11 to 0.29, n = 10,000 images",
+        "1 unreadable",
+        "48 to 53 °C, 2400 MHz, not throttled, other processes on 0.1 of 4 CPUs",
+        "57 right to wrong, 48 wrong to right of 10,000 images, McNemar p = 0.43",
+        "onnx-int8: error: compile: onnxruntime refused node",
+        "tflite-int8: fail: drop of 1.31 points",
+    ):
+        assert piece in text
+
+
+def test_page_shows_the_search_and_the_sensitivity() -> None:
+    without, text = (
+        Page(render_html(each)).words for each in (report(), report(sensitivity=sensitivity(), tuning=search()))
+    )
+    for piece in ("The search for this recipe", "2 recipes tried on 500 tuning images", "Sensitivity of the layers"):
+        assert piece in text
+        assert piece not in without
+
+
+def test_page_says_what_is_wrong_with_the_images() -> None:
+    whole = report()
+    calibration = replace(whole.calibration, doubts=("12 calibration images are few",))
+    evaluation = replace(whole.evaluation, copies_left_out=("a", "b"), lookalikes=(Lookalike("c", "d"),))
+    text = Page(render_html(replace(whole, calibration=calibration, evaluation=evaluation))).words
+    assert "recipe convnextv2, seed 0; 12 calibration images are few" in text
+    assert "2 copies of calibration images left out, 1 look-alikes of them" in text
+
+
+def test_page_shortens_long_lists_of_layers() -> None:
+    names = tuple(f"stages.{index}" for index in range(20))
+    int8 = Int8(share_of_macs=0.5, method="executed graph", float_layers=names, simulated=False)
+    text = Page(render_html(report_with(BEST, int8=int8))).words
+    assert "stages.6, stages.7 and 12 more (report.json has all)" in text
+    assert "stages.8" not in text
+
+
+@pytest.mark.parametrize(("verdict", "is_over"), [("pass", False), ("fail", True), (None, False)])
+def test_page_says_what_low_precision_costs(verdict: Literal["pass", "fail"] | None, is_over: bool) -> None:
+    low = LowPrecision(computes_in="bf16", accuracy=accuracy(0.4), p50_ms=6.0)
+    html = render_html(report_with(0, low_precision=replace(low, verdict=verdict)))
+    assert "bf16: p50 6.00 ms, drop 0.40 points, agreement 98.5%" in html
+    assert ("more than is allowed" in html) is is_over
+
+
+def test_page_with_random_weights_shows_latency_only() -> None:
+    html = render_html(report(model=RANDOM_MODEL))
+    page = Page(html)
+    assert "Accuracy is meaningless" in page.text
+    assert "76.55" not in html
+    assert "top-1, %" not in html
+    label = next(a["aria-label"] for _, a in page.elements if a.get("role") == "img")
+    assert label == (
+        "Latency on local: openvino-float p50 14.50 ms, p5 to p95 14.06 to 15.95, p99 17.40; "
+        "openvino-int8 p50 7.70 ms, p5 to p95 7.47 to 8.47, p99 9.24; "
+        "onnx-float p50 16.70 ms, p5 to p95 16.20 to 18.37, p99 20.04; "
+        "tflite-float p50 14.10 ms, p5 to p95 13.68 to 15.51, p99 16.92; "
+        "tflite-int8 p50 7.52 ms, p5 to p95 7.29 to 8.27, p99 9.02."
+    )
+
+
+def test_page_tells_devices_apart() -> None:
+    pi = device("pi", emulated=True)
+    whole = report(results=(*ROWS[:2], *(replace(each, device=pi) for each in ROWS[2:])))
+    text = Page(render_html(whole)).words
+    for piece in (
+        "Emulated by QEMU: pi.",
+        "Device: pi (emulated).",
+        "Device: local.",
+        "onnx-int8 on pi (emulated)",
+        ", emulated by QEMU",
+    ):
+        assert piece in text
+
+
+def test_names_are_text_not_markup() -> None:
+    evil = "<script>alert('$x$')</script>\"><b>"
+    rows = [replace(each, device=device(evil), bundle=each.bundle and f"{each.bundle}{evil}") for each in ROWS]
+    rows[FAILED] = replace(rows[FAILED], reasons=(evil,))
+    whole = report(results=tuple(rows), recommendation=Recommendation("local", "openvino-int8", evil))
+    whole = replace(whole, model=replace(whole.model, name=evil))
+    page = Page(render_html(whole))
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("script") == 1
+    assert "b" not in tags
+    assert evil in page.text
+    assert evil in printed(whole, 400)
+
+
+def test_page_without_any_figure() -> None:
+    nothing = Recommendation("local", None, "no bundle passed its gates")
+    page = Page(render_html(report(results=(ROWS[FAILED],), recommendation=nothing)))
+    assert "svg" not in {tag for tag, _ in page.elements}
+    assert "Ship nothing on local: no bundle passed its gates" in page.words
+    assert "onnx-int8 error" in page.words
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(
+        MissingExtraError, match=r"'matplotlib' is not installed. *Run: pip install \"edgekit-deploy\[build\]\""
+    ):
+        render_html(report())

@@ -1,0 +1,224 @@
+"""report.json: what its schema says, and which files are refused."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from edgekit.errors import InputError
+from edgekit.report import load_report, report_schema, write_report
+from edgekit.report.conditions import Sustained, SustainedLatency, SustainedPoint
+from edgekit.report.document import Lookalike, RangeRatio, Recommendation, Report, Stability
+from edgekit.report.row import Bound, LowPrecision
+from edgekit.report.serialization import to_json
+from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, latency, report, report_with
+from tests.helpers.searches import search, sensitivity
+
+Document = dict[str, Any]
+
+
+def full_report() -> Report:
+    """A report in which every part that may be missing is there."""
+    minute = SustainedLatency(p50=7.7, p90=8.0, p99=9.0, count=7_000)
+    sustained = Sustained(
+        seconds=600.0, window_s=60.0, first=minute, last=minute, change=0.1, series=(SustainedPoint(30.0, 7.7, 7_000),)
+    )
+    bound = Bound(max_drop_points=1.0, shown=True, images_needed=1_200)
+    rows = (
+        replace(
+            ROWS[0], low_precision=LowPrecision(computes_in="bf16", accuracy=accuracy(), p50_ms=6.0, verdict="pass")
+        ),
+        replace(ROWS[BEST], accuracy=accuracy(bound=bound), sustain=sustained, remarks=("slower when hot",)),
+        replace(ROWS[FAILED], device=device("pi", emulated=True, system="Linux", python="3.12.1")),
+    )
+    whole = report(results=rows, sensitivity=sensitivity(), tuning=search())
+    halves = Stability(
+        target="onnx", images=(64, 64), evaluation_images=64, range_ratio=RangeRatio(1.1, 1.9, "the input of head.fc"),
+        snr_db=(30.0, None), snr_between_db=28.0, agreement=0.97,
+    )  # fmt: skip
+    return replace(
+        whole,
+        calibration=replace(whole.calibration, doubts=("few images",), stability=(halves,)),
+        evaluation=replace(whole.evaluation, copies_left_out=("a",), lookalikes=(Lookalike("b", "c"),)),
+        recommendation=replace(whole.recommendation, others=(Recommendation("pi", None, "emulated"),)),
+    )
+
+
+def document(whole: Report) -> Document:
+    """A report as its JSON is read by others."""
+    parsed: Document = json.loads(to_json(whole))
+    return parsed
+
+
+def validator() -> Any:
+    return jsonschema.Draft202012Validator(report_schema())
+
+
+def test_the_schema_is_valid() -> None:
+    schema = report_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+
+
+@pytest.mark.parametrize("whole", [report(), report(model=RANDOM_MODEL), full_report()])
+def test_a_written_report_fits_the_schema(whole: Report, tmp_path: Path) -> None:
+    write_report(whole, tmp_path)
+    validator().validate(json.loads((tmp_path / "report.json").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("whole", [report(), report(model=RANDOM_MODEL), full_report()])
+def test_a_report_survives_its_file(whole: Report, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    write_report(whole, run)
+    assert sorted(path.name for path in run.iterdir()) == ["report.csv", "report.html", "report.json"]
+    assert load_report(run) == load_report(run / "report.json") == whole
+
+
+def test_every_key_of_the_contract_is_written() -> None:
+    """Other tools read these keys, so they may not be renamed or left out."""
+    written = document(full_report())
+    assert set(written) >= {"schema_version", "model", "calibration", "evaluation", "reference", "results"}
+    assert set(written) >= {"recommendation"}
+    assert "overlap_with_calibration" in written["evaluation"]
+    assert "top1" in written["reference"]
+    row = written["results"][BEST]
+    assert set(row) >= {"target", "precision", "scheme", "device", "bundle", "size_bytes", "accuracy", "latency_ms"}
+    assert set(row) >= {
+        "speedup",
+        "int8",
+        "peak_rss_bytes",
+        "verdict",
+        "reasons",
+        "low_precision",
+        "sustain",
+        "remarks",
+    }
+    assert set(row["accuracy"]) >= {"top1", "drop_top1_points", "drop_ci95_points", "agreement", "count"}
+    assert set(row["latency_ms"]) >= {"p50", "p90", "p99"}
+    assert set(row["speedup"]) >= {"ratio", "ci95", "versus", "versus_precision"}
+    assert "share_of_macs" in row["int8"]
+    assert row["device"]["class"] == "x86-64-v4"
+    failed = written["results"][2]
+    assert set(failed) == set(row)
+    assert failed["verdict"] == "error"
+    assert set(failed["failure"]) == {"stage", "error", "message"}
+    assert failed["accuracy"] is failed["latency_ms"] is failed["size_bytes"] is None
+
+
+def removed(*path: str | int) -> Callable[[Document], None]:
+    """Damage that removes a key."""
+
+    def damage(whole: Any) -> None:
+        for key in path[:-1]:
+            whole = whole[key]
+        del whole[path[-1]]
+
+    return damage
+
+
+def changed(value: object, *path: str | int) -> Callable[[Document], None]:
+    """Damage that puts another value in a place."""
+
+    def damage(whole: Any) -> None:
+        for key in path[:-1]:
+            whole = whole[key]
+        whole[path[-1]] = value
+
+    return damage
+
+
+DAMAGE = [
+    (removed("model"), "model"),
+    (removed("results"), "results"),
+    (removed("results", BEST, "device"), "$.results[1]"),
+    (removed("results", BEST, "verdict"), "$.results[1]"),
+    (removed("results", BEST, "latency_ms", "p50"), "$.results[1].latency_ms"),
+    (removed("results", BEST, "device", "name"), "$.results[1].device"),
+    (removed("calibration", "sha256"), "$.calibration"),
+    (changed(2, "schema_version"), "$.schema_version"),
+    (changed("yesterday", "created"), "$.created"),
+    (changed("maybe", "results", BEST, "verdict"), "$.results[1].verdict"),
+    (changed(76.64, "results", BEST, "accuracy", "top1"), "$.results[1].accuracy.top1"),
+    (changed([0.1], "results", BEST, "accuracy", "drop_ci95_points"), "$.results[1].accuracy.drop_ci95_points"),
+    (changed(None, "results", BEST, "latency_ms", "p50"), "$.results[1].latency_ms.p50"),
+    (changed("7 ms", "results", BEST, "latency_ms", "p50"), "$.results[1].latency_ms.p50"),
+    (changed(-1.0, "results", BEST, "latency_ms", "p50"), "$.results[1].latency_ms.p50"),
+    (changed(95.7, "results", BEST, "int8", "share_of_macs"), "$.results[1].int8.share_of_macs"),
+    (changed(4.31, "results", BEST, "size_bytes"), "$.results[1].size_bytes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "place"), DAMAGE)
+def test_damage_is_refused_with_its_place(damage: Callable[[Document], None], place: str, tmp_path: Path) -> None:
+    damaged = document(report())
+    damage(damaged)
+    assert not validator().is_valid(damaged), "the schema says what the loader accepts"
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(damaged), "utf-8")
+    for path in (file, tmp_path):
+        with pytest.raises(InputError) as caught:
+            load_report(path)
+        assert str(file) in str(caught.value)
+        assert f"`{place}`" in str(caught.value)
+        assert caught.value.exit_code == 2
+
+
+CONTRADICTIONS = [
+    (changed(document(report())["results"][BEST]["latency_ms"], "results", FAILED, "latency_ms"), FAILED),
+    (changed(1_000, "results", FAILED, "size_bytes"), FAILED),
+    (changed("pass", "results", FAILED, "verdict"), FAILED),
+    (changed(None, "results", FAILED, "failure"), FAILED),
+    (changed("error", "results", BEST, "verdict"), BEST),
+    (changed(None, "results", BEST, "latency_ms"), BEST),
+    (changed(None, "results", BEST, "size_bytes"), BEST),
+    (changed(None, "results", BEST, "bundle"), BEST),
+]
+
+
+@pytest.mark.parametrize(("damage", "index"), CONTRADICTIONS)
+def test_a_row_that_contradicts_itself_is_refused(
+    damage: Callable[[Document], None], index: int, tmp_path: Path
+) -> None:
+    damaged = document(report())
+    damage(damaged)
+    (tmp_path / "report.json").write_text(json.dumps(damaged), "utf-8")
+    with pytest.raises(InputError) as caught:
+        load_report(tmp_path)
+    assert str(tmp_path / "report.json") in str(caught.value)
+    assert f"`$.results[{index}]`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", to_json(report()).replace("7.7,", "NaN,", 1).encode()]
+)
+def test_a_file_that_is_no_report_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_report(tmp_path)
+    assert str(tmp_path / "report.json") in str(caught.value)
+
+
+def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"edgekit deploy") as caught:
+        load_report(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_keys_that_a_later_edgekit_adds_are_ignored(tmp_path: Path) -> None:
+    newer = document(report())
+    newer["weather"] = newer["results"][BEST]["moon"] = {"phase": 0.5}
+    validator().validate(newer)
+    (tmp_path / "report.json").write_text(json.dumps(newer), "utf-8")
+    assert load_report(tmp_path) == report()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_json_has_no_number_for_is_not_written(value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_report(report_with(BEST, latency_ms=latency(value)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

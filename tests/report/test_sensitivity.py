@@ -1,0 +1,64 @@
+"""The sensitivity of layers as a table and as a picture."""
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from edgekit.report.sensitivity import advice, draw_sensitivity, noisiest, render_sensitivity
+from edgekit.report.sensitivity_document import Culprits, Sensitivity
+from tests.helpers.searches import LAYER, TARGET, WHOLE, sensitivity
+
+
+def printed(document: Sensitivity) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    render_sensitivity(document, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_table() -> None:
+    text = printed(sensitivity())
+    assert "convnextv2_atto, recipe convnextv2: simulated on 2,000 images." in text
+    assert "onnx: all in INT8: 20.0 dB signal to noise, top-1 drops 2.00 points [95 %: 1.00, 3.00]" in text
+    (layer,) = (line.split() for line in text.splitlines() if line.startswith("stem.0 "))
+    assert layer == ["stem.0", "5.00", "100.0", "20.0", "2.00", "10.0", "1.50", "2.000"]
+
+
+def test_harmful_layers_are_flagged() -> None:
+    flagged = advice(sensitivity(), TARGET)
+    assert flagged.startswith("FLAGGED: ")
+    assert "1 points" in flagged
+    assert flagged.endswith(": stem.0")
+    harmless = replace(TARGET, culprits=Culprits((), WHOLE), verdict="pass")
+    assert advice(sensitivity(max_drop_points=2.5), harmless) == "Within 2.5 points."
+
+
+def test_random_weights_have_no_accuracy() -> None:
+    text = printed(sensitivity(accuracy_meaningful=False))
+    assert "n/a" in text
+    assert "the weights are random" in text
+    assert "2.00 points" not in text
+
+
+def test_picture() -> None:
+    svg, words = draw_sensitivity(sensitivity())
+    assert ">stem.0<" in svg
+    assert "time saved by INT8, ms" in svg
+    assert "stem.0 100%" in words
+    untimed = replace(TARGET, layers=(replace(LAYER, time=None),))
+    svg, _ = draw_sensitivity(sensitivity(targets=(untimed,)))
+    assert "time saved: not known" in svg
+    whole_file, _ = draw_sensitivity(sensitivity(), standalone=True)
+    assert whole_file.startswith("<?xml")
+
+
+def test_the_noisiest_layers_come_first_and_the_rest_is_counted() -> None:
+    layers = tuple(replace(LAYER, name=f"layer{index:02}", noise_share=index / 100) for index in range(20))
+    assert [layer.name for layer in noisiest(layers)][:2] == ["layer19", "layer18"]
+    document = sensitivity(targets=(replace(TARGET, layers=layers),))
+    text = printed(document)
+    assert "layer19" in text
+    assert "layer04" not in text
+    assert "and 5 more in sensitivity.json" in text
+    assert ">layer04<" not in draw_sensitivity(document)[0]

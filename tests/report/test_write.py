@@ -1,0 +1,73 @@
+"""The files of a report: report.csv cell by cell, and a folder that cannot be written."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import OutputError
+from edgekit.report import write_report
+from edgekit.report.document import Report
+from edgekit.report.row import Bound
+from edgekit.report.write import csv_columns, render_csv
+from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, report, report_with
+
+
+def cells(whole: Report) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(render_csv(whole))))
+
+
+def test_csv() -> None:
+    bound = Bound(max_drop_points=1.0, shown=True, images_needed=1_200)
+    lines = cells(report_with(BEST, accuracy=accuracy(bound=bound), remarks=("a", "b")))
+    assert list(lines[0]) == csv_columns()
+    assert [line["bundle"] for line in lines] == [row.name for row in ROWS]
+    best = lines[BEST]
+    assert best | {
+        "model": "convnextv2_atto", "img_size": "224", "param_count_million": "3.7084", "macs_giga": "0.55",
+        "accuracy_meaningful": "true", "target": "openvino", "precision": "int8", "device": "local",
+        "device_class": "x86-64-v4", "device_emulated": "false", "verdict": "pass", "reasons": "", "remarks": "a; b",
+        "size_bytes": "4310000", "top1_percent": "76.55", "top5_percent": "93.04", "eval_images": "10000",
+        "drop_top1_points": "0.09", "drop_top1_points_ci95_low": "-0.11", "drop_top1_points_ci95_high": "0.29",
+        "right_to_wrong_images": "57", "wrong_to_right_images": "48", "max_drop_points": "1.0",
+        "max_drop_shown": "true", "max_drop_images_needed": "1200", "agreement_percent": "98.5",
+        "latency_p50_ms": "7.7", "timed_runs": "200", "threads": "1", "load_ms": "210.0",
+        "speedup_versus": "openvino-float", "speedup_versus_precision": "", "speedup_ratio": "1.88",
+        "speedup_ratio_ci95_low": "1.86", "speedup_ratio_ci95_high": "1.9", "int8_share_of_macs": "0.957",
+        "bound_percent": "30.12987", "peak_rss_bytes": "121000000", "throttled": "", "other_cpus": "0.05",
+    } == best  # fmt: skip
+
+
+def test_csv_of_a_row_without_figures() -> None:
+    failed = cells(report())[FAILED]
+    known = {key for key, cell in failed.items() if cell}
+    assert known == {
+        "model", "weights", "img_size", "param_count_million", "macs_giga", "accuracy_meaningful", "bundle", "target",
+        "precision", "device", "device_class", "device_emulated", "verdict", "reasons",
+    }  # fmt: skip
+    assert failed["reasons"].startswith("compile: ")
+
+
+def test_csv_with_random_weights_has_no_accuracy() -> None:
+    accuracies = {
+        "top1_percent", "top5_percent", "drop_top1_points", "drop_top1_points_ci95_low", "drop_top1_points_ci95_high",
+        "agreement_percent", "eval_images", "right_to_wrong_images", "wrong_to_right_images", "mcnemar_p",
+    }  # fmt: skip
+    assert accuracies <= {key for key, cell in cells(report())[BEST].items() if cell}
+    for line in cells(report(model=RANDOM_MODEL)):
+        assert line["accuracy_meaningful"] == "false"
+        assert not {key for key in accuracies if line[key]}
+    assert cells(report(model=RANDOM_MODEL))[BEST]["latency_p50_ms"] == "7.7"
+
+
+def test_csv_tells_emulated_devices_apart() -> None:
+    lines = cells(report_with(2, device=device("pi", emulated=True)))
+    assert [line["device_emulated"] for line in lines] == ["false", "false", "true", "false", "false", "false"]
+    assert lines[2]["device"] == "pi"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"can't be written: .* --output"):
+        write_report(report(), tmp_path / "file")
