@@ -24,10 +24,6 @@ class Candidate:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def is_float(self) -> bool:
-        return not self.precision.startswith("int8")
-
-    @property
     def size_bytes(self) -> int:
         """Of the model's files, without what a bundle holds besides."""
         folder = self.path if self.path.is_dir() else self.path.parent

@@ -1,6 +1,5 @@
 """Labelled image sets: one folder of images for each class, in a folder or in a zip that is read in place."""
 
-import hashlib
 import os
 import zipfile
 import zlib
@@ -51,10 +50,6 @@ class Dataset:
     def image(self, sample: Sample) -> Image.Image:
         """The image as RGB; raises ImageError naming the data set and the sample."""
         return open_image(self.read(sample), f"{self.path}/{sample.name}")
-
-    def sha256(self, sample: Sample) -> str:
-        """The sha256 of the file's bytes; raises ImageError as `read` does."""
-        return hashlib.sha256(self.read(sample)).hexdigest()
 
 
 def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
@@ -129,19 +124,10 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").casefold()
 
 
+@lru_cache
 def imagenet_wnids() -> tuple[str, ...]:
     """The 1,000 WordNet ids of ImageNet-1K; a class's index is its place."""
-    return _asset_lines("imagenet_wnids.txt")
-
-
-def imagenet_labels() -> tuple[str, ...]:
-    """A short name of each ImageNet-1K class, in the same order."""
-    return _asset_lines("imagenet_labels.txt")
-
-
-@lru_cache
-def _asset_lines(name: str) -> tuple[str, ...]:
-    return tuple((files("edgekit") / "_assets" / name).read_text("utf-8").splitlines())
+    return tuple((files("edgekit") / "_assets" / "imagenet_wnids.txt").read_text("utf-8").splitlines())
 
 
 def _is_image(name: str) -> bool:

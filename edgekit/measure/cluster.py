@@ -6,7 +6,6 @@ elsewhere is as safe as its network, or as the certificates that the user's Dask
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -88,7 +87,3 @@ class Cluster:
                 yield index, error
             except distributed.KilledWorker as error:
                 yield index, EngineError(f"workers died of a shard, one after the other: {first_line(error)}")
-
-    def processes(self) -> list[int]:
-        """Process ids of the workers."""
-        return list(self._client.run(os.getpid).values())

@@ -15,6 +15,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.perceptual_hash import look_of
 from edgekit.images.selection import select
+from edgekit.models.labels import resolve_labels
 
 LABELS = [f"class_{index}" for index in range(10)]
 
@@ -68,19 +69,15 @@ def test_leakage_is_told_and_reported(
 
 
 def test_photos_that_are_different_are_not_alike(shared_data: Path) -> None:
-    from edgekit.images.dataset import imagenet_labels
-
-    chosen = select(open_dataset(shared_data / "imagenet-500.zip", imagenet_labels()), 200, 0)
-    whole = open_dataset(shared_data / "imagenet-500.zip", imagenet_labels())
+    chosen = select(open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000)), 200, 0)
+    whole = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     others = select(whole, 200, 0, exclude=chosen)
     assert lookalikes(others, chosen) == []
 
 
 @pytest.mark.parametrize("how", [{"format": "JPEG", "quality": 75}, {"format": "WEBP", "quality": 60}, "half"])
 def test_a_photo_encoded_again_is_alike(shared_data: Path, how: Any) -> None:
-    from edgekit.images.dataset import imagenet_labels
-
-    dataset = open_dataset(shared_data / "imagenet-500.zip", imagenet_labels())
+    dataset = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     for sample in dataset.samples[::25]:
         image = dataset.image(sample)
         out = io.BytesIO()

@@ -18,8 +18,8 @@ def test_what_it_ships() -> None:
     assert len(labels) == 10
     calibration, evaluation = (open_dataset(assets() / f"{name}.zip", labels) for name in ("calibration", "evaluation"))
     assert (len(calibration.samples), len(evaluation.samples)) == (128, 500)
-    hashes = [{data.sha256(sample) for sample in data.samples} for data in (calibration, evaluation)]
-    assert not hashes[0] & hashes[1]
+    contents = [{data.read(sample) for sample in data.samples} for data in (calibration, evaluation)]
+    assert not contents[0] & contents[1]
     assert sum(path.stat().st_size for path in assets().iterdir()) <= 6_000_000
 
 
