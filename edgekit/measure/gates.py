@@ -8,6 +8,7 @@ from edgekit.measure.paired import images_needed
 from edgekit.measure.settings import Settings
 from edgekit.measure.steadiness import throttled, unreliable
 from edgekit.report.document import Recommendation
+from edgekit.report.figure import points
 from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, Speedup, Verdict
 
 SIMULATED = "its INT8 is simulated: the runtime computes it in floating point here, so it is smaller, not faster"
@@ -94,9 +95,8 @@ def _unconfirmed(accuracy: Accuracy) -> str | None:
     needed = (
         f"about {bound.images_needed:,} images are needed" if bound.images_needed else "no number of images would do"
     )
-    allowed = f"{bound.max_drop_points:g} point{'' if bound.max_drop_points == 1 else 's'}"
     return (
-        f"cannot confirm a drop of at most {allowed} (measured {accuracy.drop_top1_points:.2f}, "
+        f"cannot confirm a drop of at most {points(bound.max_drop_points)} (measured {accuracy.drop_top1_points:.2f}, "
         f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}); {needed}"
     )
 

@@ -18,6 +18,11 @@ def lookup(tree: Any, path: str) -> Any:
     return tree
 
 
+def points(value: float) -> str:
+    """Percentage points in words, such as "1 point" or "0.5 points"."""
+    return f"{value:g} point" if value == 1 else f"{value:g} points"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One figure of a row."""

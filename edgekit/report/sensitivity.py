@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.report.figure import MEANINGLESS, NOTHING
+from edgekit.report.figure import MEANINGLESS, NOTHING, points
 from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
 from edgekit.report.sensitivity_document import SensitiveBlock, SensitiveLayer, Sensitivity, TargetSensitivity
 from edgekit.support.libraries import import_needed
@@ -19,12 +19,12 @@ SHOWN = 15
 
 
 def noisiest(rows: Sequence[Part]) -> list[Part]:
-    """Layers or blocks, those first that make the most noise alone."""
+    """Layers or blocks, the one that makes the most noise alone first."""
     return sorted(rows, key=lambda row: -row.noise_share)
 
 
 def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
-    """Prints each target's blocks and noisiest layers, then which layers did the harm, if any."""
+    """Print each target's noisiest blocks and layers, then which layers did the harm."""
     import_needed("rich", "cli")
     from rich.text import Text
 
@@ -51,12 +51,12 @@ def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
 
 def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
     """Which layers did the harm, in words."""
-    harmful, most = part.culprits, sensitivity.max_drop_points
+    allowed = points(sensitivity.max_drop_points)
     if part.verdict == "pass":
-        return f"Within {most:g} points."
-    names = ", ".join(harmful.layers)
-    drop = harmful.then.drop_top1_points
-    return f"FLAGGED: more than {most:g} points. It takes these layers in float to be within (drop {drop:.2f}): {names}"
+        return f"Within {allowed}."
+    names = ", ".join(part.culprits.layers)
+    drop = part.culprits.then.drop_top1_points
+    return f"FLAGGED: INT8 loses more than {allowed}. With these layers in float it loses {drop:.2f}: {names}"
 
 
 def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table":
@@ -76,8 +76,8 @@ def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table
     ):
         table.add_column(head, justify="right", no_wrap=True)
     for row in noisiest(rows)[:SHOWN]:
-        points = [row.only_int8.drop_top1_points, row.only_float.gain_top1_points]
-        lost, back = (_number(each, 2) if sensitivity.accuracy_meaningful else MEANINGLESS for each in points)
+        drops = [row.only_int8.drop_top1_points, row.only_float.gain_top1_points]
+        lost, back = (_number(drop, 2) if sensitivity.accuracy_meaningful else MEANINGLESS for drop in drops)
         table.add_row(
             row.name,
             f"{row.macs / 1e6:,.2f}",
@@ -134,7 +134,7 @@ def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) 
 
 
 def _words(sensitivity: Sensitivity) -> str:
-    """The picture for those who don't see it."""
+    """The picture in words, for those who cannot see it."""
     sentences = []
     for part in sensitivity.targets:
         worst = [f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3]]

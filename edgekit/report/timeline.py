@@ -1,5 +1,6 @@
-"""How latency is spread, and what heat, clocks and latency did over time: pictures for report.html."""
+"""How latency is spread, and how heat and clocks changed over time: pictures for report.html."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from edgekit.report.conditions import Conditions
@@ -57,7 +58,7 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
 def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
     """(SVG element, what it shows in words): heat and clocks of one device while its rows were timed.
 
-    None where the device didn't tell, or the timing was over before it could. Raises MissingExtraError without
+    None where the device reports neither, or the timing ended before it could. Raises MissingExtraError without
     matplotlib.
     """
     courses: dict[str, Conditions] = {}
@@ -75,13 +76,7 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 0.8 + 1.7 * len(kinds)), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items(), strict=True):
-            for index, (target, thermal) in enumerate(courses.items()):
-                points = _known(thermal, key)
-                if points:
-                    colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index % 4]
-                    axes.plot(
-                        *zip(*points, strict=True), dashes, color=colour, label=target if key == "celsius" else None
-                    )
+            _draw_courses(axes, courses, key)
             axes.set_ylabel(title)
             _tidy(axes)
         axes.set_xlabel("seconds since the target's timing began")
@@ -89,6 +84,15 @@ def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
         svg = svg_of(figure)
     words = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in courses.items())
     return inline(svg), f"Heat and clocks of {device} while it was timed. {words}."
+
+
+def _draw_courses(axes: "Axes", courses: Mapping[str, Conditions], key: Series) -> None:
+    """A line for each target; the legend needs each of them once."""
+    for index, (target, thermal) in enumerate(courses.items()):
+        if samples := _known(thermal, key):
+            colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index % 4]
+            label = target if key == "celsius" else None
+            axes.plot(*zip(*samples, strict=True), dashes, color=colour, label=label)
 
 
 def _rows(report: Report, device: str) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from edgekit.report.figure import points
 from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
 from edgekit.report.search_document import SearchSummary, TargetSearch, TrialSummary
 from edgekit.support.libraries import import_needed
@@ -39,8 +40,8 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, s
 
 def _points(trials: Iterable[TrialSummary]) -> tuple[list[float], list[float]]:
     """Latency in percent of the float's, and the drop in points, of complete trials."""
-    points = [(100 * (trial.time_share or 0.0), trial.drop_top1_points or 0.0) for trial in trials]
-    return [x for x, _ in points], [y for _, y in points]
+    places = [(100 * (trial.time_share or 0.0), trial.drop_top1_points or 0.0) for trial in trials]
+    return [x for x, _ in places], [y for _, y in places]
 
 
 def lines(search: SearchSummary) -> list[str]:
@@ -52,7 +53,7 @@ def _line(search: SearchSummary, target: TargetSearch) -> str:
     taken = target.taken
     if taken is None:
         return f"{target.target}: no recipe was measured to the end."
-    bounds = f"a drop of at most {search.max_drop_points:g} points"
+    bounds = f"a drop of at most {points(search.max_drop_points)}"
     if search.min_speedup > 0:
         bounds += f" and more than {search.min_speedup:g}x float"
     chosen = "The best one" if taken.met else "No trial kept these bounds; the one with the smallest drop"

@@ -28,7 +28,7 @@ def test_table() -> None:
 def test_harmful_layers_are_flagged() -> None:
     flagged = advice(sensitivity(), TARGET)
     assert flagged.startswith("FLAGGED: ")
-    assert "1 points" in flagged
+    assert "more than 1 point." in flagged
     assert flagged.endswith(": stem.0")
     harmless = replace(TARGET, culprits=Culprits((), WHOLE), verdict="pass")
     assert advice(sensitivity(max_drop_points=2.5), harmless) == "Within 2.5 points."

@@ -10,7 +10,7 @@ def test_a_sentence_for_each_target() -> None:
     (line,) = lines(search())
     assert line.startswith("onnx: 2 recipes tried on 500 tuning images")
     for piece in (
-        "at most 1 points",
+        "a drop of at most 1 point and",
         "more than 1x float",
         "histogram, SmoothQuant, fast bias correction",
         "2.00x float",
