@@ -68,13 +68,15 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
         assert there.bundle == here.bundle
         assert there.device.emulated is True
         assert there.device.device_class == "raspberry-pi-5"
-        assert "aarch64" in (there.device.system or "")
+        assert there.device.system is not None
+        assert "aarch64" in there.device.system
+        assert here.accuracy is not None
+        assert there.accuracy is not None
         # Of 20 images: what differs between processors may turn one over.
-        assert there.accuracy
-        assert here.accuracy
         assert abs(there.accuracy.top1 - here.accuracy.top1) <= 0.05
         assert abs(there.accuracy.agreement - here.accuracy.agreement) <= 0.05
-        assert (there.peak_rss_bytes or 0) > 20e6
+        assert there.peak_rss_bytes is not None
+        assert there.peak_rss_bytes > 20e6
     assert report.recommendation.device == "local"
     (other,) = report.recommendation.others
     assert (other.device, other.bundle) == (BOARDS[0], None)

@@ -52,6 +52,7 @@ def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path,
     assert main(["inspect", bundle, "--threads", "1", "--json"]) == 0
     here = json.loads(capfd.readouterr().out)
     assert there.pop("device")["name"] == "board"
+    assert here.pop("device") is None
     assert [op["kernel"] for op in there["int8"].pop("ops")] == [op["kernel"] for op in here["int8"].pop("ops")]
     for found in (there, here):
         del found["int8"]["time_by_kind_ms"]
@@ -63,7 +64,7 @@ def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path,
     out, _ = capfd.readouterr()
     assert f"model: {model}" in out.splitlines()
     assert "device: board (" in out
-    assert "int8: 0.0% of " in out
+    assert "int8: 0 % MAC" in out.splitlines()
     assert not list(lent_board.home.rglob("pwned"))
     assert main(["inspect", "gone.onnx", "--device", "board"]) == 2
     assert "'gone.onnx' is not there" in capfd.readouterr().err
@@ -144,7 +145,6 @@ def test_deploy_on_a_device_and_here(
     assert int8 is not None
     assert int8.share_of_macs is not None
     assert int8.share_of_macs > 0.5
-    assert report.recommendation is not None
     assert report.recommendation.device == "board"
     assert [each.device for each in report.recommendation.others] == ["local"]
     capfd.readouterr()
