@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate, open_candidate
-from benchmarks.peerlib.results import snr
 from benchmarks.peers import DATA, HERE, all_versions, make
 from benchmarks.pilib.counting import CORES, count_candidates
 from benchmarks.pilib.results import section, with_section
 from edgekit.config.runtimes import TARGETS
+from edgekit.measure.accuracy import snr_db
 from edgekit.support.files import replace_text
 
 Made = list[tuple[Candidate, str | None]]
@@ -96,7 +96,10 @@ def compare(made: Made, images: NDArray[np.float32], reference: NDArray[np.float
         row: dict[str, Any] = {"runtime": candidate.runtime, "candidate": candidate.name, "maker": candidate.maker}
         row |= {"precision": candidate.precision} | without(counted, "name", "logits")
         if "logits" in counted:
-            row |= {"snr_db": snr(reference, counted["logits"]), "snr_x86_db": snr_here(candidate, images, reference)}
+            row |= {
+                "snr_db": snr_db(reference, counted["logits"]),
+                "snr_x86_db": snr_here(candidate, images, reference),
+            }
         rows.append(row)
     for candidate, why in made:
         if why is not None:
@@ -119,7 +122,7 @@ def snr_here(candidate: Candidate, images: NDArray[np.float32], reference: NDArr
     if candidate.precision.endswith("f16"):
         return None
     infer = open_candidate(candidate, 1)
-    return snr(reference, np.concatenate([infer(image[None]) for image in images]))
+    return snr_db(reference, np.concatenate([infer(image[None]) for image in images]))
 
 
 def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate
 from edgekit.config.runtimes import TARGETS
+from edgekit.measure.accuracy import snr_db
 from edgekit.measure.latency import ratio
 
 Row = dict[str, Any]
@@ -30,7 +31,7 @@ def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray
             continue
         row |= {
             "size_bytes": candidate.size_bytes,
-            "snr_db": snr(reference, found["logits"]),
+            "snr_db": snr_db(reference, found["logits"]),
             "agreement": float((reference.argmax(1) == found["logits"].argmax(1)).mean()),
             "ms": {str(threads): float(np.median(times)) for threads, times in found["times"].items()},
             "rounds": {str(threads): len(times) for threads, times in found["times"].items()},
@@ -45,12 +46,6 @@ def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray
             }
         rows.append(row)
     return rows
-
-
-def snr(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """Signal to noise of logits [N,classes] in dB: torch's energy over the energy of the difference."""
-    noise = np.square(reference.astype(np.float64) - logits).sum()
-    return float(10 * np.log10(np.square(reference.astype(np.float64)).sum() / max(noise, 1e-300)))
 
 
 def versus(other: NDArray[np.float64], ours: NDArray[np.float64]) -> Row:

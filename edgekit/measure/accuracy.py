@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf, log10
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,3 +59,15 @@ def compare(given: Predictions, reference: Predictions, versus: str = "reference
         agreement=float((given.best == reference.best).mean()),
         versus=versus,
     )
+
+
+def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Signal to noise in dB of logits: the power of `reference` over that of its difference to `other`, same shape.
+
+    Infinite where both are equal, and minus infinity for a reference of zeros.
+    """
+    signal = reference.astype(np.float64)
+    power, noise = float(np.square(signal).sum()), float(np.square(other - signal).sum())
+    if not noise:
+        return inf
+    return 10 * log10(power / noise) if power else -inf

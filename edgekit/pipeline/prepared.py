@@ -1,7 +1,6 @@
 """A graph that is ready to compile, on disk and in memory, with its fingerprint and provenance."""
 
 import errno
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +25,7 @@ from edgekit.models import Network
 from edgekit.pipeline.sources import edgekit_sha256, module_sha256
 from edgekit.runtime.manifest import Layer
 from edgekit.support.files import replacing, writing
+from edgekit.support.hashes import digest
 from edgekit.support.libraries import LibraryErrors, quiet
 
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
@@ -74,7 +74,7 @@ def fingerprint(network: Network, target: str, precision: Precision, recipe: Rec
     parts += [module_sha256(network.module)]
     if precision == "int8":
         parts += [calibration, {**asdict(recipe), "targets": None}]
-    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+    return digest(*parts)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """How much INT8 depends on the choice of calibration images: both halves of them are calibrated on and compared."""
 
 from collections.abc import Iterator
+from math import isfinite
 from statistics import median
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, Q, layer_name
 from edgekit.compiler.quantize.ranges import ends, takers
+from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job
 from edgekit.report.document import RangeRatio, Stability
@@ -89,5 +91,5 @@ def _logits(module: torch.nn.Module, images: list[NDArray[np.float32]]) -> NDArr
 
 def _snr_db(signal: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
     """Signal to noise in decibels; None where both are the same."""
-    noise = float(np.square(other - signal).sum())
-    return 10 * float(np.log10(np.square(signal).sum() / noise)) if noise else None
+    decibels = snr_db(signal, other)
+    return decibels if isfinite(decibels) else None

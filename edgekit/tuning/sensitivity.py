@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite, log10
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.report.sensitivity_document import (
     Culprits,
     FloatAccuracy,
@@ -78,8 +78,7 @@ class Trials:
 
     def snr(self, mixture: Mixture) -> float:
         """Decibels of the float logits over their difference to the mixture's; infinite where there is none."""
-        noise = self.noise(mixture)
-        return -10 * log10(noise) if noise else inf
+        return snr_db(self.logits[frozenset()], self.logits[mixture])
 
     def noise(self, mixture: Mixture) -> float:
         """Power of the difference to the float logits, as a share of theirs."""

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.peerlib.candidates import Candidate
-from benchmarks.peerlib.results import figures, snr, write_results
+from benchmarks.peerlib.results import figures, write_results
+from edgekit.measure.accuracy import snr_db
 
 
 def ran(ms: float, noise: float) -> dict[str, Any]:
@@ -58,4 +59,4 @@ def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, 
 
 
 def test_signal_to_noise() -> None:
-    assert snr(REFERENCE, REFERENCE * np.float32(1.1)) == pytest.approx(20, abs=1e-3)
+    assert snr_db(REFERENCE, REFERENCE * np.float32(1.1)) == pytest.approx(20, abs=1e-3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import WeightsError
-from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 
 
 def predictions(hits: list[int], best: list[int] | None = None) -> Predictions:
@@ -45,3 +45,13 @@ def test_compare_counts_what_was_lost_and_won() -> None:
     assert low < 10 < high
     assert (accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.mcnemar_p) == (2, 1, 1.0)
     assert accuracy.bound is None
+
+
+def test_signal_to_noise() -> None:
+    logits = np.array([[3, 4], [0, 5]], np.float32)
+    assert snr_db(logits, logits + np.float32(0.5) * np.array([[1, 1], [1, 1]], np.float32)) == pytest.approx(
+        10 * np.log10(50 / 1)
+    )
+    assert snr_db(logits, logits * np.float32(1.1)) == pytest.approx(20, abs=1e-3)
+    assert snr_db(logits, logits) == np.inf
+    assert snr_db(np.zeros_like(logits), logits) == -np.inf
