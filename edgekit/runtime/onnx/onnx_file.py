@@ -1,4 +1,8 @@
-"""The little that a profile needs from an ONNX file, read without the onnx package: a device may not have it."""
+"""The little that a profile needs from an ONNX file, read without the onnx package.
+
+`edgekit inspect` profiles ONNX files of any origin, on devices too, where numpy and ONNX Runtime are all there is. ONNX
+Runtime gives no access to the nodes and initializers of a model that it has loaded.
+"""
 
 import re
 import struct
