@@ -1,7 +1,7 @@
 """Members of the leaderboard's families through all three targets: parity, INT8 against float, share in integers.
 
-    python benchmarks/leaderboard.py --data imagenet-500.zip vit_small_patch16_224 davit_tiny --imgsz 112
-    python benchmarks/leaderboard.py --tables
+    python -m benchmarks.leaderboard --data imagenet-500.zip vit_small_patch16_224 davit_tiny --imgsz 112
+    python -m benchmarks.leaderboard --tables
 
 Weights are random and seeded, as `--weights random` makes them, so agreement and signal to noise count and accuracy
 doesn't. Each row is kept in benchmarks/leaderboard.json; `--tables` writes docs/leaderboard.md from them.

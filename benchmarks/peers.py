@@ -1,6 +1,6 @@
 """edgekit's INT8 beside what the stock tools make of the same network and images, in one run.
 
-    python benchmarks/peers.py --models convnextv2_atto,convnextv2_tiny --json peers.json
+    python -m benchmarks.peers --models convnextv2_atto,convnextv2_tiny --json peers.json
 
 Makes every candidate, runs 100 real images through each and times those of one runtime in turns, in a process of their
 own, at 1 and 2 threads. The JSON is written after each model; models that an earlier run of the same versions on the

@@ -1,6 +1,6 @@
 """Instructions of one inference on a Raspberry Pi's cores: edgekit's bundles and what the stock tools make.
 
-    python benchmarks/pi_instructions.py --models convnextv2_atto
+    python -m benchmarks.pi_instructions --models convnextv2_atto
 
 There was no board: each candidate runs on one thread under a real arm64 kernel in QEMU, which counts instructions. That
 needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm

@@ -1,7 +1,7 @@
 """Seconds and peak memory of each stage against the number of parameters.
 
-    python benchmarks/scale.py --data imagenet-500.zip convnextv2_atto convnextv2_nano convnextv2_tiny convnextv2_base
-    python benchmarks/scale.py --tables
+    python -m benchmarks.scale --data imagenet-500.zip convnextv2_atto convnextv2_nano convnextv2_tiny convnextv2_base
+    python -m benchmarks.scale --tables
 
 The float and the INT8 bundle of each target are made in processes of their own, as `deploy` does for large networks,
 with random weights; a third one runs both. The peak is set back before each stage, and seconds are the processor's. All

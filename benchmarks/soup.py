@@ -1,6 +1,6 @@
 """Fine-tune the demo model several times, with seeds and settings of each its own, as members of a soup.
 
-    python benchmarks/soup.py --train cifar10-train.zip --work build/soup
+    python -m benchmarks.soup --train cifar10-train.zip --work build/soup
 
 Each member starts from the demo's weights and sees a subset of the training images at 96 x 96, with crops, flips and
 label smoothing; what differs is the seed (order and subset), the learning rate, the weight decay and the smoothing.
@@ -8,7 +8,7 @@ The members are `--work/member-N.safetensors` (float32). Then choose among them,
 
     edgekit soup build/soup/member-*.safetensors -o build/soup/soup.safetensors --model demo --data cifar10-val-5k.zip
 
-    python benchmarks/soup.py --memory --work build/giants    # needs 24 GB of disk, given back afterwards
+    python -m benchmarks.soup --memory --work build/giants    # needs 24 GB of disk, given back afterwards
 
 measures the peak memory of souping eight random checkpoints of convnextv2_huge (660 M parameters, float32).
 """

@@ -1,6 +1,6 @@
 """Train the demo model: a small ConvNeXt V2 on CIFAR-10, on a CPU.
 
-    python benchmarks/train_demo.py --train cifar10-train.zip --val cifar10-val.zip --work build/demo-training
+    python -m benchmarks.train_demo --train cifar10-train.zip --val cifar10-val.zip --work build/demo-training
 
 The zips hold ``<anything>/<class>/<image>``. Training resumes from ``--work/checkpoint.pt``. The result is
 ``--work/demo.safetensors`` (float16, timm's key layout) and ``--work/train.log``.

@@ -92,7 +92,7 @@ def write_results(results: Row, json_name: str) -> str:
     lines = [
         "# edgekit beside its peers",
         "",
-        f"Written by `python benchmarks/peers.py`; every figure is in `{json_name}`. Candidates of one runtime are",
+        f"Written by `python -m benchmarks.peers`; every figure is in `{json_name}`. Candidates of one runtime are",
         "timed in turns in one process; a ratio is of medians, with a 95 % bootstrap interval. SNR is of the logits",
         f"against torch's, agreement is of top-1 with torch's, on {results['images']} real images. Best float is the",
         "faster of the plain model and edgekit's float bundle, both in f32. Ship says INT8 where it is faster than",

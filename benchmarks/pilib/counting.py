@@ -43,7 +43,7 @@ def count(
 ) -> dict[str, float]:
     """Millions of instructions of one inference of bundles or model files, by name; one thread, batch 1.
 
-        PYTHONPATH=benchmarks python -c 'from pathlib import Path; from pilib.counting import count; print(count({
+        python -c 'from pathlib import Path; from benchmarks.pilib.counting import count; print(count({
             "ours": Path("runs/demo/tflite-int8"), "theirs": Path("their.tflite")}, "cortex-a72"))'
 
     A file's runtime is told by its suffix: .onnx, .tflite or .xml. `images` are float32 [N,3,H,W]; without them one of

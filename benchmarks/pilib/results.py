@@ -12,7 +12,7 @@ Row = dict[str, Any]
 HEADING = "## Instructions on a Raspberry Pi's cores"
 BOARDS = {"cortex-a76": "Pi 5", "cortex-a72": "Pi 4"}
 INTRODUCTION = """\
-Written by `python benchmarks/pi_instructions.py`; every figure is in `pi_instructions.json`. There was no board:
+Written by `python -m benchmarks.pi_instructions`; every figure is in `pi_instructions.json`. There was no board:
 these are instructions executed in one inference, one thread, batch 1, the median of three, counted in QEMU {qemu}
 under Debian's arm64 kernel {kernel}; they repeat to 0.1 %. edgekit's bundles are made for the core's own device
 class. **They are not times.** A count knows nothing of caches, memory bandwidth, clocks and heat, or of how many
