@@ -16,7 +16,9 @@ from edgekit.cli.main import main
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.measure_bundles import Images
 from edgekit.runtime.bundle import Golden, write_bundle
-from tests.helpers.environments import build
+from edgekit.support.distribution import install_command
+from tests.helpers.environments import PIP, build, new_environment, run
+from tests.helpers.sharing import SharedRun, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
 from tests.helpers.tiny import (
     CLASSES,
@@ -42,6 +44,22 @@ settings.load_profile("quick")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shared", type=Path, metavar="FOLDER", help="take part in the run that shares this folder")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if folder := config.getoption("shared"):
+        config.pluginmanager.register(SharedRun(folder.absolute()))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `made_once` puts what all processes of a run use. Don't write there otherwise: copy it."""
+    folder: Path | None = pytestconfig.getoption("shared")
+    return folder.absolute() if folder else tmp_path_factory.mktemp("shared")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder `shared/data` beside the checkout: skips where it is absent, except in CI, where that is a failure."""
@@ -55,18 +73,37 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(shared_folder: Path) -> Path:
     """The source distribution of this checkout."""
-    return build(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
+    (made,) = made_once(shared_folder, "sdist", lambda folder: build(ROOT, "sdist", folder)).iterdir()
+    return made
 
 
 @pytest.fixture(scope="session")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(sdist: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the sdist so that it can hold nothing that the sdist lacks."""
-    folder = tmp_path_factory.mktemp("unpacked")
-    shutil.unpack_archive(sdist, folder, filter="data")
-    (source,) = folder.iterdir()
-    return build(source, "wheel", tmp_path_factory.mktemp("wheel"))
+
+    def make(folder: Path) -> None:
+        unpacked = tmp_path_factory.mktemp("unpacked")
+        shutil.unpack_archive(sdist, unpacked, filter="data")
+        (source,) = unpacked.iterdir()
+        build(source, "wheel", folder)
+
+    (made,) = made_once(shared_folder, "wheel", make).iterdir()
+    return made
+
+
+@pytest.fixture(scope="session")
+def cli_python(wheel: Path, shared_folder: Path) -> Path:
+    """The Python of an environment with the wheel, and with the extra `cli` as a message says to install it."""
+
+    def make(folder: Path) -> None:
+        python = new_environment(folder / "env", wheel)
+        requirement = install_command("cli").removeprefix("pip install ").strip('"')
+        done = run(*PIP, "--python", python, "install", "--quiet", requirement, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(shared_folder, "cli_python", make) / "env" / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +118,9 @@ def tiny_network() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models(tiny_network: Any, shared_folder: Path) -> Path:
     """A folder with the tiny network as model.onnx, model.xml with model.bin, and model.tflite."""
-    return compile_all(tiny_network, (1, 3, SIDE, SIDE), tmp_path_factory.mktemp("models"))
+    return made_once(shared_folder, "tiny_models", lambda folder: compile_all(tiny_network, (1, 3, SIDE, SIDE), folder))
 
 
 @pytest.fixture(scope="session")
@@ -110,16 +147,18 @@ def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeB
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(shared_folder: Path) -> Path:
     """Ten class folders with four images each, no two alike."""
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(7)
-    for label in range(CLASSES):
-        (folder / f"class_{label}").mkdir()
-        for index in range(4):
-            small = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
-            small.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"class_{label}" / f"{index}.png")
-    return folder
+
+    def make(folder: Path) -> None:
+        random = np.random.default_rng(7)
+        for label in range(CLASSES):
+            (folder / f"class_{label}").mkdir()
+            for index in range(4):
+                small = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
+                small.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"class_{label}" / f"{index}.png")
+
+    return made_once(shared_folder, "photos", make)
 
 
 @pytest.fixture(scope="session")
@@ -148,13 +187,12 @@ def tiny_convnext() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tiny_convnext: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_weights(tiny_convnext: Any, shared_folder: Path) -> Path:
     """Its weights in a file."""
     from safetensors.torch import save_file
 
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(tiny_convnext.module.state_dict(), path)
-    return path
+    name, weights = "tiny.safetensors", tiny_convnext.module.state_dict()
+    return made_once(shared_folder, "weights", lambda folder: save_file(weights, folder / name)) / name
 
 
 @pytest.fixture(scope="session")
@@ -166,13 +204,13 @@ def job_arguments(photos: Path, tiny_weights: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(job_arguments: list[str], shared_folder: Path) -> Path:
     """The folder of a run over every target, made by the command line. Don't write in it: copy it."""
-    from edgekit.cli.main import main
 
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert main(["deploy", *job_arguments, "-o", str(folder), "--quiet", "--json"]) == 0
-    return folder
+    def make(folder: Path) -> None:
+        assert main(["deploy", *job_arguments, "-o", str(folder / "run"), "--quiet", "--json"]) == 0
+
+    return made_once(shared_folder, "finished", make) / "run"
 
 
 @pytest.fixture(scope="session")

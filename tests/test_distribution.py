@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.support import distribution
-from tests.helpers.environments import PIP, new_environment, run
+from tests.helpers.environments import PIP, run
 
 _BETWEEN = r"""["',\s\\]+"""
 _BARE = r"edgekit(?![\w-]|\.\w)"
@@ -120,11 +120,9 @@ def test_other_uses_of_the_name_are_not_found(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_in_a_message_keeps_the_edgekit_that_is_installed(wheel: Path, tmp_path: Path) -> None:
-    python = new_environment(tmp_path / "env", wheel)
-    command = distribution.install_command("cli").replace("pip install ", "").strip('"')
-    done = run(*PIP, "--python", python, "install", "--quiet", command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    listed = run(*PIP, "--python", python, "list", "--format=freeze", cwd=tmp_path).stdout
+def test_the_command_in_a_message_brings_the_extra_to_the_edgekit_that_is_installed(
+    cli_python: Path, tmp_path: Path
+) -> None:
+    listed = run(*PIP, "--python", cli_python, "list", "--format=freeze", cwd=tmp_path).stdout
     assert {each.partition("==")[0] for each in listed.split()} >= {"edgekit-deploy", "typer", "rich"}
-    assert run(python.with_name("edgekit"), "--version", cwd=tmp_path).returncode == 0
+    assert run(cli_python.with_name("edgekit"), "--version", cwd=tmp_path).returncode == 0

@@ -119,9 +119,8 @@ def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tm
 
 
 @pytest.mark.slow
-def test_the_command_without_torch_names_the_extra_that_brings_it(wheel: Path, tmp_path: Path) -> None:
-    python = new_environment(tmp_path / "env", f"{wheel}[cli]")
-    edgekit = python.with_name("edgekit")
+def test_the_command_without_torch_names_the_extra_that_brings_it(cli_python: Path, tmp_path: Path) -> None:
+    edgekit = cli_python.with_name("edgekit")
     assert run(edgekit, "--version", cwd=tmp_path).stdout == f"edgekit {__version__}\n"
     assert "deploy" in run(edgekit, "--help", cwd=tmp_path).stdout
     (tmp_path / "images").mkdir()

@@ -1,0 +1,72 @@
+"""Processes that share a run: each test runs in one of them, and what they share is made once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.sharing import made_once
+from tests.helpers.tiny import ROOT
+
+CONFTEST = """
+from pathlib import Path
+import pytest
+from tests.helpers.sharing import SharedRun
+
+def pytest_configure(config):
+    config.pluginmanager.register(SharedRun(Path("shared").absolute()))
+
+@pytest.fixture(scope="module")
+def opened():
+    print("open")
+    yield
+    print("close")
+"""
+TESTS = "import pytest\n\n@pytest.mark.parametrize('at', range(2))\ndef test_it(at, opened):\n    print(__name__, at)\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Three files with two tests each in two packages."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    for name in ("one/test_a", "one/test_b", "two/test_c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.joinpath("__init__.py").touch()
+        (tmp_path / f"{name}.py").write_text(TESTS)
+    return tmp_path
+
+
+def printed(project: Path, *more: str) -> list[str]:
+    """What the tests of one process print."""
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-c", os.devnull, *more]
+    command += ["--rootdir", ".", "."]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line.lstrip(".") for line in done.stdout.splitlines()]
+    return [line for line in said if line.startswith(("one", "two", "open", "close"))]
+
+
+def test_a_file_that_another_process_took_is_left_to_it(project: Path) -> None:
+    claims = project / "shared" / "claims"
+    claims.mkdir(parents=True)
+    (claims / "one.test_b.py").touch()
+    assert printed(project) == [
+        "open", "one.test_a 0", "one.test_a 1", "close", "open", "two.test_c 0", "two.test_c 1", "close",
+    ]  # fmt: skip
+    assert {each.name for each in claims.iterdir()} == {"one.test_a.py", "one.test_b.py", "two.test_c.py"}
+    assert printed(project) == [], "nothing is left for a third process"
+
+
+def test_what_is_shared_is_made_once_and_again_after_a_failure(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        made_once(tmp_path, "thing", fail)
+    folder = made_once(tmp_path, "thing", lambda folder: (folder / "whole").touch())
+    assert [each.name for each in folder.iterdir()] == ["whole"]
+    assert made_once(tmp_path, "thing", fail) == folder
