@@ -180,9 +180,13 @@ def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Images:
 def tiny_convnext() -> Any:
     """The network of TINY_MODEL with seeded weights of which none is trivial."""
     from edgekit.models import load_network, parse_model_args
+    from edgekit.models.options import ModelOptions
 
     return load_network(
-        "convnextv2_atto", weights="random", model_args=parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0, seed=1
+        ModelOptions(
+            "convnextv2_atto", weights="random", model_args=parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0
+        ),
+        seed=1,
     )
 
 

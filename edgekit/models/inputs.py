@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from edgekit.errors import UsageError
 from edgekit.images.preprocess import MAX_SIDE, Preprocessing
+from edgekit.models.options import ModelOptions
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,15 @@ def parse_size(imgsz: object) -> tuple[int, int] | None:
     return size
 
 
+def size_of_model(options: ModelOptions) -> tuple[int, int] | None:
+    """The size asked for: `imgsz`, or the constructor's img_size, which must then agree."""
+    size = parse_size(options.imgsz)
+    built_for = parse_size(options.model_args.get("img_size"))
+    if size is not None and built_for is not None and size != built_for:
+        raise UsageError(f"--imgsz is {options.imgsz} and --model-args has img_size={built_for}: give --imgsz alone")
+    return size or built_for
+
+
 def resolve_preprocessing(module: nn.Module, options: InputOptions) -> Preprocessing:
     """The model's evaluation preprocessing with the options in place of its own values.
 
@@ -42,7 +51,7 @@ def resolve_preprocessing(module: nn.Module, options: InputOptions) -> Preproces
     deviation, bicubic, crop 0.875. Raises UsageError for a value that is not valid.
     """
     # in_chans only keeps the dict from being empty: timm takes an empty nn.Sequential for no model at all.
-    config: dict[str, Any] = resolve_model_data_config(  # type: ignore[no-untyped-call]
+    config = resolve_model_data_config(  # type: ignore[no-untyped-call]
         module, args={"in_chans": 3}, use_test_size=False
     )
     height, width = options.size or config["input_size"][-2:]

@@ -1,24 +1,19 @@
 """A classifier ready to export, whatever it came from."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import ModelError, UsageError, WeightsError
+from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import check_finite
-from edgekit.models.factory import load_factory
 from edgekit.models.forward import run
-from edgekit.models.inputs import InputOptions, parse_size, resolve_preprocessing
+from edgekit.models.inputs import InputOptions, resolve_preprocessing
 from edgekit.models.labels import resolve_labels
-from edgekit.models.open_clip_source import PREFIX, load_open_clip
+from edgekit.models.lookup import find_source
+from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
-from edgekit.models.timm_source import load_timm
 
 
 @dataclass(frozen=True)
@@ -42,64 +37,34 @@ class Network:
     license_note: str | None
 
 
-def load_network(
-    name: str,
-    *,
-    weights: str | None = None,
-    model_args: Mapping[str, Any] = MappingProxyType({}),
-    imgsz: int | tuple[int, int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-    crop_pct: float | None = None,
-    labels: Path | None = None,
-    seed: int = 0,
-) -> Network:
-    """Load a classifier by timm name (`convnextv2_atto.fcmae_ft_in1k`), `open_clip:NAME` or `module:factory`.
+def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
+    """Load a classifier from its source, and run it once on a random image of its input size.
 
-    `weights`: None for timm's published ones (its default tag for a bare name) or the factory's own, "random" for
-    seeded random ones unless a factory brings its own, else a checkpoint file. `model_args` go to the constructor or
-    factory.
-    `imgsz` is pixels, one side or (height, width); mean and std are of RGB in 0-1. Runs the network once at that size.
-    Raises ModelError, WeightsError, HubError or UsageError, each saying what to do.
+    `seed` is of random weights, and of what a factory draws. Raises ModelError, WeightsError, HubError, UsageError or
+    MissingExtraError, each saying what to do.
     """
-    is_open_clip = name.startswith(PREFIX)
-    is_factory = ":" in name and not is_open_clip
-    size = parse_size(imgsz) if is_factory else resolve_size(imgsz, model_args)
-    options = InputOptions(size, mean, std, interpolation, crop_pct)
+    source = find_source(options.name)
+    size = source.input_size(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if is_open_clip:
-            loaded = load_open_clip(name, weights, model_args, size, labels)
-        elif is_factory:
-            loaded = load_factory(name, weights, model_args, seed)
-        else:
-            loaded = load_timm(name, weights, model_args, size)
+        loaded = source.load(options, seed)
     module = loaded.module.eval().requires_grad_(False)
-    preprocessing = resolve_preprocessing(module, options)
+    inputs = InputOptions(size, options.mean, options.std, options.interpolation, options.crop_pct)
+    preprocessing = resolve_preprocessing(module, inputs)
     check_finite(module, loaded.weights)
-    classes = _count_classes(module, name, (preprocessing.height, preprocessing.width))
+    classes = _count_classes(module, options.name, (preprocessing.height, preprocessing.width))
     return Network(
         module=module,
-        name=name,
-        source="factory" if is_factory else "open_clip" if is_open_clip else "timm",
+        name=options.name,
+        source=source.name,
         weights=loaded.weights,
         weights_sha256=loaded.weights_sha256,
         params=sum(parameter.numel() for parameter in module.parameters()),
         classes=classes,
         preprocessing=preprocessing,
-        labels=resolve_labels(labels, classes),
+        labels=resolve_labels(options.labels, classes),
         license_note=loaded.license_note,
     )
-
-
-def resolve_size(imgsz: int | tuple[int, int] | None, model_args: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The size asked for: `imgsz`, or the constructor's img_size, which must then agree."""
-    size = parse_size(imgsz)
-    built_for = parse_size(model_args.get("img_size"))
-    if size is not None and built_for is not None and size != built_for:
-        raise UsageError(f"--imgsz is {imgsz} and --model-args has img_size={built_for}: give --imgsz alone")
-    return size or built_for
 
 
 def _count_classes(module: nn.Module, name: str, size: tuple[int, int]) -> int:

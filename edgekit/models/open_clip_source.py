@@ -1,9 +1,8 @@
 """`open_clip:NAME`: an image tower with a classifier head; the text tower is used while building, if at all."""
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from timm.models import PretrainedCfg
@@ -14,14 +13,18 @@ from edgekit.compat.open_clip import build_vision_tower, keep_first_query
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import State, fit_weights, read_checkpoint, state_sha256
 from edgekit.models.hub import fetch, hub_error
+from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
+from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import randomize
-from edgekit.models.source import Source
+from edgekit.models.source import LoadedModule
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import import_needed
 
 PREFIX = "open_clip:"
 _FILE = "open_clip_pytorch_model.bin"
+Config: TypeAlias = dict[str, Any]
+"""A model's configuration, as the JSON that comes with open_clip has it."""
 
 
 class Attention(nn.Module):
@@ -64,69 +67,73 @@ class ImageClassifier(nn.Module):
         return logits
 
 
-def load_open_clip(
-    name: str,
-    weights: str | None,
-    model_args: Mapping[str, Any],
-    size: tuple[int, int] | None,
-    labels: Path | None,
-) -> Source:
-    """Build `open_clip:MODEL` or `open_clip:MODEL.TAG` as an image classifier in float32 on the CPU.
+class OpenClipSource:
+    """Image towers of open_clip with a classifier head, named `open_clip:MODEL` or `open_clip:MODEL.TAG`."""
 
-    `weights`: None for published ones, "random", or a file. A checkpoint of both towers gets a zero-shot head from
-    the class names (`labels`, or ImageNet's); one with `visual.*` and `head.*` brings its own head. Of `model_args`
-    only `num_classes` is valid. Raises ModelError, WeightsError, UsageError, HubError, or MissingExtraError.
-    """
-    library = import_needed("open_clip", "open-clip")
-    model, _, tag = name.removeprefix(PREFIX).partition(".")
-    config = _config(library, model)
-    if unknown := set(model_args) - {"num_classes"}:
-        raise UsageError(f"--model-args sets {', '.join(sorted(unknown))}: {PREFIX} models take num_classes alone")
-    if size is not None:
-        config["vision_cfg"]["image_size"] = size
-    classes = model_args.get("num_classes")
-    if weights == "random":
-        module = _untrained(library, config, classes or IMAGENET_CLASSES)
-        randomize(module, _side(config))
-        return _source(library, _deployable(module), config, "random", None)
-    published = _published(library, model, tag) if weights is None else None
-    path = _fetched(published) if published is not None else Path(str(weights))
-    state = read_checkpoint(path)
-    if any(key.startswith("head.") for key in state):
-        module = _untrained(library, config, classes or _classes_of(state))
-        fit_weights(module, state, path)
-    else:
-        module = _zero_shot(library, model, config, state, path, labels, classes)
-    used = str(published.tag if published is not None else weights)
-    return _source(library, _deployable(module), config, used, path)
+    name: ClassVar[str] = "open_clip"
+
+    def recognizes(self, name: str) -> bool:
+        return name.startswith(PREFIX)
+
+    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
+        return size_of_model(options)
+
+    def load(self, options: ModelOptions, seed: int) -> LoadedModule:
+        """Build an image classifier in float32 on the CPU.
+
+        `weights`: None for published ones, "random", or a file. A checkpoint of both towers gets a zero-shot head from
+        the class names (`labels`, or ImageNet's); one with `visual.*` and `head.*` brings its own head. Of `model_args`
+        only `num_classes` is valid. Raises ModelError, WeightsError, UsageError, HubError, or MissingExtraError.
+        """
+        library = import_needed("open_clip", "open-clip")
+        model, _, tag = options.name.removeprefix(PREFIX).partition(".")
+        config = _config(library, options)
+        if unknown := set(options.model_args) - {"num_classes"}:
+            raise UsageError(f"--model-args sets {', '.join(sorted(unknown))}: {PREFIX} models take num_classes alone")
+        classes = options.model_args.get("num_classes")
+        if options.weights == "random":
+            module = _untrained(library, config, classes or IMAGENET_CLASSES)
+            randomize(module, _side(config))
+            return _loaded(library, _deployable(module), config, "random", None)
+        published = _published(library, model, tag) if options.weights is None else None
+        path = _fetched(published) if published is not None else Path(str(options.weights))
+        state = read_checkpoint(path)
+        if any(key.startswith("head.") for key in state):
+            module = _untrained(library, config, classes or _classes_of(state))
+            fit_weights(module, state, path)
+        else:
+            module = _zero_shot(library, model, config, state, path, options.labels, classes)
+        used = str(published.tag if published is not None else options.weights)
+        return _loaded(library, _deployable(module), config, used, path)
+
+    def build_meta(self, options: ModelOptions) -> nn.Module:
+        """The image path and a head."""
+        library = import_needed("open_clip", "open-clip")
+        config = _config(library, options)
+        classes = options.model_args.get("num_classes") or IMAGENET_CLASSES
+        return _with_preprocessing(library, _deployable(_untrained(library, config, classes)), config)
 
 
-def build_open_clip(name: str, model_args: Mapping[str, Any], size: tuple[int, int] | None) -> ImageClassifier:
-    """The untrained image path and a head, on torch's default device."""
-    library = import_needed("open_clip", "open-clip")
-    config = _config(library, name.removeprefix(PREFIX).partition(".")[0])
-    if size is not None:
-        config["vision_cfg"]["image_size"] = size
-    module = _deployable(_untrained(library, config, model_args.get("num_classes") or IMAGENET_CLASSES))
-    return _with_preprocessing(library, module, config)
-
-
-def _config(library: Any, model: str) -> dict[str, Any]:
-    config: dict[str, Any] | None = library.get_model_config(model)
+def _config(library: Any, options: ModelOptions) -> Config:
+    """open_clip's configuration of a model, at the size asked for."""
+    model, _, _ = options.name.removeprefix(PREFIX).partition(".")
+    config: Config | None = library.get_model_config(model)
     if config is None:
         near = difflib.get_close_matches(model, library.list_models(), n=4, cutoff=0.5)
         raise ModelError(
             f"unknown model '{PREFIX}{model}': give a name of open_clip's ({', '.join(near) or 'coca_ViT-B-32'})"
         )
+    if (size := size_of_model(options)) is not None:
+        config["vision_cfg"]["image_size"] = size
     return config
 
 
-def _side(config: Mapping[str, Any]) -> tuple[int, int]:
+def _side(config: Config) -> tuple[int, int]:
     size = config["vision_cfg"]["image_size"]
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _untrained(library: Any, config: Mapping[str, Any], classes: int) -> ImageClassifier:
+def _untrained(library: Any, config: Config, classes: int) -> ImageClassifier:
     """The image tower alone and a head: the other towers of a CoCa would take twice its memory."""
     if classes < 2:
         raise UsageError(f"num_classes is {classes}: a classifier has two at least")
@@ -142,7 +149,7 @@ def _classes_of(state: State) -> int:
 def _zero_shot(
     library: Any,
     model: str,
-    config: Mapping[str, Any],
+    config: Config,
     state: State,
     path: Path,
     labels: Path | None,
@@ -192,14 +199,12 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def _source(
-    library: Any, module: ImageClassifier, config: Mapping[str, Any], weights: str, path: Path | None
-) -> Source:
+def _loaded(library: Any, module: ImageClassifier, config: Config, weights: str, path: Path | None) -> LoadedModule:
     _with_preprocessing(library, module, config)
-    return Source(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
+    return LoadedModule(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
 
 
-def _with_preprocessing(library: Any, module: ImageClassifier, config: Mapping[str, Any]) -> ImageClassifier:
+def _with_preprocessing(library: Any, module: ImageClassifier, config: Config) -> ImageClassifier:
     """The module with its preprocessing where timm's code, and so ours, looks for it."""
     pretrained_cfg: Any = {
         "input_size": (3, *_side(config)),

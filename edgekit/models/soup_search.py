@@ -13,7 +13,7 @@ from edgekit import __version__
 from edgekit.errors import OutputError, UsageError
 from edgekit.images.dataset import Dataset, open_dataset
 from edgekit.images.selection import Selection, select
-from edgekit.models import Network, load_network
+from edgekit.models import load_network
 from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
@@ -100,9 +100,7 @@ class _Tasting:
     def __init__(self, options: SoupOptions, model: ModelOptions, data: Path) -> None:
         self.options = options
         with quiet():
-            self.network: Network = load_network(
-                **vars(replace(model, weights=str(options.members[0]))), seed=options.seed
-            )
+            self.network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
         dataset = open_dataset(data, self.network.labels)
         count = options.num_held_out_samples or max(1, len(dataset.samples) // 2)
         self.held_out = select(dataset, count, options.seed)

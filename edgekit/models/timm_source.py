@@ -1,9 +1,8 @@
 """timm models by name: resolved, built, and filled with published, given or random weights."""
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import timm
 from timm.models import PretrainedCfg
@@ -14,8 +13,10 @@ from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import fit_weights, read_checkpoint, state_sha256
 from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.hub import fetch, hub_error
+from edgekit.models.inputs import size_of_model
+from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.random_weights import randomize
-from edgekit.models.source import Source
+from edgekit.models.source import LoadedModule
 from edgekit.support.hashes import file_sha256
 
 _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -42,43 +43,52 @@ def resolve_name(name: str) -> PretrainedCfg:
     return timm.get_pretrained_cfg(name) or PretrainedCfg(architecture=architecture)
 
 
-def load_timm(name: str, weights: str | None, model_args: Mapping[str, Any], size: tuple[int, int] | None) -> Source:
-    """Build a timm model in float32 on the CPU with the weights asked for: None (published), "random" or a file.
+class TimmSource:
+    """timm's models: every name that no other source recognises."""
 
-    Random weights are drawn from torch's current seed. Raises ModelError for a name or arguments that timm refuses,
-    WeightsError when there are no such weights or they don't fit, HubError when published ones can't be fetched.
-    """
-    config = resolve_name(name)
-    arguments = _constructor_arguments(name, config, model_args, size)
-    if weights is None:
-        return _published(name, config, arguments)
-    if weights == "random":
+    name: ClassVar[str] = "timm"
+
+    def recognizes(self, name: str) -> bool:
+        return ":" not in name
+
+    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
+        return size_of_model(options)
+
+    def load(self, options: ModelOptions, seed: int) -> LoadedModule:
+        """Build a model in float32 on the CPU with the weights asked for: None (published), "random" or a file.
+
+        Raises ModelError for a name or arguments that timm refuses, WeightsError when there are no such weights or they
+        don't fit, HubError when published ones can't be fetched.
+        """
+        name, weights, size = options.name, options.weights, size_of_model(options)
+        config = resolve_name(name)
+        arguments = _constructor_arguments(options, config)
+        if weights is None:
+            return _published(name, config, arguments)
+        if weights == "random":
+            module = _build(name, arguments, pretrained=False)
+            randomize(module, size or config.input_size[-2:])
+            return LoadedModule(module, "random", state_sha256(module), None)
+        path = Path(weights)
+        state = read_checkpoint(path)
         module = _build(name, arguments, pretrained=False)
-        randomize(module, size or config.input_size[-2:])
-        return Source(module, "random", state_sha256(module), None)
-    path = Path(weights)
-    state = read_checkpoint(path)
-    module = _build(name, arguments, pretrained=False)
-    fit_weights(module, state, path, checkpoint_filter(str(config.architecture)))
-    return Source(module, weights, file_sha256(path), _license_note(config, given=True))
+        fit_weights(module, state, path, checkpoint_filter(str(config.architecture)))
+        return LoadedModule(module, weights, file_sha256(path), _license_note(config, given=True))
+
+    def build_meta(self, options: ModelOptions) -> nn.Module:
+        arguments = _constructor_arguments(options, resolve_name(options.name))
+        return _build(options.name, arguments, pretrained=False)
 
 
-def build_timm(name: str, model_args: Mapping[str, Any], size: tuple[int, int] | None) -> nn.Module:
-    """A timm model with whatever weights its constructor gives, on torch's default device."""
-    return _build(name, _constructor_arguments(name, resolve_name(name), model_args, size), pretrained=False)
-
-
-def _constructor_arguments(
-    name: str, config: PretrainedCfg, model_args: Mapping[str, Any], size: tuple[int, int] | None
-) -> dict[str, Any]:
+def _constructor_arguments(options: ModelOptions, config: PretrainedCfg) -> ModelArgs:
     for key in _RESERVED:
-        if key in model_args:
+        if key in options.model_args:
             raise UsageError(f"--model-args can't set '{key}': weights are chosen with --weights")
-    arguments = dict(model_args)
+    arguments, size = dict(options.model_args), size_of_model(options)
     if arguments.get("num_classes", config.num_classes) == 0:
         raise ModelError(
-            f"model '{name}' has no classifier, it gives features: choose a tag that was fine-tuned, or build a head "
-            "with --model-args num_classes=N and give its --weights FILE"
+            f"model '{options.name}' has no classifier, it gives features: choose a tag that was fine-tuned, or build "
+            "a head with --model-args num_classes=N and give its --weights FILE"
         )
     if size is not None and (config.fixed_input_size or "img_size" in arguments):
         # Its positional embeddings are made for one size, which only the constructor can change.
@@ -86,7 +96,7 @@ def _constructor_arguments(
     return arguments
 
 
-def _published(name: str, config: PretrainedCfg, arguments: Mapping[str, Any]) -> Source:
+def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> LoadedModule:
     if not config.has_weights:
         raise WeightsError(f"timm publishes no weights for '{name}': give --weights FILE or --weights random")
     classes = arguments.get("num_classes", config.num_classes)
@@ -100,10 +110,10 @@ def _published(name: str, config: PretrainedCfg, arguments: Mapping[str, Any]) -
         module = _build(name, arguments, pretrained=True)
     except OSError as error:
         raise hub_error(config, error) from error
-    return Source(module, config.tag or "default", state_sha256(module), _license_note(config, given=False))
+    return LoadedModule(module, config.tag or "default", state_sha256(module), _license_note(config, given=False))
 
 
-def _build(name: str, arguments: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+def _build(name: str, arguments: ModelArgs, *, pretrained: bool) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except OSError:
@@ -116,7 +126,7 @@ def _build(name: str, arguments: Mapping[str, Any], *, pretrained: bool) -> nn.M
                 f"the published weights of '{name}' don't fit --model-args {arguments}: {reason}"
             ) from error
         raise ModelError(
-            f"timm can't build '{name}' with {dict(arguments)} ({type(error).__name__}: {reason}): check --model-args"
+            f"timm can't build '{name}' with {arguments} ({type(error).__name__}: {reason}): check --model-args"
         ) from error
 
 

@@ -56,7 +56,7 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
             "leave it out with --target openvino --target onnx."
         )
     with reporter.stage(f"load {options.model.name}"), quiet():
-        network = load_network(**vars(options.model), seed=options.seed)
+        network = load_network(options.model, seed=options.seed)
     if network.params > GPTQ_MOST and recipe.weight_rounding == "gptq":
         recipe = replace(recipe, weight_rounding="nearest")
         reporter.warn(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import WeightsError
 from edgekit.models import Network, load_network
+from edgekit.models.options import ModelOptions
 
 TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin()
@@ -23,12 +24,12 @@ IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin()
 
 def load(path: Path, **options: Any) -> Network:
     defaults: dict[str, Any] = {"weights": str(path), "model_args": TINY, "imgsz": 32}
-    return load_network("convnextv2_atto", **defaults | options)
+    return load_network(ModelOptions("convnextv2_atto", **(defaults | options)))
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_network("convnextv2_atto", weights="random", model_args=TINY, imgsz=32)
+    return load_network(ModelOptions("convnextv2_atto", weights="random", model_args=TINY, imgsz=32))
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_the_original_layout_gives_the_original_logits(name: str, tmp_path: Path
     for parameter in original.parameters():
         nn.init.normal_(parameter, 0.2, 0.3)
     torch.save({"model": original.state_dict()}, tmp_path / "original.pt")
-    network = load_network(name, weights=str(tmp_path / "original.pt"), model_args=TINY, imgsz=32)
+    network = load_network(ModelOptions(name, weights=str(tmp_path / "original.pt"), model_args=TINY, imgsz=32))
     with torch.no_grad():
         expected = original(IMAGES)
         torch.testing.assert_close(network.module(IMAGES), expected, rtol=1e-4, atol=1e-4)
@@ -147,9 +148,9 @@ def test_safetensors_of_any_precision_become_float32(
 
 def test_positions_of_another_size_are_resized(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model_args": {"depth": 1, "num_classes": 4}}
-    trained = load_network("vit_tiny_patch16_224", weights="random", imgsz=64, **options)
+    trained = load_network(ModelOptions("vit_tiny_patch16_224", weights="random", imgsz=64, **options))
     torch.save(trained.module.state_dict(), tmp_path / "vit.pth")
-    larger = load_network("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"), imgsz=96, **options)
+    larger = load_network(ModelOptions("vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"), imgsz=96, **options))
     assert larger.module.get_parameter("pos_embed").shape[1] == 37
     assert larger.license_note is None
 
@@ -186,7 +187,9 @@ def test_another_size_in_either_layout_is_told_by_shapes(state: dict[str, Tensor
 
 
 def test_another_architecture_is_told_by_names(tmp_path: Path) -> None:
-    other = load_network("mobilenetv3_small_050", weights="random", model_args={"num_classes": 10}, imgsz=32)
+    other = load_network(
+        ModelOptions("mobilenetv3_small_050", weights="random", model_args={"num_classes": 10}, imgsz=32)
+    )
     message = refusal(other.module.state_dict(), tmp_path)
     assert "missing (stem.0.weight" in message
     assert "unexpected (" in message
@@ -275,6 +278,6 @@ def test_a_truncated_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -
 
 def test_a_missing_file_and_a_folder_are_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"none.pth' doesn't exist.*--weights"):
-        load_network("convnextv2_huge", weights=str(tmp_path / "none.pth"))
+        load_network(ModelOptions("convnextv2_huge", weights=str(tmp_path / "none.pth")))
     with pytest.raises(WeightsError, match="is a folder"):
-        load_network("convnextv2_huge", weights=str(tmp_path))
+        load_network(ModelOptions("convnextv2_huge", weights=str(tmp_path)))

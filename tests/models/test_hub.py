@@ -17,6 +17,7 @@ import torch
 
 from edgekit.errors import HubError, WeightsError
 from edgekit.models import load_network
+from edgekit.models.options import ModelOptions
 
 REPOSITORY = "timm/convnextv2_atto.fcmae_ft_in1k"
 SMALL: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}  # what this hub publishes, to be quick
@@ -102,7 +103,7 @@ def test_published_weights_are_fetched_once_and_then_work_without_the_hub(
 ) -> None:
     state, data = published(seed=3)
     hub.files[f"/{REPOSITORY}/resolve/main/model.safetensors"] = data
-    network = load_network("convnextv2_atto", model_args=SMALL, imgsz=32)
+    network = load_network(ModelOptions("convnextv2_atto", model_args=SMALL, imgsz=32))
     assert network.weights == "fcmae_ft_in1k"
     assert "cc-by-nc-4.0: no commercial use" in str(network.license_note)
     assert all(torch.equal(value, state[name]) for name, value in network.module.state_dict().items())
@@ -110,7 +111,7 @@ def test_published_weights_are_fetched_once_and_then_work_without_the_hub(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         set_address(monkeypatch, f"http://127.0.0.1:{free.getsockname()[1]}")
-    again = load_network("convnextv2_atto.fcmae_ft_in1k", model_args=SMALL, imgsz=32)
+    again = load_network(ModelOptions("convnextv2_atto.fcmae_ft_in1k", model_args=SMALL, imgsz=32))
     assert again.weights_sha256 == network.weights_sha256
     assert [request.split()[0] for request in hub.requests].count("GET") == 1
 
@@ -118,7 +119,7 @@ def test_published_weights_are_fetched_once_and_then_work_without_the_hub(
 def test_published_weights_that_model_args_do_not_fit(hub: type[Hub]) -> None:
     hub.files[f"/{REPOSITORY}/resolve/main/model.safetensors"] = published(seed=0)[1]
     with pytest.raises(WeightsError, match=r"published weights of 'convnextv2_atto' don't fit .*patch_size"):
-        load_network("convnextv2_atto", model_args={**SMALL, "patch_size": 2}, imgsz=32)
+        load_network(ModelOptions("convnextv2_atto", model_args={**SMALL, "patch_size": 2}, imgsz=32))
 
 
 @pytest.mark.usefixtures("cache")
@@ -131,7 +132,7 @@ def test_an_unreachable_hub_names_the_file_and_the_option_at_once(
         monkeypatch.setattr(socket, "getaddrinfo", unknown_name)
     start = time.monotonic()
     with pytest.raises(HubError) as caught:
-        load_network("convnextv2_atto")
+        load_network(ModelOptions("convnextv2_atto"))
     assert time.monotonic() - start < 5
     assert "ConnectError" in str(caught.value)
     assert f"download model.safetensors of the hub repository {REPOSITORY}" in str(caught.value)
@@ -141,7 +142,7 @@ def test_an_unreachable_hub_names_the_file_and_the_option_at_once(
 
 def test_a_hub_without_the_file_is_asked_for_the_other_name_too(hub: type[Hub]) -> None:
     with pytest.raises(HubError, match=f"hub repository {REPOSITORY}"):
-        load_network("convnextv2_atto")
+        load_network(ModelOptions("convnextv2_atto"))
     assert [request.rsplit("/", 1)[1] for request in hub.requests] == ["model.safetensors", "pytorch_model.bin"]
 
 
@@ -150,7 +151,7 @@ def test_published_weights_with_nan_are_refused(hub: type[Hub]) -> None:
     state["head.fc.bias"][3] = float("nan")
     hub.files[f"/{REPOSITORY}/resolve/main/model.safetensors"] = safetensors.torch.save(state)
     with pytest.raises(WeightsError, match=r"'head.fc.bias' holds NaN"):
-        load_network("convnextv2_atto", model_args=SMALL, imgsz=32)
+        load_network(ModelOptions("convnextv2_atto", model_args=SMALL, imgsz=32))
 
 
 @pytest.mark.usefixtures("cache")
@@ -158,4 +159,4 @@ def test_weights_at_a_plain_address_are_named_by_it(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", unknown_name)
     with pytest.raises(HubError, match=r"download .*/seresnet18-4bb0ce65.pth, then give the file with --weights FILE"):
-        load_network("legacy_seresnet18")
+        load_network(ModelOptions("legacy_seresnet18"))

@@ -11,6 +11,7 @@ import edgekit.models
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models import Network, load_network
+from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
 from edgekit.models.timm_source import resolve_name
 
@@ -21,7 +22,7 @@ V2_SIZES = ["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"]
 
 def tiny(**options: Any) -> Network:
     defaults: dict[str, Any] = {"weights": "random", "model_args": TINY, "imgsz": 32}
-    return load_network("convnextv2_atto", **defaults | options)
+    return load_network(ModelOptions("convnextv2_atto", **(defaults | options)))
 
 
 def test_a_network_describes_itself() -> None:
@@ -47,7 +48,7 @@ def test_exported_names() -> None:
 
 
 def test_imagenet_models_have_imagenet_labels_and_the_published_preprocessing() -> None:
-    network = load_network("convnextv2_atto", weights="random", imgsz=64)
+    network = load_network(ModelOptions("convnextv2_atto", weights="random", imgsz=64))
     assert network.params == 3_708_400
     assert len(network.labels) == network.classes == 1000
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -96,7 +97,8 @@ def test_wrong_options_are_usage_errors(option: str, value: object, message: str
 )
 def test_random_weights_are_seeded_and_tell_images_apart(name: str, model_args: dict[str, object]) -> None:
     first, again, other = (
-        load_network(name, weights="random", model_args=model_args, imgsz=64, seed=seed) for seed in (1, 1, 2)
+        load_network(ModelOptions(name, weights="random", model_args=model_args, imgsz=64), seed=seed)
+        for seed in (1, 1, 2)
     )
     assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
     torch.manual_seed(0)
@@ -108,7 +110,7 @@ def test_random_weights_are_seeded_and_tell_images_apart(name: str, model_args: 
 def test_random_weights_leave_no_part_idle() -> None:
     for name, parameter in tiny().module.named_parameters():
         assert parameter.std() > 0.01, name
-    scaled = load_network("convnext_atto", weights="random", model_args=TINY, imgsz=32).module
+    scaled = load_network(ModelOptions("convnext_atto", weights="random", model_args=TINY, imgsz=32)).module
     scales = [parameter for name, parameter in scaled.named_parameters() if name.endswith("gamma")]
     assert len(scales) == 5
     assert all(scale.min() > 0.1 for scale in scales)
@@ -153,7 +155,7 @@ def test_the_largest_has_the_published_number_of_parameters() -> None:
 )
 def test_unknown_names_are_model_errors(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        load_network(name, weights="random")
+        load_network(ModelOptions(name, weights="random"))
 
 
 @pytest.mark.parametrize(
@@ -177,18 +179,22 @@ def test_an_image_too_small_is_a_model_error() -> None:
 
 
 def test_models_of_a_fixed_size_are_built_for_the_size_asked_for() -> None:
-    network = load_network("vit_tiny_patch16_224", weights="random", imgsz=(32, 64), model_args={"depth": 1})
+    network = load_network(
+        ModelOptions("vit_tiny_patch16_224", weights="random", imgsz=(32, 64), model_args={"depth": 1})
+    )
     assert (network.preprocessing.height, network.preprocessing.width) == (32, 64)
     assert network.module.get_parameter("pos_embed").shape[1] == 2 * 4 + 1
-    built = load_network("vit_tiny_patch16_224", weights="random", model_args={"depth": 1, "img_size": 48})
+    built = load_network(
+        ModelOptions("vit_tiny_patch16_224", weights="random", model_args={"depth": 1, "img_size": 48})
+    )
     assert (built.preprocessing.height, built.preprocessing.width) == (48, 48)
 
 
 def test_no_published_weights_is_a_weights_error() -> None:
     with pytest.raises(WeightsError, match="publishes no weights for 'davit_giant': give --weights FILE"):
-        load_network("davit_giant")
+        load_network(ModelOptions("davit_giant"))
 
 
 def test_published_weights_do_not_get_an_untrained_head() -> None:
     with pytest.raises(WeightsError, match="1000 classes and --model-args asks for 10"):
-        load_network("convnextv2_atto", model_args={"num_classes": 10})
+        load_network(ModelOptions("convnextv2_atto", model_args={"num_classes": 10}))

@@ -13,6 +13,7 @@ from edgekit.cli.main import main
 from edgekit.compiler.graph import export_graph, layers
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
+from edgekit.models.options import ModelOptions
 
 NAME = "coca_tiny_of_tests"
 TEXT = {"context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -63,7 +64,7 @@ def labels(tmp_path: Path) -> Path:
 def test_a_zero_shot_head_gives_open_clips_own_logits(
     open_clip: Any, both_towers: Any, checkpoint: Path, labels: Path
 ) -> None:
-    network = load_network(f"open_clip:{NAME}", weights=str(checkpoint), labels=labels)
+    network = load_network(ModelOptions(f"open_clip:{NAME}", weights=str(checkpoint), labels=labels))
     assert (network.source, network.classes, network.labels) == ("open_clip", 3, LABELS)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     rows = open_clip.build_zero_shot_classifier(
@@ -79,7 +80,7 @@ def test_a_given_head_is_used(both_towers: Any, tmp_path: Path) -> None:
     tower = {f"visual.{name}": v.contiguous() for name, v in both_towers.visual.state_dict().items()}
     head = {"head.weight": torch.randn(5, 32), "head.bias": torch.randn(5)}
     save_file(tower | head, tmp_path / "fine.safetensors")
-    network = load_network(f"open_clip:{NAME}", weights=str(tmp_path / "fine.safetensors"))
+    network = load_network(ModelOptions(f"open_clip:{NAME}", weights=str(tmp_path / "fine.safetensors")))
     images = torch.randn(2, 3, 32, 32)
     features = F.normalize(both_towers.visual(images)[0], dim=-1)
     expected = F.linear(features, head["head.weight"], head["head.bias"])
@@ -87,7 +88,7 @@ def test_a_given_head_is_used(both_towers: Any, tmp_path: Path) -> None:
 
 
 def test_every_dense_layer_is_exported_under_its_name(open_clip: Any) -> None:
-    network = load_network(f"open_clip:{NAME}", weights="random", model_args={"num_classes": 4})
+    network = load_network(ModelOptions(f"open_clip:{NAME}", weights="random", model_args={"num_classes": 4}))
     names = {layer.name for _, layer in layers(export_graph(network.module, (1, 3, 32, 32)))}
     assert {"visual.conv1", "visual.attn_pool.attn.key", "head"} <= names
     assert sum(name.endswith(("query", "key", "value")) for name in names) == 9  # 2 blocks and the pool
@@ -106,7 +107,7 @@ def test_what_open_clip_lacks_is_told(
     open_clip: Any, name: str, options: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        load_network(name, **options)
+        load_network(ModelOptions(name, **options))
 
 
 def test_a_checkpoint_without_head_and_text_tower_is_refused(both_towers: Any, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_checkpoint_without_head_and_text_tower_is_refused(both_towers: Any, t
         {f"visual.{n}": v.contiguous() for n, v in both_towers.visual.state_dict().items()}, tmp_path / "v.safetensors"
     )
     with pytest.raises(WeightsError, match="neither a head"):
-        load_network(f"open_clip:{NAME}", weights=str(tmp_path / "v.safetensors"))
+        load_network(ModelOptions(f"open_clip:{NAME}", weights=str(tmp_path / "v.safetensors")))
 
 
 def test_a_hub_that_cannot_be_reached_names_the_file_and_the_option(

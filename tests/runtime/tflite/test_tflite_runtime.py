@@ -13,6 +13,7 @@ from edgekit.config.precisions import Precision
 from edgekit.config.recipes import load_recipe
 from edgekit.models import Network, load_network
 from edgekit.models.logits import torch_logits
+from edgekit.models.options import ModelOptions
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.compile import compile_stage
 from edgekit.runtime.bundle import read_bundle
@@ -35,7 +36,7 @@ def old_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def network() -> Network:
     """A small ConvNeXt V2 with random weights of its every part."""
     sizes = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": CLASSES}
-    return load_network("convnextv2_atto", weights="random", model_args=sizes, imgsz=SIDE, seed=0)
+    return load_network(ModelOptions("convnextv2_atto", weights="random", model_args=sizes, imgsz=SIDE), seed=0)
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])

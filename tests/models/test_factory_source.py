@@ -8,6 +8,7 @@ import torch
 
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
+from edgekit.models.options import ModelOptions
 
 CODE = """
 import torch
@@ -61,14 +62,16 @@ def test_a_factory_brings_its_weights_and_takes_the_options(folder: Path) -> Non
     (folder / "labels.txt").write_text("a\nb\nc\n")
     before = list(sys.path)
     network = load_network(
-        "own_models:Classifier",
-        model_args={"classes": 3},
-        imgsz=16,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        interpolation="bilinear",
-        crop_pct=0.9,
-        labels=Path("labels.txt"),
+        ModelOptions(
+            "own_models:Classifier",
+            model_args={"classes": 3},
+            imgsz=16,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            interpolation="bilinear",
+            crop_pct=0.9,
+            labels=Path("labels.txt"),
+        )
     )
     assert (network.source, network.weights, network.classes) == ("factory", "factory", 3)
     assert network.labels == ("a", "b", "c")
@@ -80,21 +83,21 @@ def test_a_factory_brings_its_weights_and_takes_the_options(folder: Path) -> Non
 
 
 def test_a_factory_is_seeded_and_made_float32_in_eval_mode() -> None:
-    first, again, other = (load_network("own_models:half", imgsz=16, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (load_network(ModelOptions("own_models:half", imgsz=16), seed=seed) for seed in (0, 0, 1))
     assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
     assert not first.module.training
     assert first.module.get_parameter("head.weight").dtype == torch.float32
-    assert load_network("own_models:Group.build").preprocessing.height == 224
+    assert load_network(ModelOptions("own_models:Group.build")).preprocessing.height == 224
 
 
 def test_a_checkpoint_file_replaces_the_weights(folder: Path) -> None:
-    trained = load_network("own_models:Classifier", imgsz=16, seed=1).module
+    trained = load_network(ModelOptions("own_models:Classifier", imgsz=16), seed=1).module
     torch.save({"model": trained.state_dict()}, "trained.pth")
-    network = load_network("own_models:Classifier", weights="trained.pth", imgsz=16)
+    network = load_network(ModelOptions("own_models:Classifier", weights="trained.pth", imgsz=16))
     assert torch.equal(network.module.get_parameter("head.weight"), trained.get_parameter("head.weight"))
     assert network.weights == "trained.pth"
     with pytest.raises(WeightsError, match=r"conv.weight: file \[4, 3, 3, 3\], model \[6, 3, 3, 3\]"):
-        load_network("own_models:Classifier", weights="trained.pth", imgsz=16, model_args={"width": 6})
+        load_network(ModelOptions("own_models:Classifier", weights="trained.pth", imgsz=16, model_args={"width": 6}))
 
 
 @pytest.mark.parametrize(
@@ -118,19 +121,19 @@ def test_a_checkpoint_file_replaces_the_weights(folder: Path) -> None:
 )
 def test_what_is_no_classifier_is_a_model_error(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        load_network(name, imgsz=16)
+        load_network(ModelOptions(name, imgsz=16))
 
 
 def test_wrong_arguments_are_a_model_error() -> None:
     with pytest.raises(ModelError, match=r"failed when called with .*depth.*check --model-args"):
-        load_network("own_models:Classifier", model_args={"depth": 3}, imgsz=16)
+        load_network(ModelOptions("own_models:Classifier", model_args={"depth": 3}, imgsz=16))
 
 
 def test_random_weights_are_not_for_factories() -> None:
     with pytest.raises(UsageError, match="brings its own weights, leave --weights out"):
-        load_network("own_models:Classifier", weights="random")
+        load_network(ModelOptions("own_models:Classifier", weights="random"))
 
 
 def test_logits_that_are_not_finite_are_a_weights_error() -> None:
     with pytest.raises(WeightsError, match="gives NaN or infinity for a random image"):
-        load_network("own_models:Nan", imgsz=16)
+        load_network(ModelOptions("own_models:Nan", imgsz=16))
