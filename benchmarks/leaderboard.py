@@ -34,7 +34,8 @@ SYSTEMS = (
 def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: int) -> list[dict[str, Any]]:
     """One row for each target of one model."""
     from edgekit.config.precisions import Precision
-    from edgekit.models.logits import torch_logits
+    from edgekit.images.crops import crop_samples
+    from edgekit.models.logits import batched_logits
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.build import build_one
     from edgekit.pipeline.graphs import PreparedGraphs
@@ -48,8 +49,8 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
     network = ModelOptions(model, weights="random", imgsz=imgsz)
     job = prepare(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
     size = job.network.preprocessing
-    pixels = np.stack([size.crop(job.dataset.image(sample)) for sample in job.evaluation.samples])
-    expected = np.concatenate([torch_logits(job.network, pixels[i : i + 8]) for i in range(0, len(pixels), 8)])
+    crops = crop_samples(job.dataset, job.evaluation.samples, size)
+    expected = np.concatenate(list(batched_logits(job.network, crops.pixels, 8)))
     graphs, rows = PreparedGraphs(job, reporter), []
     counts: dict[Precision, int] = {"float": FLOAT_IMAGES, "int8": count}
     for target in TARGETS:
@@ -62,7 +63,7 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
             for precision, images in counts.items():
                 bundle = build_one(graphs, target, precision, Path(folder) / precision, reporter)
                 with open_session(bundle, 1) as session:
-                    given = np.concatenate([session(size.normalize(each[None])) for each in pixels[:images]])
+                    given = np.concatenate([session(size.normalize(each[None])) for each in crops.pixels[:images]])
                 error, wanted = given - expected[:images], expected[:images]
                 row[f"{precision}_bytes"] = bundle.size_bytes
                 if precision == "float":

@@ -111,6 +111,7 @@ def make(
     """
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
+    from edgekit.images.crops import crop_each, crop_samples
     from edgekit.measure.measure_bundles import ran_in_int8
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.build import build_all
@@ -129,10 +130,8 @@ def make(
     folder = args.work / name / (device_class or "")
     job = prepare(options, reporter)
     size = job.network.preprocessing
-    pixels = np.stack([size.crop(job.dataset.image(sample)) for sample in job.evaluation.samples])
-    calibration = [
-        size.normalize(size.crop(job.calibration_dataset.image(sample))[None]) for sample in job.calibration.samples
-    ]
+    pixels = crop_samples(job.dataset, job.evaluation.samples, size).pixels
+    calibration = [size.normalize(crop) for crop in crop_each(job.calibration_dataset, job.calibration.samples, size)]
     built = build_all(job, tuple(runtimes), folder, reporter)
     bundles = {each: bundle for each, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]

@@ -13,8 +13,9 @@ from hypothesis import settings
 from PIL import Image
 
 from edgekit.cli.main import main
+from edgekit.images.crops import LabelledCrops
 from edgekit.measure.accuracy import Predictions
-from edgekit.measure.measure_bundles import Images
+from edgekit.measure.measure_bundles import EvaluationImages
 from edgekit.runtime.bundle import Golden, write_bundle
 from edgekit.support.distribution import install_command
 from tests.helpers.environments import PIP, build, new_environment, run
@@ -162,7 +163,7 @@ def photos(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Images:
+def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> EvaluationImages:
     """Six images with the tiny network's own answers as labels of all but one."""
     import torch
 
@@ -173,7 +174,7 @@ def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Images:
     hit = np.arange(6) > 0
     labels = np.where(hit, best, (best + 1) % 10)
     files = [path.read_bytes() for path in sorted(photos.glob("*/0.png"))]
-    return Images(pixels, labels, Predictions(best, hit, hit), files, "key of the images")
+    return EvaluationImages(LabelledCrops(pixels, labels), Predictions(best, hit, hit), files, "key of the images")
 
 
 @pytest.fixture(scope="session")

@@ -34,10 +34,11 @@ from edgekit.devices.messages import (
     encode,
 )  # fmt: skip
 from edgekit.errors import EdgekitError
+from edgekit.images.crops import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
-from edgekit.measure.measure_bundles import Images, measure_group
+from edgekit.measure.measure_bundles import EvaluationImages, measure_group
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.support.progress import Reporter, Step
 
@@ -168,11 +169,11 @@ def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
         os.link(store / digest, folder / name)
 
 
-def images_of(sent: SentImages, store: Path) -> Images:
+def images_of(sent: SentImages, store: Path) -> EvaluationImages:
     """The evaluation images, mapped from the store."""
-    return Images(
-        np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False),
-        np.array(sent.labels, np.int64),
+    pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
+    return EvaluationImages(
+        LabelledCrops(pixels, np.array(sent.labels, np.int64)),
         Predictions(np.array(sent.best, np.int64), np.array(sent.hit1, bool), np.array(sent.hit5, bool)),
         [(store / digest).read_bytes() for digest in sent.files],
         "",

@@ -15,7 +15,7 @@ from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import ConnectionCutError, DeviceError, InputError
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
-from edgekit.measure.measure_bundles import Group, Images
+from edgekit.measure.measure_bundles import EvaluationImages, Group
 from edgekit.measure.rows import Built, Memory, measure_bundles
 from edgekit.measure.settings import Settings
 from edgekit.report.device_facts import DeviceFacts
@@ -36,7 +36,9 @@ class Board:
         self.device = connection.device
         self.facts = probe(connection)
 
-    def measure(self, bundles: Group, settings: Settings, images: Images | None = None) -> Sequence[Measurement]:
+    def measure(
+        self, bundles: Group, settings: Settings, images: EvaluationImages | None = None
+    ) -> Sequence[Measurement]:
         """Measurements of bundles of one target, in their order, as `measure_group` gives them here.
 
         Raises a DeviceError that says what failed, or which memory or disk is too small.
@@ -97,12 +99,12 @@ class Board:
             inspect=inspect,
         )
 
-    def _send_images(self, images: Images) -> SentImages:
+    def _send_images(self, images: EvaluationImages) -> SentImages:
         with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-            pixels = getattr(images.pixels, "filename", None)
+            pixels = getattr(images.crops.pixels, "filename", None)
             if pixels is None:
                 pixels = Path(folder) / "pixels.npy"
-                np.save(pixels, images.pixels)
+                np.save(pixels, images.crops.pixels)
             files = [Path(folder) / str(index) for index in range(len(images.files))]
             for path, content in zip(files, images.files, strict=True):
                 path.write_bytes(content)
@@ -110,7 +112,7 @@ class Board:
         reference = images.reference
         return SentImages(
             pixels=first,
-            labels=tuple(images.labels.tolist()),
+            labels=tuple(images.crops.labels.tolist()),
             best=tuple(reference.best.tolist()),
             hit1=tuple(reference.hit1.tolist()),
             hit5=tuple(reference.hit5.tolist()),
@@ -146,7 +148,7 @@ def measure_on_device(
     settings: Settings,
     reporter: Reporter,
     offline: bool = False,
-    images: Images | None = None,
+    images: EvaluationImages | None = None,
     memory: Memory | None = None,
 ) -> list[Measurement]:
     """One measurement for each bundle, as on this machine. What the device fails at is a measurement that says so.
@@ -169,7 +171,9 @@ def measure_on_device(
     return measure_bundles(built, facts, measure, reporter, memory)
 
 
-def _lost(bundle: Bundle, name: str, facts: DeviceFacts, error: DeviceError, images: Images | None) -> Measurement:
+def _lost(
+    bundle: Bundle, name: str, facts: DeviceFacts, error: DeviceError, images: EvaluationImages | None
+) -> Measurement:
     manifest = bundle.manifest
     return Measurement(
         target=manifest.target,

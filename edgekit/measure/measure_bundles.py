@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EngineError, StageError, WeightsError
+from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import Predictions, compare, predict
 from edgekit.measure.fresh_process import Fresh, measure_fresh
@@ -38,12 +39,10 @@ F32 = "f32"
 
 
 @dataclass(frozen=True)
-class Images:
+class EvaluationImages:
     """The evaluation images and torch's answers for them."""
 
-    pixels: NDArray[np.uint8]
-    """Cropped, [N,H,W,3]; may be memory-mapped."""
-    labels: NDArray[np.int64]
+    crops: LabelledCrops
     reference: Predictions
     files: Sequence[bytes]
     """A few encoded files, for end-to-end times."""
@@ -82,7 +81,7 @@ class GroupTimes:
 
 
 def measure_group(
-    group: Group, settings: Settings, device: DeviceFacts, reporter: Reporter, images: Images | None = None
+    group: Group, settings: Settings, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
 ) -> dict[str, Measurement]:
     """A measurement of each bundle, timed in turns in this process.
 
@@ -110,7 +109,9 @@ def measure_group(
     }
 
 
-def _failed(name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, images: Images | None) -> Measurement:
+def _failed(
+    name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, images: EvaluationImages | None
+) -> Measurement:
     """The measurement of a bundle that does not run here. Only a benchmark, which has no images, names the bundle."""
     return Measurement(
         target=bundle.manifest.target,
@@ -122,7 +123,7 @@ def _failed(name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, im
 
 
 def _open(
-    name: str, bundle: Bundle, settings: Settings, images: Images | None, stack: ExitStack, reporter: Reporter
+    name: str, bundle: Bundle, settings: Settings, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
 ) -> Opened:
     """Open and check a bundle, and evaluate it on the images; raises StageError or WeightsError."""
     # First: a runtime that crashes while it loads or runs takes only that process with it.
@@ -138,7 +139,9 @@ def _open(
     return Opened(bundle=bundle, session=session, fresh=fresh, int8=int8, accuracy=accuracy, low=low)
 
 
-def _open_low(name: str, session: Session, images: Images, stack: ExitStack, reporter: Reporter) -> LowSession | None:
+def _open_low(
+    name: str, session: Session, images: EvaluationImages, stack: ExitStack, reporter: Reporter
+) -> LowSession | None:
     """The bundle of a session in bf16 or f16, evaluated; None where its runtime would not choose that, or fails at it.
 
     It may fail where f32 does not: f16 overflows above 65504.
@@ -154,7 +157,9 @@ def _open_low(name: str, session: Session, images: Images, stack: ExitStack, rep
         return None
 
 
-def _time(opened: Mapping[str, Opened], settings: Settings, images: Images | None, reporter: Reporter) -> GroupTimes:
+def _time(
+    opened: Mapping[str, Opened], settings: Settings, images: EvaluationImages | None, reporter: Reporter
+) -> GroupTimes:
     """Time what was opened. A bundle that fails in f32 or end to end leaves no times, for it is no baseline either."""
     threads = max((each.session.threads for each in opened.values()), default=1)
     title = f"{', '.join(opened)}: time"
@@ -177,18 +182,20 @@ def _label(name: str, computed_in: str) -> str:
     return name if computed_in == F32 else f"{name} in {computed_in}"
 
 
-def _evaluate(title: str, session: Session, images: Images, reporter: Reporter) -> Accuracy:
-    with reporter.stage(title, len(images.pixels)) as step:
+def _evaluate(title: str, session: Session, images: EvaluationImages, reporter: Reporter) -> Accuracy:
+    with reporter.stage(title, len(images.crops)) as step:
         return compare(predict(session, _normalized(session.bundle, images, step)), images.reference)
 
 
-def _normalized(bundle: Bundle, images: Images, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
-    for image, label in zip(images.pixels, images.labels, strict=True):
-        yield bundle.manifest.preprocessing.normalize(image[None]), int(label)
+def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
+    for image, label in images.crops.normalized(bundle.manifest.preprocessing):
+        yield image, label
         step()
 
 
-def _calls(opened: Mapping[str, Opened], images: Images | None) -> Iterator[tuple[Call, Callable[[], object]]]:
+def _calls(
+    opened: Mapping[str, Opened], images: EvaluationImages | None
+) -> Iterator[tuple[Call, Callable[[], object]]]:
     """What is timed: each model alone, on the first image or on a golden sample; first all in f32."""
     inputs: dict[str, NDArray[np.float32]] = {}
     for name, each in opened.items():
@@ -213,7 +220,7 @@ def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object
 
 
 def _measurement(
-    name: str, opened: Mapping[str, Opened], times: GroupTimes, device: DeviceFacts, images: Images | None
+    name: str, opened: Mapping[str, Opened], times: GroupTimes, device: DeviceFacts, images: EvaluationImages | None
 ) -> Measurement:
     """What was measured of one bundle, put together."""
     this, timed, manifest = opened[name], times.timed, opened[name].bundle.manifest

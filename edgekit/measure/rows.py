@@ -8,7 +8,7 @@ import msgspec
 
 from edgekit.config.precisions import Precision
 from edgekit.errors import StageError
-from edgekit.measure.measure_bundles import Group, Images, measure_group
+from edgekit.measure.measure_bundles import EvaluationImages, Group, measure_group
 from edgekit.measure.settings import Settings
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
@@ -27,7 +27,7 @@ class Memory:
     """Keeps measurements in the run folder, so that the same command resumes after an interruption."""
 
     run: RunFolder
-    images: Images
+    images: EvaluationImages
     settings: Settings
     device: str = "local"
 
@@ -98,7 +98,7 @@ def lost_with_device(measured: Measurement) -> bool:
 
 
 def measure_here(
-    built: Built, device: DeviceFacts, images: Images, settings: Settings, run: RunFolder, reporter: Reporter
+    built: Built, device: DeviceFacts, images: EvaluationImages, settings: Settings, run: RunFolder, reporter: Reporter
 ) -> Sequence[Measurement]:
     """Measurements of the report on this machine."""
 

@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from edgekit import __version__
 from edgekit.errors import OutputError, UsageError
-from edgekit.images.dataset import Dataset, open_dataset
-from edgekit.images.selection import Selection, select
+from edgekit.images.crops import LabelledCrops, crop_samples
+from edgekit.images.dataset import open_dataset
+from edgekit.images.selection import select
 from edgekit.models import load_network
 from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
-from edgekit.models.logits import torch_logits
+from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import check_members, greedy, mean, save_soup
 from edgekit.support.files import writing
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
-
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,9 @@ class _Tasting:
         count = options.num_held_out_samples or max(1, len(dataset.samples) // 2)
         self.held_out = select(dataset, count, options.seed)
         rest = select(dataset, None, options.seed, exclude=self.held_out, exact=False)
-        self.images = self._crop(dataset, self.held_out)
-        self.final = self._crop(dataset, rest) if rest.samples else None
+        preprocessing = self.network.preprocessing
+        self.images = crop_samples(dataset, self.held_out.samples, preprocessing)
+        self.final = crop_samples(dataset, rest.samples, preprocessing)
 
     def choose(self, reporter: Reporter) -> tuple[Sequence[Path], dict[str, Any]]:
         """The members to average, and the record: every member's and both soups' accuracy."""
@@ -135,12 +133,12 @@ class _Tasting:
                 "seed": self.options.seed,
                 "images": list(self.held_out.hashes),
             },
-            "final_count": len(self.final[1]) if self.final else 0,
+            "final_count": len(self.final),
         }
 
     def _figures(self, chosen: Sequence[Path]) -> dict[str, float | None]:
         held_out = self.accuracy(mean(chosen))
-        final = self._top1(self.final) if self.final else None  # the network still has these weights
+        final = self._top1(self.final) if len(self.final) else None  # the network still has these weights
         return {"held_out_top1": held_out, "final_top1": final}
 
     def accuracy(self, state: State) -> float:
@@ -148,16 +146,6 @@ class _Tasting:
         fit_weights(self.network.module, state, self.options.output)
         return self._top1(self.images)
 
-    def _top1(self, images: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> float:
-        pixels, labels = images
-        hits = 0
-        with torch.inference_mode():
-            for start in range(0, len(pixels), BATCH):
-                logits = torch_logits(self.network, pixels[start : start + BATCH])
-                hits += int((logits.argmax(1) == labels[start : start + BATCH]).sum())
-        return hits / len(pixels)
-
-    def _crop(self, dataset: Dataset, chosen: Selection) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        crop = self.network.preprocessing.crop
-        pixels = np.stack([crop(dataset.image(sample)) for sample in chosen.samples])
-        return pixels, np.array([sample.label for sample in chosen.samples])
+    def _top1(self, crops: LabelledCrops) -> float:
+        best = np.concatenate([logits.argmax(1) for logits in batched_logits(self.network, crops.pixels)])
+        return float((best == crops.labels).mean())

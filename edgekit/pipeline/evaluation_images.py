@@ -8,31 +8,29 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.measure.accuracy import Predictions, predict
-from edgekit.measure.measure_bundles import Images
-from edgekit.models.logits import torch_logits
+from edgekit.measure.measure_bundles import EvaluationImages
+from edgekit.models import Network
+from edgekit.models.logits import batched_logits
 from edgekit.pipeline.job import Job
 from edgekit.support.files import writing
 from edgekit.support.hashes import digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
-TORCH_BATCH = 16
 FILES = 32
 
 
-def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -> Images:
+def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -> EvaluationImages:
     """Crop the evaluation images into a file: 50,000 of them take no memory. Torch's answers come with them."""
     chosen, size = job.evaluation.samples, job.network.preprocessing
     pixels = reserve(workspace / "pixels.npy", (len(chosen), size.height, size.width, 3))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
-        for index, sample in enumerate(chosen):
-            pixels[index] = size.crop(job.dataset.image(sample))
-            step()
-    labels = np.array([sample.label for sample in chosen])
+        crops = crop_samples(job.dataset, chosen, size, pixels, step)
     files = [job.dataset.read(sample) for sample in chosen[:FILES]]
     key = images_key(job)
-    return Images(pixels, labels, torch_answers(job, pixels, labels, key, run, reporter), files, key)
+    return EvaluationImages(crops, torch_answers(job.network, crops, key, run, reporter), files, key)
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -60,28 +58,25 @@ def _allocate(file: BinaryIO, header: int) -> None:
 
 
 def images_key(job: Job) -> str:
-    """`Images.key` of a job."""
+    """`EvaluationImages.key` of a job."""
     network = job.network
     parts = [network.name, network.weights_sha256, str(network.module), network.preprocessing.to_dict()]
     labels = [sample.label for sample in job.evaluation.samples]
     return digest(parts, job.evaluation.hashes, labels)
 
 
-def torch_answers(
-    job: Job, pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: str, run: RunFolder, reporter: Reporter
-) -> Predictions:
+def torch_answers(network: Network, crops: LabelledCrops, key: str, run: RunFolder, reporter: Reporter) -> Predictions:
     """What torch's float network answers for the evaluation images."""
     kept = run.recall("reference", key)
     if kept is not None:
         return Predictions(*(np.array(kept[name]) for name in ("best", "hit1", "hit5")))
-    with reporter.stage("evaluate torch", len(pixels)) as step:
+    with reporter.stage("evaluate torch", len(crops)) as step:
 
         def answers() -> Iterator[tuple[NDArray[np.float32], int]]:
-            for start in range(0, len(pixels), TORCH_BATCH):
-                logits = torch_logits(job.network, pixels[start : start + TORCH_BATCH])
-                for row, label in zip(logits, labels[start : start + TORCH_BATCH], strict=True):
-                    yield row[None], int(label)
-                    step()
+            rows = (row for logits in batched_logits(network, crops.pixels) for row in logits)
+            for row, label in zip(rows, crops.labels, strict=True):
+                yield row[None], int(label)
+                step()
 
         found = predict(lambda logits: logits, answers())
     run.remember("reference", key, {name: value.tolist() for name, value in vars(found).items()})

@@ -12,7 +12,7 @@ from edgekit.compiler.graph import simplify, trace
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError
-from edgekit.images.dataset import Sample
+from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.job import Job
@@ -33,7 +33,9 @@ class PreparedGraphs:
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
         """Images on which parity is checked, cropped, [N,H,W,3]."""
-        return self._crop(self.job.calibration.samples[:PARITY_IMAGES])
+        job = self.job
+        samples = job.calibration.samples[:PARITY_IMAGES]
+        return crop_samples(job.calibration_dataset, samples, job.network.preprocessing).pixels
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:
@@ -69,9 +71,8 @@ class PreparedGraphs:
         """The images to calibrate on, float32 [1,3,H,W]. WeightsError if one makes torch give NaN: NNCF would not."""
         job, images = self.job, []
         with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
-            for sample in job.calibration.samples:
-                pixels = self._crop((sample,))
-                torch_logits(job.network, pixels)
+            for pixels in crop_each(job.calibration_dataset, job.calibration.samples, job.network.preprocessing):
+                torch_logits(job.network, pixels[None])
                 images.append(job.network.preprocessing.normalize(pixels))
                 step()
         return images
@@ -90,7 +91,3 @@ class PreparedGraphs:
                     ) from error
                 self._graph = simplify(traced)
         return self._graph
-
-    def _crop(self, samples: tuple[Sample, ...]) -> NDArray[np.uint8]:
-        images = (self.job.calibration_dataset.image(sample) for sample in samples)
-        return np.stack([self.job.network.preprocessing.crop(image) for image in images])

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, Q, layer_name
 from edgekit.compiler.quantize.ranges import ends, takers
+from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job
@@ -31,8 +32,8 @@ def check_stability(job: Job, targets: tuple[str, ...], reporter: Reporter) -> l
     """
     graphs = PreparedGraphs(job, reporter)
     samples = job.evaluation.samples[:MOST_IMAGES]
-    size = job.network.preprocessing
-    images = [size.normalize(size.crop(job.dataset.image(sample))[None]) for sample in samples]
+    preprocessing = job.network.preprocessing
+    images = [image for image, _ in crop_samples(job.dataset, samples, preprocessing).normalized(preprocessing)]
     expected = _logits(job.network.module, images)
     stabilities = [_compare(graphs, target, images, expected) for target in targets]
     for stability in stabilities:

@@ -12,8 +12,8 @@ from edgekit import __version__
 from edgekit.compiler.graph import layers
 from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
-from edgekit.images.dataset import Dataset, Sample
-from edgekit.models import Network
+from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import Sample
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import images_key
 from edgekit.pipeline.graphs import PreparedGraphs
@@ -32,7 +32,7 @@ from edgekit.support.hashes import digest
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.tuning.sensitivity import Images, Trials, measure
+from edgekit.tuning.sensitivity import Trials, measure
 from edgekit.tuning.simulate import Simulation
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
@@ -89,7 +89,7 @@ def _analysed(
         return kept
     job = graphs.job
     prepared = graphs.prepare(target, "int8")
-    trials = simulate(graphs, prepared, images_of(job.network, job.dataset, job.evaluation.samples))
+    trials = simulate(graphs, prepared, job.evaluation.samples)
     measured = measure(
         trials,
         target,
@@ -110,21 +110,16 @@ def _recall(run: RunFolder, target: str, key: str) -> TargetSensitivity | None:
         return None
 
 
-def simulate(graphs: PreparedGraphs, prepared: Prepared, images: Images) -> Trials:
-    """Trials of a graph that was calibrated for one target."""
-    recipe = graphs.job.recipe
+def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sample]) -> Trials:
+    """Trials of a graph that was calibrated for one target, on samples of the evaluation."""
+    job, recipe = graphs.job, graphs.job.recipe
     unrounded = None
     if recipe.weight_rounding != "nearest":
         nearest = replace(recipe, weight_rounding="nearest")
         unrounded = graphs.with_recipe(nearest).prepare(prepared.target, "int8").graph
-    return Trials(Simulation(prepared.graph, recipe.targets[prepared.target], unrounded), images)
-
-
-def images_of(network: Network, dataset: Dataset, samples: Sequence[Sample]) -> Images:
-    """Samples as a simulation takes them, cropped when asked for."""
-    size = network.preprocessing
-    crops = [size.crop(dataset.image(sample)) for sample in samples]
-    return Images(lambda index: size.normalize(crops[index][None]), [sample.label for sample in samples])
+    simulation = Simulation(prepared.graph, recipe.targets[prepared.target], unrounded)
+    preprocessing = job.network.preprocessing
+    return Trials(simulation, crop_samples(job.dataset, samples, preprocessing), preprocessing)
 
 
 def layer_macs(graphs: PreparedGraphs) -> dict[str, int]:

@@ -8,6 +8,8 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.images.crops import LabelledCrops
+from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.report.sensitivity_document import (
     Culprits,
@@ -26,20 +28,13 @@ Mixture = frozenset[str]
 """Names of the layers that are in INT8."""
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """What a simulation is run on: images float32 [1,3,H,W] by their index, and their labels."""
-
-    load: Callable[[int], NDArray[np.float32]]
-    labels: Sequence[int]
-
-
 @dataclass(eq=False)
 class Trials:
     """Runs mixtures of one graph on the same images, each of them once."""
 
     simulation: Simulation
-    images: Images
+    images: LabelledCrops
+    preprocessing: Preprocessing
     logits: dict[Mixture, NDArray[np.float32]] = field(default_factory=dict)
     """Logits [N,classes] of each mixture that was run."""
 
@@ -55,8 +50,7 @@ class Trials:
         ends = (frozenset[str](), self.everything)
         missing = [mixture for mixture in dict.fromkeys((*ends, *mixtures)) if mixture not in self.logits]
         logits: dict[Mixture, list[NDArray[np.float32]]] = {mixture: [] for mixture in missing}
-        for index in range(len(self.images.labels)):
-            image = self.images.load(index)
+        for image, _ in self.images.normalized(self.preprocessing):
             end_runs = [self.simulation.run(image, end) for end in ends]
             for mixture in missing:
                 near = min(end_runs, key=lambda run: len(run.quantized ^ mixture))
@@ -120,7 +114,7 @@ def measure(
     for name in layers:
         blocks.setdefault(block_of(name), []).append(name)
     groups = [frozenset([name]) for name in layers] + [frozenset(names) for names in blocks.values()]
-    with reporter.stage(f"{target}: simulate {len(layers)} layers", len(trials.images.labels)) as step:
+    with reporter.stage(f"{target}: simulate {len(layers)} layers", len(trials.images)) as step:
         trials.run([mixture for group in groups for mixture in (group, everything - group)], step)
     harmful = culprits(trials, max_drop, reporter, target)
     noise = sum(trials.noise(frozenset([name])) for name in layers)
@@ -205,7 +199,7 @@ def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) ->
     def met(count: int) -> bool:
         mixture = everything - frozenset(order[:count])
         if mixture not in trials.logits:
-            with reporter.stage(f"{title}: simulate {count} layers in float", len(trials.images.labels)) as step:
+            with reporter.stage(f"{title}: simulate {count} layers in float", len(trials.images)) as step:
                 trials.run([mixture], step)
         return bool(trials.figures(mixture).drop_top1_points <= max_drop)
 

@@ -12,7 +12,7 @@ from typing import Any
 from edgekit.errors import DataError, EngineError, UsageError
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
-from edgekit.measure.measure_bundles import Images, measure_group
+from edgekit.measure.measure_bundles import EvaluationImages, measure_group
 from edgekit.measure.settings import Settings
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
@@ -27,7 +27,7 @@ from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.analysis import images_of, layer_macs, simulate
+from edgekit.tuning.analysis import layer_macs, simulate
 from edgekit.tuning.database import TrialTable
 from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices, order_of, plan, with_choices
@@ -85,7 +85,9 @@ def prepare_search(options: Options, search: Search, reporter: Reporter) -> Prep
 class Bench:
     """Makes and measures the bundles of trials for one target, in a workspace that is gone afterwards."""
 
-    def __init__(self, graphs: PreparedGraphs, target: str, options: Options, folder: Path, images: Images) -> None:
+    def __init__(
+        self, graphs: PreparedGraphs, target: str, options: Options, folder: Path, images: EvaluationImages
+    ) -> None:
         self._graphs, self._target, self._options = graphs, target, options
         self._folder, self._images, self._quiet = folder, images, Reporter(quiet=True)
         self._recipe = graphs.job.recipe
@@ -94,8 +96,8 @@ class Bench:
     def plan(self, trials: int | None) -> tuple[list[str], list[Choices]]:
         """Layers in the order in which they are left in float, and the points to try, at most `trials` of them."""
         job = self._graphs.job
-        chosen = images_of(job.network, job.dataset, job.evaluation.samples[:ORDERING_IMAGES])
-        found = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), chosen)
+        samples = job.evaluation.samples[:ORDERING_IMAGES]
+        found = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), samples)
         alone = {name: frozenset([name]) for name in found.simulation.layers}
         found.run(alone.values())
         order = order_of({name: found.noise(each) for name, each in alone.items()}, layer_macs(self._graphs))

@@ -28,7 +28,7 @@ from edgekit.devices.messages import (
     encode,
 )
 from edgekit.errors import BundleError
-from edgekit.measure.measure_bundles import Images
+from edgekit.measure.measure_bundles import EvaluationImages
 from edgekit.measure.settings import Settings
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.tiny import MakeBundle
@@ -169,12 +169,12 @@ def two_bundles(job: AgentJob, cache: Path, make_bundle: MakeBundle) -> AgentJob
 
 
 @pytest.fixture
-def with_images(two_bundles: AgentJob, cache: Path, tiny_images: Images, tmp_path: Path) -> AgentJob:
+def with_images(two_bundles: AgentJob, cache: Path, tiny_images: EvaluationImages, tmp_path: Path) -> AgentJob:
     """The same as `edgekit deploy` gives it, with images to evaluate on."""
-    np.save(tmp_path / "pixels.npy", tiny_images.pixels)
+    np.save(tmp_path / "pixels.npy", tiny_images.crops.pixels)
     sent = SentImages(
         pixels=store_bytes(cache, (tmp_path / "pixels.npy").read_bytes()),
-        labels=tuple(tiny_images.labels.tolist()),
+        labels=tuple(tiny_images.crops.labels.tolist()),
         best=tuple(tiny_images.reference.best.tolist()),
         hit1=tuple(tiny_images.reference.hit1.tolist()),
         hit5=tuple(tiny_images.reference.hit5.tolist()),
@@ -232,7 +232,8 @@ def test_parts(job: AgentJob, cache: Path, tmp_path: Path) -> None:
         pixels="pixels.npy", labels=(1, 1), best=(1, 2), hit1=(True, False), hit5=(True, True), files=("file",)
     )
     images = images_of(sent, cache / "files")
-    assert (images.pixels.shape, images.labels.tolist(), images.files) == ((2, 4, 4, 3), [1, 1], [b"x"])
+    assert (images.crops.pixels.shape, images.crops.labels.tolist()) == ((2, 4, 4, 3), [1, 1])
+    assert images.files == [b"x"]
     assert images.reference.best.tolist() == [1, 2]
     assert images.reference.hit1.tolist() == [True, False]
     assert images.reference.hit5.tolist() == [True, True]

@@ -13,7 +13,7 @@ from edgekit.errors import EngineError, WeightsError
 from edgekit.measure import measure_bundles as measure
 from edgekit.measure import steadiness, timing
 from edgekit.measure.accuracy import Predictions, predict
-from edgekit.measure.measure_bundles import Images, measure_group, ran_in_int8, roofline
+from edgekit.measure.measure_bundles import EvaluationImages, measure_group, ran_in_int8, roofline
 from edgekit.measure.settings import Settings
 from edgekit.report.row import Failure, Int8, Measurement, Speedup, Stage
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
@@ -36,7 +36,7 @@ def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measure_all(
-    group: Mapping[str, Bundle], images: Images | None, settings: Settings = SETTINGS
+    group: Mapping[str, Bundle], images: EvaluationImages | None, settings: Settings = SETTINGS
 ) -> dict[str, Measurement]:
     """The measurements; each must stand under its bundle's name, in the group's order."""
     measured = measure_group(group, settings, device(), Reporter(quiet=True), images)
@@ -69,7 +69,7 @@ def assert_lost(measured: Measurement, stage: str, part: str) -> None:
     assert part in measured.failure.message
 
 
-def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Images) -> None:
+def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
     measured = measure_all(group, tiny_images)
     float_, int8 = measured.values()
     for name, each in measured.items():
@@ -108,7 +108,7 @@ def test_a_sustained_benchmark_has_its_course(group: dict[str, Bundle]) -> None:
 @pytest.mark.parametrize(("low_ms", "precision"), [(2.0, "bf16"), (9.0, "f32")])
 def test_int8_is_compared_with_the_fastest_float(
     openvino_group: dict[str, Bundle],
-    tiny_images: Images,
+    tiny_images: EvaluationImages,
     in_bf16: None,
     monkeypatch: pytest.MonkeyPatch,
     low_ms: float,
@@ -139,7 +139,7 @@ def test_int8_is_compared_with_the_fastest_float(
 
 
 def test_each_session_is_opened_once_and_closed(
-    openvino_group: dict[str, Bundle], tiny_images: Images, in_bf16: None, monkeypatch: pytest.MonkeyPatch
+    openvino_group: dict[str, Bundle], tiny_images: EvaluationImages, in_bf16: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions: list[Session] = []
     opened = Session.__init__
@@ -167,7 +167,7 @@ def refuse_to_profile(*_: object) -> None:
 
 @pytest.mark.parametrize("phase", ["model alone", "end to end"])
 def test_int8_that_fails_while_it_is_timed_costs_its_own_row(
-    group: dict[str, Bundle], tiny_images: Images, capfd: pytest.CaptureFixture[str], phase: Phase
+    group: dict[str, Bundle], tiny_images: EvaluationImages, capfd: pytest.CaptureFixture[str], phase: Phase
 ) -> None:
     with failing_engine("onnx", "onnx-int8", phase):
         float_, int8 = measure_all(group, tiny_images).values()
@@ -179,7 +179,7 @@ def test_int8_that_fails_while_it_is_timed_costs_its_own_row(
 
 @pytest.mark.parametrize("phase", ["model alone", "end to end"])
 def test_float_that_fails_while_it_is_timed_leaves_int8_without_a_speedup(
-    group: dict[str, Bundle], tiny_images: Images, phase: Phase
+    group: dict[str, Bundle], tiny_images: EvaluationImages, phase: Phase
 ) -> None:
     with failing_engine("onnx", "onnx-float", phase):
         float_, int8 = measure_all(group, tiny_images).values()
@@ -189,7 +189,7 @@ def test_float_that_fails_while_it_is_timed_leaves_int8_without_a_speedup(
 
 
 def test_bf16_that_fails_while_it_is_timed_costs_that_figure_alone(
-    openvino_group: dict[str, Bundle], tiny_images: Images, in_bf16: None, capfd: pytest.CaptureFixture[str]
+    openvino_group: dict[str, Bundle], tiny_images: EvaluationImages, in_bf16: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with failing_engine("openvino", "openvino-float", computed_in="bf16"):
         float_, int8 = measure_all(openvino_group, tiny_images).values()
@@ -202,7 +202,7 @@ def test_bf16_that_fails_while_it_is_timed_costs_that_figure_alone(
 
 
 def test_float_that_fails_is_no_baseline_in_bf16_either(
-    openvino_group: dict[str, Bundle], tiny_images: Images, in_bf16: None
+    openvino_group: dict[str, Bundle], tiny_images: EvaluationImages, in_bf16: None
 ) -> None:
     with failing_engine("openvino", "openvino-float"):
         float_, int8 = measure_all(openvino_group, tiny_images).values()
@@ -214,7 +214,7 @@ def test_float_that_fails_is_no_baseline_in_bf16_either(
 @pytest.mark.parametrize("error", [EngineError("no bf16 here"), WeightsError("the outputs for image 3 hold NaN")])
 def test_bf16_that_cannot_be_evaluated_costs_that_figure_alone(
     openvino_group: dict[str, Bundle],
-    tiny_images: Images,
+    tiny_images: EvaluationImages,
     in_bf16: None,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -244,7 +244,7 @@ def test_a_benchmark_compares_with_the_first_that_works(group: dict[str, Bundle]
     assert third.speedup.versus == "onnx-int8"
 
 
-def test_all_may_fail(group: dict[str, Bundle], tiny_images: Images) -> None:
+def test_all_may_fail(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
     with ExitStack() as stack:
         for name in group:
             stack.enter_context(failing_engine("onnx", name))
@@ -253,7 +253,7 @@ def test_all_may_fail(group: dict[str, Bundle], tiny_images: Images) -> None:
 
 
 def test_float_that_cannot_be_loaded_leaves_int8_without_a_speedup(
-    group: dict[str, Bundle], tiny_images: Images, capfd: pytest.CaptureFixture[str]
+    group: dict[str, Bundle], tiny_images: EvaluationImages, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (group["onnx-float"].path / "model.onnx").write_bytes(b"no model")
     float_, int8 = measure_all(group, tiny_images).values()
@@ -273,7 +273,7 @@ def test_float_that_cannot_be_loaded_leaves_int8_without_a_speedup(
 )
 def test_every_failure_is_a_measurement(
     group: dict[str, Bundle],
-    tiny_images: Images,
+    tiny_images: EvaluationImages,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     error: Exception,
@@ -288,7 +288,7 @@ def test_every_failure_is_a_measurement(
 
 
 def test_other_numbers_on_this_processor_are_a_failure(
-    make_bundle: MakeBundle, tiny_golden: Golden, tiny_images: Images
+    make_bundle: MakeBundle, tiny_golden: Golden, tiny_images: EvaluationImages
 ) -> None:
     wrong = replace(tiny_golden, logits=tiny_golden.logits + 1)
     bundle = read_bundle(make_bundle("onnx", golden=wrong))
@@ -298,7 +298,7 @@ def test_other_numbers_on_this_processor_are_a_failure(
     assert "gives other numbers on this processor" in measured.failure.message
 
 
-def test_macs_are_those_of_all_layers(make_bundle: MakeBundle, tiny_images: Images) -> None:
+def test_macs_are_those_of_all_layers(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     layers = [
         {"name": name, "op": "linear", "macs": macs, "int8": int8}
         for name, macs, int8 in (("stem", 100, False), ("head", 300, True))
@@ -333,7 +333,7 @@ def test_bound_is_the_measured_devices_not_the_bundles() -> None:
     assert roofline(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
 
 
-def test_end_to_end_goes_round_the_files(make_bundle: MakeBundle, tiny_images: Images) -> None:
+def test_end_to_end_goes_round_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
         call = measure._end_to_end(session, tiny_images.files[:2])
         first, second, third = (call() for _ in range(3))

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.errors import CompileError, StageError, UnreachableError
 from edgekit.measure import rows
-from edgekit.measure.measure_bundles import Group, Images
+from edgekit.measure.measure_bundles import EvaluationImages, Group
 from edgekit.measure.rows import Memory, by_runtime, lost_with_device, measure_bundles, measure_here
 from edgekit.measure.settings import Settings
 from edgekit.report.row import Failure, Measurement
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
 
 
 @pytest.fixture
-def memory(run: RunFolder, tiny_images: Images) -> Memory:
+def memory(run: RunFolder, tiny_images: EvaluationImages) -> Memory:
     return Memory(run, tiny_images, SETTINGS)
 
 
@@ -167,7 +167,7 @@ def test_devices_are_kept_apart(group: dict[str, Bundle], memory: Memory, capfd:
 
 @pytest.mark.usefixtures("no_processes")
 def test_measure_here_measures_and_resumes(
-    group: dict[str, Bundle], tiny_images: Images, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    group: dict[str, Bundle], tiny_images: EvaluationImages, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = measure_here(group, device(), tiny_images, SETTINGS, run, QUIET)
     assert [each.failure for each in first] == [None, None]

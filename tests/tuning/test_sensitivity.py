@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,14 @@ from edgekit.compiler.graph import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
+from edgekit.images.crops import LabelledCrops
+from edgekit.images.preprocess import Preprocessing
 from edgekit.report import load_report
 from edgekit.report.sensitivity_document import LayerTime, Sensitivity
 from edgekit.report.serialization import parse
 from edgekit.support.progress import Reporter
 from edgekit.tuning import analysis
-from edgekit.tuning.sensitivity import Images, Trials, block_of, measure
+from edgekit.tuning.sensitivity import Trials, block_of, measure
 from edgekit.tuning.simulate import Simulation
 
 QUIET = Reporter(quiet=True)
@@ -38,15 +41,24 @@ quantize_depthwise = true
 """
 
 
+def random_crops(labels: Sequence[int]) -> LabelledCrops:
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
+    return LabelledCrops(pixels, np.array(labels))
+
+
+def normalized(crops: LabelledCrops, preprocessing: Preprocessing) -> list[NDArray[np.float32]]:
+    return [image for image, _ in crops.normalized(preprocessing)]
+
+
 @pytest.fixture(scope="module")
 def trials(tiny_convnext: Any) -> Trials:
     """The tiny network for ONNX Runtime on 20 random images."""
-    random = np.random.default_rng(0)
-    pixels = random.normal(size=(len(LABELS), 1, 3, 32, 32)).astype(np.float32)
+    crops = random_crops(LABELS)
+    images = normalized(crops, tiny_convnext.preprocessing)
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     recipe = load_recipe("convnextv2")
-    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), list(pixels[:4]), recipe, "onnx")
-    return Trials(Simulation(real, recipe.targets["onnx"]), Images(lambda index: pixels[index], LABELS))
+    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), images[:4], recipe, "onnx")
+    return Trials(Simulation(real, recipe.targets["onnx"]), crops, tiny_convnext.preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -69,17 +81,18 @@ def test_blocks(layer: str, block: str) -> None:
 def test_trials_are_those_of_single_runs(trials: Trials) -> None:
     simulation = trials.simulation
     mixtures = [frozenset([simulation.layers[3]]), trials.everything - {simulation.layers[5]}]
-    images = []
-    trials.run(mixtures, lambda: images.append(1))
-    assert len(images) == len(LABELS)
+    steps = []
+    trials.run(mixtures, lambda: steps.append(1))
+    assert len(steps) == len(LABELS)
+    images = normalized(trials.images, trials.preprocessing)
     for mixture in mixtures:
         for index in (0, 7):
-            alone = simulation.run(trials.images.load(index), mixture).logits
+            alone = simulation.run(images[index], mixture).logits
             assert np.array_equal(trials.logits[mixture][index], alone)
 
 
 def test_signal_to_noise_by_hand() -> None:
-    trials = Trials(Any, Images(lambda index: np.zeros(1, np.float32), [0, 1]))  # type: ignore[arg-type]
+    trials = Trials(Any, random_crops([0, 1]), Any)  # type: ignore[arg-type]
     plain: NDArray[np.float32] = np.array([[3, 0], [0, 4]], np.float32)
     trials.logits = {frozenset(): plain, frozenset("a"): plain + np.float32(0.5), frozenset("b"): plain[:, ::-1]}
     assert trials.snr(frozenset("a")) == pytest.approx(10 * np.log10(25 / 1))
@@ -119,12 +132,12 @@ def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
     """Ranges of one image a hundred times too dark clip everything behind the input; so do the first layer's."""
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     recipe = load_recipe("convnextv2")
-    random = np.random.default_rng(0)
-    pixels = random.normal(size=(10, 1, 3, 32, 32)).astype(np.float32)
-    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), [pixels[0] / 1000], recipe, "onnx")
+    pixels = random_crops(range(10)).pixels
+    images = list(tiny_convnext.preprocessing.normalize(pixels)[:, None])
+    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), [images[0] / 1000], recipe, "onnx")
     simulation = Simulation(real, recipe.targets["onnx"])
-    labels = [int(simulation.run(each, ()).logits.argmax()) for each in pixels]
-    trials = Trials(simulation, Images(lambda index: pixels[index], labels))
+    labels = np.array([simulation.run(image, ()).logits.argmax() for image in images])
+    trials = Trials(simulation, LabelledCrops(pixels, labels), tiny_convnext.preprocessing)
     measured = measure(trials, "onnx", {}, 0, QUIET)
     assert measured.verdict == "fail"
     assert measured.culprits.layers[0] == max(measured.layers, key=lambda layer: layer.noise_share).name
