@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
 def all_versions() -> dict[str, str]:
     import importlib.metadata
 
-    from edgekit.pipeline.prepared import versions
+    from edgekit.pipeline.request import versions
 
     found = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
     del found["edgekit-sources"]

@@ -62,7 +62,9 @@ def compile_prepared(prepared: Prepared, path: Path, reporter: Reporter) -> Bund
     """The bundle of a graph at `path`."""
     with reporter.stage(f"{path.name}: compile"), quiet():
         bundle, difference = compile_stage(prepared, path)
-    reporter.say(f"{path.name}: {difference:.1e} of the largest logit from torch on {len(prepared.pixels)} images")
+    reporter.say(
+        f"{path.name}: {difference:.1e} of the largest logit from torch on {len(prepared.samples.pixels)} images"
+    )
     return bundle
 
 

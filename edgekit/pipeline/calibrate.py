@@ -10,54 +10,47 @@ from edgekit.compiler.graph import layers
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe, TargetRecipe
-from edgekit.models import Network
-from edgekit.pipeline.prepared import Prepared, fingerprint, provenance_of
-from edgekit.runtime.manifest import Layer
+from edgekit.pipeline.prepared import GraphFacts, ParitySamples, Prepared
+from edgekit.pipeline.request import BundleRequest, provenance_of
+from edgekit.runtime.manifest import ManifestLayer
 
 
 def quantize_stage(
-    network: Network,
+    request: BundleRequest,
     graph: GraphModule,
-    target: str,
-    precision: Precision,
-    recipe: Recipe,
-    device_class: str,
-    pixels: NDArray[np.uint8],
-    logits: NDArray[np.float32],
+    samples: ParitySamples,
     calibration: Sequence[NDArray[np.float32]] = (),
-    calibration_sha256: str = "",
     on_sample: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Rewrite the exported graph for `target` and, for int8, calibrate it on images float32 [1,3,H,W]."""
-    recipe = recipe.for_target(target)
-    wants = recipe.targets[target]
+    """Rewrite the exported graph for the request's target and, for int8, calibrate it on images float32 [1,3,H,W].
+
+    `on_sample` is called for each image that is calibrated on. Raises CompileError when NNCF fails.
+    """
+    network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
+    wants = recipe.targets[request.target]
     rewritten = rewrite(graph, wants.rewrites)
     placement = Placement(wants, recipe.float_layers)
-    integer = precision == "int8" and recipe.scheme == "w8a8"
+    integer = int8 and recipe.scheme == "w8a8"
     covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
     table = tuple(
-        Layer(name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered) for _, layer in layers(graph)
+        ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered)
+        for _, layer in layers(graph)
     )
-    scheme = "float32"
-    if precision == "int8":
-        rewritten = quantize(rewritten, calibration, recipe, target, on_sample)
-        scheme = _scheme(recipe, wants)
-    return Prepared(
-        rewritten,
-        target,
-        precision,
-        scheme,
-        network.preprocessing,
-        network.labels,
-        table,
-        provenance_of(network, recipe, target, calibration_sha256),
-        device_class,
-        fingerprint(network, target, precision, recipe, calibration_sha256, device_class),
-        pixels,
-        logits,
+    if int8:
+        rewritten = quantize(rewritten, calibration, recipe, request.target, on_sample)
+    facts = GraphFacts(
+        target=request.target,
+        precision=request.precision,
+        scheme=_scheme(recipe, wants) if int8 else "float32",
+        preprocessing=network.preprocessing,
+        labels=network.labels,
+        layers=table,
+        provenance=provenance_of(request),
+        device_class=request.device_class,
+        fingerprint=request.fingerprint(),
     )
+    return Prepared(rewritten, facts, samples)
 
 
 def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:

@@ -16,7 +16,8 @@ from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.job import Job
-from edgekit.pipeline.prepared import Prepared, fingerprint
+from edgekit.pipeline.prepared import ParitySamples, Prepared
+from edgekit.pipeline.request import BundleRequest
 from edgekit.support.libraries import first_line, quiet
 from edgekit.support.progress import Reporter
 
@@ -31,40 +32,36 @@ class PreparedGraphs:
         self._graph: GraphModule | None = None
 
     @cached_property
-    def pixels(self) -> NDArray[np.uint8]:
-        """Images on which parity is checked, cropped, [N,H,W,3]."""
+    def samples(self) -> ParitySamples:
+        """Calibration images on which parity is checked, and torch's logits for them."""
         job = self.job
-        samples = job.calibration.samples[:PARITY_IMAGES]
-        return crop_samples(job.calibration_dataset, samples, job.network.preprocessing).pixels
-
-    @cached_property
-    def logits(self) -> NDArray[np.float32]:
-        """What torch gives for them, [N,classes]."""
-        return torch_logits(self.job.network, self.pixels)
+        chosen = job.calibration.samples[:PARITY_IMAGES]
+        pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
+        return ParitySamples(pixels, torch_logits(job.network, pixels))
 
     def with_recipe(self, recipe: Recipe) -> "PreparedGraphs":
         """The same job with another recipe; what is loaded and exported is shared."""
         other = copy(self)
         other.job = replace(self.job, recipe=recipe)
-        other.pixels, other.logits = self.pixels, self.logits
+        other.samples = self.samples
         return other
 
-    def fingerprint(self, target: str, precision: Precision) -> str:
+    def request(self, target: str, precision: Precision) -> BundleRequest:
+        """What the content of one bundle depends on."""
         job = self.job
-        return fingerprint(job.network, target, precision, job.recipe, job.calibration.sha256, job.device_class)
+        calibration = job.calibration.sha256 if precision == "int8" else ""
+        return BundleRequest(job.network, target, precision, job.recipe, job.device_class, calibration)
+
+    def fingerprint(self, target: str, precision: Precision) -> str:
+        return self.request(target, precision).fingerprint()
 
     def prepare(self, target: str, precision: Precision, part: slice = slice(None)) -> Prepared:
         """The rewritten graph of one bundle; an int8 one is calibrated, on that part of the images."""
-        job, graph, digest = self.job, self.exported(), ""
-        images: list[NDArray[np.float32]] = []
-        if precision == "int8":
-            images, digest = self._calibration[part], job.calibration.sha256
+        graph = self.exported()
+        images = self._calibration[part] if precision == "int8" else []
         title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
         with self.reporter.stage(title, len(images) or None) as step, quiet():
-            return quantize_stage(
-                job.network, graph, target, precision, job.recipe, job.device_class,
-                self.pixels, self.logits, images, digest, step,
-            )  # fmt: skip
+            return quantize_stage(self.request(target, precision), graph, self.samples, images, step)
 
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:

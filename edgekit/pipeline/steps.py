@@ -37,7 +37,7 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
 
 def _is_kept(folder: Path, wanted: str) -> bool:
     try:
-        return load_prepared(folder).fingerprint == wanted
+        return load_prepared(folder).facts.fingerprint == wanted
     except InputError:
         return False
 
@@ -52,8 +52,9 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundl
     made = []
     with open_run(output) as run:
         for prepared in graphs:
-            name = f"{prepared.target}-{prepared.precision}"
-            load_backend(prepared.target)
+            facts = prepared.facts
+            name = f"{facts.target}-{facts.precision}"
+            load_backend(facts.target)
             with reporter.stage(f"{name}: compile"), quiet():
                 bundle, _ = compile_stage(prepared, run.path / name)
             made.append(bundle)

@@ -38,7 +38,7 @@ class EngineRequirement(TypedDict):
     minimum: str
 
 
-class Layer(TypedDict):
+class ManifestLayer(TypedDict):
     """A dense, convolution or matmul layer as compiled; `macs` is for one image."""
 
     name: str
@@ -70,7 +70,7 @@ class Manifest:
     device_class: str
     fingerprint: str
     session: Mapping[str, Any] = field(default_factory=dict)
-    layers: Sequence[Layer] = ()
+    layers: Sequence[ManifestLayer] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     labels_file: str = "labels.txt"
     golden_file: str = "golden.npz"

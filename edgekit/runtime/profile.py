@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import InputError
-from edgekit.runtime.manifest import Layer
+from edgekit.runtime.manifest import ManifestLayer
 
 Shape = Sequence[int]
 
@@ -122,7 +122,7 @@ def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -
     return (values if dtype.kind == "f" else values * 32).astype(dtype)
 
 
-def with_layer_names(profile: Profile, layers: Sequence[Layer]) -> Profile:
+def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profile:
     """The same with the manifest's names: layers and operations come in the same order, and their MACs tell them apart.
 
     An operation that the rewrites split or merged, so that no layer has its MACs, keeps the runtime's name.

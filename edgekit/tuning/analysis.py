@@ -116,8 +116,8 @@ def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sampl
     unrounded = None
     if recipe.weight_rounding != "nearest":
         nearest = replace(recipe, weight_rounding="nearest")
-        unrounded = graphs.with_recipe(nearest).prepare(prepared.target, "int8").graph
-    simulation = Simulation(prepared.graph, recipe.targets[prepared.target], unrounded)
+        unrounded = graphs.with_recipe(nearest).prepare(prepared.facts.target, "int8").graph
+    simulation = Simulation(prepared.graph, recipe.targets[prepared.facts.target], unrounded)
     preprocessing = job.network.preprocessing
     return Trials(simulation, crop_samples(job.dataset, samples, preprocessing), preprocessing)
 
@@ -135,7 +135,7 @@ def layer_times(
 ) -> dict[str, LayerTime]:
     """Milliseconds of each layer's kernels in float and INT8, from the runtime's profiler; none where it tells none."""
     found: dict[str, Mapping[str, float]] = {}
-    target = prepared.target
+    target = prepared.facts.target
     try:
         for precision in PRECISIONS:
             graph = prepared if precision == "int8" else None

@@ -20,7 +20,7 @@ from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.prepared import versions
+from edgekit.pipeline.request import versions
 from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.hashes import digest

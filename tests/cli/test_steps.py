@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.pipeline.prepared import Prepared
+from edgekit.pipeline.prepared import GraphFacts
+from edgekit.pipeline.request import ModelOrigin, Provenance
 from edgekit.report import load_report
+from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.tiny import MakeBundle, tiny_manifest
 
@@ -84,9 +85,19 @@ def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
 def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) -> None:
     folder = tmp_path / "onnx-int8-graph"
     folder.mkdir()
-    keys = {each.name: "" for each in fields(Prepared) if each.name not in ("graph", "pixels", "logits")}
-    whole = {"target": "onnx", "preprocessing": tiny_manifest().preprocessing.to_dict(), "labels": [], "layers": []}
-    (folder / "stage.json").write_text(json.dumps(keys | whole))
+    origin = ModelOrigin("tiny", "timm", "random", "0" * 64, 1, None)
+    facts = GraphFacts(
+        target="onnx",
+        precision="int8",
+        scheme="static w8a8",
+        preprocessing=tiny_manifest().preprocessing,
+        labels=(),
+        layers=(),
+        provenance=Provenance({}, origin, "default", (), "nearest", "0" * 64),
+        device_class="x86-64-v3",
+        fingerprint="0" * 64,
+    )
+    (folder / "stage.json").write_text(to_json(facts))
     np.savez(folder / "samples.npz", pixels=0, logits=0)
     (folder / name).write_bytes(b"damaged")
     _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
@@ -95,11 +106,15 @@ def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", ["[]", '{"target": "onnx"}'])
-def test_a_graph_of_another_shape(job: list[str], tmp_path: Path, capfd: Any, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [("[]", "got `array`"), ('{"target": "onnx"}', "`precision`"), ('{"target": 1}', "`$.target`")],
+)
+def test_a_graph_of_another_shape(job: list[str], tmp_path: Path, capfd: Any, content: str, place: str) -> None:
     (tmp_path / "stage.json").write_text(content)
     _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
-    assert "is not a graph that `edgekit quantize` wrote: stage.json must have the keys device_class, " in err
+    assert "is not a graph that `edgekit quantize` wrote: stage.json: " in err
+    assert place in err
 
 
 def test_evaluate(finished_run: Path, photos: Path, capfd: Any) -> None:

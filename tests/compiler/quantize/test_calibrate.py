@@ -22,6 +22,8 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.models import Network
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
+from edgekit.pipeline.prepared import ParitySamples
+from edgekit.pipeline.request import BundleRequest
 
 
 @pytest.fixture(scope="module")
@@ -268,10 +270,9 @@ def prepared(wants: Recipe, device_class: str = "x86-64-v3") -> tuple[str, dict[
     module = Everything().eval().requires_grad_(False)
     network = Network(module, "everything", "factory", "random", "0" * 64, 1000, 4, size, tuple("abcd"), None)
     pixels = np.zeros((1, 12, 12, 3), np.uint8)
-    graph = quantize_stage(
-        network, export_graph(module, (1, 3, 12, 12)), "onnx", "int8", wants.for_class(device_class), device_class,
-        pixels, torch_logits(network, pixels), images,
-    ).graph  # fmt: skip
+    request = BundleRequest(network, "onnx", "int8", wants.for_class(device_class), device_class)
+    samples = ParitySamples(pixels, torch_logits(network, pixels))
+    graph = quantize_stage(request, export_graph(module, (1, 3, 12, 12)), samples, images).graph
     return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
 
 

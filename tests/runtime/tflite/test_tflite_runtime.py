@@ -16,6 +16,8 @@ from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.compile import compile_stage
+from edgekit.pipeline.prepared import ParitySamples
+from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.environments import find_python, new_environment, run
 
@@ -45,17 +47,10 @@ def test_a_bundle_gives_the_same_there(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     images = [network.preprocessing.normalize(image) for image in pixels]
-    prepared = quantize_stage(
-        network,
-        export_graph(network.module, (1, 3, SIDE, SIDE)),
-        "tflite",
-        precision,
-        load_recipe("convnextv2"),
-        "raspberry-pi-4",
-        pixels,
-        torch_logits(network, pixels),
-        images if precision == "int8" else [],
-    )
+    request = BundleRequest(network, "tflite", precision, load_recipe("convnextv2"), "raspberry-pi-4")
+    samples = ParitySamples(pixels, torch_logits(network, pixels))
+    graph = export_graph(network.module, (1, 3, SIDE, SIDE))
+    prepared = quantize_stage(request, graph, samples, images if precision == "int8" else [])
     compile_stage(prepared, tmp_path / "bundle")
     image = tmp_path / "image.png"
     Image.fromarray(pixels[-1]).save(image)

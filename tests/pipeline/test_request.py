@@ -11,8 +11,8 @@ from torch import nn
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.models import Network
-from edgekit.pipeline import prepared
-from edgekit.pipeline.prepared import PACKAGES, fingerprint, versions
+from edgekit.pipeline import request
+from edgekit.pipeline.request import PACKAGES, BundleRequest, provenance_of, versions
 from edgekit.pipeline.sources import edgekit_sha256
 
 CHANGED: Any = ("changed",)
@@ -21,8 +21,8 @@ CHANGED: Any = ("changed",)
 def print_of(
     network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: str
 ) -> str:
-    about = {"calibration": "images", "cls": "x86-64-v3", **more}
-    return fingerprint(network, target, precision, recipe or load_recipe("convnextv2"), **about)
+    about = {"calibration_sha256": "images", "device_class": "x86-64-v3", **more}
+    return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **about).fingerprint()
 
 
 def test_it_is_the_same_each_time(tiny_convnext: Network) -> None:
@@ -43,14 +43,14 @@ def test_it_depends_on_target_precision_and_device_class(tiny_convnext: Network)
         print_of(tiny_convnext),
         print_of(tiny_convnext, target="openvino"),
         print_of(tiny_convnext, "float"),
-        print_of(tiny_convnext, cls="raspberry-pi-5"),
+        print_of(tiny_convnext, device_class="raspberry-pi-5"),
     }
     assert len(found) == 4
 
 
 def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> None:
-    assert print_of(tiny_convnext, calibration="others") != print_of(tiny_convnext)
-    assert print_of(tiny_convnext, "float", calibration="others") == print_of(tiny_convnext, "float")
+    assert print_of(tiny_convnext, calibration_sha256="others") != print_of(tiny_convnext)
+    assert print_of(tiny_convnext, "float", calibration_sha256="others") == print_of(tiny_convnext, "float")
 
 
 @pytest.mark.parametrize("name", [each.name for each in fields(Recipe) if each.name != "targets"])
@@ -85,17 +85,19 @@ def test_it_depends_on_the_version_of_each_package(
 
 def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [print_of(tiny_convnext)]
-    monkeypatch.setattr(prepared, "edgekit_sha256", lambda: "another")
+    monkeypatch.setattr(request, "edgekit_sha256", lambda: "another")
     found.append(print_of(tiny_convnext))
-    monkeypatch.setattr(prepared, "__version__", "99")
+    monkeypatch.setattr(request, "__version__", "99")
     found.append(print_of(tiny_convnext))
     monkeypatch.setattr(platform, "python_version", lambda: "3.99")
     found.append(print_of(tiny_convnext))
-    monkeypatch.setattr(prepared, "module_sha256", lambda _: "another")
+    monkeypatch.setattr(request, "module_sha256", lambda _: "another")
     found.append(print_of(tiny_convnext))
     assert len(set(found)) == len(found)
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
-    made_by = prepared.provenance_of(tiny_convnext, load_recipe("convnextv2"), "onnx", "")["versions"]
-    assert made_by["edgekit-sources"] == edgekit_sha256()
+    provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), "x86-64-v3"))
+    assert provenance.versions["edgekit-sources"] == edgekit_sha256()
+    assert (provenance.model.name, provenance.recipe) == (tiny_convnext.name, "convnextv2")
+    assert provenance.calibration_sha256 is None
