@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from edgekit.cli.options import model_options
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import UsageError
 from edgekit.support.libraries import needs
+
+if TYPE_CHECKING:
+    from edgekit.models.soup_record import SoupRecord
 
 
 class Method(StrEnum):
@@ -62,17 +65,19 @@ def soup(
     return 0
 
 
-def _lines(record: dict[str, Any]) -> list[str]:
+def _lines(record: "SoupRecord") -> list[str]:
     """A record as a person reads it."""
     lines = []
-    for each in record["members"]:
-        single = f": {each['held_out_top1']:.2%} alone" if "held_out_top1" in each else ""
-        lines.append(f"{'kept   ' if each['kept'] else 'left out'} {each['file']}{single}\n")
-    for name, figures in record.get("accuracy", {}).items():
-        final = figures["final_top1"]
-        rest = f", {final:.2%} on the other {record['final_count']}" if final is not None else ""
+    for member in record.members:
+        single = f": {member.held_out_top1:.2%} alone" if member.held_out_top1 is not None else ""
+        lines.append(f"{'kept   ' if member.kept else 'left out'} {member.file}{single}\n")
+    if record.accuracy is None or record.held_out is None:
+        return lines
+    for name, accuracy in vars(record.accuracy).items():
+        final = accuracy.final_top1
+        rest = f", {final:.2%} on the other {record.final_count}" if final is not None else ""
         lines.append(
-            f"{name.replace('_', ' ')}: top-1 {figures['held_out_top1']:.2%} on the {record['held_out']['count']} "
+            f"{name.replace('_', ' ')}: top-1 {accuracy.held_out_top1:.2%} on the {record.held_out.count} "
             f"images that chose{rest}\n"
         )
     return lines

@@ -1,10 +1,8 @@
 """Soups: the mean of several fine-tunes' weights (Wortsman et al., arXiv 2203.05482), read tensor by tensor."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,19 +10,26 @@ from safetensors.torch import save_file
 
 from edgekit.errors import WeightsError
 from edgekit.models.checkpoint import State
+from edgekit.models.soup_record import SoupRecord, record_metadata
 from edgekit.support.files import replacing, writing
-
-METADATA = "edgekit.soup"
-"""Key of the record, as JSON, in the metadata of a soup's file."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a greedy choice ended with: members in the order that they were added, and the accuracy after each trial."""
+class GreedyTrial:
+    """A candidate, the held-out accuracy of the soup with it, and whether it was kept."""
+
+    candidate: Path
+    accuracy: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class GreedyChoice:
+    """The members that a greedy choice keeps, in the order in which they were added."""
 
     members: tuple[Path, ...]
-    trials: tuple[tuple[Path, float, bool], ...]
-    """(candidate, held-out accuracy of the soup with it, whether it was kept), best single member first."""
+    trials: tuple[GreedyTrial, ...]
+    """The best single member first."""
 
 
 def check_members(paths: Sequence[Path]) -> None:
@@ -54,7 +59,7 @@ def mean(paths: Sequence[Path]) -> State:
     return {name: _mean_of(name, paths) for name in _header(paths[0])}
 
 
-def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callable[[State], float]) -> Kept:
+def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callable[[State], float]) -> GreedyChoice:
     """Add members one at a time, the most accurate first, and keep one only if the soup's accuracy strictly rises.
 
     `accuracies` are the members' own on held-out images, `accuracy` that of a state dict. Equal members are tried in
@@ -62,42 +67,23 @@ def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callabl
     """
     ranked = sorted(range(len(paths)), key=lambda index: -accuracies[index])
     best, kept = accuracies[ranked[0]], [paths[ranked[0]]]
-    trials = [(kept[0], best, True)]
+    trials = [GreedyTrial(kept[0], best, True)]
     for index in ranked[1:]:
-        found = accuracy(mean([*kept, paths[index]]))
-        trials.append((paths[index], found, found > best))
-        if found > best:
-            best = found
+        trial = accuracy(mean([*kept, paths[index]]))
+        trials.append(GreedyTrial(paths[index], trial, trial > best))
+        if trial > best:
+            best = trial
             kept.append(paths[index])
-    return Kept(tuple(kept), tuple(trials))
+    return GreedyChoice(tuple(kept), tuple(trials))
 
 
-def save_soup(state: State, path: Path, record: dict[str, Any]) -> None:
+def save_soup(state: State, path: Path, record: SoupRecord) -> None:
     """Write a soup beside and rename, its record in the metadata. OutputError if that can't be done."""
     with writing(path), replacing(path) as beside:
         try:
-            save_file(state, beside, metadata={"format": "pt", METADATA: json.dumps(record)})
+            save_file(state, beside, metadata=record_metadata(record))
         except SafetensorError as error:  # safetensors' word for a full disk, too
             raise OSError(str(error)) from error
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """What a file says of how it was made, or None if it isn't a soup."""
-    if path.suffix.lower() != ".safetensors" or not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA)
-        record = json.loads(text) if text else None
-    except (SafetensorError, ValueError):
-        return None  # a damaged file is told where its weights are read
-    return record if isinstance(record, dict) else None
-
-
-def held_out_of(weights: str | None) -> tuple[str, ...]:
-    """SHA-256 of the images that a soup's members were chosen on: they can't tell how good it is. Empty for others."""
-    record = read_record(Path(weights)) if weights else None
-    return tuple((record or {}).get("held_out", {}).get("images", ()))
 
 
 def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

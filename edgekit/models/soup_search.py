@@ -1,9 +1,8 @@
 """`edgekit soup`: average fine-tunes, all of them or those that raise the accuracy on held-out images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import check_members, greedy, mean, save_soup
+from edgekit.models.soup_record import HeldOut, Method, SoupAccuracies, SoupAccuracy, SoupMember, SoupRecord
 from edgekit.support.files import writing
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import quiet
@@ -29,7 +29,7 @@ class SoupOptions:
 
     members: tuple[Path, ...]
     output: Path
-    method: Literal["uniform", "greedy"] = "greedy"
+    method: Method = "greedy"
     model: ModelOptions | None = None
     data: Path | None = None
     num_held_out_samples: int | None = None
@@ -37,8 +37,8 @@ class SoupOptions:
     seed: int = 0
 
 
-def make_soup(options: SoupOptions, reporter: Reporter) -> dict[str, Any]:
-    """Write the soup; returns its record, which is in the file's metadata too.
+def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
+    """Write the soup, with the record in its metadata, and return the record.
 
     Raises UsageError, WeightsError, DataError or OutputError before anything is written.
     """
@@ -46,16 +46,12 @@ def make_soup(options: SoupOptions, reporter: Reporter) -> dict[str, Any]:
     check_members(options.members)
     with reporter.stage("hash members", len(options.members)) as step:
         hashes = {path: (file_sha256(path), step())[0] for path in options.members}
-    record: dict[str, Any] = {"schema_version": 1, "edgekit": __version__, "method": options.method}
-    kept: Sequence[Path] = options.members
     if options.model is not None and options.data is not None:
-        tasting = _Tasting(options, options.model, options.data)
-        kept, measured = tasting.choose(reporter)
-        record |= measured
-    if "members" not in record:
-        record["members"] = [{"file": path.name, "kept": True} for path in options.members]
-    for each, path in zip(record["members"], _in_order(options.members, record["members"]), strict=True):
-        each["sha256"] = hashes[path]
+        record = _MemberEvaluation(options, options.model, options.data).choose(hashes, reporter)
+    else:
+        members = tuple(SoupMember(file=path.name, sha256=hashes[path], kept=True) for path in options.members)
+        record = SoupRecord(edgekit=__version__, method=options.method, members=members)
+    kept = [path for path in options.members if path.name in {each.file for each in record.members if each.kept}]
     with reporter.stage(f"average {len(kept)}"):
         save_soup(mean(kept), options.output, record)
     return record
@@ -86,12 +82,7 @@ def _check(options: SoupOptions) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _in_order(paths: Sequence[Path], members: Sequence[dict[str, Any]]) -> list[Path]:
-    by_name = {path.name: path for path in paths}
-    return [by_name[each["file"]] for each in members]
-
-
-class _Tasting:
+class _MemberEvaluation:
     """One network that takes the members' and soups' weights in turn, and images to measure it on."""
 
     def __init__(self, options: SoupOptions, model: ModelOptions, data: Path) -> None:
@@ -106,40 +97,49 @@ class _Tasting:
         self.images = crop_samples(dataset, self.held_out.samples, preprocessing)
         self.final = crop_samples(dataset, rest.samples, preprocessing)
 
-    def choose(self, reporter: Reporter) -> tuple[Sequence[Path], dict[str, Any]]:
-        """The members to average, and the record: every member's and both soups' accuracy."""
+    def choose(self, hashes: Mapping[Path, str], reporter: Reporter) -> SoupRecord:
+        """Choose the members to average. `hashes` are the SHA-256 of all that were given."""
         members = self.options.members
         with reporter.stage("evaluate members", len(members)) as step:
             singles = [(self.accuracy(read_checkpoint(path)), step())[0] for path in members]
         with reporter.stage("greedy soup"):
-            found = greedy(members, singles, self.accuracy)
-        of = dict(zip(members, singles, strict=True))
-        ranked = sorted(members, key=lambda path: -of[path])
-        best = found.trials[0][0]
-        soups = {"best_single": [best], "uniform": list(members), "greedy": list(found.members)}
+            choice = greedy(members, singles, self.accuracy)
         with reporter.stage("evaluate soups"):
-            figures = {name: self._figures(chosen) for name, chosen in soups.items()}
-        kept = soups[self.options.method]
-        trials = {path: top1 for path, top1, _ in found.trials}
-        return kept, {
-            "members": [
-                {"file": path.name, "held_out_top1": of[path], "greedy_top1": trials[path], "kept": path in kept}
-                for path in ranked
-            ],
-            "accuracy": figures,
-            "held_out": {
-                "count": len(self.held_out.samples),
-                "sha256": self.held_out.sha256,
-                "seed": self.options.seed,
-                "images": list(self.held_out.hashes),
-            },
-            "final_count": len(self.final),
-        }
+            accuracies = SoupAccuracies(
+                best_single=self._evaluate([choice.trials[0].candidate]),
+                uniform=self._evaluate(members),
+                greedy=self._evaluate(choice.members),
+            )
+        kept = choice.members if self.options.method == "greedy" else members
+        alone = dict(zip(members, singles, strict=True))
+        tried = {trial.candidate: trial.accuracy for trial in choice.trials}
+        return SoupRecord(
+            edgekit=__version__,
+            method=self.options.method,
+            members=tuple(
+                SoupMember(
+                    file=path.name,
+                    sha256=hashes[path],
+                    kept=path in kept,
+                    held_out_top1=alone[path],
+                    greedy_top1=tried[path],
+                )
+                for path in sorted(members, key=lambda path: -alone[path])
+            ),
+            accuracy=accuracies,
+            held_out=HeldOut(
+                count=len(self.held_out.samples),
+                sha256=self.held_out.sha256,
+                seed=self.options.seed,
+                images=self.held_out.hashes,
+            ),
+            final_count=len(self.final),
+        )
 
-    def _figures(self, chosen: Sequence[Path]) -> dict[str, float | None]:
+    def _evaluate(self, chosen: Sequence[Path]) -> SoupAccuracy:
         held_out = self.accuracy(mean(chosen))
         final = self._top1(self.final) if len(self.final) else None  # the network still has these weights
-        return {"held_out_top1": held_out, "final_top1": final}
+        return SoupAccuracy(held_out, final)
 
     def accuracy(self, state: State) -> float:
         """Top-1 on the held-out images with these weights."""

@@ -16,7 +16,7 @@ from edgekit.images.dataset import Dataset, open_dataset
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, select, select_listed
 from edgekit.models import Network, load_network
-from edgekit.models.soup import held_out_of
+from edgekit.models.soup_record import held_out_of
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter

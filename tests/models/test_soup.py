@@ -14,7 +14,9 @@ from edgekit.cli.main import main
 from edgekit.errors import WeightsError
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
-from edgekit.models.soup import METADATA, check_members, greedy, held_out_of, mean, read_record, save_soup
+from edgekit.models.soup import check_members, greedy, mean, save_soup
+from edgekit.models.soup_record import METADATA, HeldOut, SoupRecord, held_out_of, read_record
+from edgekit.report.serialization import to_json
 from tests.helpers.tiny import TINY_MODEL
 
 Write = Callable[..., Path]
@@ -88,17 +90,20 @@ def test_greedy_tries_the_best_first_and_keeps_only_what_raises(write: Write) ->
     found = greedy(paths, [1 - abs(value - 2) / 10 for value in values.values()], accuracy)
     # c (0.95), then d: (2.5 + 2.5) / 2 doesn't raise it; a: (2.5 + 1) / 2 = 1.75 does; b: (2.5 + 1 + 4) / 3 = 2.5 not.
     assert [path.stem for path in found.members] == ["c", "a"]
-    assert [(path.stem, kept) for path, _, kept in found.trials] == [
+    assert [(trial.candidate.stem, trial.kept) for trial in found.trials] == [
         ("c", True),
         ("d", False),
         ("a", True),
         ("b", False),
     ]
-    assert [round(top1, 6) for _, top1, _ in found.trials] == [0.95, 0.95, 0.975, 0.95]
+    assert [round(trial.accuracy, 6) for trial in found.trials] == [0.95, 0.95, 0.975, 0.95]
 
 
 def test_a_soup_is_told_from_other_files(write: Write, tmp_path: Path) -> None:
-    save_soup({"w": torch.zeros(1)}, tmp_path / "soup.safetensors", {"held_out": {"images": ["a", "b"]}})
+    held_out = HeldOut(count=2, sha256="0" * 64, seed=0, images=("a", "b"))
+    record = SoupRecord(edgekit="0.1.0", method="greedy", members=(), held_out=held_out)
+    save_soup({"w": torch.zeros(1)}, tmp_path / "soup.safetensors", record)
+    assert read_record(tmp_path / "soup.safetensors") == record
     assert held_out_of(str(tmp_path / "soup.safetensors")) == ("a", "b")
     assert read_record(write("plain", w=torch.zeros(1))) is None
     (tmp_path / "broken.safetensors").write_bytes(b"no")
@@ -133,7 +138,9 @@ def test_greedy_soup_at_the_command_line_deploys_without_the_images_that_chose_i
     assert top1 == sorted(top1, reverse=True)
     accuracy = record["accuracy"]
     assert accuracy["greedy"]["held_out_top1"] >= accuracy["best_single"]["held_out_top1"] == top1[0]
-    assert read_record(soup) == record
+    kept_record = read_record(soup)
+    assert kept_record is not None
+    assert json.loads(to_json(kept_record)) == record
     kept = [path for path in fine_tunes if any(e["kept"] and e["file"] == path.name for e in record["members"])]
     for name, value in load_file(soup).items():
         np.testing.assert_allclose(value, sum(load_file(path)[name].double() for path in kept) / len(kept), rtol=1e-6)
@@ -151,8 +158,9 @@ def test_uniform_soup_needs_no_images(fine_tunes: list[Path], tmp_path: Path) ->
     assert main(["soup", *map(str, fine_tunes), "-o", str(soup), "--quiet"]) == 0
     record = read_record(soup)
     assert record is not None
-    assert [each["kept"] for each in record["members"]] == [True] * 3
-    assert all(len(each["sha256"]) == 64 for each in record["members"])
+    assert [member.kept for member in record.members] == [True] * 3
+    assert all(len(member.sha256) == 64 for member in record.members)
+    assert (record.accuracy, record.held_out, record.final_count) == (None, None, None)
     assert METADATA == "edgekit.soup"
 
 
@@ -179,3 +187,14 @@ def test_bad_input_is_refused_and_nothing_written(
     assert main(["soup", *(each.format(*fine_tunes, **names) for each in arguments), "--quiet"]) == 2
     assert said in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_record_of_an_earlier_soup_is_read(write: Write, tmp_path: Path) -> None:
+    """Records of soups that were made before anything in them could be null."""
+    member = {"file": "one.safetensors", "kept": True, "sha256": "0" * 64}
+    text = json.dumps({"schema_version": 1, "edgekit": "0.1.0", "method": "uniform", "members": [member]})
+    save_file({"w": torch.zeros(1)}, tmp_path / "soup.safetensors", metadata={METADATA: text})
+    record = read_record(tmp_path / "soup.safetensors")
+    assert record is not None
+    assert record.members[0].file == "one.safetensors"
+    assert held_out_of(str(tmp_path / "soup.safetensors")) == ()
