@@ -1,4 +1,4 @@
-"""Other processes, on this machine or on several, that do shards: Dask distributed is the engine.
+"""Shards done by other processes, on this machine or on several: Dask distributed runs them.
 
 Dask sends work as pickles, which run code when they are read: every process of the cluster must be the user's own. On
 this machine they listen on loopback and let in only who has the certificate that is made for the run. A scheduler
@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from edgekit.errors import EngineError, StageError, UsageError
-from edgekit.measure.shards import Engine, OneProcess
+from edgekit.measure.shards import SerialExecutor, ShardExecutor
 from edgekit.support.child_process import child_environment
 from edgekit.support.libraries import first_line, import_needed, quiet
 
@@ -22,15 +22,15 @@ QUEUED = 4
 
 
 @contextmanager
-def engine_of(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
-    """The engine that was asked for: this process, `workers` of them here, or those of a scheduler's address.
+def executor_of(workers: int | None, scheduler: str | None) -> Iterator[ShardExecutor]:
+    """The executor that was asked for: this process, `workers` of them here, or those of a scheduler's address.
 
     Raises UsageError where no scheduler answers, MissingExtraError without the extra `scale`.
     """
     if workers is not None and scheduler is not None:
         raise UsageError("--workers starts processes here and --scheduler names some elsewhere: give one of them.")
     if workers is None and scheduler is None:
-        yield OneProcess()
+        yield SerialExecutor()
         return
     distributed = import_needed("distributed", "scale")
     with ExitStack() as stack, quiet(), child_environment():
@@ -56,10 +56,10 @@ def engine_of(workers: int | None, scheduler: str | None) -> Iterator[Engine]:
             raise UsageError(
                 f"--scheduler: no Dask scheduler answers at '{scheduler}': {error}. Start one with: dask scheduler"
             ) from error
-        yield Cluster(client)
+        yield DaskExecutor(client)
 
 
-class Cluster:
+class DaskExecutor:
     """A Dask client. What a worker that dies had is done by another; a piece that kills three of them fails."""
 
     def __init__(self, client: Any) -> None:

@@ -10,8 +10,8 @@ from edgekit.errors import ImageError, StageError, UsageError
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import Selection, select
 from edgekit.measure.accuracy import Predictions, compare
-from edgekit.measure.cluster import engine_of
-from edgekit.measure.shards import Engine, OneProcess, close_session, evaluate_shards, see_all, shards_of
+from edgekit.measure.cluster import executor_of
+from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
 from edgekit.report.document import Unreadable
 from edgekit.report.row import Accuracy, Failure
 from edgekit.report.serialization import to_json
@@ -85,8 +85,8 @@ def evaluate_bundles(
     with ExitStack() as stack:
         stack.callback(close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
-        engine = stack.enter_context(engine_of(scale.workers, scale.scheduler))
-        chosen = _chosen(dataset, count, seed, engine, reporter)
+        executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
+        chosen = _chosen(dataset, count, seed, executor, reporter)
         for name, reason in chosen.unreadable:
             reporter.warn(f"passed over {name}: {reason}")
         answers: dict[int, Predictions] = {}
@@ -95,7 +95,7 @@ def evaluate_bundles(
             shards = shards_of(bundle, dataset, chosen, threads)
             try:
                 with reporter.stage(str(bundle.path), len(chosen.samples)) as step:
-                    answers[index] = evaluate_shards(shards, engine, run, f"{index}-{bundle.path.name}", step)
+                    answers[index] = evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step)
             except StageError as error:
                 reporter.warn(f"{bundle.path}: {error}", error)
                 failures[index] = Failure.of("evaluate", error)
@@ -117,16 +117,16 @@ def evaluate_bundles(
     return document
 
 
-def _chosen(dataset: Dataset, count: int | None, seed: int, engine: Engine, reporter: Reporter) -> Selection:
-    """The images to evaluate on. All of a large set are read by the engine; a few of it are read here."""
-    if count or isinstance(engine, OneProcess):
+def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:
+    """The images to evaluate on. All of a large set are read by the executor; a few of it are read here."""
+    if count or isinstance(executor, SerialExecutor):
         with reporter.stage("read images", count or None) as step:
             return select(dataset, count, seed, on_image=step)
     with reporter.stage("read images", len(dataset.samples)) as step:
-        seen = see_all(dataset, engine, step)
+        inspected = inspect_all(dataset, executor, step)
 
     def inspect(_: Dataset, sample: Sample) -> tuple[str, bytes]:
-        found = seen[sample.name]
+        found = inspected[sample.name]
         if isinstance(found, ImageError):
             raise found
         return found

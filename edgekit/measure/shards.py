@@ -47,16 +47,16 @@ class Shard:
         return digest(self.fingerprint, self.threads, self.hashes, labels)
 
 
-class Engine(Protocol):
-    """Runs pieces of work somewhere."""
+class ShardExecutor(Protocol):
+    """Runs pieces of work in this process or in others."""
 
     def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """(index, result) of each piece, as they end; a StageError as the result of one that failed for good."""
         ...
 
 
-class OneProcess:
-    """The engine without any other process."""
+class SerialExecutor:
+    """Runs the pieces in this process, one after the other."""
 
     def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         for index, piece in enumerate(pieces):
@@ -103,7 +103,7 @@ def close_session() -> None:
 
 
 def evaluate_shards(
-    shards: Sequence[Shard], engine: Engine, run: RunFolder | None, name: str, step: Step
+    shards: Sequence[Shard], executor: ShardExecutor, run: RunFolder | None, name: str, step: Step
 ) -> Predictions:
     """The answers for all images of one bundle; a StageError if a shard failed for good.
 
@@ -114,7 +114,7 @@ def evaluate_shards(
     for index in found:
         _advance(step, shards[index])
     missing = [index for index in range(len(shards)) if index not in found]
-    for place, result in engine.map(answer, [shards[index] for index in missing]):
+    for place, result in executor.map(answer, [shards[index] for index in missing]):
         if isinstance(result, EdgekitError):
             raise result
         index = missing[place]
@@ -133,29 +133,29 @@ def _advance(step: Step, shard: Shard) -> None:
         step()
 
 
-Seen = dict[str, tuple[str, bytes] | ImageError]
-"""What `inspect_image` gives of each image by its name, or why it can't be read."""
+InspectedSamples = dict[str, tuple[str, bytes] | ImageError]
+"""By sample name, what `inspect_image` returns, or why the image can't be read."""
 
 
-def see(dataset: Dataset) -> Seen:
+def inspect_samples(dataset: Dataset) -> InspectedSamples:
     """Decode and hash every sample."""
-    seen: Seen = {}
+    inspected: InspectedSamples = {}
     for sample in dataset.samples:
         try:
-            seen[sample.name] = inspect_image(dataset, sample)
+            inspected[sample.name] = inspect_image(dataset, sample)
         except ImageError as error:
-            seen[sample.name] = error
-    return seen
+            inspected[sample.name] = error
+    return inspected
 
 
-def see_all(dataset: Dataset, engine: Engine, step: Step) -> Seen:
-    """The same, by an engine."""
+def inspect_all(dataset: Dataset, executor: ShardExecutor, step: Step) -> InspectedSamples:
+    """Decode and hash every sample, in parts that an executor runs; `step` is called for each sample."""
     parts = [part for _, part in _parts(dataset, dataset.samples)]
-    seen: Seen = {}
-    for index, found in engine.map(see, parts):
+    inspected: InspectedSamples = {}
+    for index, found in executor.map(inspect_samples, parts):
         if isinstance(found, EdgekitError):
             raise found
-        seen |= found
+        inspected |= found
         for _ in parts[index].samples:
             step()
-    return seen
+    return inspected

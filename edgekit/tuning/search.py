@@ -31,7 +31,7 @@ from edgekit.tuning.options import Search
 from edgekit.tuning.space import to_toml, with_choices
 from edgekit.tuning.study import best, summary
 from edgekit.tuning.trial import Trial
-from edgekit.tuning.worker import Prepared, prepare_search, worker_name
+from edgekit.tuning.worker import SplitJob, prepare_search, worker_name
 from edgekit.tuning.worker_process import begin
 
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
@@ -168,7 +168,7 @@ def describe(trial: Trial) -> str:
 
 
 def write_recipe(
-    path: Path, ready: Prepared, trials: Mapping[str, Sequence[Trial]], orders: Mapping[str, Sequence[str]]
+    path: Path, ready: SplitJob, trials: Mapping[str, Sequence[Trial]], orders: Mapping[str, Sequence[str]]
 ) -> Recipe:
     """The best choices of each target as one recipe in a file; EngineError where a target has no complete trial.
 
@@ -198,7 +198,7 @@ def write_recipe(
 
 def verdict(
     run: RunFolder,
-    ready: Prepared,
+    ready: SplitJob,
     recipe: Recipe,
     options: Options,
     trials: Mapping[str, Sequence[Trial]],

@@ -39,8 +39,8 @@ ORDERING_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A job whose images are split: those that the search sees, and those that only the verdict does."""
+class SplitJob:
+    """A job whose evaluation images are split: those that the search sees, and those that only the verdict sees."""
 
     job: Job
     """Evaluates on the tuning images."""
@@ -61,7 +61,7 @@ class Prepared:
         return f"{job.network.name} {target} {digest(*parts)[:16]}"
 
 
-def prepare_search(options: Options, search: Search, reporter: Reporter) -> Prepared:
+def prepare_search(options: Options, search: Search, reporter: Reporter) -> SplitJob:
     """Load the network, choose and split the images. DataError where one part would be empty."""
     tuning, held = search.num_tuning_samples, options.num_eval_samples
     for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held)):
@@ -79,7 +79,7 @@ def prepare_search(options: Options, search: Search, reporter: Reporter) -> Prep
             f"'{options.data}' leaves {found} images beside calibration: {max(0, count)} to tune on leave "
             f"{len(rest.samples)} for the verdict. Give more images, or fewer to --num-tuning-samples"
         )
-    return Prepared(replace(job, evaluation=first), rest)
+    return SplitJob(replace(job, evaluation=first), rest)
 
 
 class Bench:

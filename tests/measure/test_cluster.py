@@ -16,7 +16,7 @@ from edgekit.cli.main import main
 from edgekit.errors import EngineError, UsageError
 from edgekit.measure import evaluate_bundles as bundles
 from edgekit.measure import shards
-from edgekit.measure.cluster import Cluster, engine_of
+from edgekit.measure.cluster import DaskExecutor, executor_of
 from tests.helpers.waiting import wait_until
 
 
@@ -27,8 +27,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with engine_of(2, None) as engine:
-        yield engine
+    with executor_of(2, None) as executor:
+        yield executor
 
 
 @pytest.fixture
@@ -63,12 +63,12 @@ def refuse(piece: int) -> int:
     raise EngineError(f"no {piece}")
 
 
-def workers_of(cluster: Cluster) -> set[int]:
+def workers_of(cluster: DaskExecutor) -> set[int]:
     """Process ids."""
     return set(cluster._client.run(os.getpid).values())
 
 
-def test_every_piece_comes_back(cluster: Cluster) -> None:
+def test_every_piece_comes_back(cluster: DaskExecutor) -> None:
     assert dict(cluster.map(count, range(100))) == {index: index * index for index in range(100)}
     assert dict(cluster.map(count, [])) == {}
     (only,) = cluster.map(refuse, [3])
@@ -76,13 +76,13 @@ def test_every_piece_comes_back(cluster: Cluster) -> None:
     assert isinstance(only[1], EngineError)
 
 
-def test_a_worker_that_dies_costs_its_piece_alone(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_worker_that_dies_costs_its_piece_alone(cluster: DaskExecutor, tmp_path: Path) -> None:
     before = workers_of(cluster)
     assert dict(cluster.map(die, [tmp_path / "died"])) == {0: 7}
     assert before - workers_of(cluster), "one of them is another now"
 
 
-def test_a_piece_that_kills_every_worker_is_an_error(cluster: Cluster) -> None:
+def test_a_piece_that_kills_every_worker_is_an_error(cluster: DaskExecutor) -> None:
     (only,) = cluster.map(die_always, [1])
     assert isinstance(only[1], EngineError)
     assert "workers died of a shard" in str(only[1])
@@ -95,7 +95,7 @@ def test_two_workers_give_what_one_process_gives(command: list[str], capfd: Any)
 
 
 def test_a_worker_killed_midway_changes_nothing(
-    command: list[str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    command: list[str], cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     """Through a scheduler's address, as where it runs on another machine; this one has a certificate of its own."""
     alone = evaluated(command, capfd)
@@ -112,7 +112,7 @@ def test_a_worker_killed_midway_changes_nothing(
     from contextlib import nullcontext
 
     monkeypatch.setattr(cluster, "map", murderous)
-    monkeypatch.setattr(bundles, "engine_of", lambda workers, scheduler: nullcontext(cluster))
+    monkeypatch.setattr(bundles, "executor_of", lambda workers, scheduler: nullcontext(cluster))
     assert evaluated(command, capfd) == alone
     assert killed
 
@@ -195,9 +195,9 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UsageError), engine_of(2, "tcp://x"):
+    with pytest.raises(UsageError), executor_of(2, "tcp://x"):
         pass
     from edgekit.errors import MissingExtraError
 
-    with pytest.raises(MissingExtraError, match=r"edgekit-deploy\[scale\]"), engine_of(2, None):
+    with pytest.raises(MissingExtraError, match=r"edgekit-deploy\[scale\]"), executor_of(2, None):
         pass

@@ -8,7 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.devices.doctor import _dies
-from edgekit.measure.cluster import engine_of
+from edgekit.measure.cluster import executor_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profiling import profile
 from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, spawn, start_python
@@ -52,8 +52,8 @@ def test_a_spawned_process_has_its_parents_packages(hostile_folder: Path) -> Non
 
 
 def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) -> None:
-    with engine_of(1, None) as engine:
-        assert list(engine.map(len, ["abc"])) == [(0, 3)]
+    with executor_of(1, None) as executor:
+        assert list(executor.map(len, ["abc"])) == [(0, 3)]
 
 
 @pytest.mark.parametrize("before", [None, "", "1"])
