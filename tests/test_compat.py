@@ -23,7 +23,7 @@ edgekit.runtime.engine.import_runtime("openvino", "openvino")
 import torch
 import edgekit.compiler.quantize.calibrate
 from edgekit.runtime.openvino.backend import Backend
-from edgekit.compiler.graph import export_graph
+from edgekit.compiler.export import export_graph
 Backend().compile(export_graph(torch.nn.Conv2d(3, 4, 3), [1, 3, 8, 8]), Path(sys.argv[1]), "{}")
 """
 

@@ -1,36 +1,25 @@
-"""The exported graph: how a network becomes one, and the small tools that every rewrite of it uses.
+"""The small tools that every rewrite of an exported graph uses.
 
-The graph is what `torch.export` gives as a `GraphModule` of ATen operations, batch 1, with fake tensors in
+The graph is what `edgekit.compiler.export` gives: a `GraphModule` of ATen operations, batch 1, with fake tensors in
 ``node.meta["val"]`` for shapes and dtypes. Rewrites keep those up to date by calling `refresh`.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch import Tensor
+from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from edgekit.compat.torch import fake_tensors, out_of_place
+from edgekit.compat.torch import fake_tensors
 
 A = torch.ops.aten
 Q = torch.ops.quantized_decomposed
-M = TypeVar("M", bound=nn.Module)
 
 CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
-KEPT_BYTES = 1 << 28
-NO_OPS = {
-    A.dropout.default,
-    A.alias.default,
-    A.detach.default,
-    A.lift_fresh_copy.default,
-    A.contiguous.default,
-    A.clone.default,
-}
 
 
 @dataclass(frozen=True)
@@ -41,67 +30,6 @@ class Layer:
     op: str
     """conv | depthwise | linear | matmul"""
     macs: int
-
-
-class Replay(Interpreter):
-    """Runs a Q/DQ graph for image after image: its weights go through Q/DQ once, as far as `KEPT_BYTES` hold them."""
-
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__(graph)
-        self._kept: dict[Node, Tensor | None] = {}
-        self._left = KEPT_BYTES
-
-    def run_node(self, n: Node) -> Any:
-        if n in self._kept:
-            return self._kept[n]
-        value = super().run_node(n)
-        if n.target is Q.dequantize_per_channel.default and value.nbytes <= self._left:
-            self._left -= value.nbytes
-            self._kept[n] = value
-            (quantizer,) = n.all_input_nodes[:1]
-            if len(quantizer.users) == 1:
-                self._kept[quantizer] = None  # nothing else asks for its value
-        return value
-
-
-@torch.no_grad()
-def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """The graph of `module` for float32 inputs of `shape` [1,3,H,W], batch norms folded and no-ops removed.
-
-    Source: torch.export. The module itself is left as it is; the graph shares its tensors.
-    """
-    return simplify(trace(module, shape))
-
-
-def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """What torch.export makes of `module`; it raises whatever the module's own code stumbles over."""
-    example = torch.zeros(tuple(shape))
-    graph = torch.export.export(copy_sharing(module).eval(), (example,)).module(check_guards=False)
-    assert isinstance(graph, GraphModule)
-    return graph
-
-
-def simplify(graph: GraphModule) -> GraphModule:
-    """Fold batch norms and remove no-ops, in place. Returns the same graph."""
-    for node in list(graph.graph.nodes):
-        if node.target in NO_OPS:
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)  # dead code elimination keeps dropout: it counts as random
-        elif node.target is A.view.default:  # a reshape works whatever the strides, which rewrites change
-            node.target = A.reshape.default
-        elif (operation := out_of_place(node.target)) is not None:
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
-            node.target = operation
-    _fold_batch_norms(graph)
-    return refresh(graph)
-
-
-def copy_sharing(module: M) -> M:
-    """A deep copy but for the tensors, which are the module's own: whoever changes the copy puts others in their place.
-
-    Of a network with billions of weights there is no room for two.
-    """
-    return copy.deepcopy(module, {id(each): each for each in (*module.parameters(), *module.buffers())})
 
 
 def refresh(graph: GraphModule) -> GraphModule:
@@ -229,60 +157,6 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
         elif node.target is A.scaled_dot_product_attention.default:
             query, key = shape_of(node.args[0]), shape_of(node.args[1])
             yield node, Layer(layer_name(node), "matmul", 2 * math.prod(query) * key[-2])
-
-
-def _fold_batch_norms(graph: GraphModule) -> None:
-    """Fold each batch norm into the convolution before it or the 1x1 one behind it; others become a product and a sum.
-
-    None may stay: NNCF folds what it finds into the convolution before, even where that has other users.
-    """
-    for node in list(graph.graph.nodes):
-        if node.target is not A.batch_norm.default:
-            continue
-        weight, bias, mean, variance = (constant(graph, a) for a in node.args[1:5])
-        if weight is None or bias is None or mean is None or variance is None:
-            continue
-        scale = weight.double() * torch.rsqrt(variance.double() + node.args[7])
-        shift = bias.double() - mean.double() * scale
-        if not (_fold_before(graph, node, scale, shift) or _fold_behind(graph, node, scale, shift)):
-            shape = (-1, *[1] * (len(shape_of(node)) - 2))
-            factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
-            offset = add_constant(graph, node, f"{layer_name(node)}.shift", shift.float().view(shape))
-            product = insert(graph, node, A.mul.Tensor, node.args[0], factor, like=node)
-            node.replace_all_uses_with(insert(graph, node, A.add.Tensor, product, offset, like=node))
-
-
-def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
-    """Into the convolution that alone feeds it."""
-    conv = norm.args[0]
-    if not isinstance(conv, Node) or conv.target is not A.conv2d.default or len(conv.users) != 1:
-        return False
-    kernel = constant(graph, conv.args[1])
-    if kernel is None:
-        return False
-    old = constant(graph, argument(conv, 2, None))
-    moved = shift if old is None else shift + old.double() * scale
-    set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), moved.float())
-    norm.replace_all_uses_with(conv)
-    return True
-
-
-def _fold_behind(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
-    """Into the 1x1 convolution that alone takes it; where there is padding, zeros would have to be shifted too."""
-    conv = next(iter(norm.users), None)
-    if conv is None or len(norm.users) != 1 or conv.target is not A.conv2d.default:
-        return False
-    kernel = constant(graph, conv.args[1])
-    unpadded = pair(argument(conv, 4, [0, 0])) == (0, 0) and argument(conv, 6, 1) == 1
-    if kernel is None or not unpadded or kernel.shape[2:] != (1, 1):
-        return False
-    old = constant(graph, argument(conv, 2, None))
-    moved = (kernel.double() * shift.view(1, -1, 1, 1)).sum((1, 2, 3)) + (0 if old is None else old.double())
-    set_weights(graph, conv, (kernel.double() * scale.view(1, -1, 1, 1)).float(), moved.float())
-    source = norm.args[0]
-    assert isinstance(source, Node)
-    norm.replace_all_uses_with(source)
-    return True
 
 
 def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | None) -> None:

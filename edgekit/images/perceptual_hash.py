@@ -1,18 +1,12 @@
 """A difference hash of an image, to find copies that were encoded again."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    pass
-
 
 GRID = 8
 
 
-def look_of(image: Image.Image) -> bytes:
+def difference_hash(image: Image.Image) -> bytes:
     """A difference hash, 16 bytes: whether each cell of a coarse grey grid is darker than its right and lower one."""
     grey = image.convert("L")
     bits = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample
-from edgekit.images.perceptual_hash import look_of
+from edgekit.images.perceptual_hash import difference_hash
 from edgekit.images.preprocess import open_image
 
 
@@ -18,7 +18,7 @@ class Selection:
 
     `hashes` are the samples' sha256 in their order; `sha256` identifies the set: it is the hash of its sorted
     "name sha256" lines. `unreadable` lists (name, reason), `copies` (name, sha256) of those that were passed over
-    because another selection has their content. `source` is the data set's path, `looks` their difference hashes.
+    because another selection has their content. `source` is the data set's path, `dhashes` their difference hashes.
     """
 
     samples: tuple[Sample, ...]
@@ -26,15 +26,15 @@ class Selection:
     hashes: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     source: Path
-    looks: tuple[bytes, ...]
+    dhashes: tuple[bytes, ...]
     copies: tuple[tuple[str, str], ...] = ()
 
 
 def inspect_image(dataset: Dataset, sample: Sample) -> tuple[str, bytes]:
-    """The sha256 of an image's file, and its look; raises ImageError for one that can't be decoded."""
+    """The sha256 of an image's file, and its difference hash; raises ImageError for one that can't be decoded."""
     content = dataset.read(sample)
-    look = look_of(open_image(content, f"{dataset.path}/{sample.name}"))
-    return hashlib.sha256(content).hexdigest(), look
+    dhash = difference_hash(open_image(content, f"{dataset.path}/{sample.name}"))
+    return hashlib.sha256(content).hexdigest(), dhash
 
 
 def select(
@@ -67,14 +67,14 @@ def select(
         if sample.name in taken_names:
             continue
         try:
-            digest, look = inspect(dataset, sample)
+            digest, dhash = inspect(dataset, sample)
         except ImageError as error:
             unreadable.append((sample.name, str(error)))
             continue
         if digest in taken_hashes:
             copies.append((sample.name, digest))
             continue
-        taken.append((sample, digest, look))
+        taken.append((sample, digest, dhash))
         if on_image:
             on_image()
     if exact and (not taken or len(taken) < (count or 0)):
@@ -94,11 +94,11 @@ def select_listed(
     taken, wrong = [], []
     for name, digest in listed.items():
         sample = known.get(name)
-        found, look = inspect_image(dataset, sample) if sample else ("", b"")
+        found, dhash = inspect_image(dataset, sample) if sample else ("", b"")
         if sample is None or found != digest:
             wrong.append(f"{name} ({'is another image' if sample else 'is missing'})")
             continue
-        taken.append((sample, digest, look))
+        taken.append((sample, digest, dhash))
         if on_image:
             on_image()
     if wrong:
@@ -111,16 +111,16 @@ def select_listed(
 
 
 def _selection_of(rows: Sequence[tuple[Sample, str, bytes]], source: Path) -> Selection:
-    samples, hashes, looks = (tuple(column) for column in zip(*rows, strict=True)) if rows else ((), (), ())
+    samples, hashes, dhashes = (tuple(column) for column in zip(*rows, strict=True)) if rows else ((), (), ())
     lines = sorted(f"{sample.name} {digest}\n" for sample, digest, _ in rows)
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return Selection(samples, digest, hashes, (), source, looks)
+    return Selection(samples, digest, hashes, (), source, dhashes)
 
 
 def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
     """The first `count` samples, classes in turn, and the others but for those with the same content as one of them."""
     taken = set(selection.hashes[:count])
-    rows = list(zip(selection.samples, selection.hashes, selection.looks, strict=True))
+    rows = list(zip(selection.samples, selection.hashes, selection.dhashes, strict=True))
     return _part(selection, rows[:count]), _part(selection, [row for row in rows[count:] if row[1] not in taken])
 
 

@@ -4,11 +4,12 @@ import ast
 from typing import Any
 
 from edgekit.errors import UsageError
+from edgekit.models.options import ModelArgs
 
 _EXAMPLE = "num_classes=10,dims=(32,64,128,288),conv_mlp=False"
 
 
-def parse_model_args(text: str) -> dict[str, Any]:
+def parse_model_args(text: str) -> ModelArgs:
     """Parse `patch_size=2,dims=(32,64),conv_mlp=False`: each value is a Python literal, so text needs quotes.
 
     Empty text gives an empty dict. Raises UsageError for anything else, naming the key where there is one. Nothing is
@@ -23,7 +24,7 @@ def parse_model_args(text: str) -> dict[str, Any]:
     plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
     if not isinstance(call, ast.Call) or not plain:
         raise _not_arguments(text)
-    values: dict[str, Any] = {}
+    values: ModelArgs = {}
     for keyword in call.keywords:
         if keyword.arg is None:
             raise _not_arguments(text)

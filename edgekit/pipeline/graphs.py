@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import simplify, trace
+from edgekit.compiler.export import simplify, trace
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError

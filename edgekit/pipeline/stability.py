@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, Q, layer_name
-from edgekit.compiler.quantize.ranges import ends, takers
+from edgekit.compiler.quantize.ranges import consumers, representable_range
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import PreparedGraphs
@@ -80,8 +80,8 @@ def _ranges(graph: GraphModule) -> Iterator[tuple[str, float]]:
     for node in graph.graph.nodes:
         if node.target is not Q.quantize_per_tensor.default:
             continue
-        dense = [user for user in takers(node) if user.target in (A.conv2d.default, A.linear.default)]
-        low, high = ends(node)
+        dense = [user for user in consumers(node) if user.target in (A.conv2d.default, A.linear.default)]
+        low, high = representable_range(node)
         yield f"the input of {layer_name(dense[0])}" if dense else f"the output of {node.args[0]}", high - low
 
 

@@ -94,8 +94,8 @@ class Simulation:
             if not self._is_on(node, source, active):
                 return values[source]
             if origin not in values:
-                steps = quantize.target(values[source], *quantize.args[1:])
-                values[origin] = origin.target(steps, *origin.args[1:], **origin.kwargs)
+                levels = quantize.target(values[source], *quantize.args[1:])
+                values[origin] = origin.target(levels, *origin.args[1:], **origin.kwargs)
             return values[origin]
 
         return map_arg(node.args, value), map_arg(node.kwargs, value)
@@ -144,10 +144,10 @@ class Simulation:
             elif node.target is Q.dequantize_per_channel.default:
                 source, scale, zero, *rest = node.args[0].args  # type: ignore[union-attr]
                 plain, scales, zeros = (constant(self._graph, each) for each in (source, scale, zero))
-                steps = Q.quantize_per_channel.default(plain, scales, zeros, *rest)
+                levels = Q.quantize_per_channel.default(plain, scales, zeros, *rest)
                 before: Any = as_they_were[node.name]
                 float_ = constant(self._unrounded, before.args[0].args[0])
-                found[node] = float_, Q.dequantize_per_channel.default(steps, scales, zeros, *rest)
+                found[node] = float_, Q.dequantize_per_channel.default(levels, scales, zeros, *rest)
         return found
 
 

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.export import NO_OPS, export_graph
 from edgekit.compiler.graph import (
-    NO_OPS,
     A,
     Layer,
     add_constant,
     constant,
     example_input,
-    export_graph,
     is_depthwise,
     layer_name,
     layers,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, export_graph, is_depthwise, layers
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A, is_depthwise, layers
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import recipe_for

@@ -13,7 +13,7 @@ from PIL import Image
 from edgekit.cli.main import main
 from edgekit.images.dataset import open_dataset
 from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.perceptual_hash import look_of
+from edgekit.images.perceptual_hash import difference_hash
 from edgekit.images.selection import select
 from edgekit.models.labels import resolve_labels
 
@@ -85,6 +85,6 @@ def test_a_photo_encoded_again_is_alike(shared_data: Path, how: Any) -> None:
             image.resize((image.width // 2, image.height // 2)).save(out, "JPEG", quality=85)
         else:
             image.save(out, **how)
-        again = look_of(Image.open(out))
-        pair = np.unpackbits(np.frombuffer(look_of(image) + again, np.uint8)).reshape(2, -1)
+        again = difference_hash(Image.open(out))
+        pair = np.unpackbits(np.frombuffer(difference_hash(image) + again, np.uint8)).reshape(2, -1)
         assert (pair[0] != pair[1]).sum() <= 14, sample.name

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from edgekit.cli.main import main
-from edgekit.compiler.graph import export_graph, layers
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import layers
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
 from edgekit.models.options import ModelOptions

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import scale
 from edgekit.cli.main import main
-from edgekit.compiler.graph import export_graph, layers
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import layers
 from edgekit.config.device_classes import load_device_class
 from edgekit.errors import ModelError, OutputError
 from edgekit.models import meta, parse_model_args

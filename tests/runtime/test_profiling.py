@@ -44,7 +44,8 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     import timm
     import torch
 
-    from edgekit.compiler.graph import export_graph, layers
+    from edgekit.compiler.export import export_graph
+    from edgekit.compiler.graph import layers
     from edgekit.compiler.quantize.calibrate import quantize
     from edgekit.compiler.quantize.placement import Placement
     from edgekit.compiler.rewrites import rewrite

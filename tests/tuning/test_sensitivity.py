@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.compiler.graph import export_graph
+from edgekit.compiler.export import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import export_graph
+from edgekit.compiler.export import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe, load_recipe

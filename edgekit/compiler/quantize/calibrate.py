@@ -1,7 +1,6 @@
 """Recipe, samples and placement in; a graph with quantize/dequantize nodes (Q/DQ) out. NNCF does the calibration."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +10,18 @@ from torch.fx import GraphModule
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.gptq import round_weights
-from edgekit.compiler.quantize.lowering import spell_out_hard_swish, tie_pools
+from edgekit.compiler.quantize.lowering import decompose_hard_swish, tie_pools
 from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.ranges import fit_ranges
+from edgekit.compiler.quantize.ranges import minimize_range_mse
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
 
-ESTIMATORS: dict[str, Any] = {
+ESTIMATORS = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
     "minmax": RangeEstimatorParametersSet.MINMAX,
     "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
-    "mse": RangeEstimatorParametersSet.MINMAX,  # `fit_ranges` goes on from the whole range
+    "mse": RangeEstimatorParametersSet.MINMAX,  # `minimize_range_mse` narrows the whole range
 }
 
 
@@ -60,10 +59,10 @@ def quantize(
             )
         assert isinstance(quantized, GraphModule)
         if recipe.estimator == "mse":
-            fit_ranges(quantized, samples)
+            minimize_range_mse(quantized, samples)
         tie_pools(quantized)
         if recipe.weight_rounding == "gptq":
             round_weights(quantized, samples)
         if recipe.targets[target].hard_swish_in_float:
-            spell_out_hard_swish(quantized)
+            decompose_hard_swish(quantized)
     return quantized

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from edgekit.compiler.graph import A, add_constant, argument, constant, refresh, shape_of
-from edgekit.compiler.rewrites.affine import consumers, fold_input_affine
+from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _match(graph: GraphModule, node: Any) -> _Place | None:
         axis = wide[0] - weight.ndim + len(shape_of(node))
     else:
         return None
-    below = consumers(node)
+    below = dense_consumers(node)
     return None if below is None else _Place(node, below, axis)
 
 

@@ -1,7 +1,7 @@
-"""Weights rounded with regard to the inputs that they meet: GPTQ (arXiv 2210.17323), here for int8 weights per channel.
+"""Rounding of int8 weights with GPTQ (arXiv 2210.17323), per channel.
 
-Rounding each weight to the nearest step makes the least error in the weights, not in what the layer gives: inputs of
-neighbouring channels go together, so that the error of one weight can be made good by the next ones.
+Rounding each weight to the nearest level minimizes the error of the weights, not that of the layer's output: input
+channels are correlated, so later weights can compensate an earlier rounding error.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,37 +14,38 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from edgekit.compiler.graph import A, Replay, add_constant, argument, constant, drop_constants, pair
+from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, pair
+from edgekit.compiler.interpreter import CachedWeightInterpreter
 from edgekit.errors import CompileError
 
-DAMPING = 0.01
-"""Share of the mean diagonal that is added to it: inputs that never vary would let weights wander."""
+PERCDAMP = 0.01
+"""Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
 BLOCK = 32
 MOST_INPUTS = 8192
-"""Layers with more inputs round to nearest: their matrices take gigabytes."""
+"""Largest number of inputs of a layer whose weights GPTQ rounds; beyond, the Hessian takes gigabytes."""
 MEMORY_BYTES = 1 << 30
-"""For the matrices of the layers that one pass over the images looks at."""
+"""Memory for the Hessians of the layers that one pass over the images collects."""
 
 
 @torch.no_grad()
 def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
-    """Choose the steps of a Q/DQ graph's weights, in place, on images float32 [1,3,H,W]. Count of layers.
+    """Round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
-    The scales stay, so that what runtimes make of the graph stays too. Depthwise layers are left as they are.
+    The scales stay, so runtimes compile the same kernels. Depthwise layers are left as they are.
     """
     rounded = 0
     for group in _groups(graph):
-        inputs = _Inputs(graph, group)
+        collector = _HessianCollector(graph, group)
         for sample in samples:
-            inputs.run(torch.from_numpy(sample))
+            collector.run(torch.from_numpy(sample))
         for node in group:
             quantizer = node.args[1].args[0]
             weight, scale = constant(graph, quantizer.args[0]), constant(graph, quantizer.args[1])
             assert weight is not None
             assert scale is not None
             low, high = quantizer.args[4:6]
-            steps = _steps(weight.flatten(1), inputs.products.pop(node), scale, low, high)
-            exact = (steps * scale.double()[:, None]).float().view(weight.shape)
+            levels = _round(weight.flatten(1), collector.hessians.pop(node), scale, low, high)
+            exact = (levels * scale.double()[:, None]).float().view(weight.shape)
             given = quantizer.args
             quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *given[1:])
             drop_constants(graph, given[:1])
@@ -55,7 +56,7 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
 
 
 def _groups(graph: GraphModule) -> Iterator[list[Any]]:
-    """Dense layers with quantized weights, as many at a time as their matrices leave memory for."""
+    """Dense layers with quantized weights, in groups whose Hessians fit into the memory."""
     group: list[Any] = []
     used = 0
     for node in list(graph.graph.nodes):
@@ -83,25 +84,25 @@ def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
     return weight if weight is not None and weight[0].numel() <= MOST_INPUTS else None
 
 
-class _Inputs(Replay):
-    """Runs the graph and sums, for each layer, the products of its inputs with each other: [in,in]."""
+class _HessianCollector(CachedWeightInterpreter):
+    """Runs the graph and sums, for each layer, the Hessian X.T @ X of its inputs X: [in,in]."""
 
     def __init__(self, graph: GraphModule, layers: Sequence[Node]) -> None:
         super().__init__(graph)
         self._layers = set(layers)
-        self.products: dict[Node, Tensor] = {}
+        self.hessians: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:
         if n in self._layers:
             args, _ = self.fetch_args_kwargs_from_env(n)
             rows = _rows(n, args)
-            product = rows.T @ rows
-            self.products[n] = self.products[n] + product if n in self.products else product
+            hessian = rows.T @ rows
+            self.hessians[n] = self.hessians[n] + hessian if n in self.hessians else hessian
         return super().run_node(n)
 
 
 def _rows(node: Node, args: Any) -> Tensor:
-    """What a layer multiplies its weights with, one row for each output position: [positions,in]."""
+    """A layer's inputs, one row for each output position: [positions,in]."""
     x, weight = args[:2]
     if node.target is A.linear.default:
         return torch.as_tensor(x).flatten(0, -2)
@@ -109,10 +110,10 @@ def _rows(node: Node, args: Any) -> Tensor:
     return F.unfold(x, weight.shape[2:], dilation, padding, stride)[0].T
 
 
-def _steps(weight: Tensor, products: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Whole steps, float64 [out,in], for a weight [out,in]: each column's error goes into the columns still to come."""
-    matrix = products.double()
-    matrix.diagonal().add_(DAMPING * matrix.diagonal().mean() + 1e-30)
+def _round(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Integer levels, float64 [out,in], of a weight [out,in]. Each column's error goes into the columns to come."""
+    matrix = hessian.double()
+    matrix.diagonal().add_(PERCDAMP * matrix.diagonal().mean() + 1e-30)
     order = matrix.diagonal().argsort(descending=True, stable=True)
     left = weight.double()[:, order] / scale.double()[:, None]
     matrix = matrix[order][:, order]
@@ -120,16 +121,16 @@ def _steps(weight: Tensor, products: Tensor, scale: Tensor, low: int, high: int)
         factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CompileError(
-            f"GPTQ can't round weights {list(weight.shape)}: the products of their inputs can't be inverted. Set "
+            f"GPTQ can't round weights {list(weight.shape)}: the Hessian of their inputs can't be inverted. Set "
             'weight_rounding = "nearest" in the recipe.'
         ) from error
-    steps = torch.empty_like(left)
+    levels = torch.empty_like(left)
     for start in range(0, left.shape[1], BLOCK):
         end = min(start + BLOCK, left.shape[1])
         errors = left.new_empty(left.shape[0], end - start)
         for at in range(start, end):
-            steps[:, at] = left[:, at].round().clamp(low, high)
-            errors[:, at - start] = (left[:, at] - steps[:, at]) / factor[at, at]
+            levels[:, at] = left[:, at].round().clamp(low, high)
+            errors[:, at - start] = (left[:, at] - levels[:, at]) / factor[at, at]
             left[:, at:end] -= errors[:, at - start, None] * factor[at, at:end]
         left[:, end:] -= errors @ factor[start:end, end:]
-    return steps[:, order.argsort()]
+    return levels[:, order.argsort()]

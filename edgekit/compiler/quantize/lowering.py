@@ -22,7 +22,7 @@ def tie_pools(graph: GraphModule) -> int:
 
 
 @torch.no_grad()
-def spell_out_hard_swish(graph: GraphModule) -> int:
+def decompose_hard_swish(graph: GraphModule) -> int:
     """HardSwish becomes x / 6 * clamp(x + 3, 0, 6), in place. Count of those.
 
     In this order: LiteRT's converter knows the usual one, clamp(x + 3, 0, 6) * x / 6, and makes HardSwish of it again.
@@ -49,9 +49,9 @@ def fold_weights(graph: GraphModule) -> int:
         weight, *given = (constant(graph, each) if isinstance(each, Node) else each for each in node.args)
         if weight is None:
             continue
-        steps = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *given))
-        steps.meta["val"] = constant(graph, steps)
-        replace_layer(graph, node, steps)
+        levels = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *given))
+        levels.meta["val"] = constant(graph, levels)
+        replace_layer(graph, node, levels)
         folded += 1
     graph.recompile()
     return folded

@@ -1,7 +1,7 @@
-"""Ranges of activations by what a clipped or coarse value costs: the least mean square error, weighted.
+"""Activation ranges that minimize the weighted mean square error of quantization.
 
-An error counts as much as the layers that take the value make of it: by the weights of its channel, or by the slope of
-the GELU behind it, which is nothing below -3.
+An error is weighted by its effect in the layers that consume the value: by the weights of its channel, or by the slope
+of the GELU behind it, which is nearly zero below -3.
 """
 
 import math
@@ -14,28 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, Q, Replay, constant, is_padding
+from edgekit.compiler.graph import A, Q, constant, is_padding
+from edgekit.compiler.interpreter import CachedWeightInterpreter
 
 BINS = 8192
 MOST_VALUES = 1 << 16
-"""Of one activation that are looked at in one image."""
+"""Values of one activation that are sampled in one image."""
 SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
-"""Of the whole range's two ends: each pair is tried."""
+"""Shares of the whole range's lower and upper end. Every pair of them is tried."""
 
 
 @torch.no_grad()
-def fit_ranges(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
-    """Narrow the ranges of a Q/DQ graph's activations, in place, on images float32 [1,3,H,W]. Count of those changed.
+def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns how many changed.
 
-    The graph was calibrated on the same images with the whole range of each.
+    The graph was calibrated on the same images with the whole range of each activation.
     """
     nodes: list[Any] = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default]
-    watch = _Histograms(graph, nodes)
+    histograms = _Histograms(graph, nodes)
     for sample in samples:
-        watch.run(torch.from_numpy(sample))
+        histograms.run(torch.from_numpy(sample))
     changed = 0
     for node in nodes:
-        scale, zero = _best(node, watch.mass[node])
+        scale, zero = _best(node, histograms.mass[node])
         changed += scale != node.args[1]
         for each in (node, *(user for user in node.users if user.target is Q.dequantize_per_tensor.default)):
             each.args = (each.args[0], scale, zero, *each.args[3:])
@@ -43,8 +44,8 @@ def fit_ranges(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> in
     return changed
 
 
-class _Histograms(Replay):
-    """Runs the graph and keeps, for each quantizer, how much counts in each bin of its whole range: float64 [BINS]."""
+class _Histograms(CachedWeightInterpreter):
+    """Runs the graph and sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
 
     def __init__(self, graph: GraphModule, nodes: Sequence[Node]) -> None:
         super().__init__(graph)
@@ -55,13 +56,13 @@ class _Histograms(Replay):
         if n in self.mass:
             x = self.fetch_args_kwargs_from_env(n)[0][0]
             step = _step(x.numel())
-            low, high = ends(n)
+            low, high = representable_range(n)
             bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
             self.mass[n] += torch.bincount(bins, self._spread(n, x, step), BINS)
         return super().run_node(n)
 
     def _spread(self, node: Node, x: Tensor, step: int) -> Tensor | None:
-        """What each value that is looked at counts; None for all alike."""
+        """The weight of each sampled value; None where all are equal."""
         weights = self._weights[node]
         if weights is None:
             return None
@@ -71,29 +72,29 @@ class _Histograms(Replay):
 
 
 def _step(count: int) -> int:
-    """Between values that are looked at: without a common factor with the size of any axis, so that it meets all."""
+    """The stride of sampling. It has no common factor with the size of any axis, so every position is sampled."""
     step = max(1, count // MOST_VALUES)
     while math.gcd(step, count) > 1:
         step += 1
     return step
 
 
-def takers(node: Any) -> list[Any]:
-    """What takes the value of a quantizer, behind its DQ and a padding."""
+def consumers(node: Any) -> list[Any]:
+    """Consumers of a quantizer's output, looking through DQ and padding."""
     users = (user for dequantize in node.users for user in dequantize.users)
     return [next(iter(user.users)) if is_padding(user) else user for user in users]
 
 
-def ends(node: Any) -> tuple[float, float]:
-    """The least and greatest number that a quantizer can say."""
+def representable_range(node: Any) -> tuple[float, float]:
+    """The smallest and the largest value that a quantizer can represent."""
     _, scale, zero, low, high = node.args[:5]
     return (low - zero) * scale, (high - zero) * scale
 
 
 def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None:
-    """(axis of channels, mean square of the weights each meets, [C]); None where other than dense layers take it."""
+    """(axis of channels, mean square of the weights each meets, [C]); None where other than dense layers consume it."""
     total, axis = None, -1
-    for layer in takers(node):
+    for layer in consumers(node):
         given = layer.args[1] if layer.target in (A.conv2d.default, A.linear.default) else None
         if given is None or given.target is not Q.dequantize_per_channel.default:
             return None
@@ -109,17 +110,17 @@ def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None
 def _best(node: Any, mass: Tensor) -> tuple[float, int]:
     """Scale and zero point of the range with the least error."""
     _, whole_scale, whole_zero, least, most = node.args[:5]
-    low, high = ends(node)
+    low, high = representable_range(node)
     values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
-    users = takers(node)
+    users = consumers(node)
     if users and all(user.target is A.gelu.default for user in users):
         mass = mass * _gelu_slope(values).square()
     best: tuple[float, float, int] = (math.inf, whole_scale, whole_zero)
     for share in SHARES if low < 0 else SHARES[-1:]:
         scales = (high * SHARES - low * share).clamp(min=1e-12) / (most - least)
         zeros = (least - low * share / scales).round().clamp(least, most)
-        steps = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
-        errors = (steps.sub_(zeros[:, None]).mul_(scales[:, None]).sub_(values).square_() * mass).sum(1)
+        levels = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
+        errors = (levels.sub_(zeros[:, None]).mul_(scales[:, None]).sub_(values).square_() * mass).sum(1)
         at = int(errors.argmin())
         if errors[at] < best[0]:
             best = (float(errors[at]), float(scales[at]), int(zeros[at]))

@@ -11,7 +11,7 @@ from edgekit.compiler.graph import A, argument, constant, pair, refresh, set_wei
 DENSE = (A.conv2d.default, A.linear.default)
 
 
-def consumers(node: Node) -> list[Node] | None:
+def dense_consumers(node: Node) -> list[Node] | None:
     """The dense layers that take `node`, looking through permutes, or None if anything else takes it too.
 
     A convolution with padding doesn't count: the border would see the shift.
@@ -19,7 +19,7 @@ def consumers(node: Node) -> list[Node] | None:
     found: list[Node] = []
     for user in node.users:
         if user.target is A.permute.default:
-            below = consumers(user)
+            below = dense_consumers(user)
             if below is None:
                 return None
             found += below
@@ -55,7 +55,7 @@ def fold_layer_norm_affine(graph: GraphModule) -> int:
         if node.target is not A.layer_norm.default or len(node.args[1]) != 1:
             continue
         weight, bias = constant(graph, argument(node, 2, None)), constant(graph, argument(node, 3, None))
-        below = consumers(node)
+        below = dense_consumers(node)
         if below is None or (weight is None and bias is None):
             continue
         for layer in below:

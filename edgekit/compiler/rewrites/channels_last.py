@@ -10,7 +10,17 @@ import math
 
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
+from edgekit.compiler.graph import (
+    A,
+    argument,
+    constant,
+    insert,
+    pair,
+    refresh,
+    replace_layer,
+    set_weights,
+    shape_of,
+)
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 

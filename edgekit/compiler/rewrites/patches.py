@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, argument, constant, insert, pair, refresh, replace_layer, set_weights, shape_of
+from edgekit.compiler.graph import (
+    A,
+    argument,
+    constant,
+    insert,
+    pair,
+    refresh,
+    replace_layer,
+    set_weights,
+    shape_of,
+)
 from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, add_constant, constant, insert, refresh, shape_of
-from edgekit.compiler.rewrites.affine import consumers, fold_input_affine
+from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def fold_response_norm(graph: GraphModule) -> int:
         if parts is None:
             continue
         x, n, weight, bias = parts
-        below = consumers(node)
+        below = dense_consumers(node)
         scale = insert(
             graph, node, A.mul.Tensor, n, add_constant(graph, node, f"{node.name}.weight", weight), like=node
         )

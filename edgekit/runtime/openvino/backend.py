@@ -18,7 +18,7 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
         fold_weights(graph)
-        spell_out_weights(graph)
+        decompose_weight_quantizers(graph)
         example = example_input(graph)
         with compiler_errors("openvino"):
             model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
@@ -33,7 +33,7 @@ class Backend:
         return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")
 
 
-def spell_out_weights(graph: GraphModule) -> None:
+def decompose_weight_quantizers(graph: GraphModule) -> None:
     """Write a folded weight as a cast and a product, in place: OpenVINO's frontend passes over a DQ without its Q."""
     for node in graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default):
         steps, scale = (constant(graph, each) for each in node.args[:2])

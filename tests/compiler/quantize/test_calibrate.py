@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, export_graph, layer_name, layers
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A, layer_name, layers
 from edgekit.compiler.quantize.calibrate import ESTIMATORS, quantize
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantize.placement import Placement
@@ -186,7 +187,7 @@ def test_what_nncf_refuses_is_a_compile_error(graph: GraphModule) -> None:
     ("ours", "changes"),
     [
         ("calibrate.equalize", {"equalization": 0.5}),
-        ("calibrate.fit_ranges", {"estimator": "mse"}),
+        ("calibrate.minimize_range_mse", {"estimator": "mse"}),
         ("calibrate.tie_pools", {}),
         ("calibrate.round_weights", {"weight_rounding": "gptq"}),
         ("placement.is_padding", {}),

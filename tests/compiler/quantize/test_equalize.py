@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, export_graph
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.rewrites import rewrite
 

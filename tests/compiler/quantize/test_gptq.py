@@ -1,4 +1,4 @@
-"""GPTQ: the weights' steps chosen for what the layer gives, not for the weights alone."""
+"""GPTQ: levels of weights chosen for the layer's output, not for the weights alone."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule, Interpreter
 
-from edgekit.compiler.graph import Replay, constant, export_graph
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import constant
+from edgekit.compiler.interpreter import CachedWeightInterpreter
 from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.gptq import _steps
+from edgekit.compiler.quantize.gptq import _round
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 
@@ -74,19 +76,19 @@ def test_weights_are_whole_steps_and_depthwise_ones_stay() -> None:
     nearest, gptq = weights(quantized("nearest")), weights(quantized("gptq"))
     assert len(gptq) == 4
     for at, ((before, _), (after, scale)) in enumerate(zip(nearest, gptq, strict=True)):
-        steps = after / scale.view(-1, *[1] * (after.ndim - 1))
+        levels = after / scale.view(-1, *[1] * (after.ndim - 1))
         if at == 1:
             assert torch.equal(before, after)
             continue
-        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
-        assert steps.abs().max() <= 127.5
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+        assert levels.abs().max() <= 127.5
         assert not torch.equal(before, after)
 
 
 def test_unrelated_inputs_round_to_nearest() -> None:
     weight, scale = torch.randn(4, 300), torch.full((4,), 0.02)
-    steps = _steps(weight, torch.eye(300), scale, -127, 127)
-    assert torch.equal(steps, (weight.double() / scale.double()[:, None]).round().clamp(-127, 127))
+    levels = _round(weight, torch.eye(300), scale, -127, 127)
+    assert torch.equal(levels, (weight.double() / scale.double()[:, None]).round().clamp(-127, 127))
 
 
 @pytest.mark.parametrize("inputs", [40, 300])
@@ -94,10 +96,9 @@ def test_related_inputs_give_less_error_than_rounding_to_nearest(inputs: int) ->
     torch.manual_seed(0)
     rows = torch.randn(500, 20) @ torch.randn(20, inputs) + 0.1 * torch.randn(500, inputs)
     weight, scale = torch.randn(8, inputs), torch.full((8,), 0.03)
-    steps = _steps(weight, rows.T @ rows, scale, -127, 127)
-    off = [
-        (rows @ (each.float() * scale[:, None] - weight).T).square().mean() for each in (steps, (weight / 0.03).round())
-    ]
+    levels = _round(weight, rows.T @ rows, scale, -127, 127)
+    nearest = (weight / 0.03).round()
+    off = [(rows @ (each.float() * scale[:, None] - weight).T).square().mean() for each in (levels, nearest)]
     assert off[0] < 0.5 * off[1]
 
 
@@ -115,16 +116,16 @@ def test_weights_go_through_quantization_once_for_many_images(monkeypatch: pytes
         ran[str(target)] += 1
         return Interpreter.call_function(self, target, args, kwargs)
 
-    monkeypatch.setattr(Replay, "call_function", call)
-    replay = Replay(graph)
+    monkeypatch.setattr(CachedWeightInterpreter, "call_function", call)
+    interpreter = CachedWeightInterpreter(graph)
     for image in images(3, 1):
         x = torch.from_numpy(image)
-        assert torch.equal(replay.run(x), graph(x))
+        assert torch.equal(interpreter.run(x), graph(x))
     assert ran["quantized_decomposed.quantize_per_channel.default"] == count
     assert ran["quantized_decomposed.dequantize_per_channel.default"] == count
     ran.clear()
-    monkeypatch.setattr("edgekit.compiler.graph.KEPT_BYTES", 0)
-    replay = Replay(graph)
+    monkeypatch.setattr("edgekit.compiler.interpreter.CACHED_BYTES", 0)
+    interpreter = CachedWeightInterpreter(graph)
     for image in images(3, 1):
-        replay.run(torch.from_numpy(image))
+        interpreter.run(torch.from_numpy(image))
     assert ran["quantized_decomposed.dequantize_per_channel.default"] == 3 * count

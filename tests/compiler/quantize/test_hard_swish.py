@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, export_graph
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.lowering import spell_out_hard_swish
+from edgekit.compiler.quantize.lowering import decompose_hard_swish
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import load_backend
 
@@ -44,11 +45,11 @@ def recipe(in_float: bool) -> Recipe:
 
 def test_spelled_out_it_is_the_same(graph: GraphModule, samples: list[NDArray[np.float32]]) -> None:
     before = [graph(torch.from_numpy(sample)) for sample in samples]
-    assert spell_out_hard_swish(graph) == 1
+    assert decompose_hard_swish(graph) == 1
     assert not graph.graph.find_nodes(op="call_function", target=A.hardswish.default)
     for sample, wanted in zip(samples, before, strict=True):
         torch.testing.assert_close(graph(torch.from_numpy(sample)), wanted, rtol=1e-5, atol=1e-6)
-    assert spell_out_hard_swish(graph) == 0
+    assert decompose_hard_swish(graph) == 0
 
 
 @pytest.mark.parametrize(("in_float", "found"), [(False, 1), (True, 0)])

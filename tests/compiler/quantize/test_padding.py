@@ -15,7 +15,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import A, export_graph
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend

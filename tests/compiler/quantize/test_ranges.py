@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import Q, export_graph
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import Q
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.ranges import MOST_VALUES, _step
 from edgekit.compiler.rewrites import rewrite
@@ -24,7 +25,7 @@ def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minma
     return quantize(rewrite(export_graph(module.eval(), SIZE), []), [image.numpy()], recipe, target)
 
 
-def ends(graph: GraphModule, at: int = 0) -> tuple[float, float]:
+def representable_range(graph: GraphModule, at: int = 0) -> tuple[float, float]:
     """The range of one quantizer, in the graph's order."""
     node = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default][at]
     _, scale, zero, low, high = node.args[:5]
@@ -44,7 +45,7 @@ def test_long_tails_are_clipped_and_the_layer_gains() -> None:
     torch.manual_seed(0)
     module, image = nn.Conv2d(8, 8, 1), noise() ** 5
     whole, fitted = calibrated(module, image, "minmax", "openvino"), calibrated(module, image, "mse", "openvino")
-    assert ends(fitted)[1] < ends(whole)[1] == pytest.approx(float(image.max()), rel=0.02)
+    assert representable_range(fitted)[1] < representable_range(whole)[1] == pytest.approx(float(image.max()), rel=0.02)
     assert off(fitted, module, image) < off(whole, module, image)
 
 
@@ -52,10 +53,10 @@ def test_a_channel_without_weights_counts_nothing() -> None:
     torch.manual_seed(0)
     module, image = nn.Conv2d(8, 8, 1), noise()
     image[:, 3] *= 5
-    heard = ends(calibrated(module, image, "mse", "onnx"))[1]
+    heard = representable_range(calibrated(module, image, "mse", "onnx"))[1]
     with torch.no_grad():
         module.weight[:, 3] = 0
-    assert ends(calibrated(module, image, "mse", "onnx"))[1] < 0.6 * heard
+    assert representable_range(calibrated(module, image, "mse", "onnx"))[1] < 0.6 * heard
 
 
 @pytest.mark.parametrize(("behind", "lower"), [(nn.GELU(), -10.0), (nn.Identity(), -20.0)])
@@ -67,7 +68,7 @@ def test_what_a_gelu_makes_nothing_of_is_clipped(behind: nn.Module, lower: float
         layer.bias.zero_()
     graph = calibrated(nn.Sequential(layer, behind, nn.Flatten()), noise(), "mse", "tflite")
     check: Callable[[float], bool] = (lambda x: x > lower) if lower == -10.0 else (lambda x: x < lower)
-    assert check(ends(graph, 1)[0])
+    assert check(representable_range(graph, 1)[0])
 
 
 def test_zero_stays_a_step() -> None:

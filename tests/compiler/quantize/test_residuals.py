@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import A, Q, export_graph
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A, Q
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import TARGETS

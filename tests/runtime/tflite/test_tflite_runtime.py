@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.compiler.graph import export_graph
+from edgekit.compiler.export import export_graph
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import load_recipe
 from edgekit.models import Network, load_network
