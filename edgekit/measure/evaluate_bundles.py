@@ -89,32 +89,37 @@ def evaluate_bundles(
         chosen = _chosen(dataset, count, seed, executor, reporter)
         for name, reason in chosen.unreadable:
             reporter.warn(f"passed over {name}: {reason}")
-        answers: dict[int, Predictions] = {}
-        failures: dict[int, Failure] = {}
+        answers: list[tuple[str, Predictions | Failure]] = []
         for index, bundle in enumerate(bundles):
             shards = shards_of(bundle, dataset, chosen, threads)
             try:
                 with reporter.stage(str(bundle.path), len(chosen.samples)) as step:
-                    answers[index] = evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step)
+                    predictions = evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step)
+                answers.append((str(bundle.path), predictions))
             except StageError as error:
                 reporter.warn(f"{bundle.path}: {error}", error)
-                failures[index] = Failure.of("evaluate", error)
-        first = min(answers, default=0)
-        names = [str(bundle.path) for bundle in bundles]
-        rows = [
-            EvaluatedBundle(name, compare(answers[index], answers[first], names[first]))
-            if index in answers
-            else EvaluatedBundle(name, None, "error", (str(failures[index]),), failures[index])
-            for index, name in enumerate(names)
-        ]
-        skipped = tuple(Unreadable(*each) for each in chosen.unreadable)
-        images = EvaluatedImages(len(chosen.samples), chosen.sha256, skipped)
-        document = BundleEvaluation(evaluation=images, results=tuple(rows))
+                answers.append((str(bundle.path), Failure.of("evaluate", error)))
+        document = _document(chosen, answers)
         if run:
             file = run.path / "evaluation.json"
             with writing(file):
                 replace_text(file, to_json(document))
     return document
+
+
+def _document(chosen: Selection, answers: Sequence[tuple[str, Predictions | Failure]]) -> BundleEvaluation:
+    """What each bundle answered, by its path, against the first that answered."""
+    rows: list[EvaluatedBundle] = []
+    first: tuple[str, Predictions] | None = None
+    for name, answer in answers:
+        if isinstance(answer, Failure):
+            rows.append(EvaluatedBundle(name, None, "error", (str(answer),), answer))
+            continue
+        first = first or (name, answer)
+        rows.append(EvaluatedBundle(name, compare(answer, first[1], versus=first[0])))
+    skipped = tuple(Unreadable(*each) for each in chosen.unreadable)
+    images = EvaluatedImages(len(chosen.samples), chosen.sha256, skipped)
+    return BundleEvaluation(evaluation=images, results=tuple(rows))
 
 
 def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:
