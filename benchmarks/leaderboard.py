@@ -10,7 +10,9 @@ doesn't. Each row is kept in benchmarks/leaderboard.json; `--tables` writes docs
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROWS, GIANTS, PAGE = HERE / "leaderboard.json", HERE / "giants.json", HERE.parent / "docs/leaderboard.md"
 TARGETS = ("openvino", "onnx", "tflite")
 FLOAT_IMAGES = 8
+NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 SYSTEMS = (
     ("CoCa, 91.0 %", "open_clip:coca_ViT-L-14", "open_clip:coca_ViT-B-32", "LAION's, without a head for ImageNet"),
     ("Model soups, BASIC-L, 90.98 %", "coatnet_7_224, then edgekit soup", "coatnet_0_224", "none of BASIC"),
@@ -31,8 +34,10 @@ SYSTEMS = (
 )  # fmt: skip
 
 
-def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: int) -> list[dict[str, Any]]:
-    """One row for each target of one model."""
+def measure(
+    model: str, imgsz: int | None, data: Path, calibrate: int, count: int, model_args: Mapping[str, Any] = NO_ARGUMENTS
+) -> list[dict[str, Any]]:
+    """One row for each target of one model; `model_args` go to its constructor."""
     from edgekit.config.precisions import Precision
     from edgekit.images.crops import crop_samples
     from edgekit.models.logits import batched_logits
@@ -46,7 +51,7 @@ def measure(model: str, imgsz: int | None, data: Path, calibrate: int, count: in
     from edgekit.support.progress import Reporter
 
     reporter = Reporter(quiet=True)
-    network = ModelOptions(model, weights="random", imgsz=imgsz)
+    network = ModelOptions(model, weights="random", imgsz=imgsz, model_args=dict(model_args))
     job = prepare(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
     size = job.network.preprocessing
     crops = crop_samples(job.dataset, job.evaluation.samples, size)

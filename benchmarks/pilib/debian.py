@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from edgekit.support.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,15 +53,20 @@ def userland(suite: str, folder: Path = KEPT) -> Path:
     """A root folder with Debian's arm64 Python and a shell, unpacked and not configured; 90 MB."""
     need("mmdebstrap", "arch-test")
     root = folder / suite
-    if not root.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(root) as beside:
-            command = ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"]
-            command += ["--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr", f"--include={','.join(_PACKAGES)}"]
-            command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
-            _run([*command, suite, str(beside), _mirror()])
-            _links(beside)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{suite}.lock"):
+        if not root.exists():
+            _unpack_userland(suite, root)
     return root
+
+
+def _unpack_userland(suite: str, root: Path) -> None:
+    with replacing(root) as beside:
+        command = ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"]
+        command += ["--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr", f"--include={','.join(_PACKAGES)}"]
+        command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
+        _run([*command, suite, str(beside), _mirror()])
+        _links(beside)
 
 
 def kernel(folder: Path = KEPT) -> Path:
