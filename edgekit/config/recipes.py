@@ -51,6 +51,8 @@ class Recipe:
     targets: Mapping[str, TargetRecipe] = field(metadata={"tables": TARGETS, "default": PLAIN})
     architectures: tuple[str, ...] = ()
     """fnmatch patterns of model names that take this recipe unasked."""
+    optional_rewrites: tuple[str, ...] = ()
+    """Rewrites that some networks of the family have no place for; others that match nothing are warned of."""
     scheme: Scheme = "w8a8"
     num_calibration_samples: int = 128
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"
@@ -105,6 +107,9 @@ def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str]
         for rewrite in {each: None for row in (target, *target.on.values()) for each in row.rewrites}:
             if rewrites is not None and rewrite not in rewrites:
                 raise ProfileError(f"{where}: [{name}] rewrites: {unknown(rewrite, rewrites, 'pass')}")
+    for rewrite in recipe.optional_rewrites:
+        if rewrites is not None and rewrite not in rewrites:
+            raise ProfileError(f"{where}: optional_rewrites: {unknown(rewrite, rewrites, 'pass')}")
     if recipe.equalization is not None and recipe.equalization > 1:
         raise ProfileError(f"{where}: equalization is {recipe.equalization}: it takes a number above 0, up to 1.")
     return recipe

@@ -60,12 +60,26 @@ def build_one(
 
 def compile_prepared(prepared: Prepared, path: Path, reporter: Reporter) -> Bundle:
     """The bundle of a graph at `path`."""
+    warn_of_unmatched(prepared, reporter)
     with reporter.stage(f"{path.name}: compile"), quiet():
         bundle, difference = compile_stage(prepared, path)
     reporter.say(
         f"{path.name}: {difference:.1e} of the largest logit from torch on {len(prepared.samples.pixels)} images"
     )
     return bundle
+
+
+def warn_of_unmatched(prepared: Prepared, reporter: Reporter) -> None:
+    """Tell whoever wrote the recipe that some of its rewrites did nothing."""
+    facts = prepared.facts
+    if not facts.unmatched:
+        return
+    recipe, model = facts.provenance.recipe, facts.provenance.model.name
+    reporter.warn(
+        f"{facts.target}-{facts.precision}: these rewrites of recipe '{recipe}' match nothing in '{model}': "
+        f"{', '.join(facts.unmatched)}. Remove them from the recipe, or list them in its optional_rewrites if other "
+        "networks need them."
+    )
 
 
 def _kept(path: Path, wanted: str) -> Bundle | None:

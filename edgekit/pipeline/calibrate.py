@@ -29,7 +29,8 @@ def quantize_stage(
     """
     network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
     wants = recipe.targets[request.target]
-    rewritten = rewrite(graph, wants.rewrites)
+    done = rewrite(graph, wants.rewrites)
+    rewritten, matched = done.graph, tuple(name for name in wants.rewrites if done.counts[name])
     placement = Placement(wants, recipe.float_layers)
     integer = int8 and recipe.scheme == "w8a8"
     covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
@@ -46,9 +47,10 @@ def quantize_stage(
         preprocessing=network.preprocessing,
         labels=network.labels,
         layers=table,
-        provenance=provenance_of(request),
+        provenance=provenance_of(request, matched),
         device_class=request.device_class,
         fingerprint=request.fingerprint(),
+        unmatched=tuple(name for name in wants.rewrites if name not in {*matched, *recipe.optional_rewrites}),
     )
     return Prepared(rewritten, facts, samples)
 

@@ -38,6 +38,8 @@ class GraphFacts:
     provenance: Provenance
     device_class: str
     fingerprint: str
+    unmatched: tuple[str, ...]
+    """Rewrites that the recipe names, and not as optional ones, and that found no place in the network."""
 
 
 @dataclass(frozen=True, eq=False)

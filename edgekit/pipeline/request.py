@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,14 @@ class Provenance:
     model: ModelOrigin
     recipe: str
     rewrites: tuple[str, ...]
+    """Those that found a place in the network."""
     weight_rounding: str
     calibration_sha256: str | None
     """None for a float bundle."""
 
 
-def provenance_of(request: BundleRequest) -> Provenance:
-    """The provenance that goes into the manifest of the bundle."""
+def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance:
+    """The provenance that goes into the manifest of the bundle; `rewrites` are those that changed the graph."""
     network, recipe = request.network, request.target_recipe
     return Provenance(
         versions=versions(),
@@ -98,7 +99,7 @@ def provenance_of(request: BundleRequest) -> Provenance:
             license=network.license_note,
         ),
         recipe=recipe.name,
-        rewrites=tuple(recipe.targets[request.target].rewrites),
+        rewrites=tuple(rewrites),
         weight_rounding=recipe.weight_rounding,
         calibration_sha256=request.calibration_sha256 or None,
     )

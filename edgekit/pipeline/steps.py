@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
-from edgekit.pipeline.build import build_one
+from edgekit.pipeline.build import build_one, warn_of_unmatched
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import prepare
@@ -30,7 +30,9 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
             if _is_kept(folder, graphs.fingerprint(target, "int8")):
                 reporter.say(f"{folder.name}: kept from an earlier run")
             else:
-                save_prepared(graphs.prepare(target, "int8"), folder)
+                prepared = graphs.prepare(target, "int8")
+                warn_of_unmatched(prepared, reporter)
+                save_prepared(prepared, folder)
             folders.append(folder)
     return folders
 

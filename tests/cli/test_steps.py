@@ -1,6 +1,7 @@
 """The steps alone: quantize, compile, evaluate, benchmark, inspect, classify, report."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from edgekit.pipeline.request import ModelOrigin, Provenance
 from edgekit.report import load_report
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
-from tests.helpers.tiny import MakeBundle, tiny_manifest
+from tests.helpers.tiny import ROOT, MakeBundle, tiny_manifest
 
 BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
 
@@ -49,8 +50,12 @@ def test_quantize_and_compile_give_the_bundle_that_deploy_gives(
     out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
     assert out == f"{graphs / 'onnx-int8-graph'}\n"
     assert "onnx-int8-graph: kept from an earlier run" in err
-    out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 12, "-o", graphs)
+    recipe = tmp_path / "strict.toml"
+    shipped = (ROOT / "calibration" / "convnextv2.toml").read_text()
+    recipe.write_text(re.sub("(?m)^optional_rewrites.*$", "", shipped))
+    out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 12, "--recipe", recipe, "-o", graphs)
     assert "kept" not in err, "other images are another graph"
+    assert "onnx-int8: these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale." in err
     run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
 
     out, _ = run(capfd, "compile", graphs, "-o", bundles)
@@ -96,6 +101,7 @@ def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) 
         provenance=Provenance({}, origin, "default", (), "nearest", "0" * 64),
         device_class="x86-64-v3",
         fingerprint="0" * 64,
+        unmatched=(),
     )
     (folder / "stage.json").write_text(to_json(facts))
     np.savez(folder / "samples.npz", pixels=0, logits=0)

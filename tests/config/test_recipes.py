@@ -223,3 +223,6 @@ def test_rewrites_are_checked_against_the_passes_there_are(tmp_path: Path) -> No
         ProfileError, match=r"\[openvino\] rewrites: unknown pass 'fold-afine': .* mean 'fold-affine'\?"
     ):
         profiles.load_recipe(path, rewrites=["fold-affine", "grn-sum"])
+    path.write_text(f'name = "mine"\ndescription = "a mistake"\noptional_rewrites = ["grn-sun"]\n{tables}')
+    with pytest.raises(ProfileError, match=r"optional_rewrites: unknown pass 'grn-sun': .* mean 'grn-sum'\?"):
+        profiles.load_recipe(path, rewrites=["fold-afine", "grn-sum"])

@@ -97,7 +97,9 @@ def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, m
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
-    provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), "x86-64-v3"))
+    provenance = provenance_of(
+        BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), "x86-64-v3"), ()
+    )
     assert provenance.versions["edgekit-sources"] == edgekit_sha256()
     assert (provenance.model.name, provenance.recipe) == (tiny_convnext.name, "convnextv2")
     assert provenance.calibration_sha256 is None

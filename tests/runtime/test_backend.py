@@ -145,6 +145,9 @@ def test_manifest(bundle: Bundle, target: Target, precision: str, tiny_job: Job)
     assert provenance["model"]["name"] == "convnextv2_atto"
     assert provenance["model"]["weights_sha256"] == tiny_job.network.weights_sha256
     assert provenance["recipe"] == "convnextv2"
+    rewrites = load_recipe("convnextv2").targets[target.name].rewrites
+    nothing = {"layer-scale", "channels-first"}  # in this network: it has convolutions in place of Linear layers
+    assert provenance["rewrites"] == [name for name in rewrites if name not in nothing]
     assert {"edgekit", "python", "torch", "nncf"} <= set(provenance["versions"])
     if precision == "int8":
         assert manifest.scheme.startswith("static w8a8, int8 weights per channel, ")
@@ -152,6 +155,21 @@ def test_manifest(bundle: Bundle, target: Target, precision: str, tiny_job: Job)
     else:
         assert manifest.scheme == "float32"
         assert provenance["calibration_sha256"] is None
+
+
+@pytest.mark.parametrize("optional", [(), ("layer-scale",)])
+def test_rewrites_that_match_nothing_are_warned_of_unless_the_recipe_expects_that(
+    tiny_job: Job, tmp_path: Path, capfd: Any, optional: tuple[str, ...]
+) -> None:
+    with fake_runtime.added():
+        recipe = load_recipe("convnextv2")
+        wants = replace(recipe.targets["fake"], rewrites=("response-norm", "layer-scale"))
+        recipe = replace(recipe, targets={**recipe.targets, "fake": wants}, optional_rewrites=optional)
+        graphs = PreparedGraphs(replace(tiny_job, recipe=recipe), Reporter(quiet=True))
+        bundle = build_one(graphs, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
+    assert bundle.manifest.provenance["rewrites"] == ["response-norm"]
+    warning = "these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale."
+    assert (warning in capfd.readouterr().err) is not bool(optional)
 
 
 def test_layers_of_the_manifest(bundle: Bundle, precision: str) -> None:

@@ -61,7 +61,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     made = {}
     for target in TARGETS:
         folder, wants = tmp_path_factory.mktemp(target), recipe.targets[target]
-        rewritten = rewrite(graph, wants.rewrites)
+        rewritten = rewrite(graph, wants.rewrites).graph
         covers = Placement(wants, recipe.float_layers).covers
         covered = {layer.name for node, layer in layers(rewritten) if covers(node)}
         with quiet():  # JAX, which LiteRT's converter brings, warns of the forks of others

@@ -57,7 +57,7 @@ def trials(tiny_convnext: Any) -> Trials:
     images = normalized(crops, tiny_convnext.preprocessing)
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     recipe = load_recipe("convnextv2")
-    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), images[:4], recipe, "onnx")
+    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites).graph, images[:4], recipe, "onnx")
     return Trials(Simulation(real, recipe.targets["onnx"]), crops, tiny_convnext.preprocessing)
 
 
@@ -134,7 +134,7 @@ def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
     recipe = load_recipe("convnextv2")
     pixels = random_crops(range(10)).pixels
     images = list(tiny_convnext.preprocessing.normalize(pixels)[:, None])
-    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites), [images[0] / 1000], recipe, "onnx")
+    real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites).graph, [images[0] / 1000], recipe, "onnx")
     simulation = Simulation(real, recipe.targets["onnx"])
     labels = np.array([simulation.run(image, ()).logits.argmax() for image in images])
     trials = Trials(simulation, LabelledCrops(pixels, labels), tiny_convnext.preprocessing)

@@ -39,7 +39,7 @@ def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> t
     plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # each layer's own, whatever the others have
     recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
     wants = recipe.targets[target]
-    return quantize(rewrite(graph, wants.rewrites), images, recipe, target), wants
+    return quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target), wants
 
 
 def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,7 +132,7 @@ def test_a_padding_goes_with_its_layer(images: Any, target: str) -> None:
     wants = recipe.targets[target]
 
     def made(*left: str) -> GraphModule:
-        return quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
+        return quantize(rewrite(graph, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
 
     real = made()
     simulation = Simulation(real, wants)
@@ -151,8 +151,8 @@ def test_residual_sums_go_with_the_layers_before_them(images: Any, target: str, 
     recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
     wants = recipe.targets[target]
     assert wants.quantize_residuals
-    real = quantize(rewrite(graph, wants.rewrites), images, recipe, target)
-    wanted = quantize(rewrite(graph, wants.rewrites), images, replace(recipe, float_layers=left), target)
+    real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target)
+    wanted = quantize(rewrite(graph, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
     simulation = Simulation(real, wants)
     on = [name for name in simulation.layers if name not in left]
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))

@@ -4,7 +4,8 @@ Each pass takes the graph, changes it in place and returns how many places it ch
 them stand in the recipes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
@@ -35,13 +36,23 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
 }
 
 
-def rewrite(graph: GraphModule, names: Iterable[str]) -> GraphModule:
-    """A copy of the graph, which shares its tensors, with the named passes applied, always in the order of `PASSES`."""
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten graph, and what the passes did to it."""
+
+    graph: GraphModule
+    counts: Mapping[str, int]
+    """How many places each named pass changed, in the order in which they were applied; 0 if it matched nothing."""
+
+
+def rewrite(graph: GraphModule, names: Iterable[str]) -> Rewritten:
+    """Apply the named passes to a copy of the graph, which shares its tensors, always in the order of `PASSES`.
+
+    Raises ProfileError for a name that no pass has.
+    """
     wanted = set(names)
     if unknown := wanted - PASSES.keys():
         raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}: valid rewrites are {', '.join(PASSES)}.")
     graph = copy_sharing(graph)
-    for name, apply in PASSES.items():
-        if name in wanted:
-            apply(graph)
-    return graph
+    counts = {name: apply(graph) for name, apply in PASSES.items() if name in wanted}
+    return Rewritten(graph, counts)

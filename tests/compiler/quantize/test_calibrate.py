@@ -58,7 +58,7 @@ def recipe(target: dict[str, Any] | None = None, **changes: Any) -> Recipe:
 
 
 def quantized(graph: GraphModule, samples: Any, wants: Recipe, **more: Any) -> GraphModule:
-    return quantize(rewrite(graph, []), samples, wants, "onnx", **more)
+    return quantize(rewrite(graph, []).graph, samples, wants, "onnx", **more)
 
 
 def counted(graph: GraphModule) -> Counter[str]:
@@ -259,8 +259,9 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "float_layers": ("stem",),
 }
 NEEDS: dict[str, dict[str, Any]] = {"quantize_gelu": {"quantize_outputs": True}}
-ABOUT_IT = {"name", "description", "architectures", "targets", "num_calibration_samples"}
-"""Not about the graph: these say which recipe it is, for which models and targets, and how many images it asks for."""
+ABOUT_IT = {"name", "description", "architectures", "optional_rewrites", "targets", "num_calibration_samples"}
+"""Not about the graph: these say which recipe it is, for which models and targets, how many images it asks for, and
+what is not warned of."""
 
 
 def prepared(wants: Recipe, device_class: str = "x86-64-v3") -> tuple[str, dict[str, torch.Tensor]]:

@@ -58,7 +58,7 @@ def images(count: int = 4) -> list[NDArray[np.float32]]:
 
 
 def graph_of(module: nn.Module) -> GraphModule:
-    return rewrite(export_graph(module.eval(), SIZE), ["response-norm"])
+    return rewrite(export_graph(module.eval(), SIZE), ["response-norm"]).graph
 
 
 def targets(graph: GraphModule) -> Counter[str]:

@@ -42,7 +42,7 @@ def network() -> nn.Module:
 
 def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
     recipe = replace(load_recipe("default"), weight_rounding=rounding)
-    return quantize(rewrite(export_graph(network(), SIZE), []), images(16, 0), recipe, "onnx")
+    return quantize(rewrite(export_graph(network(), SIZE), []).graph, images(16, 0), recipe, "onnx")
 
 
 def error(graph: GraphModule) -> float:

@@ -22,7 +22,7 @@ SIZE = (1, 8, 16, 16)
 
 def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minmax", "mse"], target: str) -> GraphModule:
     recipe = replace(load_recipe("default"), estimator=estimator, weight_rounding="nearest")
-    return quantize(rewrite(export_graph(module.eval(), SIZE), []), [image.numpy()], recipe, target)
+    return quantize(rewrite(export_graph(module.eval(), SIZE), []).graph, [image.numpy()], recipe, target)
 
 
 def representable_range(graph: GraphModule, at: int = 0) -> tuple[float, float]:
