@@ -24,10 +24,11 @@ from typing import Any
 import psutil
 
 from benchmarks.rows import keep_rows
+from edgekit.config.runtimes import RUNTIMES
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "giants.json"
-TARGETS = ("openvino", "onnx", "tflite")
+TARGETS = tuple(RUNTIMES)
 LINE = re.compile(r"(?P<title>[^:]+(?:: [a-z]+)?): (?:\d+ in )?(?P<seconds>[\d.]+) s")
 """A stage that ended, as edgekit says it."""
 

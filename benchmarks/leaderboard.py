@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import keep_rows, read_rows
+from edgekit.config.runtimes import RUNTIMES
 
 HERE = Path(__file__).resolve().parent
 ROWS, GIANTS, PAGE = HERE / "leaderboard.json", HERE / "giants.json", HERE.parent / "docs/leaderboard.md"
-TARGETS = ("openvino", "onnx", "tflite")
+TARGETS = tuple(RUNTIMES)
 FLOAT_IMAGES = 8
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 SYSTEMS = (

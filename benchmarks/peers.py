@@ -24,7 +24,7 @@ from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.results import figures, write_results
 from benchmarks.peerlib.timing import run_all
 from benchmarks.pilib.results import kept
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
 from edgekit.measure import machine
 from edgekit.runtime.bundle import Bundle
@@ -88,7 +88,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of one model."""
     made, images, reference, about = make(name, args)
     rows: list[dict[str, Any]] = []
-    for runtime in TARGETS:
+    for runtime in RUNTIMES:
         group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
         working = [candidate for candidate, why in group if why is None]
         spawn = multiprocessing.get_context("spawn")
@@ -103,7 +103,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make(
-    name: str, args: argparse.Namespace, device_class: str | None = None, runtimes: Sequence[str] = tuple(TARGETS)
+    name: str, args: argparse.Namespace, device_class: str | None = None, runtimes: Sequence[str] = tuple(RUNTIMES)
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Candidates, the images to run [N,3,H,W], torch's logits for them [N,classes], and facts of the model.
 

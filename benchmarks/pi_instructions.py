@@ -25,7 +25,7 @@ from benchmarks.peerlib.candidates import Candidate, open_candidate
 from benchmarks.peers import DATA, HERE, all_versions, make
 from benchmarks.pilib.counting import CORES, count_candidates
 from benchmarks.pilib.results import section, with_section
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 from edgekit.support.files import replace_text
 
@@ -55,7 +55,7 @@ def main() -> None:
                 results["kernel"] = next((row["kernel"] for row in rows if "kernel" in row), results["kernel"])
                 before = results["models"].setdefault(name, {}).get(core, [])
                 others = [row for row in before if row["runtime"] != runtime]
-                rows = sorted(others + rows, key=lambda row: list(TARGETS).index(row["runtime"]))
+                rows = sorted(others + rows, key=lambda row: list(RUNTIMES).index(row["runtime"]))
                 results["models"][name][core] = [without(row, "kernel") for row in rows]
                 replace_text(args.json, json.dumps(results, indent=1) + "\n")
                 replace_text(args.results, with_section(args.results.read_text(), section(results)))
@@ -68,13 +68,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="convnextv2_atto,demo", help=f"of {', '.join(SUBJECTS)}")
     parser.add_argument("--cores", default=",".join(CORES), help=f"of {', '.join(CORES)}; default: all")
-    parser.add_argument("--runtimes", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}; default: all")
+    parser.add_argument("--runtimes", default=",".join(RUNTIMES), help=f"of {', '.join(RUNTIMES)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="where the models are made and kept")
     args = parser.parse_args()
-    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", list(TARGETS))):
+    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", list(RUNTIMES))):
         asked = getattr(args, name).split(",")
         setattr(args, name, asked)
         if unknown := set(asked) - set(valid):

@@ -23,13 +23,13 @@ from tests.helpers.sharing import SharedRun, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
 from tests.helpers.tiny import (
     CLASSES,
-    MODEL_FILES,
     ROOT,
     SIDE,
     TINY_ARGS,
     TINY_MODEL,
     MakeBundle,
     compile_all,
+    model_files,
     tiny_labels,
     tiny_manifest,
 )
@@ -120,7 +120,7 @@ def tiny_network() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_network: Any, shared_folder: Path) -> Path:
-    """A folder with the tiny network as model.onnx, model.xml with model.bin, and model.tflite."""
+    """A folder with the tiny network as model.onnx, model.xml with model.bin, model.tflite and model.pt2."""
     return made_once(shared_folder, "tiny_models", lambda folder: compile_all(tiny_network, (1, 3, SIDE, SIDE), folder))
 
 
@@ -141,7 +141,7 @@ def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeB
     """Write a bundle of the tiny network: `make_bundle(target, name=..., golden=..., **manifest_changes)`."""
 
     def make(target: str, name: str = "bundle", golden: Golden = tiny_golden, **changes: Any) -> Path:
-        files = {file: tiny_models / file for file in MODEL_FILES[target]}
+        files = model_files(target, tiny_models)
         return write_bundle(tmp_path / name, files, tiny_manifest(target, **changes), tiny_labels(), golden).path
 
     return make

@@ -19,7 +19,7 @@ COMPILES = """
 import sys
 from pathlib import Path
 import edgekit.runtime
-edgekit.runtime.engine.import_runtime("openvino", "openvino")
+edgekit.runtime.engine.import_runtime("openvino")
 import torch
 import edgekit.compiler.quantize.calibrate
 from edgekit.runtime.openvino.backend import Backend

@@ -13,7 +13,7 @@ import pytest
 from edgekit import __version__
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.environments import ROOT, find_python, new_environment, run
 
 EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "dev"}
@@ -59,7 +59,7 @@ def test_the_metadata_names_what_each_extra_brings(metadata: Message) -> None:
     base = {re.split(r"[^\w-]", each)[0] for each in requirements if "extra ==" not in each}
     assert base == {"numpy", "pillow"}
     assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
-    assert {target.extra for target in TARGETS.values()} <= EXTRAS
+    assert {target.extra for target in RUNTIMES.values()} <= EXTRAS
     assert metadata["Name"] == "edgekit-deploy"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.latency import ratio
 
@@ -119,9 +119,9 @@ def summary(models: Row, threads: int) -> list[str]:
     )  # fmt: skip
     lines = [table_row(*heads), "|" + "---|" * len(heads)]
     for name, model in models.items():
-        for runtime in TARGETS:
+        for runtime in RUNTIMES:
             cells = summary_cells(Group(model, runtime), threads)
-            lines.append(table_row(name, TARGETS[runtime].title, *(cells or [NONE] * (len(heads) - 2))))
+            lines.append(table_row(name, RUNTIMES[runtime].title, *(cells or [NONE] * (len(heads) - 2))))
     return lines
 
 
@@ -170,10 +170,10 @@ def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
         + " | edgekit INT8 is faster by (1 thr.) | SNR dB | agreement |",
         "|---|---|---|" + "---|" * (len(threads) + 3),
     ]
-    for runtime in TARGETS:
+    for runtime in RUNTIMES:
         group = Group(model, runtime)
         for row in (row for row in model["rows"] if row["runtime"] == runtime):
-            start = f"| {TARGETS[runtime].title} | {row['candidate']} |"
+            start = f"| {RUNTIMES[runtime].title} | {row['candidate']} |"
             if "error" in row:
                 lines.append(f"{start} failed: {row['error'].replace('|', '/')} |" + " |" * (len(threads) + 3))
                 continue

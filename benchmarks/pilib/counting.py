@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.pilib import debian, guest
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.wheel import REQUIREMENTS, own_wheel
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import replacing
@@ -129,7 +129,7 @@ def _userland_archive() -> Path:
 def _runtime_archive(runtime: str) -> Path:
     archive = debian.KEPT / f"{SUITE}-{runtime}.cpio"
     if not archive.exists():
-        packages = debian.packages(SUITE, runtime, [*REQUIREMENTS, TARGETS[runtime].requirement])
+        packages = debian.packages(SUITE, runtime, [*REQUIREMENTS, RUNTIMES[runtime].requirement])
         with tempfile.TemporaryDirectory(dir=debian.KEPT) as scratch:
             packages.rename(Path(scratch) / "packages")
             _write(archive, Path(scratch))

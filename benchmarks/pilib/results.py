@@ -5,7 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from benchmarks.peerlib.results import NONE, table_row
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 
 Row = dict[str, Any]
 
@@ -47,7 +47,7 @@ def _summary(cores: Row) -> list[str]:
     heads = ("core", "runtime", "best float M", "INT8 M", "best float / INT8", "best stock INT8 M", "best stock / INT8")
     lines = [table_row(*heads), "|" + "---|" * len(heads)]
     for core, rows in cores.items():
-        for runtime, target in TARGETS.items():
+        for runtime, target in RUNTIMES.items():
             counted = [row for row in rows if row["runtime"] == runtime and "error" not in row]
             ours = next((row for row in counted if row["candidate"] == "edgekit int8"), None)
             best = _fewest(row for row in counted if not row["precision"].startswith("int8"))
@@ -71,7 +71,7 @@ def _everything(cores: Row) -> list[str]:
         counts = [_cell(by_core.get(core)) for core in cores]
         snr = [_decibel(by_core.get(core), "snr_db") for core in cores]
         x86 = _decibel(next(iter(by_core.values())), "snr_x86_db")
-        lines.append(table_row(TARGETS[runtime].title, candidate, *counts, *snr, x86))
+        lines.append(table_row(RUNTIMES[runtime].title, candidate, *counts, *snr, x86))
     return lines
 
 

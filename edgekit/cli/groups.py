@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from edgekit.config.precisions import PRECISIONS
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 
 Threads = Annotated[int | None, typer.Option(help="Threads to run on. [default: all cores]")]
 Seed = Annotated[int, typer.Option(help="Chooses the images, and random weights.")]
@@ -62,7 +62,7 @@ class Making:
     weights: Annotated[str | None, typer.Option(help="Checkpoint (.safetensors, .pth), or 'random'.")] = None
     data: Labelled = None
     target: Annotated[
-        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(TARGETS)}. [default: all]")
+        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(RUNTIMES)}. [default: all]")
     ] = None
     device_class: Annotated[
         str | None, typer.Option(help="Class or TOML that bundles are made for. [default: this machine's]")
@@ -127,7 +127,7 @@ class Measuring:
 def flat(command: Callable[..., int]) -> Callable[..., int]:
     """Let Typer see the fields of the groups that a command takes as options of the command."""
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
     parameters = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
-from edgekit.config.runtimes import TARGETS, find_target
+from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
 from edgekit.measure.settings import Settings
@@ -100,7 +100,7 @@ def data_of(path: Path | None) -> Path:
 
 def targets_of(names: list[str] | None) -> tuple[str, ...]:
     """Names that were asked for, checked, each once; all without any."""
-    return tuple(dict.fromkeys(find_target(name).name for name in names)) if names else tuple(TARGETS)
+    return tuple(dict.fromkeys(find_runtime(name).name for name in names)) if names else tuple(RUNTIMES)
 
 
 def precisions_of(names: list[str] | None) -> tuple[Precision, ...]:

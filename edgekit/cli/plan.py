@@ -11,7 +11,7 @@ from edgekit.cli.groups import Json, Source, flat
 from edgekit.cli.options import model_options, targets_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.config.device_classes import DeviceClass, host_class, load_device_class
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import UsageError
 from edgekit.support.libraries import needs
 
@@ -22,7 +22,7 @@ def plan(
     model: Model,
     source: Source,
     target: Annotated[
-        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(TARGETS)}. [default: all]")
+        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(RUNTIMES)}. [default: all]")
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where it is to run: local, a name, or ssh://USER@HOST. [default: local]")

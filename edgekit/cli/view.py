@@ -126,20 +126,20 @@ def targets(json_: Json = False) -> None:
     """Runtimes, device classes and recipes that there are."""
     from edgekit.config.device_classes import list_device_classes, load_device_class
     from edgekit.config.recipes import list_recipes, load_recipe
-    from edgekit.config.runtimes import TARGETS
+    from edgekit.config.runtimes import RUNTIMES
 
     classes = [load_device_class(name) for name in list_device_classes()]
     recipes = [load_recipe(name) for name in list_recipes()]
     with clean_stdout() as out:
         if json_:
             listed = {
-                "targets": [{"name": each.name, "runtime": each.title} for each in TARGETS.values()],
+                "targets": [{"name": each.name, "runtime": each.title} for each in RUNTIMES.values()],
                 "device_classes": [{"name": each.name, "description": each.description} for each in classes],
                 "recipes": [{"name": each.name, "description": each.description} for each in recipes],
             }
             emit(out, {"schema_version": 1} | listed)
             return
-        out.writelines(f"target        {each.name}: {each.title}\n" for each in TARGETS.values())
+        out.writelines(f"target        {each.name}: {each.title}\n" for each in RUNTIMES.values())
         out.writelines(f"device class  {each.name}: {each.description}\n" for each in classes)
         out.writelines(f"recipe        {each.name}: {each.description}\n" for each in recipes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.config.precisions import Precision
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError
 
@@ -28,10 +28,10 @@ class DeviceClass:
     int8_macs_per_cycle: int
     dot_product: bool
     threads: int
-    targets: tuple[str, ...] = field(metadata={"choices": tuple(TARGETS)})
-    """In order of preference."""
     low_precision_float: Literal["bf16", "f16"] | None = None
     """What a runtime may choose by itself instead of f32."""
+    targets: tuple[str, ...] = field(default=(), metadata={"choices": RUNTIMES})
+    """Runtimes in order of preference."""
     boards: tuple[str, ...] = ()
     """fnmatch patterns of the device tree's model; a class without any is told by its instruction set."""
 

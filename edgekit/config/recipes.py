@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.config.precisions import Scheme
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError
 
@@ -48,7 +48,7 @@ class Recipe:
 
     name: str
     description: str
-    targets: Mapping[str, TargetRecipe] = field(metadata={"tables": TARGETS, "default": PLAIN})
+    targets: Mapping[str, TargetRecipe] = field(metadata={"tables": RUNTIMES, "default": PLAIN})
     architectures: tuple[str, ...] = ()
     """fnmatch patterns of model names that take this recipe unasked."""
     optional_rewrites: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.config.device_classes import class_of
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
@@ -66,7 +66,7 @@ def check(device: Device) -> dict[str, Any]:
     """The document of `edgekit devices check`: facts, what is lacking, and for each target whether and why not."""
     with connect(device) as connection:
         facts = probe(connection)
-    why_not = {name: reason_against(device.name, facts) for name in TARGETS}
+    why_not = {name: reason_against(device.name, facts) for name in RUNTIMES}
     return {
         "schema_version": 1,
         "name": device.name,

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 from edgekit import __version__
 from edgekit.config.device_classes import class_of
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
@@ -92,7 +92,7 @@ def _runtimes() -> Iterator[Finding]:
     """Each imported in a process of its own: one that is built for other instructions dies by a signal."""
     works = 0
     findings = []
-    for name, target in TARGETS.items():
+    for name, target in RUNTIMES.items():
         version = next(filter(None, map(_version, PACKAGES[name])), None)
         module = next((each for each in MODULES[name] if importlib.util.find_spec(each)), None)
         install = install_command(target.extra)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgekit.config.runtimes import find_target
+from edgekit.config.runtimes import find_runtime
 from edgekit.devices.check import Facts, python_of, reason_against
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.scripts import ENVIRONMENT, STORE, source
@@ -32,7 +32,7 @@ def environment_key(wheel: bytes, requirements: Sequence[str], python_version: s
 
 def requirements_of(target: str, minimum: str | None) -> list[str]:
     """What pip is asked for on the device, beside edgekit's wheel; `minimum` is the bundle's oldest engine version."""
-    engine = find_target(target).requirement
+    engine = find_runtime(target).requirement
     return [*REQUIREMENTS, f"{engine},>={minimum}" if minimum else engine]
 
 
@@ -164,7 +164,7 @@ def _feed(pipe: BinaryIO | Any, paths: Sequence[Path]) -> str:
 
 
 def _setup_error(device: str, facts: Facts, target: str, status: int, said: str) -> DeviceError:
-    title = find_target(target).title
+    title = find_runtime(target).title
     if "No matching distribution" in said or "no matching distributions" in said:
         version = python_of(device, facts)["version"]
         return DeviceSetupError(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import host_class, list_device_classes, load_device_class
+from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
+from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
@@ -50,11 +52,7 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
         recipe = replace(recipe, scheme=options.scheme)
     if recipe.scheme == "w8" and options.check_stability:
         raise UsageError("scheme w8 has no ranges that depend on images: leave out --check-stability.")
-    if recipe.scheme == "w8" and "tflite" in options.targets:
-        raise UsageError(
-            "scheme w8 is not for LiteRT, whose converter makes float of int8 weights again where inputs are float: "
-            "leave it out with --target openvino --target onnx."
-        )
+    check_scheme(recipe.scheme, options.targets)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(options.model, seed=options.seed)
     if network.params > GPTQ_MOST and recipe.weight_rounding == "gptq":
@@ -72,6 +70,19 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
     warn_of_doubts(calibration, evaluation, network.classes, reporter)
     return Job(network, recipe, device_class, dataset, other, calibration, evaluation)
+
+
+def check_scheme(scheme: Scheme, targets: Sequence[str]) -> None:
+    """UsageError, with the targets to name instead, if one of these cannot compile the INT8 scheme."""
+    unable = [find_runtime(name) for name in targets if scheme not in find_runtime(name).schemes]
+    if not unable:
+        return
+    able = [runtime.name for runtime in RUNTIMES.values() if scheme in runtime.schemes]
+    asked = [name for name in able if name in targets]
+    raise UsageError(
+        f"scheme {scheme} is not for {' and '.join(runtime.title for runtime in unable)}, valid there is "
+        f"{', '.join(unable[0].schemes)}: choose targets with {' '.join(f'--target {name}' for name in asked or able)}."
+    )
 
 
 def choose_class(options: Options) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.config.precisions import PRECISIONS, Precision, Scheme
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.registry import THIS, Device
 from edgekit.measure.settings import Settings
 from edgekit.models.options import ModelOptions
@@ -17,7 +17,7 @@ class Options:
     model: ModelOptions
     data: Path
     calibration_data: Path | None = None
-    targets: tuple[str, ...] = tuple(TARGETS)
+    targets: tuple[str, ...] = field(default_factory=lambda: tuple(RUNTIMES))
     precisions: tuple[Precision, ...] = PRECISIONS
     device_class: str | None = None
     recipe: str | None = None

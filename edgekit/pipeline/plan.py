@@ -21,7 +21,7 @@ from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.measure.memory import machine_memory
 from edgekit.models.meta import build_meta
@@ -52,7 +52,7 @@ class Shape:
 
 def plan_model(
     options: ModelOptions,
-    targets: Sequence[str] = tuple(TARGETS),
+    targets: Sequence[str] = tuple(RUNTIMES),
     device_class: DeviceClass | None = None,
     recipe: str | None = None,
     memory_of_class: bool = False,

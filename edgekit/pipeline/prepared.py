@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.torch import weights_only_loads
 from edgekit.config.precisions import Precision
-from edgekit.config.runtimes import find_target
+from edgekit.config.runtimes import find_runtime
 from edgekit.errors import InputError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.pipeline.request import Provenance
@@ -97,7 +97,7 @@ def _read_facts(folder: Path) -> GraphFacts:
         facts = msgspec.json.decode((folder / STAGE).read_bytes(), type=GraphFacts)
     except (OSError, msgspec.DecodeError) as error:
         raise _not_prepared(folder, error if isinstance(error, OSError) else f"{STAGE}: {error}") from error
-    find_target(facts.target)
+    find_runtime(facts.target)
     return facts
 
 

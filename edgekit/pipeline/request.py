@@ -10,22 +10,13 @@ from typing import Any
 from edgekit import __version__
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
 from edgekit.models import Network
 from edgekit.pipeline.sources import edgekit_sha256, module_sha256
 from edgekit.support.hashes import digest
 
-PACKAGES = (
-    # decode and crop the images, build and export the network
-    "numpy", "pillow", "torch", "timm", "open_clip_torch", "safetensors",
-    # quantize
-    "nncf", "torchao", "networkx",
-    # compile
-    "openvino", "onnx", "onnx-ir", "onnxscript", "protobuf", "ml_dtypes", "litert-torch", "litert-converter",
-    "jax", "jaxlib", "flatbuffers",
-    # run, since golden samples are what the runtime answers
-    "onnxruntime", "ai-edge-litert",
-)  # fmt: skip
-"""Distributions that shape a bundle."""
+SHARED_DISTRIBUTIONS = ("numpy", "pillow", "open_clip_torch", "safetensors", "networkx", *COMPILER_DISTRIBUTIONS)
+"""Distributions that shape every bundle; the rows of the runtimes have the others."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +96,20 @@ def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance
     )
 
 
+def shaping_distributions() -> list[str]:
+    """The distributions that shape bundles, the alternatives to a runtime's own included."""
+    found = [*SHARED_DISTRIBUTIONS]
+    for runtime in RUNTIMES.values():  # the runtime itself too, since golden samples are what it answers
+        found += [*runtime.compiler_distributions, *runtime.compiler_dependencies, *runtime.distributions]
+    return list(dict.fromkeys(found))
+
+
 def versions() -> dict[str, str]:
     """Versions of edgekit, Python and the packages that make bundles, and the hash of edgekit's own code for that."""
     found = {"edgekit": __version__, "edgekit-sources": edgekit_sha256(), "python": platform.python_version()}
-    for package in PACKAGES:
+    for distribution in shaping_distributions():
         try:
-            found[package] = importlib.metadata.version(package)
+            found[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found

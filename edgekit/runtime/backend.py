@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch.fx import GraphModule
 
-from edgekit.config.runtimes import find_target
+from edgekit.config.runtimes import find_runtime
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, import_needed
 
@@ -44,7 +44,7 @@ def compiler_errors(target: str) -> LibraryErrors:
 
     A full disk and a lack of memory pass: they are told as what they are.
     """
-    title = find_target(target).title
+    title = find_runtime(target).title
     return LibraryErrors(
         lambda raised: CompileError(f"{title}'s compiler refused the graph: {first_line(raised)}"),
         passing=(OSError, MemoryError),
@@ -56,5 +56,5 @@ __all__ = ["Artifact", "Backend", "compiler_errors", "load_backend"]
 
 def load_backend(target: str) -> Backend:
     """The backend of this target, imported now; MissingExtraError if a package that it needs is missing."""
-    backend: Backend = import_needed(find_target(target).backend, "build").Backend()
+    backend: Backend = import_needed(find_runtime(target).backend_module, "build").Backend()
     return backend

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.compat.telemetry import hidden_telemetry
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import Runtime, find_runtime
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
 from edgekit.runtime.manifest import Manifest
 from edgekit.support.distribution import install_command
@@ -48,19 +48,19 @@ class Engine(Protocol):
         ...
 
 
-def import_runtime(target: str, *modules: str) -> ModuleType:
-    """The first of the modules that is installed, or MissingExtraError with the pip command that brings one."""
-    for name in modules:
+def import_runtime(name: str) -> ModuleType:
+    """The first of a runtime's modules that is installed, or MissingExtraError with the pip command that brings one."""
+    runtime = find_runtime(name)
+    for module in runtime.import_names:
         try:
             with hidden_telemetry():
-                return importlib.import_module(name)
+                return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise EngineError(f"{name} is installed but can't be imported: {first_line(error)}") from error
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
         except Exception as error:
-            raise EngineError(f"{name} is installed but can't be imported: {first_line(error)}") from error
-    known = TARGETS[target]
-    raise MissingExtraError(f"{known.title} is not installed. Run: {install_command(known.extra)}")
+            raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
+    raise MissingExtraError(f"{runtime.title} is not installed. Run: {install_command(runtime.extra)}")
 
 
 def package_version(module: ModuleType, package: str, manifest: Manifest) -> str:
@@ -78,18 +78,20 @@ def package_version(module: ModuleType, package: str, manifest: Manifest) -> str
     return version
 
 
-def check_options(manifest: Manifest, known: Sequence[str]) -> None:
-    """Refuse session options that the engine doesn't know: a bundle must not reach any other option of a runtime."""
+def check_manifest(manifest: Manifest, runtime: Runtime) -> None:
+    """Refuse a bundle that would reach more of the runtime than its engine is written for; raises BundleError.
+
+    These are session options that the engine doesn't know, and a model file with another suffix, by which some runtimes
+    choose the parser.
+    """
     for key in manifest.session:
-        if key not in known:
-            valid = ", ".join(known) or "none"
-            raise BundleError(f"key 'session.{key}' is unknown to {manifest.target}; valid: {valid}")
-
-
-def check_model_file(model: Path, suffix: str) -> None:
-    """Refuse another suffix: some runtimes choose the parser by it."""
-    if model.suffix != suffix:
-        raise BundleError(f"key 'model_file' is '{model.name}': valid is a name that ends in {suffix}")
+        if key not in runtime.session_options:
+            valid = ", ".join(runtime.session_options) or "none"
+            raise BundleError(f"key 'session.{key}' is unknown to {runtime.title}; valid: {valid}")
+    if not manifest.model_file.endswith(runtime.model_suffix):
+        raise BundleError(
+            f"key 'model_file' is '{manifest.model_file}': valid is a name that ends in {runtime.model_suffix}"
+        )
 
 
 def check_shapes(manifest: Manifest, inputs: Sequence[object], outputs: Sequence[object]) -> None:

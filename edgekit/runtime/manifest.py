@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NoReturn, TypedDict
 
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.images.preprocess import MAX_SIDE, Preprocessing
 
@@ -76,7 +76,7 @@ class Manifest:
     golden_file: str = "golden.npz"
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The manifest as JSON can hold it, schema_version first."""
         values = {"schema_version": SCHEMA_VERSION} | asdict(self)
         return values | {"preprocessing": self.preprocessing.to_dict(), "input_shape": list(self.input_shape)}
@@ -123,7 +123,7 @@ def _refuse(key: str, value: object, valid: str) -> NoReturn:
     raise BundleError(f"key '{key}' is {shown[:80]}{'…' if len(shown) > 80 else ''}: valid is {valid}")
 
 
-def _check_keys(what: str, given: Mapping[str, Any], keys: Sequence[str]) -> None:
+def _check_keys(what: str, given: Mapping[str, object], keys: Sequence[str]) -> None:
     for key in keys:
         if key not in given:
             raise BundleError(f"{what}: key '{key}' is missing")
@@ -132,7 +132,7 @@ def _check_keys(what: str, given: Mapping[str, Any], keys: Sequence[str]) -> Non
             raise BundleError(f"{what}: key {key!r} is unknown; the keys are {', '.join(keys)}")
 
 
-def _object(key: str, value: object) -> dict[str, Any]:
+def _object(key: str, value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         _refuse(key, value, "an object")
     return value
@@ -178,10 +178,10 @@ def _pattern(pattern: re.Pattern[str], valid: str) -> Callable[[str, object], st
     return parse
 
 
-def _record(**parsers: Callable[[str, object], Any]) -> Callable[[str, object], dict[str, Any]]:
+def _record(**parsers: Callable[[str, object], Any]) -> Callable[[str, object], dict[str, object]]:
     """A parser of an object with exactly these keys."""
 
-    def parse(key: str, value: object) -> dict[str, Any]:
+    def parse(key: str, value: object) -> dict[str, object]:
         given = _object(key, value)
         _check_keys(key, given, tuple(parsers))
         return {name: parser(f"{key}.{name}", given[name]) for name, parser in parsers.items()}
@@ -200,19 +200,19 @@ _layer = _record(name=_text, op=_text, macs=_whole(0, 1 << 60), int8=_boolean)
 _file_entry = _record(sha256=_pattern(_SHA256, "64 hexadecimal digits"), size_bytes=_whole(0, 1 << 50))
 
 
-def _layers(key: str, value: object) -> tuple[dict[str, Any], ...]:
+def _layers(key: str, value: object) -> tuple[dict[str, object], ...]:
     if not isinstance(value, list | tuple):
         _refuse(key, value, "a list")
     return tuple(_layer(f"{key}[{index}]", item) for index, item in enumerate(value))
 
 
-def _files(key: str, value: object) -> dict[str, Any]:
+def _files(key: str, value: object) -> dict[str, dict[str, object]]:
     entries = _object(key, value)
     return {check_file_name(key, name): _file_entry(f"{key}.{name}", entry) for name, entry in entries.items()}
 
 
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
-    "target": lambda key, value: _choice(*TARGETS)(key, value),  # the table may have grown since the import
+    "target": lambda key, value: _choice(*RUNTIMES)(key, value),  # a runtime may be registered later
     "precision": _choice("float", "int8"),
     "scheme": _text,
     "model_file": check_file_name,
@@ -253,7 +253,7 @@ def _check_agreement(manifest: Manifest) -> None:
         )
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError(f"a key is given twice among {', '.join(repr(key) for key, _ in pairs[:9])}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.config.runtimes import find_target
+from edgekit.config.runtimes import RUNTIMES, find_runtime, runtime_of_suffix
 from edgekit.errors import InputError, UsageError
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads, engine_errors
@@ -15,7 +15,6 @@ from edgekit.runtime.session import Session
 __all__ = ["OpProfile", "Profile", "profile", "profile_model", "target_of"]
 
 RUNS = 5
-_TARGETS = {".xml": "openvino", ".onnx": "onnx", ".tflite": "tflite"}
 
 
 def profile(bundle: Bundle, threads: int | None = None, runs: int = RUNS) -> Profile:
@@ -39,9 +38,9 @@ def profile_model(
 ) -> Profile:
     """The same for a model file of any origin; layers have the names that the runtime or the file gives them.
 
-    `target` follows from the suffix (.onnx, .tflite, or .xml with its .bin beside it) when it isn't given. `options`
-    are those of a manifest's `session`, such as "disabled_optimizers"; by default there are none. Raises UsageError for
-    another suffix, InputError for a missing file or an input whose shape isn't fixed, EngineError.
+    Without `target`, the suffix tells the runtime. `options` are those of a manifest's `session`, such as
+    "disabled_optimizers"; by default there are none. Raises UsageError for an unknown suffix, InputError for a missing
+    file or an input whose shape isn't fixed, EngineError.
     """
     path = Path(path)
     target = target or target_of(path)
@@ -51,16 +50,18 @@ def profile_model(
 
 
 def target_of(path: Path) -> str:
-    """The target that runs a model file, from its suffix; UsageError for one that none has."""
-    if path.suffix not in _TARGETS:
-        raise UsageError(f"'{path}' is no model file that edgekit knows: valid suffixes are {', '.join(_TARGETS)}")
-    return _TARGETS[path.suffix]
+    """The name of the runtime that runs a model file, told by its suffix; UsageError if there is none."""
+    runtime = runtime_of_suffix(path.suffix)
+    if runtime is None:
+        valid = ", ".join(each.model_suffix for each in RUNTIMES.values())
+        raise UsageError(f"'{path}' is no model file that edgekit knows: valid suffixes are {valid}")
+    return runtime.name
 
 
 def _profile(path: Path, target: str, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
     if runs < 1:
         raise UsageError(f"runs is {runs}: give a whole number from 1")
-    known = find_target(target)
-    runtime: RuntimeProfiler = importlib.import_module(known.profiler).Profiler()
-    with engine_errors(f"profiling {path} in {known.title}"):
-        return runtime.profile(path, options, threads, runs)
+    runtime = find_runtime(target)
+    profiler: RuntimeProfiler = importlib.import_module(runtime.profiler_module).Profiler()
+    with engine_errors(f"profiling {path} in {runtime.title}"):
+        return profiler.profile(path, options, threads, runs)

@@ -8,11 +8,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.config.runtimes import find_target
+from edgekit.config.runtimes import find_runtime
 from edgekit.errors import BundleError, GoldenError, InputError, UsageError
 from edgekit.images.preprocess import ImageLike
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.engine import Engine, check_threads, engine_errors
+from edgekit.runtime.engine import Engine, check_manifest, check_threads, engine_errors
 from edgekit.support.libraries import quiet
 
 LOW_PRECISION_SPREAD = 0.3
@@ -42,11 +42,12 @@ class Session:
         """Open the bundle's model; raises UsageError, BundleError, MissingExtraError or EngineError."""
         self.bundle = bundle
         self.threads = check_threads(threads)
-        target = find_target(bundle.manifest.target)
-        engine = importlib.import_module(target.engine).Engine
-        with engine_errors(f"loading {bundle.model_path} in {target.title}"):
+        runtime = find_runtime(bundle.manifest.target)
+        check_manifest(bundle.manifest, runtime)
+        engine = importlib.import_module(runtime.engine_module).Engine
+        with engine_errors(f"loading {bundle.model_path} in {runtime.title}"):
             self._engine: Engine = engine(bundle.model_path, bundle.manifest, self.threads)
-        self._action = f"running {bundle.model_path} in {target.title}"
+        self._action = f"running {bundle.model_path} in {runtime.title}"
         self._image_shape = bundle.manifest.input_shape[1:]
 
     @property

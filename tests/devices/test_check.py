@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import check
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
@@ -144,7 +144,7 @@ def test_check(board: Server, capfd: Any) -> None:
     found = json.loads(out)
     assert err == ""
     assert found["facts"]["cache"] == str(board.cache)
-    assert {each for each, said in found["targets"].items() if said["runs"]} == set(TARGETS)
+    assert {each for each, said in found["targets"].items() if said["runs"]} == set(RUNTIMES)
     assert main(["devices", "check", "board"]) == 0
     out, _ = capfd.readouterr()
     assert "tflite:     can run" in out.splitlines()

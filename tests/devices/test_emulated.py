@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.transport import connect
 from edgekit.report import load_report
 from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated
@@ -87,7 +87,7 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
 
 def test_every_bundle_on_the_other_board(demo_run: Path, boards: dict[str, Emulated]) -> None:
     """`edgekit benchmark` runs the golden samples first: a row that passed has logits within their tolerance."""
-    bundles = [str(demo_run / f"{target}-{precision}") for target in TARGETS for precision in ("float", "int8")]
+    bundles = [str(demo_run / f"{target}-{precision}") for target in RUNTIMES for precision in ("float", "int8")]
 
     options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
     rows = run_cli(["benchmark", *bundles, "--device", SECOND, *options])["results"]

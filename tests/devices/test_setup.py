@@ -18,7 +18,7 @@ from packaging.utils import parse_wheel_filename
 
 from edgekit import __version__
 from edgekit.cli.main import main
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import setup
 from edgekit.devices.check import probe
 from edgekit.devices.remote import open_board
@@ -93,7 +93,7 @@ def test_requirements_are_those_of_the_package() -> None:
     extras = project["optional-dependencies"]
     (msgspec,) = (each for each in extras["cli"] if each.startswith("msgspec"))
     assert list(REQUIREMENTS) == [*project["dependencies"], msgspec]
-    for target in TARGETS.values():
+    for target in RUNTIMES.values():
         if target.extra in extras:
             assert [target.requirement] == extras[target.extra]
             assert setup.requirements_of(target.name, "1.0") == [*REQUIREMENTS, f"{target.requirement},>=1.0"]

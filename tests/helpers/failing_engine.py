@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure import measure_bundles
 from edgekit.runtime.manifest import Manifest
 
@@ -19,7 +19,7 @@ MESSAGE = "the accelerator was lost"
 @contextmanager
 def failing_engine(target: str, bundle: str, phase: Phase = "model alone", computed_in: str = "f32") -> Iterator[None]:
     """Let the engine of the bundle in a folder of this name raise in one phase of the timing, in one precision."""
-    engine: Any = importlib.import_module(TARGETS[target].engine).Engine
+    engine: Any = importlib.import_module(RUNTIMES[target].engine_module).Engine
     measure: Any = measure_bundles
     open_model, run = engine.__init__, engine.run
     broken: set[Any] = set()

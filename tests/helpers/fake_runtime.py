@@ -1,93 +1,49 @@
-"""A fourth runtime, as anyone would add one: this file, and one row in the table of targets.
+"""A fourth runtime, which keeps the graph as torch exports it and runs it with torch.
 
-It keeps the graph as torch exports it and runs it with torch. Nothing to convert, so it's also what tests of the
-pipeline use.
+There is nothing to convert, so it is also what tests of the pipeline use. Its folder is tests/helpers/fake.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pytest
 import torch
-from numpy.typing import NDArray
-from torch.fx import GraphModule
 
-from edgekit.compiler.graph import add_constant, constant, example_input, refresh
-from edgekit.config.runtimes import TARGETS, Target
-from edgekit.runtime.backend import Artifact, compiler_errors
-from edgekit.runtime.manifest import Manifest
-from edgekit.runtime.profiling import Profile
+from edgekit.config.runtimes import Runtime
 from edgekit.support.libraries import quiet
+from tests.helpers.fake import backend, engine, profiler
+from tests.helpers.fake.backend import Backend
+from tests.helpers.fake.engine import Engine
+from tests.helpers.runtimes import registered
 
-ROW = replace(TARGETS["onnx"], name="fake", title="Fake", engine=__name__, backend=__name__, profiler=__name__)
+__all__ = ["FOLDER", "ROW", "Backend", "Engine", "added", "embedded"]
 
-
-class Backend:
-    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
-        store_weights_as_int8(graph)
-        program = torch.export.export(graph, (example_input(graph),))
-        for node in program.graph.nodes:  # stack traces: more than the weights
-            for key in node.meta.keys() - {"val"}:
-                del node.meta[key]
-        with compiler_errors("fake"):
-            torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
-        return Artifact("model.pt2", ("model.pt2",), "image", "logits", "torch", "2.0")
-
-
-def store_weights_as_int8(graph: GraphModule) -> None:
-    """Compute each Q of a constant now, and drop what nothing uses any more."""
-    for node in list(graph.graph.nodes):
-        if ".quantize_per_channel" in str(node.target) and (weight := constant(graph, node.args[0])) is not None:
-            scale, zero = (constant(graph, argument) for argument in node.args[1:3])
-            node.replace_all_uses_with(
-                add_constant(graph, node, node.name, node.target(weight, scale, zero, *node.args[3:]))
-            )
-    refresh(graph)
-    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
-    for name in graph.state_dict().keys() - used:
-        owner, _, leaf = name.rpartition(".")
-        delattr(graph.get_submodule(owner), leaf)
-
-
-class Engine:
-    package, version = "torch", torch.__version__
-
-    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
-        with quiet():
-            self._graph: Any = torch.export.load(model).module(check_guards=False)
-
-    @torch.no_grad()
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._graph(torch.from_numpy(x)).numpy()
-        return logits
-
-    def close(self) -> None:
-        self._graph = None
-
-    @staticmethod
-    def low_precision_float() -> str | None:
-        return None
-
-
-class Profiler:
-    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        return Profile("it never runs in integers", (), None)
+FOLDER = Path(__file__).parent / "fake"
+ROW = Runtime(
+    name="fake",
+    title="Fake",
+    model_suffix=".pt2",
+    import_names=("torch",),
+    distributions=("torch",),
+    oldest_version="2.12",
+    excluded_version="3",
+    compiler_distributions=(),
+)
+"""Its row in the table of runtimes."""
 
 
 @contextmanager
-def added() -> Iterator[Target]:
-    """The table of targets with this runtime's row."""
-    outermost = ROW.name not in TARGETS
-    TARGETS[ROW.name] = ROW
-    try:
+def added() -> Iterator[Runtime]:
+    """The table with this runtime, and its modules where the row says they are; other processes have neither."""
+    modules = {ROW.engine_module: engine, ROW.backend_module: backend, ROW.profiler_module: profiler}
+    with registered(ROW), pytest.MonkeyPatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
         yield ROW
-    finally:
-        if outermost:
-            del TARGETS[ROW.name]
 
 
 def embedded(model: Path) -> dict[str, Any]:

@@ -5,20 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32
 CLASSES = 10
-IO_NAMES = {"openvino": ("x", "logits"), "onnx": ("x", "logits"), "tflite": ("serving_default_args_0:0", "logits")}
-MODEL_FILES = {"openvino": ("model.xml", "model.bin"), "onnx": ("model.onnx",), "tflite": ("model.tflite",)}
-PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 MakeBundle = Callable[..., Path]
 
 
 def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
-    """Compile a torch network for every runtime, without edgekit's own backends."""
+    """Compile a torch network for every runtime, the fake one too, without edgekit's own backends."""
     import litert_torch
     import torch
 
@@ -32,26 +30,34 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
         torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False, **names)
         openvino.save_model(openvino.convert_model(program, input=list(shape)), folder / "model.xml")
         litert_torch.convert(network, (x,)).export(str(folder / "model.tflite"))
+        torch.export.save(program, folder / "model.pt2")
     return folder
+
+
+def model_files(target: str, folder: Path) -> dict[str, Path]:
+    """The files of a target in a folder of `compile_all`, by their names."""
+    runtime, model = RUNTIMES[target], folder / "model"
+    paths = [model.with_suffix(suffix) for suffix in (runtime.model_suffix, *runtime.companion_suffixes)]
+    return {path.name: path for path in paths if path.exists()}
 
 
 def tiny_manifest(target: str = "onnx", **changes: Any) -> Manifest:
     """A manifest that fits the tiny network."""
     half = (0.5, 0.5, 0.5)
-    input_name, output_name = IO_NAMES[target]
+    runtime = RUNTIMES[target]
     values: dict[str, Any] = {
         "target": target,
         "precision": "float",
         "scheme": "float32",
-        "model_file": MODEL_FILES[target][0],
+        "model_file": f"model{runtime.model_suffix}",
         "input_shape": (1, 3, SIDE, SIDE),
         "layout": "NCHW",
         "dtype": "float32",
-        "input_name": input_name,
-        "output_name": output_name,
+        "input_name": "x",
+        "output_name": "logits",
         "classes": CLASSES,
         "preprocessing": Preprocessing(SIDE, SIDE, "bilinear", 1.0, "center", half, half),
-        "engine": {"package": PACKAGES[target], "minimum": "1.0"},
+        "engine": {"package": runtime.distributions[0], "minimum": "1.0"},
         "device_class": "x86-64",
         "fingerprint": "0" * 64,
         "layers": ({"name": "conv", "op": "conv", "macs": 48600, "int8": False},),

@@ -10,9 +10,10 @@ from torch import nn
 
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.models import Network
 from edgekit.pipeline import request
-from edgekit.pipeline.request import PACKAGES, BundleRequest, provenance_of, versions
+from edgekit.pipeline.request import BundleRequest, provenance_of, shaping_distributions, versions
 from edgekit.pipeline.sources import edgekit_sha256
 
 CHANGED: Any = ("changed",)
@@ -73,7 +74,11 @@ def test_it_depends_on_what_the_recipe_says_of_its_target_alone(tiny_convnext: N
         assert print_of(tiny_convnext, "float", recipe=changed["onnx"]) != print_of(tiny_convnext, "float")
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+ALTERNATIVES = {each for runtime in RUNTIMES.values() for each in runtime.distributions[1:]}
+"""Distributions that the tests don't install."""
+
+
+@pytest.mark.parametrize("package", [each for each in shaping_distributions() if each not in ALTERNATIVES])
 def test_it_depends_on_the_version_of_each_package(
     tiny_convnext: Network, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

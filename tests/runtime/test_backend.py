@@ -1,15 +1,15 @@
 """One contract for every runtime.
 
-The bundles of the three come from a whole run of the command line; a fourth is added by one file, fake_runtime.py, and
-one row in the table of targets, and goes through the same tests.
+The bundles of the three come from a whole run of the command line; a fourth, tests/helpers/fake, goes through the same
+tests.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from packaging.requirements import Requirement
 
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import load_recipe
-from edgekit.config.runtimes import TARGETS, Target
+from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError
 from edgekit.measure.measure_bundles import ran_in_int8
 from edgekit.models.options import ModelOptions
@@ -66,21 +67,15 @@ def fake_run(tiny_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=[*TARGETS, "fake"])
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    with fake_runtime.added() if request.param == "fake" else nullcontext():
-        yield TARGETS[request.param]
-
-
 @pytest.fixture(params=PRECISIONS)
 def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def bundle(target: Target, precision: str, request: pytest.FixtureRequest) -> Bundle:
-    folder: Path = request.getfixturevalue("fake_run" if target.name == "fake" else "finished_run")
-    return read_bundle(folder / f"{target.name}-{precision}")
+def bundle(runtime: Runtime, precision: str, request: pytest.FixtureRequest) -> Bundle:
+    folder: Path = request.getfixturevalue("fake_run" if runtime.name == "fake" else "finished_run")
+    return read_bundle(folder / f"{runtime.name}-{precision}")
 
 
 @pytest.fixture(scope="session")
@@ -132,9 +127,9 @@ def test_golden_samples_are_photos(bundle: Bundle, tiny_job: Job) -> None:
     assert np.array_equal(golden.pixels[0], first)
 
 
-def test_manifest(bundle: Bundle, target: Target, precision: str, tiny_job: Job) -> None:
+def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Job) -> None:
     manifest = bundle.manifest
-    assert (manifest.target, manifest.precision) == (target.name, precision)
+    assert (manifest.target, manifest.precision) == (runtime.name, precision)
     assert manifest.input_shape == (1, 3, 32, 32)
     assert (manifest.classes, manifest.dtype) == (10, "float32")
     assert manifest.preprocessing == tiny_job.network.preprocessing
@@ -182,9 +177,9 @@ def test_layers_of_the_manifest(bundle: Bundle, precision: str) -> None:
         assert layer["int8"] == (precision == "int8" and layer["op"] != "depthwise"), layer["name"]
 
 
-def test_precisions_have_fingerprints_of_their_own(target: Target, request: pytest.FixtureRequest) -> None:
-    folder: Path = request.getfixturevalue("fake_run" if target.name == "fake" else "finished_run")
-    found = {read_bundle(folder / f"{target.name}-{each}").manifest.fingerprint for each in PRECISIONS}
+def test_precisions_have_fingerprints_of_their_own(runtime: Runtime, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue("fake_run" if runtime.name == "fake" else "finished_run")
+    found = {read_bundle(folder / f"{runtime.name}-{each}").manifest.fingerprint for each in PRECISIONS}
     assert len(found) == 2
 
 
@@ -288,16 +283,16 @@ COMPILERS = {
 
 
 def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
-    tiny_job: Job, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_job: Job, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
 
-    monkeypatch.setattr(COMPILERS[target.name], refuse)
-    made = build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
+    monkeypatch.setattr(COMPILERS[runtime.name], refuse)
+    made = build_all(with_row(tiny_job), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
     (error,) = made.values()
     assert isinstance(error, CompileError)
-    assert str(error) == f"{target.title}'s compiler refused the graph: operation 'foo' is unknown"
+    assert str(error) == f"{runtime.title}'s compiler refused the graph: operation 'foo' is unknown"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -322,14 +317,14 @@ OURS = {
 
 
 def test_a_mistake_in_a_backend_is_not_said_to_be_the_compilers(
-    tiny_job: Job, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_job: Job, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mistaken(*_: object, **__: object) -> None:
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(import_module(target.backend), OURS[target.name], mistaken)
+    monkeypatch.setattr(import_module(runtime.backend_module), OURS[runtime.name], mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
-        build_all(with_row(tiny_job), (target.name,), tmp_path, Reporter(quiet=True))
+        build_all(with_row(tiny_job), (runtime.name,), tmp_path, Reporter(quiet=True))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,8 +352,20 @@ def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
         build_all(with_row(tiny_job), ("tflite",), tmp_path, Reporter(quiet=True))
 
 
-def test_rows_of_the_table(target: Target) -> None:
-    assert all(isinstance(getattr(target, each.name), str) for each in fields(Target))
-    assert TARGETS[target.name] is target
-    assert hasattr(import_module(target.engine), "Engine")
-    assert hasattr(import_module(target.backend), "Backend")
+def test_rows_of_the_table(runtime: Runtime) -> None:
+    assert RUNTIMES[runtime.name] is find_runtime(runtime.name) is runtime
+    assert runtime_of_suffix(runtime.model_suffix) is runtime
+    assert hasattr(import_module(runtime.engine_module), "Engine")
+    assert hasattr(import_module(runtime.backend_module), "Backend")
+    assert hasattr(import_module(runtime.profiler_module), "Profiler")
+    requirement = Requirement(runtime.requirement)
+    assert requirement.name == runtime.distributions[0]
+    assert requirement.specifier.contains(version(requirement.name))
+
+
+@pytest.mark.parametrize("changes", [{"name": "other"}, {"model_suffix": ".other"}])
+def test_a_name_or_suffix_that_is_taken_is_refused(runtime: Runtime, changes: dict[str, Any]) -> None:
+    before = dict(RUNTIMES)
+    with pytest.raises(ValueError, match="registered already"):
+        register(replace(runtime, **changes))
+    assert dict(RUNTIMES) == before

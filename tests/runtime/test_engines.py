@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import edgekit
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
 from edgekit.support.libraries import first_line
-from tests.helpers.tiny import MODEL_FILES, SIDE, MakeBundle, compile_all, tiny_labels, tiny_manifest
+from tests.helpers.runtimes import registered
+from tests.helpers.tiny import SIDE, MakeBundle, compile_all, model_files, tiny_labels, tiny_manifest
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +41,6 @@ def nhwc_models(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return compile_all(ChannelsLast().eval(), (1, SIDE, SIDE, 3), tmp_path_factory.mktemp("nhwc"))
 
 
-every_target = pytest.mark.parametrize("target", list(TARGETS))
-
-
-@every_target
 def test_logits_are_torchs(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> None:
     with edgekit.load(make_bundle(target), threads=1) as session:
         batch = session.bundle.manifest.preprocessing.normalize(tiny_golden.pixels)
@@ -55,7 +53,6 @@ def test_logits_are_torchs(target: str, make_bundle: MakeBundle, tiny_golden: Go
         assert session(batch[:0]).shape == (0, 10)
 
 
-@every_target
 def test_a_result_stays_when_the_session_runs_again(target: str, make_bundle: MakeBundle) -> None:
     with edgekit.load(make_bundle(target)) as session:
         zeros = np.zeros((1, 3, 32, 32), np.float32)
@@ -66,7 +63,6 @@ def test_a_result_stays_when_the_session_runs_again(target: str, make_bundle: Ma
         first[:] = 0  # the caller's own
 
 
-@every_target
 def test_accepts_strided_and_read_only_batches(target: str, make_bundle: MakeBundle) -> None:
     with edgekit.load(make_bundle(target)) as session:
         nhwc = np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
@@ -78,7 +74,6 @@ def test_accepts_strided_and_read_only_batches(target: str, make_bundle: MakeBun
         np.testing.assert_array_equal(session(frozen), expected)
 
 
-@every_target
 def test_classify_takes_paths_images_and_arrays(target: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
     image = Image.fromarray(pixels)
@@ -95,7 +90,6 @@ def test_classify_takes_paths_images_and_arrays(target: str, make_bundle: MakeBu
     assert scores == sorted(scores, reverse=True)
 
 
-@every_target
 def test_eight_threads_get_the_same_results(target: str, make_bundle: MakeBundle) -> None:
     batches = np.random.default_rng(3).random((16, 1, 3, 32, 32), np.float32)
     with edgekit.load(make_bundle(target), threads=1) as session:
@@ -106,7 +100,6 @@ def test_eight_threads_get_the_same_results(target: str, make_bundle: MakeBundle
         np.testing.assert_array_equal(logits, expected[index % 16])
 
 
-@every_target
 def test_verify(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> None:
     with edgekit.load(make_bundle(target), verify=True) as session:
         assert session.verify().max_abs_difference <= 1e-3
@@ -184,7 +177,6 @@ def test_bf16_has_a_tolerance_of_its_own(make_bundle: MakeBundle, tiny_golden: G
         assert session.bundle.manifest.session["inference_precision"] == "bf16"
 
 
-@every_target
 def test_close(target: str, make_bundle: MakeBundle) -> None:
     session = edgekit.load(make_bundle(target))
     session.close()
@@ -193,7 +185,6 @@ def test_close(target: str, make_bundle: MakeBundle) -> None:
         session(np.zeros((1, 3, 32, 32), np.float32))
 
 
-@every_target
 @pytest.mark.parametrize(
     ("batch", "given"),
     [
@@ -212,7 +203,6 @@ def test_a_wrong_batch_is_refused(target: str, make_bundle: MakeBundle, batch: o
         session(batch)  # type: ignore[arg-type]
 
 
-@every_target
 def test_a_damaged_model_is_an_engine_error(target: str, make_bundle: MakeBundle, tiny_models: Path) -> None:
     path = make_bundle(target)
     bundle = read_bundle(path)
@@ -224,7 +214,6 @@ def test_a_damaged_model_is_an_engine_error(target: str, make_bundle: MakeBundle
     assert "Exception from" not in str(caught.value)
 
 
-@every_target
 def test_a_changed_model_is_never_opened(target: str, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_bundle(target)
     model = read_bundle(path).model_path
@@ -236,42 +225,38 @@ def test_a_changed_model_is_never_opened(target: str, make_bundle: MakeBundle, m
         edgekit.load(path)
 
 
-@every_target
 def test_a_model_that_differs_from_its_manifest_is_refused(target: str, make_bundle: MakeBundle) -> None:
     with pytest.raises(BundleError, match="the manifest says"):
         edgekit.load(make_bundle(target, layout="NHWC"))
 
 
-@every_target
 def test_a_file_that_wants_channels_last(target: str, nhwc_models: Path, tiny_golden: Golden, tmp_path: Path) -> None:
-    files = {name: nhwc_models / name for name in MODEL_FILES[target]}
+    files = model_files(target, nhwc_models)
     manifest = tiny_manifest(target, layout="NHWC")
     bundle = write_bundle(tmp_path / "bundle", files, manifest, tiny_labels(), tiny_golden)
     with edgekit.Session(bundle) as session:
         assert session.verify().max_abs_difference < 1e-4
 
 
-@every_target
 def test_a_bundle_cannot_set_other_options(target: str, make_bundle: MakeBundle) -> None:
     with pytest.raises(BundleError, match=r"session\.CACHE_DIR.*unknown"):
         edgekit.load(make_bundle(target, session={"CACHE_DIR": "/tmp/elsewhere"}))
 
 
-@every_target
 def test_an_old_runtime_is_refused_with_the_pip_command(target: str, make_bundle: MakeBundle) -> None:
     package = read_bundle(make_bundle(target)).manifest.engine["package"]
     with pytest.raises(MissingExtraError, match=rf'pip install "{package}>=9999\.1"'):
         edgekit.load(make_bundle(target, engine={"package": package, "minimum": "9999.1"}))
 
 
-@every_target
 def test_a_missing_runtime_names_its_extra(
-    target: str, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("openvino", "onnxruntime", "ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime"):
+    path = make_bundle(runtime.name)
+    for name in runtime.import_names:
         monkeypatch.setitem(sys.modules, name, None)
-    path = make_bundle(target)
-    with pytest.raises(MissingExtraError, match=rf'pip install "edgekit-deploy\[{target}\]"'):
+        monkeypatch.setitem(sys.modules, name.partition(".")[0], None)
+    with pytest.raises(MissingExtraError, match=rf'pip install "edgekit-deploy\[{runtime.extra}\]"'):
         edgekit.load(path)
 
 
@@ -348,7 +333,6 @@ def test_openvino_opens_only_its_own_format_with_listed_weights(
         edgekit.load(other.path)
 
 
-@every_target
 def test_a_model_file_has_its_targets_suffix(
     target: str, tiny_models: Path, tiny_golden: Golden, tmp_path: Path
 ) -> None:
@@ -400,8 +384,9 @@ def test_default_threads_are_cores_of_the_affinity(monkeypatch: pytest.MonkeyPat
 def test_a_runtime_that_is_broken_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_runtime.py").write_text("import not_there_at_all")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(EngineError, match=r"broken_runtime is installed but.*not_there_at_all"):
-        base.import_runtime("onnx", "broken_runtime")
+    broken = replace(RUNTIMES["onnx"], import_names=("broken_runtime",))
+    with registered(broken), pytest.raises(EngineError, match=r"broken_runtime is installed but.*not_there_at_all"):
+        base.import_runtime("onnx")
 
 
 def test_first_line_says_why() -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.runtime.manifest import Manifest, parse_manifest
 from tests.helpers.strategies import preprocessings
-from tests.helpers.tiny import IO_NAMES, MODEL_FILES, tiny_manifest
+from tests.helpers.tiny import tiny_manifest
 
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=20)
 JSON = st.recursive(
@@ -30,7 +31,7 @@ LAYERS = st.fixed_dictionaries({"name": TEXT, "op": TEXT, "macs": st.integers(0,
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     """Any manifest that is valid."""
-    target = draw(st.sampled_from(sorted(MODEL_FILES)))
+    target = draw(st.sampled_from(sorted(RUNTIMES)))
     size = draw(preprocessings(largest=4096))
     model, others = draw(FILES), draw(st.dictionaries(FILES, ENTRIES, max_size=2))
     names = (model, "labels.txt", "golden.npz")
@@ -43,7 +44,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         layout=draw(st.sampled_from(("NCHW", "NHWC"))),
         classes=draw(st.integers(1, 1_000_000)),
         input_name=draw(TEXT),
-        output_name=IO_NAMES[target][1],
+        output_name=draw(TEXT),
         preprocessing=size,
         engine={
             "package": draw(st.sampled_from(("onnxruntime", "ai-edge-litert"))),

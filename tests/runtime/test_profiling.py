@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EngineError, InputError, UsageError
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle, write_bundle
 from edgekit.runtime.onnx.onnx_file import read_onnx
@@ -24,7 +24,7 @@ from edgekit.runtime.tflite import profiler as tflite
 from edgekit.runtime.tflite.litert import parse_summary
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all, tiny_labels, tiny_manifest
 
-TITLES = {name: target.title for name, target in TARGETS.items()}
+TITLES = {name: target.title for name, target in RUNTIMES.items()}
 SUMMARY = """INFO: something before it
 ============= Run Order =============
    [node type]  [start]  [first]  [avg ms]  [%]  [cdf%]  [mem KB]  [times called]  [Name]
@@ -59,7 +59,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     graph, recipe = export_graph(network, (1, 3, SIDE, SIDE)), load_recipe("convnextv2")
     samples = [np.random.default_rng(seed).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32) for seed in range(2)]
     made = {}
-    for target in TARGETS:
+    for target in RUNTIMES:
         folder, wants = tmp_path_factory.mktemp(target), recipe.targets[target]
         rewritten = rewrite(graph, wants.rewrites).graph
         covers = Placement(wants, recipe.float_layers).covers
@@ -84,7 +84,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     return made
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", RUNTIMES)
 def test_a_float_bundle_has_nothing_in_integer_kernels(make_bundle: MakeBundle, target: str) -> None:
     bundle = read_bundle(make_bundle(target))
     found = profile(bundle, threads=1, runs=2)
@@ -97,7 +97,7 @@ def test_a_float_bundle_has_nothing_in_integer_kernels(make_bundle: MakeBundle, 
     assert all(ms > 0 for ms in found.time_by_kind.values())
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", RUNTIMES)
 def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profiles, target: str) -> None:
     bundle, found = int8_profiles[target]
     layers = {layer["name"]: layer for layer in bundle.manifest.layers}
@@ -338,7 +338,7 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_importing_it_loads_no_runtime() -> None:
-    modules = ", ".join(target.profiler for target in TARGETS.values())
+    modules = ", ".join(target.profiler_module for target in RUNTIMES.values())
     heavy = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "nncf")
     code = f"import sys, edgekit.runtime.profiling, {modules}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,11 +8,11 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.config.runtimes import find_runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.fusion import fuse_integer_matmul
 
 OPSET = 20
-PROTOBUF_LIMIT = 2_000_000_000
 
 
 class Backend:
@@ -57,9 +57,10 @@ def strip(model: onnx.ModelProto) -> None:
 
 def save(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
     """Write model.onnx, and model.onnx.data when the weights don't fit in one protobuf. Names of the files."""
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    size, limit = sum(len(tensor.raw_data) for tensor in model.graph.initializer), find_runtime("onnx").file_limit
+    assert limit is not None
     with compiler_errors("onnx"):
-        if size < PROTOBUF_LIMIT:
+        if size < limit.size_bytes:
             onnx.save(model, folder / "model.onnx")
             return ("model.onnx",)
         onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data")

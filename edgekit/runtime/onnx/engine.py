@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
 from edgekit.runtime.engine import (
-    check_model_file,
-    check_options,
     check_shapes,
     closed,
     import_runtime,
@@ -27,10 +25,8 @@ class Engine:
     package = "onnxruntime"
 
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
-        ort = import_runtime("onnx", "onnxruntime")
+        ort = import_runtime("onnx")
         self.version = package_version(ort, self.package, manifest)
-        check_options(manifest, ("disabled_optimizers",))
-        check_model_file(model, ".onnx")
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = threads or 0

@@ -72,7 +72,7 @@ class Profiler:
     """Profiles the session that an app has, and once more without packed weights and padded layouts for the shapes."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        ort = import_runtime("onnx", "onnxruntime")
+        ort = import_runtime("onnx")
         disabled = list(options.get("disabled_optimizers", ()))
         nodes = _run(ort, model, _options(ort, threads), disabled, runs)
         plain = _options(ort, threads)

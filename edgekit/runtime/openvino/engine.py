@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
 from edgekit.runtime.engine import (
-    check_model_file,
-    check_options,
     check_shapes,
     closed,
     import_runtime,
@@ -31,11 +29,10 @@ class Engine:
     package = "openvino"
 
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
-        ov = import_runtime("openvino", "openvino")
+        ov = import_runtime("openvino")
         self.version = package_version(ov, self.package, manifest)
-        check_options(manifest, ("inference_precision",))
         weights = _check_files(model, manifest)
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _precision(manifest)}
+        config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _precision(manifest)}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         core = ov.Core()
@@ -70,14 +67,13 @@ class Engine:
 
     @staticmethod
     def low_precision_float() -> str | None:
-        ov = import_runtime("openvino", "openvino")
+        ov = import_runtime("openvino")
         default = ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
         return default if default in PRECISIONS and default != "f32" else None
 
 
 def _check_files(model: Path, manifest: Manifest) -> Path:
     """The weights' file. OpenVINO would find it by itself, but only a listed file has had its hash checked."""
-    check_model_file(model, ".xml")
     weights = model.with_suffix(".bin")
     if weights.name not in manifest.files:
         raise BundleError(f"key 'files' doesn't list '{weights.name}', the weights of '{model.name}'")

@@ -44,7 +44,7 @@ class Profiler:
     """Compiles with counters on, and finds each product of the file in the node that ran it."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        ov = import_runtime("openvino", "openvino")
+        ov = import_runtime("openvino")
         core = ov.Core()
         network = core.read_model(str(model), str(model.with_suffix(".bin")))
         feeds = []

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
 from edgekit.runtime.engine import (
-    check_model_file,
-    check_options,
     check_shapes,
     closed,
     import_runtime,
@@ -19,15 +17,21 @@ from edgekit.runtime.engine import (
 from edgekit.runtime.manifest import Manifest
 
 
+class TensorDetails(TypedDict):
+    """What `quantize` and `dequantize` read of what LiteRT tells of a tensor."""
+
+    dtype: type[np.integer[Any]]
+    quantization: tuple[float, int]
+    """Scale and zero point."""
+
+
 class Engine:
     """One interpreter behind a lock. A file with int8 or uint8 input or output is fed and read by its scale."""
 
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
-        module = import_runtime("tflite", "ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+        module = import_runtime("tflite")
         self.package = "ai-edge-litert" if module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
         self.version = package_version(module, self.package, manifest)
-        check_options(manifest, ())
-        check_model_file(model, ".tflite")
         interpreter = module.Interpreter(model_path=str(model), num_threads=threads)
         interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
@@ -63,7 +67,7 @@ class Engine:
         return None
 
 
-def quantize(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
+def quantize(x: NDArray[np.float32], details: TensorDetails) -> NDArray[Any]:
     """Real numbers as the integers of a tensor, by its scale and zero point."""
     scale, zero_point = details["quantization"]
     limits = np.iinfo(details["dtype"])
@@ -71,7 +75,7 @@ def quantize(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
     return np.asarray(levels, details["dtype"])
 
 
-def dequantize(logits: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
+def dequantize(logits: NDArray[Any], details: TensorDetails) -> NDArray[np.float32]:
     """The other way."""
     scale, zero_point = details["quantization"]
     return (logits.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

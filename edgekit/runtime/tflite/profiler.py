@@ -65,7 +65,7 @@ class Profiler:
     """Asks LiteRT's profiler in a process of its own; concludes from the file's types where that can't be reached."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        module = import_runtime("tflite", "ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+        module = import_runtime("tflite")
         products = _products(module, model)
         package = module.__name__.split(".")[0]
         kernels, why = _kernels(model, threads, runs) if package == "ai_edge_litert" else ([], f"{package} has none")

@@ -19,7 +19,7 @@ from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, Q
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import Recipe, load_recipe
-from edgekit.config.runtimes import TARGETS
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_backend
 from tests.helpers.residual import Residual
 
@@ -96,7 +96,7 @@ def test_openvino_adds_inside_a_convolution_and_pools_integers(
     assert (added > 0) == on
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", RUNTIMES)
 def test_pooling_changes_no_step(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
     quantized = quantize(graph, samples, recipe(target, True), target)
     (pool,) = quantized.graph.find_nodes(op="call_function", target=A.max_pool2d.default)

@@ -1,0 +1,38 @@
+"""The fake runtime: the graph as torch exports it."""
+
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import add_constant, constant, example_input, refresh
+from edgekit.runtime.backend import Artifact, compiler_errors
+
+
+class Backend:
+    """Keeps the graph as it is, with its weights in int8 where they are quantized."""
+
+    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+        store_weights_as_int8(graph)
+        program = torch.export.export(graph, (example_input(graph),))
+        for node in program.graph.nodes:  # stack traces: more than the weights
+            for key in node.meta.keys() - {"val"}:
+                del node.meta[key]
+        with compiler_errors("fake"):
+            torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
+        return Artifact("model.pt2", ("model.pt2",), "image", "logits", "torch", "2.0")
+
+
+def store_weights_as_int8(graph: GraphModule) -> None:
+    """Compute each Q of a constant now, and drop what nothing uses any more."""
+    for node in list(graph.graph.nodes):
+        if ".quantize_per_channel" in str(node.target) and (weight := constant(graph, node.args[0])) is not None:
+            scale, zero = (constant(graph, argument) for argument in node.args[1:3])
+            node.replace_all_uses_with(
+                add_constant(graph, node, node.name, node.target(weight, scale, zero, *node.args[3:]))
+            )
+    refresh(graph)
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in graph.state_dict().keys() - used:
+        owner, _, leaf = name.rpartition(".")
+        delattr(graph.get_submodule(owner), leaf)

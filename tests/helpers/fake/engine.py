@@ -1,0 +1,50 @@
+"""The fake runtime on the CPU: torch runs the exported graph."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.runtime.engine import check_shapes, closed, import_runtime, package_version
+from edgekit.runtime.manifest import Manifest
+from edgekit.support.libraries import quiet
+
+
+class Engine:
+    """An exported program."""
+
+    package = "torch"
+
+    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
+        self._torch: Any = import_runtime("fake")
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers Q and DQ
+        self.version = package_version(self._torch, self.package, manifest)
+        with quiet():
+            program = self._torch.export.load(model)
+        values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+        signature = program.graph_signature
+        inputs, outputs = (values[names[0]].shape for names in (signature.user_inputs, signature.user_outputs))
+        check_shapes(manifest, inputs, outputs)
+        self._nhwc = manifest.layout == "NHWC"
+        self._graph: Any = program.module(check_guards=False)
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        graph = self._graph
+        if graph is None:
+            raise closed()
+        if self._nhwc:
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        if not x.flags.writeable:  # torch warns of an array that it must not write into
+            x = x.copy()
+        with self._torch.no_grad():
+            logits: NDArray[np.float32] = graph(self._torch.from_numpy(x)).numpy()
+        return logits
+
+    def close(self) -> None:
+        self._graph = None
+
+    @staticmethod
+    def low_precision_float() -> str | None:
+        return None
