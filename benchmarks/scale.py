@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import keep_rows, read_rows
+from edgekit.config.precisions import PRECISIONS
+from edgekit.config.runtimes import RUNTIMES
 
 HERE = Path(__file__).resolve().parent
 ROWS, TABLES, PICTURE = HERE / "scale.json", HERE / "SCALE.md", HERE.parent / "docs/scale.png"
@@ -39,7 +41,7 @@ FITTED = (
     "vit_small_patch16_224",
     "vit_large_patch16_224",
 )
-TARGETS = ("openvino", "onnx", "tflite")
+TARGETS = tuple(RUNTIMES)
 GIB = 2**30
 
 
@@ -246,16 +248,16 @@ def predictions() -> list[dict[str, Any]]:
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.plan import plan_model, read_fit
 
-    rows = [row for row in read_rows(ROWS) if row["model"] not in read_fit()["fitted_on"]]
+    rows = [row for row in read_rows(ROWS) if row["model"] not in read_fit().fitted_on]
     found = []
     for model in dict.fromkeys(row["model"] for row in rows):
         planned = plan_model(ModelOptions(model, weights="random", imgsz=224))
-        said = {(each["target"], each["precision"]): each["size_bytes"] for each in planned["artifacts"]}
+        said = {(each.target, each.precision): each.size_bytes for each in planned.artifacts}
         for target in dict.fromkeys(row["target"] for row in rows if row["model"] == model):
             mine = {row["stage"]: row for row in rows if (row["model"], row["target"]) == (model, target)}
             worst = max(mine.values(), key=lambda row: row["peak_bytes"])
-            peak = max(each["peak_bytes"] for each in planned["stages"] if each["target"] == target)
-            sizes = {p: (said[target, p], mine[f"compile {p}"]["size_bytes"]) for p in ("float", "int8")}
+            peak = max(each.peak_bytes for each in planned.stages if each.target == target)
+            sizes = {p: (said[target, p], mine[f"compile {p}"]["size_bytes"]) for p in PRECISIONS}
             known = {"model": model, "target": target, "stage": worst["stage"], "peak": (peak, worst["peak_bytes"])}
             found.append(known | sizes)
     return found
@@ -267,7 +269,7 @@ def checks() -> str:
 
     lines = [
         "", "## What `edgekit plan` predicts of models that it was not fitted on", "",
-        f"Fitted on {', '.join(read_fit()['fitted_on'])}.", "",
+        f"Fitted on {', '.join(read_fit().fitted_on)}.", "",
         "| model | target | largest stage | peak predicted, measured GiB | error | size float | size INT8 |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """`edgekit plan`: what a job will take, before it is begun."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from edgekit.config.device_classes import DeviceClass, host_class, load_device_c
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import UsageError
 from edgekit.support.libraries import needs
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.plan_document import Plan
 
 
 @app.command()
@@ -62,28 +65,25 @@ def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass
     return (load_device_class(name) if name else None), found == THIS
 
 
-def _lines(planned: dict[str, Any]) -> list[str]:
+def _lines(planned: "Plan") -> list[str]:
     """A plan as a person reads it."""
     gib = 2**30
-    height, width = planned["input_shape"][2:]
+    height, width = planned.input_shape[2:]
     lines = [
-        f"{planned['model']}: {planned['params'] / 1e6:,.2f} M parameters, {planned['macs'] / 1e9:,.2f} GMAC at "
+        f"{planned.model}: {planned.params / 1e6:,.2f} M parameters, {planned.macs / 1e9:,.2f} GMAC at "
         f"{height}x{width}",
-        f"this machine has {planned['memory_available_bytes'] / gib:.1f} GiB of memory free; all bundles take "
-        f"{planned['disk_bytes'] / 1e6:,.0f} MB of disk",
+        f"this machine has {planned.memory_available_bytes / gib:.1f} GiB of memory free; all bundles take "
+        f"{planned.disk_bytes / 1e6:,.0f} MB of disk",
+        f"memory and processor's seconds of each stage, {planned.memory_model}:",
     ]
-    lines.append(f"memory and processor's seconds of each stage, {planned['memory_model']}:")
-    for each in planned["stages"]:
-        over = "" if each["peak_bytes"] < planned["memory_available_bytes"] else "  more than there is"
-        figures = f"{each['peak_bytes'] / gib:6.2f} GiB {each['seconds']:6} s"
-        lines.append(f"{each['target']:<9} {each['stage']:<14} {figures}{over}")
-    for each in planned["artifacts"]:
+    for each in planned.stages:
+        over = "" if each.peak_bytes < planned.memory_available_bytes else "  more than there is"
+        lines.append(f"{each.target:<9} {each.stage:<14} {each.peak_bytes / gib:6.2f} GiB {each.seconds:6} s{over}")
+    for bundle in planned.artifacts:
+        lines.append(f"{bundle.name}: {'fits' if bundle.fits else 'does not fit'}: {bundle.why}")
+    if bound := planned.latency_bound_ms:
         lines.append(
-            f"{each['target']}-{each['precision']}: {'fits' if each['fits'] else 'does not fit'}: {each['why']}"
-        )
-    if bound := planned.get("latency_bound_ms"):
-        lines.append(
-            f"no inference on {bound['device_class']} is faster than {bound['float']:.2f} ms in float, "
-            f"{bound['int8']:.2f} ms in int8 ({bound['threads']} threads)"
+            f"no inference on {bound.device_class} is faster than {bound.float_ms:.2f} ms in float, "
+            f"{bound.int8_ms:.2f} ms in int8 ({bound.threads} threads)"
         )
     return lines

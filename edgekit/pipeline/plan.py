@@ -4,14 +4,13 @@ Sizes follow from the layers and the recipe; peaks and times are lines that `ben
 measured runs.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,19 +20,17 @@ from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.measure.memory import machine_memory
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job import GPTQ_MOST
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.plan_document import Fit, LatencyBound, Plan, PlannedBundle, PlannedStage
 from edgekit.support.libraries import quiet
 
 GIB = 2**30
-FLATBUFFER_LIMIT = 2**31
-"""Offsets in a TFLite file are signed 32-bit numbers; a protobuf holds no more either."""
-
 STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
 
 
@@ -52,16 +49,17 @@ class Shape:
 
 def plan_model(
     options: ModelOptions,
-    targets: Sequence[str] = tuple(RUNTIMES),
+    targets: Sequence[str] | None = None,
     device_class: DeviceClass | None = None,
     recipe: str | None = None,
     memory_of_class: bool = False,
-) -> dict[str, Any]:
-    """The document of `edgekit plan`: parameters, MACs, stages and artifacts. Sizes in bytes, times in seconds.
+) -> Plan:
+    """Parameters, MACs, stages and bundles of a job for these targets, by default every one.
 
-    `fits` of an artifact is whether its format can hold it, and this machine, or with `memory_of_class` the device
-    class, has memory for it. Raises ModelError or UsageError as `load_network` does; no weights are read.
+    A bundle has to fit into the memory of this machine, or with `memory_of_class` into the device class's. Raises
+    ModelError or UsageError as `load_network` does; no weights are read.
     """
+    targets = tuple(RUNTIMES) if targets is None else targets
     with quiet():
         shape = shape_of_model(options)
     wants = load_recipe(recipe, PASSES) if recipe else recipe_for(options.name, PASSES)
@@ -69,25 +67,29 @@ def plan_model(
     if device_class and memory_of_class:
         memory, where = int(device_class.memory_gib * GIB), device_class.name
     fit = read_fit()
-    artifacts = [
-        _artifact(shape, wants, target, precision, memory, where) for target in targets for precision in PRECISIONS
-    ]
-    planned: dict[str, Any] = {
-        "schema_version": 1,
-        "model": options.name,
-        "params": shape.params,
-        "macs": shape.macs,
-        "input_shape": [1, 3, *shape.size],
-        "memory_available_bytes": available_memory(),
-        "disk_bytes": sum(each["size_bytes"] for each in artifacts),
-        "memory_model": f"fitted on {', '.join(fit['fitted_on'])} with {fit['calibration_images']} calibration images",
-        "stages": _stages(shape, wants, targets),
-        "artifacts": artifacts,
-    }
-    if device_class:
-        bounds = {p: device_class.bound_ms(shape.macs, p, device_class.threads) for p in PRECISIONS}
-        planned["latency_bound_ms"] = {"device_class": device_class.name, "threads": device_class.threads} | bounds
-    return planned
+    bundles = tuple(
+        _planned_bundle(shape, wants, target, precision, memory, where)
+        for target in targets
+        for precision in PRECISIONS
+    )
+    return Plan(
+        model=options.name,
+        params=shape.params,
+        macs=shape.macs,
+        input_shape=(1, 3, *shape.size),
+        memory_available_bytes=available_memory(),
+        disk_bytes=sum(each.size_bytes for each in bundles),
+        memory_model=f"fitted on {', '.join(fit.fitted_on)} with {fit.calibration_images} calibration images",
+        stages=_stages(shape, wants, targets),
+        artifacts=bundles,
+        latency_bound_ms=_bound(device_class, shape.macs) if device_class else None,
+    )
+
+
+def _bound(device_class: DeviceClass, macs: int) -> LatencyBound:
+    threads = device_class.threads
+    float_ms, int8_ms = (device_class.bound_ms(macs, precision, threads) for precision in PRECISIONS)
+    return LatencyBound(device_class=device_class.name, threads=threads, float_ms=float_ms, int8_ms=int8_ms)
 
 
 def shape_of_model(options: ModelOptions) -> Shape:
@@ -141,24 +143,23 @@ def refusals(options: Options) -> Refusals:
         planned = plan_model(options.model, options.targets, recipe=options.recipe)
     except InputError as error:
         return Refusals(unplanned=error)
-    memory = planned["memory_available_bytes"]
+    memory = planned.memory_available_bytes
     found: dict[str, str] = {}
-    wanted = [each for each in planned["artifacts"] if each["precision"] in options.precisions]
+    wanted = [each for each in planned.artifacts if each.precision in options.precisions]
     for each in wanted:
-        name = f"{each['target']}-{each['precision']}"
-        stages = [s for s in planned["stages"] if s["target"] == each["target"] and _is_for(s, each)]
-        worst = max(stages, key=lambda stage: int(stage["peak_bytes"]), default=None)
-        if each["size_bytes"] >= FLATBUFFER_LIMIT and each["target"] == "tflite":
-            found[name] = each["why"]
-        elif worst and worst["peak_bytes"] > memory:
-            found[name] = (
-                f"{worst['stage']} takes about {worst['peak_bytes'] / GIB:.1f} GiB of memory and "
+        worst = max(planned.stages_of(each), key=lambda stage: stage.peak_bytes, default=None)
+        limit = _exceeded(each.target, each.size_bytes)
+        if limit and not limit.external_data:
+            found[each.name] = each.why
+        elif worst and worst.peak_bytes > memory:
+            found[each.name] = (
+                f"{worst.stage} takes about {worst.peak_bytes / GIB:.1f} GiB of memory and "
                 f"{memory / GIB:.1f} GiB are available"
             )
     if len(found) == len(wanted):
         reasons = "; ".join(f"{name}: {why}" for name, why in found.items())
         raise PlanError(
-            f"'{options.model.name}' ({planned['params'] / 1e6:,.0f} M parameters) can't be finished here: {reasons}. "
+            f"'{options.model.name}' ({planned.params / 1e6:,.0f} M parameters) can't be finished here: {reasons}. "
             "--force goes on all the same; see: edgekit plan"
         )
     return Refusals(found)
@@ -170,30 +171,30 @@ def available_memory() -> int:
     return memory.available or memory.total or 0
 
 
-def _is_for(stage: dict[str, Any], artifact: dict[str, Any]) -> bool:
-    """The stages of an artifact: those of its own precision, and those that both share. To run means both."""
-    other = {"float": ("quantize", "compile int8"), "int8": ("rewrite", "compile float", "run")}[artifact["precision"]]
-    return stage["stage"] not in other
-
-
-def _artifact(
+def _planned_bundle(
     shape: Shape, recipe: Recipe, target: str, precision: Precision, memory: int, where: str
-) -> dict[str, Any]:
+) -> PlannedBundle:
     size = predicted_size(shape, recipe, target, precision)
     why = f"{size / 1e6:,.1f} MB"
     fits = size < memory
     if not fits:
         why += f"; {where} has {memory / 1e6:,.0f} MB of memory"
-    if target == "tflite" and size >= FLATBUFFER_LIMIT:
-        fits, why = False, f"{why}: a TFLite file holds at most 2 GB"
-    elif target == "onnx" and size >= FLATBUFFER_LIMIT:
-        why += ": weights in a file of their own, a protobuf holds at most 2 GB"
-    return {"target": target, "precision": precision, "size_bytes": size, "fits": fits, "why": why}
+    if limit := _exceeded(target, size):
+        fits = fits and limit.external_data
+        beside = "weights in a file of their own, " if limit.external_data else ""
+        why += f": {beside}{limit.format} holds at most {limit.size_bytes / 1e9:.0f} GB"
+    return PlannedBundle(target, precision, size, fits, why)
+
+
+def _exceeded(target: str, size: int) -> FileLimit | None:
+    """The limit of the target's model file, where one of this size in bytes would be above it."""
+    limit = find_runtime(target).file_limit
+    return limit if limit and size >= limit.size_bytes else None
 
 
 def predicted_size(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
     """Bytes of a bundle's model files: weights, and what the fit found for each layer of the graph."""
-    layer = read_fit()["layer_bytes"].get(target, {}).get(precision, 0)
+    layer = read_fit().bytes_per_layer(target, precision)
     return int(size_of_weights(shape, recipe, target, precision) + layer * len(shape.dense))
 
 
@@ -229,27 +230,28 @@ def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
     equalized = gptq = inside = 0
     if stage == "quantize":
         equalized, gptq = weights if recipe.equalization else 0, gptq_bytes(shape, recipe, target)
-    if (target, stage) == ("onnx", "compile float") and weights < FLATBUFFER_LIMIT:
+    limit = find_runtime(target).file_limit
+    if stage == "compile float" and limit and limit.external_data and weights < limit.size_bytes:
         inside = weights
     return [1, weights, equalized, gptq, inside]
 
 
-def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> list[dict[str, Any]]:
+def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> tuple[PlannedStage, ...]:
     """Those of targets that were measured: a new one has none until `benchmarks/scale.py` has run it."""
-    found: list[dict[str, Any]] = []
-    fitted = read_fit()["stages"]
+    fitted = read_fit().stages
+    found = []
     for target in (each for each in targets if each in fitted):
         for stage in STAGES:
             lines, given = fitted[target][stage], terms(shape, recipe, target, stage)
             peak, seconds = (
-                int(sum(a * x for a, x in zip(lines[key], given, strict=True))) for key in ("peak_bytes", "seconds")
+                int(sum(factor * value for factor, value in zip(factors, given, strict=True)))
+                for factors in (lines.peak_bytes, lines.seconds)
             )
-            found.append({"stage": stage, "target": target, "peak_bytes": peak, "seconds": seconds})
-    return found
+            found.append(PlannedStage(stage, target, peak, seconds))
+    return tuple(found)
 
 
 @lru_cache
-def read_fit() -> dict[str, Any]:
-    """What `benchmarks/scale.py --fit` found on measured runs."""
-    found: dict[str, Any] = json.loads((files("edgekit") / "_assets" / "plan.json").read_text("utf-8"))
-    return found
+def read_fit() -> Fit:
+    """The fit that edgekit ships."""
+    return msgspec.json.decode((files("edgekit") / "_assets" / "plan.json").read_bytes(), type=Fit)

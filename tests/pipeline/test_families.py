@@ -31,8 +31,8 @@ def test_float_is_torchs_and_int8_agrees_with_it(model: str, shared_data: Path) 
     rows = measure(model, side, shared_data / "imagenet-500.zip", 32, 100, model_args)
     assert [row["target"] for row in rows] == list(TARGETS)
     planned = {
-        (each["target"], each["precision"]): each["size_bytes"]
-        for each in plan_model(ModelOptions(model, weights="random", imgsz=side, model_args=model_args))["artifacts"]
+        (each.target, each.precision): each.size_bytes
+        for each in plan_model(ModelOptions(model, weights="random", imgsz=side, model_args=model_args)).artifacts
     }
     for row in rows:
         assert row["answers"] > 5  # else agreement would say nothing

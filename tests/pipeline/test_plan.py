@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from edgekit.cli.main import main
 from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import layers
 from edgekit.config.device_classes import load_device_class
+from edgekit.config.runtimes import RUNTIMES, FileLimit
 from edgekit.errors import ModelError, OutputError
 from edgekit.models import meta, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, plan
+from tests.helpers.runtimes import registered
 from tests.helpers.tiny import TINY_ARGS
 
 TINY = ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32)
@@ -71,15 +74,16 @@ def test_the_giants_are_planned_without_their_memory(name: str, millions: int, m
 
     monkeypatch.setattr("edgekit.pipeline.plan.build_meta", build_meta)
     found = plan.plan_model(ModelOptions(name), device_class=load_device_class("raspberry-pi-4"), memory_of_class=True)
-    assert found["params"] / 1e6 == pytest.approx(millions, rel=0.01)
+    assert found.params / 1e6 == pytest.approx(millions, rel=0.01)
     ((module, _),) = built
     tensors = (*module.parameters(), *module.buffers())
     allocated = sum(tensor.nbytes for tensor in tensors if tensor.device.type != "meta")
-    assert allocated < 0.01 * 4 * found["params"]
-    fits = {f"{each['target']}-{each['precision']}": each["fits"] for each in found["artifacts"]}
+    assert allocated < 0.01 * 4 * found.params
+    fits = {each.name: each.fits for each in found.artifacts}
     assert fits["openvino-int8"]
     assert fits["openvino-float"] == (millions < 1000)
-    assert found["latency_bound_ms"]["device_class"] == "raspberry-pi-4"
+    assert found.latency_bound_ms
+    assert found.latency_bound_ms.device_class == "raspberry-pi-4"
 
 
 def test_a_person_reads_lines(capfd: pytest.CaptureFixture[str]) -> None:
@@ -120,22 +124,22 @@ def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
     finished_run: Path,
     job_arguments: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     force: bool,
 ) -> None:
     planned = plan.plan_model(TINY, ["tflite"])
-    small, large = sorted(each["size_bytes"] for each in planned["artifacts"])
-    monkeypatch.setattr(plan, "FLATBUFFER_LIMIT", (small + large) // 2)  # between the int8 bundle and the float one
+    small, large = sorted(each.size_bytes for each in planned.artifacts)
+    limit = FileLimit((small + large) // 2, "a TFLite file")  # between the int8 bundle and the float one
     shutil.copytree(finished_run, tmp_path / "run")  # what isn't refused is there already
     run = ["deploy", *job_arguments, "--target", "tflite", "-o", str(tmp_path / "run"), "--quiet", "--json"]
-    assert main([*run, *(["--force"] if force else [])]) == (0 if force else 1)
+    with registered(replace(RUNTIMES["tflite"], file_limit=limit)):
+        assert main([*run, *(["--force"] if force else [])]) == (0 if force else 1)
     verdicts = {row["precision"]: row for row in json.loads(capfd.readouterr().out)["results"]}
     assert verdicts["int8"]["verdict"] == "pass"
     assert verdicts["float"]["verdict"] == ("pass" if force else "error")
     if not force:
         assert "not begun" in verdicts["float"]["reasons"][0]
-        assert "a TFLite file holds at most 2 GB" in verdicts["float"]["reasons"][0]
+        assert "a TFLite file holds at most" in verdicts["float"]["reasons"][0]
 
 
 def test_a_job_that_cannot_be_planned_says_why(
