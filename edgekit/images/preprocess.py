@@ -153,7 +153,7 @@ class Preprocessing:
             np.take(self._table[channel], batch[..., channel], out=result[:, channel], mode="clip")
         return result
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The fields as JSON can hold them."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 

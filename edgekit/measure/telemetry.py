@@ -8,10 +8,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from edgekit.measure.probe import busy_seconds, state
-from edgekit.report.conditions import Conditions, MachineState, Sample, Throttling
+from edgekit.report.conditions import Conditions, MachineState, Sample
 
 EVERY_S = 1.0
 MOST_SAMPLES = 120
@@ -72,10 +73,7 @@ class TelemetrySampler:
 
 def machine_state(root: Path) -> MachineState:
     """Clocks, heat, throttling and load now. `root` is where proc and sys are."""
-    facts: dict[str, Any] = state(root)
-    firmware = facts.pop("throttled")
-    throttled = firmware and Throttling(firmware["bits"], tuple(firmware["now"]), tuple(firmware["since_boot"]))
-    return MachineState(throttled=throttled, **facts)
+    return msgspec.convert(state(root), MachineState)
 
 
 def throttling(before: MachineState, after: MachineState, series: Sequence[Sample]) -> tuple[str, ...] | None:

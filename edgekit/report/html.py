@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.document import Calibration, Evaluation, Report
@@ -64,7 +64,7 @@ def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] 
     ]
 
 
-def _sensitivity(report: Report) -> dict[str, Any] | None:
+def _sensitivity(report: Report) -> dict[str, object] | None:
     """The picture of the layers' sensitivity, and a sentence on each target."""
     sensitivity = report.sensitivity
     if sensitivity is None or not sensitivity.targets:
@@ -76,7 +76,7 @@ def _sensitivity(report: Report) -> dict[str, Any] | None:
     return {"svg": svg, "words": words, "sentences": sentences, "images": sensitivity.evaluation.count}
 
 
-def _tuning(report: Report) -> dict[str, Any] | None:
+def _tuning(report: Report) -> dict[str, object] | None:
     """The picture of a search, and a sentence on each target."""
     if report.tuning is None:
         return None

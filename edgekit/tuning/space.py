@@ -69,7 +69,7 @@ def to_toml(recipe: Recipe, comment: str) -> str:
     return "".join(f"# {line}\n" for line in comment.splitlines()) + text
 
 
-def _said(table: Mapping[str, Any]) -> dict[str, Any]:
+def _said(table: Mapping[str, object]) -> dict[str, object]:
     """A table without what is None or empty by default: TOML has no null."""
     given = {key: _said(value) if isinstance(value, Mapping) else value for key, value in table.items()}
     return {key: value for key, value in given.items() if value is not None and value != {}}
