@@ -1,12 +1,16 @@
 """`edgekit devices`: the machines to measure on."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.cli.app import app
 from edgekit.cli.groups import Json
 from edgekit.cli.output import clean_stdout, emit
+
+if TYPE_CHECKING:
+    from edgekit.devices.check import DeviceCheck
+    from edgekit.report.conditions import Throttling
 
 devices = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Devices over SSH: add, list, remove, check and clean them."
@@ -39,16 +43,14 @@ def add(
 @devices.command(name="list")
 def list_(json_: Json = False) -> None:
     """The devices that were added."""
-    from edgekit.devices.registry import read_devices
+    from edgekit.devices.listing import list_devices
 
-    known = read_devices().values()
+    listing = list_devices()
     with clean_stdout() as out:
         if json_:
-            keys = ("name", "url", "device_class", "ssh_config")
-            rows = [{key.removeprefix("device_"): getattr(each, key) for key in keys} for each in known]
-            emit(out, {"schema_version": 1, "devices": rows})
+            emit(out, listing)
             return
-        for each in known:
+        for each in listing.devices:
             more = [each.device_class, f"configuration {each.ssh_config}" if each.ssh_config else None]
             out.write("  ".join(filter(None, (each.name, each.url, *more))) + "\n")
 
@@ -74,7 +76,7 @@ def check(name: Name, json_: Json = False) -> int:
             emit(out, found)
         else:
             out.writelines(f"{line}\n" for line in _lines(found))
-    return 0 if any(each["runs"] for each in found["targets"].values()) else 1
+    return 0 if any(verdict.runs for verdict in found.targets.values()) else 1
 
 
 @devices.command()
@@ -88,39 +90,41 @@ def clean(name: Name) -> None:
     with connect(find_remote(name)) as connection:
         facts = probe(connection)
         removed = clean(connection, facts)
-    print(f"{name}: removed {facts['cache']}" if removed else f"{name}: nothing to remove at {facts['cache']}")
+    print(f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}")
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
+def _lines(found: "DeviceCheck") -> list[str]:
     """A check as a person reads it."""
-    facts = found["facts"]
+    facts = found.facts
     shown = {
-        "board": facts["board"],
-        "processor": f"{facts['cpu'] or 'unknown'}, {facts['machine']}, {facts['cores']} cores",
-        "features": " ".join(facts["noted_features"] or ()) or None,
-        "class": found["class"],
-        "emulated": "by QEMU: its times are not a device's" if facts["emulated"] else None,
-        "clock": f"{_measure(facts['clock_mhz'], 'MHz')}, at most {_measure(facts['clock_max_mhz'], 'MHz')}",
-        "governor": facts["governor"],
-        "memory": f"{_megabytes(facts['memory_available_bytes'])} free of {_megabytes(facts['memory_bytes'])}",
-        "disk": f"{_megabytes(facts['disk_free_bytes'])} free at {facts['cache']}",
-        "heat": _measure(facts["celsius"], "°C"),
-        "throttled": None if facts["throttled"] is None else _throttled(facts["throttled"]),
-        "load": _measure(facts["load"], "", 2),
-        "system": f"Linux {facts['kernel']}, glibc {facts['glibc'] or 'none'}",
-        "Python": ", ".join(each["version"] for each in facts["pythons"]),
+        "board": facts.board,
+        "processor": f"{facts.cpu or 'unknown'}, {facts.machine}, {facts.cores} cores",
+        "features": " ".join(facts.noted_features or ()) or None,
+        "class": found.device_class,
+        "emulated": "by QEMU: its times are not a device's" if facts.emulated else None,
+        "clock": f"{_measure(facts.clock_mhz, 'MHz')}, at most {_measure(facts.clock_max_mhz, 'MHz')}",
+        "governor": facts.governor,
+        "memory": f"{_megabytes(facts.memory_available_bytes)} free of {_megabytes(facts.memory_bytes)}",
+        "disk": f"{_megabytes(facts.disk_free_bytes)} free at {facts.cache}",
+        "heat": _measure(facts.celsius, "°C"),
+        "throttled": None if facts.throttled is None else _throttled(facts.throttled),
+        "load": _measure(facts.load, "", 2),
+        "system": f"Linux {facts.kernel}, glibc {facts.glibc or 'none'}",
+        "Python": ", ".join(each.version for each in facts.pythons),
     }
     lines = [f"{key + ':':<11} {value or 'unknown'}" for key, value in shown.items() if key != "emulated" or value]
-    lines += [f"{'lacks:':<11} {each}" for each in found["lacks"]]
-    for target, each in found["targets"].items():
-        lines.append(f"{target + ':':<11} {'can run' if each['runs'] else 'cannot run: ' + each['reason']}")
+    lines += [f"{'lacks:':<11} {each}" for each in found.lacks]
+    for target, verdict in found.targets.items():
+        lines.append(f"{target + ':':<11} {'can run' if verdict.runs else f'cannot run: {verdict.reason}'}")
     return lines
 
 
-def _throttled(said: dict[str, Any]) -> str:
-    parts = [f"{when}: {', '.join(said[key])}" for key, when in (("now", "now"), ("since_boot", "since boot"))
-             if said[key]]  # fmt: skip
-    return "; ".join(parts) or "no, and not since boot"
+def _throttled(throttling: "Throttling") -> str:
+    """What the firmware reports, now and since the device was started."""
+    parts = {"now": throttling.now, "since boot": throttling.since_boot}
+    return "; ".join(f"{when}: {', '.join(names)}" for when, names in parts.items() if names) or (
+        "no, and not since boot"
+    )
 
 
 def _measure(value: float | None, unit: str, digits: int = 0) -> str:

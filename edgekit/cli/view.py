@@ -124,24 +124,16 @@ def compare(
 @app.command()
 def targets(json_: Json = False) -> None:
     """Runtimes, device classes and recipes that there are."""
-    from edgekit.config.device_classes import list_device_classes, load_device_class
-    from edgekit.config.recipes import list_recipes, load_recipe
-    from edgekit.config.runtimes import RUNTIMES
+    from edgekit.config.catalogue import list_catalogue
 
-    classes = [load_device_class(name) for name in list_device_classes()]
-    recipes = [load_recipe(name) for name in list_recipes()]
+    catalogue = list_catalogue()
     with clean_stdout() as out:
         if json_:
-            listed = {
-                "targets": [{"name": each.name, "runtime": each.title} for each in RUNTIMES.values()],
-                "device_classes": [{"name": each.name, "description": each.description} for each in classes],
-                "recipes": [{"name": each.name, "description": each.description} for each in recipes],
-            }
-            emit(out, {"schema_version": 1} | listed)
+            emit(out, catalogue)
             return
-        out.writelines(f"target        {each.name}: {each.title}\n" for each in RUNTIMES.values())
-        out.writelines(f"device class  {each.name}: {each.description}\n" for each in classes)
-        out.writelines(f"recipe        {each.name}: {each.description}\n" for each in recipes)
+        out.writelines(f"target        {each.name}: {each.runtime}\n" for each in catalogue.targets)
+        out.writelines(f"device class  {each.name}: {each.description}\n" for each in catalogue.device_classes)
+        out.writelines(f"recipe        {each.name}: {each.description}\n" for each in catalogue.recipes)
 
 
 @app.command()
@@ -154,12 +146,12 @@ def doctor(json_: Json = False) -> int:
         if json_:
             emit(out, found)
         else:
-            for each in found["findings"]:
-                out.write(f"{each['status']:<8} {each['name']}: {each['found']}\n")
-                if each["fix"]:
-                    out.write(f"{'':<8} fix: {each['fix']}\n")
-            out.write("nothing is in the way\n" if found["healthy"] else "something is broken: see the fixes\n")
-    return 0 if found["healthy"] else 1
+            for each in found.findings:
+                out.write(f"{each.status:<8} {each.name}: {each.found}\n")
+                if each.fix:
+                    out.write(f"{'':<8} fix: {each.fix}\n")
+            out.write("nothing is in the way\n" if found.healthy else "something is broken: see the fixes\n")
+    return 0 if found.healthy else 1
 
 
 def _changes(row: "RowComparison") -> Iterator[str]:

@@ -1,18 +1,19 @@
 """What a device is, which runtimes can run there, and what it lacks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-from edgekit.config.device_classes import class_of
+from msgspec import Struct, field
+
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.devices.probed_facts import ProbedFacts, PythonFacts
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import DeviceMemoryError, DevicePythonError
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.support.versions import release
-
-Facts = Mapping[str, Any]
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)
@@ -28,8 +29,33 @@ ENGINE_BYTES = 100 << 20
 111 MB and OpenVINO at 148."""
 
 
-def probe(connection: Connection) -> dict[str, Any]:
-    """The facts of a device; what it doesn't tell is null. Nothing on it is changed."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a runtime can be installed on a device, and why not."""
+
+    runs: bool
+    reason: str | None
+
+
+class DeviceCheck(Struct, frozen=True, kw_only=True):
+    """The document of `edgekit devices check`."""
+
+    # A Struct and not a dataclass, because the JSON key `class` is no valid name for a field.
+    schema_version: Literal[1] = 1
+    name: str
+    url: str | None
+    device_class: str | None = field(name="class")
+    """The class that the user named, or the one that fits."""
+    proposed_class: str | None
+    """The class that fits."""
+    facts: ProbedFacts
+    lacks: tuple[str, ...]
+    """What stands in the way of measuring there, each with its remedy."""
+    targets: Mapping[str, Verdict]
+
+
+def probe(connection: Connection) -> ProbedFacts:
+    """The facts of a device. Nothing on it is changed; raises a DeviceError if it can't be asked."""
     device = connection.device
     done = connection.run(["python3", "-I", "-"], source(PROBE).encode())
     if done.status in (126, 127):
@@ -37,17 +63,15 @@ def probe(connection: Connection) -> dict[str, Any]:
             f"{device.name}: it has no python3 that can be run ({done.err.strip()[-200:]}). On Debian and Raspberry Pi "
             "OS: sudo apt install python3 python3-venv"
         )
-    facts: dict[str, Any] = connection.answer(done, "the probe")
-    facts["class"] = device.device_class or class_of(facts["board"], facts["features"] or ())
-    return facts
+    return connection.answer(done, ProbedFacts, "the probe")
 
 
-def python_of(device: str, facts: Facts) -> dict[str, Any]:
+def python_of(device: str, facts: ProbedFacts) -> PythonFacts:
     """The Python to use: the first on the path that will do; DevicePythonError if there is none."""
-    for found in facts["pythons"]:
-        if OLDEST_PYTHON <= release(found["version"], parts=2) <= NEWEST_PYTHON:
-            return dict(found)
-    there = ", ".join(each["version"] for each in facts["pythons"]) or "none"
+    for python in facts.pythons:
+        if OLDEST_PYTHON <= release(python.version, parts=2) <= NEWEST_PYTHON:
+            return python
+    there = ", ".join(each.version for each in facts.pythons) or "none"
     raise DevicePythonError(
         f"{device}: it has Python {there}; edgekit needs {_dotted(OLDEST_PYTHON)} to {_dotted(NEWEST_PYTHON)}. Debian "
         "12 and Raspberry Pi OS of 2023 and later bring one."
@@ -55,38 +79,37 @@ def python_of(device: str, facts: Facts) -> dict[str, Any]:
 
 
 def class_of_remote(device: Device) -> str | None:
-    """The class of a device: what the user said, or else what it turns out to be."""
+    """The class of a device: the one that the user named, or else the one that fits what it is."""
     if device.device_class is not None:
         return device.device_class
     with connect(device) as connection:
-        return str(found) if (found := probe(connection)["class"]) else None
+        return probe(connection).matching_class
 
 
-def check(device: Device) -> dict[str, Any]:
-    """The document of `edgekit devices check`: facts, what is lacking, and for each target whether and why not."""
+def check(device: Device) -> DeviceCheck:
+    """What a device is, what it lacks, and which runtimes can be installed there."""
     with connect(device) as connection:
         facts = probe(connection)
-    why_not = {name: reason_against(device.name, facts) for name in RUNTIMES}
-    return {
-        "schema_version": 1,
-        "name": device.name,
-        "url": device.url,
-        "class": facts["class"],
-        "proposed_class": class_of(facts["board"], facts["features"] or ()),
-        "facts": {key: value for key, value in facts.items() if key not in ("class", "features")},
-        "lacks": lacks(device.name, facts),
-        "targets": {name: {"runs": reason is None, "reason": reason} for name, reason in why_not.items()},
-    }
+    proposed, reason = facts.matching_class, reason_against(device.name, facts)
+    return DeviceCheck(
+        name=device.name,
+        url=device.url,
+        device_class=device.device_class or proposed,
+        proposed_class=proposed,
+        facts=facts,
+        lacks=tuple(lacks(device, facts)),
+        targets=dict.fromkeys(RUNTIMES, Verdict(reason is None, reason)),
+    )
 
 
-def reason_against(device: str, facts: Facts) -> str | None:
-    """Why no engine can be installed there, or None: they are all published for the same platforms."""
-    if facts["machine"] not in MACHINES:
-        return f"no runtime is published for {facts['machine']}: valid are {', '.join(MACHINES)}"
-    if facts["glibc"] is None:
+def reason_against(device: str, facts: ProbedFacts) -> str | None:
+    """Why no runtime can be installed there, or None: they are all published for the same platforms."""
+    if facts.machine not in MACHINES:
+        return f"no runtime is published for {facts.machine}: valid are {', '.join(MACHINES)}"
+    if facts.glibc is None:
         return "no runtime is published for a system without glibc"
-    if release(facts["glibc"], parts=2) < OLDEST_GLIBC:
-        return f"glibc is {facts['glibc']}: the runtimes need {_dotted(OLDEST_GLIBC)} or newer"
+    if release(facts.glibc, parts=2) < OLDEST_GLIBC:
+        return f"glibc is {facts.glibc}: the runtimes need {_dotted(OLDEST_GLIBC)} or newer"
     try:
         python_of(device, facts)
     except DevicePythonError as error:
@@ -94,33 +117,33 @@ def reason_against(device: str, facts: Facts) -> str | None:
     return None
 
 
-def lacks(device: str, facts: Facts) -> list[str]:
-    """What stands in the way of measuring there, each with what helps."""
+def lacks(device: Device, facts: ProbedFacts) -> list[str]:
+    """What stands in the way of measuring there, each with its remedy."""
     found = []
-    reason = reason_against(device, facts)
+    reason = reason_against(device.name, facts)
     if reason:
         return [reason]
-    python = python_of(device, facts)
-    if not python["ensurepip"]:
-        found.append(f"{python['path']} has no ensurepip: sudo apt install python3-venv, or measure with --offline")
-    if not facts["cache_writable"]:
-        found.append(f"'{facts['cache']}' can't be written")
-    free = facts["disk_free_bytes"]
+    python = python_of(device.name, facts)
+    if not python.ensurepip:
+        found.append(f"{python.path} has no ensurepip: sudo apt install python3-venv, or measure with --offline")
+    if not facts.cache_writable:
+        found.append(f"'{facts.cache}' can't be written")
+    free = facts.disk_free_bytes
     if free is not None and free < ROOM_BYTES:
         found.append(f"{free / 1e6:.0f} MB of disk are free where {ROOM_BYTES / 1e6:.0f} MB may be needed")
-    for name in (facts["throttled"] or {}).get("now", ()):
+    for name in facts.throttled.now if facts.throttled else ():
         found.append(f"the firmware reports {name} now: figures would not be the device's own")
-    if facts["class"] is None:
+    if device.device_class is None and facts.matching_class is None:
         found.append("no device class fits it: bounds can't be given; name one with devices add --class")
     return found
 
 
-def check_memory(device: str, facts: Facts, sizes: Mapping[str, int]) -> None:
+def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int]) -> None:
     """DeviceMemoryError if less memory is free than the engine and all of the bundles take, which are open together.
 
     Each counts twice: the file's bytes and, at the least, the weights as the engine lays them out.
     """
-    free, total = facts["memory_available_bytes"], sum(sizes.values())
+    free, total = facts.memory_available_bytes, sum(sizes.values())
     needed = ENGINE_BYTES + 2 * total
     if free is not None and free < needed:
         each = ", ".join(f"'{bundle}' {size / 1e6:.0f} MB" for bundle, size in sizes.items())
@@ -130,17 +153,17 @@ def check_memory(device: str, facts: Facts, sizes: Mapping[str, int]) -> None:
         )
 
 
-def row_device(device: Device, facts: Facts) -> DeviceFacts:
+def row_device(device: Device, facts: ProbedFacts) -> DeviceFacts:
     """The device as a report shows it, from a probe."""
     return DeviceFacts(
         name=device.name,
-        device_class=facts["class"],
-        cpu=facts["board"] or facts["cpu"],
-        cores=facts["cores"],
-        memory_bytes=facts["memory_bytes"],
-        system=f"Linux {facts['kernel']} {facts['machine']}",
-        python=next((each["version"] for each in facts["pythons"]), None),
-        emulated=facts["emulated"],
+        device_class=device.device_class or facts.matching_class,
+        cpu=facts.board or facts.cpu,
+        cores=facts.cores,
+        memory_bytes=facts.memory_bytes,
+        system=f"Linux {facts.kernel} {facts.machine}",
+        python=next((each.version for each in facts.pythons), None),
+        emulated=facts.emulated,
     )
 
 

@@ -6,16 +6,16 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from edgekit import __version__
-from edgekit.config.device_classes import class_of
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
+from edgekit.devices.probed_facts import ProbedFacts, facts_of
 from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
 from edgekit.support.distribution import install_command
@@ -28,38 +28,38 @@ ENOUGH_MEMORY = 4 << 30
 """Bytes: making the bundles of a small model takes 2 GB, larger ones several times their weights."""
 ENOUGH_DISK = 5 << 30
 """Bytes: torch and the compilers take 3 GB, six bundles some times the weights."""
-MODULES = {"openvino": ("openvino",), "onnx": ("onnxruntime",), "tflite": ("ai_edge_litert", "tflite_runtime")}
-PACKAGES = {
-    "openvino": ("openvino",),
-    "onnx": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-    "tflite": ("ai-edge-litert", "tflite-runtime"),
-}
-BUILDING = ("torch", "timm", "nncf", "torchao", "litert-torch", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `fix` is what to do where it isn't ok."""
+    """One thing that was examined. A broken one prevents any use of edgekit here."""
 
     name: str
     status: Status
     found: str
     fix: str | None = None
+    """What to do where the status is not "ok"."""
 
 
-def examine(root: Path = Path("/"), hub: str = HUB) -> dict[str, Any]:
-    """The document of `edgekit doctor`. `root` is where proc and sys are; `broken` ones are in the way of any use."""
-    facts = probe(root)
-    findings = [*_system(facts), *_runtimes(), _building(), *_combinations(), *_room(facts), _hub(hub)]
-    return {
-        "schema_version": 1,
-        "edgekit": __version__,
-        "healthy": all(each.status != "broken" for each in findings),
-        "findings": [asdict(each) for each in findings],
-    }
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The document of `edgekit doctor`."""
+
+    schema_version: Literal[1] = 1
+    edgekit: str = __version__
+    healthy: bool
+    """Nothing is broken."""
+    findings: tuple[Finding, ...]
 
 
-def _system(facts: Mapping[str, Any]) -> Iterator[Finding]:
+def examine(root: Path = Path("/"), hub: str = HUB) -> Diagnosis:
+    """Examine this machine. `root` is where proc and sys are; `hub` is the address of the hub with weights."""
+    facts = facts_of(probe(root))
+    findings = (*_system(facts), *_runtimes(), _building(), *_outdated(), *_combinations(), *_room(facts), _hub(hub))
+    return Diagnosis(healthy=all(each.status != "broken" for each in findings), findings=findings)
+
+
+def _system(facts: ProbedFacts) -> Iterator[Finding]:
     version, python = sys.version_info[:2], platform.python_version()
     oldest, newest = (".".join(map(str, each)) for each in (OLDEST_PYTHON, NEWEST_PYTHON))
     if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
@@ -67,48 +67,63 @@ def _system(facts: Mapping[str, Any]) -> Iterator[Finding]:
     else:
         fix = f"make an environment with Python {oldest} to {newest}: for others the runtimes have no packages"
         yield Finding("Python", "broken", python, fix)
-    machine, glibc = str(facts["machine"]), facts["glibc"]
-    known = machine in MACHINES
+    known = facts.machine in MACHINES
     fix = f"the runtimes are published for {' and '.join(MACHINES)}: measure on such a device with --device"
-    yield Finding(
-        "processor", "ok" if known else "broken", f"{facts['cpu'] or 'unknown'}, {machine}", None if known else fix
-    )
-    fits = glibc is not None and release(str(glibc), parts=2) >= OLDEST_GLIBC
+    processor = f"{facts.cpu or 'unknown'}, {facts.machine}"
+    yield Finding("processor", "ok" if known else "broken", processor, None if known else fix)
+    fits = facts.glibc is not None and release(facts.glibc, parts=2) >= OLDEST_GLIBC
     fix = f"use a Linux with glibc {'.'.join(map(str, OLDEST_GLIBC))} or newer, such as Debian 11: musl won't do"
-    yield Finding("glibc", "ok" if fits else "broken", str(glibc or "none"), None if fits else fix)
-    features = facts["features"] or ()
-    cls, noted = class_of(facts["board"], features), " ".join(facts["noted_features"] or ()) or "none of note"
+    yield Finding("glibc", "ok" if fits else "broken", facts.glibc or "none", None if fits else fix)
+    cls, noted = facts.matching_class, " ".join(facts.noted_features or ()) or "none of note"
     if cls:
         yield Finding("device class", "ok", f"{cls} ({noted})")
     else:
         fix = "name what to make bundles for with --device-class; `edgekit targets` lists the classes"
         yield Finding("device class", "warning", f"none fits ({noted})", fix)
-    if not {"asimddp", "avx512_vnni", "avx_vnni", "amx_int8"}.intersection(features):
+    if not {"asimddp", "avx512_vnni", "avx_vnni", "amx_int8"}.intersection(facts.features or ()):
         fix = "expect little speed from INT8 here: measure on the device that you ship to"
         yield Finding("int8 instructions", "warning", "no dot product", fix)
 
 
-def _runtimes() -> Iterator[Finding]:
-    """Each imported in a process of its own: one that is built for other instructions dies by a signal."""
-    works = 0
-    findings = []
-    for name, target in RUNTIMES.items():
-        version = next(filter(None, map(_version, PACKAGES[name])), None)
-        module = next((each for each in MODULES[name] if importlib.util.find_spec(each)), None)
-        install = install_command(target.extra)
-        if module is None:
-            findings.append(Finding(target.title, "warning", "not installed", install))
-            continue
-        died = _dies(module)
-        works += died is None
-        repair = f'it is installed and unusable: pip install --force-reinstall "{target.requirement}"'
-        status: Status = "broken" if died else "ok"
-        findings.append(
-            Finding(target.title, status, f"{module} {version or ''}{died or ''}", repair if died else None)
-        )
-    yield from findings
-    if not works:
-        yield Finding("runtimes", "broken", "none works", f"{install_command('tflite')}, or another of those above")
+def _runtimes() -> list[Finding]:
+    """A finding for each runtime, and one more if none works."""
+    findings = [_runtime(runtime) for runtime in RUNTIMES.values()]
+    if not any(each.status == "ok" for each in findings):
+        extras = " or ".join(runtime.extra for runtime in RUNTIMES.values())
+        findings.append(Finding("runtimes", "broken", "none works", f"install one of them: the extra {extras}"))
+    return findings
+
+
+def _runtime(runtime: Runtime) -> Finding:
+    """Import the runtime in another process, since one that is built for other instructions dies by a signal."""
+    module = next((each for each in runtime.import_names if _is_installed(each)), None)
+    if module is None:
+        return Finding(runtime.title, "warning", "not installed", install_command(runtime.extra))
+    version = next(filter(None, map(_version, runtime.distributions)), "")
+    found, died = f"{_package(module)} {version}", _dies(module)
+    if died is None:
+        return Finding(runtime.title, "ok", found)
+    repair = f'it is installed and unusable: pip install --force-reinstall "{runtime.requirement}"'
+    return Finding(runtime.title, "broken", f"{found}{died}", repair)
+
+
+def _is_installed(module: str) -> bool:
+    # Finding a module inside a package would import the package.
+    return importlib.util.find_spec(_package(module)) is not None
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _outdated() -> Iterator[Finding]:
+    """Runtimes whose installed version is older than edgekit requires."""
+    for runtime in RUNTIMES.values():
+        distribution = runtime.distributions[0]
+        version = _version(distribution)
+        if version and release(version) < release(runtime.oldest_version):
+            fix = f'pip install "{runtime.requirement}"'
+            yield Finding(f"{distribution} {version}", "warning", f"edgekit requires {runtime.requirement}", fix)
 
 
 def _dies(module: str) -> str | None:
@@ -124,9 +139,12 @@ def _dies(module: str) -> str | None:
 
 
 def _building() -> Finding:
-    missing = [package for package in BUILDING if _version(package) is None]
+    own = [each for runtime in RUNTIMES.values() for each in runtime.compiler_distributions]
+    versions = {each: _version(each) for each in (*COMPILER_DISTRIBUTIONS, *own)}
+    missing = [distribution for distribution, version in versions.items() if version is None]
     if not missing:
-        return Finding("making bundles", "ok", ", ".join(f"{each} {_version(each)}" for each in BUILDING))
+        found = ", ".join(f"{distribution} {version}" for distribution, version in versions.items())
+        return Finding("making bundles", "ok", found)
     fix = f"to make bundles: {install_command('build')}; running them needs none of it"
     return Finding("making bundles", "warning", f"not installed: {', '.join(missing)}", fix)
 
@@ -150,10 +168,6 @@ COMBINATIONS = (
         ("tflite-runtime",), lambda found: found["tflite-runtime"] <= (2, 14),
         "it gives wrong numbers for dynamic-range files of other tools, and refuses some newer operations",
         "pip install ai-edge-litert, where Python is newer than 3.11 in any case",
-    ),
-    Combination(
-        ("openvino",), lambda found: found["openvino"] < (2026, 4),
-        "bundles need OpenVINO 2026.4 for their metadata", 'pip install "openvino>=2026.4,<2026.5"',
     ),
     Combination(
         ("onnxruntime", "onnxruntime-gpu"), lambda found: True,
@@ -182,12 +196,12 @@ def _combinations() -> Iterator[Finding]:
             yield Finding(name, "broken" if len(versions) > 1 else "warning", known.why, known.fix)
 
 
-def _room(facts: Mapping[str, Any]) -> Iterator[Finding]:
-    for name, key, enough, fix in (
-        ("free memory", "memory_available_bytes", ENOUGH_MEMORY, "close programs, or make bundles on a larger machine"),
-        ("free disk", "disk_free_bytes", ENOUGH_DISK, "make room before bundles are made"),
+def _room(facts: ProbedFacts) -> Iterator[Finding]:
+    memory, disk = facts.memory_available_bytes, facts.disk_free_bytes
+    for name, free, enough, fix in (
+        ("free memory", memory, ENOUGH_MEMORY, "close programs, or make bundles on a larger machine"),
+        ("free disk", disk, ENOUGH_DISK, "make room before bundles are made"),
     ):
-        free = facts[key]
         if free is None:
             yield Finding(name, "warning", "unknown", fix)
         else:

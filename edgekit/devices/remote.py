@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.config.runtimes import find_runtime
 from edgekit.devices.check import check_memory, probe, row_device, unknown_device
 from edgekit.devices.messages import AgentJob, Inspected, Measured, SentImages
 from edgekit.devices.protocol import run_agent
@@ -61,7 +62,8 @@ class Board:
             target, oldest, files = bundle.manifest.target, bundle.manifest.engine["minimum"], files_of(bundle)
         else:
             target, oldest = target_of(path), None
-            files = [path, *(each for each in (path.with_suffix(".bin"),) if target == "openvino" and each.is_file())]
+            beside = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
+            files = [path, *(each for each in beside if each.is_file())]
         python = self._ready(target, oldest, {path.name: sum(each.stat().st_size for each in files)})
         with self._reporter.stage(f"{self.device.name}: copy"):
             job = self._job({str(path): files}, Settings(threads=threads), inspect=True)
@@ -91,8 +93,8 @@ class Board:
             sent[name][path.name] = digest
         return AgentJob(
             name=self.device.name,
-            device_class=self.facts["class"],
-            cache=self.facts["cache"],
+            device_class=self.device.device_class or self.facts.matching_class,
+            cache=self.facts.cache,
             bundles=sent,
             settings=settings,
             images=images,

@@ -5,17 +5,26 @@ of what went in. Nothing else on the device is touched, and old ones of both go 
 """
 
 import hashlib
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.check import Facts, python_of, reason_against
+from edgekit.devices.check import python_of, reason_against
 from edgekit.devices.faults import exit_error, full_disk
-from edgekit.devices.scripts import ENVIRONMENT, STORE, source
-from edgekit.devices.transport import Connection, ending
+from edgekit.devices.probed_facts import ProbedFacts
+from edgekit.devices.requests import (
+    CleanAnswer,
+    CleanRequest,
+    EnvironmentAnswer,
+    EnvironmentRequest,
+    StoreAnswer,
+    StoreRequest,
+)
+from edgekit.devices.scripts import ENVIRONMENT, STORE
+from edgekit.devices.transport import Connection, Done, ending, script_command
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
 from edgekit.support.child_process import run_python
@@ -37,7 +46,7 @@ def requirements_of(target: str, minimum: str | None) -> list[str]:
 
 
 def ensure_environment(
-    connection: Connection, facts: Facts, target: str, minimum: str | None = None, offline: bool = False
+    connection: Connection, facts: ProbedFacts, target: str, minimum: str | None = None, offline: bool = False
 ) -> str:
     """Make the environment for a target, unless it is there. The path of its Python.
 
@@ -49,14 +58,14 @@ def ensure_environment(
         raise DeviceSetupError(f"{device}: {target} can't run there: {reason}")
     python = python_of(device, facts)
     wheel, requirements = own_wheel(), requirements_of(target, minimum)
-    key = environment_key(wheel, requirements, python["version"])
-    ready = f"{facts['cache']}/environments/{key}"
+    key = environment_key(wheel, requirements, python.version)
+    ready = f"{facts.cache}/environments/{key}"
     used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
     if connection.run(used).status == 0:
         return f"{ready}/bin/python"
-    if not python["ensurepip"] and not offline:
+    if not python.ensurepip and not offline:
         raise DevicePythonError(
-            f"{device}: {python['path']} has no ensurepip, so it can't make environments. On Debian and Raspberry Pi "
+            f"{device}: {python.path} has no ensurepip, so it can't make environments. On Debian and Raspberry Pi "
             "OS: sudo apt install python3-venv. Or use --offline, which needs none."
         )
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
@@ -65,35 +74,41 @@ def ensure_environment(
             fetch_wheels(device, facts, requirements, Path(folder))
         wheels = {path.name: path for path in Path(folder).glob("*.whl")}
         hashes = dict(zip(wheels, send_files(connection, facts, list(wheels.values())), strict=True))
-    request = {"cache": facts["cache"], "key": key, "requirements": requirements, "wheels": hashes, "offline": offline}
-    command = [python["path"], "-I", "-c", source(ENVIRONMENT), json.dumps(request)]
-    done = connection.run(command)
+    request = EnvironmentRequest(
+        cache=facts.cache,
+        key=key,
+        requirements=tuple(requirements),
+        wheels=hashes,
+        offline=offline,
+        unused=find_runtime(target).unused_files,
+    )
+    done = connection.run(script_command(python.path, ENVIRONMENT, request))
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
-    return str(connection.answer(done, "the set-up")["python"])
+    return connection.answer(done, EnvironmentAnswer, "the set-up").python
 
 
-def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> list[str]:
+def send_files(connection: Connection, facts: ProbedFacts, paths: Sequence[Path]) -> list[str]:
     """Copy files that the device doesn't have, verified there; the sha256 of each, which is its name there.
 
     Raises DeviceFullError with the numbers before anything is sent, if they can't fit.
     """
     device = connection.device.name
-    python = python_of(device, facts)["path"]
+    python = python_of(device, facts).path
     try:
         hashes = [file_sha256(path) for path in paths]
         sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
     except OSError as error:
         raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
-    request: dict[str, Any] = {"cache": facts["cache"], "files": sizes}
-    found = connection.python(python, STORE, request, "a look at its files")
-    missing, free = found["missing"], facts["disk_free_bytes"]
+    request = StoreRequest(cache=facts.cache, files=sizes)
+    store = connection.ask(python, STORE, request, StoreAnswer, "a look at its files")
+    missing, free = store.missing, facts.disk_free_bytes
     total = sum(sizes[digest] for digest in missing)
-    if free is not None and total > free + found["removable"]:
+    if free is not None and total > free + store.removable:
         raise full_disk(device, "a copy", f"{total / 1e6:.0f} MB are to be copied, {free / 1e6:.0f} MB are free")
     if not missing:
         return hashes
-    request |= {"files": {digest: sizes[digest] for digest in missing}, "receive": True}
+    request = replace(request, files={digest: sizes[digest] for digest in missing}, receive=True)
     by_hash = dict(zip(hashes, paths, strict=True))
     damaged = _stream(connection, python, request, [by_hash[digest] for digest in missing])
     if damaged:
@@ -103,55 +118,52 @@ def send_files(connection: Connection, facts: Facts, paths: Sequence[Path]) -> l
     return hashes
 
 
-def fetch_wheels(device: str, facts: Facts, requirements: Sequence[str], folder: Path) -> None:
+def fetch_wheels(device: str, facts: ProbedFacts, requirements: Sequence[str], folder: Path) -> None:
     """Let this machine's pip download wheels for the device's processor, glibc and Python, and pip's own."""
-    python = release(python_of(device, facts)["version"], parts=2)
-    libc = release(facts["glibc"], parts=2)[1]
-    platforms = [f"manylinux_2_{minor}_{facts['machine']}" for minor in range(libc, 16, -1)]
+    python = release(python_of(device, facts).version, parts=2)
+    libc = release(facts.glibc or "", parts=2)[1]
+    platforms = [f"manylinux_2_{minor}_{facts.machine}" for minor in range(libc, 16, -1)]
     arguments = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     arguments += ["--only-binary=:all:", "--implementation", "cp", "--python-version", "{}.{}".format(*python)]
     arguments += [word for abi in (f"cp{python[0]}{python[1]}", "abi3", "none") for word in ("--abi", abi)]
-    for platform in (*platforms, f"manylinux2014_{facts['machine']}"):
+    for platform in (*platforms, f"manylinux2014_{facts.machine}"):
         arguments += ["--platform", platform]
     done = run_python([*arguments, "--dest", str(folder), *requirements, "pip"])
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise DeviceSetupError(
-            f"{device}: this machine's pip can't fetch the packages for {facts['machine']}, Python "
-            f"{python[0]}.{python[1]}, glibc {facts['glibc']}: {said[-1] if said else 'it said nothing'}"
+            f"{device}: this machine's pip can't fetch the packages for {facts.machine}, Python "
+            f"{python[0]}.{python[1]}, glibc {facts.glibc}: {said[-1] if said else 'it said nothing'}"
         )
 
 
-def clean(connection: Connection, facts: Facts) -> bool:
+def clean(connection: Connection, facts: ProbedFacts) -> bool:
     """Remove all that edgekit keeps on the device; whether there was anything."""
-    request = {"cache": facts["cache"], "clean": True}
-    python = python_of(connection.device.name, facts)["path"]
-    return bool(connection.python(python, ENVIRONMENT, request, "cleaning")["removed"])
+    python = python_of(connection.device.name, facts).path
+    request = CleanRequest(cache=facts.cache)
+    return connection.ask(python, ENVIRONMENT, request, CleanAnswer, "cleaning").removed
 
 
-def _stream(connection: Connection, python: str, request: Mapping[str, Any], paths: Sequence[Path]) -> list[str]:
+def _stream(connection: Connection, python: str, request: StoreRequest, paths: Sequence[Path]) -> Sequence[str]:
+    """Send files to the store; the hashes of those that arrived damaged."""
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        process = connection.start([python, "-I", "-c", source(STORE), json.dumps(request)], stderr)
+        process = connection.start(script_command(python, STORE, request), stderr)
         with ending(process):
             assert process.stdin
             assert process.stdout
-            cut = _feed(process.stdin, paths)
+            whole = _feed(process.stdin, paths)
             out = process.stdout.read()
             process.stdout.close()
             status = process.wait()
         stderr.seek(0)
         said = stderr.read().decode(errors="replace")
     connection.check(status)
-    if status != 0:
-        raise exit_error(connection.device.name, "a copy", status, said)
-    try:
-        damaged: list[str] = json.loads(out)["missing"]
-    except (ValueError, KeyError):
-        raise DeviceError(f"{connection.device.name}: a copy ended without an answer{cut}: {said[-200:]}") from None
-    return damaged
+    what = "a copy" if whole else "a copy that was cut short"
+    return connection.answer(Done(status, out, said), StoreAnswer, what).missing
 
 
-def _feed(pipe: BinaryIO | Any, paths: Sequence[Path]) -> str:
+def _feed(pipe: IO[bytes], paths: Sequence[Path]) -> bool:
+    """Write files into a pipe; whether all of them went through."""
     try:
         with pipe:
             for path in paths:
@@ -159,17 +171,17 @@ def _feed(pipe: BinaryIO | Any, paths: Sequence[Path]) -> str:
                     while chunk := file.read(CHUNK):
                         pipe.write(chunk)
     except BrokenPipeError:
-        return " in the middle"
-    return ""
+        return False
+    return True
 
 
-def _setup_error(device: str, facts: Facts, target: str, status: int, said: str) -> DeviceError:
+def _setup_error(device: str, facts: ProbedFacts, target: str, status: int, said: str) -> DeviceError:
     title = find_runtime(target).title
     if "No matching distribution" in said or "no matching distributions" in said:
-        version = python_of(device, facts)["version"]
+        version = python_of(device, facts).version
         return DeviceSetupError(
-            f"{device}: no package of {title} is published for {facts['machine']}, Python {version} and glibc "
-            f"{facts['glibc']}, or its package index can't be reached. Try --offline, which fetches it from here, or "
+            f"{device}: no package of {title} is published for {facts.machine}, Python {version} and glibc "
+            f"{facts.glibc}, or its package index can't be reached. Try --offline, which fetches it from here, or "
             "another --target."
         )
     known = exit_error(device, "the set-up", status, said)

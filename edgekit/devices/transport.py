@@ -15,10 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
+
+import msgspec
 
 from edgekit.devices.faults import connection_error, exit_error
 from edgekit.devices.registry import Device
+from edgekit.devices.requests import ScriptRequest
 from edgekit.devices.scripts import source
 from edgekit.errors import DeviceError, MissingExtraError, UnreachableError
 
@@ -30,6 +33,7 @@ ALIVE_COUNT = 3
 """A peer that leaves so many questions, so many seconds apart, without an answer is frozen."""
 
 
+T = TypeVar("T")
 _open: "set[Connection]" = set()
 
 
@@ -102,17 +106,16 @@ class Connection:
         if status == 255 and self._is_lost():
             raise self._lost(established=True)
 
-    def python(self, python: str, script: str, request: Any, what: str, given: bytes = b"") -> Any:
-        """Run one of `scripts` with a JSON request; its JSON answer. DeviceError if it fails; `what` says at what."""
-        done = self.run([python, "-I", "-c", source(script), json.dumps(request)], given)
-        return self.answer(done, what)
+    def ask(self, python: str, script: str, request: ScriptRequest, answer: type[T], what: str) -> T:
+        """Run one of `scripts` with a request; its answer. DeviceError if it fails; `what` names the work."""
+        return self.answer(self.run(script_command(python, script, request)), answer, what)
 
-    def answer(self, done: Done, what: str) -> Any:
-        """The JSON document that a script printed last; DeviceError if it failed or printed none."""
+    def answer(self, done: Done, kind: type[T], what: str) -> T:
+        """The document that a script printed last; DeviceError if it failed or printed none of this type."""
         if done.status != 0:
             raise exit_error(self.device.name, what, done.status, done.err)
         try:
-            return json.loads(done.out.splitlines()[-1])
+            return msgspec.convert(json.loads(done.out.splitlines()[-1]), kind)
         except (ValueError, IndexError):
             said = (done.out[-200:].decode(errors="replace") + done.err[-200:]).strip()
             raise DeviceError(
@@ -148,6 +151,11 @@ class Connection:
     def _lost(self, established: bool) -> DeviceError:
         said = self._log.read_text(errors="replace")
         return connection_error(self.device.name, self._by_hand, said, established)
+
+
+def script_command(python: str, script: str, request: ScriptRequest) -> list[str]:
+    """The command that runs one of `scripts` on a device with a request, in ASCII: not every path is UTF-8."""
+    return [python, "-I", "-c", source(script), json.dumps(msgspec.to_builtins(request))]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import check
+from edgekit.devices.probed_facts import ProbedFacts, PythonFacts, facts_of
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.errors import DeviceMemoryError, DevicePythonError
 from edgekit.measure import probe
+from edgekit.report.conditions import Throttling
 from tests.helpers.ssh_server import Server, serve
 
 PI5 = {
@@ -37,13 +40,17 @@ def root(folder: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.fixture
-def facts(tmp_path: Path) -> dict[str, Any]:
+def facts(tmp_path: Path) -> ProbedFacts:
     """A Raspberry Pi 5 in good order."""
-    pythons = [{"path": "/usr/bin/python3", "version": "3.13.5", "ensurepip": True}]
-    return probe.probe(root(tmp_path, PI5)) | {
-        "machine": "aarch64", "glibc": "2.41", "pythons": pythons, "class": "raspberry-pi-5", "throttled": None,
-        "disk_free_bytes": 9 << 30, "cache_writable": True,
-    }  # fmt: skip
+    return replace(
+        facts_of(probe.probe(root(tmp_path, PI5))),
+        machine="aarch64",
+        glibc="2.41",
+        pythons=(PythonFacts("/usr/bin/python3", "3.13.5", True),),
+        throttled=None,
+        disk_free_bytes=9 << 30,
+        cache_writable=True,
+    )
 
 
 def test_a_pi(tmp_path: Path) -> None:
@@ -95,12 +102,12 @@ def test_the_script_runs_alone() -> None:
         ({"machine": "armv7l"}, "no runtime is published for armv7l: valid are aarch64, x86_64"),
         ({"glibc": None}, "no runtime is published for a system without glibc"),
         ({"glibc": "2.17"}, "glibc is 2.17: the runtimes need 2.28 or newer"),
-        ({"pythons": []}, "it has Python none; edgekit needs 3.11 to 3.14."),
-        ({"pythons": [{"path": "p", "version": "3.9.2", "ensurepip": True}]}, "it has Python 3.9.2; edgekit needs"),
+        ({"pythons": ()}, "it has Python none; edgekit needs 3.11 to 3.14."),
+        ({"pythons": (PythonFacts("p", "3.9.2", True),)}, "it has Python 3.9.2; edgekit needs"),
     ],
 )
-def test_reasons_against(facts: dict[str, Any], change: dict[str, Any], reason: str | None) -> None:
-    found = check.reason_against("pi", facts | change)
+def test_reasons_against(facts: ProbedFacts, change: dict[str, Any], reason: str | None) -> None:
+    found = check.reason_against("pi", replace(facts, **change))
     assert found is None if reason is None else reason in str(found)
 
 
@@ -109,28 +116,35 @@ def test_reasons_against(facts: dict[str, Any], change: dict[str, Any], reason: 
     [
         ({"disk_free_bytes": 1 << 20}, "1 MB of disk are free"),
         ({"cache_writable": False}, "can't be written"),
-        ({"class": None}, "no device class fits it"),
-        ({"throttled": {"now": ["under-voltage"]}}, "the firmware reports under-voltage now"),
-        ({"pythons": [{"path": "/p", "version": "3.11.2", "ensurepip": False}]}, "sudo apt install python3-venv"),
+        ({"board": "Raspberry Pi 9"}, "no device class fits it"),
+        ({"throttled": Throttling(1, ("under-voltage",), ())}, "the firmware reports under-voltage now"),
+        ({"pythons": (PythonFacts("/p", "3.11.2", False),)}, "sudo apt install python3-venv"),
     ],
 )
-def test_what_a_device_lacks(facts: dict[str, Any], change: dict[str, Any], part: str) -> None:
-    assert check.lacks("pi", facts) == []
-    (found,) = check.lacks("pi", facts | change)
+def test_what_a_device_lacks(facts: ProbedFacts, change: dict[str, Any], part: str) -> None:
+    pi = Device("pi", "ssh://pi")
+    assert check.lacks(pi, facts) == []
+    (found,) = check.lacks(pi, replace(facts, **change))
     assert part in found
 
 
-def test_the_first_python_that_will_do(facts: dict[str, Any]) -> None:
-    old, new = ({"path": each, "version": each, "ensurepip": True} for each in ("3.9.2", "3.12.1"))
-    assert check.python_of("pi", facts | {"pythons": [old, new]})["version"] == "3.12.1"
+def test_a_class_that_the_user_named_is_lacking_nothing(facts: ProbedFacts) -> None:
+    strange = replace(facts, board="Raspberry Pi 9")
+    assert strange.matching_class is None
+    assert check.lacks(Device("pi", "ssh://pi", "raspberry-pi-5"), strange) == []
+
+
+def test_the_first_python_that_will_do(facts: ProbedFacts) -> None:
+    old, new = (PythonFacts(each, each, True) for each in ("3.9.2", "3.12.1"))
+    assert check.python_of("pi", replace(facts, pythons=(old, new))) == new
     with pytest.raises(DevicePythonError, match=r"pi: it has Python 3\.9\.2"):
-        check.python_of("pi", facts | {"pythons": [old]})
+        check.python_of("pi", replace(facts, pythons=(old,)))
 
 
-def test_memory_that_is_clearly_too_small(facts: dict[str, Any]) -> None:
-    free = facts | {"memory_available_bytes": 300_000_000}
+def test_memory_that_is_clearly_too_small(facts: ProbedFacts) -> None:
+    free = replace(facts, memory_available_bytes=300_000_000)
     check.check_memory("pi", free, {"small": 10_000_000})
-    check.check_memory("pi", facts | {"memory_available_bytes": None}, {"big": 10**12})
+    check.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
     check.check_memory("pi", free, {"float": 90_000_000})
     said = "pi: 300 MB of memory are free, and about 345 MB are needed to run 'float' 90 MB, 'int8' 30 MB"
     with pytest.raises(DeviceMemoryError, match=said):
@@ -203,7 +217,7 @@ def test_the_shape_of_a_device_that_was_never_reached() -> None:
     assert (unknown.name, unknown.device_class, unknown.cpu) == ("pi", "raspberry-pi-5", None)
 
 
-def test_the_shape_of_a_device_that_was_probed(facts: dict[str, Any]) -> None:
+def test_the_shape_of_a_device_that_was_probed(facts: ProbedFacts) -> None:
     row = check.row_device(Device("pi", "ssh://pi"), facts)
     assert (row.name, row.device_class, row.cpu) == ("pi", "raspberry-pi-5", "Raspberry Pi 5 Model B Rev 1.0")
     assert (row.memory_bytes, row.python) == (4000 * 1024, "3.13.5")

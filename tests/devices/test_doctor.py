@@ -5,14 +5,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.devices import doctor
+from edgekit.devices.probed_facts import ProbedFacts, facts_of
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -39,19 +42,19 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def named(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {each["name"]: each for each in found["findings"]}
+def named(found: doctor.Diagnosis) -> dict[str, doctor.Finding]:
+    return {each.name: each for each in found.findings}
 
 
 def test_a_machine_that_tests_run_on_is_healthy(hub: str) -> None:
     found = doctor.examine(hub=hub)
-    assert found["healthy"], found
+    assert found.healthy, found
     findings = named(found)
     for name in ("Python", "processor", "glibc", "OpenVINO", "ONNX Runtime", "LiteRT", "making bundles", "hub"):
-        assert findings[name]["status"] == "ok", name
-        assert findings[name]["fix"] is None
-    assert "torch 2." in findings["making bundles"]["found"]
-    assert "GB" in findings["free memory"]["found"]
+        assert findings[name].status == "ok", name
+        assert findings[name].fix is None
+    assert "torch 2." in findings["making bundles"].found
+    assert "GB" in findings["free memory"].found
 
 
 @pytest.mark.parametrize("path", ["", "/busy"])
@@ -72,22 +75,23 @@ def test_every_finding_that_is_not_ok_has_its_fix(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(doctor, "OLDEST_PYTHON", (9, 0))
     monkeypatch.setattr(doctor, "probe", lambda root: {**FACTS, "machine": "riscv64", "glibc": None})
     found = doctor.examine(tmp_path, NOWHERE)
-    assert not found["healthy"]
-    assert {name for name, each in named(found).items() if each["status"] == "broken"} == {
+    assert not found.healthy
+    assert {name for name, each in named(found).items() if each.status == "broken"} == {
         "Python", "processor", "glibc", "runtimes",
     }  # fmt: skip
-    assert all((each["fix"] is None) == (each["status"] == "ok") for each in found["findings"])
-    assert "pip install" in named(found)["OpenVINO"]["fix"]
+    assert all((each.fix is None) == (each.status == "ok") for each in found.findings)
+    assert "pip install" in str(named(found)["OpenVINO"].fix)
 
 
-FACTS: dict[str, Any] = {
-    "board": None, "cpu": None, "machine": "x86_64", "glibc": "2.36", "features": None, "noted_features": None,
-    "memory_available_bytes": None, "disk_free_bytes": 10,
+FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbedFacts)) | {
+    "machine": "x86_64", "kernel": "6.1.0", "glibc": "2.36", "pythons": (), "cache": "/cache", "cache_writable": True,
+    "disk_free_bytes": 10,
 }  # fmt: skip
+"""The probe of a machine that tells little."""
 
 
-def test_old_glibc_and_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {**FACTS, "glibc": "2.17", "memory_available_bytes": 1 << 30}
+def test_old_glibc_and_little_room() -> None:
+    facts = facts_of({**FACTS, "glibc": "2.17", "memory_available_bytes": 1 << 30})
     system = {each.name: each for each in doctor._system(facts)}
     assert (system["glibc"].status, system["glibc"].found) == ("broken", "2.17")
     assert "glibc 2.28 or newer" in str(system["glibc"].fix)
@@ -116,7 +120,7 @@ def test_combinations_that_are_known_to_be_bad(
     installed: dict[str, str], bad: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_version", installed.get)
-    found = {each.name: each.status for each in doctor._combinations()}
+    found = {each.name: each.status for each in (*doctor._outdated(), *doctor._combinations())}
     tflite_alone = {"tflite-runtime 2.14.0": "warning"} if "tflite-runtime" in installed else {}
     assert found == bad | tflite_alone
 
@@ -142,13 +146,14 @@ def test_a_runtime_that_dies_when_it_is_imported(
 @pytest.mark.parametrize("healthy", [True, False])
 def test_the_command(healthy: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     finding = doctor.Finding("glibc", "ok", "2.41") if healthy else doctor.Finding("glibc", "broken", "2.17", "a newer")
-    document = {"schema_version": 1, "healthy": healthy, "findings": [vars(finding)]}
+    document = doctor.Diagnosis(healthy=healthy, findings=(finding,))
     monkeypatch.setattr(doctor, "examine", lambda: document)
     assert main(["doctor"]) == (0 if healthy else 1)
     out = capfd.readouterr().out
     assert ("fix: a newer" in out) == (not healthy)
     assert main(["doctor", "--json"]) == (0 if healthy else 1)
-    assert json.loads(capfd.readouterr().out) == document
+    shown = {"schema_version": 1, "edgekit": __version__, "healthy": healthy, "findings": [vars(finding)]}
+    assert json.loads(capfd.readouterr().out) == shown
 
 
 def test_it_needs_neither_torch_nor_a_runtime() -> None:

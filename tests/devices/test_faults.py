@@ -95,7 +95,7 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
     """The connection goes while files are sent; one of those that had arrived is found shortened later."""
     feed = setup._feed
 
-    def half(pipe: Any, paths: Any) -> str:
+    def half(pipe: Any, paths: Any) -> bool:
         if len(paths) < 2:
             return feed(pipe, paths)
         patch.setattr(setup, "_feed", feed)
@@ -108,7 +108,7 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
         os.truncate(arrived, arrived.stat().st_size // 2)
         with suppress(BrokenPipeError):
             pipe.close()
-        return ""
+        return False
 
     patch.setattr(setup, "_feed", half)
     return lambda: None

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,15 @@ def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) ->
     bundles = {"int8": read_bundle(pair[1])}
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
         facts = opened.facts
-        opened.facts = facts | {"memory_available_bytes": 1000}
+        opened.facts = replace(facts, memory_available_bytes=1000)
         with pytest.raises(
             DeviceMemoryError, match="0 MB of memory are free, and about 105 MB are needed to run 'int8'"
         ):
             opened.measure(bundles, SETTINGS)
-        opened.facts = facts | {"machine": "armv7l"}
+        opened.facts = replace(facts, machine="armv7l")
         with pytest.raises(DeviceSetupError, match="onnx can't run there: no runtime is published for armv7l"):
             opened.measure(bundles, SETTINGS)
         shutil.rmtree(lent_board.cache / "environments")
-        opened.facts = facts | {"pythons": [facts["pythons"][0] | {"ensurepip": False}]}
+        opened.facts = replace(facts, pythons=(replace(facts.pythons[0], ensurepip=False),))
         with pytest.raises(DevicePythonError, match="sudo apt install python3-venv"):
             opened.measure(bundles, SETTINGS)

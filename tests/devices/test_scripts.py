@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.scripts import environment, store
 
 HOUR = 3600
@@ -71,7 +72,8 @@ def test_what_nothing_loads_is_removed(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "digest").touch()
     wheels = {"edgekit_deploy-0.1.0-py3-none-any.whl": "digest"}
-    request = {"wheels": wheels, "requirements": ["ai-edge-litert"], "offline": True}
+    unused = RUNTIMES["tflite"].unused_files
+    request = {"wheels": wheels, "requirements": ["ai-edge-litert"], "offline": True, "unused": unused}
     environment.install(tmp_path, tmp_path / "bin" / "python", tmp_path, request)
     assert names(packages) == {"libLiteRt.so"}
 

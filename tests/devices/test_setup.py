@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tomllib
 import zipfile
+from dataclasses import replace
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ def test_files_are_copied_once_and_damage_is_noticed(
         with pytest.raises(DeviceError, match=r"'.*gone' can't be read to be copied: No such file"):
             setup.send_files(connection, facts, [tmp_path / "gone"])
         with pytest.raises(DeviceFullError, match=r"MB are to be copied, 0 MB are free.*devices clean board"):
-            setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other])
+            setup.send_files(connection, replace(facts, disk_free_bytes=1), [other])
         os.utime(lent_board.cache / "files" / digest, (0, 0))
-        assert setup.send_files(connection, facts | {"disk_free_bytes": 1}, [other]), "what may go makes room"
+        assert setup.send_files(connection, replace(facts, disk_free_bytes=1), [other]), "what may go makes room"
         assert digest not in {each.name for each in (lent_board.cache / "files").iterdir()}, "unused for a month"
 
 
@@ -79,7 +80,8 @@ def test_set_up_without_network_and_through_the_devices_pip(
     shutil.rmtree(lent_board.cache)
     with open_board(lent_board.device(), offline, Reporter(quiet=True)) as opened:
         if offline:
-            opened.facts |= {"pythons": [opened.facts["pythons"][0] | {"ensurepip": False}]}
+            bare = replace(opened.facts.pythons[0], ensurepip=False)
+            opened.facts = replace(opened.facts, pythons=(bare,))
         (row,) = opened.measure({"int8": read_bundle(pair[1])}, Settings(threads=1, warmup=1, iterations=5))
     assert row.latency_ms is not None
     assert row.latency_ms.count == 5

@@ -12,7 +12,9 @@ import pytest
 
 from edgekit.devices import transport
 from edgekit.devices.faults import exit_error
+from edgekit.devices.probed_facts import ProbedFacts
 from edgekit.devices.registry import Device
+from edgekit.devices.requests import CleanRequest
 from edgekit.devices.transport import connect
 from edgekit.errors import (
     AuthenticationError,
@@ -50,7 +52,7 @@ def test_words_arrive_as_they_are(server: Server) -> None:
 def test_scripts_import_nothing_from_the_devices_home(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "source", lambda _: "import json, sys; print(json.dumps(sys.flags.isolated))")
     with connect(server.device()) as connection:
-        assert connection.python("python3", "store", {}, "a script") == 1
+        assert connection.ask("python3", "store", CleanRequest(cache=""), int, "a script") == 1
 
 
 def test_a_status_of_255_is_the_commands_own_while_the_connection_stands(server: Server) -> None:
@@ -132,7 +134,7 @@ def test_a_login_script_that_talks(server: Server) -> None:
     with connect(server.device()) as connection:
         done = connection.run(["echo", "Welcome!"])
         with pytest.raises(DeviceError, match=r"gave no answer that can be read \('Welcome!'\)"):
-            connection.answer(done, "the probe")
+            connection.answer(done, ProbedFacts, "the probe")
 
 
 @pytest.mark.parametrize(

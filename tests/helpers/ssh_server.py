@@ -170,11 +170,11 @@ def wait_for_port(server: Server) -> None:
 def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
     """What takes a minute with pip: the environment of the tests, under the name that the set-up looks for."""
     with connect(server.device()) as connection:
-        python = probe(connection)["pythons"][0]
+        python = probe(connection).pythons[0]
     wheel = own_wheel()
-    key = setup.environment_key(wheel, setup.requirements_of(target, minimum), python["version"])
+    key = setup.environment_key(wheel, setup.requirements_of(target, minimum), python.version)
     place = server.cache / "environments" / key
-    subprocess.run([python["path"], "-m", "venv", "--without-pip", str(place)], check=True)
+    subprocess.run([python.path, "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")
     (server.folder / "own.whl").write_bytes(wheel)
     with zipfile.ZipFile(server.folder / "own.whl") as archive:

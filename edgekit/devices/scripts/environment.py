@@ -1,11 +1,11 @@
 """Makes a virtual environment on a device, unless it is there already.
 
-Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline"}; it answers
-{"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last says that
-it is complete, and is touched when it is used. When one is made, those that are not among the 6 used last and were not
-used within the last hour go. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that neither an
-index nor ensurepip is needed. What nothing here loads is removed at the end, and pip. {"cache", "clean": true} removes
-the cache folder and answers {"removed": BOOL}.
+Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline", "unused"}; it
+answers {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last
+says that it is complete, and is touched when it is used. When one is made, those that are not among the 6 used last and
+were not used within the last hour go. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that
+neither an index nor ensurepip is needed. At the end pip is removed, and the files in site-packages that match a glob
+pattern in "unused". {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
 """
 
 import json
@@ -19,10 +19,8 @@ from pathlib import Path
 
 COMPLETE = "edgekit-complete"
 KEPT = 6
-"""Environments: those of three runtimes for two versions of edgekit."""
+"""Environments: enough for three runtimes and two versions of edgekit."""
 RECENT_S = 3600
-UNUSED = ("lib/python3*/site-packages/ai_edge_litert/libLiteRt*Accelerator.so",)
-"""What LiteRT brings for graphics processors: 17 MB of 124 that nothing here loads."""
 
 
 def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
@@ -76,8 +74,8 @@ def install(place: Path, python: Path, cache: Path, request: "dict[str, object]"
     shutil.rmtree(wheels)
     if not offline:
         run([str(python), "-I", "-m", "pip", "uninstall", "--quiet", "--yes", "pip"])
-    for pattern in UNUSED:
-        for path in place.glob(pattern):
+    for pattern in list(request["unused"]):  # type: ignore[call-overload]
+        for path in place.glob(f"lib/python3*/site-packages/{pattern}"):
             path.unlink()
 
 
