@@ -95,7 +95,7 @@ print(json.dumps({
     "data": str(toml_reader.data_folder("targets")),
 }))
 """
-HEAVY = {"torch", "timm", "nncf", "typer", "rich", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
+HEAVY = {"torch", "timm", "nncf", "typer", "rich", "msgspec", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ import sys
 from edgekit.cli.main import main
 main({arguments})
 heavy = {{"numpy", "torch", "nncf", "PIL", "timm", "onnx", "onnxruntime", "openvino", "matplotlib"}} & set(sys.modules)
-heavy |= {{"filelock", "platformdirs", "tomlkit"}} & set(sys.modules)
+heavy |= {{"filelock", "msgspec", "platformdirs", "tomlkit"}} & set(sys.modules)
 sys.exit(str(heavy) if heavy else 0)
 """
     )
@@ -198,6 +198,14 @@ def test_without_rich_a_job_says_how_to_get_it(tmp_path: Path) -> None:
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "edgekit: error: 'rich' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
+
+
+@pytest.mark.parametrize("command", [["benchmark", "x"], ["report", "x"]])
+def test_without_msgspec_a_command_says_how_to_get_it(command: list[str], tmp_path: Path) -> None:
+    code = f"import sys; sys.modules['msgspec'] = None\nfrom edgekit.cli.main import main\nsys.exit(main({command}))"
+    done = python(code, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "edgekit: error: 'msgspec' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
 
 
 @pytest.mark.parametrize("package", ["nncf", "torch", "timm"])

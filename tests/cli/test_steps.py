@@ -15,6 +15,7 @@ from edgekit.pipeline.request import ModelOrigin, Provenance
 from edgekit.report import load_report
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
+from tests.helpers.failing_engine import MESSAGE, failing_engine
 from tests.helpers.tiny import ROOT, MakeBundle, tiny_manifest
 
 BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
@@ -183,11 +184,32 @@ def test_benchmark(finished_run: Path, capfd: Any) -> None:
     assert f"x {paths[0]}" in out
 
 
-def test_sustained_benchmark(finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_fails_while_it_is_timed_costs_its_own_row(finished_run: Path, capfd: Any) -> None:
+    paths = [finished_run / name for name in ("onnx-float", "onnx-int8", "tflite-int8")]
+    options = [*paths, "--threads", 1, "--iterations", 4, "--warmup", 0]
+    with failing_engine("onnx", "onnx-float"):
+        document = run_json(capfd, "benchmark", *options, code=1)
+        out, err = run(capfd, "benchmark", *options, code=1)
+    failed, second, third = document["results"]
+    assert (failed["bundle"], failed["verdict"], failed["latency_ms"]) == (str(paths[0]), "error", None)
+    assert (failed["failure"]["stage"], failed["failure"]["error"]) == ("benchmark", "EngineError")
+    assert MESSAGE in failed["failure"]["message"]
+    assert failed["reasons"] == [f"benchmark: {failed['failure']['message']}"]
+    for row in (second, third):
+        assert (row["verdict"], row["failure"], row["latency_ms"]["count"]) == ("pass", None, 4)
+        assert row["peak_rss_bytes"] > 20e6
+        assert row["int8"]["share_of_macs"] is not None
+    assert second["speedup"] is None
+    assert third["speedup"]["versus"] == str(paths[1])
+    first_line, *others = out.splitlines()
+    assert first_line.startswith(f"{paths[0]}: benchmark: running ")
+    assert [line.partition(" p50 ")[0] for line in others if " p50 " in line] == [f"{path}:" for path in paths[1:]]
+    assert f"warning: {paths[0]}: running " in err
+    assert "Traceback" not in err
+
+
+def test_sustained_benchmark(finished_run: Path, capfd: Any) -> None:
     path = finished_run / "onnx-int8"
-    monkeypatch.setattr(
-        "edgekit.measure.evaluate_bundles.judge_steadiness", lambda row, claimed: row
-    )  # what else runs here is not its subject
     options = ["benchmark", path, "--threads", 1, "--sustain", "2s"]
     (row,) = run_json(capfd, *options)["results"]
     assert 1.5 < row["sustain"]["seconds"] < 10
@@ -269,7 +291,9 @@ def test_report(finished_run: Path, tmp_path: Path, capfd: Any) -> None:
     assert "tflite-int8" in out
     assert err == ""
     assert {each.name for each in folder.iterdir()} == {"report.json", "report.html", "report.csv"}
-    assert run_json(capfd, "report", folder / "report.json") == load_report(finished_run)
+    again = run_json(capfd, "report", folder / "report.json")
+    assert again == json.loads((finished_run / "report.json").read_text())
+    assert load_report(folder) == load_report(finished_run)
 
 
 def test_report_that_can_be_read_and_not_written(
@@ -291,4 +315,5 @@ def test_report_of_nothing(tmp_path: Path, capfd: Any) -> None:
     _, err = run(capfd, "report", tmp_path, code=2)
     assert "give a run folder that `edgekit deploy` wrote" in err
     (tmp_path / "report.json").write_text("{")
-    assert "is not JSON" in run(capfd, "report", tmp_path, code=2)[1]
+    _, err = run(capfd, "report", tmp_path, code=2)
+    assert f"'{tmp_path / 'report.json'}' is not a valid Report" in err

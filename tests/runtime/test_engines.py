@@ -398,7 +398,7 @@ def test_first_line_says_why() -> None:
 def test_the_sdk_imports_nothing_heavy() -> None:
     code = "import sys, edgekit.runtime, edgekit; edgekit.load; print(' '.join(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "timm", "nncf", "typer", "rich", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
+    heavy = {"torch", "timm", "nncf", "typer", "rich", "msgspec", "openvino", "onnx", "onnxruntime", "ai_edge_litert"}
     assert not heavy & set(found)
 
 
