@@ -33,7 +33,13 @@ from edgekit.measure.settings import Settings
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.tiny import MakeBundle
 
-AGENT = ["-m", "edgekit.devices.agent"]
+HIDDEN = ("typer", "rich", "click", "torch", "timm", "nncf", "jinja2", "matplotlib", "platformdirs", "tomlkit",
+          "filelock", "psutil", "packaging", "jsonschema", "distributed")  # fmt: skip
+"""Packages that a device does not have."""
+AGENT = [
+    "-c",
+    f"import sys; sys.modules.update(dict.fromkeys({HIDDEN})); from edgekit.devices import agent; agent.main()",
+]
 
 
 @pytest.fixture
@@ -253,8 +259,6 @@ def test_one_measurement_at_a_time(job: AgentJob, cache: Path) -> None:
     assert not list(cache.glob("work-*"))
 
 
-HIDDEN = ("typer", "rich", "click", "torch", "timm", "nncf", "jinja2", "matplotlib", "platformdirs", "tomlkit",
-          "filelock", "psutil", "packaging", "jsonschema", "distributed")  # fmt: skip
 ON_A_DEVICE = {"numpy", "PIL", "msgspec"}
 
 
