@@ -128,12 +128,12 @@ def test_usage_errors(arguments: list[str], message: str, capfd: pytest.CaptureF
 
 
 def test_unexpected_errors_are_bugs_and_show_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekit.config import recipes as profiles
+    from edgekit.config import catalogue
 
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(profiles, "list_recipes", broken)
+    monkeypatch.setattr(catalogue, "list_recipes", broken)
     with pytest.raises(ZeroDivisionError):
         main(["targets"])
 
