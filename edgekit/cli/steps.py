@@ -56,10 +56,10 @@ def quantize(
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with needs("build"):
-            from edgekit.pipeline.steps import quantize_model
+            from edgekit.pipeline.steps import QuantizedGraphs, quantize_model
         folders = quantize_model(options, reporter)
         if json_:
-            emit(out, {"schema_version": 1, "graphs": [str(folder) for folder in folders]})
+            emit(out, QuantizedGraphs(graphs=tuple(map(str, folders))))
         else:
             out.writelines(f"{folder}\n" for folder in folders)
     return 0
@@ -79,21 +79,19 @@ def compile_(
 
     with clean_stdout() as out:
         reporter = Reporter(quiet)
+        with needs("build"):
+            from edgekit.pipeline.steps import CompiledBundles, compile_graphs, compile_model
         if Path(source).is_dir():
             if making.output is None:
                 raise UsageError("no place for the bundles was given: name a folder with --output DIR.")
-            with needs("build"):
-                from edgekit.pipeline.steps import compile_graphs
             made = compile_graphs(Path(source), making.output, reporter)
         else:
             options = job_options(
                 model_options(source, making.weights, network), making, Calibrating(num_calibration_samples=8)
             )
-            with needs("build"):
-                from edgekit.pipeline.steps import compile_model
             made = compile_model(options, reporter)
         if json_:
-            emit(out, {"schema_version": 1, "bundles": [str(bundle.path) for bundle in made]})
+            emit(out, CompiledBundles(bundles=tuple(str(bundle.path) for bundle in made)))
         else:
             out.writelines(f"{bundle.path}\n" for bundle in made)
     return 0

@@ -1,6 +1,8 @@
 """What `edgekit quantize` and `edgekit compile` do: the two halves of making bundles."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
@@ -15,6 +17,22 @@ from edgekit.runtime.bundle import Bundle
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import check_output, open_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedGraphs:
+    """The document of `edgekit quantize`: the folders that it wrote."""
+
+    schema_version: Literal[1] = 1
+    graphs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledBundles:
+    """The document of `edgekit compile`: the folders that it wrote."""
+
+    schema_version: Literal[1] = 1
+    bundles: tuple[str, ...]
 
 
 def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
