@@ -22,7 +22,7 @@ from edgekit.support.child_process import run_python
 
 @dataclass(frozen=True)
 class Fresh:
-    """One bundle in a process of its own: milliseconds and bytes."""
+    """What a fresh process measured of one bundle, in milliseconds and bytes."""
 
     load_ms: float
     first_ms: float
@@ -30,7 +30,7 @@ class Fresh:
 
 
 def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
-    """Load time, first inference and peak memory of a bundle in a process of its own; EngineError if that dies."""
+    """Load time, first inference and peak memory of a bundle in a fresh process; EngineError if the process dies."""
     try:
         done = run_python(["-m", "edgekit.measure.fresh_process", str(bundle), str(threads)], timeout)
     except subprocess.TimeoutExpired:

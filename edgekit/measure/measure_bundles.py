@@ -60,7 +60,7 @@ class LowSession:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A bundle that runs here, with what is known before it is timed."""
+    """A bundle whose session is open, with what was measured before timing."""
 
     bundle: Bundle
     session: Session

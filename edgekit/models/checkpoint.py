@@ -133,7 +133,8 @@ def _strip_prefixes(state: State, module: nn.Module) -> State:
 
 
 def _rename(state: State, module: nn.Module, rename: Rename, path: Path) -> State:
-    # As 1x1 convolutions nothing is left for it to reshape: the names come out right, and so does the message.
+    # Some renaming code reshapes Linear weights to 1x1 convolutions and fails on those of another model. Given as 1x1
+    # convolutions they need no reshaping, so the renaming finishes and the mismatch is reported by name.
     convolutions = {name: v[..., None, None] if v.ndim == 2 else v for name, v in state.items()}
     for layout in (state, convolutions):
         try:
