@@ -12,12 +12,19 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
 
     # A Struct and not a dataclass, because the JSON key `class` is no valid name for a field.
     name: str
+    """Name under which the device was given: "local", a registered name or an SSH address."""
     device_class: str | None = field(name="class")
+    """Name of the device class that the machine belongs to."""
     cpu: str | None
+    """Processor model as the system reports it."""
     cores: Count | None
+    """Number of logical CPUs."""
     memory_bytes: Count | None
+    """Total memory of the machine."""
     system: str | None = None
+    """Operating system, kernel release and architecture."""
     python: str | None = None
+    """Version of the Python that ran the bundle."""
     emulated: bool | None = None
     """QEMU stood in for the device: its times are not a device's, and no gate judges them."""
 
