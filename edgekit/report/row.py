@@ -34,9 +34,11 @@ class Failure:
     """Why a row has no figures."""
 
     stage: Stage
+    """Stage that failed."""
     error: str
     """Name of the exception's class, such as "EngineError"."""
     message: str
+    """Message of the exception."""
 
     @classmethod
     def of(cls, stage: Stage, error: Exception) -> "Failure":
@@ -51,7 +53,9 @@ class Bound:
     """Whether the interval of the drop lies within the drop that is allowed."""
 
     max_drop_points: float
+    """Largest drop that the gate allows."""
     shown: bool
+    """Whether the whole 95 % interval lies within the allowed drop."""
     images_needed: Annotated[int, Meta(ge=1)] | None
     """Images that would confirm the claim four times out of five at these rates; None where no number would."""
 
@@ -65,12 +69,15 @@ class Accuracy:
     count: Count
     drop_top1_points: float
     drop_ci95_points: Interval
+    """95 % interval of the drop (Tango's score interval for paired differences)."""
     agreement: Fraction
     right_to_wrong: Count
     wrong_to_right: Count
     mcnemar_p: Fraction
     versus: str
+    """Name of the reference: "reference" is the float network in its own framework."""
     bound: Bound | None = None
+    """Comparison of the interval with the allowed drop; None where no gate applies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +85,15 @@ class Latency:
     """Milliseconds of one inference at batch 1, model alone; `load` and `first` are those of a fresh process."""
 
     p5: Milliseconds
+    """5th percentile of the latency."""
     p25: Milliseconds
+    """25th percentile of the latency."""
     p50: Milliseconds
     p75: Milliseconds
+    """75th percentile of the latency."""
     p90: Milliseconds
     p95: Milliseconds
+    """95th percentile of the latency."""
     p99: Milliseconds
     mean: Milliseconds
     std: Milliseconds
@@ -106,10 +117,12 @@ class Speedup:
     """Median latency of another bundle over this one's; both were timed in turns in one process."""
 
     versus: str
+    """Bundle that this one is compared with."""
     versus_precision: str | None = None
     """What the other bundle computed in: f32, bf16 or f16."""
     ratio: Annotated[float, Meta(ge=0)]
     ci95: Interval
+    """95 % interval of the ratio, from a bootstrap over blocks of rounds."""
 
     @property
     def baseline(self) -> str:
@@ -123,7 +136,9 @@ class Int8:
 
     share_of_macs: Fraction | None
     method: str
+    """Source of the share: the profiler and its version, or the reason why there is no share."""
     float_layers: tuple[str, ...] | None
+    """Dense layers that ran in floating point."""
     simulated: bool | None
     """Whether most of what the file quantizes was computed in floating point."""
 
@@ -141,8 +156,11 @@ class LowPrecision:
     """A float bundle computed in bf16 or f16, where its runtime would choose that by itself."""
 
     computes_in: Literal["bf16", "f16"]
+    """Number format that the runtime computed in."""
     accuracy: Accuracy
+    """Accuracy of the bundle in that format."""
     p50_ms: Milliseconds
+    """Median latency in that format."""
     verdict: Literal["pass", "fail"] | None = None
     """`fail` where it loses more than the allowed drop; None until it is judged."""
 
@@ -152,25 +170,40 @@ class Measurement:
     """What was measured of one bundle on one device, or the failure in place of the figures."""
 
     target: str
+    """Runtime that the bundle was compiled for."""
     precision: Precision
+    """Precision of the bundle."""
     device: DeviceFacts
+    """Machine that the bundle was measured on."""
     bundle: str | None = None
     """Folder of the bundle, in the run folder."""
     scheme: str | None = None
+    """Description of how weights and activations are quantized."""
     size_bytes: Count | None = None
     """Bytes that the runtime loads."""
     macs: Count | None = None
+    """Multiply-accumulates of one inference."""
     accuracy: Accuracy | None = None
+    """Accuracy on the evaluation images."""
     latency_ms: Latency | None = None
+    """Latency of one inference."""
     end_to_end_ms: EndToEnd | None = None
+    """Latency from an encoded image file to logits."""
     speedup: Speedup | None = None
+    """Speedup over the fastest float of the same runtime."""
     int8: Int8 | None = None
+    """Share of the work that ran in integer kernels."""
     limit: Roofline | None = None
+    """Lower bound of the latency on this device class."""
     peak_rss_bytes: Count | None = None
     low_precision: LowPrecision | None = None
+    """Figures of the float bundle when computed in bf16 or f16."""
     thermal: Conditions | None = None
+    """Clocks, temperature and other load during the timing."""
     sustain: Sustained | None = None
+    """Latency over minutes; filled by `--sustain`."""
     failure: Failure | None = None
+    """Stage and error that left the row without figures."""
 
     def __post_init__(self) -> None:
         figures = (self.accuracy, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit)
@@ -190,6 +223,7 @@ class Row(Measurement):
     """One entry of `results` in report.json."""
 
     verdict: Verdict
+    """Outcome of the gates."""
     reasons: tuple[str, ...] = ()
     """Why the row did not pass."""
     remarks: tuple[str, ...] = ()
