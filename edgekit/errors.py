@@ -1,152 +1,316 @@
-"""Every error that edgekit raises on purpose, and the exit code each one ends a command with.
+"""Every error that edgekit raises on purpose, and the exit code with which each one ends a command.
 
 EdgekitError
-├── InputError            (2) what the user gave is wrong
+├── InputError            (2) something that the user gave is wrong
 │   ├── UsageError            an option or argument
-│   ├── DataError             a data set: missing, empty, classes that don't fit
+│   ├── DataError             a data set: missing, empty, or with classes that don't fit
 │   ├── ImageError            one image that can't be decoded
-│   ├── ModelError            an unknown model or a factory that doesn't work
-│   ├── WeightsError          a checkpoint that doesn't fit, or holds NaN
+│   ├── ModelError            an unknown model, or a factory that doesn't work
+│   ├── WeightsError          a checkpoint that doesn't fit, or contains NaN
 │   ├── HubError              a hub that can't be reached
-│   ├── ProfileError          a device class or recipe TOML
-│   ├── BundleError           a bundle that is damaged or not one
-│   ├── PlanError             a job that needs more than this machine or a format has
+│   ├── ProfileError          a device class or recipe
+│   ├── BundleError           a bundle that is damaged, or a folder that is none
+│   ├── PlanError             a job that needs more than this machine or a file format has
 │   ├── OutputError           an output folder that can't be written
-│   └── MissingExtraError     a package that an extra brings
-└── StageError            (1) a stage failed on input that is right: the row is lost, the others go on
+│   └── MissingExtraError     a package that one of edgekit's extras brings
+└── StageError            (1) a stage failed on valid input: its row is lost, the others continue
     ├── CompileError          a runtime's compiler refused the graph
     ├── ParityError           a compiled model differs from torch
-    ├── GoldenError           a bundle gives other numbers on this processor than where it was made
+    ├── GoldenError           a bundle gives different numbers on this processor
     ├── EngineError           a runtime failed while loading or running
-    └── DeviceError           a device over SSH: its rows are lost, other devices go on
+    └── DeviceError           a device over SSH: its rows are lost, other devices continue
         ├── UnreachableError      no connection: name, network, port, or a machine that is off
-        ├── HostKeyError          its host key is not known, or has changed
-        ├── AuthenticationError   it lets no key of the user in
-        ├── ConnectionCutError    the connection ended, or the answer had no end record
+        ├── HostKeyError          its host key is unknown, or has changed
+        ├── AuthenticationError   it accepts none of the user's keys
+        ├── ConnectionCutError    the connection ended, or the answer is incomplete
         ├── FrozenError           it stopped answering
-        ├── DevicePythonError     no Python, too old a one, or one without venv
+        ├── DevicePythonError     no Python, one that is too old, or one without venv
         ├── DeviceSetupError      its environment could not be made
         ├── DeviceFullError       its disk is full
         ├── DeviceMemoryError     it has too little memory for the model
         └── DeviceCrashError      a process on it was killed, or crashed: SIGKILL, SIGILL, SIGSEGV
+
+A class's docstring is what `edgekit explain NAME` prints and what the reference page of errors shows: a summary, the
+usual cause, and the cure. A message has three parts in fields of their own, so that tests check facts, not prose.
 """
+
+from typing import Self
 
 
 class EdgekitError(Exception):
-    """Base of all: `str(error)` is the message for the user, `exit_code` the process's exit status."""
+    """Base of every error that edgekit raises on purpose."""
 
     exit_code = 2
+    """Exit status of a command that ends with the error."""
+
+    def __init__(self, problem: str, *, valid: str = "", fix: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        """What was wrong, with the value received: a clause without a final period."""
+        self.valid = valid
+        """What would have been valid: a noun phrase, or empty where nothing else could have been given."""
+        self.fix = fix
+        """The option, command or action that fixes it: an imperative sentence, or empty."""
+
+    def __str__(self) -> str:
+        """The whole message on one line."""
+        return as_sentences(self.problem, f"Valid: {self.valid}" if self.valid else "", self.fix)
+
+    def with_fix(self, addition: str) -> Self:
+        """The same error with one more way to fix it."""
+        return type(self)(self.problem, valid=self.valid, fix=as_sentences(self.fix, addition))
+
+
+def rebuild(kind: str, problem: str, valid: str, fix: str) -> EdgekitError:
+    """An error that another process reported by the name of its class and its fields."""
+    error: EdgekitError = globals()[kind](problem, valid=valid, fix=fix)
+    return error
+
+
+def as_sentences(*parts: str) -> str:
+    """Parts that aren't empty, separated as sentences. A single part stays as it is."""
+    filled = [part for part in parts if part]
+    return filled[0] if len(filled) == 1 else "".join(f"{part.rstrip('.')}. " for part in filled).rstrip()
+
+
+def error_names() -> tuple[str, ...]:
+    """Names of all errors, in the order of this file."""
+    return tuple(
+        name for name, value in globals().items() if isinstance(value, type) and issubclass(value, EdgekitError)
+    )
 
 
 class InputError(EdgekitError):
-    """What the user gave is wrong."""
+    """Something that the user gave is wrong.
+
+    Cause: A value on the command line, or a file that it names, can't be used.
+    Cure: Correct what the message names; it lists the valid values.
+    """
 
 
 class UsageError(InputError):
-    """An option or argument has a value that is not valid."""
+    """An option or argument has a value that is not valid.
+
+    Cause: A value is misspelled or out of range, two options exclude each other, or a required one is missing.
+    Cure: Use one of the valid values in the message. `edgekit COMMAND --help` describes every option.
+    """
 
 
 class DataError(InputError):
-    """A data set is missing, empty, too small, or its classes don't fit the model."""
+    """A data set is missing, empty or too small, or its classes don't fit the model.
+
+    Cause: `--data` or `--calibration-data` is not a folder or zip with one folder of images per class, or the folders
+    are not named like the model's classes.
+    Cure: Arrange the images as DATA/CLASS/IMAGE. If the model has its own classes, name them with `--labels FILE`, one
+    class per line in the order of the model's outputs.
+    """
 
 
 class ImageError(InputError):
-    """An image can't be decoded."""
+    """An image can't be decoded.
+
+    Cause: The file is truncated, is not an image, or has a format that Pillow doesn't read.
+    Cure: Download or convert the file again, or remove it from the data set.
+    """
 
 
 class ModelError(InputError):
-    """A model name is unknown, or a factory doesn't give a classifier."""
+    """A model name is unknown, or a factory doesn't return a classifier.
+
+    Cause: The name is not one of timm's or open_clip's, `module:factory` can't be imported, or its network doesn't take
+    images [N, 3, H, W] and return logits [N, classes].
+    Cure: Check the name with `python -c "import timm; print(timm.list_models('convnext*'))"`, or run from the folder
+    that holds your module. `--model-args` and `--imgsz` adjust the network's arguments and input size.
+    """
 
 
 class WeightsError(InputError):
-    """A checkpoint doesn't fit the model, or holds values that are not finite."""
+    """A checkpoint doesn't fit the model, or contains values that are not finite.
+
+    Cause: The file belongs to another architecture or number of classes, is damaged, or contains pickled code, which
+    edgekit doesn't run.
+    Cure: Give the checkpoint of this very model. Set the number of classes with `--model-args num_classes=N`, and save
+    a pickled checkpoint as .safetensors.
+    """
 
 
 class HubError(InputError):
-    """A hub can't be reached: the message names the file and the option that takes it."""
+    """Published weights can't be downloaded.
+
+    Cause: This machine can't reach the hub, or the hub doesn't have the file.
+    Cure: Download the file that the message names on another machine and pass it with `--weights FILE`.
+    """
 
 
 class ProfileError(InputError):
-    """A device class or a recipe has a wrong key, type or value, or doesn't exist."""
+    """A device class or recipe doesn't exist, or has a wrong key, type or value.
+
+    Cause: The name is not one that edgekit ships, or the TOML file has a mistake.
+    Cure: `edgekit targets` lists the names. The reference pages of recipes and device classes describe every key.
+    """
 
 
 class BundleError(InputError):
-    """A bundle is damaged, of another version, or not a bundle."""
+    """A bundle is damaged, was made by an incompatible version, or is not a bundle.
+
+    Cause: A file was changed, truncated or lost after the bundle was made, or the path names another folder.
+    Cure: Copy the whole folder again, or make the bundle again with `edgekit deploy` or `edgekit compile`.
+    """
 
 
 class PlanError(InputError):
-    """A job can't be finished here: the message has the numbers."""
+    """A job doesn't fit on this machine or in a file format.
+
+    Cause: The estimate of memory or disk exceeds what is free, or the model exceeds the largest file of a runtime.
+    Cure: `edgekit plan MODEL` shows the estimate per stage. Choose another runtime with `--target`, make only the INT8
+    bundle with `--precision int8`, use a larger machine, or try anyway with `--force`.
+    """
 
 
 class OutputError(InputError):
-    """An output can't be written, or holds something that isn't edgekit's."""
+    """An output can't be written, or its place holds something that isn't edgekit's.
+
+    Cause: The disk is full, the folder is read-only, or `--output` names a folder with other files.
+    Cure: Choose another place with `--output`, or make room. Existing files were left as they were.
+    """
 
 
 class MissingExtraError(InputError):
-    """A package is missing: the message is the pip command that brings it."""
+    """A package that this command needs is not installed.
+
+    Cause: edgekit was installed without the extra that brings the package.
+    Cure: Run the pip command in the message.
+    """
 
 
 class StageError(EdgekitError):
-    """A stage failed on input that is right."""
+    """A stage failed although its input is valid.
+
+    Cause: A library that edgekit calls failed.
+    Cure: Read `library-output.log` in the run folder's `.edgekit`, and run again with `--traceback`.
+    """
 
     exit_code = 1
 
 
 class CompileError(StageError):
-    """A runtime's compiler refused the graph."""
+    """A runtime's compiler refused the graph, or its process was killed.
+
+    Cause: The model has an operation that the converter doesn't support, or the system ran out of memory.
+    Cure: Leave the runtime out with `--target`. For memory, see `edgekit plan MODEL`.
+    """
 
 
 class ParityError(StageError):
-    """A compiled model's outputs differ from torch's by more than the tolerance."""
+    """The outputs of a compiled float model differ from torch's by more than the tolerance.
+
+    Cause: The runtime computes an operation of this model differently.
+    Cure: Leave the runtime out with `--target`, and report the model and the version of the runtime.
+    """
 
 
 class GoldenError(StageError):
-    """A bundle's golden samples give other numbers on this processor."""
+    """A bundle's golden samples give different numbers on this processor.
+
+    Cause: The runtime has other kernels here than where the bundle was made, or another version is installed.
+    Cure: Install the version that `edgekit inspect BUNDLE` names, or make the bundle for this machine's device class
+    with `--device-class`.
+    """
 
 
 class EngineError(StageError):
-    """A runtime failed while loading or running a model."""
+    """A runtime failed while loading or running a model.
+
+    Cause: The installed runtime is too old for the model, lacks memory, or has a defect on this processor.
+    Cure: Run `edgekit doctor`, and compare the versions with those in the bundle's manifest.json.
+    """
 
 
 class DeviceError(StageError):
-    """A device can't be used, or failed under the work."""
+    """A device can't be used, or failed during a measurement.
+
+    Cause: A command on the device failed; the message quotes its last line.
+    Cure: Run `edgekit devices check NAME`.
+    """
 
 
 class UnreachableError(DeviceError):
-    """No SSH connection came about."""
+    """No SSH connection could be established.
+
+    Cause: The device is off, is not in this network, or its name or port is wrong.
+    Cure: Try the ssh command in the message until it logs in, then run the edgekit command again.
+    """
 
 
 class HostKeyError(DeviceError):
-    """The device's host key is not known here, or is another than before."""
+    """The device's host key is unknown, or has changed.
+
+    Cause: This machine has never connected to the device, or the device was installed anew.
+    Cure: Compare the key and accept it once with the ssh command in the message; remove an old one with
+    `ssh-keygen -R HOST`.
+    """
 
 
 class AuthenticationError(DeviceError):
-    """The device's SSH server refused every key that was offered."""
+    """The device's SSH server refused every key that was offered.
+
+    Cause: edgekit never asks for passwords, and none of your keys is authorized on the device.
+    Cure: Copy your key to the device with `ssh-copy-id`, or load it with `ssh-add`.
+    """
 
 
 class ConnectionCutError(DeviceError):
-    """The connection ended before the work did."""
+    """The connection ended before the work did.
+
+    Cause: The network failed, or the device was restarted.
+    Cure: Run the same command again; completed rows are not measured twice.
+    """
 
 
 class FrozenError(DeviceError):
-    """The device stopped answering while the connection stood."""
+    """The device stopped answering while the connection stayed open.
+
+    Cause: It ran out of memory, overheated or lost power.
+    Cure: Check its power supply, cooling and free memory, then run the same command again.
+    """
 
 
 class DevicePythonError(DeviceError):
-    """The device has no Python that edgekit runs on."""
+    """The device has no Python that edgekit supports.
+
+    Cause: Its Python is too old or lacks the venv module.
+    Cure: Install python3 and python3-venv from the device's packages, or use `--offline`, which needs no venv module.
+    """
 
 
 class DeviceSetupError(DeviceError):
-    """The environment on the device could not be made."""
+    """The environment on the device could not be made.
+
+    Cause: pip on the device failed, most often because it has no network.
+    Cure: Use `--offline`: this machine then downloads the packages and copies them.
+    """
 
 
 class DeviceFullError(DeviceError):
-    """The device's disk has no room."""
+    """The device's disk is full.
+
+    Cause: An environment takes up to 200 MB, and each bundle its size.
+    Cure: Make room, or remove what edgekit keeps there with `edgekit devices clean NAME`.
+    """
 
 
 class DeviceMemoryError(DeviceError):
-    """The device's memory is clearly too small for the model."""
+    """The device has too little memory for the model.
+
+    Cause: The bundle and its runtime need more than what is free.
+    Cure: Close other programs there, or choose a smaller model.
+    """
 
 
 class DeviceCrashError(DeviceError):
-    """A process on the device was killed or crashed."""
+    """A process on the device was killed or crashed.
+
+    Cause: The kernel killed it for memory (SIGKILL), the runtime was built for a newer processor (SIGILL), or the
+    runtime has a defect (SIGSEGV).
+    Cure: Close other programs, or leave that runtime out with `--target`.
+    """

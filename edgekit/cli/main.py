@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
+from edgekit.support.error_text import lines_of
 from edgekit.support.interrupts import interruptible, noting
 
 
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgekitError as error:
         if traceback:
             print(tracebacks.text_of(error), file=sys.stderr)
-        print(f"edgekit: error: {error}", file=sys.stderr)
+        print(*lines_of(error), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command goes on from there.", file=sys.stderr)

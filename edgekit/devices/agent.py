@@ -126,7 +126,7 @@ def answer(job: AgentJob, wire: Wire) -> None:
         try:
             wire.send(inspected(job, folder) if job.inspect else measured(job, folder, wire))
         except EdgekitError as error:
-            wire.send(Failed(type(error).__name__, str(error)))
+            wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix))
         wire.send(Ended())
     finally:
         shutil.rmtree(folder, ignore_errors=True)

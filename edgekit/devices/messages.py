@@ -82,7 +82,9 @@ class Failed(Struct, frozen=True, tag="failed"):
 
     error: str
     """Name of the exception's class."""
-    message: str
+    problem: str
+    valid: str = ""
+    fix: str = ""
 
 
 class Ended(Struct, frozen=True, tag="end"):

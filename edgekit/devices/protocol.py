@@ -54,7 +54,7 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
     connection.check(process.returncode)
     for message in messages:
         if isinstance(message, Failed):
-            raise DeviceError(f"{name}: {message.message}")
+            raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
     if process.returncode != 0:
         raise exit_error(name, "the measurement", process.returncode, output)
     results = [message for message in messages if isinstance(message, Measured | Inspected)]

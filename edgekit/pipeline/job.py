@@ -94,7 +94,8 @@ def choose_class(options: Options) -> str:
     try:
         name = options.device_class or (host_class() if first == THIS else class_of_remote(first))
     except DeviceError as error:
-        raise type(error)(f"{error} Or go on without it: --device-class says what to make the bundles for.") from error
+        fix = "Or name the class to make bundles for with --device-class; the device is then not asked"
+        raise error.with_fix(fix) from error
     if name is None and first != THIS:
         raise UsageError(
             f"no device class fits '{first.name}': choose one with --device-class, one of "

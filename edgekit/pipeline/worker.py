@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from edgekit import errors
 from edgekit.config.precisions import Precision
-from edgekit.errors import CompileError, EdgekitError
+from edgekit.errors import CompileError, rebuild
 from edgekit.measure.fresh_process import signal_name
 from edgekit.pipeline.job import Job
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -75,10 +75,12 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode != 0:
-        found = json.loads(said.splitlines()[-1]) if said else {"mistake": f"it ended with status {done.returncode}"}
+        found: Any = (
+            json.loads(said.splitlines()[-1]) if said else {"mistake": f"it ended with status {done.returncode}"}
+        )
         if "mistake" in found:
             raise RuntimeError(f"the process that made '{path.name}' failed: {found['mistake']}")
-        error: EdgekitError = getattr(errors, found["kind"])(found["message"])
+        error = rebuild(**found["error"])
         error.add_note(f"In the process that made '{path.name}': {found['traceback']}")
         raise error
     return read_bundle(path)

@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
         compile_prepared(prepared, Path(path), reporter)
     except EdgekitError as error:
-        print(json.dumps({"kind": type(error).__name__, "message": str(error), "traceback": text_of(error)}))
+        fields = {"problem": error.problem, "valid": error.valid, "fix": error.fix}
+        print(json.dumps({"error": {"kind": type(error).__name__, **fields}, "traceback": text_of(error)}))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -10,6 +10,7 @@ from threading import Thread
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.options import Options
 from edgekit.support import tracebacks
+from edgekit.support.error_text import lines_of
 from edgekit.support.libraries import needs
 from edgekit.tuning.options import Search
 
@@ -28,7 +29,7 @@ def begin(options: Options, search: Search, file: Path, until: float, traceback:
     except EdgekitError as error:
         if traceback:
             print(tracebacks.text_of(error), file=sys.stderr)
-        print(f"edgekit: error: {error}", file=sys.stderr)
+        print(*lines_of(error), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -129,7 +129,7 @@ def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: AgentJob, cache: 
     failed = messages[-2]
     assert isinstance(failed, Failed)
     assert failed.error == "BundleError"
-    assert "labels.txt" in failed.message
+    assert "labels.txt" in failed.problem
     assert errors == ""
 
 

@@ -104,7 +104,7 @@ MESSAGES: list[Message] = [
     Measured((every_figure(), failed("benchmark", on=device("pi")))),
     Inspected(bundle=bundle_inspection()),
     Inspected(model=ModelInspection(model="m.onnx", size_bytes=1, int8=replace(detail(), time_by_kind_ms=None))),
-    Failed("BundleError", "it is damaged"),
+    Failed("BundleError", "it is damaged", fix="Copy it again"),
     Ended(),
 ]
 

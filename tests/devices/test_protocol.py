@@ -84,7 +84,7 @@ END = 'printf \'{"type": "end"}\\n\''
         ("kill -SEGV $$", DeviceCrashError, "SIGSEGV"),
         ("echo 'OSError: No space left on device' >&2; exit 1", DeviceFullError, "edgekit devices clean board"),
         (
-            f'printf \'{{"type": "failed", "error": "BundleError", "message": "refused"}}\\n\'; {END}',
+            f'printf \'{{"type": "failed", "error": "BundleError", "problem": "refused"}}\\n\'; {END}',
             DeviceError,
             "board: refused",
         ),

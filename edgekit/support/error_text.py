@@ -1,0 +1,41 @@
+"""How errors are shown on the command line, and what each one means in general."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgekit import errors
+from edgekit.errors import EdgekitError
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an error means, from the docstring of its class."""
+
+    name: str
+    """Name of the class, such as "BundleError"."""
+    summary: str
+    cause: str
+    cure: str
+    exit_code: int
+
+
+def explain(name: str) -> Explanation:
+    """The explanation of the error with this name, one of `errors.error_names()`."""
+    kind = getattr(errors, name)
+    summary, _, rest = inspect.cleandoc(kind.__doc__).partition("Cause: ")
+    cause, _, cure = rest.partition("Cure: ")
+    return Explanation(name, _line(summary), _line(cause), _line(cure), kind.exit_code)
+
+
+def lines_of(error: EdgekitError) -> Iterator[str]:
+    """An error as the command line prints it, one field per line."""
+    yield f"edgekit: error: {error.problem}"
+    for label, text in (("valid", error.valid), ("fix", error.fix)):
+        if text:
+            yield f"  {label + ':':<6} {text}"
+    yield f"  {'more:':<6} edgekit explain {type(error).__name__}"
+
+
+def _line(paragraph: str) -> str:
+    return " ".join(paragraph.split())
