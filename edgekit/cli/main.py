@@ -45,7 +45,7 @@ def _run(arguments: list[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in ("typer", "rich", "click", "filelock", "msgspec", "platformdirs", "psutil", "tomlkit"):
             raise
-        raise MissingExtraError(f"'{package}' is not installed. Run: {install_command('cli')}") from error
+        raise MissingExtraError(f"'{package}' is not installed", fix=f"Run: {install_command('cli')}") from error
 
 
 def entry() -> None:

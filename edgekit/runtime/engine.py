@@ -60,7 +60,7 @@ def import_runtime(name: str) -> ModuleType:
                 raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
         except Exception as error:
             raise EngineError(f"{module} is installed but can't be imported: {first_line(error)}") from error
-    raise MissingExtraError(f"{runtime.title} is not installed. Run: {install_command(runtime.extra)}")
+    raise MissingExtraError(f"{runtime.title} is not installed", fix=f"Run: {install_command(runtime.extra)}")
 
 
 def package_version(module: ModuleType, package: str, manifest: Manifest) -> str:

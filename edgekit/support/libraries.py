@@ -25,7 +25,7 @@ def needs(extra: str) -> Iterator[None]:
         package = (error.name or "edgekit").partition(".")[0]
         if package == "edgekit":
             raise
-        raise MissingExtraError(f"'{package}' is not installed. Run: {install_command(extra)}") from error
+        raise MissingExtraError(f"'{package}' is not installed", fix=f"Run: {install_command(extra)}") from error
 
 
 def import_needed(module: str, extra: str) -> ModuleType:

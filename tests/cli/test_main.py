@@ -13,6 +13,8 @@ from edgekit import __version__
 from edgekit.cli.main import entry, main
 from edgekit.errors import MissingExtraError
 from edgekit.support import tracebacks
+from edgekit.support.distribution import install_command
+from edgekit.support.error_text import lines_of
 
 COMMANDS = [
     "deploy",
@@ -184,20 +186,26 @@ def test_help_lists_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([tracebacks.OPTION, "targets"]) == 0
 
 
+def missing(package: str, extra: str) -> str:
+    """What the command prints when a package of an extra is missing."""
+    error = MissingExtraError(f"'{package}' is not installed", fix=f"Run: {install_command(extra)}")
+    return "\n".join(lines_of(error)) + "\n"
+
+
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_without_the_cli_extra_the_command_says_how_to_get_it(package: str) -> None:
     done = python(f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import entry\nentry()")
     if package == "rich" and done.returncode == 0:
         return  # Typer itself works without; progress doesn't, see below
     assert done.returncode == 2
-    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
+    assert done.stderr == missing(package, "cli")
 
 
 def test_without_rich_a_job_says_how_to_get_it(tmp_path: Path) -> None:
     code = "import sys; sys.modules['rich'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "edgekit: error: 'rich' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
+    assert done.stderr == missing("rich", "cli")
 
 
 @pytest.mark.parametrize("command", [["benchmark", "x"], ["report", "x"]])
@@ -205,7 +213,7 @@ def test_without_msgspec_a_command_says_how_to_get_it(command: list[str], tmp_pa
     code = f"import sys; sys.modules['msgspec'] = None\nfrom edgekit.cli.main import main\nsys.exit(main({command}))"
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "edgekit: error: 'msgspec' is not installed. Run: pip install \"edgekit-deploy[cli]\"\n"
+    assert done.stderr == missing("msgspec", "cli")
 
 
 @pytest.mark.parametrize("package", ["nncf", "torch", "timm"])
@@ -213,7 +221,7 @@ def test_without_the_build_extra_a_job_says_how_to_get_it(package: str, tmp_path
     code = f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == f"edgekit: error: '{package}' is not installed. Run: pip install \"edgekit-deploy[build]\"\n"
+    assert done.stderr == missing(package, "build")
     assert list(tmp_path.iterdir()) == []
 
 
