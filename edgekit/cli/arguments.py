@@ -6,7 +6,11 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str, typer.Argument(help="timm name, such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME or module:factory.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME, or module:factory for your own code.",
+    ),
 ]
-Bundles = Annotated[list[Path], typer.Argument(help="Bundle folders.")]
-BundlePath = Annotated[Path, typer.Argument(help="A bundle folder.")]
+Bundles = Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Bundle folders.")]
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder.")]

@@ -1,9 +1,10 @@
-"""`edgekit deploy` and `edgekit demo`: the whole job."""
+"""`edgekit deploy` and `edgekit demo`, which run the whole job."""
 
 from dataclasses import replace
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Wanted, flat
@@ -12,8 +13,17 @@ from edgekit.cli.output import clean_stdout, emit
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import needs
 
+DEPLOY_EXAMPLES = """
+Examples:
+  edgekit deploy resnet18 --data photos
+  edgekit deploy resnet18 --weights best.pth --model-args num_classes=10 \\
+      --labels labels.txt --data validation.zip
+  edgekit deploy resnet18 --data photos --device pi5 --target tflite
+  edgekit deploy resnet18 --data photos --max-drop 0.5 --json > report.json
+"""
 
-@app.command()
+
+@app.command(rich_help_panel=panels.MAIN_JOB, epilog=DEPLOY_EXAMPLES)
 @flat
 def deploy(
     context: typer.Context,
@@ -27,13 +37,18 @@ def deploy(
     quiet: Quiet = False,
     dry_run: DryRun = False,
 ) -> int:
-    """The whole job: quantize, compile, evaluate, benchmark and report, for every target."""
+    """Quantize, compile, evaluate, benchmark and report, for every runtime.
+
+    The run folder then holds a float and an int8 bundle for each runtime, and
+    the report in several formats. The exit code is 0 if every bundle passed
+    its gates and 1 if not. After an interruption, the same command resumes.
+    """
     network = model_options(model, making.weights, source)
     options = job_options(network, making, calibrating, measuring, context.obj)
     return _run(options, wanted, json_, quiet, dry_run)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.MAIN_JOB)
 @flat
 def demo(
     context: typer.Context,
@@ -45,13 +60,13 @@ def demo(
     quiet: Quiet = False,
     dry_run: DryRun = False,
 ) -> int:
-    """The whole job on the model and images that edgekit ships."""
+    """Run `edgekit deploy` on the model and images that come with edgekit."""
     options = demo_options(making, calibrating, measuring, context.obj)
     return _run(options, wanted, json_, quiet, dry_run)
 
 
 def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bool) -> int:
-    """Do or plan the job and print what came of it."""
+    """Run or plan the job, and print the result."""
     from edgekit.support.progress import Reporter
 
     options = replace(

@@ -1,9 +1,10 @@
-"""`edgekit devices`: the machines to measure on."""
+"""`edgekit devices`, which manages the machines to measure on."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.groups import Json
 from edgekit.cli.output import clean_stdout, emit
@@ -12,24 +13,56 @@ if TYPE_CHECKING:
     from edgekit.devices.check import DeviceCheck
     from edgekit.report.conditions import Throttling
 
-devices = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Devices over SSH: add, list, remove, check and clean them."
-)
-app.add_typer(devices, name="devices")
+EXAMPLES = """
+Examples:
+  edgekit devices add pi5 ssh://pi@raspberrypi.local
+  edgekit devices check pi5
+  edgekit demo --device pi5
+"""
 
-Name = Annotated[str, typer.Argument(help="A device's name, or ssh://USER@HOST.")]
+devices = typer.Typer(
+    rich_markup_mode="rich",
+    help="Add, list, check, clean and remove devices.\n\nA device is another machine that edgekit reaches over SSH.",
+    epilog=EXAMPLES,
+)
+app.add_typer(devices, name="devices", rich_help_panel=panels.DEVICES)
+
+Name = Annotated[str, typer.Argument(metavar="DEVICE", help="The name of a device, or ssh://USER@HOST.")]
 
 
 @devices.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call it: letters, digits, '.', '_' and '-'.")],
-    url: Annotated[str, typer.Argument(help="ssh://ALIAS of your ssh configuration, or ssh://USER@HOST:PORT.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name of your choice, made of letters, digits, '.', '_' and '-'."),
+    ],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="ssh://USER@HOST:PORT, or ssh://ALIAS for an alias in your ssh configuration."
+        ),
+    ],
     class_: Annotated[
-        str | None, typer.Option("--class", help="Its device class. [default: told from what it is]")
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            show_default="detected on the device",
+            rich_help_panel=panels.DEVICE,
+            help="Device class of the device. `edgekit targets` lists the classes.",
+        ),
     ] = None,
-    ssh_config: Annotated[str | None, typer.Option(help="An ssh configuration elsewhere than ssh's own.")] = None,
+    ssh_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="ssh's own",
+            rich_help_panel=panels.DEVICE,
+            help="The ssh configuration file to connect with.",
+        ),
+    ] = None,
 ) -> None:
-    """Remember a device under a name."""
+    """Save a device under a name."""
     from pathlib import Path
 
     from edgekit.config.device_classes import shipped_class
@@ -42,7 +75,7 @@ def add(
 
 @devices.command(name="list")
 def list_(json_: Json = False) -> None:
-    """The devices that were added."""
+    """List the saved devices."""
     from edgekit.devices.listing import list_devices
 
     listing = list_devices()
@@ -56,8 +89,11 @@ def list_(json_: Json = False) -> None:
 
 
 @devices.command()
-def remove(name: Annotated[str, typer.Argument(help="A device's name.")]) -> None:
-    """Forget a device. What edgekit keeps on it stays: `edgekit devices clean` removes that."""
+def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a device.")]) -> None:
+    """Forget a device.
+
+    The files that edgekit keeps on it stay there; `edgekit devices clean` deletes those.
+    """
     from edgekit.devices.registry import remove_device
 
     remove_device(name)
@@ -66,7 +102,10 @@ def remove(name: Annotated[str, typer.Argument(help="A device's name.")]) -> Non
 
 @devices.command()
 def check(name: Name, json_: Json = False) -> int:
-    """What a device is, what it lacks, and which runtimes can run there; nothing on it is changed."""
+    """Show what a device is, what it lacks and which runtimes it can run.
+
+    Nothing on the device is changed.
+    """
     from edgekit.devices.check import check
     from edgekit.devices.registry import find_remote
 
@@ -81,7 +120,7 @@ def check(name: Name, json_: Json = False) -> int:
 
 @devices.command()
 def clean(name: Name) -> None:
-    """Remove what edgekit keeps on a device: environments and copied files."""
+    """Delete the environments and files that edgekit keeps on a device."""
     from edgekit.devices.check import probe
     from edgekit.devices.registry import find_remote
     from edgekit.devices.setup import clean

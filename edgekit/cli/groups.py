@@ -5,71 +5,251 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
 
-Threads = Annotated[int | None, typer.Option(help="Threads to run on. [default: all cores]")]
-Seed = Annotated[int, typer.Option(help="Chooses the images, and random weights.")]
-EvalCount = Annotated[
-    int | None, typer.Option("--num-eval-samples", help="Images to evaluate on. [default: all that are left]")
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        show_default="all cores",
+        rich_help_panel=panels.MEASUREMENT,
+        help="Number of threads that the runtime uses.",
+    ),
 ]
-Warmup = Annotated[int, typer.Option(min=0, help="Untimed rounds.")]
-Iterations = Annotated[int, typer.Option(min=1, help="Timed rounds.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=panels.IMAGES, help="Seed for the choice of images and for random weights."
+    ),
+]
+EvalCount = Annotated[
+    int | None,
+    typer.Option(
+        "--num-eval-samples",
+        metavar="N",
+        show_default="all",
+        rich_help_panel=panels.IMAGES,
+        help="Number of images to evaluate on.",
+    ),
+]
+Warmup = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", rich_help_panel=panels.MEASUREMENT, help="Untimed inferences before the timed ones."
+    ),
+]
+Iterations = Annotated[
+    int, typer.Option(min=1, metavar="N", rich_help_panel=panels.MEASUREMENT, help="Timed inferences of each bundle.")
+]
 Sustain = Annotated[
     str | None,
-    typer.Option(help="Time for so long instead, such as 10m or 90s: a time series, its first and its last minute."),
+    typer.Option(
+        metavar="TIME",
+        rich_help_panel=panels.MEASUREMENT,
+        help="Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series with "
+        "its first and last minute.",
+    ),
 ]
-Labelled = Annotated[Path | None, typer.Option("--data", help="Images by class: a folder or a zip.")]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        rich_help_panel=panels.IMAGES,
+        help="Labelled images: a folder or a zip with one folder of images for each class.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="RUNTIME",
+        show_default="all",
+        rich_help_panel=panels.BUNDLES,
+        help=f"Runtime to compile for: {', '.join(RUNTIMES)}. Repeat the option for several.",
+    ),
+]
+DeviceClassName = Annotated[
+    str | None,
+    typer.Option(
+        "--device-class",
+        metavar="NAME",
+        show_default="the class of the first device",
+        rich_help_panel=panels.BUNDLES,
+        help="Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` lists "
+        "the classes.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        show_default="the recipe of the model's family",
+        rich_help_panel=panels.BUNDLES,
+        help="Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
+    ),
+]
 Devices = Annotated[
     list[str] | None,
-    typer.Option("--device", help="Where to measure, repeatable: local, a name, or ssh://USER@HOST. [default: local]"),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        show_default="local",
+        rich_help_panel=panels.DEVICE,
+        help="Device to measure on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST. "
+        "Repeat the option for several.",
+    ),
+]
+OneDevice = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        rich_help_panel=panels.DEVICE,
+        help="Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
+    ),
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Fetch a device's packages here, for a device without network.")
+    bool,
+    typer.Option(
+        "--offline",
+        rich_help_panel=panels.DEVICE,
+        help="Download the device's packages on this machine and copy them over, for a device without internet access.",
+    ),
 ]
 Scheme = Annotated[
     str | None,
     typer.Option(
-        "--scheme", help="What int8 is: w8a8, or w8, weights alone, smaller but in float. [default: the recipe's]"
+        "--scheme",
+        metavar="SCHEME",
+        show_default="the recipe's",
+        rich_help_panel=panels.BUNDLES,
+        help="INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes the "
+        "file smaller and computes in float.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the input, say what would be done, write nothing.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", rich_help_panel=panels.OUTPUT, help="Print one JSON document on stdout instead of the table."
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", rich_help_panel=panels.OUTPUT, help="Show no progress. Warnings are still printed."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", rich_help_panel=panels.OUTPUT, help="Check the input and print the plan, without writing anything."
+    ),
+]
 
 
 @dataclass
 class Source:
-    """Where the network comes from, but for its weights, and how it takes images."""
+    """The model's constructor and its preprocessing; the weights are in `Making`."""
 
-    model_args: Annotated[str | None, typer.Option(help="KEY=VALUE,… for the model's constructor.")] = None
-    imgsz: Annotated[str | None, typer.Option(help="Input side in pixels, or HEIGHTxWIDTH.")] = None
-    mean: Annotated[str | None, typer.Option(help="R,G,B in 0-1.")] = None
-    std: Annotated[str | None, typer.Option(help="R,G,B in 0-1.")] = None
-    interpolation: Annotated[str | None, typer.Option(help="bicubic, bilinear, …")] = None
-    crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that the crop keeps.")] = None
-    labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None
+    model_args: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            rich_help_panel=panels.MODEL,
+            help="Arguments for the model's constructor, separated by commas, such as num_classes=10,conv_mlp=True.",
+        ),
+    ] = None
+    imgsz: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            show_default="the model's own",
+            rich_help_panel=panels.MODEL,
+            help="Input size in pixels: one side, such as 224, or HEIGHTxWIDTH, such as 224x320.",
+        ),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,G,B",
+            show_default="the model's own",
+            rich_help_panel=panels.MODEL,
+            help="Mean of the red, green and blue channels, on a scale of 0 to 1.",
+        ),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,G,B",
+            show_default="the model's own",
+            rich_help_panel=panels.MODEL,
+            help="Standard deviation of the red, green and blue channels, on a scale of 0 to 1.",
+        ),
+    ] = None
+    interpolation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILTER",
+            show_default="the model's own",
+            rich_help_panel=panels.MODEL,
+            help="Filter that resizes images: nearest, bilinear, bicubic, lanczos, box or hamming.",
+        ),
+    ] = None
+    crop_pct: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FRACTION",
+            show_default="the model's own",
+            rich_help_panel=panels.MODEL,
+            help="Fraction of the resized image's side that the central crop keeps, above 0 and up to 1.",
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="ImageNet's for 1000 classes",
+            rich_help_panel=panels.MODEL,
+            help="Text file with one class name per line, in the order of the model's outputs.",
+        ),
+    ] = None
 
 
 @dataclass
 class Making:
-    """What bundles are made from, for what, and where they go."""
+    """The weights and images that bundles are made from, what they are made for, and the run folder."""
 
-    weights: Annotated[str | None, typer.Option(help="Checkpoint (.safetensors, .pth), or 'random'.")] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="the published weights",
+            rich_help_panel=panels.MODEL,
+            help="Checkpoint (.safetensors or .pth), or random for untrained weights.",
+        ),
+    ] = None
     data: Labelled = None
-    target: Annotated[
-        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(RUNTIMES)}. [default: all]")
-    ] = None
-    device_class: Annotated[
-        str | None, typer.Option(help="Class or TOML that bundles are made for. [default: this machine's]")
-    ] = None
-    recipe: Annotated[str | None, typer.Option(help="Recipe or TOML. [default: the model family's]")] = None
+    target: Targets = None
+    device_class: DeviceClassName = None
+    recipe: RecipeName = None
     seed: Seed = 0
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            show_default="runs/MODEL",
+            rich_help_panel=panels.OUTPUT,
+            help="Run folder for the bundles and reports.",
+        ),
+    ] = None
 
 
 @dataclass
@@ -77,25 +257,54 @@ class Calibrating:
     """The images to calibrate on."""
 
     calibration_data: Annotated[
-        Path | None, typer.Option(help="Images to calibrate on. [default: some of --data, kept out of the evaluation]")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            show_default="a part of --data that is left out of the evaluation",
+            rich_help_panel=panels.IMAGES,
+            help="Images to calibrate on, in the same layout as --data.",
+        ),
     ] = None
-    num_calibration_samples: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None
+    num_calibration_samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default="the recipe's",
+            rich_help_panel=panels.IMAGES,
+            help="Number of images to calibrate on.",
+        ),
+    ] = None
     calibration_list: Annotated[
-        Path | None, typer.Option(help="A run's calibration.json: its images and recipe, which give the same bundles.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.IMAGES,
+            help="The calibration.json of an earlier run. Its images and recipe reproduce the same bundles.",
+        ),
     ] = None
 
 
 @dataclass
 class Wanted:
-    """Which bundles, what int8 is in them, and whether to look twice."""
+    """Which bundles to make, their INT8 scheme, and whether to check the calibration's stability."""
 
     precision: Annotated[
         list[str] | None,
-        typer.Option(help=f"Bundles to make, repeatable: {', '.join(PRECISIONS)}. [default: both]"),
+        typer.Option(
+            metavar="PRECISION",
+            show_default="both",
+            rich_help_panel=panels.BUNDLES,
+            help=f"Precision of the bundles to make: {' or '.join(PRECISIONS)}. Repeat the option for both.",
+        ),
     ] = None
     scheme: Scheme = None
     check_stability: Annotated[
-        bool, typer.Option("--check-stability", help="Calibrate on two halves of the images too, and compare them.")
+        bool,
+        typer.Option(
+            "--check-stability",
+            rich_help_panel=panels.BUNDLES,
+            help="Calibrate on each half of the images as well, and compare the results.",
+        ),
     ] = False
 
 
@@ -103,42 +312,66 @@ class Wanted:
 class Measuring:
     """How and where to measure, and the gates."""
 
-    num_eval_samples: EvalCount = None
+    num_eval_samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default="all that are left",
+            rich_help_panel=panels.IMAGES,
+            help="Number of images to evaluate on. Images that were calibrated on are never among them.",
+        ),
+    ] = None
     device: Devices = None
     offline: Offline = False
-    force: Annotated[bool, typer.Option("--force", help="Begin also what the plan says can't be finished.")] = False
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            rich_help_panel=panels.BUNDLES,
+            help="Build bundles even if `edgekit plan` predicts that they won't fit in this machine's memory or disk.",
+        ),
+    ] = False
     threads: Threads = None
     warmup: Warmup = 20
     iterations: Iterations = 200
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="Points of top-1 that an int8 bundle may lose, its 95 % interval included. [default: 1, without it]"
+            metavar="POINTS",
+            show_default="1, compared with the measured drop alone",
+            rich_help_panel=panels.GATES,
+            help="Largest loss of top-1 accuracy, in percentage points, with which an int8 bundle passes. Its whole "
+            "95 % confidence interval must lie within the bound.",
         ),
     ] = None
     min_speedup: Annotated[
         float | None,
         typer.Option(
-            help="Factor that int8 must be faster than float by, its 95 % interval included; 0: no gate. [default: 1]"
+            metavar="FACTOR",
+            show_default="1",
+            rich_help_panel=panels.GATES,
+            help="Factor by which an int8 bundle must be faster than its float bundle, 95 % confidence interval "
+            "included. 0 turns the gate off.",
         ),
     ] = None
 
 
 def flat(command: Callable[..., int]) -> Callable[..., int]:
-    """Let Typer see the fields of the groups that a command takes as options of the command."""
+    """Show Typer the fields of the groups that a command takes as options of the command, ordered by their panels."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
-    parameters = []
+    parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:
             parameters += _parameters(groups[parameter.name])
         else:
             parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+    parameters.sort(key=_panel_index)
 
     @functools.wraps(command)
-    def call(**given: Any) -> int:
-        made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
-        return command(**given, **made)
+    def call(**values: Any) -> int:
+        made = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        return command(**values, **made)
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -147,8 +380,17 @@ def flat(command: Callable[..., int]) -> Callable[..., int]:
 
 def _parameters(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    assert all(each.default is not MISSING for each in fields(group))  # what is required is an argument, not an option
+    assert all(field.default is not MISSING for field in fields(group))  # required values are arguments, not options
     return [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
-        for each in fields(group)
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
     ]
+
+
+def _panel_index(parameter: inspect.Parameter) -> int:
+    """Where an option's panel comes in `--help`; arguments, which have none, come first."""
+    titles = [getattr(part, "rich_help_panel", None) for part in get_args(parameter.annotation)]
+    panel = next((title for title in titles if title in panels.OPTION_PANELS), None)
+    return -1 if panel is None else panels.OPTION_PANELS.index(panel)

@@ -1,17 +1,17 @@
-"""`edgekit plan`: what a job will take, before it is begun."""
+"""`edgekit plan`, which predicts the cost of a job before it starts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Json, Source, flat
+from edgekit.cli.groups import Json, RecipeName, Source, Targets, flat
 from edgekit.cli.options import model_options, targets_of
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.config.device_classes import DeviceClass, host_class, load_device_class
-from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import UsageError
 from edgekit.support.libraries import needs
 
@@ -19,22 +19,34 @@ if TYPE_CHECKING:
     from edgekit.pipeline.plan_document import Plan
 
 
-@app.command()
+@app.command(rich_help_panel=panels.ANALYSIS)
 @flat
 def plan(
     model: Model,
     source: Source,
-    target: Annotated[
-        list[str] | None, typer.Option(help=f"Runtime, repeatable: {', '.join(RUNTIMES)}. [default: all]")
-    ] = None,
+    target: Targets = None,
     device: Annotated[
-        str | None, typer.Option(help="Where it is to run: local, a name, or ssh://USER@HOST. [default: local]")
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            show_default="local",
+            rich_help_panel=panels.DEVICE,
+            help="Device that the bundles will run on: local (this machine), a name from `edgekit devices list`, or "
+            "ssh://USER@HOST.",
+        ),
     ] = None,
-    device_class: Annotated[str | None, typer.Option(help="Class or TOML of the device, in place of --device.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe or TOML. [default: the model family's]")] = None,
+    device_class: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=panels.DEVICE,
+            help="Device class that the bundles will run on, or a TOML file that describes one; in place of --device.",
+        ),
+    ] = None,
+    recipe: RecipeName = None,
     json_: Json = False,
 ) -> int:
-    """Parameters, MACs, memory and time of each stage, and sizes of the bundles, without reading any weights."""
+    """Predict memory, time and bundle sizes of a job without reading weights."""
     options = model_options(model, None, source)
     targets = targets_of(target)
     with clean_stdout() as out:

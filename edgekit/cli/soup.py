@@ -1,4 +1,4 @@
-"""`edgekit soup`: several fine-tunes as one checkpoint."""
+"""`edgekit soup`, which averages several fine-tunes into one checkpoint."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.groups import Json, Labelled, Quiet, Seed, Source, flat
 from edgekit.cli.options import model_options
@@ -18,31 +19,63 @@ if TYPE_CHECKING:
 
 
 class Method(StrEnum):
-    """How members are chosen."""
+    """The way in which the members of a soup are chosen."""
 
     uniform = "uniform"
     greedy = "greedy"
 
 
-@app.command()
+@app.command(rich_help_panel=panels.ANALYSIS)
 @flat
 def soup(
-    members: Annotated[list[Path], typer.Argument(help="Checkpoints (.safetensors) of fine-tunes of one model.")],
+    members: Annotated[
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT", help="Checkpoints (.safetensors) of fine-tunes of one model."),
+    ],
     source: Source,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of the soup, .safetensors.")] = None,
-    method: Annotated[
-        Method | None, typer.Option(help="All members, or those that help. [default: greedy if there is --data]")
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="The .safetensors file to write. This option is required.",
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model that the checkpoints are of; 'demo' is the demo's.")] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            show_default="greedy with --data, else uniform",
+            rich_help_panel=panels.MODEL,
+            help="uniform averages all members; greedy adds a member only if it raises the accuracy on held-out "
+            "images.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            rich_help_panel=panels.MODEL,
+            help="Model of the checkpoints: a timm name, open_clip:NAME, module:factory, or demo.",
+        ),
+    ] = None,
     data: Labelled = None,
     num_held_out_samples: Annotated[
-        int | None, typer.Option(min=1, help="Images to choose on. [default: half, the others for the final figures]")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default="half of them",
+            rich_help_panel=panels.IMAGES,
+            help="Number of images that choose the members. The remaining images give the final accuracy.",
+        ),
     ] = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Average the weights of fine-tunes: all, or greedily those that raise the accuracy on held-out images."""
+    """Average the weights of several fine-tunes of one model."""
     from edgekit.models.demo import demo_model
     from edgekit.support.progress import Reporter
 

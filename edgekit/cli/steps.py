@@ -1,4 +1,4 @@
-"""The steps of the job alone: quantize, compile, evaluate, benchmark."""
+"""The steps of the job as commands: quantize, compile, evaluate and benchmark."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles, Model
 from edgekit.cli.groups import (
@@ -36,8 +37,15 @@ if TYPE_CHECKING:
     from edgekit.measure.evaluate_bundles import EvaluatedBundle
     from edgekit.report.row import Row
 
+BENCHMARK_EXAMPLES = """
+Examples:
+  edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8
+  edgekit benchmark runs/demo/tflite-int8 --device pi5 --threads 4
+  edgekit benchmark runs/demo/tflite-int8 --device pi5 --sustain 10m
+"""
 
-@app.command()
+
+@app.command(rich_help_panel=panels.STEPS)
 @flat
 def quantize(
     model: Model,
@@ -48,7 +56,10 @@ def quantize(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Calibrate a model: one graph with Q/DQ for each target, for `edgekit compile`."""
+    """Calibrate a model and write one quantized graph per runtime.
+
+    `edgekit compile` turns the graphs into int8 bundles.
+    """
     from edgekit.support.progress import Reporter
 
     options = job_options(model_options(model, making.weights, source), making, calibrating)
@@ -65,10 +76,17 @@ def quantize(
     return 0
 
 
-@app.command(name="compile")
+@app.command(name="compile", rich_help_panel=panels.STEPS)
 @flat
 def compile_(
-    source: Annotated[str, typer.Argument(help="A folder that `edgekit quantize` wrote, or a model for float.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder that `edgekit quantize` wrote, or a model to compile in float: a timm name, open_clip:NAME "
+            "or module:factory.",
+        ),
+    ],
     making: Making,
     network: Source,
     json_: Json = False,
@@ -97,33 +115,58 @@ def compile_(
     return 0
 
 
-@app.command()
+@app.command(rich_help_panel=panels.STEPS)
 def evaluate(
     bundles: Bundles,
     data: Labelled = None,
     num_eval_samples: EvalCount = None,
     seed: Seed = 0,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to run on. [default: all cores; 1 for each of several workers]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default="all cores, or 1 for each of several workers",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Number of threads that the runtime uses in each process.",
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes to spread the images over. [default: this one alone]")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default="1, in this process",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Number of processes to spread the images over.",
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Address of a Dask scheduler whose workers take part, with bundles and images at the same paths. Dask "
-            "sends pickles, which can run code: only between machines and on a network of your own."
+            metavar="ADDRESS",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Address of a Dask scheduler, such as tcp://HOST:8786, whose workers evaluate too. They need the "
+            "bundles and images at the same paths. Dask sends pickles, which can run code, so use it only between "
+            "machines that you trust, on a private network.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder that keeps what is done, for the same command to go on."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            rich_help_panel=panels.OUTPUT,
+            help="Folder for finished parts, from which the same command resumes after an interruption.",
+        ),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Top-1 and top-5 of bundles on labelled images; the others' drop against the first."""
+    """Measure the accuracy of bundles on labelled images.
+
+    Prints top-1 and top-5 accuracy, and each bundle's drop against the first.
+    """
     from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
     from edgekit.support.progress import Reporter
 
@@ -137,7 +180,7 @@ def evaluate(
     return 0 if all(row.verdict == "pass" for row in found.results) else 1
 
 
-@app.command()
+@app.command(rich_help_panel=panels.STEPS, epilog=BENCHMARK_EXAMPLES)
 def benchmark(
     context: typer.Context,
     bundles: Bundles,
@@ -150,7 +193,12 @@ def benchmark(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Latency of bundles, timed in turns in one process; ratios against the first, on a device the target's first."""
+    """Measure the latency and memory of bundles, here or on devices.
+
+    The bundles take turns, so that all of them meet the same conditions. Each
+    is compared with the first one; on a device, with the first one of the
+    same runtime, in a process for each runtime.
+    """
     given = context.get_parameter_source("iterations")
     if sustain is not None and given is not None and given.name == "COMMANDLINE":
         raise UsageError("--sustain and --iterations were both given: a run takes a time or a number of rounds.")

@@ -1,10 +1,11 @@
-"""`edgekit sensitivity` and `edgekit tune`: which layers cost accuracy, and the recipe that keeps a bound."""
+"""`edgekit sensitivity`, which ranks layers by lost accuracy, and `edgekit tune`, which searches for a recipe."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.groups import Calibrating, Json, Making, Measuring, Quiet, Source, Threads, flat
 from edgekit.cli.options import demo_options, job_options, model_options
@@ -13,7 +14,13 @@ from edgekit.pipeline.options import Options
 from edgekit.support.libraries import import_needed, needs
 
 SAMPLES = 128
-Model = Annotated[str, typer.Argument(help="timm name, module:factory, or demo: the model that edgekit ships.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A timm name, open_clip:NAME, module:factory, or demo for the model that comes with edgekit.",
+    ),
+]
 
 
 def _job(
@@ -25,7 +32,7 @@ def _job(
     return job_options(model_options(model, making.weights, source), making, calibrating, measuring, command)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.ANALYSIS)
 @flat
 def sensitivity(
     context: typer.Context,
@@ -33,13 +40,23 @@ def sensitivity(
     making: Making,
     calibrating: Calibrating,
     source: Source,
-    num_eval_samples: Annotated[int, typer.Option(min=1, help="Images to simulate on.")] = SAMPLES,
-    max_drop: Annotated[float, typer.Option(help="Points of top-1 above which layers are flagged.")] = 1.0,
+    num_eval_samples: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", rich_help_panel=panels.IMAGES, help="Number of images to simulate on."),
+    ] = SAMPLES,
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            metavar="POINTS",
+            rich_help_panel=panels.GATES,
+            help="Loss of top-1 accuracy, in percentage points, above which a layer is flagged.",
+        ),
+    ] = 1.0,
     threads: Threads = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Which layers cost accuracy in INT8, and the time that each saves: simulated from one calibration."""
+    """Rank layers by the accuracy they lose and the time they save in INT8."""
     from edgekit.support.progress import Reporter
 
     measuring = Measuring(num_eval_samples=num_eval_samples, max_drop=max_drop, threads=threads)
@@ -62,29 +79,72 @@ def sensitivity(
 
 @dataclass
 class Searching:
-    """How to search."""
+    """The extent of the search and its resources."""
 
     num_tuning_samples: Annotated[
-        int | None, typer.Option(help="Images to search on. [default: half of what calibration leaves]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default="half of the images that calibration leaves",
+            rich_help_panel=panels.SEARCH,
+            help="Number of images to search on. The final figures come from the remaining images.",
+        ),
     ] = None
-    trials: Annotated[int | None, typer.Option(min=1, help="Recipes to try for each target. [default: all]")] = None
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default="all",
+            rich_help_panel=panels.SEARCH,
+            help="Number of recipes to try for each runtime.",
+        ),
+    ] = None
     budget_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Time for the search; the verdict comes after it. [default: no end]")
+        float | None,
+        typer.Option(
+            min=0.01,
+            metavar="MINUTES",
+            show_default="no limit",
+            rich_help_panel=panels.SEARCH,
+            help="Time limit of the search in minutes. The final measurement comes after it.",
+        ),
     ] = None
     budget_memory: Annotated[
-        int | None, typer.Option(min=1, help="MB of memory of each worker; a trial that takes more is given up.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="MB",
+            show_default="no limit",
+            rich_help_panel=panels.SEARCH,
+            help="Memory limit of each worker in MB. A trial that needs more is abandoned.",
+        ),
     ] = None
-    workers: Annotated[int, typer.Option(min=1, help="Processes that search.")] = 1
+    workers: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", rich_help_panel=panels.SEARCH, help="Number of processes that search."),
+    ] = 1
     storage: Annotated[
         str | None,
-        typer.Option(help="SQLite file of the search, which several commands may share. [default: OUTPUT/tune.db]"),
+        typer.Option(
+            metavar="FILE",
+            show_default="tune.db in the output folder",
+            rich_help_panel=panels.SEARCH,
+            help="SQLite file of the search. Several commands can share one file, and then search together.",
+        ),
     ] = None
     silence: Annotated[
-        int, typer.Option(min=6, help="Seconds without a sign after which a worker's trial is taken up by another.")
+        int,
+        typer.Option(
+            min=6,
+            metavar="SECONDS",
+            rich_help_panel=panels.SEARCH,
+            help="Seconds without a heartbeat after which a worker counts as dead, and another one repeats its trial.",
+        ),
     ] = 60
 
 
-@app.command()
+@app.command(rich_help_panel=panels.ANALYSIS)
 @flat
 def tune(
     context: typer.Context,
@@ -97,7 +157,7 @@ def tune(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Find the recipe that keeps --max-drop at the most speed, judged on images that the search never saw."""
+    """Search for the fastest recipe that stays within --max-drop."""
     from edgekit.support.progress import Reporter
     from edgekit.tuning.options import Search
 

@@ -1,4 +1,4 @@
-"""What stands around the job: inspect, classify, report, compare, targets, doctor."""
+"""Commands other than the pipeline: inspect, classify, report, compare, targets and doctor."""
 
 import sys
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.groups import Json, Offline, Threads
+from edgekit.cli.groups import Json, Offline, OneDevice, Threads
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.errors import OutputError
 
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
     from edgekit.report.compare import RowComparison
 
 
-@app.command()
+@app.command(rich_help_panel=panels.STEPS)
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a model file of any origin (.onnx, .tflite, .xml).")],
-    device: Annotated[str, typer.Option(help="Where to run it: local, a device's name, or ssh://USER@HOST.")] = "local",
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="A bundle folder, or a model file from any source (.onnx, .tflite or .xml)."
+        ),
+    ],
+    device: OneDevice = "local",
     offline: Offline = False,
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """What a bundle is, what ran in integer kernels, and whether its golden samples give the same numbers."""
+    """Show what a bundle holds and which of its layers run in integer kernels."""
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
     from edgekit.measure.gates import SIMULATED
@@ -57,11 +63,13 @@ def inspect(
             out.write(f"note: {SIMULATED}\n")
 
 
-@app.command()
+@app.command(rich_help_panel=panels.STEPS)
 def classify(
     bundle: BundlePath,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option(help="How many labels.")] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    top: Annotated[
+        int, typer.Option(metavar="N", rich_help_panel=panels.OUTPUT, help="Number of labels to print for each image.")
+    ] = 5,
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
@@ -79,9 +87,9 @@ def classify(
             out.writelines(f"{each.score:7.2%}  {each.label}\n" for each in result.top)
 
 
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_: Json = False) -> None:
-    """Print a run's table again, and write its report.html and report.csv anew."""
+@app.command(rich_help_panel=panels.STEPS)
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], json_: Json = False) -> None:
+    """Print a run's table, and rewrite its report.html and report.csv."""
     from edgekit.report import load_report, render_table, write_report
 
     with clean_stdout() as out:
@@ -98,13 +106,15 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_:
             render_table(found, Console(file=out))
 
 
-@app.command()
+@app.command(rich_help_panel=panels.ANALYSIS)
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with.")],
-    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder that is judged.")],
+    before: Annotated[
+        Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with, such as yesterday's.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
     json_: Json = False,
 ) -> int:
-    """What changed from one run to another; exit code 1 where something got worse beyond the noise."""
+    """Compare two runs; exit with 1 if a figure got worse beyond the noise."""
     from edgekit.report import load_report
     from edgekit.report.compare import compare_runs
 
@@ -121,9 +131,9 @@ def compare(
     return 0 if found.verdict == "pass" else 1
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DEVICES)
 def targets(json_: Json = False) -> None:
-    """Runtimes, device classes and recipes that there are."""
+    """List the runtimes, device classes and recipes."""
     from edgekit.config.catalogue import list_catalogue
 
     catalogue = list_catalogue()
@@ -136,9 +146,9 @@ def targets(json_: Json = False) -> None:
         out.writelines(f"recipe        {each.name}: {each.description}\n" for each in catalogue.recipes)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DEVICES)
 def doctor(json_: Json = False) -> int:
-    """Python, glibc, processor, runtimes, memory, disk and hub here, and the fix for what is broken."""
+    """Check this machine, and print the fix for each problem."""
     from edgekit.devices.doctor import examine
 
     with clean_stdout() as out:

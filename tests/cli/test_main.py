@@ -63,7 +63,7 @@ sys.exit(str(heavy) if heavy else 0)
 def test_help_lists_the_commands(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out, err = capfd.readouterr()
-    listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
+    listed = [line[2:].split(" ")[0] for line in out.splitlines() if line.startswith("│")]
     assert [name for name in listed if name in COMMANDS] == COMMANDS
     assert err == ""
 
@@ -78,7 +78,6 @@ def test_deploy_has_the_common_options(capfd: pytest.CaptureFixture[str]) -> Non
     main(["deploy", "--help"])
     out = capfd.readouterr().out
     assert [option for option in OPTIONS if option not in out] == []
-    assert "[default: all]" in out
 
 
 def test_demo_has_those_that_make_sense(capfd: pytest.CaptureFixture[str]) -> None:
@@ -195,8 +194,6 @@ def missing(package: str, extra: str) -> str:
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_without_the_cli_extra_the_command_says_how_to_get_it(package: str) -> None:
     done = python(f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import entry\nentry()")
-    if package == "rich" and done.returncode == 0:
-        return  # Typer itself works without; progress doesn't, see below
     assert done.returncode == 2
     assert done.stderr == missing(package, "cli")
 

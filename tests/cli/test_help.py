@@ -1,0 +1,106 @@
+"""The help of the command line: panels, whole summaries, examples, and nothing heavy to import."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from edgekit.cli import panels
+from edgekit.cli.app import app
+from edgekit.cli.main import main
+
+JOB = {"deploy": panels.MAIN_JOB, "benchmark": panels.STEPS, "tune": panels.ANALYSIS, "devices": panels.DEVICES}
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command that runs something, by the words that call it."""
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for sub_name, sub_command in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {sub_name}".strip(), sub_command
+
+
+@pytest.fixture(params=["80", "100"])
+def show_help(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Any:
+    """The text that `--help` prints behind these words, at both widths."""
+    monkeypatch.setenv("COLUMNS", request.param)
+
+    def shown(*words: str) -> str:
+        capfd.readouterr()
+        assert main([*words, "--help"]) == 0
+        out, err = capfd.readouterr()
+        assert err == ""
+        assert max(map(len, out.splitlines())) <= int(request.param)
+        return out
+
+    return shown
+
+
+def by_panel(text: str) -> dict[str, str]:
+    """The panels of a help text: their content by title."""
+    return dict(re.findall(r"╭─ ([\w ]+?) ─+╮\n(.*?)╰─", text, re.DOTALL))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a panel, without its frame."""
+    return text.replace("│", " ").split()
+
+
+def test_commands_are_grouped_and_no_summary_is_truncated(show_help: Any) -> None:
+    shown = by_panel(show_help())
+    assert [title for title in shown if title != "Options"] == list(panels.COMMAND_PANELS)
+    for name, command in commands():
+        if " " in name:
+            continue
+        panel = words_of(shown[command.rich_help_panel])
+        summary = command.help.partition("\n\n")[0].split()
+        start = panel.index(name) + 1
+        assert panel[start : start + len(summary)] == summary, name
+
+
+@pytest.mark.parametrize(("name", "panel"), JOB.items())
+def test_a_command_is_in_its_panel(name: str, panel: str, show_help: Any) -> None:
+    assert name in [line[2:].split(" ")[0] for line in by_panel(show_help())[panel].splitlines()]
+
+
+def test_every_option_is_documented_in_a_titled_panel() -> None:
+    for name, command in commands():
+        for option in command.params:
+            if option.param_type_name == "option":
+                assert option.rich_help_panel in panels.OPTION_PANELS, (name, option.name)
+                assert option.help.endswith("."), (name, option.name)
+            assert option.help, (name, option.name)
+
+
+def test_the_options_of_deploy_stand_panel_by_panel(show_help: Any) -> None:
+    shown = by_panel(show_help("deploy"))
+    titles = [title for title in shown if title in panels.OPTION_PANELS]
+    assert titles == [title for title in panels.OPTION_PANELS if title != panels.SEARCH]
+    place = {"--weights": panels.MODEL, "--data": panels.IMAGES, "--target": panels.BUNDLES, "--output": panels.OUTPUT}
+    place |= {"--device": panels.DEVICE, "--threads": panels.MEASUREMENT, "--max-drop": panels.GATES}
+    for option, panel in place.items():
+        assert option in words_of(shown[panel])
+    assert "[default: (all)]" in " ".join(words_of(shown[panels.BUNDLES]))
+
+
+@pytest.mark.parametrize("words", [name for name, _ in commands()] + ["", "devices"])
+def test_no_help_text_is_cut_off_or_taken_for_markup(words: str, show_help: Any) -> None:
+    shown = show_help(*words.split())
+    assert "…" not in shown
+    command = dict(commands()).get(words)
+    for option in command.params if command else ():
+        assert " ".join(option.help.split()[-2:]) in " ".join(words_of(shown)), option.name
+
+
+@pytest.mark.parametrize("words", ["deploy", "benchmark", "devices"])
+def test_examples_are_complete_commands(words: str, show_help: Any) -> None:
+    examples = [line.strip() for line in show_help(words).rpartition("Examples:")[2].splitlines() if line.strip()]
+    assert len(examples) >= 3
+    assert all(line.startswith(("edgekit ", "--")) for line in examples)
+    known = {name for name, _ in commands()}
+    for line in examples:
+        if line.startswith("edgekit "):
+            assert any(line.startswith(f"edgekit {name}") for name in known), line
