@@ -1,4 +1,4 @@
-"""Entry point: runs a command and turns errors into messages and exit codes."""
+"""The entry points, which run a command line and turn errors into messages and exit codes."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from edgekit.support.interrupts import interruptible, noting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 a gate or row failed, 2 bad input, 130 interrupted."""
+    """Run the command line and return its exit code: 0 success, 1 a gate or row failed, 2 bad input, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # converters log to stderr on import otherwise
     rest, traceback = _without_traceback(list(sys.argv[1:] if arguments is None else arguments))
     try:
@@ -25,14 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*lines_of(error), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. Completed work was saved; run the same command again to resume.", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
 def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
-    """The arguments without `--traceback`, which may stand before or behind the command, and whether it was there."""
+    """Remove `--traceback`, which may stand before or after the command; return the rest and whether it was there."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = [each for each in arguments[:end] if each != tracebacks.OPTION]
+    options = [argument for argument in arguments[:end] if argument != tracebacks.OPTION]
     return options + arguments[end:], len(options) < end
 
 
@@ -49,13 +49,13 @@ def _run(arguments: list[str]) -> int:
 
 
 def entry() -> None:
-    """The console script. An error that is not an EdgekitError is a mistake in edgekit: it says where, and exits 1."""
+    """Run the console script. Any error but an EdgekitError is a bug in edgekit: show its traceback and exit with 1."""
     try:
         code = main()
     except Exception as error:
         print(tracebacks.text_of(error), file=sys.stderr)
         print(
-            "edgekit: this is a mistake in edgekit itself. Please report it with the lines above and the command.",
+            "edgekit: this is a bug in edgekit. Please report it with the command and the lines above.",
             file=sys.stderr,
         )
         code = 1

@@ -17,7 +17,7 @@ STAGES = ["export", "onnx-float: compile", "onnx-int8: calibrate", "onnx-int8: e
 
 # As the console script does. With -m Python itself may end by the signal, though the exit code was set.
 ENTRY = "from edgekit.cli.main import entry; entry()"
-INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there."
+INTERRUPTED = "Interrupted. Completed work was saved; run the same command again to resume."
 STAGES_ANNOUNCED = f"""
 import os
 from edgekit.support.progress import Reporter

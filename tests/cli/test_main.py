@@ -139,7 +139,7 @@ def test_unexpected_errors_are_bugs_and_show_where(monkeypatch: pytest.MonkeyPat
         main(["targets"])
 
 
-def test_the_command_calls_an_unexpected_error_a_mistake_of_its_own() -> None:
+def test_the_command_calls_an_unexpected_error_a_bug() -> None:
     done = python(
         """
 import sys
@@ -152,7 +152,7 @@ entry()
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert "ZeroDivisionError: division by zero" in done.stderr
-    assert "this is a mistake in edgekit itself" in done.stderr.splitlines()[-1]
+    assert "this is a bug in edgekit" in done.stderr.splitlines()[-1]
     assert "edgekit: error: " not in done.stderr
 
 

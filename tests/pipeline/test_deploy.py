@@ -364,7 +364,7 @@ def test_interrupted_at_every_stage_and_then_finished(
             patch.setattr(owner, name, interrupting(getattr(owner, name), spared))
             assert main(command) == 130, name
         err = capfd.readouterr().err
-        assert err.splitlines()[-1] == "interrupted: what was finished is kept; the same command goes on from there."
+        assert err.splitlines()[-1] == "Interrupted. Completed work was saved; run the same command again to resume."
         assert "Traceback" not in err
         if (tmp_path / "run").exists():
             assert leftovers(tmp_path / "run") == [], name
