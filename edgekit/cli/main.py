@@ -13,7 +13,7 @@ from edgekit.support.interrupts import interruptible, noting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 success, 1 a gate or row failed, 2 bad input, 130 interrupted."""
+    """Run the command line and return its exit code: 0 passed, 1 a gate or row failed, 2 bad input, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # converters log to stderr on import otherwise
     rest, traceback = _without_traceback(list(sys.argv[1:] if arguments is None else arguments))
     try:
