@@ -1,4 +1,4 @@
-"""The documents that edgekit writes, and the forms that they take: JSON, CSV, a page, a table."""
+"""The documents that edgekit writes, and how they are rendered: as JSON, CSV, an HTML page or a terminal table."""
 
 from edgekit.report.schema import load_report, report_schema
 from edgekit.report.terminal import render_table

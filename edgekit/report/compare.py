@@ -1,4 +1,4 @@
-"""Two runs beside each other: what changed, and what got worse beyond the noise of both."""
+"""Comparison of two runs: changes, and regressions beyond the noise of both runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,22 +10,27 @@ from edgekit.report.figure import Figure, lookup
 from edgekit.report.row import Interval, Row, Verdict, all_figures
 
 SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
-"""Columns of the figures that are judged together."""
+"""Columns of the two figures that are judged together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """One figure in both runs, in the units of report.json.
 
-    `ci95` is the interval of the `difference` or the `ratio`, from the intervals of both runs (Zou and Donner, 2008).
-    It treats the runs as independent, so it is too wide where both evaluated the same images.
+    `ci95` is derived from the intervals of both runs (Zou and Donner, 2008). It treats the runs as independent, so it
+    is too wide if both evaluated the same images.
     """
 
     before: float
+    """Value in the first run."""
     after: float
+    """Value in the second run."""
     difference: float | None = None
+    """Second value minus first; None for figures that are compared by their ratio or have no interval."""
     ratio: float | None = None
+    """Second value divided by first; None for figures that are compared by their difference or have no interval."""
     ci95: Interval | None = None
+    """95 % interval of the difference or the ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +38,15 @@ class RowComparison:
     """One bundle on one device in both runs."""
 
     device: str
+    """Name of the device."""
     bundle: str
+    """Name of the bundle."""
     verdicts: tuple[Verdict | None, Verdict | None]
-    """Of the first and the second run; None where the run has no such row."""
+    """Verdicts in the first and the second run; None where the run has no such row."""
     changes: dict[str, Change] = field(default_factory=dict)
-    """By the figure's column in report.csv."""
+    """Figures that both runs have, by their column in report.csv."""
     regressions: tuple[str, ...] = ()
+    """Descriptions of everything that got worse beyond the noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +54,19 @@ class Comparison:
     """The document of `edgekit compare`."""
 
     schema_version: Literal[1] = 1
+    """Version of the document's format."""
     notes: tuple[str, ...]
-    """What else differs between the runs, and may explain or confound the changes."""
+    """Other differences between the runs, such as weights or images, which may explain or confound the changes."""
     results: tuple[RowComparison, ...]
+    """One comparison for each bundle on each device."""
     regressions: tuple[str, ...]
+    """Regressions of all rows, each with its bundle and device."""
     verdict: Literal["pass", "fail"]
+    """`fail` if there is any regression."""
 
 
 def compare_runs(before: Report, after: Report) -> Comparison:
-    """For each bundle and device what changed from one run to the other, and which changes are regressions."""
+    """Changes and regressions of each bundle on each device from the first run to the second."""
     old = {_key(row): row for row in before.results}
     new = {_key(row): row for row in after.results}
     meaningful = before.model.accuracy_meaningful and after.model.accuracy_meaningful
@@ -65,7 +77,7 @@ def compare_runs(before: Report, after: Report) -> Comparison:
 
 
 def compared_figures() -> list[Figure]:
-    """The figures that have a better and a worse direction."""
+    """Figures that have a better and a worse direction."""
     return [figure for figure in all_figures() if figure.better]
 
 
@@ -74,7 +86,7 @@ def _key(row: Row) -> tuple[str, str]:
 
 
 def _notes(before: Report, after: Report, meaningful: bool) -> list[str]:
-    notes = [] if meaningful else ["accuracy is not compared: the weights of a run are random"]
+    notes = [] if meaningful else ["accuracy is not compared because at least one run has random weights"]
     for path, what in (
         ("model.name", "models"),
         ("model.weights_sha256", "weights"),
@@ -96,19 +108,19 @@ def _compare(key: tuple[str, str], old: Row | None, new: Row | None, meaningful:
     device, name = key
     verdicts = (old.verdict if old else None, new.verdict if new else None)
     if old is None or new is None:
-        missing = ("it is missing in the second run",) if new is None else ()
+        missing = ("missing in the second run",) if new is None else ()
         return RowComparison(device=device, bundle=name, verdicts=verdicts, regressions=missing)
     changes = {}
     for figure in compared_figures():
         change = None if figure.is_accuracy and not meaningful else _change(figure, old, new)
         if change is not None:
             changes[figure.csv_column] = change
-    found = RowComparison(device=device, bundle=new.name, verdicts=verdicts, changes=changes)
-    return replace(found, regressions=tuple(_regressions(found, new)))
+    comparison = RowComparison(device=device, bundle=new.name, verdicts=verdicts, changes=changes)
+    return replace(comparison, regressions=tuple(_regressions(comparison, new)))
 
 
 def _change(figure: Figure, old: Row, new: Row) -> Change | None:
-    """The figure in both rows, with the interval of its change; None where one row does not have it."""
+    """The figure in both rows, with the interval of its change; None if a row lacks the figure."""
     a, b = lookup(old, figure.path), lookup(new, figure.path)
     if a is None or b is None:
         return None
@@ -124,24 +136,24 @@ def _change(figure: Figure, old: Row, new: Row) -> Change | None:
 
 
 def _of_difference(a: float, ends_a: Sequence[float], b: float, ends_b: Sequence[float]) -> Interval:
-    """The interval of b - a from the intervals of both."""
+    """Interval of b - a, from the intervals of both."""
     (low_a, high_a), (low_b, high_b) = ends_a, ends_b
     return b - a - hypot(b - low_b, high_a - a), b - a + hypot(high_b - b, a - low_a)
 
 
 def _regressions(row: RowComparison, new: Row) -> list[str]:
-    found = []
+    regressions = []
     if row.verdicts[0] == "pass" and new.verdict != "pass":
-        found.append(f"its verdict was pass and is {new.verdict}: {'; '.join(new.reasons)}")
+        regressions.append(f"the verdict changed from pass to {new.verdict}: {'; '.join(new.reasons)}")
     for figure in compared_figures():
         change = row.changes.get(figure.csv_column)
         if change and _is_worse(figure, change) and not _is_only_relative(figure, row):
-            found.append(f"{figure.title} got worse: {describe_change(figure, change)}")
-    return found
+            regressions.append(f"{figure.title} got worse: {describe_change(figure, change)}")
+    return regressions
 
 
 def _is_worse(figure: Figure, change: Change) -> bool:
-    """Whether a change is beyond the noise, or beyond the tolerance of a figure that has no noise."""
+    """Whether a figure got worse beyond its interval, or beyond its tolerance if it has no interval."""
     sign = 1 if figure.better == "lower" else -1
     if change.ci95 is not None:
         low, high = change.ci95
@@ -153,7 +165,7 @@ def _is_worse(figure: Figure, change: Change) -> bool:
 
 
 def _is_only_relative(figure: Figure, row: RowComparison) -> bool:
-    """A faster float bundle lowers the speedup although nothing got worse, so the INT8 latency must have grown too."""
+    """Whether only the float bundle got faster, which lowers the speedup although INT8 did not get slower."""
     p50 = row.changes.get(P50)
     return figure.csv_column == SPEEDUP and (p50 is None or p50.after <= p50.before)
 
@@ -168,5 +180,5 @@ def describe_change(figure: Figure, change: Change) -> str:
         what, value, (low, high) = "ratio", change.ratio, change.ci95
     else:
         what, value, (low, high) = "difference", change.difference or 0.0, change.ci95
-        value, low, high = (each * figure.scale for each in (value, low, high))
+        value, low, high = (number * figure.scale for number in (value, low, high))
     return f"{text} ({what} {value:.2f}, 95 % interval {low:.2f} to {high:.2f})"

@@ -1,4 +1,4 @@
-"""What a machine was like while a row was timed, and what a sustained run showed."""
+"""The state of a machine while a row was timed, and the latency of a sustained run."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,75 +10,75 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 @dataclass(frozen=True)
 class Throttling:
-    """What the firmware reports as slowing the processor down."""
+    """Causes of throttling that a Raspberry Pi's firmware reports."""
 
     bits: int
     """Bit mask of `vcgencmd get_throttled`."""
     now: tuple[str, ...]
-    """Causes that slow the processor down at this moment."""
+    """Causes that slowed the processor down at that moment."""
     since_boot: tuple[str, ...]
-    """Causes that slowed it down at any time since the last boot."""
+    """Causes that slowed the processor down at any time since the last boot."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineState:
-    """Clocks in MHz, heat in degrees Celsius, throttling and load at one moment; None where nothing tells."""
+    """Clocks, temperature, throttling and load at one moment; values that the system does not report are None."""
 
     clock_mhz: float | None
-    """Clock of the fastest core."""
+    """Clock of the fastest core, in MHz."""
     clock_max_mhz: float | None
-    """Highest clock that the cores may take."""
+    """Highest clock that the cores may use, in MHz."""
     governor: str | None
     """Name of the frequency governor, such as "ondemand"."""
     celsius: float | None
-    """Temperature of the hottest thermal zone."""
+    """Temperature of the hottest thermal zone, in degrees Celsius."""
     throttled: Throttling | None
-    """Throttling flags of a Raspberry Pi's firmware."""
+    """Throttling flags of a Raspberry Pi's firmware; None on other machines."""
     throttle_events: int | None
-    """Thermal throttle events that the processor has counted since boot."""
+    """Number of thermal throttling events that the processor has counted since boot."""
     cooling_state: int | None
-    """Step at which the kernel's thermal governor caps the clock; 0 for no cap."""
+    """Step at which the kernel's thermal governor caps the clock; 0 means no cap."""
     load: float | None
     """Load average of the last minute."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One point of the time series."""
+    """One point of the time series of clock and temperature."""
 
     s: Seconds
     """Seconds since the timing began."""
     clock_mhz: float | None
-    """Clock of the fastest core."""
+    """Clock of the fastest core, in MHz."""
     celsius: float | None
-    """Temperature of the hottest thermal zone."""
+    """Temperature of the hottest thermal zone, in degrees Celsius."""
     throttled: tuple[str, ...] | None
-    """Causes that slow the processor down at this moment."""
+    """Causes that slowed the processor down at that moment; None if the system does not report them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Clocks, heat, throttling and other load while rows were timed: `thermal` in report.json."""
+    """Clocks, temperature, throttling and other load while rows were timed."""
 
     before: MachineState
     """State of the machine before the first timed round."""
     after: MachineState
     """State of the machine after the last timed round."""
     seconds: Seconds
-    """Duration of the timing."""
+    """Duration of the timing, in seconds."""
     series: tuple[Sample, ...]
-    """Samples of clock and temperature between the timed rounds."""
+    """Clock and temperature over time, sampled between the timed rounds."""
     throttled: tuple[str, ...] | None
-    """What slowed the processor down meanwhile; None where nothing could tell."""
+    """Causes that slowed the processor down during the timing; None if the system does not report them."""
     cpus: Annotated[int, Meta(ge=1)]
-    """CPUs that the process may use."""
+    """Number of CPUs that the timed process may use."""
     other_cpus: Annotated[float, Meta(ge=0)] | None
-    """How many of them other processes kept busy, on average."""
+    """Number of these CPUs that other processes kept busy, on average."""
 
 
 @dataclass(frozen=True)
 class SustainedLatency:
-    """Milliseconds within one window of a sustained run."""
+    """Latency within one window of a sustained run, in milliseconds."""
 
     p50: float
     """Median latency within the window, in milliseconds."""
@@ -104,17 +104,17 @@ class SustainedPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sustained:
-    """Latency over minutes: the first window and the last one, and the course between them."""
+    """Latency over minutes: in the first window, in the last window, and as a time series."""
 
     seconds: Seconds
-    """Duration of the sustained run."""
+    """Duration of the sustained run, in seconds."""
     window_s: Seconds
-    """Length of the first and of the last window."""
+    """Length of the first and the last window, in seconds."""
     first: SustainedLatency
     """Latency within the first window."""
     last: SustainedLatency
     """Latency within the last window."""
     change: float
-    """How much longer p50 is in the last window, as a share of the first."""
+    """Change of p50 from the first to the last window, as a share of the first; above 0 is slower."""
     series: tuple[SustainedPoint, ...]
-    """Median latency over the whole run."""
+    """Median latency over time."""

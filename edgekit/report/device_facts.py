@@ -8,27 +8,27 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class DeviceFacts(Struct, frozen=True, kw_only=True):
-    """The machine that a row was measured on. What could not be found out is None."""
+    """The machine that a row was measured on. Facts that could not be determined are None."""
 
-    # A Struct and not a dataclass, because the JSON key `class` is no valid name for a field.
+    # A Struct instead of a dataclass, because the JSON key `class` is not a valid field name in Python.
     name: str
-    """Name under which the device was given: "local", a registered name or an SSH address."""
+    """Name of the device on the command line: "local", a registered name or an SSH address."""
     device_class: str | None = field(name="class")
-    """Name of the device class that the machine belongs to."""
+    """Device class that the machine belongs to, such as "raspberry-pi-5"."""
     cpu: str | None
-    """Processor model as the system reports it."""
+    """Processor model, as the system reports it."""
     cores: Count | None
     """Number of logical CPUs."""
     memory_bytes: Count | None
-    """Total memory of the machine."""
+    """Total memory of the machine, in bytes."""
     system: str | None = None
     """Operating system, kernel release and architecture."""
     python: str | None = None
     """Version of the Python that ran the bundle."""
     emulated: bool | None = None
-    """QEMU stood in for the device: its times are not a device's, and no gate judges them."""
+    """Whether QEMU emulates the device: its timings are not comparable, so no gate judges them."""
 
     @property
     def label(self) -> str:
-        """The name as outputs show it, which always says when the device is emulated."""
+        """Name as outputs show it, which marks an emulated device."""
         return f"{self.name} (emulated)" if self.emulated else self.name

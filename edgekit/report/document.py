@@ -1,4 +1,4 @@
-"""report.json: what a run measured, on which model and images, and which bundle to ship."""
+"""report.json: the results of a run, the model and images that it used, and the bundle to ship."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -17,30 +17,30 @@ class Model:
     """The network that was deployed."""
 
     name: str
-    """Model name as edgekit was asked for it."""
+    """Name of the model, as given to edgekit."""
     source: str
-    """Source that the network came from, such as "timm" or "open_clip"."""
+    """Source of the network, such as "timm" or "open_clip"."""
     weights: str
-    """File name or tag of the weights, or "random"."""
+    """Name of the weights: a file name, a tag or "random"."""
     weights_sha256: str | None
     """SHA-256 of the weights."""
     params: Count
     """Number of parameters."""
     macs: Count
-    """Multiply-accumulates of one inference."""
+    """Number of multiply-accumulates of one inference."""
     input_shape: tuple[int, int, int, int]
     """Shape of the input: batch, channels, height, width."""
     classes: Annotated[int, Meta(ge=1)]
     """Number of classes."""
     accuracy_meaningful: bool
-    """False where the weights are random."""
+    """Whether accuracies mean anything; false for random weights."""
     license: str | None = None
-    """Note about the licence of the published weights."""
+    """Note on the licence of the published weights."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that could not be decoded and was skipped."""
+    """An image that was skipped because it could not be decoded."""
 
     name: str
     """Path of the image within its data set."""
@@ -50,42 +50,43 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Lookalike:
-    """An evaluation image that looks like a calibration image, as a copy does that was encoded again."""
+    """An evaluation image that looks like a calibration image, for example because it is a re-encoded copy."""
 
     name: str
-    """Path of the evaluation image."""
+    """Path of the evaluation image within its data set."""
     like: str
     """Path of the calibration image that it looks like."""
 
 
 @dataclass(frozen=True)
 class RangeRatio:
-    """Widths of the activations' ranges from two halves of the images: the wider over the narrower."""
+    """Ratio of the activation ranges that two halves of the images give: the wider range divided by the narrower."""
 
     median: Annotated[float, Meta(ge=1)]
     """Median ratio over all quantized activations."""
     greatest: Annotated[float, Meta(ge=1)]
     """Largest ratio of any quantized activation."""
     layer: str
-    """Where the greatest ratio is."""
+    """Activation with the largest ratio, such as "the input of head.fc"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stability:
-    """How far apart the INT8 models are that two disjoint halves of the calibration images give."""
+    """Comparison of two INT8 models that were calibrated on disjoint halves of the calibration images."""
 
     target: str
     """Runtime that both models were quantized for."""
     images: tuple[int, int]
     """Number of calibration images in each half."""
     evaluation_images: Annotated[int, Meta(ge=1)]
-    """Number of images that the two models were compared on."""
+    """Number of images on which the two models were compared."""
     range_ratio: RangeRatio
     """Ratio of the activation ranges that the two halves give."""
     snr_db: tuple[float | None, float | None]
-    """Logits of each half's model against torch's float network; None where they are equal."""
+    """Signal-to-noise ratio of each model's logits against torch's float network, in decibels; None where they are
+    equal."""
     snr_between_db: float | None
-    """Signal-to-noise ratio between the logits of the two models; None where they are equal."""
+    """Signal-to-noise ratio between the logits of the two models, in decibels; None where they are equal."""
     agreement: Fraction
     """Share of images for which the two models predict the same class."""
 
@@ -99,20 +100,20 @@ class Calibration:
     sha256: str | None
     """SHA-256 over the contents of the calibration images."""
     seed: int | None
-    """Seed that chose the calibration images."""
+    """Random seed of the choice of calibration images."""
     recipe: str | None
-    """Name of the recipe."""
+    """Name of the quantization recipe."""
     unreadable: tuple[Unreadable, ...] = ()
-    """Images that could not be decoded and were skipped."""
+    """Images that were skipped because they could not be decoded."""
     doubts: tuple[str, ...] = ()
-    """Why ranges from these images may not fit others: too few of them, or one-sided."""
+    """Reasons why ranges from these images may not fit other images, such as too few images or a missing class."""
     stability: tuple[Stability, ...] = ()
-    """Models from two halves of the calibration images compared, for each runtime; needs `--check-stability`."""
+    """Comparison of models from two halves of the images, for each runtime; empty without `--check-stability`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The evaluation images, and how they overlap with the calibration images."""
+    """The evaluation images, and their overlap with the calibration images."""
 
     count: Count
     """Number of evaluation images."""
@@ -121,37 +122,37 @@ class Evaluation:
     overlap_with_calibration: Count
     """Number of evaluation images that are also calibration images."""
     unreadable: tuple[Unreadable, ...] = ()
-    """Images that could not be decoded and were skipped."""
+    """Images that were skipped because they could not be decoded."""
     copies_left_out: tuple[str, ...] = ()
-    """Images with the content of a calibration image, which are not evaluated on."""
+    """Images that were left out because their content is that of a calibration image."""
     lookalikes: tuple[Lookalike, ...] = ()
     """Evaluation images that look like a calibration image."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Accuracy of the float network in the framework that it comes from."""
+    """Accuracy of the float network in its own framework, on the evaluation images."""
 
     engine: str
-    """Framework that ran the float network."""
+    """Framework that ran the float network, such as "torch"."""
     top1: Fraction
-    """Share of images whose first class is right."""
+    """Share of images whose highest-scoring class is the right one."""
     top5: Fraction
-    """Share of images whose right class is among the first five."""
+    """Share of images whose right class is among the five highest-scoring ones."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The bundle to ship to one device, and why; `others` has those of the other devices."""
+    """The bundle to ship to one device, and the reason for the choice."""
 
     device: str | None
     """Name of the device."""
     bundle: str | None
-    """None where no row passed."""
+    """Name of the bundle to ship; None where no row passed."""
     why: str
     """Reason for the choice, or for the lack of one."""
     others: tuple["Recommendation", ...] = ()
-    """Recommendations for the other devices."""
+    """Recommendations for the other devices of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ class Report:
     created: Timestamp
     """Time at which the report was written."""
     command: tuple[str, ...]
-    """Arguments of the command line."""
+    """Command line, split into its arguments."""
     model: Model
     """Network that was deployed."""
     calibration: Calibration
@@ -179,11 +180,11 @@ class Report:
     recommendation: Recommendation
     """Bundle to ship to each device."""
     tuning: SearchSummary | None = None
-    """What `edgekit tune` tried before it made these bundles."""
+    """Recipes that `edgekit tune` tried before it made these bundles; None for other commands."""
     sensitivity: Sensitivity | None = None
-    """What `edgekit sensitivity` found in the same run folder."""
+    """Result of `edgekit sensitivity` in the same run folder; None where it was not run."""
 
     @property
     def devices(self) -> list[str]:
-        """Names of the devices that were measured on, in order."""
+        """Names of the devices in the results, in order."""
         return list(dict.fromkeys(row.device.name for row in self.results))

@@ -1,16 +1,16 @@
-"""What one figure of a row is: where it lives, and how every output shows it. `row.all_figures()` lists them."""
+"""A figure of a row: the field that has its value, and how outputs show it. `row.all_figures()` lists all of them."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 NOTHING = "–"  # noqa: RUF001
 TIMES = "×"  # noqa: RUF001
-"""The unit of a ratio."""
+"""Unit of a ratio."""
 MEANINGLESS = "n/a"
 
 
 def lookup(tree: Any, path: str) -> Any:
-    """The value at a dotted path of nested documents; None as soon as one of them is None."""
+    """The value at a dotted path of nested documents, or None if a document on the path is None."""
     for name in path.split("."):
         if tree is None:
             return None
@@ -28,26 +28,30 @@ class Figure:
     """One figure of a row."""
 
     path: str
-    """Fields from the row down, such as "latency_ms.p50"."""
+    """Dotted path of fields, starting at the row, such as "latency_ms.p50"."""
     title: str
+    """Heading of the figure's column."""
     unit: str
     """Unit of the value times `scale`."""
     meaning: str
-    """What the figure says, for the schema and the documentation."""
+    """Definition of the figure, for the schema and the documentation: a noun phrase in lower case."""
     digits: int = 2
+    """Decimals that tables print."""
     scale: float = 1.0
+    """Factor from the value of the field to `unit`."""
     interval: str | None = None
     """Path of the 95 % interval."""
     better: Literal["lower", "higher"] | None = None
-    """Which direction is an improvement; `compare` shows the figures that have one."""
+    """Direction of an improvement. `compare` shows only figures that have one."""
     tolerance: float | None = None
-    """By how much a figure without an interval may get worse before `compare` calls it a regression: a share of its
-    earlier value where lower is better, and of 1 where higher is better. None where it never is one."""
+    """Limit beyond which `compare` reports a worse figure without an interval as a regression: a share of its earlier
+    value if lower is better, an absolute difference if higher is better. None if it is never a regression."""
     rank: int | None = None
-    """Place among the columns of the page. A narrow terminal drops the highest first, and never 0. None keeps the
-    figure out of tables."""
+    """Position of the column on the page. A narrow terminal drops the highest ranks first and never drops rank 0. None
+    keeps the figure out of tables."""
     csv: str | None = None
-    """Column of report.csv, which holds the value in `unit`. By default the path names it, with the value of JSON."""
+    """Name of the column in report.csv, with values in `unit`. By default it is named after the path and has the
+    values of report.json."""
 
     @property
     def csv_column(self) -> str:
@@ -59,25 +63,25 @@ class Figure:
 
     @property
     def is_ratio(self) -> bool:
-        """Whether the figure of two runs is compared by its ratio, not by its difference."""
+        """Whether `compare` gives the ratio of two runs instead of their difference."""
         return self.unit == TIMES
 
     def is_part_of(self, document: object) -> bool:
-        """Whether documents of this kind have the figure: an inspection has only some of those of a row."""
+        """Whether documents of this kind have the figure. An inspection has only some of a row's figures."""
         return hasattr(document, self.path.partition(".")[0])
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether random weights leave the figure without meaning."""
+        """Whether the figure is meaningless for random weights."""
         return self.path.startswith("accuracy.")
 
     def value(self, row: Any, meaningful: bool = True) -> float | None:
-        """The figure of a row in `unit`; None where it was not measured, or is an accuracy without meaning."""
+        """The figure of a row in `unit`; None if it was not measured, or is an accuracy of random weights."""
         value = lookup(row, self.path)
         return None if value is None or (self.is_accuracy and not meaningful) else float(value) * self.scale
 
     def ends(self, row: Any, meaningful: bool = True) -> tuple[float, float] | None:
-        """The 95 % interval of a row's figure in `unit`."""
+        """The 95 % interval of a row's figure in `unit`; None if there is none."""
         ends = lookup(row, self.interval) if self.interval else None
         if ends is None or (self.is_accuracy and not meaningful):
             return None
@@ -85,17 +89,17 @@ class Figure:
         return low * self.scale, high * self.scale
 
     def text(self, row: Any, meaningful: bool = True) -> str:
-        """The figure of a row as tables print it, without its unit."""
+        """The figure of a row as tables print it, without the unit."""
         value = self.value(row, meaningful)
         if value is not None:
             return self.number(value)
         return MEANINGLESS if self.is_accuracy and not meaningful and lookup(row, self.path) is not None else NOTHING
 
     def interval_text(self, row: Any, meaningful: bool = True) -> str:
-        """The interval as tables print it, such as "[1.14, 1.16]"; empty where there is none."""
+        """The interval as tables print it, such as "[1.14, 1.16]"; empty if there is none."""
         ends = self.ends(row, meaningful)
         return f"[{self.number(ends[0])}, {self.number(ends[1])}]" if ends else ""
 
     def number(self, value: float) -> str:
-        """A value in `unit`, rounded to `digits`; zero has no sign."""
+        """A value in `unit`, rounded to `digits` decimals. Zero has no sign."""
         return f"{value:z,.{self.digits}f}"

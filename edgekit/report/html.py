@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing but itself."""
+"""The report as a self-contained HTML page."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 HEADLINES = ("speedup.ratio", "latency_ms.p50", "accuracy.drop_top1_points", "size_bytes")
 """Paths of the figures at the top of the page."""
 SHOWN = 8
-"""Names in a list before it is cut short."""
+"""Number of names in a list before it is cut short."""
 
 
 def render_html(report: Report) -> str:
-    """The whole page. Raises MissingExtraError without jinja2 or matplotlib."""
+    """The whole page. Raises MissingExtraError if jinja2 or matplotlib is not installed."""
     return _template().render(
         report=report,
         heading=heading(report),
@@ -49,12 +49,12 @@ def render_html(report: Report) -> str:
 
 
 def _columns() -> list[Figure]:
-    """The figures of the table, the most important first."""
+    """Figures of the table, the most important first."""
     return sorted((figure for figure in all_figures() if figure.rank is not None), key=lambda figure: figure.rank or 0)
 
 
 def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] | None]) -> list[dict[str, str]]:
-    """One picture for each device whose rows have what `draw_one` draws."""
+    """One picture for each device whose rows have the figures that `draw_one` needs."""
     labels = {row.device.name: row.device.label for row in report.results}
     drawings = {device: draw_one(report, device) for device in report.devices}
     return [
@@ -65,7 +65,7 @@ def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] 
 
 
 def _sensitivity(report: Report) -> dict[str, object] | None:
-    """The picture of the layers' sensitivity, and a sentence on each target."""
+    """The picture of the layers' sensitivity, and a sentence for each runtime."""
     sensitivity = report.sensitivity
     if sensitivity is None or not sensitivity.targets:
         return None
@@ -77,7 +77,7 @@ def _sensitivity(report: Report) -> dict[str, object] | None:
 
 
 def _tuning(report: Report) -> dict[str, object] | None:
-    """The picture of a search, and a sentence on each target."""
+    """The picture of a search, and a sentence for each runtime."""
     if report.tuning is None:
         return None
     svg, words = draw_tuning(report.tuning)
@@ -96,7 +96,7 @@ def _template() -> "Template":
 
 
 def _headlines(report: Report) -> list[tuple[str, str, str]]:
-    """(title, figure with unit, what it was measured with) of the bundle to ship."""
+    """(title, figure with unit, note) for the headline figures of the bundle to ship."""
     shipped = report.recommendation
     for row in report.results:
         if row.bundle and (row.bundle, row.device.name) == (shipped.bundle, shipped.device):
@@ -106,13 +106,13 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _headline(figure: Figure, report: Report, row: Row) -> tuple[str, str, str]:
-    """Title, figure with its unit, and a note with its interval."""
+    """Title, figure with unit, and a note with the interval."""
     meaningful = report.model.accuracy_meaningful
     unit = "" if figure.value(row, meaningful) is None else f" {figure.unit}"
     ends = figure.ends(row, meaningful)
     interval = f"95 %: {figure.number(ends[0])} to {figure.number(ends[1])}" if ends else ""
     note = {
-        "speedup.ratio": f"over {row.speedup.baseline}" if row.speedup else "it is the float bundle itself",
+        "speedup.ratio": f"over {row.speedup.baseline}" if row.speedup else "not compared with a float bundle",
         "latency_ms.p50": _runs(row),
         "accuracy.drop_top1_points": f"n = {row.accuracy.count:,} images" if row.accuracy and meaningful else "",
     }.get(figure.path, "")
@@ -120,7 +120,7 @@ def _headline(figure: Figure, report: Report, row: Row) -> tuple[str, str, str]:
 
 
 def _details(report: Report, row: Row) -> dict[str, str]:
-    """What the table has no room for, by its title. What was not measured is left out."""
+    """Details that the table has no room for, by title; those that were not measured are left out."""
     int8 = row.int8 if row.precision == "int8" else None
     latency = row.latency_ms
     details = {
@@ -131,10 +131,10 @@ def _details(report: Report, row: Row) -> dict[str, str]:
         "First inference": latency and _scaled(latency.first),
         "In low precision": _low_precision(row.low_precision, report.model.accuracy_meaningful),
         "Lower bound": row.limit and _scaled(row.limit.bound_ms),
-        "What ran in int8": int8 and int8.method,
+        "Source of INT8 share": int8 and int8.method,
         "Layers in float": _layers(int8.float_layers) if int8 else None,
-        "Heat and clocks": heat_words(row.thermal),
-        "Flips": _flips(row.accuracy),
+        "Temperature and clocks": heat_words(row.thermal),
+        "Changed predictions": _flips(row.accuracy),
         "Reasons": "; ".join(row.reasons),
         "Remarks": "; ".join(row.remarks),
     }
@@ -147,11 +147,11 @@ def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
         return ""
     drop = f"drop {low.accuracy.drop_top1_points:.2f} points, " if meaningful else ""
     words = f"{low.computes_in}: p50 {_scaled(low.p50_ms)}, {drop}agreement {low.accuracy.agreement:.1%}"
-    return f"{words}: more than is allowed" if low.verdict == "fail" else words
+    return f"{words}; the drop exceeds the limit" if low.verdict == "fail" else words
 
 
 def _flips(accuracy: Accuracy | None) -> str:
-    """Images that changed sides, and whether that may be chance."""
+    """Numbers of images that became right or wrong, and McNemar's test of the difference."""
     if accuracy is None:
         return ""
     return (
@@ -161,15 +161,15 @@ def _flips(accuracy: Accuracy | None) -> str:
 
 
 def _layers(names: Sequence[str] | None) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of further ones."""
     if names is None:
         return ""
-    more = f" and {len(names) - SHOWN} more (report.json has all)" if len(names) > SHOWN else ""
+    more = f" and {len(names) - SHOWN} more (report.json lists all)" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) or "none") + more
 
 
 def _provenance(report: Report) -> dict[str, str]:
-    """Where the figures come from."""
+    """Facts about the origin of the figures, by title."""
     model, calibration = report.model, report.calibration
     return {
         "Written by": f"edgekit {report.edgekit}, {report.created}",
@@ -178,17 +178,17 @@ def _provenance(report: Report) -> dict[str, str]:
         **({"License": model.license} if model.license else {}),
         "Classes": f"{model.classes:,}",
         "Calibration": _calibration(calibration),
-        **{f"Stability {each.target}": stability_words(each) for each in calibration.stability},
+        **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},
         "Evaluation": _evaluation(report.evaluation),
         **{f"Device {row.device.name}": _machine(row.device) for row in report.results},
     }
 
 
 def _machine(device: DeviceFacts) -> str:
-    """A device in words."""
+    """The facts of a device in words."""
     cores, memory = device.cores or "unknown", _scaled(device.memory_bytes, 2**30, "GiB") or "unknown"
-    known = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
-    return f"{known}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
+    processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
+    return f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
 
 
 def _calibration(part: Calibration) -> str:
@@ -199,13 +199,13 @@ def _calibration(part: Calibration) -> str:
 
 def _evaluation(part: Evaluation) -> str:
     left_out = f", {len(part.copies_left_out):,} copies of calibration images left out" if part.copies_left_out else ""
-    alike = f", {len(part.lookalikes):,} look-alikes of them" if part.lookalikes else ""
-    overlap = f"{part.overlap_with_calibration} of them in calibration"
+    alike = f", {len(part.lookalikes):,} similar to calibration images" if part.lookalikes else ""
+    overlap = f"{part.overlap_with_calibration} of them also calibration images"
     return f"{part.count:,} images, {overlap}{_skipped(part)}{left_out}{alike}, SHA-256 {part.sha256 or NOTHING}"
 
 
 def _skipped(part: Calibration | Evaluation) -> str:
-    return f", {len(part.unreadable):,} unreadable skipped" if part.unreadable else ""
+    return f", {len(part.unreadable):,} unreadable images skipped" if part.unreadable else ""
 
 
 def _runs(row: Row) -> str:

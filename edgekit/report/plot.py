@@ -1,4 +1,4 @@
-"""The picture of a report: accuracy against latency, as SVG in the colours of the page."""
+"""A plot of accuracy against latency, as SVG in the colours of the page."""
 
 import io
 import re
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# matplotlib wants real colours: these stand for CSS variables of the page, which differ in the dark.
+# matplotlib needs real colours. These are placeholders for the page's CSS variables, which depend on its colour scheme.
 INK, MUTED, GROUND = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707")
-VARIABLES = {INK: "ink", MUTED: "line", GROUND: "ground"} | {each: f"series-{i}" for i, each in enumerate(SERIES)}
+VARIABLES = {INK: "ink", MUTED: "line", GROUND: "ground"} | {colour: f"series-{i}" for i, colour in enumerate(SERIES)}
 PAPER = {INK: "#1c2024", MUTED: "#ccd3da", GROUND: "#ffffff", SERIES[0]: "#0b66c3", SERIES[1]: "#b4520a"}
-"""What they are in a file of its own: those of the page in daylight."""
+"""Colours of the placeholders in a standalone file: those of the page's light scheme."""
 SHAPES = ("o", "s", "^", "D")
 
 STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: it takes the page's font, and can be searched and read aloud
+    "svg.fonttype": "none",  # text instead of outlines: it has the page's font, and can be searched and read aloud
     "svg.hashsalt": "edgekit",
     "text.parse_math": False,
     "text.color": INK,
@@ -38,9 +38,9 @@ STYLE: Any = {
 
 
 def draw(report: Report, device: str) -> tuple[str, str] | None:
-    """(SVG element, what it shows in words) for the rows of one device; None where accuracy or time isn't known.
+    """(SVG element, description in words) for the rows of one device, or None if accuracy or latency is unknown.
 
-    Raises MissingExtraError without matplotlib.
+    Raises MissingExtraError if matplotlib is not installed.
     """
     rows = [row for row in report.results if row.device.name == device and row.latency_ms]
     if not report.model.accuracy_meaningful or all(row.accuracy is None for row in rows):
@@ -60,7 +60,7 @@ def draw(report: Report, device: str) -> tuple[str, str] | None:
 
 
 def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
-    """A point for each row: colour and shape tell the target, filled ones are int8, bars are the drop's interval."""
+    """Draw a point for each row: colour and shape for the runtime, filled for int8, bars for the drop's interval."""
     targets = list(dict.fromkeys(row.target for row in rows))
     for row in rows:
         if row.accuracy is None or row.latency_ms is None:
@@ -74,19 +74,19 @@ def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> 
     axes.axhline(100 * reference.top1, color=INK, linewidth=1, linestyle="--", label=reference.engine)
     axes.set_xlim(left=0)
     axes.margins(x=0.1)
-    axes.set_xlabel("latency p50, ms (less is better)")
-    axes.set_ylabel("top-1, % (more is better)")
+    axes.set_xlabel("latency p50, ms (lower is better)")
+    axes.set_ylabel("top-1, % (higher is better)")
     axes.grid(True, linewidth=0.5, alpha=0.6)
 
 
 def _interval(accuracy: Accuracy) -> list[list[float]]:
-    """How far the drop's interval reaches below and above the point, in points."""
+    """Lengths of the error bar below and above the point, in percentage points."""
     drop, (low, high) = accuracy.drop_top1_points, accuracy.drop_ci95_points
     return [[max(high - drop, 0)], [max(drop - low, 0)]]
 
 
 def _words(device: str, rows: list[Row]) -> str:
-    """The picture in words, for those who cannot see it."""
+    """The picture in words, for readers who cannot see it."""
     points = [
         f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.top1:.2f} %"
         for row in rows
@@ -96,14 +96,14 @@ def _words(device: str, rows: list[Row]) -> str:
 
 
 def svg_of(figure: "Figure") -> str:
-    """The SVG file that matplotlib writes; the same figure always gives the same bytes."""
+    """matplotlib's SVG file of a figure. The same figure always gives the same bytes."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return buffer.getvalue()
 
 
 def inline(svg: str) -> str:
-    """matplotlib's SVG file as an element of a page, which gives it its size and colours."""
+    """matplotlib's SVG file as an element of a page, which determines its size and colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, body = svg.split(">", 1)
@@ -114,7 +114,7 @@ def inline(svg: str) -> str:
 
 
 def standalone_svg(svg: str) -> str:
-    """matplotlib's SVG file with real colours, on white."""
-    for stand_in, colour in PAPER.items():
-        svg = svg.replace(stand_in, colour)
+    """matplotlib's SVG file with real colours on a white background."""
+    for placeholder, colour in PAPER.items():
+        svg = svg.replace(placeholder, colour)
     return svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)

@@ -1,4 +1,4 @@
-"""report.json: its schema, from the dataclasses and the table of figures, and how it is read."""
+"""The schema of report.json, from the dataclasses and the table of figures, and its loader."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ FILE = "report.json"
 
 
 def report_schema() -> dict[str, Any]:
-    """The JSON schema (2020-12) of report.json; each figure's description says its title, unit and meaning."""
+    """The JSON schema (2020-12) of report.json. Each figure's description has its title, meaning and unit."""
     schema = schema_of(Report)
     definitions = schema["$defs"]
     for figure in all_figures():
@@ -26,16 +26,18 @@ def report_schema() -> dict[str, Any]:
 
 
 def _name_of_definition(entry: dict[str, Any]) -> str:
-    """Name of the definition that a property refers to, which may also be null."""
+    """Name of the definition that a property refers to, whether or not the property may be null."""
     references = [choice["$ref"] for choice in entry.get("anyOf", [entry]) if "$ref" in choice]
     return str(references[0]).rsplit("/", 1)[-1]
 
 
 def load_report(path: Path) -> Report:
-    """The report in a run folder, or in a report.json; InputError if it is not one."""
+    """The report in a run folder or in a report.json. Raises InputError if there is none, or it is not valid."""
     file = path / FILE if path.is_dir() else path
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InputError(f"no report in '{path}' ({error}): give a run folder that `edgekit deploy` wrote.") from error
+        raise InputError(
+            f"'{path}' has no readable report: {error}", fix="Give a run folder that `edgekit deploy` wrote"
+        ) from error
     return parse(content, Report, f"'{file}'")

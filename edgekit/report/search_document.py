@@ -1,4 +1,4 @@
-"""What `edgekit tune` tried: `tuning` in report.json."""
+"""The search of `edgekit tune`: `tuning` in report.json."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,85 +9,85 @@ from edgekit.report.sensitivity_document import ImageSet
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSummary:
-    """One recipe that was tried for one target; the figures are None unless it is complete."""
+    """One recipe that was tried for one runtime. Its figures are None unless the trial is complete."""
 
     number: int
     """Number of the trial within the study."""
     state: Literal["waiting", "running", "complete", "pruned", "fail"]
     """State of the trial."""
     met: bool
-    """Whether it kept the bounds on the tuning images."""
+    """Whether the trial met the bounds on drop and speedup, measured on the tuning images."""
     estimator: str
-    """Range estimator that the trial used."""
+    """Estimator of activation ranges that the trial used."""
     smooth_quant: bool
     """Whether SmoothQuant was applied."""
     bias_correction: str
-    """Bias correction that was applied."""
+    """Bias correction that was applied: "fast" or "none"."""
     layers_in_float: int
-    """Number of layers that stayed in float beyond those of the recipe."""
+    """Number of layers that stayed in float in addition to those of the recipe."""
     float_layers: tuple[str, ...] | None = None
     """Names of the layers that stayed in float."""
     drop_top1_points: float | None = None
-    """Top-1 lost against torch on the tuning images."""
+    """Top-1 lost against torch on the tuning images, in percentage points."""
     drop_ci95_points: Interval | None = None
-    """95 % interval of the drop."""
+    """95 % interval of the drop, in percentage points."""
     agreement: float | None = None
-    """Share of images that get the same first class as from torch."""
+    """Share of tuning images for which the model and torch predict the same class."""
     p50_ms: float | None = None
-    """Median latency."""
+    """Median latency, in milliseconds."""
     time_share: float | None = None
-    """Latency as a share of the float bundle's."""
+    """Median latency as a share of the float bundle's."""
     speedup: float | None = None
-    """Median latency of the float bundle over this one's."""
+    """Median latency of the float bundle divided by that of this trial."""
     speedup_ci95: Interval | None = None
     """95 % interval of the speedup."""
     drop_kept: bool | None = None
-    """Whether the drop stayed within its bound."""
+    """Whether the drop is within its bound."""
     fast_enough: bool | None = None
-    """Whether the speedup reached its bound."""
+    """Whether the whole 95 % interval of the speedup is above its bound."""
     files: dict[str, str] | None = None
-    """Hashes of the model files."""
+    """SHA-256 of each model file, by file name."""
     reason: str | None = None
-    """Why it failed."""
+    """Reason why the trial failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSearch:
-    """The trials of one target."""
+    """The trials for one runtime."""
 
     target: str
     """Runtime that the trials were compiled for."""
     trials: tuple[TrialSummary, ...]
-    """Every recipe that was tried."""
+    """All trials of the search."""
     front: tuple[int, ...]
-    """Trials that no other beats in both accuracy and latency."""
+    """Numbers of the trials on the Pareto front: no other trial is better in both drop and latency."""
     best: int | None
-    """Number of the trial whose choices were taken; None if no trial is complete."""
+    """Number of the trial whose choices the recipe adopts; None if no trial is complete."""
     reproduced: bool | None = None
-    """Whether the recipe gave that trial's model files, hash by hash."""
+    """Whether the recipe reproduced the hashes of that trial's model files."""
 
     @property
     def complete(self) -> list[TrialSummary]:
-        """The trials that have figures."""
+        """Trials that have figures."""
         return [trial for trial in self.trials if trial.state == "complete"]
 
     @property
     def taken(self) -> TrialSummary | None:
-        """The trial whose choices were taken."""
+        """Trial whose choices the recipe adopts."""
         return next((trial for trial in self.complete if trial.number == self.best), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSummary:
-    """The search as a whole."""
+    """A search for a recipe, for all runtimes."""
 
     recipe: str
-    """File in the run folder."""
+    """File name of the recipe that the search wrote into the run folder."""
     max_drop_points: float
-    """Largest drop that the search allowed."""
+    """Largest drop in top-1 that the search allowed, in percentage points."""
     min_speedup: float
-    """Smallest speedup that the search asked for; 0 for none."""
+    """Speedup that a trial had to exceed; 0 for no bound."""
     images: ImageSet
-    """The tuning images, none of which is evaluated on."""
+    """Tuning images, none of which is an evaluation image."""
     targets: tuple[TargetSearch, ...]
     """Trials for each runtime."""

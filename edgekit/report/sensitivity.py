@@ -1,4 +1,4 @@
-"""The sensitivity of layers (sensitivity.json) as a table and as a picture. Measures nothing."""
+"""Renders the sensitivity of layers (sensitivity.json) as a table and as a picture."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 Part = SensitiveLayer | SensitiveBlock
 SHOWN = 15
-"""Layers in a table or picture, the noisiest first."""
+"""Number of layers in a table or picture."""
 
 
 def noisiest(rows: Sequence[Part]) -> list[Part]:
-    """Layers or blocks, the one that makes the most noise alone first."""
+    """Layers or blocks, sorted by the noise that each makes alone, the largest first."""
     return sorted(rows, key=lambda row: -row.noise_share)
 
 
 def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
-    """Print each target's noisiest blocks and layers, then which layers did the harm."""
+    """Print the noisiest blocks and layers for each runtime, then the layers that should stay in float."""
     import_needed("rich", "cli")
     from rich.text import Text
 
@@ -40,23 +40,23 @@ def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
 
 
 def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
-    """All layers in INT8, in words."""
+    """The accuracy with all layers in INT8, in words."""
     int8 = part.int8
-    snr = f"all in INT8: {_number(int8.snr_db, 1)} dB signal to noise"
+    snr = f"all layers in INT8: signal-to-noise ratio {_number(int8.snr_db, 1)} dB"
     if not sensitivity.accuracy_meaningful:
         return f"{snr}, agreement {int8.agreement:.1%} (the weights are random)"
     low, high = int8.drop_ci95_points
-    return f"{snr}, top-1 drops {int8.drop_top1_points:.2f} points [95 %: {low:.2f}, {high:.2f}]"
+    return f"{snr}, top-1 drop {int8.drop_top1_points:.2f} points [95 %: {low:.2f}, {high:.2f}]"
 
 
 def advice(sensitivity: Sensitivity, part: TargetSensitivity) -> str:
-    """Which layers did the harm, in words."""
+    """The verdict in words, and the layers that should stay in float."""
     allowed = points(sensitivity.max_drop_points)
     if part.verdict == "pass":
-        return f"Within {allowed}."
+        return f"The drop is within {allowed}."
     names = ", ".join(part.culprits.layers)
     drop = part.culprits.then.drop_top1_points
-    return f"FLAGGED: INT8 loses more than {allowed}. With these layers in float it loses {drop:.2f}: {names}"
+    return f"FLAGGED: the drop exceeds {allowed}. With these layers in float it is {points(round(drop, 2))}: {names}"
 
 
 def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table":
@@ -71,13 +71,13 @@ def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table
         "SNR dB\nalone",
         "drop\nalone",
         "SNR gain\nin float",
-        "points\nback",
+        "points\ngained",
         "saves\nms",
     ):
         table.add_column(head, justify="right", no_wrap=True)
     for row in noisiest(rows)[:SHOWN]:
         drops = [row.only_int8.drop_top1_points, row.only_float.gain_top1_points]
-        lost, back = (_number(drop, 2) if sensitivity.accuracy_meaningful else MEANINGLESS for drop in drops)
+        lost, gained = (_number(drop, 2) if sensitivity.accuracy_meaningful else MEANINGLESS for drop in drops)
         table.add_row(
             row.name,
             f"{row.macs / 1e6:,.2f}",
@@ -85,7 +85,7 @@ def _table(sensitivity: Sensitivity, title: str, rows: Sequence[Part]) -> "Table
             _number(row.only_int8.snr_db, 1),
             lost,
             _number(row.only_float.snr_gain_db, 1),
-            back,
+            gained,
             _number(row.time.saved_ms if row.time else None, 3),
         )
     return table
@@ -96,9 +96,10 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tuple[str, str]:
-    """(SVG, what it shows in words): each target's noisiest layers, and the time that INT8 saves in each.
+    """(SVG, description in words) of the noisiest layers for each runtime, and the time that INT8 saves in each.
 
-    An element in the page's colours, or a whole file. Raises MissingExtraError without matplotlib.
+    The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
+    installed.
     """
     import_needed("matplotlib", "build")
     import matplotlib as mpl
@@ -107,7 +108,7 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tupl
     parts = sensitivity.targets
     heights = [min(len(part.layers), SHOWN) for part in parts]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, sum(0.9 + 0.24 * each for each in heights)), layout="constrained")
+        figure = Figure(figsize=(8.4, sum(0.9 + 0.24 * height for height in heights)), layout="constrained")
         grid = figure.subplots(len(parts), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
         for (left, right), part in zip(grid, parts, strict=True):
             rows = noisiest(part.layers)[:SHOWN]
@@ -117,9 +118,9 @@ def draw_sensitivity(sensitivity: Sensitivity, standalone: bool = False) -> tupl
             left.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=9)
             right.set_yticks([])
             left.set_title(part.target, loc="left", fontsize=11)
-            left.set_xlabel("share of the noise, % (less is better)")
-            known = any(row.time for row in rows)
-            right.set_xlabel("time saved by INT8, ms (more is better)" if known else "time saved: not known")
+            left.set_xlabel("share of the noise, % (lower is better)")
+            has_times = any(row.time for row in rows)
+            right.set_xlabel("time saved by INT8, ms (higher is better)" if has_times else "time saved: unknown")
         drawn = svg_of(figure)
     return (standalone_svg(drawn) if standalone else inline(drawn)), _words(sensitivity)
 
@@ -134,9 +135,9 @@ def _bars(axes: "Axes", rows: Sequence[Part], values: list[float], colour: str) 
 
 
 def _words(sensitivity: Sensitivity) -> str:
-    """The picture in words, for those who cannot see it."""
+    """The picture in words, for readers who cannot see it."""
     sentences = []
     for part in sensitivity.targets:
         worst = [f"{row.name} {row.noise_share:.0%}" for row in noisiest(part.layers)[:3]]
-        sentences.append(f"{part.target}: {whole(sensitivity, part)}; most of the noise is made by {', '.join(worst)}")
-    return f"Noise that each layer makes in INT8, and the time that it saves. {'. '.join(sentences)}."
+        sentences.append(f"{part.target}: {whole(sensitivity, part)}; the noisiest layers are {', '.join(worst)}")
+    return f"Noise of each layer in INT8, and the time that INT8 saves. {'. '.join(sentences)}."

@@ -1,4 +1,4 @@
-"""sensitivity.json: what each layer costs in INT8, and what it saves."""
+"""sensitivity.json: the accuracy that each layer costs in INT8, and the time that it saves."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,54 +10,54 @@ from edgekit.report.row import Count, Fraction, Interval
 
 @dataclass(frozen=True, kw_only=True)
 class Simulated:
-    """A mixture of INT8 and float layers, simulated in torch, against all layers in float."""
+    """Accuracy of a mixture of INT8 and float layers, simulated in torch and compared with all layers in float."""
 
     snr_db: float | None
-    """Signal to noise of the logits; None where they are equal."""
+    """Signal-to-noise ratio of the logits, in decibels; None where they are equal."""
     drop_top1_points: float
-    """Top-1 lost against all layers in float."""
+    """Top-1 lost against all layers in float, in percentage points."""
     drop_ci95_points: Interval
-    """95 % interval of the drop."""
+    """95 % interval of the drop, in percentage points."""
     agreement: Fraction
-    """Share of images that get the same first class as with all layers in float."""
+    """Share of images with the same predicted class as with all layers in float."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spared(Simulated):
-    """The same with one layer or block in float, and what that gains over all layers in INT8."""
+    """Accuracy with one layer or block in float, and its gain over all layers in INT8."""
 
     snr_gain_db: float | None
-    """Signal-to-noise ratio gained over all layers in INT8; None where one of them is infinite."""
+    """Signal-to-noise ratio gained over all layers in INT8, in decibels; None where one of them is infinite."""
     gain_top1_points: float
-    """Top-1 gained over all layers in INT8."""
+    """Top-1 gained over all layers in INT8, in percentage points."""
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Milliseconds of a layer's kernels, from the runtime's profiler."""
+    """Time of a layer's or block's kernels, from the runtime's profiler."""
 
     float_ms: float
-    """Time of the layer in the float bundle."""
+    """Time in the float bundle, in milliseconds."""
     int8_ms: float
-    """Time of the layer in the INT8 bundle."""
+    """Time in the INT8 bundle, in milliseconds."""
     saved_ms: float
-    """Time that INT8 saves in this layer."""
+    """Time that INT8 saves, in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitiveLayer:
-    """One layer: the only one in INT8, the only one in float, its share of the noise, and its time."""
+    """Sensitivity of one layer: alone in INT8, alone in float, its share of the noise, and its time."""
 
     name: str
     """Name of the layer."""
     block: str
-    """Name of the block that the layer belongs to."""
+    """Name of the block that contains the layer."""
     macs: Count
-    """Multiply-accumulates of the layer in one inference."""
+    """Number of multiply-accumulates of the layer in one inference."""
     only_int8: Simulated
-    """Result with only this layer in INT8."""
+    """Accuracy with only this layer in INT8."""
     only_float: Spared
-    """Result with only this layer in float."""
+    """Accuracy with only this layer in float."""
     noise_share: Annotated[float, Meta(ge=0)]
     """Noise with only this layer in INT8, as a share of the sum over all layers."""
     time: LayerTime | None = None
@@ -66,18 +66,18 @@ class SensitiveLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class SensitiveBlock:
-    """The layers of one block, taken together."""
+    """Sensitivity of one block: all of its layers together."""
 
     name: str
     """Name of the block."""
     layers: tuple[str, ...]
-    """Names of its layers."""
+    """Names of the block's layers."""
     macs: Count
-    """Multiply-accumulates of the block in one inference."""
+    """Number of multiply-accumulates of the block in one inference."""
     only_int8: Simulated
-    """Result with only this block in INT8."""
+    """Accuracy with only this block in INT8."""
     only_float: Spared
-    """Result with only this block in float."""
+    """Accuracy with only this block in float."""
     noise_share: Annotated[float, Meta(ge=0)]
     """Noise with only this block in INT8, as a share of the sum over all layers."""
     time: LayerTime | None = None
@@ -86,55 +86,55 @@ class SensitiveBlock:
 
 @dataclass(frozen=True)
 class Culprits:
-    """The noisiest layers that must stay in float to keep the drop within the bound, and what is left then."""
+    """The noisiest layers that must stay in float to keep the drop within the bound."""
 
     layers: tuple[str, ...]
     """Names of the layers that must stay in float."""
     then: Simulated
-    """Result with these layers in float."""
+    """Accuracy with these layers in float."""
 
 
 @dataclass(frozen=True)
 class FloatAccuracy:
-    """Share of right answers with all layers in float."""
+    """Accuracy with all layers in float."""
 
     top1: Fraction
-    """Share of images whose first class is right."""
+    """Share of images whose highest-scoring class is the right one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSensitivity:
-    """The layers of one target's graph."""
+    """Sensitivity of the layers in one runtime's graph."""
 
     target: str
     """Runtime whose graph was analysed."""
     float: FloatAccuracy
     """Accuracy with all layers in float."""
     int8: Simulated
-    """All layers in INT8."""
+    """Accuracy with all layers in INT8."""
     layers: tuple[SensitiveLayer, ...]
-    """Results for each layer."""
+    """Sensitivity of each layer."""
     blocks: tuple[SensitiveBlock, ...]
-    """Results for each block."""
+    """Sensitivity of each block."""
     culprits: Culprits
-    """Layers that must stay in float to keep the bound."""
+    """Layers that must stay in float to keep the drop within the bound."""
     verdict: Literal["pass", "fail"]
-    """Whether all layers in INT8 keep the bound."""
+    """`pass` if the drop with all layers in INT8 is within the bound, else `fail`."""
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """Name and weights of the network."""
+    """The network's name and the hash of its weights."""
 
     name: str
-    """Model name."""
+    """Name of the model."""
     weights_sha256: str | None
     """SHA-256 of the weights."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """How many images, and the hash of their content."""
+    """The number of images and the hash of their contents."""
 
     count: Count
     """Number of images."""
@@ -153,18 +153,18 @@ class Sensitivity:
     created: str
     """Time at which the document was written."""
     command: tuple[str, ...]
-    """Arguments of the command line."""
+    """Command line, split into its arguments."""
     model: NamedModel
     """Network that was analysed."""
     accuracy_meaningful: bool
-    """False where the weights are random."""
+    """Whether accuracies mean anything; false for random weights."""
     recipe: str
-    """Name of the recipe."""
+    """Name of the quantization recipe."""
     calibration: ImageSet
     """Calibration images."""
     evaluation: ImageSet
-    """Images that the layers were measured on."""
+    """Images on which the layers were measured."""
     max_drop_points: float
-    """Largest drop that the verdict allows."""
+    """Largest drop in top-1 that the verdict allows, in percentage points."""
     targets: tuple[TargetSensitivity, ...]
-    """Results for each runtime."""
+    """Sensitivity of the layers, for each runtime."""

@@ -1,4 +1,4 @@
-"""What the terminal and the page say in words about a whole report."""
+"""Sentences about a whole report, for the terminal and the page."""
 
 from collections.abc import Iterable
 
@@ -9,9 +9,9 @@ RANDOM = "Accuracy is meaningless: the weights are random."
 
 
 def recommendation(report: Report) -> str:
-    """What to ship and why: a sentence for each device."""
+    """The recommended bundle and the reason, with a sentence for each device."""
     first = report.recommendation
-    return "\n".join(_advice(each) for each in (first, *first.others))
+    return "\n".join(_advice(advice) for advice in (first, *first.others))
 
 
 def _advice(advice: Recommendation) -> str:
@@ -20,7 +20,7 @@ def _advice(advice: Recommendation) -> str:
 
 
 def heading(report: Report) -> str:
-    """The model in one line."""
+    """A one-line summary of the model."""
     model = report.model
     size = f"{model.params / 1e6:.2f} M parameters, {model.macs / 1e9:.2f} GMAC"
     shape = "×".join(map(str, model.input_shape))  # noqa: RUF001
@@ -28,54 +28,60 @@ def heading(report: Report) -> str:
 
 
 def conditions(report: Report) -> list[str]:
-    """What the figures were measured with, a sentence each."""
+    """Sentences on the conditions under which the figures were measured."""
     emulated = list(dict.fromkeys(row.device.name for row in report.results if row.device.emulated))
     if not emulated:
         return _measured_with(report)
     names = ", ".join(emulated)
-    return [*_measured_with(report), f"Emulated by QEMU: {names}. No gate judges times from an emulated device."]
+    return [
+        *_measured_with(report),
+        f"Emulated by QEMU: {names}. Timings of an emulated device are not comparable, so no gate judges them.",
+    ]
 
 
 def _measured_with(report: Report) -> list[str]:
     timed = [row.latency_ms for row in report.results if row.latency_ms]
-    runs, threads = _range(each.count for each in timed), _range(each.threads for each in timed)
+    runs, threads = _range(latency.count for latency in timed), _range(latency.threads for latency in timed)
     timing = (
-        f"Latency: model alone, batch 1, timed runs: {runs}, threads: {threads}. "
-        f"Speedup: over the target's fastest float{_low_precision(report.results)}."
+        f"Latency: model alone, batch 1, {runs} timed runs, threads: {threads}. "
+        f"Speedup: over the runtime's fastest float bundle{_low_precision(report.results)}."
     )
     if not report.model.accuracy_meaningful:
         return [RANDOM, timing]
     reference = report.reference
     top1, top5 = (f"{share * 100:.2f} %" for share in (reference.top1, reference.top5))
     images = f"{report.evaluation.count:,} images"
-    return [f"Accuracy: {images}; {reference.engine} has top-1 {top1}, top-5 {top5}; drop above 0 is worse.", timing]
+    return [
+        f"Accuracy: {images}; {reference.engine} reaches top-1 {top1}, top-5 {top5}. A drop above 0 is worse.",
+        timing,
+    ]
 
 
 def _low_precision(rows: Iterable[Row]) -> str:
-    """Which floats were fastest in bf16 or f16: the float rows themselves are f32."""
+    """Names of the float bundles that were fastest in bf16 or f16, because the float rows themselves are in f32."""
     baselines = dict.fromkeys(row.speedup.baseline for row in rows if row.speedup)
-    named = [each for each in baselines if " in " in each]
-    return f" ({', '.join(named)})" if named else ""
+    low_precision = [name for name in baselines if " in " in name]
+    return f" ({', '.join(low_precision)})" if low_precision else ""
 
 
 def _range(counts: Iterable[int]) -> str:
     """ "200", or "100 to 200", or "no"."""
-    known = set(counts)
-    return " to ".join(f"{count:,}" for count in sorted({min(known), max(known)})) if known else "no"
+    distinct = set(counts)
+    return " to ".join(f"{count:,}" for count in sorted({min(distinct), max(distinct)})) if distinct else "no"
 
 
 def stability_words(stability: Stability) -> str:
-    """How far apart INT8 of one target came out of two halves of the calibration images."""
+    """The comparison of two INT8 models from two halves of the calibration images, in words."""
     one, other = stability.images
     ranges = stability.range_ratio
     first, second, between = map(_decibels, (*stability.snr_db, stability.snr_between_db))
     return (
-        f"calibrated on {one} of the images and on {other} others, ranges differ by a median factor of "
-        f"{ranges.median:.2f}, {ranges.greatest:.2f} at most (at {ranges.layer}); signal to noise {first} and "
-        f"{second}, between the two {between}; {stability.agreement:.1%} of {stability.evaluation_images:,} answers "
-        "agree"
+        f"between two calibrations, on {one} and {other} of the images, ranges differ by a median factor of "
+        f"{ranges.median:.2f} and by at most {ranges.greatest:.2f} (at {ranges.layer}); the signal-to-noise ratio is "
+        f"{first} and {second} against float, {between} between the two; they agree on {stability.agreement:.1%} of "
+        f"{stability.evaluation_images:,} images"
     )
 
 
 def _decibels(value: float | None) -> str:
-    return "without noise" if value is None else f"{value:.1f} dB"
+    return "infinite" if value is None else f"{value:.1f} dB"

@@ -1,4 +1,4 @@
-"""Heat, clocks and other load while a row was timed, in words: a row's `thermal` and `sustain`."""
+"""Words for a row's `thermal` and `sustain`: temperature, clocks and other load during the timing."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,11 +6,11 @@ from edgekit.report.conditions import Conditions, Sample, SustainedPoint
 from edgekit.report.row import Measurement
 
 LINES = 10
-"""Points of a time series that the terminal shows."""
+"""Number of points of a time series that the terminal shows."""
 
 
 def heat_words(thermal: Conditions | None) -> str:
-    """One line; only what was found out."""
+    """One line with the values that the system reported."""
     if thermal is None:
         return ""
     celsius = [thermal.before.celsius, *(sample.celsius for sample in thermal.series)]
@@ -19,13 +19,13 @@ def heat_words(thermal: Conditions | None) -> str:
         _range(celsius, "°C"),
         _range((sample.clock_mhz for sample in thermal.series), "MHz"),
         None if throttled is None else f"throttled: {', '.join(throttled)}" if throttled else "not throttled",
-        None if other is None else f"other processes on {other:.1f} of {thermal.cpus} CPUs",
+        None if other is None else f"other processes used {other:.1f} of {thermal.cpus} CPUs",
     ]
     return ", ".join(filter(None, parts))
 
 
 def sustain_lines(name: str, row: Measurement) -> Iterator[str]:
-    """The first and the last minute of a sustained run, then its course."""
+    """Latency in the first and the last minute of a sustained run, then its time series."""
     sustain = row.sustain
     if sustain is None:
         return
@@ -42,23 +42,23 @@ def sustain_lines(name: str, row: Measurement) -> Iterator[str]:
         yield "  ".join(_point(point, min(samples, key=lambda sample: abs(sample.s - point.s), default=None)))
 
 
-def _point(point: SustainedPoint, near: Sample | None) -> Iterator[str]:
-    """One moment of a sustained run, with the sample of the machine's state that is nearest to it."""
+def _point(point: SustainedPoint, nearest: Sample | None) -> Iterator[str]:
+    """One point of a sustained run, with the nearest sample of clock and temperature."""
     yield f"  {point.s:7.0f} s"
     yield f"p50 {point.p50:.2f} ms"
-    if near is None:
+    if nearest is None:
         return
-    if near.clock_mhz is not None:
-        yield f"{near.clock_mhz:.0f} MHz"
-    if near.celsius is not None:
-        yield f"{near.celsius:.0f} °C"
-    if near.throttled:
-        yield ", ".join(near.throttled)
+    if nearest.clock_mhz is not None:
+        yield f"{nearest.clock_mhz:.0f} MHz"
+    if nearest.celsius is not None:
+        yield f"{nearest.celsius:.0f} °C"
+    if nearest.throttled:
+        yield ", ".join(nearest.throttled)
 
 
 def _range(values: Iterable[float | None], unit: str) -> str | None:
-    known = [value for value in values if value is not None]
-    if not known:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return None
-    low, high = f"{min(known):.0f}", f"{max(known):.0f}"
+    low, high = f"{min(numbers):.0f}", f"{max(numbers):.0f}"
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -1,4 +1,4 @@
-"""The report as a table for a terminal, or for a pipe."""
+"""The report as a table for a terminal or a pipe."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ DETAIL_RANK = 11
 
 
 def render_table(report: Report, console: "Console") -> None:
-    """Print one line per row; then why rows did not pass, and what to ship.
+    """Print one line per row, then the reasons of rows that did not pass, and the bundle to ship.
 
     Columns are dropped, highest rank first, until the table fits the console.
     """
@@ -42,7 +42,7 @@ def render_table(report: Report, console: "Console") -> None:
 
 
 def _fitting(report: Report, console: "Console") -> tuple["Table", list[Figure]]:
-    """The table with as many columns as fit, and the figures that were dropped."""
+    """The table with as many columns as fit, and the figures whose columns were dropped."""
     from rich.measure import Measurement
 
     figures = [figure for figure in all_figures() if figure.rank is not None]
@@ -62,7 +62,7 @@ def _fitting(report: Report, console: "Console") -> tuple["Table", list[Figure]]
 
 
 def _table(report: Report, figures: Sequence[Figure], broken: bool) -> "Table":
-    """The table of these figures. `broken` puts intervals on a second line."""
+    """A table of these figures. `broken` puts intervals on a second line."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -88,15 +88,15 @@ def _table(report: Report, figures: Sequence[Figure], broken: bool) -> "Table":
 
 
 def _joined(text: str, interval: str, broken: bool) -> str:
-    """A figure and its interval, if it has one."""
+    """A figure with its interval, if it has one."""
     separator = "\n" if broken else " "
     return f"{text}{separator}{interval}" if interval else text
 
 
 def _why(row: Row, several: bool) -> "Text":
-    """Why a row did not pass, and the remarks on it."""
+    """The reasons why a row did not pass, and the remarks on it."""
     from rich.text import Text
 
     where = f" on {row.device.label}" if several else ""
-    notes = "; ".join(row.notes) or "no reason was given"
+    notes = "; ".join(row.notes) or "no reason recorded"
     return Text.assemble((f"{row.name}{where}: {row.verdict}", COLOURS[row.verdict]), f": {notes}")

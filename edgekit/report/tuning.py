@@ -1,4 +1,4 @@
-"""A search (`tuning` in report.json) as a picture and as lines. Measures nothing."""
+"""Renders a search (`tuning` in report.json) as a picture and as sentences."""
 
 from collections.abc import Iterable
 
@@ -9,9 +9,10 @@ from edgekit.support.libraries import import_needed
 
 
 def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, str]:
-    """(SVG, what it shows in words): every trial's drop against its latency, and the front that no trial beats.
+    """(SVG, description in words) of every trial's drop against its latency, with the Pareto front.
 
-    The SVG is an element in the page's colours, or a whole file. Raises MissingExtraError without matplotlib.
+    The SVG is an element in the page's colours, or a standalone file. Raises MissingExtraError if matplotlib is not
+    installed.
     """
     import_needed("matplotlib", "build")
     import matplotlib as mpl
@@ -24,13 +25,13 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, s
             front = [trial for trial in target.complete if trial.number in target.front]
             front.sort(key=lambda trial: trial.time_share or 0.0)
             axes.plot(*_points(target.complete), "o", color=SERIES[0], mfc="none", ms=6, label="trial")
-            axes.plot(*_points(front), "o-", color=SERIES[0], ms=6, label="front")
+            axes.plot(*_points(front), "o-", color=SERIES[0], ms=6, label="Pareto front")
             if target.taken:
-                axes.plot(*_points([target.taken]), "D", color=SERIES[1], ms=9, label="taken")
+                axes.plot(*_points([target.taken]), "D", color=SERIES[1], ms=9, label="chosen")
             axes.axhline(search.max_drop_points, color=INK, linestyle="--", linewidth=1, label="bound")
             axes.set_title(target.target, loc="left", fontsize=11)
-            axes.set_xlabel("latency, % of float's (less is better)")
-            axes.set_ylabel("top-1 drop, points (less is better)")
+            axes.set_xlabel("latency, % of float's (lower is better)")
+            axes.set_ylabel("top-1 drop, points (lower is better)")
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(True, linewidth=0.5, alpha=0.6)
             axes.legend(frameon=False, fontsize=9)
@@ -39,28 +40,28 @@ def draw_tuning(search: SearchSummary, standalone: bool = False) -> tuple[str, s
 
 
 def _points(trials: Iterable[TrialSummary]) -> tuple[list[float], list[float]]:
-    """Latency in percent of the float's, and the drop in points, of complete trials."""
+    """Latencies in percent of the float bundle's, and drops in percentage points, of complete trials."""
     places = [(100 * (trial.time_share or 0.0), trial.drop_top1_points or 0.0) for trial in trials]
     return [x for x, _ in places], [y for _, y in places]
 
 
 def lines(search: SearchSummary) -> list[str]:
-    """The outcome of the search, in words for each target."""
+    """The outcome of the search, with a sentence for each runtime."""
     return [_line(search, target) for target in search.targets]
 
 
 def _line(search: SearchSummary, target: TargetSearch) -> str:
     taken = target.taken
     if taken is None:
-        return f"{target.target}: no recipe was measured to the end."
+        return f"{target.target}: no trial was completed."
     bounds = f"a drop of at most {points(search.max_drop_points)}"
     if search.min_speedup > 0:
-        bounds += f" and more than {search.min_speedup:g}x float"
-    chosen = "The best one" if taken.met else "No trial kept these bounds; the one with the smallest drop"
+        bounds += f" and a speedup of more than {search.min_speedup:g}x"
+    chosen = "The best one" if taken.met else "No trial met these bounds; the one with the smallest drop"
     return (
         f"{target.target}: {len(target.complete)} recipes tried on {search.images.count:,} tuning images for {bounds}. "
-        f"{chosen} is {_choices(taken)}: it drops {taken.drop_top1_points:.2f} points there and runs at "
-        f"{taken.speedup:.2f}x float."
+        f"{chosen} is {_choices(taken)}: its drop on these images is {taken.drop_top1_points:.2f} points, and its "
+        f"speedup over float is {taken.speedup:.2f}x."
     )
 
 

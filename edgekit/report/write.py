@@ -1,4 +1,4 @@
-"""report.json, report.csv and report.html in a run folder, each written beside itself and renamed."""
+"""Writes report.json, report.csv and report.html into a run folder, replacing each file atomically."""
 
 import csv
 import io
@@ -39,14 +39,14 @@ LABELS: dict[str, Callable[[Report, Row], Value]] = {
     ),
     "throttled": lambda report, row: "; ".join(lookup(row, "thermal.throttled") or ()),
 }
-"""The columns of report.csv that are no figures, and how their cells are made."""
+"""Columns of report.csv that are not figures, and the functions that give their cells."""
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.json, report.csv and report.html into `folder`, which is made if need be.
+    """Write report.json, report.csv and report.html into `folder`, and create it if necessary.
 
-    The JSON comes first, so that what was measured is kept whatever happens to the others. Raises OutputError when the
-    folder cannot be written.
+    The JSON comes first, so that the measurements are saved even if one of the others fails. Raises OutputError if the
+    folder can't be written.
     """
     _write(folder / FILE, to_json(report))
     _write(folder / "report.csv", render_csv(report))
@@ -54,7 +54,7 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def render_csv(report: Report) -> str:
-    """One line per row; an empty cell where there is no figure."""
+    """One line per row, with an empty cell for each figure that was not measured."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=csv_columns(), lineterminator="\n")
     writer.writeheader()
@@ -63,7 +63,7 @@ def render_csv(report: Report) -> str:
 
 
 def csv_columns() -> list[str]:
-    """The header of report.csv."""
+    """Names of the columns of report.csv."""
     columns = list(LABELS)
     for figure in all_figures():
         columns.append(figure.csv_column)
@@ -72,7 +72,7 @@ def csv_columns() -> list[str]:
 
 
 def _line(report: Report, row: Row) -> dict[str, Value]:
-    """The cells of one row by their column."""
+    """Cells of one row, by column."""
     cells = {column: label(report, row) for column, label in LABELS.items()}
     for figure in all_figures():
         if figure.is_accuracy and not report.model.accuracy_meaningful:
@@ -84,7 +84,7 @@ def _line(report: Report, row: Row) -> dict[str, Value]:
 
 
 def _scaled(value: float | None, figure: Figure) -> float | None:
-    """A value in the unit of the figure's column. An integer that needs no scale stays one."""
+    """A value in the unit of the figure's column. An integer without a scale stays an integer."""
     if value is None or (isinstance(value, int) and figure.csv_scale == 1):
         return value
     return round(value * figure.csv_scale, 6)
@@ -104,4 +104,4 @@ def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, text)
     except OSError as error:
-        raise OutputError(f"'{path}' can't be written: {error}. Give another folder with --output.") from error
+        raise OutputError(f"'{path}' can't be written: {error}", fix="Choose another folder with --output") from error

@@ -1,4 +1,4 @@
-"""report.html in a real browser: no request, no console message, sorting, contrast, texts for pictures, any width."""
+"""report.html in a real browser: requests, console messages, sorting, contrast, descriptions of pictures and width."""
 
 import html
 import json
@@ -14,14 +14,15 @@ import pytest
 from edgekit.report.html import render_html
 from tests.helpers.reports import BEST, ROWS, report, report_with
 
-# Run in the page: what a person would see and do. The contrast is WCAG's, of each text with what it lies on.
-LOOK = """
+# This script runs in the page and checks what a person would see and do. The contrast of each text with its background
+# is WCAG's.
+INSPECT = """
 const linear = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
 const rgba = (text) => text.match(/[0-9.]+/g).map(Number);
 const light = (c) => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
 const ground = (element) => {
-  for (let each = element; each; each = each.parentElement) {
-    const colour = rgba(getComputedStyle(each).backgroundColor);
+  for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
+    const colour = rgba(getComputedStyle(ancestor).backgroundColor);
     if (colour.length === 3 || colour[3] > 0) return colour;
   }
   return [255, 255, 255];
@@ -38,49 +39,49 @@ while (walker.nextNode()) {
 const names = () => [...document.querySelectorAll("tbody tr")].map((row) => row.children[0].textContent);
 const heads = [...document.querySelectorAll("thead th")];
 const sorted = (title) => {
-  const head = heads.find((each) => each.textContent.startsWith(title));
+  const head = heads.find((cell) => cell.textContent.startsWith(title));
   head.querySelector("button").click();
   return [head.getAttribute("aria-sort"), names()];
 };
-const found = {
+const facts = {
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
   width: innerWidth,
   overflow: document.documentElement.scrollWidth - innerWidth,
-  requests: performance.getEntriesByType("resource").map((each) => each.name),
+  requests: performance.getEntriesByType("resource").map((entry) => entry.name),
   least: contrasts.sort((one, other) => one[0] - other[0]).slice(0, 3),
   texts: contrasts.length,
   first: names(),
   up: sorted("p50"),
   down: sorted("p50"),
   word: sorted("verdict"),
-  pictures: [...document.querySelectorAll("svg")].map((each) => each.closest("[role=img]")?.getAttribute("aria-label")),
+  pictures: [...document.querySelectorAll("svg")].map((svg) => svg.closest("[role=img]")?.getAttribute("aria-label")),
   unnamed: [...document.querySelectorAll("img:not([alt]), button:empty")].length,
 };
 document.body.innerHTML = "";
-document.body.append(Object.assign(document.createElement("pre"), {id: "found", textContent: JSON.stringify(found)}));
+document.body.append(Object.assign(document.createElement("pre"), {id: "facts", textContent: JSON.stringify(facts)}));
 """
 
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    """The browser: skips where there is none, except in CI, where that is a failure."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+    """The browser. Without one, tests are skipped, or fail in CI."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
         reason = "needs chromium: apt-get install chromium"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return found
+    return browser
 
 
-def look(chromium: str, page: str, folder: Path, width: int, dark: bool) -> dict[str, Any]:
-    """What LOOK finds in a page, at this width in pixels; fails if anything is said on the console.
+def inspect(chromium: str, page: str, folder: Path, width: int, dark: bool) -> dict[str, Any]:
+    """The facts that INSPECT reports of a page at this width in pixels. Fails if there is any console message.
 
-    The page is in a frame: a window can't be as narrow as a phone.
+    The page is in a frame, because a window can't be as narrow as a phone.
     """
     file = folder / "report.html"
-    framed = html.escape(page.replace("</body>", f"<script>{{{LOOK}}}</script></body>"))
-    take = 'onload = () => document.body.append(frames[0].document.querySelector("#found"))'
+    framed = html.escape(page.replace("</body>", f"<script>{{{INSPECT}}}</script></body>"))
+    take = 'onload = () => document.body.append(frames[0].document.querySelector("#facts"))'
     frame = f'<iframe style="border: 0" width="{width}" height="1000" srcdoc="{framed}"></iframe>'
     file.write_text(f"<!doctype html><meta charset=utf-8><body>{frame}<script>{take}</script>", encoding="utf-8")
     command = [
@@ -91,40 +92,40 @@ def look(chromium: str, page: str, folder: Path, width: int, dark: bool) -> dict
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
-    (text,) = re.findall(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    found: dict[str, Any] = json.loads(html.unescape(text))
-    return found
+    (text,) = re.findall(r'<pre id="facts">(.*?)</pre>', done.stdout, re.DOTALL)
+    facts: dict[str, Any] = json.loads(html.unescape(text))
+    return facts
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_in_a_browser(chromium: str, tmp_path: Path, width: int, dark: bool) -> None:
     whole = report_with(BEST, verdict="inconclusive", reasons=("cannot confirm a drop of at most 0.2 points",))
-    found = look(chromium, render_html(whole), tmp_path, width, dark)
-    assert (found["dark"], found["width"]) == (dark, width)
-    assert found["overflow"] <= 0, "the page itself must not scroll sideways: wide tables do so in their own frame"
-    assert found["requests"] == []
-    assert found["texts"] > 100
-    assert found["least"][0][0] >= 4.5, found["least"]
-    assert found["first"] == [row.name for row in ROWS]
+    facts = inspect(chromium, render_html(whole), tmp_path, width, dark)
+    assert (facts["dark"], facts["width"]) == (dark, width)
+    assert facts["overflow"] <= 0, "the page must not scroll sideways; wide tables scroll in their own frame"
+    assert facts["requests"] == []
+    assert facts["texts"] > 100
+    assert facts["least"][0][0] >= 4.5, facts["least"]
+    assert facts["first"] == [row.name for row in ROWS]
     fastest = ["tflite-int8", "openvino-int8", "tflite-float", "openvino-float", "onnx-float", "onnx-int8"]
-    assert found["up"] == ["ascending", fastest]
-    assert found["down"] == ["descending", [*reversed(fastest[:-1]), "onnx-int8"]]
-    assert found["word"][0] == "ascending"
-    assert found["word"][1][0] == "onnx-int8", "error comes first of the verdicts"
-    assert found["pictures"]
-    assert all(found["pictures"])
-    assert found["unnamed"] == 0
+    assert facts["up"] == ["ascending", fastest]
+    assert facts["down"] == ["descending", [*reversed(fastest[:-1]), "onnx-int8"]]
+    assert facts["word"][0] == "ascending"
+    assert facts["word"][1][0] == "onnx-int8", "error is the first of the verdicts"
+    assert facts["pictures"]
+    assert all(facts["pictures"])
+    assert facts["unnamed"] == 0
 
 
-def test_a_page_with_a_mistake_would_be_found(chromium: str, tmp_path: Path) -> None:
-    """The test itself: a script that fails, and text that can't be read."""
+def test_defects_of_a_page_are_detected(chromium: str, tmp_path: Path) -> None:
+    """Checks of this test: a script that fails, and text with too little contrast."""
     page = render_html(report())
     with pytest.raises(AssertionError, match="CONSOLE"):
-        look(chromium, page.replace("<main>", "<script>missing()</script><main>"), tmp_path, 1280, False)
+        inspect(chromium, page.replace("<main>", "<script>missing()</script><main>"), tmp_path, 1280, False)
     pale = page.replace("--quiet: #5b6570", "--quiet: #c0c0c0", 1)
     (tmp_path / "pale").mkdir()
-    assert look(chromium, pale, tmp_path / "pale", 1280, False)["least"][0][0] < 4.5
+    assert inspect(chromium, pale, tmp_path / "pale", 1280, False)["least"][0][0] < 4.5
 
 
 def test_page_is_small_enough_to_send() -> None:

@@ -1,4 +1,4 @@
-"""The table of figures: each names fields that a row has, and one more entry shows up in every output."""
+"""The table of figures: each entry names fields of a row, and an added entry appears in every output."""
 
 import csv
 import io
@@ -23,18 +23,18 @@ from tests.helpers.reports import BEST, ROWS, latency, printed, report, report_w
 P75 = Figure(
     path="latency_ms.p75", title="p75", unit="ms", better="lower", rank=7, meaning="75th percentile of the latency"
 )
-"""A field of each row that no entry shows."""
+"""A figure for a field of every row that no entry of the table shows."""
 GAIN = Figure(
     path="speedup.ratio", title="gain", unit="%", scale=100, interval="speedup.ci95", better="higher",
     csv="gain_percent", meaning="the speedup in percent",
 )  # fmt: skip
-"""A figure with an interval, both of which are scaled."""
+"""A figure whose value and interval are scaled."""
 Add = Callable[[Figure], Figure]
 
 
 @pytest.fixture
 def add(monkeypatch: pytest.MonkeyPatch) -> Add:
-    """Puts one more figure into the table."""
+    """A function that adds a figure to the table."""
 
     def put(figure: Figure) -> Figure:
         monkeypatch.setattr("edgekit.report.row.FIGURES", (*FIGURES, figure))
@@ -55,7 +55,7 @@ def type_at(kind: Any, path: str) -> Any:
         assert name in hints, f"{kind.__name__} has no field {name}"
         kind = hints[name]
         if NoneType in get_args(kind):
-            (kind,) = (each for each in get_args(kind) if each is not NoneType)
+            (kind,) = (member for member in get_args(kind) if member is not NoneType)
     return kind
 
 
@@ -66,17 +66,19 @@ def test_every_path_is_a_number_of_a_row(figure: Figure) -> None:
         assert type_at(Row, figure.interval) == tuple[float, float]
 
 
-def test_a_path_that_no_row_has_would_be_found() -> None:
+def test_a_path_that_no_row_has_is_detected() -> None:
     with pytest.raises(AssertionError, match="Latency has no field p76"):
         type_at(Row, "latency_ms.p76")
 
 
-def test_no_two_figures_are_confused() -> None:
+def test_columns_titles_and_paths_are_unique() -> None:
     columns = csv_columns()
     assert len(set(columns)) == len(columns)
     assert len({figure.title for figure in FIGURES}) == len(FIGURES)
     assert len({figure.path for figure in FIGURES}) == len(FIGURES)
-    assert P75.path not in {figure.path for figure in FIGURES}, "this file needs a field that no entry shows"
+    assert P75.path not in {figure.path for figure in FIGURES}, (
+        "the tests in this file need a field that no entry shows"
+    )
 
 
 def test_figures_that_are_named_elsewhere_exist() -> None:
@@ -102,7 +104,7 @@ def test_an_added_figure_is_in_a_wide_terminal(p75: Figure) -> None:
     end = heads.index("p75") + len("p75")
     assert units[end - 2 : end] == "ms"
     assert [line[:end].split()[-1] for line in rows[1:4]] == ["14.79", "7.85", "17.03"]
-    assert "p75" not in printed(report(), 80).split("───")[0], "its rank hides it"
+    assert "p75" not in printed(report(), 80).split("───")[0], "its rank hides the column"
     assert "p75" in printed(report(), 80).split("Hidden at this width:")[1]
 
 
@@ -118,7 +120,9 @@ def test_an_added_figure_is_compared(p75: Figure, tmp_path: Path, capfd: pytest.
     assert (change.before, change.after) == (7.854, 10.0)
     write_report(report(), tmp_path / "a")
     write_report(slower, tmp_path / "b")
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0, "without an interval it is no regression"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0, (
+        "a figure without an interval or tolerance is never a regression"
+    )
     assert "  p75: 7.85 -> 10.00 ms\n" in capfd.readouterr().out
 
 
@@ -144,7 +148,7 @@ MODEL = ModelInspection(model="model.onnx", size_bytes=2_560_000, int8=INT8)
 def test_an_added_figure_is_inspected(
     inspection: Inspection, add: Add, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the table only the figures that an inspection has."""
+    """An inspection shows only those figures of the table that it has."""
     add(Figure(path="size_bytes", title="volume", unit="kB", digits=0, scale=1e-3, csv="size_kb", meaning="size again"))
     monkeypatch.setattr("edgekit.devices.remote.inspect_on", lambda *arguments: inspection)
     assert main(["inspect", "run/onnx-int8"]) == 0

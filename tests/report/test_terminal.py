@@ -1,4 +1,4 @@
-"""The table for a terminal: columns that fit, and a sentence on each row that did not pass."""
+"""The table for a terminal: columns that fit, and a sentence for each row that did not pass."""
 
 import re
 import sys
@@ -67,14 +67,14 @@ def test_table_of_several_devices() -> None:
     assert "onnx-int8 on pi: error" in text
 
 
-def test_an_emulated_device_is_called_that() -> None:
+def test_an_emulated_device_is_marked() -> None:
     text = printed(report_with(2, device=device("pi", emulated=True)), 200)
     assert "Emulated by QEMU: pi." in text
     assert cells(text, "onnx-float")[:2] == ["onnx-float", "pi (emulated)"]
     assert "Emulated by QEMU" not in printed(report(), 200)
 
 
-def test_remarks_are_shown_of_rows_that_passed() -> None:
+def test_remarks_on_rows_that_passed_are_shown() -> None:
     text = printed(report_with(BEST, remarks=("slower when hot",)), 160)
     assert "openvino-int8: pass: slower when hot" in text.splitlines()
 

@@ -174,7 +174,7 @@ def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, c
     assert f"'{folder / 'report.json'}' is not a valid Report" in err, "what could not be updated is not passed over"
     assert (folder / "report.json").read_text() == "{"
     assert "stages.1.blocks.0" in out
-    assert "Within 100 points." in out
+    assert "within 100 points." in out
 
 
 def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_path: Path, capfd: Any) -> None:
