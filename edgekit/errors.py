@@ -34,6 +34,8 @@ A class's docstring is what `edgekit explain NAME` prints and what the reference
 usual cause, and the cure. A message has three parts in fields of their own, so that tests check facts, not prose.
 """
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Self
 
 
@@ -70,7 +72,15 @@ def rebuild(kind: str, problem: str, valid: str, fix: str) -> EdgekitError:
 def as_sentences(*parts: str) -> str:
     """Parts that aren't empty, separated as sentences. A single part stays as it is."""
     filled = [part for part in parts if part]
-    return filled[0] if len(filled) == 1 else "".join(f"{part.rstrip('.')}. " for part in filled).rstrip()
+    if len(filled) == 1:
+        return filled[0]
+    return " ".join(part if part.endswith("?") else f"{part.rstrip('.')}." for part in filled)
+
+
+def did_you_mean(name: str, choices: Collection[str]) -> str:
+    """A question with the valid choice that is most like an unknown name, for `fix`; empty if none is similar."""
+    near = get_close_matches(name, choices, n=1, cutoff=0.4)
+    return f"Did you mean '{near[0]}'?" if near else ""
 
 
 def error_names() -> tuple[str, ...]:

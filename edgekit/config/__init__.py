@@ -1,1 +1,1 @@
-"""Runtimes, recipes and device classes: what edgekit can be asked for."""
+"""Runtimes, recipes and device classes."""

@@ -1,4 +1,4 @@
-"""What a user can name on the command line: runtimes, device classes and recipes."""
+"""The catalogue that `edgekit targets` prints: runtimes, device classes and recipes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +10,12 @@ from edgekit.config.runtimes import RUNTIMES
 
 @dataclass(frozen=True)
 class ListedRuntime:
-    """A runtime: the name that --target takes, and the title that its project uses."""
+    """A runtime that bundles can be compiled for."""
 
     name: str
+    """Name for `--target`."""
     runtime: str
+    """Name that the runtime's own project uses."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Described:
     """A device class or a recipe."""
 
     name: str
+    """Name for `--device-class` or `--recipe`."""
     description: str
+    """One sentence about the device class or recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +33,21 @@ class Catalogue:
     """The document of `edgekit targets`."""
 
     schema_version: Literal[1] = 1
+    """Version of this document's format."""
     targets: tuple[ListedRuntime, ...]
+    """Registered runtimes."""
     device_classes: tuple[Described, ...]
+    """Shipped device classes, sorted by name."""
     recipes: tuple[Described, ...]
+    """Shipped recipes, sorted by name."""
 
 
 def list_catalogue() -> Catalogue:
-    """Every registered runtime and every shipped device class and recipe."""
+    """List every registered runtime and every shipped device class and recipe."""
     classes = (load_device_class(name) for name in list_device_classes())
     recipes = (load_recipe(name) for name in list_recipes())
     return Catalogue(
-        targets=tuple(ListedRuntime(each.name, each.title) for each in RUNTIMES.values()),
-        device_classes=tuple(Described(each.name, each.description) for each in classes),
-        recipes=tuple(Described(each.name, each.description) for each in recipes),
+        targets=tuple(ListedRuntime(runtime.name, runtime.title) for runtime in RUNTIMES.values()),
+        device_classes=tuple(Described(row.name, row.description) for row in classes),
+        recipes=tuple(Described(row.name, row.description) for row in recipes),
     )

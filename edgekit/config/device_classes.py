@@ -1,4 +1,4 @@
-"""Device classes: what bundles are made for, from targets/*.toml."""
+"""Device classes: descriptions of the machines that bundles are made for, read from targets/*.toml."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -9,34 +9,50 @@ from typing import Literal
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
-from edgekit.errors import ProfileError
 
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """What bundles are made for, and how fast such a machine could be at best. Rates are per core."""
+    """A class of machines that bundles are made for, with the processor's peak rates per core.
+
+    Its fields are the keys of a TOML file in targets/.
+    """
 
     name: str
+    """Name of the device class (string), as `--device-class` takes it."""
     description: str
+    """One sentence about the machines of this class (string), which `edgekit targets` prints."""
     processor: str
+    """Processor of these machines (string), for readers."""
     instruction_set: tuple[str, ...]
-    """Features that a machine of this class has, as /proc/cpuinfo spells them."""
+    """CPU features that every machine of this class has (list of strings), spelled as in /proc/cpuinfo."""
     cores: int
+    """Number of cores (whole number above 0)."""
     clock_ghz: float
+    """Clock frequency in GHz (number above 0)."""
     memory_gib: float
+    """Memory of the machine in GiB (number above 0). `edgekit plan` compares it with what a bundle needs."""
     fp32_macs_per_cycle: int
+    """Peak multiply-accumulates in fp32 per core and clock cycle (whole number above 0)."""
     int8_macs_per_cycle: int
+    """Peak multiply-accumulates in INT8 per core and clock cycle (whole number above 0)."""
     dot_product: bool
+    """Whether the processor has INT8 dot-product instructions, such as SDOT or VNNI (true or false)."""
     threads: int
+    """Number of threads that the latency bound of `edgekit plan` assumes (whole number above 0)."""
     low_precision_float: Literal["bf16", "f16"] | None = None
-    """What a runtime may choose by itself instead of f32."""
+    """Format that a runtime may choose by itself instead of fp32 ("bf16" or "f16"); leave it out if there is none."""
     targets: tuple[str, ...] = field(default=(), metadata={"choices": RUNTIMES})
-    """Runtimes in order of preference."""
+    """Runtimes in order of preference (list of "openvino", "onnx" and "tflite")."""
     boards: tuple[str, ...] = ()
-    """fnmatch patterns of the device tree's model; a class without any is told by its instruction set."""
+    """fnmatch patterns of the board's model in the device tree (list of strings), such as "Raspberry Pi 5*".
+
+    A machine belongs to the class whose pattern matches its board. Machines without a device tree are matched by
+    `instruction_set`, against the classes that list no boards.
+    """
 
     def bound_ms(self, macs: int, precision: Precision, threads: int) -> float:
-        """Milliseconds that `macs` multiply-accumulates take if each of `threads` cores never waits: a lower bound."""
+        """Lower bound of the latency of `macs` multiply-accumulates, in ms: `threads` cores that never wait."""
         rate = {"float": self.fp32_macs_per_cycle, "int8": self.int8_macs_per_cycle}[precision]
         return macs / (rate * self.clock_ghz * 1e6 * threads)
 
@@ -47,33 +63,33 @@ def list_device_classes() -> tuple[str, ...]:
 
 
 def load_device_class(name_or_path: str | Path) -> DeviceClass:
-    """The device class of this name or in this file; ProfileError if there is none or it isn't valid."""
+    """Load the device class with this name or in this file; ProfileError if it doesn't exist or isn't valid."""
     where, table = read_table("targets", name_or_path, "device class")
     return build(DeviceClass, table, where)
 
 
 def shipped_class(name: str) -> DeviceClass:
-    """The shipped device class of this name: what a device may be called, since its own copy of edgekit has no other.
+    """Load the shipped device class with this name; ProfileError for a path or an unknown name.
 
-    Raises ProfileError for a path or an unknown name.
+    A device's class must be a shipped one, because the copy of edgekit on the device has no others.
     """
     if name not in list_device_classes():
-        raise ProfileError(unknown(name, list_device_classes(), "device class"))
+        raise unknown(name, list_device_classes(), "device class")
     return load_device_class(name)
 
 
 def class_of(board: str | None, features: Collection[str]) -> str | None:
-    """The class of a machine, told by its device tree's model, else by the CPU's features; None when nothing fits."""
+    """Name of the class that matches a machine's board or, without a board, its CPU features; None if none does."""
     classes = [load_device_class(name) for name in list_device_classes()]
     if board:
         return next((c.name for c in classes if any(fnmatchcase(board, pattern) for pattern in c.boards)), None)
     fits = [c for c in classes if not c.boards and set(c.instruction_set) <= set(features)]
-    # Later levels of an instruction set contain earlier ones, and a faster one is what tells them apart.
+    # A later level of an instruction set contains the earlier ones, so the fastest class that fits is the right one.
     return max(fits, key=lambda c: c.int8_macs_per_cycle).name if fits else None
 
 
 def host_class(root: Path = Path("/")) -> str | None:
-    """The class of this machine, or None when nothing fits. `root` is where proc and sys are."""
+    """Name of this machine's class, or None if no class matches. `root` is the folder that contains proc and sys."""
     model, cpuinfo = root / "sys/firmware/devicetree/base/model", root / "proc/cpuinfo"
     board = model.read_text(errors="replace").strip("\0 \n") if model.is_file() else None
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []

@@ -1,9 +1,9 @@
-"""Device classes (targets/*.toml) and recipes (calibration/*.toml), read strictly into frozen dataclasses.
+"""Recipes: how to calibrate a family of models, read from calibration/*.toml.
 
-A flag takes the name of a shipped file or the path of one's own. Adding a class or a recipe is adding a file.
+`--recipe` takes the name of a shipped recipe or the path of a TOML file. A new file in calibration/ is a new recipe.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,73 +17,122 @@ from edgekit.errors import ProfileError
 
 @dataclass(frozen=True)
 class TargetRecipe:
-    """What one runtime wants: exact rewrites by name, where Q/DQ go, and what it has in place of the recipe's own."""
+    """The part of a recipe for one runtime: exact rewrites, placement of Q/DQ, and overrides of the recipe's keys.
+
+    Its fields are the keys of the tables [openvino], [onnx] and [tflite].
+    """
 
     rewrites: tuple[str, ...]
+    """Exact rewrites to apply to the graph (list of strings; may be empty).
+
+    Valid names are "channels-last", "patch-linear", "image-patch-linear", "layer-scale", "layer-norm-affine",
+    "response-norm", "channels-first", "channels-first-layer-norm", "vector-norm-sum", "vector-norm-matmul",
+    "split-depthwise", "split-depthwise-in-three" and "plain-layer-norm". edgekit always applies them in this order.
+    """
     activations: Literal["uint8", "int8"]
+    """Integer type of quantized activations ("uint8" or "int8")."""
     quantize_outputs: bool
+    """Whether to quantize the outputs of dense layers as well as their inputs (true or false)."""
     quantize_depthwise: bool
+    """Whether to quantize depthwise convolutions too (true or false)."""
     quantize_gelu: bool = False
-    """Where outputs are quantized, GELU's behind them too: from int8 to int8 it is a table of 256 values."""
+    """Whether a GELU that follows a quantized layer goes from INT8 to INT8 (true or false).
+
+    The runtime can then look it up in a table of 256 values. This needs `quantize_outputs = true`.
+    """
     quantize_residuals: bool = False
-    """Residual sums and max pooling behind a quantized layer go from int8 to int8."""
+    """Whether residual sums and max pooling that follow a quantized layer go from INT8 to INT8 (true or false)."""
     hard_swish_in_float: bool = False
-    """HardSwish between Q/DQ spelled out as a product: LiteRT's converter leaves that in float."""
+    """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float (true or false).
+
+    The key makes sense in [tflite] only.
+    """
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None
-    """None, here and below: as the recipe says."""
+    """The recipe's `estimator` for this runtime; without the key, the recipe's value applies."""
     smooth_quant: bool | None = None
+    """The recipe's `smooth_quant` for this runtime; without the key, the recipe's value applies."""
     bias_correction: Literal["none", "fast"] | None = None
+    """The recipe's `bias_correction` for this runtime; without the key, the recipe's value applies."""
     float_layers: tuple[str, ...] | None = None
+    """The recipe's `float_layers` for this runtime; without the key, the recipe's value applies."""
     on: Mapping[str, "TargetRecipe"] = field(default_factory=dict, metadata={"variants": True})
-    """What is wanted instead on device classes whose name fits an fnmatch pattern; the first that fits counts."""
+    """Overrides for some device classes: a table for each fnmatch pattern of class names, such as "raspberry-pi-*".
+
+    Such a table, for example [tflite.on."raspberry-pi-*"], replaces single keys of the runtime's table. If several
+    patterns match a class, the first one in the file applies.
+    """
 
 
 PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
-"""What a recipe says of a target that it has no table for."""
+"""The settings for a runtime that a recipe has no table for."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to calibrate a family of models. The file has a table for each target beside these keys."""
+    """How to calibrate a family of models.
+
+    Its fields are the keys of a TOML file in calibration/, but for `targets`, which holds the file's tables.
+    """
 
     name: str
+    """Name of the recipe (string), as `--recipe` takes it."""
     description: str
+    """One sentence about the family and what becomes INT8 (string), which `edgekit targets` prints."""
     targets: Mapping[str, TargetRecipe] = field(metadata={"tables": RUNTIMES, "default": PLAIN})
+    """Settings for each runtime: the file's tables [openvino], [onnx] and [tflite].
+
+    A runtime without a table gets no rewrites and INT8 inputs of dense layers.
+    """
     architectures: tuple[str, ...] = ()
-    """fnmatch patterns of model names that take this recipe unasked."""
+    """fnmatch patterns of the model names that use this recipe by default (list of strings)."""
     optional_rewrites: tuple[str, ...] = ()
-    """Rewrites that some networks of the family have no place for; others that match nothing are warned of."""
+    """Rewrites that don't apply to every network of the family (list of strings, named as in `rewrites`).
+
+    edgekit warns of any other rewrite that finds nothing to change.
+    """
     scheme: Scheme = "w8a8"
+    """INT8 scheme: "w8a8" quantizes weights and activations, "w8" only the weights and computes in float."""
     num_calibration_samples: int = 128
+    """Number of images to calibrate on (whole number above 0)."""
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"
+    """Estimator of activation ranges.
+
+    "histogram", "minmax" and "mean-minmax" are NNCF's; "mse" minimizes the weighted mean square error of quantization.
+    """
     smooth_quant: bool = False
+    """Whether to apply NNCF's SmoothQuant, which adds operations to the graph (true or false)."""
     bias_correction: Literal["none", "fast"] = "none"
+    """NNCF's bias correction: "none" or "fast"."""
     equalization: float | None = None
-    """How much of a channel's range goes into the weights behind it where that is free, up to 1; None for nothing."""
+    """Share of a channel's range to move into the following weights, SmoothQuant's alpha (number above 0, up to 1).
+
+    edgekit equalizes only where that adds no operation. Without the key, it doesn't equalize.
+    """
     weight_rounding: Literal["nearest", "gptq"] = "nearest"
+    """Rounding of weights: "nearest", or "gptq", which lets later weights compensate an earlier rounding error."""
     float_layers: tuple[str, ...] = ()
-    """fnmatch patterns of layers that stay in float."""
+    """fnmatch patterns of the names of layers that stay in float (list of strings)."""
 
     def for_target(self, target: str) -> "Recipe":
-        """The recipe as one target has it: what its table says itself stands in the recipe's place."""
+        """The recipe for one target, with the overrides of the target's table applied."""
         row = self.targets[target]
-        own = {key: getattr(row, key) for key in OWN if getattr(row, key) is not None}
+        overrides = {key: getattr(row, key) for key in OWN if getattr(row, key) is not None}
         plain = replace(row, estimator=None, smooth_quant=None, bias_correction=None, float_layers=None)
-        if self.scheme == "w8":  # the others are about activations in int8
-            own |= {"smooth_quant": False, "bias_correction": "none", "equalization": None}
-        return replace(self, targets={**self.targets, target: plain}, **own)
+        if self.scheme == "w8":  # these settings concern INT8 activations, which w8 does not have
+            overrides |= {"smooth_quant": False, "bias_correction": "none", "equalization": None}
+        return replace(self, targets={**self.targets, target: plain}, **overrides)
 
     def for_class(self, device_class: str) -> "Recipe":
-        """The recipe as one device class has it: where a target's table says something for it, that is the table."""
+        """The recipe for one device class, with the overrides under `on` applied to each target's table."""
         rows = {
-            name: next((row.on[each] for each in row.on if fnmatchcase(device_class, each)), replace(row, on={}))
+            name: next((row.on[p] for p in row.on if fnmatchcase(device_class, p)), replace(row, on={}))
             for name, row in self.targets.items()
         }
         return replace(self, targets=rows)
 
 
 OWN = ("estimator", "smooth_quant", "bias_correction", "float_layers")
-"""What a target's table may say for itself."""
+"""Keys of the recipe that a target's table may override."""
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -92,32 +141,35 @@ def list_recipes() -> tuple[str, ...]:
 
 
 def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = None) -> Recipe:
-    """The recipe of this name or in this file; `rewrites` are the pass names that are valid, None for any.
+    """Load the recipe with this name or in this file. `rewrites` are the valid pass names; None accepts any.
 
-    Raises ProfileError if there is none or it isn't valid.
+    Raises ProfileError if it doesn't exist or isn't valid.
     """
     where, table = read_table("calibration", name_or_path, "recipe")
     return parse_recipe(table, where, rewrites)
 
 
 def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> Recipe:
-    """The recipe that a table holds as its TOML would, checked as `load_recipe` does; `where` is what messages name."""
+    """Build a recipe from a table and check it as `load_recipe` does. Messages name `where` as the table's source."""
     recipe = build(Recipe, table, where)
     for name, target in recipe.targets.items():
-        for rewrite in {each: None for row in (target, *target.on.values()) for each in row.rewrites}:
-            if rewrites is not None and rewrite not in rewrites:
-                raise ProfileError(f"{where}: [{name}] rewrites: {unknown(rewrite, rewrites, 'pass')}")
-    for rewrite in recipe.optional_rewrites:
-        if rewrites is not None and rewrite not in rewrites:
-            raise ProfileError(f"{where}: optional_rewrites: {unknown(rewrite, rewrites, 'pass')}")
+        for row in (target, *target.on.values()):
+            _check_rewrites(row.rewrites, rewrites, f"{where}: [{name}] rewrites")
+    _check_rewrites(recipe.optional_rewrites, rewrites, f"{where}: optional_rewrites")
     if recipe.equalization is not None and recipe.equalization > 1:
-        raise ProfileError(f"{where}: equalization is {recipe.equalization}: it takes a number above 0, up to 1.")
+        raise ProfileError(f"{where}: equalization is {recipe.equalization}", valid="a number above 0, up to 1")
     return recipe
 
 
+def _check_rewrites(names: Iterable[str], rewrites: Collection[str] | None, where: str) -> None:
+    for name in names:
+        if rewrites is not None and name not in rewrites:
+            raise unknown(name, rewrites, "pass", where)
+
+
 def recipe_for(model_name: str, rewrites: Collection[str] | None = None) -> Recipe:
-    """The shipped recipe whose longest pattern fits this model's name."""
+    """The shipped recipe with the longest pattern that matches this model's name."""
     name = model_name.rsplit("/", 1)[-1].lower()
-    recipes = [load_recipe(each, rewrites) for each in list_recipes()]
+    recipes = [load_recipe(recipe, rewrites) for recipe in list_recipes()]
     fits = [(len(pattern), r) for r in recipes for pattern in r.architectures if fnmatchcase(name, pattern)]
     return max(fits, key=lambda fit: fit[0])[1]

@@ -1,99 +1,98 @@
-"""The table of runtimes: everything that other rooms know about a runtime is an attribute of its row."""
+"""The table of runtimes. Everything that other rooms need to know about a runtime is an attribute of its row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 
 from edgekit.config.precisions import Scheme
-from edgekit.errors import UsageError
+from edgekit.errors import UsageError, as_sentences, did_you_mean
 
 COMPILER_DISTRIBUTIONS = ("torch", "torchao", "nncf", "timm")
-"""What every backend compiles with; a runtime's row has what its own backend needs besides."""
+"""Distributions that every backend compiles with. A runtime's row lists those that its own backend adds."""
 
 
 @dataclass(frozen=True)
 class FileLimit:
-    """The size that a model file has to stay below, and whether larger weights can go into another file."""
+    """The size limit of a model file, and whether larger weights can go into another file."""
 
     size_bytes: int
+    """Size in bytes that a model file has to stay below."""
     format: str
-    """The kind of file, as messages name it: "a TFLite file"."""
+    """Kind of file, as messages name it, such as "a TFLite file"."""
     external_data: bool = False
-    """The backend writes larger weights into a file beside the model; without it a larger model can't be compiled."""
+    """Whether the backend can write larger weights into a file beside the model; if not, a larger model fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """A runtime that edgekit compiles for. On the command line and in JSON it is called a target.
 
-    Its folder is edgekit/runtime/NAME. `engine` there is what the SDK runs and needs numpy and the runtime alone, as
-    `profiler` does, which tells the layers that ran in integer kernels; `backend` compiles and needs torch. They are
-    imported when they are needed.
+    Its folder is edgekit/runtime/NAME. The SDK runs `engine`; `profiler` finds the layers that ran in integer kernels.
+    Both import only numpy and the runtime. `backend` compiles and needs torch. Each is imported when it is needed.
     """
 
     name: str
-    """The name of the folder, of the extra in pyproject.toml, and of the table in a recipe."""
+    """Name of the folder, of the extra in pyproject.toml, and of the table in a recipe."""
     title: str
-    """The name that the runtime's own project uses."""
+    """Name that the runtime's own project uses."""
     model_suffix: str
-    """The suffix of a model file. No other runtime has it."""
+    """Suffix of a model file, unique to this runtime."""
     companion_suffixes: tuple[str, ...] = ()
-    """Suffixes, in place of `model_suffix`, of files that a model file may need beside it."""
+    """Suffixes of the files that a model file may need beside it. Each replaces `model_suffix`."""
     file_limit: FileLimit | None = None
-    """The limit of the model file's format, or None where no model comes near it."""
+    """Size limit of the model file's format, or None where no model comes near it."""
     import_names: tuple[str, ...]
-    """Modules of which the first that is installed runs the models."""
+    """Modules that can run the models. The first installed one is used."""
     distributions: tuple[str, ...]
-    """Distributions that bring such a module; edgekit installs the first, the others are alternatives to it."""
+    """Distributions that contain such a module. edgekit installs the first; the others are alternatives."""
     oldest_version: str
-    """The oldest version of the first distribution that works."""
+    """Oldest version of the first distribution that works."""
     excluded_version: str
-    """The first version of it that edgekit does not accept."""
+    """First newer version of that distribution that edgekit does not accept."""
     compiler_distributions: tuple[str, ...]
-    """Distributions that the backend imports, beside `COMPILER_DISTRIBUTIONS`."""
+    """Distributions that the backend imports in addition to `COMPILER_DISTRIBUTIONS`."""
     compiler_dependencies: tuple[str, ...] = ()
-    """Distributions that those bring, as far as they shape what the backend writes."""
+    """Dependencies of those distributions that influence what the backend writes."""
     schemes: tuple[Scheme, ...] = ("w8a8",)
     """INT8 schemes that the backend can compile."""
     session_options: tuple[str, ...] = ()
-    """Options of a manifest's `session` that the engine takes."""
+    """Options in a manifest's `session` that the engine accepts."""
     unused_files: tuple[str, ...] = ()
-    """Glob patterns, relative to site-packages, of files in the distribution that no model needs: devices drop them."""
+    """Glob patterns, relative to site-packages, of files that no model needs. Device set-up removes them."""
 
     @property
     def extra(self) -> str:
-        """The extra in pyproject.toml that installs it."""
+        """Extra in pyproject.toml that installs the runtime."""
         return self.name
 
     @property
     def requirement(self) -> str:
-        """What pip installs for it on a device, which is what the extra in pyproject.toml says."""
+        """Requirement that pip installs on a device, the same as in the extra in pyproject.toml."""
         return f"{self.distributions[0]}>={self.oldest_version},<{self.excluded_version}"
 
     @property
     def engine_module(self) -> str:
-        """The module with `Engine`."""
+        """Module that contains `Engine`."""
         return f"edgekit.runtime.{self.name}.engine"
 
     @property
     def backend_module(self) -> str:
-        """The module with `Backend`."""
+        """Module that contains `Backend`."""
         return f"edgekit.runtime.{self.name}.backend"
 
     @property
     def profiler_module(self) -> str:
-        """The module with `Profiler`."""
+        """Module that contains `Profiler`."""
         return f"edgekit.runtime.{self.name}.profiler"
 
 
 _rows: dict[str, Runtime] = {}
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(_rows)
-"""Every registered runtime by its name, in the order in which outputs list them."""
+"""Every registered runtime by name, in the order in which outputs list them."""
 
 
 def register(runtime: Runtime) -> None:
-    """Add a row to the table; ValueError if another runtime has its name or the suffix of its model files."""
+    """Add a row to the table; ValueError if another runtime has the same name or model suffix."""
     if runtime.name in _rows:
         raise ValueError(f"a runtime named '{runtime.name}' is registered already")
     if other := runtime_of_suffix(runtime.model_suffix):
@@ -102,17 +101,16 @@ def register(runtime: Runtime) -> None:
 
 
 def unregister(name: str) -> None:
-    """Remove a row from the table; KeyError if there is none of this name."""
+    """Remove a row from the table; KeyError if no runtime has this name."""
     del _rows[name]
 
 
 def find_runtime(name: str) -> Runtime:
-    """The runtime of this name, or a UsageError with the choices and the nearest of them."""
+    """The runtime with this name; UsageError with the valid names if it doesn't exist."""
     if name in RUNTIMES:
         return RUNTIMES[name]
-    near = get_close_matches(name, RUNTIMES, n=1, cutoff=0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UsageError(f"unknown target '{name}': valid targets are {', '.join(RUNTIMES)}.{hint} Use --target NAME.")
+    fix = as_sentences(did_you_mean(name, RUNTIMES), "Use --target NAME")
+    raise UsageError(f"unknown target '{name}'", valid=", ".join(RUNTIMES), fix=fix)
 
 
 def runtime_of_suffix(suffix: str) -> Runtime | None:
@@ -141,7 +139,7 @@ register(
         title="ONNX Runtime",
         model_suffix=".onnx",
         companion_suffixes=(".onnx.data",),
-        # A protobuf holds 2 GiB; the graph needs some of it.
+        # A protobuf can't exceed 2 GiB, and the graph takes some of that.
         file_limit=FileLimit(2_000_000_000, "a protobuf", external_data=True),
         import_names=("onnxruntime",),
         distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
@@ -166,9 +164,9 @@ register(
         excluded_version="3",
         compiler_distributions=("ai-edge-litert", "litert-torch", "flatbuffers"),
         compiler_dependencies=("litert-converter", "jax", "jaxlib"),
-        # Not w8: where inputs are float, the converter turns int8 weights back into float.
+        # Not w8: the converter expands INT8 weights back to float where activations are float.
         schemes=("w8a8",),
-        # Accelerators for graphics processors: 17 MB of 124 that nothing here loads.
+        # GPU accelerators: 17 MB of 124 MB, which nothing here loads.
         unused_files=("ai_edge_litert/libLiteRt*Accelerator.so",),
     )
 )
