@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo check lint test test-1 test-2 test-all test-all-1 test-all-2 build clean
+.PHONY: demo check lint docs figures test test-1 test-2 test-all test-all-1 test-all-2 build clean
 .DELETE_ON_ERROR:
 
 # The whole job on the model and images that edgekit ships.
@@ -11,13 +11,26 @@ demo: $(READY)
 	$(BIN)/edgekit demo
 
 # What CI runs.
-check: lint test-all
+check: lint docs test-all
 
 lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The documentation site in build/site. Dead links, pages outside of the navigation and figures that are out of date fail.
+docs: $(READY)
+	$(COG) --check --diff
+	$(BIN)/python -m mkdocs build --quiet
+
+# Writes the figures of the benchmarks' JSON into README and docs.
+figures: $(READY)
+	$(COG) -r
+
+# Each block calls a function of docs/generate/figures.py or models.py.
+COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import figures, models" README.md $(PAGES)
+PAGES = $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own; what each has to say comes when it ends.
 SHARED := build/tests

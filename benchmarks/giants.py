@@ -1,7 +1,7 @@
 """The leaderboard's giants through the whole job on this machine: memory, seconds, sizes, one latency.
 
     python -m benchmarks.giants --data imagenet-500.zip convnextv2_huge --targets openvino onnx tflite
-    python -m benchmarks.leaderboard --tables
+    make figures
 
 Each model and target is one `edgekit deploy` with seeded random weights. Its processes are looked at twice a
 second: `peak_bytes` is the most resident memory that all of them had together, what they share counted once (PSS), and

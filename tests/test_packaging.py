@@ -16,7 +16,7 @@ from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.environments import ROOT, find_python, new_environment, run
 
-EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "dev"}
+EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "docs", "dev"}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def test_the_sdist_holds_the_tests_and_the_documents(sdist: Path) -> None:
     assert sdist.name == f"edgekit_deploy-{__version__}.tar.gz"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    documents = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"}
-    assert documents | files_of(ROOT / "tests") <= names
+    documents = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt", "mkdocs.yml"}
+    assert documents | files_of(ROOT / "tests") | files_of(ROOT / "docs") <= names
 
 
 def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) -> None:

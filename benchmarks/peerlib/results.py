@@ -75,10 +75,14 @@ class Group:
         found: Row = self.ours["faster_than"][other["candidate"]][str(threads)]
         return found
 
+    def stock_static(self) -> list[Row]:
+        """INT8 of the stock tools, without the candidates that quantize activations as they run."""
+        stock = [row for row in self.rows if row["maker"] == "stock" and row["precision"] == "int8"]
+        return [row for row in stock if "dynamic" not in row["candidate"]]
+
     def stock_snr(self) -> float | None:
         """The best of the stock static INT8."""
-        stock = [row for row in self.rows if row["maker"] == "stock" and row["precision"] == "int8"]
-        return max((row["snr_db"] for row in stock if "dynamic" not in row["candidate"]), default=None)
+        return max((row["snr_db"] for row in self.stock_static()), default=None)
 
     def ship(self, threads: int) -> str:
         """int8 where it is faster than every float, interval included; otherwise float."""

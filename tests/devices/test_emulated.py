@@ -103,8 +103,8 @@ def test_every_bundle_on_the_other_board(demo_run: Path, boards: dict[str, Emula
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_commands_of_the_documentation(name: str, boards: dict[str, Emulated]) -> None:
-    """What docs/raspberry-pi.md says to run on the board; here one is root already."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "raspberry-pi.md").read_text(), re.DOTALL)
+    """What docs/how-to/raspberry-pi.md says to run on the board; here one is root already."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/raspberry-pi.md").read_text(), re.DOTALL)
     commands = "".join(blocks).replace("sudo ", "").splitlines()
     assert len(commands) >= 9
     with connect(boards[name].device()) as connection:

@@ -1,0 +1,113 @@
+"""Tables of the benchmarks' figures for README and docs, which cog writes into the Markdown: `make figures`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peerlib.results import Group
+from docs.generate.markdown import table
+from edgekit.config.runtimes import RUNTIMES
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+THREADS = 1
+TIMES = "×"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Peers:
+    """edgekit beside the stock tools, for one model on one runtime with one thread."""
+
+    model: str
+    runtime: str
+    """The title of the runtime's own project."""
+    weights: str
+    float_ms: float
+    """Latency of the fastest float in f32, edgekit's or the plain model's."""
+    int8_ms: float
+    speedup: float
+    """Latency of that float over the INT8 one's."""
+    speedup_ci95: tuple[float, float]
+    snr_db: float
+    agreement: float
+    """Share of images for which INT8 predicts torch's class."""
+    stock: str | None
+    """Name of the fastest static INT8 that a stock tool makes; None where each of them failed."""
+    stock_ms: float | None
+    stock_snr_db: float | None
+
+
+def peers(file: str) -> list[Peers]:
+    """What a JSON file of `benchmarks.peers` measured of edgekit's INT8, in its order."""
+    results = json.loads((BENCHMARKS / file).read_text(encoding="utf-8"))
+    groups = ((name, model, runtime) for name, model in results["models"].items() for runtime in RUNTIMES)
+    rows = (_peers(name, model, runtime) for name, model, runtime in groups)
+    return [row for row in rows if row is not None]
+
+
+def _peers(name: str, model: dict[str, Any], runtime: str) -> Peers | None:
+    """None where a bundle of edgekit's is missing."""
+    group, key = Group(model, runtime), str(THREADS)
+    best, ours = group.fastest(THREADS, "float"), group.ours
+    faster = group.faster(best, THREADS)
+    if best is None or ours is None or faster is None:
+        return None
+    low, high = faster["ci95"]
+    stock = min(group.stock_static(), key=lambda row: float(row["ms"][key]), default=None)
+    return Peers(
+        model=name,
+        runtime=RUNTIMES[runtime].title,
+        weights=model["weights"],
+        float_ms=best["ms"][key],
+        int8_ms=ours["ms"][key],
+        speedup=faster["ratio"],
+        speedup_ci95=(low, high),
+        snr_db=ours["snr_db"],
+        agreement=ours["agreement"],
+        stock=stock["candidate"] if stock else None,
+        stock_ms=stock["ms"][key] if stock else None,
+        stock_snr_db=stock["snr_db"] if stock else None,
+    )
+
+
+def peers_table(file: str, *models: str) -> str:
+    """The table of these models, or of all, and a caption with the machine that measured them."""
+    rows = [row for row in peers(file) if not models or row.model in models]
+    if missing := set(models) - {row.model for row in rows}:
+        raise LookupError(f"{file} has no figures of {', '.join(sorted(missing))}")
+    heads = (
+        "model (weights)", "runtime", "best float ms", "edgekit INT8 ms", "speedup", "fastest stock INT8 ms",
+        "SNR dB, edgekit / stock",
+    )  # fmt: skip
+    return f"{table(heads, map(_cells, rows))}\n\n{caption(file)}\n"
+
+
+def _cells(row: Peers) -> tuple[str, ...]:
+    stock = "–" if row.stock_ms is None else f"{row.stock_ms:.2f} ({row.stock})"  # noqa: RUF001
+    stock_snr = "–" if row.stock_snr_db is None else f"{row.stock_snr_db:.1f}"  # noqa: RUF001
+    return (
+        f"{row.model} ({row.weights})",
+        row.runtime,
+        f"{row.float_ms:.2f}",
+        f"{row.int8_ms:.2f}",
+        f"{row.speedup:.2f}{TIMES}",
+        stock,
+        f"{row.snr_db:.1f} / {stock_snr}",
+    )
+
+
+def caption(file: str) -> str:
+    """Where and with what the figures of a file were measured."""
+    results = json.loads((BENCHMARKS / file).read_text(encoding="utf-8"))
+    versions = results["versions"]
+    tools = ", ".join(f"{name} {versions[name]}" for name in ("openvino", "onnxruntime", "ai-edge-litert", "nncf"))
+    return (
+        f"{results['machine']['cpu']}, {THREADS} thread, {results['images']} images; {tools}. "
+        f"Every figure is in `benchmarks/{file}`."
+    )
+
+
+def figure(file: str, model: str, runtime: str) -> Peers:
+    """The figures of one model on one runtime, for a sentence that `cog.outl` writes."""
+    title = RUNTIMES[runtime].title
+    return next(row for row in peers(file) if (row.model, row.runtime) == (model, title))

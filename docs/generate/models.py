@@ -1,0 +1,158 @@
+"""Tables of the models that were tried, from the benchmarks' JSON, which cog writes into docs/concepts/models.md."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmarks.peerlib.results import Group
+from benchmarks.rows import read_rows
+from docs.generate.figures import BENCHMARKS
+from docs.generate.markdown import code, plain, table
+from edgekit.config.recipes import recipe_for
+from edgekit.config.runtimes import RUNTIMES
+
+NOTHING = "–"  # noqa: RUF001
+Status = Literal["measured", "does not fit", "failed", "not run yet"]
+FULL_SIZE = {
+    "CoCa, 91.0 %": "open_clip:coca_ViT-L-14",
+    "Model soups with BASIC-L, 90.98 %": "coatnet_7_224",
+    "Model soups with ViT-G/14, 90.94 %": "vit_gigantic_patch14_224",
+    "DaViT-Giant, 90.4 %": "davit_giant",
+    "ConvNeXt V2-Huge, 88.9 %": "convnextv2_huge",
+}
+"""The published systems with the best top-1 on ImageNet, and the model that each of them is in edgekit."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a model on one runtime."""
+
+    status: Status
+    agreement: float | None = None
+    """Share of images for which INT8 predicts the class that torch's float network predicts."""
+    snr_db: float | None = None
+    """Signal-to-noise ratio of the INT8 logits."""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.status != "measured":
+            return f"{self.status}: {self.reason}" if self.reason else self.status
+        snr = "" if self.snr_db is None else f", {self.snr_db:.1f} dB"
+        return f"{_percent(self.agreement or 0.0)}{snr}"
+
+
+@dataclass(frozen=True)
+class TriedModel:
+    """A model that a benchmark ran."""
+
+    name: str
+    recipe: str
+    params: int | None
+    side: int | None
+    """Input side in pixels."""
+    weights: str
+    benchmark: str
+    """The module in `benchmarks` that ran it, which is also the anchor of its section on the page."""
+    outcomes: Mapping[str, Outcome]
+    """By runtime."""
+
+
+def tried_models() -> list[TriedModel]:
+    """Every model that a benchmark's JSON has, and the full-size ones that none has run."""
+    return [*_of_peers(), *_of_leaderboard(), *_of_giants()]
+
+
+def _of_peers() -> Iterator[TriedModel]:
+    models = json.loads((BENCHMARKS / "peers.json").read_text(encoding="utf-8"))["models"]
+    others = json.loads((BENCHMARKS / "peers_xeon.json").read_text(encoding="utf-8"))["models"]
+    for name, model in (models | {name: others[name] for name in others.keys() - models.keys()}).items():
+        ours = {runtime: Group(model, runtime).ours for runtime in RUNTIMES}
+        outcomes = {
+            runtime: Outcome("measured", row["agreement"], row["snr_db"]) if row else Outcome("failed")
+            for runtime, row in ours.items()
+        }
+        recipe, side = model["recipe"], model["input"][0]
+        yield TriedModel(name, recipe, model["params"], side, model["weights"], "peers", outcomes)
+
+
+def _of_leaderboard() -> Iterator[TriedModel]:
+    rows = read_rows(BENCHMARKS / "leaderboard.json")
+    for name in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == name]
+        outcomes = {row["target"]: Outcome("measured", row["agreement"], row["snr_db"]) for row in own}
+        first = own[0]
+        recipe, params, side = first["recipe"], first["params"], first["input"]
+        yield TriedModel(name, recipe, params, side, "random", "leaderboard", outcomes)
+
+
+def _of_giants() -> Iterator[TriedModel]:
+    rows = read_rows(BENCHMARKS / "giants.json")
+    for name in dict.fromkeys((*(row["model"] for row in rows), *FULL_SIZE.values())):
+        own = [row for row in rows if row["model"] == name]
+        facts: dict[str, Any] = next((row for row in own if "bundles" in row), {})
+        outcomes = {row["target"]: _giant(row) for row in own}
+        recipe = recipe_for(name).name
+        yield TriedModel(name, recipe, facts.get("params"), facts.get("input"), "random", "giants", outcomes)
+
+
+def _giant(row: dict[str, Any]) -> Outcome:
+    if "refused" in row:
+        return Outcome("does not fit", reason=" ".join(row["refused"]))
+    (bundle,) = (each for each in row["bundles"] if each["precision"] == "int8")
+    if bundle["verdict"] == "error":
+        return Outcome("failed", reason="; ".join(bundle["reasons"]))
+    return Outcome("measured", bundle["agreement"])
+
+
+def models_table() -> str:
+    """A line for each model and benchmark: INT8 on each runtime, with a link to how it was run."""
+    heads = ("model", "recipe", "size", "weights", *(each.title for each in RUNTIMES.values()), "run by")
+    return table(heads, map(_model_cells, tried_models())) + "\n"
+
+
+def _model_cells(model: TriedModel) -> tuple[str, ...]:
+    size = [] if model.params is None else [f"{model.params / 1e6:,.1f} M", f"{model.side} px"]
+    outcomes = (str(model.outcomes.get(runtime, Outcome("not run yet"))) for runtime in RUNTIMES)
+    link = f"[{model.benchmark}](#{model.benchmark})"
+    return code(model.name), code(model.recipe), ", ".join(size) or NOTHING, model.weights, *outcomes, link
+
+
+def systems_table() -> str:
+    """Which model stands for each published system, and how far it was run."""
+    by_name = {model.name: model for model in _of_giants()}
+    rows = [(plain(system), code(name), _progress(by_name[name])) for system, name in FULL_SIZE.items()]
+    return table(("system, published top-1", "model", "full size, random weights"), rows) + "\n"
+
+
+def _progress(model: TriedModel) -> str:
+    done = [RUNTIMES[name].title for name, outcome in model.outcomes.items() if outcome.status == "measured"]
+    return f"measured with {', '.join(done)}" if done else "not run yet"
+
+
+def giants_table() -> str:
+    """Memory, time and size of the full-size models."""
+    heads = (
+        "model", "runtime", "INT8 MB", "peak GiB to make it", "CPU s to make it", "MACs in int8", "p50 ms",
+        "peak GiB to run it",
+    )  # fmt: skip
+    rows = [row for row in read_rows(BENCHMARKS / "giants.json") if "bundles" in row]
+    return table(heads, [_giant_cells(row, each) for row in rows for each in row["bundles"]]) + "\n"
+
+
+def _giant_cells(row: dict[str, Any], bundle: dict[str, Any]) -> tuple[str, ...]:
+    share = bundle["int8_share_of_macs"]
+    return (
+        f"{code(row['model'])}, {row['params'] / 1e6:,.0f} M, {row['input']} px",
+        RUNTIMES[row["target"]].title,
+        f"{bundle['size_bytes'] / 1e6:,.0f}",
+        f"{row['peak_bytes'] / 2**30:.1f}",
+        f"{row['cpu_seconds']:,.0f}",
+        NOTHING if share is None else _percent(share, 1),
+        f"{bundle['p50_ms']:,.0f}",
+        f"{bundle['run_peak_bytes'] / 2**30:.1f}",
+    )
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"

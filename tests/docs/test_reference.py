@@ -1,0 +1,117 @@
+"""The reference: nothing that the code has is missing from it."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from docs.generate import commands, report, settings
+from docs.generate.errors import error_sections
+from docs.generate.fields import fields_of
+from docs.generate.markdown import anchor, plain, table
+from docs.generate.parts import PARTS, fill
+from edgekit.config.device_classes import DeviceClass
+from edgekit.config.recipes import Recipe, TargetRecipe
+from edgekit.errors import error_names
+from edgekit.report import load_report, report_schema
+from edgekit.report.row import all_figures
+from tests.helpers.tiny import ROOT
+
+
+def test_every_command_has_a_page_with_each_of_its_parameters() -> None:
+    pages = commands.pages()
+    every = commands.all_commands()
+    assert {("deploy",), ("demo",), ("doctor",), ("devices", "add"), ("devices", "clean")} <= every.keys()
+    for words, command in every.items():
+        page = pages[commands.path_of(words)]
+        assert page.startswith(f"# edgekit {' '.join(words)}\n")
+        for parameter in command.params:
+            is_option = parameter.param_type_name == "option"
+            shown = parameter.opts[0] if is_option else commands.usage_of(parameter)
+            assert f"`{shown}`" in page, (words, shown)
+
+
+def test_options_are_grouped_by_their_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = commands.all_commands()["demo",]
+    option = next(each for each in demo.params if each.name == "threads")
+    monkeypatch.setattr(option, "rich_help_panel", "Speed")
+    monkeypatch.setattr(commands, "all_commands", lambda: {("demo",): demo})
+    (page,) = commands.pages().values()
+    before, panel, after = page.partition("## Speed\n")
+    assert panel
+    assert "`--threads`" not in before
+    assert "`--threads`" in after
+
+
+def test_an_option_shows_its_default_once() -> None:
+    demo = commands.all_commands()["demo",]
+    rows = {
+        option.opts[0]: commands.option_row(option) for option in demo.params if option.name in ("warmup", "target")
+    }
+    assert rows["--warmup"][2] == "`20`"
+    assert rows["--target"][2] == "all"
+    assert "default" not in rows["--target"][1]
+
+
+def test_every_error_has_an_anchor_with_cause_and_cure() -> None:
+    sections = error_sections().split("\n## ")[1:]
+    assert [section.partition("\n")[0] for section in sections] == list(error_names())
+    abstract = {"EdgekitError", "InputError", "StageError"}
+    for section in sections:
+        name = section.partition("\n")[0]
+        assert ("**Cause:** " in section and "**Cure:** " in section) or name in abstract, name
+    assert anchor("BundleError") == "bundleerror"
+
+
+def test_every_field_of_the_report_is_described() -> None:
+    documented = [field for section in report.sections().values() for field in section.fields]
+    assert not [field.path for field in documented if not field.meaning]
+    paths = {field.path for field in documented}
+    assert {f"results[].{figure.path}" for figure in all_figures()} <= paths
+
+
+def test_the_reference_has_every_object_of_the_schema() -> None:
+    assert {cls.__name__ for cls in report.sections()} == report_schema()["$defs"].keys()
+
+
+def test_the_example_is_a_report_of_this_version() -> None:
+    assert load_report(report.EXAMPLE).results
+
+
+def test_the_examples_of_figures_are_from_the_report() -> None:
+    documented = {field.path: field for section in report.sections().values() for field in section.fields}
+    row = load_report(report.EXAMPLE).results[0]
+    assert documented["results[].size_bytes"].example == f"`{row.size_bytes}`"
+    assert row.latency_ms
+    assert documented["results[].latency_ms.p50"].example == f"`{row.latency_ms.p50}`"
+    assert documented["results[].latency_ms.p50"].unit == "ms"
+
+
+@pytest.mark.parametrize("cls", [Recipe, TargetRecipe, DeviceClass])
+def test_every_key_of_a_settings_file_is_described(cls: type[Any]) -> None:
+    described = fields_of(cls)
+    assert [field.name for field in described] == [field.name for field in fields(cls)]
+    assert not [field.name for field in described if not field.description]
+
+
+def test_a_key_shows_what_it_takes_and_its_default() -> None:
+    lines = settings.recipe_keys().splitlines()
+    (scheme,) = (line for line in lines if line.startswith("| `scheme` "))
+    assert scheme.split(" | ")[1:3] == ["`w8a8` or `w8`", '`"w8a8"`']
+    (name,) = (line for line in lines if line.startswith("| `name` "))
+    assert name.split(" | ")[1:3] == ["string", "required"]
+
+
+def test_every_generated_part_is_on_a_page() -> None:
+    pages = "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    assert [name for name in PARTS if f"<!-- generate: {name} -->" not in pages] == []
+
+
+def test_a_page_that_asks_for_an_unknown_part_is_refused() -> None:
+    with pytest.raises(KeyError, match="no such part"):
+        fill("# Page\n\n<!-- generate: no such part -->\n")
+
+
+def test_text_of_the_code_stays_what_it_is_in_markdown() -> None:
+    assert plain("--output <DIR> & `<b>`") == "--output &lt;DIR&gt; &amp; `<b>`"
+    assert table(["a"], [["b|c"]]).splitlines()[-1] == "| b\\|c |"
