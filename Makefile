@@ -22,7 +22,7 @@ lint: $(READY)
 # The documentation site in build/site. Dead links, pages outside of the navigation and figures that are out of date fail.
 docs: $(READY)
 	$(COG) --check --diff
-	$(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # Writes the figures of the benchmarks' JSON into README and docs.
 figures: $(READY)
