@@ -21,16 +21,16 @@ lint: $(READY)
 
 # The documentation site in build/site. Dead links, pages outside of the navigation and figures that are out of date fail.
 docs: $(READY)
-	$(COG) --check --diff
+	$(COG) --check --diff --verbosity=0 $(PAGES)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # Writes the figures of the benchmarks' JSON into README and docs.
 figures: $(READY)
-	$(COG) -r
+	$(COG) -r --verbosity=1 $(PAGES)
 
 # Each block calls a function of docs/generate/figures.py or models.py.
-COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import figures, models" README.md $(PAGES)
-PAGES = $(shell find docs -name '*.md')
+COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import figures, models"
+PAGES = README.md $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own; what each has to say comes when it ends.
 SHARED := build/tests

@@ -1,6 +1,6 @@
 """Cuts real reports down to the example in the reference: `python -m docs.generate.example REPORT.json ...`.
 
-What the first report leaves empty comes from the next one that has it, so that as many fields as possible have an example.
+What the first report leaves empty comes from the next one that has it, so that nearly every field has an example.
 """
 
 import json
