@@ -1,4 +1,4 @@
-"""Canaries: what edgekit uses of other projects beyond their public interface is still there, and still needed."""
+"""Canaries: other projects' private interfaces that edgekit uses still exist and are still needed."""
 
 import inspect
 import io
@@ -29,7 +29,10 @@ Backend().compile(export_graph(torch.nn.Conv2d(3, 4, 3), [1, 3, 8, 8]), Path(sys
 
 
 def run_alone(code: str, *arguments: str, home: Path) -> str:
-    """Standard output of a fresh process outside of CI, where telemetry is off by itself, with `home` as its home."""
+    """Run code in a fresh process with `home` as its home, and return its stdout.
+
+    The variables that CI sets are removed, because telemetry turns itself off there.
+    """
     env = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     done = subprocess.run(command, env=env | {"HOME": str(home)}, check=True, capture_output=True, text=True)
@@ -42,10 +45,10 @@ def test_importing_edgekit_leaves_telemetry_to_the_application(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("first", ["import openvino_telemetry", "pass"])
-def test_no_library_reports_what_edgekit_does(tmp_path: Path, first: str) -> None:
-    """NNCF replaces its telemetry by itself under pytest, so only a process of its own shows what edgekit does.
+def test_no_library_reports_the_use_of_edgekit(tmp_path: Path, first: str) -> None:
+    """NNCF turns off its telemetry under pytest, so the test needs a separate process to see edgekit's effect.
 
-    A telemetry client creates the folder `intel` in the home, with an ID, before it sends anything.
+    Before it sends anything, a telemetry client creates the folder `intel` with an ID in the home.
     """
     run_alone(f"{first}\n{COMPILES}", str(tmp_path), home=tmp_path)
     assert (tmp_path / "model.xml").exists()
@@ -54,7 +57,7 @@ def test_no_library_reports_what_edgekit_does(tmp_path: Path, first: str) -> Non
 
 @pytest.mark.parametrize("library", ["openvino", "nncf"])
 def test_hiding_telemetry_is_still_needed_and_enough(tmp_path: Path, library: str) -> None:
-    """The client is replaced by one that records it was made: the real one would send from here."""
+    """The real client would send data from here, so a fake one replaces it and records that it was created."""
     code = """
 import sys, types
 made = []
@@ -97,11 +100,11 @@ def test_coatnet_7_is_registered_once(recwarn: pytest.WarningsRecorder) -> None:
     entry = timm.model_entrypoint("coatnet_7_224")
     register_coatnet_7()
     assert timm.model_entrypoint("coatnet_7_224") is entry
-    assert not recwarn.list, "timm warns of a name that is registered twice"
+    assert not recwarn.list, "timm warns if a name is registered twice"
 
 
 def test_litert_torch_has_no_rewriter_for_paddings_yet() -> None:
-    """`register_padding` leaves one of the converter's own in place: then edgekit's can go."""
+    """`register_padding` leaves a rewriter of the converter in place. Once there is one, edgekit's can be deleted."""
     from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
 
     from edgekit.compat.litert_torch import PAD, pad_channels_last, register_padding
@@ -165,8 +168,8 @@ def test_torch_operations_that_write_into_their_input() -> None:
     assert out_of_place(len) is None
 
 
-def test_fake_tensors_go_with_a_graphs_real_weights() -> None:
-    """torch's own choice of mode refuses them: where it doesn't any more, `fake_tensors` can go."""
+def test_fake_tensors_work_with_a_graph_s_real_weights() -> None:
+    """torch's default mode refuses them. Once it accepts them, `fake_tensors` can be deleted."""
     import torch
     from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
@@ -194,7 +197,9 @@ def test_an_exported_graph_is_loaded_without_running_its_code(monkeypatch: pytes
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     file = io.BytesIO()
     torch.save(_Harmful(), file)
-    assert "weights_only" not in inspect.signature(torch.export.load).parameters, "it has an argument for it now"
+    assert "weights_only" not in inspect.signature(torch.export.load).parameters, (
+        "torch.export.load has an argument for it now"
+    )
     for before in (None, "0"):
         monkeypatch.delenv(name, raising=False) if before is None else monkeypatch.setenv(name, before)
         file.seek(0)
@@ -233,21 +238,21 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
         torch.testing.assert_close(tower(image)[0], wanted)
 
 
-def test_nncf_s_quantizer_takes_what_edgekit_gives_it() -> None:
+def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:
     from edgekit.compat.nncf import RangeEstimatorParametersSet, quantize_pt2e
 
-    given = {
+    arguments = {
         "subset_size",
         "fast_bias_correction",
         "smooth_quant",
         "activations_range_estimator_params",
         "fold_quantize",
     }
-    assert given <= inspect.signature(quantize_pt2e).parameters.keys()
+    assert arguments <= inspect.signature(quantize_pt2e).parameters.keys()
     assert all(hasattr(RangeEstimatorParametersSet, name) for name in ("HISTOGRAM", "MINMAX", "MEAN_MINMAX"))
 
 
-def test_torchao_s_specification_is_what_edgekit_fills_in() -> None:
+def test_torchao_s_specification_has_the_fields_that_edgekit_sets() -> None:
     from edgekit.compat.torchao import QuantizationAnnotation, QuantizationSpec, Quantizer
 
     fields = ["dtype", "observer_or_fake_quant_ctr", "quant_min", "quant_max", "qscheme", "ch_axis"]
@@ -259,7 +264,7 @@ def test_torchao_s_specification_is_what_edgekit_fills_in() -> None:
 
 
 def optimized(path: Path, disabled: list[str], nodes: list[Any], constants: Mapping[str, Any], shape: list[int]) -> Any:
-    """The operations that ONNX Runtime makes of `nodes`, a graph from "x" float32 `shape` to "y"."""
+    """Optimize `nodes`, a graph from "x" float32 `shape` to "y", with ONNX Runtime. Returns operations and domains."""
     import onnxruntime
 
     tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -295,7 +300,7 @@ def test_onnx_runtime_s_optimizers_have_these_names(tmp_path: Path, optimizer: s
         shape, constants = [1, 16, 8, 8], {"w": np.ones((16, 16, 3, 3), np.float32)}
         nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     names = [set.union(*optimized(tmp_path / "m.onnx", off, nodes, constants, shape)) for off in ([], [optimizer])]
-    with_it, without_it = ({name.rpartition(".")[2] for name in each} for each in names)
+    with_it, without_it = ({name.rpartition(".")[2] for name in operations} for operations in names)
     assert fused in with_it
     assert fused not in without_it
 

@@ -1,16 +1,16 @@
-"""What edgekit uses of other projects beyond their public interface, one module per project.
+"""Uses of other projects' private or experimental interfaces, one module per project.
 
-Each module or function says what is private, which versions it was checked with, and why edgekit needs it. A canary
-test in tests/test_compat.py fails when the other project changes what edgekit relies on. This package imports
-nothing: each module imports its project, so only code that needs the project imports the module.
+Each module or function documents what is private, which versions it was checked with, and why edgekit needs it. A
+canary test in tests/test_compat.py fails if the other project changes what edgekit relies on. This package itself
+imports nothing. Each module imports its project, so only code that needs the project imports the module.
 
-Some dependencies are on text or names rather than on Python attributes. They stay where they are used:
+Some code depends on text or names rather than on Python attributes. It stays where it is used:
 
 - `runtime/tflite/litert.py` calls LiteRT's C library through ctypes, and parses the table that its profiler prints.
 - `profiler.py` of each runtime recognizes integer kernels by the names that the runtime's optimizer gives them, and
   `runtime/onnx/onnx_file.py` finds a node's origin by the suffix of its name. Their canaries, and LiteRT's, are the
   profiles of real models in tests/runtime/test_profiling.py.
 - `runtime/onnx/fusion.py` writes the operation `MatMulIntegerToFloat` of ONNX Runtime's own domain `com.microsoft`.
-- `runtime/onnx/backend.py` and `runtime/onnx/profiler.py` disable optimizers of ONNX Runtime by name, which silently
-  ignores a name that it doesn't know.
+- `runtime/onnx/backend.py` and `runtime/onnx/profiler.py` disable optimizers of ONNX Runtime by name. ONNX Runtime
+  silently ignores unknown names.
 """

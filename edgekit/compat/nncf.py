@@ -1,6 +1,6 @@
 """NNCF, imported without telemetry, and its experimental quantizer of torch.fx graphs.
 
-Checked with nncf 3.4. The quantizer is in a module named experimental, so pyproject.toml pins one minor release.
+Checked with nncf 3.4. The quantizer's module is named experimental, so pyproject.toml pins one minor release.
 """
 
 from edgekit.compat.telemetry import hidden_telemetry

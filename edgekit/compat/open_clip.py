@@ -1,4 +1,4 @@
-"""open_clip: image towers without the rest of their model. The library is passed in, as it is an optional extra."""
+"""open_clip: image towers without the rest of the model. Callers pass the library, which is an optional extra."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from torch import nn
 
 
 def build_vision_tower(library: Any, config: Mapping[str, Any]) -> nn.Module:
-    """The untrained image tower of a model's configuration, on torch's default device.
+    """Build the untrained image tower of a model's configuration on torch's default device.
 
-    Checked with open_clip_torch 3.3. `_build_vision_tower` is private; the public `create_model` builds all towers,
-    and those of a CoCa take twice the memory of its image tower.
+    Checked with open_clip_torch 3.3. `_build_vision_tower` is private. The public `create_model` builds all towers,
+    which for a CoCa need twice the memory of the image tower.
     """
     tower: nn.Module = library.model._build_vision_tower(
         config["embed_dim"], dict(config["vision_cfg"]), bool(config.get("quick_gelu"))
@@ -21,10 +21,10 @@ def build_vision_tower(library: Any, config: Mapping[str, Any]) -> nn.Module:
 
 @torch.no_grad()
 def keep_first_query(visual: nn.Module) -> None:
-    """Keep only the first of the pooling queries, in place, where the others don't reach the logits.
+    """Drop all pooling queries but the first, in place, if the others don't influence the logits.
 
-    Checked with open_clip_torch 3.3. The names `attn_pool`, `attn_pool_contrastive`, `pool_type` and `query` are those
-    of its VisionTransformer: a CoCa pools with 256 queries, and a classifier uses the first of them.
+    Checked with open_clip_torch 3.3. Its VisionTransformer has the attributes `attn_pool`, `attn_pool_contrastive`,
+    `pool_type` and `query`. A CoCa pools with 256 queries, and a classifier uses only the first.
     """
     pool: Any = getattr(visual, "attn_pool", None)
     if pool is not None and visual.attn_pool_contrastive is None and visual.pool_type == "tok":

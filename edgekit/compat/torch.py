@@ -1,4 +1,4 @@
-"""torch: the types of its operations and fake tensors, and loading an exported graph without pickle."""
+"""torch: the types of operations and fake tensors, and loading an exported graph without pickle."""
 
 import os
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ _lock = Lock()
 def out_of_place(target: Any) -> OpOverload | None:
     """The operation `aten.relu` for the in-place `aten.relu_`, with the same overload; None for any other target.
 
-    Checked with torch 2.13. The type of an operation is only in the private module `torch._ops`, and torch.export
-    keeps operations that write into their input, which edgekit's rewrites don't handle.
+    Checked with torch 2.13, where only the private module `torch._ops` has the type of an operation. edgekit needs it
+    because torch.export keeps operations that write into their input, which edgekit's rewrites don't handle.
     """
     if not isinstance(target, OpOverload):
         return None
     _, name, overload = str(target).split(".")
     if not name.endswith("_"):
         return None
-    found: OpOverload = getattr(getattr(ops.aten, name[:-1]), overload)
-    return found
+    operation: OpOverload = getattr(getattr(ops.aten, name[:-1]), overload)
+    return operation
 
 
 def fake_tensors() -> FakeTensorMode:
-    """The mode in which torch computes shapes and dtypes without values; constants of the graph may be real tensors.
+    """The mode in which torch computes shapes and dtypes without values. Constants of the graph may be real tensors.
 
-    Checked with torch 2.13. `FakeTensorProp` is public and takes this mode, whose class is in `torch._subclasses`; the
-    mode that it makes by itself refuses a graph's real weights.
+    Checked with torch 2.13. `FakeTensorProp` is public and accepts this mode, whose class is in the private module
+    `torch._subclasses`. The mode that it creates by default refuses a graph's real weights.
     """
     return FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -42,8 +42,9 @@ def fake_tensors() -> FakeTensorMode:
 def weights_only_loads() -> Iterator[None]:
     """Let every `torch.load` inside the block read tensors only, so that a file can't run code.
 
-    Checked with torch 2.13, whose `torch.export.load` passes `weights_only=False` and has no argument for it. torch
-    reads an environment variable for that, so the block holds for all threads; blocks of two threads take turns.
+    Checked with torch 2.13, whose `torch.export.load` passes `weights_only=False` and has no argument to change that.
+    The block sets an environment variable that torch reads, so it affects all threads, and blocks of two threads take
+    turns.
     """
     with _lock:
         before = os.environ.get(_FORCE)

@@ -1,4 +1,4 @@
-"""torchao's PT2E quantizer, in which edgekit says where it wants Q/DQ, and which NNCF's quantizer reads.
+"""torchao's PT2E quantizer, which edgekit subclasses to place Q/DQ and which NNCF's quantizer reads.
 
 Checked with torchao 0.18. The modules have no stable interface and moved twice between torch and torchao, so
 pyproject.toml pins one minor release.

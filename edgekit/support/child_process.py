@@ -1,7 +1,7 @@
 """Child processes that run Python code of edgekit.
 
-A child imports the very packages that its parent has, and nothing from the folder that the user happens to be in: a
-json.py there would replace the standard library's. What a child's libraries print goes to the parent's `library_log`.
+A child imports the same packages as its parent, and nothing from the current folder, where a json.py would replace the
+standard library's. The output of a child's libraries goes to the parent's `library_log`.
 """
 
 import os
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 SAFE_PATH = "PYTHONSAFEPATH"
-"""The environment variable that acts as the option -P does, for children whose command line is not ours."""
+"""Environment variable with the effect of Python's option -P, for children that libraries start."""
 
 
 def run_python(arguments: Sequence[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments to its end, both streams captured as text.
+    """Run Python with these arguments until it exits, and capture both streams as text.
 
-    Raises subprocess.TimeoutExpired after `timeout` seconds; an exit status other than 0 raises nothing. Its stderr is
-    noted in the `library_log` too.
+    Raises subprocess.TimeoutExpired after `timeout` seconds, and nothing for an exit status other than 0. Its stderr is
+    also appended to the `library_log`.
     """
-    said: str | bytes | None = None
-    end = "it took too long"
+    stderr: str | bytes | None = None
+    end = "timed out"
     try:
         done = subprocess.run(
             _command(arguments), capture_output=True, text=True, timeout=timeout, check=False, env=_environment()
         )
-        said, end = done.stderr, f"exit status {done.returncode}"
+        stderr, end = done.stderr, f"exit status {done.returncode}"
     except subprocess.TimeoutExpired as error:
-        said = error.stderr
+        stderr = error.stderr
         raise
     finally:
-        text = said.decode(errors="replace") if isinstance(said, bytes) else said or ""
+        text = stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr or ""
         library_log.note(f"python {shlex.join(arguments)}: {end}", text)
     return done
 
@@ -47,7 +47,7 @@ def run_python(arguments: Sequence[str], timeout: float | None = None) -> subpro
 def start_python(
     arguments: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})
 ) -> "subprocess.Popen[str]":
-    """Start Python with these arguments and more environment variables, stdin and stdout being pipes of text."""
+    """Start Python with these arguments and additional environment variables. stdin and stdout are text pipes."""
     return subprocess.Popen(
         _command(arguments),
         stdin=subprocess.PIPE,
@@ -58,8 +58,8 @@ def start_python(
 
 
 def spawn(target: Callable[..., object], arguments: Sequence[Any]) -> "BaseProcess":
-    """Start a fresh process that calls `target`: a forked one would share threads and connections with this one."""
-    import multiprocessing  # the device's agent has no use for it
+    """Start a fresh process that calls `target`. A forked one would share threads and connections with this one."""
+    import multiprocessing  # the agent on a device doesn't need it
 
     process = multiprocessing.get_context("spawn").Process(target=target, args=tuple(arguments))
     with child_environment():
@@ -69,7 +69,7 @@ def spawn(target: Callable[..., object], arguments: Sequence[Any]) -> "BaseProce
 
 @contextmanager
 def child_environment() -> Iterator[None]:
-    """Let every Python that any library starts inside the block be a child as those that this module starts."""
+    """Give every Python that a library starts inside the block the environment that this module gives its children."""
     wanted = {SAFE_PATH: "1", **library_log.environment()}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

@@ -1,4 +1,4 @@
-"""Write files so that an interruption leaves the old content or the new, never a part."""
+"""Write files so that an interruption leaves either the old or the new content, never a part of it."""
 
 import json
 import os
@@ -12,26 +12,26 @@ from edgekit.errors import OutputError
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside and rename; OutputError if that can't be done."""
+    """Write a temporary file and rename it to `path`; OutputError if that fails."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with writing(path):
         replace_text(path, text)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write UTF-8 beside and rename: readers see the old file or the new one. Raises OSError."""
+    """Write a temporary file in UTF-8 and rename it, so that readers see the old or the new file. Raises OSError."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` for a new file or folder, which takes the place of `path` when the block ends.
+    """Yields a temporary path beside `path` for a new file or folder, which replaces `path` when the block ends.
 
-    If the block raises, or the rename does, what was written is removed and what stood at `path` is there again. A
-    killed process leaves `.NAME.tmp-PID` or `.NAME.old-PID` behind. Raises OSError.
+    If the block or the rename raises, the new file or folder is removed and the old one is restored. A killed process
+    leaves `.NAME.tmp-PID` or `.NAME.old-PID` behind. Raises OSError.
     """
-    beside, old = (path.with_name(f".{path.name}.{what}-{os.getpid()}") for what in ("tmp", "old"))
+    beside, old = (path.with_name(f".{path.name}.{role}-{os.getpid()}") for role in ("tmp", "old"))
     _remove(beside)
     try:
         yield beside
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _swap(beside: Path, path: Path, old: Path) -> None:
-    """Put one folder in another's place. No system call does that in one step, unless the other is empty."""
+    """Replace one folder with another. No system call does that in one step, unless the old folder is empty."""
     _remove(old)
     try:
         path.rename(old)
@@ -64,11 +64,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into OutputError."""
+    """Turn errors of the file system into OutputError."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(
-            f"can't write '{path}': {reason}. Make room, or choose another place with --output DIR."
-        ) from error
+        fix = "Free some space, or choose another folder with --output DIR"
+        raise OutputError(f"can't write '{path}': {reason}", fix=fix) from error

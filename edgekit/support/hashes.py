@@ -13,9 +13,9 @@ def file_sha256(path: Path) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 of values that JSON can hold, in hexadecimal: the key under which a result that depends on them is kept.
+    """SHA-256 of values in hexadecimal, used as the key of a stored result that depends on them.
 
     The order of a mapping's keys makes no difference, and tuples count as lists. Raises TypeError for a value that JSON
-    can't hold, because its text could differ from one process to the next.
+    can't represent, because its text could differ between processes.
     """
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Ctrl-C that can't get lost.
+"""Handle Ctrl-C reliably.
 
-C++ that calls back into Python swallows a KeyboardInterrupt or makes another error of it, and then the work would go
-on. So the signal is also noted, and whoever ends a piece of work looks at the note.
+C++ code that calls back into Python swallows a KeyboardInterrupt or turns it into another error, and the work would
+continue. The signal handler therefore also records the signal, and every piece of work checks the record when it ends.
 """
 
 import signal
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
 
-_came = False
+_received = False
 
 
 @contextmanager
 def noting() -> Iterator[None]:
-    """Note Ctrl-C while inside. Does nothing in another thread, or where a shell made the process ignore it."""
-    global _came
-    _came = False
+    """Record Ctrl-C inside the block. Does nothing in another thread, or if the process ignores the signal."""
+    global _received
+    _received = False
     if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
@@ -30,7 +30,7 @@ def noting() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A piece of work: if Ctrl-C came meanwhile it ends in KeyboardInterrupt, whatever the work made of that."""
+    """Re-raise KeyboardInterrupt if Ctrl-C arrived inside the block, even if the block swallowed it."""
     try:
         yield
     except Exception:
@@ -40,12 +40,12 @@ def interruptible() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C came."""
-    if _came:
+    """Raise KeyboardInterrupt if Ctrl-C was recorded."""
+    if _received:
         raise KeyboardInterrupt
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    global _came
-    _came = True
+    global _received
+    _received = True
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Importing heavy libraries when they are needed, and keeping them quiet while they work."""
+"""Import heavy libraries when they are needed, silence them while they work, and translate their errors."""
 
 import contextlib
 import importlib
@@ -17,7 +17,7 @@ from edgekit.support.distribution import install_command
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """For import statements: a missing package is a MissingExtraError, and what libraries print is kept off."""
+    """Wraps import statements: a missing package raises MissingExtraError, and the libraries' output is silenced."""
     try:
         with quiet():
             yield
@@ -29,16 +29,16 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def import_needed(module: str, extra: str) -> ModuleType:
-    """The module of this name, or MissingExtraError when a package that it imports is missing."""
+    """Import the module with this name; MissingExtraError if a package that it imports is missing."""
     with needs(extra):
         return importlib.import_module(module)
 
 
 class LibraryErrors:
-    """Turns what another project's library raises inside the block into an error of edgekit's.
+    """Turns exceptions of a third-party library inside the block into errors of edgekit.
 
-    The block holds direct calls of the library and nothing else. Libraries call edgekit back, and what that code
-    raises is a mistake of ours: it passes as it is, as EdgekitErrors and the types in `passing` do.
+    The block should contain nothing but direct calls of the library. If the library calls edgekit back and that code
+    raises, the mistake is ours, so the exception passes unchanged, like EdgekitErrors and the types in `passing`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LibraryErrors:
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an exception passed through edgekit's code on its way to the block, whose frame is the first."""
+    """Whether an exception came through edgekit's own code. The first frame is the block's and doesn't count."""
     trace = trace.tb_next if trace else None
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "edgekit":
@@ -69,27 +69,27 @@ def _is_ours(trace: TracebackType | None) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libraries' warnings, log lines, bars and what their C++ parts print off both streams.
+    """Silence libraries on both streams: their warnings, log lines, progress bars and the output of their C++ code.
 
-    edgekit's own progress has a descriptor of its own. While a run folder is open, what is printed goes to its
-    `library_log`; elsewhere it is discarded. Descriptors belong to the process: use it in one thread at a time. It may
-    be nested.
+    edgekit's own progress uses a separate descriptor. While a run folder is open, the libraries' output goes to its
+    `library_log`; otherwise it is discarded. Descriptors belong to the process, so only one thread at a time may use
+    this. Blocks may be nested.
     """
     _flush()
     before = logging.root.manager.disable
-    kept = os.dup(1), os.dup(2)
+    streams = os.dup(1), os.dup(2)
     elsewhere = library_log.descriptor()
     try:
         logging.disable(logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # sys.stdout and sys.stderr stay: loggers that libraries set up meanwhile hold on to them.
+            # Don't replace sys.stdout and sys.stderr: loggers that libraries set up meanwhile keep a reference to them.
             os.dup2(elsewhere, 1)
             os.dup2(elsewhere, 2)
             yield
     finally:
         _flush()
-        for number, descriptor in enumerate(kept, start=1):
+        for number, descriptor in enumerate(streams, start=1):
             os.dup2(descriptor, number)
             os.close(descriptor)
         os.close(elsewhere)
@@ -98,12 +98,14 @@ def quiet() -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # full disk, closed pipe: shown where it is written again
+        with contextlib.suppress(OSError, ValueError):  # full disk or closed pipe: the next write reports it
             stream.flush()
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that says something: OpenVINO starts with places in its source."""
+    """The first informative line of a message. OpenVINO's messages start with locations in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not re.match(r"Exception from \S+:\d+:$|Check '.*' failed at ", line)]
-    return telling[0] if telling else type(error).__name__
+    informative = [
+        line for line in lines if line and not re.match(r"Exception from \S+:\d+:$|Check '.*' failed at ", line)
+    ]
+    return informative[0] if informative else type(error).__name__

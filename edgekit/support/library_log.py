@@ -1,4 +1,4 @@
-"""The file that keeps what libraries print while a run folder is open, and their last words where they abort."""
+"""The log of libraries' output while a run folder is open, including the last lines of a process that aborts."""
 
 import os
 from collections.abc import Iterator
@@ -6,18 +6,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = "library-output.log"
-"""Name of the file inside the hidden folder of a run."""
+"""Name of the log file inside a run's hidden folder."""
 VARIABLE = "EDGEKIT_LIBRARY_LOG"
-"""Environment variable that tells child processes the file of their parent; nobody else needs to set it."""
+"""Environment variable that passes the path of the log to child processes. Users don't need to set it."""
 MOST_BYTES = 16 << 20
-"""Size from which the file is begun anew: several commands may work in one run folder, one after the other."""
+"""Size in bytes above which the next command starts a new file. Several commands may use one run folder in turn."""
 
 _file: Path | None = None
 
 
 @contextmanager
 def kept_in(file: Path) -> Iterator[None]:
-    """Append everything that is kept off both streams inside the block to `file`."""
+    """Append all output that is silenced inside the block to `file`."""
     global _file
     with suppress(OSError):
         if file.stat().st_size > MOST_BYTES:
@@ -30,29 +30,29 @@ def kept_in(file: Path) -> Iterator[None]:
 
 
 def current() -> Path | None:
-    """The file that is written now; None if no run folder is open, here or in the process that started this one."""
+    """The current log file; None if no run folder is open, neither here nor in the parent process."""
     if _file is not None:
         return _file
     return Path(os.environ[VARIABLE]) if VARIABLE in os.environ else None
 
 
 def environment() -> dict[str, str]:
-    """What a child process needs to write the same file."""
+    """Environment variables with which a child process writes to the same file."""
     file = current()
     return {} if file is None else {VARIABLE: str(file)}
 
 
 def descriptor() -> int:
-    """A new descriptor that appends to the file, or else one of the null device. The caller closes it."""
+    """Open a descriptor that appends to the log file, or to the null device if there is none. The caller closes it."""
     file = current()
     if file is not None:
-        with suppress(OSError):  # the disk may be full, or the folder gone
+        with suppress(OSError):  # the disk may be full, or the folder deleted
             return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     return os.open(os.devnull, os.O_WRONLY)
 
 
 def note(title: str, text: str = "") -> None:
-    """Append a line that says what follows, and the text. Does nothing where no file is written."""
+    """Append a heading and the text. Does nothing without a log file."""
     if current() is None:
         return
     lines = [f"== {title}", *text.splitlines()]

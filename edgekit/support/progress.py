@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, plain lines when piped, nothing when quiet."""
+"""Progress on stderr: bars on a terminal, plain lines in a pipe, nothing when quiet."""
 
 import os
 import threading
@@ -16,13 +16,13 @@ Step = Callable[[], None]
 
 
 class Reporter:
-    """Says what goes on. `say` for a line, `stage` for counted work."""
+    """Reports progress: `say` prints a line, `stage` shows counted work, `warn` prints a warning."""
 
     def __init__(self, quiet: bool = False) -> None:
-        # A device has no rich: there a subclass sends what is said to the host.
+        # Devices don't have rich; a subclass forwards messages to the host.
         console = import_needed("rich.console", "cli")
         self.quiet = quiet
-        # Its own descriptor: libraries are kept off the process's streams while they work.
+        # A separate descriptor, because `quiet` silences the process's streams while libraries work.
         own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", closefd=True)
         self.console = console.Console(file=own, soft_wrap=True, highlight=False)
         weakref.finalize(self, own.close)
@@ -37,15 +37,15 @@ class Reporter:
     def warn(self, message: str, error: Exception | None = None) -> None:
         """Print a warning even when quiet.
 
-        The traceback of the error behind it is noted in the `library_log`, which the warning then names, and is printed
-        where `--traceback` wants that.
+        The traceback of `error`, its cause, goes to the `library_log`, whose path the warning adds. With `--traceback`,
+        it is printed too.
         """
         if error is None:
             self._print(f"warning: {message}")
             return
         library_log.note(message, tracebacks.text_of(error))
         file = library_log.current()
-        self._print(f"warning: {message}" + (f" (what the libraries printed: {file})" if file else ""))
+        self._print(f"warning: {message}" + (f" (library output: {file})" if file else ""))
         if tracebacks.wanted():
             self._print(tracebacks.text_of(error))
 
@@ -54,7 +54,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
-        """Yields a function to call after each of `total` pieces of work; without a total it only shows time."""
+        """Yields a function to call after each of `total` pieces of work. Without a total, only the time is shown."""
         library_log.note(title)
         show = self._bar if self.console.is_terminal and not self.quiet else self._line
         with show(title, total) as step, interruptible():
@@ -68,7 +68,7 @@ class Reporter:
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Step]:
-        """A bar; stages that are open at once, in several threads, share one display."""
+        """Show a bar. Stages that several threads open at the same time share one display."""
         start = time.monotonic()
         with self._lock:
             if self._progress is None:
@@ -81,7 +81,7 @@ class Reporter:
             if total is None:
                 progress.update(task, total=1, completed=1)
             with self._lock:
-                if self._shown > 1:  # else the bar itself stays
+                if self._shown > 1:  # the last bar stays on the screen
                     self._print(_line_of(title, total, start))
         finally:
             with self._lock:
@@ -106,5 +106,5 @@ def _display(console: Any) -> Any:
             return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.fields["counted"] and task.total else "")
 
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn()]
-    # Streams stay as they are: redirected ones would show what libraries print, quiet or not.
+    # rich must not redirect the streams, because it would then show libraries' output even when they are silenced.
     return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)

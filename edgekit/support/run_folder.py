@@ -1,4 +1,4 @@
-"""The folder of a run: claimed once, written beside-and-rename, and what makes the same command go on."""
+"""Run folders: locked by one process, written atomically, with the state that lets the same command resume."""
 
 import json
 import os
@@ -17,40 +17,44 @@ from edgekit.support.files import write_json, writing
 from edgekit.support.tracebacks import text_of
 
 STATE = ".edgekit"
-"""Folder inside a run: marks it as one, and keeps what a resumed command reuses."""
+"""Folder inside a run that marks it as one and stores the results that a resumed command reuses."""
 LOCK = "lock"
-"""File in that folder. The process that works in the run holds a lock on it; the operating system frees the lock of a
+"""File in that folder that the process working in the run has locked. The operating system releases the lock of a
 process that was killed."""
 LEFTOVERS = (f"{STATE}/build-*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
-"""What a killed process can leave behind."""
+"""Glob patterns of the files that a killed process can leave behind."""
+
+
+VALID_OUTPUT = "a folder that is new, empty or an earlier run"
+OTHER_OUTPUT = "Choose another folder with --output DIR"
 
 
 class RunFolder:
-    """A run's output folder, held by one process."""
+    """A run's output folder, locked by one process."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.state = path, path / STATE
 
     def remember(self, name: str, key: str, value: Any) -> None:
-        """Keep a JSON value for a command that is resumed with the same key."""
+        """Store a JSON value for a resumed command that asks for the same key."""
         write_json(self.state / f"{name}.json", {"key": key, "value": value})
 
     def recall(self, name: str, key: str) -> Any:
-        """What `remember` kept under this name and key, or None."""
+        """The value that `remember` stored under this name and key, or None."""
         try:
-            kept = json.loads((self.state / f"{name}.json").read_text("utf-8"))
+            stored = json.loads((self.state / f"{name}.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        return kept.get("value") if isinstance(kept, dict) and kept.get("key") == key else None
+        return stored.get("value") if isinstance(stored, dict) and stored.get("key") == key else None
 
     def forget(self) -> None:
-        """The run is complete: the next one measures again."""
-        for each in self.state.glob("row-*.json"):
-            each.unlink()
+        """Delete the stored rows of a completed run, so that the next run measures again."""
+        for row in self.state.glob("row-*.json"):
+            row.unlink()
 
     @contextmanager
     def workspace(self, name: str) -> Iterator[Path]:
-        """A folder inside the run that is gone afterwards."""
+        """A temporary folder inside the run, deleted when the block ends."""
         folder = self.state / f"build-{name}-{os.getpid()}"
         try:
             with writing(folder):
@@ -62,11 +66,11 @@ class RunFolder:
 
 @contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:
-    """Claim `path` as a run folder until the block ends; OutputError as `check_output` says, or if it is in use.
+    """Lock `path` as a run folder until the block ends; OutputError as in `check_output`, or if it is in use.
 
-    What libraries print meanwhile is kept in its `library_log`.
+    The output of libraries inside the block goes to the run's `library_log`.
     """
-    from filelock import FileLock, Timeout  # a device reads bundles through this module and has no filelock
+    from filelock import FileLock, Timeout  # devices import this module to read bundles, and don't have filelock
 
     check_output(path)
     run = RunFolder(path)
@@ -76,11 +80,10 @@ def open_run(path: Path) -> Iterator[RunFolder]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise OutputError(
-                f"another edgekit command is working in '{path}': wait for it, or choose another with --output DIR."
-            ) from None
+            fix = "Wait until it ends, or choose another folder with --output DIR"
+            raise OutputError(f"another edgekit command is using '{path}'", fix=fix) from None
     try:
-        for left in (each for pattern in LEFTOVERS for each in path.glob(pattern)):
+        for left in (file for pattern in LEFTOVERS for file in path.glob(pattern)):
             with writing(left):
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         with library_log.kept_in(run.state / library_log.NAME):
@@ -95,22 +98,20 @@ def open_run(path: Path) -> Iterator[RunFolder]:
 
 
 def check_output(path: Path) -> None:
-    """Raise OutputError unless `path` is new, empty or a run already, and can be written. Writes nothing."""
+    """Raise OutputError unless `path` is new, empty or an earlier run, and writable. Writes nothing."""
     with writing(path):
         _check_output(path)
 
 
 def _check_output(path: Path) -> None:
     if path.exists() and not path.is_dir():
-        raise OutputError(f"the output '{path}' is a file: give a folder with --output DIR.")
-    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+        raise OutputError(f"the output '{path}' is a file", valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not place.is_dir():
-        raise OutputError(f"the output '{path}' lies in '{place}', a file: give a folder with --output DIR.")
+        raise OutputError(f"the output '{path}' is inside '{place}', a file", valid=VALID_OUTPUT, fix=OTHER_OUTPUT)
     if not os.access(place, os.W_OK | os.X_OK):
-        raise OutputError(f"can't write '{path}': '{place}' is read-only. Choose another place with --output DIR.")
+        raise OutputError(f"can't write '{path}': '{place}' is read-only", fix=OTHER_OUTPUT)
     if path.is_dir() and not (path / STATE).is_dir() and any(path.iterdir()):
-        some = ", ".join(sorted(each.name for each in path.iterdir())[:3])
-        raise OutputError(
-            f"the output folder '{path}' holds something else ({some}): it must be new, empty or an earlier run. "
-            "Choose another with --output DIR."
-        )
+        some = ", ".join(sorted(file.name for file in path.iterdir())[:3])
+        problem = f"the output folder '{path}' contains files that aren't from edgekit ({some})"
+        raise OutputError(problem, valid=VALID_OUTPUT, fix=OTHER_OUTPUT)

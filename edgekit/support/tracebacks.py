@@ -1,4 +1,4 @@
-"""Tracebacks, for those who look for the cause of an error: `--traceback` on the command line shows them."""
+"""Tracebacks, which the option `--traceback` shows to users who look for the cause of an error."""
 
 import traceback
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _wanted = False
 
 @contextmanager
 def shown(wanted: bool) -> Iterator[None]:
-    """Show the traceback of every error that is reported inside the block, if `wanted`."""
+    """If `wanted`, show the traceback of every error that is reported inside the block."""
     global _wanted
     before, _wanted = _wanted, wanted
     try:
@@ -20,10 +20,10 @@ def shown(wanted: bool) -> Iterator[None]:
 
 
 def wanted() -> bool:
-    """Whether tracebacks are shown."""
+    """Whether tracebacks are to be shown."""
     return _wanted
 
 
 def text_of(error: BaseException) -> str:
-    """The traceback of an error and of every error that it came from."""
+    """The traceback of an error and of its causes."""
     return "".join(traceback.format_exception(error)).rstrip()

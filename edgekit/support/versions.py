@@ -1,4 +1,4 @@
-"""Comparing releases. The SDK needs nothing but numpy, Pillow and a runtime, so it can't count on `packaging`."""
+"""Compare releases. The SDK depends only on numpy, Pillow and a runtime, so it can't use `packaging`."""
 
 import re
 
@@ -6,7 +6,7 @@ import re
 def release(version: str, parts: int = 5) -> tuple[int, ...]:
     """The first `parts` numbers of a version, padded with zeros: (3, 13) of "3.13.5rc1" for 2 parts.
 
-    Pre-releases count as the release that they lead to. The tuple is empty where the version starts with no number.
+    Pre-releases count as the release that they lead to. The tuple is empty if the version doesn't start with a number.
     """
     numbers = re.match(r"\d+(\.\d+)*", version)
     if numbers is None:

@@ -300,31 +300,31 @@ def test_a_model_that_cannot_be_traced(
     assert "Traceback" not in err
 
 
-def test_an_output_that_holds_something_else(deploy: Fails, photos: Path, tmp_path: Path) -> None:
+def test_an_output_with_other_files(deploy: Fails, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
     message = deploy("--data", photos, output=tmp_path / "mine")
-    assert "holds something else (thesis.tex): it must be new, empty or an earlier run" in message
-    assert [each.name for each in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    assert "(thesis.tex)" in message
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def test_an_output_that_is_a_file(deploy: Fails, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    assert "is a file: give a folder with --output DIR" in deploy("--data", photos, output=tmp_path / "file")
+    assert f"the output '{tmp_path / 'file'}' is a file" in deploy("--data", photos, output=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_read_only_output(deploy: Fails, photos: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "disc", "ro,size=1m") as disc:
         message = deploy("--data", photos, output=disc / "run")
-        assert f"can't write '{disc / 'run'}': '{disc}' is read-only. Choose another place" in message
+        assert f"can't write '{disc / 'run'}': '{disc}' is read-only" in message
 
 
 def test_an_output_that_is_in_use(deploy: Fails, photos: Path, tmp_path: Path) -> None:
     from edgekit.support.run_folder import open_run
 
     with open_run(tmp_path / "run"):
-        assert "another edgekit command is working in" in deploy("--data", photos, output=tmp_path / "run")
+        assert "another edgekit command is using" in deploy("--data", photos, output=tmp_path / "run")
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])

@@ -1,4 +1,4 @@
-"""Child processes have their parent's packages, and none from the folder that the user is in."""
+"""Child processes import their parent's packages, and nothing from the current folder."""
 
 import os
 import time
@@ -57,7 +57,7 @@ def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) 
 
 
 @pytest.mark.parametrize("before", [None, "", "1"])
-def test_child_environment_is_taken_back(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_environment_is_restored(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SAFE_PATH, raising=False)
     if before is not None:
         monkeypatch.setenv(SAFE_PATH, before)
@@ -66,19 +66,19 @@ def test_child_environment_is_taken_back(before: str | None, monkeypatch: pytest
     assert os.environ.get(SAFE_PATH) == before
 
 
-def test_litert_s_profiler_runs_wherever_the_user_is(make_bundle: MakeBundle, hostile_folder: Path) -> None:
-    found = profile(read_bundle(make_bundle("tflite")), threads=1, runs=1)
-    assert found.method.startswith("LiteRT's own profiler")
+def test_litert_s_profiler_runs_in_any_folder(make_bundle: MakeBundle, hostile_folder: Path) -> None:
+    report = profile(read_bundle(make_bundle("tflite")), threads=1, runs=1)
+    assert report.method.startswith("LiteRT's own profiler")
 
 
-def test_doctor_judges_the_installed_package(hostile_folder: Path) -> None:
+def test_doctor_tries_the_installed_package(hostile_folder: Path) -> None:
     assert _dies("numpy") is None
 
 
 def test_every_child_is_started_in_one_place() -> None:
-    """Another call of sys.executable would be a child without -P: start it with edgekit.support.child_process."""
+    """A child that another file starts with sys.executable would lack -P: use edgekit.support.child_process."""
     package = Path(edgekit.__file__).parent
     users = [path for path in package.rglob("*.py") if "sys.executable" in path.read_text("utf-8")]
-    # Sent to a device alone, for a bare Python 3.7.
+    # These run only on a device, in a bare Python 3.7.
     on_a_device = {path for path in users if "scripts" in path.parts or path.name == "probe.py"}
     assert {path.name for path in users if path not in on_a_device} == {"child_process.py"}

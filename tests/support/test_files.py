@@ -1,4 +1,4 @@
-"""Files and folders are replaced whole, or what stood there stays."""
+"""Files and folders are replaced completely, or the old ones stay."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from edgekit.support.files import replace_text, replacing
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir())
+    return sorted(file.name for file in folder.iterdir())
 
 
 def fill(folder: Path, content: str) -> None:
@@ -33,7 +33,7 @@ def test_a_folder_is_replaced(before: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
-def test_what_stood_there_stays_if_the_block_raises(raised: type[BaseException], tmp_path: Path) -> None:
+def test_the_old_one_stays_if_the_block_raises(raised: type[BaseException], tmp_path: Path) -> None:
     fill(tmp_path / "folder", "old")
     (tmp_path / "file").write_text("old")
 
@@ -50,10 +50,8 @@ def test_what_stood_there_stays_if_the_block_raises(raised: type[BaseException],
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_what_stood_there_stays_if_a_rename_fails(
-    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first rename puts the old folder aside, the second puts the new one in its place."""
+def test_the_old_one_stays_if_a_rename_fails(failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rename moves the old folder away, and the second moves the new one into its place."""
     path, count, rename = tmp_path / "it", 0, Path.rename
     fill(path, "old")
 
@@ -79,7 +77,7 @@ def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "inside").read_text() == "old"
 
 
-def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_replaced(tmp_path: Path) -> None:
     for left in ("tmp", "old"):
         fill(tmp_path / f".it.{left}-{os.getpid()}", "left")
     for content in ("first", "second"):
@@ -89,6 +87,6 @@ def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
     assert names(tmp_path) == ["it"]
 
 
-def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+def test_text_is_written_unchanged(tmp_path: Path) -> None:
     replace_text(tmp_path / "file", "é\r\n")
     assert (tmp_path / "file").read_bytes() == "é\r\n".encode()

@@ -1,4 +1,4 @@
-"""Keys of results: equal values have equal ones, in every process."""
+"""Digests used as keys of results: equal values have the same digest in every process."""
 
 import hashlib
 from pathlib import Path
@@ -15,10 +15,10 @@ def test_the_order_of_keys_makes_no_difference() -> None:
 
 def test_everything_else_does() -> None:
     values = [(), (1,), ("1",), (1, 2), ([1, 2],), (2, 1), (None,), ({"a": 1},), ({"a": 2},), ([1], [2]), ([1, 2], [])]
-    assert len({digest(*each) for each in values}) == len(values)
+    assert len({digest(*parts) for parts in values}) == len(values)
 
 
-def test_what_has_no_lasting_text_is_refused() -> None:
+def test_values_without_a_stable_text_are_refused() -> None:
     with pytest.raises(TypeError):
         digest("name", object())
 

@@ -1,4 +1,4 @@
-"""Ctrl-C is not lost, whatever a library makes of it."""
+"""Ctrl-C is not lost, even if a library swallows or replaces the exception."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from edgekit.support.interrupts import check, interruptible, noting
 
 
 @pytest.fixture(autouse=True)
-def handler_is_put_back() -> Iterator[None]:
+def handler_is_restored() -> Iterator[None]:
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with noting():  # forgets
+    with noting():  # clears the record
         pass
 
 
@@ -28,7 +28,7 @@ def test_raises_at_once() -> None:
         press()
 
 
-def test_swallowed_ones_show_at_the_end_of_the_work() -> None:
+def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
     ended = []
 
     def swallow() -> None:
@@ -41,7 +41,7 @@ def test_swallowed_ones_show_at_the_end_of_the_work() -> None:
     assert ended
 
 
-def test_one_that_became_another_error() -> None:
+def test_an_interrupt_that_became_another_error() -> None:
     def translate() -> None:
         try:
             press()
@@ -57,7 +57,7 @@ def test_other_errors_pass() -> None:
         raise ValueError("mine")
 
 
-def test_each_command_starts_anew() -> None:
+def test_each_command_starts_without_a_record() -> None:
     with noting(), contextlib.suppress(KeyboardInterrupt):
         press()
     with pytest.raises(KeyboardInterrupt):
@@ -66,7 +66,7 @@ def test_each_command_starts_anew() -> None:
         check()
 
 
-def test_a_process_that_ignores_the_signal_goes_on_ignoring_it() -> None:
+def test_a_process_that_ignores_the_signal_keeps_ignoring_it() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with noting():

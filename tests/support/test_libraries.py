@@ -1,4 +1,4 @@
-"""Libraries are kept quiet, and both streams come back whatever happens."""
+"""Libraries are silenced, and both streams are restored in every case."""
 
 import json
 import os
@@ -31,7 +31,10 @@ def everything(word):
 
 
 def streams(code: str) -> tuple[list[str], list[str]]:
-    """Lines of stdout and stderr of Python code after EVERYTHING; pytest's own sys.stdout has no descriptor 1."""
+    """Run EVERYTHING and then `code`. Returns the lines of stdout and stderr.
+
+    The code needs a process of its own, because pytest's sys.stdout has no descriptor 1.
+    """
     done = subprocess.run([sys.executable, "-c", EVERYTHING + code], capture_output=True, text=True, check=False)
     return done.stdout.splitlines(), done.stderr.splitlines()
 
@@ -48,13 +51,15 @@ except BaseException as error:
 everything("after")
 """)
     caught = [f"caught {raised.split()[1]}"] if raised else []
-    assert sorted(out) == sorted([*caught, "print after", "C stdout after"])  # what Python keeps back comes later
+    assert sorted(out) == sorted(
+        [*caught, "print after", "C stdout after"]
+    )  # sorted, because Python's buffered output comes later
     assert [line for line in err if "after" in line][:3] == ["stderr after", "C stderr after", "log after"]
     assert any("warning after" in line for line in err)
     assert not any("inside" in line for line in err)
 
 
-def test_what_was_printed_before_is_kept() -> None:
+def test_output_from_before_the_block_is_not_lost() -> None:
     out, err = streams("""
 print("before", end="")
 with quiet():
@@ -75,7 +80,7 @@ print("after")
     assert (out, err) == (["after"], [])
 
 
-def test_descriptors_are_given_back() -> None:
+def test_descriptors_are_closed() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         with quiet():
@@ -83,11 +88,11 @@ def test_descriptors_are_given_back() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_import_needed_gives_the_module() -> None:
+def test_import_needed_returns_the_module() -> None:
     assert import_needed("json", "build").__name__ == "json"
 
 
-def test_missing_package_is_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_fixed_by_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wants_more.py").write_text("import surely_not_installed.inner")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError) as caught:
@@ -113,13 +118,13 @@ def refused(call: Callable[[], object], **more: Any) -> None:
         call()
 
 
-def test_what_a_library_raises_becomes_ours() -> None:
+def test_a_library_s_exception_becomes_an_error_of_edgekit() -> None:
     with pytest.raises(CompileError, match="refused: Expecting value") as caught:
         refused(lambda: json.loads(""))
     assert isinstance(caught.value.__cause__, json.JSONDecodeError)
 
 
-def test_errors_that_pass_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_that_pass_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.support.libraries.re", None)
     with pytest.raises(AttributeError):
         refused(lambda: json.loads("1", parse_int=lambda _: first_line(ValueError("x"))))

@@ -1,4 +1,4 @@
-"""Bars on a terminal, plain lines when piped, warnings always; libraries' noise never."""
+"""Progress shows bars on a terminal, plain lines in a pipe, warnings always, and libraries' output never."""
 
 import os
 import pty
@@ -29,7 +29,7 @@ print("result")
 
 
 def run_on_terminal(code: str) -> tuple[str, str]:
-    """(stdout, what the terminal shows as stderr) of Python code whose stderr is a terminal."""
+    """Run Python code whose stderr is a terminal. Returns its stdout and the text on the terminal."""
     leader, follower = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     with subprocess.Popen(
@@ -40,7 +40,7 @@ def run_on_terminal(code: str) -> tuple[str, str]:
         while True:
             try:
                 part = os.read(leader, 65536)
-            except OSError:  # Linux's way to say that the other side has closed
+            except OSError:  # Linux raises this when the other side has closed
                 break
             if not part:
                 break
@@ -84,16 +84,16 @@ def second():
         step(); timed.wait(); step()
 copying = threading.Barrier(2)
 threads = [threading.Thread(target=work) for work in (first, second)]
-[each.start() for each in threads]
-[each.join() for each in threads]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
 """
-"""Two devices: the second is still copying when the first is done with that, and still timing at the end."""
+"""Two devices. The second is still copying when the first has finished copying, and ends its timing last."""
 
 
 def test_stages_of_several_threads_share_a_display() -> None:
     _, shown = run_on_terminal(SEVERAL)
     assert "Traceback" not in shown
-    assert "pi4: copy: 0." in shown, "what ends while others go on becomes a line"
+    assert "pi4: copy: 0." in shown, "a stage that ends before the others becomes a line"
     assert "pi4: time: 2 in 0." in shown
     assert "pi5: time" in shown
     assert "2/2" in shown
@@ -124,7 +124,7 @@ def test_plain_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_quiet_says_warnings_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_only_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     reporter = Reporter(quiet=True)
     reporter.say("a line")
     with reporter.stage("export"):
@@ -133,13 +133,13 @@ def test_quiet_says_warnings_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == "warning: watch out\n"
 
 
-def test_a_stage_that_fails_is_not_said_to_be_done(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_that_fails_is_not_reported_as_done(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), Reporter().stage("export"):
         raise ValueError("broken")
     assert capfd.readouterr().err == ""
 
 
-def test_reporter_gives_its_descriptor_back() -> None:
+def test_a_reporter_closes_its_descriptor() -> None:
     before = set(os.listdir("/proc/self/fd"))
     reporter = Reporter()
     reporter.say("x")

@@ -1,4 +1,4 @@
-"""Versions in the many forms that packages, Python and glibc give them."""
+"""Versions in the forms that packages, Python and glibc use."""
 
 import pytest
 
