@@ -1,4 +1,4 @@
-"""Model sources: timm by name, `module:factory`, and checkpoint files, all as one `Network`.
+"""Loads networks from timm, open_clip, the user's own code and checkpoint files, all as one `Network`.
 
 Names are imported on first use, so that parsing arguments doesn't import torch.
 """
@@ -14,7 +14,7 @@ __all__ = ["Network", "load_network", "parse_model_args"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and timm when a network is asked for."""
+    """Import torch and timm only when a network is needed."""
     if name not in __all__:
         raise AttributeError(f"module 'edgekit.models' has no attribute '{name}'")
     from edgekit.models import network

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, renamed to the model's layout, fitted strictly."""
+"""Checkpoint files: reads them without running code, renames tensors to the model's layout and loads them strictly."""
 
 import argparse
 import hashlib
@@ -17,9 +17,9 @@ from edgekit.errors import WeightsError
 State: TypeAlias = dict[str, Tensor]
 Rename: TypeAlias = Callable[[State, nn.Module], State]
 
-# Where training scripts put the state dict; the averaged weights first, since published accuracies are theirs.
+# Keys under which training scripts store the state dict. Averaged weights come first: published accuracies are theirs.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
-# What DataParallel, torch.compile and Lightning put before every name.
+# Prefixes that DataParallel, torch.compile and Lightning put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SHOWN = 3
 
@@ -27,34 +27,44 @@ _SHOWN = 3
 def read_checkpoint(path: Path) -> State:
     """The tensors of a checkpoint file by name, in the file's own layout and dtypes.
 
-    `.safetensors`, or what torch.save wrote (read with weights_only=True: no code in it runs), plain or wrapped as
-    training scripts do; of averaged (EMA) and raw weights the averaged ones. Raises WeightsError when it can't be read.
+    Reads `.safetensors` and files of torch.save (with weights_only=True, so that no code in them runs), plain or
+    wrapped as training scripts do. Where a file has both averaged (EMA) and raw weights, the averaged ones are used.
+    Raises WeightsError if the file can't be read.
     """
     if not path.is_file():
-        state = "is a folder" if path.is_dir() else "doesn't exist"
-        raise WeightsError(f"weights file '{path}' {state}: give a checkpoint file, or 'random', with --weights")
-    found = _unwrap(_read_file(path))
-    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
-        inside = f"a dict with {_some(list(found))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
-        raise WeightsError(f"weights file '{path}' holds no tensors by name but {inside}: save model.state_dict()")
-    others = [name for name, value in found.items() if not _is_plain(value)]
+        problem = "is a folder" if path.is_dir() else "doesn't exist"
+        raise WeightsError(
+            f"weights file '{path}' {problem}",
+            valid="a checkpoint file, or `random`",
+            fix="Correct the path after `--weights`",
+        )
+    content = _unwrap(_read_file(path))
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        kind = f"a dict with {_some(list(content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise WeightsError(
+            f"weights file '{path}' contains {kind} instead of named tensors", fix="Save model.state_dict() to the file"
+        )
+    others = [name for name, value in content.items() if not _is_plain(value)]
     if others:
-        raise WeightsError(f"weights file '{path}' holds entries that aren't plain tensors: {_some(others)}")
-    return {str(name): value for name, value in found.items()}
+        raise WeightsError(
+            f"weights file '{path}' contains entries that aren't plain tensors: {_some(others)}",
+            fix="Save model.state_dict() alone to the file",
+        )
+    return {str(name): value for name, value in content.items()}
 
 
 def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | None = None) -> None:
-    """Load a checkpoint's tensors into a float32 module; other precisions are converted.
+    """Load a checkpoint's tensors into a float32 module, converting other precisions.
 
-    `rename` maps another layout's state dict to the module's; it is tried when the tensors don't fit as they are.
-    Raises WeightsError naming `path` when names, shapes or types don't fit.
+    `rename` maps the state dict of another layout to the module's; it is called only if the tensors don't fit as they
+    are. Raises WeightsError with `path` if names, shapes or types don't fit.
     """
     state = _strip_prefixes(state, module)
     if rename is not None and _shapes(state) != _shapes(module.state_dict()):
         state = _rename(state, module, rename, path)
     problems = _wrong_tensors(state, module)
     if not problems:
-        # Not strict only to collect the names for our own message: none may be missing or left over.
+        # strict=False only collects the names for our own message: missing or unexpected tensors are errors below.
         missing, unexpected = module.load_state_dict(state, strict=False)
         problems = _listed("missing", missing) + _listed("unexpected", unexpected)
     else:
@@ -62,17 +72,18 @@ def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | No
         problems += _listed("missing", [name for name in wanted if name not in state])
         problems += _listed("unexpected", [name for name in state if name not in wanted])
     if problems:
-        raise WeightsError(f"weights '{path}' don't fit the model: {'; '.join(problems)}.{_hint(state, module)}")
+        raise WeightsError(f"weights '{path}' don't fit the model: {'; '.join(problems)}", fix=_fix(state, module))
 
 
 def check_finite(module: nn.Module, source: str) -> None:
-    """Raise WeightsError naming the first tensor that holds NaN or infinity; `source` says whose weights they are."""
+    """Raise WeightsError with the first tensor that contains NaN or infinity; `source` names the weights."""
     for name, value in module.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             count = int((~torch.isfinite(value)).sum())
             raise WeightsError(
-                f"weights '{source}': tensor '{name}' holds NaN or infinity ({count} of {value.numel()} values): "
-                "the checkpoint is damaged or its training diverged, give another with --weights FILE"
+                f"tensor '{name}' of weights '{source}' contains NaN or infinity ({count} of {value.numel()} values): "
+                "the checkpoint is damaged or its training diverged",
+                fix="Choose another checkpoint with `--weights FILE`",
             )
 
 
@@ -85,13 +96,15 @@ def state_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _unwrap(found: Any) -> Any:
-    for _ in _WRAPPERS:  # a bound: a file may hold a dict that holds itself
-        inner = [found[key] for key in _WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(key), Mapping)]
+def _unwrap(content: Any) -> Any:
+    for _ in _WRAPPERS:  # bounded, because a dict in a file may contain itself
+        if not isinstance(content, Mapping):
+            break
+        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
         if not inner:
             break
-        found = inner[0]
-    return found
+        content = inner[0]
+    return content
 
 
 def _is_plain(value: object) -> bool:
@@ -102,51 +115,53 @@ def _read_file(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
-        # timm's and the ConvNeXt repository's training scripts save their arguments beside the weights. torch warns of
-        # forms of pickle that it may fail on; whether it does is told below.
+        # timm's and the ConvNeXt repository's training scripts save an argparse.Namespace beside the weights. torch
+        # warns of pickle formats that it may fail on; if it does fail, the error below reports it.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
-    # On damaged files torch's unpickler raises almost anything (EOFError, KeyError, struct.error, RuntimeError …).
+    # On damaged files torch's unpickler raises almost anything: EOFError, KeyError, struct.error, RuntimeError.
     except Exception as error:
         blocked = re.search(r"GLOBAL (\S+)", str(error))
         if blocked:
             raise WeightsError(
-                f"weights file '{path}' holds code or objects besides tensors ({blocked[1]}), which are never loaded: "
-                "save model.state_dict() alone, best as .safetensors"
+                f"weights file '{path}' contains code or objects besides tensors ({blocked[1]}), which edgekit never "
+                "loads",
+                fix="Save model.state_dict() alone, preferably as .safetensors",
             ) from error
-        # torch's own message is an essay on switching the protection off, with the cause at its end.
+        # torch's own message explains at length how to switch the protection off; the cause comes last.
         cause = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))
         reason = (cause[1] if cause else str(error).strip().split("\n")[0])[:200]
         raise WeightsError(
-            f"weights file '{path}' is not a checkpoint that can be read ({type(error).__name__}: {reason}): "
-            "give .safetensors, or a .pth, .pt or .bin that torch.save wrote"
+            f"weights file '{path}' can't be read as a checkpoint ({type(error).__name__}: {reason})",
+            valid="a .safetensors file, or a .pth, .pt or .bin file of torch.save",
+            fix="If the file was downloaded, download it again; otherwise save model.state_dict() to a new one",
         ) from error
 
 
 def _strip_prefixes(state: State, module: nn.Module) -> State:
     wanted = module.state_dict()
-    for prefix in _PREFIXES * 2:  # they nest in either order
+    for prefix in _PREFIXES * 2:  # prefixes nest in either order
         if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in wanted):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
 def _rename(state: State, module: nn.Module, rename: Rename, path: Path) -> State:
-    # Some renaming code reshapes Linear weights to 1x1 convolutions and fails on those of another model. Given as 1x1
-    # convolutions they need no reshaping, so the renaming finishes and the mismatch is reported by name.
+    # Some renaming code reshapes Linear weights to 1x1 convolutions, and fails on the weights of another model. Weights
+    # that are 1x1 convolutions already need no reshaping, so the renaming completes and we report the mismatch by name.
     convolutions = {name: v[..., None, None] if v.ndim == 2 else v for name, v in state.items()}
     for layout in (state, convolutions):
         try:
             return rename(dict(layout), module)
-        # The renaming code is the library's and presumes a file that fits: on others it looks up what isn't there.
+        # The library's renaming code assumes a file that fits, and looks up tensors that other files don't have.
         except (KeyError, IndexError, RuntimeError, ValueError):
             continue
         except (AttributeError, TypeError) as error:
             raise WeightsError(
-                f"the library's own code that renames the tensors of checkpoints failed on weights '{path}' "
-                f"({type(error).__name__}: {error}): it may have a mistake, or not know the layout of this file. Give "
-                "a checkpoint whose tensors have the names that the model gives them: save model.state_dict()"
+                f"the library's code that renames checkpoint tensors failed on weights '{path}' "
+                f"({type(error).__name__}: {error}): it may have a bug, or not support the layout of this file",
+                fix="Save model.state_dict(), so that the tensors have the model's own names",
             ) from error
     return state
 
@@ -159,37 +174,38 @@ def _wrong_tensors(state: State, module: nn.Module) -> list[str]:
     wanted = module.state_dict()
     common = [(name, state[name], wanted[name]) for name in wanted if name in state]
     shapes = [
-        f"{name}: file {list(given.shape)}, model {list(own.shape)}"
-        for name, given, own in common
-        if given.shape != own.shape
+        f"{name}: file {list(saved.shape)}, model {list(own.shape)}"
+        for name, saved, own in common
+        if saved.shape != own.shape
     ]
     kinds = [
-        f"{name}: file {given.dtype}, model {own.dtype}"
-        for name, given, own in common
-        if own.is_floating_point() and not given.is_floating_point()
+        f"{name}: file {saved.dtype}, model {own.dtype}"
+        for name, saved, own in common
+        if own.is_floating_point() and not saved.is_floating_point()
     ]
-    return _listed("of another shape", shapes) + _listed("of another type", kinds)
+    return _listed("with another shape", shapes) + _listed("with another type", kinds)
 
 
-def _hint(state: State, module: nn.Module) -> str:
-    """What to do when the file fits but for its number of classes."""
+def _fix(state: State, module: nn.Module) -> str:
+    """How to load the file if only the number of classes differs, or else how to find one that fits."""
+    other_checkpoint = "Choose a checkpoint of this very model, or correct MODEL and `--model-args`"
     wanted = module.state_dict()
     differing = [name for name in wanted.keys() | state.keys() if _shape(state, name) != _shape(wanted, name)]
     if not all(name in state and name in wanted for name in differing):
-        return ""
+        return other_checkpoint
     same_features = all(state[name].shape[1:] == wanted[name].shape[1:] for name in differing)
     classes = {tuple(state[name].shape[:1]) for name in differing}
     if not same_features or len(classes) != 1 or () in classes:
-        return ""
-    return f" Only the classifier differs: give --model-args num_classes={classes.pop()[0]}"
+        return other_checkpoint
+    return f"Only the classifier differs: add `--model-args num_classes={classes.pop()[0]}`"
 
 
 def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size | None:
     return state[name].shape if name in state else None
 
 
-def _listed(what: str, names: list[str]) -> list[str]:
-    return [f"{len(names)} {what} ({_some(names)})"] if names else []
+def _listed(description: str, names: list[str]) -> list[str]:
+    return [f"{len(names)} {description} ({_some(names)})"] if names else []
 
 
 def _some(names: Sequence[object]) -> str:

@@ -12,8 +12,9 @@ from torch import nn
 
 WIDTHS = (256, 512, 1024, 2048, 3072)
 DEPTHS = (4, 14, 8, 42, 2)
-"""Dai et al., arXiv 2106.04803, table of the larger models: stages 1 and 2 are MBConv, stage 3 is 8 MBConv and then 42
-transformer blocks at twice the width and the same resolution, stage 4 is 2 transformer blocks."""
+"""Blocks of each entry of WIDTHS, from the table of larger models in Dai et al., arXiv 2106.04803: stages 1 and 2 are
+MBConv; stage 3 is 8 MBConv, then 42 transformer blocks at twice the width and the same resolution; stage 4 is 2
+transformer blocks."""
 STEM = 192
 HEAD_WIDTH = 128
 
@@ -37,7 +38,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class CoAtNet7(MaxxVit):
-    """timm's MaxxVit with its third stage in two widths; a 1x1 convolution joins them, where the paper says nothing."""
+    """timm's MaxxVit with two widths in its third stage. A 1x1 convolution joins them; the paper doesn't say how."""
 
     def __init__(
         self, img_size: int | tuple[int, int] = 224, num_classes: int = 1000, drop_rate: float = 0.0, **kwargs: Any
@@ -66,11 +67,11 @@ class CoAtNet7(MaxxVit):
 
 
 def register_coatnet_7() -> None:
-    """Let timm build `coatnet_7_224` by its name; a second call changes nothing."""
+    """Register `coatnet_7_224` with timm, so that it can be built by name. Calling it again does nothing."""
     if not is_model("coatnet_7_224"):
         register_model(coatnet_7_224)
 
 
 def coatnet_7_224(pretrained: bool = False, **kwargs: Any) -> MaxxVit:
-    """CoAtNet-7 of BASIC-L, 2.44 G parameters. No weights of it are public."""
+    """CoAtNet-7 of BASIC-L, with 2.44 G parameters. Its weights are not public."""
     return build_model_with_cfg(CoAtNet7, "coatnet_7_224", pretrained, **kwargs)

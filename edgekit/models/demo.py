@@ -1,4 +1,4 @@
-"""The job that edgekit ships: a small ConvNeXt V2 trained on CIFAR-10, with images to calibrate and evaluate it on."""
+"""The demo job: a small ConvNeXt V2 trained on CIFAR-10, with its calibration and evaluation images."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -6,17 +6,18 @@ from pathlib import Path
 from edgekit.models.options import ModelOptions
 
 THREADS = 1
-"""Waking a second thread costs this small a network as much as it saves."""
+"""Threads of the demo: for a network this small, waking a second thread costs as much as it saves."""
 OUTPUT = Path("runs/demo")
+"""Default run folder of `edgekit demo`."""
 
 
 def assets() -> Path:
-    """The folder with the demo's weights, images and labels."""
+    """Folder with the demo's weights, images and labels."""
     return Path(str(files("edgekit") / "_assets" / "demo"))
 
 
 def demo_model(weights: str | None = None) -> ModelOptions:
-    """The demo's network with its own weights, or with other ones."""
+    """The demo's network with its own weights, or with those of a file."""
     return ModelOptions(
         name="convnextv2_atto",
         weights=weights or str(assets() / "convnextv2_cifar10.safetensors"),

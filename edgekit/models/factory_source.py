@@ -1,4 +1,4 @@
-"""`module:factory`: a classifier that the user's own code builds."""
+"""Models named `module:factory`: classifiers that the user's own code builds."""
 
 import importlib
 import sys
@@ -28,23 +28,26 @@ class FactorySource:
         return ":" in name
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
-        return parse_size(options.imgsz)  # an img_size among the model's arguments is the factory's own affair
+        return parse_size(options.imgsz)  # img_size in model_args belongs to the factory
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Import `module`, call `factory(**model_args)` and return its nn.Module in float32 on the CPU.
 
-        `module` is found in the current folder or wherever Python finds it; `factory` may be a class or a dotted name.
-        torch's seed is set for the call. The factory brings its own weights unless `weights` names a file. Raises
-        ModelError when the import or the call fails or gives no nn.Module; UsageError for random weights.
+        `module` is in the current folder or on Python's path; `factory` may be a class or a dotted name. torch is
+        seeded for the call. The network keeps the weights that the factory gives it unless `weights` names a file.
+        Raises ModelError if the import or the call fails or doesn't return an nn.Module, and UsageError for random
+        weights.
         """
         name, weights = options.name, options.weights
         if weights == "random":
             raise UsageError(
-                f"--weights random is for timm models: '{name}' brings its own weights, leave --weights out"
+                f"--weights random doesn't apply to '{name}', whose factory sets the weights",
+                valid="a checkpoint file",
+                fix="Leave out `--weights` to use the factory's weights",
             )
         with _current_folder_importable():
-            factory = _find(name)
-            torch.manual_seed(seed)  # here, since the import may draw random numbers, but only the first time
+            factory = _import_factory(name)
+            torch.manual_seed(seed)  # after the import, which may draw random numbers, but only the first time
             module = _call(name, factory, options.model_args)
         module = module.cpu().float()
         if weights is None:
@@ -54,50 +57,63 @@ class FactorySource:
         return LoadedModule(module, weights, file_sha256(path), None)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        """What `factory(**model_args)` gives."""
+        """Build the network with `factory(**model_args)`."""
         with _current_folder_importable():
-            return _call(options.name, _find(options.name), options.model_args)
+            return _call(options.name, _import_factory(options.name), options.model_args)
 
 
-def _find(name: str) -> Any:
+def _import_factory(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-        raise ModelError(f"model '{name}' is neither a timm name nor module:factory, such as my_models:build")
+        raise ModelError(
+            f"model '{name}' is neither a timm name nor module:factory",
+            valid="names such as convnextv2_atto or my_models:build",
+            fix="Correct the model's name",
+        )
     try:
         importlib.invalidate_caches()
-        found = importlib.import_module(module_name)
-    # Importing runs the user's code, which may raise anything, and must not end the process as if all were well.
+        module = importlib.import_module(module_name)
+    # Importing runs the user's code, which may raise anything, and whose SystemExit must not end edgekit successfully.
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"can't import '{module_name}' of model '{name}' ({type(error).__name__}: {error}): it must be in the "
-            "current folder or installed"
+            f"can't import '{module_name}' of model '{name}' ({type(error).__name__}: {error})",
+            fix="Run edgekit in the module's folder, or install the module",
         ) from error
     try:
-        return attrgetter(attribute)(found)
+        return attrgetter(attribute)(module)
     except AttributeError:
         raise ModelError(
-            f"module '{module_name}' ({getattr(found, '__file__', None)}) has no '{attribute}': check the name"
+            f"module '{module_name}' ({getattr(module, '__file__', None)}) has no '{attribute}'",
+            fix="Name a function or class of this module after the colon",
         ) from None
 
 
 def _call(name: str, factory: Any, model_args: ModelArgs) -> nn.Module:
     if not callable(factory) or isinstance(factory, nn.Module):
-        raise ModelError(f"'{name}' is a {type(factory).__name__}: name a function or class that builds the model")
+        raise ModelError(
+            f"'{name}' is a {type(factory).__name__}",
+            valid="a function or class that builds the model",
+            fix="Name one after the colon",
+        )
     try:
         module = factory(**model_args)
     except (Exception, SystemExit) as error:  # the user's code again
         raise ModelError(
-            f"'{name}' failed when called with {model_args} ({type(error).__name__}: {error}): check "
-            "--model-args, which are passed to it"
+            f"'{name}' failed when called with {model_args} ({type(error).__name__}: {error})",
+            fix="Correct `--model-args`, which are the arguments of the call, or the factory",
         ) from error
     if not isinstance(module, nn.Module):
-        raise ModelError(f"'{name}' returned a {type(module).__name__}: it must return a torch.nn.Module")
+        raise ModelError(
+            f"'{name}' returned a {type(module).__name__}",
+            valid="a torch.nn.Module",
+            fix="Return the module from the factory",
+        )
     return module
 
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Put the current folder first on sys.path, as `python -m` does."""
+    """Put the current folder first on sys.path inside the block, as `python -m` does."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:

@@ -1,4 +1,4 @@
-"""Running a network that may not run."""
+"""Runs a network whose code may fail."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from edgekit.errors import ModelError
 
 
 def run(module: nn.Module, images: Tensor) -> Any:
-    """`module(images)`, with whatever it raises as a ModelError that names the shape."""
+    """Return `module(images)`; any exception of its code becomes a ModelError with the images' shape."""
     try:
         return module(images)
-    # A network may raise anything on a size that it wasn't made for.
+    # A network may raise anything on an input size that it doesn't support.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"the model can't run on images {list(images.shape)} ({type(error).__name__}: {reason}): check --imgsz and "
-            "--model-args"
+            f"the model can't run on images {list(images.shape)} ({type(error).__name__}: {reason})",
+            fix="Correct `--imgsz` or `--model-args`",
         ) from error

@@ -1,4 +1,4 @@
-"""timm's published weights: fetched into the hub's own cache, or an error that says how to bring them."""
+"""Downloads published weights into the hub's cache; an error explains how to get the file another way."""
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
@@ -11,14 +11,14 @@ _TIMEOUT_S = 5.0
 
 
 def fetch(config: PretrainedCfg) -> None:
-    """Bring a model's published weights into the cache that timm reads; does nothing when they are there.
+    """Download a model's published weights into the cache that timm reads, unless they are there already.
 
-    Asks for the file's metadata first, which isn't retried: without a network the hub's download tries for most of a
-    minute, and timm then does so again for the other file name. Raises HubError when the hub can't be reached or
-    doesn't give the file.
+    It requests the file's metadata first, because that request isn't retried: without a network the hub's download
+    keeps trying for most of a minute, and timm then does so again for the other file name. Raises HubError if the hub
+    can't be reached or doesn't have the file.
     """
     if not config.hf_hub_id:
-        return  # published under a plain address: timm fetches it through torch.hub, which fails at once
+        return  # published at a plain URL: timm downloads it through torch.hub, which fails at once without a network
     repository, _, revision = config.hf_hub_id.partition("@")
     names = (config.hf_hub_filename,) if config.hf_hub_filename else _FILES
     if any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in names):
@@ -31,13 +31,14 @@ def fetch(config: PretrainedCfg) -> None:
         except EntryNotFoundError as error:
             if name == names[-1]:
                 raise hub_error(config, error) from error
-        # The client's transport errors share no base with the hub's own, and their package changes between versions.
+        # The client's transport errors have no base class in common with the hub's, and come from another package in
+        # each version.
         except Exception as error:
             raise hub_error(config, error) from error
 
 
 def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
-    """The HubError for weights that couldn't be fetched: what happened, which file to bring, and the option."""
+    """The HubError for a failed download: the cause, the file to download elsewhere, and the option that reads it."""
     model = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     if config.hf_hub_id:
         file = f"{config.hf_hub_filename or _FILES[0]} of the hub repository {config.hf_hub_id}"
@@ -45,6 +46,7 @@ def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
         file = str(config.url)
     reason = str(error).strip().split("\n")[0][:200]
     return HubError(
-        f"can't fetch the weights of {model} ({type(error).__name__}: {reason}): where there is a network, download "
-        f"{file}, then give the file with --weights FILE (--weights random measures speed without accuracy)"
+        f"can't download the weights of {model} ({type(error).__name__}: {reason})",
+        fix=f"Download {file} on a machine with a network, and pass the file with `--weights FILE`. To measure speed "
+        "alone, use `--weights random`",
     )

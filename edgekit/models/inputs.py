@@ -13,7 +13,7 @@ from edgekit.models.options import ModelOptions
 
 @dataclass(frozen=True)
 class InputOptions:
-    """`--imgsz`, `--mean`, `--std`, `--interpolation`, `--crop-pct`; None keeps the model's own value."""
+    """Values of `--imgsz`, `--mean`, `--std`, `--interpolation` and `--crop-pct`; None keeps the model's own value."""
 
     size: tuple[int, int] | None = None
     mean: Sequence[float] | None = None
@@ -23,34 +23,39 @@ class InputOptions:
 
 
 def parse_size(imgsz: object) -> tuple[int, int] | None:
-    """(height, width) in pixels of `imgsz`; raises UsageError unless both are from 1 to MAX_SIDE."""
+    """Convert `imgsz` to (height, width) in pixels. Raises UsageError unless both are from 1 to MAX_SIDE."""
     if imgsz is None:
         return None
     size = tuple(imgsz) if isinstance(imgsz, tuple | list) else (imgsz, imgsz)
     if len(size) != 2 or any(type(side) is not int or not 1 <= side <= MAX_SIDE for side in size):
-        raise UsageError(f"--imgsz is {imgsz!r}: give a whole number of pixels from 1 to {MAX_SIDE}, or HEIGHTxWIDTH")
+        raise UsageError(
+            f"--imgsz is {imgsz!r}", valid=f"a whole number of pixels from 1 to {MAX_SIDE}, or two as HEIGHTxWIDTH"
+        )
     return size
 
 
 def size_of_model(options: ModelOptions) -> tuple[int, int] | None:
-    """The size asked for: `imgsz`, or the constructor's img_size, which must then agree."""
+    """The requested (height, width): `imgsz`, or img_size in `model_args`; UsageError if both are set and differ."""
     size = parse_size(options.imgsz)
     built_for = parse_size(options.model_args.get("img_size"))
     if size is not None and built_for is not None and size != built_for:
-        raise UsageError(f"--imgsz is {options.imgsz} and --model-args has img_size={built_for}: give --imgsz alone")
+        raise UsageError(
+            f"--imgsz is {options.imgsz}, but --model-args sets img_size={built_for}",
+            fix="Remove img_size from `--model-args`",
+        )
     return size or built_for
 
 
 def resolve_preprocessing(module: nn.Module, options: InputOptions) -> Preprocessing:
-    """The model's evaluation preprocessing with the options in place of its own values.
+    """The model's evaluation preprocessing, with its values overridden by the options.
 
-    It is timm's plain evaluation configuration (`use_test_size=False`): the size and crop that the published top-1 at
-    a model's own resolution uses, such as 76.64 % of convnextv2_atto.fcmae_ft_in1k at 224 with crop 0.875. The higher
-    published figure at timm's larger test size (77.79 % at 288) also changes the crop: ask for both,
-    `--imgsz 288 --crop-pct 0.95`. A module that timm knows nothing about gets 224, ImageNet's mean and standard
-    deviation, bicubic, crop 0.875. Raises UsageError for a value that is not valid.
+    It is timm's plain evaluation configuration (`use_test_size=False`): the size and crop of the top-1 published for a
+    model's own resolution, such as 76.64 % for convnextv2_atto.fcmae_ft_in1k at 224 with crop 0.875. The higher
+    figure published for timm's larger test size (77.79 % at 288) also uses another crop: set both with
+    `--imgsz 288 --crop-pct 0.95`. A module without a timm configuration gets 224, ImageNet's mean and standard
+    deviation, bicubic interpolation and crop 0.875. Raises UsageError for an invalid value.
     """
-    # in_chans only keeps the dict from being empty: timm takes an empty nn.Sequential for no model at all.
+    # in_chans only makes args non-empty: timm asserts that model or args is true, and an empty nn.Sequential is false.
     config = resolve_model_data_config(  # type: ignore[no-untyped-call]
         module, args={"in_chans": 3}, use_test_size=False
     )
@@ -68,6 +73,6 @@ def resolve_preprocessing(module: nn.Module, options: InputOptions) -> Preproces
 
 def _triple(name: str, values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) != 3:
-        raise UsageError(f"--{name} is {list(values)}: give three numbers, one for each of red, green and blue")
+        raise UsageError(f"--{name} is {list(values)}", valid="three numbers, for red, green and blue")
     red, green, blue = values
     return float(red), float(green), float(blue)

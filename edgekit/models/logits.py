@@ -1,4 +1,4 @@
-"""What torch's float network answers for cropped images."""
+"""Logits of torch's float network for cropped images."""
 
 from collections.abc import Iterator
 
@@ -10,19 +10,23 @@ from edgekit.errors import WeightsError
 from edgekit.models import Network
 
 BATCH = 16
+"""Images that torch computes at a time."""
 
 
 @torch.no_grad()
 def torch_logits(network: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits [N,classes] of the float network for cropped images [N,H,W,3]; WeightsError if one isn't finite."""
+    """Logits [N,classes] of the float network for cropped images [N,H,W,3]. WeightsError if a value isn't finite."""
     images = torch.from_numpy(network.preprocessing.normalize(pixels))
     logits: NDArray[np.float32] = network.module(images).numpy()
     if not np.isfinite(logits).all():
-        raise WeightsError(f"model '{network.name}' gives NaN or infinity for a real image: its weights are damaged.")
+        raise WeightsError(
+            f"model '{network.name}' returns NaN or infinity for a real image: its weights are damaged",
+            fix="Choose another checkpoint with `--weights FILE`",
+        )
     return logits
 
 
 def batched_logits(network: Network, pixels: NDArray[np.uint8], batch: int = BATCH) -> Iterator[NDArray[np.float32]]:
-    """The same for any number of images, `batch` of them at a time: logits [batch,classes], fewer at the end."""
+    """Compute the logits of any number of images in batches [batch,classes]; the last one may be smaller."""
     for start in range(0, len(pixels), batch):
         yield torch_logits(network, pixels[start : start + batch])

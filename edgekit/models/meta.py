@@ -1,4 +1,4 @@
-"""A network without its weights: built on torch's meta device, where tensors have shapes and no memory."""
+"""Builds networks without weights on torch's meta device, where tensors have shapes but no memory."""
 
 import torch
 from torch import nn
@@ -10,10 +10,10 @@ from edgekit.models.options import ModelOptions
 
 
 def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:
-    """The module on the meta device, in eval mode, and its input's (height, width) in pixels.
+    """Build the module on the meta device in eval mode; return it and its input's (height, width) in pixels.
 
-    Nothing is fetched, and no weights are read. Raises ModelError or UsageError for a name or arguments that are not
-    valid, and ModelError for a factory of the user's that needs real tensors.
+    Downloads nothing and reads no weights. Raises ModelError or UsageError for an invalid name or arguments, and
+    ModelError for a factory that needs real tensors.
     """
     source = find_source(options.name)
     size = source.input_size(options)
@@ -22,9 +22,10 @@ def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:
             module = source.build_meta(options)
     except EdgekitError:
         raise
-    except Exception as error:  # code that reads values, which meta tensors don't have
+    except Exception as error:  # the code reads values, which meta tensors don't have
         raise ModelError(
-            f"can't plan '{options.name}': its code needs real tensors ({type(error).__name__}: {error})"
+            f"can't plan '{options.name}', because its code needs real tensors ({type(error).__name__}: {error})",
+            fix="Deploy it without a plan, or change the code so that it reads no values of tensors",
         ) from error
     preprocessing = resolve_preprocessing(module, InputOptions(size))
     return module.eval().requires_grad_(False), (preprocessing.height, preprocessing.width)

@@ -1,4 +1,4 @@
-"""A classifier ready to export, whatever it came from."""
+"""Loads a classifier from any source, ready to export."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ from edgekit.models.random_weights import random_images
 class Network:
     """A module float32 [1,3,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
 
-    `source` is "timm", "open_clip" or "factory"; `weights` is "random", "factory", a file as it was given or the tag
-    of published ones; `weights_sha256` is of the file, or else of the state dict's content; `license_note` is a
-    sentence for the user.
+    `source` is "timm", "open_clip" or "factory". `weights` is "random", "factory", the path of a file as the user wrote
+    it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the state dict's content if
+    there is no file. `license_note` is a sentence for the user.
     """
 
     module: nn.Module
@@ -40,8 +40,8 @@ class Network:
 def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     """Load a classifier from its source, and run it once on a random image of its input size.
 
-    `seed` is of random weights, and of what a factory draws. Raises ModelError, WeightsError, HubError, UsageError or
-    MissingExtraError, each saying what to do.
+    `seed` determines random weights and the random numbers that a factory draws. Raises ModelError, WeightsError,
+    HubError, UsageError or MissingExtraError.
     """
     source = find_source(options.name)
     size = source.input_size(options)
@@ -68,19 +68,27 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
 
 
 def _count_classes(module: nn.Module, name: str, size: tuple[int, int]) -> int:
-    """Run a random image; raises ModelError unless it gives logits [1,C], WeightsError if they aren't finite."""
+    """Run a random image. Raises ModelError unless the output is logits [1,C], WeightsError if they aren't finite."""
     shape = [1, 3, *size]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         image = random_images(1, size)
         logits = run(module, image)
     if not isinstance(logits, Tensor):
-        raise ModelError(f"model '{name}' returns a {type(logits).__name__}: a classifier returns logits [1,C]")
+        raise ModelError(
+            f"model '{name}' returns a {type(logits).__name__}",
+            valid="a tensor of logits [1,C]",
+            fix="Choose a classifier, or wrap the model in a factory that returns its logits alone",
+        )
     if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
         raise ModelError(
-            f"model '{name}' returns shape {list(logits.shape)} for an image {shape}: a classifier returns logits "
-            "[1,C] of at least two classes"
+            f"model '{name}' returns shape {list(logits.shape)} for an image {shape}",
+            valid="logits [1,C] of at least two classes",
+            fix="Choose a classifier, or wrap the model in a factory that returns its logits alone",
         )
     if not bool(torch.isfinite(logits).all()):
-        raise WeightsError(f"model '{name}' gives NaN or infinity for a random image: its weights are damaged")
+        raise WeightsError(
+            f"model '{name}' returns NaN or infinity for a random image: its weights are damaged",
+            fix="Choose another checkpoint with `--weights FILE`",
+        )
     return int(logits.shape[1])

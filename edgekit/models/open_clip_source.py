@@ -1,4 +1,4 @@
-"""`open_clip:NAME`: an image tower with a classifier head; the text tower is used while building, if at all."""
+"""Models named `open_clip:NAME`: an image tower with a head, which the text tower may help to build."""
 
 import difflib
 from pathlib import Path
@@ -24,26 +24,25 @@ from edgekit.support.libraries import import_needed
 PREFIX = "open_clip:"
 _FILE = "open_clip_pytorch_model.bin"
 Config: TypeAlias = dict[str, Any]
-"""A model's configuration, as the JSON that comes with open_clip has it."""
+"""A model's configuration, as in open_clip's JSON files."""
 
 
 class Attention(nn.Module):
-    """What nn.MultiheadAttention computes, of Linear layers: the exporter and the recipes see each of them."""
+    """nn.MultiheadAttention built of Linear layers, so that the exporter and the recipes see each layer."""
 
-    def __init__(self, given: nn.MultiheadAttention) -> None:
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.heads, width = given.num_heads, given.embed_dim
-        packed = given.in_proj_weight
-        weights = (
-            packed.chunk(3) if packed is not None else (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight)
-        )
-        biases = given.in_proj_bias.chunk(3)
+        self.heads, width = attention.num_heads, attention.embed_dim
+        packed = attention.in_proj_weight
+        separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        weights = packed.chunk(3) if packed is not None else separate
+        biases = attention.in_proj_bias.chunk(3)
         self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        self.projection = _linear(given.out_proj.weight, given.out_proj.bias)
+        self.projection = _linear(attention.out_proj.weight, attention.out_proj.bias)
         self.width = width
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
-        """[N,L,C] and [N,S,K] twice to [N,L,C]; masks and returned weights aren't for image towers."""
+        """Attend from [N,L,C] to keys and values [N,S,K]; returns [N,L,C]. Image towers use no masks or weights."""
         mixed = F.scaled_dot_product_attention(
             self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
         )
@@ -54,21 +53,21 @@ class Attention(nn.Module):
 
 
 class ImageClassifier(nn.Module):
-    """Logits [N,classes] = head(tower(image) / its length), as zero-shot heads and CLIP fine-tunes are made for."""
+    """Logits [N,classes] = head(normalized features), which is what zero-shot heads and CLIP fine-tunes expect."""
 
     def __init__(self, visual: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.visual, self.head = visual, head
 
     def forward(self, images: Tensor) -> Tensor:
-        found = self.visual(images)
-        features = found[0] if isinstance(found, tuple) else found
+        output = self.visual(images)
+        features = output[0] if isinstance(output, tuple) else output
         logits: Tensor = self.head(F.normalize(features, dim=-1))
         return logits
 
 
 class OpenClipSource:
-    """Image towers of open_clip with a classifier head, named `open_clip:MODEL` or `open_clip:MODEL.TAG`."""
+    """Source of open_clip's image towers with a classifier head, named `open_clip:MODEL` or `open_clip:MODEL.TAG`."""
 
     name: ClassVar[str] = "open_clip"
 
@@ -81,33 +80,36 @@ class OpenClipSource:
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
         """Build an image classifier in float32 on the CPU.
 
-        `weights`: None for published ones, "random", or a file. A checkpoint of both towers gets a zero-shot head from
-        the class names (`labels`, or ImageNet's); one with `visual.*` and `head.*` brings its own head. Of `model_args`
-        only `num_classes` is valid. Raises ModelError, WeightsError, UsageError, HubError, or MissingExtraError.
+        `options.weights` is None for published weights, "random", or a file. For a checkpoint of both towers it builds
+        a zero-shot head from the class names (`labels`, or ImageNet's); a checkpoint with `visual.*` and `head.*` has
+        its own head. `model_args` may only contain `num_classes`. Raises ModelError, WeightsError, UsageError, HubError
+        or MissingExtraError.
         """
         library = import_needed("open_clip", "open-clip")
         model, _, tag = options.name.removeprefix(PREFIX).partition(".")
         config = _config(library, options)
         if unknown := set(options.model_args) - {"num_classes"}:
-            raise UsageError(f"--model-args sets {', '.join(sorted(unknown))}: {PREFIX} models take num_classes alone")
+            raise UsageError(
+                f"--model-args sets {', '.join(sorted(unknown))}, which {PREFIX} models don't have", valid="num_classes"
+            )
         classes = options.model_args.get("num_classes")
         if options.weights == "random":
             module = _untrained(library, config, classes or IMAGENET_CLASSES)
             randomize(module, _side(config))
             return _loaded(library, _deployable(module), config, "random", None)
         published = _published(library, model, tag) if options.weights is None else None
-        path = _fetched(published) if published is not None else Path(str(options.weights))
+        path = _download(published) if published is not None else Path(str(options.weights))
         state = read_checkpoint(path)
         if any(key.startswith("head.") for key in state):
             module = _untrained(library, config, classes or _classes_of(state))
             fit_weights(module, state, path)
         else:
             module = _zero_shot(library, model, config, state, path, options.labels, classes)
-        used = str(published.tag if published is not None else options.weights)
-        return _loaded(library, _deployable(module), config, used, path)
+        weights = str(published.tag if published is not None else options.weights)
+        return _loaded(library, _deployable(module), config, weights, path)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        """The image path and a head."""
+        """Build the image tower and a head."""
         library = import_needed("open_clip", "open-clip")
         config = _config(library, options)
         classes = options.model_args.get("num_classes") or IMAGENET_CLASSES
@@ -115,13 +117,15 @@ class OpenClipSource:
 
 
 def _config(library: Any, options: ModelOptions) -> Config:
-    """open_clip's configuration of a model, at the size asked for."""
+    """open_clip's configuration of a model, with the requested input size."""
     model, _, _ = options.name.removeprefix(PREFIX).partition(".")
     config: Config | None = library.get_model_config(model)
     if config is None:
-        near = difflib.get_close_matches(model, library.list_models(), n=4, cutoff=0.5)
+        similar = difflib.get_close_matches(model, library.list_models(), n=4, cutoff=0.5)
         raise ModelError(
-            f"unknown model '{PREFIX}{model}': give a name of open_clip's ({', '.join(near) or 'coca_ViT-B-32'})"
+            f"unknown model '{PREFIX}{model}'",
+            valid=f"names of open_clip's models, such as {', '.join(similar) or 'coca_ViT-B-32'}",
+            fix=f"Correct the name after {PREFIX}",
         )
     if (size := size_of_model(options)) is not None:
         config["vision_cfg"]["image_size"] = size
@@ -134,9 +138,9 @@ def _side(config: Config) -> tuple[int, int]:
 
 
 def _untrained(library: Any, config: Config, classes: int) -> ImageClassifier:
-    """The image tower alone and a head: the other towers of a CoCa would take twice its memory."""
+    """The image tower alone and a head: a CoCa's other towers would need twice its memory."""
     if classes < 2:
-        raise UsageError(f"num_classes is {classes}: a classifier has two at least")
+        raise UsageError(f"--model-args sets num_classes={classes}", valid="a whole number from 2")
     visual = build_vision_tower(library, config)
     return ImageClassifier(visual, nn.Linear(config["embed_dim"], classes))
 
@@ -155,15 +159,19 @@ def _zero_shot(
     labels: Path | None,
     classes: int | None,
 ) -> ImageClassifier:
-    """A head whose rows are the text tower's embeddings of the class names, times the learned scale."""
+    """Build a head whose rows are the text tower's embeddings of the class names, times the learned scale."""
     if not any(key.startswith(("text.", "transformer.", "module.text.", "module.transformer.")) for key in state):
         raise WeightsError(
-            f"weights '{path}' have neither a head (head.weight) nor a text tower to make one from: give a fine-tuned "
-            "checkpoint with visual.* and head.*, or open_clip's own"
+            f"weights '{path}' have neither a head (head.weight) nor a text tower to build one from",
+            valid="a fine-tuned checkpoint with visual.* and head.*, or open_clip's own with both towers",
+            fix="Choose such a checkpoint with `--weights FILE`",
         )
     names = resolve_labels(labels, classes or (_count_lines(labels) if labels else IMAGENET_CLASSES))
     if labels is None and len(names) != IMAGENET_CLASSES:
-        raise UsageError("a zero-shot head is made from class names: give them with --labels FILE, one a line")
+        raise UsageError(
+            f"a zero-shot head is built from class names, but there are none for num_classes={classes}",
+            fix="Name the classes with `--labels FILE`, one per line",
+        )
     both = library.create_model(model, pretrained=None, load_weights=False, force_image_size=_side(config)).eval()
     fit_weights(both, state, path)
     templates = library.OPENAI_IMAGENET_TEMPLATES if labels is None else library.SIMPLE_IMAGENET_TEMPLATES
@@ -177,12 +185,12 @@ def _count_lines(labels: Path) -> int:
     try:
         return len(labels.read_text(encoding="utf-8-sig").rstrip().split("\n"))
     except (OSError, UnicodeDecodeError):
-        return IMAGENET_CLASSES  # resolve_labels tells what is wrong with the file
+        return IMAGENET_CLASSES  # resolve_labels reports what is wrong with the file
 
 
 @torch.no_grad()
 def _deployable(module: ImageClassifier) -> ImageClassifier:
-    """The same function in fewer operations: of CoCa's 256 pooling queries only the first reaches the logits."""
+    """Use fewer operations for the same function: only the first of CoCa's 256 pooling queries reaches the logits."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.MultiheadAttention):
@@ -205,7 +213,7 @@ def _loaded(library: Any, module: ImageClassifier, config: Config, weights: str,
 
 
 def _with_preprocessing(library: Any, module: ImageClassifier, config: Config) -> ImageClassifier:
-    """The module with its preprocessing where timm's code, and so ours, looks for it."""
+    """Store the preprocessing in the module's attribute that timm's code, and so ours, reads."""
     pretrained_cfg: Any = {
         "input_size": (3, *_side(config)),
         "mean": library.OPENAI_DATASET_MEAN,
@@ -220,26 +228,28 @@ def _with_preprocessing(library: Any, module: ImageClassifier, config: Config) -
 def _published(library: Any, model: str, tag: str) -> PretrainedCfg:
     tags = library.list_pretrained_tags_by_model(model)
     if not tags or (tag and tag not in tags):
-        have = f"it has {', '.join(tags)}" if tags else "it has none"
+        weights = f"no weights '{tag}'" if tags else "no weights"
         raise WeightsError(
-            f"no published weights '{tag}' of '{PREFIX}{model}': {have}; or give --weights FILE or random"
+            f"open_clip publishes {weights} for '{PREFIX}{model}'",
+            valid=", ".join(f"{PREFIX}{model}.{name}" for name in tags),
+            fix="Pass a checkpoint with `--weights FILE`, or measure speed alone with `--weights random`",
         )
-    found = library.pretrained.get_pretrained_cfg(model, tag or tags[0])
-    repository = (found.get("hf_hub") or "").rstrip("/")
+    entry = library.pretrained.get_pretrained_cfg(model, tag or tags[0])
+    repository = (entry.get("hf_hub") or "").rstrip("/")
     return PretrainedCfg(
-        architecture=f"{PREFIX}{model}", tag=tag or tags[0], url=found.get("url") or "",
+        architecture=f"{PREFIX}{model}", tag=tag or tags[0], url=entry.get("url") or "",
         hf_hub_id=repository or None, hf_hub_filename=_FILE,
     )  # fmt: skip
 
 
-def _fetched(config: PretrainedCfg) -> Path:
-    """The published file in the hub's cache."""
+def _download(config: PretrainedCfg) -> Path:
+    """Download the published file; return its path in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     if not config.hf_hub_id:
-        raise hub_error(config, OSError("open_clip has only an address for it"))
+        raise hub_error(config, OSError("open_clip publishes them at a plain URL only"))
     fetch(config)
-    found = try_to_load_from_cache(config.hf_hub_id, _FILE)
-    if not isinstance(found, str):
-        raise hub_error(config, OSError("it is not in the hub's cache"))
-    return Path(found)
+    file = try_to_load_from_cache(config.hf_hub_id, _FILE)
+    if not isinstance(file, str):
+        raise hub_error(config, OSError(f"{_FILE} is not in the hub's cache after the download"))
+    return Path(file)

@@ -1,4 +1,4 @@
-"""Seeded random weights that behave like a network's, for speed and parity without a checkpoint."""
+"""Seeded random weights that behave like trained ones, to measure speed and parity without a checkpoint."""
 
 import torch
 from torch import Tensor, nn
@@ -6,19 +6,21 @@ from torch import Tensor, nn
 from edgekit.models.forward import run
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers whose running statistics are measured on random images."""
 
 
 @torch.no_grad()
 def randomize(module: nn.Module, size: tuple[int, int]) -> None:
     """Fill a module with random weights from torch's current seed, in place; `size` is (height, width) in pixels.
 
-    The constructor's own initialization is made for training and degenerate for anything else. GRN starts with zeros,
-    so it and every rewrite of it do nothing; a LayerNorm's affine is the identity; layer-scale starts at 1e-6, so a
-    block adds nothing; a BatchNorm's statistics belong to no data. Such a network hides errors: a compiler that drops
-    a GRN gives the same numbers, and INT8 is too easy. And where activations fade, all images give one output, so a
-    comparison of predictions says nothing. Here norms, GRN, layer-scale and biases are random, dense weights keep the
-    variance from layer to layer, and BatchNorm has the statistics of random images, so outputs vary between images.
-    The accuracy stays meaningless. Raises ModelError when the network can't run at `size`.
+    The constructor's own initialization is meant for training and degenerate otherwise: GRN starts at zero, so it and
+    its rewrites do nothing; a LayerNorm's affine is the identity; layer-scale starts at 1e-6, so that a block adds
+    nothing; a BatchNorm's statistics come from no data. Such a network hides errors, because a compiler that drops a
+    GRN gives the same numbers, and it is too easy to quantize. Where activations fade, all images give the same output,
+    and comparing predictions shows nothing. We therefore make norms, GRN, layer-scale and biases random, scale dense
+    weights so that the variance stays the same from layer to layer, and measure BatchNorm's statistics on random
+    images, so that outputs vary between images. Accuracy remains meaningless. Raises ModelError if the network can't
+    run at `size`.
     """
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
@@ -34,16 +36,16 @@ def randomize(module: nn.Module, size: tuple[int, int]) -> None:
 
 
 def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
-    """Give each BatchNorm the mean and variance that it sees on random images."""
+    """Set each BatchNorm's mean and variance to those of its inputs for random images."""
     norms = [norm for norm in module.modules() if isinstance(norm, BATCH_NORMS) and norm.track_running_stats]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a plain average over the batches
+        norm.momentum = None  # for torch, None means a plain average over the batches
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order: the same statistics on every machine
+    torch.set_num_threads(1)  # fixes the order of sums, so that every machine gets the same statistics
     module.train()
     try:
         run(module, random_images(8, size))
@@ -55,6 +57,6 @@ def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
 
 
 def random_images(count: int, size: tuple[int, int]) -> Tensor:
-    """Normalized images [count,3,H,W] float32 of soft blotches, a tint and some noise, from torch's current seed."""
+    """Normalized float32 images [count,3,H,W] of soft blotches, a tint and some noise, from torch's current seed."""
     blotches = nn.functional.interpolate(torch.randn(count, 3, 6, 6), size=size, mode="bicubic")
     return blotches + 0.5 * torch.randn(count, 3, 1, 1) + 0.3 * torch.randn(count, 3, *size)

@@ -1,4 +1,4 @@
-"""Soups: the mean of several fine-tunes' weights (Wortsman et al., arXiv 2203.05482), read tensor by tensor."""
+"""Model soups: the mean of several fine-tunes' weights (Wortsman et al., arXiv 2203.05482), read tensor by tensor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from edgekit.support.files import replacing, writing
 
 @dataclass(frozen=True)
 class GreedyTrial:
-    """A candidate, the held-out accuracy of the soup with it, and whether it was kept."""
+    """One step of a greedy soup: the candidate, the soup's held-out accuracy with it, and whether it was kept."""
 
     candidate: Path
     accuracy: float
@@ -25,15 +25,15 @@ class GreedyTrial:
 
 @dataclass(frozen=True)
 class GreedyChoice:
-    """The members that a greedy choice keeps, in the order in which they were added."""
+    """The members of a greedy soup, in the order in which they were added, and all trials."""
 
     members: tuple[Path, ...]
     trials: tuple[GreedyTrial, ...]
-    """The best single member first."""
+    """All candidates in the order in which they were tried; the best single member comes first."""
 
 
 def check_members(paths: Sequence[Path]) -> None:
-    """Raise WeightsError unless all are .safetensors with the same tensors by name, shape and dtype; reads headers."""
+    """Raise WeightsError unless all are .safetensors with the same tensor names, shapes and dtypes."""
     first = _header(paths[0])
     for path in paths[1:]:
         other = _header(path)
@@ -44,17 +44,18 @@ def check_members(paths: Sequence[Path]) -> None:
             )
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise WeightsError(
-                f"'{paths[0]}' and '{path}' differ in {len(differing)} tensors ({shown}{more}): a soup is made of "
-                "fine-tunes of one model"
+                f"'{paths[0]}' and '{path}' differ in {len(differing)} tensors ({shown}{more})",
+                valid="fine-tunes of the same model",
+                fix="Leave out the checkpoints of other models",
             )
 
 
 def mean(paths: Sequence[Path]) -> State:
-    """The mean of each tensor over the files, summed in float64 and rounded to the files' dtype.
+    """Average each tensor over the files, summing in float64 and rounding to the files' dtype.
 
-    Integers, such as position indices, must be equal; a BatchNorm's count of batches is the first file's. Each file is
-    mapped for one tensor at a time: memory is the result's and the largest tensor's, whatever the number of files.
-    Raises WeightsError for a value that isn't finite or integers that differ.
+    Integer tensors, such as position indices, must be equal; a BatchNorm's number of batches is taken from the first
+    file. Each file is mapped for one tensor at a time, so memory is that of the result and the largest tensor, however
+    many files are averaged. Raises WeightsError for a value that isn't finite, or if integers differ.
     """
     return {name: _mean_of(name, paths) for name in _header(paths[0])}
 
@@ -62,8 +63,8 @@ def mean(paths: Sequence[Path]) -> State:
 def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callable[[State], float]) -> GreedyChoice:
     """Add members one at a time, the most accurate first, and keep one only if the soup's accuracy strictly rises.
 
-    `accuracies` are the members' own on held-out images, `accuracy` that of a state dict. Equal members are tried in
-    the order given.
+    `accuracies` are those of the single members on held-out images; `accuracy` evaluates a state dict on the same
+    images. Members of equal accuracy are tried in the order of `paths`.
     """
     ranked = sorted(range(len(paths)), key=lambda index: -accuracies[index])
     best, kept = accuracies[ranked[0]], [paths[ranked[0]]]
@@ -78,29 +79,34 @@ def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callabl
 
 
 def save_soup(state: State, path: Path, record: SoupRecord) -> None:
-    """Write a soup beside and rename, its record in the metadata. OutputError if that can't be done."""
+    """Write a soup with its record in the metadata, atomically. Raises OutputError if the file can't be written."""
     with writing(path), replacing(path) as beside:
         try:
             save_file(state, beside, metadata=record_metadata(record))
-        except SafetensorError as error:  # safetensors' word for a full disk, too
+        except SafetensorError as error:  # safetensors raises it for a full disk, too
             raise OSError(str(error)) from error
 
 
 def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """(dtype, shape) of each tensor."""
+    """(dtype, shape) of each tensor by name."""
     if path.suffix.lower() != ".safetensors":
         raise WeightsError(
-            f"'{path}' is not a .safetensors file: a soup reads its members tensor by tensor, which other formats "
-            "don't allow. Save each with safetensors.torch.save_file(model.state_dict(), FILE)"
+            f"'{path}' is not a .safetensors file",
+            valid=".safetensors files, which a soup can read tensor by tensor",
+            fix="Save each checkpoint with safetensors.torch.save_file(model.state_dict(), FILE)",
         )
     if not path.is_file():
-        raise WeightsError(f"weights file '{path}' {'is a folder' if path.is_dir() else 'does not exist'}")
+        problem = "is a folder" if path.is_dir() else "doesn't exist"
+        raise WeightsError(f"weights file '{path}' {problem}", fix="Correct the path")
     try:
         with safe_open(path, "pt") as file:
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+            return {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in slices.items()}
     except SafetensorError as error:
-        raise WeightsError(f"weights file '{path}' is not a safetensors file that can be read: {error}") from error
+        raise WeightsError(
+            f"weights file '{path}' can't be read as a .safetensors file: {error}",
+            fix="Download or save the file again",
+        ) from error
 
 
 def _described(entry: tuple[str, tuple[int, ...]] | None) -> str:
@@ -111,16 +117,21 @@ def _mean_of(name: str, paths: Sequence[Path]) -> torch.Tensor:
     total: torch.Tensor | None = None
     first: torch.Tensor | None = None
     for path in paths:
-        # Opened anew for each tensor: pages of a file that stays mapped would count as this process's memory.
+        # Each tensor opens the file again: pages of a file that stays mapped would count as this process's memory.
         with safe_open(path, "pt") as file:
             value = file.get_tensor(name)
             if not value.is_floating_point():
                 first = value.clone() if first is None else first
                 if not name.endswith("num_batches_tracked") and not torch.equal(first, value):
-                    raise WeightsError(f"integer tensor '{name}' of '{path}' differs from that of '{paths[0]}'")
+                    raise WeightsError(
+                        f"integer tensor '{name}' of '{path}' differs from that of '{paths[0]}', and can't be averaged",
+                        fix="Leave out one of the two checkpoints",
+                    )
                 continue
             if not bool(torch.isfinite(value).all()):
-                raise WeightsError(f"weights '{path}': tensor '{name}' holds NaN or infinity")
+                raise WeightsError(
+                    f"tensor '{name}' of weights '{path}' contains NaN or infinity", fix="Leave out this checkpoint"
+                )
             if total is None:
                 dtype, total = value.dtype, torch.zeros_like(value, dtype=torch.float64)
             total += value

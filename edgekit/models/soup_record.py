@@ -1,4 +1,4 @@
-"""What `edgekit soup` did: the document that it prints, which is in the soup's file too."""
+"""The record of a soup: the document that `edgekit soup` prints and stores in the soup's file."""
 
 import json
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 METADATA = "edgekit.soup"
-"""Key of the record, as JSON, in the metadata of a soup's file."""
+"""Metadata key of a soup's file that stores the record as JSON."""
 
 Method = Literal["uniform", "greedy"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoupMember:
-    """One checkpoint that was given; top-1 is on the held-out images, None where nothing was measured."""
+    """One of the checkpoints; its top-1 figures are on the held-out images, or None if nothing was measured."""
 
     file: str
-    """Name without its folder."""
+    """Name of the checkpoint's file, without the folder."""
     sha256: str
     kept: bool
     """Whether its weights are in the soup."""
     held_out_top1: float | None = None
-    """Of the member alone."""
+    """Top-1 of the member alone."""
     greedy_top1: float | None = None
-    """Of the greedy soup when this member was tried."""
+    """Top-1 of the greedy soup when this member was tried."""
 
 
 @dataclass(frozen=True)
 class SoupAccuracy:
-    """Top-1 of one set of weights; `final_top1` is on images that chose nothing, None where there are none."""
+    """Top-1 of one set of weights; `final_top1` is on images that chose no member, or None without such images."""
 
     held_out_top1: float
     final_top1: float | None
@@ -39,7 +39,7 @@ class SoupAccuracy:
 
 @dataclass(frozen=True)
 class SoupAccuracies:
-    """The best member beside the mean of all and the greedy choice."""
+    """Top-1 of the best member, of the mean of all members and of the greedy soup."""
 
     best_single: SoupAccuracy
     uniform: SoupAccuracy
@@ -48,18 +48,18 @@ class SoupAccuracies:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The images that chose the members. They can't tell how good the soup is."""
+    """The images that chose the members. Because of that, they can't tell how accurate the soup is."""
 
     count: int
     sha256: str
     seed: int
     images: tuple[str, ...]
-    """SHA-256 of each."""
+    """SHA-256 of each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoupRecord:
-    """A soup: its members, the most accurate first, and what was measured; None where nothing was."""
+    """A soup: its members, the most accurate first, and the measured figures, or None if nothing was measured."""
 
     schema_version: Literal[1] = 1
     edgekit: str
@@ -68,11 +68,11 @@ class SoupRecord:
     accuracy: SoupAccuracies | None = None
     held_out: HeldOut | None = None
     final_count: int | None = None
-    """Images of the final figures."""
+    """Number of images behind `final_top1`."""
 
 
 def read_record(path: Path) -> SoupRecord | None:
-    """What a file says of how it was made, or None if it isn't a soup."""
+    """Read the record in a soup's file; None if the file isn't a soup."""
     if path.suffix.lower() != ".safetensors" or not path.is_file():
         return None
     try:
@@ -80,15 +80,15 @@ def read_record(path: Path) -> SoupRecord | None:
             text = (file.metadata() or {}).get(METADATA)
         return msgspec.json.decode(text, type=SoupRecord) if text else None
     except (SafetensorError, msgspec.DecodeError):
-        return None  # a damaged file is told where its weights are read
+        return None  # reading the weights reports the damaged file
 
 
 def record_metadata(record: SoupRecord) -> dict[str, str]:
-    """The metadata of a soup's file."""
+    """Metadata for the file of a soup."""
     return {"format": "pt", METADATA: json.dumps(msgspec.to_builtins(record))}
 
 
 def held_out_of(weights: str | None) -> tuple[str, ...]:
-    """SHA-256 of the images that a soup's members were chosen on; empty for other weights."""
+    """SHA-256 of the images on which a soup's members were chosen; empty for other weights."""
     record = read_record(Path(weights)) if weights else None
     return record.held_out.images if record and record.held_out else ()

@@ -1,6 +1,6 @@
-"""`edgekit soup`: average fine-tunes, all of them or those that raise the accuracy on held-out images."""
+"""Implements `edgekit soup`: averages all fine-tunes, or those that raise the accuracy on held-out images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edgekit.support.progress import Reporter
 
 @dataclass(frozen=True)
 class SoupOptions:
-    """What `edgekit soup` was asked for. Without `model` and `data` it averages all and measures nothing."""
+    """Options of `edgekit soup`. Without `model` and `data` it averages all members and measures nothing."""
 
     members: tuple[Path, ...]
     output: Path
@@ -33,12 +33,12 @@ class SoupOptions:
     model: ModelOptions | None = None
     data: Path | None = None
     num_held_out_samples: int | None = None
-    """Images to choose on; None for half of them. The others are for the final figures."""
+    """Number of images that choose the members, or None for half of them. The others give the final figures."""
     seed: int = 0
 
 
 def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
-    """Write the soup, with the record in its metadata, and return the record.
+    """Write the soup with its record in the metadata, and return the record.
 
     Raises UsageError, WeightsError, DataError or OutputError before anything is written.
     """
@@ -51,7 +51,8 @@ def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
     else:
         members = tuple(SoupMember(file=path.name, sha256=hashes[path], kept=True) for path in options.members)
         record = SoupRecord(edgekit=__version__, method=options.method, members=members)
-    kept = [path for path in options.members if path.name in {each.file for each in record.members if each.kept}]
+    kept_names = {member.file for member in record.members if member.kept}
+    kept = [path for path in options.members if path.name in kept_names]
     with reporter.stage(f"average {len(kept)}"):
         save_soup(mean(kept), options.output, record)
     return record
@@ -59,31 +60,49 @@ def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
 
 def _check(options: SoupOptions) -> None:
     if len(options.members) < 2:
-        raise UsageError(f"{len(options.members)} checkpoint was given: a soup is made of two at least")
-    if len({path.resolve() for path in options.members}) < len(options.members):
-        raise UsageError("a checkpoint was given twice: give each member once")
-    if len({path.name for path in options.members}) < len(options.members):
-        raise UsageError("two checkpoints have the same file name: the record tells members by it, rename one")
-    if options.output.suffix.lower() != ".safetensors":
-        raise OutputError(f"the output '{options.output}' is not a .safetensors file: name one with --output FILE")
-    if options.output.resolve() in {path.resolve() for path in options.members}:
-        raise OutputError(f"the output '{options.output}' is one of the members: name another with --output FILE")
-    if options.output.is_dir():
-        raise OutputError(f"the output '{options.output}' is a folder: name a file with --output FILE")
-    given = options.model is not None, options.data is not None
-    if options.method == "greedy" and not all(given):
         raise UsageError(
-            "a greedy soup chooses by accuracy: give --model NAME and held-out images with --data PATH, or average "
-            "all with --method uniform"
+            f"the number of checkpoints is {len(options.members)}", valid="two or more", fix="Add another fine-tune"
         )
-    if any(given) and not all(given):
-        raise UsageError("--model and --data go together: give both to measure, or neither")
+    paths, names = [path.resolve() for path in options.members], [path.name for path in options.members]
+    if repeated := _first_repeated(paths):
+        raise UsageError(f"checkpoint '{repeated}' is listed twice", fix="List each checkpoint once")
+    if repeated := _first_repeated(names):
+        raise UsageError(
+            f"two checkpoints have the file name '{repeated}', by which the record identifies them", fix="Rename one"
+        )
+    _check_output(options)
+    measurable = options.model is not None, options.data is not None
+    if options.method == "greedy" and not all(measurable):
+        raise UsageError(
+            "a greedy soup chooses members by accuracy and needs a model and held-out images",
+            fix="Add `--model NAME` and `--data PATH`, or average all checkpoints with `--method uniform`",
+        )
+    if any(measurable) and not all(measurable):
+        raise UsageError(
+            "only one of --model and --data is set",
+            valid="both, to measure the accuracy, or neither",
+            fix="Add the other option, or remove this one",
+        )
     with writing(options.output):
         options.output.parent.mkdir(parents=True, exist_ok=True)
 
 
+def _first_repeated(values: Sequence[Hashable]) -> Hashable | None:
+    return next((value for index, value in enumerate(values) if value in values[:index]), None)
+
+
+def _check_output(options: SoupOptions) -> None:
+    fix = "Name another file with `--output FILE`"
+    if options.output.suffix.lower() != ".safetensors":
+        raise OutputError(f"the output '{options.output}' is not a .safetensors file", fix=fix)
+    if options.output.resolve() in {path.resolve() for path in options.members}:
+        raise OutputError(f"the output '{options.output}' is one of the soup's checkpoints", fix=fix)
+    if options.output.is_dir():
+        raise OutputError(f"the output '{options.output}' is a folder", fix=fix)
+
+
 class _MemberEvaluation:
-    """One network that takes the members' and soups' weights in turn, and images to measure it on."""
+    """One network that is loaded with the members' and soups' weights in turn, and the images that measure it."""
 
     def __init__(self, options: SoupOptions, model: ModelOptions, data: Path) -> None:
         self.options = options
@@ -98,7 +117,7 @@ class _MemberEvaluation:
         self.final = crop_samples(dataset, rest.samples, preprocessing)
 
     def choose(self, hashes: Mapping[Path, str], reporter: Reporter) -> SoupRecord:
-        """Choose the members to average. `hashes` are the SHA-256 of all that were given."""
+        """Choose the members to average. `hashes` are the SHA-256 of all checkpoints."""
         members = self.options.members
         with reporter.stage("evaluate members", len(members)) as step:
             singles = [(self.accuracy(read_checkpoint(path)), step())[0] for path in members]

@@ -1,4 +1,4 @@
-"""What a model source is: it recognises one kind of model name, and loads or plans the networks behind such names."""
+"""The protocol of model sources: each recognizes one kind of model name and loads or plans the networks so named."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -10,9 +10,9 @@ from edgekit.models.options import ModelOptions
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """A module float32 [N,3,H,W] -> logits [N,classes] on the CPU with its weights, and where those are from.
+    """A module float32 [N,3,H,W] -> logits [N,classes] on the CPU with its weights, and the origin of the weights.
 
-    The fields have the meaning of those of `Network`.
+    The fields have the same meaning as those of `Network`.
     """
 
     module: nn.Module
@@ -22,29 +22,29 @@ class LoadedModule:
 
 
 class ModelSource(Protocol):
-    """Where networks come from. `edgekit.models.lookup` lists the sources; each is one file."""
+    """A source of networks. `edgekit.models.lookup` lists the sources; each has its own file."""
 
     name: ClassVar[str]
     """The source's name in reports and manifests."""
 
     def recognizes(self, name: str) -> bool:
-        """Whether this source is the one for a model of this name; it need not exist."""
+        """Whether this source is responsible for a model name, which need not exist."""
         ...
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
-        """The input's (height, width) in pixels as asked for; None for the model's own. UsageError if not valid."""
+        """The requested (height, width) in pixels, or None for the model's own. UsageError if it is invalid."""
         ...
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
-        """Build the network with the weights asked for; torch's random numbers are seeded already.
+        """Build the network with the requested weights; the caller has seeded torch.
 
-        Raises ModelError, WeightsError, HubError, UsageError or MissingExtraError, each saying what to do.
+        Raises ModelError, WeightsError, HubError, UsageError or MissingExtraError.
         """
         ...
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        """Build the network with whatever weights its constructor gives, on torch's default device (the meta device).
+        """Build the network as its constructor initializes it, on torch's default device (the meta device).
 
-        Fetches nothing and reads no weights. Raises ModelError or UsageError for a name or arguments that aren't valid.
+        Downloads nothing and reads no weights. Raises ModelError or UsageError for an invalid name or arguments.
         """
         ...

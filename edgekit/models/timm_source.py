@@ -1,4 +1,4 @@
-"""timm models by name: resolved, built, and filled with published, given or random weights."""
+"""Resolves timm's model names, and builds the models with published weights, a checkpoint file's or random ones."""
 
 import difflib
 from pathlib import Path
@@ -23,28 +23,36 @@ _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoi
 
 
 def resolve_name(name: str) -> PretrainedCfg:
-    """timm's configuration of `architecture` or `architecture.tag`; without a tag, of the default one.
+    """Return timm's configuration of `architecture.tag`, or of `architecture` with its default tag.
 
-    Builds nothing. Raises ModelError with the nearest names, or with the tags that the architecture has.
+    Builds nothing. Raises ModelError with the most similar names, or with the tags of the architecture.
     """
     register_coatnet_7()
     architecture, _, tag = name.partition(".")
     renamed = timm.models.get_deprecated_models()
     if architecture in renamed:
-        now = f"renamed it '{renamed[architecture]}': use that" if renamed[architecture] else "removed it"
-        raise ModelError(f"model '{architecture}' is a former name, timm has {now}")
+        new_name = renamed[architecture]
+        change = f"timm has renamed to '{new_name}'" if new_name else "timm has removed"
+        fix = f"Use '{new_name}'" if new_name else "Choose another model"
+        raise ModelError(f"'{architecture}' is a former model name, which {change}", fix=fix)
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
-        hint = f"nearest: {', '.join(near)}" if near else f"convnextv2_atto is one of timm's {len(timm.list_models())}"
-        raise ModelError(f"unknown model '{name}': give a timm name ({hint}) or a factory of your own, module:factory")
+        similar = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
+        examples = ", ".join(similar) or f"convnextv2_atto and {len(timm.list_models()) - 1} more"
+        raise ModelError(
+            f"unknown model '{name}'",
+            valid=f"a name of timm's ({examples}), open_clip:NAME, or module:factory for your own code",
+            fix="Correct the model's name",
+        )
     tags = timm.models.get_arch_pretrained_cfgs(architecture)
     if "." in name and name not in tags:
-        raise ModelError(f"model '{architecture}' has no tag '{tag}': choose from {', '.join(sorted(tags))}")
+        raise ModelError(
+            f"model '{architecture}' has no tag '{tag}'", valid=", ".join(sorted(tags)), fix="Choose one of these names"
+        )
     return timm.get_pretrained_cfg(name) or PretrainedCfg(architecture=architecture)
 
 
 class TimmSource:
-    """timm's models: every name that no other source recognises."""
+    """Source of timm's models: all names that no other source recognizes."""
 
     name: ClassVar[str] = "timm"
 
@@ -55,10 +63,10 @@ class TimmSource:
         return size_of_model(options)
 
     def load(self, options: ModelOptions, seed: int) -> LoadedModule:
-        """Build a model in float32 on the CPU with the weights asked for: None (published), "random" or a file.
+        """Build a model in float32 on the CPU. `options.weights` is None for published weights, "random", or a file.
 
-        Raises ModelError for a name or arguments that timm refuses, WeightsError when there are no such weights or they
-        don't fit, HubError when published ones can't be fetched.
+        Raises ModelError for a name or arguments that timm refuses, WeightsError if the weights don't exist or don't
+        fit, and HubError if published weights can't be downloaded.
         """
         name, weights, size = options.name, options.weights, size_of_model(options)
         config = resolve_name(name)
@@ -73,7 +81,7 @@ class TimmSource:
         state = read_checkpoint(path)
         module = _build(name, arguments, pretrained=False)
         fit_weights(module, state, path, checkpoint_filter(str(config.architecture)))
-        return LoadedModule(module, weights, file_sha256(path), _license_note(config, given=True))
+        return LoadedModule(module, weights, file_sha256(path), _license_note(config, from_file=True))
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         arguments = _constructor_arguments(options, resolve_name(options.name))
@@ -83,34 +91,42 @@ class TimmSource:
 def _constructor_arguments(options: ModelOptions, config: PretrainedCfg) -> ModelArgs:
     for key in _RESERVED:
         if key in options.model_args:
-            raise UsageError(f"--model-args can't set '{key}': weights are chosen with --weights")
+            raise UsageError(
+                f"--model-args can't set '{key}', because edgekit chooses the weights itself",
+                fix="Choose weights with `--weights`",
+            )
     arguments, size = dict(options.model_args), size_of_model(options)
     if arguments.get("num_classes", config.num_classes) == 0:
         raise ModelError(
-            f"model '{options.name}' has no classifier, it gives features: choose a tag that was fine-tuned, or build "
-            "a head with --model-args num_classes=N and give its --weights FILE"
+            f"model '{options.name}' has no classifier and returns features",
+            fix="Choose a fine-tuned tag, or add `--model-args num_classes=N` for a head and `--weights FILE` with its "
+            "weights",
         )
     if size is not None and (config.fixed_input_size or "img_size" in arguments):
-        # Its positional embeddings are made for one size, which only the constructor can change.
+        # The positional embeddings have a fixed size, which only the constructor can change.
         arguments["img_size"] = size
     return arguments
 
 
 def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> LoadedModule:
     if not config.has_weights:
-        raise WeightsError(f"timm publishes no weights for '{name}': give --weights FILE or --weights random")
+        raise WeightsError(
+            f"timm publishes no weights for '{name}'",
+            fix="Pass a checkpoint with `--weights FILE`, or measure speed alone with `--weights random`",
+        )
     classes = arguments.get("num_classes", config.num_classes)
     if classes != config.num_classes:
         raise WeightsError(
-            f"the published weights of '{name}' have {config.num_classes} classes and --model-args asks for {classes}: "
-            "an untrained head would be meaningless, give a fine-tuned checkpoint with --weights FILE"
+            f"the published weights of '{name}' have {config.num_classes} classes, but --model-args sets {classes}: an "
+            "untrained head would be meaningless",
+            fix="Pass a fine-tuned checkpoint with `--weights FILE`",
         )
     fetch(config)
     try:
         module = _build(name, arguments, pretrained=True)
     except OSError as error:
         raise hub_error(config, error) from error
-    return LoadedModule(module, config.tag or "default", state_sha256(module), _license_note(config, given=False))
+    return LoadedModule(module, config.tag or "default", state_sha256(module), _license_note(config, from_file=False))
 
 
 def _build(name: str, arguments: ModelArgs, *, pretrained: bool) -> nn.Module:
@@ -118,23 +134,26 @@ def _build(name: str, arguments: ModelArgs, *, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except OSError:
         raise
-    # Constructors raise whatever a wrong argument makes them stumble over.
+    # A wrong argument can make a constructor raise anything.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         if pretrained and "loading state_dict" in reason:
             raise WeightsError(
-                f"the published weights of '{name}' don't fit --model-args {arguments}: {reason}"
+                f"the published weights of '{name}' don't fit --model-args {arguments}: {reason}",
+                fix="Correct `--model-args`, or pass a checkpoint that fits them with `--weights FILE`",
             ) from error
         raise ModelError(
-            f"timm can't build '{name}' with {arguments} ({type(error).__name__}: {reason}): check --model-args"
+            f"timm can't build '{name}' with {arguments} ({type(error).__name__}: {reason})",
+            fix="Correct `--model-args`",
         ) from error
 
 
-def _license_note(config: PretrainedCfg, *, given: bool) -> str | None:
-    """The licence of the published weights; for a file that may be them, only if it forbids commercial use."""
+def _license_note(config: PretrainedCfg, *, from_file: bool) -> str | None:
+    """A sentence on the licence of published weights; for a file, which may contain them, only if it is restrictive."""
     terms = config.license or "not stated by timm"
     restricted = "nc" in terms.split("-") or "noncommercial" in terms
-    if given and not restricted:
+    if from_file and not restricted:
         return None
     model = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
-    return f"the published weights of {model} have the licence {terms}" + (": no commercial use" if restricted else "")
+    note = f"the licence of the published weights of {model} is {terms}"
+    return f"{note}, which forbids commercial use" if restricted else note

@@ -203,8 +203,8 @@ def test_factories_that_do_not_work(fails: Fails, photos: Path, model: str) -> N
         (["--std", "0,1,1"], "std"),
         (["--crop-pct", "0"], "crop_pct"),
         (["--interpolation", "cubist"], "bicubic"),
-        (["--model-args", "depths"], "--model-args is 'depths', not KEY=VALUE"),
-        (["--model-args", "depth=(1,)"], "check --model-args"),
+        (["--model-args", "depths"], "--model-args is 'depths'"),
+        (["--model-args", "depth=(1,)"], "Correct `--model-args`"),
         (["--weights", "gone.safetensors"], "gone.safetensors"),
     ],
 )
@@ -284,7 +284,7 @@ def test_nan_in_outputs(
     job = ["--imgsz", "32", "--data", "data", "--mean", "0,0,0", "--std", "1,1,1", "--num-calibration-samples", "20"]
     assert main(["deploy", "nan_model:Model", *job, "--target", "onnx", "-o", "run"]) == 2
     err = capfd.readouterr().err
-    assert "edgekit: error: model 'nan_model:Model' gives NaN or infinity for a real image" in err
+    assert "edgekit: error: model 'nan_model:Model' returns NaN or infinity for a real image" in err
     assert "Traceback" not in err
 
 

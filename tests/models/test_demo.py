@@ -1,4 +1,4 @@
-"""The job that edgekit ships, with fewer images and rounds."""
+"""The demo job, with fewer images and rounds."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from edgekit.runtime.bundle import read_bundle
 FEW = ["--num-calibration-samples", "8", "--num-eval-samples", "40", "--iterations", "5", "--warmup", "1"]
 
 
-def test_what_it_ships() -> None:
+def test_the_demos_files() -> None:
     labels = (assets() / "labels.txt").read_text().split()
     assert len(labels) == 10
     calibration, evaluation = (open_dataset(assets() / f"{name}.zip", labels) for name in ("calibration", "evaluation"))
@@ -23,7 +23,7 @@ def test_what_it_ships() -> None:
     assert sum(path.stat().st_size for path in assets().iterdir()) <= 6_000_000
 
 
-def test_weights_of_ones_own() -> None:
+def test_other_weights_replace_the_demos() -> None:
     assert demo_model("mine.safetensors").weights == "mine.safetensors"
 
 
@@ -41,10 +41,10 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     assert read_bundle(tmp_path / "runs" / "demo" / "onnx-int8").labels[0] == "airplane"
 
 
-def test_images_of_ones_own_are_calibrated_on_too(
+def test_other_images_are_also_calibrated_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The demo's calibration images go with the demo's evaluation images alone."""
+    """The demo's calibration images only belong to the demo's evaluation images."""
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     data.mkdir()
@@ -52,6 +52,6 @@ def test_images_of_ones_own_are_calibrated_on_too(
     for index, label in enumerate(labels):
         (data / label).symlink_to(photos / f"class_{index}")
     assert main(["demo", "--data", str(data), "--num-calibration-samples", "10", "--dry-run", "--json", "-q"]) == 0
-    found = json.loads(capfd.readouterr().out)
-    assert (found["calibration_images"], found["evaluation_images"]) == (10, 30)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["data"]
+    plan = json.loads(capfd.readouterr().out)
+    assert (plan["calibration_images"], plan["evaluation_images"]) == (10, 30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]

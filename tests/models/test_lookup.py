@@ -28,7 +28,7 @@ def test_a_name_belongs_to_one_source(name: str, source: str) -> None:
 
 
 class ZooSource:
-    """A source of linear classifiers, as a contributor would add it."""
+    """A source of linear classifiers, as a contributor would add one."""
 
     name: ClassVar[str] = "zoo"
 

@@ -1,4 +1,4 @@
-"""open_clip's image towers: the same logits as open_clip's own code, heads from class names or files, and refusals."""
+"""open_clip's image towers: logits equal to those of open_clip's code, heads from class names or files, and errors."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ LABELS = ("cat", "dog", "toaster")
 
 @pytest.fixture(scope="module")
 def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The library, which knows a CoCa small enough for tests."""
+    """The library, with the configuration of a CoCa that is small enough for tests."""
     library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
     folder = tmp_path_factory.mktemp("configs")
     (folder / f"{NAME}.json").write_text(json.dumps(CONFIG))
@@ -77,7 +77,7 @@ def test_a_zero_shot_head_gives_open_clips_own_logits(
 
 
 @torch.no_grad()
-def test_a_given_head_is_used(both_towers: Any, tmp_path: Path) -> None:
+def test_a_checkpoints_own_head_is_used(both_towers: Any, tmp_path: Path) -> None:
     tower = {f"visual.{name}": v.contiguous() for name, v in both_towers.visual.state_dict().items()}
     head = {"head.weight": torch.randn(5, 32), "head.bias": torch.randn(5)}
     save_file(tower | head, tmp_path / "fine.safetensors")
@@ -96,18 +96,23 @@ def test_every_dense_layer_is_exported_under_its_name(open_clip: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "error", "said"),
+    ("name", "options", "error", "message"),
     [
         ("open_clip:coca_ViT-B-33", {"weights": "random"}, ModelError, "coca_ViT-B-32"),
-        (f"open_clip:{NAME}", {"weights": "random", "model_args": {"depth": 3}}, UsageError, "take num_classes alone"),
-        (f"open_clip:{NAME}", {}, WeightsError, "it has none"),
+        (
+            f"open_clip:{NAME}",
+            {"weights": "random", "model_args": {"depth": 3}},
+            UsageError,
+            "depth.*Valid: num_classes",
+        ),
+        (f"open_clip:{NAME}", {}, WeightsError, f"no weights for 'open_clip:{NAME}'"),
         ("open_clip:coca_ViT-B-32.none", {}, WeightsError, "laion2b_s13b_b90k"),
     ],
 )
-def test_what_open_clip_lacks_is_told(
-    open_clip: Any, name: str, options: dict[str, Any], error: type[Exception], said: str
+def test_models_weights_and_arguments_that_do_not_exist_are_refused(
+    open_clip: Any, name: str, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         load_network(ModelOptions(name, **options))
 
 
@@ -129,13 +134,13 @@ def test_a_hub_that_cannot_be_reached_names_the_file_and_the_option(
     monkeypatch.setattr("edgekit.models.hub.try_to_load_from_cache", lambda *_, **__: None)
     run = ["deploy", "open_clip:coca_ViT-B-32", "--data", str(photos), "-o", str(tmp_path / "run"), "--dry-run", "-q"]
     assert main(run) == 2
-    said = capsys.readouterr().err
-    assert "open_clip_pytorch_model.bin of the hub repository laion/CoCa-ViT-B-32-laion2B-s13B-b90k" in said
-    assert "--weights FILE" in said
+    message = capsys.readouterr().err
+    assert "open_clip_pytorch_model.bin of the hub repository laion/CoCa-ViT-B-32-laion2B-s13B-b90k" in message
+    assert "--weights FILE" in message
 
 
 def test_coatnet_7_has_about_the_published_parameters() -> None:
-    """2.44 G in the paper; timm's shortcuts and head differ a little from its own."""
+    """The paper has 2.44 G; timm's shortcuts and head differ slightly from the paper's."""
     import timm
 
     from edgekit.models.timm_source import resolve_name

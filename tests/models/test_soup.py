@@ -1,4 +1,4 @@
-"""Soups: means, the greedy choice, what the record says, and what is refused."""
+"""Soups: means, the greedy choice, the record, and input that is refused."""
 
 import json
 from collections.abc import Callable
@@ -35,11 +35,11 @@ def write(tmp_path: Path) -> Write:
 def test_the_mean_is_of_each_tensor_in_its_dtype(write: Write) -> None:
     one = write("one", w=torch.tensor([1.0, 2.0]), h=torch.tensor([1.0], dtype=torch.float16), n=torch.tensor([3]))
     two = write("two", w=torch.tensor([3.0, 6.0]), h=torch.tensor([2.0], dtype=torch.float16), n=torch.tensor([3]))
-    found = mean([one, two])
-    assert found["w"].tolist() == [2.0, 4.0]
-    assert found["h"].tolist() == [1.5]
-    assert found["h"].dtype == torch.float16
-    assert found["n"].tolist() == [3]
+    soup = mean([one, two])
+    assert soup["w"].tolist() == [2.0, 4.0]
+    assert soup["h"].tolist() == [1.5]
+    assert soup["h"].dtype == torch.float16
+    assert soup["n"].tolist() == [3]
 
 
 def test_the_mean_of_many_equals_torchs(write: Write) -> None:
@@ -51,7 +51,7 @@ def test_the_mean_of_many_equals_torchs(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "difference"),
     [
         ({"w": torch.zeros(3)}, r"w: F32 \[2\] and F32 \[3\]"),
         ({"w": torch.zeros(2, dtype=torch.float16)}, r"w: F32 \[2\] and F16 \[2\]"),
@@ -59,9 +59,9 @@ def test_the_mean_of_many_equals_torchs(write: Write) -> None:
     ],
 )
 def test_members_that_differ_are_refused_by_their_headers(
-    write: Write, other: dict[str, torch.Tensor], said: str
+    write: Write, other: dict[str, torch.Tensor], difference: str
 ) -> None:
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=difference):
         check_members([write("one", w=torch.zeros(2)), write("two", **other)])
 
 
@@ -70,36 +70,37 @@ def test_integers_that_differ_and_values_that_are_not_finite_are_refused(write: 
     two = write("two", index=torch.tensor([1, 0]))
     with pytest.raises(WeightsError, match="integer tensor 'index'"):
         mean([one, two])
-    with pytest.raises(WeightsError, match=r"'.*bad.*': tensor 'w' holds NaN"):
+    with pytest.raises(WeightsError, match=r"tensor 'w' of weights '.*bad.*' contains NaN"):
         mean([write("good", w=torch.zeros(1)), write("bad", w=torch.tensor([float("nan")]))])
 
 
-def test_counts_of_batches_may_differ(write: Write) -> None:
+def test_numbers_of_batches_may_differ(write: Write) -> None:
     paths = [write(f"m{count}", **{"bn.num_batches_tracked": torch.tensor(count)}) for count in (5, 9)]
     assert mean(paths)["bn.num_batches_tracked"].item() == 5
 
 
-def test_greedy_tries_the_best_first_and_keeps_only_what_raises(write: Write) -> None:
-    """Accuracy is how near the mean comes to 2: worked by hand."""
+def test_greedy_tries_the_best_first_and_keeps_only_improvements(write: Write) -> None:
+    """The accuracy falls with the distance of the mean from 2, so that the expected choice follows by hand."""
     values = {"a": 1.0, "b": 4.0, "c": 2.5, "d": 2.5}
     paths = [write(name, w=torch.tensor([value])) for name, value in values.items()]
 
     def accuracy(state: Any) -> float:
         return 1 - abs(float(state["w"][0]) - 2.0) / 10
 
-    found = greedy(paths, [1 - abs(value - 2) / 10 for value in values.values()], accuracy)
-    # c (0.95), then d: (2.5 + 2.5) / 2 doesn't raise it; a: (2.5 + 1) / 2 = 1.75 does; b: (2.5 + 1 + 4) / 3 = 2.5 not.
-    assert [path.stem for path in found.members] == ["c", "a"]
-    assert [(trial.candidate.stem, trial.kept) for trial in found.trials] == [
+    choice = greedy(paths, [1 - abs(value - 2) / 10 for value in values.values()], accuracy)
+    # It starts with c (0.95). d: (2.5 + 2.5) / 2 = 2.5 is no better; a: (2.5 + 1) / 2 = 1.75 is; b: (2.5 + 1 + 4) / 3 =
+    # 2.5 isn't.
+    assert [path.stem for path in choice.members] == ["c", "a"]
+    assert [(trial.candidate.stem, trial.kept) for trial in choice.trials] == [
         ("c", True),
         ("d", False),
         ("a", True),
         ("b", False),
     ]
-    assert [round(trial.accuracy, 6) for trial in found.trials] == [0.95, 0.95, 0.975, 0.95]
+    assert [round(trial.accuracy, 6) for trial in choice.trials] == [0.95, 0.95, 0.975, 0.95]
 
 
-def test_a_soup_is_told_from_other_files(write: Write, tmp_path: Path) -> None:
+def test_a_soup_is_distinguished_from_other_files(write: Write, tmp_path: Path) -> None:
     held_out = HeldOut(count=2, sha256="0" * 64, seed=0, images=("a", "b"))
     record = SoupRecord(edgekit="0.1.0", method="greedy", members=(), held_out=held_out)
     save_soup({"w": torch.zeros(1)}, tmp_path / "soup.safetensors", record)
@@ -113,7 +114,7 @@ def test_a_soup_is_told_from_other_files(write: Write, tmp_path: Path) -> None:
 
 @pytest.fixture
 def fine_tunes(tiny_convnext: Any, tmp_path: Path) -> list[Path]:
-    """Three neighbours of the tiny network."""
+    """Three checkpoints near the tiny network's weights."""
     state = tiny_convnext.module.state_dict()
     paths = []
     for seed in range(3):
@@ -134,14 +135,18 @@ def test_greedy_soup_at_the_command_line_deploys_without_the_images_that_chose_i
     assert record["method"] == "greedy"
     assert record["held_out"]["count"] == 10
     assert record["final_count"] == 30
-    top1 = [each["held_out_top1"] for each in record["members"]]
+    top1 = [member["held_out_top1"] for member in record["members"]]
     assert top1 == sorted(top1, reverse=True)
     accuracy = record["accuracy"]
     assert accuracy["greedy"]["held_out_top1"] >= accuracy["best_single"]["held_out_top1"] == top1[0]
     kept_record = read_record(soup)
     assert kept_record is not None
     assert json.loads(to_json(kept_record)) == record
-    kept = [path for path in fine_tunes if any(e["kept"] and e["file"] == path.name for e in record["members"])]
+    kept = [
+        path
+        for path in fine_tunes
+        if any(member["kept"] and member["file"] == path.name for member in record["members"])
+    ]
     for name, value in load_file(soup).items():
         np.testing.assert_allclose(value, sum(load_file(path)[name].double() for path in kept) / len(kept), rtol=1e-6)
 
@@ -165,32 +170,32 @@ def test_uniform_soup_needs_no_images(fine_tunes: list[Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["{0}", "-o", "{out}"], "a soup is made of two at least"),
-        (["{0}", "{0}", "-o", "{out}"], "given twice"),
-        (["{0}", "{1}", "-o", "{0}"], "is one of the members"),
+        (["{0}", "-o", "{out}"], "two or more"),
+        (["{0}", "{0}", "-o", "{out}"], "is listed twice"),
+        (["{0}", "{1}", "-o", "{0}"], "is one of the soup's checkpoints"),
         (["{0}", "{1}", "-o", "soup.pth"], "not a .safetensors file"),
         (["{0}", "{1}"], "--output FILE"),
-        (["{0}", "{1}", "-o", "{out}", "--method", "greedy"], "give --model NAME and held-out images with --data PATH"),
-        (["{0}", "{1}", "-o", "{out}", "--data", "photos"], "give --model NAME"),
-        (["{0}", "{1}", "-o", "{out}", "--model", "demo"], "--model and --data go together"),
+        (["{0}", "{1}", "-o", "{out}", "--method", "greedy"], "Add `--model NAME` and `--data PATH`"),
+        (["{0}", "{1}", "-o", "{out}", "--data", "photos"], "Add `--model NAME`"),
+        (["{0}", "{1}", "-o", "{out}", "--model", "demo"], "only one of --model and --data"),
         (["{0}", "model.pth", "-o", "{out}"], "'model.pth' is not a .safetensors file"),
-        (["{0}", "none.safetensors", "-o", "{out}"], "'none.safetensors' does not exist"),
+        (["{0}", "none.safetensors", "-o", "{out}"], "'none.safetensors' doesn't exist"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_written(
-    fine_tunes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    fine_tunes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     names = {"out": tmp_path / "out.safetensors"}
     before = sorted(tmp_path.iterdir())
-    assert main(["soup", *(each.format(*fine_tunes, **names) for each in arguments), "--quiet"]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["soup", *(argument.format(*fine_tunes, **names) for argument in arguments), "--quiet"]) == 2
+    assert message in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_record_of_an_earlier_soup_is_read(write: Write, tmp_path: Path) -> None:
-    """Records of soups that were made before anything in them could be null."""
+    """Records were once written without the fields that can be null."""
     member = {"file": "one.safetensors", "kept": True, "sha256": "0" * 64}
     text = json.dumps({"schema_version": 1, "edgekit": "0.1.0", "method": "uniform", "members": [member]})
     save_file({"w": torch.zeros(1)}, tmp_path / "soup.safetensors", metadata={METADATA: text})
