@@ -105,8 +105,8 @@ def test_classes_that_do_not_match(deploy: Fails, photos: Path, tmp_path: Path) 
 def test_labels_of_another_number(deploy: Fails, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb\n")
     message = deploy("--data", photos, "--labels", tmp_path / "labels.txt")
-    assert "has 2 names and the model 10 classes" in message
-    assert "gone.txt' doesn't exist: check --labels" in deploy("--data", photos, "--labels", tmp_path / "gone.txt")
+    assert "has 2 names, but the model has 10 classes" in message
+    assert "gone.txt' doesn't exist" in deploy("--data", photos, "--labels", tmp_path / "gone.txt")
 
 
 @pytest.mark.parametrize(
