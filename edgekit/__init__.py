@@ -1,4 +1,4 @@
-"""edgekit: from a checkpoint to an INT8 classifier that is proven on the device it will run on."""
+"""edgekit turns an image classifier into an INT8 model and measures it on the device that will run it."""
 
 from typing import TYPE_CHECKING, Any
 

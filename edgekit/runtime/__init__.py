@@ -1,4 +1,4 @@
-"""The SDK: load a bundle and classify with it. Importing it needs numpy and Pillow alone."""
+"""The SDK: load a bundle and classify images with it. Importing it needs only numpy and Pillow."""
 
 import os
 
@@ -11,12 +11,37 @@ __all__ = ["Session", "VerifyResult", "load"]
 def load(
     path: str | os.PathLike[str], threads: int | None = None, verify: bool = False, low_precision: bool = False
 ) -> Session:
-    """Open a bundle on `threads` threads (default: every core that this process may use).
+    """Open a bundle for inference.
 
-    Hashes are checked before the runtime opens the model. With `low_precision` a float model is computed in bf16 or f16
-    where its runtime would choose that on this processor: a report says where it pays; elsewhere it changes nothing.
-    `verify` runs the golden samples on the session that is returned. Raises BundleError, UsageError, MissingExtraError
-    with the pip command to run, EngineError, and GoldenError where `verify` fails.
+    The hash of every file is checked before the runtime opens the model. Loading a bundle runs no code from it.
+
+    Args:
+        path: Folder of the bundle.
+        threads: Number of threads that the runtime computes with. By default it is the number of physical cores that
+            this process may use.
+        verify: Run the bundle's golden samples on the session that is returned, and compare their logits with the
+            bundle's.
+        low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor. The
+            report of `edgekit deploy` shows where this is faster. Other models and processors are not affected.
+
+    Returns:
+        A session, which several threads may share.
+
+    Raises:
+        UsageError: `threads` is not a whole number from 1.
+        BundleError: The folder is not a bundle, or the bundle is damaged or of another version.
+        MissingExtraError: The runtime is not installed, or is older than the bundle needs. `fix` is the pip command.
+        EngineError: The runtime failed to load the model.
+        GoldenError: With `verify`, a logit differs from the bundle's by more than the tolerance.
+
+    Examples:
+        ```python
+        import edgekit
+
+        with edgekit.load("runs/demo/tflite-int8", threads=4) as classifier:
+            for label, score in classifier.classify("cat.jpg", top=5):
+                print(f"{score:6.1%}  {label}")
+        ```
     """
     session = Session(read_bundle(path), threads)
     try:

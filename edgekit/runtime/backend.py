@@ -1,4 +1,4 @@
-"""What a backend is: one method, from a graph to the files that a runtime loads."""
+"""The contract of a backend: one method that compiles a graph to the files that a runtime loads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,35 +14,52 @@ from edgekit.support.libraries import LibraryErrors, first_line, import_needed
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model: everything that the manifest says of it."""
+    """A compiled model, described as its manifest needs it."""
 
     model_file: str
+    """Name of the file that the runtime opens."""
     files: tuple[str, ...]
-    """All files in the folder that the runtime loads, `model_file` among them."""
+    """Names of all files that the runtime loads, including `model_file`."""
     input_name: str
+    """Name of the model's input tensor."""
     output_name: str
+    """Name of the model's output tensor."""
     package: str
-    """The runtime's package, and the oldest version of it that loads the file."""
+    """Distribution that runs the model, such as "onnxruntime"."""
     minimum: str
+    """Oldest version of `package` that loads the file."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    """Order of the input's axes in the model file."""
     session: Mapping[str, Any] = field(default_factory=dict)
+    """Session options that the engine needs for this file."""
 
 
 class Backend(Protocol):
-    """Compiles for one runtime. `metadata` is put inside the model file so that it can be used alone."""
+    """A compiler for one runtime."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
-        """Write the model's files into `folder`; raises CompileError with what the runtime's compiler said.
+        """Compile a graph and write the model's files.
 
-        Calls of the compiler stand in a block of `compiler_errors`.
+        Implementations call the runtime's compiler inside a `compiler_errors` block.
+
+        Args:
+            graph: Exported graph for one image, float32 [1,3,H,W]; compiling may change it.
+            folder: Existing folder for the files.
+            metadata: JSON text to embed in the model file, so that the file can be used without the bundle.
+
+        Returns:
+            Names of the files and tensors, and the runtime that they need.
+
+        Raises:
+            CompileError: The runtime's compiler refused the graph; the message quotes its first line.
         """
         ...
 
 
 def compiler_errors(target: str) -> LibraryErrors:
-    """Turns what a runtime's compiler raises inside the block into CompileError with its first line.
+    """Turn an exception of a runtime's compiler into a CompileError that quotes its first line.
 
-    A full disk and a lack of memory pass: they are told as what they are.
+    OSError and MemoryError pass through, because a full disk and lack of memory are reported as such.
     """
     title = find_runtime(target).title
     return LibraryErrors(
@@ -55,6 +72,6 @@ __all__ = ["Artifact", "Backend", "compiler_errors", "load_backend"]
 
 
 def load_backend(target: str) -> Backend:
-    """The backend of this target, imported now; MissingExtraError if a package that it needs is missing."""
+    """Import the backend of a target; raises MissingExtraError if it needs a package that is not installed."""
     backend: Backend = import_needed(find_runtime(target).backend_module, "build").Backend()
     return backend

@@ -1,6 +1,6 @@
 """A bundle: the folder that is shipped, with a model, its manifest, its labels and golden samples.
 
-A bundle may come from a stranger. Reading one touches plain files inside its folder only, runs nothing from it, and
+A bundle may come from a stranger. Reading one opens only regular files inside its folder, runs no code from it, and
 checks every name, type, size and hash before an engine opens the model.
 """
 
@@ -46,17 +46,21 @@ __all__ = [
     "write_bundle",
 ]
 
+COPY_AGAIN = "Copy the whole folder again"
 MAX_TEXT_BYTES = 32 << 20
 MAX_GOLDEN_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """Samples with known answers: pixels [N,H,W,3], logits [N,classes], and the greatest difference allowed."""
+    """Images with the logits that the model computed for them where the bundle was made."""
 
     pixels: NDArray[np.uint8]
+    """Cropped RGB images, uint8 [N,H,W,3]."""
     logits: NDArray[np.float32]
+    """Expected logits, float32 [N,classes]."""
     tolerance: float
+    """Largest absolute difference of a logit that is allowed on another machine."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,20 @@ class Bundle:
     """A bundle on disk whose manifest and labels were read and checked."""
 
     path: Path
+    """Folder of the bundle."""
     manifest: Manifest
+    """Content of its manifest.json."""
     labels: tuple[str, ...]
+    """Names of the classes, in the order of the logits."""
 
     @property
     def model_path(self) -> Path:
-        """The file that the engine opens."""
+        """Path of the file that the engine opens."""
         return self.path / self.manifest.model_file
 
     @property
     def size_bytes(self) -> int:
-        """Size of the model files alone: what the engine loads."""
+        """Size of the files that the engine loads, without labels and golden samples."""
         own = (self.manifest.labels_file, self.manifest.golden_file)
         return sum(entry["size_bytes"] for name, entry in self.manifest.files.items() if name not in own)
 
@@ -85,35 +92,46 @@ class Bundle:
             golden = _load_golden(_own_file(self.path, name))
             _check_golden(golden, self.manifest)
         except BundleError as error:
-            raise BundleError(f"bundle '{self.path}': {name}: {error}") from error
-        # numpy and zipfile raise almost anything on a damaged archive, MemoryError for a false header among it
+            raise _in_bundle(self.path, error, f"{name}: ") from error
+        # numpy and zipfile raise almost anything on a damaged archive, even MemoryError for a false header
         except Exception as error:
-            raise BundleError(f"bundle '{self.path}': {name} is damaged: {error}") from error
+            raise BundleError(f"bundle '{self.path}': {name} is damaged: {error}", fix=COPY_AGAIN) from error
         return golden
 
 
 def read_bundle(path: str | os.PathLike[str], check_hashes: bool = True) -> Bundle:
-    """Read and check a bundle. `check_hashes=False` checks names and sizes of the files, not their content.
+    """Read the manifest and labels of a bundle, and check its files.
 
-    Raises BundleError for a folder without manifest, an unknown schema_version, a key that is missing, unknown or
-    wrong, a file that is missing, lies outside the folder or differs in size or sha256, or a wrong number of labels.
+    Args:
+        path: Folder of the bundle.
+        check_hashes: Compare the sha256 of every file with the manifest. Without it, only names and sizes are checked.
+
+    Raises:
+        BundleError: The folder has no manifest. The manifest has an unknown schema_version, or a key is missing,
+            unknown or wrong. A file is missing, is a link to a place outside the folder, or has another size or sha256.
+            The number of labels is not the number of classes.
     """
     path = Path(path)
     if not os.path.isdir(path):
         reason = "it is a file" if os.path.exists(path) else "there is no such folder"
         raise BundleError(f"'{path}' is not a bundle: {reason}")
     if not os.path.lexists(path / MANIFEST):
-        raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}. Make one with: edgekit deploy MODEL")
+        raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}", fix="Make one with `edgekit deploy MODEL`")
     try:
         manifest = parse_manifest(_read_text(path, MANIFEST))
         for name, entry in manifest.files.items():
             _check_file(path, name, entry, check_hashes)
         labels = _parse_labels(_read_text(path, manifest.labels_file), manifest)
     except BundleError as error:
-        raise BundleError(f"bundle '{path}': {error}") from error
+        raise _in_bundle(path, error) from error
     except OSError as error:
         raise BundleError(f"bundle '{path}' can't be read: {error.strerror or error}") from error
     return Bundle(path, manifest, labels)
+
+
+def _in_bundle(path: Path, error: BundleError, file: str = "") -> BundleError:
+    """The same error with the path of its bundle."""
+    return BundleError(f"bundle '{path}': {file}{error.problem}", valid=error.valid, fix=error.fix)
 
 
 def write_bundle(
@@ -123,16 +141,31 @@ def write_bundle(
     labels: Sequence[str],
     golden: Golden,
 ) -> Bundle:
-    """Write a bundle in a folder beside `path`, then rename it; an older bundle is replaced, or untouched on failure.
+    """Write a bundle in a temporary folder beside `path`, then rename it.
 
-    `model_files` maps names in the bundle to files, which are copied. Raises BundleError if manifest, labels and golden
-    samples don't fit each other, OutputError if `path` holds something else or can't be written.
+    An older bundle at `path` is replaced, and stays untouched if writing fails.
+
+    Args:
+        path: Folder of the new bundle.
+        model_files: Files to copy, by their names in the bundle.
+        manifest: Manifest without `files`, which this function fills in.
+        labels: Names of the classes, in the order of the logits.
+        golden: Samples that `Session.verify` compares with.
+
+    Returns:
+        The bundle, read back from disk.
+
+    Raises:
+        BundleError: Manifest, labels and golden samples don't fit each other.
+        OutputError: `path` is neither a bundle nor an empty folder, or can't be written.
     """
     path = Path(path)
     place = Path(os.path.realpath(path))
     with _output_errors(path):
         if place.exists() and not _replaceable(place):
-            raise OutputError(f"'{path}' holds something that isn't a bundle: choose another --output or remove it")
+            raise OutputError(
+                f"'{path}' exists and is not a bundle", fix="Choose another place with --output, or remove it"
+            )
         with replacing(place) as building:
             building.mkdir(parents=True)
             bundle = _fill(building, model_files, manifest, labels, golden)
@@ -160,7 +193,7 @@ def _fill(
     }
     values = replace(manifest, files=files).to_dict()
     _write_text(folder / MANIFEST, json.dumps(values, indent=1, allow_nan=False) + "\n")
-    return read_bundle(folder, check_hashes=False)  # what can't be read back must not be shipped
+    return read_bundle(folder, check_hashes=False)  # a bundle that can't be read back must not be shipped
 
 
 def _replaceable(place: Path) -> bool:
@@ -174,7 +207,8 @@ def _output_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise OutputError(
-            f"can't write bundle '{path}': {error.strerror or error}{where}. Choose another --output or make room"
+            f"can't write bundle '{path}': {error.strerror or error}{where}",
+            fix="Choose another place with --output, or make room",
         ) from error
 
 
@@ -183,12 +217,12 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _own_file(folder: Path, name: str) -> Path:
-    """The path of a regular file directly in `folder`, or BundleError: no folder, device, or link that leaves it."""
+    """Path of a regular file directly in `folder`; raises BundleError for anything else, and for links to elsewhere."""
     path = folder / name
     if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
-        raise BundleError(f"file '{name}' is a link that leaves the folder")
+        raise BundleError(f"file '{name}' is a link to a place outside the folder")
     if not path.exists():
-        raise BundleError(f"file '{name}' is missing: copy the whole folder again")
+        raise BundleError(f"file '{name}' is missing", fix=COPY_AGAIN)
     if not stat.S_ISREG(path.stat().st_mode):
         raise BundleError(f"'{name}' is not a regular file")
     return path
@@ -199,16 +233,16 @@ def _check_file(folder: Path, name: str, entry: FileEntry, check_hash: bool) -> 
     size = path.stat().st_size
     if size != entry["size_bytes"]:
         raise BundleError(
-            f"file '{name}' has {size} bytes, the manifest says {entry['size_bytes']}: copy the folder again"
+            f"file '{name}' has {size} bytes, but the manifest says {entry['size_bytes']}", fix=COPY_AGAIN
         )
     if check_hash and file_sha256(path) != entry["sha256"]:
-        raise BundleError(f"file '{name}' was changed: its sha256 is not the manifest's. Copy the folder again")
+        raise BundleError(f"file '{name}' was changed: its sha256 differs from the manifest's", fix=COPY_AGAIN)
 
 
 def _read_text(folder: Path, name: str) -> str:
     path = _own_file(folder, name)
     if path.stat().st_size > MAX_TEXT_BYTES:
-        raise BundleError(f"file '{name}' has {path.stat().st_size} bytes, more than {MAX_TEXT_BYTES}")
+        raise BundleError(f"file '{name}' has {path.stat().st_size} bytes", valid=f"at most {MAX_TEXT_BYTES} bytes")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -221,7 +255,7 @@ def _parse_labels(text: str, manifest: Manifest) -> tuple[str, ...]:
         check_printable(manifest.labels_file, label)
     if len(labels) != manifest.classes:
         raise BundleError(
-            f"{manifest.labels_file} holds {len(labels)} labels, the model has {manifest.classes} classes"
+            f"{manifest.labels_file} has {len(labels)} labels, but the model has {manifest.classes} classes"
         )
     return tuple(labels)
 
@@ -230,7 +264,7 @@ def _load_golden(path: Path) -> Golden:
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
     if size > MAX_GOLDEN_BYTES:
-        raise BundleError(f"it unpacks to {size} bytes, more than {MAX_GOLDEN_BYTES}")
+        raise BundleError(f"it unpacks to {size} bytes", valid=f"at most {MAX_GOLDEN_BYTES} bytes")
     with np.load(path, allow_pickle=False) as arrays:
         return Golden(arrays["pixels"], arrays["logits"], float(arrays["tolerance"]))
 
@@ -245,7 +279,10 @@ def _check_golden(golden: Golden, manifest: Manifest) -> None:
     ):
         if array.dtype != dtype or array.shape != shape or count == 0:
             raise BundleError(
-                f"golden {name} are {array.dtype} {list(array.shape)}: valid is {np.dtype(dtype)} {list(shape)}, N > 0"
+                f"the golden {name} are {array.dtype} {list(array.shape)}",
+                valid=f"{np.dtype(dtype)} {list(shape)} with at least one sample",
             )
     if not np.isfinite(logits).all() or not math.isfinite(golden.tolerance) or golden.tolerance < 0:
-        raise BundleError(f"golden logits or tolerance ({golden.tolerance}) are not finite numbers")
+        raise BundleError(
+            f"the golden logits or their tolerance ({golden.tolerance}) are not finite, or the tolerance is negative"
+        )

@@ -1,4 +1,4 @@
-"""What the engines share: their contract, the import of a runtime, its errors, and the number of threads."""
+"""The contract of an engine, and what all engines share: imports, versions, checks, errors and threads."""
 
 import importlib
 import importlib.metadata
@@ -24,32 +24,34 @@ _CPUS = "/sys/devices/system/cpu"
 
 
 class Engine(Protocol):
-    """One model in one runtime; `run` may be called from several threads."""
+    """One model in one runtime. Several threads may call `run` at once."""
 
     package: str
+    """Distribution that runs the model, such as "onnxruntime"."""
     version: str
+    """Installed version of `package`."""
 
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None: ...
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [1,classes] of one normalized image, [1,3,H,W] and C-contiguous; the result is the caller's own."""
+        """Logits [1,classes] of a normalized, C-contiguous image [1,3,H,W]; the caller owns the result."""
         ...
 
     def close(self) -> None:
-        """Let the model go; running afterwards raises EngineError."""
+        """Release the model; `run` raises EngineError afterwards."""
         ...
 
     @staticmethod
     def low_precision_float() -> str | None:
-        """What the runtime would compute a float model in on this processor instead of f32: bf16, f16 or nothing.
+        """Return "bf16" or "f16" if the runtime by default computes float models in it on this processor, else None.
 
-        The engine takes it as the session option "inference_precision".
+        The engine accepts the value as the session option "inference_precision".
         """
         ...
 
 
 def import_runtime(name: str) -> ModuleType:
-    """The first of a runtime's modules that is installed, or MissingExtraError with the pip command that brings one."""
+    """Import the first of a runtime's modules that is installed; MissingExtraError gives the pip command if none is."""
     runtime = find_runtime(name)
     for module in runtime.import_names:
         try:
@@ -64,72 +66,72 @@ def import_runtime(name: str) -> ModuleType:
 
 
 def package_version(module: ModuleType, package: str, manifest: Manifest) -> str:
-    """The version installed; MissingExtraError if the bundle needs a newer one."""
+    """Installed version of a package; raises MissingExtraError if the bundle needs a newer one."""
     try:
         version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # the same module from another package, such as onnxruntime-gpu
+    except importlib.metadata.PackageNotFoundError:  # another distribution, such as onnxruntime-gpu, has the module
         version = str(getattr(module, "__version__", "unknown"))
     minimum = manifest.engine["minimum"]
     if package == manifest.engine["package"] and () < release(version) < release(minimum):
         raise MissingExtraError(
-            f"the bundle needs {package} {minimum} or newer, {version} is installed. "
-            f'Run: pip install "{package}>={minimum}"'
+            f"the bundle needs {package} {minimum} or newer, but {version} is installed",
+            fix=f'Run: pip install "{package}>={minimum}"',
         )
     return version
 
 
 def check_manifest(manifest: Manifest, runtime: Runtime) -> None:
-    """Refuse a bundle that would reach more of the runtime than its engine is written for; raises BundleError.
+    """Refuse a bundle that would use more of the runtime than its engine supports; raises BundleError.
 
-    These are session options that the engine doesn't know, and a model file with another suffix, by which some runtimes
-    choose the parser.
+    The check covers session options that the engine doesn't have, and the suffix of the model file, by which some
+    runtimes choose a parser.
     """
     for key in manifest.session:
         if key not in runtime.session_options:
             valid = ", ".join(runtime.session_options) or "none"
-            raise BundleError(f"key 'session.{key}' is unknown to {runtime.title}; valid: {valid}")
+            raise BundleError(f"key 'session.{key}' is unknown to {runtime.title}", valid=valid)
     if not manifest.model_file.endswith(runtime.model_suffix):
         raise BundleError(
-            f"key 'model_file' is '{manifest.model_file}': valid is a name that ends in {runtime.model_suffix}"
+            f"key 'model_file' is '{manifest.model_file}'", valid=f"a name that ends in {runtime.model_suffix}"
         )
 
 
 def check_shapes(manifest: Manifest, inputs: Sequence[object], outputs: Sequence[object]) -> None:
-    """Compare the shapes of a model's only input and output, as its file has them, with the manifest."""
+    """Compare the shapes of a model's input and output with the manifest; raises BundleError if they differ."""
     _, channels, height, width = manifest.input_shape
     shape = [1, height, width, channels] if manifest.layout == "NHWC" else [1, channels, height, width]
-    for what, given, wanted in (("input", inputs, shape), ("output", outputs, [1, manifest.classes])):
-        if list(given) != wanted:
-            raise BundleError(f"the model's {what} has shape {list(given)}, the manifest says {wanted}")
+    for name, actual, expected in (("input", inputs, shape), ("output", outputs, [1, manifest.classes])):
+        if list(actual) != expected:
+            raise BundleError(f"the model's {name} has shape {list(actual)}, but the manifest says {expected}")
 
 
 @contextmanager
 def engine_errors(action: str) -> Iterator[None]:
-    """Turn whatever a runtime raises into EngineError: "`action` failed: " and the line that says why."""
+    """Turn any exception of a runtime into an EngineError: "`action` failed: " and the line that gives the cause."""
     try:
         yield
     except EdgekitError:
         raise
-    except Exception as error:  # runtimes raise RuntimeError, ValueError, and classes of their own
+    except Exception as error:  # RuntimeError, ValueError, and the runtimes' own classes
         raise EngineError(f"{action} failed: {first_line(error)}") from error
 
 
 def closed() -> EngineError:
-    """The error of a session that is used after `close`."""
-    return EngineError("the session is closed: load the bundle again")
+    """Build the error for a session that is used after `close`."""
+    return EngineError("the session is closed", fix="Load the bundle again")
 
 
 def check_threads(threads: int | None) -> int:
-    """The number of threads to use; UsageError unless `threads` is None or a whole number from 1."""
+    """Number of threads to use; raises UsageError unless `threads` is None or a whole number from 1."""
     if threads is None:
         return default_threads()
     if type(threads) is not int or threads < 1:
-        raise UsageError(f"threads is {threads!r}: give a whole number from 1, or leave it out to use every core")
+        raise UsageError(f"threads is {threads!r}", valid="a whole number from 1", fix="Leave it out to use every core")
     return threads
 
 
 def default_threads() -> int:
-    """Cores that this process may use: CPUs of its affinity, hyperthreads of one core counted once."""
+    """Number of physical cores among the CPUs in this process's affinity mask."""
     try:
         cpus = os.sched_getaffinity(0)
     except AttributeError:  # not Linux

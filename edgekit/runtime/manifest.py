@@ -1,6 +1,6 @@
-"""manifest.json: what a bundle says of itself, and the strict reading of it.
+"""manifest.json: the description of a bundle, and the strict parser that reads it.
 
-A manifest may come from a stranger, so every key, type, name and size is checked before anything is done with it.
+A manifest may come from a stranger, so every key, type, name and size is checked before any of it is used.
 """
 
 import json
@@ -25,77 +25,97 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileEntry(TypedDict):
-    """What a manifest says of one file."""
+    """SHA-256 of one file as 64 hexadecimal digits, and its size in bytes."""
 
     sha256: str
     size_bytes: int
 
 
 class EngineRequirement(TypedDict):
-    """The package that runs the model, and the oldest version that can load it."""
+    """Distribution that runs the model, and the oldest version that can load it."""
 
     package: str
     minimum: str
 
 
 class ManifestLayer(TypedDict):
-    """A dense, convolution or matmul layer as compiled; `macs` is for one image."""
+    """A dense, convolution or matmul layer as it was compiled."""
 
     name: str
+    """Path of the module in the network, such as "stages.0.blocks.0.mlp.fc1"."""
     op: str
+    """Kind of layer: "conv", "depthwise", "linear" or "matmul"."""
     macs: int
+    """Multiply-accumulates for one image."""
     int8: bool
+    """Whether it is quantized."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json holds besides schema_version.
-
-    `input_shape` is [1,3,H,W] whatever the file's own `layout`; `session` holds engine options (each engine names
-    those it knows); `files` is filled by `write_bundle`; `fingerprint` is a hash of everything that went in.
-    """
+    """Content of a bundle's manifest.json, except for schema_version."""
 
     target: str
+    """Runtime that the model was compiled for: "openvino", "onnx" or "tflite"."""
     precision: Literal["float", "int8"]
+    """Whether the model was quantized ("int8") or not ("float")."""
     scheme: str
+    """Description of the quantization, such as "static w8a8, int8 weights per channel, …", or "float32"."""
     model_file: str
+    """Name of the file that the engine opens."""
     input_shape: tuple[int, int, int, int]
+    """Shape of the session's input for one image, [1,3,H,W] in either `layout`."""
     layout: Literal["NCHW", "NHWC"]
+    """Order of the axes in the model file; the engine transposes where it differs from `input_shape`."""
     dtype: Literal["float32"]
+    """Type of the session's input and of its logits."""
     input_name: str
+    """Name of the input tensor in the model file."""
     output_name: str
+    """Name of the output tensor in the model file."""
     classes: int
+    """Number of logits for each image."""
     preprocessing: Preprocessing
+    """Resizing, cropping and normalization of images."""
     engine: EngineRequirement
+    """Distribution that runs the model, and its oldest version."""
     device_class: str
+    """Device class that the bundle was made for, such as "raspberry-pi-5"."""
     fingerprint: str
+    """Hash of everything that the bundle was made from: network, images, recipe, versions."""
     session: Mapping[str, Any] = field(default_factory=dict)
+    """Options for the engine; the runtime table lists the options of each runtime."""
     layers: Sequence[ManifestLayer] = ()
+    """Layers that multiply and accumulate, in the order of the graph."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Origin of the bundle: model, hash of the weights, recipe, rewrites, calibration images and versions."""
     labels_file: str = "labels.txt"
+    """Name of the file with one label per line."""
     golden_file: str = "golden.npz"
+    """Name of the file with the golden samples."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+    """Hash and size of every file, by name; `write_bundle` fills them in."""
 
     def to_dict(self) -> dict[str, object]:
-        """The manifest as JSON can hold it, schema_version first."""
+        """The manifest as JSON values, with schema_version first."""
         values = {"schema_version": SCHEMA_VERSION} | asdict(self)
         return values | {"preprocessing": self.preprocessing.to_dict(), "input_shape": list(self.input_shape)}
 
     @classmethod
     def from_dict(cls, values: object) -> "Manifest":
-        """The inverse of `to_dict`; raises BundleError naming the key that is missing, unknown or wrong."""
-        given = _object("manifest", values)
-        version = given.get("schema_version")
+        """Inverse of `to_dict`; raises BundleError that names the key that is missing, unknown or wrong."""
+        entries = _object("manifest", values)
+        version = entries.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
-            _refuse("schema_version", version, f"{SCHEMA_VERSION} (a newer bundle needs a newer edgekit)")
-        _check_keys("manifest", given, ("schema_version", *(item.name for item in fields(cls))))
-        manifest = cls(**{key: parse(key, given[key]) for key, parse in _PARSERS.items()})
+            _refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
+        _check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
+        manifest = cls(**{key: parse(key, entries[key]) for key, parse in _PARSERS.items()})
         _check_agreement(manifest)
         return manifest
 
 
 def parse_manifest(text: str) -> Manifest:
-    """The manifest in a JSON text; raises BundleError for anything that `to_dict` wouldn't have written."""
+    """Parse the JSON text of a manifest; raises BundleError for anything that `to_dict` would not write."""
     try:
         values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
         for key, string in _strings("manifest", values):
@@ -105,31 +125,31 @@ def parse_manifest(text: str) -> Manifest:
     return Manifest.from_dict(values)
 
 
-def check_printable(what: str, text: str) -> None:
-    """Refuse control characters: a label from a stranger must not steer the terminal that prints it."""
+def check_printable(source: str, text: str) -> None:
+    """Refuse control characters, because a label from a stranger must not control the terminal that prints it."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise BundleError(f"{what} holds a control character in {text[:40]!r}")
+        raise BundleError(f"{source} contains a control character in {text[:40]!r}")
 
 
 def check_file_name(key: str, value: object) -> str:
-    """A plain file name without a folder, or BundleError."""
+    """Return `value` if it is a plain file name without a folder; raises BundleError otherwise."""
     if not isinstance(value, str) or not _FILE_NAME.fullmatch(value) or value.casefold() == MANIFEST:
         _refuse(key, value, "a file name of letters, digits, '.', '_' and '-', without a folder")
     return value
 
 
-def _refuse(key: str, value: object, valid: str) -> NoReturn:
+def _refuse(key: str, value: object, valid: str, fix: str = "") -> NoReturn:
     shown = repr(value)
-    raise BundleError(f"key '{key}' is {shown[:80]}{'…' if len(shown) > 80 else ''}: valid is {valid}")
+    raise BundleError(f"key '{key}' is {shown[:80]}{'…' if len(shown) > 80 else ''}", valid=valid, fix=fix)
 
 
-def _check_keys(what: str, given: Mapping[str, object], keys: Sequence[str]) -> None:
+def _check_keys(parent: str, values: Mapping[str, object], keys: Sequence[str]) -> None:
     for key in keys:
-        if key not in given:
-            raise BundleError(f"{what}: key '{key}' is missing")
-    for key in given:
+        if key not in values:
+            raise BundleError(f"{parent}: key '{key}' is missing")
+    for key in values:
         if key not in keys:
-            raise BundleError(f"{what}: key {key!r} is unknown; the keys are {', '.join(keys)}")
+            raise BundleError(f"{parent}: key {key!r} is unknown", valid=", ".join(keys))
 
 
 def _object(key: str, value: object) -> dict[str, object]:
@@ -140,7 +160,7 @@ def _object(key: str, value: object) -> dict[str, object]:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
-        _refuse(key, value, "a text")
+        _refuse(key, value, "a string")
     check_printable(f"key '{key}'", value)
     return value
 
@@ -179,12 +199,12 @@ def _pattern(pattern: re.Pattern[str], valid: str) -> Callable[[str, object], st
 
 
 def _record(**parsers: Callable[[str, object], Any]) -> Callable[[str, object], dict[str, object]]:
-    """A parser of an object with exactly these keys."""
+    """Parser of an object with exactly these keys."""
 
     def parse(key: str, value: object) -> dict[str, object]:
-        given = _object(key, value)
-        _check_keys(key, given, tuple(parsers))
-        return {name: parser(f"{key}.{name}", given[name]) for name, parser in parsers.items()}
+        values = _object(key, value)
+        _check_keys(key, values, tuple(parsers))
+        return {name: parser(f"{key}.{name}", values[name]) for name, parser in parsers.items()}
 
     return parse
 
@@ -223,7 +243,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "output_name": _text,
     "classes": _whole(1, MAX_CLASSES),
     "preprocessing": lambda _, value: Preprocessing.from_dict(value),
-    # Both end up in a pip command that a user may paste into a shell.
+    # Both become part of a pip command that a user may paste into a shell.
     "engine": _record(package=_pattern(_PACKAGE, "a package name"), minimum=_pattern(_VERSION, "a version like 1.20")),
     "device_class": _text,
     "fingerprint": _text,
@@ -237,7 +257,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
 
 
 def _check_agreement(manifest: Manifest) -> None:
-    """What no single key shows: the keys must fit each other."""
+    """Check that the keys agree with each other; raises BundleError."""
     named = {key: getattr(manifest, key) for key in ("model_file", "labels_file", "golden_file")}
     for key, name in named.items():
         if name not in manifest.files:
@@ -245,18 +265,20 @@ def _check_agreement(manifest: Manifest) -> None:
     for key in ("labels_file", "golden_file"):
         others = [name.casefold() for other, name in named.items() if other != key]
         if named[key].casefold() in others:
-            _refuse(key, named[key], "a file of its own")
+            _refuse(key, named[key], "a file that no other key names")
     sides = (manifest.preprocessing.height, manifest.preprocessing.width)
     if manifest.input_shape[2:] != sides:
         _refuse(
-            "input_shape", list(manifest.input_shape), f"[1, 3, {sides[0]}, {sides[1]}], as the preprocessing gives"
+            "input_shape",
+            list(manifest.input_shape),
+            f"[1, 3, {sides[0]}, {sides[1]}], the output of the preprocessing",
         )
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"a key is given twice among {', '.join(repr(key) for key, _ in pairs[:9])}")
+        raise ValueError(f"a key occurs twice among {', '.join(repr(key) for key, _ in pairs[:9])}")
     return values
 
 
@@ -265,7 +287,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _strings(key: str, value: object) -> Iterator[tuple[str, str]]:
-    """Every text in a JSON value, keys included, each with the key that it is found under."""
+    """Every string in a JSON value, including keys, with the key that contains it."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the profilers share: their contract, the result, and how multiply-accumulates are counted."""
+"""The contract of a profiler, its result, and the counting of multiply-accumulates (MACs)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,90 +20,94 @@ class OpProfile:
     """An operation that multiplies and accumulates, as the runtime ran it."""
 
     name: str
+    """Name of the layer or operation."""
     kernel: str
-    """The runtime's own name of the kernel, such as "brgconv_avx512_1x1_I8"."""
+    """The runtime's name for the kernel, such as "brgconv_avx512_1x1_I8"."""
     macs: int
+    """Multiply-accumulates for one image."""
     int8: bool
-    """The kernel multiplies integers of at most 8 bits."""
+    """Whether the kernel multiplies integers of at most 8 bits."""
     ms: float | None = None
-    """Time of a run, in milliseconds; None if the runtime doesn't tell it of this operation alone."""
+    """Time of one run in milliseconds, or None if the runtime doesn't report it for this operation alone."""
     reason: str | None = None
-    """Why it ran in float; None for an integer kernel."""
+    """Why the operation ran in float; None for an integer kernel."""
     quantized: bool = False
-    """The file quantizes its input and its weights (or second input)."""
+    """Whether the file quantizes both its input and its weights (or second input)."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One model under its runtime's profiler, batch 1.
+    """Profile of one model at batch 1.
 
-    MACs are those that the runtime carries out, convolutions (depthwise ones too), matrix products of weights and
-    those between activations. Not counted is what
-    a product only spells: a sum written as a MatMul with a constant of ones, and channels that a layout pads with.
+    The MACs are those that the runtime executes in convolutions, including depthwise ones, and in matrix products with
+    weights or between activations. A sum that is written as a MatMul with a constant of ones doesn't count, nor do
+    channels that a layout adds as padding.
     """
 
     method: str
-    """Where the facts come from: what the runtime itself said, and what was concluded from the file."""
+    """Source of the facts: which ones the runtime reported, and which ones were inferred from the file."""
     ops: tuple[OpProfile, ...]
-    """In the order in which they ran."""
+    """Operations in the order in which they ran."""
     time_by_kind: Mapping[str, float] | None
-    """Milliseconds by kind of operation, products split in "int8" and "float"; None if the runtime doesn't tell."""
+    """Milliseconds by kind of operation, with products split into "int8" and "float"; None if not reported."""
 
     @property
     def total_macs(self) -> int:
+        """MACs of all operations."""
         return sum(op.macs for op in self.ops)
 
     @property
     def int8_macs(self) -> int:
+        """MACs of the operations that ran in integer kernels."""
         return sum(op.macs for op in self.ops if op.int8)
 
     @property
     def share_of_macs(self) -> float:
-        """0 to 1: the part of the MACs that ran in integer kernels."""
+        """Fraction of the MACs that ran in integer kernels, from 0 to 1."""
         return self.int8_macs / self.total_macs if self.total_macs else 0.0
 
     @property
     def simulated(self) -> bool:
-        """The runtime computes most of what the file quantizes in floating point on this processor."""
+        """Whether most of the quantized MACs run in floating point on this processor."""
         return sum(op.macs for op in self.ops if op.quantized and not op.int8) > self.int8_macs
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """Names of the layers that ran in float, each once."""
+        """Names of the layers that ran in float, without duplicates."""
         return tuple(dict.fromkeys(op.name for op in self.ops if not op.int8))
 
 
 class RuntimeProfiler(Protocol):
-    """Profiles a model file in one runtime."""
+    """A profiler for the model files of one runtime."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        """`options` are a manifest's session options; times are those of a typical run, the first one left out."""
+        """Profile a model with a manifest's session options; times are of a typical run, without the first one."""
         ...
 
 
 def matrix_macs(left: Shape, right: Shape, out: Shape) -> int:
-    """MACs of a matrix product [.., m, k] x [.., k, n], whichever of the operands is stored transposed."""
+    """MACs of a matrix product [.., m, k] x [.., k, n], where either operand may be stored transposed."""
     a, b, c = (math.prod(shape[-2:]) for shape in (left, right, out))
     depth = math.isqrt(a * b // c) if c else 0  # m k * k n / (m n)
     return math.prod(out) * depth
 
 
 def float_reason(title: str, quantized: Sequence[bool]) -> str:
-    """Why a product ran in float, from whether its file quantizes its input and its weights (or second input)."""
+    """Why a product ran in float, by whether the file quantizes its input and its weights (or second input)."""
     if all(quantized):
-        return f"quantized in the file, but {title} has no integer kernel for it here: it ran on dequantized values"
+        return f"quantized in the file, but {title} has no integer kernel for it here and ran it on dequantized values"
     if any(quantized):
-        return f"only its {'input is' if quantized[0] else 'weights are'} quantized in the file"
+        return f"only the {'input is' if quantized[0] else 'weights are'} quantized in the file"
     return "not quantized in the file"
 
 
 def kind_of(operation: str, int8: bool) -> str:
-    """The kind under which an operation's time is counted: products say what they multiply."""
+    """Kind of a product in `Profile.time_by_kind`, such as "MatMul int8"."""
     return f"{operation} {'int8' if int8 else 'float'}"
 
 
 def add_times(times: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Milliseconds by kind, the longest first."""
+    """Total milliseconds by kind, the longest first."""
     total: dict[str, float] = {}
     for kind, ms in times:
         if ms > 0:
@@ -112,30 +116,33 @@ def add_times(times: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Seeded values of a model input; a batch that isn't fixed is 1, another size that isn't fixed an InputError."""
+    """Seeded random values for a model input. A free batch size becomes 1; another free size raises InputError."""
     sizes = [1 if index == 0 and size is None else size for index, size in enumerate(shape)]
     if any(size is None or size < 1 for size in sizes):
         raise InputError(
-            f"input '{name}' has shape {list(shape)}: export the model for one size, valid is a fixed shape"
+            f"input '{name}' has shape {list(shape)}",
+            valid="a fixed shape",
+            fix="Export the model for one input size",
         )
     values = np.random.default_rng(0).standard_normal([size for size in sizes if size is not None])
     return (values if dtype.kind == "f" else values * 32).astype(dtype)
 
 
 def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profile:
-    """The same with the manifest's names: layers and operations come in the same order, and their MACs tell them apart.
+    """Name the operations after the manifest's layers.
 
-    An operation that the rewrites split or merged, so that no layer has its MACs, keeps the runtime's name.
+    Both are in the same order, so an operation belongs to the next layer with as many MACs. An operation that a rewrite
+    split or merged has no such layer, and keeps the runtime's name.
     """
-    known = {layer["name"] for layer in layers}
+    names = {layer["name"] for layer in layers}
     free = list(layers)
     ops = []
     for op in profile.ops:
-        found = next((layer for layer in free if layer["macs"] == op.macs), None)
-        if op.name in known:
-            found = next((layer for layer in free if layer["name"] == op.name), None)
-        if found is not None:
-            free.remove(found)
-            op = replace(op, name=found["name"])
+        match = next((layer for layer in free if layer["macs"] == op.macs), None)
+        if op.name in names:
+            match = next((layer for layer in free if layer["name"] == op.name), None)
+        if match is not None:
+            free.remove(match)
+            op = replace(op, name=match["name"])
         ops.append(op)
     return replace(profile, ops=tuple(ops))

@@ -1,4 +1,4 @@
-"""What really ran: a model under its runtime's own profiler. Needs numpy and the runtime alone."""
+"""Run a model under its runtime's own profiler, to see which kernels run. Needs only numpy and the runtime."""
 
 import importlib
 from collections.abc import Mapping
@@ -18,15 +18,26 @@ RUNS = 5
 
 
 def profile(bundle: Bundle, threads: int | None = None, runs: int = RUNS) -> Profile:
-    """Run a bundle's model `runs` times on random input, with the options its session has; the first run isn't counted.
+    """Profile the model of a bundle on random input, with the options of its session.
 
-    Layers have the names of the bundle's manifest. Raises what `Session` raises, and EngineError if the runtime
-    gives no profile.
+    Args:
+        bundle: The bundle to profile.
+        threads: Number of threads. By default it is the number of physical cores that this process may use.
+        runs: Number of runs that count; a first run before them does not.
+
+    Returns:
+        The operations that ran, with the names of the manifest's layers.
+
+    Raises:
+        UsageError: `threads` or `runs` is not a whole number from 1.
+        BundleError: The model differs from its manifest, or the manifest has an unknown session option.
+        MissingExtraError: The runtime is not installed, or is older than the bundle needs.
+        EngineError: The runtime failed, or returned no profile.
     """
-    with Session(bundle, threads) as session:  # its checks stand between a stranger's file and the profiler
-        used = session.threads
-    found = _profile(bundle.model_path, bundle.manifest.target, bundle.manifest.session, used, runs)
-    return with_layer_names(found, bundle.manifest.layers)
+    with Session(bundle, threads) as session:  # opening it checks a stranger's file before the profiler reads it
+        checked = session.threads
+    measured = _profile(bundle.model_path, bundle.manifest.target, bundle.manifest.session, checked, runs)
+    return with_layer_names(measured, bundle.manifest.layers)
 
 
 def profile_model(
@@ -36,31 +47,43 @@ def profile_model(
     runs: int = RUNS,
     options: Mapping[str, Any] | None = None,
 ) -> Profile:
-    """The same for a model file of any origin; layers have the names that the runtime or the file gives them.
+    """Profile a model file of any origin on random input.
 
-    Without `target`, the suffix tells the runtime. `options` are those of a manifest's `session`, such as
-    "disabled_optimizers"; by default there are none. Raises UsageError for an unknown suffix, InputError for a missing
-    file or an input whose shape isn't fixed, EngineError.
+    Args:
+        path: The model file.
+        target: Name of the runtime, such as "onnx". By default the suffix of the file decides.
+        threads: Number of threads. By default it is the number of physical cores that this process may use.
+        runs: Number of runs that count; a first run before them does not.
+        options: Session options as in a manifest, such as "disabled_optimizers".
+
+    Returns:
+        The operations that ran, with the names that the runtime or the file gives them.
+
+    Raises:
+        UsageError: The suffix is unknown, or `threads` or `runs` is not a whole number from 1.
+        InputError: The file is missing, or the shape of an input isn't fixed.
+        MissingExtraError: The runtime is not installed.
+        EngineError: The runtime failed, or returned no profile.
     """
     path = Path(path)
     target = target or target_of(path)
     if not path.is_file():
-        raise InputError(f"'{path}' is not there, or not a file: name a model file, or the folder of a bundle")
+        raise InputError(f"'{path}' doesn't exist or is not a file", valid="a model file or the folder of a bundle")
     return _profile(path, target, options or {}, check_threads(threads), runs)
 
 
 def target_of(path: Path) -> str:
-    """The name of the runtime that runs a model file, told by its suffix; UsageError if there is none."""
+    """Name of the runtime for a model file with this suffix; raises UsageError if no runtime has it."""
     runtime = runtime_of_suffix(path.suffix)
     if runtime is None:
-        valid = ", ".join(each.model_suffix for each in RUNTIMES.values())
-        raise UsageError(f"'{path}' is no model file that edgekit knows: valid suffixes are {valid}")
+        suffixes = ", ".join(runtime.model_suffix for runtime in RUNTIMES.values())
+        raise UsageError(f"'{path}' doesn't have the suffix of a model file", valid=suffixes)
     return runtime.name
 
 
 def _profile(path: Path, target: str, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
     if runs < 1:
-        raise UsageError(f"runs is {runs}: give a whole number from 1")
+        raise UsageError(f"runs is {runs}", valid="a whole number from 1")
     runtime = find_runtime(target)
     profiler: RuntimeProfiler = importlib.import_module(runtime.profiler_module).Profiler()
     with engine_errors(f"profiling {path} in {runtime.title}"):

@@ -1,4 +1,4 @@
-"""A loaded bundle: what an app calls, and what evaluation and benchmark measure."""
+"""A loaded bundle. An app calls it, and `edgekit evaluate` and `edgekit benchmark` measure the same object."""
 
 import importlib
 from dataclasses import dataclass, replace
@@ -16,32 +16,58 @@ from edgekit.runtime.engine import Engine, check_manifest, check_threads, engine
 from edgekit.support.libraries import quiet
 
 LOW_PRECISION_SPREAD = 0.3
-"""Smallest golden tolerance in bf16 or f16, in standard deviations of the logits: as for INT8.
+"""Smallest golden tolerance in bf16 or f16, in standard deviations of the logits. INT8 has the same tolerance.
 
-Measured with torch on random weights: bf16 is 0.03 (ResNet-18, ConvNeXt V2 Atto) to 0.13 (MobileNetV3) off, and the
-tolerance of a float bundle is 0.01.
+Measured with torch on random weights, bf16 is off by 0.03 (ResNet-18, ConvNeXt V2 Atto) to 0.13 (MobileNetV3), while
+the tolerance of a float bundle is 0.01.
 """
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """How far the golden samples' logits are from those in the bundle, on this processor."""
+    """Comparison of the golden samples' logits on this processor with those in the bundle."""
 
     max_abs_difference: float
+    """Largest absolute difference of a logit."""
     tolerance: float
+    """Largest absolute difference that is allowed."""
 
 
 class Session:
-    """A model ready to run.
+    """A model that is ready to run; `edgekit.load` opens one.
 
-    Safe to use from several threads: OpenVINO and LiteRT run one image at a time behind a lock, ONNX Runtime runs
-    concurrently; preprocessing takes no lock. Use it in a `with` block, or call `close`.
+    Several threads may share a session. OpenVINO and LiteRT run one image at a time behind a lock, and ONNX Runtime
+    runs concurrently. Preprocessing needs no lock. Use a session in a `with` block, or call `close`.
+
+    Examples:
+        Preprocess and classify in separate steps:
+
+        ```python
+        with edgekit.load("runs/demo/onnx-int8") as session:
+            batch = session.preprocess("cat.jpg")  # float32 [1, 3, 224, 224]
+            logits = session(batch)  # float32 [1, 1000]
+            print(session.bundle.labels[logits[0].argmax()])
+        ```
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        """Open the bundle's model; raises UsageError, BundleError, MissingExtraError or EngineError."""
+        """Open the model of a bundle that was read with `read_bundle`.
+
+        Args:
+            bundle: The bundle on disk.
+            threads: Number of threads that the runtime computes with. By default it is the number of physical cores
+                that this process may use.
+
+        Raises:
+            UsageError: `threads` is not a whole number from 1.
+            BundleError: The model differs from its manifest, or the manifest has an unknown session option.
+            MissingExtraError: The runtime is not installed, or is older than the bundle needs.
+            EngineError: The runtime failed to load the model.
+        """
         self.bundle = bundle
+        """The bundle that was opened."""
         self.threads = check_threads(threads)
+        """Number of threads that the runtime computes with."""
         runtime = find_runtime(bundle.manifest.target)
         check_manifest(bundle.manifest, runtime)
         engine = importlib.import_module(runtime.engine_module).Engine
@@ -52,28 +78,50 @@ class Session:
 
     @property
     def engine_name(self) -> str:
-        """The package that runs the model, such as "onnxruntime"."""
+        """Distribution that runs the model, such as "onnxruntime"."""
         return self._engine.package
 
     @property
     def engine_version(self) -> str:
-        """The version of that package."""
+        """Installed version of that distribution."""
         return self._engine.version
 
     def preprocess(self, image: ImageLike) -> NDArray[np.float32]:
-        """Decode, crop and normalize a path, a PIL image or a uint8 array [H,W,3]: float32 [1,3,H,W]."""
+        """Decode, resize, crop and normalize one image as the model was trained.
+
+        Args:
+            image: A path, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or [H,W,1] (grey).
+
+        Returns:
+            A batch for the session, float32 [1,3,H,W].
+
+        Raises:
+            ImageError: The image is missing, can't be decoded, or has another shape or dtype.
+        """
         return self.bundle.manifest.preprocessing(image)
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits, float32 [N,classes], of normalized images, float32 [N,3,H,W]; they are run one at a time.
+        """Run the model on a batch, one image at a time.
 
-        Raises InputError for another dtype or shape, EngineError if the runtime fails or the session is closed.
+        Args:
+            batch: Normalized images, float32 [N,3,H,W], as `preprocess` returns them.
+
+        Returns:
+            Logits, float32 [N,classes].
+
+        Raises:
+            InputError: The batch has another dtype or shape.
+            EngineError: The runtime failed, or the session is closed.
         """
         fits = isinstance(batch, np.ndarray) and batch.dtype == np.float32 and batch.ndim == 4
         if not fits or batch.shape[1:] != self._image_shape:
-            given = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, np.ndarray) else type(batch).__name__
-            wanted = ", ".join(map(str, self._image_shape))
-            raise InputError(f"the batch is {given}: valid is float32 [N, {wanted}], as Session.preprocess gives")
+            actual = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, np.ndarray) else type(batch).__name__
+            sizes = ", ".join(map(str, self._image_shape))
+            raise InputError(
+                f"the batch is {actual}",
+                valid=f"float32 [N, {sizes}]",
+                fix="Prepare each image with `Session.preprocess`",
+            )
         batch = np.ascontiguousarray(batch)
         with engine_errors(self._action):
             if len(batch) == 1:
@@ -84,14 +132,28 @@ class Session:
         return logits
 
     def classify(self, image: ImageLike, top: int = 5) -> list[tuple[str, float]]:
-        """The `top` best labels of a path, a PIL image or a uint8 array [H,W,3], with their softmax scores."""
+        """Preprocess one image, run the model, and rank the labels.
+
+        Args:
+            image: A path, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or [H,W,1] (grey).
+            top: Largest number of labels to return.
+
+        Returns:
+            Labels with their softmax scores from 0 to 1, the best first.
+
+        Raises:
+            UsageError: `top` is not a whole number from 1.
+            ImageError: The image is missing, can't be decoded, or has another shape or dtype.
+            BundleError: The logits are not finite, so the model is damaged.
+            EngineError: The runtime failed, or the session is closed.
+        """
         if type(top) is not int or top < 1:
-            raise UsageError(f"top is {top!r}: give a whole number from 1")
+            raise UsageError(f"top is {top!r}", valid="a whole number from 1")
         logits = self(self.preprocess(image))[0]
         if not np.isfinite(logits).all():
             raise BundleError(
-                f"bundle '{self.bundle.path}' gives NaN or infinity for this image: its model is damaged. Make it "
-                "again with: edgekit deploy MODEL"
+                f"the logits of bundle '{self.bundle.path}' for this image are NaN or infinite: its model is damaged",
+                fix="Make the bundle again with `edgekit deploy`",
             )
         scores = np.exp(logits - logits.max())
         scores /= scores.sum()
@@ -99,9 +161,14 @@ class Session:
         return [(self.bundle.labels[index], float(scores[index])) for index in best]
 
     def verify(self) -> VerifyResult:
-        """Run the golden samples; raises GoldenError if a logit differs by more than the bundle's tolerance.
+        """Run the bundle's golden samples and compare their logits with the bundle's.
 
-        In bf16 or f16 the tolerance is at least `LOW_PRECISION_SPREAD`.
+        In bf16 or f16 the tolerance is at least 0.3 standard deviations of the golden logits.
+
+        Raises:
+            GoldenError: A logit differs by more than the tolerance.
+            BundleError: The golden samples are damaged.
+            EngineError: The runtime failed, or the session is closed.
         """
         golden = self.bundle.golden()
         batch = self.bundle.manifest.preprocessing.normalize(golden.pixels)
@@ -111,14 +178,15 @@ class Session:
             tolerance = max(tolerance, LOW_PRECISION_SPREAD * float(golden.logits.std()))
         if not difference <= tolerance:  # NaN must fail too
             raise GoldenError(
-                f"bundle '{self.bundle.path}' gives other numbers on this processor with {self.engine_name} "
-                f"{self.engine_version}: the logits of its golden samples differ by {difference:.3g}, valid is at most "
-                f"{tolerance:.3g}. Try another version of the runtime, or another bundle"
+                f"the logits of the golden samples in bundle '{self.bundle.path}' differ by {difference:.3g} on this "
+                f"processor with {self.engine_name} {self.engine_version}",
+                valid=f"a difference of at most {tolerance:.3g}",
+                fix="Install another version of the runtime, or use another bundle",
             )
         return VerifyResult(difference, tolerance)
 
     def in_low_precision(self) -> "Session | None":
-        """The same bundle computed in bf16 or f16, where its runtime would do that to a float model here."""
+        """Open a float bundle again in bf16 or f16, or return None if its runtime would not choose that here."""
         low = self._engine.low_precision_float() if self.bundle.manifest.precision == "float" else None
         if low is None:
             return None
@@ -127,7 +195,7 @@ class Session:
         return Session(replace(self.bundle, manifest=manifest), self.threads)
 
     def close(self) -> None:
-        """Let the model go; calling the session afterwards raises EngineError."""
+        """Release the model; calling the session afterwards raises EngineError."""
         self._engine.close()
 
     def __enter__(self) -> Self:
@@ -140,6 +208,6 @@ class Session:
 
 
 def open_session(bundle: Bundle, threads: int | None) -> Session:
-    """A session of the bundle, opened without what runtimes announce on stderr, as LiteRT does its delegate."""
+    """Open a session and suppress what the runtime prints meanwhile, such as LiteRT's line about its delegate."""
     with quiet():
         return Session(bundle, threads)

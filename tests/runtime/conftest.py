@@ -1,4 +1,4 @@
-"""The runtimes that the contract tests go through."""
+"""Fixtures for the contract tests, which run for every runtime."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,12 +11,12 @@ from tests.helpers import fake_runtime
 
 @pytest.fixture(params=[*RUNTIMES, "fake"])
 def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
-    """Each runtime, and a fourth that is added for the test."""
+    """Each runtime, and a fake one that is registered for the test."""
     with fake_runtime.added() if request.param == "fake" else nullcontext():
         yield RUNTIMES[request.param]
 
 
 @pytest.fixture
 def target(runtime: Runtime) -> str:
-    """The name of each of them."""
+    """Name of the runtime."""
     return runtime.name

@@ -1,7 +1,7 @@
-"""One contract for every runtime.
+"""The contract that every runtime's backend fulfils.
 
-The bundles of the three come from a whole run of the command line; a fourth, tests/helpers/fake, goes through the same
-tests.
+The bundles of the three real runtimes come from a complete run of the command line. A fake runtime, tests/helpers/fake,
+passes the same tests.
 """
 
 import json
@@ -38,12 +38,12 @@ from edgekit.support.progress import Reporter
 from tests.helpers import fake_runtime
 
 SNR_DB = 15
-"""Least signal-to-noise ratio of int8 logits, decibels: this network gives 20 and more, a wrong scale below 5."""
+"""Lowest signal-to-noise ratio of int8 logits, in decibels. This network reaches at least 20, a wrong scale below 5."""
 
 
 @pytest.fixture(scope="session")
 def tiny_job(photos: Path, tiny_weights: Path) -> Job:
-    """The job of `finished_run`, prepared in Python."""
+    """The same job as `finished_run`, prepared in Python."""
     from edgekit.models import parse_model_args
     from tests.helpers.tiny import TINY_ARGS
 
@@ -53,13 +53,13 @@ def tiny_job(photos: Path, tiny_weights: Path) -> Job:
 
 
 def with_row(job: Job) -> Job:
-    """The job with its recipe read again: it has a table for each target that there is."""
+    """The job with its recipe read again, so that it has a table for the runtime that the test registered."""
     return replace(job, recipe=load_recipe(job.recipe.name))
 
 
 @pytest.fixture(scope="session")
 def fake_run(tiny_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the bundles of the runtime that was added."""
+    """A folder with the bundles of the fake runtime."""
     folder = tmp_path_factory.mktemp("fake")
     with fake_runtime.added():
         made = build_all(with_row(tiny_job), ("fake",), folder, Reporter(quiet=True))
@@ -80,26 +80,26 @@ def bundle(runtime: Runtime, precision: str, request: pytest.FixtureRequest) -> 
 
 @pytest.fixture(scope="session")
 def batch(tiny_job: Job) -> NDArray[np.float32]:
-    """Sixteen images that were not calibrated on."""
+    """Sixteen images that calibration didn't use."""
     chosen = tiny_job.evaluation.samples[:16]
     return np.concatenate([tiny_job.network.preprocessing(tiny_job.dataset.image(each)) for each in chosen])
 
 
 @pytest.fixture(scope="session")
-def wanted(tiny_job: Job, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What torch gives for them."""
+def torch_output(tiny_job: Job, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits that torch computes for the batch."""
     with torch.no_grad():
         logits: NDArray[np.float32] = tiny_job.network.module(torch.from_numpy(batch)).numpy()
     return logits
 
 
-def test_same_numbers_as_torch(bundle: Bundle, batch: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+def test_logits_agree_with_torch(bundle: Bundle, batch: NDArray[np.float32], torch_output: NDArray[np.float32]) -> None:
     with Session(bundle, 1) as session:
-        given = session(batch)
+        logits = session(batch)
     if bundle.manifest.precision == "float":
-        assert np.abs(given - wanted).max() <= PARITY * np.abs(wanted).max()
+        assert np.abs(logits - torch_output).max() <= PARITY * np.abs(torch_output).max()
     else:
-        noise = float(((given - wanted) ** 2).sum() / (wanted**2).sum())
+        noise = float(((logits - torch_output) ** 2).sum() / (torch_output**2).sum())
         assert -10 * math.log10(noise) >= SNR_DB
         assert noise > 0
 
@@ -115,9 +115,9 @@ def test_images_do_not_disturb_each_other(bundle: Bundle, batch: NDArray[np.floa
 
 def test_golden_samples_agree(bundle: Bundle) -> None:
     with Session(bundle, 1) as session:
-        found = session.verify()
-    assert found.max_abs_difference <= found.tolerance
-    assert 0 < found.tolerance < 2
+        result = session.verify()
+    assert result.max_abs_difference <= result.tolerance
+    assert 0 < result.tolerance < 2
 
 
 def test_golden_samples_are_photos(bundle: Bundle, tiny_job: Job) -> None:
@@ -141,8 +141,8 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Jo
     assert provenance["model"]["weights_sha256"] == tiny_job.network.weights_sha256
     assert provenance["recipe"] == "convnextv2"
     rewrites = load_recipe("convnextv2").targets[runtime.name].rewrites
-    nothing = {"layer-scale", "channels-first"}  # in this network: it has convolutions in place of Linear layers
-    assert provenance["rewrites"] == [name for name in rewrites if name not in nothing]
+    unmatched = {"layer-scale", "channels-first"}  # this network has convolutions instead of Linear layers
+    assert provenance["rewrites"] == [name for name in rewrites if name not in unmatched]
     assert {"edgekit", "python", "torch", "nncf"} <= set(provenance["versions"])
     if precision == "int8":
         assert manifest.scheme.startswith("static w8a8, int8 weights per channel, ")
@@ -153,7 +153,7 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Jo
 
 
 @pytest.mark.parametrize("optional", [(), ("layer-scale",)])
-def test_rewrites_that_match_nothing_are_warned_of_unless_the_recipe_expects_that(
+def test_a_rewrite_that_matches_nothing_warns_unless_the_recipe_calls_it_optional(
     tiny_job: Job, tmp_path: Path, capfd: Any, optional: tuple[str, ...]
 ) -> None:
     with fake_runtime.added():
@@ -177,13 +177,13 @@ def test_layers_of_the_manifest(bundle: Bundle, precision: str) -> None:
         assert layer["int8"] == (precision == "int8" and layer["op"] != "depthwise"), layer["name"]
 
 
-def test_precisions_have_fingerprints_of_their_own(runtime: Runtime, request: pytest.FixtureRequest) -> None:
+def test_each_precision_has_its_own_fingerprint(runtime: Runtime, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue("fake_run" if runtime.name == "fake" else "finished_run")
-    found = {read_bundle(folder / f"{runtime.name}-{each}").manifest.fingerprint for each in PRECISIONS}
-    assert len(found) == 2
+    fingerprints = {read_bundle(folder / f"{runtime.name}-{each}").manifest.fingerprint for each in PRECISIONS}
+    assert len(fingerprints) == 2
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnx", "tflite"])  # the fake one keeps the graph as it is
+@pytest.mark.parametrize("name", ["openvino", "onnx", "tflite"])  # the fake runtime stores the graph unchanged
 def test_int8_weights_are_stored_as_int8(name: str, tiny_job: Job, finished_run: Path) -> None:
     float_, int8 = (read_bundle(finished_run / f"{name}-{each}") for each in PRECISIONS)
     weights = dict(tiny_job.network.module.named_parameters())
@@ -194,7 +194,7 @@ def test_int8_weights_are_stored_as_int8(name: str, tiny_job: Job, finished_run:
 
 
 def weights_bytes(bundle: Bundle) -> int:
-    """Size of the model without OpenVINO's XML, which is half of so small a model."""
+    """Size of the model without OpenVINO's XML, which makes up half of such a small model."""
     files = bundle.manifest.files
     return bundle.size_bytes - sum(entry["size_bytes"] for name, entry in files.items() if name.endswith(".xml"))
 
@@ -218,8 +218,8 @@ def from_tflite(model: Path) -> Any:
 def tflite_metadata(model: Path) -> dict[str, bytes]:
     from ai_edge_litert import schema_py_generated as schema
 
-    found = schema.ModelT.InitFromPackedBuf(model.read_bytes())
-    return {each.name.decode(): bytes(found.buffers[each.buffer].data) for each in found.metadata}
+    file = schema.ModelT.InitFromPackedBuf(model.read_bytes())
+    return {entry.name.decode(): bytes(file.buffers[entry.buffer].data) for entry in file.metadata}
 
 
 METADATA: dict[str, Callable[[Path], Any]] = {
@@ -230,27 +230,27 @@ METADATA: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def test_model_file_alone_says_how_to_run_it(bundle: Bundle) -> None:
+def test_the_model_file_alone_tells_how_to_run_it(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    found = METADATA[manifest.target](bundle.model_path)
-    assert found["preprocessing"] == manifest.preprocessing.to_dict()
-    assert found["labels"] == list(bundle.labels)
-    assert (found["target"], found["precision"], found["scheme"]) == (
+    metadata = METADATA[manifest.target](bundle.model_path)
+    assert metadata["preprocessing"] == manifest.preprocessing.to_dict()
+    assert metadata["labels"] == list(bundle.labels)
+    assert (metadata["target"], metadata["precision"], metadata["scheme"]) == (
         manifest.target,
         manifest.precision,
         manifest.scheme,
     )
-    assert found["model"] == "convnextv2_atto"
+    assert metadata["model"] == "convnextv2_atto"
 
 
-def test_only_int8_files_of_litert_let_the_rest_run_in_halves(finished_run: Path) -> None:
-    for precision, halves in (("float", None), ("int8", b"fp16accfp16")):
-        found = tflite_metadata(finished_run / f"tflite-{precision}" / "model.tflite")
-        assert found.get("reduced_precision_support") == halves
+def test_only_int8_files_of_litert_allow_f16_for_the_float_layers(finished_run: Path) -> None:
+    for precision, expected in (("float", None), ("int8", b"fp16accfp16")):
+        metadata = tflite_metadata(finished_run / f"tflite-{precision}" / "model.tflite")
+        assert metadata.get("reduced_precision_support") == expected
 
 
 def test_gelu_from_int8_to_int8_is_one_operation(tiny_job: Job, tmp_path: Path) -> None:
-    """As the recipe has it for a Raspberry Pi 4; the layers around it run in integer kernels all the same."""
+    """The recipe asks for this on a Raspberry Pi 4. The layers around GELU still run in integer kernels."""
     from ai_edge_litert import schema_py_generated as schema
 
     reporter = Reporter(quiet=True)
@@ -268,8 +268,8 @@ def test_gelu_from_int8_to_int8_is_one_operation(tiny_job: Job, tmp_path: Path) 
     types = {graph.tensors[tensor].type for each in gelu for tensor in (*each.inputs, *each.outputs)}
     assert types == {schema.TensorType.INT8}
     assert all(layer["int8"] for layer in bundle.manifest.layers if layer["op"] != "depthwise")
-    wanted = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
-    share = wanted / sum(layer["macs"] for layer in bundle.manifest.layers)
+    int8_macs = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
+    share = int8_macs / sum(layer["macs"] for layer in bundle.manifest.layers)
     assert ran_in_int8(bundle, 1).share_of_macs == pytest.approx(share)
 
 
@@ -279,10 +279,10 @@ COMPILERS = {
     "tflite": "litert_torch.convert",
     "fake": "torch.export.save",
 }
-"""The call of each runtime's compiler."""
+"""Function that calls each runtime's compiler."""
 
 
-def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
+def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
     tiny_job: Job, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -292,19 +292,17 @@ def test_a_refusal_is_a_compile_error_with_the_runtimes_name(
     made = build_all(with_row(tiny_job), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
     (error,) = made.values()
     assert isinstance(error, CompileError)
-    assert str(error) == f"{runtime.title}'s compiler refused the graph: operation 'foo' is unknown"
+    assert error.problem == f"{runtime.title}'s compiler refused the graph: operation 'foo' is unknown"
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_row_that_fails_shows_its_traceback_where_that_is_wanted(
-    tiny_job: Job, tmp_path: Path, capfd: Any, wanted: bool
-) -> None:
-    with tracebacks.shown(wanted):
+@pytest.mark.parametrize("show", [True, False])
+def test_a_row_that_fails_shows_its_traceback_on_request(tiny_job: Job, tmp_path: Path, capfd: Any, show: bool) -> None:
+    with tracebacks.shown(show):
         build_all(tiny_job, ("onnx",), tmp_path, Reporter(quiet=True), {"onnx-float": "no room"}, ("float",))
     err = capfd.readouterr().err
     assert "warning: onnx-float: not begun: no room" in err
-    assert ("edgekit.errors.CompileError: not begun" in err) is wanted
+    assert ("edgekit.errors.CompileError: not begun" in err) is show
 
 
 OURS = {
@@ -313,10 +311,10 @@ OURS = {
     "tflite": "embed",
     "fake": "store_weights_as_int8",
 }
-"""A function of edgekit's own that each backend calls."""
+"""A function of edgekit that each backend calls."""
 
 
-def test_a_mistake_in_a_backend_is_not_said_to_be_the_compilers(
+def test_a_mistake_in_a_backend_is_not_blamed_on_the_compiler(
     tiny_job: Job, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mistaken(*_: object, **__: object) -> None:
@@ -328,7 +326,7 @@ def test_a_mistake_in_a_backend_is_not_said_to_be_the_compilers(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_in_the_export_is_not_said_to_be_the_models(tiny_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_in_the_export_is_not_blamed_on_the_model(tiny_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     def mistaken(*_: object) -> None:
         raise KeyError("a mistake of ours")
 
@@ -364,7 +362,7 @@ def test_rows_of_the_table(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"name": "other"}, {"model_suffix": ".other"}])
-def test_a_name_or_suffix_that_is_taken_is_refused(runtime: Runtime, changes: dict[str, Any]) -> None:
+def test_a_name_or_suffix_that_another_runtime_has_is_refused(runtime: Runtime, changes: dict[str, Any]) -> None:
     before = dict(RUNTIMES)
     with pytest.raises(ValueError, match="registered already"):
         register(replace(runtime, **changes))

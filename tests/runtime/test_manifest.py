@@ -1,4 +1,4 @@
-"""Any manifest reads back as it was written; test_bundle.py has what is refused in which words."""
+"""Any valid manifest survives writing and reading. test_bundle.py tests the messages for invalid ones."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ LAYERS = st.fixed_dictionaries({"name": TEXT, "op": TEXT, "macs": st.integers(0,
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
-    """Any manifest that is valid."""
+    """Any valid manifest."""
     target = draw(st.sampled_from(sorted(RUNTIMES)))
     size = draw(preprocessings(largest=4096))
     model, others = draw(FILES), draw(st.dictionaries(FILES, ENTRIES, max_size=2))
@@ -66,7 +66,7 @@ def test_a_manifest_reads_back_as_it_was_written(manifest: Manifest) -> None:
 
 @given(manifest=manifests(), data=st.data())
 def test_a_manifest_with_a_value_of_another_type_is_refused(manifest: Manifest, data: st.DataObject) -> None:
-    """Reading is strict at every key: a value whose JSON type is another one never gets through."""
+    """Reading is strict for every key: a value with another JSON type is always refused."""
     values: dict[str, Any] = json.loads(json.dumps(manifest.to_dict()))
     key = data.draw(st.sampled_from(sorted(values)))
     other = data.draw(JSON.filter(lambda value: type(value) is not type(values[key])))

@@ -1,4 +1,4 @@
-"""What ran in integer kernels: the contract of every runtime's profiler, and the cases that each must see through."""
+"""The contract of every runtime's profiler, and the cases in which it is hard to tell whether a kernel is integer."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ Profiles = dict[str, tuple[Bundle, Profile]]
 
 @pytest.fixture(scope="module")
 def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Profiles:
-    """A small ConvNeXt V2, quantized and compiled by edgekit for each target, and its profile."""
+    """A small ConvNeXt V2 that edgekit quantized and compiled for each runtime, and its profile."""
     import timm
     import torch
 
@@ -58,13 +58,13 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     network = timm.create_model("convnextv2_atto", **sizes).eval()
     graph, recipe = export_graph(network, (1, 3, SIDE, SIDE)), load_recipe("convnextv2")
     samples = [np.random.default_rng(seed).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32) for seed in range(2)]
-    made = {}
+    profiles = {}
     for target in RUNTIMES:
         folder, wants = tmp_path_factory.mktemp(target), recipe.targets[target]
         rewritten = rewrite(graph, wants.rewrites).graph
         covers = Placement(wants, recipe.float_layers).covers
         covered = {layer.name for node, layer in layers(rewritten) if covers(node)}
-        with quiet():  # JAX, which LiteRT's converter brings, warns of the forks of others
+        with quiet():  # JAX, which LiteRT's converter imports, warns of forks
             artifact = load_backend(target).compile(quantize(rewritten, samples, recipe, target), folder, "{}")
         manifest = tiny_manifest(
             target,
@@ -80,44 +80,44 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
         )
         files = {name: folder / name for name in artifact.files}
         bundle = write_bundle(folder / "bundle", files, manifest, tiny_labels(), tiny_golden)
-        made[target] = (bundle, profile(bundle, threads=1, runs=2))
-    return made
+        profiles[target] = (bundle, profile(bundle, threads=1, runs=2))
+    return profiles
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_float_bundle_has_nothing_in_integer_kernels(make_bundle: MakeBundle, target: str) -> None:
     bundle = read_bundle(make_bundle(target))
-    found = profile(bundle, threads=1, runs=2)
-    assert (found.share_of_macs, found.int8_macs, found.simulated) == (0.0, 0, False)
-    assert found.total_macs == pytest.approx(sum(layer["macs"] for layer in bundle.manifest.layers), rel=0.01)
-    assert len(found.float_layers) == len(found.ops) == 2
-    assert {op.reason for op in found.ops} == {"not quantized in the file"}
-    assert found.method.startswith(TITLES[target])
-    assert found.time_by_kind
-    assert all(ms > 0 for ms in found.time_by_kind.values())
+    measured = profile(bundle, threads=1, runs=2)
+    assert (measured.share_of_macs, measured.int8_macs, measured.simulated) == (0.0, 0, False)
+    assert measured.total_macs == pytest.approx(sum(layer["macs"] for layer in bundle.manifest.layers), rel=0.01)
+    assert len(measured.float_layers) == len(measured.ops) == 2
+    assert {op.reason for op in measured.ops} == {"not quantized in the file"}
+    assert measured.method.startswith(TITLES[target])
+    assert measured.time_by_kind
+    assert all(ms > 0 for ms in measured.time_by_kind.values())
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profiles, target: str) -> None:
-    bundle, found = int8_profiles[target]
+    bundle, measured = int8_profiles[target]
     layers = {layer["name"]: layer for layer in bundle.manifest.layers}
-    assert 0.5 < found.share_of_macs < 1
-    assert not found.simulated
-    assert found.total_macs == pytest.approx(sum(layer["macs"] for layer in layers.values()), rel=0.01)
-    assert {op.name for op in found.ops} == set(layers)
-    assert {name for name in found.float_layers if layers[name]["op"] == "depthwise"} == {
+    assert 0.5 < measured.share_of_macs < 1
+    assert not measured.simulated
+    assert measured.total_macs == pytest.approx(sum(layer["macs"] for layer in layers.values()), rel=0.01)
+    assert {op.name for op in measured.ops} == set(layers)
+    assert {name for name in measured.float_layers if layers[name]["op"] == "depthwise"} == {
         name for name, layer in layers.items() if layer["op"] == "depthwise"
     }
-    assert all(op.reason for op in found.ops if not op.int8)
-    assert not any(op.reason for op in found.ops if op.int8)
-    assert found.time_by_kind
-    if target != "tflite":  # its profiler counts whole microseconds, and nothing here takes one
-        assert any(kind.endswith(" int8") for kind in found.time_by_kind)
+    assert all(op.reason for op in measured.ops if not op.int8)
+    assert not any(op.reason for op in measured.ops if op.int8)
+    assert measured.time_by_kind
+    if target != "tflite":  # its profiler counts whole microseconds, and every kernel here is faster
+        assert any(kind.endswith(" int8") for kind in measured.time_by_kind)
 
 
 @pytest.fixture(scope="module")
 def attention_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Self-attention of 16 tokens of 8 channels, compiled for every runtime."""
+    """Self-attention over 16 tokens with 8 channels, compiled for every runtime."""
     from torch import Tensor, nn
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -138,8 +138,8 @@ def attention_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("suffix", [".xml", ".onnx", ".tflite"])
 def test_products_of_activations_count(attention_models: Path, suffix: str) -> None:
     patches, attention, inner, head = 16 * 24 * 192, 2 * 2 * 16 * 16 * 4, 16 * 8 * 8, 8 * CLASSES
-    found = profile_model(attention_models / f"model{suffix}", runs=1)
-    assert found.total_macs == patches + attention + inner + head
+    measured = profile_model(attention_models / f"model{suffix}", runs=1)
+    assert measured.total_macs == patches + attention + inner + head
 
 
 def test_a_matrix_product_is_counted_however_it_is_stored() -> None:
@@ -155,7 +155,7 @@ def test_a_matrix_product_is_counted_however_it_is_stored() -> None:
 def write_onnx(
     path: Path, nodes: list[onnx.NodeProto], tensors: dict[str, NDArray[Any]], **shapes: list[Any] | None
 ) -> Path:
-    """A model of `nodes` with one input x and one output y of these shapes."""
+    """Write a model of `nodes` with one input x and one output y of these shapes."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in ("x", "y")]
     constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
     graph = helper.make_graph(nodes, "graph", values[:1], values[1:], constants)
@@ -164,7 +164,7 @@ def write_onnx(
     return path
 
 
-def test_a_stock_quantized_pointwise_convolution_is_seen_to_run_in_float(tmp_path: Path) -> None:
+def test_a_stock_quantized_pointwise_convolution_runs_in_float(tmp_path: Path) -> None:
     """Q/DQ before a 1x1 convolution but none after it: no integer kernel fits, and GELU follows as in ConvNeXt."""
     scale, zero = np.float32(0.02), np.uint8(128)
     tensors: dict[str, NDArray[Any]] = {
@@ -183,18 +183,16 @@ def test_a_stock_quantized_pointwise_convolution_is_seen_to_run_in_float(tmp_pat
         node("Gelu", ["c"], ["y"], "gelu"),
     ]
     path = write_onnx(tmp_path / "stock.onnx", nodes, tensors, x=[1, 8, 6, 6], y=[1, 32, 6, 6])
-    found = profile_model(path, runs=1)
-    assert found.share_of_macs == 0
-    assert found.simulated
-    assert found.float_layers == ("pointwise",)
-    (op,) = found.ops
+    measured = profile_model(path, runs=1)
+    assert measured.share_of_macs == 0
+    assert measured.simulated
+    assert measured.float_layers == ("pointwise",)
+    (op,) = measured.ops
     assert (op.kernel, op.macs) == ("Conv", 6 * 6 * 32 * 8)
-    assert op.reason == (
-        "quantized in the file, but ONNX Runtime has no integer kernel for it here: it ran on dequantized values"
-    )
+    assert "ONNX Runtime has no integer kernel" in (op.reason or "")
 
 
-def test_a_sum_spelled_as_a_product_is_not_counted(tmp_path: Path) -> None:
+def test_a_sum_that_is_written_as_a_product_is_not_counted(tmp_path: Path) -> None:
     tensors = {"ones": np.ones((1, 12), np.float32), "twos": np.full((1, 1), 2, np.float32)}
     nodes = [
         helper.make_node("MatMul", ["ones", "x"], ["s"], "sum"),
@@ -213,8 +211,8 @@ def test_padded_channels_are_not_counted(tmp_path: Path) -> None:
     assert profile_model(path, runs=1).total_macs == 40 * 9 * 8 * 8
 
 
-def test_a_node_made_by_the_optimizer_is_found_in_the_file(tmp_path: Path) -> None:
-    """MatMul and Add become one Gemm: its name says which MatMul it was."""
+def test_a_node_made_by_the_optimizer_is_traced_to_the_file(tmp_path: Path) -> None:
+    """MatMul and Add become one Gemm, whose name contains the MatMul's."""
     tensors = {"weight": np.ones((4, 3), np.float32) * 2, "bias": np.ones(3, np.float32)}
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["p"], "head/fc"),
@@ -228,7 +226,7 @@ def test_a_node_made_by_the_optimizer_is_found_in_the_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"\x3a\xff\x01cut off", b"\xff" * 20, b"\x0b"])
-def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="it is"):
@@ -243,13 +241,13 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None
 def test_int8_that_is_computed_in_float_is_called_simulated(
     int8_profiles: Profiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As OpenVINO does with convolutions on aarch64: played here by kernels whose names don't count."""
+    """OpenVINO does this with convolutions on aarch64. Here no kernel's name counts as integer."""
     bundle, _ = int8_profiles["openvino"]
     monkeypatch.setattr(openvino, "INTEGER", re.compile("never"))
-    found = profile(bundle, threads=1, runs=1)
-    assert found.simulated
-    assert found.share_of_macs == 0
-    assert any("OpenVINO has no integer kernel for it here" in (op.reason or "") for op in found.ops)
+    measured = profile(bundle, threads=1, runs=1)
+    assert measured.simulated
+    assert measured.share_of_macs == 0
+    assert any("OpenVINO has no integer kernel for it here" in (op.reason or "") for op in measured.ops)
 
 
 # LiteRT
@@ -257,7 +255,7 @@ def test_int8_that_is_computed_in_float_is_called_simulated(
 
 def test_kernels_are_read_from_the_profilers_text() -> None:
     assert parse_summary(SUMMARY) == [("Fully Connected (NC, QS8, QC8W) GEMM", 0.159), ("CONV_2D", 1.25)]
-    assert parse_summary("nothing of it") == []
+    assert parse_summary("another text") == []
 
 
 @pytest.mark.parametrize(
@@ -279,18 +277,18 @@ def test_the_type_of_the_activations_tells_an_integer_kernel(
 
 
 @pytest.mark.parametrize("kernels", [[], [tflite._Kernel("Fully Connected (NC, F32) GEMM", 1.0)]])
-def test_without_litert_s_profiler_it_says_what_was_not_seen(
+def test_without_litert_s_profiler_the_method_admits_inference(
     int8_profiles: Profiles, monkeypatch: pytest.MonkeyPatch, kernels: list[Any]
 ) -> None:
-    bundle, seen = int8_profiles["tflite"]
+    bundle, observed = int8_profiles["tflite"]
     monkeypatch.setattr(tflite, "_kernels", lambda *_: (kernels, "" if kernels else "this package has none"))
-    found = profile(bundle, threads=1, runs=1)
-    assert found.share_of_macs == seen.share_of_macs
-    assert found.float_layers == seen.float_layers
-    assert "not seen while it ran" in found.method
-    assert ("can't be paired" if kernels else "this package has none") in found.method
-    assert (found.time_by_kind is None) is not bool(kernels)
-    assert all(op.ms is None for op in found.ops)
+    measured = profile(bundle, threads=1, runs=1)
+    assert measured.share_of_macs == observed.share_of_macs
+    assert measured.float_layers == observed.float_layers
+    assert "not observed while it ran" in measured.method
+    assert ("can't be matched" if kernels else "this package has none") in measured.method
+    assert (measured.time_by_kind is None) is not bool(kernels)
+    assert all(op.ms is None for op in measured.ops)
 
 
 @pytest.mark.parametrize(
@@ -299,17 +297,22 @@ def test_without_litert_s_profiler_it_says_what_was_not_seen(
         (SimpleNamespace(returncode=1, stdout="", stderr="INFO\nLiteRtCreateX gave status 3\n"), "gave status 3"),
         (SimpleNamespace(returncode=-11, stdout="", stderr="INFO\n"), "its process ended with status -11"),
         (SimpleNamespace(returncode=0, stdout="[[]]\n", stderr=""), "it named no kernels"),
-        (SimpleNamespace(returncode=0, stdout='[[["a", 1]], [["b", 1]]]\n', stderr=""), "or others in each run"),
+        (
+            SimpleNamespace(returncode=0, stdout='[[["a", 1]], [["b", 1]]]\n', stderr=""),
+            "or different ones in each run",
+        ),
     ],
 )
-def test_a_profiler_that_fails_is_survived(monkeypatch: pytest.MonkeyPatch, done: Any, why: str) -> None:
+def test_a_failing_profiler_gives_a_reason_instead_of_an_error(
+    monkeypatch: pytest.MonkeyPatch, done: Any, why: str
+) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     kernels, reason = tflite._kernels(Path("model.tflite"), 1, 1)
     assert kernels == []
     assert why in reason
 
 
-def test_layers_are_named_by_the_modules_in_a_tensors_name() -> None:
+def test_layers_get_the_module_path_in_the_name_of_a_tensor() -> None:
     name = "timm.ConvNeXt/torch.nn.Sequential_stages/timm.ConvNeXtBlock_0/torch.nn.Conv2d_conv_dw;3"
     assert tflite._layer(name) == "stages.0.conv_dw"
     assert tflite._layer("serving_default_output_0") == "serving_default_output_0"
@@ -319,9 +322,10 @@ def test_layers_are_named_by_the_modules_in_a_tensors_name() -> None:
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path, make_bundle: MakeBundle) -> None:
-    with pytest.raises(UsageError, match=r"valid suffixes are \.xml, \.onnx, \.tflite"):
+    with pytest.raises(UsageError, match=r"model\.pt") as caught:
         profile_model(tmp_path / "model.pt")
-    with pytest.raises(InputError, match="is not there"):
+    assert caught.value.valid == ".xml, .onnx, .tflite"
+    with pytest.raises(InputError, match="doesn't exist"):
         profile_model(tmp_path / "model.onnx")
     bundle = read_bundle(make_bundle("onnx"))
     with pytest.raises(UsageError, match="runs is 0"):

@@ -68,7 +68,7 @@ def test_child_environment_is_restored(before: str | None, monkeypatch: pytest.M
 
 def test_litert_s_profiler_runs_in_any_folder(make_bundle: MakeBundle, hostile_folder: Path) -> None:
     report = profile(read_bundle(make_bundle("tflite")), threads=1, runs=1)
-    assert report.method.startswith("LiteRT's own profiler")
+    assert report.method.startswith("LiteRT's profiler")
 
 
 def test_doctor_tries_the_installed_package(hostile_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the graph as one ONNX file, or with external data above protobuf's 2 GB."""
+"""Compile for ONNX Runtime: one ONNX file, with external data above protobuf's limit of 2 GB."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ OPSET = 20
 
 
 class Backend:
-    """Compiles for ONNX Runtime."""
+    """Compiler for ONNX Runtime."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
         fold_weights(graph)
@@ -38,13 +38,13 @@ class Backend:
         entry = model.metadata_props.add()
         entry.key, entry.value = "edgekit", metadata
         files = save(model, folder)
-        # MatMul + Add is faster than Gemm, and Gelu alone than BiasGelu, whose kernel is an older one.
+        # MatMul + Add is faster than Gemm, and Gelu alone is faster than BiasGelu, which has an older kernel.
         session = {"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]}
         return Artifact("model.onnx", files, "image", "logits", "onnxruntime", "1.18.0", session=session)
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove the exporter's stack traces: half of a small file."""
+    """Remove the exporter's stack traces, which are half of a small file."""
     del model.metadata_props[:]
     model.graph.ClearField("metadata_props")
     model.graph.ClearField("value_info")
@@ -56,7 +56,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def save(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
-    """Write model.onnx, and model.onnx.data when the weights don't fit in one protobuf. Names of the files."""
+    """Write model.onnx, and model.onnx.data if the weights don't fit in one protobuf; returns the files' names."""
     size, limit = sum(len(tensor.raw_data) for tensor in model.graph.initializer), find_runtime("onnx").file_limit
     assert limit is not None
     with compiler_errors("onnx"):

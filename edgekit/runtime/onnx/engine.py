@@ -17,9 +17,9 @@ from edgekit.runtime.manifest import Manifest
 
 
 class Engine:
-    """An inference session; ONNX Runtime lets several threads run it at once.
+    """An inference session, which several threads may run at once.
 
-    Session option of the manifest: "disabled_optimizers", a list of ONNX Runtime's graph optimizers.
+    The manifest's session option "disabled_optimizers" lists graph optimizers of ONNX Runtime to switch off.
     """
 
     package = "onnxruntime"
@@ -32,14 +32,14 @@ class Engine:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Idle threads would spin on for milliseconds: heat, and a core less for whatever the app does next.
+        # Idle threads would keep spinning for milliseconds, which heats the processor and takes a core from the app.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = ort.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=_disabled(manifest)
         )
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
-            raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs: valid is one of each")
+            raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs", valid="one of each")
         check_shapes(manifest, inputs[0].shape, outputs[0].shape)
         self._nhwc = manifest.layout == "NHWC"
         self._input, self._outputs = inputs[0].name, [outputs[0].name]
@@ -65,5 +65,5 @@ class Engine:
 def _disabled(manifest: Manifest) -> list[str]:
     names = manifest.session.get("disabled_optimizers", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BundleError(f"key 'session.disabled_optimizers' is {names!r}: valid is a list of names")
+        raise BundleError(f"key 'session.disabled_optimizers' is {names!r}", valid="a list of names")
     return names

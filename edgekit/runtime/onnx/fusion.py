@@ -1,7 +1,7 @@
-"""What ONNX Runtime would fuse but for a detail: done on the exported model instead.
+"""Fuse quantized Linear layers in the exported model, because ONNX Runtime's optimizer doesn't do it completely.
 
-Its optimizer turns DequantizeLinear + MatMul into the integer kernel MatMulIntegerToFloat, but not with the bias, and
-only while another optimizer is off. Here the node is written with its bias (com.microsoft domain).
+The optimizer turns DequantizeLinear + MatMul into the integer kernel MatMulIntegerToFloat, but without the bias, and
+only while another optimizer is off. This module writes the node with its bias (com.microsoft domain).
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ DOMAIN = "com.microsoft"
 
 
 class _Model:
-    """Lookups in a model whose nodes are rewritten."""
+    """Lookup tables for a model whose nodes are being rewritten."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -38,7 +38,7 @@ class _Model:
 
 
 def fuse_integer_matmul(model: onnx.ModelProto) -> int:
-    """Each quantized Linear becomes one MatMulIntegerToFloat with its bias. Count of those."""
+    """Turn each quantized Linear into one MatMulIntegerToFloat with its bias; returns their number."""
     view = _Model(model)
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     replaced: dict[str, onnx.NodeProto] = {}
@@ -63,17 +63,17 @@ def fuse_integer_matmul(model: onnx.ModelProto) -> int:
 def _fused(
     view: _Model, node: onnx.NodeProto, adds: dict[str, onnx.NodeProto]
 ) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-    """The integer node for a MatMul or Gemm of dequantized operands, and the last node that it replaces."""
+    """Integer node for a MatMul or Gemm of dequantized operands, and the last node that it replaces."""
     left = view.made_by(node.input[0], "DequantizeLinear")
-    turned = view.made_by(node.input[1], "Transpose")
-    right = view.made_by(turned.input[0] if turned is not None else node.input[1], "DequantizeLinear")
+    transpose = view.made_by(node.input[1], "Transpose")
+    right = view.made_by(transpose.input[0] if transpose is not None else node.input[1], "DequantizeLinear")
     if left is None or right is None or right.input[0] not in view.tensors:
         return None
     gemm = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if gemm.get("transA") or gemm.get("alpha", 1.0) != 1.0 or gemm.get("beta", 1.0) != 1.0:
         return None
     weight = view.array(right.input[0])
-    if (turned is not None) != bool(gemm.get("transB")):
+    if (transpose is not None) != bool(gemm.get("transB")):
         weight = weight.T
     last, bias = _with_bias(view, node, adds.get(node.output[0]), weight.shape[1:])
     name = f"{node.output[0]}_int8"
@@ -93,7 +93,7 @@ def _fused(
 def _with_bias(
     view: _Model, node: onnx.NodeProto, add: onnx.NodeProto | None, shape: tuple[int, ...]
 ) -> tuple[onnx.NodeProto, list[str]]:
-    """The node that adds the bias and the bias's name in a list; the product itself and none where there is no bias."""
+    """Last node of a product and the names of its biases: the Add and one name, or the product and an empty list."""
     bias = list(node.input[2:])
     if not bias and add is not None and view.uses[node.output[0]] == 1:
         other = next(name for name in add.input if name != node.output[0])
@@ -103,14 +103,14 @@ def _with_bias(
 
 
 def _finish(model: onnx.ModelProto, view: _Model, nodes: list[onnx.NodeProto]) -> None:
-    """Give the model these nodes, without those that nothing uses any more, and only the tensors that are used."""
-    wanted = {value.name for value in model.graph.output}
-    kept = []
+    """Replace the nodes of the model, and drop nodes and tensors that nothing uses."""
+    used = {value.name for value in model.graph.output}
+    live_nodes = []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted.update(node.input)
+        if used.intersection(node.output):
+            live_nodes.append(node)
+            used.update(node.input)
     del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
+    model.graph.node.extend(reversed(live_nodes))
     del model.graph.initializer[:]
-    model.graph.initializer.extend(tensor for name, tensor in view.tensors.items() if name in wanted)
+    model.graph.initializer.extend(tensor for name, tensor in view.tensors.items() if name in used)

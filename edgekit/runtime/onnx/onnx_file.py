@@ -1,7 +1,7 @@
-"""The little that a profile needs from an ONNX file, read without the onnx package.
+"""Read what a profile needs from an ONNX file, without the onnx package.
 
-`edgekit inspect` profiles ONNX files of any origin, on devices too, where numpy and ONNX Runtime are all there is. ONNX
-Runtime gives no access to the nodes and initializers of a model that it has loaded.
+`edgekit inspect` profiles ONNX files of any origin, also on devices that have only numpy and ONNX Runtime. ONNX Runtime
+gives no access to the nodes and initializers of a loaded model.
 """
 
 import re
@@ -24,7 +24,7 @@ Field = tuple[int, int | memoryview]
 
 @dataclass(frozen=True)
 class FileNode:
-    """An operation as the file has it."""
+    """An operation in the file."""
 
     name: str
     operation: str
@@ -34,25 +34,28 @@ class FileNode:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """Operations by name, the one that makes each value, and initializers that hold nothing but ones."""
+    """The parts of an ONNX file that a profile needs."""
 
     nodes: dict[str, FileNode]
+    """Operations by name."""
     made_by: dict[str, FileNode]
+    """Operation that produces each value, by the name of the value."""
     ones: frozenset[str]
+    """Names of the float32 initializers that contain only ones."""
 
     def find(self, name: str) -> FileNode | None:
-        """The operation that a node of the optimized graph, such as "fc1/MatMulAddFusion", was made of."""
+        """Original operation of a node in the optimized graph, such as "fc1/MatMulAddFusion"."""
         name = re.sub(r"(_token_\d+|_nchwc)+$", "", name)
         while name not in self.nodes and "/" in name:
             name = name.rpartition("/")[0]
         return self.nodes.get(name)
 
     def is_sum(self, node: FileNode) -> bool:
-        """Whether a product is a sum in disguise: one of its operands is a constant of ones."""
+        """Whether a product is really a sum, because one of its operands is a constant of ones."""
         return any(value in self.ones for value in node.inputs[:2])
 
     def quantized(self, node: FileNode) -> tuple[bool, bool]:
-        """Whether the first and the second operand of an operation come from DequantizeLinear, layout set aside."""
+        """Whether the first and second operand come from DequantizeLinear, looking through changes of layout."""
         first, second = (self._dequantized(value) for value in (*node.inputs, "", "")[:2])
         return (first, second)
 
@@ -64,7 +67,7 @@ class OnnxFile:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Read a model file; ValueError if it isn't one. Values in external data are not looked at."""
+    """Read a model file, without its external data; raises ValueError if it isn't an ONNX file."""
     nodes, made_by, ones = {}, {}, set()
     for number, graph in _fields(memoryview(path.read_bytes())):
         if number != GRAPH or isinstance(graph, int):
@@ -91,7 +94,7 @@ def _node(content: memoryview) -> FileNode:
 
 
 def _ones(content: memoryview) -> str | None:
-    """The name of a float32 tensor that holds only ones."""
+    """Name of a float32 tensor if it contains only ones, otherwise None."""
     fields = dict(_fields(content))
     values = fields.get(TENSOR_RAW, fields.get(TENSOR_FLOATS))
     name = fields.get(TENSOR_NAME)
@@ -101,7 +104,7 @@ def _ones(content: memoryview) -> str | None:
 
 
 def _fields(message: memoryview) -> Iterator[Field]:
-    """Number and value of each field of a protobuf message; numbers of a fixed width are passed over."""
+    """Number and value of each field of a protobuf message, except numbers of fixed width."""
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)
@@ -112,13 +115,13 @@ def _fields(message: memoryview) -> Iterator[Field]:
         elif wire == 2:
             size, position = _varint(message, position)
             if position + size > end:
-                raise ValueError("it is cut off")
+                raise ValueError("it is truncated")
             yield number, message[position : position + size]
             position += size
         elif wire in (1, 5):
             position += struct.calcsize("<d" if wire == 1 else "<f")
         else:
-            raise ValueError(f"it is not an ONNX file: wire type {wire}")
+            raise ValueError(f"it is not an ONNX file: unknown wire type {wire}")
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
@@ -130,4 +133,4 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 128:
             return value, position
         shift += 7
-    raise ValueError("it is not an ONNX file: a number doesn't end")
+    raise ValueError("it is not an ONNX file: a number has no end")

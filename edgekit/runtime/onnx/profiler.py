@@ -1,4 +1,4 @@
-"""ONNX Runtime: its own profile of every node that it ran, after its graph optimizers."""
+"""Profile with ONNX Runtime's own profiler, which times every node of the optimized graph."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from edgekit.runtime.profile import (
     random_input,
 )
 
-# Where each operation has its second operand among its inputs.
+# Index of the second operand among the inputs of each operation.
 CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
 MATRICES = {
     **{"MatMul": 1, "FusedMatMul": 1, "Gemm": 1, "FusedGemm": 1},
@@ -38,7 +38,7 @@ INTEGER = {"ConvInteger", "QLinearConv", "QAttention"} | {name for name in MATRI
 TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(int8)": "i1"}
 TYPES |= {"tensor(uint8)": "u1", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
-MADE = "ONNX Runtime made it while it optimized the graph, in float"
+MADE = "ONNX Runtime created it in float while it optimized the graph"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Node:
 
     @property
     def family(self) -> tuple[bool, bool]:
-        """Integer or not, convolution or not: what has to agree between two profiles of one model."""
+        """Whether it is an integer kernel, and a convolution; two profiles of one model must agree in both."""
         return self.operation in INTEGER, self.operation in CONVOLUTIONS
 
     @property
@@ -69,18 +69,18 @@ class _Node:
 
 
 class Profiler:
-    """Profiles the session that an app has, and once more without packed weights and padded layouts for the shapes."""
+    """Profiles the session as an app runs it for the times, and one without packing and padding for the shapes."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
         ort = import_runtime("onnx")
         disabled = list(options.get("disabled_optimizers", ()))
         nodes = _run(ort, model, _options(ort, threads), disabled, runs)
         plain = _options(ort, threads)
-        plain.add_session_config_entry("session.disable_prepacking", "1")  # packed weights have no shape in the profile
+        plain.add_session_config_entry("session.disable_prepacking", "1")  # the profile has no shapes of packed weights
         shaped = _run(ort, model, plain, [*disabled, "NchwcTransformer"], 1)
         return Profile(
-            f"ONNX Runtime {ort.__version__}'s profile of every node it ran after its graph optimizers. "
-            "MACs from the shapes in that profile, before its channel-blocked layout pads them.",
+            f"ONNX Runtime {ort.__version__}'s profile of every node that ran after graph optimization. "
+            "The MACs come from the shapes in that profile, before the channel-blocked layout pads them.",
             _products(nodes, shaped, read_onnx(model)),
             add_times(
                 (kind_of(n.operation, n.operation in INTEGER) if n.operation in PRODUCTS else n.operation, n.ms)
@@ -100,13 +100,13 @@ def _options(ort: Any, threads: int) -> Any:
 
 
 def _run(ort: Any, model: Path, options: Any, disabled: Sequence[str], runs: int) -> list[_Node]:
-    """What ran, in order, with median times of all runs but the first."""
+    """Nodes that ran, in order, with the median of their times in all runs but the first."""
     with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
         )
-        feeds = {each.name: _feed(each) for each in session.get_inputs()}
+        feeds = {argument.name: _feed(argument) for argument in session.get_inputs()}
         for _ in range(runs + 1):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -121,23 +121,23 @@ def _run(ort: Any, model: Path, options: Any, disabled: Sequence[str], runs: int
     return [_node(name, details[name, index], ms) for (name, index), ms in times.items()]
 
 
-def _feed(described: Any) -> NDArray[Any]:
-    sizes = [size if isinstance(size, int) else None for size in described.shape]
-    if described.type not in TYPES:
-        raise EngineError(f"input '{described.name}' has type {described.type}: valid is {', '.join(TYPES)}")
-    return random_input(described.name, sizes, np.dtype(TYPES[described.type]))
+def _feed(argument: Any) -> NDArray[Any]:
+    sizes = [size if isinstance(size, int) else None for size in argument.shape]
+    if argument.type not in TYPES:
+        raise EngineError(f"input '{argument.name}' has type {argument.type}", valid=", ".join(TYPES))
+    return random_input(argument.name, sizes, np.dtype(TYPES[argument.type]))
 
 
 def _node(name: str, details: Mapping[str, Any], ms: Sequence[float]) -> _Node:
     inputs, outputs = (
-        tuple(tuple(shape) for each in details[key] for shape in each.values())
+        tuple(tuple(shape) for tensor in details[key] for shape in tensor.values())
         for key in ("input_type_shape", "output_type_shape")
     )
     return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), median(ms[1:]))
 
 
 def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -> tuple[OpProfile, ...]:
-    """The products as they ran: kernels and times from `nodes`, the same nodes' names and shapes from `shaped`."""
+    """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`."""
     waiting: dict[tuple[bool, bool], list[_Node]] = {}
     for node in nodes:
         if node.operation in PRODUCTS:
@@ -147,7 +147,7 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -
         if node.operation not in PRODUCTS:
             continue
         if not waiting.get(node.family):
-            raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel when it was profiled a second time")
+            raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel in the second profile")
         ran = waiting[node.family].pop(0)
         origin = file.find(node.name)
         if origin is not None and file.is_sum(origin):
@@ -158,5 +158,5 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -
         op = OpProfile(name, ran.operation, node.macs, int8, ran.ms, None if int8 else reason, all(operands))
         ops.append(op)
     if any(waiting.values()):
-        raise EngineError("ONNX Runtime ran fewer products when it was profiled a second time")
+        raise EngineError("ONNX Runtime ran fewer products in the second profile")
     return tuple(ops)

@@ -1,8 +1,8 @@
-"""Reductions over several axes, one after the other.
+"""Split reductions over several axes into one reduction per axis.
 
-OpenVINO for Arm splits them as it loads a model, and reads the axes as integers of another width than they have: it
-refuses the model now and then ("Axis 139814070386691 out of the tensor rank range"). Those over one axis it leaves as
-they are. A reshape between two keeps it from joining them again.
+OpenVINO for Arm splits them itself when it loads a model, but reads the axes as integers of the wrong width and so
+sometimes refuses the model ("Axis 139814070386691 out of the tensor rank range"). It doesn't touch reductions over one
+axis. A reshape between two of them prevents OpenVINO from merging them again.
 """
 
 from edgekit.compat.openvino import openvino
@@ -18,12 +18,12 @@ _SAME = {
     "ReduceProd": ops.reduce_prod,
     "ReduceSum": ops.reduce_sum,
 }
-"""Those that give the same over one axis after the other as over all at once."""
+"""Reductions whose result over all axes at once equals the result over one axis after the other."""
 
 
 def split_reductions(model: openvino.Model) -> int:
-    """Replace each reduction over several constant axes by one for each axis, in place; how many there were."""
-    found = 0
+    """Replace each reduction over several constant axes by one per axis, in place; returns how many it replaced."""
+    count = 0
     for node in model.get_ordered_ops():
         axes = node.input_value(1).get_node() if node.get_type_name() in _SAME else None
         if axes is None or axes.get_type_name() != "Constant" or axes.data.size < 2:
@@ -37,5 +37,5 @@ def split_reductions(model: openvino.Model) -> int:
         whole = ops.reshape(value, ops.constant(list(node.get_output_shape(0)), dtype="int64"), False)
         whole.set_friendly_name(node.get_friendly_name())
         node.output(0).replace(whole.output(0))
-        found += 1
-    return found
+        count += 1
+    return count

@@ -1,4 +1,4 @@
-"""OpenVINO: the graph as IR (.xml and .bin)."""
+"""Compile for OpenVINO: IR files (.xml and .bin)."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from edgekit.runtime.openvino.axes import split_reductions
 
 
 class Backend:
-    """Compiles for OpenVINO."""
+    """Compiler for OpenVINO."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
         fold_weights(graph)
@@ -28,18 +28,18 @@ class Backend:
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):
-            # Weights stay as they are: rounding them to 16 bits would make the float model another model.
+            # Compressing the weights to 16 bits would change the float model.
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")
 
 
 def decompose_weight_quantizers(graph: GraphModule) -> None:
-    """Write a folded weight as a cast and a product, in place: OpenVINO's frontend passes over a DQ without its Q."""
+    """Turn the DQ of a folded weight into a cast and a product: OpenVINO's frontend ignores a DQ without its Q."""
     for node in graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default):
-        steps, scale = (constant(graph, each) for each in node.args[:2])
-        if steps is None or scale is None or steps.dtype != torch.int8:
+        levels, scale = (constant(graph, argument) for argument in node.args[:2])
+        if levels is None or scale is None or levels.dtype != torch.int8:
             continue
-        shape = [-1 if axis == node.args[3] else 1 for axis in range(steps.ndim)]
+        shape = [-1 if axis == node.args[3] else 1 for axis in range(levels.ndim)]
         factor = add_constant(graph, node, f"{node.name}.scale", scale.float().view(shape))
         value = insert(graph, node, A.to.dtype, node.args[0], torch.float32)
         replace_layer(graph, node, insert(graph, node, A.mul.Tensor, value, factor))
@@ -47,9 +47,9 @@ def decompose_weight_quantizers(graph: GraphModule) -> None:
 
 
 def name_by_place(model: openvino.Model) -> None:
-    """Give names that OpenVINO counted up in this process, such as Constant_45686, by the operation's place instead.
+    """Number the operations by position, where OpenVINO used a counter of this process, as in Constant_45686.
 
-    The same graph is then the same file, byte for byte, whatever was compiled before it.
+    The same graph then becomes the same file, byte for byte, regardless of what was compiled before.
     """
     model.set_friendly_name("model")
     for place, operation in enumerate(model.get_ordered_ops()):

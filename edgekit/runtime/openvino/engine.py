@@ -20,10 +20,10 @@ PRECISIONS = ("f32", "bf16", "f16")
 
 
 class Engine:
-    """One infer request behind a lock, set for latency.
+    """One infer request behind a lock, with OpenVINO's latency hint.
 
-    Session option of the manifest: "inference_precision", "f32" (default), "bf16" or "f16". Left to itself OpenVINO
-    takes bf16 or f16 where the processor has it, and then a float model is no longer the float model.
+    The manifest's session option "inference_precision" is "f32" (default), "bf16" or "f16". By default OpenVINO would
+    choose bf16 or f16 where the processor supports it, and the results would differ from those in f32.
     """
 
     package = "openvino"
@@ -39,7 +39,7 @@ class Engine:
         compiled = core.compile_model(core.read_model(str(model), str(weights)), "CPU", config)
         if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:
             raise BundleError(
-                f"the model has {len(compiled.inputs)} inputs and {len(compiled.outputs)} outputs: valid is one of each"
+                f"the model has {len(compiled.inputs)} inputs and {len(compiled.outputs)} outputs", valid="one of each"
             )
         inputs, outputs = (
             [int(size) for size in port.partial_shape.to_shape()] for port in (compiled.input(0), compiled.output(0))
@@ -56,7 +56,7 @@ class Engine:
             request = self._request
             if request is None:
                 raise closed()
-            # A copy into its own tensor costs 0.03 ms at 224x224; sharing the caller's needs it aligned and writable.
+            # A copy costs 0.03 ms at 224x224; sharing the caller's array would need it to be aligned and writable.
             np.copyto(request.get_input_tensor().data, x)
             request.infer()
             return np.array(request.get_output_tensor().data)
@@ -73,11 +73,11 @@ class Engine:
 
 
 def _check_files(model: Path, manifest: Manifest) -> Path:
-    """The weights' file. OpenVINO would find it by itself, but only a listed file has had its hash checked."""
+    """Path of the weights. OpenVINO would find the file itself, but only the hashes of listed files were checked."""
     weights = model.with_suffix(".bin")
     if weights.name not in manifest.files:
         raise BundleError(f"key 'files' doesn't list '{weights.name}', the weights of '{model.name}'")
-    with model.open("rb") as file:  # OpenVINO looks at the content, and reads other formats under this suffix too
+    with model.open("rb") as file:  # OpenVINO would read other formats under this suffix
         if not file.read(16).lstrip().startswith((b"<?xml", b"<net")):
             raise BundleError(f"'{model.name}' is not an OpenVINO IR")
     return weights
@@ -86,5 +86,5 @@ def _check_files(model: Path, manifest: Manifest) -> Path:
 def _precision(manifest: Manifest) -> str:
     precision = manifest.session.get("inference_precision", "f32")
     if precision not in PRECISIONS:
-        raise BundleError(f"key 'session.inference_precision' is {precision!r}: valid is {', '.join(PRECISIONS)}")
+        raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join(PRECISIONS))
     return str(precision)

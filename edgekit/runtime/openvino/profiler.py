@@ -1,4 +1,4 @@
-"""OpenVINO: the performance counters of the compiled graph, which name the kernel that ran each node."""
+"""Profile with OpenVINO's performance counters, which name the kernel that ran each node of the compiled graph."""
 
 import math
 import re
@@ -18,7 +18,7 @@ PRODUCTS = (*CONVOLUTIONS, *TRANSPOSED, "MatMul", "FullyConnected", "ScaledDotPr
 LAYOUT = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")
 DECOMPRESSION = ("Convert", "Subtract", "Multiply")
 INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
-ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # to names, by the passes for low precision
+ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # suffixes that the low-precision passes add to names
 UNSEEN = "no node of OpenVINO's compiled graph names it as its origin"
 
 
@@ -41,7 +41,7 @@ class _Node:
 
 
 class Profiler:
-    """Compiles with counters on, and finds each product of the file in the node that ran it."""
+    """Compiles the model with performance counters, and finds the node that ran each product of the file."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
         ov = import_runtime("openvino")
@@ -60,34 +60,35 @@ class Profiler:
         }
         nodes = _run(core.compile_model(network, "CPU", config), feeds, runs)
         return Profile(
-            f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters: the kernel that each node of its "
-            "compiled graph ran in. MACs from the shapes in the model file.",
+            f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
+            "of the compiled graph. The MACs come from the shapes in the model file.",
             _products(network, nodes),
             add_times((kind_of(node.kind, node.int8) if node.is_product else node.kind, node.ms) for node in nodes),
         )
 
 
 def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
-    """What ran, in order. A counter holds the mean of all runs so far, so the first, slow one is taken out again."""
+    """Nodes that ran, in order. A counter is the mean of all runs so far, so the slow first run is subtracted."""
     request = compiled.create_infer_request()
     request.infer(feeds)
-    first = {each.node_name: each.real_time.total_seconds() for each in request.profiling_info}
+    first = {counter.node_name: counter.real_time.total_seconds() for counter in request.profiling_info}
     for _ in range(runs):
         request.infer(feeds)
     origins = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
-        names = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
-        origins[node.get_friendly_name()] = tuple(names.split(","))
+        joined = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
+        origins[node.get_friendly_name()] = tuple(joined.split(","))
     nodes = []
-    for each in request.profiling_info:  # the status says "not run" of what took less than a microsecond
-        seconds = (each.real_time.total_seconds() * (runs + 1) - first[each.node_name]) / runs
-        nodes.append(_Node(each.exec_type, each.node_type, origins.get(each.node_name, ()), max(0.0, seconds) * 1e3))
+    for counter in request.profiling_info:  # a node that took less than a microsecond has the status "not run"
+        seconds = (counter.real_time.total_seconds() * (runs + 1) - first[counter.node_name]) / runs
+        names = origins.get(counter.node_name, ())
+        nodes.append(_Node(counter.exec_type, counter.node_type, names, max(0.0, seconds) * 1e3))
     return nodes
 
 
 def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
-    """The file's products as they ran."""
+    """Products of the file with the kernels that ran them."""
     ran: dict[str, _Node] = {}
     for node in sorted(nodes, key=lambda node: not node.is_product):  # attention may be fused into a subgraph
         for name in node.origins:
@@ -98,18 +99,18 @@ def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
             continue
         name = op.get_friendly_name()
         operands = (_quantized(op.input_value(0), LAYOUT), _quantized(op.input_value(1), (*LAYOUT, *DECOMPRESSION)))
-        found = ran.get(name) or _fused(op, ran)
-        if found is None:
+        match = ran.get(name) or _fused(op, ran)
+        if match is None:
             ops.append(OpProfile(name, "unknown", _macs(op), False, None, UNSEEN, all(operands)))
             continue
-        reason = None if found.int8 else float_reason("OpenVINO", operands)
-        ms = found.ms if found.is_product else None
-        ops.append(OpProfile(name, found.kernel, _macs(op), found.int8, ms, reason, all(operands)))
+        reason = None if match.int8 else float_reason("OpenVINO", operands)
+        ms = match.ms if match.is_product else None
+        ops.append(OpProfile(name, match.kernel, _macs(op), match.int8, ms, reason, all(operands)))
     return tuple(ops)
 
 
 def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
-    """The node of a product that took the name of the bias fused into it."""
+    """Node of a product that has the name of the bias which was fused into it."""
     for after in op.output(0).get_target_inputs():
         node = ran.get(after.get_node().get_friendly_name())
         if after.get_node().get_type_name() == "Add" and node is not None and node.is_product:
@@ -134,7 +135,7 @@ def _macs(op: Any) -> int:
 
 
 def _quantized(output: Any, passed: Sequence[str]) -> bool:
-    """Whether a value comes from a FakeQuantize, or from a constant of 8 bits, through the operations `passed`."""
+    """Whether a value comes from a FakeQuantize or an 8-bit constant, looking through the operations in `passed`."""
     return any(
         node.get_type_name() == "FakeQuantize"
         or (node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8"))

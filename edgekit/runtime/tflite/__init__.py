@@ -1,1 +1,1 @@
-"""LiteRT, and its predecessor tflite-runtime."""
+"""LiteRT and its predecessor, tflite-runtime."""

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite): the graph as one flatbuffer."""
+"""Compile for LiteRT (TensorFlow Lite): one flatbuffer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from edgekit.compiler.graph import example_input
 from edgekit.runtime.backend import Artifact, compiler_errors
 
 HALVES = ("reduced_precision_support", b"fp16accfp16")
-"""Metadata that lets XNNPACK compute what INT8 leaves in float with halves, on processors that do so natively."""
+"""Metadata that lets XNNPACK compute the float layers of an INT8 model in f16 where the processor has it natively."""
 
 
 class Backend:
-    """Compiles for LiteRT; the file also loads in tflite-runtime 2.14.
+    """Compiler for LiteRT; tflite-runtime 2.14 also loads its files.
 
-    What stays in float in an INT8 file runs in f16 on Arm cores that compute with halves, such as a Raspberry Pi 5's:
-    convnextv2_atto takes 96 million instructions there instead of 122, with 0.3 dB less. On others it is f32.
+    The float layers of an INT8 file run in f16 on Arm cores that support it, such as the Raspberry Pi 5's, and in f32
+    elsewhere. In f16, convnextv2_atto needs 96 million instructions there instead of 122, and loses 0.3 dB.
     """
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
@@ -29,7 +29,7 @@ class Backend:
         options = {}
         extra: list[tuple[str, bytes]] = []
         if any("quantize" in str(node.target) for node in graph.graph.nodes):
-            # Without a quantization config the converter keeps every Q/DQ as it is and folds nothing, silently.
+            # Without a quantization config the converter silently keeps every Q/DQ pair and folds none.
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
             extra.append(HALVES)
@@ -37,14 +37,14 @@ class Backend:
         graph.training = False
         example = example_input(graph)
         with compiler_errors("tflite"):
-            # Not kept: the converter's own form of the model holds all weights in float.
+            # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
         names = embed(folder / "model.tflite", [("edgekit", metadata.encode()), *extra])
         return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
 
 
 def embed(path: Path, entries: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
-    """Put metadata into the flatbuffer, each by its name; the names of its input and output tensor."""
+    """Add named metadata to the flatbuffer; returns the names of its input and output tensors."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
     for name, content in entries:
         buffer = schema.BufferT()

@@ -1,4 +1,4 @@
-"""LiteRT: ai-edge-litert, or tflite-runtime where that is what there is."""
+"""LiteRT on the CPU, from ai-edge-litert or from tflite-runtime."""
 
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ from edgekit.runtime.manifest import Manifest
 
 
 class TensorDetails(TypedDict):
-    """What `quantize` and `dequantize` read of what LiteRT tells of a tensor."""
+    """Entries of LiteRT's tensor details that `quantize` and `dequantize` need."""
 
     dtype: type[np.integer[Any]]
     quantization: tuple[float, int]
@@ -26,7 +26,7 @@ class TensorDetails(TypedDict):
 
 
 class Engine:
-    """One interpreter behind a lock. A file with int8 or uint8 input or output is fed and read by its scale."""
+    """One interpreter behind a lock. Input or output in int8 or uint8 is converted by its scale and zero point."""
 
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
         module = import_runtime("tflite")
@@ -36,7 +36,7 @@ class Engine:
         interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
-            raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs: valid is one of each")
+            raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs", valid="one of each")
         self._input, self._output = inputs[0], outputs[0]
         check_shapes(manifest, self._input["shape"].tolist(), self._output["shape"].tolist())
         self._nhwc = manifest.layout == "NHWC"
@@ -52,7 +52,7 @@ class Engine:
             interpreter = self._interpreter
             if interpreter is None:
                 raise closed()
-            # Written in place: set_tensor would need a contiguous copy of a transposed view first.
+            # Writing in place saves the contiguous copy of a transposed view that set_tensor would need.
             np.copyto(interpreter.tensor(self._input["index"])(), x)
             interpreter.invoke()
             logits: NDArray[Any] = interpreter.get_tensor(self._output["index"])
@@ -68,7 +68,7 @@ class Engine:
 
 
 def quantize(x: NDArray[np.float32], details: TensorDetails) -> NDArray[Any]:
-    """Real numbers as the integers of a tensor, by its scale and zero point."""
+    """Convert real numbers to a tensor's integers by its scale and zero point."""
     scale, zero_point = details["quantization"]
     limits = np.iinfo(details["dtype"])
     levels = np.clip(np.rint(x / np.float32(scale)) + zero_point, limits.min, limits.max)
@@ -76,6 +76,6 @@ def quantize(x: NDArray[np.float32], details: TensorDetails) -> NDArray[Any]:
 
 
 def dequantize(logits: NDArray[Any], details: TensorDetails) -> NDArray[np.float32]:
-    """The other way."""
+    """Convert a tensor's integers to real numbers by its scale and zero point."""
     scale, zero_point = details["quantization"]
     return (logits.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)

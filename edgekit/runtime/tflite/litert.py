@@ -1,8 +1,8 @@
-"""LiteRT's own profiler, through its C library: the Python package has no door to it.
+"""LiteRT's own profiler, called through the C library because the Python package doesn't expose it.
 
-Run as a module: ``python -m edgekit.runtime.tflite.litert MODEL THREADS RUNS`` prints JSON, for each run the kernels in
-order as [name, milliseconds]. It stands in a process of its own because a C library of another version may crash it.
-Source: LiteRT's litert/c headers, as of ai-edge-litert 2.3.
+``python -m edgekit.runtime.tflite.litert MODEL THREADS RUNS`` prints JSON: for each run, the kernels in order as
+[name, milliseconds]. It runs in a separate process because a C library of another version may crash. Source: LiteRT's
+litert/c headers, as of ai-edge-litert 2.3.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ import numpy as np
 
 CPU = 1
 WRITE = 1
-TYPE_BYTES = 1024  # LiteRtRankedTensorType has about 100: only handed on, never looked into
+TYPE_BYTES = 1024  # LiteRtRankedTensorType has about 100 bytes; it is passed on without being read
 # "  Delegate/Fully Connected (NC, QS8, QC8W) GEMM   0.000  0.157  0.159  1.463%  25.7%  0.000  5  [Delegate]:23"
 LINE = re.compile(r"\s*(\S.*?)\s+[\d.]+\s+[\d.]+\s+([\d.]+)\s+[\d.]+%\s+[\d.]+%\s+[\d.]+\s+\d+\s+\[.*\]:\d+\s*$")
 
 
 class Model:
-    """A model compiled by LiteRT with profiling on, fed with random numbers. It lives as long as the process."""
+    """A model that LiteRT compiled with profiling on. Its inputs are random, and it lives as long as the process."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self._library = ctypes.CDLL(str(_library()))
@@ -52,7 +52,7 @@ class Model:
         self._call("RunCompiledModel", self._compiled, c_size_t(0), counts[0], inputs, counts[1], outputs)
 
     def profiled_run(self) -> str:
-        """Run once; the profiler's text about it."""
+        """Run once and return the profiler's text."""
         self._call("ResetProfiler", self._profiler)
         self._call("StartProfiler", self._profiler)
         self.run()
@@ -64,7 +64,7 @@ class Model:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, f"LiteRt{name}")(*arguments)
         if status != 0:
-            raise SystemExit(f"LiteRt{name} gave status {status}")
+            raise SystemExit(f"LiteRt{name} returned status {status}")
 
     def _option(self, options: c_void_p, kind: str, text: str) -> None:
         payload = ctypes.create_string_buffer(text.encode())
@@ -75,7 +75,7 @@ class Model:
         self._call("AddOpaqueOptions", options, option)
 
     def _buffers(self, end: str) -> Any:
-        """Tensor buffers for all inputs or outputs, as a C array."""
+        """Create tensor buffers for all inputs or all outputs, as a C array."""
         count = c_size_t()
         self._call(f"GetNumSignature{end}s", self._signature, byref(count))
         buffers = (c_void_p * count.value)()
@@ -100,10 +100,10 @@ class Model:
 
 
 def parse_summary(text: str) -> list[tuple[str, float]]:
-    """Name and milliseconds of each kernel, from the part of the profiler's text that is in run order."""
-    _, _, listed = text.partition("Run Order")
-    found = (LINE.match(line) for line in listed.partition("=\n")[2].partition("====")[0].splitlines())
-    return [(each.group(1).removeprefix("Delegate/"), float(each.group(2))) for each in found if each]
+    """Name and milliseconds of each kernel, from the section of the profiler's text that is in run order."""
+    section = text.partition("Run Order")[2].partition("=\n")[2].partition("====")[0]
+    rows = (LINE.match(line) for line in section.splitlines())
+    return [(row.group(1).removeprefix("Delegate/"), float(row.group(2))) for row in rows if row]
 
 
 def _library() -> Path:

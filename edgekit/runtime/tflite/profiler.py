@@ -1,4 +1,4 @@
-"""LiteRT: the kernels that its profiler names, paired with the operations and tensor types of the file."""
+"""Profile with LiteRT's profiler, and pair the kernels that it names with the operations in the file."""
 
 import json
 import math
@@ -20,22 +20,22 @@ from edgekit.support.child_process import run_python
 TIMEOUT_S = 600
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 PRODUCTS = (*CONVOLUTIONS, "FULLY_CONNECTED", "BATCH_MATMUL")
-# How XNNPACK's and LiteRT's own kernels of the two families are called.
+# Names of XNNPACK's and of LiteRT's own kernels in the two families.
 CONVOLUTION = re.compile(r"(De)?[Cc]onvolution|CONV_2D|DEPTHWISE_CONV_2D|TRANSPOSE_CONV")
 MATRIX = re.compile(r"(Dynamic )?Fully Connected|Batch Matrix Multiply|FULLY_CONNECTED|BATCH_MATMUL")
-# XNNPACK: "Fully Connected (NC, QS8, QC8W) GEMM", layout first, then the type of the activations.
+# XNNPACK names the layout first and then the type of the activations: "Fully Connected (NC, QS8, QC8W) GEMM".
 ACTIVATIONS = re.compile(r"\(\w+, (\w+)")
 
 
 @dataclass(frozen=True)
 class _Product:
-    """A product as the file has it."""
+    """A product in the file."""
 
     name: str
     operation: str
     macs: int
     int8: tuple[bool, bool]
-    """Whether its input and its weights (or second input) have 8 bits."""
+    """Whether the input has 8 bits, and whether the weights (or second input) have."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,20 @@ class _Kernel:
         return bool(CONVOLUTION.match(self.name) or MATRIX.match(self.name))
 
     def int8(self, product: _Product) -> bool:
-        found = ACTIVATIONS.search(self.name)
-        if found is None:  # LiteRT's own kernel: with weights of 8 bits it quantizes a float input itself
+        activations = ACTIVATIONS.search(self.name)
+        if activations is None:  # LiteRT's own kernel, which quantizes a float input itself if the weights have 8 bits
             return product.int8[1]
-        return found.group(1).startswith("Q")  # QS8, QU8, QC8, QD8, QP8; F32 with weights of 8 bits computes in float
+        # QS8, QU8, QC8, QD8 or QP8; a kernel named F32 computes in float even with 8-bit weights
+        return activations.group(1).startswith("Q")
 
     def runs(self, product: _Product) -> bool:
-        """Whether it can be the kernel that ran this product."""
+        """Whether this kernel can have run the product."""
         family = CONVOLUTION if product.operation in CONVOLUTIONS else MATRIX
         return bool(family.match(self.name)) and (self.int8(product) or not all(product.int8))
 
 
 class Profiler:
-    """Asks LiteRT's profiler in a process of its own; concludes from the file's types where that can't be reached."""
+    """Runs LiteRT's profiler in a separate process, or infers the kernels from the tensor types where that fails."""
 
     def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
         module = import_runtime("tflite")
@@ -72,14 +73,17 @@ class Profiler:
         ran = [kernel for kernel in kernels if kernel.is_product]
         paired = len(ran) == len(products) and all(k.runs(p) for k, p in zip(ran, products, strict=True))
         if paired:
-            ops = tuple(_ran(product, kernel) for product, kernel in zip(products, ran, strict=True))
-            method = "LiteRT's own profiler: XNNPACK's and LiteRT's kernels by name. MACs from the shapes in the file."
-        else:
-            ops = tuple(_concluded(product) for product in products)
-            why = why or "the kernels it names can't be paired with the operations in the file"
+            ops = tuple(_observed(product, kernel) for product, kernel in zip(products, ran, strict=True))
             method = (
-                "Concluded from the types of each operation's tensors in the file (8-bit input and weights: integer "
-                f"kernel), not seen while it ran. LiteRT's profiler didn't tell: {why}."
+                "LiteRT's profiler, which names its own kernels and XNNPACK's. "
+                "The MACs come from the shapes in the model file."
+            )
+        else:
+            ops = tuple(_inferred(product) for product in products)
+            why = why or "its kernels can't be matched with the operations in the file"
+            method = (
+                "Inferred from the tensor types in the file (8-bit input and weights mean an integer kernel), not "
+                f"observed while it ran. LiteRT's profiler gave no result: {why}."
             )
         int8 = {id(kernel): op.int8 for kernel, op in zip(ran, ops, strict=True)} if paired else {}
         times = add_times((_kind(kernel, int8.get(id(kernel))), kernel.ms) for kernel in kernels) if kernels else None
@@ -87,11 +91,11 @@ class Profiler:
 
 
 def _products(module: Any, model: Path) -> list[_Product]:
-    """The products in the order of the file. The interpreter that reads them takes no delegate and runs nothing."""
+    """Products in the order of the file. The interpreter that reads them has no delegate and runs nothing."""
     resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = module.Interpreter(model_path=str(model), experimental_op_resolver_type=resolver)
     tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    found = []
+    products = []
     for op in operations(interpreter):
         kind = op["op_name"]
         if kind not in PRODUCTS:
@@ -100,24 +104,24 @@ def _products(module: Any, model: Path) -> list[_Product]:
         out = tensors[op["outputs"][0]]
         shapes = [[int(size) for size in tensor["shape"]] for tensor in (left, right, out)]
         int8 = tuple(np.dtype(tensor["dtype"]) in (np.int8, np.uint8) for tensor in (left, right))
-        found.append(_Product(_layer(out["name"]), kind, _macs(kind, *shapes), (int8[0], int8[1])))
-    return found
+        products.append(_Product(_layer(out["name"]), kind, _macs(kind, *shapes), (int8[0], int8[1])))
+    return products
 
 
 def _macs(kind: str, left: Shape, right: Shape, out: Shape) -> int:
     if kind == "DEPTHWISE_CONV_2D":  # weights [1, h, w, channels]
         return math.prod(out) * right[1] * right[2]
-    if kind == "CONV_2D":  # [out, h, w, in of a group]
+    if kind == "CONV_2D":  # weights [out, h, w, in per group]
         return math.prod(out) * math.prod(right[1:])
     if kind == "TRANSPOSE_CONV":
         return math.prod(left) * math.prod(right[:3])
-    if kind == "FULLY_CONNECTED":  # [out, in]
+    if kind == "FULLY_CONNECTED":  # weights [out, in]
         return math.prod(out) * right[-1]
     return matrix_macs(left, right, out)
 
 
 def _layer(tensor: str) -> str:
-    """The module path that litert-torch wrote into a tensor's name; another name stays as it is.
+    """Module path in a tensor's name, where litert-torch wrote one; any other name is returned unchanged.
 
     "timm.ConvNeXt/torch.Sequential_stem/torch.Conv2d_0;1" is the output of `stem.0`.
     """
@@ -127,29 +131,29 @@ def _layer(tensor: str) -> str:
 
 
 def _kernels(model: Path, threads: int, runs: int) -> tuple[list[_Kernel], str]:
-    """What ran, in order, with median times; or nothing, and why."""
+    """Kernels that ran, in order, with their median times; or an empty list and the reason."""
     arguments = ["-m", "edgekit.runtime.tflite.litert", str(model.absolute()), str(threads), str(runs)]
     try:
         done = run_python(arguments, TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return [], f"it didn't finish within {TIMEOUT_S} s"
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        return [], said[-1] if said and done.returncode > 0 else f"its process ended with status {done.returncode}"
-    each_run = json.loads(done.stdout.splitlines()[-1])
-    first = each_run[0]
-    if not first or any([name for name, _ in run] != [name for name, _ in first] for run in each_run):
-        return [], "it named no kernels, or others in each run"
-    return [_Kernel(same[0][0], median(ms for _, ms in same)) for same in zip(*each_run, strict=True)], ""
+        lines = done.stderr.strip().splitlines()
+        return [], lines[-1] if lines and done.returncode > 0 else f"its process ended with status {done.returncode}"
+    measured = json.loads(done.stdout.splitlines()[-1])
+    first = measured[0]
+    if not first or any([name for name, _ in run] != [name for name, _ in first] for run in measured):
+        return [], "it named no kernels, or different ones in each run"
+    return [_Kernel(same[0][0], median(ms for _, ms in same)) for same in zip(*measured, strict=True)], ""
 
 
-def _ran(product: _Product, kernel: _Kernel) -> OpProfile:
-    op = replace(_concluded(product), kernel=kernel.name, ms=kernel.ms, int8=kernel.int8(product))
+def _observed(product: _Product, kernel: _Kernel) -> OpProfile:
+    op = replace(_inferred(product), kernel=kernel.name, ms=kernel.ms, int8=kernel.int8(product))
     return replace(op, reason=None if op.int8 else float_reason("LiteRT", product.int8))
 
 
-def _concluded(product: _Product) -> OpProfile:
-    """What the types say: only a product whose input and weights both have 8 bits can only run in integers."""
+def _inferred(product: _Product) -> OpProfile:
+    """Infer the kernel from the types: only a product of 8-bit input and 8-bit weights must run in integers."""
     int8 = all(product.int8)
     reason = None if int8 else float_reason("LiteRT", product.int8)
     return OpProfile(product.name, product.operation, product.macs, int8, None, reason, int8)

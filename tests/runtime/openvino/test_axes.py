@@ -1,4 +1,4 @@
-"""Reductions over several axes become reductions over one each, with the same values."""
+"""A reduction over several axes becomes one reduction per axis, with the same values."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ def compiled(model: openvino.Model, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [0, 1, 3], [1, 2]])
 @pytest.mark.parametrize("kind", ["l1", "l2", "max", "mean", "min", "prod", "sum"])
-def test_values_stay(kind: str, axes: list[int], keep: bool) -> None:
-    given = ops.parameter([2, 3, 4, 5], openvino.Type.f32)
-    reduced = getattr(ops, f"reduce_{kind}")(given, ops.constant(axes, dtype="int64"), keep)
+def test_splitting_keeps_the_values(kind: str, axes: list[int], keep: bool) -> None:
+    parameter = ops.parameter([2, 3, 4, 5], openvino.Type.f32)
+    reduced = getattr(ops, f"reduce_{kind}")(parameter, ops.constant(axes, dtype="int64"), keep)
     reduced.set_friendly_name("norm")
-    model = openvino.Model([ops.relu(reduced)], [given])
+    model = openvino.Model([ops.relu(reduced)], [parameter])
     x = np.random.default_rng(0).uniform(0.5, 1.5, (2, 3, 4, 5)).astype(np.float32)
     before = compiled(model, x)
     assert split_reductions(model) == 1
@@ -34,9 +34,9 @@ def test_values_stay(kind: str, axes: list[int], keep: bool) -> None:
     assert split_reductions(model) == 0
 
 
-def test_others_stay_as_they_are() -> None:
-    given = ops.parameter([2, 3, 4, 5], openvino.Type.f32)
+def test_other_reductions_are_not_changed() -> None:
+    parameter = ops.parameter([2, 3, 4, 5], openvino.Type.f32)
     axes = ops.parameter([2], openvino.Type.i64)
-    one = ops.reduce_mean(given, ops.constant([1], dtype="int64"), True)
-    model = openvino.Model([one, ops.reduce_sum(given, axes, False)], [given, axes])
+    one = ops.reduce_mean(parameter, ops.constant([1], dtype="int64"), True)
+    model = openvino.Model([one, ops.reduce_sum(parameter, axes, False)], [parameter, axes])
     assert split_reductions(model) == 0

@@ -1,4 +1,4 @@
-"""Bundles for LiteRT also run where tflite-runtime 2.14 is what there is: Python 3.11, numpy 1."""
+"""Bundles for LiteRT also run with tflite-runtime 2.14, Python 3.11 and numpy 1."""
 
 import json
 from pathlib import Path
@@ -29,20 +29,20 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def old_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with the wheel and tflite-runtime."""
+    """Python of an environment with the wheel and tflite-runtime."""
     folder = tmp_path_factory.mktemp("old") / "env"
     return new_environment(folder, wheel, "tflite-runtime==2.14.0", "numpy<2", python=find_python("3.11"))
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """A small ConvNeXt V2 with random weights of its every part."""
+    """A small ConvNeXt V2 with all its parts and random weights."""
     sizes = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": CLASSES}
     return load_network(ModelOptions("convnextv2_atto", weights="random", model_args=sizes, imgsz=SIDE), seed=0)
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
-def test_a_bundle_gives_the_same_there(
+def test_a_bundle_gives_the_same_scores_in_tflite_runtime(
     precision: Precision, network: Network, old_python: Path, tmp_path: Path
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
