@@ -70,11 +70,9 @@ def rebuild(kind: str, problem: str, valid: str, fix: str) -> EdgekitError:
 
 
 def as_sentences(*parts: str) -> str:
-    """Parts that aren't empty, separated as sentences. A single part stays as it is."""
-    filled = [part for part in parts if part]
-    if len(filled) == 1:
-        return filled[0]
-    return " ".join(part if part.endswith("?") else f"{part.rstrip('.')}." for part in filled)
+    """The parts that aren't empty, as sentences. The last one keeps its end, which may be a command to paste."""
+    *others, last = [part for part in parts if part] or [""]
+    return " ".join([*(part if part.endswith("?") else f"{part.rstrip('.')}." for part in others), last])
 
 
 def did_you_mean(name: str, choices: Collection[str]) -> str:

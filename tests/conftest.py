@@ -17,7 +17,7 @@ from edgekit.images.crops import LabelledCrops
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.measure_bundles import EvaluationImages
 from edgekit.runtime.bundle import Golden, write_bundle
-from edgekit.support.distribution import install_command
+from edgekit.support import distribution
 from tests.helpers.environments import PIP, build, new_environment, run
 from tests.helpers.sharing import SharedRun, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
@@ -100,8 +100,7 @@ def cli_python(wheel: Path, shared_folder: Path) -> Path:
 
     def make(folder: Path) -> None:
         python = new_environment(folder / "env", wheel)
-        requirement = install_command("cli").removeprefix("pip install ").strip('"')
-        done = run(*PIP, "--python", python, "install", "--quiet", requirement, cwd=folder)
+        done = run(*PIP, "--python", python, "install", "--quiet", f"{distribution.NAME}[cli]", cwd=folder)
         assert done.returncode == 0, done.stderr
 
     return made_once(shared_folder, "cli_python", make) / "env" / "bin" / "python"

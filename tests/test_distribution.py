@@ -120,9 +120,7 @@ def test_other_uses_of_the_name_are_not_found(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_in_a_message_brings_the_extra_to_the_edgekit_that_is_installed(
-    cli_python: Path, tmp_path: Path
-) -> None:
+def test_the_bare_name_adds_an_extra_to_the_edgekit_that_is_installed(cli_python: Path, tmp_path: Path) -> None:
     listed = run(*PIP, "--python", cli_python, "list", "--format=freeze", cwd=tmp_path).stdout
     assert {each.partition("==")[0] for each in listed.split()} >= {"edgekit-deploy", "typer", "rich"}
     assert run(cli_python.with_name("edgekit"), "--version", cwd=tmp_path).returncode == 0

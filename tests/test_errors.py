@@ -14,7 +14,7 @@ NAMES = [name for name in errors.error_names() if name != "EdgekitError"]
 def test_an_error_has_what_was_wrong_what_is_valid_and_the_fix() -> None:
     error = UsageError("--scheme is 'int7'", valid="w8a8 or w8", fix="Leave --scheme out for the recipe's own")
     assert (error.problem, error.valid) == ("--scheme is 'int7'", "w8a8 or w8")
-    assert str(error) == "--scheme is 'int7'. Valid: w8a8 or w8. Leave --scheme out for the recipe's own."
+    assert str(error) == "--scheme is 'int7'. Valid: w8a8 or w8. Leave --scheme out for the recipe's own"
 
 
 def test_a_problem_alone_stays_as_it_is() -> None:
@@ -25,7 +25,7 @@ def test_a_problem_alone_stays_as_it_is() -> None:
 def test_a_fix_can_be_added() -> None:
     error = WeightsError("x", valid="y", fix="Do a.").with_fix("Or do b")
     assert type(error) is WeightsError
-    assert (error.problem, error.valid, error.fix) == ("x", "y", "Do a. Or do b.")
+    assert (error.problem, error.valid, error.fix) == ("x", "y", "Do a. Or do b")
 
 
 def test_an_error_crosses_to_another_process() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tarfile
 import zipfile
 from email import message_from_string
@@ -114,7 +115,7 @@ def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tm
     for command in ([python.with_name("edgekit")], [python, "-m", "edgekit"]):
         done = run(*command, "--help", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert 'pip install "edgekit-deploy[cli]"' in done.stderr
+        assert f"{wheel}[cli]" in done.stderr
         assert "Traceback" not in done.stderr
 
 
@@ -126,5 +127,42 @@ def test_the_command_without_torch_names_the_extra_that_brings_it(cli_python: Pa
     (tmp_path / "images").mkdir()
     done = run(edgekit, "deploy", "convnextv2_atto", "--data", "images", "--weights", "random", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert 'pip install "edgekit-deploy[build]"' in done.stderr
+    assert "[build]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+PRINT_COMMAND = "from edgekit.support.distribution import install_command; print(install_command('cli'))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["editable", "wheel", "not installed"])
+def test_the_command_in_a_message_works_as_printed(way: str, wheel: Path, tmp_path: Path) -> None:
+    """Whichever way edgekit was installed: a shell runs the command, and then the command line starts."""
+    checkout = copy_checkout(tmp_path / "a checkout")
+    requirements: dict[str, list[str | Path]] = {
+        "editable": ["--editable", checkout],
+        "wheel": [wheel],
+        "not installed": ["numpy", "pillow"],
+    }
+    python = new_environment(tmp_path / "an environment", *requirements[way], with_pip=True)
+    cwd = checkout if way == "not installed" else tmp_path
+    command = run(python, "-c", PRINT_COMMAND, cwd=cwd).stdout.strip()
+    before = run(python, "-m", "edgekit", "--help", cwd=cwd)
+    assert (before.returncode, before.stdout) == (2, "")
+    assert command in before.stderr
+    done = run("sh", "-c", command, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run(python.with_name("edgekit"), "--help", cwd=tmp_path).returncode == 0
+    location = run(python, "-c", "import edgekit; print(edgekit.__file__)", cwd=tmp_path).stdout
+    in_checkout = way in ("editable", "not installed")
+    assert Path(location.strip()).is_relative_to(checkout if in_checkout else python.parents[1])
+
+
+def copy_checkout(folder: Path) -> Path:
+    """What a checkout needs to be installed from."""
+    ignored = shutil.ignore_patterns("__pycache__", "demo")
+    for name in ("edgekit", "targets", "calibration"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder

@@ -11,6 +11,11 @@ from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
 from edgekit.support.interrupts import interruptible, noting
 
+CLI_PACKAGES = frozenset(
+    ("click", "filelock", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
+)
+"""Modules that the extra `cli` brings."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 passed, 1 a gate or row failed, 2 bad input, 130 interrupted."""
@@ -43,7 +48,7 @@ def _run(arguments: list[str]) -> int:
         return run(arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in ("typer", "rich", "click", "filelock", "msgspec", "platformdirs", "psutil", "tomlkit"):
+        if package not in CLI_PACKAGES:
             raise
         raise MissingExtraError(f"'{package}' is not installed", fix=f"Run: {install_command('cli')}") from error
 

@@ -16,7 +16,7 @@ from edgekit.compat.telemetry import hidden_telemetry
 from edgekit.config.runtimes import Runtime, find_runtime
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
 from edgekit.runtime.manifest import Manifest
-from edgekit.support.distribution import install_command
+from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
 from edgekit.support.versions import release
 
@@ -75,7 +75,7 @@ def package_version(module: ModuleType, package: str, manifest: Manifest) -> str
     if package == manifest.engine["package"] and () < release(version) < release(minimum):
         raise MissingExtraError(
             f"the bundle needs {package} {minimum} or newer, but {version} is installed",
-            fix=f'Run: pip install "{package}>={minimum}"',
+            fix=f"Run: {pip_install(f'{package}>={minimum}')}",
         )
     return version
 

@@ -26,10 +26,12 @@ def build(source: Path, kind: str, folder: Path) -> Path:
     return made
 
 
-def new_environment(folder: Path, *requirements: str | Path, python: str = sys.executable) -> Path:
+def new_environment(
+    folder: Path, *requirements: str | Path, python: str = sys.executable, with_pip: bool = False
+) -> Path:
     """A virtual environment with these packages and their dependencies alone; its Python."""
     executable = folder / "bin" / "python"
-    made = run(python, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    made = run(python, "-m", "venv", *([] if with_pip else ["--without-pip"]), folder, cwd=folder.parent)
     assert made.returncode == 0, made.stdout + made.stderr
     done = run(*PIP, "--python", executable, "install", "--quiet", *requirements, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ import pytest
 from edgekit.errors import MissingExtraError
 from edgekit.report.document import Recommendation
 from edgekit.report.row import all_figures
+from edgekit.support.distribution import install_command
 from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, device, printed, report, report_with
 
 
@@ -87,5 +88,5 @@ def test_table_with_nothing_to_ship() -> None:
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(MissingExtraError, match=r"pip install \"edgekit-deploy\[cli\]\""):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("cli"))):
         printed(report(), 80)
