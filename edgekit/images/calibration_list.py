@@ -1,4 +1,4 @@
-"""calibration.json: every image that was calibrated on and the recipe. The same list gives the same bundles again."""
+"""calibration.json: the images and the recipe of a calibration. The same list reproduces the same bundles."""
 
 import json
 from collections import Counter
@@ -13,20 +13,22 @@ from edgekit.images.selection import Selection
 from edgekit.support.files import write_json
 
 FEWEST = 32
-"""Of fewer images, ranges depend on which they are."""
+"""With fewer images, ranges depend on the choice of images."""
+FIX = "Use the calibration.json of a run folder"
 
 
 @dataclass(frozen=True)
 class CalibrationList:
-    """What a calibration.json says: sha256 by image name, in the order of calibration, and the recipe."""
+    """Contents of a calibration.json."""
 
     path: Path
     images: Mapping[str, str]
+    """SHA-256 by image name, in the order of calibration."""
     recipe: Recipe
 
 
 def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None:
-    """calibration.json: every image used, with its sha256, the seed and the recipe."""
+    """Write calibration.json: every image used with its sha256, the seed and the recipe."""
     write_json(
         path,
         {
@@ -45,44 +47,46 @@ def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None
 
 
 def read_list(path: Path, rewrites: Collection[str] | None = None) -> CalibrationList:
-    """A calibration.json; InputError if it isn't one, ProfileError if its recipe isn't valid for this edgekit."""
+    """Read a calibration.json. Raises InputError if it is not valid, or ProfileError if its recipe is not."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-        if found["schema_version"] != 1:
-            raise ValueError(f"schema_version is {found['schema_version']}, 1 is valid")
-        images = {each["name"]: each["sha256"] for each in found["images"]}
-        recipe = dict(found["recipe"])
+        document = json.loads(path.read_text("utf-8"))
+        if document["schema_version"] != 1:
+            raise ValueError(f"schema_version is {document['schema_version']} instead of 1")
+        images = {image["name"]: image["sha256"] for image in document["images"]}
+        recipe = dict(document["recipe"])
         table = recipe | recipe.pop("targets")
     except OSError as error:
-        raise InputError(
-            f"calibration list '{path}' can't be read: {error.strerror or error}. Give the calibration.json of a run."
-        ) from error
+        raise InputError(f"calibration list '{path}' can't be read: {error.strerror or error}", fix=FIX) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"'{path}' is not a calibration.json: {what}. Give the one of a run folder.") from error
+        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"'{path}' is not a calibration.json: {reason}", fix=FIX) from error
     if not images or not all(isinstance(text, str) for pair in images.items() for text in pair):
-        raise InputError(f"'{path}' is not a calibration.json: it lists no images. Give the one of a run folder.")
+        raise InputError(f"'{path}' is not a calibration.json: it lists no images", fix=FIX)
     return CalibrationList(path, images, parse_recipe(_without_nulls(table), str(path), rewrites))
 
 
 def _without_nulls(table: Any) -> Any:
-    """As TOML would have it, which has no null: a key that isn't set isn't there."""
+    """The table without keys that are null, because TOML, which recipes are written in, has no null."""
     if not isinstance(table, dict):
         return table
     return {key: _without_nulls(value) for key, value in table.items() if value is not None}
 
 
 def doubts(chosen: Selection, classes: int) -> list[str]:
-    """Why this set of images may give ranges that don't fit others: too few, or few of the model's classes."""
-    count, found = len(chosen.samples), Counter(sample.label for sample in chosen.samples)
-    said = []
+    """Reasons why ranges from these images may not fit other images: too few images, or too few classes."""
+    count, per_class = len(chosen.samples), Counter(sample.label for sample in chosen.samples)
+    reasons = []
     if count < FEWEST:
-        said.append(f"{count} calibration images are few: ranges depend on which they are; {FEWEST} or more are better")
-    if len(found) < min(count, classes) / 2:
-        said.append(
-            f"the calibration images are one-sided: of {len(found)} of the model's {classes} classes, where {count} "
-            f"images could be of {min(count, classes)}; give images of every class"
+        reasons.append(
+            f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
         )
-    elif count >= FEWEST and (most := max(found.values())) > max(4 * count / len(found), 4):
-        said.append(f"the calibration images are one-sided: {most} of {count} are of one class of {len(found)}")
-    return said
+    if len(per_class) < min(count, classes) / 2:
+        reasons.append(
+            f"the calibration images are one-sided: they cover {len(per_class)} of the model's {classes} classes, but "
+            f"{count} images could cover {min(count, classes)}; use images of every class"
+        )
+    elif count >= FEWEST and (most := max(per_class.values())) > max(4 * count / len(per_class), 4):
+        reasons.append(
+            f"the calibration images are one-sided: {most} of {count} belong to one of {len(per_class)} classes"
+        )
+    return reasons

@@ -1,4 +1,4 @@
-"""Images of a data set, cropped once for one network: what calibrates, evaluates and simulates it."""
+"""Images of a data set, cropped once for one network, for calibration, evaluation and simulation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from edgekit.images.preprocess import Preprocessing
 
 @dataclass(frozen=True, eq=False)
 class LabelledCrops:
-    """Cropped images and their labels, in one order."""
+    """Cropped images and their labels, in the same order."""
 
     pixels: NDArray[np.uint8]
-    """[N,H,W,3]; may be memory-mapped."""
+    """Pixels [N,H,W,3], possibly memory-mapped."""
     labels: NDArray[np.int64]
     """Class indices [N]."""
 
@@ -23,13 +23,13 @@ class LabelledCrops:
         return len(self.pixels)
 
     def normalized(self, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """One image after the other as a network takes it, float32 [1,3,H,W], and its label."""
+        """Yield each image as a network's input, float32 [1,3,H,W], and its label."""
         for pixels, label in zip(self.pixels, self.labels, strict=True):
             yield preprocessing.normalize(pixels), int(label)
 
 
 def crop_each(dataset: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
-    """Each sample cropped, uint8 [H,W,3]; raises ImageError for one that can't be read."""
+    """Yield each sample cropped, uint8 [H,W,3]. Raises ImageError for a sample that can't be read."""
     for sample in samples:
         yield preprocessing.crop(dataset.image(sample))
 
@@ -41,7 +41,7 @@ def crop_samples(
     pixels: NDArray[np.uint8] | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> LabelledCrops:
-    """The samples cropped, into `pixels` where an array [N,H,W,3] is given; `on_image` is called after each.
+    """Crop the samples, into `pixels` if an array [N,H,W,3] is given, and call `on_image` after each.
 
     Raises ImageError for a sample that can't be read.
     """

@@ -1,20 +1,19 @@
-"""Labelled image sets: one folder of images for each class, in a folder or in a zip that is read in place."""
+"""Labelled image sets: a folder or a zip with one folder of images for each class. Zips are not unpacked."""
 
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from edgekit.errors import DataError, ImageError
+from edgekit.errors import DataError, ImageError, as_sentences, did_you_mean
 from edgekit.images.preprocess import open_image
-from edgekit.images.stores import Store, open_store
+from edgekit.images.stores import LAYOUT, Store, open_store
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
@@ -33,90 +32,95 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images sorted by name; usable from several threads and, pickled or forked, from several processes."""
+    """Labelled images, sorted by name. Several threads, or processes that pickle or fork it, can use it at once."""
 
     path: Path
     samples: tuple[Sample, ...]
     _store: Store
 
     def read(self, sample: Sample) -> bytes:
-        """The file's bytes; raises ImageError naming the data set and the sample."""
+        """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
         try:
             return self._store.read(sample.name)
-        # zipfile raises RuntimeError for an encrypted member, NotImplementedError (one too) for an unknown compression
+        # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for an unknown compression
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
             raise ImageError(f"can't read image '{self.path}/{sample.name}': {error}") from error
 
     def image(self, sample: Sample) -> Image.Image:
-        """The image as RGB; raises ImageError naming the data set and the sample."""
+        """The image as RGB. Raises ImageError with the names of the data set and the sample."""
         return open_image(self.read(sample), f"{self.path}/{sample.name}")
 
 
 def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
     """List the images of a folder, a zip, or a folder inside a zip (`images.zip/val`), with their class indices.
 
-    `labels` are the model's class names in order; `folders`, where known, the folder name of each class in that order.
-    Without it, folders are ImageNet wnids of a model with 1,000 classes, or else labels, or else, if none is a label
-    and there are as many folders as classes, the classes in sorted order. Raises DataError if nothing fits.
+    `labels` are the model's class names in order; `folders`, if known, are the folder names of the classes in the same
+    order. Without it, folders are ImageNet wnids if the model has 1,000 classes, or else labels. If no folder is a
+    label and there are as many folders as classes, they are the classes in sorted order. Raises DataError otherwise.
     """
     path = Path(path)
     store = open_store(path)
     images = sorted({name for name in store.names() if _is_image(name)})
     if not images:
-        raise DataError(f"'{path}' holds no images: give a folder or a zip with one folder of images for each class")
+        raise DataError(f"'{path}' contains no images", valid=LAYOUT)
     depth = _depth_of_classes(images)
     parts = [name.split("/") for name in images]
     loose = [name for name, part in zip(images, parts, strict=True) if len(part) == depth + 1]
     if loose:
         raise DataError(
-            f"'{path}' has {len(loose)} images outside a class folder, such as '{loose[0]}': "
-            "put each image in the folder of its class"
+            f"'{path}' has {len(loose)} images outside a class folder, such as '{loose[0]}'",
+            fix="Move each image into the folder of its class",
         )
-    found = sorted({part[depth] for part in parts})
-    if _SPLITS.issuperset(name.casefold() for name in found):
-        inner = "/".join([str(path), *parts[0][:depth], found[-1]])
-        raise DataError(f"'{path}' holds the splits {', '.join(found)}: choose one, such as --data {inner}")
-    indices = _class_indices(path, found, labels, folders)
+    present = sorted({part[depth] for part in parts})
+    if _SPLITS.issuperset(name.casefold() for name in present):
+        inner = "/".join([str(path), *parts[0][:depth], present[-1]])
+        raise DataError(
+            f"'{path}' contains the splits {', '.join(present)} instead of classes",
+            fix=f"Choose one split, such as --data {inner}",
+        )
+    indices = _class_indices(path, present, labels, folders)
     samples = (Sample(name, indices[part[depth]], part[depth]) for name, part in zip(images, parts, strict=True))
     return Dataset(path, tuple(samples), store)
 
 
 def _class_indices(
-    path: Path, found: list[str], labels: Sequence[str], folders: Sequence[str] | None
+    path: Path, present: list[str], labels: Sequence[str], folders: Sequence[str] | None
 ) -> dict[str, int]:
-    """The class index of each folder found."""
+    """Class index of each folder that is present."""
     if folders is not None:
-        return _match(path, found, folders)
+        return _match(path, present, folders)
     wnids = imagenet_wnids()
-    if len(labels) == len(wnids) and set(found) <= set(wnids):
-        return {name: wnids.index(name) for name in found}
-    if len(found) == len(labels) and not _positions(found, labels, _plain):
-        return {name: index for index, name in enumerate(found)}
-    return _match(path, found, labels)
+    if len(labels) == len(wnids) and set(present) <= set(wnids):
+        return {name: wnids.index(name) for name in present}
+    if len(present) == len(labels) and not _positions(present, labels, _plain):
+        return {name: index for index, name in enumerate(present)}
+    return _match(path, present, labels)
 
 
-def _match(path: Path, found: list[str], names: Sequence[str]) -> dict[str, int]:
+def _match(path: Path, present: list[str], names: Sequence[str]) -> dict[str, int]:
     matched: dict[str, int] = {}
     for spelling in (str, _plain):
-        matched = _positions(found, names, spelling)
-        if len(matched) == len(found):
+        matched = _positions(present, names, spelling)
+        if len(matched) == len(present):
             return matched
-    missing = [name for name in found if name not in matched]
-    listed = ", ".join(f"'{name}'" for name in missing[:8]) + (" …" if len(missing) > 8 else "")
-    near = get_close_matches(missing[0], names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    unknown = [name for name in present if name not in matched]
+    listed = ", ".join(f"'{name}'" for name in unknown[:8]) + (" …" if len(unknown) > 8 else "")
     raise DataError(
-        f"{len(missing)} of the {len(found)} class folders in '{path}' don't name one of the model's {len(names)} "
-        f"classes: {listed}.{hint} Name the folders as the classes, or give the classes in order with --labels FILE"
+        f"{len(unknown)} of the {len(present)} class folders in '{path}' are not among the model's {len(names)} "
+        f"classes: {listed}",
+        fix=as_sentences(
+            did_you_mean(unknown[0], names),
+            "Name the folders after the classes, or list the classes in order with --labels FILE",
+        ),
     )
 
 
-def _positions(found: Sequence[str], names: Sequence[str], spelling: Callable[[str], str]) -> dict[str, int]:
-    """The index of each folder that names exactly one class in this spelling."""
+def _positions(present: Sequence[str], names: Sequence[str], spelling: Callable[[str], str]) -> dict[str, int]:
+    """Index of each folder whose name, in this spelling, is that of exactly one class."""
     indices: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         indices.setdefault(spelling(name), []).append(index)
-    candidates = {name: indices.get(spelling(name), []) for name in found}
+    candidates = {name: indices.get(spelling(name), []) for name in present}
     return {name: places[0] for name, places in candidates.items() if len(places) == 1}
 
 
@@ -126,12 +130,12 @@ def _plain(name: str) -> str:
 
 @lru_cache
 def imagenet_wnids() -> tuple[str, ...]:
-    """The 1,000 WordNet ids of ImageNet-1K; a class's index is its place."""
+    """The 1,000 WordNet ids of ImageNet-1K, in the order of the class indices."""
     return tuple((files("edgekit") / "_assets" / "imagenet_wnids.txt").read_text("utf-8").splitlines())
 
 
 def _is_image(name: str) -> bool:
-    """Hidden files, macOS's resource forks and zip members that point elsewhere are left out."""
+    """Whether a name is that of an image, but not a hidden file, a resource fork of macOS or a path outside the zip."""
     path = PurePosixPath(name)
     if path.is_absolute() or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return False
@@ -139,7 +143,7 @@ def _is_image(name: str) -> bool:
 
 
 def _depth_of_classes(images: Sequence[str]) -> int:
-    """How many folders to pass before the class folders: a lone folder that holds only folders is a wrapper."""
+    """Number of folders above the class folders. A single folder that contains only folders is a wrapper."""
     parts = [name.split("/") for name in images]
     shortest = min(len(part) for part in parts)
     depth = 0

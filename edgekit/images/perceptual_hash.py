@@ -1,4 +1,4 @@
-"""A difference hash of an image, to find copies that were encoded again."""
+"""A difference hash of an image, to find re-encoded copies."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ GRID = 8
 
 
 def difference_hash(image: Image.Image) -> bytes:
-    """A difference hash, 16 bytes: whether each cell of a coarse grey grid is darker than its right and lower one."""
+    """A hash of 16 bytes: whether each cell of a coarse grey grid is darker than its right and its lower neighbour."""
     grey = image.convert("L")
     bits = []
     for axis, size in ((1, (GRID + 1, GRID)), (0, (GRID, GRID + 1))):

@@ -1,4 +1,4 @@
-"""From an image to the array that a model takes: the same code calibrates, evaluates and serves.
+"""Conversion of an image to a model's input, by the same code for calibration, evaluation and apps.
 
 The resize and crop rules are those of timm's evaluation transform, pixel for pixel.
 """
@@ -25,16 +25,16 @@ CROP_MODES = ("center", "squash", "border")
 MAX_SIDE = 4096
 MAX_PIXELS = 1 << 28
 
-# Raster formats that every Pillow build registers. EPS is left out on purpose: it would start Ghostscript.
+# Raster formats that every Pillow build registers. EPS is left out on purpose, because Pillow would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
 
 
 def open_image(source: ImageLike | bytes, name: str | None = None) -> Image.Image:
-    """Decode an image to RGB, upright by its EXIF tag, 8 bits a channel.
+    """Decode an image to RGB with 8 bits per channel, upright according to its EXIF tag.
 
     `source` is a path, the bytes of a file, a PIL image, or a uint8 array [H,W,3], [H,W] or [H,W,1]. Grey, CMYK and
     palette images are converted as Pillow does (alpha is dropped); 16-bit grey is scaled to 8 bits. Raises ImageError
-    naming `name`, or else the path, for a file that is missing, truncated or not an image.
+    with `name`, or else the path, if the file is missing, truncated or not an image.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "array")
@@ -44,16 +44,18 @@ def open_image(source: ImageLike | bytes, name: str | None = None) -> Image.Imag
         return _open(BytesIO(source), name or f"{len(source)} bytes")
     if isinstance(source, str | os.PathLike):
         return _open(os.fspath(source), name or str(source))
-    raise ImageError(f"can't read an image from {type(source).__name__}: give a path, a PIL image or a uint8 array")
+    raise ImageError(
+        f"can't read an image from {type(source).__name__}", valid="a path, bytes, a PIL image or a uint8 array"
+    )
 
 
 def _open(file: str | BytesIO, name: str) -> Image.Image:
     try:
         image = Image.open(file, formats=_FORMATS)
     except FileNotFoundError:
-        raise ImageError(f"image '{name}' doesn't exist: check the path") from None
+        raise ImageError(f"image '{name}' doesn't exist", fix="Check the path") from None
     except UnidentifiedImageError:
-        raise ImageError(f"'{name}' is not an image of a known format ({', '.join(_FORMATS)})") from None
+        raise ImageError(f"'{name}' is not an image of a known format", valid=", ".join(_FORMATS)) from None
     # Pillow's plugins raise almost anything on damaged files (struct.error, SyntaxError, zlib.error, KeyError …).
     except Exception as error:
         raise ImageError(f"can't open image '{name}': {error}") from error
@@ -62,21 +64,23 @@ def _open(file: str | BytesIO, name: str) -> Image.Image:
 
 
 def _decode(image: Image.Image, name: str, borrowed: bool = False) -> Image.Image:
-    """RGB, upright. A `borrowed` image belongs to the caller and isn't modified."""
+    """The image as upright RGB. A `borrowed` image belongs to the caller and isn't modified."""
     try:
         image.load()
         image = _copy(image) if borrowed else image
-        # Turning in place moves the pixels first and rewrites the EXIF block afterwards: damage in other tags of the
-        # block then can't cost the rotation, and a block that can't be read at all says nothing about the pixels.
+        # Transposing in place moves the pixels before it rewrites the EXIF block, so damage in other tags of the block
+        # can't prevent the rotation. A block that can't be read at all does not mean that the pixels are damaged.
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         return image if image.mode == "RGB" else _to_rgb(image)
     except Exception as error:  # see _open
-        raise ImageError(f"can't decode image '{name}': {error}. It may be truncated: fetch it again") from error
+        raise ImageError(
+            f"can't decode image '{name}': {error}", fix="Download the file again, because it may be truncated"
+        ) from error
 
 
 def _copy(image: Image.Image) -> Image.Image:
-    """A copy that keeps its format, by which `_to_rgb` tells 16-bit grey from 32-bit."""
+    """A copy with the same format, by which `_to_rgb` distinguishes 16-bit grey from 32-bit."""
     copy = image.copy()
     copy.format = image.format
     return copy
@@ -98,17 +102,18 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     fits = array.dtype == np.uint8 and array.size > 0
     if not fits or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ImageError(
-            f"{name} has dtype {array.dtype} and shape {list(array.shape)}: give uint8 [H,W,3], [H,W] or [H,W,1]"
+            f"{name} has dtype {array.dtype} and shape {list(array.shape)}", valid="uint8 [H,W,3], [H,W] or [H,W,1]"
         )
     return Image.fromarray(array).convert("RGB")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its images: size in pixels, timm's crop rule, mean and std of RGB in 0-1.
+    """The input that a model expects: size in pixels, timm's crop rule, mean and std of RGB in the range 0-1.
 
-    `crop_mode`: "center" scales the shorter side and crops; "squash" scales both sides, "border" the longer one and
-    pads with the mean. The side scaled to is the target's divided by `crop_pct`. Raises UsageError on invalid values.
+    `crop_mode`: "center" scales the shorter side and crops; "squash" scales both sides; "border" scales the longer side
+    and pads with the mean. The scaled side has the input's length divided by `crop_pct`. Raises UsageError for invalid
+    values.
     """
 
     height: int
@@ -121,7 +126,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
-            raise UsageError(f"preprocessing: {'; '.join(problems)}")
+            valid = [f"for {problem.field}, {problem.valid}" for problem in problems]
+            raise UsageError(
+                f"preprocessing: {'; '.join(f'{problem.field} is {problem.value!r}' for problem in problems)}",
+                valid="; ".join(valid),
+            )
 
     def __call__(self, image: ImageLike) -> NDArray[np.float32]:
         """Decode, crop and normalize one image: float32 [1,3,H,W]."""
@@ -132,12 +141,15 @@ class Preprocessing:
         height, width = self._resized(image.height, image.width)
         if height * width > MAX_PIXELS:
             raise ImageError(
-                f"an image of {image.width}x{image.height} would be resized to {width}x{height}: crop it first"
+                f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}",
+                fix="Crop the image first",
             )
         if (height, width) != (image.height, image.width):
             image = image.resize((max(width, 1), max(height, 1)), Image.Resampling[self.interpolation.upper()])
         left, top = _offset(image.width, self.width), _offset(image.height, self.height)
-        if image.width < self.width or image.height < self.height:  # an offset of 0 may lack a pixel at the far end
+        if (
+            image.width < self.width or image.height < self.height
+        ):  # even at an offset of 0, the far end may lack a pixel
             canvas = Image.new("RGB", (self.width, self.height), self._fill)
             canvas.paste(image, (-left, -top))
             return np.asarray(canvas)
@@ -147,35 +159,35 @@ class Preprocessing:
         """(pixels / 255 - mean) / std of uint8 [H,W,3] or [N,H,W,3]: float32 [N,3,H,W], contiguous."""
         batch = pixels if pixels.ndim == 4 else pixels[None]
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
-            raise ImageError(f"pixels are {pixels.dtype} {list(pixels.shape)}: give uint8 [H,W,3] or [N,H,W,3]")
+            raise ImageError(f"pixels are {pixels.dtype} {list(pixels.shape)}", valid="uint8 [H,W,3] or [N,H,W,3]")
         result = np.empty((batch.shape[0], 3, *batch.shape[1:3]), np.float32)
         for channel in range(3):
             np.take(self._table[channel], batch[..., channel], out=result[:, channel], mode="clip")
         return result
 
     def to_dict(self) -> dict[str, object]:
-        """The fields as JSON can hold them."""
+        """The fields as JSON values."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: object) -> "Preprocessing":
-        """The inverse of `to_dict`; raises BundleError naming a key that is unknown, missing or of the wrong type."""
+        """The inverse of `to_dict`. Raises BundleError if a key is unknown, missing or of the wrong type."""
         if not isinstance(values, Mapping):
             raise BundleError(f"preprocessing is {type(values).__name__}, not an object")
         names = [field.name for field in fields(cls)]
         for key in [*values, *names]:
             if key not in names or key not in values:
                 state = "missing" if key in names else "unknown"
-                raise BundleError(f"preprocessing: key '{key}' is {state}; the keys are {', '.join(names)}")
+                raise BundleError(f"preprocessing: key '{key}' is {state}", valid=f"the keys {', '.join(names)}")
         triples = {key: tuple(values[key]) for key in ("mean", "std") if isinstance(values[key], list)}
         try:
             return cls(**{**values, **triples})
         except UsageError as error:
-            raise BundleError(str(error)) from None
+            raise BundleError(error.problem, valid=error.valid, fix=error.fix) from None
 
     @cached_property
     def _table(self) -> NDArray[np.float32]:
-        """Every normalized value of a byte, [3,256]: a lookup is faster than arithmetic, and equal to torch's bits."""
+        """Normalized values of all bytes, [3,256]. A lookup is faster than arithmetic and has the bits of torch."""
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
         mean, std = (np.asarray(values, np.float32)[:, None] for values in (self.mean, self.std))
         return np.asarray((levels - mean) / std, np.float32)
@@ -188,7 +200,7 @@ class Preprocessing:
         return (red, green, blue)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width to resize to before the crop; the rounding is timm's and torchvision's."""
+        """Height and width before the crop, rounded as timm and torchvision do."""
         target_height, target_width = (math.floor(side / self.crop_pct) for side in (self.height, self.width))
         if self.crop_mode == "squash":
             return target_height, target_width
@@ -201,30 +213,40 @@ class Preprocessing:
 
 
 def _offset(size: int, target: int) -> int:
-    """Where the crop starts; negative where the image must be padded. Rounds as torchvision does."""
+    """Start of the crop, negative if the image must be padded. Rounds as torchvision does."""
     return round((size - target) / 2) if size >= target else -((target - size) // 2)
 
 
-def _problems(given: Preprocessing) -> list[str]:
-    """What is wrong with the values, each a sentence that names its field."""
-    found = []
-    for name, side in (("height", given.height), ("width", given.width)):
+@dataclass(frozen=True)
+class _Problem:
+    """A field with an invalid value."""
+
+    field: str
+    value: object
+    valid: str
+    """Description of the valid values."""
+
+
+def _problems(values: Preprocessing) -> list[_Problem]:
+    """All fields with invalid values."""
+    problems = []
+    for name, side in (("height", values.height), ("width", values.width)):
         if type(side) is not int or not 1 <= side <= MAX_SIDE:
-            found.append(f"{name} is {side!r}: give a whole number of pixels from 1 to {MAX_SIDE}")
+            problems.append(_Problem(name, side, f"a whole number of pixels from 1 to {MAX_SIDE}"))
     for name, word, choices in (
-        ("interpolation", given.interpolation, INTERPOLATIONS),
-        ("crop_mode", given.crop_mode, CROP_MODES),
+        ("interpolation", values.interpolation, INTERPOLATIONS),
+        ("crop_mode", values.crop_mode, CROP_MODES),
     ):
         if word not in choices:
-            found.append(f"{name} is {word!r}: choose from {', '.join(choices)}")
-    if not _is_number(given.crop_pct) or not 0.1 <= given.crop_pct <= 1:
-        found.append(f"crop_pct is {given.crop_pct!r}: give a number from 0.1 to 1")
-    for name, triple in (("mean", given.mean), ("std", given.std)):
+            problems.append(_Problem(name, word, f"one of {', '.join(choices)}"))
+    if not _is_number(values.crop_pct) or not 0.1 <= values.crop_pct <= 1:
+        problems.append(_Problem("crop_pct", values.crop_pct, "a number from 0.1 to 1"))
+    for name, triple in (("mean", values.mean), ("std", values.std)):
         if not isinstance(triple, tuple) or len(triple) != 3 or not all(_is_number(value) for value in triple):
-            found.append(f"{name} is {triple!r}: give three finite numbers, one for each of red, green and blue")
+            problems.append(_Problem(name, triple, "three finite numbers, one each for red, green and blue"))
         elif name == "std" and min(triple) <= 0:
-            found.append(f"std is {triple!r}: each must be above 0")
-    return found
+            problems.append(_Problem(name, triple, "three numbers above 0"))
+    return problems
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Choose images of a data set, by seed or from a list, and hash what was chosen."""
+"""Choose images of a data set, by seed or from a list, and hash them."""
 
 import hashlib
 import random
@@ -14,24 +14,25 @@ from edgekit.images.preprocess import open_image
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen samples, classes taking turns from the first sample on, and what was learned of them on the way.
-
-    `hashes` are the samples' sha256 in their order; `sha256` identifies the set: it is the hash of its sorted
-    "name sha256" lines. `unreadable` lists (name, reason), `copies` (name, sha256) of those that were passed over
-    because another selection has their content. `source` is the data set's path, `dhashes` their difference hashes.
-    """
+    """Chosen samples, in an order in which the classes take turns, and their hashes."""
 
     samples: tuple[Sample, ...]
     sha256: str
+    """Hash of the sorted "name sha256" lines, which identifies the set."""
     hashes: tuple[str, ...]
+    """SHA-256 of each sample's file."""
     unreadable: tuple[tuple[str, str], ...]
+    """(name, reason) of the images that were skipped because they could not be decoded."""
     source: Path
+    """Path of the data set."""
     dhashes: tuple[bytes, ...]
+    """Difference hash of each sample."""
     copies: tuple[tuple[str, str], ...] = ()
+    """(name, sha256) of the images that were left out because another selection has their content."""
 
 
 def inspect_image(dataset: Dataset, sample: Sample) -> tuple[str, bytes]:
-    """The sha256 of an image's file, and its difference hash; raises ImageError for one that can't be decoded."""
+    """SHA-256 of an image's file and its difference hash. Raises ImageError if the image can't be decoded."""
     content = dataset.read(sample)
     dhash = difference_hash(open_image(content, f"{dataset.path}/{sample.name}"))
     return hashlib.sha256(content).hexdigest(), dhash
@@ -46,15 +47,15 @@ def select(
     on_image: Callable[[], None] | None = None,
     inspect: Callable[[Dataset, Sample], tuple[str, bytes]] = inspect_image,
 ) -> Selection:
-    """Choose `count` samples (None or 0: all), classes in turn, in an order that `seed` alone decides.
+    """Choose `count` samples (None or 0: all). The classes take turns, in an order that depends only on `seed`.
 
-    Every candidate is decoded once; one that can't be is listed as unreadable and the next is taken. No sample of
-    `exclude` is taken, nor one with the same content. `on_image` is called for each sample taken; `inspect` gives what
-    `inspect_image` does. If there are fewer than `count`, or none at all, raises DataError when `exact`, else gives
-    what there is.
+    Every candidate is decoded once. One that can't be decoded is listed as unreadable and replaced by the next. Samples
+    of `exclude`, and images with their content, are left out. `on_image` is called for each chosen sample; `inspect`
+    returns the result of `inspect_image`. If there are fewer than `count` samples, or none, raises DataError if
+    `exact`, and otherwise returns all of them.
     """
     if count is not None and count < 0:
-        raise UsageError(f"the number of samples is {count}: give a whole number, or 0 for all")
+        raise UsageError(f"the number of samples is {count}", valid="a whole number from 1, or 0 for all images")
     wanted = count or len(dataset.samples)
     taken_names = {sample.name for sample in exclude.samples} if exclude and exclude.source == dataset.path else set()
     taken_hashes = set(exclude.hashes) if exclude else set()
@@ -85,18 +86,18 @@ def select(
 def select_listed(
     dataset: Dataset, listed: Mapping[str, str], source: Path, on_image: Callable[[], None] | None = None
 ) -> Selection:
-    """The samples of these names, in this order; `listed` has the sha256 of each, `source` is where it was read.
+    """The samples with these names, in this order. `listed` maps names to sha256 and was read from `source`.
 
-    Raises DataError naming those that the data set lacks or has with another content, ImageError for one that can't
-    be decoded.
+    Raises DataError with the names of the images that are missing or have another content, and ImageError if an image
+    can't be decoded.
     """
-    known = {sample.name: sample for sample in dataset.samples}
+    by_name = {sample.name: sample for sample in dataset.samples}
     taken, wrong = [], []
     for name, digest in listed.items():
-        sample = known.get(name)
-        found, dhash = inspect_image(dataset, sample) if sample else ("", b"")
-        if sample is None or found != digest:
-            wrong.append(f"{name} ({'is another image' if sample else 'is missing'})")
+        sample = by_name.get(name)
+        actual, dhash = inspect_image(dataset, sample) if sample else ("", b"")
+        if sample is None or actual != digest:
+            wrong.append(f"{name} ({'has another content' if sample else 'is missing'})")
             continue
         taken.append((sample, digest, dhash))
         if on_image:
@@ -105,7 +106,8 @@ def select_listed(
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise DataError(
             f"'{dataset.path}' lacks {len(wrong)} of the {len(listed)} images that '{source}' lists: "
-            f"{', '.join(wrong[:3])}{more}. Give the data set that they were taken from"
+            f"{', '.join(wrong[:3])}{more}",
+            fix="Use the data set from which the listed images were chosen",
         )
     return _selection_of(taken, dataset.path)
 
@@ -118,7 +120,7 @@ def _selection_of(rows: Sequence[tuple[Sample, str, bytes]], source: Path) -> Se
 
 
 def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
-    """The first `count` samples, classes in turn, and the others but for those with the same content as one of them."""
+    """The first `count` samples, and the others without copies of the first ones."""
     taken = set(selection.hashes[:count])
     rows = list(zip(selection.samples, selection.hashes, selection.dhashes, strict=True))
     return _part(selection, rows[:count]), _part(selection, [row for row in rows[count:] if row[1] not in taken])
@@ -129,16 +131,17 @@ def _part(selection: Selection, rows: Sequence[tuple[Sample, str, bytes]]) -> Se
     return replace(part, unreadable=selection.unreadable, copies=selection.copies)
 
 
-def _shortage(dataset: Dataset, wanted: int, found: int, unreadable: int) -> DataError:
+def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) -> DataError:
     total = len(dataset.samples)
     return DataError(
-        f"'{dataset.path}' gives {found} of the {wanted} images asked for: it has {total}, {unreadable} "
-        f"can't be read and {total - unreadable - found} are used already. Ask for fewer, or give more images"
+        f"'{dataset.path}' has only {available} of the {wanted} images requested: of its {total} images, {unreadable} "
+        f"can't be read and {total - unreadable - available} are already in use",
+        fix="Request fewer images, or add images to the data set",
     )
 
 
 def _in_turns(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
-    """One sample of each class, then a second of each, and so on; classes and samples in an order given by `seed`."""
+    """Yield one sample of each class, then a second one of each, and so on. `seed` determines both orders."""
     by_class: dict[int, list[Sample]] = {}
     for sample in samples:
         by_class.setdefault(sample.label, []).append(sample)

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: a folder, or a zip that is read without being unpacked."""
+"""Storage of a data set's files: a folder, or a zip that is read without unpacking it."""
 
 import os
 import stat
@@ -12,10 +12,12 @@ from typing import Protocol
 from edgekit.errors import DataError
 
 MAX_IMAGE_BYTES = 512 << 20
+LAYOUT = "a folder or a zip with one folder of images for each class"
+"""Valid data sets, for error messages."""
 
 
 class Store(Protocol):
-    """Files by their path relative to the data set, with `/`."""
+    """Access to files by their path relative to the data set, with `/`."""
 
     def names(self) -> Iterator[str]: ...
 
@@ -23,7 +25,7 @@ class Store(Protocol):
 
 
 def open_store(path: Path) -> Store:
-    """The files of a folder, of a zip, or of a folder in a zip (`images.zip/val`); DataError if it is none of these."""
+    """Open a folder, a zip, or a folder in a zip (`images.zip/val`). Raises DataError if the path is none of these."""
     if os.path.isdir(path):
         return _Folder(path)
     for place in (path, *path.parents):
@@ -33,9 +35,9 @@ def open_store(path: Path) -> Store:
             try:
                 store.archive()
             except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-                raise DataError(f"'{place}' is not a folder or a zip of images: {error}") from error
+                raise DataError(f"'{place}' is not a folder or a zip: {error}", valid=LAYOUT) from error
             return store
-    raise DataError(f"'{path}' doesn't exist: give a folder or a zip with one folder of images for each class")
+    raise DataError(f"'{path}' doesn't exist", valid=LAYOUT)
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class _Folder:
     root: Path
 
     def names(self) -> Iterator[str]:
-        for folder, inner, found in os.walk(self.root, onerror=_refuse, followlinks=True):
-            # A link to a folder that holds it would never end.
+        for folder, inner, file_names in os.walk(self.root, onerror=_refuse, followlinks=True):
+            # Following a link to a folder that contains the link would never end.
             inner[:] = [name for name in inner if not _is_loop(os.path.join(folder, name))]
             place = Path(folder).relative_to(self.root)
-            yield from ((place / name).as_posix() for name in found)
+            yield from ((place / name).as_posix() for name in file_names)
 
     def read(self, name: str) -> bytes:
         path = self.root / name
@@ -74,13 +76,13 @@ class _Zip:
         archive = self.archive()
         member = archive.getinfo(self.prefix + name)
         if member.file_size > MAX_IMAGE_BYTES:
-            raise OSError(f"it unpacks to more than {MAX_IMAGE_BYTES} bytes")
+            raise OSError(f"its uncompressed size exceeds {MAX_IMAGE_BYTES} bytes")
         return archive.read(member)
 
 
 @lru_cache(maxsize=8)
 def _zip_of_process(file: Path, pid: int) -> zipfile.ZipFile:
-    """An open zip; forked processes would share a file position, so each gets its own."""
+    """An open zip for this process. Forked processes would share a file position, so each opens its own."""
     return zipfile.ZipFile(file)
 
 

@@ -71,7 +71,7 @@ def test_no_data(deploy: Fails) -> None:
 
 def test_missing_data(deploy: Fails, tmp_path: Path) -> None:
     message = deploy("--data", tmp_path / "gone")
-    assert f"'{tmp_path / 'gone'}' doesn't exist: give a folder or a zip" in message
+    assert f"'{tmp_path / 'gone'}' doesn't exist\n  valid: a folder or a zip" in message
 
 
 def test_missing_calibration_data(deploy: Fails, tmp_path: Path, photos: Path) -> None:
@@ -85,12 +85,14 @@ def test_data_without_images(deploy: Fails, tmp_path: Path, holds: list[str]) ->
     for name in holds:
         (data / name).parent.mkdir(exist_ok=True)
         (data / name).write_text("no image")
-    assert "holds no images: give a folder or a zip with one folder of images for each class" in deploy("--data", data)
+    message = deploy("--data", data)
+    assert f"'{data}' contains no images" in message
+    assert "one folder of images for each class" in message
 
 
 def test_data_that_is_no_zip(deploy: Fails, tmp_path: Path) -> None:
     (tmp_path / "data.zip").write_text("no zip")
-    assert "is not a folder or a zip of images" in deploy("--data", tmp_path / "data.zip")
+    assert "data.zip' is not a folder or a zip" in deploy("--data", tmp_path / "data.zip")
 
 
 def test_classes_that_do_not_match(deploy: Fails, photos: Path, tmp_path: Path) -> None:
@@ -115,18 +117,18 @@ def test_labels_of_another_number(deploy: Fails, photos: Path, tmp_path: Path) -
 )
 def test_fewer_images_than_asked(deploy: Fails, photos: Path, more: list[str], asked: int) -> None:
     message = deploy("--data", photos, *more)
-    assert f"of the {asked} images asked for: it has 40" in message
-    assert "Ask for fewer, or give more images" in message
+    assert f"of the {asked} images requested: of its 40 images" in message
+    assert "Request fewer images" in message
 
 
 @pytest.mark.parametrize("option", ["--num-eval-samples", "--num-calibration-samples"])
 def test_a_number_of_images_below_zero(deploy: Fails, photos: Path, option: str) -> None:
-    assert "-1: give a whole number" in deploy("--data", photos, option, "-1")
+    assert "is -1\n  valid: a whole number" in deploy("--data", photos, option, "-1")
 
 
 def test_every_image_calibrated_on(deploy: Fails, photos: Path) -> None:
     message = deploy("--data", photos, "--num-calibration-samples", "40")
-    assert "40 are used already" in message
+    assert "40 are already in use" in message
 
 
 def test_all_images_corrupt(deploy: Fails, photos: Path, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_all_images_corrupt(deploy: Fails, photos: Path, tmp_path: Path) -> None
     for path in data.glob("*/*.png"):
         path.write_bytes(path.read_bytes()[:50])
     message = deploy("--data", data)
-    assert "it has 40, 40 can't be read" in message
+    assert "of its 40 images, 40 can't be read" in message
 
 
 def test_classify_a_corrupt_or_missing_image(fails: Fails, finished_run: Path, photos: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PREPROCESSING = Preprocessing(8, 12, "bicubic", 1.0, "center", (0.5, 0.5, 0.5), 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Three images of two classes, each of one shade."""
+    """Three images of two classes, each in a single shade."""
     for name, shade in (("a/1.png", 10), ("a/2.png", 20), ("b/1.png", 30)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (30, 20), (shade, shade, shade)).save(tmp_path / name)
@@ -30,8 +30,8 @@ def test_samples_are_cropped_in_their_order(dataset: Dataset) -> None:
     assert crops.pixels[:, 0, 0, 0].tolist() == [30, 20, 10]
     assert crops.labels.tolist() == [1, 0, 0]
     assert len(crops) == len(cropped) == 3
-    each = list(crop_each(dataset, dataset.samples[::-1], PREPROCESSING))
-    np.testing.assert_array_equal(crops.pixels, each)
+    one_by_one = list(crop_each(dataset, dataset.samples[::-1], PREPROCESSING))
+    np.testing.assert_array_equal(crops.pixels, one_by_one)
 
 
 def test_crops_go_into_a_given_array(dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Images of the evaluation that are in the calibration set too: copied, or encoded again."""
+"""Evaluation images that are also in the calibration set, as copies or re-encoded."""
 
 import io
 import json
@@ -21,7 +21,10 @@ LABELS = [f"class_{index}" for index in range(10)]
 
 
 def planted(photos: Path, folder: Path) -> tuple[set[str], set[str]]:
-    """A data set of `photos` in `folder`/clean, and one in `folder`/leaky with 10 copies and 10 encoded again."""
+    """Make a data set of `photos` in `folder`/clean, and one in `folder`/leaky with 10 copies and 10 re-encoded images.
+
+    Returns the names of the copies and of the re-encoded images.
+    """
     shutil.copytree(photos, folder / "clean")
     random = np.random.default_rng(3)
     copied, encoded = set(), set()
@@ -50,7 +53,7 @@ def test_planted_leakage_is_found(photos: Path, tmp_path: Path) -> None:
     assert len(evaluation.samples) == 70
 
 
-def test_leakage_is_told_and_reported(
+def test_leakage_causes_warnings_and_is_reported(
     photos: Path, job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     planted(photos, tmp_path)
@@ -68,7 +71,7 @@ def test_leakage_is_told_and_reported(
     assert "and 7 more (report.json has all)" in err
 
 
-def test_photos_that_are_different_are_not_alike(shared_data: Path) -> None:
+def test_different_photos_are_not_lookalikes(shared_data: Path) -> None:
     chosen = select(open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000)), 200, 0)
     whole = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     others = select(whole, 200, 0, exclude=chosen)
@@ -76,7 +79,7 @@ def test_photos_that_are_different_are_not_alike(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [{"format": "JPEG", "quality": 75}, {"format": "WEBP", "quality": 60}, "half"])
-def test_a_photo_encoded_again_is_alike(shared_data: Path, how: Any) -> None:
+def test_a_reencoded_photo_is_a_lookalike(shared_data: Path, how: Any) -> None:
     dataset = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     for sample in dataset.samples[::25]:
         image = dataset.image(sample)

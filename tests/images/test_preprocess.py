@@ -1,4 +1,4 @@
-"""Decoding of every kind of image, and the same pixels as timm's evaluation transform."""
+"""Decoding of every kind of image, and equality with the pixels of timm's evaluation transform."""
 
 import json
 import struct
@@ -48,16 +48,16 @@ def assert_same_as_timm(image: Image.Image, ours: Preprocessing) -> None:
         std=ours.std,
     )
     expected = transform(image.convert("RGB")).numpy()
-    found = ours(image)
-    assert found.shape == (1, 3, ours.height, ours.width)
-    assert found.dtype == np.float32
-    assert found.flags.c_contiguous
-    difference = np.abs(found[0] - expected) * np.asarray(ours.std, np.float32)[:, None, None]
+    actual = ours(image)
+    assert actual.shape == (1, 3, ours.height, ours.width)
+    assert actual.dtype == np.float32
+    assert actual.flags.c_contiguous
+    difference = np.abs(actual[0] - expected) * np.asarray(ours.std, np.float32)[:, None, None]
     assert difference.max() <= 1 / 255 + 1e-6, f"{difference.max() * 255:.2f}/255"
 
 
 def noise(width: int, height: int) -> Image.Image:
-    """Smooth and sharp at once, so that a wrong filter or a shift by a pixel shows."""
+    """An image with smooth and sharp parts, which reveals a wrong filter or a shift by a pixel."""
     rng = np.random.default_rng(width * 1000 + height)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -137,8 +137,9 @@ def test_normalize_equals_torch() -> None:
 
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((1, 3, 4, 4), np.uint8)])
 def test_normalize_refuses_other_arrays(pixels: Any) -> None:
-    with pytest.raises(ImageError, match=r"give uint8 \[H,W,3\]"):
+    with pytest.raises(ImageError) as caught:
         preprocessing().normalize(pixels)
+    assert "uint8 [H,W,3]" in caught.value.valid
 
 
 def encode(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -195,7 +196,7 @@ UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
     8: np.rot90,
 }
-"""What the EXIF specification asks of a viewer, by the value of the orientation tag."""
+"""Transformation that the EXIF specification requires of a viewer, by the value of the orientation tag."""
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -256,7 +257,7 @@ def test_truncated_files_are_named(form: str, tmp_path: Path) -> None:
             open_image(path)
 
 
-def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(ImageError, match=r"text\.jpg.*not an image of a known format"):
         open_image(tmp_path / "text.jpg")
@@ -266,7 +267,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         open_image(tmp_path)
     with pytest.raises(ImageError, match=r"'member\.jpg'"):
         open_image(b"nothing", "member.jpg")
-    with pytest.raises(ImageError, match="int: give a path"):
+    with pytest.raises(ImageError, match="from int"):
         open_image(5)  # type: ignore[arg-type]
 
 
@@ -288,12 +289,13 @@ def test_postscript_is_never_opened() -> None:
     ],
 )
 def test_wrong_arrays_are_refused(array: Any) -> None:
-    with pytest.raises(ImageError, match=r"array has dtype .* give uint8"):
+    with pytest.raises(ImageError, match="array has dtype") as caught:
         open_image(array)
+    assert "uint8" in caught.value.valid
 
 
 def test_an_image_too_long_to_resize_is_refused() -> None:
-    with pytest.raises(ImageError, match="crop it first"):
+    with pytest.raises(ImageError, match="6000000x1 pixels"):
         preprocessing(height=224, width=224).crop(Image.new("RGB", (6_000_000, 1)))
 
 
@@ -319,7 +321,7 @@ def test_dict_round_trip() -> None:
         ({"mean": [0.5, 0.5]}, "mean is"),
         ({"mean": 0.5}, "mean is"),
         ({"mean": [0.5, 0.5, "0.5"]}, "mean is"),
-        ({"std": [0.5, 0.5, 0]}, r"std is .0\.5, 0\.5, 0.:"),
+        ({"std": [0.5, 0.5, 0]}, r"std is .0\.5, 0\.5, 0."),
         ({"std": None}, "std is None"),
         ({"colour": "RGB"}, "key 'colour' is unknown"),
     ],
@@ -344,7 +346,7 @@ def test_missing_keys_are_named(key: str) -> None:
 
 @st.composite
 def images(draw: st.DrawFn) -> Image.Image:
-    """Noise over a gradient, so that a wrong filter or a shift by a pixel shows, of any shape up to 1 to 8."""
+    """Noise over a gradient, which reveals a wrong filter or a shift by a pixel, in shapes of up to 1 to 8."""
     width, height = draw(st.integers(1, 160)), draw(st.integers(1, 160))
     assume(max(width, height) <= 8 * min(width, height))
     random = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -353,7 +355,7 @@ def images(draw: st.DrawFn) -> Image.Image:
 
 
 @given(image=images(), ours=preprocessings())
-@example(noise(100, 99), preprocessing(crop_mode="border", crop_pct=1.0))  # one pixel short, at the far end
+@example(noise(100, 99), preprocessing(crop_mode="border", crop_pct=1.0))  # one pixel short at the far end
 def test_any_image_has_the_pixels_that_timm_gives_it(image: Image.Image, ours: Preprocessing) -> None:
     assert_same_as_timm(image, ours)
 
