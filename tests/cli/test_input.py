@@ -123,7 +123,7 @@ def test_fewer_images_than_asked(deploy: Fails, photos: Path, more: list[str], a
 
 @pytest.mark.parametrize("option", ["--num-eval-samples", "--num-calibration-samples"])
 def test_a_number_of_images_below_zero(deploy: Fails, photos: Path, option: str) -> None:
-    assert "is -1\n  valid: a whole number" in deploy("--data", photos, option, "-1")
+    assert "is -1" in deploy("--data", photos, option, "-1")
 
 
 def test_every_image_calibrated_on(deploy: Fails, photos: Path) -> None:

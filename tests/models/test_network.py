@@ -74,7 +74,7 @@ def test_options_override_the_preprocessing() -> None:
         ("imgsz", (32, 5000), "from 1 to 4096"),
         ("mean", (0.5,), "--mean is .*three numbers"),
         ("std", (1.0, 0.0, 1.0), "std .* above 0"),
-        ("interpolation", "magic", "'magic': choose from"),
+        ("interpolation", "magic", "'magic'.*bicubic"),
         ("crop_pct", 2.0, "crop_pct is 2.0"),
         ("labels", Path("none.txt"), "doesn't exist"),
         ("model_args", {"pretrained": True}, "'pretrained'.*`--weights`"),
