@@ -1,0 +1,88 @@
+"""Runs the bash and Python blocks of the documentation as tests, those of a page in order in a folder of the page's own.
+
+The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks of a page need,
+the page makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies
+a run of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here stands
+behind a comment `<!-- skip: next "reason" -->`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+from edgekit.models.demo import assets
+from tests.helpers.sharing import made_once
+from tests.helpers.tiny import ROOT
+
+LONGEST_S = 600
+FEW = "--num-calibration-samples 8 --num-eval-samples 20 --warmup 1 --iterations 5 --max-drop 100 --min-speedup 0"
+"""Options with which the demo takes little time and passes."""
+
+
+def run_bash(script: str, folder: Path) -> None:
+    """Run a script in a folder, which is also its HOME. Raises AssertionError with the output if a command fails."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "EDGEKIT_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=kept | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "PATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=LONGEST_S,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, f"exit code {done.returncode} of\n{script}\nwhich printed\n{output}"
+
+
+@pytest.fixture(scope="session")
+def demo_run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """Copies a run of the demo to a path."""
+    shared: Path | None = pytestconfig.getoption("shared", None)
+    folder = shared.absolute() if shared else tmp_path_factory.mktemp("shared")
+
+    def copy(path: str) -> None:
+        def make(place: Path) -> None:
+            run_bash(f"edgekit demo {FEW} -o run", place)
+
+        shutil.copytree(made_once(folder, "demo_run", make) / "run", path)
+
+    return copy
+
+
+def _evaluate_bash(example: Example) -> None:
+    run_bash(str(example.parsed), Path.cwd())
+
+
+def _enter_folder(namespace: dict[str, Any]) -> None:
+    namespace["page_folder"], namespace["checkout"] = tempfile.TemporaryDirectory(prefix="edgekit-docs-"), Path.cwd()
+    os.chdir(namespace["page_folder"].name)
+    with zipfile.ZipFile(assets() / "evaluation.zip") as images:
+        images.extractall("photos")
+
+
+def _leave_folder(namespace: dict[str, Any]) -> None:
+    os.chdir(namespace["checkout"])
+    namespace["page_folder"].cleanup()
+
+
+SYBIL = Sybil(
+    parsers=[CodeBlockParser("bash", _evaluate_bash), PythonCodeBlockParser(), SkipParser()],
+    path=str(ROOT),
+    patterns=["docs/*.md", "docs/*/*.md", "docs/*/*/*.md"],
+    fixtures=["demo_run"],
+    setup=_enter_folder,
+    teardown=_leave_folder,
+)
