@@ -1,9 +1,9 @@
-"""Runs the bash and Python blocks of the documentation as tests, those of a page in order in a folder of the page's own.
+"""Runs the bash and Python blocks of the documentation as tests, those of a page in order and in a folder of its own.
 
-The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks of a page need,
-the page makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies
-a run of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here stands
-behind a comment `<!-- skip: next "reason" -->`.
+The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks need, a page
+makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies a run
+of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here stands behind a
+comment `<!-- skip: next "reason" -->`.
 """
 
 import os
