@@ -1,11 +1,11 @@
-"""What this machine has of what edgekit needs, and the fix for what is broken. Needs neither torch nor a runtime."""
+"""Check this machine for what edgekit needs, with the fix for each problem. Needs neither torch nor a runtime."""
 
 import importlib.metadata
 import importlib.util
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,32 +13,40 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from edgekit import __version__
+from edgekit.config.compatibility import KnownBad, load_compatibility
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.devices.probed_facts import ProbedFacts, facts_of
 from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
-from edgekit.support.distribution import install_command
+from edgekit.support.distribution import install_command, pip_command, pip_install
 from edgekit.support.versions import release
 
 Status = Literal["ok", "warning", "broken"]
+Installed = Callable[[str], str | None]
+"""Returns the installed version of a distribution, or None."""
 HUB = "https://huggingface.co"
 TIMEOUT_S = 3.0
+IMPORT_TIMEOUT_S = 60
 ENOUGH_MEMORY = 4 << 30
-"""Bytes: making the bundles of a small model takes 2 GB, larger ones several times their weights."""
+"""Free memory in bytes. Making bundles takes 2 GB for a small model, and several times the weights of a larger one."""
 ENOUGH_DISK = 5 << 30
-"""Bytes: torch and the compilers take 3 GB, six bundles some times the weights."""
+"""Free disk space in bytes. torch and the compilers take 3 GB, six bundles several times the model's weights."""
+DOT_PRODUCT_FEATURES = frozenset(("asimddp", "avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was examined. A broken one prevents any use of edgekit here."""
+    """The result of one check."""
 
     name: str
+    """What was checked."""
     status: Status
+    """Whether it is in order; "broken" means that edgekit can't be used on this machine."""
     found: str
+    """What the check found."""
     fix: str | None = None
-    """What to do where the status is not "ok"."""
+    """What to do about it, as an imperative sentence without a final period; None if the status is "ok"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,69 +54,104 @@ class Diagnosis:
     """The document of `edgekit doctor`."""
 
     schema_version: Literal[1] = 1
+    """Version of this document's format."""
     edgekit: str = __version__
+    """Version of edgekit."""
     healthy: bool
-    """Nothing is broken."""
+    """Whether no check found anything broken."""
     findings: tuple[Finding, ...]
+    """Results of all checks, in the order in which they ran."""
 
 
-def examine(root: Path = Path("/"), hub: str = HUB) -> Diagnosis:
-    """Examine this machine. `root` is where proc and sys are; `hub` is the address of the hub with weights."""
+def installed_version(distribution: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def examine(root: Path = Path("/"), hub: str = HUB, installed: Installed = installed_version) -> Diagnosis:
+    """Check this machine. `root` is the folder that contains proc and sys, `hub` the address of published weights."""
     facts = facts_of(probe(root))
-    findings = (*_system(facts), *_runtimes(), _building(), *_outdated(), *_combinations(), *_room(facts), _hub(hub))
-    return Diagnosis(healthy=all(each.status != "broken" for each in findings), findings=findings)
+    findings = (
+        *_system(facts),
+        *_runtimes(facts, installed),
+        _building(installed),
+        *_outdated(installed),
+        *_known_bad(facts, installed),
+        *_room(facts),
+        _hub(hub),
+    )
+    return Diagnosis(healthy=all(finding.status != "broken" for finding in findings), findings=findings)
 
 
 def _system(facts: ProbedFacts) -> Iterator[Finding]:
     version, python = sys.version_info[:2], platform.python_version()
-    oldest, newest = (".".join(map(str, each)) for each in (OLDEST_PYTHON, NEWEST_PYTHON))
+    oldest, newest = (".".join(map(str, limit)) for limit in (OLDEST_PYTHON, NEWEST_PYTHON))
     if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
         yield Finding("Python", "ok", python)
     else:
-        fix = f"make an environment with Python {oldest} to {newest}: for others the runtimes have no packages"
+        fix = f"Make an environment with Python {oldest} to {newest}: the runtimes publish no wheels for other versions"
         yield Finding("Python", "broken", python, fix)
-    known = facts.machine in MACHINES
-    fix = f"the runtimes are published for {' and '.join(MACHINES)}: measure on such a device with --device"
+    supported = facts.machine in MACHINES
+    fix = f"Measure on another device with --device: the runtimes publish wheels for {' and '.join(MACHINES)} only"
     processor = f"{facts.cpu or 'unknown'}, {facts.machine}"
-    yield Finding("processor", "ok" if known else "broken", processor, None if known else fix)
+    yield Finding("processor", "ok" if supported else "broken", processor, None if supported else fix)
     fits = facts.glibc is not None and release(facts.glibc, parts=2) >= OLDEST_GLIBC
-    fix = f"use a Linux with glibc {'.'.join(map(str, OLDEST_GLIBC))} or newer, such as Debian 11: musl won't do"
+    oldest_glibc = ".".join(map(str, OLDEST_GLIBC))
+    fix = f"Use a Linux with glibc {oldest_glibc} or newer, such as Debian 11; systems with musl are not supported"
     yield Finding("glibc", "ok" if fits else "broken", facts.glibc or "none", None if fits else fix)
-    cls, noted = facts.matching_class, " ".join(facts.noted_features or ()) or "none of note"
-    if cls:
-        yield Finding("device class", "ok", f"{cls} ({noted})")
-    else:
-        fix = "name what to make bundles for with --device-class; `edgekit targets` lists the classes"
-        yield Finding("device class", "warning", f"none fits ({noted})", fix)
-    if not {"asimddp", "avx512_vnni", "avx_vnni", "amx_int8"}.intersection(facts.features or ()):
-        fix = "expect little speed from INT8 here: measure on the device that you ship to"
+    yield _device_class(facts)
+    if DOT_PRODUCT_FEATURES.isdisjoint(facts.features or ()):
+        fix = "Expect little speedup from INT8 on this machine, and measure on the device that you ship to"
         yield Finding("int8 instructions", "warning", "no dot product", fix)
 
 
-def _runtimes() -> list[Finding]:
+def _device_class(facts: ProbedFacts) -> Finding:
+    features = " ".join(facts.noted_features or ()) or "no relevant features"
+    if facts.matching_class:
+        return Finding("device class", "ok", f"{facts.matching_class} ({features})")
+    fix = "Name the device class to make bundles for with --device-class; `edgekit targets` lists them"
+    return Finding("device class", "warning", f"none matches ({features})", fix)
+
+
+def _runtimes(facts: ProbedFacts, installed: Installed) -> list[Finding]:
     """A finding for each runtime, and one more if none works."""
-    findings = [_runtime(runtime) for runtime in RUNTIMES.values()]
-    if not any(each.status == "ok" for each in findings):
-        extras = " or ".join(runtime.extra for runtime in RUNTIMES.values())
-        findings.append(Finding("runtimes", "broken", "none works", f"install one of them: the extra {extras}"))
+    findings = [_runtime(runtime, facts, installed) for runtime in RUNTIMES.values()]
+    if not any(finding.status == "ok" for finding in findings):
+        fix = "Install one of the runtimes; each has its fix in a finding of its own"
+        findings.append(Finding("runtimes", "broken", "none works", fix))
     return findings
 
 
-def _runtime(runtime: Runtime) -> Finding:
-    """Import the runtime in another process, since one that is built for other instructions dies by a signal."""
-    module = next((each for each in runtime.import_names if _is_installed(each)), None)
+def _runtime(runtime: Runtime, facts: ProbedFacts, installed: Installed) -> Finding:
+    """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
+    module = next((name for name in runtime.import_names if _is_installed(name)), None)
     if module is None:
-        return Finding(runtime.title, "warning", "not installed", install_command(runtime.extra))
-    version = next(filter(None, map(_version, runtime.distributions)), "")
-    found, died = f"{_package(module)} {version}", _dies(module)
-    if died is None:
+        fix = _wheel_problem(runtime, facts) or f"Run: {install_command(runtime.extra)}"
+        return Finding(runtime.title, "warning", "not installed", fix)
+    version = next(filter(None, map(installed, runtime.distributions)), "")
+    found, failure = f"{_package(module)} {version}", _import_failure(module)
+    if failure is None:
         return Finding(runtime.title, "ok", found)
-    repair = f'it is installed and unusable: pip install --force-reinstall "{runtime.requirement}"'
-    return Finding(runtime.title, "broken", f"{found}{died}", repair)
+    fix = f"Install it again: {pip_install('--force-reinstall', runtime.requirement)}"
+    return Finding(runtime.title, "broken", f"{found} {failure}", fix)
+
+
+def _wheel_problem(runtime: Runtime, facts: ProbedFacts) -> str | None:
+    """Why pip can't install a runtime here, with what to do instead; None if nothing is known against it."""
+    support = load_compatibility().support_of(runtime.name, facts.machine)
+    if support is None or facts.glibc is None or release(facts.glibc, parts=2) >= release(support.glibc, parts=2):
+        return None
+    return (
+        f"Use another runtime, or a Linux with glibc {support.glibc} or newer, which the wheels of "
+        f"{support.requirement.name} for {facts.machine} need"
+    )
 
 
 def _is_installed(module: str) -> bool:
-    # Finding a module inside a package would import the package.
+    # Looking up a module inside a package would import the package.
     return importlib.util.find_spec(_package(module)) is not None
 
 
@@ -116,91 +159,68 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _outdated() -> Iterator[Finding]:
-    """Runtimes whose installed version is older than edgekit requires."""
-    for runtime in RUNTIMES.values():
-        distribution = runtime.distributions[0]
-        version = _version(distribution)
-        if version and release(version) < release(runtime.oldest_version):
-            fix = f'pip install "{runtime.requirement}"'
-            yield Finding(f"{distribution} {version}", "warning", f"edgekit requires {runtime.requirement}", fix)
-
-
-def _dies(module: str) -> str | None:
-    """What happens when a module is imported, None if nothing bad."""
+def _import_failure(module: str) -> str | None:
+    """What goes wrong when a module is imported, or None if it can be imported."""
     try:
-        done = run_python(["-c", f"import {module}"], timeout=60)
+        done = run_python(["-c", f"import {module}"], timeout=IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return ": its import takes more than 60 s"
+        return f"can't be imported within {IMPORT_TIMEOUT_S} s"
+    if done.returncode == 0:
+        return None
     if done.returncode == -4:
-        return ": illegal instruction: it is built for a newer processor"
-    said = done.stderr.strip().splitlines()
-    return None if done.returncode == 0 else f": {said[-1] if said else f'exit status {done.returncode}'}"
+        return "ends with an illegal instruction: it was compiled for a newer processor"
+    lines = done.stderr.strip().splitlines()
+    return f"can't be imported: {lines[-1] if lines else f'exit status {done.returncode}'}"
 
 
-def _building() -> Finding:
-    own = [each for runtime in RUNTIMES.values() for each in runtime.compiler_distributions]
-    versions = {each: _version(each) for each in (*COMPILER_DISTRIBUTIONS, *own)}
-    missing = [distribution for distribution, version in versions.items() if version is None]
+def _building(installed: Installed) -> Finding:
+    names = (
+        *COMPILER_DISTRIBUTIONS,
+        *(name for runtime in RUNTIMES.values() for name in runtime.compiler_distributions),
+    )
+    versions = {name: installed(name) for name in names}
+    missing = [name for name, version in versions.items() if version is None]
     if not missing:
-        found = ", ".join(f"{distribution} {version}" for distribution, version in versions.items())
-        return Finding("making bundles", "ok", found)
-    fix = f"to make bundles: {install_command('build')}; running them needs none of it"
+        return Finding("making bundles", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    fix = f"Running bundles needs none of these; to make bundles, run: {install_command('build')}"
     return Finding("making bundles", "warning", f"not installed: {', '.join(missing)}", fix)
 
 
-@dataclass(frozen=True)
-class Combination:
-    """Packages that are known not to work together."""
-
-    packages: tuple[str, ...]
-    is_bad: Callable[[Mapping[str, tuple[int, ...]]], bool]
-    why: str
-    fix: str
-
-
-COMBINATIONS = (
-    Combination(
-        ("tflite-runtime", "numpy"), lambda found: found["numpy"] >= (2, 0),
-        "tflite-runtime is built against numpy 1", 'pip install "numpy<2", or ai-edge-litert instead of tflite-runtime',
-    ),
-    Combination(
-        ("tflite-runtime",), lambda found: found["tflite-runtime"] <= (2, 14),
-        "it gives wrong numbers for dynamic-range files of other tools, and refuses some newer operations",
-        "pip install ai-edge-litert, where Python is newer than 3.11 in any case",
-    ),
-    Combination(
-        ("onnxruntime", "onnxruntime-gpu"), lambda found: True,
-        "both put their files in one folder", "pip uninstall onnxruntime onnxruntime-gpu, then install one of them",
-    ),
-    Combination(
-        ("edgekit", "edgekit-deploy"), lambda found: True,
-        "edgekit-deploy was once named edgekit, as an unrelated project is: both put their files in one folder",
-        "pip uninstall edgekit edgekit-deploy, then install edgekit-deploy again",
-    ),
-    Combination(
-        ("torch", "torchao"), lambda found: found["torch"] < (2, 12),
-        "quantization needs torch 2.12 or newer", install_command("build"),
-    ),
-)  # fmt: skip
+def _outdated(installed: Installed) -> Iterator[Finding]:
+    """Runtimes that are installed in an older version than edgekit requires."""
+    for runtime in RUNTIMES.values():
+        distribution = runtime.distributions[0]
+        version = installed(distribution)
+        if version and release(version) < release(runtime.oldest_version):
+            fix = f"Run: {pip_install(runtime.requirement)}"
+            yield Finding(f"{distribution} {version}", "warning", f"edgekit requires {runtime.requirement}", fix)
 
 
-def _combinations() -> Iterator[Finding]:
-    """The known-bad ones among what is installed."""
-    for known in COMBINATIONS:
-        versions = {package: _version(package) for package in known.packages}
-        if not all(versions.values()):
-            continue
-        if known.is_bad({package: release(str(version), parts=2) for package, version in versions.items()}):
-            name = " with ".join(f"{package} {version}" for package, version in versions.items())
-            yield Finding(name, "broken" if len(versions) > 1 else "warning", known.why, known.fix)
+def _known_bad(facts: ProbedFacts, installed: Installed) -> Iterator[Finding]:
+    """Known-bad combinations that apply to this machine."""
+    for row in load_compatibility().known_bad:
+        versions = row.applies(installed, facts.machine, facts.board, platform.python_version())
+        if versions is not None:
+            packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+            yield Finding(row.name, row.status, f"{packages}: {row.effect}", _cure(row))
+
+
+def _cure(row: KnownBad) -> str:
+    """The cure with the commands that carry it out in this environment."""
+    commands = []
+    if row.uninstall:
+        commands.append(pip_command("uninstall", *row.uninstall))
+    if row.install:
+        commands.append(pip_install(*row.install))
+    if row.extra:
+        commands.append(install_command(row.extra))
+    return f"{row.cure}: {' && '.join(commands)}"
 
 
 def _room(facts: ProbedFacts) -> Iterator[Finding]:
-    memory, disk = facts.memory_available_bytes, facts.disk_free_bytes
     for name, free, enough, fix in (
-        ("free memory", memory, ENOUGH_MEMORY, "close programs, or make bundles on a larger machine"),
-        ("free disk", disk, ENOUGH_DISK, "make room before bundles are made"),
+        ("free memory", facts.memory_available_bytes, ENOUGH_MEMORY, "Close programs, or make bundles elsewhere"),
+        ("free disk", facts.disk_free_bytes, ENOUGH_DISK, "Free some disk space before making bundles"),
     ):
         if free is None:
             yield Finding(name, "warning", "unknown", fix)
@@ -210,20 +230,13 @@ def _room(facts: ProbedFacts) -> Iterator[Finding]:
 
 
 def _hub(address: str) -> Finding:
-    """Whether published weights can be fetched; a short wait, for a machine without network."""
+    """Whether published weights can be downloaded. The wait is short, for machines without a network."""
     try:
         with urlopen(Request(address, method="HEAD"), timeout=TIMEOUT_S):
             pass
     except HTTPError:
-        pass  # it answered
+        pass  # the server answered
     except (OSError, ValueError) as error:
-        fix = "weights by name can't be fetched: download the file elsewhere and give it with --weights FILE"
+        fix = "Download weights on another machine, and pass the file with --weights FILE"
         return Finding("hub", "warning", f"{address} can't be reached ({str(error)[:100]})", fix)
     return Finding("hub", "ok", address)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

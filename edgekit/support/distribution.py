@@ -34,21 +34,25 @@ def install_command(extra: str) -> str:
     return pip_install(f"{_install_source() or NAME}[{extra}]")
 
 
-def pip_install(*arguments: str) -> str:
+def pip_install(*requirements: str) -> str:
     """A shell command that installs into the running environment, whichever environment the shell has activated."""
-    return f"{_installer()} {shlex.join(arguments)}"
+    return pip_command("install", *requirements)
 
 
-def _installer() -> str:
-    """The start of the command, through `install`: the shortest form that is sure to act on this environment."""
+def pip_command(subcommand: str, *arguments: str) -> str:
+    """The shortest pip command that is sure to act on the running environment."""
+    return f"{_pip(subcommand)} {shlex.join(arguments)}"
+
+
+def _pip(subcommand: str) -> str:
     python, pip = shlex.quote(sys.executable), shutil.which("pip")
     if pip and Path(pip).parent == Path(sysconfig.get_path("scripts")):
-        return "pip install"
+        return f"pip {subcommand}"
     if find_spec("pip") is None and shutil.which("uv"):
-        return f"uv pip install --python {python}"
+        return f"uv pip {subcommand} --python {python}"
     if find_spec("pip") is None and pip:
-        return f"pip --python {python} install"
-    return f"{python} -m pip install"
+        return f"pip --python {python} {subcommand}"
+    return f"{python} -m pip {subcommand}"
 
 
 def _is_checkout(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What this machine has, and the fix for what it lacks: real packages, a real server, and files of other machines."""
+"""Checks of this machine with its real packages and a real server, and of other machines from their files."""
 
 import json
 import subprocess
@@ -14,14 +14,17 @@ import pytest
 
 from edgekit import __version__
 from edgekit.cli.main import main
+from edgekit.config.compatibility import load_compatibility
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import doctor
 from edgekit.devices.probed_facts import ProbedFacts, facts_of
+from edgekit.support.distribution import install_command, pip_command, pip_install
 
 NOWHERE = "http://127.0.0.1:9"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers HEAD, with an error where the path says so."""
+    """Answers HEAD requests, with an error for the path /busy."""
 
     def do_HEAD(self) -> None:
         self.send_response(503 if self.path == "/busy" else 200)
@@ -42,14 +45,14 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def named(found: doctor.Diagnosis) -> dict[str, doctor.Finding]:
-    return {each.name: each for each in found.findings}
+def named(diagnosis: doctor.Diagnosis) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in diagnosis.findings}
 
 
 def test_a_machine_that_tests_run_on_is_healthy(hub: str) -> None:
-    found = doctor.examine(hub=hub)
-    assert found.healthy, found
-    findings = named(found)
+    diagnosis = doctor.examine(hub=hub)
+    assert diagnosis.healthy, diagnosis
+    findings = named(diagnosis)
     for name in ("Python", "processor", "glibc", "OpenVINO", "ONNX Runtime", "LiteRT", "making bundles", "hub"):
         assert findings[name].status == "ok", name
         assert findings[name].fix is None
@@ -63,36 +66,35 @@ def test_a_hub_that_answers_is_there(hub: str, path: str) -> None:
 
 
 def test_a_hub_that_is_away_is_a_warning_with_the_option() -> None:
-    found = doctor._hub(NOWHERE)
-    assert found.status == "warning"
-    assert "--weights FILE" in str(found.fix)
+    finding = doctor._hub(NOWHERE)
+    assert finding.status == "warning"
+    assert "--weights FILE" in str(finding.fix)
 
 
 def test_every_finding_that_is_not_ok_has_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that tells nothing of itself, with an old Python and no package."""
-    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    """A machine about which nothing is known, with an old Python and no packages."""
     monkeypatch.setattr("edgekit.devices.doctor.importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(doctor, "OLDEST_PYTHON", (9, 0))
     monkeypatch.setattr(doctor, "probe", lambda root: {**FACTS, "machine": "riscv64", "glibc": None})
-    found = doctor.examine(tmp_path, NOWHERE)
-    assert not found.healthy
-    assert {name for name, each in named(found).items() if each.status == "broken"} == {
+    diagnosis = doctor.examine(tmp_path, NOWHERE, installed=lambda distribution: None)
+    assert not diagnosis.healthy
+    assert {finding.name for finding in diagnosis.findings if finding.status == "broken"} == {
         "Python", "processor", "glibc", "runtimes",
     }  # fmt: skip
-    assert all((each.fix is None) == (each.status == "ok") for each in found.findings)
-    assert "pip install" in str(named(found)["OpenVINO"].fix)
+    assert all((finding.fix is None) == (finding.status == "ok") for finding in diagnosis.findings)
+    assert install_command("openvino") in str(named(diagnosis)["OpenVINO"].fix)
 
 
 FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbedFacts)) | {
     "machine": "x86_64", "kernel": "6.1.0", "glibc": "2.36", "pythons": (), "cache": "/cache", "cache_writable": True,
     "disk_free_bytes": 10,
 }  # fmt: skip
-"""The probe of a machine that tells little."""
+"""The probe of a machine about which little is known."""
 
 
 def test_old_glibc_and_little_room() -> None:
     facts = facts_of({**FACTS, "glibc": "2.17", "memory_available_bytes": 1 << 30})
-    system = {each.name: each for each in doctor._system(facts)}
+    system = {finding.name: finding for finding in doctor._system(facts)}
     assert (system["glibc"].status, system["glibc"].found) == ("broken", "2.17")
     assert "glibc 2.28 or newer" in str(system["glibc"].fix)
     assert system["int8 instructions"].status == "warning"
@@ -101,46 +103,72 @@ def test_old_glibc_and_little_room() -> None:
     assert disk.status == "warning"
 
 
+@pytest.mark.parametrize(("version", "bad"), [("2025.3.0", True), ("2026.4.1", False)])
+def test_an_older_runtime_than_edgekit_requires(version: str, bad: bool) -> None:
+    findings = list(doctor._outdated({"openvino": version}.get))
+    assert [finding.name for finding in findings] == [f"openvino {version}"] * bad
+    assert all(pip_install(RUNTIMES["openvino"].requirement) in str(finding.fix) for finding in findings)
+
+
+def test_openvino_s_wheels_for_arm_need_a_newer_glibc_than_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.devices.doctor.importlib.util.find_spec", lambda name: None)
+    facts = facts_of({**FACTS, "machine": "aarch64", "glibc": "2.31"})
+    findings = {finding.name: finding for finding in doctor._runtimes(facts, lambda distribution: None)}
+    assert "glibc 2.35" in str(findings["OpenVINO"].fix)
+    assert install_command("onnx") in str(findings["ONNX Runtime"].fix)
+
+
+PI_4 = {**FACTS, "machine": "aarch64", "board": "Raspberry Pi 4 Model B Rev 1.4"}
+
+
 @pytest.mark.parametrize(
-    ("installed", "bad"),
+    ("facts", "installed", "status", "command"),
     [
-        ({"tflite-runtime": "2.14.0", "numpy": "2.4.0"}, {"tflite-runtime 2.14.0 with numpy 2.4.0": "broken"}),
-        ({"tflite-runtime": "2.14.0", "numpy": "1.26.4"}, {}),
-        ({"openvino": "2025.3.0"}, {"openvino 2025.3.0": "warning"}),
-        ({"openvino": "2026.4.1"}, {}),
+        (PI_4, {"onnxruntime": "1.21.0"}, "broken", pip_install("onnxruntime>=1.22,<2")),
+        (PI_4, {"litert-lm": "0.10.1"}, "warning", pip_command("uninstall", "litert-lm")),
+        (FACTS, {"torch": "2.9.0+cpu", "torchao": "0.18.0"}, "broken", install_command("build")),
         (
+            FACTS,
             {"onnxruntime": "1.20.0", "onnxruntime-gpu": "1.20.0"},
-            {"onnxruntime 1.20.0 with onnxruntime-gpu 1.20.0": "broken"},
+            "broken",
+            f"{pip_command('uninstall', 'onnxruntime', 'onnxruntime-gpu')} && {install_command('onnx')}",
         ),
-        ({"edgekit": "0.1.0", "edgekit-deploy": "0.1.0"}, {"edgekit 0.1.0 with edgekit-deploy 0.1.0": "broken"}),
-        ({"torch": "2.9.0", "torchao": "0.18.0"}, {"torch 2.9.0 with torchao 0.18.0": "broken"}),
     ],
-)  # fmt: skip
-def test_combinations_that_are_known_to_be_bad(
-    installed: dict[str, str], bad: dict[str, str], monkeypatch: pytest.MonkeyPatch
+)
+def test_a_known_bad_combination_is_a_finding_with_its_cure(
+    facts: dict[str, Any], installed: dict[str, str], status: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_version", installed.get)
-    found = {each.name: each.status for each in (*doctor._outdated(), *doctor._combinations())}
-    tflite_alone = {"tflite-runtime 2.14.0": "warning"} if "tflite-runtime" in installed else {}
-    assert found == bad | tflite_alone
+    monkeypatch.setattr(doctor, "probe", lambda root: facts)
+    findings = named(doctor.examine(hub=NOWHERE, installed=installed.get))
+    (row,) = (row for row in load_compatibility().known_bad if row.name in findings)
+    finding = findings[row.name]
+    assert finding.status == status
+    assert all(f"{name} {version}" in finding.found for name, version in installed.items())
+    assert row.effect in finding.found
+    assert finding.fix == f"{row.cure}: {command}"
+
+
+def test_what_works_has_no_known_bad_finding() -> None:
+    good = {"openvino": "2026.4.1", "onnxruntime": "1.32.0", "torch": "2.13.0", "torchao": "0.18.0"}
+    assert list(doctor._known_bad(facts_of(PI_4), good.get)) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("raise ImportError('libfoo.so: undefined symbol')", "undefined symbol"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "built for a newer processor"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "compiled for a newer processor"),
         ("raise SystemExit(3)", "exit status 3"),
         ("pass", None),
     ],
 )
 def test_a_runtime_that_dies_when_it_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str | None
 ) -> None:
     (tmp_path / "broken_runtime.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    found = doctor._dies("broken_runtime")
-    assert found is None if said is None else said in str(found)
+    failure = doctor._import_failure("broken_runtime")
+    assert failure is None if message is None else message in str(failure)
 
 
 @pytest.mark.parametrize("healthy", [True, False])
