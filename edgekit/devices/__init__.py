@@ -1,5 +1,5 @@
-"""Devices over SSH: find out what they are, set them up, and measure bundles on them.
+"""Devices over SSH: probe them, set them up, and measure bundles on them.
 
-The computer that runs `edgekit` is the host. What runs on the device is `scripts/` (Python alone, sent as text) and,
-once an environment is there, `agent`, which measures through the very code that measures on the host.
+The computer that runs `edgekit` is the host. The device runs `scripts/`, which need only Python and are sent as text,
+and then, in its own environment, `agent`, which measures with the same code as the host.
 """

@@ -1,8 +1,9 @@
-"""Runs on the device: one job on stdin, messages on stdout, through the code that measures on the host too.
+"""The agent on a device: reads one job from stdin, measures with the host's code, and writes messages to stdout.
 
     python -m edgekit.devices.agent
 
-`edgekit.devices.messages` has the job and the messages. Needs numpy, Pillow, msgspec and the bundles' runtime alone.
+`edgekit.devices.messages` defines the job and the messages. The agent needs only numpy, Pillow, msgspec and the
+runtime of the bundles.
 """
 
 import os
@@ -43,22 +44,23 @@ from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.support.progress import Reporter, Step
 
 BEAT_S = 5
+"""Time between two messages that show that the agent is alive."""
 STEP_S = 0.5
-"""Progress is sent no more often than this."""
+"""Shortest time between two progress messages."""
 
 
 class Wire(Reporter):
-    """Sends lines to the host; progress too."""
+    """Sends messages, including progress, to the host."""
 
     def __init__(self) -> None:
         self.quiet = False
         self._sending = threading.Lock()
-        # The runtimes print on descriptor 1: theirs goes to stderr, this one is the host's.
+        # The runtimes print to descriptor 1, so that goes to stderr, and this copy of it is for messages to the host.
         self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
 
     def send(self, message: Message) -> None:
-        """Send one line. If nobody listens any more, the work ends."""
+        """Send one line. If the host has closed the pipe, the process exits."""
         try:
             with self._sending:
                 self._out.write(encode(message))
@@ -88,7 +90,7 @@ class Wire(Reporter):
         self.send(Stepped(done))
 
     def beat(self) -> None:
-        """Show now and then that this process lives, whatever the runtime does."""
+        """Send a regular sign of life, whatever the runtime is doing."""
         while True:
             time.sleep(BEAT_S)
             self.send(Alive())
@@ -98,29 +100,29 @@ def main() -> None:
     wire = Wire()
     threading.Thread(target=wire.beat, daemon=True).start()
     job = decode_job(sys.stdin.buffer.readline())
-    (Path(job.cache) / "runtimes").mkdir(exist_ok=True)  # what the host made the home of this process
+    (Path(job.cache) / "runtimes").mkdir(exist_ok=True)  # the home that the host set for this process
     with alone(Path(job.cache), wire):
         answer(job, wire)
 
 
 @contextmanager
 def alone(cache: Path, wire: Wire) -> Iterator[None]:
-    """Run one measurement at a time on a device, and delete the work folders that killed ones left behind."""
-    import fcntl  # devices run Linux and have no filelock; the host that imports this module needn't be POSIX
+    """Allow one measurement at a time on a device, and delete the work folders of killed ones."""
+    import fcntl  # devices run Linux and lack filelock; a host that imports this module may not be POSIX
 
     with (cache / "measuring").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with wire.stage("wait for another measurement there"):
+            with wire.stage("wait for another measurement on the device"):
                 fcntl.flock(file, fcntl.LOCK_EX)
-        for left in cache.glob("work-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in cache.glob("work-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
 def answer(job: AgentJob, wire: Wire) -> None:
-    """Do the job and send what came of it, or the error that it ended in, and the end record."""
+    """Do the job, and send its result or error followed by the end record."""
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job.cache))
     try:
         try:
@@ -133,11 +135,11 @@ def answer(job: AgentJob, wire: Wire) -> None:
 
 
 def measured(job: AgentJob, folder: Path, wire: Wire) -> Measured:
-    """The measurements of the job's bundles, in their order."""
+    """Measure the job's bundles. The rows are in the bundles' order."""
     store = Path(job.cache) / "files"
     bundles = {
-        name: assemble(files, store, folder / str(at) / (Path(name).name.strip(".") or "bundle"))
-        for at, (name, files) in enumerate(job.bundles.items())
+        name: assemble(files, store, folder / str(index) / (Path(name).name.strip(".") or "bundle"))
+        for index, (name, files) in enumerate(job.bundles.items())
     }
     device = machine.describe(job.name, job.device_class)
     images = images_of(job.images, store) if job.images else None
@@ -145,7 +147,7 @@ def measured(job: AgentJob, folder: Path, wire: Wire) -> Measured:
 
 
 def inspected(job: AgentJob, folder: Path) -> Inspected:
-    """What `edgekit inspect` says here of the job's bundle, or of its model file with the files that belong to it."""
+    """Inspect the job's bundle, or its model file with the companion files, as `edgekit inspect` does."""
     ((name, files),) = job.bundles.items()
     store, device = Path(job.cache) / "files", machine.describe(job.name, job.device_class)
     threads = job.settings.threads
@@ -157,20 +159,20 @@ def inspected(job: AgentJob, folder: Path) -> Inspected:
 
 
 def assemble(files: Mapping[str, str], store: Path, folder: Path) -> Bundle:
-    """A bundle's folder made of the files in the store, read and checked."""
+    """Assemble a bundle from files in the store, then read and check it."""
     link(files, store, folder)
     return read_bundle(folder)
 
 
 def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
-    """A new folder with files of the store under their own names."""
+    """Create a folder with links to files in the store, under the files' own names."""
     folder.mkdir(parents=True)
     for name, digest in files.items():
         os.link(store / digest, folder / name)
 
 
 def images_of(sent: SentImages, store: Path) -> EvaluationImages:
-    """The evaluation images, mapped from the store."""
+    """The evaluation images, memory-mapped from the store."""
     pixels = np.load(store / sent.pixels, mmap_mode="r", allow_pickle=False)
     return EvaluationImages(
         LabelledCrops(pixels, np.array(sent.labels, np.int64)),

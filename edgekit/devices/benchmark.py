@@ -1,4 +1,4 @@
-"""`edgekit benchmark` here and on devices."""
+"""`edgekit benchmark` on this machine and on devices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,18 +24,20 @@ class Benchmark:
     """The document of `edgekit benchmark`."""
 
     schema_version: Literal[1] = 1
+    """Version of this document's format."""
     device: DeviceFacts
-    """The first device; each row has its own."""
+    """The first device. Each row also names its own."""
     results: tuple[Row, ...]
+    """One row for each bundle and device."""
 
 
 def benchmark_devices(
     paths: Sequence[Path], devices: Sequence[Device], settings: Settings, reporter: Reporter, offline: bool = False
 ) -> Benchmark:
-    """Rows of each bundle on each device; a device that fails is in its rows.
+    """Measure each bundle on each device. The rows of a device that fails contain its error.
 
-    On this machine all bundles are timed in turns in one process. On a device it is one process for each runtime, so
-    that a runtime that crashes takes no other with it.
+    On this machine, one process times all bundles in turns. On a device, each runtime has its own process, so that a
+    crash doesn't affect the other runtimes.
     """
     check_threads(settings.threads)
     bundles = {str(path): read_bundle(path) for path in paths}
@@ -46,5 +48,5 @@ def benchmark_devices(
         measured: Mapping[str, Measurement] = measure_group(bundles, settings, machine.describe(), reporter)
         return list(measured.values())
 
-    rows = tuple(judge_latency(each) for each in each_device(devices, measure))
+    rows = tuple(judge_latency(row) for row in each_device(devices, measure))
     return Benchmark(device=rows[0].device, results=rows)

@@ -1,4 +1,4 @@
-"""What a device is, which runtimes can run there, and what it lacks."""
+"""Check a device: its hardware and system, the runtimes that it can run, and the problems to solve first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,75 +11,83 @@ from edgekit.devices.probed_facts import ProbedFacts, PythonFacts
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
-from edgekit.errors import DeviceMemoryError, DevicePythonError
+from edgekit.errors import DeviceMemoryError, DevicePythonError, as_sentences
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.support.versions import release
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)
-"""Engines come compiled for one Python each; for later ones there are none yet."""
+"""Newest Python that the runtimes publish wheels for. Each wheel works with one version of Python."""
 MACHINES = ("aarch64", "x86_64")
-"""Processors that the engines are published for, on Linux with glibc."""
+"""Architectures for which the runtimes publish wheels, on Linux with glibc."""
 OLDEST_GLIBC = (2, 28)
-"""What the engines' packages are built against at the least."""
+"""Oldest glibc that the runtimes' wheels are built against."""
 ROOM_BYTES = 400 << 20
-"""Disk that an environment with one engine takes, with its packages while they are unpacked."""
+"""Disk space that an environment with one runtime needs, including its packages while pip unpacks them."""
 ENGINE_BYTES = 100 << 20
-"""Memory of Python, numpy and an engine before a model is loaded: with a model of 4 MB, ONNX Runtime was measured at
-111 MB and OpenVINO at 148."""
+"""Memory of Python, numpy and a runtime before a model is loaded. With a model of 4 MB, ONNX Runtime was measured at
+111 MB and OpenVINO at 148 MB."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a runtime can be installed on a device, and why not."""
+    """Whether a runtime can be installed on a device."""
 
     runs: bool
+    """Whether it can be installed."""
     reason: str | None
+    """Reason why it can't be installed, or None."""
 
 
 class DeviceCheck(Struct, frozen=True, kw_only=True):
     """The document of `edgekit devices check`."""
 
-    # A Struct and not a dataclass, because the JSON key `class` is no valid name for a field.
+    # A Struct instead of a dataclass, because the JSON key `class` is not a valid field name.
     schema_version: Literal[1] = 1
+    """Version of this document's format."""
     name: str
+    """Name of the device."""
     url: str | None
+    """ssh:// address of the device."""
     device_class: str | None = field(name="class")
-    """The class that the user named, or the one that fits."""
+    """Device class that the user set, or else the matching one."""
     proposed_class: str | None
-    """The class that fits."""
+    """Device class that matches the hardware."""
     facts: ProbedFacts
+    """Results of the probe."""
     lacks: tuple[str, ...]
-    """What stands in the way of measuring there, each with its remedy."""
+    """Problems that prevent or distort a measurement, each with its fix."""
     targets: Mapping[str, Verdict]
+    """Verdict for each runtime."""
 
 
 def probe(connection: Connection) -> ProbedFacts:
-    """The facts of a device. Nothing on it is changed; raises a DeviceError if it can't be asked."""
+    """Probe a device without changing anything on it. Raises a DeviceError if the probe can't run."""
     device = connection.device
     done = connection.run(["python3", "-I", "-"], source(PROBE).encode())
     if done.status in (126, 127):
         raise DevicePythonError(
-            f"{device.name}: it has no python3 that can be run ({done.err.strip()[-200:]}). On Debian and Raspberry Pi "
-            "OS: sudo apt install python3 python3-venv"
+            f"{device.name}: python3 can't be run there ({done.err.strip()[-200:]})",
+            fix="On Debian and Raspberry Pi OS, run `sudo apt install python3 python3-venv` on the device",
         )
     return connection.answer(done, ProbedFacts, "the probe")
 
 
 def python_of(device: str, facts: ProbedFacts) -> PythonFacts:
-    """The Python to use: the first on the path that will do; DevicePythonError if there is none."""
+    """The Python to use: the first suitable one on the path. DevicePythonError if there is none."""
     for python in facts.pythons:
         if OLDEST_PYTHON <= release(python.version, parts=2) <= NEWEST_PYTHON:
             return python
-    there = ", ".join(each.version for each in facts.pythons) or "none"
+    versions = ", ".join(python.version for python in facts.pythons)
     raise DevicePythonError(
-        f"{device}: it has Python {there}; edgekit needs {_dotted(OLDEST_PYTHON)} to {_dotted(NEWEST_PYTHON)}. Debian "
-        "12 and Raspberry Pi OS of 2023 and later bring one."
+        f"{device}: the device has {f'Python {versions}' if versions else 'no Python'}",
+        valid=f"Python {_dotted(OLDEST_PYTHON)} to {_dotted(NEWEST_PYTHON)}",
+        fix="Install one there, or use Debian 12, Raspberry Pi OS of 2023 or a later release, which include one",
     )
 
 
 def class_of_remote(device: Device) -> str | None:
-    """The class of a device: the one that the user named, or else the one that fits what it is."""
+    """The class of a device: the one that the user set, or else the one that matches its hardware."""
     if device.device_class is not None:
         return device.device_class
     with connect(device) as connection:
@@ -87,7 +95,7 @@ def class_of_remote(device: Device) -> str | None:
 
 
 def check(device: Device) -> DeviceCheck:
-    """What a device is, what it lacks, and which runtimes can be installed there."""
+    """Connect to a device and check it."""
     with connect(device) as connection:
         facts = probe(connection)
     proposed, reason = facts.matching_class, reason_against(device.name, facts)
@@ -103,58 +111,61 @@ def check(device: Device) -> DeviceCheck:
 
 
 def reason_against(device: str, facts: ProbedFacts) -> str | None:
-    """Why no runtime can be installed there, or None: they are all published for the same platforms."""
+    """Why no runtime can be installed there, or None. All runtimes are published for the same platforms."""
     if facts.machine not in MACHINES:
-        return f"no runtime is published for {facts.machine}: valid are {', '.join(MACHINES)}"
+        return f"no runtime is published for {facts.machine}, only for {' and '.join(MACHINES)}"
     if facts.glibc is None:
         return "no runtime is published for a system without glibc"
     if release(facts.glibc, parts=2) < OLDEST_GLIBC:
-        return f"glibc is {facts.glibc}: the runtimes need {_dotted(OLDEST_GLIBC)} or newer"
+        return f"its glibc is {facts.glibc}, but the runtimes need {_dotted(OLDEST_GLIBC)} or newer"
     try:
         python_of(device, facts)
     except DevicePythonError as error:
-        return str(error).removeprefix(f"{device}: ")
+        problem = error.problem.removeprefix(f"{device}: ")
+        return as_sentences(f"{problem}, but edgekit needs {error.valid}", error.fix).removesuffix(".")
     return None
 
 
 def lacks(device: Device, facts: ProbedFacts) -> list[str]:
-    """What stands in the way of measuring there, each with its remedy."""
-    found = []
+    """Problems that prevent or distort a measurement there, each with its fix."""
+    problems = []
     reason = reason_against(device.name, facts)
     if reason:
         return [reason]
     python = python_of(device.name, facts)
     if not python.ensurepip:
-        found.append(f"{python.path} has no ensurepip: sudo apt install python3-venv, or measure with --offline")
+        problems.append(f"{python.path} has no ensurepip: run `sudo apt install python3-venv` there, or use --offline")
     if not facts.cache_writable:
-        found.append(f"'{facts.cache}' can't be written")
+        problems.append(f"'{facts.cache}' can't be written: make it writable for this user")
     free = facts.disk_free_bytes
     if free is not None and free < ROOM_BYTES:
-        found.append(f"{free / 1e6:.0f} MB of disk are free where {ROOM_BYTES / 1e6:.0f} MB may be needed")
+        room = f"{free / 1e6:.0f} MB of disk space are free, and a set-up may need {ROOM_BYTES / 1e6:.0f} MB"
+        problems.append(f"only {room}: free some space")
     for name in facts.throttled.now if facts.throttled else ():
-        found.append(f"the firmware reports {name} now: figures would not be the device's own")
+        problems.append(f"the firmware reports {name} now: timings would not be representative")
     if device.device_class is None and facts.matching_class is None:
-        found.append("no device class fits it: bounds can't be given; name one with devices add --class")
-    return found
+        problems.append("no device class matches, so there are no latency bounds: set one with devices add --class")
+    return problems
 
 
 def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int]) -> None:
-    """DeviceMemoryError if less memory is free than the engine and all of the bundles take, which are open together.
+    """Raise DeviceMemoryError if too little memory is free for the runtime and all bundles, which are open together.
 
-    Each counts twice: the file's bytes and, at the least, the weights as the engine lays them out.
+    Each bundle counts twice, for the bytes of its file and at least as much for the weights in the runtime's layout.
     """
     free, total = facts.memory_available_bytes, sum(sizes.values())
     needed = ENGINE_BYTES + 2 * total
     if free is not None and free < needed:
-        each = ", ".join(f"'{bundle}' {size / 1e6:.0f} MB" for bundle, size in sizes.items())
+        bundles = ", ".join(f"'{bundle}' ({size / 1e6:.0f} MB)" for bundle, size in sizes.items())
+        demand = f"about {needed / 1e6:.0f} MB are needed for {bundles}"
         raise DeviceMemoryError(
-            f"{device}: {free / 1e6:.0f} MB of memory are free, and about {needed / 1e6:.0f} MB are needed to run "
-            f"{each}. Close what else runs there, measure fewer bundles at once, or take a smaller model."
+            f"{device}: {free / 1e6:.0f} MB of memory are free, but {demand}",
+            fix="Close other programs there, measure fewer bundles at once, or choose a smaller model",
         )
 
 
 def row_device(device: Device, facts: ProbedFacts) -> DeviceFacts:
-    """The device as a report shows it, from a probe."""
+    """A probed device, as reports describe it."""
     return DeviceFacts(
         name=device.name,
         device_class=device.device_class or facts.matching_class,
@@ -162,13 +173,13 @@ def row_device(device: Device, facts: ProbedFacts) -> DeviceFacts:
         cores=facts.cores,
         memory_bytes=facts.memory_bytes,
         system=f"Linux {facts.kernel} {facts.machine}",
-        python=next((each.version for each in facts.pythons), None),
+        python=next((python.version for python in facts.pythons), None),
         emulated=facts.emulated,
     )
 
 
 def unknown_device(device: Device) -> DeviceFacts:
-    """A device that couldn't be asked, as a report shows it."""
+    """A device that couldn't be probed, as reports describe it."""
     return DeviceFacts(name=device.name, device_class=device.device_class, cpu=None, cores=None, memory_bytes=None)
 
 

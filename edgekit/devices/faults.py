@@ -1,4 +1,4 @@
-"""What went wrong with a device, told from what ssh said and how a process ended: a named error with the next step."""
+"""Errors of a device, derived from the output of ssh and from the exit status of a process there."""
 
 import signal
 
@@ -13,9 +13,9 @@ from edgekit.errors import (
     UnreachableError,
 )
 
-# Signals on the device, which runs Linux. The host's Python may have other numbers, and on Windows has no SIGKILL.
+# Signals on the device, which runs Linux. The host's Python may number them differently, and Windows has no SIGKILL.
 SIGILL, SIGKILL = 4, 9
-# What the OpenSSH client writes; its messages are not translated.
+# Messages of the OpenSSH client, which are not translated.
 _CHANGED_KEY = ("REMOTE HOST IDENTIFICATION HAS CHANGED", "host key mismatch")
 _UNKNOWN_KEY = ("Host key verification failed", "No matching host key", "host key is known for")
 _REFUSED = ("Permission denied", "Too many authentication failures", "no such identity", "Authentication failed")
@@ -28,78 +28,86 @@ _NO_ROUTE = (
 _FULL = ("No space left on device", "Disk quota exceeded")
 
 
-def connection_error(device: str, reach: str, said: str, established: bool) -> DeviceError:
-    """Why the ssh connection to a device didn't come about, or ended. `reach` is the ssh command of a person."""
-    line = _telling(said)
-    if any(words in said for words in _CHANGED_KEY):
+def connection_error(device: str, command: str, output: str, established: bool) -> DeviceError:
+    """The error for a connection that failed, or ended after it was `established`.
+
+    `command` is the ssh command that a user can try by hand, and `output` is what ssh printed.
+    """
+    line = _reason(output)
+    if any(words in output for words in _CHANGED_KEY):
         return HostKeyError(
-            f"{device}: its host key is another than the one known here. If the device was installed anew, remove the "
-            f"old key with ssh-keygen -R HOST and accept the new one with: {reach}"
+            f"{device}: the host key has changed",
+            fix="If the device was reinstalled, remove the old key with `ssh-keygen -R HOST` and accept the new one "
+            f"with `{command}`",
         )
-    if any(words in said for words in _UNKNOWN_KEY):
-        return HostKeyError(f"{device}: its host key is not known here. Compare and accept it once with: {reach}")
-    if any(words in said for words in _REFUSED):
+    if any(words in output for words in _UNKNOWN_KEY):
+        return HostKeyError(
+            f"{device}: the host key is unknown", fix=f"Compare the key and accept it once with `{command}`"
+        )
+    if any(words in output for words in _REFUSED):
         return AuthenticationError(
-            f"{device}: it refused to let us in ({line}). Keys are the only way in: bring yours there with ssh-copy-id "
-            f"or load it with ssh-add, then try: {reach}"
+            f"{device}: the SSH server refused the login ({line})",
+            valid="an SSH key that is authorized there; edgekit never asks for a password",
+            fix=f"Copy your key there with `ssh-copy-id`, or load it with `ssh-add`, then try `{command}`",
         )
-    if established and any(words in said for words in _SILENT):
+    if established and any(words in output for words in _SILENT):
         return FrozenError(
-            f"{device}: it stopped answering ({line}). See that it has power, is cool enough and has memory left; "
-            "then run the same command again."
+            f"{device}: the device stopped answering ({line})",
+            fix="Check its power supply, cooling and free memory, then run the same command again",
         )
     if established:
         return ConnectionCutError(
-            f"{device}: the connection was cut ({line or 'ssh ended'}). The device may have been restarted: run the "
-            "same command again."
+            f"{device}: the connection was cut ({line or 'ssh ended'})",
+            fix="Check whether the device restarted, then run the same command again",
         )
     return UnreachableError(
-        f"{device}: no connection ({line or 'ssh ended without a message'}). See that it is on and in the network, "
-        f"then try: {reach}"
+        f"{device}: no connection ({line or 'ssh ended without a message'})",
+        fix=f"Check that the device is on and in the network, then try `{command}`",
     )
 
 
-def exit_error(device: str, what: str, status: int, said: str) -> DeviceError:
-    """Why a process on the device failed; `status` is its exit status as its shell gives it, `said` its stderr."""
+def exit_error(device: str, work: str, status: int, stderr: str) -> DeviceError:
+    """The error for a process that failed on the device. `status` is its exit status as the device's shell gives it."""
     number = status - 128 if status > 128 else -status
-    last = _last(said)
-    if any(words in said for words in _FULL):
-        return full_disk(device, what, last)
+    line = _last_line(stderr)
+    if any(words in stderr for words in _FULL):
+        return full_disk(device, work, line)
     if number == SIGKILL:
         return DeviceCrashError(
-            f"{device}: {what} was killed (SIGKILL), most likely for want of memory. Close what else runs there, or "
-            "use a smaller model or --threads 1."
+            f"{device}: {work} was killed (SIGKILL), probably because it ran out of memory",
+            fix="Close other programs there, use a smaller model, or use --threads 1",
         )
     if number == SIGILL:
         return DeviceCrashError(
-            f"{device}: {what} used an instruction that this processor lacks (SIGILL): the runtime's package is not "
-            "built for it. Leave this runtime out with --target."
+            f"{device}: {work} used an instruction that this processor lacks (SIGILL); the runtime was built for "
+            "another processor",
+            fix="Leave this runtime out with --target",
         )
     if 0 < number < 65:
         return DeviceCrashError(
-            f"{device}: {what} crashed ({_signal_name(number)}{': ' + last if last else ''}). Run the same command "
-            "again; if it stays so, leave this runtime out with --target."
+            f"{device}: {work} crashed ({_signal_name(number)}{': ' + line if line else ''})",
+            fix="Run the same command again; if the crash repeats, leave this runtime out with --target",
         )
-    return DeviceError(f"{device}: {what} failed with exit status {status}: {last or 'it said nothing'}")
+    return DeviceError(f"{device}: {work} failed with exit status {status}: {line or 'no message'}")
 
 
-def full_disk(device: str, what: str, detail: str) -> DeviceFullError:
-    """The disk of the device filled up."""
+def full_disk(device: str, work: str, detail: str) -> DeviceFullError:
+    """The error for a full disk on the device."""
     return DeviceFullError(
-        f"{device}: {what} found no room on its disk ({detail}). Free some, or remove what edgekit keeps there with: "
-        f"edgekit devices clean {device}"
+        f"{device}: {work} ran out of disk space ({detail})",
+        fix=f"Free some space there, or delete edgekit's files with `edgekit devices clean {device}`",
     )
 
 
-def _telling(said: str) -> str:
-    """The line of ssh's messages that says why."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    known = (*_REFUSED, *_SILENT, *_NO_ROUTE)
-    return next((line for line in lines if any(words in line for words in known)), lines[-1] if lines else "")
+def _reason(output: str) -> str:
+    """The line of ssh's output that gives the reason."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    reasons = (*_REFUSED, *_SILENT, *_NO_ROUTE)
+    return next((line for line in lines if any(words in line for words in reasons)), lines[-1] if lines else "")
 
 
-def _last(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:400] if lines else ""
 
 

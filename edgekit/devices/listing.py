@@ -8,25 +8,29 @@ from edgekit.devices.registry import read_devices
 
 
 class ListedDevice(Struct, frozen=True):
-    """A device in the user's file; what the file does not say is None."""
+    """A device in the user's file. Keys that the file doesn't set are None."""
 
-    # A Struct and not a dataclass, because the JSON key `class` is no valid name for a field.
+    # A Struct instead of a dataclass, because the JSON key `class` is not a valid field name.
     name: str
+    """Name for `--device`."""
     url: str | None
+    """ssh:// address."""
     device_class: str | None = field(name="class")
+    """Name of the device class."""
     ssh_config: str | None
+    """Path of the ssh configuration to use instead of the user's own."""
 
 
 class DeviceListing(Struct, frozen=True, kw_only=True):
     """The document of `edgekit devices list`."""
 
     schema_version: Literal[1] = 1
+    """Version of this document's format."""
     devices: tuple[ListedDevice, ...]
+    """Devices in the order of the file."""
 
 
 def list_devices() -> DeviceListing:
-    """The devices that the user added; UsageError for a file that is damaged."""
-    known = read_devices().values()
-    return DeviceListing(
-        devices=tuple(ListedDevice(each.name, each.url, each.device_class, each.ssh_config) for each in known)
-    )
+    """List the devices that the user added; UsageError if the file is damaged."""
+    devices = read_devices().values()
+    return DeviceListing(devices=tuple(ListedDevice(d.name, d.url, d.device_class, d.ssh_config) for d in devices))

@@ -1,4 +1,4 @@
-"""What host and agent send each other: one job, then one JSON line per message until `Ended`."""
+"""The protocol between host and agent: one job, then messages as JSON lines until `Ended`."""
 
 import json
 from dataclasses import dataclass
@@ -12,102 +12,119 @@ from edgekit.report.row import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class SentImages:
-    """The evaluation images in the device's store, and torch's answers for them."""
+    """The evaluation images in the device's store, and torch's predictions for them."""
 
     pixels: str
     """SHA-256 of a .npy file, uint8 [N,H,W,3]."""
     labels: tuple[int, ...]
+    """Index of the right class of each image."""
     best: tuple[int, ...]
+    """Index of torch's first class for each image."""
     hit1: tuple[bool, ...]
+    """Whether torch's first class is right, for each image."""
     hit5: tuple[bool, ...]
+    """Whether torch's first five classes contain the right one, for each image."""
     files: tuple[str, ...]
-    """SHA-256 of a few encoded files, for end-to-end times."""
+    """SHA-256 of a few encoded image files, for end-to-end times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentJob:
-    """What the agent is to do. With images it measures a report's rows, without them those of `edgekit benchmark`."""
+    """The agent's job: measure the rows of a report or, without images, those of `edgekit benchmark`."""
 
     name: str
     """Name of the device."""
     device_class: str | None
+    """Name of its device class."""
     cache: str
-    """Folder that edgekit has on the device."""
+    """Path of edgekit's folder on the device."""
     bundles: dict[str, dict[str, str]]
-    """SHA-256 in the store of each file, by the bundle's name and the file's."""
+    """SHA-256 of each file in the store, by the name of its bundle and its own name."""
     settings: Settings
+    """How to measure."""
     images: SentImages | None = None
+    """Images to evaluate on."""
     inspect: bool = False
-    """Whether to inspect the bundles, or the model files where there is no manifest, instead of measuring them."""
+    """Whether to inspect the bundles (or model files, without a manifest) instead of measuring them."""
 
 
 class Warned(Struct, frozen=True, tag="warning"):
-    """Something that the user should know."""
+    """A warning for the user."""
 
     text: str
+    """Text of the warning."""
 
 
 class StageBegan(Struct, frozen=True, tag="stage"):
-    """A stage with `total` steps began, and the one before it ended."""
+    """A new stage began, which ends the one before it."""
 
     title: str
+    """Title of the stage."""
     total: int | None
+    """Number of its steps, or None if it isn't counted."""
 
 
 class Stepped(Struct, frozen=True, tag="step"):
-    """So many steps of the stage are done."""
+    """The stage made progress."""
 
     done: int
+    """Number of steps done so far."""
 
 
 class Alive(Struct, frozen=True, tag="alive"):
-    """The agent lives, whatever the runtime is doing."""
+    """A sign of life, which the agent sends whatever the runtime is doing."""
 
 
 class Measured(Struct, frozen=True, tag="measured"):
-    """The measurements, in the order of the job's bundles."""
+    """The result of a measurement."""
 
     rows: tuple[Measurement, ...]
+    """Measurements in the order of the job's bundles."""
 
 
 class Inspected(Struct, frozen=True, tag="inspected"):
-    """What `edgekit inspect` gives for a bundle, or for a model file."""
+    """The result of an inspection."""
 
     bundle: BundleInspection | None = None
+    """Inspection of a bundle."""
     model: ModelInspection | None = None
+    """Inspection of a model file."""
 
 
 class Failed(Struct, frozen=True, tag="failed"):
-    """The error that the job ended in."""
+    """The error that ended the job."""
 
     error: str
     """Name of the exception's class."""
     problem: str
+    """`problem` of the error."""
     valid: str = ""
+    """`valid` of the error."""
     fix: str = ""
+    """`fix` of the error."""
 
 
 class Ended(Struct, frozen=True, tag="end"):
-    """The last message: an answer without it is incomplete."""
+    """The last message, without which an answer is incomplete."""
 
 
 Message = Warned | StageBegan | Stepped | Alive | Measured | Inspected | Failed | Ended
 
 
 def encode(message: AgentJob | Message) -> bytes:
-    """One line of JSON, in ASCII: a path may hold bytes that are not UTF-8, which only an escape can carry."""
+    """Encode one line of JSON in ASCII. Paths may contain bytes that aren't UTF-8, which only escapes can express."""
     return json.dumps(to_builtins(message)).encode() + b"\n"
 
 
 def decode_job(line: bytes) -> AgentJob:
-    """The job in a line; ValueError where it holds none."""
+    """Decode a job; ValueError if the line isn't one."""
     return convert(json.loads(line), AgentJob)
 
 
 def decode_message(line: bytes) -> Message | None:
-    """The message in a line; None where it holds none, as one that was cut or that a library printed."""
+    """Decode a message; None if the line isn't one, because it was cut off or a library printed it."""
     try:
         message: Message = convert(json.loads(line), Message)
-    except ValueError:  # not JSON, not UTF-8, or no message
+    except ValueError:  # not JSON, not UTF-8, or not a message
         return None
     return message

@@ -1,4 +1,4 @@
-"""Several devices at once: those over SSH beside each other, this machine after them."""
+"""Measure several devices: those over SSH in parallel, then this machine."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[T]]) -> list[T]:
-    """The rows of every device, in the order of the devices; `measure` runs in a thread for each one over SSH.
+    """Measure every device. Returns the rows in the order of the devices. Each SSH device has a thread.
 
-    This machine is measured when the others are done: what copies and listens for them would be in its figures.
-    Ctrl-C ends every connection, and with it what runs there.
+    This machine is measured last, because copying and listening for the others would distort its figures. Ctrl-C closes
+    every connection, which ends the work on the devices.
     """
     others = [device for device in devices if device != THIS]
     if len(others) < 2:
@@ -23,10 +23,10 @@ def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[
         work = {device: pool.submit(measure, device) for device in others}
         try:
             wait(work.values(), return_when=FIRST_EXCEPTION)
-            found = {device: future.result() for device, future in work.items()}
+            rows = {device: future.result() for device, future in work.items()}
         except KeyboardInterrupt:
             close_all()
             raise
     if THIS in devices:
-        found[THIS] = measure(THIS)
-    return [row for device in devices for row in found[device]]
+        rows[THIS] = measure(THIS)
+    return [row for device in devices for row in rows[device]]

@@ -1,4 +1,4 @@
-"""What the probe says of a machine, on a device or here."""
+"""The probe's results for a machine: a device or this one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,48 +11,57 @@ from edgekit.report.conditions import MachineState
 
 @dataclass(frozen=True)
 class PythonFacts:
-    """A Python on the path, and whether it can make environments with pip."""
+    """A Python on the path."""
 
     path: str
+    """Path of the interpreter."""
     version: str
+    """Version, such as "3.13.5"."""
     ensurepip: bool
+    """Whether it can create virtual environments with pip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbedFacts(MachineState):
-    """A machine as `edgekit.measure.probe` found it. What could not be found out is None. Sizes are in bytes."""
+    """Results of `edgekit.measure.probe` on a machine. None stands for unknown. Sizes are in bytes."""
 
     board: str | None
-    """The device tree's model."""
+    """Model of the board, from the device tree."""
     machine: str
-    """The architecture, as uname spells it."""
+    """Architecture, as uname spells it."""
     kernel: str
+    """Release of the Linux kernel."""
     emulated: bool | None
-    """QEMU stands in for the processor."""
+    """Whether QEMU emulates the processor."""
     glibc: str | None
-    """The version of glibc, or None for another C library."""
+    """Version of glibc, or None for another C library."""
     pythons: tuple[PythonFacts, ...]
-    """In the order in which they are preferred."""
+    """Pythons on the path, in order of preference."""
     cpu: str | None
+    """Name of the processor."""
     features: tuple[str, ...] | None
     """Features of the processor, as /proc/cpuinfo spells them."""
     noted_features: tuple[str, ...] | None
-    """Those of them that decide which kernels a runtime takes."""
+    """Features that decide which kernels a runtime uses."""
     cores: int | None
+    """Number of cores."""
     memory_bytes: int | None
+    """Total memory."""
     memory_available_bytes: int | None
+    """Memory that programs can still use."""
     cache: str
-    """The folder in which edgekit keeps what it brings there."""
+    """Path of edgekit's folder on the machine."""
     disk_free_bytes: int | None
-    """Free where that folder is."""
+    """Free disk space in that folder."""
     cache_writable: bool
+    """Whether that folder can be written."""
 
     @property
     def matching_class(self) -> str | None:
-        """The device class that fits the machine, or None."""
+        """Name of the device class that matches the machine, or None."""
         return class_of(self.board, self.features or ())
 
 
 def facts_of(probed: Any) -> ProbedFacts:
-    """The facts in what the probe returns or prints; msgspec.ValidationError if they have another shape."""
+    """Convert the probe's output; msgspec.ValidationError if it has another shape."""
     return msgspec.convert(probed, ProbedFacts)

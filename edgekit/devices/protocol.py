@@ -1,4 +1,4 @@
-"""Run the agent on a device: give it a job, read its messages to the end record, show its progress."""
+"""Run the agent on a device: send it a job, read its messages until the end record, and show its progress."""
 
 import queue
 import tempfile
@@ -26,14 +26,14 @@ from edgekit.support import library_log
 from edgekit.support.progress import Reporter
 
 SILENCE_S = 120
-"""An agent sends a message every few seconds; one that is silent for this long is frozen."""
+"""Time without a message after which an agent counts as frozen. It sends one every few seconds."""
 
 
 def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Reporter) -> Measured | Inspected:
-    """Run one job; its result. A DeviceError if the agent fails, falls silent, or ends without its end record."""
+    """Run one job and return its result. DeviceError if the agent fails, falls silent, or sends no end record."""
     name = connection.device.name
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
-        # ONNX Runtime and OpenVINO keep notes in the user's home: here it's a folder of ours, and cleaned with it.
+        # ONNX Runtime and OpenVINO write into the home. This one is in edgekit's folder and is cleaned with it.
         home = f"{job.cache}/runtimes"
         process = connection.start(
             ["env", f"HOME={home}", f"XDG_CACHE_HOME={home}/.cache", python, "-I", "-m", "edgekit.devices.agent"],
@@ -46,7 +46,7 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
                 process.stdin.write(encode(job))
                 process.stdin.flush()
             except BrokenPipeError:
-                pass  # its end says why
+                pass  # the exit status tells why
             messages = _listen(name, process.stdout, reporter)
         stderr.seek(0)
         output = stderr.read().decode(errors="replace")
@@ -59,12 +59,12 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
         raise exit_error(name, "the measurement", process.returncode, output)
     results = [message for message in messages if isinstance(message, Measured | Inspected)]
     if not results or not isinstance(messages[-1], Ended):
-        raise ConnectionCutError(f"{name}: its answer is incomplete (no end record). Run the same command again.")
+        raise ConnectionCutError(f"{name}: the answer is incomplete (no end record)", fix="Run the same command again")
     return results[-1]
 
 
 def _listen(name: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
-    """Read messages until the end; those that are not progress. FrozenError if none comes for long."""
+    """Read all messages and return those that aren't progress. FrozenError if none arrives for `SILENCE_S`."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
     messages: list[Message] = []
@@ -74,14 +74,14 @@ def _listen(name: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
                 raw = lines.get(timeout=SILENCE_S)
             except queue.Empty:
                 raise FrozenError(
-                    f"{name}: the measurement was silent for {SILENCE_S} s. See that the device is well; then run the "
-                    "same command again."
+                    f"{name}: the measurement sent no message for {SILENCE_S} s",
+                    fix="Check the device's power supply, cooling and free memory, then run the same command again",
                 ) from None
             if raw is None:
                 return messages
             message = decode_message(raw)
             if message is None:
-                continue  # cut in the middle, so that the end record will be missing, or printed by something else
+                continue  # printed by a library, or cut off, in which case the end record will be missing
             progress.show(message)
             if isinstance(message, Measured | Inspected | Failed | Ended):
                 messages.append(message)
@@ -92,12 +92,12 @@ def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
         for line in pipe:
             put(line)
     except ValueError:
-        pass  # closed: the block was left
+        pass  # the pipe was closed when the caller's block ended
     put(None)
 
 
 class _Progress:
-    """The agent's stages, shown by the host's reporter."""
+    """Shows the agent's stages with the host's reporter."""
 
     def __init__(self, name: str, reporter: Reporter) -> None:
         self._name, self._reporter = name, reporter
@@ -112,7 +112,7 @@ class _Progress:
         self._close(*error)
 
     def show(self, message: Message) -> None:
-        """Open a stage, continue it, or pass a warning on."""
+        """Open a stage, advance it, or print a warning."""
         if isinstance(message, Warned):
             self._reporter.warn(f"{self._name}: {message.text}")
         elif isinstance(message, StageBegan):

@@ -1,4 +1,4 @@
-"""Measuring on a device: send what is missing, let the agent there work, give its rows or why there are none."""
+"""Measure on a device: send missing files, run the agent there, and return its rows or the error as rows."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from edgekit.support.versions import release
 
 
 class Board:
-    """A connected device, ready to measure. Make one with `open_board`."""
+    """A connected device, ready to measure. `open_board` creates one."""
 
     def __init__(self, connection: Connection, offline: bool, reporter: Reporter) -> None:
         self._connection, self._offline, self._reporter = connection, offline, reporter
@@ -40,9 +40,9 @@ class Board:
     def measure(
         self, bundles: Group, settings: Settings, images: EvaluationImages | None = None
     ) -> Sequence[Measurement]:
-        """Measurements of bundles of one target, in their order, as `measure_group` gives them here.
+        """Measure bundles of one target on the device, as `measure_group` does here. Rows are in the bundles' order.
 
-        Raises a DeviceError that says what failed, or which memory or disk is too small.
+        Raises a DeviceError if that fails, or if memory or disk are too small.
         """
         oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=release)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
@@ -52,29 +52,33 @@ class Board:
             job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, settings, images=sent)
         answer = run_agent(self._connection, python, job, self._reporter)
         if not isinstance(answer, Measured) or len(answer.rows) != len(bundles):
-            raise ConnectionCutError(f"{self.device.name}: the answer does not fit the job. Run it again.")
+            raise self._mismatch()
         return answer.rows
 
     def inspect(self, path: Path, threads: int | None) -> Inspection:
-        """What `edgekit inspect` says of a bundle or model file there, with the `device`; raises as `measure` does."""
+        """Inspect a bundle or model file on the device, as `edgekit inspect` does. Raises the errors of `measure`."""
         if path.is_dir():
             bundle = read_bundle(path)
             target, oldest, files = bundle.manifest.target, bundle.manifest.engine["minimum"], files_of(bundle)
         else:
             target, oldest = target_of(path), None
             beside = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
-            files = [path, *(each for each in beside if each.is_file())]
-        python = self._ready(target, oldest, {path.name: sum(each.stat().st_size for each in files)})
+            files = [path, *(file for file in beside if file.is_file())]
+        python = self._ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
         with self._reporter.stage(f"{self.device.name}: copy"):
             job = self._job({str(path): files}, Settings(threads=threads), inspect=True)
         answer = run_agent(self._connection, python, job, self._reporter)
         inspection = (answer.bundle or answer.model) if isinstance(answer, Inspected) else None
         if inspection is None:
-            raise ConnectionCutError(f"{self.device.name}: the answer does not fit the job. Run it again.")
+            raise self._mismatch()
         return inspection
 
+    def _mismatch(self) -> ConnectionCutError:
+        problem = f"{self.device.name}: the answer does not match the job"
+        return ConnectionCutError(problem, fix="Run the same command again")
+
     def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int]) -> str:
-        """The Python of the environment for a target, once it's sure that what is to run fits into the memory."""
+        """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""
         check_memory(self.device.name, self.facts, sizes)
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
             return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
@@ -123,23 +127,23 @@ class Board:
 
 
 def files_of(bundle: Bundle) -> list[Path]:
-    """Every file of a bundle."""
-    return [bundle.path / each for each in (MANIFEST, *bundle.manifest.files)]
+    """Paths of all files of a bundle."""
+    return [bundle.path / name for name in (MANIFEST, *bundle.manifest.files)]
 
 
 @contextmanager
 def open_board(device: Device, offline: bool, reporter: Reporter) -> Iterator[Board]:
-    """Connect to a device and find out what it is; raises a DeviceError if that can't be done."""
+    """Connect to a device and probe it; raises a DeviceError if that fails."""
     with connect(device) as connection:
         yield Board(connection, offline, reporter)
 
 
 def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter, offline: bool) -> Inspection:
-    """The document of `edgekit inspect`, here or on a device."""
+    """Inspect a bundle or model file on this machine or on a device: the document of `edgekit inspect`."""
     if device == THIS:
         return inspect_model(path, threads) if path.is_file() else inspect_bundle(path, threads)
     if not path.exists():
-        raise InputError(f"'{path}' is not there: name a model file, or the folder of a bundle")
+        raise InputError(f"'{path}' doesn't exist", valid="a model file, or the folder of a bundle")
     with open_board(device, offline, reporter) as board:
         return board.inspect(path, check_threads(threads) if threads is not None else None)
 
@@ -153,9 +157,9 @@ def measure_on_device(
     images: EvaluationImages | None = None,
     memory: Memory | None = None,
 ) -> list[Measurement]:
-    """One measurement for each bundle, as on this machine. What the device fails at is a measurement that says so.
+    """Measure bundles on a device, one measurement each. If the device fails, the measurements contain the error.
 
-    A lost connection is made anew for the bundles of the next runtime.
+    A lost connection is opened again for the bundles of the next runtime.
     """
     facts = unknown_device(device)
 
@@ -166,7 +170,7 @@ def measure_on_device(
                 facts = row_device(device, board.facts)
                 return dict(zip(group, board.measure(group, settings, images), strict=True))
         except DeviceError as error:
-            interrupts.check()  # after Ctrl-C connections are closed from the main thread: that is no error
+            interrupts.check()  # Ctrl-C makes the main thread close the connections, which is not an error
             reporter.warn(str(error), error)
             return {name: _lost(bundle, name, facts, error, images) for name, bundle in group.items()}
 

@@ -1,4 +1,4 @@
-"""What the host asks of `scripts` on a device, and what they answer. There it is plain JSON: they have Python alone."""
+"""Requests from the host to `scripts` on a device, and their answers. The scripts read and write plain JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,59 +7,70 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class StoreRequest:
-    """Asks `scripts.store` which files are missing; with `receive`, the files follow on stdin in this order."""
+    """Asks `scripts.store` which files are missing, or lets it receive them."""
 
     cache: str
+    """Path of edgekit's folder on the device."""
     files: Mapping[str, int]
-    """The size in bytes of each file, by its SHA-256."""
+    """Size in bytes of each file, by its SHA-256."""
     receive: bool = False
+    """Whether the files follow on stdin, in this order."""
 
 
 @dataclass(frozen=True)
 class StoreAnswer:
-    """The files that are not in the store, and the bytes that others take which may be removed."""
+    """The state of the store."""
 
     missing: tuple[str, ...]
+    """SHA-256 of the files that are not in the store or, after receiving, arrived damaged."""
     removable: int
+    """Size in bytes of the other files that may be removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentRequest:
-    """Asks `scripts.environment` for a virtual environment, made unless it is there."""
+    """Asks `scripts.environment` for a virtual environment, which it creates if necessary."""
 
     cache: str
+    """Path of edgekit's folder on the device."""
     key: str
-    """The name of the environment, which is a hash of what goes in."""
+    """Name of the environment, a hash of its contents."""
     requirements: tuple[str, ...]
-    """What pip installs besides the wheels."""
+    """Requirements that pip installs in addition to edgekit's wheel."""
     wheels: Mapping[str, str]
-    """The SHA-256 of each wheel in the store, by its file name."""
+    """SHA-256 of each wheel in the store, by its file name."""
     offline: bool
+    """Whether pip installs from the wheels only, without an index."""
     unused: tuple[str, ...]
     """Glob patterns, relative to site-packages, of files to remove."""
 
 
 @dataclass(frozen=True)
 class EnvironmentAnswer:
-    """The path of the environment's Python, and whether the environment was made now."""
+    """The environment that was asked for."""
 
     python: str
+    """Path of its Python."""
     made: bool
+    """Whether this request created it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanRequest:
-    """Asks `scripts.environment` to remove the cache folder."""
+    """Asks `scripts.environment` to delete edgekit's folder."""
 
     cache: str
+    """Path of edgekit's folder on the device."""
     clean: Literal[True] = True
+    """Mark of this kind of request."""
 
 
 @dataclass(frozen=True)
 class CleanAnswer:
-    """Whether there was a cache folder."""
+    """The result of cleaning."""
 
     removed: bool
+    """Whether the folder existed."""
 
 
 ScriptRequest = StoreRequest | EnvironmentRequest | CleanRequest

@@ -1,7 +1,8 @@
-"""A virtual environment on the device: edgekit, numpy, Pillow, msgspec and the one engine that a bundle needs.
+"""Set up a virtual environment on the device with edgekit, numpy, Pillow, msgspec and the runtime of a bundle.
 
-Everything lies in the device's cache folder, by default ~/.cache/edgekit: `files` by sha256, `environments` by a hash
-of what went in. Nothing else on the device is touched, and old ones of both go (scripts/store, scripts/environment).
+Everything is in edgekit's folder on the device, by default ~/.cache/edgekit: `files` named by SHA-256, `environments`
+named by a hash of their contents. scripts/store and scripts/environment delete old ones. edgekit changes nothing else
+there.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from edgekit.devices.requests import (
 from edgekit.devices.scripts import ENVIRONMENT, STORE
 from edgekit.devices.transport import Connection, Done, ending, script_command
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
-from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError
+from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
 from edgekit.support.child_process import run_python
 from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.versions import release
@@ -35,12 +36,12 @@ CHUNK = 1 << 20
 
 
 def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
-    """The name of an environment: a hash of all that goes in."""
+    """Name of an environment: a hash of everything that it contains."""
     return digest(hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version)[:24]
 
 
 def requirements_of(target: str, minimum: str | None) -> list[str]:
-    """What pip is asked for on the device, beside edgekit's wheel; `minimum` is the bundle's oldest engine version."""
+    """Requirements in addition to edgekit's wheel. `minimum` is the oldest version of the runtime for the bundle."""
     engine = find_runtime(target).requirement
     return [*REQUIREMENTS, f"{engine},>={minimum}" if minimum else engine]
 
@@ -48,14 +49,14 @@ def requirements_of(target: str, minimum: str | None) -> list[str]:
 def ensure_environment(
     connection: Connection, facts: ProbedFacts, target: str, minimum: str | None = None, offline: bool = False
 ) -> str:
-    """Make the environment for a target, unless it is there. The path of its Python.
+    """Create the environment for a target unless it exists, and return the path of its Python.
 
     Raises DevicePythonError, DeviceFullError, DeviceSetupError, or the error of a lost connection.
     """
     device = connection.device.name
     reason = reason_against(device, facts)
     if reason:
-        raise DeviceSetupError(f"{device}: {target} can't run there: {reason}")
+        raise DeviceSetupError(f"{device}: {target} can't run on this device: {reason}")
     python = python_of(device, facts)
     wheel, requirements = own_wheel(), requirements_of(target, minimum)
     key = environment_key(wheel, requirements, python.version)
@@ -65,8 +66,9 @@ def ensure_environment(
         return f"{ready}/bin/python"
     if not python.ensurepip and not offline:
         raise DevicePythonError(
-            f"{device}: {python.path} has no ensurepip, so it can't make environments. On Debian and Raspberry Pi "
-            "OS: sudo apt install python3-venv. Or use --offline, which needs none."
+            f"{device}: {python.path} has no ensurepip, so it can't create environments",
+            fix="On Debian and Raspberry Pi OS, run `sudo apt install python3-venv` on the device, or use --offline, "
+            "which doesn't need ensurepip",
         )
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         (Path(folder) / NAME).write_bytes(wheel)
@@ -89,9 +91,9 @@ def ensure_environment(
 
 
 def send_files(connection: Connection, facts: ProbedFacts, paths: Sequence[Path]) -> list[str]:
-    """Copy files that the device doesn't have, verified there; the sha256 of each, which is its name there.
+    """Copy the files that the device lacks, and verify them there. Returns their SHA-256, which are their names there.
 
-    Raises DeviceFullError with the numbers before anything is sent, if they can't fit.
+    Raises DeviceFullError, before sending anything, if they don't fit.
     """
     device = connection.device.name
     python = python_of(device, facts).path
@@ -99,13 +101,13 @@ def send_files(connection: Connection, facts: ProbedFacts, paths: Sequence[Path]
         hashes = [file_sha256(path) for path in paths]
         sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
     except OSError as error:
-        raise DeviceError(f"{device}: '{error.filename}' can't be read to be copied: {error.strerror}.") from error
+        raise DeviceError(f"{device}: can't read '{error.filename}' to copy it there: {error.strerror}") from error
     request = StoreRequest(cache=facts.cache, files=sizes)
-    store = connection.ask(python, STORE, request, StoreAnswer, "a look at its files")
+    store = connection.ask(python, STORE, request, StoreAnswer, "the list of files")
     missing, free = store.missing, facts.disk_free_bytes
     total = sum(sizes[digest] for digest in missing)
     if free is not None and total > free + store.removable:
-        raise full_disk(device, "a copy", f"{total / 1e6:.0f} MB are to be copied, {free / 1e6:.0f} MB are free")
+        raise full_disk(device, "a copy", f"it needs {total / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
     if not missing:
         return hashes
     request = replace(request, files={digest: sizes[digest] for digest in missing}, receive=True)
@@ -113,13 +115,14 @@ def send_files(connection: Connection, facts: ProbedFacts, paths: Sequence[Path]
     damaged = _stream(connection, python, request, [by_hash[digest] for digest in missing])
     if damaged:
         raise ConnectionCutError(
-            f"{device}: {len(damaged)} of {len(missing)} files arrived damaged and were not kept. Run it again."
+            f"{device}: {len(damaged)} of {len(missing)} files arrived damaged and were discarded",
+            fix="Run the same command again",
         )
     return hashes
 
 
 def fetch_wheels(device: str, facts: ProbedFacts, requirements: Sequence[str], folder: Path) -> None:
-    """Let this machine's pip download wheels for the device's processor, glibc and Python, and pip's own."""
+    """Let this machine's pip download wheels for the device's processor, glibc and Python, including pip's own."""
     python = release(python_of(device, facts).version, parts=2)
     libc = release(facts.glibc or "", parts=2)[1]
     platforms = [f"manylinux_2_{minor}_{facts.machine}" for minor in range(libc, 16, -1)]
@@ -130,40 +133,41 @@ def fetch_wheels(device: str, facts: ProbedFacts, requirements: Sequence[str], f
         arguments += ["--platform", platform]
     done = run_python([*arguments, "--dest", str(folder), *requirements, "pip"])
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise DeviceSetupError(
-            f"{device}: this machine's pip can't fetch the packages for {facts.machine}, Python "
-            f"{python[0]}.{python[1]}, glibc {facts.glibc}: {said[-1] if said else 'it said nothing'}"
+            f"{device}: this machine's pip can't download the packages for {facts.machine}, Python "
+            f"{python[0]}.{python[1]} and glibc {facts.glibc}: {lines[-1] if lines else 'no message'}",
+            fix="Check this machine's network and pip configuration",
         )
 
 
 def clean(connection: Connection, facts: ProbedFacts) -> bool:
-    """Remove all that edgekit keeps on the device; whether there was anything."""
+    """Delete edgekit's folder on the device. Returns whether it existed."""
     python = python_of(connection.device.name, facts).path
     request = CleanRequest(cache=facts.cache)
     return connection.ask(python, ENVIRONMENT, request, CleanAnswer, "cleaning").removed
 
 
 def _stream(connection: Connection, python: str, request: StoreRequest, paths: Sequence[Path]) -> Sequence[str]:
-    """Send files to the store; the hashes of those that arrived damaged."""
+    """Send files to the store. Returns the hashes of those that arrived damaged."""
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         process = connection.start(script_command(python, STORE, request), stderr)
         with ending(process):
             assert process.stdin
             assert process.stdout
-            whole = _feed(process.stdin, paths)
+            complete = _feed(process.stdin, paths)
             out = process.stdout.read()
             process.stdout.close()
             status = process.wait()
         stderr.seek(0)
-        said = stderr.read().decode(errors="replace")
+        errors = stderr.read().decode(errors="replace")
     connection.check(status)
-    what = "a copy" if whole else "a copy that was cut short"
-    return connection.answer(Done(status, out, said), StoreAnswer, what).missing
+    work = "a copy" if complete else "an interrupted copy"
+    return connection.answer(Done(status, out, errors), StoreAnswer, work).missing
 
 
 def _feed(pipe: IO[bytes], paths: Sequence[Path]) -> bool:
-    """Write files into a pipe; whether all of them went through."""
+    """Write files into a pipe. Returns whether the other side read all of them."""
     try:
         with pipe:
             for path in paths:
@@ -175,16 +179,17 @@ def _feed(pipe: IO[bytes], paths: Sequence[Path]) -> bool:
     return True
 
 
-def _setup_error(device: str, facts: ProbedFacts, target: str, status: int, said: str) -> DeviceError:
+def _setup_error(device: str, facts: ProbedFacts, target: str, status: int, stderr: str) -> DeviceError:
     title = find_runtime(target).title
-    if "No matching distribution" in said or "no matching distributions" in said:
+    if "No matching distribution" in stderr or "no matching distributions" in stderr:
         version = python_of(device, facts).version
         return DeviceSetupError(
-            f"{device}: no package of {title} is published for {facts.machine}, Python {version} and glibc "
-            f"{facts.glibc}, or its package index can't be reached. Try --offline, which fetches it from here, or "
-            "another --target."
+            f"{device}: pip found no package of {title} for {facts.machine}, Python {version} and glibc {facts.glibc}, "
+            "or the device can't reach its package index",
+            fix="Use --offline, which downloads the packages on this machine, or another --target",
         )
-    known = exit_error(device, "the set-up", status, said)
-    if type(known) is not DeviceError:
-        return known
-    return DeviceSetupError(f"{known} Try --offline, which fetches the packages from here.")
+    error = exit_error(device, "the set-up", status, stderr)
+    if type(error) is not DeviceError:
+        return error
+    offline = "Use --offline, which downloads the packages on this machine"
+    return DeviceSetupError(error.problem, valid=error.valid, fix=as_sentences(error.fix, offline))

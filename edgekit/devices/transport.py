@@ -1,9 +1,9 @@
-"""One SSH connection to a device, through the OpenSSH client as the user configured it.
+"""An SSH connection to a device, through the OpenSSH client as the user configured it.
 
-Aliases, agent, ProxyJump and known hosts are the configuration's. A master connection is opened once, as a child of
-this process, and every command goes through it: what its end says is what became of the connection, and an exit status
-of 255 while it stands is the remote command's own. Nothing is run through a shell on the host; what the shell on the
-device gets is quoted.
+Aliases, agent, ProxyJump and known hosts come from that configuration. A master connection is opened once, as a child
+of this process, and every command goes through it. The exit of the master process tells whether the connection was
+lost; an exit status of 255 while it runs comes from the remote command. The host runs nothing through a shell, and
+commands for the device's shell are quoted.
 """
 
 import json
@@ -26,11 +26,13 @@ from edgekit.devices.scripts import source
 from edgekit.errors import DeviceError, MissingExtraError, UnreachableError
 
 CONNECT_S = 15
-"""For the network's part; a key agent that asks, or a chain of jump hosts, may take longer."""
+"""Time limit for the network part of a connection."""
 OPEN_S = 90
+"""Time limit for opening a connection. A key agent that asks the user, or a chain of jump hosts, takes time."""
 ALIVE_S = 10
+"""Time between two keep-alive messages of ssh."""
 ALIVE_COUNT = 3
-"""A peer that leaves so many questions, so many seconds apart, without an answer is frozen."""
+"""Number of unanswered keep-alive messages after which a device counts as frozen."""
 
 
 T = TypeVar("T")
@@ -39,15 +41,18 @@ _open: "set[Connection]" = set()
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a command on the device: exit status, and what it wrote."""
+    """The result of a command on the device."""
 
     status: int
+    """Exit status."""
     out: bytes
+    """Output on stdout."""
     err: str
+    """Output on stderr."""
 
 
 class Connection:
-    """An open connection. Make one with `connect`."""
+    """An open connection. `connect` creates one."""
 
     def __init__(self, device: Device, folder: Path, alive_s: int = ALIVE_S) -> None:
         self.device, self.folder, self._alive_s = device, folder, alive_s
@@ -55,24 +60,26 @@ class Connection:
         self._master: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
-        """Open the master connection; raises a DeviceError that says why that can't be done."""
+        """Open the master connection; raises a DeviceError with the reason if that fails."""
         command = [*self._ssh(), "-M", "-N", "-o", f"ServerAliveInterval={self._alive_s}"]
         command += ["-o", f"ServerAliveCountMax={ALIVE_COUNT}", "--", self.device.address.host]
         try:
             with self._log.open("wb") as log:
                 self._master = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         except FileNotFoundError:
-            raise MissingExtraError("the ssh command is missing: install the OpenSSH client.") from None
+            raise MissingExtraError("the ssh command is not installed", fix="Install the OpenSSH client") from None
         start = time.monotonic()
         while not self._socket.exists():
             if self._master.poll() is not None:
                 raise self._lost(established=False)
             if time.monotonic() - start > OPEN_S:
-                raise UnreachableError(f"{self.device.name}: no connection within {OPEN_S} s. Try: {self._by_hand}")
+                raise UnreachableError(
+                    f"{self.device.name}: no connection within {OPEN_S} s", fix=f"Try `{self._by_hand}`"
+                )
             time.sleep(0.02)
 
     def close(self) -> None:
-        """End the connection, and with it whatever still runs through it."""
+        """Close the connection, which ends every command that still runs through it."""
         if self._master is not None:
             self._master.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -82,45 +89,45 @@ class Connection:
                 self._master.wait()
 
     def start(self, words: Sequence[str], stderr: IO[bytes]) -> "subprocess.Popen[bytes]":
-        """Start a command on the device, with pipes to its stdin and stdout. Its words arrive as they are."""
-        # To ssh a process that a signal ended is a 255, to a shell it is 128 and the signal's number: one in between.
+        """Start a command on the device with pipes to its stdin and stdout. Its words arrive unchanged."""
+        # For a process that a signal ended, ssh reports 255, but a shell 128 plus the signal: so a shell runs it.
         line = "exec " + shlex.join(["sh", "-c", '"$@"; exit $?', "sh", *words])
-        # Without a master ssh would connect anew, as if nothing had happened: `false` can't.
+        # Without a master, ssh would silently open a new connection. The proxy command `false` prevents that.
         through = ["-o", "ControlMaster=no", "-o", "ProxyCommand=false", "-T"]
         command = [*self._ssh(), *through, "--", self.device.address.host, line]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
 
-    def run(self, words: Sequence[str], given: bytes = b"") -> Done:
-        """Run a command to its end; a DeviceError if the connection is lost meanwhile."""
+    def run(self, words: Sequence[str], stdin: bytes = b"") -> Done:
+        """Run a command until it exits; DeviceError if the connection is lost meanwhile."""
         with tempfile.TemporaryFile(dir=self.folder) as stderr:
             process = self.start(words, stderr)
             with ending(process):
-                out, _ = process.communicate(given)
+                out, _ = process.communicate(stdin)
             stderr.seek(0)
             done = Done(process.returncode, out, stderr.read().decode(errors="replace"))
         self.check(done.status)
         return done
 
     def check(self, status: int) -> None:
-        """Raise the DeviceError of a lost connection, if that is why a command ended with this status."""
+        """Raise a DeviceError if a command ended with this status because the connection was lost."""
         if status == 255 and self._is_lost():
             raise self._lost(established=True)
 
-    def ask(self, python: str, script: str, request: ScriptRequest, answer: type[T], what: str) -> T:
-        """Run one of `scripts` with a request; its answer. DeviceError if it fails; `what` names the work."""
-        return self.answer(self.run(script_command(python, script, request)), answer, what)
+    def ask(self, python: str, script: str, request: ScriptRequest, answer: type[T], work: str) -> T:
+        """Run one of `scripts` with a request, and return its answer. DeviceError, which names `work`, if it fails."""
+        return self.answer(self.run(script_command(python, script, request)), answer, work)
 
-    def answer(self, done: Done, kind: type[T], what: str) -> T:
-        """The document that a script printed last; DeviceError if it failed or printed none of this type."""
+    def answer(self, done: Done, kind: type[T], work: str) -> T:
+        """The document that a script printed last; DeviceError if it failed or printed no such document."""
         if done.status != 0:
-            raise exit_error(self.device.name, what, done.status, done.err)
+            raise exit_error(self.device.name, work, done.status, done.err)
         try:
             return msgspec.convert(json.loads(done.out.splitlines()[-1]), kind)
         except (ValueError, IndexError):
-            said = (done.out[-200:].decode(errors="replace") + done.err[-200:]).strip()
+            output = (done.out[-200:].decode(errors="replace") + done.err[-200:]).strip()
             raise DeviceError(
-                f"{self.device.name}: {what} gave no answer that can be read ({said!r}). A login script that prints or "
-                "ends the shell does that: keep it silent for ssh without a terminal."
+                f"{self.device.name}: {work} returned an unreadable answer ({output!r})",
+                fix="Check the login scripts on the device: without a terminal they must not print or exit",
             ) from None
 
     @property
@@ -149,21 +156,21 @@ class Connection:
         return self._master.poll() is not None
 
     def _lost(self, established: bool) -> DeviceError:
-        said = self._log.read_text(errors="replace")
-        return connection_error(self.device.name, self._by_hand, said, established)
+        output = self._log.read_text(errors="replace")
+        return connection_error(self.device.name, self._by_hand, output, established)
 
 
 def script_command(python: str, script: str, request: ScriptRequest) -> list[str]:
-    """The command that runs one of `scripts` on a device with a request, in ASCII: not every path is UTF-8."""
+    """The command that runs one of `scripts` with a request, in ASCII because not every path is UTF-8."""
     return [python, "-I", "-c", source(script), json.dumps(msgspec.to_builtins(request))]
 
 
 @contextmanager
 def connect(device: Device, alive_s: int = ALIVE_S) -> Iterator[Connection]:
-    """A connection until the block ends; raises the DeviceError that says why there is none."""
-    # A socket's path may have some hundred characters: not TMPDIR, which can be deep.
-    place = "/tmp" if Path("/tmp").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="edgekit-", dir=place) as folder:
+    """Open a connection until the block ends; raises a DeviceError with the reason if that fails."""
+    # A socket's path is limited to about a hundred characters, and TMPDIR can be longer.
+    parent = "/tmp" if Path("/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="edgekit-", dir=parent) as folder:
         connection = Connection(device, Path(folder), alive_s)
         try:
             _open.add(connection)
@@ -175,14 +182,14 @@ def connect(device: Device, alive_s: int = ALIVE_S) -> Iterator[Connection]:
 
 
 def close_all() -> None:
-    """End every connection of this process: what waits for one ends with the error of a lost one."""
+    """Close every connection of this process. Commands in progress fail with the error of a lost connection."""
     for connection in list(_open):
         connection.close()
 
 
 @contextmanager
 def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """End a process if the block is left early."""
+    """Kill a process if the block ends before it."""
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
-"""edgekit's own wheel for a device, written from the package that is running.
+"""A wheel of edgekit for devices, written from the running package.
 
-That package may be a checkout or an installed one; only the first could be built by its build system, and a device
-needs a part of it. So the wheel is written here: Python and text files as they are, the device classes and recipes
-where an installed package has them, without the demo. The same content gives the same bytes, so its hash names it.
+The running package may be a checkout or an installed one. A build system could build only the checkout, and a device
+needs only a part of the package. This module therefore writes the wheel itself: Python and text files unchanged, device
+classes and recipes in the place where an installed package has them, without the demo. The same content gives the same
+bytes, so the wheel's hash identifies it.
 """
 
 import base64
@@ -22,18 +23,18 @@ from edgekit.support import distribution
 _STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
 NAME = f"{_STEM}-py3-none-any.whl"
 REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
-"""What the agent imports beside an engine: the package's own dependencies, and msgspec for its messages."""
+"""Requirements of the agent besides a runtime: the package's own dependencies, and msgspec for messages."""
 _LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644
-"""A regular file that its owner may write; without a mode, some programs unpack files that nobody may read."""
+"""Mode of a regular file that its owner may write. Without it, some programs unpack files that nobody may read."""
 
 
 def own_wheel() -> bytes:
-    """The wheel file."""
+    """Content of the wheel file."""
     content = dict(_content())
     folder = f"{_STEM}.dist-info"
-    needs = "".join(f"Requires-Dist: {each}\n" for each in REQUIREMENTS)
+    needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in REQUIREMENTS)
     metadata = f"Metadata-Version: 2.1\nName: {distribution.NAME}\nVersion: {__version__}\n{needs}"
     content[f"{folder}/METADATA"] = metadata.encode()
     content[f"{folder}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgekit\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -48,7 +49,7 @@ def own_wheel() -> bytes:
 
 
 def _record(content: Mapping[str, bytes], own_name: str) -> bytes:
-    """The wheel's RECORD: the sha256 and the size in bytes of each file, and neither for RECORD itself."""
+    """The wheel's RECORD: SHA-256 and size in bytes of each file, except for RECORD itself."""
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for name, data in content.items():
@@ -66,9 +67,9 @@ def _content() -> Iterator[tuple[str, bytes]]:
 
 
 def _below(name: str, folder: Traversable) -> Iterator[tuple[str, bytes]]:
-    for each in sorted(folder.iterdir(), key=lambda item: item.name):
-        path = f"{name}/{each.name}"
-        if each.is_dir() and each.name not in _LEFT_OUT:
-            yield from _below(path, each)
-        elif each.is_file():
-            yield path, each.read_bytes()
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        path = f"{name}/{item.name}"
+        if item.is_dir() and item.name not in _LEFT_OUT:
+            yield from _below(path, item)
+        elif item.is_file():
+            yield path, item.read_bytes()

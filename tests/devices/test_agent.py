@@ -1,4 +1,4 @@
-"""The agent's messages, from a process on this machine."""
+"""The agent's messages, tested with an agent process on this machine."""
 
 import fcntl
 import hashlib
@@ -35,7 +35,7 @@ from tests.helpers.tiny import MakeBundle
 
 HIDDEN = ("typer", "rich", "click", "torch", "timm", "nncf", "jinja2", "matplotlib", "platformdirs", "tomlkit",
           "filelock", "psutil", "packaging", "jsonschema", "distributed")  # fmt: skip
-"""Packages that a device does not have."""
+"""Packages that devices don't have."""
 AGENT = [
     "-c",
     f"import sys; sys.modules.update(dict.fromkeys({HIDDEN})); from edgekit.devices import agent; agent.main()",
@@ -44,7 +44,7 @@ AGENT = [
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """The folder that edgekit has on the device, with an empty store."""
+    """Edgekit's folder on the device, with an empty store."""
     folder = tmp_path / "cache"
     (folder / "files").mkdir(parents=True)
     return folder
@@ -52,14 +52,14 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(make_bundle: MakeBundle, cache: Path) -> AgentJob:
-    """A job whose files are in the store already."""
+    """A job whose files are already in the store."""
     bundles = {"it's": store(cache, make_bundle("onnx"))}
     settings = Settings(threads=1, warmup=1, iterations=3)
     return AgentJob(name="pi", device_class="raspberry-pi-5", cache=str(cache), bundles=bundles, settings=settings)
 
 
 def store(cache: Path, bundle: Path) -> dict[str, str]:
-    """Put a bundle's files into the store; their hashes by name."""
+    """Put a bundle's files into the store. Returns their hashes by name."""
     return {path.name: store_bytes(cache, path.read_bytes()) for path in bundle.iterdir()}
 
 
@@ -71,7 +71,7 @@ def store_bytes(cache: Path, content: bytes) -> str:
 
 @contextmanager
 def started(arguments: list[str], job: AgentJob) -> "Iterator[subprocess.Popen[bytes]]":
-    """An agent that was given the job."""
+    """Start an agent and send it the job."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LC_ALL": "C"}
     pipe = subprocess.PIPE
     command = [sys.executable, *arguments]
@@ -83,7 +83,7 @@ def started(arguments: list[str], job: AgentJob) -> "Iterator[subprocess.Popen[b
 
 
 def run(job: AgentJob, arguments: list[str] = AGENT) -> tuple[list[Message], str]:
-    """The agent's messages and its stderr. It prints nothing else, and ends as it should."""
+    """Run an agent. It must exit with 0 after its end record. Returns its messages and its stderr."""
     with started(arguments, job) as process:
         assert process.stdout
         assert process.stderr
@@ -101,12 +101,12 @@ def message_of(line: bytes) -> Message:
 
 
 def measured_by(job: AgentJob, arguments: list[str] = AGENT) -> tuple[Measured, list[str]]:
-    """The measurements, which come last but for the end record, and the warnings."""
+    """Run an agent. Returns the measurements, its last message before the end record, and the warnings."""
     messages, _ = run(job, arguments)
     measured = messages[-2]
     assert isinstance(measured, Measured)
     assert len(measured.rows) == len(job.bundles)
-    return measured, [each.text for each in messages if isinstance(each, Warned)]
+    return measured, [message.text for message in messages if isinstance(message, Warned)]
 
 
 def test_measurements_then_the_end_record(job: AgentJob, cache: Path) -> None:
@@ -120,10 +120,10 @@ def test_measurements_then_the_end_record(job: AgentJob, cache: Path) -> None:
     assert row.latency_ms.count == 3
     assert (row.device.name, row.device.device_class) == ("pi", "raspberry-pi-5")
     assert StageBegan("it's: time", 4) in others
-    assert {each.name for each in cache.iterdir()} == {"files", "runtimes", "measuring"}
+    assert {file.name for file in cache.iterdir()} == {"files", "runtimes", "measuring"}
 
 
-def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: AgentJob, cache: Path) -> None:
+def test_a_damaged_bundle_is_an_error_followed_by_the_end_record(job: AgentJob, cache: Path) -> None:
     (cache / "files" / job.bundles["it's"]["labels.txt"]).write_text("other")
     messages, errors = run(job)
     failed = messages[-2]
@@ -134,7 +134,7 @@ def test_a_bundle_that_is_damaged_is_an_error_with_an_end(job: AgentJob, cache: 
 
 
 def test_messages_name_the_bundle(job: AgentJob, cache: Path) -> None:
-    """As the host calls it, also where that is no name for a folder, or not UTF-8."""
+    """Messages use the host's name of the bundle, even if it is no valid folder name or not UTF-8."""
     files = job.bundles["it's"]
     manifest = json.loads((cache / "files" / files["manifest.json"]).read_text())
     broken = files | {"model.onnx": store_bytes(cache, b"no model")}
@@ -152,7 +152,7 @@ def test_messages_name_the_bundle(job: AgentJob, cache: Path) -> None:
 
 
 def failing_agent(target: str, bundle: str, phase: Phase, computed_in: str = "f32") -> list[str]:
-    """An agent whose engine fails while it is timed."""
+    """The command of an agent whose engine fails while it is timed."""
     code = f"""
 from edgekit.devices import agent
 from edgekit.runtime.openvino import engine
@@ -166,7 +166,7 @@ with failing_engine({target!r}, {bundle!r}, {phase!r}, {computed_in!r}):
 
 @pytest.fixture
 def two_bundles(job: AgentJob, cache: Path, make_bundle: MakeBundle) -> AgentJob:
-    """A job with float and INT8, which `edgekit benchmark` gives."""
+    """A job of `edgekit benchmark` with float and INT8."""
     names = {precision: f"openvino-{precision}" for precision in ("float", "int8")}
     bundles = {
         name: store(cache, make_bundle("openvino", name, precision=precision)) for precision, name in names.items()
@@ -176,7 +176,7 @@ def two_bundles(job: AgentJob, cache: Path, make_bundle: MakeBundle) -> AgentJob
 
 @pytest.fixture
 def with_images(two_bundles: AgentJob, cache: Path, tiny_images: EvaluationImages, tmp_path: Path) -> AgentJob:
-    """The same as `edgekit deploy` gives it, with images to evaluate on."""
+    """A job of `edgekit deploy` with the same bundles and images to evaluate on."""
     np.save(tmp_path / "pixels.npy", tiny_images.crops.pixels)
     sent = SentImages(
         pixels=store_bytes(cache, (tmp_path / "pixels.npy").read_bytes()),
@@ -189,7 +189,7 @@ def with_images(two_bundles: AgentJob, cache: Path, tiny_images: EvaluationImage
     return replace(two_bundles, images=sent)
 
 
-def test_an_engine_that_fails_while_it_is_timed_costs_its_own_row(two_bundles: AgentJob) -> None:
+def test_an_engine_that_fails_while_it_is_timed_loses_only_its_own_row(two_bundles: AgentJob) -> None:
     measured, warnings = measured_by(two_bundles, failing_agent("openvino", "openvino-float", "model alone"))
     float_, int8 = measured.rows
     assert float_.failure is not None
@@ -202,7 +202,7 @@ def test_an_engine_that_fails_while_it_is_timed_costs_its_own_row(two_bundles: A
     assert warning.startswith("openvino-float: ")
 
 
-def test_so_does_one_that_fails_end_to_end(with_images: AgentJob) -> None:
+def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: AgentJob) -> None:
     measured, _ = measured_by(with_images, failing_agent("openvino", "openvino-int8", "end to end"))
     float_, int8 = measured.rows
     assert int8.failure is not None
@@ -213,7 +213,7 @@ def test_so_does_one_that_fails_end_to_end(with_images: AgentJob) -> None:
     assert float_.low_precision.computes_in == "bf16"
 
 
-def test_one_that_fails_in_bf16_costs_that_figure_alone(with_images: AgentJob) -> None:
+def test_an_engine_that_fails_in_bf16_loses_only_that_figure(with_images: AgentJob) -> None:
     measured, warnings = measured_by(with_images, failing_agent("openvino", "openvino-float", "model alone", "bf16"))
     float_, int8 = measured.rows
     assert [row.failure for row in measured.rows] == [None, None]
@@ -252,7 +252,9 @@ def test_one_measurement_at_a_time(job: AgentJob, cache: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with started(AGENT, job) as process:
             assert process.stdout
-            assert message_of(process.stdout.readline()) == StageBegan("wait for another measurement there", None)
+            assert message_of(process.stdout.readline()) == StageBegan(
+                "wait for another measurement on the device", None
+            )
             fcntl.flock(held, fcntl.LOCK_UN)
             *_, last = map(message_of, process.stdout)
     assert last == Ended()
@@ -263,24 +265,24 @@ ON_A_DEVICE = {"numpy", "PIL", "msgspec"}
 
 
 def third_party_imports(module: str, *hidden: str) -> set[str]:
-    """The packages that a module imports where neither these nor those that a device lacks can be imported."""
+    """Packages that a module imports if neither `hidden` nor the packages that a device lacks are available."""
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({(*HIDDEN, *hidden)}))
 before = set(sys.modules)
 import {module}
-found = {{name.partition(".")[0] for name in set(sys.modules) - before}}
-print(*sorted(found - set(sys.stdlib_module_names) - {{"edgekit"}}))
+packages = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(packages - set(sys.stdlib_module_names) - {{"edgekit"}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
 
-def test_the_agent_needs_nothing_that_a_device_has_not() -> None:
-    found = third_party_imports("edgekit.devices.agent")
-    assert found >= ON_A_DEVICE
-    assert found <= ON_A_DEVICE | {"typing_extensions"}, "which msgspec takes where it happens to be installed"
+def test_the_agent_needs_nothing_that_a_device_lacks() -> None:
+    packages = third_party_imports("edgekit.devices.agent")
+    assert packages >= ON_A_DEVICE
+    assert packages <= ON_A_DEVICE | {"typing_extensions"}, "msgspec imports typing_extensions if it is installed"
 
 
 def test_the_sdk_needs_no_msgspec() -> None:

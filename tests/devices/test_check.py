@@ -1,4 +1,4 @@
-"""The probe on made-up machines, and `edgekit devices check` against a real sshd."""
+"""The probe on simulated machines, and `edgekit devices check` against a real sshd."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def root(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def facts(tmp_path: Path) -> ProbedFacts:
-    """A Raspberry Pi 5 in good order."""
+    """A Raspberry Pi 5 without problems."""
     return replace(
         facts_of(probe.probe(root(tmp_path, PI5))),
         machine="aarch64",
@@ -54,28 +54,28 @@ def facts(tmp_path: Path) -> ProbedFacts:
 
 
 def test_a_pi(tmp_path: Path) -> None:
-    found = probe.probe(root(tmp_path, PI5))
-    assert found["board"] == "Raspberry Pi 5 Model B Rev 1.0"
-    assert found["noted_features"] == ["asimd", "asimddp", "asimdhp"]
-    assert (found["clock_mhz"], found["clock_max_mhz"], found["governor"]) == (2400, 2400, "ondemand")
-    assert (found["memory_bytes"], found["memory_available_bytes"]) == (4000 * 1024, 3000 * 1024)
-    assert found["celsius"] == 48.25
+    facts = probe.probe(root(tmp_path, PI5))
+    assert facts["board"] == "Raspberry Pi 5 Model B Rev 1.0"
+    assert facts["noted_features"] == ["asimd", "asimddp", "asimdhp"]
+    assert (facts["clock_mhz"], facts["clock_max_mhz"], facts["governor"]) == (2400, 2400, "ondemand")
+    assert (facts["memory_bytes"], facts["memory_available_bytes"]) == (4000 * 1024, 3000 * 1024)
+    assert facts["celsius"] == 48.25
 
 
-def test_what_is_missing_is_null(tmp_path: Path) -> None:
-    found = probe.probe(tmp_path)
+def test_missing_facts_are_null(tmp_path: Path) -> None:
+    facts = probe.probe(tmp_path)
     missing = ("board", "cpu", "features", "noted_features", "memory_bytes", "memory_available_bytes", "clock_mhz",
                "clock_max_mhz", "governor", "celsius")  # fmt: skip
-    assert {key: found[key] for key in missing} == dict.fromkeys(missing)
-    assert json.loads(json.dumps(found)) == found
+    assert {key: facts[key] for key in missing} == dict.fromkeys(missing)
+    assert json.loads(json.dumps(facts)) == facts
 
 
 def test_throttling_bits() -> None:
     assert probe.throttled(None) is None
     assert probe.throttled('error=1 error_msg="Command not registered"') is None
     assert probe.throttled("throttled=0x0") == {"bits": 0, "now": [], "since_boot": []}
-    found = probe.throttled("throttled=0x50005")
-    assert found == {
+    bits = probe.throttled("throttled=0x50005")
+    assert bits == {
         "bits": 0x50005,
         "now": ["under-voltage", "throttled"],
         "since_boot": ["under-voltage", "throttled"],
@@ -99,46 +99,47 @@ def test_the_script_runs_alone() -> None:
     ("change", "reason"),
     [
         ({}, None),
-        ({"machine": "armv7l"}, "no runtime is published for armv7l: valid are aarch64, x86_64"),
+        ({"machine": "armv7l"}, "no runtime is published for armv7l, only for aarch64 and x86_64"),
         ({"glibc": None}, "no runtime is published for a system without glibc"),
-        ({"glibc": "2.17"}, "glibc is 2.17: the runtimes need 2.28 or newer"),
-        ({"pythons": ()}, "it has Python none; edgekit needs 3.11 to 3.14."),
-        ({"pythons": (PythonFacts("p", "3.9.2", True),)}, "it has Python 3.9.2; edgekit needs"),
+        ({"glibc": "2.17"}, "its glibc is 2.17, but the runtimes need 2.28 or newer"),
+        ({"pythons": ()}, "the device has no Python, but edgekit needs Python 3.11 to 3.14. Install"),
+        ({"pythons": (PythonFacts("p", "3.9.2", True),)}, "the device has Python 3.9.2, but edgekit needs Python 3.11"),
     ],
 )
 def test_reasons_against(facts: ProbedFacts, change: dict[str, Any], reason: str | None) -> None:
-    found = check.reason_against("pi", replace(facts, **change))
-    assert found is None if reason is None else reason in str(found)
+    actual = check.reason_against("pi", replace(facts, **change))
+    assert actual is None if reason is None else reason in str(actual)
 
 
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"disk_free_bytes": 1 << 20}, "1 MB of disk are free"),
+        ({"disk_free_bytes": 1 << 20}, "1 MB of disk space are free"),
         ({"cache_writable": False}, "can't be written"),
-        ({"board": "Raspberry Pi 9"}, "no device class fits it"),
+        ({"board": "Raspberry Pi 9"}, "no device class matches"),
         ({"throttled": Throttling(1, ("under-voltage",), ())}, "the firmware reports under-voltage now"),
         ({"pythons": (PythonFacts("/p", "3.11.2", False),)}, "sudo apt install python3-venv"),
     ],
 )
-def test_what_a_device_lacks(facts: ProbedFacts, change: dict[str, Any], part: str) -> None:
+def test_problems_of_a_device(facts: ProbedFacts, change: dict[str, Any], part: str) -> None:
     pi = Device("pi", "ssh://pi")
     assert check.lacks(pi, facts) == []
-    (found,) = check.lacks(pi, replace(facts, **change))
-    assert part in found
+    (problem,) = check.lacks(pi, replace(facts, **change))
+    assert part in problem
 
 
-def test_a_class_that_the_user_named_is_lacking_nothing(facts: ProbedFacts) -> None:
+def test_a_class_that_the_user_set_solves_the_problem(facts: ProbedFacts) -> None:
     strange = replace(facts, board="Raspberry Pi 9")
     assert strange.matching_class is None
     assert check.lacks(Device("pi", "ssh://pi", "raspberry-pi-5"), strange) == []
 
 
-def test_the_first_python_that_will_do(facts: ProbedFacts) -> None:
-    old, new = (PythonFacts(each, each, True) for each in ("3.9.2", "3.12.1"))
+def test_the_first_suitable_python(facts: ProbedFacts) -> None:
+    old, new = (PythonFacts(version, version, True) for version in ("3.9.2", "3.12.1"))
     assert check.python_of("pi", replace(facts, pythons=(old, new))) == new
-    with pytest.raises(DevicePythonError, match=r"pi: it has Python 3\.9\.2"):
+    with pytest.raises(DevicePythonError, match=r"pi: the device has Python 3\.9\.2") as caught:
         check.python_of("pi", replace(facts, pythons=(old,)))
+    assert caught.value.valid == "Python 3.11 to 3.14"
 
 
 def test_memory_that_is_clearly_too_small(facts: ProbedFacts) -> None:
@@ -146,19 +147,19 @@ def test_memory_that_is_clearly_too_small(facts: ProbedFacts) -> None:
     check.check_memory("pi", free, {"small": 10_000_000})
     check.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
     check.check_memory("pi", free, {"float": 90_000_000})
-    said = "pi: 300 MB of memory are free, and about 345 MB are needed to run 'float' 90 MB, 'int8' 30 MB"
-    with pytest.raises(DeviceMemoryError, match=said):
+    with pytest.raises(DeviceMemoryError, match="pi: 300 MB of memory are free") as caught:
         check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
+    assert all(fact in caught.value.problem for fact in ("345 MB", "'float' (90 MB)", "'int8' (30 MB)"))
 
 
 def test_check(board: Server, capfd: Any) -> None:
     capfd.readouterr()
     assert main(["devices", "check", "board", "--json"]) == 0
     out, err = capfd.readouterr()
-    found = json.loads(out)
+    document = json.loads(out)
     assert err == ""
-    assert found["facts"]["cache"] == str(board.cache)
-    assert {each for each, said in found["targets"].items() if said["runs"]} == set(RUNTIMES)
+    assert document["facts"]["cache"] == str(board.cache)
+    assert {name for name, verdict in document["targets"].items() if verdict["runs"]} == set(RUNTIMES)
     assert main(["devices", "check", "board"]) == 0
     out, _ = capfd.readouterr()
     assert "tflite:     can run" in out.splitlines()
@@ -173,7 +174,7 @@ def test_no_python(tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: py
         assert main(["devices", "check", "bare", "--json"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert "bare: it has no python3 that can be run" in err
+    assert "bare: python3 can't be run there" in err
     assert "sudo apt install python3 python3-venv" in err
 
 
@@ -193,12 +194,12 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
     ("arguments", "part"),
     [
         (["add", "$(id)", "ssh://pi"], "the device's name is '$(id)'"),
-        (["add", "pi", "pi@host"], "valid is ssh://ALIAS"),
+        (["add", "pi", "pi@host"], "the device's address is 'pi@host'"),
         (["add", "pi", "ssh://pi", "--class", "raspberry-pi-6"], "Did you mean 'raspberry-pi-"),
         (["add", "pi", "ssh://pi", "--class", "./my.toml"], "unknown device class './my.toml'"),
-        (["add", "pi", "ssh://pi", "--ssh-config", "gone"], "there is no such file"),
+        (["add", "pi", "ssh://pi", "--ssh-config", "gone"], "doesn't exist\n  valid: an ssh configuration file"),
         (["check", "local"], "'local' is this machine"),
-        (["check", "ssh://-oProxyCommand=id"], "valid is ssh://ALIAS"),
+        (["check", "ssh://-oProxyCommand=id"], "the device's address is 'ssh://-oProxyCommand=id'"),
     ],
 )
 def test_bad_input(

@@ -22,30 +22,30 @@ from tests.helpers.tiny import ROOT
 
 pytestmark = pytest.mark.slow
 BOARDS = {f"{suite}-{core}": (suite, core) for suite, core in zip(PYTHONS, MODELS, strict=True)}
-"""Two boards have every release and every core between them: under QEMU each of them takes minutes."""
+"""Two boards cover every release and every core. More would take minutes each under QEMU."""
 FIRST, SECOND = BOARDS
 FEW = ["--num-calibration-samples", "16", "--num-eval-samples", "20", "--iterations", "2", "--warmup", "0"]
 
 
 @pytest.fixture(scope="module")
 def boards(key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Emulated]]:
-    """Every board by name."""
+    """The boards by name."""
     require_emulation()
     folder = tmp_path_factory.mktemp("emulated")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_DEVICES_FILE", str(folder / "devices.toml"))
-        found = {}
+        servers = {}
         for name, (suite, core) in BOARDS.items():
             root = make_root(suite, folder)
             stack.callback(shutil.rmtree, root)
-            found[name] = stack.enter_context(serve_emulated(root, core, folder / name, key_folder))
-            assert main(["devices", "add", name, "ssh://device", "--ssh-config", str(found[name].config)]) == 0
-        yield found
+            servers[name] = stack.enter_context(serve_emulated(root, core, folder / name, key_folder))
+            assert main(["devices", "add", name, "ssh://device", "--ssh-config", str(servers[name].config)]) == 0
+        yield servers
 
 
 @pytest.fixture(scope="module")
 def demo_run(boards: dict[str, Emulated], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`edgekit demo` here and on one board, with few images: the run folder."""
+    """Run `edgekit demo` here and on one board, with few images. Returns the run folder."""
     folder = tmp_path_factory.mktemp("demo") / "run"
     command = ["demo", *FEW, "--min-speedup", "0", "--max-drop", "50", "--quiet", "--offline", "-o", str(folder)]
     assert main([*command, "--device", "local", "--device", FIRST]) == 0
@@ -53,7 +53,7 @@ def demo_run(boards: dict[str, Emulated], tmp_path_factory: pytest.TempPathFacto
 
 
 def run_cli(arguments: list[str]) -> Any:
-    """The JSON document of an edgekit command in a process of its own; it succeeds."""
+    """Run an edgekit command in a separate process. It must succeed. Returns its JSON document."""
     done = subprocess.run([sys.executable, "-m", "edgekit", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -71,7 +71,7 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
         assert "aarch64" in there.device.system
         assert here.accuracy is not None
         assert there.accuracy is not None
-        # Of 20 images: what differs between processors may turn one over.
+        # 0.05 is one of 20 images: kernels of different processors may change the class of one.
         assert abs(there.accuracy.top1 - here.accuracy.top1) <= 0.05
         assert abs(there.accuracy.agreement - here.accuracy.agreement) <= 0.05
         assert there.peak_rss_bytes is not None
@@ -86,7 +86,7 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
 
 
 def test_every_bundle_on_the_other_board(demo_run: Path, boards: dict[str, Emulated]) -> None:
-    """`edgekit benchmark` runs the golden samples first: a row that passed has logits within their tolerance."""
+    """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
     bundles = [str(demo_run / f"{target}-{precision}") for target in RUNTIMES for precision in ("float", "int8")]
 
     options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
@@ -103,7 +103,7 @@ def test_every_bundle_on_the_other_board(demo_run: Path, boards: dict[str, Emula
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_commands_of_the_documentation(name: str, boards: dict[str, Emulated]) -> None:
-    """What docs/how-to/raspberry-pi.md says to run on the board; here one is root already."""
+    """Run the commands of docs/how-to/raspberry-pi.md on the board, where the user is root already."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/raspberry-pi.md").read_text(), re.DOTALL)
     commands = "".join(blocks).replace("sudo ", "").splitlines()
     assert len(commands) >= 9

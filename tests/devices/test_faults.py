@@ -1,6 +1,6 @@
-"""Faults made for real while a deploy measures on a device: what is said, what goes on, what the same command mends.
+"""Real faults while a deploy measures on a device: the message, the rows that survive, and the resumed run.
 
-The device is this machine behind sshd, so that environments can be lent; boards are reached by the same code.
+The device is this machine behind sshd, so that the tests can lend it environments. Boards use the same code.
 """
 
 import os
@@ -31,7 +31,7 @@ Undo = Callable[[], object]
 
 @pytest.fixture(scope="module")
 def board(finished_run: Path, key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A device with environments for two runtimes."""
+    """A device that has environments for two runtimes."""
     folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch, serve(folder / "server", key_folder) as server:
         patch.setenv("EDGEKIT_DEVICES_FILE", str(folder / "devices.toml"))
@@ -46,13 +46,13 @@ def board(finished_run: Path, key_folder: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def command(job_arguments: list[str]) -> list[str]:
-    """The job of `finished_run`, whose bundles it finds made, here and on the device."""
+    """The command of `finished_run`, which reuses its bundles, here and on the device."""
     targets = [word for target in TARGETS for word in ("--target", target)]
     return ["deploy", *job_arguments, *targets, "--device", "local", "--device", "board", "--quiet", "-o"]
 
 
 def fresh_copy(finished_run: Path, folder: Path) -> Path:
-    """The bundles of the run alone, as an interrupted run leaves them."""
+    """A copy with nothing but the run's bundles, as an interrupted run leaves them."""
     (folder / STATE).mkdir(parents=True)
     for target in TARGETS:
         for precision in ("float", "int8"):
@@ -65,7 +65,7 @@ def fresh_copy(finished_run: Path, folder: Path) -> Path:
 def undisturbed(
     board: Server, command: list[str], finished_run: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Report:
-    """The report of the job when nothing goes wrong."""
+    """The report of the job without a fault."""
     run = fresh_copy(finished_run, tmp_path_factory.mktemp("undisturbed") / "run")
     assert main([*command, str(run)]) == 0
     shutil.rmtree(board.cache / "files")
@@ -73,7 +73,7 @@ def undisturbed(
 
 
 def meanwhile(board: Server, action: Callable[[], object]) -> Undo:
-    """Do it once an agent works on the board."""
+    """Perform the action as soon as an agent works on the board."""
     stack = ExitStack()
     stack.enter_context(when(lambda: agents_at_work(board), action))
     return stack.close
@@ -92,7 +92,7 @@ def cut_connection(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 
 def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
-    """The connection goes while files are sent; one of those that had arrived is found shortened later."""
+    """Cut the connection during a copy, and shorten one of the files that had arrived."""
     feed = setup._feed
 
     def half(pipe: Any, paths: Any) -> bool:
@@ -115,17 +115,17 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 
 def wait_for_files(board: Server, count: int) -> list[Path]:
-    """The first files that have arrived."""
+    """Wait for the first files to arrive."""
 
     def arrived() -> list[Path] | None:
-        found = [path for path in (board.cache / "files").glob("*") if not path.name.startswith(".")]
-        return found[:count] if len(found) >= count else None
+        paths = [path for path in (board.cache / "files").glob("*") if not path.name.startswith(".")]
+        return paths[:count] if len(paths) >= count else None
 
     return wait_until(arrived, "a file arrived") or []
 
 
 def fill_disk(board: Server, patch: pytest.MonkeyPatch) -> Undo:
-    """Less room for files than the bundles take; what the disk says of itself is not to be trusted."""
+    """Mount a disk that is too small for the bundles, while the probe reports another one's free space."""
     files = board.cache / "files"
     files.mkdir(exist_ok=True)
     done = subprocess.run(
@@ -150,7 +150,7 @@ def stop_server(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 
 def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
-    """Another key than the one that was known."""
+    """Replace the known host key with another one."""
     known = board.folder / "known_hosts"
     before = known.read_text()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(board.folder / "other")], check=True)
@@ -160,19 +160,19 @@ def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said", "lost"),
+    ("fault", "problem", "lost"),
     [
         (kill_agent, "the measurement was killed (SIGKILL)", ["onnx"]),
         (cut_connection, "the connection was cut", ["onnx"]),
         (cut_a_copy, "the connection was cut", ["onnx"]),
-        (fill_disk, "found no room on its disk", ["onnx", "tflite"]),
+        (fill_disk, "ran out of disk space", ["onnx", "tflite"]),
         (stop_server, "no connection", ["onnx", "tflite"]),
-        (change_host_key, "its host key is another than the one known here", ["onnx", "tflite"]),
+        (change_host_key, "the host key has changed", ["onnx", "tflite"]),
     ],
 )
 def test_a_fault_and_the_run_after_it(
-    fault: Callable[[Server, pytest.MonkeyPatch], Undo], said: str, lost: list[str], board: Server, command: list[str],
-    finished_run: Path, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[Server, pytest.MonkeyPatch], Undo], problem: str, lost: list[str], board: Server,
+    command: list[str], finished_run: Path, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run = fresh_copy(finished_run, tmp_path / "run")
@@ -186,27 +186,27 @@ def test_a_fault_and_the_run_after_it(
     rows = load_report(run).results
     there = [row for row in rows if row.device.name == "board"]
     assert [row.verdict for row in rows if row.device.name == "local"] == ["pass"] * 4
-    assert [row.target for row in there if row.verdict == "error"] == [each for each in lost for _ in range(2)]
+    assert [row.target for row in there if row.verdict == "error"] == [target for target in lost for _ in range(2)]
     for failure in (row.failure for row in there if row.failure):
         assert failure.stage == "device"
         assert failure.message.startswith("board: ")
-        assert said in failure.message
+        assert problem in failure.message
     assert main([*command, str(run)]) == 0
     resumed = load_report(run)
     assert without_times(resumed) == without_times(undisturbed)
     kept = [row for row in rows if row.verdict == "pass"]
-    assert [row for row in resumed.results if row in kept] == kept, "only what was missing is measured"
+    assert [row for row in resumed.results if row in kept] == kept, "only the missing rows are measured"
 
 
 def without_times(report: Report) -> Report:
-    """A report without what differs from one undisturbed run to the next."""
+    """A report without the fields that differ between runs."""
     assert {row.verdict for row in report.results} == {"pass"}
     rows = tuple(map(without_latency, report.results))
     return replace(report, created="", command=(), recommendation=Recommendation(None, None, ""), results=rows)
 
 
 def without_latency(row: Row) -> Row:
-    """A row with the same latency as every other, and nothing that follows from it."""
+    """A row with a fixed latency and without the figures that depend on it."""
     return replace(
         row,
         latency_ms=latency(1.0),

@@ -1,4 +1,4 @@
-"""What host and agent send each other survives the wire, and what is no message is told apart."""
+"""Jobs and messages survive encoding and decoding, and other lines are recognized."""
 
 from dataclasses import replace
 from typing import get_args
@@ -29,11 +29,11 @@ from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
 
 ODD_NAME = "böse 'name' \udcff\n$(x)"
-"""As a folder may be called: not ASCII, and with a byte that is not UTF-8."""
+"""A possible folder name: not ASCII, and with a byte that is not UTF-8."""
 
 
 def every_figure() -> Measurement:
-    """A measurement of which nothing is None but the failure."""
+    """A measurement in which only the failure is None."""
     window = SustainedLatency(5.0, 6.0, 7.0, 100)
     state = machine_state(
         clock_mhz=2400.0, celsius=48.25, load=0.5, throttled=Throttling(0x50004, ("throttled",), ("under-voltage",))
@@ -110,19 +110,19 @@ MESSAGES: list[Message] = [
 
 
 def test_every_kind_of_message_is_tried() -> None:
-    assert {type(each) for each in MESSAGES} == set(get_args(Message))
+    assert {type(message) for message in MESSAGES} == set(get_args(Message))
     figures = every_figure()
     assert [name for name in Measurement.__dataclass_fields__ if getattr(figures, name) is None] == ["failure"]
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_survives_the_wire(message: Message) -> None:
     line = encode(message)
     assert decode_message(line) == message
     assert type(decode_message(line)) is type(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1, "a message is one line"
-    assert line.isascii(), "whatever the encoding of the device is"
+    assert line.isascii(), "the encoding on the device must not matter"
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -142,7 +142,7 @@ def test_a_job_survives_the_wire(images: bool) -> None:
     assert decode_job(encode(job)) == job
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_line_that_was_cut_is_no_message(message: Message) -> None:
     line = encode(message)
     for end in {1, len(line) // 2, len(line) - 2}:
@@ -164,12 +164,12 @@ def test_a_line_that_was_cut_is_no_message(message: Message) -> None:
         b'{"type":"measured","rows":[{}]}\n',
     ],
 )
-def test_what_is_no_message_is_told_apart(line: bytes) -> None:
+def test_other_lines_are_recognized(line: bytes) -> None:
     assert decode_message(line) is None
 
 
 def test_a_row_without_a_figure_and_without_a_failure_is_refused() -> None:
-    """Types alone would let it pass: the rule of a Measurement holds for what comes from a device, too."""
+    """Types alone would accept it. The rule of Measurement also applies to messages from a device."""
     whole = encode(Measured((measurement(),)))
     without = whole.replace(b'"size_bytes": 4000000', b'"size_bytes": null')
     assert without != whole

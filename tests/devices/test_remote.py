@@ -1,4 +1,4 @@
-"""Bundles measured over a real sshd: rows as they are measured here, and what is lost a row that says what to do."""
+"""Bundles measured over a real sshd: the same rows as here, and an error in each row that is lost."""
 
 import json
 import shutil
@@ -28,8 +28,8 @@ def test_benchmark(lent_board: Server, pair: list[Path], capfd: Any) -> None:
     arguments = [*map(str, pair), "--threads", "1", "--iterations", "5", "--warmup", "1"]
     assert main(["benchmark", *arguments, "--device", "board", "--device", "local", "--json"]) == 0
     out, _ = capfd.readouterr()
-    found = json.loads(out)
-    there, here = found["results"][:2], found["results"][2:]
+    rows = json.loads(out)["results"]
+    there, here = rows[:2], rows[2:]
     assert [row["bundle"] for row in there] == [row["bundle"] for row in here] == [str(path) for path in pair]
     assert {row["device"]["name"] for row in there} == {"board"}
     assert [set(row) for row in there] == [set(row) for row in here]
@@ -40,9 +40,9 @@ def test_benchmark(lent_board: Server, pair: list[Path], capfd: Any) -> None:
         assert {"clock_mhz", "governor", "celsius", "throttled", "load"} <= set(row["thermal"]["before"])
         assert row["thermal"]["series"]
     assert not list(lent_board.home.rglob("pwned"))
-    assert not list(lent_board.cache.glob("work-*")), "what a job needs is gone after it"
-    assert {each.name for each in lent_board.home.iterdir()} == {".cache"}
-    assert {each.name for each in (lent_board.home / ".cache").iterdir()} == {"edgekit"}
+    assert not list(lent_board.cache.glob("work-*")), "a job deletes its work folder"
+    assert {path.name for path in lent_board.home.iterdir()} == {".cache"}
+    assert {path.name for path in (lent_board.home / ".cache").iterdir()} == {"edgekit"}
 
 
 def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path, tmp_path: Path, capfd: Any) -> None:
@@ -55,8 +55,8 @@ def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path,
     assert there.pop("device")["name"] == "board"
     assert here.pop("device") is None
     assert [op["kernel"] for op in there["int8"].pop("ops")] == [op["kernel"] for op in here["int8"].pop("ops")]
-    for found in (there, here):
-        del found["int8"]["time_by_kind_ms"]
+    for document in (there, here):
+        del document["int8"]["time_by_kind_ms"]
     assert there == here
     model = tmp_path / "it's $(touch pwned).onnx"
     shutil.copy(tiny_models / "model.onnx", model)
@@ -68,14 +68,14 @@ def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path,
     assert "int8: 0 % MAC" in out.splitlines()
     assert not list(lent_board.home.rglob("pwned"))
     assert main(["inspect", "gone.onnx", "--device", "board"]) == 2
-    assert "'gone.onnx' is not there" in capfd.readouterr().err
+    assert "'gone.onnx' doesn't exist" in capfd.readouterr().err
     assert main(["inspect", str(model.with_suffix(".txt")), "--device", "board"]) == 2
 
 
 def test_several_at_once(
     lent_board: Server, pair: list[Path], tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two boards, one of them under two names, and one that isn't there: each has its rows in its place."""
+    """Two boards, one of them under two names, and one that can't be reached. The rows are in the devices' order."""
     with serve(tmp_path / "other", key_folder) as other:
         lend_environment(other, "onnx", "1.0")
         config = ["--ssh-config", str(other.config)]
@@ -92,11 +92,11 @@ def test_several_at_once(
     assert [row["device"]["name"] for row in rows] == [name for name in names for _ in pair]
     assert [row["verdict"] for row in rows] == ["pass", "pass", "error", "error"] + ["pass"] * 6
     for name in ("board", "other"):
-        (line,) = [each for each in err.splitlines() if each.startswith(f"{name}: {pair[0]}")]
+        (line,) = [text for text in err.splitlines() if text.startswith(f"{name}: {pair[0]}")]
         assert ": time: 6 in" in line
 
 
-def test_a_device_that_is_gone_costs_its_rows_only(lent_board: Server, pair: list[Path], capfd: Any) -> None:
+def test_a_device_that_is_gone_loses_only_its_own_rows(lent_board: Server, pair: list[Path], capfd: Any) -> None:
     lent_board.process.terminate()
     lent_board.process.wait(5)
     arguments = [str(pair[0]), "--threads", "1", "--iterations", "5"]
@@ -138,7 +138,7 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.setattr(remote, "ensure_environment", lend)
     assert main([*command, "--json"]) == 0
     report = load_report(run)
-    assert report.results[2:] == kept, "only what was missing is measured"
+    assert report.results[2:] == kept, "only the missing rows are measured"
     there = report.results[:2]
     assert {row.device.name for row in there} == {"board"}
     assert [row.accuracy for row in there] == [row.accuracy for row in kept], "the same processor"
@@ -147,7 +147,7 @@ def test_deploy_on_a_device_and_here(
     assert int8.share_of_macs is not None
     assert int8.share_of_macs > 0.5
     assert report.recommendation.device == "board"
-    assert [each.device for each in report.recommendation.others] == ["local"]
+    assert [advice.device for advice in report.recommendation.others] == ["local"]
     capfd.readouterr()
 
 
@@ -156,12 +156,10 @@ def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) ->
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
         facts = opened.facts
         opened.facts = replace(facts, memory_available_bytes=1000)
-        with pytest.raises(
-            DeviceMemoryError, match="0 MB of memory are free, and about 105 MB are needed to run 'int8'"
-        ):
+        with pytest.raises(DeviceMemoryError, match="0 MB of memory are free, but about 105 MB are needed for 'int8'"):
             opened.measure(bundles, SETTINGS)
         opened.facts = replace(facts, machine="armv7l")
-        with pytest.raises(DeviceSetupError, match="onnx can't run there: no runtime is published for armv7l"):
+        with pytest.raises(DeviceSetupError, match="onnx can't run on this device: no runtime is published for armv7l"):
             opened.measure(bundles, SETTINGS)
         shutil.rmtree(lent_board.cache / "environments")
         opened.facts = replace(facts, pythons=(replace(facts.pythons[0], ensurepip=False),))

@@ -1,4 +1,4 @@
-"""What is kept on a device: the files and environments used last, within bounds."""
+"""The store and the environments on a device, which keep only what was used last."""
 
 import os
 import shutil
@@ -15,16 +15,16 @@ HOUR = 3600
 
 
 def put(folder: Path, name: str, size: int, hours: float) -> None:
-    """A file that was last used so many hours ago."""
+    """Create a file that was last used this many hours ago."""
     (folder / name).write_bytes(bytes(size))
     os.utime(folder / name, (time.time() - hours * HOUR,) * 2)
 
 
 def names(folder: Path) -> set[str]:
-    return {each.name for each in folder.iterdir()}
+    return {path.name for path in folder.iterdir()}
 
 
-def test_a_look_counts_as_use(tmp_path: Path) -> None:
+def test_listing_a_file_counts_as_use(tmp_path: Path) -> None:
     put(tmp_path, "a", 3, 100)
     put(tmp_path, "short", 2, 100)
     assert store.missing(tmp_path, {"a": 3, "short": 3, "b": 1}) == ["short", "b"]
@@ -32,14 +32,16 @@ def test_a_look_counts_as_use(tmp_path: Path) -> None:
     assert store.removable(tmp_path / "none", {}) == []
 
 
-def test_little_is_kept_for_a_month(tmp_path: Path) -> None:
+def test_files_are_kept_for_a_month_while_they_are_small(tmp_path: Path) -> None:
     for name, hours in (("now", 0), ("yesterday", 24), ("old", 31 * 24), (".old.tmp-1", 2), (".new.tmp-2", 0.5)):
         put(tmp_path, name, 10, hours)
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == {"now", "yesterday", ".new.tmp-2"}
 
 
-def test_the_longest_unused_go_first_and_recent_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_unused_are_deleted_first_and_recent_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "KEPT_BYTES", 100)
     for name, hours in (("c", 2), ("b", 24), ("a", 48), ("wanted", 72), ("recent", 0.1)):
         put(tmp_path, name, 30, hours)
@@ -48,10 +50,10 @@ def test_the_longest_unused_go_first_and_recent_ones_stay(tmp_path: Path, monkey
     put(tmp_path, "c", 30, 2)
     put(tmp_path, "b", 30, 24)
     store.make_room(tmp_path, {"new": 10})
-    assert names(tmp_path) == {"recent", "b", "c"}, "no more goes than has to"
+    assert names(tmp_path) == {"recent", "b", "c"}, "no more files are deleted than necessary"
 
 
-def test_a_full_disk_makes_the_old_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_deletes_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "a", 30, 24)
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == {"a"}
@@ -60,7 +62,7 @@ def test_a_full_disk_makes_the_old_go(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names(tmp_path) == set()
 
 
-def test_what_nothing_loads_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages" / "ai_edge_litert"
     monkeypatch.setattr(venv, "create", lambda place, **_: packages.mkdir(parents=True))
 
@@ -86,10 +88,10 @@ def test_environments_used_last_are_kept(tmp_path: Path) -> None:
     (tmp_path / "unfinished").mkdir()
     environment.drop_old(tmp_path)
     kept = {f"e{index}" for index in range(environment.KEPT)}
-    assert {each for each in names(tmp_path) if not each.endswith(".lock")} == kept | {"unfinished"}
-    assert {each for each in names(tmp_path) if each.endswith(".lock")} == {f"{each}.lock" for each in kept}
-    for each in kept:
-        (tmp_path / each / environment.COMPLETE).touch()
+    assert {name for name in names(tmp_path) if not name.endswith(".lock")} == kept | {"unfinished"}
+    assert {name for name in names(tmp_path) if name.endswith(".lock")} == {f"{name}.lock" for name in kept}
+    for name in kept:
+        (tmp_path / name / environment.COMPLETE).touch()
     for index in range(3):
         (tmp_path / f"n{index}").mkdir()
         (tmp_path / f"n{index}" / environment.COMPLETE).touch()

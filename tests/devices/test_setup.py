@@ -1,4 +1,4 @@
-"""Files and environments on a device."""
+"""Copying files to a device, and setting up its environments."""
 
 import base64
 import csv
@@ -43,7 +43,7 @@ def test_files_are_copied_once_and_damage_is_noticed(
         (digest,) = setup.send_files(connection, facts, [first])
         assert (lent_board.cache / "files" / digest).read_bytes() == b"content"
         monkeypatch.setattr(setup, "_stream", None)
-        assert setup.send_files(connection, facts, [first]) == [digest], "nothing is sent again"
+        assert setup.send_files(connection, facts, [first]) == [digest], "the file is not sent again"
         monkeypatch.undo()
         other = tmp_path / "other"
         other.write_bytes(b"other")
@@ -51,14 +51,14 @@ def test_files_are_copied_once_and_damage_is_noticed(
         with pytest.raises(ConnectionCutError, match="arrived damaged"):
             setup.send_files(connection, facts, [other])
         monkeypatch.undo()
-        assert [each.name for each in (lent_board.cache / "files").iterdir()] == [digest]
-        with pytest.raises(DeviceError, match=r"'.*gone' can't be read to be copied: No such file"):
+        assert [path.name for path in (lent_board.cache / "files").iterdir()] == [digest]
+        with pytest.raises(DeviceError, match=r"can't read '.*gone' to copy it there: No such file"):
             setup.send_files(connection, facts, [tmp_path / "gone"])
-        with pytest.raises(DeviceFullError, match=r"MB are to be copied, 0 MB are free.*devices clean board"):
+        with pytest.raises(DeviceFullError, match=r"0 MB are free.*devices clean board"):
             setup.send_files(connection, replace(facts, disk_free_bytes=1), [other])
         os.utime(lent_board.cache / "files" / digest, (0, 0))
-        assert setup.send_files(connection, replace(facts, disk_free_bytes=1), [other]), "what may go makes room"
-        assert digest not in {each.name for each in (lent_board.cache / "files").iterdir()}, "unused for a month"
+        assert setup.send_files(connection, replace(facts, disk_free_bytes=1), [other]), "removable files make room"
+        assert digest not in {path.name for path in (lent_board.cache / "files").iterdir()}, "it was unused for a month"
 
 
 def test_clean(lent_board: Server, capfd: Any) -> None:
@@ -74,9 +74,7 @@ def test_clean(lent_board: Server, capfd: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("offline", [True, False])
-def test_set_up_without_network_and_through_the_devices_pip(
-    lent_board: Server, pair: list[Path], offline: bool
-) -> None:
+def test_set_up_offline_and_with_the_device_s_pip(lent_board: Server, pair: list[Path], offline: bool) -> None:
     shutil.rmtree(lent_board.cache)
     with open_board(lent_board.device(), offline, Reporter(quiet=True)) as opened:
         if offline:
@@ -93,7 +91,7 @@ def test_set_up_without_network_and_through_the_devices_pip(
 def test_requirements_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    (msgspec,) = (each for each in extras["cli"] if each.startswith("msgspec"))
+    (msgspec,) = (requirement for requirement in extras["cli"] if requirement.startswith("msgspec"))
     assert list(REQUIREMENTS) == [*project["dependencies"], msgspec]
     for target in RUNTIMES.values():
         if target.extra in extras:
@@ -120,7 +118,7 @@ def test_the_wheels_record_has_the_hash_and_size_of_every_file() -> None:
         assert (hashed, size) == (f"sha256={digest}", str(len(contents[name]))), name
 
 
-def test_the_wheel_is_named_as_the_distribution_is() -> None:
+def test_the_wheel_is_named_like_the_distribution() -> None:
     name, version, _, tags = parse_wheel_filename(NAME)
     assert (name, str(version), {str(tag) for tag in tags}) == ("edgekit-deploy", __version__, {"py3-none-any"})
     with zipfile.ZipFile(io.BytesIO(own_wheel())) as archive:

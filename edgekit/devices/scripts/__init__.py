@@ -1,4 +1,4 @@
-"""Programs that are sent to a device as text: each is one file that needs Python's own library and nothing else."""
+"""Programs that are sent to a device as text. Each is one file that needs only Python's standard library."""
 
 from importlib.resources import files
 
@@ -8,6 +8,6 @@ ENVIRONMENT = "edgekit.devices.scripts.environment"
 
 
 def source(module: str) -> str:
-    """The text of a module that runs alone, such as `PROBE`."""
+    """Source text of a module that runs alone, such as `PROBE`."""
     package, _, name = module.rpartition(".")
     return (files(package) / f"{name}.py").read_text("utf-8")

@@ -1,11 +1,12 @@
-"""Makes a virtual environment on a device, unless it is there already.
+"""Creates a virtual environment on a device, unless it exists already.
 
-Called with one JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline", "unused"}; it
-answers {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY; a file in it that is written last
-says that it is complete, and is touched when it is used. When one is made, those that are not among the 6 used last and
-were not used within the last hour go. Wheels are in CACHE/files. Offline, pip itself is one of the wheels, so that
-neither an index nor ensurepip is needed. At the end pip is removed, and the files in site-packages that match a glob
-pattern in "unused". {"cache", "clean": true} removes the cache folder and answers {"removed": BOOL}.
+The argument is a JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline", "unused"}.
+The answer is {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY. A file in it that is written
+last marks it as complete, and is touched at each use. Creating an environment deletes the others that are neither among
+the 6 used last nor were used within the last hour. Wheels are in CACHE/files. Offline, pip itself is one of the wheels,
+so neither an index nor ensurepip is needed. At the end, pip is removed, and so are the files in site-packages that
+match a glob pattern in "unused". The request {"cache", "clean": true} deletes the cache folder, and its answer is
+{"removed": BOOL}.
 """
 
 import json
@@ -19,13 +20,13 @@ from pathlib import Path
 
 COMPLETE = "edgekit-complete"
 KEPT = 6
-"""Environments: enough for three runtimes and two versions of edgekit."""
+"""Number of environments to keep, enough for three runtimes and two versions of edgekit."""
 RECENT_S = 3600
 
 
 def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
-    """The environment's Python, and whether it was made now."""
-    import fcntl  # exists on the device, but not on every host that imports this module
+    """Create the environment if necessary. Returns its Python, and whether it was created now."""
+    import fcntl  # devices have it, but not every host that imports this module
 
     place = cache / "environments" / str(request["key"])
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -46,25 +47,25 @@ def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
 
 
 def drop_old(environments: Path) -> None:
-    """Remove the environments that were used the longest ago."""
-    found = [(each.stat().st_mtime, each.parent) for each in environments.glob(f"*/{COMPLETE}")]
-    for used, place in sorted(found, reverse=True)[KEPT:]:
+    """Delete the environments whose last use is the longest ago."""
+    uses = [(mark.stat().st_mtime, mark.parent) for mark in environments.glob(f"*/{COMPLETE}")]
+    for used, place in sorted(uses, reverse=True)[KEPT:]:
         if time.time() - used > RECENT_S:
             shutil.rmtree(place, ignore_errors=True)
             (environments / f"{place.name}.lock").unlink(missing_ok=True)
 
 
 def install(place: Path, python: Path, cache: Path, request: "dict[str, object]") -> None:
-    """Make the environment and let pip fill it; exits with pip's status if that fails."""
+    """Create the environment and let pip fill it; exits with pip's status if that fails."""
     offline, wheels = request["offline"], place / "wheels"
     venv.create(place, with_pip=not offline, symlinks=True)
     wheels.mkdir()
     for name, digest in dict(request["wheels"]).items():  # type: ignore[call-overload]
         os.link(cache / "files" / digest, wheels / name)
-    pip = next((str(each) for each in wheels.glob("pip-*.whl")), None)
+    pip = next((str(wheel) for wheel in wheels.glob("pip-*.whl")), None)
     command = [str(python), "-I", f"{pip}/pip"] if pip else [str(python), "-I", "-m", "pip"]
     command += ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
-    # Python compiles what is imported when it is: all of it takes minutes on a slow board, and 30 MB.
+    # Python compiles each module when it is first imported. Compiling all takes minutes on a slow board, and 30 MB.
     command += ["--only-binary=:all:", "--no-compile"]
     command += ["--no-index", "--find-links", str(wheels)] if offline else []
     (own,) = wheels.glob("edgekit_deploy-*.whl")
@@ -80,17 +81,17 @@ def install(place: Path, python: Path, cache: Path, request: "dict[str, object]"
 
 
 def run(command: "list[str]") -> None:
-    """Run it with its words on stderr; exits with its status if it fails."""
+    """Run a command with its output on stderr; exits with its status if it fails."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
     if done.returncode != 0:
         raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    if "clean" in asked:
-        found = os.path.isdir(asked["cache"])
-        shutil.rmtree(asked["cache"]) if found else None
-        print(json.dumps({"removed": found}))
+    request = json.loads(sys.argv[1])
+    if "clean" in request:
+        exists = os.path.isdir(request["cache"])
+        shutil.rmtree(request["cache"]) if exists else None
+        print(json.dumps({"removed": exists}))
     else:
-        print(json.dumps(make(Path(asked["cache"]), asked)))
+        print(json.dumps(make(Path(request["cache"]), request)))

@@ -1,13 +1,13 @@
-"""Files on a device by their sha256: which are missing, and receiving them.
+"""A store of files on a device, named by their SHA-256: lists missing files, and receives them.
 
-Called with one JSON request: {"cache": FOLDER, "files": {SHA256: SIZE}}. The answer is {"missing": [SHA256],
-"removable": BYTES}: what the files that may go take. With "receive" true the files come on stdin, one after the other,
-in the request's order; each is written under a temporary name, compared with its hash, and renamed. Then "missing" are
-those whose content was not what the hash says.
+The argument is a JSON request: {"cache": FOLDER, "files": {SHA256: SIZE}}. The answer is {"missing": [SHA256],
+"removable": BYTES}, where "removable" is the size of all files that may be deleted. If the request has "receive": true,
+the files arrive on stdin one after the other, in the request's order. Each is written under a temporary name, compared
+with its hash, and renamed. "missing" then lists the files whose content did not match.
 
-So that a card doesn't fill up, files that were not used for a month go before others are received, and the longest
-unused of the rest as long as all of them together take more than 1 GB, or the disk has no room for the new ones. What
-was used within the last hour stays: another run may be about to.
+To keep an SD card from filling up, files that were not used for a month are deleted before new ones are received. Of
+the rest, those unused for the longest time are deleted while all files together exceed 1 GB, or the disk has too little
+space for the new ones. Files that were used within the last hour stay, because another run may need them.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ RECENT_S = 3600
 
 
 def missing(folder: Path, files: "dict[str, int]") -> "list[str]":
-    """The files that aren't there in full size; those that are count as used now."""
+    """Names of the files that aren't in the store with their full size. Touches the others, which marks their use."""
     absent = []
     for name, size in files.items():
         if _is_there(folder / name, size):
@@ -36,25 +36,25 @@ def missing(folder: Path, files: "dict[str, int]") -> "list[str]":
 
 
 def removable(folder: Path, files: "dict[str, int]") -> "list[tuple[float, int, Path]]":
-    """What may go: time of its last use, size and path, the longest unused first."""
+    """Files that may be deleted: time of last use, size and path, starting with the longest unused."""
     if not folder.is_dir():
         return []
-    found = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.name not in files]
-    return sorted(each for each in found if time.time() - each[0] > RECENT_S)
+    others = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.name not in files]
+    return sorted(entry for entry in others if time.time() - entry[0] > RECENT_S)
 
 
 def make_room(folder: Path, files: "dict[str, int]") -> None:
-    """Remove what may go, as far as that is needed for files that are to be received."""
-    coming, held = sum(files.values()), sum(path.stat().st_size for path in folder.iterdir())
+    """Delete removable files as far as the files to receive need it."""
+    incoming, stored = sum(files.values()), sum(path.stat().st_size for path in folder.iterdir())
     for used, size, path in removable(folder, files):
         old, temporary = time.time() - used > KEPT_S, path.name.startswith(".")
-        if old or temporary or held + coming > KEPT_BYTES or shutil.disk_usage(folder).free < coming:
+        if old or temporary or stored + incoming > KEPT_BYTES or shutil.disk_usage(folder).free < incoming:
             path.unlink()
-            held -= size
+            stored -= size
 
 
 def receive(folder: Path, files: "dict[str, int]") -> "list[str]":
-    """Take the files from stdin; the names of those that were damaged on the way."""
+    """Receive files from stdin. Returns the names of those that arrived damaged."""
     folder.mkdir(parents=True, exist_ok=True)
     make_room(folder, files)
     damaged = []
@@ -93,5 +93,6 @@ if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     place = Path(request["cache"]) / "files"
     work = receive if request.get("receive") else missing
-    lacking = work(place, request["files"])
-    print(json.dumps({"missing": lacking, "removable": sum(each[1] for each in removable(place, request["files"]))}))
+    names = work(place, request["files"])
+    size = sum(entry[1] for entry in removable(place, request["files"]))
+    print(json.dumps({"missing": names, "removable": size}))
