@@ -1,1 +1,1 @@
-"""From an exported graph to a rewritten and calibrated one."""
+"""Exports networks as graphs, rewrites the graphs and quantizes them."""

@@ -1,4 +1,4 @@
-"""From a network to its graph: exported by torch, batch norms folded, no-ops removed."""
+"""Exports a network as a graph, folds its batch norms and removes no-ops."""
 
 import copy
 from collections.abc import Sequence
@@ -36,15 +36,15 @@ NO_OPS = {
 
 @torch.no_grad()
 def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """The graph of `module` for float32 inputs of `shape` [1,3,H,W], batch norms folded and no-ops removed.
+    """The graph of `module` for float32 inputs of `shape` [1,3,H,W], with batch norms folded and no-ops removed.
 
-    Source: torch.export. The module itself is left as it is; the graph shares its tensors.
+    torch.export makes the graph. It shares the tensors of the module, which is not changed.
     """
     return simplify(trace(module, shape))
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """What torch.export makes of `module`; it raises whatever the module's own code stumbles over."""
+    """The graph that torch.export makes of `module`. Exceptions of the module's own code are not caught."""
     example = torch.zeros(tuple(shape))
     graph = torch.export.export(copy_sharing(module).eval(), (example,)).module(check_guards=False)
     assert isinstance(graph, GraphModule)
@@ -56,8 +56,8 @@ def simplify(graph: GraphModule) -> GraphModule:
     for node in list(graph.graph.nodes):
         if node.target in NO_OPS:
             node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)  # dead code elimination keeps dropout: it counts as random
-        elif node.target is A.view.default:  # a reshape works whatever the strides, which rewrites change
+            graph.graph.erase_node(node)  # dead code elimination would keep dropout as random
+        elif node.target is A.view.default:  # a reshape works with any strides, and rewrites change them
             node.target = A.reshape.default
         elif (operation := out_of_place(node.target)) is not None:
             node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
@@ -67,17 +67,17 @@ def simplify(graph: GraphModule) -> GraphModule:
 
 
 def copy_sharing(module: M) -> M:
-    """A deep copy but for the tensors, which are the module's own: whoever changes the copy puts others in their place.
+    """A deep copy that shares the module's tensors, so changes to the copy must replace tensors, not write to them.
 
-    Of a network with billions of weights there is no room for two.
+    Memory may not have room for two copies of a network with billions of weights.
     """
-    return copy.deepcopy(module, {id(each): each for each in (*module.parameters(), *module.buffers())})
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 def _fold_batch_norms(graph: GraphModule) -> None:
-    """Fold each batch norm into the convolution before it or the 1x1 one behind it; others become a product and a sum.
+    """Fold each batch norm into the convolution before it or the 1x1 one after it; others become a product and a sum.
 
-    None may stay: NNCF folds what it finds into the convolution before, even where that has other users.
+    None may remain, because NNCF folds it into the convolution before it even if that has other consumers.
     """
     for node in list(graph.graph.nodes):
         if node.target is not A.batch_norm.default:
@@ -96,7 +96,7 @@ def _fold_batch_norms(graph: GraphModule) -> None:
 
 
 def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
-    """Into the convolution that alone feeds it."""
+    """Fold into the convolution before the norm, if the norm is its only consumer."""
     conv = norm.args[0]
     if not isinstance(conv, Node) or conv.target is not A.conv2d.default or len(conv.users) != 1:
         return False
@@ -111,7 +111,7 @@ def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -
 
 
 def _fold_behind(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
-    """Into the 1x1 convolution that alone takes it; where there is padding, zeros would have to be shifted too."""
+    """Fold into the 1x1 convolution that is the norm's only consumer, unless padding adds zeros that need the shift."""
     conv = next(iter(norm.users), None)
     if conv is None or len(norm.users) != 1 or conv.target is not A.conv2d.default:
         return False

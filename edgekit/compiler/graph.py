@@ -1,7 +1,7 @@
-"""The small tools that every rewrite of an exported graph uses.
+"""Helpers for rewrites of an exported graph.
 
-The graph is what `edgekit.compiler.export` gives: a `GraphModule` of ATen operations, batch 1, with fake tensors in
-``node.meta["val"]`` for shapes and dtypes. Rewrites keep those up to date by calling `refresh`.
+A graph of `edgekit.compiler.export` is a `GraphModule` of ATen operations at batch 1, with fake tensors in
+``node.meta["val"]`` for shapes and dtypes. Rewrites update them by calling `refresh`.
 """
 
 import math
@@ -24,16 +24,16 @@ CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.e
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation that multiplies and accumulates: what can run in integer kernels."""
+    """An operation that multiplies and accumulates, and can therefore run in integer kernels."""
 
     name: str
     op: str
-    """conv | depthwise | linear | matmul"""
+    """Kind of the operation: "conv", "depthwise", "linear" or "matmul"."""
     macs: int
 
 
 def refresh(graph: GraphModule) -> GraphModule:
-    """Remove what nothing uses, recompute every node's fake tensor, recompile. Returns the same graph."""
+    """Remove unused nodes and tensors, recompute every node's fake tensor, and recompile. Returns the same graph."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
@@ -47,13 +47,13 @@ def refresh(graph: GraphModule) -> GraphModule:
 
 
 def example_input(graph: GraphModule) -> Tensor:
-    """Zeros, float32, of the shape that the graph takes."""
+    """Zeros, float32, in the shape of the graph's input."""
     (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
     return torch.zeros(tuple(placeholder.meta["val"].shape))
 
 
 def constant(graph: GraphModule, node: Any) -> Tensor | None:
-    """The tensor that `node` always has (a parameter, or views of one), or None if it depends on the input."""
+    """The constant value of `node` (a parameter, or views of one), or None if it depends on the input."""
     if not isinstance(node, Node):
         return None
     if node.op == "get_attr":
@@ -68,7 +68,7 @@ def constant(graph: GraphModule, node: Any) -> Tensor | None:
 
 
 def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> Node:
-    """A new get_attr node holding `value`, placed before `before`. The name is made unique."""
+    """Insert a get_attr node for a copy of `value` before `before`. A suffix makes the name unique."""
     base = "rw_" + name.replace(".", "_")
     attribute = base
     count = 0
@@ -81,16 +81,16 @@ def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> 
 
 
 def replace_layer(graph: GraphModule, old: Node, new: Node) -> None:
-    """Put `new` in the place of a conv or linear node, and let go of the weights that `old` alone had."""
-    given = old.args
+    """Replace a conv or linear node by `new`, and delete the weights that only `old` used."""
+    args = old.args
     old.replace_all_uses_with(new)
     graph.graph.erase_node(old)
-    drop_constants(graph, given)
+    drop_constants(graph, args)
 
 
-def drop_constants(graph: GraphModule, given: Sequence[Any]) -> None:
-    """Delete the constants among these arguments that nothing uses any more, before a pass makes the next ones."""
-    for node in given:
+def drop_constants(graph: GraphModule, args: Sequence[Any]) -> None:
+    """Delete unused constants among these arguments, which frees their memory before a pass makes the next ones."""
+    for node in args:
         if isinstance(node, Node) and node.op == "get_attr" and not node.users:
             graph.graph.erase_node(node)
             if not graph.graph.find_nodes(op="get_attr", target=node.target):
@@ -103,7 +103,7 @@ def _delete(graph: GraphModule, name: str) -> None:
 
 
 def insert(graph: GraphModule, before: Node, target: Any, *args: Any, like: Node | None = None, **kwargs: Any) -> Node:
-    """A new call of `target` before `before`; it takes the module path of `like` so that layers keep their names."""
+    """Insert a call of `target` before `before`. It gets the module path of `like`, so that layers keep their names."""
     with graph.graph.inserting_before(before):
         node = graph.graph.call_function(target, args, kwargs)
     if like is not None and "nn_module_stack" in like.meta:
@@ -116,7 +116,7 @@ def shape_of(node: Any) -> tuple[int, ...]:
 
 
 def layer_name(node: Node) -> str:
-    """The dotted path of the module that the node came from, as in the network's state dict."""
+    """Dotted path of the module that the node came from, as in the network's state dict."""
     stack = node.meta.get("nn_module_stack") or {}
     path = list(stack.values())[-1][0] if stack else ""
     return str(path) or node.name
@@ -131,7 +131,7 @@ def argument(node: Node, position: int, default: Any) -> Any:
 
 
 def is_padding(node: Any) -> bool:
-    """True for zeros around height and width that one convolution alone takes: its kernel can take them in."""
+    """Whether a node pads height and width with zeros for a single convolution, whose kernel can do the padding."""
     if node.target is not A.pad.default or len(node.args[1]) > 4 or argument(node, 3, 0):
         return False
     zeros = argument(node, 2, "constant") == "constant"
@@ -139,13 +139,13 @@ def is_padding(node: Any) -> bool:
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """ATen gives [n] or [n, m] for a pair."""
+    """A pair that ATen gives as n, [n] or [n, m]."""
     items = list(value) if isinstance(value, list | tuple) else [value]
     return (items[0], items[-1])
 
 
 def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
-    """Every multiply-accumulate operation of a float graph with its MACs at batch 1."""
+    """Yield every multiply-accumulate operation of a float graph, with its MACs at batch 1."""
     for node in graph.graph.nodes:
         if node.target is A.conv2d.default:
             macs = math.prod(shape_of(node)) * math.prod(shape_of(node.args[1])[1:])
@@ -160,7 +160,7 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
 
 
 def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a conv or linear node other weights; other nodes that share the old ones keep those."""
+    """Give a conv or linear node new weights. Other nodes that share the old weights keep them."""
     name = layer_name(node)
     args = list(node.args) + [None] * (3 - len(node.args))
     args[1] = add_constant(graph, node, f"{name}.weight", weight)

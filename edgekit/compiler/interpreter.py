@@ -1,4 +1,4 @@
-"""Running a calibrated graph in torch, image after image."""
+"""Runs a calibrated graph in torch on one image after another."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgekit.compiler.graph import Q
 
 CACHED_BYTES = 1 << 28
+"""Memory for cached weights."""
 
 
 class CachedWeightInterpreter(Interpreter):
@@ -27,5 +28,5 @@ class CachedWeightInterpreter(Interpreter):
             self._cached[n] = value
             (quantizer,) = n.all_input_nodes[:1]
             if len(quantizer.users) == 1:
-                self._cached[quantizer] = None  # nothing else uses its value
+                self._cached[quantizer] = None  # no other node needs its value
         return value

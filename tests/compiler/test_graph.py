@@ -1,4 +1,4 @@
-"""The exported graph equals its network, and the tools on it say what is in it."""
+"""The exported graph equals its network, and the helpers for graphs describe and change it correctly."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ SHAPE = (1, 3, 16, 16)
 
 
 class Small(nn.Module):
-    """Convolutions with batch norms, an in-place activation, dropout, a view, attention."""
+    """Convolutions with batch norms, an in-place activation, dropout, a view and attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,13 +75,13 @@ def test_graph_equals_the_network(network: nn.Module, graph: GraphModule) -> Non
     torch.testing.assert_close(graph(image), network(image), rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norms_are_folded_and_no_ops_gone(graph: GraphModule) -> None:
+def test_batch_norms_are_folded_and_no_ops_removed(graph: GraphModule) -> None:
     targets = {node.target for node in graph.graph.nodes}
     assert not targets & {*NO_OPS, A.batch_norm.default, A.view.default}
     assert not [target for target in targets if str(target).endswith("_.default") or "_.Tensor" in str(target)]
 
 
-def test_the_network_is_left_alone(network: nn.Module) -> None:
+def test_the_network_is_not_changed(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     graph = export_graph(network, SHAPE)
     rewrite(graph, PASSES)
@@ -90,7 +90,7 @@ def test_the_network_is_left_alone(network: nn.Module) -> None:
     assert isinstance(network.stem[1], nn.BatchNorm2d)  # type: ignore[index]
 
 
-def test_export_takes_a_network_in_training_mode_as_in_evaluation(network: nn.Module) -> None:
+def test_a_network_in_training_mode_is_exported_for_evaluation(network: nn.Module) -> None:
     image = torch.randn(SHAPE)
     wanted = network(image)
     network.train()
@@ -103,20 +103,20 @@ def test_export_takes_a_network_in_training_mode_as_in_evaluation(network: nn.Mo
 
 
 def test_layers_and_their_macs(graph: GraphModule) -> None:
-    found = [layer for _, layer in layers(graph)]
+    actual = [layer for _, layer in layers(graph)]
     tokens = 7 * 7
-    assert found == [
+    assert actual == [
         Layer("stem.0", "conv", 8 * tokens * 27),
         Layer("spatial", "depthwise", 8 * tokens * 9),
         Layer("qkv", "linear", tokens * 8 * 24),
-        Layer(found[3].name, "matmul", 2 * tokens * tokens * 8),
-        Layer(found[4].name, "matmul", tokens * tokens * 8),
-        Layer(found[5].name, "matmul", tokens * tokens * 8),
+        Layer(actual[3].name, "matmul", 2 * tokens * tokens * 8),
+        Layer(actual[4].name, "matmul", tokens * tokens * 8),
+        Layer(actual[5].name, "matmul", tokens * tokens * 8),
         Layer("head", "linear", 8 * 5),
     ]
 
 
-def test_constants_and_what_depends_on_the_input(graph: GraphModule) -> None:
+def test_constants_and_values_that_depend_on_the_input(graph: GraphModule) -> None:
     (stem, spatial) = calls(graph, A.conv2d.default)
     weight = constant(graph, spatial.args[1])
     assert weight is not None
@@ -133,9 +133,9 @@ def test_a_view_of_a_constant_is_one(graph: GraphModule) -> None:
     (head,) = [node for node in calls(graph, A.linear.default) if layer_name(node) == "head"]
     with graph.graph.inserting_before(head):
         view = graph.graph.call_function(A.reshape.default, (head.args[1], [8, 5]))
-    found = constant(graph, view)
-    assert found is not None
-    assert found.shape == (8, 5)
+    tensor = constant(graph, view)
+    assert tensor is not None
+    assert tensor.shape == (8, 5)
 
 
 def test_added_constants_have_names_of_their_own(graph: GraphModule) -> None:
@@ -143,12 +143,12 @@ def test_added_constants_have_names_of_their_own(graph: GraphModule) -> None:
     first, second = (add_constant(graph, node, "a.b", torch.full((2,), float(value))) for value in (1, 2))
     assert first.target != second.target
     for new, value in ((first, 1.0), (second, 2.0)):
-        found = constant(graph, new)
-        assert found is not None
-        assert found.tolist() == [value, value]
+        tensor = constant(graph, new)
+        assert tensor is not None
+        assert tensor.tolist() == [value, value]
 
 
-def test_new_weights_change_one_layer_alone(network: nn.Module) -> None:
+def test_new_weights_change_only_one_layer(network: nn.Module) -> None:
     shared = nn.Linear(4, 4)
     graph = export_graph(nn.Sequential(shared, nn.ReLU(), shared).eval(), (1, 4))
     first, _ = calls(graph, A.linear.default)
@@ -169,7 +169,7 @@ def test_pair(value: Any, wanted: tuple[int, int]) -> None:
 
 
 class Norms(nn.Module):
-    """Batch norms where they can't be folded into the convolution before them."""
+    """Batch norms that can't be folded into the convolution before them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,24 +195,24 @@ def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
     network, x = Norms().eval(), torch.randn(1, 3, 8, 8)
     graph = export_graph(network, (1, 3, 8, 8))
     assert not any(node.target is A.batch_norm.default for node in graph.graph.nodes)
-    assert sum(node.target is A.mul.Tensor for node in graph.graph.nodes) == 1  # the one before the padded convolution
+    assert sum(node.target is A.mul.Tensor for node in graph.graph.nodes) == 1  # the norm before the padded convolution
     with torch.no_grad():
         torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
 
 
-def test_weights_that_were_replaced_are_gone(network: Small, graph: GraphModule) -> None:
+def test_replaced_weights_are_deleted(network: Small, graph: GraphModule) -> None:
     (layer, _) = calls(graph, A.linear.default)
     old = str(layer.args[1].target)  # type: ignore[union-attr]
     set_weights(graph, layer, torch.zeros(24, 8), None)
     assert old not in dict(graph.named_parameters())
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     refresh(graph)
-    held = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
-    assert held == used & held
-    assert "qkv.bias" not in held
+    names = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
+    assert names == used & names
+    assert "qkv.bias" not in names
     assert torch.equal(network.qkv.weight, dict(network.named_parameters())["qkv.weight"])
 
 
 def test_a_graph_shares_the_networks_weights(network: nn.Module, graph: GraphModule) -> None:
-    own = {each.data_ptr() for each in network.parameters()}
-    assert own & {each.data_ptr() for each in graph.parameters()}
+    addresses = {weight.data_ptr() for weight in network.parameters()}
+    assert addresses & {weight.data_ptr() for weight in graph.parameters()}

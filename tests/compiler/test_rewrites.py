@@ -1,4 +1,4 @@
-"""Every rewrite keeps what the network computes, and does to the graph what it is for."""
+"""Every rewrite preserves the network's function, and changes the graph as intended."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_c
 
 @dataclass(frozen=True)
 class Case:
-    """A small network, and how many places each rewrite must change in it (0 where nothing is said)."""
+    """A small network, and the number of places that each rewrite must change in it (0 if not listed)."""
 
     name: str
     arguments: dict[str, Any]
@@ -96,11 +96,11 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, tuple[nn.Module, GraphModule]]:
-    """Networks and graphs made so far."""
+    """Cache of networks and their graphs."""
     return {}
 
 
-def made(name: str, networks: dict[str, tuple[nn.Module, GraphModule]]) -> tuple[nn.Module, GraphModule]:
+def cached(name: str, networks: dict[str, tuple[nn.Module, GraphModule]]) -> tuple[nn.Module, GraphModule]:
     if name not in networks:
         case = CASES[name]
         torch.manual_seed(0)
@@ -112,7 +112,7 @@ def made(name: str, networks: dict[str, tuple[nn.Module, GraphModule]]) -> tuple
 
 @pytest.fixture(scope="session")
 def real_images() -> list[Any]:
-    """Four photos from the shared data where that is there, else generated ones."""
+    """Four photos from the shared data; empty if that is missing, so that tests generate images."""
     from edgekit.images.dataset import open_dataset
     from edgekit.images.selection import select
 
@@ -134,12 +134,12 @@ def images_of(side: int, photos: list[Any]) -> Tensor:
 
 
 def difference(network: nn.Module, graph: GraphModule, images: Tensor) -> float:
-    """The greatest difference of a logit, as a share of the largest."""
+    """Largest difference of a logit, as a share of the largest logit."""
     with torch.no_grad():
         wanted = torch.cat([network(image[None]) for image in images])
-        given = torch.cat([graph(image[None]) for image in images])
-    assert wanted.std(0).max() > 1e-3 * wanted.abs().max(), "the network must tell images apart"
-    return float((given - wanted).abs().max() / wanted.abs().max())
+        actual = torch.cat([graph(image[None]) for image in images])
+    assert wanted.std(0).max() > 1e-3 * wanted.abs().max(), "the network must give different images different logits"
+    return float((actual - wanted).abs().max() / wanted.abs().max())
 
 
 def operations(graph: GraphModule) -> Counter[Any]:
@@ -148,95 +148,95 @@ def operations(graph: GraphModule) -> Counter[Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_export_is_equal(name: str, networks: Any, real_images: list[Any]) -> None:
-    network, graph = made(name, networks)
+    network, graph = cached(name, networks)
     assert difference(network, graph, images_of(CASES[name].side, real_images)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("rewrite_name", PASSES)
-def test_each_is_equal_and_finds_its_places(
+def test_each_rewrite_is_equal_and_finds_its_places(
     name: str, rewrite_name: str, networks: Any, real_images: list[Any]
 ) -> None:
-    network, graph = made(name, networks)
+    network, graph = cached(name, networks)
     rewritten = rewrite(graph, ["channels-last"] if rewrite_name == "patch-linear" else []).graph
     assert PASSES[rewrite_name](rewritten) == CASES[name].places.get(rewrite_name, 0)
     assert difference(network, rewritten, images_of(CASES[name].side, real_images)) <= 1e-4
 
 
 def combinations() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Every distinct list of rewrites that a recipe names for a case, with the case's name.
+    """Every distinct list of rewrites that a recipe has for a case, with the case's name.
 
-    Keyed by case, target and the first device class that gets this list: Raspberry Pis have their own variants.
+    The keys name the case, the target and the first device class with this list. Raspberry Pis have their own variants.
     """
-    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    titles: dict[tuple[str, tuple[str, ...]], str] = {}
     for name, case in CASES.items():
         recipe = recipe_for(case.name, PASSES)
         for device_class in list_device_classes():
             for target, row in recipe.for_class(device_class).targets.items():
-                found.setdefault((name, row.rewrites), f"{name}, {target} on {device_class}")
-    return {title: key for key, title in found.items()}
+                titles.setdefault((name, row.rewrites), f"{name}, {target} on {device_class}")
+    return {title: key for key, title in titles.items()}
 
 
 def test_variants_for_device_classes_are_among_the_combinations() -> None:
-    """Whatever `on` tables the shipped recipes hold for a case: a new variant joins the matrix by itself."""
+    """The matrix includes every `on` table of the shipped recipes, so new variants are tested automatically."""
     tested = set(combinations().values())
     for name, case in CASES.items():
         for row in recipe_for(case.name, PASSES).targets.values():
-            assert {(name, each.rewrites) for each in (row, *row.on.values())} <= tested
+            assert {(name, variant.rewrites) for variant in (row, *row.on.values())} <= tested
     assert any("raspberry-pi" in title for title in combinations())
 
 
 @pytest.mark.parametrize(("name", "rewrites"), combinations().values(), ids=list(combinations()))
-def test_those_of_a_recipe_together(
+def test_all_rewrites_of_a_recipe_together(
     name: str, rewrites: tuple[str, ...], networks: Any, real_images: list[Any]
 ) -> None:
-    network, graph = made(name, networks)
+    network, graph = cached(name, networks)
     before = operations(graph)
     rewritten = rewrite(graph, rewrites).graph
     assert difference(network, rewritten, images_of(CASES[name].side, real_images)) <= 1e-4
-    assert operations(graph) == before, "the graph that was given must stay"
-    kept = {layer.name: layer.macs for _, layer in layers(graph) if layer.op != "depthwise"}
+    assert operations(graph) == before, "the original graph must not change"
+    macs = {layer.name: layer.macs for _, layer in layers(graph) if layer.op != "depthwise"}
     for _, layer in layers(rewritten):
-        if layer.name in kept and layer.op in ("conv", "linear"):
-            assert layer.macs == kept[layer.name]
+        if layer.name in macs and layer.op in ("conv", "linear"):
+            assert layer.macs == macs[layer.name]
 
 
-def test_each_pass_counts_its_places_in_the_order_of_the_passes(networks: Any) -> None:
-    _, graph = made("convnextv2", networks)
+def test_counts_of_passes_are_in_the_order_of_the_passes(networks: Any) -> None:
+    _, graph = cached("convnextv2", networks)
     counts = rewrite(graph, ["response-norm", "layer-scale", "channels-last"]).counts
     assert list(counts.items()) == [("channels-last", 8), ("layer-scale", 0), ("response-norm", 4)]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_shipped_recipes_say_which_of_their_rewrites_may_match_nothing(name: str, networks: Any) -> None:
-    """Else the demo, and every network of a family, would be warned of."""
-    _, graph = made(name, networks)
+def test_shipped_recipes_list_the_rewrites_that_may_match_nothing(name: str, networks: Any) -> None:
+    """Otherwise the demo, and every network of a family, would cause warnings."""
+    _, graph = cached(name, networks)
     recipe = recipe_for(CASES[name].name, PASSES)
-    rows = [each for row in recipe.targets.values() for each in (row, *row.on.values())]
+    rows = [variant for row in recipe.targets.values() for variant in (row, *row.on.values())]
     unmatched = {key for row in rows for key, count in rewrite(graph, row.rewrites).counts.items() if not count}
     assert unmatched <= set(recipe.optional_rewrites)
 
 
 def test_channels_last_leaves_one_pair_of_transposes_around_each_spatial_convolution(networks: Any) -> None:
-    _, graph = made("convnextv2", networks)
-    found = operations(rewrite(graph, ["channels-last"]).graph)
+    _, graph = cached("convnextv2", networks)
+    counts = operations(rewrite(graph, ["channels-last"]).graph)
     before = operations(graph)
-    assert found[A.linear.default] == before[A.linear.default] + 8
-    assert found[A.conv2d.default] == before[A.conv2d.default] - 8
-    # stem, three downsamplings and four depthwise convolutions, the stem's input being the image
-    assert found[A.permute.default] <= 2 * 8 - 1
+    assert counts[A.linear.default] == before[A.linear.default] + 8
+    assert counts[A.conv2d.default] == before[A.conv2d.default] - 8
+    # around the stem, three downsamplings and four depthwise convolutions, except for the stem's input, the image
+    assert counts[A.permute.default] <= 2 * 8 - 1
 
 
 def test_channels_first_leaves_no_transpose(networks: Any) -> None:
-    _, graph = made("convnextv2 with linears", networks)
-    found = operations(rewrite(graph, ["channels-first", "channels-first-layer-norm"]).graph)
-    assert found[A.permute.default] == 0
-    assert found[A.layer_norm.default] == 0
-    assert found[A.linear.default] == 1  # the classifier
-    assert found[A.conv2d.default] == operations(graph)[A.conv2d.default] + 8
+    _, graph = cached("convnextv2 with linears", networks)
+    counts = operations(rewrite(graph, ["channels-first", "channels-first-layer-norm"]).graph)
+    assert counts[A.permute.default] == 0
+    assert counts[A.layer_norm.default] == 0
+    assert counts[A.linear.default] == 1  # the classifier
+    assert counts[A.conv2d.default] == operations(graph)[A.conv2d.default] + 8
 
 
-def test_a_layer_norm_in_one_pass_stays_exact_beside_a_large_mean() -> None:
+def test_a_layer_norm_in_one_pass_is_exact_despite_a_large_mean() -> None:
     class Norm(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -251,57 +251,56 @@ def test_a_layer_norm_in_one_pass_stays_exact_beside_a_large_mean() -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(new(x + 10), module(x + 10), atol=1e-4)
-        flat = torch.full(shape, 3.0)  # its variance is 0, and may round to less
+        flat = torch.full(shape, 3.0)  # its variance is 0, and rounding may make it negative
         assert torch.allclose(new(flat), module(flat), atol=1e-2)
 
 
 def test_patches_become_linear(networks: Any) -> None:
-    _, graph = made("convnextv2 with linears", networks)
-    found = operations(rewrite(graph, ["channels-last", "patch-linear"]).graph)
-    assert found[A.conv2d.default] == 5  # the stem and depthwise ones
-    assert found[A.linear.default] == operations(graph)[A.linear.default] + 3
+    _, graph = cached("convnextv2 with linears", networks)
+    counts = operations(rewrite(graph, ["channels-last", "patch-linear"]).graph)
+    assert counts[A.conv2d.default] == 5  # the stem and the depthwise convolutions
+    assert counts[A.linear.default] == operations(graph)[A.linear.default] + 3
 
 
-def test_the_image_is_turned_into_patches_at_once(networks: Any) -> None:
-    _, graph = made("convnextv2", networks)
-    before, found = (
+def test_the_image_is_transposed_directly_into_patches(networks: Any) -> None:
+    _, graph = cached("convnextv2", networks)
+    before, counts = (
         operations(rewrite(graph, ["channels-last", *more]).graph) for more in ([], ["image-patch-linear"])
     )
-    assert found[A.conv2d.default] == before[A.conv2d.default] - 1
-    assert found[A.linear.default] == before[A.linear.default] + 1
-    assert found[A.permute.default] == before[A.permute.default]  # the patches' instead of the stem output's
+    assert counts[A.conv2d.default] == before[A.conv2d.default] - 1
+    assert counts[A.linear.default] == before[A.linear.default] + 1
+    # one permute for the patches replaces one for the stem's output
+    assert counts[A.permute.default] == before[A.permute.default]
 
 
 def test_response_norm_leaves_one_wide_product(networks: Any) -> None:
-    _, graph = made("convnextv2 with linears", networks)
+    _, graph = cached("convnextv2 with linears", networks)
     before, after = operations(graph), operations(rewrite(graph, ["response-norm"]).graph)
     assert before[A.addcmul.default] == 4
     assert after[A.addcmul.default] == 0
 
 
 def test_affine_leaves_layer_norms_bare(networks: Any) -> None:
-    _, graph = made("convnextv2 with linears", networks)
+    _, graph = cached("convnextv2 with linears", networks)
     norms = [n for n in rewrite(graph, ["layer-norm-affine"]).graph.graph.nodes if n.target is A.layer_norm.default]
     bare = [node for node in norms if node.args[2:4] == (None, None)]
-    assert (len(norms), len(bare)) == (
-        9,
-        7,
-    )  # the stem's feeds a depthwise convolution with padding, the last one a view
+    # the stem's norm feeds a depthwise convolution with padding, and the last norm feeds a view
+    assert (len(norms), len(bare)) == (9, 7)
 
 
-def test_layer_scale_is_gone(networks: Any) -> None:
-    _, graph = made("convnext with layer scale", networks)
+def test_layer_scale_is_folded(networks: Any) -> None:
+    _, graph = cached("convnext with layer scale", networks)
     before, after = operations(graph), operations(rewrite(graph, ["layer-scale"]).graph)
     assert before[A.mul.Tensor] - after[A.mul.Tensor] == 4
 
 
 @pytest.mark.parametrize("rewrite_name", ["vector-norm-sum", "vector-norm-matmul"])
-def test_norms_are_spelled_out(rewrite_name: str, networks: Any) -> None:
-    _, graph = made("convnextv2 with linears", networks)
-    found = operations(rewrite(graph, [rewrite_name]).graph)
-    assert found[A.linalg_vector_norm.default] == 0
-    assert found[A.sqrt.default] == 4
-    assert found[A.matmul.default] == (4 if rewrite_name.endswith("matmul") else 0)
+def test_norms_are_decomposed(rewrite_name: str, networks: Any) -> None:
+    _, graph = cached("convnextv2 with linears", networks)
+    counts = operations(rewrite(graph, [rewrite_name]).graph)
+    assert counts[A.linalg_vector_norm.default] == 0
+    assert counts[A.sqrt.default] == 4
+    assert counts[A.matmul.default] == (4 if rewrite_name.endswith("matmul") else 0)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_norms_are_spelled_out(rewrite_name: str, networks: Any) -> None:
 def test_split_depthwise_has_small_kernels_with_all_taps(
     rewrite_name: str, sizes: list[tuple[int, int]], networks: Any
 ) -> None:
-    _, graph = made("convnextv2", networks)
+    _, graph = cached("convnextv2", networks)
     rewritten = rewrite(graph, [rewrite_name]).graph
     kernels = [tuple(n.args[1].meta["val"].shape[2:]) for n in rewritten.graph.nodes if is_depthwise(n)]
     assert kernels == sizes * 4
@@ -322,23 +321,24 @@ def test_split_depthwise_has_small_kernels_with_all_taps(
 
 
 def test_plain_layer_norm_leaves_none(networks: Any) -> None:
-    _, graph = made("vit", networks)
-    found = operations(rewrite(graph, ["plain-layer-norm"]).graph)
-    assert found[A.layer_norm.default] == 0
-    assert found[A.rsqrt.default] == 5
+    _, graph = cached("vit", networks)
+    counts = operations(rewrite(graph, ["plain-layer-norm"]).graph)
+    assert counts[A.layer_norm.default] == 0
+    assert counts[A.rsqrt.default] == 5
 
 
 def test_rewriting_twice_changes_nothing_more(networks: Any) -> None:
-    _, graph = made("convnextv2", networks)
+    _, graph = cached("convnextv2", networks)
     once = rewrite(graph, PASSES).graph
     assert operations(rewrite(once, PASSES).graph) == operations(once)
 
 
 def test_the_order_is_that_of_the_table(networks: Any) -> None:
-    _, graph = made("convnextv2", networks)
+    _, graph = cached("convnextv2", networks)
     assert operations(rewrite(graph, list(PASSES)[::-1]).graph) == operations(rewrite(graph, PASSES).graph)
 
 
 def test_unknown_rewrite() -> None:
-    with pytest.raises(ProfileError, match="unknown rewrite fold-everything: valid rewrites are channels-last, "):
+    with pytest.raises(ProfileError, match="unknown rewrite fold-everything") as caught:
         rewrite(GraphModule(nn.Module(), torch.fx.Graph()), ["fold-everything"])
+    assert "channels-last" in caught.value.valid

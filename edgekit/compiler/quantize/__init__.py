@@ -1,1 +1,1 @@
-"""INT8: where Q/DQ go, which ranges they get, and how weights are rounded."""
+"""INT8 quantization: the placement of Q/DQ, the ranges of activations, and the rounding of weights."""

@@ -1,4 +1,4 @@
-"""Recipe, samples and placement in; a graph with quantize/dequantize nodes (Q/DQ) out. NNCF does the calibration."""
+"""Calibrates a graph with NNCF: inserts quantize/dequantize nodes (Q/DQ) according to a recipe."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ ESTIMATORS = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
     "minmax": RangeEstimatorParametersSet.MINMAX,
     "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
-    "mse": RangeEstimatorParametersSet.MINMAX,  # `minimize_range_mse` narrows the whole range
+    "mse": RangeEstimatorParametersSet.MINMAX,  # whole range, which `minimize_range_mse` narrows
 }
 
 
@@ -32,10 +32,10 @@ def quantize(
     target: str,
     on_sample: Callable[[], None] = lambda: None,
 ) -> GraphModule:
-    """The graph with Q/DQ where the target's placement wants them, ranges from `samples`, each float32 [1,3,H,W].
+    """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,3,H,W].
 
-    The graph given is consumed. Statistics are taken one image at a time: batches distort them (nncf#2619).
-    Raises CompileError when NNCF fails, as it does on activations that aren't finite.
+    The graph is consumed. Statistics are collected one image at a time, because batches distort them (nncf#2619).
+    Raises CompileError if NNCF fails, for example on activations that aren't finite.
     """
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:

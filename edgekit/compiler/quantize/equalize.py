@@ -1,8 +1,8 @@
-"""Activations with like ranges in all channels, where that costs nothing: SmoothQuant (arXiv 2211.10438) for free.
+"""Equalizes the ranges of activation channels without extra operations, like SmoothQuant (arXiv 2211.10438).
 
-A channel with large values takes the resolution of one int8 range from all others. Where what comes before a dense
-layer has a factor for each channel already (ConvNeXt V2's response norm, a LayerNorm's affine), the channels are
-divided by a constant there and the layer's weights multiplied by it: the same function, no operation more.
+All channels share one int8 range, so a channel with large values costs the others resolution. If the operation before a
+dense layer already has a factor per channel (ConvNeXt V2's response norm, a LayerNorm's affine), a constant divides the
+channels there and multiplies the layer's weights. The function and its operations stay the same.
 """
 
 from collections.abc import Sequence
@@ -21,27 +21,29 @@ from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 @dataclass(frozen=True)
 class _Place:
-    """A node with a factor for each channel, the dense layers that alone take it, and its axis of channels."""
+    """A node with a factor per channel."""
 
     node: Any
     layers: list[Node]
+    """Dense layers, which are the node's only consumers."""
     axis: int
+    """Axis of the channels."""
 
 
 @torch.no_grad()
 def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> int:
-    """Equalize a float graph in place on images float32 [1,3,H,W]. Count of places changed.
+    """Equalize a float graph in place, on images float32 [1,3,H,W]. Returns the number of places changed.
 
-    `strength` from 0 to 1 is how much of a channel's range goes into the weights: SmoothQuant's alpha.
+    `strength`, from 0 to 1, is the share of a channel's range that moves into the weights: SmoothQuant's alpha.
     """
     places = {node: place for node in graph.graph.nodes if (place := _match(graph, node)) is not None}
     if not places:
         return 0
-    watch = _Peaks(graph, places)
+    collector = _PeakCollector(graph, places)
     for sample in samples:
-        watch.run(torch.from_numpy(sample))
+        collector.run(torch.from_numpy(sample))
     for node, place in places.items():
-        divisor = _divisor(graph, place, watch.peaks[node], strength)
+        divisor = _divisor(graph, place, collector.peaks[node], strength)
         _divide(graph, place, divisor)
         for layer in place.layers:
             fold_input_affine(graph, layer, divisor, None)
@@ -52,11 +54,11 @@ def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strengt
 def _match(graph: GraphModule, node: Any) -> _Place | None:
     if node.target is A.layer_norm.default:
         affine = (constant(graph, argument(node, position, None)) for position in (2, 3))
-        if len(node.args[1]) != 1 or any(each is None for each in affine):
+        if len(node.args[1]) != 1 or any(part is None for part in affine):
             return None
         axis = len(shape_of(node)) - 1
     elif node.target is A.mul.Tensor and (weight := _response_weight(graph, node.args[1])) is not None:
-        wide = [at for at, size in enumerate(weight.shape) if size > 1]
+        wide = [dimension for dimension, size in enumerate(weight.shape) if size > 1]
         if len(wide) != 1:
             return None
         axis = wide[0] - weight.ndim + len(shape_of(node))
@@ -67,7 +69,7 @@ def _match(graph: GraphModule, node: Any) -> _Place | None:
 
 
 def _response_weight(graph: GraphModule, factor: Any) -> Tensor | None:
-    """The weight of ``n * weight + 1``, what `fold_response_norm` leaves."""
+    """The weight of ``n * weight + 1``, which `fold_response_norm` makes; None for other nodes."""
     if not isinstance(factor, Node) or factor.target is not A.add.Tensor or len(factor.users) != 1:
         return None
     product: Any = factor.args[0]
@@ -76,8 +78,8 @@ def _response_weight(graph: GraphModule, factor: Any) -> Tensor | None:
     return constant(graph, product.args[1])
 
 
-class _Peaks(Interpreter):
-    """Runs the graph and keeps the greatest magnitude of each channel at each place."""
+class _PeakCollector(Interpreter):
+    """Runs the graph and records the largest magnitude of each channel at each place."""
 
     def __init__(self, graph: GraphModule, places: dict[Node, _Place]) -> None:
         super().__init__(graph)
@@ -93,7 +95,7 @@ class _Peaks(Interpreter):
 
 
 def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) -> Tensor:
-    """What each channel is divided by, [C]; channels that are always zero stay as they are."""
+    """Divisor of each channel, [C]; 1 for channels that are always zero."""
     weights = torch.zeros_like(peaks)
     for layer in place.layers:
         weight = constant(graph, layer.args[1])
@@ -105,14 +107,14 @@ def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) 
 
 
 def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
-    """Divide the channels of the place's output: only constants change."""
+    """Divide the channels of the place's output by changing its constants."""
     node = place.node
     if node.target is A.layer_norm.default:
-        ends = [constant(graph, node.args[position]) for position in (2, 3)]
+        affine = [constant(graph, node.args[position]) for position in (2, 3)]
         new = [
-            add_constant(graph, node, f"{node.name}.{at}", end / divisor)
-            for at, end in enumerate(ends)
-            if end is not None
+            add_constant(graph, node, f"{node.name}.{index}", part / divisor)
+            for index, part in enumerate(affine)
+            if part is not None
         ]
         node.args = (*node.args[:2], *new, *node.args[4:])
         return

@@ -22,7 +22,7 @@ PERCDAMP = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
 BLOCK = 32
 MOST_INPUTS = 8192
-"""Largest number of inputs of a layer whose weights GPTQ rounds; beyond, the Hessian takes gigabytes."""
+"""Largest number of inputs of a layer whose weights GPTQ rounds. For more inputs, the Hessian needs gigabytes."""
 MEMORY_BYTES = 1 << 30
 """Memory for the Hessians of the layers that one pass over the images collects."""
 
@@ -31,7 +31,7 @@ MEMORY_BYTES = 1 << 30
 def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
-    The scales stay, so runtimes compile the same kernels. Depthwise layers are left as they are.
+    The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped.
     """
     rounded = 0
     for group in _groups(graph):
@@ -46,9 +46,9 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
             low, high = quantizer.args[4:6]
             levels = _round(weight.flatten(1), collector.hessians.pop(node), scale, low, high)
             exact = (levels * scale.double()[:, None]).float().view(weight.shape)
-            given = quantizer.args
-            quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *given[1:])
-            drop_constants(graph, given[:1])
+            args = quantizer.args
+            quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *args[1:])
+            drop_constants(graph, args[:1])
             rounded += 1
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -56,7 +56,7 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
 
 
 def _groups(graph: GraphModule) -> Iterator[list[Any]]:
-    """Dense layers with quantized weights, in groups whose Hessians fit into the memory."""
+    """Yield dense layers with quantized weights, in groups whose Hessians fit into `MEMORY_BYTES`."""
     group: list[Any] = []
     used = 0
     for node in list(graph.graph.nodes):
@@ -74,13 +74,13 @@ def _groups(graph: GraphModule) -> Iterator[list[Any]]:
 
 
 def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
-    """The weight of a dense layer behind Q/DQ with one scale for each output channel."""
+    """The weight of a dense layer whose Q/DQ has one scale per output channel; None for other nodes."""
     if node.target not in (A.conv2d.default, A.linear.default) or argument(node, 6, 1) != 1:
         return None
-    given = node.args[1]
-    if "dequantize_per_channel" not in str(given.target) or given.args[0].args[3] != 0:
+    dequantizer = node.args[1]
+    if "dequantize_per_channel" not in str(dequantizer.target) or dequantizer.args[0].args[3] != 0:
         return None
-    weight = constant(graph, given.args[0].args[0])
+    weight = constant(graph, dequantizer.args[0].args[0])
     return weight if weight is not None and weight[0].numel() <= MOST_INPUTS else None
 
 
@@ -106,31 +106,33 @@ def _rows(node: Node, args: Any) -> Tensor:
     x, weight = args[:2]
     if node.target is A.linear.default:
         return torch.as_tensor(x).flatten(0, -2)
-    stride, padding, dilation = (pair(argument(node, at, default)) for at, default in ((3, 1), (4, 0), (5, 1)))
+    stride, padding, dilation = (
+        pair(argument(node, position, default)) for position, default in ((3, 1), (4, 0), (5, 1))
+    )
     return F.unfold(x, weight.shape[2:], dilation, padding, stride)[0].T
 
 
 def _round(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Integer levels, float64 [out,in], of a weight [out,in]. Each column's error goes into the columns to come."""
+    """Integer levels, float64 [out,in], of a weight [out,in]. Later columns compensate the error of each column."""
     matrix = hessian.double()
     matrix.diagonal().add_(PERCDAMP * matrix.diagonal().mean() + 1e-30)
     order = matrix.diagonal().argsort(descending=True, stable=True)
-    left = weight.double()[:, order] / scale.double()[:, None]
+    remaining = weight.double()[:, order] / scale.double()[:, None]
     matrix = matrix[order][:, order]
     try:
         factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CompileError(
-            f"GPTQ can't round weights {list(weight.shape)}: the Hessian of their inputs can't be inverted. Set "
-            'weight_rounding = "nearest" in the recipe.'
+            f"GPTQ can't round weights {list(weight.shape)}: the Hessian of their inputs can't be inverted",
+            fix='Set weight_rounding = "nearest" in the recipe',
         ) from error
-    levels = torch.empty_like(left)
-    for start in range(0, left.shape[1], BLOCK):
-        end = min(start + BLOCK, left.shape[1])
-        errors = left.new_empty(left.shape[0], end - start)
-        for at in range(start, end):
-            levels[:, at] = left[:, at].round().clamp(low, high)
-            errors[:, at - start] = (left[:, at] - levels[:, at]) / factor[at, at]
-            left[:, at:end] -= errors[:, at - start, None] * factor[at, at:end]
-        left[:, end:] -= errors @ factor[start:end, end:]
+    levels = torch.empty_like(remaining)
+    for start in range(0, remaining.shape[1], BLOCK):
+        end = min(start + BLOCK, remaining.shape[1])
+        errors = remaining.new_empty(remaining.shape[0], end - start)
+        for column in range(start, end):
+            levels[:, column] = remaining[:, column].round().clamp(low, high)
+            errors[:, column - start] = (remaining[:, column] - levels[:, column]) / factor[column, column]
+            remaining[:, column:end] -= errors[:, column - start, None] * factor[column, column:end]
+        remaining[:, end:] -= errors @ factor[start:end, end:]
     return levels[:, order.argsort()]

@@ -1,4 +1,4 @@
-"""Small rewrites that a calibrated graph needs before it is compiled."""
+"""Small rewrites of a calibrated graph before it is compiled."""
 
 import torch
 from torch.fx import GraphModule, Node
@@ -7,7 +7,10 @@ from edgekit.compiler.graph import A, Q, add_constant, constant, insert, replace
 
 
 def tie_pools(graph: GraphModule) -> int:
-    """A quantizer behind a max pooling of int8 takes the range from before it, in place: no value changes. Count."""
+    """Give each quantizer after a max pooling of int8 the range from before the pooling, in place.
+
+    This doesn't change any value. Returns the number of quantizers changed.
+    """
     tied = 0
     for pool in graph.graph.find_nodes(op="call_function", target=A.max_pool2d.default):
         if pool.args[0].target is not Q.dequantize_per_tensor.default:
@@ -23,9 +26,10 @@ def tie_pools(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def decompose_hard_swish(graph: GraphModule) -> int:
-    """HardSwish becomes x / 6 * clamp(x + 3, 0, 6), in place. Count of those.
+    """Replace HardSwish by x / 6 * clamp(x + 3, 0, 6), in place. Returns the number of operations replaced.
 
-    In this order: LiteRT's converter knows the usual one, clamp(x + 3, 0, 6) * x / 6, and makes HardSwish of it again.
+    The order of the factors matters: LiteRT's converter recognizes the usual clamp(x + 3, 0, 6) * x / 6, and fuses it
+    into HardSwish again.
     """
     changed = 0
     for node in graph.graph.find_nodes(op="call_function", target=A.hardswish.default):
@@ -40,16 +44,16 @@ def decompose_hard_swish(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def fold_weights(graph: GraphModule) -> int:
-    """Replace the weights that Q/DQ round by what Q makes of them, int8, in place. Count of those.
+    """Replace the float weights before Q/DQ by their int8 levels, in place. Returns the number of weights replaced.
 
-    The float ones are let go of one by one: what a compiler makes of the graph then begins at a quarter of the memory.
+    The float weights are freed one by one, so compilation starts with a quarter of the memory.
     """
     folded = 0
     for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
-        weight, *given = (constant(graph, each) if isinstance(each, Node) else each for each in node.args)
+        weight, *args = (constant(graph, arg) if isinstance(arg, Node) else arg for arg in node.args)
         if weight is None:
             continue
-        levels = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *given))
+        levels = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *args))
         levels.meta["val"] = constant(graph, levels)
         replace_layer(graph, node, levels)
         folded += 1

@@ -1,4 +1,4 @@
-"""Where each runtime wants Q/DQ: the quantizer that NNCF asks."""
+"""Placement of Q/DQ for each runtime, as a quantizer for NNCF."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -19,13 +19,13 @@ from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe
 
 ACTIVATIONS = {A.relu.default, A.hardtanh.default, A.clamp.default}
-"""Activations that integer kernels apply while they requantize: Q goes behind them, not between."""
+"""Activations that integer kernels apply while they requantize, so Q comes after them."""
 TABLES = {A.gelu.default}
-"""Activations that a runtime may look up in a table of 256 values, from int8 to int8."""
+"""Activations for which a runtime may have a lookup table of 256 values, from int8 to int8."""
 
 
 class Placement(Quantizer):  # type: ignore[misc]
-    """Where one runtime wants Q/DQ: the weights of dense layers, their inputs and perhaps outputs, GELU behind them."""
+    """Placement of Q/DQ for one runtime: weights and inputs of dense layers, optionally their outputs and GELU."""
 
     def __init__(self, target: TargetRecipe, float_layers: Sequence[str], scheme: Scheme = "w8a8") -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Placement(Quantizer):  # type: ignore[misc]
         self._target, self._float_layers, self._scheme = target, tuple(float_layers), scheme
 
     def covers(self, node: Node) -> bool:
-        """True if this node's weights become integers, and with scheme w8a8 the operation too."""
+        """Whether this node's weights become integers, and in the scheme w8a8 also its operation."""
         if node.target not in (A.conv2d.default, A.linear.default):
             return False
         if is_depthwise(node) and not self._target.quantize_depthwise:
@@ -48,14 +48,14 @@ class Placement(Quantizer):  # type: ignore[misc]
         for node in model.graph.nodes:
             if not self.covers(node) or constant(model, node.args[1]) is None:
                 continue
-            # Zeros stay zeros: Q goes before a padding, and kernels take in what is next to them.
-            taker = node.args[0] if is_padding(node.args[0]) else node
+            # Q comes before a padding, because zeros stay zeros and the kernel can then do the padding.
+            consumer = node.args[0] if is_padding(node.args[0]) else node
             marks = {node: QuantizationAnnotation(input_qspec_map={node.args[1]: self._weight}, _annotated=True)}
             if self._scheme == "w8":
                 node.meta["quantization_annotation"] = marks[node]
                 continue
-            mark = marks.setdefault(taker, QuantizationAnnotation(_annotated=True))
-            mark.input_qspec_map[taker.args[0]] = self._activation
+            mark = marks.setdefault(consumer, QuantizationAnnotation(_annotated=True))
+            mark.input_qspec_map[consumer.args[0]] = self._activation
             if self._target.quantize_outputs:
                 last = marks.setdefault(_last(node), QuantizationAnnotation(_annotated=True))
                 last.output_qspec = self._activation
@@ -63,32 +63,32 @@ class Placement(Quantizer):  # type: ignore[misc]
                     for user in node.users:
                         if user.target in TABLES:
                             marks[user] = QuantizationAnnotation(_annotated=True, output_qspec=self._activation)
-            for marked, annotation in marks.items():
-                marked.meta["quantization_annotation"] = annotation
+            for annotated, annotation in marks.items():
+                annotated.meta["quantization_annotation"] = annotation
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node in model.graph.nodes:
-                if any(self.covers(without_activation(value)) for value in passed_on(node)):
-                    self._annotate_passing(node)
+                if any(self.covers(without_activation(value)) for value in int8_inputs(node)):
+                    self._annotate_residual(node)
         return model
 
-    def _annotate_passing(self, node: Node) -> None:
-        mark = QuantizationAnnotation(dict.fromkeys(passed_on(node), self._activation), _annotated=True)
+    def _annotate_residual(self, node: Node) -> None:
+        mark = QuantizationAnnotation(dict.fromkeys(int8_inputs(node), self._activation), _annotated=True)
         node.meta["quantization_annotation"] = mark
         behind = _last(node).meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
         behind.output_qspec = self._activation
 
     def validate(self, model: GraphModule) -> None:
-        """Nothing to check: `annotate` only marks what `covers` knows."""
+        """Do nothing: `annotate` only marks supported nodes."""
 
 
 def _last(node: Node) -> Node:
-    """The node whose output the integer kernel writes: its activation if that is all that takes it."""
+    """The node whose output the integer kernel writes: the activation if that is the only consumer, else the node."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
 
 
-def passed_on(node: Node) -> list[Any]:
-    """The values that a residual sum or a max pooling takes, which may do without float; none for other nodes."""
+def int8_inputs(node: Node) -> list[Any]:
+    """Inputs of a residual sum or a max pooling, which can run in int8; none for other nodes."""
     if node.target is A.max_pool2d.default:
         return [node.args[0]]
     if node.target is not A.add.Tensor or not all(isinstance(value, Node) for value in node.args):
@@ -97,5 +97,5 @@ def passed_on(node: Node) -> list[Any]:
 
 
 def without_activation(node: Any) -> Any:
-    """The node itself, or what is before it if it is an activation that a kernel applies."""
+    """The node itself, or its input if the node is an activation that a kernel applies."""
     return node.args[0] if node.target in ACTIVATIONS else node

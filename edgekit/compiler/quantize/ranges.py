@@ -19,16 +19,17 @@ from edgekit.compiler.interpreter import CachedWeightInterpreter
 
 BINS = 8192
 MOST_VALUES = 1 << 16
-"""Values of one activation that are sampled in one image."""
+"""Number of values of an activation that are sampled per image."""
 SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
-"""Shares of the whole range's lower and upper end. Every pair of them is tried."""
+"""Shares of the lower and the upper limit of the whole range. Every pair of shares is tried."""
 
 
 @torch.no_grad()
 def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
-    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns how many changed.
+    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,3,H,W].
 
-    The graph was calibrated on the same images with the whole range of each activation.
+    The graph must have been calibrated on the same images with the whole range of each activation. Returns the number
+    of ranges changed.
     """
     nodes: list[Any] = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default]
     histograms = _Histograms(graph, nodes)
@@ -38,8 +39,8 @@ def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]
     for node in nodes:
         scale, zero = _best(node, histograms.mass[node])
         changed += scale != node.args[1]
-        for each in (node, *(user for user in node.users if user.target is Q.dequantize_per_tensor.default)):
-            each.args = (each.args[0], scale, zero, *each.args[3:])
+        for part in (node, *(user for user in node.users if user.target is Q.dequantize_per_tensor.default)):
+            part.args = (part.args[0], scale, zero, *part.args[3:])
     graph.recompile()
     return changed
 
@@ -58,21 +59,21 @@ class _Histograms(CachedWeightInterpreter):
             step = _step(x.numel())
             low, high = representable_range(n)
             bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
-            self.mass[n] += torch.bincount(bins, self._spread(n, x, step), BINS)
+            self.mass[n] += torch.bincount(bins, self._sample_weights(n, x, step), BINS)
         return super().run_node(n)
 
-    def _spread(self, node: Node, x: Tensor, step: int) -> Tensor | None:
-        """The weight of each sampled value; None where all are equal."""
+    def _sample_weights(self, node: Node, x: Tensor, step: int) -> Tensor | None:
+        """Weight of each sampled value; None if all weights are equal."""
         weights = self._weights[node]
         if weights is None:
             return None
-        axis, each = weights
-        shape = [-1 if at == axis % x.ndim else 1 for at in range(x.ndim)]
-        return each.view(shape).expand_as(x).flatten()[::step]
+        axis, per_channel = weights
+        shape = [-1 if dimension == axis % x.ndim else 1 for dimension in range(x.ndim)]
+        return per_channel.view(shape).expand_as(x).flatten()[::step]
 
 
 def _step(count: int) -> int:
-    """The stride of sampling. It has no common factor with the size of any axis, so every position is sampled."""
+    """Stride of the sampling. It has no common factor with the size of any axis, so every position is sampled."""
     step = max(1, count // MOST_VALUES)
     while math.gcd(step, count) > 1:
         step += 1
@@ -86,19 +87,19 @@ def consumers(node: Any) -> list[Any]:
 
 
 def representable_range(node: Any) -> tuple[float, float]:
-    """The smallest and the largest value that a quantizer can represent."""
+    """Smallest and largest value that a quantizer can represent."""
     _, scale, zero, low, high = node.args[:5]
     return (low - zero) * scale, (high - zero) * scale
 
 
 def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None:
-    """(axis of channels, mean square of the weights each meets, [C]); None where other than dense layers consume it."""
+    """(axis, mean square [C] of the weights of each channel); None if not only dense layers consume the value."""
     total, axis = None, -1
     for layer in consumers(node):
-        given = layer.args[1] if layer.target in (A.conv2d.default, A.linear.default) else None
-        if given is None or given.target is not Q.dequantize_per_channel.default:
+        dequantizer = layer.args[1] if layer.target in (A.conv2d.default, A.linear.default) else None
+        if dequantizer is None or dequantizer.target is not Q.dequantize_per_channel.default:
             return None
-        weight = constant(graph, given.args[0].args[0])
+        weight = constant(graph, dequantizer.args[0].args[0])
         if weight is None or (layer.target is A.conv2d.default and len(layer.args) > 6 and layer.args[6] != 1):
             return None
         axis = 1 if layer.target is A.conv2d.default else -1
@@ -108,7 +109,7 @@ def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None
 
 
 def _best(node: Any, mass: Tensor) -> tuple[float, int]:
-    """Scale and zero point of the range with the least error."""
+    """Scale and zero point of the range with the smallest error."""
     _, whole_scale, whole_zero, least, most = node.args[:5]
     low, high = representable_range(node)
     values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
@@ -121,9 +122,9 @@ def _best(node: Any, mass: Tensor) -> tuple[float, int]:
         zeros = (least - low * share / scales).round().clamp(least, most)
         levels = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
         errors = (levels.sub_(zeros[:, None]).mul_(scales[:, None]).sub_(values).square_() * mass).sum(1)
-        at = int(errors.argmin())
-        if errors[at] < best[0]:
-            best = (float(errors[at]), float(scales[at]), int(zeros[at]))
+        index = int(errors.argmin())
+        if errors[index] < best[0]:
+            best = (float(errors[index]), float(scales[index]), int(zeros[index]))
     return best[1:]
 
 

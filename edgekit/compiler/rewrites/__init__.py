@@ -1,7 +1,7 @@
-"""Exact rewrites of the exported graph: each is small, switched on by name in a recipe, and equal to torch.
+"""Exact rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
 
-Each pass takes the graph, changes it in place and returns how many places it changed. The measurements that justify
-them stand in the recipes.
+Each pass changes the graph in place and returns the number of places that it changed. The recipes document the
+measurements that justify the passes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -38,21 +38,21 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A rewritten graph, and what the passes did to it."""
+    """A rewritten graph, and the number of places that each pass changed."""
 
     graph: GraphModule
     counts: Mapping[str, int]
-    """How many places each named pass changed, in the order in which they were applied; 0 if it matched nothing."""
+    """Number of places that each named pass changed, in the order of application; 0 if it matched nothing."""
 
 
 def rewrite(graph: GraphModule, names: Iterable[str]) -> Rewritten:
     """Apply the named passes to a copy of the graph, which shares its tensors, always in the order of `PASSES`.
 
-    Raises ProfileError for a name that no pass has.
+    Raises ProfileError for an unknown name.
     """
     wanted = set(names)
     if unknown := wanted - PASSES.keys():
-        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}: valid rewrites are {', '.join(PASSES)}.")
+        raise ProfileError(f"unknown rewrite {', '.join(sorted(unknown))}", valid=", ".join(PASSES))
     graph = copy_sharing(graph)
     counts = {name: apply(graph) for name, apply in PASSES.items() if name in wanted}
     return Rewritten(graph, counts)

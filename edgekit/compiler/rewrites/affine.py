@@ -1,4 +1,4 @@
-"""Fold what only scales and shifts: the affine part of a LayerNorm, layer scale."""
+"""Folds scales and shifts into dense layers: the affine part of a LayerNorm, and layer scale."""
 
 from typing import Any, cast
 
@@ -12,29 +12,29 @@ DENSE = (A.conv2d.default, A.linear.default)
 
 
 def dense_consumers(node: Node) -> list[Node] | None:
-    """The dense layers that take `node`, looking through permutes, or None if anything else takes it too.
+    """The dense layers that consume `node`, looking through permutes, or None if it has any other consumer.
 
-    A convolution with padding doesn't count: the border would see the shift.
+    A convolution with padding counts as another consumer, because its border would see the shift.
     """
-    found: list[Node] = []
+    consumers: list[Node] = []
     for user in node.users:
         if user.target is A.permute.default:
             below = dense_consumers(user)
             if below is None:
                 return None
-            found += below
+            consumers += below
         elif user.target in DENSE and user.args[0] is node and user.args[1] is not node:
             padded = user.target is A.conv2d.default and pair(argument(user, 4, 0)) != (0, 0)
             if padded or argument(user, 6, 1) != 1:
                 return None
-            found.append(user)
+            consumers.append(user)
         else:
             return None
-    return found or None
+    return consumers or None
 
 
 def fold_input_affine(graph: GraphModule, layer: Node, scale: Tensor | None, shift: Tensor | None) -> None:
-    """Change `layer` so that it gives for x what it gave for x * scale + shift (per input channel)."""
+    """Change `layer` so that its output for x is its former output for x * scale + shift, per input channel."""
     weight, bias = constant(graph, layer.args[1]), constant(graph, argument(layer, 2, None))
     assert weight is not None
     exact = weight.double()
@@ -49,7 +49,10 @@ def fold_input_affine(graph: GraphModule, layer: Node, scale: Tensor | None, shi
 
 @torch.no_grad()
 def fold_layer_norm_affine(graph: GraphModule) -> int:
-    """LayerNorm's weight and bias go into the dense layers behind it. Count of norms changed."""
+    """Fold LayerNorm's weight and bias into the dense layers behind it.
+
+    Returns the number of norms changed.
+    """
     folded = 0
     for node in list(graph.graph.nodes):
         if node.target is not A.layer_norm.default or len(node.args[1]) != 1:
@@ -68,9 +71,9 @@ def fold_layer_norm_affine(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def fold_layer_scale(graph: GraphModule) -> int:
-    """A constant factor per channel behind a dense layer goes into it (ConvNeXt's and ViT's layer scale).
+    """Fold a constant factor per channel into the dense layer before it (layer scale of ConvNeXt and ViT).
 
-    Count of factors folded.
+    Returns the number of factors folded.
     """
     folded = 0
     for node in list(graph.graph.nodes):
@@ -78,13 +81,13 @@ def fold_layer_scale(graph: GraphModule) -> int:
             continue
         for value, factor in (node.args, node.args[::-1]):
             gamma = constant(graph, factor)
-            found = _scaled_layer(value, gamma) if gamma is not None else None
-            weight = constant(graph, found.args[1]) if found is not None else None
-            if gamma is None or found is None or weight is None:
+            layer = _scaled_layer(value, gamma) if gamma is not None else None
+            weight = constant(graph, layer.args[1]) if layer is not None else None
+            if gamma is None or layer is None or weight is None:
                 continue
-            bias = constant(graph, argument(found, 2, None))
+            bias = constant(graph, argument(layer, 2, None))
             scaled = weight * gamma.reshape(-1, *[1] * (weight.ndim - 1))
-            set_weights(graph, found, scaled, None if bias is None else bias * gamma.flatten())
+            set_weights(graph, layer, scaled, None if bias is None else bias * gamma.flatten())
             node.replace_all_uses_with(value)
             folded += 1
             break
@@ -93,7 +96,7 @@ def fold_layer_scale(graph: GraphModule) -> int:
 
 
 def _scaled_layer(value: Any, gamma: Tensor) -> Any:
-    """The dense layer that `gamma` scales per channel, at most one permute away, if nothing else takes its output."""
+    """The dense layer that `gamma` scales per channel, at most one permute away; None if it has other consumers."""
     if not isinstance(value, Node) or len(value.users) != 1:
         return None
     rank = len(shape_of(value)) if value.op == "call_function" else 0

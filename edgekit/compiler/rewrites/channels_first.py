@@ -1,7 +1,7 @@
-"""Channels first: what a runtime with kernels for [N,C,H,W] alone makes of layers written for [N,H,W,C].
+"""Converts layers on [N,H,W,C] to channels first, for runtimes that only have kernels for [N,C,H,W].
 
-OpenVINO keeps the channels last in memory anyway, but only for operations whose shape says channels first. A permute to
-[N,H,W,C] is a copy there, and so is the one back.
+OpenVINO stores the channels last in memory anyway, but only for operations whose shape is channels first. There, a
+permute to [N,H,W,C] is a copy, and so is the permute back.
 """
 
 from typing import Any
@@ -25,7 +25,10 @@ from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 @torch.no_grad()
 def channels_first(graph: GraphModule) -> int:
-    """Each Linear on [N,H,W,C] becomes a pointwise convolution on [N,C,H,W]. Count of those."""
+    """Replace each Linear on [N,H,W,C] by a pointwise convolution on [N,C,H,W].
+
+    Returns the number of layers replaced.
+    """
     converted = 0
     for node in list(graph.graph.nodes):
         weight = constant(graph, argument(node, 1, None)) if node.target is A.linear.default else None
@@ -43,35 +46,37 @@ def channels_first(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def channels_first_layer_norm(graph: GraphModule) -> int:
-    """LayerNorm over the channels of [N,H,W,C] is spelled out on [N,C,H,W]. Count of norms changed.
+    """Decompose LayerNorm over the channels of [N,H,W,C] into operations on [N,C,H,W].
 
-    Both reductions read the tensor as it comes, so that centring, scaling and what follows are one pass more: the
-    variance is the mean square less the square of the mean. In float32 that loses what the mean's square is larger than
-    the variance by, a digit or two behind a depthwise convolution.
+    Both reductions read the original tensor, so that centring, scaling and the operations after them need only one more
+    pass. The variance is therefore the mean square minus the square of the mean. In float32 this loses precision by the
+    factor by which the squared mean exceeds the variance: a digit or two behind a depthwise convolution.
+
+    Returns the number of norms changed.
     """
     changed = 0
     for node in list(graph.graph.nodes):
         if node.target is not A.layer_norm.default or len(node.args[1]) != 1 or len(shape_of(node)) != 4:
             continue
-        node.replace_all_uses_with(_spelled_out(graph, node))
+        node.replace_all_uses_with(_decompose(graph, node))
         changed += 1
     refresh(graph)
     sink_permutes(graph, TO_LAST)
     return changed
 
 
-def _spelled_out(graph: GraphModule, node: Any) -> Any:
-    """The node that gives what the LayerNorm `node` gives."""
+def _decompose(graph: GraphModule, node: Any) -> Any:
+    """Insert the operations that replace the LayerNorm `node`, and return the last of them."""
 
     def call(target: Any, *args: Any) -> Any:
         return insert(graph, node, target, *args, like=node)
 
     channels, eps = shape_of(node)[-1], argument(node, 4, 1e-5)
     x = call(A.permute.default, node.args[0], TO_FIRST)
-    # A sum and a length: OpenVINO's kernels of these are faster than those of a mean and of a mean square.
+    # OpenVINO's kernels for a sum and a vector norm are faster than those for a mean and a mean square.
     mean = call(A.mul.Tensor, call(A.sum.dim_IntList, x, [1], True), 1 / channels)
     length = call(A.linalg_vector_norm.default, x, 2, [1], True)
-    squares = [call(A.mul.Tensor, each, each) for each in (length, mean)]
+    squares = [call(A.mul.Tensor, value, value) for value in (length, mean)]
     variance = call(A.sub.Tensor, call(A.mul.Tensor, squares[0], 1 / channels), squares[1])
     variance = call(A.add.Tensor, call(A.relu.default, variance), eps)  # rounding must not make it negative
     out = call(A.mul.Tensor, call(A.sub.Tensor, x, mean), call(A.rsqrt.default, variance))

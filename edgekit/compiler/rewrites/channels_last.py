@@ -1,9 +1,9 @@
-"""Channels last: pointwise convolutions as Linear on [N,H,W,C], and the transposes that this saves.
+"""Converts pointwise convolutions to Linear on [N,H,W,C], which saves transposes.
 
-A converter puts a transpose before and after every operation whose layout isn't its own. Here each pointwise
-convolution becomes a Linear between two permutes, and the permutes back to channels first then sink through the
-operations that don't care, until they meet a permute to channels last and both vanish. What remains is one pair
-around each spatial convolution.
+A converter puts a transpose before and after every operation whose layout differs from its own. Here each pointwise
+convolution becomes a Linear between two permutes. The permutes back to channels first then sink through operations that
+work in either layout, until they meet a permute to channels last and both cancel. One pair remains around each spatial
+convolution.
 """
 
 import math
@@ -25,7 +25,10 @@ from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 
 def channels_last(graph: GraphModule) -> int:
-    """Rewrite the graph in place; the number of pointwise convolutions that became Linear."""
+    """Replace each pointwise convolution by a Linear on channels last.
+
+    Returns the number of convolutions replaced.
+    """
     converted = 0
     for node in list(graph.graph.nodes):
         converted += _pointwise_to_linear(graph, node)

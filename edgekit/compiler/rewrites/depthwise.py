@@ -1,4 +1,4 @@
-"""Large depthwise kernels as sums of small ones."""
+"""Splits large depthwise kernels into sums of small ones."""
 
 import torch
 from torch.fx import GraphModule, Node
@@ -6,7 +6,7 @@ from torch.fx import GraphModule, Node
 from edgekit.compiler.graph import A, add_constant, argument, constant, insert, is_depthwise, pair, refresh
 
 Part = tuple[tuple[int, ...], tuple[int, ...]]
-"""Rows and columns of the taps that a small kernel has, evenly spaced around the middle."""
+"""Rows and columns of a small kernel's taps, evenly spaced around the centre."""
 FIVE: tuple[Part, ...] = (
     ((-2, -1, 0, 1, 2), (-2, -1, 0, 1, 2)),
     ((-3, 3), (-3, -1, 1, 3)),
@@ -14,26 +14,31 @@ FIVE: tuple[Part, ...] = (
     ((-2, 0, 2), (-3, 3)),
     ((-1, 1), (-3, 3)),
 )
-"""25, 9 and 4 taps: all 49 once."""
+"""Kernels for 25, 9 and 4 taps, which together have each of the 49 taps once."""
 THREE: tuple[Part, ...] = (
     ((-2, 0, 2), (-3, -2, -1, 0, 1, 2, 3)),
     ((-3, -1, 1, 3), (-2, -1, 0, 1, 2)),
     ((-3, -1, 1, 3), (-3, 3)),
 )
-"""21, 20 and 8 taps: all 49 once, and two sums less."""
+"""Kernels of 21, 20 and 8 taps, which together have each of the 49 taps once, with two sums fewer."""
 
 
 def split_depthwise(graph: GraphModule) -> int:
-    """A 7x7 depthwise convolution becomes five of at most 25 taps, dilated, summed. Count of those split.
+    """Split each 7x7 depthwise convolution into a sum of five dilated ones with at most 25 taps each.
 
-    XNNPACK's fast depthwise kernels are made for 25, 9 and 4 taps and pad to the next: 56 of these do the work of 49.
-    Three of 3x7 would take 75. Only stride 1 with 'same' padding.
+    XNNPACK has fast depthwise kernels for 25, 9 and 4 taps and pads smaller kernels to the next of these sizes. The
+    five compute 56 taps for the 49; three of 3x7 would compute 75. Only stride 1 with 'same' padding is supported.
+
+    Returns the number of convolutions split.
     """
     return _split(graph, FIVE)
 
 
 def split_depthwise_in_three(graph: GraphModule) -> int:
-    """The same with three convolutions: 59 taps, but two sums less. Count of those split."""
+    """Split each 7x7 depthwise convolution into three: 59 taps instead of 56, but two sums fewer.
+
+    Returns the number of convolutions split.
+    """
     return _split(graph, THREE)
 
 

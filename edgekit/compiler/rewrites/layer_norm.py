@@ -1,4 +1,4 @@
-"""LayerNorm spelled out, for runtimes whose converter makes more of it than it is."""
+"""Decomposes LayerNorm, for runtimes whose converter turns it into more operations than necessary."""
 
 import torch
 from torch.fx import GraphModule
@@ -8,7 +8,10 @@ from edgekit.compiler.graph import A, argument, insert, refresh
 
 @torch.no_grad()
 def plain_layer_norm(graph: GraphModule) -> int:
-    """LayerNorm over the last axis becomes means, a square and one reciprocal square root. Count of norms changed."""
+    """Decompose LayerNorm over the last axis into means, a square and one reciprocal square root.
+
+    Returns the number of norms changed.
+    """
     changed = 0
     for node in list(graph.graph.nodes):
         if node.target is not A.layer_norm.default or len(node.args[1]) != 1:

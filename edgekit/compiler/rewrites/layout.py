@@ -1,6 +1,6 @@
-"""Permutes between [N,C,H,W] and [N,H,W,C]: moved down the graph until they meet their inverse.
+"""Moves permutes between [N,C,H,W] and [N,H,W,C] down the graph until they meet their inverse.
 
-Nodes are Any here: torch types what a node takes as a union of everything.
+Nodes are typed Any here, because torch types the arguments of a node as a union of everything.
 """
 
 import math
@@ -21,14 +21,14 @@ REDUCTIONS = {A.mean.dim: 1, A.sum.dim_IntList: 1, A.linalg_vector_norm.default:
 
 
 def sink_permutes(graph: GraphModule, order: list[int]) -> None:
-    """Move permutes of `order` (TO_FIRST or TO_LAST) down until they meet the other one, and both vanish."""
+    """Move permutes of `order` (TO_FIRST or TO_LAST) down until they meet their inverse, and both cancel."""
     for node in list(graph.graph.nodes):
         _sink(graph, node, order)
     refresh(graph)
 
 
 def is_permute(node: Any, order: list[int]) -> bool:
-    """True for a permute of this order."""
+    """Whether a node is a permute of this order."""
     return isinstance(node, Node) and node.target is A.permute.default and list(argument(node, 1, ())) == order
 
 
@@ -51,14 +51,14 @@ def _inverse(order: list[int]) -> list[int]:
 
 
 def _sink_head(graph: GraphModule, node: Any) -> None:
-    """Pooling to one pixel needs no permute, and behind it a flatten neither."""
+    """Remove the permute before a pooling to one pixel, and before a flatten behind that."""
     first = node.args[0]
     if node.target is A.adaptive_avg_pool2d.default and pair(node.args[1]) == (1, 1):
         mean = insert(graph, node, A.mean.dim, first.args[0], [1, 2], True, like=node)
         _finish(graph, node, mean, TO_FIRST)
     elif node.target not in (A.flatten.using_ints, A.reshape.default) or not is_permute(first, TO_FIRST):
         return
-    elif math.prod(shape_of(first)[2:]) == 1:  # only a view is left
+    elif math.prod(shape_of(first)[2:]) == 1:  # this permute is only a view
         node.replace_input_with(first, first.args[0])
         node.target, node.args = A.reshape.default, (first.args[0], list(shape_of(node)))
 
@@ -76,7 +76,7 @@ def _sink_elementwise(graph: GraphModule, node: Node, order: list[int]) -> None:
             args.append(add_constant(graph, node, f"{value.name}_permuted", fixed))
             args[-1].meta["val"] = fixed
         elif len(shape_of(value)) < 4:
-            return  # broadcasts along the width or the channels: rare, leave it
+            return  # broadcasting along the width or the channels is rare
         else:
             args.append(insert(graph, node, A.permute.default, value, inverse, like=node))
             args[-1].meta["val"] = value.meta["val"].permute(inverse)

@@ -1,4 +1,4 @@
-"""Patch convolutions as Linear: a kernel as large as its stride sees each pixel once."""
+"""Converts patch convolutions to Linear. Their kernels are as large as their strides, so they see each pixel once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,9 +22,11 @@ from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 
 def patch_linear(graph: GraphModule) -> int:
-    """A k x k convolution with stride k becomes a Linear on k*k*C values. Count of those changed.
+    """Replace each k x k convolution with stride k by a Linear on k*k*C values.
 
-    Only where its input is already channels last, behind a permute: ConvNeXt's downsampling, not its stem.
+    The input must already be channels last, behind a permute, as in ConvNeXt's downsampling but not in its stem.
+
+    Returns the number of convolutions replaced.
     """
 
     def rows_of(node: Any, weight: Tensor) -> tuple[Any, Tensor] | None:
@@ -43,9 +45,11 @@ def patch_linear(graph: GraphModule) -> int:
 
 
 def image_patch_linear(graph: GraphModule) -> int:
-    """A k x k convolution with stride k on the image itself, channels first, becomes a Linear. Count of those changed.
+    """Replace a k x k convolution with stride k on the image itself, channels first, by a Linear.
 
-    The image is turned into rows of C*k*k values at once, where it would have been turned to channels last.
+    The image is transposed directly into rows of C*k*k values instead of to channels last.
+
+    Returns the number of convolutions replaced.
     """
 
     def rows_of(node: Any, weight: Tensor) -> tuple[Any, Tensor] | None:
@@ -65,16 +69,16 @@ def image_patch_linear(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def _become_linear(graph: GraphModule, rows_of: Callable[[Any, Tensor], tuple[Any, Tensor] | None]) -> int:
-    """Put a Linear in each patch convolution's place. Count of those.
+    """Replace patch convolutions by a Linear each. Returns the number of convolutions replaced.
 
-    `rows_of` gives the patches [N,height,width,in] and the weight [out,in] that meets them, or None to leave it.
+    `rows_of` returns the patches [N,height,width,in] and the matching weight [out,in], or None to leave a convolution.
     """
     changed = 0
     for node, weight in _patch_convolutions(graph):
-        found = rows_of(node, weight)
-        if found is None:
+        rows = rows_of(node, weight)
+        if rows is None:
             continue
-        patches, flat = found
+        patches, flat = rows
         linear = insert(graph, node, A.linear.default, patches, node.args[1], argument(node, 2, None), like=node)
         set_weights(graph, linear, flat, constant(graph, argument(node, 2, None)))
         replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
@@ -85,7 +89,7 @@ def _become_linear(graph: GraphModule, rows_of: Callable[[Any, Tensor], tuple[An
 
 
 def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
-    """(node, weight [out,C,k,k]) of the convolutions whose patches fill the input and don't overlap."""
+    """Yield (node, weight [out,C,k,k]) of the convolutions whose patches cover the input without overlap."""
     for node in list(graph.graph.nodes):
         if node.target is not A.conv2d.default:
             continue

@@ -13,9 +13,11 @@ from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 @torch.no_grad()
 def fold_response_norm(graph: GraphModule) -> int:
-    """``x + (b + w * (x * n))`` becomes ``x * (1 + w * n)``, b goes into the layer behind. Count of norms changed.
+    """Replace ``x + (b + w * (x * n))`` by ``x * (1 + w * n)``, and fold b into the next layer.
 
-    One multiplication over the wide tensor is left of three operations.
+    Only one of three operations over the wide tensor remains.
+
+    Returns the number of norms changed.
     """
     folded = 0
     for node in list(graph.graph.nodes):
@@ -42,9 +44,9 @@ def fold_response_norm(graph: GraphModule) -> int:
 
 
 def _match(graph: GraphModule, node: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor] | None:
-    """x, n, weight, bias of ``add(x, addcmul(bias, weight, mul(x, n)))``.
+    """x, n, weight and bias of ``add(x, addcmul(bias, weight, mul(x, n)))``; None for other nodes.
 
-    Nodes are Any here: torch types what a node takes as a union of everything.
+    Nodes are typed Any here, because torch types the arguments of a node as a union of everything.
     """
     if node.target is not A.add.Tensor or not isinstance(node.args[1], Node):
         return None
@@ -59,17 +61,22 @@ def _match(graph: GraphModule, node: Any) -> tuple[Any, Any, torch.Tensor, torch
 
 @torch.no_grad()
 def vector_norm_sum(graph: GraphModule) -> int:
-    """``norm(x)`` over height and width becomes ``sqrt(mean(x * x)) * sqrt(H*W)``. Count of norms changed.
+    """Replace ``norm(x)`` over height and width by ``sqrt(mean(x * x)) * sqrt(H*W)``.
 
-    Converters lower the norm to abs, power and transposes. With the channels last the sum runs over one axis of
-    [N, H*W, C]: runtimes have slow kernels for two, and OpenVINO on Arm now and then fails on them.
+    Converters lower the norm to abs, power and transposes. With channels last, the sum runs over one axis of
+    [N, H*W, C], because runtimes have slow kernels for two axes, and OpenVINO on Arm sometimes fails on them.
+
+    Returns the number of norms changed.
     """
     return _vector_norm(graph, matmul=False)
 
 
 @torch.no_grad()
 def vector_norm_matmul(graph: GraphModule) -> int:
-    """The same with the sum as a matrix product with ones, where a runtime's reductions are slower than its GEMM."""
+    """Replace ``norm(x)`` like `vector-norm-sum`, with the sum as a matrix product with ones.
+
+    This is for runtimes whose reductions are slower than their GEMM. Returns the number of norms changed.
+    """
     return _vector_norm(graph, matmul=True)
 
 

@@ -1,4 +1,4 @@
-"""Where Q/DQ goes for each placement, and what calibration does with images."""
+"""The places of Q/DQ for each recipe, and the effect of calibration with images."""
 
 from collections import Counter
 from dataclasses import fields, replace
@@ -29,7 +29,7 @@ from edgekit.pipeline.request import BundleRequest
 
 @pytest.fixture(scope="module")
 def graph() -> GraphModule:
-    """Convolution and ReLU, a depthwise one, a linear layer."""
+    """A convolution with ReLU, a depthwise convolution and a linear layer."""
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -51,10 +51,10 @@ def samples() -> list[NDArray[np.float32]]:
 
 def recipe(target: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     """The default recipe with another table for onnx."""
-    found = load_recipe("default")
+    default = load_recipe("default")
     plain: dict[str, Any] = {"activations": "uint8", "quantize_outputs": False, "quantize_depthwise": False}
-    row = replace(found.targets["onnx"], **(plain | (target or {})))
-    return replace(found, targets=dict(found.targets) | {"onnx": row}, **changes)
+    row = replace(default.targets["onnx"], **(plain | (target or {})))
+    return replace(default, targets=dict(default.targets) | {"onnx": row}, **changes)
 
 
 def quantized(graph: GraphModule, samples: Any, wants: Recipe, **more: Any) -> GraphModule:
@@ -62,25 +62,25 @@ def quantized(graph: GraphModule, samples: Any, wants: Recipe, **more: Any) -> G
 
 
 def counted(graph: GraphModule) -> Counter[str]:
-    """Q nodes by kind: per tensor with its range, per channel."""
-    found: Counter[str] = Counter()
+    """Number of Q nodes by kind: per channel, and per tensor with its range."""
+    counts: Counter[str] = Counter()
     for node in graph.graph.nodes:
         if "quantize_per_channel" in str(node.target) and "dequantize" not in str(node.target):
-            found["weights"] += 1
+            counts["weights"] += 1
         elif "quantize_per_tensor" in str(node.target) and "dequantize" not in str(node.target):
-            found[f"activations {node.args[3]}..{node.args[4]}"] += 1
-    return found
+            counts[f"activations {node.args[3]}..{node.args[4]}"] += 1
+    return counts
 
 
 def errors(graph: GraphModule, result: GraphModule, samples: Any) -> list[float]:
-    """How far the answer to each image is from the graph's at most, as a share of the greatest one."""
+    """Largest error of the logits of each image, as a share of the graph's largest logit."""
     with torch.no_grad():
-        answers = [(graph(image), result(image)) for image in map(torch.from_numpy, samples)]
-    return [float((wanted - given).abs().max() / wanted.abs().max()) for wanted, given in answers]
+        logits = [(graph(image), result(image)) for image in map(torch.from_numpy, samples)]
+    return [float((wanted - actual).abs().max() / wanted.abs().max()) for wanted, actual in logits]
 
 
 @pytest.mark.parametrize(
-    ("wants", "found"),
+    ("wants", "counts"),
     [
         ({}, {"weights": 2, "activations 0..255": 2}),
         ({"activations": "int8"}, {"weights": 2, "activations -128..127": 2}),
@@ -94,15 +94,15 @@ def errors(graph: GraphModule, result: GraphModule, samples: Any) -> list[float]
         ({"quantize_outputs": True, "quantize_gelu": True}, {"weights": 2, "activations 0..255": 4}),
     ],
 )
-def test_placements(graph: GraphModule, samples: Any, wants: dict[str, Any], found: dict[str, int]) -> None:
-    assert counted(quantized(graph, samples, recipe(wants))) == found
+def test_placements(graph: GraphModule, samples: Any, wants: dict[str, Any], counts: dict[str, int]) -> None:
+    assert counted(quantized(graph, samples, recipe(wants))) == counts
 
 
-def test_weights_alone(graph: GraphModule, samples: Any) -> None:
+def test_weights_only(graph: GraphModule, samples: Any) -> None:
     wants = recipe({"quantize_outputs": True}, scheme="w8", smooth_quant=True, bias_correction="fast", equalization=0.5)
     result = quantized(graph, samples, wants)
     assert counted(result) == {"weights": 2}
-    assert all(0 < each < 0.02 for each in errors(graph, result, samples))
+    assert all(0 < error < 0.02 for error in errors(graph, result, samples))
 
 
 def test_outputs_are_quantized_behind_the_activation(graph: GraphModule, samples: Any) -> None:
@@ -119,17 +119,17 @@ def test_layers_that_stay_in_float(graph: GraphModule, patterns: tuple[str, ...]
 
 
 def test_close_to_float_and_not_equal(graph: GraphModule, samples: Any) -> None:
-    assert all(0 < each < 0.05 for each in errors(graph, quantized(graph, samples, recipe()), samples))
+    assert all(0 < error < 0.05 for error in errors(graph, quantized(graph, samples, recipe()), samples))
 
 
-def test_progress_is_told_for_each_sample(graph: GraphModule, samples: Any) -> None:
+def test_progress_is_reported_for_each_sample(graph: GraphModule, samples: Any) -> None:
     steps = []
     quantized(graph, samples, recipe(), on_sample=lambda: steps.append(1))
     assert len(steps) >= len(samples)
 
 
 def test_each_estimator_gives_its_own_range() -> None:
-    """The image's quantizer, on images with outliers: their extremes, the mean of those, or a range that clips."""
+    """On images with outliers, the input's range has their extremes, the mean of the extremes, or clips them."""
     random = np.random.default_rng(0)
     images = [random.standard_t(5, size=(1, 3, 64, 64)).astype(np.float32) for _ in range(8)]
     network = export_graph(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval(), (1, 3, 64, 64))
@@ -142,19 +142,21 @@ def test_each_estimator_gives_its_own_range() -> None:
         for estimator in ESTIMATORS
     }
     lowest, highest = ([float(reduce(image)) for image in images] for reduce in (np.min, np.max))
-    assert steps["minmax"] == pytest.approx((max(highest) - min(lowest)) / 255, rel=5e-3)  # so that 0 is a step
+    assert steps["minmax"] == pytest.approx(
+        (max(highest) - min(lowest)) / 255, rel=5e-3
+    )  # the tolerance allows for 0 as a level
     assert steps["mean-minmax"] == pytest.approx((np.mean(highest) - np.mean(lowest)) / 255, rel=5e-3)
     for clipping in ("histogram", "mse"):
         assert steps["mean-minmax"] < steps[clipping] < 0.95 * steps["minmax"]
     assert len(set(steps.values())) == len(ESTIMATORS)
 
 
-def test_every_estimator_of_a_recipe_is_known() -> None:
+def test_every_estimator_of_a_recipe_is_implemented() -> None:
     assert set(ESTIMATORS) == set(get_args(get_type_hints(Recipe)["estimator"]))
 
 
 class Uneven(nn.Module):
-    """A LayerNorm whose channels differ a thousandfold before a layer that makes up for it, so that int8 is coarse."""
+    """A LayerNorm whose channels differ a thousandfold, so that int8 is coarse, and a layer that compensates for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +180,7 @@ def test_smoothing_lowers_the_error_where_channels_differ() -> None:
     assert np.mean(smooth) < 0.1 * np.mean(plain)
 
 
-def test_what_nncf_refuses_is_a_compile_error(graph: GraphModule) -> None:
+def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule) -> None:
     with pytest.raises(CompileError, match="NNCF can't calibrate the graph: "):
         quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe())
 
@@ -193,10 +195,10 @@ def test_what_nncf_refuses_is_a_compile_error(graph: GraphModule) -> None:
         ("placement.is_padding", {}),
     ],
 )
-def test_a_mistake_of_ours_is_not_said_to_be_nncfs(
+def test_a_mistake_of_ours_is_not_reported_as_nncfs(
     graph: GraphModule, samples: Any, ours: str, changes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last one is called by the placement, which NNCF calls."""
+    """NNCF calls the placement, which calls the last function."""
 
     def mistaken(*_: object) -> None:
         raise KeyError("a mistake of ours")
@@ -215,7 +217,7 @@ def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
 
 
 class Everything(nn.Module):
-    """Something in it for each of a recipe's settings."""
+    """A network on which each of a recipe's settings has an effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +237,7 @@ class Everything(nn.Module):
 
 
 PLAINEST: dict[str, Any] = {"quantize_residuals": False}
-# A change of each setting that must show in the graph, and what else must be set for it to count.
+# A change of each setting that must change the graph, and other settings that it needs to have an effect.
 SETTINGS: dict[str, Any] = {
     "scheme": "w8",
     "estimator": "mean-minmax",
@@ -260,12 +262,11 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
 }
 NEEDS: dict[str, dict[str, Any]] = {"quantize_gelu": {"quantize_outputs": True}}
 ABOUT_IT = {"name", "description", "architectures", "optional_rewrites", "targets", "num_calibration_samples"}
-"""Not about the graph: these say which recipe it is, for which models and targets, how many images it asks for, and
-what is not warned of."""
+"""Settings that don't affect the graph: name, models and targets of the recipe, number of images, and warnings."""
 
 
 def prepared(wants: Recipe, device_class: str = "x86-64-v3") -> tuple[str, dict[str, torch.Tensor]]:
-    """The code and the constants of the graph that a job would compile for onnx."""
+    """Code and constants of the graph that a job would compile for onnx."""
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
     size = Preprocessing(12, 12, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -284,16 +285,16 @@ def same(one: tuple[str, dict[str, torch.Tensor]], other: tuple[str, dict[str, t
 
 
 def test_settings_cover_the_recipe() -> None:
-    assert {each.name for each in fields(Recipe)} == SETTINGS.keys() | ABOUT_IT
-    assert {each.name for each in fields(TargetRecipe)} == SETTINGS_OF_A_TARGET.keys() | {"on"}
+    assert {field.name for field in fields(Recipe)} == SETTINGS.keys() | ABOUT_IT
+    assert {field.name for field in fields(TargetRecipe)} == SETTINGS_OF_A_TARGET.keys() | {"on"}
     assert set(OWN) <= SETTINGS.keys() & SETTINGS_OF_A_TARGET.keys()
 
 
 @pytest.fixture(scope="module")
 def unchanged() -> tuple[str, dict[str, torch.Tensor]]:
-    found = prepared(recipe(PLAINEST))
-    assert same(found, prepared(recipe(PLAINEST))), "what differs without a change says nothing about one"
-    return found
+    graph = prepared(recipe(PLAINEST))
+    assert same(graph, prepared(recipe(PLAINEST))), "without a change, graphs must be equal"
+    return graph
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -308,19 +309,20 @@ def test_each_setting_of_a_target_changes_the_graph(name: str, unchanged: Any) -
     assert not same(before, prepared(recipe(base | {name: SETTINGS_OF_A_TARGET[name]})))
 
 
-def test_a_variant_changes_the_graph_for_its_device_class_alone(unchanged: Any) -> None:
+def test_a_variant_changes_the_graph_only_for_its_device_class(unchanged: Any) -> None:
     plain = recipe(PLAINEST).targets["onnx"]
     wants = recipe(PLAINEST | {"on": {"raspberry-pi-*": replace(plain, quantize_outputs=True)}})
     assert same(unchanged, prepared(wants))
     assert same(prepared(recipe(PLAINEST | {"quantize_outputs": True})), prepared(wants, "raspberry-pi-5"))
 
 
-def test_folded_weights_are_the_same_function_without_the_float_ones(graph: GraphModule, samples: Any) -> None:
-    found = quantized(graph, samples, recipe())
+def test_folding_weights_preserves_the_function(graph: GraphModule, samples: Any) -> None:
+    result = quantized(graph, samples, recipe())
     image = torch.from_numpy(samples[0])
-    before = found(image)
-    assert fold_weights(found) == 2
-    torch.testing.assert_close(found(image), before, rtol=0, atol=0)
-    kernels = [each.dtype for each in (*found.parameters(), *found.buffers()) if each.ndim > 1]
-    assert sorted(map(str, kernels)) == ["torch.float32", "torch.int8", "torch.int8"]  # the depthwise one stays
-    assert fold_weights(found) == 0
+    before = result(image)
+    assert fold_weights(result) == 2
+    torch.testing.assert_close(result(image), before, rtol=0, atol=0)
+    kernels = [tensor.dtype for tensor in (*result.parameters(), *result.buffers()) if tensor.ndim > 1]
+    # the depthwise kernel stays in float
+    assert sorted(map(str, kernels)) == ["torch.float32", "torch.int8", "torch.int8"]
+    assert fold_weights(result) == 0

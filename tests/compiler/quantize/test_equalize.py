@@ -1,4 +1,4 @@
-"""Channels with like ranges: the same function, no operation more."""
+"""Equalized channels: the same function with the same operations."""
 
 import copy
 from collections import Counter
@@ -19,7 +19,7 @@ SIZE = (1, 3, 8, 8)
 
 
 class ResponseNorm(nn.Module):
-    """GRN as timm writes it, behind a pointwise convolution whose channels differ a hundredfold."""
+    """GRN as in timm, behind a pointwise convolution whose channels differ a hundredfold."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ResponseNorm(nn.Module):
 
 
 class Norm(nn.Module):
-    """A LayerNorm with an affine before two layers that take it."""
+    """A LayerNorm with an affine part, and two layers that consume it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,25 +66,25 @@ def targets(graph: GraphModule) -> Counter[str]:
 
 
 def spread(graph: GraphModule) -> float:
-    """Greatest over least peak of the channels that the last dense layer takes."""
+    """Ratio of the largest to the smallest peak among the channels of the last dense layer's input."""
     layer = [node for node in graph.graph.nodes if node.target in (A.conv2d.default, A.linear.default)][-1]
-    seen: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
 
-    class Watch(torch.fx.Interpreter):
+    class Recorder(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> object:
             if n is layer:
                 x = self.fetch_args_kwargs_from_env(n)[0][0].detach()
-                seen.append(x.abs().movedim(1 if n.target is A.conv2d.default else -1, 0).flatten(1).amax(1))
+                recorded.append(x.abs().movedim(1 if n.target is A.conv2d.default else -1, 0).flatten(1).amax(1))
             return super().run_node(n)
 
     for image in images():
-        Watch(graph).run(torch.from_numpy(image))
-    peaks = torch.stack(seen).amax(0)
+        Recorder(graph).run(torch.from_numpy(image))
+    peaks = torch.stack(recorded).amax(0)
     return float(peaks.max() / peaks.min())
 
 
 @pytest.mark.parametrize("kind", [ResponseNorm, Norm])
-def test_the_function_stays_and_so_do_its_operations(kind: type[nn.Module]) -> None:
+def test_the_function_and_its_operations_stay(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     module = kind()
     plain = graph_of(module)
@@ -97,7 +97,7 @@ def test_the_function_stays_and_so_do_its_operations(kind: type[nn.Module]) -> N
 
 
 @pytest.mark.parametrize("kind", [ResponseNorm, Norm])
-def test_the_more_strength_the_liker_the_channels(kind: type[nn.Module]) -> None:
+def test_more_strength_makes_channels_more_alike(kind: type[nn.Module]) -> None:
     spreads = []
     for strength in (0.3, 0.7, 1.0):
         torch.manual_seed(0)
@@ -108,7 +108,7 @@ def test_the_more_strength_the_liker_the_channels(kind: type[nn.Module]) -> None
     assert spreads[2] == pytest.approx(1, rel=1e-3)
 
 
-def test_channels_that_are_always_zero_stay() -> None:
+def test_channels_that_are_always_zero_are_not_changed() -> None:
     torch.manual_seed(0)
     module = Norm()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_channels_that_are_always_zero_stay() -> None:
     torch.testing.assert_close(changed(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
-def test_what_others_take_too_stays() -> None:
+def test_a_node_with_other_consumers_is_not_changed() -> None:
     class Shared(Norm):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.norm(x)
@@ -131,5 +131,5 @@ def test_what_others_take_too_stays() -> None:
     assert equalize(graph_of(Shared()), images(), 0.7) == 0
 
 
-def test_a_graph_without_such_places_stays() -> None:
+def test_a_graph_without_such_places_is_not_changed() -> None:
     assert equalize(graph_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU())), images(), 0.7) == 0

@@ -1,4 +1,4 @@
-"""GPTQ: levels of weights chosen for the layer's output, not for the weights alone."""
+"""GPTQ chooses the levels of weights for the layer's output, not just for the weights."""
 
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +23,7 @@ SIZE = (1, 3, 12, 12)
 
 
 def images(count: int, seed: int) -> list[NDArray[np.float32]]:
-    """Images whose neighbouring pixels are alike, as real ones are."""
+    """Images whose neighbouring pixels are correlated, as in photos."""
     random = np.random.default_rng(seed)
     return [random.normal(size=(1, 3, 3, 3)).repeat(4, 2).repeat(4, 3).astype(np.float32) for _ in range(count)]
 
@@ -46,38 +46,38 @@ def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
 
 
 def error(graph: GraphModule) -> float:
-    """Mean square of what the logits of other images are off by."""
+    """Mean square error of the logits of other images."""
     x = [torch.from_numpy(image) for image in images(16, 1)]
     module = network()
     with torch.no_grad():
-        return float(torch.cat([(graph(each) - module(each)) ** 2 for each in x]).mean())
+        return float(torch.cat([(graph(image) - module(image)) ** 2 for image in x]).mean())
 
 
 def weights(graph: GraphModule) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(weight, scale) of each quantized layer."""
-    found = []
+    pairs = []
     for node in graph.graph.nodes:
         if "quantize_per_channel" in str(node.target) and "dequantize" not in str(node.target):
             weight, scale = constant(graph, node.args[0]), constant(graph, node.args[1])
             assert weight is not None
             assert scale is not None
-            found.append((weight, scale))
-    return found
+            pairs.append((weight, scale))
+    return pairs
 
 
-def test_the_logits_come_closer_with_the_same_scales() -> None:
+def test_the_error_of_the_logits_falls_with_the_same_scales() -> None:
     nearest, gptq = quantized("nearest"), quantized("gptq")
     assert error(gptq) < 0.9 * error(nearest)
     for (_, before), (_, after) in zip(weights(nearest), weights(gptq), strict=True):
         assert torch.equal(before, after)
 
 
-def test_weights_are_whole_steps_and_depthwise_ones_stay() -> None:
+def test_weights_are_whole_levels_and_depthwise_weights_stay() -> None:
     nearest, gptq = weights(quantized("nearest")), weights(quantized("gptq"))
     assert len(gptq) == 4
-    for at, ((before, _), (after, scale)) in enumerate(zip(nearest, gptq, strict=True)):
+    for index, ((before, _), (after, scale)) in enumerate(zip(nearest, gptq, strict=True)):
         levels = after / scale.view(-1, *[1] * (after.ndim - 1))
-        if at == 1:
+        if index == 1:  # the depthwise layer
             assert torch.equal(before, after)
             continue
         torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
@@ -85,21 +85,21 @@ def test_weights_are_whole_steps_and_depthwise_ones_stay() -> None:
         assert not torch.equal(before, after)
 
 
-def test_unrelated_inputs_round_to_nearest() -> None:
+def test_uncorrelated_inputs_round_to_nearest() -> None:
     weight, scale = torch.randn(4, 300), torch.full((4,), 0.02)
     levels = _round(weight, torch.eye(300), scale, -127, 127)
     assert torch.equal(levels, (weight.double() / scale.double()[:, None]).round().clamp(-127, 127))
 
 
 @pytest.mark.parametrize("inputs", [40, 300])
-def test_related_inputs_give_less_error_than_rounding_to_nearest(inputs: int) -> None:
+def test_correlated_inputs_give_less_error_than_rounding_to_nearest(inputs: int) -> None:
     torch.manual_seed(0)
     rows = torch.randn(500, 20) @ torch.randn(20, inputs) + 0.1 * torch.randn(500, inputs)
     weight, scale = torch.randn(8, inputs), torch.full((8,), 0.03)
     levels = _round(weight, rows.T @ rows, scale, -127, 127)
     nearest = (weight / 0.03).round()
-    off = [(rows @ (each.float() * scale[:, None] - weight).T).square().mean() for each in (levels, nearest)]
-    assert off[0] < 0.5 * off[1]
+    errors = [(rows @ (rounded.float() * scale[:, None] - weight).T).square().mean() for rounded in (levels, nearest)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_the_same_images_give_the_same_weights() -> None:
@@ -107,7 +107,7 @@ def test_the_same_images_give_the_same_weights() -> None:
         assert torch.equal(one, other)
 
 
-def test_weights_go_through_quantization_once_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_quantized_once_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = quantized("nearest")
     count = len(weights(graph))
     ran: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""HardSwish between INT8 layers for LiteRT: int8 where the recipe leaves it, a product in float where it says so."""
+"""HardSwish between INT8 layers for LiteRT: in int8, or decomposed in float if the recipe asks for it."""
 
 from collections import Counter
 from dataclasses import replace
@@ -38,12 +38,12 @@ def samples() -> list[NDArray[np.float32]]:
 
 
 def recipe(in_float: bool) -> Recipe:
-    found = load_recipe("default").for_target("tflite")
-    row = replace(found.targets["tflite"], hard_swish_in_float=in_float)
-    return replace(found, targets={**found.targets, "tflite": row})
+    default = load_recipe("default").for_target("tflite")
+    row = replace(default.targets["tflite"], hard_swish_in_float=in_float)
+    return replace(default, targets={**default.targets, "tflite": row})
 
 
-def test_spelled_out_it_is_the_same(graph: GraphModule, samples: list[NDArray[np.float32]]) -> None:
+def test_decomposition_is_exact(graph: GraphModule, samples: list[NDArray[np.float32]]) -> None:
     before = [graph(torch.from_numpy(sample)) for sample in samples]
     assert decompose_hard_swish(graph) == 1
     assert not graph.graph.find_nodes(op="call_function", target=A.hardswish.default)
@@ -52,21 +52,21 @@ def test_spelled_out_it_is_the_same(graph: GraphModule, samples: list[NDArray[np
     assert decompose_hard_swish(graph) == 0
 
 
-@pytest.mark.parametrize(("in_float", "found"), [(False, 1), (True, 0)])
-def test_what_the_converter_makes_of_it(
-    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, in_float: bool, found: int
+@pytest.mark.parametrize(("in_float", "count"), [(False, 1), (True, 0)])
+def test_operators_after_conversion(
+    graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, in_float: bool, count: int
 ) -> None:
     quantized = quantize(graph, samples, recipe(in_float), "tflite")
     artifact = load_backend("tflite").compile(quantized, tmp_path, "{}")
     model = flatbuffer_utils.read_model(str(tmp_path / artifact.model_file))
     operators = model.subgraphs[0].operators
-    kinds = Counter(flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) for each in operators)
-    assert (kinds["HARD_SWISH"], kinds["CONV_2D"]) == (found, 2)
+    kinds = Counter(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in operators)
+    assert (kinds["HARD_SWISH"], kinds["CONV_2D"]) == (count, 2)
 
 
-def test_where_the_shipped_recipe_wants_it() -> None:
-    found = {name: load_recipe("default").for_class(name).targets["tflite"] for name in ("x86-64-v4", "raspberry-pi-5")}
-    assert {name: row.hard_swish_in_float for name, row in found.items()} == {
+def test_device_classes_of_the_shipped_recipe() -> None:
+    rows = {name: load_recipe("default").for_class(name).targets["tflite"] for name in ("x86-64-v4", "raspberry-pi-5")}
+    assert {name: row.hard_swish_in_float for name, row in rows.items()} == {
         "x86-64-v4": True,
         "raspberry-pi-5": False,
     }

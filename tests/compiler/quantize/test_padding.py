@@ -1,4 +1,4 @@
-"""Zero padding of its own before convolutions, as TensorFlow's 'same' has it: Q goes before it, kernels take it in."""
+"""Separate zero padding before convolutions, as in TensorFlow's 'same': Q comes before it, and kernels do it."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -62,7 +62,9 @@ def onnx_operations(path: Path) -> Counter[str]:
 
 def tflite_operations(path: Path) -> Counter[str]:
     model = flatbuffer_utils.read_model(str(path))
-    return Counter(flatbuffer_utils.opcode_to_name(model, each.opcodeIndex) for each in model.subgraphs[0].operators)
+    return Counter(
+        flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in model.subgraphs[0].operators
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,11 +72,11 @@ def tflite_operations(path: Path) -> Counter[str]:
     [
         ("openvino", openvino_operations, {"Pad": 0, "Convolution": 3}),
         ("onnx", onnx_operations, {"Pad": 0, "QLinearConv": 3}),
-        # XNNPACK makes a padding part of the convolution right behind it; the input's transpose is the only one.
+        # XNNPACK fuses a padding into the convolution right behind it, so only the input's transpose may remain.
         ("tflite", tflite_operations, {"TRANSPOSE": 1, "CONV_2D": 2, "DEPTHWISE_CONV_2D": 1}),
     ],
 )
-def test_kernels_take_it_in(
+def test_kernels_do_the_padding(
     target: str,
     count: Callable[[Path], Counter[str]],
     left: dict[str, int],
@@ -86,5 +88,5 @@ def test_kernels_take_it_in(
     for node in quantized.graph.find_nodes(op="call_function", target=A.pad.default):
         assert "dequantize_per_tensor" in str(node.args[0].target)
     artifact = load_backend(target).compile(quantized, tmp_path, "{}")
-    found = count(tmp_path / artifact.model_file)
-    assert {name: found[name] for name in left} == left
+    counts = count(tmp_path / artifact.model_file)
+    assert {name: counts[name] for name in left} == left

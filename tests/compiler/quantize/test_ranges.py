@@ -1,4 +1,4 @@
-"""Ranges with the least error: clipped where clipping is cheap, by what takes the value."""
+"""Ranges with the smallest error: they clip where the consumers of a value make clipping cheap."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +25,9 @@ def calibrated(module: nn.Module, image: torch.Tensor, estimator: Literal["minma
     return quantize(rewrite(export_graph(module.eval(), SIZE), []).graph, [image.numpy()], recipe, target)
 
 
-def representable_range(graph: GraphModule, at: int = 0) -> tuple[float, float]:
-    """The range of one quantizer, in the graph's order."""
-    node = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default][at]
+def representable_range(graph: GraphModule, index: int = 0) -> tuple[float, float]:
+    """Range of one quantizer, by its index in the graph."""
+    node = [node for node in graph.graph.nodes if node.target is Q.quantize_per_tensor.default][index]
     _, scale, zero, low, high = node.args[:5]
     return (low - zero) * scale, (high - zero) * scale
 
@@ -36,31 +36,31 @@ def noise(seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=SIZE).astype(np.float32))
 
 
-def off(graph: GraphModule, module: nn.Module, image: torch.Tensor) -> float:
+def error(graph: GraphModule, module: nn.Module, image: torch.Tensor) -> float:
     with torch.no_grad():
         return float((graph(image) - module(image)).square().mean())
 
 
-def test_long_tails_are_clipped_and_the_layer_gains() -> None:
+def test_clipping_long_tails_lowers_the_error() -> None:
     torch.manual_seed(0)
     module, image = nn.Conv2d(8, 8, 1), noise() ** 5
     whole, fitted = calibrated(module, image, "minmax", "openvino"), calibrated(module, image, "mse", "openvino")
     assert representable_range(fitted)[1] < representable_range(whole)[1] == pytest.approx(float(image.max()), rel=0.02)
-    assert off(fitted, module, image) < off(whole, module, image)
+    assert error(fitted, module, image) < error(whole, module, image)
 
 
-def test_a_channel_without_weights_counts_nothing() -> None:
+def test_a_channel_without_weights_is_ignored() -> None:
     torch.manual_seed(0)
     module, image = nn.Conv2d(8, 8, 1), noise()
     image[:, 3] *= 5
-    heard = representable_range(calibrated(module, image, "mse", "onnx"))[1]
+    with_weights = representable_range(calibrated(module, image, "mse", "onnx"))[1]
     with torch.no_grad():
         module.weight[:, 3] = 0
-    assert representable_range(calibrated(module, image, "mse", "onnx"))[1] < 0.6 * heard
+    assert representable_range(calibrated(module, image, "mse", "onnx"))[1] < 0.6 * with_weights
 
 
 @pytest.mark.parametrize(("behind", "lower"), [(nn.GELU(), -10.0), (nn.Identity(), -20.0)])
-def test_what_a_gelu_makes_nothing_of_is_clipped(behind: nn.Module, lower: float) -> None:
+def test_values_that_a_gelu_suppresses_are_clipped(behind: nn.Module, lower: float) -> None:
     layer = nn.Conv2d(8, 8, 1)
     assert layer.bias is not None
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_what_a_gelu_makes_nothing_of_is_clipped(behind: nn.Module, lower: float
     assert check(representable_range(graph, 1)[0])
 
 
-def test_zero_stays_a_step() -> None:
+def test_zero_stays_a_level() -> None:
     torch.manual_seed(0)
     graph = calibrated(nn.Conv2d(8, 8, 3, padding=1), noise() + 5, "mse", "onnx")
     for node in graph.graph.nodes:
@@ -84,8 +84,8 @@ def test_zero_stays_a_step() -> None:
     ("size", "axis"),
     [((1, 7, 7, 3072), 3), ((1, 28, 28, 768), 3), ((1, 14, 14, 1536), 3), ((1, 56, 56, 40), 3), ((1, 768, 28, 28), 1)],
 )
-def test_every_channel_is_looked_at_wherever_its_axis_is(size: tuple[int, ...], axis: int) -> None:
+def test_every_channel_is_sampled_wherever_its_axis_is(size: tuple[int, ...], axis: int) -> None:
     count, inner = int(np.prod(size)), int(np.prod(size[axis + 1 :]))
-    looked_at = np.arange(0, count, _step(count))
-    assert len(set((looked_at // inner % size[axis]).tolist())) == size[axis]
-    assert len(looked_at) <= 2 * MOST_VALUES
+    sampled = np.arange(0, count, _step(count))
+    assert len(set((sampled // inner % size[axis]).tolist())) == size[axis]
+    assert len(sampled) <= 2 * MOST_VALUES

@@ -1,4 +1,4 @@
-"""Residual sums and pooling between INT8 layers: which kernels each runtime takes for them."""
+"""Residual sums and pooling between INT8 layers: the kernels that each runtime uses for them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -39,9 +39,9 @@ def samples() -> list[NDArray[np.float32]]:
 
 
 def recipe(target: str, residuals: bool) -> Recipe:
-    found = load_recipe("default")
-    row = replace(found.targets[target], quantize_residuals=residuals)
-    return replace(found, targets={**found.targets, target: row})
+    default = load_recipe("default")
+    row = replace(default.targets[target], quantize_residuals=residuals)
+    return replace(default, targets={**default.targets, target: row})
 
 
 def compiled(graph: GraphModule, samples: list[NDArray[np.float32]], target: str, folder: Path, *, on: bool) -> Path:
@@ -71,9 +71,9 @@ def test_litert_adds_and_pools_integers(
     model = flatbuffer_utils.read_model(str(compiled(graph, samples, "tflite", tmp_path, on=on)))
     (subgraph,) = model.subgraphs
     types: dict[str, set[int]] = {}
-    for each in subgraph.operators:
-        operands = {subgraph.tensors[index].type for index in (each.inputs[0], *each.outputs)}
-        types.setdefault(flatbuffer_utils.opcode_to_name(model, each.opcodeIndex), set()).update(operands)
+    for operator in subgraph.operators:
+        operands = {subgraph.tensors[index].type for index in (operator.inputs[0], *operator.outputs)}
+        types.setdefault(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex), set()).update(operands)
     assert types["MAX_POOL_2D"] == {schema.TensorType.INT8}
     assert (types["ADD"] == {schema.TensorType.INT8}) == on
 
@@ -97,12 +97,12 @@ def test_openvino_adds_inside_a_convolution_and_pools_integers(
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
-def test_pooling_changes_no_step(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
+def test_pooling_does_not_change_the_scale(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
     quantized = quantize(graph, samples, recipe(target, True), target)
     (pool,) = quantized.graph.find_nodes(op="call_function", target=A.max_pool2d.default)
     (behind,) = pool.users
     assert behind.target is Q.quantize_per_tensor.default
     assert {node.args[1:] for node in (behind, *behind.users)} == {pool.args[0].args[1:]}
     for sample in samples:
-        wanted, given = (net(torch.from_numpy(sample)) for net in (graph, quantized))
-        assert 0 < (wanted - given).abs().max() < 0.05 * wanted.abs().max()
+        wanted, actual = (net(torch.from_numpy(sample)) for net in (graph, quantized))
+        assert 0 < (wanted - actual).abs().max() < 0.05 * wanted.abs().max()
