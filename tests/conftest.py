@@ -74,6 +74,18 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser. Without one, tests are skipped, or fail in CI."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        reason = "needs chromium: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return browser
+
+
+@pytest.fixture(scope="session")
 def sdist(shared_folder: Path) -> Path:
     """The source distribution of this checkout."""
     (made,) = made_once(shared_folder, "sdist", lambda folder: build(ROOT, "sdist", folder)).iterdir()

@@ -61,7 +61,7 @@ def report_sections() -> str:
     for section in by_class.values():
         parts += [f"## {section.path or 'The report'} {{#{_anchor(section.path)}}}", section.meaning]
         rows = [_row(field, by_class) for field in section.fields]
-        parts.append(table(("field", "type", "unit", "meaning", "example"), rows))
+        parts.append(table(("field", "meaning", "type", "example"), rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +72,8 @@ def _row(field: Documented, by_class: Mapping[type[Any], Section]) -> tuple[str,
         name = f"[{name}](#{_anchor(by_class[field.inner].path)})"
     else:
         name = f'<a id="{_anchor(field.path)}"></a>{name}'
-    return name, field.json_type + (" or null" if field.optional else ""), field.unit, field.meaning, field.example
+    kind = field.json_type + (f", {field.unit}" if field.unit else "") + (", or null" if field.optional else "")
+    return name, field.meaning, kind, field.example
 
 
 def _anchor(path: str) -> str:

@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -60,18 +58,6 @@ const facts = {
 document.body.innerHTML = "";
 document.body.append(Object.assign(document.createElement("pre"), {id: "facts", textContent: JSON.stringify(facts)}));
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    """The browser. Without one, tests are skipped, or fail in CI."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        reason = "needs chromium: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return browser
 
 
 def inspect(chromium: str, page: str, folder: Path, width: int, dark: bool) -> dict[str, Any]:
