@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from edgekit.config.compatibility import load_compatibility
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.probed_facts import ProbedFacts, PythonFacts
 from edgekit.devices.registry import Device
@@ -21,7 +22,7 @@ NEWEST_PYTHON = (3, 14)
 MACHINES = ("aarch64", "x86_64")
 """Architectures for which the runtimes publish wheels, on Linux with glibc."""
 OLDEST_GLIBC = (2, 28)
-"""Oldest glibc that the runtimes' wheels are built against."""
+"""Oldest glibc with which any runtime can be installed; `wheel_problem` knows of runtimes that need a newer one."""
 ROOM_BYTES = 400 << 20
 """Disk space that an environment with one runtime needs, including its packages while pip unpacks them."""
 ENGINE_BYTES = 100 << 20
@@ -98,7 +99,7 @@ def check(device: Device) -> DeviceCheck:
     """Connect to a device and check it."""
     with connect(device) as connection:
         facts = probe(connection)
-    proposed, reason = facts.matching_class, reason_against(device.name, facts)
+    proposed = facts.matching_class
     return DeviceCheck(
         name=device.name,
         url=device.url,
@@ -106,12 +107,26 @@ def check(device: Device) -> DeviceCheck:
         proposed_class=proposed,
         facts=facts,
         lacks=tuple(lacks(device, facts)),
-        targets=dict.fromkeys(RUNTIMES, Verdict(reason is None, reason)),
+        targets={runtime: _verdict(device.name, facts, runtime) for runtime in RUNTIMES},
     )
 
 
+def _verdict(device: str, facts: ProbedFacts, runtime: str) -> Verdict:
+    reason = reason_against(device, facts) or wheel_problem(runtime, facts)
+    return Verdict(reason is None, reason)
+
+
+def wheel_problem(runtime: str, facts: ProbedFacts) -> str | None:
+    """Why one runtime can't be installed on a machine where others can, or None."""
+    support = load_compatibility().support_of(runtime, facts.machine)
+    if support is None or facts.glibc is None or release(facts.glibc, parts=2) >= release(support.glibc, parts=2):
+        return None
+    wheels = f"the wheels of {support.requirement.name} for {facts.machine}"
+    return f"{wheels} need glibc {support.glibc} or newer, but it is {facts.glibc}"
+
+
 def reason_against(device: str, facts: ProbedFacts) -> str | None:
-    """Why no runtime can be installed there, or None. All runtimes are published for the same platforms."""
+    """Why no runtime can be installed there, or None."""
     if facts.machine not in MACHINES:
         return f"no runtime is published for {facts.machine}, only for {' and '.join(MACHINES)}"
     if facts.glibc is None:

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from edgekit import __version__
 from edgekit.config.compatibility import KnownBad, load_compatibility
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
-from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
+from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, wheel_problem
 from edgekit.devices.probed_facts import ProbedFacts, facts_of
 from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
@@ -129,25 +129,17 @@ def _runtime(runtime: Runtime, facts: ProbedFacts, installed: Installed) -> Find
     """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
     module = next((name for name in runtime.import_names if _is_installed(name)), None)
     if module is None:
-        fix = _wheel_problem(runtime, facts) or f"Run: {install_command(runtime.extra)}"
-        return Finding(runtime.title, "warning", "not installed", fix)
+        if problem := wheel_problem(runtime.name, facts):
+            return Finding(
+                runtime.title, "warning", f"not installed: {problem}", "Use another runtime or a newer Linux"
+            )
+        return Finding(runtime.title, "warning", "not installed", f"Run: {install_command(runtime.extra)}")
     version = next(filter(None, map(installed, runtime.distributions)), "")
     found, failure = f"{_package(module)} {version}", _import_failure(module)
     if failure is None:
         return Finding(runtime.title, "ok", found)
     fix = f"Install it again: {pip_install('--force-reinstall', runtime.requirement)}"
     return Finding(runtime.title, "broken", f"{found} {failure}", fix)
-
-
-def _wheel_problem(runtime: Runtime, facts: ProbedFacts) -> str | None:
-    """Why pip can't install a runtime here, with what to do instead; None if nothing is known against it."""
-    support = load_compatibility().support_of(runtime.name, facts.machine)
-    if support is None or facts.glibc is None or release(facts.glibc, parts=2) >= release(support.glibc, parts=2):
-        return None
-    return (
-        f"Use another runtime, or a Linux with glibc {support.glibc} or newer, which the wheels of "
-        f"{support.requirement.name} for {facts.machine} need"
-    )
 
 
 def _is_installed(module: str) -> bool:
@@ -182,7 +174,7 @@ def _building(installed: Installed) -> Finding:
     missing = [name for name, version in versions.items() if version is None]
     if not missing:
         return Finding("making bundles", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
-    fix = f"Running bundles needs none of these; to make bundles, run: {install_command('build')}"
+    fix = f"To make bundles on this machine, run: {install_command('build')}"
     return Finding("making bundles", "warning", f"not installed: {', '.join(missing)}", fix)
 
 

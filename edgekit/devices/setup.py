@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.check import python_of, reason_against
+from edgekit.devices.check import python_of, reason_against, wheel_problem
 from edgekit.devices.faults import exit_error, full_disk
 from edgekit.devices.probed_facts import ProbedFacts
 from edgekit.devices.requests import (
@@ -54,7 +54,7 @@ def ensure_environment(
     Raises DevicePythonError, DeviceFullError, DeviceSetupError, or the error of a lost connection.
     """
     device = connection.device.name
-    reason = reason_against(device, facts)
+    reason = reason_against(device, facts) or wheel_problem(target, facts)
     if reason:
         raise DeviceSetupError(f"{device}: {target} can't run on this device: {reason}")
     python = python_of(device, facts)

@@ -111,6 +111,15 @@ def test_reasons_against(facts: ProbedFacts, change: dict[str, Any], reason: str
     assert actual is None if reason is None else reason in str(actual)
 
 
+def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbedFacts) -> None:
+    old = replace(facts, machine="aarch64", glibc="2.31")
+    problems = {runtime: check.wheel_problem(runtime, old) for runtime in RUNTIMES}
+    assert {runtime for runtime, problem in problems.items() if problem} == {"openvino"}
+    assert "glibc 2.35 or newer, but it is 2.31" in str(problems["openvino"])
+    assert check.reason_against("pi", old) is None
+    assert check.wheel_problem("openvino", replace(old, glibc="2.36")) is None
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
