@@ -26,9 +26,9 @@ class Change:
     after: float
     """Value in the second run."""
     difference: float | None = None
-    """Second value minus first; None for figures that are compared by their ratio or have no interval."""
+    """Second value minus first; null for figures that are compared by their ratio or have no interval."""
     ratio: float | None = None
-    """Second value divided by first; None for figures that are compared by their difference or have no interval."""
+    """Second value divided by first; null for figures that are compared by their difference or have no interval."""
     ci95: Interval | None = None
     """95 % interval of the difference or the ratio."""
 
@@ -42,7 +42,7 @@ class RowComparison:
     bundle: str
     """Name of the bundle."""
     verdicts: tuple[Verdict | None, Verdict | None]
-    """Verdicts in the first and the second run; None where the run has no such row."""
+    """Verdicts in the first and the second run; null where the run has no such row."""
     changes: dict[str, Change] = field(default_factory=dict)
     """Figures that both runs have, by their column in report.csv."""
     regressions: tuple[str, ...] = ()

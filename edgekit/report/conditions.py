@@ -22,7 +22,7 @@ class Throttling:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineState:
-    """Clocks, temperature, throttling and load at one moment; values that the system does not report are None."""
+    """Clocks, temperature, throttling and load at one moment; values that the system does not report are null."""
 
     clock_mhz: float | None
     """Clock of the fastest core, in MHz."""
@@ -33,7 +33,7 @@ class MachineState:
     celsius: float | None
     """Temperature of the hottest thermal zone, in degrees Celsius."""
     throttled: Throttling | None
-    """Throttling flags of a Raspberry Pi's firmware; None on other machines."""
+    """Throttling flags of a Raspberry Pi's firmware; null on other machines."""
     throttle_events: int | None
     """Number of thermal throttling events that the processor has counted since boot."""
     cooling_state: int | None
@@ -53,7 +53,7 @@ class Sample:
     celsius: float | None
     """Temperature of the hottest thermal zone, in degrees Celsius."""
     throttled: tuple[str, ...] | None
-    """Causes that slowed the processor down at that moment; None if the system does not report them."""
+    """Causes that slowed the processor down at that moment; null if the system does not report them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ class Conditions:
     series: tuple[Sample, ...]
     """Clock and temperature over time, sampled between the timed rounds."""
     throttled: tuple[str, ...] | None
-    """Causes that slowed the processor down during the timing; None if the system does not report them."""
+    """Causes that slowed the processor down during the timing; null if the system does not report them."""
     cpus: Annotated[int, Meta(ge=1)]
     """Number of CPUs that the timed process may use."""
     other_cpus: Annotated[float, Meta(ge=0)] | None
-    """Number of these CPUs that other processes kept busy, on average."""
+    """Number of CPUs that other processes kept busy during the timing, on average."""
 
 
 @dataclass(frozen=True)

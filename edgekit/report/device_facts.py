@@ -8,7 +8,7 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class DeviceFacts(Struct, frozen=True, kw_only=True):
-    """The machine that a row was measured on. Facts that could not be determined are None."""
+    """The machine that a row was measured on. Facts that could not be determined are null."""
 
     # A Struct instead of a dataclass, because the JSON key `class` is not a valid field name in Python.
     name: str

@@ -83,10 +83,10 @@ class Stability:
     range_ratio: RangeRatio
     """Ratio of the activation ranges that the two halves give."""
     snr_db: tuple[float | None, float | None]
-    """Signal-to-noise ratio of each model's logits against torch's float network, in decibels; None where they are
+    """Signal-to-noise ratio of each model's logits against torch's float network, in decibels; null where they are
     equal."""
     snr_between_db: float | None
-    """Signal-to-noise ratio between the logits of the two models, in decibels; None where they are equal."""
+    """Signal-to-noise ratio between the logits of the two models, in decibels; null where they are equal."""
     agreement: Fraction
     """Share of images for which the two models predict the same class."""
 
@@ -106,7 +106,7 @@ class Calibration:
     unreadable: tuple[Unreadable, ...] = ()
     """Images that were skipped because they could not be decoded."""
     doubts: tuple[str, ...] = ()
-    """Reasons why ranges from these images may not fit other images, such as too few images or a missing class."""
+    """Reasons why ranges from these images may not fit other images, such as too few images or missing classes."""
     stability: tuple[Stability, ...] = ()
     """Comparison of models from two halves of the images, for each runtime; empty without `--check-stability`."""
 
@@ -148,7 +148,7 @@ class Recommendation:
     device: str | None
     """Name of the device."""
     bundle: str | None
-    """Name of the bundle to ship; None where no row passed."""
+    """Name of the bundle to ship; null where no row passed."""
     why: str
     """Reason for the choice, or for the lack of one."""
     others: tuple["Recommendation", ...] = ()
@@ -157,7 +157,7 @@ class Recommendation:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The whole of report.json."""
+    """The results of a run: figures, verdicts and the bundle to ship."""
 
     schema_version: Literal[1] = 1
     """Version of the document's format."""
@@ -180,9 +180,9 @@ class Report:
     recommendation: Recommendation
     """Bundle to ship to each device."""
     tuning: SearchSummary | None = None
-    """Recipes that `edgekit tune` tried before it made these bundles; None for other commands."""
+    """Recipes that `edgekit tune` tried before it made these bundles; null for other commands."""
     sensitivity: Sensitivity | None = None
-    """Result of `edgekit sensitivity` in the same run folder; None where it was not run."""
+    """Result of `edgekit sensitivity` in the same run folder; null where it was not run."""
 
     @property
     def devices(self) -> list[str]:

@@ -57,7 +57,7 @@ class Bound:
     shown: bool
     """Whether the whole 95 % interval of the drop lies within the allowed drop, which confirms the claim."""
     images_needed: Annotated[int, Meta(ge=1)] | None
-    """Images that would confirm the claim four times out of five at the measured rates; None where no number would."""
+    """Images that would confirm the claim four times out of five at the measured rates; null where no number would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +75,9 @@ class Accuracy:
     wrong_to_right: Count
     mcnemar_p: Fraction
     versus: str
-    """Name of a bundle to compare with, or "reference" for the float network in its own framework."""
+    """Name of the bundle to compare with, or "reference" for the float network in its own framework."""
     bound: Bound | None = None
-    """Comparison of the drop's interval with the allowed drop; None where no gate applies."""
+    """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Latency:
     mean: Milliseconds
     std: Milliseconds
     spread: Annotated[float, Meta(ge=0)] | None
-    """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; None for too few rounds."""
+    """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; null for too few rounds."""
     count: Count
     threads: Count
     load: Milliseconds
@@ -138,9 +138,9 @@ class Int8:
     method: str
     """Source of the share: the profiler and its version, or the reason why the share is unknown."""
     float_layers: tuple[str, ...] | None
-    """Names of the dense layers that ran in floating point; None where the profiler does not tell."""
+    """Names of the dense layers that ran in floating point; null where the profiler does not tell."""
     simulated: bool | None
-    """Whether most of the quantized operations ran in floating point; None where the profiler does not tell."""
+    """Whether most of the quantized operations ran in floating point; null where the profiler does not tell."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class LowPrecision:
     p50_ms: Milliseconds
     """Median latency in that format, in milliseconds."""
     verdict: Literal["pass", "fail"] | None = None
-    """`fail` where the drop exceeds the allowed drop; None until the gates have judged it."""
+    """`fail` where the drop exceeds the allowed drop; null until the gates have judged it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +176,13 @@ class Measurement:
     device: DeviceFacts
     """Machine that the bundle was measured on."""
     bundle: str | None = None
-    """Name of the bundle, which is its folder within the run folder; None where none was made."""
+    """Name of the bundle, which is its folder within the run folder; null where none was made."""
     scheme: str | None = None
     """Description of how weights and activations are quantized."""
     size_bytes: Count | None = None
     """Size of the files that the runtime loads, in bytes."""
     macs: Count | None = None
-    """Multiply-accumulates of one inference."""
+    """Number of multiply-accumulates of one inference."""
     accuracy: Accuracy | None = None
     """Accuracy on the evaluation images, compared with the float network."""
     latency_ms: Latency | None = None
@@ -201,9 +201,9 @@ class Measurement:
     thermal: Conditions | None = None
     """Clocks, temperature and other load during the timing."""
     sustain: Sustained | None = None
-    """Latency over minutes; None without `--sustain`."""
+    """Latency over minutes; null without `--sustain`."""
     failure: Failure | None = None
-    """Stage that failed and its error; None where the row has figures."""
+    """Stage that failed and its error; null where the row has figures."""
 
     def __post_init__(self) -> None:
         figures = (self.accuracy, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit)
@@ -220,7 +220,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Measurement):
-    """One entry of `results` in report.json."""
+    """One bundle on one device: its figures, or its failure, and the verdict of the gates."""
 
     verdict: Verdict
     """Outcome of the gates; "inconclusive" where too few images or unsteady latency leave the claim unconfirmed."""

@@ -9,7 +9,7 @@ from edgekit.report.sensitivity_document import ImageSet
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSummary:
-    """One recipe that was tried for one runtime. Its figures are None unless the trial is complete."""
+    """One recipe that was tried for one runtime. Its figures are null unless the trial is complete."""
 
     number: int
     """Number of the trial within the study."""
@@ -62,7 +62,7 @@ class TargetSearch:
     front: tuple[int, ...]
     """Numbers of the trials on the Pareto front: no other trial is better in both drop and latency."""
     best: int | None
-    """Number of the trial whose choices the recipe adopts; None if no trial is complete."""
+    """Number of the trial whose choices the recipe adopts; null if no trial is complete."""
     reproduced: bool | None = None
     """Whether the recipe reproduced the hashes of that trial's model files."""
 

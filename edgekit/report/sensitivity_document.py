@@ -13,7 +13,7 @@ class Simulated:
     """Accuracy of a mixture of INT8 and float layers, simulated in torch and compared with all layers in float."""
 
     snr_db: float | None
-    """Signal-to-noise ratio of the logits, in decibels; None where they are equal."""
+    """Signal-to-noise ratio of the logits, in decibels; null where they are equal."""
     drop_top1_points: float
     """Top-1 lost against all layers in float, in percentage points."""
     drop_ci95_points: Interval
@@ -27,7 +27,7 @@ class Spared(Simulated):
     """Accuracy with one layer or block in float, and its gain over all layers in INT8."""
 
     snr_gain_db: float | None
-    """Signal-to-noise ratio gained over all layers in INT8, in decibels; None where one of them is infinite."""
+    """Signal-to-noise ratio gained over all layers in INT8, in decibels; null where one of them is infinite."""
     gain_top1_points: float
     """Top-1 gained over all layers in INT8, in percentage points."""
 
@@ -61,7 +61,7 @@ class SensitiveLayer:
     noise_share: Annotated[float, Meta(ge=0)]
     """Noise with only this layer in INT8, as a share of the sum over all layers."""
     time: LayerTime | None = None
-    """Time of the layer in float and in INT8; None where the profiler reports none."""
+    """Time of the layer in float and in INT8; null where the profiler reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class SensitiveBlock:
     noise_share: Annotated[float, Meta(ge=0)]
     """Noise with only this block in INT8, as a share of the sum over all layers."""
     time: LayerTime | None = None
-    """Time of the block in float and in INT8; None where the profiler reports none."""
+    """Time of the block in float and in INT8; null where the profiler reports none."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """The whole of sensitivity.json."""
+    """Sensitivity of a model's layers to INT8, for each runtime."""
 
     schema_version: Literal[1] = 1
     """Version of the document's format."""
