@@ -1,1 +1,1 @@
-"""Accuracy, latency, memory and what ran in int8, measured through a bundle's session."""
+"""Measure accuracy, latency, memory and the share of INT8 kernels through a bundle's session."""

@@ -1,4 +1,4 @@
-"""Float and INT8 on the same images: top-1, top-5, and the paired drop with its interval."""
+"""Compare two models on the same images: top-1, top-5, and the paired drop with its interval."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ from edgekit.report.row import Accuracy
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model answered, image by image: `best` int64 [N], `hit1` and `hit5` bool [N]."""
+    """Predictions of one model for N images."""
 
     best: NDArray[np.int64]
+    """Class with the highest logit, int64 [N]."""
     hit1: NDArray[np.bool_]
+    """Whether that class is the label, bool [N]."""
     hit5: NDArray[np.bool_]
+    """Whether the label is among the five best classes, bool [N]."""
 
 
 def predict(
     run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     images: Iterable[tuple[NDArray[np.float32], int]],
 ) -> Predictions:
-    """Predictions of `run` on pairs of a float32 image [1,3,H,W] and its label.
-
-    Raises WeightsError when a logit isn't finite.
-    """
+    """Run a model on pairs of a float32 image [1,3,H,W] and its label; raises WeightsError if a logit isn't finite."""
     best, hit1, hit5 = [], [], []
     for index, (image, label) in enumerate(images):
         logits = run(image)[0]
         if not np.isfinite(logits).all():
-            raise WeightsError(f"the outputs for image {index} hold NaN or infinity: the weights are damaged")
+            raise WeightsError(f"the logits for image {index} are NaN or infinite: the weights are damaged")
         ranked = np.argsort(-logits, kind="stable")[:5]
         best.append(int(ranked[0]))
         hit1.append(bool(ranked[0] == label))
@@ -41,30 +41,30 @@ def predict(
     return Predictions(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
 
 
-def compare(given: Predictions, reference: Predictions, versus: str = "reference") -> Accuracy:
-    """Accuracy of `given`, and its difference from `reference` on the same images in the same order."""
-    count = len(given.best)
-    lost = int((reference.hit1 & ~given.hit1).sum())
-    won = int((~reference.hit1 & given.hit1).sum())
+def compare(predictions: Predictions, reference: Predictions, versus: str = "reference") -> Accuracy:
+    """Accuracy of `predictions`, and its difference from `reference` on the same images in the same order."""
+    count = len(predictions.best)
+    lost = int((reference.hit1 & ~predictions.hit1).sum())
+    won = int((~reference.hit1 & predictions.hit1).sum())
     low, high = paired_interval(lost, won, count)
     return Accuracy(
-        top1=float(given.hit1.mean()),
-        top5=float(given.hit5.mean()),
+        top1=float(predictions.hit1.mean()),
+        top5=float(predictions.hit5.mean()),
         count=count,
         drop_top1_points=100 * (lost - won) / count,
         drop_ci95_points=(100 * low, 100 * high),
         right_to_wrong=lost,
         wrong_to_right=won,
         mcnemar_p=mcnemar(lost, won),
-        agreement=float((given.best == reference.best).mean()),
+        agreement=float((predictions.best == reference.best).mean()),
         versus=versus,
     )
 
 
 def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Signal to noise in dB of logits: the power of `reference` over that of its difference to `other`, same shape.
+    """Signal-to-noise ratio of logits in dB: the power of `reference` over the power of its difference from `other`.
 
-    Infinite where both are equal, and minus infinity for a reference of zeros.
+    Both have the same shape. The ratio is infinite if they are equal, and minus infinity if `reference` is all zeros.
     """
     signal = reference.astype(np.float64)
     power, noise = float(np.square(signal).sum()), float(np.square(other - signal).sum())

@@ -1,8 +1,8 @@
-"""Shards done by other processes, on this machine or on several: Dask distributed runs them.
+"""Run shards in other processes, on this machine or on several, with Dask distributed.
 
-Dask sends work as pickles, which run code when they are read: every process of the cluster must be the user's own. On
-this machine they listen on loopback and let in only who has the certificate that is made for the run. A scheduler
-elsewhere is as safe as its network, or as the certificates that the user's Dask configuration names.
+Dask sends work as pickles, which run code when they are read, so every process of the cluster must belong to the user.
+On this machine the processes listen on loopback and accept only clients with the certificate that is made for the run.
+A scheduler elsewhere is as safe as its network, or as the certificates in the user's Dask configuration.
 """
 
 import logging
@@ -18,17 +18,20 @@ from edgekit.support.libraries import first_line, import_needed, quiet
 
 CONNECT_S = 10
 QUEUED = 4
-"""Shards that wait for each worker: more would only fill the scheduler's memory."""
+"""Shards in the queue of each worker; more would only fill the scheduler's memory."""
 
 
 @contextmanager
 def executor_of(workers: int | None, scheduler: str | None) -> Iterator[ShardExecutor]:
-    """The executor that was asked for: this process, `workers` of them here, or those of a scheduler's address.
+    """Open an executor: this process, a number of workers on this machine, or the workers of a Dask scheduler.
 
-    Raises UsageError where no scheduler answers, MissingExtraError without the extra `scale`.
+    Raises UsageError if no scheduler answers at the address, and MissingExtraError without the extra `scale`.
     """
     if workers is not None and scheduler is not None:
-        raise UsageError("--workers starts processes here and --scheduler names some elsewhere: give one of them.")
+        raise UsageError(
+            "--workers and --scheduler were both given",
+            fix="Use --workers to start processes here, or --scheduler to use processes that run already",
+        )
     if workers is None and scheduler is None:
         yield SerialExecutor()
         return
@@ -54,13 +57,14 @@ def executor_of(workers: int | None, scheduler: str | None) -> Iterator[ShardExe
             client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S, security=security))
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"--scheduler: no Dask scheduler answers at '{scheduler}': {error}. Start one with: dask scheduler"
+                f"--scheduler: no Dask scheduler answers at '{scheduler}': {error}",
+                fix="Start one with `dask scheduler`",
             ) from error
         yield DaskExecutor(client)
 
 
 class DaskExecutor:
-    """A Dask client. What a worker that dies had is done by another; a piece that kills three of them fails."""
+    """A Dask client. If a worker dies, another one gets its shard; a shard that kills three workers fails."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -86,4 +90,4 @@ class DaskExecutor:
             except StageError as error:
                 yield index, error
             except distributed.KilledWorker as error:
-                yield index, EngineError(f"workers died of a shard, one after the other: {first_line(error)}")
+                yield index, EngineError(f"a shard killed several workers in a row: {first_line(error)}")

@@ -1,4 +1,4 @@
-"""What `edgekit evaluate` does with bundles, in this process or in several. Needs no torch."""
+"""Evaluate bundles, in this process or in several, for `edgekit evaluate`. Needs no torch."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,14 +24,14 @@ from edgekit.support.run_folder import open_run
 
 @dataclass(frozen=True)
 class Scale:
-    """How an evaluation is spread: by default it is done in this process."""
+    """Distribution of an evaluation over processes; by default it runs in this process."""
 
     workers: int | None = None
-    """Processes to start on this machine."""
+    """Number of processes to start on this machine."""
     scheduler: str | None = None
-    """Address of a Dask scheduler; its workers need the bundles and images at the same paths."""
+    """Address of a Dask scheduler, whose workers need the bundles and images at the same paths."""
     output: Path | None = None
-    """Folder that keeps finished shards, so that the same command resumes."""
+    """Folder for completed shards, from which the same command resumes."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,16 @@ class EvaluatedImages:
     """The images that all bundles were evaluated on."""
 
     count: int
+    """Number of images."""
     sha256: str
+    """Hash of the images and their labels."""
     unreadable: tuple[Unreadable, ...]
+    """Images that were skipped because they can't be read."""
 
 
 @dataclass(frozen=True)
 class EvaluatedBundle:
-    """One bundle's accuracy, or why there is none."""
+    """Accuracy of one bundle, or the failure of its evaluation."""
 
     bundle: str
     accuracy: Accuracy | None
@@ -72,15 +75,18 @@ def evaluate_bundles(
     reporter: Reporter,
     scale: Scale | None = None,
 ) -> BundleEvaluation:
-    """Accuracy of each bundle on the same images; `versus` is the first of them that works."""
+    """Evaluate bundles on the same images, and compare each with the first one that works."""
     scale = scale or Scale()
     check_threads(threads)
     if threads is None and (scale.workers or scale.scheduler):
-        threads = 1  # the workers are what runs beside each other
+        threads = 1  # the workers already run in parallel
     bundles = [read_bundle(path) for path in paths]
     for bundle in bundles:
         if bundle.labels != bundles[0].labels:
-            raise UsageError(f"'{bundle.path}' has other labels than '{bundles[0].path}': evaluate them apart.")
+            raise UsageError(
+                f"the labels of '{bundle.path}' differ from those of '{bundles[0].path}'",
+                fix="Evaluate these bundles separately",
+            )
     dataset = open_dataset(data.absolute() if scale.scheduler else data, bundles[0].labels)
     with ExitStack() as stack:
         stack.callback(close_session)
@@ -88,7 +94,7 @@ def evaluate_bundles(
         executor = stack.enter_context(executor_of(scale.workers, scale.scheduler))
         chosen = _chosen(dataset, count, seed, executor, reporter)
         for name, reason in chosen.unreadable:
-            reporter.warn(f"passed over {name}: {reason}")
+            reporter.warn(f"skipped {name}: {reason}")
         answers: list[tuple[str, Predictions | Failure]] = []
         for index, bundle in enumerate(bundles):
             shards = shards_of(bundle, dataset, chosen, threads)
@@ -108,7 +114,7 @@ def evaluate_bundles(
 
 
 def _document(chosen: Selection, answers: Sequence[tuple[str, Predictions | Failure]]) -> BundleEvaluation:
-    """What each bundle answered, by its path, against the first that answered."""
+    """Compare the predictions of each bundle, by its path, with those of the first bundle that worked."""
     rows: list[EvaluatedBundle] = []
     first: tuple[str, Predictions] | None = None
     for name, answer in answers:
@@ -117,13 +123,13 @@ def _document(chosen: Selection, answers: Sequence[tuple[str, Predictions | Fail
             continue
         first = first or (name, answer)
         rows.append(EvaluatedBundle(name, compare(answer, first[1], versus=first[0])))
-    skipped = tuple(Unreadable(*each) for each in chosen.unreadable)
-    images = EvaluatedImages(len(chosen.samples), chosen.sha256, skipped)
+    unreadable = tuple(Unreadable(*skipped) for skipped in chosen.unreadable)
+    images = EvaluatedImages(len(chosen.samples), chosen.sha256, unreadable)
     return BundleEvaluation(evaluation=images, results=tuple(rows))
 
 
 def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:
-    """The images to evaluate on. All of a large set are read by the executor; a few of it are read here."""
+    """Choose the images to evaluate on. The executor reads a whole set; a selection is read in this process."""
     if count or isinstance(executor, SerialExecutor):
         with reporter.stage("read images", count or None) as step:
             return select(dataset, count, seed, on_image=step)
@@ -131,9 +137,9 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecu
         inspected = inspect_all(dataset, executor, step)
 
     def inspect(_: Dataset, sample: Sample) -> tuple[str, bytes]:
-        found = inspected[sample.name]
-        if isinstance(found, ImageError):
-            raise found
-        return found
+        result = inspected[sample.name]
+        if isinstance(result, ImageError):
+            raise result
+        return result
 
     return select(dataset, count, seed, inspect=inspect)

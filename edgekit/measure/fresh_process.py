@@ -1,7 +1,7 @@
-"""Load time, first inference and peak memory of a bundle, from a process that runs nothing else.
+"""Measure load time, first inference and peak memory of a bundle in a process that runs nothing else.
 
-``python -m edgekit.measure.fresh_process BUNDLE THREADS`` is that process: it prints JSON, and needs numpy and the
-runtime alone.
+That process is ``python -m edgekit.measure.fresh_process BUNDLE THREADS``, which prints JSON and needs only numpy and
+the runtime.
 """
 
 import json
@@ -22,37 +22,40 @@ from edgekit.support.child_process import run_python
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a fresh process measured of one bundle, in milliseconds and bytes."""
+    """Measurements of one bundle in a fresh process."""
 
     load_ms: float
+    """Time to load the bundle, in milliseconds."""
     first_ms: float
+    """Time of the first inference, in milliseconds."""
     peak_rss_bytes: int
+    """Peak resident memory of the process, in bytes."""
 
 
 def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:
-    """Load time, first inference and peak memory of a bundle in a fresh process; EngineError if the process dies."""
+    """Measure a bundle in a fresh process; raises EngineError if the process fails or takes longer than `timeout` s."""
     try:
         done = run_python(["-m", "edgekit.measure.fresh_process", str(bundle), str(threads)], timeout)
     except subprocess.TimeoutExpired:
         raise EngineError(f"'{bundle.name}' didn't finish one inference within {timeout:.0f} s") from None
-    said = done.stderr.strip().splitlines()
+    lines = done.stderr.strip().splitlines()
     if done.returncode < 0:
-        last_words = f". It printed last: {said[-1]}" if said else ""
+        last_line = f". It printed last: {lines[-1]}" if lines else ""
         raise EngineError(
-            f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}{last_words}"
+            f"'{bundle.name}' can't run here: its process was ended by {signal_name(-done.returncode)}{last_line}"
         )
     if done.returncode != 0:
-        cause = said[-1] if said else f"exit status {done.returncode}"
-        raise EngineError(f"'{bundle.name}' can't run in a process of its own: {cause}")
+        cause = lines[-1] if lines else f"exit status {done.returncode}"
+        raise EngineError(f"'{bundle.name}' can't run in a separate process: {cause}")
     return Fresh(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def signal_name(number: int) -> str:
-    """With what it usually means for a runtime."""
+    """Name of a signal, with its usual cause in a runtime and what helps."""
     meanings = {
-        "SIGILL": "the runtime uses an instruction that this processor lacks: leave it out with --target",
-        "SIGSEGV": "the runtime crashed: try another version of it, or leave it out with --target",
-        "SIGKILL": "most likely for want of memory: close what else runs, or use a smaller model",
+        "SIGILL": "the runtime uses an instruction that this processor lacks: choose other runtimes with --target",
+        "SIGSEGV": "the runtime crashed: install another version of it, or choose other runtimes with --target",
+        "SIGKILL": "probably out of memory: close other programs, or use a smaller model",
     }
     try:
         name = signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""Verdicts: which rows of a report pass, and which bundle to ship."""
+"""Decide which rows of a report pass, and which bundle to recommend."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -11,13 +11,14 @@ from edgekit.report.document import Recommendation
 from edgekit.report.figure import points
 from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, Speedup, Verdict
 
-SIMULATED = "its INT8 is simulated: the runtime computes it in floating point here, so it is smaller, not faster"
+SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
 
 
 def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Row:
-    """The row of a measurement: the gates judge INT8, and unsteady timing counts against a speed-up that is stated.
+    """Turn a measurement into a row with a verdict.
 
-    Times of an emulated device are no device's, so nothing is judged by them. A failed measurement gives an error.
+    The gates apply to INT8. Unreliable timing makes the verdict inconclusive if the user stated a speed-up. Times of an
+    emulated device don't count, because no real device has them. A failed measurement has the verdict "error".
     """
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
@@ -31,8 +32,8 @@ def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Ro
         failed += [reason for reason in (drop, speed) if reason]
         if not random_weights and not drop:
             accuracy = replace(accuracy, bound=bound_of(accuracy, settings.max_drop))
-            if words := _unconfirmed(accuracy):
-                (doubtful if settings.must_show_drop else remarks).append(words)
+            if remark := _unconfirmed(accuracy):
+                (doubtful if settings.must_show_drop else remarks).append(remark)
     (doubtful if settings.must_be_fit else remarks).extend(_unsteady(measured))
     verdict: Verdict = "fail" if failed else "inconclusive" if doubtful else "pass"
     low = _judge_low(measured.low_precision, settings, random_weights)
@@ -40,14 +41,14 @@ def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Ro
 
 
 def judge_latency(measured: Measurement) -> Row:
-    """The row of `edgekit benchmark`, which has no gates: only remarks."""
+    """Turn a measurement into a row of `edgekit benchmark`, which has remarks but no gates."""
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
     return _row(measured, "pass", (), [*_remarks(measured), *_unsteady(measured)])
 
 
 def _row(measured: Measurement, verdict: Verdict, reasons: Sequence[str], remarks: Sequence[str] = ()) -> Row:
-    facts = {each.name: getattr(measured, each.name) for each in fields(Measurement)}
+    facts = {field.name: getattr(measured, field.name) for field in fields(Measurement)}
     return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks))
 
 
@@ -59,7 +60,7 @@ def _remarks(measured: Measurement) -> Iterator[str]:
 
 
 def _unsteady(measured: Measurement) -> list[str]:
-    """Why the latency must not be quoted. In a sustained run heat and drift are what is measured: only load counts."""
+    """Reasons why the latency is unreliable. A sustained run measures heat and drift, so there only load counts."""
     latency, conditions = measured.latency_ms, measured.thermal
     if measured.device.emulated or latency is None or conditions is None:
         return []
@@ -78,10 +79,10 @@ def _judge_low(low: LowPrecision | None, settings: Settings, random_weights: boo
 
 
 def bound_of(accuracy: Accuracy, most: float) -> Bound:
-    """Whether the interval of the drop confirms that at most `most` points are lost.
+    """Check whether the interval of the drop confirms that at most `most` points are lost.
 
-    Where the user stated the bound, a row that does not confirm it does not pass; else it is remarked on, since the
-    measured drop is all that a few hundred images can be held to unasked.
+    If the user stated the bound, a row must confirm it to pass. Otherwise the row only gets a remark, because the
+    interval of a few hundred images is rarely narrow enough.
     """
     needed = images_needed(accuracy.right_to_wrong, accuracy.wrong_to_right, accuracy.count, most / 100)
     return Bound(max_drop_points=most, shown=accuracy.drop_ci95_points[1] <= most, images_needed=needed)
@@ -92,9 +93,7 @@ def _unconfirmed(accuracy: Accuracy) -> str | None:
     if bound is None or bound.shown:
         return None
     low, high = accuracy.drop_ci95_points
-    needed = (
-        f"about {bound.images_needed:,} images are needed" if bound.images_needed else "no number of images would do"
-    )
+    needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"
     return (
         f"cannot confirm a drop of at most {points(bound.max_drop_points)} (measured {accuracy.drop_top1_points:.2f}, "
         f"95 % interval {low:.2f} to {high:.2f}, n = {accuracy.count:,}); {needed}"
@@ -106,8 +105,8 @@ def _drop_reason(accuracy: Accuracy, most: float) -> str | None:
         return None
     low, high = accuracy.drop_ci95_points
     return (
-        f"top-1 drops {accuracy.drop_top1_points:.2f} points (95 % interval {low:.2f} to {high:.2f}, "
-        f"n = {accuracy.count}), at most {most:g} is allowed"
+        f"top-1 drops by {accuracy.drop_top1_points:.2f} points (95 % interval {low:.2f} to {high:.2f}, "
+        f"n = {accuracy.count:,}), but at most {most:g} is allowed"
     )
 
 
@@ -115,37 +114,37 @@ def _speed_reason(speedup: Speedup | None, least: float) -> str | None:
     if least <= 0:
         return None
     if speedup is None:
-        return "its float bundle could not be timed: there is nothing to compare with"
+        return "the float bundle could not be timed, so there is no baseline for the speed-up"
     low, high = speedup.ci95
     if low > least:
         return None
     return (
         f"{speedup.ratio:.2f}x its {float_of(speedup)} (95 % interval {low:.2f} to {high:.2f}), "
-        f"more than {least:g} is asked for"
+        f"but more than {least:g} is required"
     )
 
 
 def float_of(speedup: Speedup) -> str:
-    """The float that an int8 bundle is compared with: "float", or "float in bf16" where that was the faster one."""
+    """Baseline of an INT8 bundle: "float", or "float in bf16" if that was faster."""
     computed_in = speedup.versus_precision or "f32"
     return "float" if computed_in == "f32" else f"float in {computed_in}"
 
 
 def recommend(rows: Sequence[Row]) -> Recommendation:
-    """What to ship to the first device, which the bundles are made for, and why; `others` has the other devices'."""
+    """Recommend a bundle for the first device, for which the bundles were made; `others` has one per other device."""
     names = list(dict.fromkeys(row.device.name for row in rows)) or ["local"]
     first, *others = [recommend_for(name, [row for row in rows if row.device.name == name]) for name in names]
     return replace(first, others=tuple(others))
 
 
 def recommend_for(device: str, rows: Sequence[Row]) -> Recommendation:
-    """The fastest bundle on one device among those that passed every gate, int8 or float, and why."""
+    """Recommend the fastest bundle on one device, INT8 or float, among those that passed every gate."""
     if any(row.device.emulated for row in rows):
-        return Recommendation(device, None, "emulated under QEMU, where timings do not tell what is fastest.")
+        return Recommendation(device, None, "emulated under QEMU, where timings are not comparable.")
     passed = [(*_fastest(row), row) for row in rows if row.verdict == "pass"]
     if not passed:
         return Recommendation(device, None, "no bundle passed its gates: see the rows' reasons.")
-    p50, computed_in, best = min(passed, key=lambda each: (each[0], each[2].size_bytes))
+    p50, computed_in, best = min(passed, key=lambda candidate: (candidate[0], candidate[2].size_bytes))
     why = f"fastest of the {len(passed)} that passed: p50 {p50:.2f} ms"
     if best.speedup:
         why += f", {best.speedup.ratio:.2f}x its {float_of(best.speedup)}"
@@ -154,14 +153,14 @@ def recommend_for(device: str, rows: Sequence[Row]) -> Recommendation:
         why += "; ship float: no int8 bundle that passed is faster"
     if computed_in:
         why += f" than it is in {computed_in}, as edgekit.load(…, low_precision=True) runs it"
-    lost = [f"{row.target}-{row.precision}" for row in rows if row.verdict != "pass"]
-    if lost:
-        why += f"; not passed: {', '.join(lost)}"
+    others = [f"{row.target}-{row.precision}" for row in rows if row.verdict != "pass"]
+    if others:
+        why += f"; not passed: {', '.join(others)}"
     return Recommendation(device, best.bundle, why + ".")
 
 
 def _fastest(row: Row) -> tuple[float, Literal["bf16", "f16"] | None]:
-    """(p50 in ms, what the float bundle computes in for it where that isn't f32)."""
+    """Shortest p50 in ms, and the number format that a float bundle needs for it if that isn't f32."""
     low, p50 = row.low_precision, row.latency_ms.p50 if row.latency_ms else float("inf")
     if low and low.verdict == "pass" and low.p50_ms < p50:
         return low.p50_ms, low.computes_in

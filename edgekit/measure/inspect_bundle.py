@@ -1,4 +1,4 @@
-"""What `edgekit inspect` and `edgekit classify` do with a bundle or a model file."""
+"""Inspect a bundle or a model file, and classify images, for `edgekit inspect` and `edgekit classify`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,30 +19,33 @@ from edgekit.support.libraries import quiet
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Detail(Int8):
-    """What ran in integer kernels, operation by operation."""
+    """Operations of a model, and whether each ran in an integer kernel."""
 
     total_macs: int
+    """MACs of all operations."""
     int8_macs: int
+    """MACs of the operations that ran in integer kernels."""
     time_by_kind_ms: Mapping[str, float] | None
-    """Milliseconds by kind of operation; None where the runtime does not tell."""
+    """Milliseconds by kind of operation; None if the runtime doesn't report them."""
     ops: tuple[OpProfile, ...]
+    """Operations in the order in which they ran."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInspection:
-    """The document of `edgekit inspect` on a model file of any origin."""
+    """Result of `edgekit inspect` for a model file of any origin."""
 
     schema_version: Literal[1] = 1
     model: str
     size_bytes: int
     int8: Int8Detail
     device: DeviceFacts | None = None
-    """The device that it ran on, where that is not this machine."""
+    """Device that it ran on, or None for this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleInspection:
-    """The document of `edgekit inspect` on a bundle."""
+    """Result of `edgekit inspect` for a bundle."""
 
     schema_version: Literal[1] = 1
     bundle: str
@@ -60,7 +63,7 @@ class BundleInspection:
     int8: Int8Detail
     provenance: Mapping[str, Any]
     device: DeviceFacts | None = None
-    """The device that it ran on, where that is not this machine."""
+    """Device that it ran on, or None for this machine."""
 
 
 Inspection = BundleInspection | ModelInspection
@@ -68,7 +71,7 @@ Inspection = BundleInspection | ModelInspection
 
 @dataclass(frozen=True)
 class Scored:
-    """One label and its softmax score, 0 to 1."""
+    """A label and its softmax score, from 0 to 1."""
 
     label: str
     score: float
@@ -76,7 +79,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class ClassifiedImage:
-    """The best labels of one image, best first."""
+    """Best labels of one image, the best first."""
 
     image: str
     top: tuple[Scored, ...]
@@ -84,7 +87,7 @@ class ClassifiedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """The document of `edgekit classify`."""
+    """Result of `edgekit classify`."""
 
     schema_version: Literal[1] = 1
     bundle: str
@@ -92,9 +95,9 @@ class Classification:
 
 
 def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> BundleInspection:
-    """What a bundle is and what ran in int8 here; GoldenError if its golden samples give other numbers.
+    """Describe a bundle and profile it on this machine; raises GoldenError if its golden samples differ.
 
-    `name` is what the document calls the bundle; by default its path.
+    `name` is the bundle's name in the result, by default its path.
     """
     check_threads(threads)
     bundle = read_bundle(path)
@@ -123,14 +126,14 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
 
 
 def inspect_model(path: Path, threads: int | None, name: str | None = None) -> ModelInspection:
-    """What ran in int8 of a model file that edgekit need not have made; `name` is as in `inspect_bundle`."""
+    """Profile a model file of any origin on this machine; `name` is its name in the result, by default its path."""
     with quiet():
         ran = profile_model(path, threads=threads)
     return ModelInspection(model=name or str(path), size_bytes=path.stat().st_size, int8=_detail(ran))
 
 
 def classify_images(path: Path, images: Sequence[Path], top: int, threads: int | None) -> Classification:
-    """The best labels of each image; ImageError for one that can't be read."""
+    """Find the best labels of each image; raises ImageError for an image that can't be read."""
     check_threads(threads)
     results = []
     with open_session(read_bundle(path), threads) as session:

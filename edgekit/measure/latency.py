@@ -1,4 +1,4 @@
-"""Latency of calls that are timed in turns, and the figures that follow from the times. Needs numpy alone."""
+"""Time calls in turns, and compute ratios with their intervals. Needs only numpy."""
 
 import gc
 import time
@@ -15,16 +15,17 @@ from edgekit.report.row import Interval, Speedup
 
 K = TypeVar("K")
 Times = NDArray[np.float64]
-"""Milliseconds [N], one for each round."""
+"""Milliseconds [N], one value per round."""
 
 BLOCK = 10
+"""Rounds of one block of the bootstrap."""
 FEWEST_BLOCKS = 20
-"""Drawing from fewer gives intervals that are too short: of 3 blocks 79 in 100 cover, where 95 should."""
+"""With fewer blocks the intervals are too short: with 3 blocks, 79 of 100 cover the true ratio instead of 95."""
 RESAMPLES = 2000
 
 
 class CallFailed(Exception, Generic[K]):
-    """One of the calls raised a StageError, which is `error`; `key` names the call."""
+    """The call named `key` raised the StageError `error`."""
 
     def __init__(self, key: K, error: StageError) -> None:
         super().__init__(str(error))
@@ -38,9 +39,20 @@ def alternate(
     on_round: Callable[[], None] = lambda: None,
     seconds: float | None = None,
 ) -> dict[K, Times]:
-    """Milliseconds of each call, [iterations] for each key; they take turns, so that drift affects all alike.
+    """Time calls in turns, so that drift of the machine affects all of them equally.
 
-    With `seconds` there are as many timed rounds as begin within that time instead, at least one. Raises CallFailed.
+    Args:
+        calls: The calls, by key. Each one runs once per round.
+        warmup: Number of rounds before the timed ones.
+        iterations: Number of timed rounds.
+        on_round: Called after every round.
+        seconds: Start timed rounds for this long instead of `iterations` times; there is at least one.
+
+    Returns:
+        Milliseconds of each timed round, float64 [N], by key.
+
+    Raises:
+        CallFailed: A call raised a StageError.
     """
     times = {name: array("d") for name in calls}
     gc_was_on = gc.isenabled()
@@ -48,7 +60,7 @@ def alternate(
     name = None
     try:
         for _ in range(warmup):
-            for name, call in calls.items():  # noqa: B007, the name of a call that fails
+            for name, call in calls.items():  # noqa: B007, `name` is needed if the call fails
                 call()
             on_round()
         for _ in _rounds(iterations, seconds):
@@ -62,7 +74,7 @@ def alternate(
     finally:
         if gc_was_on:
             gc.enable()
-    return {name: np.array(each) for name, each in times.items()}
+    return {name: np.array(values) for name, values in times.items()}
 
 
 def _rounds(iterations: int, seconds: float | None) -> Iterator[None]:
@@ -76,22 +88,23 @@ def _rounds(iterations: int, seconds: float | None) -> Iterator[None]:
 
 
 def ratio(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval]:
-    """Median of `slow` over median of `fast`, with a 95 % bootstrap interval over blocks of neighbouring rounds.
+    """Median of `slow` divided by the median of `fast`, with a 95 % bootstrap interval.
 
-    Both [N] in ms, from the same rounds of `alternate`; whole blocks are drawn because neighbours are alike.
+    Both are [N] in ms, from the same rounds of `alternate`. The bootstrap draws blocks of neighbouring rounds, because
+    neighbouring rounds are correlated.
     """
     point = float(np.median(slow) / np.median(fast))
     blocks = max(min(len(slow), FEWEST_BLOCKS), len(slow) // BLOCK)
-    rows = [np.array_split(each, blocks) for each in (slow, fast)]
+    rows = [np.array_split(times, blocks) for times in (slow, fast)]
     width = min(len(block) for block in rows[0])
-    a, b = (np.stack([block[:width] for block in each]) for each in rows)
+    a, b = (np.stack([block[:width] for block in row]) for row in rows)
     chosen = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
-    medians = [np.median(each[chosen].reshape(RESAMPLES, -1), axis=1) for each in (a, b)]
+    medians = [np.median(stacked[chosen].reshape(RESAMPLES, -1), axis=1) for stacked in (a, b)]
     low, high = np.percentile(medians[0] / medians[1], (2.5, 97.5))
     return point, (float(low), float(high))
 
 
 def speedup(versus: str, slow: Times, fast: Times, versus_precision: str | None = None) -> Speedup:
-    """How much faster `fast` is than `slow`, which is called `versus` and computed in `versus_precision`."""
+    """Speed-up of `fast` over `slow`, the times of the bundle `versus` when it computes in `versus_precision`."""
     point, interval = ratio(slow, fast)
     return Speedup(versus=versus, versus_precision=versus_precision, ratio=point, ci95=interval)

@@ -1,4 +1,4 @@
-"""What this machine is: the facts that stand beside a figure."""
+"""Describe this machine, for the figures that were measured on it."""
 
 import platform
 from pathlib import Path
@@ -11,7 +11,7 @@ from edgekit.runtime.engine import default_threads
 
 
 def describe(name: str = "local", device_class: str | None = None) -> DeviceFacts:
-    """The facts of this machine; without `device_class` it is the one that fits. What can't be found out is None."""
+    """Facts about this machine, None where unknown. Without `device_class`, the class that fits is used."""
     return DeviceFacts(
         name=name,
         device_class=device_class or host_class(),
@@ -25,6 +25,6 @@ def describe(name: str = "local", device_class: str | None = None) -> DeviceFact
 
 
 def _cpu(root: Path = Path("/")) -> str | None:
-    """The processor's name; the best that the system says where Linux's list of processors is missing or has none."""
+    """Name of the processor, or of its architecture where Linux's /proc/cpuinfo is missing or has no name."""
     name = processor(root)["cpu"] or platform.processor() or platform.machine()
     return str(name) if name else None

@@ -1,6 +1,6 @@
-"""Measure bundles that are timed in turns: accuracy, latency, memory, and what ran in int8.
+"""Measure accuracy, latency, memory and INT8 kernels of bundles, which are timed in turns.
 
-Everything goes through the sessions that apps open. A bundle that fails costs its own measurement and no other.
+All measurements use the same sessions as apps do. A bundle that fails loses only its own measurement.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,25 +34,27 @@ from edgekit.support.progress import Reporter, Step
 Group = Mapping[str, Bundle]
 """Bundles by name."""
 Call = tuple[str, str]
-"""(a bundle's name, what it computes in)."""
+"""Name of a bundle, and the number format that it computes in."""
 F32 = "f32"
 
 
 @dataclass(frozen=True)
 class EvaluationImages:
-    """The evaluation images and torch's answers for them."""
+    """The evaluation images, and torch's predictions for them."""
 
     crops: LabelledCrops
+    """Cropped images and their labels."""
     reference: Predictions
+    """Predictions of the original network in torch."""
     files: Sequence[bytes]
-    """A few encoded files, for end-to-end times."""
+    """A few encoded image files, for end-to-end times."""
     key: str
-    """Hash of the images in their order, their labels, and the network: what measurements on them depend on."""
+    """Hash of everything that measurements depend on: the images in their order, their labels, and the network."""
 
 
 @dataclass(frozen=True)
 class LowSession:
-    """A float bundle opened in bf16 or f16, and what it answered."""
+    """Session of a float bundle in bf16 or f16, and its accuracy."""
 
     session: Session
     accuracy: Accuracy
@@ -60,7 +62,7 @@ class LowSession:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A bundle whose session is open, with what was measured before timing."""
+    """A bundle whose session is open, and the measurements before timing."""
 
     bundle: Bundle
     session: Session
@@ -68,26 +70,29 @@ class Opened:
     int8: Int8 | None = None
     accuracy: Accuracy | None = None
     low: LowSession | None = None
-    """The same bundle in bf16 or f16, where its runtime would choose that by itself."""
+    """The same bundle in bf16 or f16, or None if its runtime would not choose that itself."""
 
 
 @dataclass(frozen=True)
 class GroupTimes:
-    """What timing a group gave: the times of the bundles that worked to the end, and the error of each other one."""
+    """Times of a group of bundles."""
 
     timed: Timed[Call]
+    """Times of the models alone, for the bundles that didn't fail."""
     end_to_end: Mapping[str, Times]
+    """Times that include decoding and preprocessing, by the name of the bundle."""
     failures: Mapping[str, StageError]
+    """Errors of the other bundles, by name."""
 
 
 def measure_group(
     group: Group, settings: Settings, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
 ) -> dict[str, Measurement]:
-    """A measurement of each bundle, timed in turns in this process.
+    """Measure each bundle, with timing in turns in this process.
 
-    With images they are evaluated too, float bundles also run in bf16 or f16 where their runtime would choose that, and
-    the speed-up of INT8 is over the fastest float. Without images they are timed on a golden sample, and the speed-up
-    is over the first bundle that works.
+    With images, the bundles are also evaluated, float bundles also run in bf16 or f16 where their runtime would choose
+    that, and the baseline of an INT8 speed-up is the fastest float. Without images, the bundles are timed on a golden
+    sample, and the baseline is the first bundle that works.
     """
     stage: Stage = "benchmark" if images is None else "evaluate"
     failures: dict[str, Failure] = {}
@@ -112,7 +117,7 @@ def measure_group(
 def _failed(
     name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, images: EvaluationImages | None
 ) -> Measurement:
-    """The measurement of a bundle that does not run here. Only a benchmark, which has no images, names the bundle."""
+    """Measurement of a bundle that doesn't run here. Only a benchmark, which has no images, names the bundle."""
     return Measurement(
         target=bundle.manifest.target,
         precision=bundle.manifest.precision,
@@ -126,7 +131,7 @@ def _open(
     name: str, bundle: Bundle, settings: Settings, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
 ) -> Opened:
     """Open and check a bundle, and evaluate it on the images; raises StageError or WeightsError."""
-    # First: a runtime that crashes while it loads or runs takes only that process with it.
+    # This comes first, because a runtime that crashes then takes down only the fresh process.
     fresh = measure_fresh(bundle.path, check_threads(settings.threads))
     session = stack.enter_context(open_session(bundle, settings.threads))
     session.verify()
@@ -142,9 +147,9 @@ def _open(
 def _open_low(
     name: str, session: Session, images: EvaluationImages, stack: ExitStack, reporter: Reporter
 ) -> LowSession | None:
-    """The bundle of a session in bf16 or f16, evaluated; None where its runtime would not choose that, or fails at it.
+    """Open and evaluate the bundle in bf16 or f16; None if its runtime would not choose that, or fails.
 
-    It may fail where f32 does not: f16 overflows above 65504.
+    It may fail although f32 works, because f16 overflows above 65504.
     """
     try:
         low = session.in_low_precision()
@@ -160,22 +165,22 @@ def _open_low(
 def _time(
     opened: Mapping[str, Opened], settings: Settings, images: EvaluationImages | None, reporter: Reporter
 ) -> GroupTimes:
-    """Time what was opened. A bundle that fails in f32 or end to end leaves no times, for it is no baseline either."""
-    threads = max((each.session.threads for each in opened.values()), default=1)
+    """Time the open bundles. One that fails in f32 or end to end has no times, so that it can't be a baseline."""
+    threads = max((entry.session.threads for entry in opened.values()), default=1)
     title = f"{', '.join(opened)}: time"
     timed = time_in_turns(dict(_calls(opened, images)), threads, settings, title, reporter)
     for (name, computed_in), error in timed.failures.items():
         reporter.warn(f"{_label(name, computed_in)}: {error}", error)
     failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
-    ends: dict[str, Times] = {}
+    end_to_end: dict[str, Times] = {}
     if images is not None:
         calls = {name: _end_to_end(o.session, images.files) for name, o in opened.items() if name not in failures}
-        ends, failed = time_end_to_end(calls, settings)
+        end_to_end, failed = time_end_to_end(calls, settings)
         for name, error in failed.items():
             reporter.warn(f"{name} end to end: {error}", error)
         failures |= failed
-    left = {call: times for call, times in timed.times.items() if call[0] not in failures}
-    return GroupTimes(replace(timed, times=left), ends, failures)
+    valid = {call: times for call, times in timed.times.items() if call[0] not in failures}
+    return GroupTimes(replace(timed, times=valid), end_to_end, failures)
 
 
 def _label(name: str, computed_in: str) -> str:
@@ -196,17 +201,17 @@ def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterato
 def _calls(
     opened: Mapping[str, Opened], images: EvaluationImages | None
 ) -> Iterator[tuple[Call, Callable[[], object]]]:
-    """What is timed: each model alone, on the first image or on a golden sample; first all in f32."""
+    """Calls to time: each model alone on the first image or on a golden sample, first all in f32, then bf16 or f16."""
     inputs: dict[str, NDArray[np.float32]] = {}
-    for name, each in opened.items():
+    for name, entry in opened.items():
         if images is not None:
-            inputs[name] = each.session.preprocess(open_image(images.files[0]))
+            inputs[name] = entry.session.preprocess(open_image(images.files[0]))
         else:
-            inputs[name] = each.bundle.manifest.preprocessing.normalize(each.bundle.golden().pixels[0])
-        yield (name, F32), _call(each.session, inputs[name])
-    for name, each in opened.items():
-        if each.low is not None:
-            yield (name, computes_in(each.low.session)), _call(each.low.session, inputs[name])
+            inputs[name] = entry.bundle.manifest.preprocessing.normalize(entry.bundle.golden().pixels[0])
+        yield (name, F32), _call(entry.session, inputs[name])
+    for name, entry in opened.items():
+        if entry.low is not None:
+            yield (name, computes_in(entry.low.session)), _call(entry.low.session, inputs[name])
 
 
 def _call(session: Session, image: NDArray[np.float32]) -> Callable[[], object]:
@@ -214,7 +219,7 @@ def _call(session: Session, image: NDArray[np.float32]) -> Callable[[], object]:
 
 
 def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object]:
-    """A call that decodes, preprocesses and runs the next file."""
+    """Build a call that decodes, preprocesses and runs the next file, in an endless cycle."""
     turn = cycle(files)
     return lambda: session(session.preprocess(open_image(next(turn))))
 
@@ -222,7 +227,7 @@ def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object
 def _measurement(
     name: str, opened: Mapping[str, Opened], times: GroupTimes, device: DeviceFacts, images: EvaluationImages | None
 ) -> Measurement:
-    """What was measured of one bundle, put together."""
+    """Put together the measurement of one bundle."""
     this, timed, manifest = opened[name], times.timed, opened[name].bundle.manifest
     threads = this.session.threads
     latency = latency_of(timed.times[name, F32], threads, this.fresh)
@@ -250,7 +255,7 @@ def _measurement(
 
 
 def _over_fastest_float(name: str, opened: Mapping[str, Opened], timed: Timed[Call]) -> Speedup | None:
-    """INT8 over the fastest float beside it, in f32, bf16 or f16."""
+    """Speed-up of an INT8 bundle over the fastest float in its group, in f32, bf16 or f16."""
     floats = [call for call in timed.times if opened[call[0]].bundle.manifest.precision == "float"]
     if opened[name].bundle.manifest.precision != "int8" or not floats:
         return None
@@ -259,7 +264,7 @@ def _over_fastest_float(name: str, opened: Mapping[str, Opened], timed: Timed[Ca
 
 
 def _over_first(name: str, timed: Timed[Call]) -> Speedup | None:
-    """Every bundle but the first that works over that one."""
+    """Speed-up over the first bundle that works; None for that bundle itself."""
     first = next(iter(timed.times))
     return None if first == (name, F32) else speedup(first[0], timed.times[first], timed.times[name, F32])
 
@@ -275,33 +280,34 @@ def _low_precision(name: str, this: Opened, timed: Timed[Call]) -> LowPrecision 
 
 
 def computes_in(session: Session) -> Literal["bf16", "f16"]:
-    """What a session that `in_low_precision` gave computes in."""
+    """Number format of a session from `Session.in_low_precision`."""
     return "bf16" if session.bundle.manifest.session["inference_precision"] == "bf16" else "f16"
 
 
 def int8_of(ran: Profile) -> Int8:
-    """What a profile says ran in integer kernels."""
+    """Summarize a profile."""
     return Int8(
         share_of_macs=ran.share_of_macs, method=ran.method, float_layers=ran.float_layers, simulated=ran.simulated
     )
 
 
 def ran_in_int8(bundle: Bundle, threads: int) -> Int8:
-    """What the runtime's profiler says ran in integer kernels; None, and why, where it gives no profile."""
+    """Profile a bundle. If the runtime gives no profile, the figures are None and `method` has the reason."""
     try:
         with quiet():
             return int8_of(profile(bundle, threads))
     except EngineError as error:
-        return Int8(share_of_macs=None, method=f"not known: {error}", float_layers=None, simulated=None)
+        return Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
 
 
 def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> Roofline | None:
-    """The time that the measured device's peak rate would take; None for a device of no known class.
+    """Shortest possible time at the peak rate of the measured device, or None if its class is unknown.
 
-    The bundle may have been made for another class than the one that it is measured on.
+    The bundle may have been made for a different class.
     """
     if device.device_class is None:
         return None
-    known = load_device_class(device.device_class)
-    bound = known.bound_ms(macs, "int8" if precision == "int8" else "float", min(threads, device.cores or threads))
+    device_class = load_device_class(device.device_class)
+    cores = min(threads, device.cores or threads)
+    bound = device_class.bound_ms(macs, "int8" if precision == "int8" else "float", cores)
     return Roofline(bound, bound / p50_ms)

@@ -1,6 +1,6 @@
 """Memory of this machine and of processes.
 
-psutil reads it wherever edgekit has its `cli` extra. Devices have no psutil: there the probe reads Linux's own files.
+psutil reads it wherever edgekit has its `cli` extra. Devices don't have psutil, so there the probe reads Linux's files.
 """
 
 import sys
@@ -13,26 +13,27 @@ from edgekit.measure import probe
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a machine in bytes; None for what can't be found out."""
+    """Memory of a machine in bytes; None where unknown."""
 
     total: int | None
+    """Installed memory."""
     available: int | None
-    """What a process could take now without anything being swapped out."""
+    """Memory that a process could allocate now without swapping."""
 
 
 def machine_memory() -> Memory:
-    """The memory of this machine."""
+    """Read the memory of this machine."""
     try:
         import psutil
     except ImportError:
         facts = probe.memory(Path("/"))
         return Memory(facts["memory_bytes"], facts["memory_available_bytes"])
-    found = psutil.virtual_memory()
-    return Memory(found.total, found.available)
+    memory = psutil.virtual_memory()
+    return Memory(memory.total, memory.available)
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process has in memory now; 0 for one that has ended. Needs psutil."""
+    """Resident memory of a process, or 0 if it has ended. Needs psutil."""
     import psutil
 
     with suppress(psutil.Error):
@@ -41,9 +42,9 @@ def resident_bytes(pid: int) -> int:
 
 
 def peak_rss_bytes() -> int:
-    """The most that this process has had in memory. Works without psutil, which doesn't know it on Linux."""
+    """Peak resident memory of this process. Works without psutil, which doesn't report it on Linux."""
     try:
-        # The peak that getrusage gives starts at the parent's, because it survives exec.
+        # The peak from getrusage includes the parent's, because it survives exec.
         status = Path("/proc/self/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     except (OSError, StopIteration):

@@ -1,6 +1,6 @@
-"""Prints what this machine is, as one JSON object. Reads only; runs on Python 3.7 and newer.
+"""Describe this machine as one JSON object, without changing anything. Runs on Python 3.7 and newer.
 
-What can't be found out is null, never guessed. Heat is in degrees Celsius, clocks in MHz, sizes in bytes.
+Unknown values are null, never guessed. Temperatures are in degrees Celsius, clocks in MHz, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ NOTED = (
     "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve",
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8",
 )  # fmt: skip
-"""Features that decide which kernels a runtime takes."""
+"""Features of a processor that decide which kernels a runtime chooses."""
 PYTHONS = ("python3", "python3.11", "python3.12", "python3.13", "python3.14")
 
 
 def text(path: Path) -> str | None:
-    """The content of a small file without its end, or None."""
+    """Content of a small file without trailing zeros and whitespace, or None."""
     try:
         return path.read_text(errors="replace").strip("\0 \n") or None
     except OSError:
@@ -32,15 +32,15 @@ def text(path: Path) -> str | None:
 
 
 def number(path: Path, scale: float = 1) -> float | None:
-    """The number in a file times `scale`, or None."""
+    """Number in a file, multiplied by `scale`, or None."""
     try:
         return float(text(path) or "") * scale
     except ValueError:
         return None
 
 
-def said(*command: str) -> str | None:
-    """What a command prints, or None where there is none or it fails."""
+def output_of(*command: str) -> str | None:
+    """Output of a command, or None if it doesn't exist or fails."""
     try:
         return subprocess.run(command, stdout=-1, stderr=-3, stdin=-3, timeout=10, check=True).stdout.decode().strip()
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -48,7 +48,7 @@ def said(*command: str) -> str | None:
 
 
 def processor(root: Path) -> dict[str, object]:
-    """Name, features and cores."""
+    """Name, features and cores of the processor."""
     lines = (text(root / "proc/cpuinfo") or "").splitlines()
     keys = dict((line.partition(":")[0].strip(), line.partition(":")[2].strip()) for line in reversed(lines))
     flags = (keys.get("flags") or keys.get("Features") or "").split()
@@ -57,7 +57,7 @@ def processor(root: Path) -> dict[str, object]:
     except AttributeError:
         cores = os.cpu_count()
     name = keys.get("model name") or keys.get("Model") or keys.get("Hardware")
-    if name and "cpu family" in keys:  # of x86: the name that a virtual machine gives hides the generation
+    if name and "cpu family" in keys:  # x86, where the name in a virtual machine hides the generation
         name += " (family {}, model {})".format(keys["cpu family"], keys.get("model"))
     return {
         "cpu": name,
@@ -68,10 +68,10 @@ def processor(root: Path) -> dict[str, object]:
 
 
 def clocks(root: Path) -> dict[str, object]:
-    """MHz now (the fastest core's) and at most, and the governor."""
+    """Current clock of the fastest core, highest clock, and governor."""
     folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
-    now = [mhz for mhz in (number(each / "scaling_cur_freq", 1e-3) for each in folders) if mhz is not None]
-    most = [mhz for mhz in (number(each / "cpuinfo_max_freq", 1e-3) for each in folders) if mhz is not None]
+    now = [mhz for mhz in (number(folder / "scaling_cur_freq", 1e-3) for folder in folders) if mhz is not None]
+    most = [mhz for mhz in (number(folder / "cpuinfo_max_freq", 1e-3) for folder in folders) if mhz is not None]
     return {
         "clock_mhz": max(now) if now else None,
         "clock_max_mhz": max(most) if most else None,
@@ -80,32 +80,32 @@ def clocks(root: Path) -> dict[str, object]:
 
 
 def heat(root: Path) -> dict[str, object]:
-    """The hottest zone, and what firmware, processor and kernel say of throttling.
+    """Temperature of the hottest zone, and throttling as firmware, processor and kernel report it.
 
-    `throttle_events` counts since the start, as x86 processors do; `cooling_state` is how far the kernel's thermal
-    governor holds the clock down, 0 for not at all.
+    `throttle_events` is the counter of x86 processors since boot. `cooling_state` is the level by which the kernel's
+    thermal governor limits the clock; 0 means no limit.
     """
     thermal = root / "sys/class/thermal"
-    zones = (number(each / "temp", 1e-3) for each in thermal.glob("thermal_zone*"))
-    degrees = [each for each in zones if each is not None and -50 < each < 200]
+    zones = (number(zone / "temp", 1e-3) for zone in thermal.glob("thermal_zone*"))
+    degrees = [celsius for celsius in zones if celsius is not None and -50 < celsius < 200]
     cpus = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
     events = [count for count in map(number, cpus) if count is not None]
-    holding = [each for each in thermal.glob("cooling_device*") if "cpufreq" in (text(each / "type") or "")]
-    states = [held for held in (number(each / "cur_state") for each in holding) if held is not None]
+    devices = [device for device in thermal.glob("cooling_device*") if "cpufreq" in (text(device / "type") or "")]
+    states = [level for level in (number(device / "cur_state") for device in devices) if level is not None]
     return {
         "celsius": max(degrees) if degrees else None,
-        "throttled": throttled(said("vcgencmd", "get_throttled")),
+        "throttled": throttled(output_of("vcgencmd", "get_throttled")),
         "throttle_events": int(sum(events)) if events else None,
         "cooling_state": int(max(states)) if states else None,
     }
 
 
 def throttled(answer: str | None) -> dict[str, object] | None:
-    """The bits of a Raspberry Pi's get_throttled: what is so now, and what has been since it started."""
-    found = re.search("throttled=(0x[0-9a-fA-F]+)", answer or "")
-    if not found:
+    """Decode the bits of a Raspberry Pi's get_throttled: conditions now, and conditions since boot."""
+    match = re.search("throttled=(0x[0-9a-fA-F]+)", answer or "")
+    if not match:
         return None
-    bits, names = int(found.group(1), 16), ("under-voltage", "frequency capped", "throttled", "soft limit on heat")
+    bits, names = int(match.group(1), 16), ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
     return {
         "bits": bits,
         "now": [name for place, name in enumerate(names) if bits >> place & 1],
@@ -114,7 +114,7 @@ def throttled(answer: str | None) -> dict[str, object] | None:
 
 
 def state(root: Path = Path("/")) -> dict[str, object]:
-    """What changes while it works: clocks, heat, throttling, load."""
+    """Values that change during a measurement: clocks, temperature, throttling and load."""
     try:
         load = os.getloadavg()[0]
     except (OSError, AttributeError):  # Windows has no load average
@@ -123,19 +123,19 @@ def state(root: Path = Path("/")) -> dict[str, object]:
 
 
 def busy_seconds(root: Path, cpus: frozenset[int]) -> float | None:
-    """Seconds that these CPUs have worked since the start, all together; what a host takes from a guest included."""
-    busy, seen = 0.0, 0
+    """Total busy seconds of these CPUs since boot, including the time that a host takes from a guest."""
+    busy, counted = 0.0, 0
     for line in (text(root / "proc/stat") or "").splitlines():
         name, *counts = line.split()
         if re.fullmatch(r"cpu\d+", name) and int(name[3:]) in cpus and len(counts) >= 8:
             user, nice, system, _, _, irq, softirq, steal = map(int, counts[:8])
             busy += user + nice + system + irq + softirq + steal
-            seen += 1
-    return busy / os.sysconf("SC_CLK_TCK") if seen == len(cpus) else None
+            counted += 1
+    return busy / os.sysconf("SC_CLK_TCK") if counted == len(cpus) else None
 
 
 def memory(root: Path) -> dict[str, int | None]:
-    """Bytes in all, and free to be taken."""
+    """Installed and available memory in bytes."""
     sizes = dict(re.findall(r"^(\w+): +(\d+) kB", text(root / "proc/meminfo") or "", re.M))
     total, available = sizes.get("MemTotal"), sizes.get("MemAvailable")
     return {
@@ -145,12 +145,12 @@ def memory(root: Path) -> dict[str, int | None]:
 
 
 def cache() -> str:
-    """Where edgekit keeps what it brings here."""
+    """Folder in which edgekit keeps its files on this machine."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "edgekit")
 
 
 def disk(folder: str) -> dict[str, object]:
-    """The cache folder, and the bytes free where it is or would be."""
+    """The cache folder, and the free bytes on its disk; the folder need not exist."""
     place = folder
     while not os.path.exists(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place)
@@ -162,9 +162,9 @@ def disk(folder: str) -> dict[str, object]:
 
 
 def pythons() -> list[dict[str, object]]:
-    """Each Python on the path: where, its version, and whether it can make environments with pip."""
+    """Path and version of each Python on PATH, and whether it can create environments with pip."""
     code = "import sys, importlib.util as u; print('%d.%d.%d' % sys.version_info[:3], bool(u.find_spec('ensurepip')))"
-    found, seen = [], set()
+    interpreters, seen = [], set()
     for name in PYTHONS:
         path = shutil.which(name)
         if not path or os.path.realpath(path) in seen:
@@ -174,24 +174,24 @@ def pythons() -> list[dict[str, object]]:
             pip = importlib.util.find_spec("ensurepip") is not None
             answer = f"{platform.python_version()} {pip}"
         else:
-            answer = said(path, "-I", "-c", code) or ""
+            answer = output_of(path, "-I", "-c", code) or ""
         if len(answer.split()) == 2:
             version, has_pip = answer.split()
-            found.append({"path": path, "version": version, "ensurepip": has_pip == "True"})
-    return found
+            interpreters.append({"path": path, "version": version, "ensurepip": has_pip == "True"})
+    return interpreters
 
 
 def emulated(root: Path) -> bool | None:
-    """Whether QEMU stands in for the processor; None where that can't be told."""
+    """Whether QEMU emulates the processor; None if unknown."""
     if "QEMU_CPU" in os.environ or (root / "sys/firmware/qemu_fw_cfg").exists():
         return True
-    compiled = said("uname", "-v") or ""
+    kernel = output_of("uname", "-v") or ""
     maps = text(root / "proc/self/maps")
-    return None if maps is None else "qemu-" in maps or "qemu-" in compiled
+    return None if maps is None else "qemu-" in maps or "qemu-" in kernel
 
 
 def probe(root: Path = Path("/")) -> dict[str, object]:
-    """All of it. `root` is where proc and sys are."""
+    """Everything that is known about this machine. `root` is the folder of proc and sys."""
     board = text(root / "sys/firmware/devicetree/base/model") or text(root / "proc/device-tree/model")
     libc, version = platform.libc_ver()
     system = platform.uname()

@@ -1,4 +1,4 @@
-"""The one way to rows: group bundles by runtime, resume what an interrupted run measured, measure the rest."""
+"""Measure all bundles of a run: group them by runtime, resume measurements of an interrupted run, measure the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,89 +18,91 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
 Built = Mapping[str, Bundle | StageError]
-"""Bundles by name, or the error that making one ended in."""
+"""Bundles by name; instead of a bundle, the error of making it."""
 MeasureGroup = Callable[[Group], Mapping[str, Measurement]]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Keeps measurements in the run folder, so that the same command resumes after an interruption."""
+    """Store of measurements in the run folder, from which the same command resumes after an interruption."""
 
     run: RunFolder
     images: EvaluationImages
     settings: Settings
     device: str = "local"
+    """Name of the measured device."""
 
     def recall(self, target: str, group: Group) -> dict[str, Measurement] | None:
-        """What an interrupted run measured of exactly these bundles."""
-        kept = self.run.recall(self._place(target), self._key(group))
+        """Measurements of exactly these bundles by an interrupted run, or None."""
+        stored = self.run.recall(self._place(target), self._key(group))
         try:
-            measured = msgspec.convert(kept, dict[str, Measurement])
-        except msgspec.ValidationError:  # nothing, or what another version kept
+            measured = msgspec.convert(stored, dict[str, Measurement])
+        except msgspec.ValidationError:  # nothing stored, or by another version
             return None
         return measured if measured.keys() == group.keys() else None
 
     def remember(self, target: str, group: Group, measured: Mapping[str, Measurement]) -> None:
+        """Store the measurements of a group."""
         self.run.remember(self._place(target), self._key(group), msgspec.to_builtins(dict(measured)))
 
     def _place(self, target: str) -> str:
-        # A device's name may be an ssh:// address, which holds characters that no file name may have.
+        # The name of a device may be an ssh:// address, which contains characters that are not valid in file names.
         return f"row-{target}" if self.device == "local" else f"row-{target}-on-{quote(self.device, safe='')}"
 
     def _key(self, group: Group) -> str:
-        """Hash of everything that the measurements depend on, but for the machine's state."""
-        prints = [bundle.manifest.fingerprint for bundle in group.values()]
-        how = [self.settings.threads, self.settings.warmup, self.settings.iterations]
-        return digest(prints, how, self.images.key)
+        """Hash of everything that the measurements depend on, except for the state of the machine."""
+        fingerprints = [bundle.manifest.fingerprint for bundle in group.values()]
+        timing = [self.settings.threads, self.settings.warmup, self.settings.iterations]
+        return digest(fingerprints, timing, self.images.key)
 
 
 def measure_bundles(
     built: Built, device: DeviceFacts, measure: MeasureGroup, reporter: Reporter, memory: Memory | None = None
 ) -> list[Measurement]:
-    """One measurement for each bundle, or for the error that making it ended in, in the same order.
+    """Measure each bundle, and return one measurement per bundle or error in the same order.
 
-    `measure` gets the bundles of one runtime at a time. What a lost device left unmeasured is not remembered, so that
-    the same command measures it.
+    `measure` gets the bundles of one runtime at a time. If the device is lost, its failures are not stored, so that the
+    same command measures those bundles again.
     """
-    measured = {name: _not_made(name, device, made) for name, made in built.items() if isinstance(made, StageError)}
+    measured = {name: _not_made(name, device, error) for name, error in built.items() if isinstance(error, StageError)}
     for target, group in by_runtime(built).items():
-        known = memory.recall(target, group) if memory else None
-        if known is not None:
+        results = memory.recall(target, group) if memory else None
+        if results is not None:
             where = "" if memory is None or memory.device == "local" else f"{memory.device}: "
             reporter.say(f"{where}{target}: resumed the measurements of an interrupted run")
         else:
-            known = dict(measure(group))
-            if memory and not any(lost_with_device(each) for each in known.values()):
-                memory.remember(target, group, known)
-        measured |= known
+            results = dict(measure(group))
+            if memory and not any(map(lost_with_device, results.values())):
+                memory.remember(target, group, results)
+        measured |= results
     return [measured[name] for name in built]
 
 
 def by_runtime(built: Built) -> dict[str, dict[str, Bundle]]:
-    """The bundles that were made, by their target."""
+    """Group the bundles by target, without those that could not be made."""
     groups: dict[str, dict[str, Bundle]] = {}
-    for name, made in built.items():
-        if isinstance(made, Bundle):
-            groups.setdefault(made.manifest.target, {})[name] = made
+    for name, bundle in built.items():
+        if isinstance(bundle, Bundle):
+            groups.setdefault(bundle.manifest.target, {})[name] = bundle
     return groups
 
 
 def _not_made(name: str, device: DeviceFacts, error: StageError) -> Measurement:
-    """The measurement of a bundle, named TARGET-PRECISION, that could not be made."""
+    """Measurement of a bundle that could not be made; its name is TARGET-PRECISION."""
     target, _, precision = name.rpartition("-")
     kind: Precision = "int8" if precision == "int8" else "float"
     return Measurement(target=target, precision=kind, device=device, failure=Failure.of("compile", error))
 
 
 def lost_with_device(measured: Measurement) -> bool:
-    """Whether the device failed and not the bundle: the same command may find the device well again."""
+    """Whether the device failed and not the bundle, so that the same command may succeed later."""
     return measured.failure is not None and measured.failure.stage == "device"
 
 
 def measure_here(
     built: Built, device: DeviceFacts, images: EvaluationImages, settings: Settings, run: RunFolder, reporter: Reporter
 ) -> Sequence[Measurement]:
-    """Measurements of the report on this machine."""
+    """Measure the bundles of a report on this machine."""
 
     def measure(group: Group) -> Mapping[str, Measurement]:
         return measure_group(group, settings, device, reporter, images)

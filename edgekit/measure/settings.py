@@ -1,22 +1,25 @@
-"""How to measure a bundle, and the gates it must pass."""
+"""Settings of a measurement, and the gates that a bundle must pass."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure, and the gates."""
+    """Settings of a measurement, and the gates."""
 
     threads: int | None = None
+    """Number of threads; None for every physical core that the process may use."""
     warmup: int = 20
+    """Number of rounds before the timed ones."""
     iterations: int = 200
+    """Number of timed rounds."""
     sustain_s: float | None = None
-    """Seconds to time for, in place of `iterations`."""
+    """Seconds of timing, instead of a number of rounds."""
     max_drop: float = 1.0
-    """Percentage points of top-1 that an int8 bundle may lose."""
+    """Largest drop of an INT8 bundle's top-1, in percentage points."""
     must_show_drop: bool = False
-    """Whether the 95 % interval must lie within `max_drop`, as where a user states it, or the measured drop alone."""
+    """Whether the 95 % interval must confirm `max_drop`, as when the user states it, or only the measured drop."""
     min_speedup: float = 1.0
-    """An int8 bundle must be faster than its float by more than this factor, interval included; 0 turns it off."""
+    """Speed-up over its float that the whole 95 % interval of an INT8 bundle must exceed; 0 turns the gate off."""
     must_be_fit: bool = False
-    """Whether a latency has to be fit to quote, as where a user states `min_speedup`, or is only remarked on."""
+    """Whether unreliable timing makes a verdict inconclusive, as when the user states `min_speedup`."""

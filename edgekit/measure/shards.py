@@ -1,6 +1,6 @@
-"""An evaluation in shards: done one after the other or by other processes, kept as they end, and put together again.
+"""Evaluate in shards, which run one after the other or in other processes, are stored as they end, and are then joined.
 
-Needs no torch. A shard gives the same answers wherever it is run with the same runtime and number of threads.
+Needs no torch. A shard gives the same predictions wherever it runs with the same runtime and number of threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,40 +23,44 @@ from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
 
 SHARD = 100
-"""Images of a shard: what a worker that dies costs at most."""
+"""Images per shard, which is the most work that is lost when a worker dies."""
 
 Answers = dict[str, list[int]]
-"""Predictions as JSON has them."""
+"""Predictions as JSON values."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images for one bundle; small, since it is sent to other processes."""
+    """Some images for one bundle. It is small, because it is sent to other processes."""
 
     bundle: Path
+    """Absolute path of the bundle."""
     fingerprint: str
+    """Hash of the bundle and its files."""
     threads: int | None
+    """Number of threads; None for every physical core that the process may use."""
     dataset: Dataset
-    """With the samples of this shard alone."""
+    """The data set, with only the samples of this shard."""
     hashes: tuple[str, ...]
+    """Hashes of the images."""
 
     @property
     def key(self) -> str:
-        """Hash of what its answers depend on, but for the runtime's version."""
+        """Hash of everything that the predictions depend on, except for the runtime's version."""
         labels = [sample.label for sample in self.dataset.samples]
         return digest(self.fingerprint, self.threads, self.hashes, labels)
 
 
 class ShardExecutor(Protocol):
-    """Runs pieces of work in this process or in others."""
+    """Executor of pieces of work, in this process or in others."""
 
     def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """(index, result) of each piece, as they end; a StageError as the result of one that failed for good."""
+        """Yield (index, result) of each piece as it ends. A piece that failed for good results in a StageError."""
         ...
 
 
 class SerialExecutor:
-    """Runs the pieces in this process, one after the other."""
+    """Executor that runs the pieces in this process, one after the other."""
 
     def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         for index, piece in enumerate(pieces):
@@ -67,7 +71,7 @@ class SerialExecutor:
 
 
 def shards_of(bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int | None) -> list[Shard]:
-    """The chosen images in shards, in their order."""
+    """Split the chosen images into shards, in their order."""
     files = sorted(entry["sha256"] for entry in bundle.manifest.files.values())
     fingerprint = digest(bundle.manifest.fingerprint, files)
     path = bundle.path.absolute()
@@ -83,48 +87,48 @@ def _parts(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[tuple[int, D
 
 
 def answer(shard: Shard) -> Answers:
-    """What the shard's bundle answers."""
+    """Run a shard's bundle on its images."""
     session = _session(shard.bundle, shard.fingerprint, shard.threads)
     images = ((session.preprocess(shard.dataset.image(sample)), sample.label) for sample in shard.dataset.samples)
-    found = predict(session, images)
-    return {name: value.astype(int).tolist() for name, value in vars(found).items()}
+    predictions = predict(session, images)
+    return {name: value.astype(int).tolist() for name, value in vars(predictions).items()}
 
 
 @lru_cache(maxsize=1)
 def _session(path: Path, fingerprint: str, threads: int | None) -> Session:
-    """A process goes on with the session that it has: opening one may take longer than a shard."""
+    """Open a session and keep it for the next shard, because opening one may take longer than a shard."""
     with quiet():
         return Session(read_bundle(path), threads)
 
 
 def close_session() -> None:
-    """Let go of the session that `answer` left open in this process."""
+    """Close the session that `answer` left open in this process."""
     _session.cache_clear()
 
 
 def evaluate_shards(
     shards: Sequence[Shard], executor: ShardExecutor, run: RunFolder | None, name: str, step: Step
 ) -> Predictions:
-    """The answers for all images of one bundle; a StageError if a shard failed for good.
+    """Run all shards of one bundle and join their predictions; raises StageError if a shard failed for good.
 
-    With `run`, shards that are done are kept in it, and taken from it.
+    With `run`, completed shards are stored in the run folder, and shards that are stored there are not run again.
     """
-    kept = [run.recall(f"shard-{name}-{index}", shard.key) if run else None for index, shard in enumerate(shards)]
-    found: dict[int, Answers] = {index: each for index, each in enumerate(kept) if each is not None}
-    for index in found:
+    stored = [run.recall(f"shard-{name}-{index}", shard.key) if run else None for index, shard in enumerate(shards)]
+    answers: dict[int, Answers] = {index: values for index, values in enumerate(stored) if values is not None}
+    for index in answers:
         _advance(step, shards[index])
-    missing = [index for index in range(len(shards)) if index not in found]
+    missing = [index for index in range(len(shards)) if index not in answers]
     for place, result in executor.map(answer, [shards[index] for index in missing]):
         if isinstance(result, EdgekitError):
             raise result
         index = missing[place]
-        found[index] = result
+        answers[index] = result
         if run:
             run.remember(f"shard-{name}-{index}", shards[index].key, result)
         _advance(step, shards[index])
-    together = {key: [value for index in range(len(shards)) for value in found[index][key]] for key in found[0]}
+    joined = {key: [value for index in range(len(shards)) for value in answers[index][key]] for key in answers[0]}
     return Predictions(
-        np.array(together["best"], np.int64), np.array(together["hit1"], bool), np.array(together["hit5"], bool)
+        np.array(joined["best"], np.int64), np.array(joined["hit1"], bool), np.array(joined["hit5"], bool)
     )
 
 
@@ -134,7 +138,7 @@ def _advance(step: Step, shard: Shard) -> None:
 
 
 InspectedSamples = dict[str, tuple[str, bytes] | ImageError]
-"""By sample name, what `inspect_image` returns, or why the image can't be read."""
+"""Result of `inspect_image` by sample name, or the error of an image that can't be read."""
 
 
 def inspect_samples(dataset: Dataset) -> InspectedSamples:
@@ -149,13 +153,13 @@ def inspect_samples(dataset: Dataset) -> InspectedSamples:
 
 
 def inspect_all(dataset: Dataset, executor: ShardExecutor, step: Step) -> InspectedSamples:
-    """Decode and hash every sample, in parts that an executor runs; `step` is called for each sample."""
+    """Decode and hash every sample, in parts that an executor runs; calls `step` for each sample."""
     parts = [part for _, part in _parts(dataset, dataset.samples)]
     inspected: InspectedSamples = {}
-    for index, found in executor.map(inspect_samples, parts):
-        if isinstance(found, EdgekitError):
-            raise found
-        inspected |= found
+    for index, result in executor.map(inspect_samples, parts):
+        if isinstance(result, EdgekitError):
+            raise result
+        inspected |= result
         for _ in parts[index].samples:
             step()
     return inspected

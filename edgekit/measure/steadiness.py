@@ -1,17 +1,17 @@
-"""Whether a latency may be quoted. The rule, in this order:
+"""Decide whether a latency is reliable. It is not for any of these reasons, in this order:
 
-- heat: the processor was throttled while it was timed;
-- other load: other processes took more than a tenth of the CPUs that the session's threads need;
+- heat: the processor was throttled during timing;
+- other load: other processes used more than a tenth of the CPUs that the session's threads need;
 - drift: of 20 blocks of neighbouring rounds, the third slowest median is more than 50 % of p50 above the third fastest.
 
-An unreliable latency is timed again, three times at most. A row that stays unreliable gets a remark; where the user
-states a speedup its verdict is inconclusive, with the reason: it does not pass and is not recommended. Too short a
-measurement, or a system that does not tell, is not held against a row. In a sustained run heat and drift are what is
-measured, so they are remarks there.
+An unreliable latency is timed again, up to three times in total. A row that stays unreliable gets a remark. If the user
+stated a speed-up, its verdict is inconclusive instead, so that it neither passes nor is recommended. Measurements that
+are too short to tell, and systems that report nothing, count as reliable. A sustained run measures heat and drift, so
+there they are only remarks.
 
-Why these limits: on two shared virtual cores, a ConvNeXt V2 atto of 8 ms drifted by 3 to 6 % when nothing else ran and
-by 67 to 98 % beside two busy loops; a model of 1 ms drifted by 13 to 44 % when nothing else ran. Other processes took
-at most 0.05 CPUs there, and 1.0 to 1.4 beside the loops.
+Reasons for the limits: on two shared virtual cores, a ConvNeXt V2 atto of 8 ms drifted by 3 to 6 % when nothing else
+ran and by 67 to 98 % beside two busy loops. A model of 1 ms drifted by 13 to 44 % when nothing else ran. Other
+processes used at most 0.05 CPUs there, and 1.0 to 1.4 with the loops.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,16 +29,18 @@ K = TypeVar("K")
 
 BLOCKS = 20
 FEWEST_ROUNDS = 100
-"""Blocks of fewer than five rounds say more about single rounds than about drift."""
+"""Fewest rounds that show drift: in a block of less than five, single rounds dominate the median."""
 MOST_SPREAD = 0.5
+"""Largest drift, as a share of p50."""
 MOST_TAKEN = 0.1
+"""Largest load of other processes on the CPUs that the threads need, as a share of the threads."""
 ATTEMPTS = 3
 
 
 def time_steadily(
     calls: Mapping[K, Callable[[], object]], threads: int, settings: Settings, title: str, reporter: Reporter
 ) -> tuple[dict[K, Times], Conditions]:
-    """Milliseconds of each call as `alternate` gives them, and the conditions; repeated while they are unreliable."""
+    """Time the calls with `alternate`, again if the times are unreliable; returns milliseconds and conditions."""
     for attempt in range(ATTEMPTS):
         sampler = TelemetrySampler()
         with reporter.stage(title, settings.warmup + settings.iterations) as step:
@@ -49,7 +51,7 @@ def time_steadily(
 
             times = alternate(calls, settings.warmup, settings.iterations, on_round)
         conditions = sampler.finish()
-        reasons = unreliable(conditions, threads, max((spread(each) or 0 for each in times.values()), default=0))
+        reasons = unreliable(conditions, threads, max((spread(values) or 0 for values in times.values()), default=0))
         if not reasons or attempt == ATTEMPTS - 1:
             break
         reporter.say(f"timing again: {'; '.join(reasons)}")
@@ -57,8 +59,11 @@ def time_steadily(
 
 
 def spread(times: Times) -> float | None:
-    """How far apart blocks of neighbouring rounds are: from the third lowest of 20 medians to the third highest, as a
-    share of the median of all. None for too few rounds, [N] in ms."""
+    """Drift of times [N] in ms, or None for too few rounds.
+
+    It is the distance from the third lowest to the third highest of the medians of 20 blocks of neighbouring rounds, as
+    a share of the median of all rounds.
+    """
     if len(times) < FEWEST_ROUNDS:
         return None
     medians = sorted(float(np.median(block)) for block in np.array_split(times, BLOCKS))
@@ -66,34 +71,34 @@ def spread(times: Times) -> float | None:
 
 
 def unreliable(conditions: Conditions, threads: int, spread: float | None) -> list[str]:
-    """Why a latency must not be quoted, each reason with what helps; empty if it may be."""
-    found = [throttled(conditions), other_load(conditions, threads), drifted(spread)]
-    return [reason for reason in found if reason]
+    """Reasons why a latency is unreliable, each with a remedy; empty if it is reliable."""
+    reasons = (throttled(conditions), other_load(conditions, threads), drifted(spread))
+    return [reason for reason in reasons if reason]
 
 
 def throttled(conditions: Conditions) -> str | None:
-    """That the processor was slowed down while it was timed."""
+    """Reason if the processor was throttled during timing, or None."""
     if not conditions.throttled:
         return None
     degrees = [sample.celsius for sample in conditions.series if sample.celsius is not None]
     hottest = f", {max(degrees):.0f} °C" if degrees else ""
     names = ", ".join(conditions.throttled)
-    return f"the processor was slowed down while it was timed ({names}{hottest}): cool it, or power it better"
+    return f"the processor was throttled during timing ({names}{hottest}): improve its cooling or power supply"
 
 
 def other_load(conditions: Conditions, threads: int) -> str | None:
-    """That other processes took CPUs that the session's threads need."""
+    """Reason if other processes used CPUs that the session's threads need, or None."""
     other, cpus = conditions.other_cpus, conditions.cpus
     if other is None or other + min(threads, cpus) <= cpus + MOST_TAKEN * threads:
         return None
     return (
-        f"other processes kept {other:.1f} of {cpus} CPUs busy beside {threads} thread{'s' if threads > 1 else ''}: "
+        f"other processes used {other:.1f} of {cpus} CPUs beside {threads} thread{'s' if threads > 1 else ''}: "
         "stop them, or use fewer --threads"
     )
 
 
 def drifted(spread: float | None) -> str | None:
-    """That blocks of neighbouring rounds are too far apart."""
+    """Reason if the latency drifted, or None."""
     if spread is None or spread <= MOST_SPREAD:
         return None
     return f"latency drifted by {spread:.0%} of p50: let the machine settle, or raise --iterations"

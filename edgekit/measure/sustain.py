@@ -1,4 +1,4 @@
-"""A run of minutes: what becomes of latency when a device has warmed up."""
+"""Time a run of several minutes, to see how latency changes when the device warms up."""
 
 from array import array
 from collections.abc import Callable, Mapping
@@ -14,14 +14,15 @@ from edgekit.support.progress import Reporter
 K = TypeVar("K")
 
 WINDOW_S = 60.0
+"""Longest first and last window, in seconds."""
 POINTS = 60
-"""Most points of the time series; none is shorter than a second."""
+"""Largest number of points in the time series; each covers at least a second."""
 
 
 def time_sustained(
     calls: Mapping[K, Callable[[], object]], warmup: int, seconds: float, title: str, reporter: Reporter
 ) -> tuple[dict[K, Times], dict[K, Sustained], Conditions]:
-    """Time the calls in turns for this long: their times in ms, what the run shows of each, and the conditions."""
+    """Time the calls in turns for `seconds`; returns their times in ms, their summaries, and the conditions."""
     sampler, ends = TelemetrySampler(), array("d")
     with reporter.stage(title, max(1, round(seconds))) as step:
 
@@ -33,13 +34,13 @@ def time_sustained(
 
         times = alternate(calls, warmup, 1, on_round, seconds)
     conditions, at = sampler.finish(), np.array(ends)[warmup:]
-    return times, {name: sustained(each, at) for name, each in times.items()}, conditions
+    return times, {name: sustained(values, at) for name, values in times.items()}, conditions
 
 
 def sustained(times: Times, at: Times) -> Sustained:
-    """The first and the last minute, from times [N] in ms and the seconds [N] at which their rounds ended.
+    """Summarize the first and the last minute, from times [N] in ms and the seconds [N] at which their rounds ended.
 
-    Where the run is shorter than two minutes, it is halved instead.
+    A run of less than two minutes is split into halves instead.
     """
     begin, end = float(at[0]), float(at[-1])
     window = min(WINDOW_S, (end - begin) / 2)
@@ -47,8 +48,8 @@ def sustained(times: Times, at: Times) -> Sustained:
     width = max(1.0, (end - begin) / POINTS)
     places = ((at - begin) // width).astype(int)
     series = tuple(
-        SustainedPoint(begin + place * width, float(np.median(each)), len(each))
-        for place, each in ((place, times[places == place]) for place in np.unique(places).tolist())
+        SustainedPoint(begin + place * width, float(np.median(window_times)), len(window_times))
+        for place, window_times in ((place, times[places == place]) for place in np.unique(places).tolist())
     )
     return Sustained(
         seconds=end - begin, window_s=window, first=first, last=last, change=last.p50 / first.p50 - 1, series=series
@@ -56,5 +57,5 @@ def sustained(times: Times, at: Times) -> Sustained:
 
 
 def _figures(times: Times) -> SustainedLatency:
-    p50, p90, p99 = (float(each) for each in np.percentile(times, (50, 90, 99)))
+    p50, p90, p99 = np.percentile(times, (50, 90, 99)).tolist()
     return SustainedLatency(p50, p90, p99, len(times))

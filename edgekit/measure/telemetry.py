@@ -1,7 +1,7 @@
-"""What the machine was like while it was timed: clocks, heat, throttling, and what other processes took.
+"""Sample clocks, temperature, throttling and the load of other processes during timing.
 
-Read between timed rounds, in the thread that times them, so that no reading falls into a round. What the system doesn't
-tell is null.
+Samples are taken between timed rounds, in the thread that times them, so that none falls into a round. Values that the
+system doesn't report are None.
 """
 
 import os
@@ -15,14 +15,15 @@ from edgekit.measure.probe import busy_seconds, state
 from edgekit.report.conditions import Conditions, MachineState, Sample
 
 EVERY_S = 1.0
+"""Seconds between two samples, at first."""
 MOST_SAMPLES = 120
-"""A series that grows longer loses every second sample, and is sampled half as often from then on."""
+"""Length of a series above which every second sample is dropped, and the interval between samples is doubled."""
 SHORTEST_S = 0.5
-"""The system counts in hundredths of a second: what is shorter doesn't tell what others took."""
+"""Shortest measurement that tells the load of other processes, because the system counts hundredths of a second."""
 
 
 class TelemetrySampler:
-    """Samples from when it is made. Call it after each round; `finish` gives the conditions."""
+    """Sampler that starts when it is created. Call it after each round, and `finish` to get the conditions."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root, self._every = root, EVERY_S
@@ -34,7 +35,7 @@ class TelemetrySampler:
         self._next = self._start + self._every
 
     def __call__(self) -> None:
-        """Take a sample if it is time for one."""
+        """Take a sample if one is due."""
         if time.monotonic() < self._next:
             return
         self._sample(machine_state(self._root))
@@ -43,11 +44,11 @@ class TelemetrySampler:
         self._next = time.monotonic() + self._every
 
     def seconds(self) -> float:
-        """Seconds since sampling began, as the samples count them."""
+        """Seconds since sampling began, which is the time base of the samples."""
         return time.monotonic() - self._start
 
     def finish(self) -> Conditions:
-        """What the machine was like from the first to the last moment."""
+        """Take the last sample, and return the conditions of the whole measurement."""
         seconds = self.seconds()
         busy, own = busy_seconds(self._root, self._cpus), _own_seconds()
         after = machine_state(self._root)
@@ -62,7 +63,7 @@ class TelemetrySampler:
             series=tuple(self._series),
             throttled=throttling(self._before, after, self._series),
             cpus=len(self._cpus),
-            # Below zero by more than rounding: the counts are not of the CPUs that this process runs on.
+            # If it is below zero by more than rounding, the counts don't belong to the CPUs that this process runs on.
             other_cpus=None if other is None or other < -0.25 else max(0.0, other),
         )
 
@@ -72,26 +73,26 @@ class TelemetrySampler:
 
 
 def machine_state(root: Path) -> MachineState:
-    """Clocks, heat, throttling and load now. `root` is where proc and sys are."""
+    """Read clocks, temperature, throttling and load. `root` is the folder of proc and sys."""
     return msgspec.convert(state(root), MachineState)
 
 
 def throttling(before: MachineState, after: MachineState, series: Sequence[Sample]) -> tuple[str, ...] | None:
-    """What slowed the processor down between two states, with the samples in between; None if nothing could tell."""
-    found = [name for sample in series for name in sample.throttled or ()]
-    if before.throttled and after.throttled:  # what came and went between two samples, unless it had been so before
-        found += [name for name in after.throttled.since_boot if name not in before.throttled.since_boot]
+    """Causes of throttling between two states and in the samples between them, or None if the system reports none."""
+    causes = [name for sample in series for name in sample.throttled or ()]
+    if before.throttled and after.throttled:  # throttling that began and ended between two samples
+        causes += [name for name in after.throttled.since_boot if name not in before.throttled.since_boot]
     if before.throttle_events is not None and (after.throttle_events or 0) > before.throttle_events:
-        found.append("throttled by the processor")
+        causes.append("throttled by the processor")
     if before.cooling_state or after.cooling_state:
-        found.append("clock capped against heat")
+        causes.append("clock capped because of heat")
     if after.throttled is None and after.throttle_events is None and after.cooling_state is None:
         return None
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(causes))
 
 
 def _own_seconds() -> float:
-    """Processor time of this process and of children that have ended."""
+    """CPU time of this process and of its children that have ended, in seconds."""
     return sum(os.times()[:4])
 
 

@@ -1,4 +1,4 @@
-"""Time sessions in turns in one process; a session that fails is dropped, and the others are timed again."""
+"""Time sessions in turns in one process. If a session fails, it is dropped and the others are timed again."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,20 +23,22 @@ PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 @dataclass(frozen=True)
 class Timed(Generic[K]):
-    """What timing gave: milliseconds of each call, and the error of each that failed."""
+    """Result of timing several calls."""
 
     times: Mapping[K, Times] = field(default_factory=dict)
+    """Milliseconds of each call that didn't fail."""
     sustained: Mapping[K, Sustained] = field(default_factory=dict)
-    """Of each call in a run that was sustained for a stated time."""
+    """Summary of each call, if the run was sustained for a number of seconds."""
     conditions: Conditions | None = None
-    """None where no call was left to be timed."""
+    """Conditions during timing; None if every call failed."""
     failures: Mapping[K, StageError] = field(default_factory=dict)
+    """Error of each call that failed."""
 
 
 def time_in_turns(
     calls: Mapping[K, Callable[[], object]], threads: int, settings: Settings, title: str, reporter: Reporter
 ) -> Timed[K]:
-    """Time the calls until they are steady, or for `settings.sustain_s` seconds."""
+    """Time the calls until the times are reliable, or for `settings.sustain_s` seconds."""
 
     def once(calls: Mapping[K, Callable[[], object]]) -> Timed[K]:
         if settings.sustain_s is None:
@@ -54,7 +56,7 @@ def time_in_turns(
 def time_end_to_end(
     calls: Mapping[K, Callable[[], object]], settings: Settings
 ) -> tuple[dict[K, Times], dict[K, StageError]]:
-    """Times of calls that include decoding and preprocessing, which take fewer rounds; and the errors."""
+    """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
     rounds = max(5, settings.iterations // 4)
     times, failures = without_failing(calls, lambda calls: alternate(calls, min(settings.warmup, 5), rounds))
     return times or {}, failures
@@ -63,20 +65,20 @@ def time_end_to_end(
 def without_failing(
     calls: Mapping[K, Callable[[], object]], measure: Callable[[Mapping[K, Callable[[], object]]], T]
 ) -> tuple[T | None, dict[K, StageError]]:
-    """What `measure` makes of the calls that do not fail, None if all do; and the error of each that does."""
+    """Measure the calls that don't fail; returns the result, or None if all fail, and the error of each that fails."""
     failures: dict[K, StageError] = {}
-    left = dict(calls)
-    while left:
+    remaining = dict(calls)
+    while remaining:
         try:
-            return measure(left), failures
+            return measure(remaining), failures
         except CallFailed as failed:
             failures[failed.key] = failed.error
-            del left[failed.key]
+            del remaining[failed.key]
     return None, failures
 
 
 def latency_of(times: Times, threads: int, fresh: Fresh) -> Latency:
-    """The figures that the times [N] in ms give, with those of a fresh process."""
+    """Compute latency figures from times [N] in ms, and add those of a fresh process."""
     p5, p25, p50, p75, p90, p95, p99 = np.percentile(times, PERCENTILES).tolist()
     return Latency(
         p5=p5, p25=p25, p50=p50, p75=p75, p90=p90, p95=p95, p99=p99,

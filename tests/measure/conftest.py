@@ -1,4 +1,4 @@
-"""Bundles of the tiny network that are measured together."""
+"""Bundles of the tiny network that the tests measure as a group."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.helpers.tiny import MakeBundle
 
 @pytest.fixture
 def group(make_bundle: MakeBundle) -> dict[str, Bundle]:
-    """A float bundle, and one that says it is int8."""
+    """A float bundle, and one whose manifest claims to be int8."""
     names = {f"onnx-{precision}": precision for precision in ("float", "int8")}
     return {
         name: read_bundle(make_bundle("onnx", name, precision=precision, fingerprint=precision))
@@ -29,5 +29,5 @@ def openvino_group(make_bundle: MakeBundle) -> dict[str, Bundle]:
 
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process of its own for each bundle: made-up times stand for those."""
+    """Replace the fresh process of each bundle by fixed figures."""
     monkeypatch.setattr(measure_bundles, "measure_fresh", lambda path, threads: Fresh(20.0, 3.0, 50_000_000))

@@ -1,4 +1,4 @@
-"""Accuracy on labelled images, and beside a reference."""
+"""Accuracy on labelled images, alone and compared with a reference."""
 
 import numpy as np
 import pytest
@@ -15,29 +15,29 @@ def predictions(hits: list[int], best: list[int] | None = None) -> Predictions:
 def test_predict_ranks_and_counts() -> None:
     logits = np.array([[0, 9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]], np.float32)
     images = [(row[None], label) for row, label in zip(logits, (1, 4, 6), strict=True)]
-    found = predict(lambda image: image, images)
-    assert found.best.tolist() == [1, 0, 0]
-    assert found.hit1.tolist() == [True, False, False]
-    assert found.hit5.tolist() == [True, True, False]
+    answers = predict(lambda image: image, images)
+    assert answers.best.tolist() == [1, 0, 0]
+    assert answers.hit1.tolist() == [True, False, False]
+    assert answers.hit5.tolist() == [True, True, False]
 
 
 def test_predict_takes_the_first_of_equals() -> None:
-    found = predict(lambda image: image, [(np.zeros((1, 10), np.float32), 5)])
-    assert found.best.tolist() == [0]
-    assert not found.hit5[0]
+    answers = predict(lambda image: image, [(np.zeros((1, 10), np.float32), 5)])
+    assert answers.best.tolist() == [0]
+    assert not answers.hit5[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_predict_refuses_outputs_that_are_not_finite(value: float) -> None:
     images = [(np.array([[0.0, x]], np.float32), 0) for x in (1.0, value)]
-    with pytest.raises(WeightsError, match="image 1 hold NaN or infinity"):
+    with pytest.raises(WeightsError, match="image 1 are NaN or infinite"):
         predict(lambda image: image, images)
 
 
-def test_compare_counts_what_was_lost_and_won() -> None:
+def test_compare_counts_lost_and_won_images() -> None:
     reference = predictions([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], best=list(range(10)))
-    given = predictions([1, 0, 0, 1, 1, 0, 0, 0, 0, 0], best=[0, 9, 9, *range(3, 10)])
-    accuracy = compare(given, reference)
+    other = predictions([1, 0, 0, 1, 1, 0, 0, 0, 0, 0], best=[0, 9, 9, *range(3, 10)])
+    accuracy = compare(other, reference)
     assert (accuracy.top1, accuracy.count, accuracy.versus) == (0.3, 10, "reference")
     assert accuracy.drop_top1_points == pytest.approx(10)
     assert accuracy.agreement == 0.8

@@ -15,7 +15,7 @@ STATED_DROP = replace(GATES, must_show_drop=True)
 
 
 def row(settings: Settings = GATES, **figures: Any) -> Row:
-    """A measurement with these figures, judged; `drop` stands for an accuracy."""
+    """The row of a measurement with these figures; `drop` gives the drop of its accuracy."""
     if "drop" in figures:
         figures["accuracy"] = accuracy(figures.pop("drop"))
     return judge(measurement(**figures), settings, random_weights=False)
@@ -33,14 +33,14 @@ def test_a_row_has_the_facts_of_its_measurement() -> None:
 
 
 def test_times_of_an_emulated_device_are_not_judged() -> None:
-    there = device("pi", emulated=True)
-    slow = row(speedup=speedup(0.5, 0.4, 0.6), device=there)
+    board = device("pi", emulated=True)
+    slow = row(speedup=speedup(0.5, 0.4, 0.6), device=board)
     assert slow.verdict == "pass"
-    assert row(drop=1.3, device=there).verdict == "fail"
+    assert row(drop=1.3, device=board).verdict == "fail"
     loaded = conditions(cpus=2, other_cpus=1.9)
     claim = replace(GATES, must_be_fit=True)
     assert row(claim, thermal=loaded).verdict == "inconclusive"
-    assert row(claim, thermal=loaded, device=there).verdict == "pass"
+    assert row(claim, thermal=loaded, device=board).verdict == "pass"
     advice = recommend([row(), slow])
     assert advice.bundle == "onnx-int8"
     (other,) = advice.others
@@ -53,10 +53,12 @@ def test_int8_within_its_gates_passes() -> None:
     assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
 
 
-def test_drop_gate_gives_figures() -> None:
+def test_the_drop_gate_gives_figures() -> None:
     judged = row(drop=1.3)
     assert judged.verdict == "fail"
-    assert judged.reasons == ("top-1 drops 1.30 points (95 % interval 0.80 to 1.80, n = 1000), at most 1 is allowed",)
+    (reason,) = judged.reasons
+    assert "1.30 points (95 % interval 0.80 to 1.80, n = 1,000)" in reason
+    assert "at most 1 is allowed" in reason
 
 
 def test_a_drop_as_large_as_allowed_passes() -> None:
@@ -66,16 +68,15 @@ def test_a_drop_as_large_as_allowed_passes() -> None:
 def test_a_stated_bound_must_be_confirmed_by_the_interval() -> None:
     judged = row(STATED_DROP, drop=0.7)
     assert judged.verdict == "inconclusive"
-    assert judged.reasons == (
-        "cannot confirm a drop of at most 1 point (measured 0.70, 95 % interval 0.20 to 1.20, n = 1,000); "
-        "about 24,108 images are needed",
-    )
+    (reason,) = judged.reasons
+    assert "at most 1 point (measured 0.70, 95 % interval 0.20 to 1.20, n = 1,000)" in reason
+    assert "24,108 images" in reason
     assert judged.remarks == ()
     assert judged.accuracy is not None
     assert judged.accuracy.bound == Bound(max_drop_points=1.0, shown=False, images_needed=24108)
 
 
-def test_without_a_stated_bound_what_is_not_confirmed_is_remarked_on() -> None:
+def test_without_a_stated_bound_an_unconfirmed_drop_is_a_remark() -> None:
     judged = row(drop=0.7)
     assert (judged.verdict, judged.reasons) == ("pass", ())
     assert judged.remarks == row(STATED_DROP, drop=0.7).reasons
@@ -90,16 +91,16 @@ def test_a_bound_that_is_confirmed_passes(settings: Settings) -> None:
     assert judged.accuracy.bound.shown
 
 
-def test_no_number_of_images_shows_a_drop_as_large_as_allowed_to_be_less() -> None:
+def test_no_number_of_images_confirms_a_bound_that_the_drop_reaches() -> None:
     judged = row(STATED_DROP, drop=1.0)
     assert judged.verdict == "inconclusive"
     assert judged.accuracy is not None
     assert judged.accuracy.bound == Bound(max_drop_points=1.0, shown=False, images_needed=None)
     (reason,) = judged.reasons
-    assert reason.endswith("no number of images would do")
+    assert reason.endswith("more images would not help")
 
 
-def test_what_is_not_confirmed_stands_beside_a_gate_that_failed() -> None:
+def test_an_unconfirmed_drop_is_listed_beside_a_failed_gate() -> None:
     judged = row(STATED_DROP, drop=0.7, speedup=speedup(0.5, 0.4, 0.6))
     assert judged.verdict == "fail"
     slow, unconfirmed = judged.reasons
@@ -107,7 +108,7 @@ def test_what_is_not_confirmed_stands_beside_a_gate_that_failed() -> None:
     assert unconfirmed.startswith("cannot confirm a drop")
 
 
-def test_what_is_not_confirmed_is_not_recommended() -> None:
+def test_a_bundle_with_an_unconfirmed_drop_is_not_recommended() -> None:
     advice = recommend([row(precision="float", latency_ms=latency(20.0)), row(STATED_DROP, drop=0.7)])
     assert advice.bundle == "onnx-float"
     assert "not passed: onnx-int8" in advice.why
@@ -128,23 +129,23 @@ def test_random_weights_have_no_drop_gate_but_a_speed_gate() -> None:
 
 
 @pytest.mark.parametrize("faster", [(0.9, 0.8, 0.95), (1.1, 0.99, 1.2), (1.2, 1.0, 1.4)])
-def test_speed_gate_takes_the_lower_end_of_the_interval(faster: tuple[float, float, float]) -> None:
+def test_the_speed_gate_uses_the_lower_end_of_the_interval(faster: tuple[float, float, float]) -> None:
     judged = row(speedup=speedup(*faster))
     assert judged.verdict == "fail"
     (reason,) = judged.reasons
     assert reason.startswith(f"{faster[0]:.2f}x its float (95 % interval {faster[1]:.2f} to {faster[2]:.2f})")
-    assert "more than 1 is asked for" in reason
+    assert "more than 1 is required" in reason
 
 
-def test_speed_gate_asked_for() -> None:
+def test_the_speed_gate_uses_the_stated_factor() -> None:
     assert row(Settings(min_speedup=1.39)).verdict == "pass"
     assert row(Settings(min_speedup=1.4)).verdict == "fail"
 
 
-def test_no_float_to_be_faster_than() -> None:
+def test_int8_without_a_float_baseline_fails() -> None:
     judged = row(speedup=None)
     assert judged.verdict == "fail"
-    assert judged.reasons == ("its float bundle could not be timed: there is nothing to compare with",)
+    assert "float bundle could not be timed" in judged.reasons[0]
 
 
 @pytest.mark.parametrize("faster", [None, speedup(0.5, 0.4, 0.6)])
@@ -155,14 +156,14 @@ def test_zero_turns_the_speed_gate_off(faster: Any) -> None:
 def test_both_gates_give_a_reason() -> None:
     judged = row(drop=9, speedup=speedup(0.5, 0.4, 0.6))
     drop, speed = judged.reasons
-    assert drop.startswith("top-1 drops 9.00 points")
+    assert drop.startswith("top-1 drops by 9.00 points")
     assert speed.startswith("0.50x its float")
 
 
 def test_float_has_no_gates() -> None:
     judged = row(precision="float", drop=9)
     assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
-    assert judged.accuracy == accuracy(9), "and no bound"
+    assert judged.accuracy == accuracy(9), "float has no bound"
 
 
 def test_a_failed_measurement_is_an_error_with_its_reason() -> None:
@@ -189,13 +190,13 @@ def test_recommends_the_fastest_that_passed() -> None:
     )
 
 
-def test_recommends_float_where_that_is_the_truth() -> None:
+def test_recommends_float_where_it_is_fastest() -> None:
     advice = recommend([row(precision="float", latency_ms=latency(2.0)), row()])
     assert advice.bundle == "onnx-float"
     assert "ship float: no int8 bundle that passed is faster" in advice.why
 
 
-def test_the_smaller_of_equally_fast_ones() -> None:
+def test_recommends_the_smaller_of_equally_fast_bundles() -> None:
     assert recommend([row(precision="float", size_bytes=9), row(size_bytes=4)]).bundle == "onnx-int8"
 
 
@@ -207,11 +208,11 @@ def test_recommends_nothing_when_nothing_passed() -> None:
 
 
 def test_rows_without_a_bundle_are_named_too() -> None:
-    lost = judge(failed(target="tflite"), GATES, random_weights=False)
-    assert recommend([row(), lost]).why.endswith("not passed: tflite-int8.")
+    failure = judge(failed(target="tflite"), GATES, random_weights=False)
+    assert recommend([row(), failure]).why.endswith("not passed: tflite-int8.")
 
 
-def test_the_speed_gate_says_when_float_was_fastest_in_low_precision() -> None:
+def test_the_speed_gate_names_the_low_precision_of_the_fastest_float() -> None:
     slow = row(speedup=speedup(0.9, 0.8, 0.95, "bf16"))
     assert slow.reasons[0].startswith("0.90x its float in bf16 (95 % interval 0.80 to 0.95)")
     fast = row(speedup=speedup(1.4, 1.3, 1.5, "bf16"))
@@ -242,7 +243,7 @@ def test_each_device_has_its_own_recommendation_and_the_first_comes_first() -> N
     assert [(each.device, each.bundle) for each in advice.others] == [("pc", "tflite-int8"), ("gone", None)]
 
 
-def test_simulated_int8_is_remarked_on() -> None:
+def test_simulated_int8_gets_a_remark() -> None:
     simulated = Int8(share_of_macs=0.0, method="x", float_layers=("conv",), simulated=True)
     judged = row(int8=simulated)
     assert (judged.verdict, judged.remarks) == ("pass", (SIMULATED,))
@@ -251,9 +252,9 @@ def test_simulated_int8_is_remarked_on() -> None:
 
 def test_an_unreliable_latency_is_not_recommended_where_a_speedup_is_claimed() -> None:
     unsteady: dict[str, Any] = {"latency_ms": latency(spread=0.9), "thermal": conditions()}
-    unasked = row(**unsteady)
-    assert unasked.verdict == "pass"
-    assert unasked.remarks[0].startswith("unreliable timing: ")
+    unclaimed = row(**unsteady)
+    assert unclaimed.verdict == "pass"
+    assert unclaimed.remarks[0].startswith("unreliable timing: ")
     claimed = row(replace(GATES, must_be_fit=True), **unsteady)
-    assert (claimed.verdict, claimed.reasons, claimed.remarks) == ("inconclusive", unasked.remarks, ())
+    assert (claimed.verdict, claimed.reasons, claimed.remarks) == ("inconclusive", unclaimed.remarks, ())
     assert recommend([claimed]).bundle is None

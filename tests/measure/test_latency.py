@@ -1,4 +1,4 @@
-"""Timing in turns, the ratio of two times, and a bundle in a process of its own."""
+"""Timing in turns, the ratio of two times, and a bundle in a fresh process."""
 
 import gc
 import json
@@ -24,27 +24,27 @@ def test_calls_take_turns_and_warmup_is_not_counted() -> None:
     times = alternate(calls, warmup=2, iterations=3, on_round=lambda: rounds.append(len(order)))
     assert order == ["float", "int8"] * 5
     assert rounds == [2, 4, 6, 8, 10]
-    assert {name: each.shape for name, each in times.items()} == {"float": (3,), "int8": (3,)}
-    assert all((each >= 0).all() for each in times.values())
+    assert {name: values.shape for name, values in times.items()} == {"float": (3,), "int8": (3,)}
+    assert all((values >= 0).all() for values in times.values())
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() -> None:
-    seen: list[bool] = []
+    enabled: list[bool] = []
 
     def call() -> None:
-        seen.append(gc.isenabled())
+        enabled.append(gc.isenabled())
         raise EngineError("broken")
 
     assert gc.isenabled()
     with pytest.raises(CallFailed):
         alternate({"a": call}, 0, 1)
-    assert seen == [False]
+    assert enabled == [False]
     assert gc.isenabled()
 
 
 @pytest.mark.parametrize("good_calls", [0, 1, 2])
 def test_a_call_that_fails_is_named(good_calls: int) -> None:
-    """In the first or the second untimed round, or in a timed one."""
+    """It fails in the first or second warm-up round, or in a timed one."""
     done: list[str] = []
     error = EngineError("broken")
 
@@ -59,7 +59,7 @@ def test_a_call_that_fails_is_named(good_calls: int) -> None:
     assert done.count("first") == good_calls + 1
 
 
-def test_a_mistake_in_a_call_passes_as_it_is() -> None:
+def test_a_programming_error_in_a_call_passes_through() -> None:
     def call() -> None:
         raise ZeroDivisionError
 
@@ -67,7 +67,7 @@ def test_a_mistake_in_a_call_passes_as_it_is() -> None:
         alternate({"a": call}, 0, 1)
 
 
-def test_ratio_of_medians_with_an_interval_that_holds_it() -> None:
+def test_the_ratio_of_medians_lies_in_its_interval() -> None:
     random = np.random.default_rng(1)
     slow, fast = random.normal(4, 0.2, 200), random.normal(2, 0.2, 200)
     point, (low, high) = ratio(slow, fast)
@@ -79,14 +79,18 @@ def test_ratio_of_medians_with_an_interval_that_holds_it() -> None:
 
 def test_speedup_is_the_ratio_and_names_its_baseline() -> None:
     slow, fast = np.full(40, 6.0), np.full(40, 2.0)
-    found = speedup("onnx-float", slow, fast, "bf16")
-    assert (found.ratio, found.ci95) == (3.0, (3.0, 3.0))
-    assert (found.versus, found.versus_precision, found.baseline) == ("onnx-float", "bf16", "onnx-float in bf16")
+    over_bf16 = speedup("onnx-float", slow, fast, "bf16")
+    assert (over_bf16.ratio, over_bf16.ci95) == (3.0, (3.0, 3.0))
+    assert (over_bf16.versus, over_bf16.versus_precision, over_bf16.baseline) == (
+        "onnx-float",
+        "bf16",
+        "onnx-float in bf16",
+    )
     assert speedup("a", slow, fast).baseline == "a"
 
 
-def test_ratio_is_wider_where_neighbours_are_alike() -> None:
-    """A machine that is slow for a while: rounds are not independent, and the interval must say so."""
+def test_the_interval_is_wider_where_neighbouring_rounds_are_correlated() -> None:
+    """On a machine that is slow for a while, rounds are not independent, and the interval must be wider."""
     random = np.random.default_rng(2)
     bursts = np.repeat(random.normal(0, 0.5, 40), 10)
     noise = random.normal(0, 0.05, (2, 400))
@@ -96,8 +100,8 @@ def test_ratio_is_wider_where_neighbours_are_alike() -> None:
 
 
 @pytest.mark.parametrize("rounds", [30, 50, 200])
-def test_ratio_covers_the_true_one(rounds: int) -> None:
-    """On a machine that drifts, with rounds now and then that take half as long again."""
+def test_the_interval_covers_the_true_ratio(rounds: int) -> None:
+    """The machine drifts, and a round occasionally takes half as long again."""
     random = np.random.default_rng(0)
     covered = []
     for seed in range(200):
@@ -109,7 +113,7 @@ def test_ratio_covers_the_true_one(rounds: int) -> None:
     assert np.mean(covered) >= 0.93
 
 
-def test_ratio_of_drift_that_both_share_is_one() -> None:
+def test_the_ratio_of_shared_drift_is_one() -> None:
     drift = np.linspace(2, 6, 200)
     point, (low, high) = ratio(drift, drift)
     assert (point, low, high) == (1, 1, 1)
@@ -121,12 +125,12 @@ def test_ratio_of_few_rounds() -> None:
 
 
 def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
-    ballast = np.ones(1 << 30, np.uint8)  # this process's memory is not the other's, though ru_maxrss survives exec
-    found = measure_fresh(make_bundle("onnx"), threads=1)
+    ballast = np.ones(1 << 30, np.uint8)  # must not count for the fresh process, although ru_maxrss survives exec
+    fresh = measure_fresh(make_bundle("onnx"), threads=1)
     assert peak_rss_bytes() > ballast.nbytes
-    assert found.peak_rss_bytes < ballast.nbytes / 2
-    assert found.load_ms > 0
-    assert found.first_ms > 0
+    assert fresh.peak_rss_bytes < ballast.nbytes / 2
+    assert fresh.load_ms > 0
+    assert fresh.first_ms > 0
 
 
 def test_files_of_the_current_folder_do_not_replace_packages(
@@ -138,14 +142,14 @@ def test_files_of_the_current_folder_do_not_replace_packages(
     assert measure_fresh(bundle, threads=1).load_ms > 0
 
 
-def test_broken_bundle_says_why(make_bundle: MakeBundle) -> None:
+def test_a_broken_bundle_gives_the_cause(make_bundle: MakeBundle) -> None:
     path = make_bundle("onnx")
     (path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(EngineError, match=r"'bundle' can't run in a process of its own: .*model\.onnx"):
+    with pytest.raises(EngineError, match=r"'bundle' can't run in a separate process: .*model\.onnx"):
         measure_fresh(path, threads=1)
 
 
-def test_missing_bundle(tmp_path: Path) -> None:
+def test_a_missing_bundle(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no such folder"):
         measure_fresh(tmp_path / "gone", threads=1)
 
@@ -156,11 +160,11 @@ def test_a_process_that_does_not_end(make_bundle: MakeBundle) -> None:
 
 
 def test_a_process_that_dies_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def died(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+    def dead(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], -9, "", "")
 
-    monkeypatch.setattr(subprocess, "run", died)
-    with pytest.raises(EngineError, match=r"ended by SIGKILL \(most likely for want of memory"):
+    monkeypatch.setattr(subprocess, "run", dead)
+    with pytest.raises(EngineError, match=r"ended by SIGKILL \(probably out of memory"):
         measure_fresh(tmp_path, threads=1)
 
 
@@ -169,7 +173,7 @@ def test_module_prints_json(make_bundle: MakeBundle, capsys: pytest.CaptureFixtu
     Fresh(**json.loads(capsys.readouterr().out))
 
 
-def test_needs_the_runtime_alone() -> None:
-    """It runs on devices, where there is no torch."""
+def test_it_imports_nothing_heavy() -> None:
+    """It runs on devices, which have no torch."""
     code = "import sys, edgekit.measure.latency; assert not {'torch', 'nncf', 'typer', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

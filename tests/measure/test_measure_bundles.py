@@ -1,4 +1,4 @@
-"""Bundles measured through their sessions: complete figures, and failures that cost no more than they must."""
+"""Bundles are measured through their sessions, with complete figures. A failure loses as little as possible."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -31,21 +31,21 @@ pytestmark = pytest.mark.usefixtures("no_processes")
 
 @pytest.fixture
 def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor on which OpenVINO would compute float in bf16. One without bf16 computes in f32 when asked for it."""
+    """Pretend that OpenVINO chooses bf16. A processor without bf16 computes in f32 instead."""
     monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda: "bf16"))
 
 
 def measure_all(
     group: Mapping[str, Bundle], images: EvaluationImages | None, settings: Settings = SETTINGS
 ) -> dict[str, Measurement]:
-    """The measurements; each must stand under its bundle's name, in the group's order."""
+    """Measure a group; the result must have the names and the order of its bundles."""
     measured = measure_group(group, settings, device(), Reporter(quiet=True), images)
     assert list(measured) == list(group)
     return measured
 
 
 def assert_complete(measured: Measurement, count: int = 4) -> None:
-    """Every figure of a bundle that works is there."""
+    """Check that a measurement has every figure of a bundle that works."""
     assert measured.failure is None
     assert measured.latency_ms is not None
     latency = measured.latency_ms
@@ -63,7 +63,7 @@ def assert_complete(measured: Measurement, count: int = 4) -> None:
 
 
 def assert_lost(measured: Measurement, stage: str, part: str) -> None:
-    """There is a failure, its message has this part, and there are no figures (as a Measurement itself demands)."""
+    """Check the stage and message of a failure. A Measurement with a failure can't have figures."""
     assert measured.failure is not None
     assert (measured.failure.stage, measured.failure.error) == (stage, "EngineError")
     assert part in measured.failure.message
@@ -98,7 +98,7 @@ def test_a_benchmark_has_no_images_and_compares_with_the_first(group: dict[str, 
     assert second.int8 is not None
 
 
-def test_a_sustained_benchmark_has_its_course(group: dict[str, Bundle]) -> None:
+def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> None:
     for each in measure_all(group, None, Settings(threads=1, warmup=1, sustain_s=0.05)).values():
         assert each.sustain is not None
         assert each.latency_ms is not None
@@ -114,17 +114,17 @@ def test_int8_is_compared_with_the_fastest_float(
     low_ms: float,
     precision: str,
 ) -> None:
-    asked = []
+    timed = []
 
     def alternate(calls: Any, *_: Any) -> Any:
-        asked.append(list(calls))
+        timed.append(list(calls))
         fixed = {("openvino-float", "f32"): 4.0, ("openvino-float", "bf16"): low_ms}
         return {key: np.full(40, fixed.get(key, 1.0)) for key, call in calls.items() if call() is not None}
 
     for module in (steadiness, timing):
         monkeypatch.setattr(module, "alternate", alternate)
     float_, int8 = measure_all(openvino_group, tiny_images).values()
-    assert asked[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
+    assert timed[0] == [("openvino-float", "f32"), ("openvino-int8", "f32"), ("openvino-float", "bf16")]
     assert float_.latency_ms is not None
     assert float_.latency_ms.p50 == 4.0
     low = float_.low_precision
@@ -142,14 +142,14 @@ def test_each_session_is_opened_once_and_closed(
     openvino_group: dict[str, Bundle], tiny_images: EvaluationImages, in_bf16: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions: list[Session] = []
-    opened = Session.__init__
+    initialize = Session.__init__
 
     def note(self: Session, bundle: Bundle, threads: int | None = None) -> None:
-        opened(self, bundle, threads)
+        initialize(self, bundle, threads)
         sessions.append(self)
 
     monkeypatch.setattr(Session, "__init__", note)
-    monkeypatch.setattr(measure, "profile", refuse_to_profile)  # it opens one too
+    monkeypatch.setattr(measure, "profile", refuse_to_profile)  # it would open another session
     measure_all(openvino_group, tiny_images)
     computed = [each.bundle.manifest.session.get("inference_precision", "f32") for each in sessions]
     names = [each.bundle.path.name for each in sessions]
@@ -166,7 +166,7 @@ def refuse_to_profile(*_: object) -> None:
 
 
 @pytest.mark.parametrize("phase", ["model alone", "end to end"])
-def test_int8_that_fails_while_it_is_timed_costs_its_own_row(
+def test_int8_that_fails_during_timing_loses_its_own_row(
     group: dict[str, Bundle], tiny_images: EvaluationImages, capfd: pytest.CaptureFixture[str], phase: Phase
 ) -> None:
     with failing_engine("onnx", "onnx-int8", phase):
@@ -178,7 +178,7 @@ def test_int8_that_fails_while_it_is_timed_costs_its_own_row(
 
 
 @pytest.mark.parametrize("phase", ["model alone", "end to end"])
-def test_float_that_fails_while_it_is_timed_leaves_int8_without_a_speedup(
+def test_float_that_fails_during_timing_leaves_int8_without_a_speedup(
     group: dict[str, Bundle], tiny_images: EvaluationImages, phase: Phase
 ) -> None:
     with failing_engine("onnx", "onnx-float", phase):
@@ -188,7 +188,7 @@ def test_float_that_fails_while_it_is_timed_leaves_int8_without_a_speedup(
     assert int8.speedup is None, "a row that failed is no baseline"
 
 
-def test_bf16_that_fails_while_it_is_timed_costs_that_figure_alone(
+def test_bf16_that_fails_during_timing_loses_only_that_figure(
     openvino_group: dict[str, Bundle], tiny_images: EvaluationImages, in_bf16: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with failing_engine("openvino", "openvino-float", computed_in="bf16"):
@@ -212,7 +212,7 @@ def test_float_that_fails_is_no_baseline_in_bf16_either(
 
 
 @pytest.mark.parametrize("error", [EngineError("no bf16 here"), WeightsError("the outputs for image 3 hold NaN")])
-def test_bf16_that_cannot_be_evaluated_costs_that_figure_alone(
+def test_bf16_that_cannot_be_evaluated_loses_only_that_figure(
     openvino_group: dict[str, Bundle],
     tiny_images: EvaluationImages,
     in_bf16: None,
@@ -238,13 +238,13 @@ def test_a_benchmark_compares_with_the_first_that_works(group: dict[str, Bundle]
     with failing_engine("onnx", "onnx-float"):
         first, second, third = measure_all(group, None).values()
     assert_lost(first, "benchmark", MESSAGE)
-    assert first.bundle == "onnx-float", "a benchmark names what it was given"
+    assert first.bundle == "onnx-float", "a benchmark names the bundle even if it fails"
     assert (second.failure, second.speedup) == (None, None)
     assert third.speedup is not None
     assert third.speedup.versus == "onnx-int8"
 
 
-def test_all_may_fail(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
+def test_all_bundles_may_fail(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
     with ExitStack() as stack:
         for name in group:
             stack.enter_context(failing_engine("onnx", name))
@@ -287,7 +287,7 @@ def test_every_failure_is_a_measurement(
     assert [each.failure for each in measured.values()] == [Failure.of(stage, error)] * 2
 
 
-def test_other_numbers_on_this_processor_are_a_failure(
+def test_golden_samples_that_differ_are_a_failure(
     make_bundle: MakeBundle, tiny_golden: Golden, tiny_images: EvaluationImages
 ) -> None:
     wrong = replace(tiny_golden, logits=tiny_golden.logits + 1)
@@ -298,7 +298,7 @@ def test_other_numbers_on_this_processor_are_a_failure(
     assert "golden samples" in measured.failure.message
 
 
-def test_macs_are_those_of_all_layers(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
+def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     layers = [
         {"name": name, "op": "linear", "macs": macs, "int8": int8}
         for name, macs, int8 in (("stem", 100, False), ("head", 300, True))
@@ -308,7 +308,7 @@ def test_macs_are_those_of_all_layers(make_bundle: MakeBundle, tiny_images: Eval
     assert measured.macs == 400
 
 
-def test_int8_is_what_the_runtime_ran_not_what_the_bundle_says(make_bundle: MakeBundle) -> None:
+def test_int8_comes_from_the_runtime_and_not_from_the_manifest(make_bundle: MakeBundle) -> None:
     layers = [{"name": "conv", "op": "conv", "macs": 48600, "int8": True}]
     int8 = ran_in_int8(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1)
     assert int8.share_of_macs == 0
@@ -317,14 +317,14 @@ def test_int8_is_what_the_runtime_ran_not_what_the_bundle_says(make_bundle: Make
     assert int8.method.startswith("ONNX Runtime")
 
 
-def test_a_runtime_without_a_profile_says_why(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_without_a_profile_gives_the_reason(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "profile", refuse_to_profile)
     assert ran_in_int8(read_bundle(make_bundle("onnx")), 1) == Int8(
-        share_of_macs=None, method="not known: no counters here", float_layers=None, simulated=None
+        share_of_macs=None, method="unknown: no counters here", float_layers=None, simulated=None
     )
 
 
-def test_bound_is_the_measured_devices_not_the_bundles() -> None:
+def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:
     here = device(device_class="x86-64-v4", cores=2)
     limit = roofline(here, 10**9, "int8", threads=8, p50_ms=20.0)
     bound = load_device_class("x86-64-v4").bound_ms(10**9, "int8", 2)
@@ -333,7 +333,7 @@ def test_bound_is_the_measured_devices_not_the_bundles() -> None:
     assert roofline(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
 
 
-def test_end_to_end_goes_round_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
+def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
         call = measure._end_to_end(session, tiny_images.files[:2])
         first, second, third = (call() for _ in range(3))

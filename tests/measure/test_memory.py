@@ -1,4 +1,4 @@
-"""Memory of this machine and of processes, with psutil and without."""
+"""Memory of this machine and of processes, with and without psutil."""
 
 import resource
 import subprocess
@@ -16,25 +16,25 @@ def test_a_device_without_psutil_has_the_same_memory(monkeypatch: pytest.MonkeyP
     device = machine_memory()
     assert device.total == host.total
     assert host.total is not None
-    for found in (host.available, device.available):
-        assert found is not None
-        assert 0 < found < host.total
+    for available in (host.available, device.available):
+        assert available is not None
+        assert 0 < available < host.total
 
 
-def test_a_process_with_more_memory_has_more() -> None:
+def test_resident_bytes_grow_with_the_memory_of_a_process() -> None:
     code = "import sys; held = b'x' * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
-    found = []
+    resident = []
     for size in (0, 100_000_000):
         command = [sys.executable, "-c", code, str(size)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            found.append(resident_bytes(process.pid))
-    assert 90e6 < found[1] - found[0] < 120e6
-    assert resident_bytes(process.pid) == 0, "it has ended"
+            resident.append(resident_bytes(process.pid))
+    assert 90e6 < resident[1] - resident[0] < 120e6
+    assert resident_bytes(process.pid) == 0, "the process has ended"
 
 
-def test_the_peak_is_the_most_that_a_process_had() -> None:
+def test_the_peak_includes_memory_that_was_freed() -> None:
     code = """
 import numpy as np
 from edgekit.measure.memory import peak_rss_bytes
@@ -46,7 +46,7 @@ print(peak_rss_bytes() - before)
     assert int(done.stdout) == pytest.approx(200e6, rel=0.1)
 
 
-def test_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
     assert before <= peak_rss_bytes() <= 1.1 * before

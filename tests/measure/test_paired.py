@@ -1,4 +1,4 @@
-"""The interval of the paired drop covers, McNemar's test is scipy's binomial, and the images needed are enough."""
+"""The paired interval covers the true drop, McNemar's test agrees with scipy, and `images_needed` is enough."""
 
 from itertools import product
 from math import sqrt
@@ -21,7 +21,7 @@ RATES = [
     (10_000, 0.004, 0.0),
     (50_000, 0.02, 0.016),
 ]
-"""Images, and the true shares lost and won."""
+"""Number of images, and the true shares of lost and won ones."""
 
 
 def test_interval_is_the_published_one() -> None:
@@ -29,7 +29,7 @@ def test_interval_is_the_published_one() -> None:
     assert paired_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
 
 
-def test_interval_where_nothing_differs_is_known() -> None:
+def test_interval_without_differences_has_a_closed_form() -> None:
     assert paired_interval(0, 0, 500) == pytest.approx((-(Z**2) / (500 + Z**2), Z**2 / (500 + Z**2)))
 
 
@@ -41,7 +41,7 @@ def test_interval_is_symmetric_and_never_a_point(lost: int, won: int, count: int
     assert low <= (lost - won) / count <= high
 
 
-def test_interval_is_there_for_every_count() -> None:
+def test_interval_contains_the_measured_drop_for_every_count() -> None:
     for count, lost, won in product((1, 2, 3, 7, 50), range(8), range(8)):
         if lost + won <= count:
             low, high = paired_interval(lost, won, count)
@@ -55,19 +55,19 @@ def test_interval_narrows_with_more_images() -> None:
 
 @pytest.mark.parametrize(("count", "lost", "won"), RATES)
 def test_interval_covers_the_true_drop(count: int, lost: float, won: float) -> None:
-    """In 95 of 100 repetitions of an evaluation, as it says."""
+    """It does so in about 95 of 100 repetitions of an evaluation."""
     covered = np.mean([low <= lost - won <= high for low, high in trials(count, lost, won)])
     assert 0.93 <= covered <= 0.97
 
 
 def trials(count: int, lost: float, won: float, number: int = 1000) -> list[tuple[float, float]]:
-    """Intervals of evaluations of a network whose drop is known."""
+    """Intervals of simulated evaluations of a network with known rates."""
     drawn = np.random.default_rng(0).multinomial(count, [lost, won, 1 - lost - won], size=number)
     return [paired_interval(int(b), int(c), count) for b, c, _ in drawn]
 
 
-def test_a_normal_interval_would_not_cover_where_images_are_only_lost() -> None:
-    """Why this one is there: half an observation in each cell and a normal interval, as Agresti and Min had it."""
+def test_a_normal_interval_would_be_too_short_where_images_are_only_lost() -> None:
+    """The alternative is Agresti and Min's normal interval with half an observation added to each cell."""
 
     def covers(lost: int, count: int, true: float) -> bool:
         n, b, c = count + 2, lost + 0.5, 0.5
@@ -84,8 +84,8 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
         assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
 
 
-def test_mcnemar_rejects_too_often_nowhere() -> None:
-    """Of 1,000 networks that are as good as their reference, at most one of 20 is called different."""
+def test_mcnemar_does_not_reject_too_often() -> None:
+    """It calls at most one of 20 networks different if all of them are as good as their reference."""
     drawn = np.random.default_rng(0).binomial(60, 0.5, 1000)
     assert np.mean([mcnemar(int(lost), 60 - int(lost)) < 0.05 for lost in drawn]) <= 0.05
 
@@ -94,30 +94,30 @@ def test_mcnemar_rejects_too_often_nowhere() -> None:
     ("lost", "won", "count", "most"),
     [(5, 4, 500, 0.01), (10, 5, 1000, 0.01), (0, 0, 500, 0.01), (40, 30, 10_000, 0.003), (1, 3, 500, 0.005)],
 )
-def test_as_many_images_as_are_needed_show_the_claim(lost: int, won: int, count: int, most: float) -> None:
+def test_images_needed_are_enough_and_half_of_them_are_not(lost: int, won: int, count: int, most: float) -> None:
     needed = images_needed(lost, won, count, most)
     assert needed is not None
-    found = trials(needed, lost / count, won / count)
-    assert np.mean([high <= most for _, high in found]) >= POWER - 0.05
+    enough = trials(needed, lost / count, won / count)
+    assert np.mean([high <= most for _, high in enough]) >= POWER - 0.05
     fewer = trials(needed // 2, lost / count, won / count)
     assert np.mean([high <= most for _, high in fewer]) < POWER - 0.05
 
 
-def test_nothing_shows_that_a_drop_is_less_than_it_is() -> None:
+def test_no_number_of_images_confirms_less_than_the_measured_drop() -> None:
     assert images_needed(10, 0, 1000, 0.01) is None
     assert images_needed(0, 0, 1000, 0.0) is None
     assert images_needed(0, 0, 10, 1.0) == 1
 
 
 def likelihood(won_share: float, difference: float, lost: int, won: int, count: int) -> float:
-    """Log of the multinomial probability of `lost` and `won`, where the share lost is `difference` more than won."""
+    """Multinomial log-likelihood, where the share of lost images exceeds the share of won ones by `difference`."""
     shares = (won_share + difference, won_share, 1 - 2 * won_share - difference)
     terms = zip((lost, won, count - lost - won), shares, strict=True)
     return float(sum(times * np.log(max(share, 1e-300)) for times, share in terms if times))
 
 
 def score(difference: float, lost: int, won: int, count: int) -> float:
-    """The score statistic of a difference, with the shares that make what was seen likeliest: found numerically."""
+    """Score statistic of a difference, with the most likely shares under it, which a numerical search finds."""
     low, high = max(0.0, -difference), (1 - difference) / 2
     best = minimize_scalar(
         lambda share: -likelihood(share, difference, lost, won, count),
@@ -131,7 +131,7 @@ def score(difference: float, lost: int, won: int, count: int) -> float:
 
 @st.composite
 def evaluations(draw: st.DrawFn) -> tuple[int, int, int]:
-    """Images lost and won, and all of them."""
+    """Number of lost, won and all images."""
     count = draw(st.integers(10, 5000))
     lost = draw(st.integers(0, count))
     return lost, draw(st.integers(0, min(count - lost, 200))), count
@@ -142,12 +142,12 @@ def evaluations(draw: st.DrawFn) -> tuple[int, int, int]:
 @example((2, 0, 500))
 @example((150, 140, 10_000))
 def test_the_interval_inverts_the_score_test(evaluation: tuple[int, int, int]) -> None:
-    """Tango's interval by brute force: the likeliest shares by a search, the ends by root finding."""
+    """Compute Tango's interval by brute force: a search for the most likely shares, and root finding for the ends."""
     lost, won, count = evaluation
     assume(0 < lost + won < count)
-    given_difference = (lost - won) / count
+    measured = (lost - won) / count
     low, high = paired_interval(lost, won, count)
     edge = 1 - 1e-9
     for end, limit, sign in ((low, -edge, 1), (high, edge, -1)):
-        expected = brentq(lambda d, s=sign: score(d, lost, won, count) - s * Z, given_difference, limit, xtol=1e-12)
+        expected = brentq(lambda d, s=sign: score(d, lost, won, count) - s * Z, measured, limit, xtol=1e-12)
         assert end == pytest.approx(expected, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The way to rows: bundles that could not be made, runs that are resumed, and devices that are lost."""
+"""From bundles to measurements: bundles that could not be made, resumed runs, and lost devices."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -35,7 +35,7 @@ def memory(run: RunFolder, tiny_images: EvaluationImages) -> Memory:
 
 
 class Measure:
-    """Stands for the timing of one group: notes what it was asked for, and gives a figure for each bundle."""
+    """Fake measurement of a group that records its calls and returns one measurement per bundle."""
 
     def __init__(self, failure: Failure | None = None) -> None:
         self.asked: list[list[str]] = []
@@ -61,10 +61,10 @@ def test_one_measurement_for_each_bundle_in_their_order(group: dict[str, Bundle]
     assert (not_made.target, not_made.precision, not_made.device) == ("tflite", "int8", device())
     assert (not_made.bundle, not_made.size_bytes) == (None, None)
     assert [each.bundle for each in others] == ["onnx-float", "onnx-int8"]
-    assert measure.asked == [["onnx-float", "onnx-int8"]], "and what could not be made is not measured"
+    assert measure.asked == [["onnx-float", "onnx-int8"]], "a bundle that could not be made is not measured"
 
 
-def test_a_target_may_have_a_dash() -> None:
+def test_the_name_of_a_target_may_contain_a_dash() -> None:
     (not_made,) = measure_bundles({"my-runtime-float": CompileError("x")}, device(), Measure(), QUIET)
     assert (not_made.target, not_made.precision) == ("my-runtime", "float")
 
@@ -80,7 +80,7 @@ def test_runtimes_are_measured_one_after_the_other(group: dict[str, Bundle], mak
     assert [each.bundle for each in measured] == ["onnx-float", "openvino-float", "onnx-int8"]
 
 
-def test_measurements_are_kept_until_the_run_is_complete(
+def test_measurements_are_stored_until_the_run_is_complete(
     group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]
 ) -> None:
     measure = Measure()
@@ -93,7 +93,7 @@ def test_measurements_are_kept_until_the_run_is_complete(
     assert len(measure.asked) == 2
 
 
-def test_a_failure_of_a_bundle_is_kept_as_it_was(group: dict[str, Bundle], memory: Memory) -> None:
+def test_the_failure_of_a_bundle_is_stored_too(group: dict[str, Bundle], memory: Memory) -> None:
     measure = Measure(Failure("benchmark", "EngineError", "broke"))
     first = measure_bundles(group, device(), measure, QUIET, memory)
     assert not any(map(lost_with_device, first))
@@ -101,7 +101,7 @@ def test_a_failure_of_a_bundle_is_kept_as_it_was(group: dict[str, Bundle], memor
     assert len(measure.asked) == 1
 
 
-def test_what_a_lost_device_left_is_measured_the_next_time(group: dict[str, Bundle], memory: Memory) -> None:
+def test_bundles_of_a_lost_device_are_measured_next_time(group: dict[str, Bundle], memory: Memory) -> None:
     lost = Measure(Failure.of("device", UnreachableError("board: no connection.")))
     assert all(map(lost_with_device, measure_bundles(group, device(), lost, QUIET, memory)))
     again = Measure()
@@ -110,12 +110,14 @@ def test_what_a_lost_device_left_is_measured_the_next_time(group: dict[str, Bund
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "stored",
     [[], {}, {"onnx-float": {}}, {"onnx-float": {"target": "onnx", "precision": "int8", "device": {"name": "local"}}}],
 )
-def test_what_does_not_fit_is_measured_anew(group: dict[str, Bundle], memory: Memory, kept: Any) -> None:
-    """As what an earlier version kept, or a file that was edited."""
-    memory.run.remember("row-onnx", memory._key(group), kept)
+def test_a_stored_value_that_does_not_fit_is_measured_again(
+    group: dict[str, Bundle], memory: Memory, stored: Any
+) -> None:
+    """An earlier version stored it, for example, or somebody edited the file."""
+    memory.run.remember("row-onnx", memory._key(group), stored)
     measure = Measure()
     measure_bundles(group, device(), measure, QUIET, memory)
     assert measure.asked == [list(group)]
@@ -155,7 +157,9 @@ def test_measurements_do_not_depend_on_the_gates(group: dict[str, Bundle], memor
     assert len(measure.asked) == 1
 
 
-def test_devices_are_kept_apart(group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_device_has_its_own_stored_measurements(
+    group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]
+) -> None:
     here, there = Measure(), Measure()
     board = replace(memory, device="ssh://user@host:22")
     measure_bundles(group, device(), here, QUIET, memory)
@@ -173,4 +177,6 @@ def test_measure_here_measures_and_resumes(
     assert [each.failure for each in first] == [None, None]
     assert all(each.accuracy is not None for each in first)
     monkeypatch.setattr(rows, "measure_group", None)
-    assert measure_here(group, device(), tiny_images, SETTINGS, run, QUIET) == first, "every figure survives the JSON"
+    assert measure_here(group, device(), tiny_images, SETTINGS, run, QUIET) == first, (
+        "every figure survives storage as JSON"
+    )

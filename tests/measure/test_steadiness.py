@@ -1,4 +1,4 @@
-"""A latency that is unreliable says why, and is not passed where a speed-up is claimed."""
+"""An unreliable latency comes with reasons, and does not pass if the user claims a speed-up."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,43 +19,42 @@ HOT = conditions(throttled=("frequency capped",), series=tuple(map(sample, (71.0
 
 
 def row(claimed: bool = True, **figures: Any) -> Row:
-    """A measurement on four threads with these figures, judged; `claimed` where the user states a speed-up."""
+    """The row of a measurement on four threads with these figures; `claimed` means that the user stated a speed-up."""
     settings = Settings(must_be_fit=claimed)
     calm: dict[str, Any] = {"thermal": conditions(), "latency_ms": latency(threads=4)}
     return judge(measurement(**{**calm, **figures}), settings, random_weights=False)
 
 
-def test_calm_is_reliable() -> None:
+def test_a_calm_machine_is_reliable() -> None:
     judged = row()
     assert (judged.verdict, judged.notes) == ("pass", ())
     unknown = conditions(throttled=None, cpus=2, other_cpus=None)
-    assert unreliable(unknown, 4, None) == [], "what is not known is not held against it"
+    assert unreliable(unknown, 4, None) == [], "unknown conditions count as reliable"
 
 
-def test_heat() -> None:
+def test_throttling_makes_it_inconclusive() -> None:
     judged = row(thermal=HOT)
     assert judged.verdict == "inconclusive"
     (reason,) = judged.reasons
-    assert reason.startswith(
-        "unreliable timing: the processor was slowed down while it was timed (frequency capped, 84 °C)"
-    )
+    assert reason.startswith("unreliable timing: the processor was throttled")
+    assert "(frequency capped, 84 °C)" in reason
 
 
-def test_without_a_claim_it_is_a_remark() -> None:
+def test_without_a_claim_unreliable_timing_is_a_remark() -> None:
     judged = row(claimed=False, thermal=conditions(other_cpus=3.9))
     assert (judged.verdict, judged.reasons) == ("pass", ())
     (remark,) = judged.remarks
-    assert remark.startswith("unreliable timing: other processes kept 3.9 of 4 CPUs busy")
+    assert remark.startswith("unreliable timing: other processes used 3.9 of 4 CPUs")
 
 
 @pytest.mark.parametrize(
     ("threads", "cpus", "other", "reliable"),
     [
-        (1, 2, 0.9, True),  # a CPU is left for it
+        (1, 2, 0.9, True),  # one CPU is free for the thread
         (1, 2, 1.3, False),
         (4, 4, 0.3, True),
         (4, 4, 0.5, False),
-        (8, 4, 0.1, True),  # more threads than CPUs: not the others' doing
+        (8, 4, 0.1, True),  # more threads than CPUs, which is not the fault of others
         (8, 4, 1.0, False),
     ],
 )
@@ -65,13 +64,13 @@ def test_other_load(threads: int, cpus: int, other: float, reliable: bool) -> No
         assert reasons == []
     else:
         (reason,) = reasons
-        assert f"other processes kept {other:.1f} of {cpus} CPUs busy beside {threads} thread" in reason
+        assert f"other processes used {other:.1f} of {cpus} CPUs beside {threads} thread" in reason
 
 
-def test_spread_is_of_blocks_not_of_rounds() -> None:
+def test_spread_compares_blocks_and_not_rounds() -> None:
     random = np.random.default_rng(0)
     noisy = np.where(random.random(400) < 0.1, 50.0, 5.0)
-    assert spread(noisy) == 0, "single slow rounds are what p99 is for"
+    assert spread(noisy) == 0, "single slow rounds show in p99"
     drifting = np.linspace(5, 10, 400)
     assert spread(drifting) == pytest.approx(0.5, abs=0.01)
     jumping = spread(np.repeat([5.0, 10.0, 5.0, 10.0], 100))
@@ -83,7 +82,7 @@ def test_spread_is_of_blocks_not_of_rounds() -> None:
     assert spread(np.ones(99)) is None
 
 
-def test_what_fails_a_gate_stays_failed() -> None:
+def test_unreliable_timing_does_not_hide_a_failed_gate() -> None:
     judged = row(speedup=speedup(0.5, 0.4, 0.6), latency_ms=latency(spread=0.9))
     assert judged.verdict == "fail"
     slow, drift = judged.reasons
@@ -91,15 +90,15 @@ def test_what_fails_a_gate_stays_failed() -> None:
     assert drift.startswith("unreliable timing: latency drifted by 90% of p50")
 
 
-def test_heat_and_drift_are_what_a_sustained_run_is_about() -> None:
+def test_heat_and_drift_are_remarks_in_a_sustained_run() -> None:
     window = SustainedLatency(5.0, 5.0, 5.0, 100)
     sustain = Sustained(seconds=600, window_s=60, first=window, last=window, change=0.0, series=())
     judged = row(thermal=HOT, latency_ms=latency(threads=4, spread=0.9), sustain=sustain)
     assert (judged.verdict, judged.reasons) == ("pass", ())
     (remark,) = judged.remarks
-    assert remark.startswith("the processor was slowed down while it was timed (frequency capped, 84 °C)")
+    assert remark.startswith("the processor was throttled during timing (frequency capped, 84 °C)")
     busy = replace(HOT, other_cpus=3.0)
-    assert row(thermal=busy, sustain=sustain).verdict == "inconclusive", "but others' load is not"
+    assert row(thermal=busy, sustain=sustain).verdict == "inconclusive", "the load of other processes still counts"
 
 
 def test_an_unreliable_latency_is_timed_again(
@@ -117,9 +116,9 @@ def test_an_unreliable_latency_is_timed_again(
     monkeypatch.setattr(steadiness, "TelemetrySampler", Sampler)
     done: list[int] = []
     settings = Settings(warmup=1, iterations=2)
-    times, found = time_steadily({"a": lambda: done.append(1)}, 4, settings, "time", Reporter())
-    assert (len(times["a"]), len(done), found.other_cpus) == (2, 9, 0)
-    assert capfd.readouterr().err.count("timing again: other processes kept") == 2
+    times, last = time_steadily({"a": lambda: done.append(1)}, 4, settings, "time", Reporter())
+    assert (len(times["a"]), len(done), last.other_cpus) == (2, 9, 0)
+    assert capfd.readouterr().err.count("timing again: other processes used") == 2
     loads = iter([3.0, 2.0, 2.5])
-    _, found = time_steadily({"a": lambda: None}, 4, settings, "time", Reporter(quiet=True))
-    assert found.other_cpus == 2.5, "three times at most"
+    _, last = time_steadily({"a": lambda: None}, 4, settings, "time", Reporter(quiet=True))
+    assert last.other_cpus == 2.5, "it is timed at most three times"

@@ -1,4 +1,4 @@
-"""Runs of minutes: the first and the last one, and what is between."""
+"""Runs of several minutes: the first minute, the last minute, and the time series."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_calls_take_turns_until_the_time_is_over() -> None:
     assert order[:4] == list("abab")
     assert len(times["a"]) == len(times["b"]) == len(order) // 2 - 2
     assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
-    assert conditions.series, "sampled while it ran"
+    assert conditions.series, "conditions were sampled during the run"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the machine was like while it was timed, on made-up machines whose files change meanwhile."""
+"""Conditions during timing, on simulated machines whose files change meanwhile."""
 
 import os
 from itertools import pairwise
@@ -15,13 +15,13 @@ from tests.helpers.measurements import machine_state
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, to be set by hand."""
+    """A clock that the test sets."""
     now = [0.0]
     monkeypatch.setattr("edgekit.measure.telemetry.time.monotonic", lambda: now[0])
     return now
 
 
-def test_heat_and_clocks_between_rounds(tmp_path: Path, clock: list[float]) -> None:
+def test_temperature_and_clocks_are_sampled_between_rounds(tmp_path: Path, clock: list[float]) -> None:
     machine = root(tmp_path, PI5)
     sampler = TelemetrySampler(machine)
     for second, heat in ((0.4, 1), (1.1, 55), (1.5, 2), (2.2, 61)):
@@ -30,13 +30,13 @@ def test_heat_and_clocks_between_rounds(tmp_path: Path, clock: list[float]) -> N
         sampler()
     clock[0] = 2.5
     conditions = sampler.finish()
-    assert [(each.s, each.celsius) for each in conditions.series] == [(1.1, 55), (2.2, 61), (2.5, 61)]
-    assert {each.clock_mhz for each in conditions.series} == {2400}
+    assert [(point.s, point.celsius) for point in conditions.series] == [(1.1, 55), (2.2, 61), (2.5, 61)]
+    assert {point.clock_mhz for point in conditions.series} == {2400}
     assert (conditions.before.celsius, conditions.after.celsius, conditions.seconds) == (48.25, 61, 2.5)
     assert conditions.before.governor == "ondemand"
 
 
-def test_what_is_not_told_is_none(tmp_path: Path, clock: list[float]) -> None:
+def test_unknown_values_are_none(tmp_path: Path, clock: list[float]) -> None:
     sampler = TelemetrySampler(tmp_path)
     clock[0] = 1.5
     sampler()
@@ -46,8 +46,8 @@ def test_what_is_not_told_is_none(tmp_path: Path, clock: list[float]) -> None:
     assert conditions.cpus == len(os.sched_getaffinity(0))
 
 
-def test_what_the_firmware_reports_is_in_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.measure.probe.said", lambda *_: "throttled=0x50004")
+def test_the_state_has_the_report_of_the_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.measure.probe.output_of", lambda *_: "throttled=0x50004")
     throttled = telemetry.machine_state(tmp_path).throttled
     assert throttled == Throttling(0x50004, now=("throttled",), since_boot=("under-voltage", "throttled"))
 
@@ -57,7 +57,7 @@ def test_a_long_series_is_thinned_out(tmp_path: Path, clock: list[float]) -> Non
     for second in range(1, 1000):
         clock[0] = second
         sampler()
-    at = [each.s for each in sampler.finish().series]
+    at = [point.s for point in sampler.finish().series]
     assert 40 < len(at) <= telemetry.MOST_SAMPLES + 1
     assert at[-1] == 999
     assert max(later - sooner for sooner, later in pairwise(at)) <= 20
@@ -76,16 +76,16 @@ def test_other_load(tmp_path: Path, clock: list[float], monkeypatch: pytest.Monk
     stat(tmp_path, 0)
     sampler = TelemetrySampler(tmp_path)
     clock[0], own[0] = 10.0, 3.0 + 5 * cpus
-    stat(tmp_path, 8 * tick)  # each CPU for 8 s, of which 5 were ours
+    stat(tmp_path, 8 * tick)  # each CPU was busy for 8 s, of which this process used 5
     assert sampler.finish().other_cpus == pytest.approx(0.3 * cpus)
     own[0] += 100
-    assert sampler.finish().other_cpus is None, "the counts can't be those of our CPUs"
+    assert sampler.finish().other_cpus is None, "the counts can't belong to the CPUs of this process"
     sampler = TelemetrySampler(tmp_path)
     clock[0] += 0.3
     assert sampler.finish().other_cpus is None, "too short to tell"
 
 
-def test_the_machine_that_runs_this() -> None:
+def test_this_machine_has_a_load() -> None:
     conditions = TelemetrySampler().finish()
     assert conditions.other_cpus is None
     assert conditions.before.load is not None
@@ -116,7 +116,7 @@ def firmware(*since_boot: str) -> MachineState:
             ("throttled by the processor",),
         ),
         (machine_state(cooling_state=0), machine_state(cooling_state=0), [None], ()),
-        (machine_state(cooling_state=0), machine_state(cooling_state=2), [None], ("clock capped against heat",)),
+        (machine_state(cooling_state=0), machine_state(cooling_state=2), [None], ("clock capped because of heat",)),
     ],
 )
 def test_throttling(

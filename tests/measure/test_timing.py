@@ -1,4 +1,4 @@
-"""Sessions that are timed in turns: one that fails is dropped, and the others are timed again from the start."""
+"""Sessions are timed in turns. One that fails is dropped, and the others are timed again from the start."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ FRESH = Fresh(load_ms=20.0, first_ms=3.0, peak_rss_bytes=50_000_000)
 
 
 class Calls:
-    """Calls by name that note their turns; those in `good` raise the error after so many good turns."""
+    """Calls by name that record their turns. `good` gives the number of turns after which a call raises the error."""
 
     def __init__(self, names: str, **good: int) -> None:
         self.order: list[str] = []
@@ -39,7 +39,7 @@ def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> Non
     timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
     assert timed.failures == {"b": calls.error}
     assert {name: len(times) for name, times in timed.times.items()} == {"a": 4, "c": 4}
-    assert "".join(calls.order).endswith("ac" * 5), "one untimed round and four timed ones"
+    assert "".join(calls.order).endswith("ac" * 5), "one warm-up round and four timed ones"
     assert timed.conditions is not None
 
 
@@ -50,7 +50,7 @@ def test_several_may_fail_one_after_the_other() -> None:
     assert list(timed.times) == ["b", "c"]
 
 
-def test_nothing_is_left_where_all_fail() -> None:
+def test_there_are_no_times_if_all_fail() -> None:
     calls = Calls("ab", a=0, b=0)
     timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
     assert set(timed.failures) == {"a", "b"}
@@ -61,7 +61,7 @@ def test_nothing_to_time_gives_nothing(capfd: pytest.CaptureFixture[str]) -> Non
     nothing: dict[str, Callable[[], object]] = {}
     timed = time_in_turns(nothing, 1, SETTINGS, "time", Reporter())
     assert (timed.times, timed.conditions, timed.failures) == ({}, None, {})
-    assert capfd.readouterr().err == "", "no stage is begun"
+    assert capfd.readouterr().err == "", "no stage was started"
 
 
 def test_a_sustained_run_drops_the_one_that_fails_too() -> None:
@@ -73,20 +73,20 @@ def test_a_sustained_run_drops_the_one_that_fails_too() -> None:
     assert timed.sustained["a"].last.count > 0
 
 
-def test_end_to_end_takes_fewer_rounds_and_drops_the_one_that_fails() -> None:
+def test_end_to_end_times_need_fewer_rounds_and_drop_the_one_that_fails() -> None:
     calls = Calls("abc", a=6)
     times, failures = time_end_to_end(calls.calls, Settings(warmup=20, iterations=200))
     assert failures == {"a": calls.error}
-    assert {name: len(each) for name, each in times.items()} == {"b": 50, "c": 50}
-    assert "".join(calls.order).endswith("bc" * 55), "at most five untimed rounds"
+    assert {name: len(values) for name, values in times.items()} == {"b": 50, "c": 50}
+    assert "".join(calls.order).endswith("bc" * 55), "at most five warm-up rounds"
 
 
-def test_no_end_to_end_times_where_all_fail() -> None:
+def test_there_are_no_end_to_end_times_if_all_fail() -> None:
     times, failures = time_end_to_end(Calls("a", a=0).calls, SETTINGS)
     assert (times, list(failures)) == ({}, ["a"])
 
 
-def test_a_mistake_is_not_taken_for_a_failing_runtime() -> None:
+def test_a_programming_error_is_not_taken_for_a_failing_runtime() -> None:
     def measure(_: object) -> None:
         raise ZeroDivisionError
 
@@ -108,5 +108,5 @@ def test_latency_of_drifting_times_has_a_spread() -> None:
     assert latency_of(np.linspace(5, 10, 400), 1, FRESH).spread == pytest.approx(0.5, abs=0.01)
 
 
-def test_one_time_has_no_deviation() -> None:
+def test_a_single_time_has_no_deviation() -> None:
     assert latency_of(np.array([2.0]), 1, FRESH).std == 0.0

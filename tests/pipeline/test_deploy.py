@@ -275,7 +275,7 @@ def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any
     assert [line.partition(":")[0] for line in lines if line.partition(":")[2].startswith(" fail")] == ["fake-int8"]
     float_, int8 = load_report(tmp_path / "run").results
     assert (float_.verdict, int8.verdict) == ("pass", "fail")
-    assert "more than 1000 is asked for" in int8.reasons[0]
+    assert "more than 1000 is required" in int8.reasons[0]
     assert read_bundle(tmp_path / "run" / "fake-int8")
 
 
