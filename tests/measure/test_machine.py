@@ -87,5 +87,5 @@ def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) 
     assert "--device-class" in caught.value.fix
     assert job.choose_class(replace(options, device_class="raspberry-pi-4")) == "raspberry-pi-4"
     monkeypatch.setattr(job, "class_of_remote", lambda device: None)
-    with pytest.raises(UsageError, match="no device class fits 'pi'.*--device-class"):
+    with pytest.raises(UsageError, match=r"no device class fits 'pi'.*--device-class"):
         job.choose_class(options)
