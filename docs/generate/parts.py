@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
-from docs.generate import commands, errors, report, settings
+from docs.generate import commands, compatibility, errors, report, settings
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "command table": commands.command_table,
@@ -18,6 +18,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "shipped device classes": settings.shipped_device_classes,
     "device class keys": settings.device_class_keys,
     "device class file": settings.device_class_file,
+    "supported platforms": compatibility.supported,
+    "known-bad combinations": compatibility.known_bad,
 }
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from docs.generate import commands, report, settings
+from docs.generate import commands, compatibility, report, settings
 from docs.generate.errors import error_sections
 from docs.generate.fields import fields_of
 from docs.generate.markdown import anchor, plain, table
 from docs.generate.parts import PARTS, fill
+from edgekit.config.compatibility import load_compatibility
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.errors import error_names
@@ -100,6 +101,14 @@ def test_a_key_shows_what_it_takes_and_its_default() -> None:
     assert scheme.split(" | ")[1:3] == ["`w8a8` or `w8`", '`"w8a8"`']
     (name,) = (line for line in lines if line.startswith("| `name` "))
     assert name.split(" | ")[1:3] == ["string", "required"]
+
+
+def test_every_combination_that_fails_is_listed_with_its_sources() -> None:
+    sections = compatibility.known_bad().split("### ")[1:]
+    rows = load_compatibility().known_bad
+    assert [section.partition("\n")[0] for section in sections] == [row.name for row in rows]
+    for row, section in zip(rows, sections, strict=True):
+        assert all(f"({address})" in section if address else text in section for text, address in row.links)
 
 
 def test_every_generated_part_is_on_a_page() -> None:
