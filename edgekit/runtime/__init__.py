@@ -30,7 +30,8 @@ def load(
     Raises:
         UsageError: `threads` is not a whole number from 1.
         BundleError: The folder is not a bundle, or the bundle is damaged or of another version.
-        MissingExtraError: The runtime is not installed, or is older than the bundle needs. `fix` is the pip command.
+        MissingExtraError: The runtime is not installed, or is older than the bundle needs. The error's `fix` is the
+            command that installs it.
         EngineError: The runtime failed to load the model.
         GoldenError: With `verify`, a logit differs from the bundle's by more than the tolerance.
 

@@ -139,8 +139,8 @@ def check_file_name(key: str, value: object) -> str:
 
 
 def _refuse(key: str, value: object, valid: str, fix: str = "") -> NoReturn:
-    shown = repr(value)
-    raise BundleError(f"key '{key}' is {shown[:80]}{'…' if len(shown) > 80 else ''}", valid=valid, fix=fix)
+    text = repr(value)
+    raise BundleError(f"key '{key}' is {text[:80]}{'…' if len(text) > 80 else ''}", valid=valid, fix=fix)
 
 
 def _check_keys(parent: str, values: Mapping[str, object], keys: Sequence[str]) -> None:

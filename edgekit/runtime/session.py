@@ -44,8 +44,8 @@ class Session:
 
         ```python
         with edgekit.load("runs/demo/onnx-int8") as session:
-            batch = session.preprocess("cat.jpg")  # float32 [1, 3, 224, 224]
-            logits = session(batch)  # float32 [1, 1000]
+            batch = session.preprocess("cat.jpg")  # float32 [1, 3, height, width]
+            logits = session(batch)  # float32 [1, classes]
             print(session.bundle.labels[logits[0].argmax()])
         ```
     """
@@ -165,6 +165,9 @@ class Session:
 
         In bf16 or f16 the tolerance is at least 0.3 standard deviations of the golden logits.
 
+        Returns:
+            The largest difference and the tolerance.
+
         Raises:
             GoldenError: A logit differs by more than the tolerance.
             BundleError: The golden samples are damaged.
@@ -186,7 +189,14 @@ class Session:
         return VerifyResult(difference, tolerance)
 
     def in_low_precision(self) -> "Session | None":
-        """Open a float bundle again in bf16 or f16, or return None if its runtime would not choose that here."""
+        """Open the same bundle in bf16 or f16.
+
+        Returns:
+            A second session, or None if the model is INT8, or if its runtime would not choose bf16 or f16 here.
+
+        Raises:
+            EngineError: The runtime failed to load the model.
+        """
         low = self._engine.low_precision_float() if self.bundle.manifest.precision == "float" else None
         if low is None:
             return None

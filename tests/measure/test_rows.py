@@ -38,11 +38,11 @@ class Measure:
     """Fake measurement of a group that records its calls and returns one measurement per bundle."""
 
     def __init__(self, failure: Failure | None = None) -> None:
-        self.asked: list[list[str]] = []
+        self.groups: list[list[str]] = []
         self._failure = failure
 
     def __call__(self, group: Group) -> Mapping[str, Measurement]:
-        self.asked.append(list(group))
+        self.groups.append(list(group))
         return {name: self._measured(name) for name in group}
 
     def _measured(self, name: str) -> Measurement:
@@ -61,7 +61,7 @@ def test_one_measurement_for_each_bundle_in_their_order(group: dict[str, Bundle]
     assert (not_made.target, not_made.precision, not_made.device) == ("tflite", "int8", device())
     assert (not_made.bundle, not_made.size_bytes) == (None, None)
     assert [each.bundle for each in others] == ["onnx-float", "onnx-int8"]
-    assert measure.asked == [["onnx-float", "onnx-int8"]], "a bundle that could not be made is not measured"
+    assert measure.groups == [["onnx-float", "onnx-int8"]], "a bundle that could not be made is not measured"
 
 
 def test_the_name_of_a_target_may_contain_a_dash() -> None:
@@ -76,7 +76,7 @@ def test_runtimes_are_measured_one_after_the_other(group: dict[str, Bundle], mak
     assert by_runtime(built) == {"onnx": group, "openvino": {"openvino-float": other}}
     measure = Measure()
     measured = measure_bundles(built, device(), measure, QUIET)
-    assert measure.asked == [["onnx-float", "onnx-int8"], ["openvino-float"]]
+    assert measure.groups == [["onnx-float", "onnx-int8"], ["openvino-float"]]
     assert [each.bundle for each in measured] == ["onnx-float", "openvino-float", "onnx-int8"]
 
 
@@ -86,11 +86,11 @@ def test_measurements_are_stored_until_the_run_is_complete(
     measure = Measure()
     first = measure_bundles(group, device(), measure, Reporter(), memory)
     assert measure_bundles(group, device(), measure, Reporter(), memory) == first
-    assert len(measure.asked) == 1
+    assert len(measure.groups) == 1
     assert "onnx: resumed the measurements of an interrupted run" in capfd.readouterr().err
     memory.run.forget()
     measure_bundles(group, device(), measure, Reporter(), memory)
-    assert len(measure.asked) == 2
+    assert len(measure.groups) == 2
 
 
 def test_the_failure_of_a_bundle_is_stored_too(group: dict[str, Bundle], memory: Memory) -> None:
@@ -98,7 +98,7 @@ def test_the_failure_of_a_bundle_is_stored_too(group: dict[str, Bundle], memory:
     first = measure_bundles(group, device(), measure, QUIET, memory)
     assert not any(map(lost_with_device, first))
     assert measure_bundles(group, device(), measure, QUIET, memory) == first
-    assert len(measure.asked) == 1
+    assert len(measure.groups) == 1
 
 
 def test_bundles_of_a_lost_device_are_measured_next_time(group: dict[str, Bundle], memory: Memory) -> None:
@@ -106,7 +106,7 @@ def test_bundles_of_a_lost_device_are_measured_next_time(group: dict[str, Bundle
     assert all(map(lost_with_device, measure_bundles(group, device(), lost, QUIET, memory)))
     again = Measure()
     assert not any(map(lost_with_device, measure_bundles(group, device(), again, QUIET, memory)))
-    assert again.asked == [list(group)]
+    assert again.groups == [list(group)]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_stored_value_that_does_not_fit_is_measured_again(
     memory.run.remember("row-onnx", memory._key(group), stored)
     measure = Measure()
     measure_bundles(group, device(), measure, QUIET, memory)
-    assert measure.asked == [list(group)]
+    assert measure.groups == [list(group)]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_measurements_depend_on(group: dict[str, Bundle], memory: Memory, change
     measure = Measure()
     measure_bundles(group, device(), measure, QUIET, memory)
     measure_bundles(group, device(), measure, QUIET, change(memory))
-    assert len(measure.asked) == 2
+    assert len(measure.groups) == 2
 
 
 def test_measurements_depend_on_the_bundles(group: dict[str, Bundle], memory: Memory, make_bundle: MakeBundle) -> None:
@@ -146,7 +146,7 @@ def test_measurements_depend_on_the_bundles(group: dict[str, Bundle], memory: Me
     other = read_bundle(make_bundle("onnx", "other", precision="int8", fingerprint="other"))
     measure_bundles({**group, "onnx-int8": other}, device(), measure, QUIET, memory)
     measure_bundles({"onnx-int8": group["onnx-int8"]}, device(), measure, QUIET, memory)
-    assert len(measure.asked) == 3
+    assert len(measure.groups) == 3
 
 
 def test_measurements_do_not_depend_on_the_gates(group: dict[str, Bundle], memory: Memory) -> None:
@@ -154,7 +154,7 @@ def test_measurements_do_not_depend_on_the_gates(group: dict[str, Bundle], memor
     measure_bundles(group, device(), measure, QUIET, memory)
     gates = replace(SETTINGS, max_drop=9, min_speedup=9, must_show_drop=True)
     measure_bundles(group, device(), measure, QUIET, replace(memory, settings=gates))
-    assert len(measure.asked) == 1
+    assert len(measure.groups) == 1
 
 
 def test_each_device_has_its_own_stored_measurements(
@@ -165,7 +165,7 @@ def test_each_device_has_its_own_stored_measurements(
     measure_bundles(group, device(), here, QUIET, memory)
     for _ in range(2):
         measure_bundles(group, device("board"), there, Reporter(), board)
-    assert (len(here.asked), len(there.asked)) == (1, 1)
+    assert (len(here.groups), len(there.groups)) == (1, 1)
     assert "ssh://user@host:22: onnx: resumed " in capfd.readouterr().err
 
 
