@@ -28,6 +28,9 @@ class Peers:
     speedup: float
     """Latency of that float over the INT8 one's."""
     speedup_ci95: tuple[float, float]
+    float_bytes: int
+    """What the runtime loads of edgekit's float bundle."""
+    int8_bytes: int
     snr_db: float
     agreement: float
     """Share of images for which INT8 predicts torch's class."""
@@ -48,9 +51,9 @@ def peers(file: str) -> list[Peers]:
 def _peers(name: str, model: dict[str, Any], runtime: str) -> Peers | None:
     """None where a bundle of edgekit's is missing."""
     group, key = Group(model, runtime), str(THREADS)
-    best, ours = group.fastest(THREADS, "float"), group.ours
+    best, ours, plain = group.fastest(THREADS, "float"), group.ours, group.named("edgekit float")
     faster = group.faster(best, THREADS)
-    if best is None or ours is None or faster is None:
+    if best is None or ours is None or plain is None or faster is None:
         return None
     low, high = faster["ci95"]
     stock = min(group.stock_static(), key=lambda row: float(row["ms"][key]), default=None)
@@ -62,6 +65,8 @@ def _peers(name: str, model: dict[str, Any], runtime: str) -> Peers | None:
         int8_ms=ours["ms"][key],
         speedup=faster["ratio"],
         speedup_ci95=(low, high),
+        float_bytes=plain["size_bytes"],
+        int8_bytes=ours["size_bytes"],
         snr_db=ours["snr_db"],
         agreement=ours["agreement"],
         stock=stock["candidate"] if stock else None,
@@ -107,7 +112,39 @@ def caption(file: str) -> str:
     )
 
 
+def headlines(pages: str = "") -> str:
+    """Three figures of one model on one runtime, each with the command that measures it again.
+
+    `pages` is the path from the page to docs/, with a slash behind it.
+    """
+    row = figure("peers.json", "convnextv2_tiny", "openvino")
+    assert row.stock_ms is not None
+    assert row.stock_snr_db is not None
+    times_smaller = row.float_bytes / row.int8_bytes
+    command = f"[`python -m benchmarks.peers --models {row.model}`]({pages}concepts/comparison.md)"
+    what = f"{row.model} on {row.runtime}"
+    rows = [
+        (
+            f"**{row.speedup:.1f}{TIMES} as fast** as the best float",
+            f"{what}, one thread: {row.float_ms:.1f} to {row.int8_ms:.1f} ms; the fastest stock INT8 takes "
+            f"{row.stock_ms:.1f} ms",
+            command,
+        ),
+        (
+            f"**{times_smaller:.1f}{TIMES} smaller**",
+            f"{what}: {row.float_bytes / 1e6:.1f} to {row.int8_bytes / 1e6:.1f} MB",
+            command,
+        ),
+        (
+            f"**{row.snr_db:.1f} dB** signal to noise of the logits",
+            f"{what}; the fastest stock INT8 has {row.stock_snr_db:.1f} dB",
+            command,
+        ),
+    ]
+    return table(("figure", "of what", "measured by"), rows) + "\n"
+
+
 def figure(file: str, model: str, runtime: str) -> Peers:
-    """The figures of one model on one runtime, for a sentence that `cog.outl` writes."""
+    """The figures of one model on one runtime, also for a sentence of one's own."""
     title = RUNTIMES[runtime].title
     return next(row for row in peers(file) if (row.model, row.runtime) == (model, title))

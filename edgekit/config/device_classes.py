@@ -19,33 +19,33 @@ class DeviceClass:
     """
 
     name: str
-    """Name of the device class (string), as `--device-class` takes it."""
+    """Name of the device class, as `--device-class` takes it."""
     description: str
-    """One sentence about the machines of this class (string), which `edgekit targets` prints."""
+    """One sentence about the machines of this class, which `edgekit targets` prints."""
     processor: str
-    """Processor of these machines (string), for readers."""
+    """Processor of these machines, for readers."""
     instruction_set: tuple[str, ...]
-    """CPU features that every machine of this class has (list of strings), spelled as in /proc/cpuinfo."""
+    """CPU features that every machine of this class has, spelled as in /proc/cpuinfo."""
     cores: int
-    """Number of cores (whole number above 0)."""
+    """Number of cores."""
     clock_ghz: float
-    """Clock frequency in GHz (number above 0)."""
+    """Clock frequency in GHz."""
     memory_gib: float
-    """Memory of the machine in GiB (number above 0). `edgekit plan` compares it with what a bundle needs."""
+    """Memory of the machine in GiB. `edgekit plan` compares it with what a bundle needs."""
     fp32_macs_per_cycle: int
-    """Peak multiply-accumulates in fp32 per core and clock cycle (whole number above 0)."""
+    """Peak multiply-accumulates in fp32 per core and clock cycle."""
     int8_macs_per_cycle: int
-    """Peak multiply-accumulates in INT8 per core and clock cycle (whole number above 0)."""
+    """Peak multiply-accumulates in INT8 per core and clock cycle."""
     dot_product: bool
-    """Whether the processor has INT8 dot-product instructions, such as SDOT or VNNI (true or false)."""
+    """Whether the processor has INT8 dot-product instructions, such as SDOT or VNNI."""
     threads: int
-    """Number of threads that the latency bound of `edgekit plan` assumes (whole number above 0)."""
+    """Number of threads that the latency bound of `edgekit plan` assumes."""
     low_precision_float: Literal["bf16", "f16"] | None = None
-    """Format that a runtime may choose by itself instead of fp32 ("bf16" or "f16"); leave it out if there is none."""
+    """Format that a runtime may choose by itself instead of fp32; leave it out if there is none."""
     targets: tuple[str, ...] = field(default=(), metadata={"choices": RUNTIMES})
-    """Runtimes in order of preference (list of "openvino", "onnx" and "tflite")."""
+    """Runtimes in order of preference."""
     boards: tuple[str, ...] = ()
-    """fnmatch patterns of the board's model in the device tree (list of strings), such as "Raspberry Pi 5*".
+    """fnmatch patterns of the board's model in the device tree, such as "Raspberry Pi 5*".
 
     A machine belongs to the class whose pattern matches its board. Machines without a device tree are matched by
     `instruction_set`, against the classes that list no boards.

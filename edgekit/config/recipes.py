@@ -23,27 +23,22 @@ class TargetRecipe:
     """
 
     rewrites: tuple[str, ...]
-    """Exact rewrites to apply to the graph (list of strings; may be empty).
-
-    Valid names are "channels-last", "patch-linear", "image-patch-linear", "layer-scale", "layer-norm-affine",
-    "response-norm", "channels-first", "channels-first-layer-norm", "vector-norm-sum", "vector-norm-matmul",
-    "split-depthwise", "split-depthwise-in-three" and "plain-layer-norm". edgekit always applies them in this order.
-    """
+    """Names of the exact rewrites to apply to the graph; may be empty. Their order doesn't matter."""
     activations: Literal["uint8", "int8"]
-    """Integer type of quantized activations ("uint8" or "int8")."""
+    """Integer type of quantized activations."""
     quantize_outputs: bool
-    """Whether to quantize the outputs of dense layers as well as their inputs (true or false)."""
+    """Whether to quantize the outputs of dense layers as well as their inputs."""
     quantize_depthwise: bool
-    """Whether to quantize depthwise convolutions too (true or false)."""
+    """Whether to quantize depthwise convolutions too."""
     quantize_gelu: bool = False
-    """Whether a GELU that follows a quantized layer goes from INT8 to INT8 (true or false).
+    """Whether a GELU that follows a quantized layer goes from INT8 to INT8.
 
     The runtime can then look it up in a table of 256 values. This needs `quantize_outputs = true`.
     """
     quantize_residuals: bool = False
-    """Whether residual sums and max pooling that follow a quantized layer go from INT8 to INT8 (true or false)."""
+    """Whether residual sums and max pooling that follow a quantized layer go from INT8 to INT8."""
     hard_swish_in_float: bool = False
-    """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float (true or false).
+    """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float.
 
     The key makes sense in [tflite] only.
     """
@@ -75,43 +70,43 @@ class Recipe:
     """
 
     name: str
-    """Name of the recipe (string), as `--recipe` takes it."""
+    """Name of the recipe, as `--recipe` takes it."""
     description: str
-    """One sentence about the family and what becomes INT8 (string), which `edgekit targets` prints."""
+    """One sentence about the family and what becomes INT8, which `edgekit targets` prints."""
     targets: Mapping[str, TargetRecipe] = field(metadata={"tables": RUNTIMES, "default": PLAIN})
     """Settings for each runtime: the file's tables [openvino], [onnx] and [tflite].
 
     A runtime without a table gets no rewrites and INT8 inputs of dense layers.
     """
     architectures: tuple[str, ...] = ()
-    """fnmatch patterns of the model names that use this recipe by default (list of strings)."""
+    """fnmatch patterns of the model names that use this recipe by default."""
     optional_rewrites: tuple[str, ...] = ()
-    """Rewrites that don't apply to every network of the family (list of strings, named as in `rewrites`).
+    """Rewrites that don't apply to every network of the family (named as in `rewrites`).
 
     edgekit warns of any other rewrite that finds nothing to change.
     """
     scheme: Scheme = "w8a8"
     """INT8 scheme: "w8a8" quantizes weights and activations, "w8" only the weights and computes in float."""
     num_calibration_samples: int = 128
-    """Number of images to calibrate on (whole number above 0)."""
+    """Number of images to calibrate on."""
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"
     """Estimator of activation ranges.
 
     "histogram", "minmax" and "mean-minmax" are NNCF's; "mse" minimizes the weighted mean square error of quantization.
     """
     smooth_quant: bool = False
-    """Whether to apply NNCF's SmoothQuant, which adds operations to the graph (true or false)."""
+    """Whether to apply NNCF's SmoothQuant, which adds operations to the graph."""
     bias_correction: Literal["none", "fast"] = "none"
     """NNCF's bias correction: "none" or "fast"."""
     equalization: float | None = None
-    """Share of a channel's range to move into the following weights, SmoothQuant's alpha (number above 0, up to 1).
+    """Share of a channel's range to move into the following weights, SmoothQuant's alpha (at most 1).
 
     edgekit equalizes only where that adds no operation. Without the key, it doesn't equalize.
     """
     weight_rounding: Literal["nearest", "gptq"] = "nearest"
     """Rounding of weights: "nearest", or "gptq", which lets later weights compensate an earlier rounding error."""
     float_layers: tuple[str, ...] = ()
-    """fnmatch patterns of the names of layers that stay in float (list of strings)."""
+    """fnmatch patterns of the names of layers that stay in float."""
 
     def for_target(self, target: str) -> "Recipe":
         """The recipe for one target, with the overrides of the target's table applied."""
