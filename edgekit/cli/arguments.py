@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from edgekit.cli import completion
+
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=completion.models,
         help="A timm name such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME, or module:factory for your own code.",
     ),
 ]

@@ -1,6 +1,6 @@
-"""All commands: importing them registers them with the application, in the order that --help lists them."""
+"""All commands. Importing this module registers them with the application."""
 
-from edgekit.cli import deploy, devices, plan, soup, steps, tune, view
-from edgekit.cli.app import run
+from edgekit.cli import deploy, devices, explain, plan, soup, steps, tune, view
+from edgekit.cli.app import app, run
 
-__all__ = ["deploy", "devices", "plan", "run", "soup", "steps", "tune", "view"]
+__all__ = ["app", "deploy", "devices", "explain", "plan", "run", "soup", "steps", "tune", "view"]

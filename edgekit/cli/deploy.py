@@ -9,9 +9,8 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Wanted, flat
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.pipeline.options import Options
-from edgekit.support.libraries import needs
 
 DEPLOY_EXAMPLES = """
 Examples:
@@ -77,7 +76,7 @@ def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bo
     )
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        with needs("build"):
+        with loading(reporter):
             from edgekit.pipeline.deploy import deploy as do_job
             from edgekit.pipeline.deploy import plan
         if dry_run:

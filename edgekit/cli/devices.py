@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.groups import Json
 from edgekit.cli.output import clean_stdout, emit
@@ -27,7 +27,12 @@ devices = typer.Typer(
 )
 app.add_typer(devices, name="devices", rich_help_panel=panels.DEVICES)
 
-Name = Annotated[str, typer.Argument(metavar="DEVICE", help="The name of a device, or ssh://USER@HOST.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="DEVICE", autocompletion=completion.saved_devices, help="The name of a device, or ssh://USER@HOST."
+    ),
+]
 
 
 @devices.command()
@@ -47,6 +52,7 @@ def add(
         typer.Option(
             "--class",
             metavar="NAME",
+            autocompletion=completion.shipped_device_classes,
             show_default="detected on the device",
             rich_help_panel=panels.DEVICE,
             help="Device class of the device. `edgekit targets` lists the classes.",
@@ -89,7 +95,11 @@ def list_(json_: Json = False) -> None:
 
 
 @devices.command()
-def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a device.")]) -> None:
+def remove(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", autocompletion=completion.saved_devices, help="The name of a device.")
+    ],
+) -> None:
     """Forget a device.
 
     The files that edgekit keeps on it stay there; `edgekit devices clean` deletes those.

@@ -9,13 +9,20 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
+from edgekit.cli.checks import check_seed
+from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
+
+MOST_THREADS = 1024
+MOST_SPEEDUP = 1000
 
 Threads = Annotated[
     int | None,
     typer.Option(
+        min=1,
+        max=MOST_THREADS,
         metavar="N",
         show_default="all cores",
         rich_help_panel=panels.MEASUREMENT,
@@ -25,13 +32,18 @@ Threads = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        metavar="N", rich_help_panel=panels.IMAGES, help="Seed for the choice of images and for random weights."
+        min=0,
+        callback=check_seed,
+        metavar="N",
+        rich_help_panel=panels.IMAGES,
+        help="Seed for the choice of images and for random weights.",
     ),
 ]
 EvalCount = Annotated[
     int | None,
     typer.Option(
         "--num-eval-samples",
+        min=1,
         metavar="N",
         show_default="all",
         rich_help_panel=panels.IMAGES,
@@ -70,6 +82,7 @@ Targets = Annotated[
     typer.Option(
         "--target",
         metavar="RUNTIME",
+        autocompletion=completion.runtimes,
         show_default="all",
         rich_help_panel=panels.BUNDLES,
         help=f"Runtime to compile for: {', '.join(RUNTIMES)}. Repeat the option for several.",
@@ -80,6 +93,7 @@ DeviceClassName = Annotated[
     typer.Option(
         "--device-class",
         metavar="NAME",
+        autocompletion=completion.device_classes,
         show_default="the class of the first device",
         rich_help_panel=panels.BUNDLES,
         help="Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` lists "
@@ -91,6 +105,7 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
+        autocompletion=completion.recipes,
         show_default="the recipe of the model's family",
         rich_help_panel=panels.BUNDLES,
         help="Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
@@ -101,6 +116,7 @@ Devices = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
+        autocompletion=completion.devices,
         show_default="local",
         rich_help_panel=panels.DEVICE,
         help="Device to measure on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST. "
@@ -112,6 +128,7 @@ OneDevice = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
+        autocompletion=completion.devices,
         rich_help_panel=panels.DEVICE,
         help="Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
     ),
@@ -129,6 +146,7 @@ Scheme = Annotated[
     typer.Option(
         "--scheme",
         metavar="SCHEME",
+        autocompletion=completion.schemes,
         show_default="the recipe's",
         rich_help_panel=panels.BUNDLES,
         help="INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes the "
@@ -196,18 +214,21 @@ class Source:
         str | None,
         typer.Option(
             metavar="FILTER",
+            autocompletion=completion.interpolations,
             show_default="the model's own",
             rich_help_panel=panels.MODEL,
-            help="Filter that resizes images: nearest, bilinear, bicubic, lanczos, box or hamming.",
+            help=f"Filter that resizes images: {', '.join(INTERPOLATIONS)}.",
         ),
     ] = None
     crop_pct: Annotated[
         float | None,
         typer.Option(
+            min=0.1,
+            max=1,
             metavar="FRACTION",
             show_default="the model's own",
             rich_help_panel=panels.MODEL,
-            help="Fraction of the resized image's side that the central crop keeps, above 0 and up to 1.",
+            help="Fraction of the resized image's side that the central crop keeps.",
         ),
     ] = None
     labels: Annotated[
@@ -229,6 +250,7 @@ class Making:
         str | None,
         typer.Option(
             metavar="FILE",
+            autocompletion=completion.weights,
             show_default="the published weights",
             rich_help_panel=panels.MODEL,
             help="Checkpoint (.safetensors or .pth), or random for untrained weights.",
@@ -268,6 +290,7 @@ class Calibrating:
     num_calibration_samples: Annotated[
         int | None,
         typer.Option(
+            min=1,
             metavar="N",
             show_default="the recipe's",
             rich_help_panel=panels.IMAGES,
@@ -292,6 +315,7 @@ class Wanted:
         list[str] | None,
         typer.Option(
             metavar="PRECISION",
+            autocompletion=completion.precisions,
             show_default="both",
             rich_help_panel=panels.BUNDLES,
             help=f"Precision of the bundles to make: {' or '.join(PRECISIONS)}. Repeat the option for both.",
@@ -315,6 +339,7 @@ class Measuring:
     num_eval_samples: Annotated[
         int | None,
         typer.Option(
+            min=1,
             metavar="N",
             show_default="all that are left",
             rich_help_panel=panels.IMAGES,
@@ -337,6 +362,8 @@ class Measuring:
     max_drop: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=100,
             metavar="POINTS",
             show_default="1, compared with the measured drop alone",
             rich_help_panel=panels.GATES,
@@ -347,6 +374,8 @@ class Measuring:
     min_speedup: Annotated[
         float | None,
         typer.Option(
+            min=0,
+            max=MOST_SPEEDUP,
             metavar="FACTOR",
             show_default="1",
             rich_help_panel=panels.GATES,

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from edgekit.cli.names import COMPLETION
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with noting(), interruptible(), tracebacks.shown(traceback):
             return _run(rest)
     except EdgekitError as error:
+        if COMPLETION in os.environ:
+            return error.exit_code  # a message would land in the line that the user is typing
         if traceback:
             print(tracebacks.text_of(error), file=sys.stderr)
         print(*lines_of(error), sep="\n", file=sys.stderr)

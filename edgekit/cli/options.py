@@ -1,11 +1,13 @@
-"""From the text of options to a job's values. Every mistake is a UsageError."""
+"""Options as text to values of a job. Every mistake is an InputError, and is raised before torch is loaded."""
 
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
+from edgekit.cli.checks import check_job, check_labels, check_weights
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source
+from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device, find_device
@@ -19,7 +21,9 @@ LONGEST_S = 24 * 3600
 
 
 def model_options(name: str, weights: str | None, source: Source) -> ModelOptions:
-    """The network that was asked for."""
+    """The network that the options of a command describe."""
+    check_weights(weights)
+    check_labels(source.labels)
     return ModelOptions(
         name=name,
         weights=weights,
@@ -27,16 +31,17 @@ def model_options(name: str, weights: str | None, source: Source) -> ModelOption
         imgsz=size_of(source.imgsz),
         mean=triple_of("mean", source.mean),
         std=triple_of("std", source.std),
-        interpolation=source.interpolation,
+        interpolation=interpolation_of(source.interpolation),
         crop_pct=source.crop_pct,
         labels=source.labels,
     )
 
 
 def demo_options(making: Making, calibrating: Calibrating, measuring: Measuring, command: tuple[str, ...]) -> Options:
-    """The job on the model that edgekit ships: its own images and threads where no others were given."""
+    """The job on edgekit's own model, with its own images and threads where the user gave none."""
     from edgekit.models.demo import OUTPUT, THREADS, assets, demo_model
 
+    check_weights(making.weights)
     if making.data is None:
         making = replace(making, data=assets() / "evaluation.zip")
         own = assets() / "calibration.zip"
@@ -54,12 +59,9 @@ def job_options(
     measuring: Measuring | None = None,
     command: tuple[str, ...] = (),
 ) -> Options:
-    """The job that was asked for."""
-    from edgekit.runtime.engine import check_threads  # numpy: --help must do without
-
+    """The job that the options of a command describe."""
     calibrating, measuring = calibrating or Calibrating(), measuring or Measuring()
-    check_threads(measuring.threads)
-    return Options(
+    options = Options(
         model=model,
         data=data_of(making.data),
         calibration_data=calibrating.calibration_data,
@@ -77,70 +79,91 @@ def job_options(
         force=measuring.force,
         command=command,
     )
+    check_job(options)
+    return options
 
 
-def settings_of(given: Measuring) -> Settings:
-    """How to measure, and the gates. A bound that the user states is a claim, which must be shown."""
-    settings = Settings(given.threads, given.warmup, given.iterations)
-    if given.min_speedup is not None:
-        settings = replace(settings, min_speedup=given.min_speedup, must_be_fit=given.min_speedup > 0)
-    if given.max_drop is None:
+def settings_of(measuring: Measuring) -> Settings:
+    """How to measure, and the gates. A bound that the user states is a claim, which the interval must confirm."""
+    settings = Settings(measuring.threads, measuring.warmup, measuring.iterations)
+    if measuring.min_speedup is not None:
+        settings = replace(settings, min_speedup=measuring.min_speedup, must_be_fit=measuring.min_speedup > 0)
+    if measuring.max_drop is None:
         return settings
-    if math.isnan(given.max_drop):
-        raise UsageError("--max-drop is not a number: give percentage points such as 0.5.")
-    return replace(settings, max_drop=given.max_drop, must_show_drop=True)
+    return replace(settings, max_drop=measuring.max_drop, must_show_drop=True)
 
 
 def data_of(path: Path | None) -> Path:
-    """The images that were given: no data set takes their place."""
+    """The images that the user gave; there is no default."""
     if path is None:
-        raise UsageError("no images were given: name a folder or zip of labelled images with --data PATH.")
+        raise UsageError(
+            "no images were given",
+            valid="a folder or a zip with one folder of images for each class",
+            fix="Name labelled images with --data PATH",
+        )
     return path
 
 
 def targets_of(names: list[str] | None) -> tuple[str, ...]:
-    """Names that were asked for, checked, each once; all without any."""
+    """The runtimes that the user chose, without repetitions; all if there are none."""
     return tuple(dict.fromkeys(find_runtime(name).name for name in names)) if names else tuple(RUNTIMES)
 
 
 def precisions_of(names: list[str] | None) -> tuple[Precision, ...]:
-    """Precisions that were asked for, in the report's order; both without any."""
-    if unknown := set(names or ()) - set(PRECISIONS):
-        raise UsageError(f"--precision is '{sorted(unknown)[0]}': give {' or '.join(PRECISIONS)}.")
-    return tuple(each for each in PRECISIONS if not names or each in names)
+    """The precisions that the user chose, in the report's order; both if there are none."""
+    if unknown := sorted(set(names or ()) - set(PRECISIONS)):
+        raise UsageError(f"--precision is '{unknown[0]}'", valid=" or ".join(PRECISIONS))
+    return tuple(precision for precision in PRECISIONS if not names or precision in names)
 
 
 def scheme_of(name: str | None) -> Scheme | None:
-    """The scheme that was asked for; None for the recipe's."""
-    found: Scheme | None = next((each for each in SCHEMES if each == name), None)
-    if name is not None and found is None:
-        raise UsageError(f"--scheme is '{name}': give {' or '.join(SCHEMES)}.")
-    return found
+    """The INT8 scheme that the user chose; None for the recipe's."""
+    scheme: Scheme | None = next((scheme for scheme in SCHEMES if scheme == name), None)
+    if name is not None and scheme is None:
+        raise UsageError(f"--scheme is '{name}'", valid=" or ".join(SCHEMES))
+    return scheme
+
+
+def interpolation_of(name: str | None) -> str | None:
+    """The filter that the user chose; None for the model's own."""
+    if name is not None and name not in INTERPOLATIONS:
+        raise UsageError(f"--interpolation is '{name}'", valid=", ".join(INTERPOLATIONS))
+    return name
 
 
 def size_of(text: str | None) -> int | tuple[int, int] | None:
     """Pixels of "224" or "224x320"."""
     if text is None:
         return None
+    from edgekit.images.preprocess import MAX_SIDE  # numpy: --help must do without
+
     try:
         sides = [int(part) for part in text.lower().split("x")]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise UsageError(f"--imgsz is '{text}': give a number of pixels such as 224, or HEIGHTxWIDTH such as 224x320.")
+    if len(sides) not in (1, 2) or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise UsageError(
+            f"--imgsz is '{text}'",
+            valid=f"a number of pixels from 1 to {MAX_SIDE}, such as 224, or HEIGHTxWIDTH, such as 224x320",
+        )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def triple_of(name: str, text: str | None) -> tuple[float, ...] | None:
-    """Three numbers of "0.5,0.5,0.5"."""
+    """Three numbers of "0.5,0.5,0.5". A standard deviation must be above 0."""
     if text is None:
         return None
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != 3:
-        raise UsageError(f"--{name} is '{text}': give three numbers such as 0.485,0.456,0.406.")
+    above_zero = name != "std" or all(value > 0 for value in values)
+    if len(values) != 3 or not above_zero or not all(map(math.isfinite, values)):
+        example = "0.229,0.224,0.225" if name == "std" else "0.485,0.456,0.406"
+        raise UsageError(
+            f"--{name} is '{text}'",
+            valid=f"three numbers{' above 0' if name == 'std' else ''} for red, green and blue, such as {example}",
+        )
     return values
 
 
@@ -148,14 +171,14 @@ def seconds_of(text: str | None) -> float | None:
     """Seconds of "90s", "10m", "1h30m" or "90"."""
     if text is None:
         return None
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    match = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?", text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
     if not 1 <= total <= LONGEST_S:
-        raise UsageError(f"--sustain is '{text}': give a time of 1s to 24h, such as 90s, 10m or 1h30m.")
+        raise UsageError(f"--sustain is '{text}'", valid="a time from 1s to 24h, such as 90s, 10m or 1h30m")
     return float(total)
 
 
 def devices_of(names: list[str] | None) -> tuple[Device, ...]:
-    """Devices that were asked for, each once; this machine without any."""
+    """The devices that the user chose, without repetitions; this machine if there are none."""
     return tuple(find_device(name) for name in dict.fromkeys(names)) if names else (THIS,)

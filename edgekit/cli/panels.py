@@ -3,7 +3,7 @@
 MAIN_JOB = "Main job"
 STEPS = "Steps"
 ANALYSIS = "Analysis"
-DEVICES = "Devices"
+DEVICES = "Devices and help"
 
 COMMAND_PANELS = (MAIN_JOB, STEPS, ANALYSIS, DEVICES)
 """The panels of commands, in the order in which `--help` shows them."""

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Json, RecipeName, Source, Targets, flat
+from edgekit.cli.checks import check_recipe
+from edgekit.cli.groups import Json, Quiet, RecipeName, Source, Targets, flat
 from edgekit.cli.options import model_options, targets_of
-from edgekit.cli.output import clean_stdout, emit
-from edgekit.config.device_classes import DeviceClass, host_class, load_device_class
+from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.errors import UsageError
-from edgekit.support.libraries import needs
 
 if TYPE_CHECKING:
     from edgekit.pipeline.plan_document import Plan
@@ -29,6 +29,7 @@ def plan(
         str | None,
         typer.Option(
             metavar="DEVICE",
+            autocompletion=completion.devices,
             show_default="local",
             rich_help_panel=panels.DEVICE,
             help="Device that the bundles will run on: local (this machine), a name from `edgekit devices list`, or "
@@ -39,19 +40,24 @@ def plan(
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=completion.device_classes,
             rich_help_panel=panels.DEVICE,
             help="Device class that the bundles will run on, or a TOML file that describes one; in place of --device.",
         ),
     ] = None,
     recipe: RecipeName = None,
     json_: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Predict memory, time and bundle sizes of a job without reading weights."""
+    from edgekit.support.progress import Reporter
+
     options = model_options(model, None, source)
     targets = targets_of(target)
+    check_recipe(recipe)
     with clean_stdout() as out:
         cls, is_here = _class_of(device, device_class)
-        with needs("build"):
+        with loading(Reporter(quiet)):
             from edgekit.pipeline.plan import plan_model
         planned = plan_model(options, targets, cls, recipe, memory_of_class=not is_here)
         if json_:
@@ -63,22 +69,30 @@ def plan(
 
 def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:
     """The class of the device, and whether it is this machine."""
-    from edgekit.devices.check import class_of_remote
     from edgekit.devices.registry import THIS, find_device
 
     if device_class is not None:
         if device is not None:
-            raise UsageError("--device and --device-class were both given: give one of them")
+            raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
         return load_device_class(device_class if not device_class.endswith(".toml") else Path(device_class)), False
-    found = find_device(device) if device else THIS
-    name = host_class() if found == THIS else class_of_remote(found)
-    if name is None and found != THIS:
-        raise UsageError(f"no device class fits '{found.name}': say what it is with --device-class")
-    return (load_device_class(name) if name else None), found == THIS
+    chosen = find_device(device) if device else THIS
+    if chosen == THIS:
+        name = host_class()
+        return (load_device_class(name) if name else None), True
+    from edgekit.devices.check import class_of_remote
+
+    name = class_of_remote(chosen)
+    if name is None:
+        raise UsageError(
+            f"no device class fits '{chosen.name}'",
+            valid=f"{', '.join(list_device_classes())}, or the path of a TOML file",
+            fix="Name the class with --device-class",
+        )
+    return load_device_class(name), False
 
 
 def _lines(planned: "Plan") -> list[str]:
-    """A plan as a person reads it."""
+    """A plan as lines of text."""
     gib = 2**30
     height, width = planned.input_shape[2:]
     lines = [
@@ -86,11 +100,11 @@ def _lines(planned: "Plan") -> list[str]:
         f"{height}x{width}",
         f"this machine has {planned.memory_available_bytes / gib:.1f} GiB of memory free; all bundles take "
         f"{planned.disk_bytes / 1e6:,.0f} MB of disk",
-        f"memory and processor's seconds of each stage, {planned.memory_model}:",
+        f"peak memory and CPU time per stage, {planned.memory_model}:",
     ]
-    for each in planned.stages:
-        over = "" if each.peak_bytes < planned.memory_available_bytes else "  more than there is"
-        lines.append(f"{each.target:<9} {each.stage:<14} {each.peak_bytes / gib:6.2f} GiB {each.seconds:6} s{over}")
+    for stage in planned.stages:
+        over = "" if stage.peak_bytes < planned.memory_available_bytes else "  more than is free"
+        lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / gib:6.2f} GiB {stage.seconds:6} s{over}")
     for bundle in planned.artifacts:
         lines.append(f"{bundle.name}: {'fits' if bundle.fits else 'does not fit'}: {bundle.why}")
     if bound := planned.latency_bound_ms:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
+from edgekit.cli.checks import check_images, check_soup_output
 from edgekit.cli.groups import Json, Labelled, Quiet, Seed, Source, flat
 from edgekit.cli.options import model_options
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.errors import UsageError
-from edgekit.support.libraries import needs
+from edgekit.models.options import ModelOptions
 
 if TYPE_CHECKING:
     from edgekit.models.soup_record import SoupRecord
@@ -56,6 +57,7 @@ def soup(
         str | None,
         typer.Option(
             metavar="MODEL",
+            autocompletion=completion.models_and_demo,
             rich_help_panel=panels.MODEL,
             help="Model of the checkpoints: a timm name, open_clip:NAME, module:factory, or demo.",
         ),
@@ -80,16 +82,24 @@ def soup(
     from edgekit.support.progress import Reporter
 
     if output is None:
-        raise UsageError("no place for the soup was given: name a .safetensors file with --output FILE.")
-    network = None if model is None else demo_model() if model == "demo" else model_options(model, None, source)
+        raise UsageError(
+            "no output was given", valid="the path of a .safetensors file", fix="Name one with --output FILE"
+        )
+    check_soup_output(output)
+    if data is not None:
+        check_images(data)
+    network: ModelOptions | None = model_options(model or "", None, source)
+    if model is None or model == "demo":
+        network = demo_model() if model else None
     with clean_stdout() as out:
-        with needs("build"):
+        reporter = Reporter(quiet)
+        with loading(reporter):
             from edgekit.models.soup_search import SoupOptions, make_soup
         greedy = method is Method.greedy if method else data is not None
         options = SoupOptions(
             tuple(members), output, "greedy" if greedy else "uniform", network, data, num_held_out_samples, seed
         )
-        record = make_soup(options, Reporter(quiet))
+        record = make_soup(options, reporter)
         if json_:
             emit(out, record)
         else:
@@ -99,7 +109,7 @@ def soup(
 
 
 def _lines(record: "SoupRecord") -> list[str]:
-    """A record as a person reads it."""
+    """A record as lines of text."""
     lines = []
     for member in record.members:
         single = f": {member.held_out_top1:.2%} alone" if member.held_out_top1 is not None else ""

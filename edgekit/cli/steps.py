@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles, Model
+from edgekit.cli.checks import check_device_class, check_images, check_recipe, check_scheduler
 from edgekit.cli.groups import (
+    MOST_THREADS,
     Calibrating,
     Devices,
     EvalCount,
@@ -28,10 +30,10 @@ from edgekit.cli.groups import (
     Warmup,
     flat,
 )
-from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of, targets_of
+from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.errors import UsageError
-from edgekit.support.libraries import needs
+from edgekit.pipeline.options import Options
 
 if TYPE_CHECKING:
     from edgekit.measure.evaluate_bundles import EvaluatedBundle
@@ -66,7 +68,7 @@ def quantize(
     options = replace(options, scheme=scheme_of(scheme))
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        with needs("build"):
+        with loading(reporter):
             from edgekit.pipeline.steps import QuantizedGraphs, quantize_model
         folders = quantize_model(options, reporter)
         if json_:
@@ -83,6 +85,7 @@ def compile_(
         str,
         typer.Argument(
             metavar="SOURCE",
+            autocompletion=completion.models,
             help="A folder that `edgekit quantize` wrote, or a model to compile in float: a timm name, open_clip:NAME "
             "or module:factory.",
         ),
@@ -95,24 +98,35 @@ def compile_(
     """Compile quantized graphs to int8 bundles, or a model to float bundles."""
     from edgekit.support.progress import Reporter
 
+    job = _compile_job(source, making, network)
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        with needs("build"):
+        with loading(reporter):
             from edgekit.pipeline.steps import CompiledBundles, compile_graphs, compile_model
-        if Path(source).is_dir():
-            if making.output is None:
-                raise UsageError("no place for the bundles was given: name a folder with --output DIR.")
-            made = compile_graphs(Path(source), making.output, reporter)
+        if isinstance(job, Options):
+            bundles = compile_model(job, reporter)
         else:
-            options = job_options(
-                model_options(source, making.weights, network), making, Calibrating(num_calibration_samples=8)
-            )
-            made = compile_model(options, reporter)
+            bundles = compile_graphs(Path(source), job, reporter)
         if json_:
-            emit(out, CompiledBundles(bundles=tuple(str(bundle.path) for bundle in made)))
+            emit(out, CompiledBundles(bundles=tuple(str(bundle.path) for bundle in bundles)))
         else:
-            out.writelines(f"{bundle.path}\n" for bundle in made)
+            out.writelines(f"{bundle.path}\n" for bundle in bundles)
     return 0
+
+
+def _compile_job(source: str, making: Making, network: Source) -> Options | Path:
+    """The job of compiling a model; for a folder of graphs, which know their own job, only the output folder."""
+    model = model_options(source, making.weights, network)
+    if not Path(source).is_dir():
+        return job_options(model, making, Calibrating(num_calibration_samples=8))
+    targets_of(making.target)
+    check_device_class(making.device_class)
+    check_recipe(making.recipe)
+    if making.data is not None:
+        check_images(making.data)
+    if making.output is None:
+        raise UsageError("no output folder was given", valid="a new folder", fix="Name one with --output FOLDER")
+    return making.output
 
 
 @app.command(rich_help_panel=panels.STEPS)
@@ -124,6 +138,8 @@ def evaluate(
     threads: Annotated[
         int | None,
         typer.Option(
+            min=1,
+            max=MOST_THREADS,
             metavar="N",
             show_default="all cores, or 1 for each of several workers",
             rich_help_panel=panels.MEASUREMENT,
@@ -134,6 +150,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
+            max=MOST_THREADS,
             metavar="N",
             show_default="1, in this process",
             rich_help_panel=panels.MEASUREMENT,
@@ -169,15 +186,21 @@ def evaluate(
     """
     from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
     from edgekit.support.progress import Reporter
+    from edgekit.support.run_folder import check_output
 
+    images = data_of(data)
+    check_images(images)
+    check_scheduler(scheduler)
+    if output is not None:
+        check_output(output)
     with clean_stdout() as out:
         scale = Scale(workers, scheduler, output)
-        found = evaluate_bundles(bundles, data_of(data), num_eval_samples, seed, threads, Reporter(quiet), scale)
+        evaluation = evaluate_bundles(bundles, images, num_eval_samples, seed, threads, Reporter(quiet), scale)
         if json_:
-            emit(out, found)
+            emit(out, evaluation)
         else:
-            out.writelines(_accuracy_line(row) for row in found.results)
-    return 0 if all(row.verdict == "pass" for row in found.results) else 1
+            out.writelines(_accuracy_line(row) for row in evaluation.results)
+    return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
 
 
 @app.command(rich_help_panel=panels.STEPS, epilog=BENCHMARK_EXAMPLES)
@@ -199,21 +222,21 @@ def benchmark(
     is compared with the first one; on a device, with the first one of the
     same runtime, in a process for each runtime.
     """
-    given = context.get_parameter_source("iterations")
-    if sustain is not None and given is not None and given.name == "COMMANDLINE":
-        raise UsageError("--sustain and --iterations were both given: a run takes a time or a number of rounds.")
+    iterations_source = context.get_parameter_source("iterations")
+    if sustain is not None and iterations_source is not None and iterations_source.name == "COMMANDLINE":
+        raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
     from edgekit.devices.benchmark import benchmark_devices
     from edgekit.measure.settings import Settings
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
         settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain)), devices_of(device)
-        found = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
+        measured = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
         if json_:
-            emit(out, found)
+            emit(out, measured)
         else:
-            out.writelines(f"{line}\n" for row in found.results for line in _latency_lines(row, len(devices) > 1))
-    return 0 if all(row.verdict == "pass" for row in found.results) else 1
+            out.writelines(f"{line}\n" for row in measured.results for line in _latency_lines(row, len(devices) > 1))
+    return 0 if all(row.verdict == "pass" for row in measured.results) else 1
 
 
 def _accuracy_line(row: "EvaluatedBundle") -> str:
@@ -230,19 +253,19 @@ def _accuracy_line(row: "EvaluatedBundle") -> str:
 
 
 def _latency_lines(row: "Row", several: bool) -> Iterator[str]:
-    """A row's figures; for a sustained run its course; then why it did not pass, and what is remarked on it."""
+    """A row's figures, the time series of a sustained run, and the notes on the row."""
     from edgekit.report.telemetry_text import sustain_lines
 
-    time, faster = row.latency_ms, row.speedup
-    emulated = " (emulated: not a device's times)" if row.device.emulated else ""
+    latency, speedup = row.latency_ms, row.speedup
+    emulated = " (emulated: timings are not comparable)" if row.device.emulated else ""
     name = f"{row.device.name}{emulated}: {row.name}" if several or emulated else row.name
-    if time is None:
+    if latency is None:
         yield f"{name}: {'; '.join(row.reasons)}"
         return
-    versus = f", {faster.ratio:.2f}x {faster.versus}" if faster else ""
+    versus = f", {speedup.ratio:.2f}x {speedup.versus}" if speedup else ""
     yield (
-        f"{name}: p50 {time.p50:.2f} ms, p90 {time.p90:.2f}, p99 {time.p99:.2f}, {time.threads} threads, "
-        f"n = {time.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
+        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, {latency.threads} threads, "
+        f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
     )
     yield from sustain_lines(name, row)
     for note in row.notes:

@@ -5,19 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.groups import Calibrating, Json, Making, Measuring, Quiet, Source, Threads, flat
+from edgekit.cli.checks import check_storage
+from edgekit.cli.groups import MOST_THREADS, Calibrating, Json, Making, Measuring, Quiet, Source, Threads, flat
 from edgekit.cli.options import demo_options, job_options, model_options
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.pipeline.options import Options
-from edgekit.support.libraries import import_needed, needs
+from edgekit.support.libraries import import_needed
 
 SAMPLES = 128
+MOST_MINUTES = 365 * 24 * 60
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=completion.models_and_demo,
         help="A timm name, open_clip:NAME, module:factory, or demo for the model that comes with edgekit.",
     ),
 ]
@@ -26,7 +29,7 @@ Model = Annotated[
 def _job(
     model: str, making: Making, calibrating: Calibrating, measuring: Measuring, source: Source, command: Any
 ) -> Options:
-    """The job that was asked for; "demo" is the model that edgekit ships, on its images and threads."""
+    """The job that the options describe; "demo" is edgekit's own model, with its images and threads."""
     if model == "demo":
         return demo_options(making, calibrating, measuring, command)
     return job_options(model_options(model, making.weights, source), making, calibrating, measuring, command)
@@ -47,6 +50,8 @@ def sensitivity(
     max_drop: Annotated[
         float,
         typer.Option(
+            min=0,
+            max=100,
             metavar="POINTS",
             rich_help_panel=panels.GATES,
             help="Loss of top-1 accuracy, in percentage points, above which a layer is flagged.",
@@ -62,19 +67,20 @@ def sensitivity(
     measuring = Measuring(num_eval_samples=num_eval_samples, max_drop=max_drop, threads=threads)
     options = _job(model, making, calibrating, measuring, source, context.obj)
     with clean_stdout() as out:
-        with needs("build"):
+        reporter = Reporter(quiet)
+        with loading(reporter):
             from edgekit.tuning.analysis import analyse
-        found = analyse(options, Reporter(quiet))
+        analysis = analyse(options, reporter)
         if json_:
-            emit(out, found)
+            emit(out, analysis)
         else:
             from rich.console import Console
 
             from edgekit.report.sensitivity import render_sensitivity
 
-            render_sensitivity(found, Console(file=out))
+            render_sensitivity(analysis, Console(file=out))
             out.write(f"\n{options.folder}/sensitivity.json\n{options.folder}/sensitivity.svg\n")
-    return 0 if all(part.verdict == "pass" for part in found.targets) else 1
+    return 0 if all(part.verdict == "pass" for part in analysis.targets) else 1
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Searching:
     num_tuning_samples: Annotated[
         int | None,
         typer.Option(
+            min=1,
             metavar="N",
             show_default="half of the images that calibration leaves",
             rich_help_panel=panels.SEARCH,
@@ -104,6 +111,7 @@ class Searching:
         float | None,
         typer.Option(
             min=0.01,
+            max=MOST_MINUTES,
             metavar="MINUTES",
             show_default="no limit",
             rich_help_panel=panels.SEARCH,
@@ -122,7 +130,13 @@ class Searching:
     ] = None
     workers: Annotated[
         int,
-        typer.Option(min=1, metavar="N", rich_help_panel=panels.SEARCH, help="Number of processes that search."),
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            metavar="N",
+            rich_help_panel=panels.SEARCH,
+            help="Number of processes that search.",
+        ),
     ] = 1
     storage: Annotated[
         str | None,
@@ -162,6 +176,7 @@ def tune(
     from edgekit.tuning.options import Search
 
     options = _job(model, making, calibrating, measuring, source, context.obj)
+    check_storage(searching.storage)
     search = Search(
         trials=searching.trials,
         minutes=searching.budget_minutes,
@@ -173,9 +188,10 @@ def tune(
     )
     with clean_stdout() as out:
         import_needed("tomlkit", "tune")
-        with needs("build"):
+        reporter = Reporter(quiet)
+        with loading(reporter):
             from edgekit.tuning.search import tune as search_recipe
-        report = search_recipe(options, search, Reporter(quiet))
+        report = search_recipe(options, search, reporter)
         if json_:
             emit(out, report)
         else:

@@ -68,7 +68,10 @@ def classify(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     top: Annotated[
-        int, typer.Option(metavar="N", rich_help_panel=panels.OUTPUT, help="Number of labels to print for each image.")
+        int,
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=panels.OUTPUT, help="Number of labels to print for each image."
+        ),
     ] = 5,
     threads: Threads = None,
     json_: Json = False,

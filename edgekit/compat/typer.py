@@ -1,6 +1,7 @@
-"""Typer: the base class of its usage errors."""
+"""Typer: what its usage errors hold, beyond the message."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import typer
 
@@ -12,3 +13,51 @@ def usage_error() -> Any:
     the installed click. edgekit needs the class to add its own text to a message.
     """
     return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+Kind = Literal["whole number", "number", "other"]
+_KINDS: dict[object, Kind] = {int: "whole number", float: "number"}
+
+
+@dataclass(frozen=True)
+class RejectedValue:
+    """A value on the command line that Typer could not convert, and what it would have accepted."""
+
+    option: str
+    """The option's long name, or the name of the argument."""
+    value: str
+    kind: Kind
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+    """All valid values, or empty if they can't be listed."""
+
+
+def rejected_value(error: Any) -> RejectedValue | None:
+    """The value that a usage error is about, or None if it is about something else.
+
+    Checked with typer 0.29: `param` of the error is the option, and its cause is pydantic's ValidationError.
+    """
+    option, details = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
+    if option is None or details is None:
+        return None
+    described = option.type_descriptor
+    return RejectedValue(
+        option=max(option.opts, key=len) if option.param_type_name == "option" else option.display_name_raw,
+        value=str(details()[0]["input"]),
+        kind=_KINDS.get(described.annotation, "other"),
+        minimum=option.min,
+        maximum=option.max,
+        choices=tuple(str(getattr(choice, "value", choice)) for choice in described.choices or ()),
+    )
+
+
+def command_path(error: Any) -> str | None:
+    """The words of the command that a usage error is about, such as "edgekit devices add"; None if there is none."""
+    context = getattr(error, "ctx", None)
+    return None if context is None else context.command_path
+
+
+def subcommands(error: Any) -> tuple[str, ...]:
+    """The names of the commands in the group that a usage error is about; empty for any other command."""
+    return tuple(getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", ()))

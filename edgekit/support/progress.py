@@ -61,6 +61,16 @@ class Reporter:
             yield step
 
     @contextmanager
+    def loading(self, title: str) -> Iterator[None]:
+        """Show at once that the block has begun: with a running clock on a terminal, as a line elsewhere."""
+        if self.console.is_terminal and not self.quiet:
+            with self.stage(title):
+                yield
+        else:
+            self.say(f"{title} ...")
+            yield
+
+    @contextmanager
     def _line(self, title: str, total: int | None) -> Iterator[Step]:
         start = time.monotonic()
         yield lambda: None

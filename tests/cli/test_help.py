@@ -1,24 +1,15 @@
 """The help of the command line: panels, whole summaries, examples, and nothing heavy to import."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 
 from edgekit.cli import panels
-from edgekit.cli.app import app
 from edgekit.cli.main import main
+from tests.helpers.command_line import all_commands
 
 JOB = {"deploy": panels.MAIN_JOB, "benchmark": panels.STEPS, "tune": panels.ANALYSIS, "devices": panels.DEVICES}
-
-
-def commands() -> Iterator[tuple[str, Any]]:
-    """Every command that runs something, by the words that call it."""
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
-        for sub_name, sub_command in getattr(command, "commands", {"": command}).items():
-            yield f"{name} {sub_name}".strip(), sub_command
 
 
 @pytest.fixture(params=["80", "100"])
@@ -52,7 +43,7 @@ def words_of(text: str) -> list[str]:
 def test_commands_are_grouped_and_no_summary_is_truncated(show_help: Any) -> None:
     shown = by_panel(show_help())
     assert [title for title in shown if title != "Options"] == list(panels.COMMAND_PANELS)
-    for name, command in commands():
+    for name, command in all_commands():
         if " " in name:
             continue
         panel = words_of(shown[command.rich_help_panel])
@@ -67,7 +58,7 @@ def test_a_command_is_in_its_panel(name: str, panel: str, show_help: Any) -> Non
 
 
 def test_every_option_is_documented_in_a_titled_panel() -> None:
-    for name, command in commands():
+    for name, command in all_commands():
         for option in command.params:
             if option.param_type_name == "option":
                 assert option.rich_help_panel in panels.OPTION_PANELS, (name, option.name)
@@ -86,11 +77,11 @@ def test_the_options_of_deploy_stand_panel_by_panel(show_help: Any) -> None:
     assert "[default: (all)]" in " ".join(words_of(shown[panels.BUNDLES]))
 
 
-@pytest.mark.parametrize("words", [name for name, _ in commands()] + ["", "devices"])
+@pytest.mark.parametrize("words", [name for name, _ in all_commands()] + ["", "devices"])
 def test_no_help_text_is_cut_off_or_taken_for_markup(words: str, show_help: Any) -> None:
     shown = show_help(*words.split())
     assert "…" not in shown
-    command = dict(commands()).get(words)
+    command = dict(all_commands()).get(words)
     for option in command.params if command else ():
         assert " ".join(option.help.split()[-2:]) in " ".join(words_of(shown)), option.name
 
@@ -100,7 +91,7 @@ def test_examples_are_complete_commands(words: str, show_help: Any) -> None:
     examples = [line.strip() for line in show_help(words).rpartition("Examples:")[2].splitlines() if line.strip()]
     assert len(examples) >= 3
     assert all(line.startswith(("edgekit ", "--")) for line in examples)
-    known = {name for name, _ in commands()}
+    known = {name for name, _ in all_commands()}
     for line in examples:
         if line.startswith("edgekit "):
             assert any(line.startswith(f"edgekit {name}") for name in known), line

@@ -108,23 +108,29 @@ def test_module_and_console_script(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "parts"),
     [
-        (["bogus"], "No such command 'bogus'. Given: edgekit bogus. See: edgekit --help"),
-        (["deploy"], "Missing argument"),
-        (["deploy", "x", "--bogus"], "--bogus. Given: edgekit deploy x --bogus. See: edgekit deploy --help"),
-        (["demo", "--iterations", "0"], "--iterations 0. See: edgekit demo --help"),
-        (["demo", "--warmup", "-1"], "--warmup -1. See: edgekit demo --help"),
-        (["demo", "--seed", "x"], "--seed x. See: edgekit demo --help"),
-        (["evaluate"], "See: edgekit evaluate --help"),
+        (["bogus"], ["'bogus' in `edgekit bogus`", "deploy, demo", "edgekit --help"]),
+        (["deploi"], ["'deploy'", "edgekit --help"]),
+        (["deploy"], ["'MODEL' in `edgekit deploy`", "edgekit deploy --help"]),
+        (["deploy", "x", "--bogus"], ["--bogus in `edgekit deploy x --bogus`", "edgekit deploy --help"]),
+        (["deploy", "x", "--dat", "y"], ["--data"]),
+        (["demo", "--iterations", "0"], ["--iterations is '0'", "at least 1", "edgekit demo --help"]),
+        (["demo", "--warmup", "-1"], ["--warmup is '-1'", "at least 0"]),
+        (["demo", "--seed"], ["'--seed'", "edgekit demo --help"]),
+        (["soup", "--method", "x"], ["--method is 'x'", "uniform or greedy"]),
+        (["evaluate"], ["'BUNDLE' in `edgekit evaluate`", "edgekit evaluate --help"]),
+        (["devices"], ["`edgekit devices`", "add, list, remove, check, clean", "edgekit devices --help"]),
+        (["devices", "add", "pi"], ["'URL'", "edgekit devices add --help"]),
+        (["demo", "--output="], ["--output is empty in `edgekit demo --output=`"]),
     ],
 )
-def test_usage_errors(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors(arguments: list[str], parts: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("edgekit: error: ")
-    assert message in err
+    assert [part for part in parts if part not in err] == []
     assert err.endswith("edgekit explain UsageError\n")
 
 
@@ -218,7 +224,7 @@ def test_without_the_build_extra_a_job_says_how_to_get_it(package: str, tmp_path
     code = f"import sys; sys.modules['{package}'] = None\nfrom edgekit.cli.main import main\nsys.exit(main(['demo']))"
     done = python(code, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == missing(package, "build")
+    assert done.stderr.endswith(missing(package, "build"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from edgekit.images.preprocess import CROP_MODES, INTERPOLATIONS, Preprocessing
+from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.images.preprocess import CROP_MODES, Preprocessing
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
 """A channel's mean as timm's models have it."""

@@ -98,7 +98,7 @@ def test_a_person_reads_lines(capfd: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["plan", "convnextv2_atoo"], "convnextv2_atto"),
-        (["plan", "convnextv2_atto", "--device", "local", "--device-class", "raspberry-pi-5"], "give one of them"),
+        (["plan", "convnextv2_atto", "--device", "local", "--device-class", "raspberry-pi-5"], "both given"),
         (["plan", "vit_small_patch16_224", "--imgsz", "8"], "vit_small_patch16_224' at 8x8"),
     ],
 )

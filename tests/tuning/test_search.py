@@ -147,10 +147,10 @@ def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_p
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--max-drop", "-1"], "--max-drop is -1"),
+        (["--max-drop", "-1"], "--max-drop is '-1'"),
         (["--weights", "random"], "the weights are random"),
         (["--num-tuning-samples", "30"], "leave 0 for the verdict"),
-        (["--num-tuning-samples", "0"], "--num-tuning-samples is 0"),
+        (["--num-tuning-samples", "0"], "--num-tuning-samples is '0'"),
         (["--storage", "postgresql://user@host/base"], "--storage is 'postgresql://user@host/base'"),
         (["--storage", "/no/such/folder/tune.db"], "/no/such/folder/tune.db"),
         (["--silence", "1"], "--silence"),

@@ -205,7 +205,7 @@ def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--max-drop", "-1"], "--max-drop is -1"), (["--num-eval-samples", "500"], "500 images requested")],
+    [(["--max-drop", "-1"], "--max-drop is '-1'"), (["--num-eval-samples", "500"], "500 images requested")],
 )
 def test_bad_input(job_arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], said: str) -> None:
     arguments = job_arguments[: job_arguments.index("--num-calibration-samples")]
