@@ -41,7 +41,7 @@ class EvaluatedImages:
     count: int
     """Number of images."""
     sha256: str
-    """Hash of the images and their labels."""
+    """Hash of the names and contents of the images, which identifies the set."""
     unreadable: tuple[Unreadable, ...]
     """Images that were skipped because they can't be read."""
 

@@ -82,7 +82,7 @@ class Manifest:
     device_class: str
     """Device class that the bundle was made for, such as "raspberry-pi-5"."""
     fingerprint: str
-    """Hash of everything that the bundle was made from: network, images, recipe, versions."""
+    """Hash of everything that the bundle was made from: network, recipe, versions, and for INT8 calibration images."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """Options for the engine; the runtime table lists the options of each runtime."""
     layers: Sequence[ManifestLayer] = ()
