@@ -38,6 +38,10 @@ def main() -> None:
     document = cut(first)
     for other in others:
         document = filled(document, cut(other))
+    rows = [*first["results"], *(row for other in others for row in other["results"])]
+    failed = next((row for row in rows if row["failure"]), None)
+    if failed and failed not in document["results"]:
+        document["results"].append(failed)
     EXAMPLE.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
