@@ -1,1 +1,1 @@
-"""The whole job: options, bundles, measurements and the report."""
+"""The whole job: from options to bundles, measurements and the report."""

@@ -1,4 +1,4 @@
-"""All bundles of a run: those with the right fingerprint are kept, the others are made."""
+"""Builds all bundles of a run, and reuses those whose fingerprint is still right."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -25,14 +25,14 @@ def build_all(
     refused: Mapping[str, str] = MappingProxyType({}),
     precisions: tuple[Precision, ...] = PRECISIONS,
 ) -> dict[str, Bundle | StageError]:
-    """Bundles by name, in the report's order; for one that failed, its error; those in `refused` aren't begun."""
+    """Bundles by name in the report's order, or the error of one that failed. Bundles in `refused` are skipped."""
     built: dict[str, Bundle | StageError] = {}
     graphs = PreparedGraphs(job, reporter)
     for target, precision in product(targets, precisions):
         name = f"{target}-{precision}"
         try:
             if name in refused:
-                raise CompileError(f"not begun: {refused[name]}. --force tries all the same")
+                raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
             built[name] = build_one(graphs, target, precision, folder / name, reporter)
         except StageError as error:
             built[name] = error
@@ -48,29 +48,30 @@ def build_one(
     reporter: Reporter,
     prepared: Prepared | None = None,
 ) -> Bundle:
-    """The bundle at `path`, made unless it is there already; `prepared` is its graph, where that is made already."""
-    kept = _kept(path, graphs.fingerprint(target, precision))
-    if kept is not None:
-        reporter.say(f"{path.name}: kept from an earlier run")
-        return kept
+    """Return the bundle at `path`, and build it unless a valid one is there; `prepared` is its graph if it exists."""
+    existing = _existing_bundle(path, graphs.fingerprint(target, precision))
+    if existing is not None:
+        reporter.say(f"{path.name}: reused from an earlier run")
+        return existing
     if graphs.job.parked and prepared is None:
         return build_apart(graphs.job.parked, target, precision, path, reporter)
     return compile_prepared(prepared or graphs.prepare(target, precision), path, reporter)
 
 
 def compile_prepared(prepared: Prepared, path: Path, reporter: Reporter) -> Bundle:
-    """The bundle of a graph at `path`."""
+    """Compile a graph to a bundle at `path`."""
     warn_of_unmatched(prepared, reporter)
     with reporter.stage(f"{path.name}: compile"), quiet():
         bundle, difference = compile_stage(prepared, path)
     reporter.say(
-        f"{path.name}: {difference:.1e} of the largest logit from torch on {len(prepared.samples.pixels)} images"
+        f"{path.name}: differs from torch by {difference:.1e} of the largest logit on "
+        f"{len(prepared.samples.pixels)} images"
     )
     return bundle
 
 
 def warn_of_unmatched(prepared: Prepared, reporter: Reporter) -> None:
-    """Tell whoever wrote the recipe that some of its rewrites did nothing."""
+    """Warn the recipe's author that some of its rewrites have no effect."""
     facts = prepared.facts
     if not facts.unmatched:
         return
@@ -82,10 +83,10 @@ def warn_of_unmatched(prepared: Prepared, reporter: Reporter) -> None:
     )
 
 
-def _kept(path: Path, wanted: str) -> Bundle | None:
-    """The bundle at `path` if it is whole and made from the same things."""
+def _existing_bundle(path: Path, fingerprint: str) -> Bundle | None:
+    """The bundle at `path` if it is intact and has this fingerprint."""
     try:
         bundle = read_bundle(path)
     except BundleError:
         return None
-    return bundle if bundle.manifest.fingerprint == wanted else None
+    return bundle if bundle.manifest.fingerprint == fingerprint else None

@@ -1,4 +1,4 @@
-"""Rewrite an exported graph for one runtime and calibrate it."""
+"""Rewrites an exported graph for one runtime and calibrates it."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,9 +23,9 @@ def quantize_stage(
     calibration: Sequence[NDArray[np.float32]] = (),
     on_sample: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Rewrite the exported graph for the request's target and, for int8, calibrate it on images float32 [1,3,H,W].
+    """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,3,H,W].
 
-    `on_sample` is called for each image that is calibrated on. Raises CompileError when NNCF fails.
+    `on_sample` is called after each calibration image. Raises CompileError when NNCF fails.
     """
     network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
     wants = recipe.targets[request.target]
@@ -56,7 +56,7 @@ def quantize_stage(
 
 
 def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:
-    """What is int8 in an int8 bundle, in words."""
+    """Describe in words what an int8 bundle computes in int8."""
     if recipe.scheme == "w8":
         return "w8, int8 weights per channel of dense layers, computed with in float"
     where = "inputs and outputs" if wants.quantize_outputs else "inputs"

@@ -1,6 +1,6 @@
-"""From a network to bundles: `quantize_stage` gives a graph for one runtime, `compile_stage` a bundle of it.
+"""Compiles the graphs of `quantize_stage` to bundles.
 
-Both work in memory for `deploy`; the steps at the command line keep the graph in a folder between them.
+`deploy` keeps the graph in memory between the two stages; the commands `quantize` and `compile` store it in a folder.
 """
 
 import json
@@ -23,15 +23,16 @@ from edgekit.support.files import writing
 from edgekit.support.libraries import quiet
 
 PARITY = 1e-3
-"""Greatest difference between a float bundle's logits and torch's, as a share of the largest logit."""
+"""Largest allowed difference between a float bundle's logits and torch's, as a fraction of the largest logit."""
 GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
-"""Golden tolerance in standard deviations of the logits: kernels of other processors round differently."""
+"""Tolerance of golden samples in standard deviations of the logits: kernels of other processors round differently."""
 
 
 def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:
-    """Compile, check on real images, write the bundle. Returns it and the greatest difference from torch's logits.
+    """Compile, check on real images and write the bundle; return it and its largest difference from torch's logits.
 
-    The difference is a share of the largest logit; a float bundle beyond `PARITY` is a ParityError and isn't written.
+    The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
+    written.
     """
     facts, samples = prepared.facts, prepared.samples
     with writing(path.parent):
@@ -40,7 +41,7 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
         folder = Path(name)
         with writing(folder):
             artifact = _compiled(prepared, folder)
-        files = {each: folder / each for each in artifact.files}
+        files = {file: folder / file for file in artifact.files}
         golden = Golden(samples.pixels[:golden_count], samples.logits[:golden_count], 0.0)
         manifest = manifest_of(facts, artifact)
         draft = write_bundle(folder / "draft", files, manifest, facts.labels, golden)
@@ -48,11 +49,16 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
             logits = session(facts.preprocessing.normalize(samples.pixels))
         difference = float(np.abs(logits - samples.logits).max() / np.abs(samples.logits).max())
         if not np.isfinite(logits).all():
-            raise ParityError(f"{facts.target} {facts.precision} gives NaN or infinity for a real image.")
+            raise ParityError(
+                f"{facts.target} {facts.precision} returns NaN or infinity for a real image",
+                fix="Choose other runtimes with `--target`",
+            )
         if facts.precision == "float" and not difference <= PARITY:
             raise ParityError(
                 f"{facts.target} float differs from torch by {difference:.2e} of the largest logit on "
-                f"{len(logits)} real images; at most {PARITY:.0e} is valid."
+                f"{len(logits)} real images",
+                valid=f"at most {PARITY:.0e}",
+                fix="Choose other runtimes with `--target`",
             )
         tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
         golden = replace(golden, logits=logits[:golden_count], tolerance=tolerance)
@@ -66,7 +72,7 @@ def _compiled(prepared: Prepared, folder: Path) -> Artifact:
 
 
 def embedded(facts: GraphFacts) -> str:
-    """What is needed to run the model file alone, as JSON inside it."""
+    """The JSON that a model file contains, so that it can run without its bundle."""
     return json.dumps(
         {
             "edgekit": __version__,

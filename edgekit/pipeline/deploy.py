@@ -1,4 +1,4 @@
-"""The whole job: model and images in; bundles, measurements and a report out."""
+"""Runs the whole job: from a model and images to bundles, measurements and a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,26 +37,26 @@ REPORT_PACKAGES = ("jinja2", "matplotlib")
 
 
 def deploy(options: Options, reporter: Reporter) -> Report:
-    """Do the whole job and write the run folder. Returns the report; gates are in its rows' verdicts."""
+    """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed."""
     check_tools(options)
     refused = Refusals() if options.force else refusals(options)
     job = prepare(options, reporter)
     if refused.unplanned:
-        reporter.warn(f"memory and sizes were not checked beforehand: {refused.unplanned}", refused.unplanned)
+        reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
     with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         rows, reference = bundles_and_rows(job, options, run, reporter, refused.reasons)
         stability = check_stability(job, options.targets, reporter) if options.check_stability else ()
         report = assemble(job, options, rows, reference, stability)
         write_report(report, run.path)
-        if not any(lost_with_device(row) for row in rows):  # else the same command measures only what is missing
+        if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only the missing rows
             run.forget()
     return report
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """The document of `--dry-run`: what the job would do."""
+    """The document of `--dry-run`, which describes what the job would do."""
 
     schema_version: Literal[1] = 1
     model: str
@@ -73,7 +73,7 @@ class PlannedRun:
 
 
 def plan(options: Options, reporter: Reporter) -> PlannedRun:
-    """What the job would do; its input is checked in full and nothing is written."""
+    """Describe what the job would do. Checks the whole input and writes nothing."""
     job = prepare_all(options, reporter)
     return PlannedRun(
         model=job.network.name,
@@ -91,13 +91,13 @@ def plan(options: Options, reporter: Reporter) -> PlannedRun:
 
 
 def prepare_all(options: Options, reporter: Reporter) -> Job:
-    """The job; an output that won't do, data that isn't there and a missing package show first."""
+    """Prepare the job, after quick checks for an unusable output, missing data and missing packages."""
     check_tools(options)
     return prepare(options, reporter)
 
 
 def check_tools(options: Options) -> None:
-    """Raise the InputError of an output that won't do, of data that isn't there, or of a missing package."""
+    """Raise an InputError for an unusable output, missing data or a missing package."""
     check_output(options.folder)
     for path in filter(None, (options.data, options.calibration_data)):
         open_store(path)
@@ -110,9 +110,9 @@ def check_tools(options: Options) -> None:
 def bundles_and_rows(
     job: Job, options: Options, run: RunFolder, reporter: Reporter, refused: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[list[Row], Predictions]:
-    """Make or reuse the bundles, evaluate and time them. Rows of the report, and torch's answers.
+    """Build or reuse the bundles, evaluate and time them. Returns the report's rows and torch's predictions.
 
-    A bundle in `refused` isn't begun: its row has the reason.
+    A bundle in `refused` is skipped, and its row has the reason.
     """
     built = build_all(job, options.targets, run.path, reporter, refused, options.precisions)
     with run.workspace("images") as workspace:
@@ -131,7 +131,7 @@ def bundles_and_rows(
 def assemble(
     job: Job, options: Options, rows: Sequence[Row], reference: Predictions, stability: Sequence[Stability] = ()
 ) -> Report:
-    """The report of a job."""
+    """Assemble the report of a job."""
     shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
     return Report(
         edgekit=__version__,
@@ -143,7 +143,7 @@ def assemble(
             sha256=job.calibration.sha256,
             seed=options.seed,
             recipe=job.recipe.name,
-            unreadable=tuple(Unreadable(*each) for each in job.calibration.unreadable),
+            unreadable=tuple(Unreadable(*image) for image in job.calibration.unreadable),
             doubts=tuple(doubts(job.calibration, job.network.classes)),
             stability=tuple(stability),
         ),
@@ -151,9 +151,9 @@ def assemble(
             count=len(job.evaluation.samples),
             sha256=job.evaluation.sha256,
             overlap_with_calibration=len(shared),
-            unreadable=tuple(Unreadable(*each) for each in job.evaluation.unreadable),
+            unreadable=tuple(Unreadable(*image) for image in job.evaluation.unreadable),
             copies_left_out=tuple(copies_of(job.evaluation, job.calibration)),
-            lookalikes=tuple(Lookalike(*each) for each in lookalikes(job.evaluation, job.calibration)),
+            lookalikes=tuple(Lookalike(*pair) for pair in lookalikes(job.evaluation, job.calibration)),
         ),
         reference=Reference("torch", float(reference.hit1.mean()), float(reference.hit5.mean())),
         results=tuple(rows),
@@ -162,12 +162,12 @@ def assemble(
 
 
 def describe_model(job: Job, macs: int) -> Model:
-    """The network as the report shows it; `macs` are multiply-accumulates of one inference."""
+    """Describe the network for the report; `macs` is the number of multiply-accumulates of one inference."""
     network, size = job.network, job.network.preprocessing
     return Model(
         name=network.name,
         source=network.source,
-        weights=Path(network.weights).name,  # a report is passed on, and must not show local folders
+        weights=Path(network.weights).name,  # reports are shared, and must not reveal local folders
         weights_sha256=network.weights_sha256,
         params=network.params,
         macs=macs,

@@ -1,4 +1,4 @@
-"""The evaluation images of a run, cropped once, and what torch answers for them."""
+"""The evaluation images of a run, cropped once, and torch's predictions for them."""
 
 import os
 from collections.abc import Iterator
@@ -20,10 +20,11 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 
 FILES = 32
+"""Image files that are kept undecoded, to time the whole path from file to label."""
 
 
 def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -> EvaluationImages:
-    """Crop the evaluation images into a file: 50,000 of them take no memory. Torch's answers come with them."""
+    """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch predict them."""
     chosen, size = job.evaluation.samples, job.network.preprocessing
     pixels = reserve(workspace / "pixels.npy", (len(chosen), size.height, size.width, 3))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
@@ -34,7 +35,7 @@ def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A new uint8 array in a file. Its room is taken at once: a mapped file that finds none later kills the process."""
+    """Create a uint8 array in a file and reserve its disk space: a mapped file on a full disk kills the process."""
     with writing(path):
         array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(
             path, mode="w+", dtype=np.uint8, shape=shape
@@ -45,12 +46,12 @@ def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _allocate(file: BinaryIO, header: int) -> None:
-    """Reserve the disk space of a file whose first `header` bytes are written; OSError where there is no room."""
+    """Reserve the disk space of a file whose first `header` bytes are written. Raises OSError if the disk is full."""
     size = os.fstat(file.fileno()).st_size
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
         return
-    # Neither macOS nor Windows has this call.
+    # macOS and Windows don't have this call.
     file.seek(header)
     while left := size - file.tell():
         file.write(bytes(min(left, 1 << 20)))
@@ -66,10 +67,10 @@ def images_key(job: Job) -> str:
 
 
 def torch_answers(network: Network, crops: LabelledCrops, key: str, run: RunFolder, reporter: Reporter) -> Predictions:
-    """What torch's float network answers for the evaluation images."""
-    kept = run.recall("reference", key)
-    if kept is not None:
-        return Predictions(*(np.array(kept[name]) for name in ("best", "hit1", "hit5")))
+    """Predictions of torch's float network for the evaluation images, from an interrupted run if it has them."""
+    stored = run.recall("reference", key)
+    if stored is not None:
+        return Predictions(*(np.array(stored[name]) for name in ("best", "hit1", "hit5")))
     with reporter.stage("evaluate torch", len(crops)) as step:
 
         def answers() -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -78,6 +79,6 @@ def torch_answers(network: Network, crops: LabelledCrops, key: str, run: RunFold
                 yield row[None], int(label)
                 step()
 
-        found = predict(lambda logits: logits, answers())
-    run.remember("reference", key, {name: value.tolist() for name, value in vars(found).items()})
-    return found
+        predictions = predict(lambda logits: logits, answers())
+    run.remember("reference", key, {name: value.tolist() for name, value in vars(predictions).items()})
+    return predictions

@@ -1,4 +1,4 @@
-"""The graphs of one job: exported once, rewritten and calibrated for each runtime."""
+"""The graphs of one job: exports the network once, then rewrites and calibrates it for each runtime."""
 
 from copy import copy
 from dataclasses import replace
@@ -22,10 +22,11 @@ from edgekit.support.libraries import first_line, quiet
 from edgekit.support.progress import Reporter
 
 PARITY_IMAGES = 8
+"""Calibration images on which a bundle is compared with torch."""
 
 
 class PreparedGraphs:
-    """Graphs of one job: the network is exported once, when the first is asked for."""
+    """Graphs of one job. The network is exported once, for the first graph."""
 
     def __init__(self, job: Job, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
@@ -33,21 +34,21 @@ class PreparedGraphs:
 
     @cached_property
     def samples(self) -> ParitySamples:
-        """Calibration images on which parity is checked, and torch's logits for them."""
+        """The calibration images that check parity, with torch's logits."""
         job = self.job
         chosen = job.calibration.samples[:PARITY_IMAGES]
         pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
         return ParitySamples(pixels, torch_logits(job.network, pixels))
 
     def with_recipe(self, recipe: Recipe) -> "PreparedGraphs":
-        """The same job with another recipe; what is loaded and exported is shared."""
+        """The same job with another recipe. It shares the loaded network and the exported graph."""
         other = copy(self)
         other.job = replace(self.job, recipe=recipe)
         other.samples = self.samples
         return other
 
     def request(self, target: str, precision: Precision) -> BundleRequest:
-        """What the content of one bundle depends on."""
+        """Everything that the content of one bundle depends on."""
         job = self.job
         calibration = job.calibration.sha256 if precision == "int8" else ""
         return BundleRequest(job.network, target, precision, job.recipe, job.device_class, calibration)
@@ -56,7 +57,7 @@ class PreparedGraphs:
         return self.request(target, precision).fingerprint()
 
     def prepare(self, target: str, precision: Precision, part: slice = slice(None)) -> Prepared:
-        """The rewritten graph of one bundle; an int8 one is calibrated, on that part of the images."""
+        """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
         graph = self.exported()
         images = self._calibration[part] if precision == "int8" else []
         title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
@@ -65,7 +66,7 @@ class PreparedGraphs:
 
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
-        """The images to calibrate on, float32 [1,3,H,W]. WeightsError if one makes torch give NaN: NNCF would not."""
+        """Calibration images, float32 [1,3,H,W]. WeightsError if torch returns NaN for one, which NNCF would ignore."""
         job, images = self.job, []
         with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
             for pixels in crop_each(job.calibration_dataset, job.calibration.samples, job.network.preprocessing):
@@ -75,16 +76,16 @@ class PreparedGraphs:
         return images
 
     def exported(self) -> GraphModule:
-        """The network's graph before any rewrite. Don't change it."""
+        """The network's graph before any rewrite. It is shared: don't change it."""
         if self._graph is None:
             size = self.job.network.preprocessing
             with self.reporter.stage("export"), quiet():
                 try:
                     traced = trace(self.job.network.module, (1, 3, size.height, size.width))
-                except Exception as error:  # torch.export raises whatever the model's own code stumbles over
+                except Exception as error:  # the model's own code may raise anything while it is traced
                     raise ModelError(
-                        f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}. Its forward "
-                        "must not depend on the values of tensors"
+                        f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}",
+                        fix="Change its forward so that it doesn't depend on the values of tensors",
                     ) from error
                 self._graph = simplify(traced)
         return self._graph

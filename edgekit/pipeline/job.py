@@ -1,4 +1,4 @@
-"""From options to a job: the network is loaded and the images are chosen."""
+"""Turns options into a job: loads the network and chooses the images."""
 
 import platform
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 GPTQ_MOST = 150_000_000
-"""Parameters up to which GPTQ rounds weights: its matrices take gigabytes and minutes beyond."""
+"""Largest number of parameters for GPTQ: above it, its matrices need gigabytes and minutes."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage works on."""
+    """Input of every stage."""
 
     network: Network
     recipe: Recipe
@@ -39,11 +39,11 @@ class Job:
     calibration: Selection
     evaluation: Selection
     parked: Path | None = None
-    """Where another process finds the job, its weights mapped from there; None while it is in memory alone."""
+    """File from which another process can load the job and map its weights; None if the job is only in memory."""
 
 
 def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
-    """Load the network and choose the images; every mistake in the input shows here, before the long work."""
+    """Load the network and choose the images. This reports every mistake in the input before the long work starts."""
     listed = read_list(options.calibration_list, PASSES) if options.calibration_list else None
     recipe = choose_recipe(options, listed)
     device_class = choose_class(options)
@@ -51,20 +51,23 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     if options.scheme:
         recipe = replace(recipe, scheme=options.scheme)
     if recipe.scheme == "w8" and options.check_stability:
-        raise UsageError("scheme w8 has no ranges that depend on images: leave out --check-stability.")
+        raise UsageError(
+            "--check-stability compares ranges of activations, which scheme w8 doesn't have",
+            fix="Leave out `--check-stability`, or use `--scheme w8a8`",
+        )
     check_scheme(recipe.scheme, options.targets)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(options.model, seed=options.seed)
     if network.params > GPTQ_MOST and recipe.weight_rounding == "gptq":
         recipe = replace(recipe, weight_rounding="nearest")
         reporter.warn(
-            f"{network.params / 1e6:,.0f} M parameters: weights are rounded to nearest, since GPTQ takes gigabytes and "
-            f"minutes above {GPTQ_MOST / 1e6:.0f} M"
+            f"weights are rounded to nearest: the model has {network.params / 1e6:,.0f} M parameters, and GPTQ needs "
+            f"gigabytes and minutes above {GPTQ_MOST / 1e6:.0f} M"
         )
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
     if network.weights == "random":
-        reporter.warn("the weights are random: accuracy means nothing; sizes, speed and agreement do")
+        reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
     dataset = open_dataset(options.data, network.labels)
     other = open_dataset(options.calibration_data, network.labels) if options.calibration_data else dataset
     calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
@@ -73,44 +76,43 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
 
 
 def check_scheme(scheme: Scheme, targets: Sequence[str]) -> None:
-    """UsageError, with the targets to name instead, if one of these cannot compile the INT8 scheme."""
+    """Raise UsageError, with the targets that can, if one of these targets can't compile the INT8 scheme."""
     unable = [find_runtime(name) for name in targets if scheme not in find_runtime(name).schemes]
     if not unable:
         return
     able = [runtime.name for runtime in RUNTIMES.values() if scheme in runtime.schemes]
-    asked = [name for name in able if name in targets]
+    requested = [name for name in able if name in targets]
+    titles = " and ".join(runtime.title for runtime in unable)
     raise UsageError(
-        f"scheme {scheme} is not for {' and '.join(runtime.title for runtime in unable)}, valid there is "
-        f"{', '.join(unable[0].schemes)}: choose targets with {' '.join(f'--target {name}' for name in asked or able)}."
+        f"{titles} can't compile scheme {scheme}",
+        valid=f"{', '.join(unable[0].schemes)} for {titles}",
+        fix=f"Choose other runtimes with `{' '.join(f'--target {name}' for name in requested or able)}`",
     )
 
 
 def choose_class(options: Options) -> str:
-    """The class of devices that bundles are made for: the one asked for, or that of the first device.
+    """The device class of the bundles: the one in the options, or that of the first device.
 
-    Raises UsageError if no class fits this machine, a DeviceError if the first device can't be asked.
+    Raises UsageError if no class fits the device, and DeviceError if the device can't be reached.
     """
     first = options.devices[0]
     try:
         name = options.device_class or (host_class() if first == THIS else class_of_remote(first))
     except DeviceError as error:
-        fix = "Or name the class to make bundles for with --device-class; the device is then not asked"
+        fix = "To build bundles without the device, name its class with `--device-class`"
         raise error.with_fix(fix) from error
-    if name is None and first != THIS:
-        raise UsageError(
-            f"no device class fits '{first.name}': choose one with --device-class, one of "
-            f"{', '.join(list_device_classes())}, or give the path of a TOML file."
-        )
     if name is None:
+        device = f"this {platform.machine()} machine" if first == THIS else f"'{first.name}'"
         raise UsageError(
-            f"no device class fits this {platform.machine()} machine: choose one with --device-class, one of "
-            f"{', '.join(list_device_classes())}, or give the path of a TOML file."
+            f"no device class fits {device}",
+            valid=f"{', '.join(list_device_classes())}, or the path of a TOML file",
+            fix="Choose a class with `--device-class`",
         )
     return load_device_class(name).name
 
 
 def choose_recipe(options: Options, listed: CalibrationList | None) -> Recipe:
-    """The recipe asked for, or that of the list of calibration images, or that of the model's family."""
+    """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:
         return load_recipe(options.recipe, PASSES)
     return listed.recipe if listed else recipe_for(options.model.name, PASSES)
@@ -125,15 +127,18 @@ def choose(
     reporter: Reporter,
     listed: CalibrationList | None = None,
 ) -> tuple[Selection, Selection]:
-    """The calibration images, from `other`, and the evaluation images, from `dataset` without any of them."""
-    asked = options.num_calibration_samples
-    if listed and asked is not None:
-        raise UsageError("--calibration-list names the images: leave out --num-calibration-samples.")
-    count = len(listed.images) if listed else recipe.num_calibration_samples if asked is None else asked
+    """Choose calibration images from `other`, and evaluation images from `dataset` that are not among them."""
+    requested = options.num_calibration_samples
+    if listed and requested is not None:
+        raise UsageError(
+            "--calibration-list already determines the images, so --num-calibration-samples has no effect",
+            fix="Leave out `--num-calibration-samples`",
+        )
+    count = len(listed.images) if listed else recipe.num_calibration_samples if requested is None else requested
     if count < 1:
-        raise UsageError(f"--num-calibration-samples is {count}: give a whole number from 1.")
+        raise UsageError(f"--num-calibration-samples is {count}", valid="a whole number from 1")
     available = len(other.samples) // (2 if other is dataset and evaluate else 1)
-    if not listed and asked is None and available < count:
+    if not listed and requested is None and available < count:
         count = max(1, available)
         reporter.warn(f"'{other.path}' has {len(other.samples)} images: calibrating on {count} of them")
     with reporter.stage("read calibration images", count) as step:
@@ -145,30 +150,33 @@ def choose(
     if evaluate:
         chosen_on = held_out_of(options.model.weights)
         if chosen_on:
-            reporter.say(f"the weights are a soup: the {len(chosen_on)} images that chose it are not evaluated on")
+            reporter.say(
+                f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "
+                "evaluation"
+            )
         used = replace(calibration, hashes=(*calibration.hashes, *chosen_on))
         with reporter.stage("read evaluation images", options.num_eval_samples or None) as step:
             evaluation = select(dataset, options.num_eval_samples, options.seed, exclude=used, on_image=step)
     for name, reason in dict.fromkeys((*calibration.unreadable, *evaluation.unreadable)):
-        reporter.warn(f"passed over {name}: {reason}")
+        reporter.warn(f"skipped {name}: {reason}")
     return calibration, evaluation
 
 
 def warn_of_doubts(calibration: Selection, evaluation: Selection, classes: int, reporter: Reporter) -> None:
-    """Say what is wrong with the choice of images: a poor calibration set, evaluation images that are in it."""
+    """Warn of a poor calibration set, and of evaluation images that are copies or lookalikes of calibration images."""
     for doubt in doubts(calibration, classes):
         reporter.warn(doubt)
     if evaluation is calibration:
         return
     if copies := copies_of(evaluation, calibration):
         reporter.warn(
-            f"{len(copies)} images have the content of calibration images and were left out of the evaluation: "
+            f"{len(copies)} images are copies of calibration images and were left out of the evaluation: "
             f"{_some(copies)}"
         )
     if alike := [f"{name} (like {like})" for name, like in lookalikes(evaluation, calibration)]:
         reporter.warn(
-            f"{len(alike)} evaluation images look like calibration images, as copies do that were encoded again: "
-            f"{_some(alike)}. The accuracy may flatter int8"
+            f"{len(alike)} evaluation images look like calibration images, and may be re-encoded copies: "
+            f"{_some(alike)}. INT8 may seem more accurate than it is"
         )
 
 

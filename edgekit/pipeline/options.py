@@ -1,4 +1,4 @@
-"""What a job was asked for. Imports nothing heavy: the command line checks its arguments before torch is loaded."""
+"""The options of a job. It imports nothing heavy, so the command line can check its arguments before loading torch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from edgekit.models.options import ModelOptions
 
 @dataclass(frozen=True)
 class Options:
-    """A job: what `edgekit deploy` was asked for."""
+    """Options of `edgekit deploy`."""
 
     model: ModelOptions
     data: Path
@@ -22,26 +22,26 @@ class Options:
     device_class: str | None = None
     recipe: str | None = None
     scheme: Scheme | None = None
-    """In place of the recipe's."""
+    """Scheme that replaces the recipe's."""
     num_calibration_samples: int | None = None
     calibration_list: Path | None = None
-    """A calibration.json: its images and recipe instead of a choice by seed."""
+    """A calibration.json whose images and recipe replace the choice by seed."""
     check_stability: bool = False
-    """Whether to calibrate on two halves of the images too, and compare them."""
+    """Whether to also calibrate on each half of the images, and compare the results."""
     num_eval_samples: int | None = None
-    """Images to evaluate on; None for all that calibration leaves."""
+    """Number of evaluation images, or None for all that aren't used for calibration."""
     seed: int = 0
     output: Path | None = None
     settings: Settings = field(default_factory=Settings)
     devices: tuple[Device, ...] = (THIS,)
-    """Where to measure; the bundles are made for the class of the first."""
+    """Devices to measure on. Bundles are built for the class of the first."""
     offline: bool = False
-    """Fetch a device's packages here instead of there."""
+    """Whether this machine downloads the devices' packages instead of the devices themselves."""
     force: bool = False
-    """Begin also what the plan says can't be finished."""
+    """Whether to build bundles even if the plan predicts that they won't fit."""
     command: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """The run folder: `output`, or one named after the model."""
+        """Path of the run folder: `output`, or a folder named after the model."""
         return self.output or Path("runs") / self.model.name.replace("/", "_").replace(":", "_")

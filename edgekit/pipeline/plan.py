@@ -1,7 +1,7 @@
-"""What a job will take, before it is begun: from the network on torch's meta device, without weights.
+"""Predicts memory, time and sizes of a job from the network on torch's meta device, without weights.
 
-Sizes follow from the layers and the recipe; peaks and times are lines that `benchmarks/scale.py --fit` has fitted to
-measured runs.
+Sizes follow from the layers and the recipe. Peaks and times are linear fits to measured runs, which
+`benchmarks/scale.py --fit` makes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,15 +36,16 @@ STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int
 
 @dataclass(frozen=True)
 class Shape:
-    """A network without weights: what sizes and memory follow from."""
+    """The properties of a network from which sizes and memory follow."""
 
     params: int
     macs: int
     dense: tuple[tuple[str, int, int, bool], ...]
-    """(name, weights, output channels, depthwise) of each convolution and Linear."""
+    """(name, number of weights, output channels, depthwise) of each convolution and Linear."""
     expanded: int
-    """Values that constants take in a graph beyond the parameters: relative position biases for each pair of places."""
+    """Values of a graph's constants beyond its parameters: relative position biases of each pair of positions."""
     size: tuple[int, int]
+    """Input size (height, width) in pixels."""
 
 
 def plan_model(
@@ -54,10 +55,10 @@ def plan_model(
     recipe: str | None = None,
     memory_of_class: bool = False,
 ) -> Plan:
-    """Parameters, MACs, stages and bundles of a job for these targets, by default every one.
+    """Plan the stages and bundles of a job for these targets, by default all.
 
-    A bundle has to fit into the memory of this machine, or with `memory_of_class` into the device class's. Raises
-    ModelError or UsageError as `load_network` does; no weights are read.
+    A bundle must fit in the memory of this machine or, with `memory_of_class`, of the device class. Raises ModelError
+    or UsageError as `load_network` does; reads no weights.
     """
     targets = tuple(RUNTIMES) if targets is None else targets
     with quiet():
@@ -78,7 +79,7 @@ def plan_model(
         macs=shape.macs,
         input_shape=(1, 3, *shape.size),
         memory_available_bytes=available_memory(),
-        disk_bytes=sum(each.size_bytes for each in bundles),
+        disk_bytes=sum(bundle.size_bytes for bundle in bundles),
         memory_model=f"fitted on {', '.join(fit.fitted_on)} with {fit.calibration_images} calibration images",
         stages=_stages(shape, wants, targets),
         artifacts=bundles,
@@ -93,16 +94,17 @@ def _bound(device_class: DeviceClass, macs: int) -> LatencyBound:
 
 
 def shape_of_model(options: ModelOptions) -> Shape:
-    """Parameters, MACs and dense layers of a network that is never given weights."""
+    """Measure the shape of a network without creating its weights."""
     module, size = build_meta(options)
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
             module(torch.zeros(1, 3, *size, device="meta"))
-    except Exception as error:  # a network may raise anything on a size that it wasn't made for, or on meta tensors
+    except Exception as error:  # a network may raise anything on an unsupported size, or on meta tensors
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})"
+            f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})",
+            fix="Correct `--imgsz` or `--model-args`",
         ) from error
     dense = tuple(
         (name, layer.weight.numel(), layer.weight.shape[0], getattr(layer, "groups", 1) > 1)
@@ -110,7 +112,7 @@ def shape_of_model(options: ModelOptions) -> Shape:
         if isinstance(layer, nn.Conv2d | nn.Linear)
     )
     params = sum(parameter.numel() for parameter in module.parameters())
-    # A flop counter counts a multiply-accumulate as two.
+    # The flop counter counts a multiply-accumulate as two operations.
     return Shape(params, counter.get_total_flops() // 2, dense, _expanded(module), size)
 
 
@@ -125,48 +127,48 @@ def _expanded(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Refusals:
-    """Bundles of a job that can't be finished on this machine."""
+    """Bundles of a job that do not fit on this machine."""
 
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Why not, with the numbers, by the bundle's name."""
+    """Reason with the numbers, by the bundle's name."""
     unplanned: InputError | None = None
-    """Why the job could not be planned: then nothing of it is refused."""
+    """Why the job could not be planned, in which case no bundle is refused."""
 
 
 def refusals(options: Options) -> Refusals:
-    """Bundles of a job that can't be finished here. Raises PlanError if none can be, so that nothing is begun.
+    """Find the bundles of a job that do not fit on this machine. Raises PlanError if none of them fits.
 
-    A job may be right and yet not be planned, such as one of a factory whose code needs real tensors. Other mistakes
-    in it come up when the model is loaded.
+    A valid job may be impossible to plan, such as one with a factory whose code needs real tensors. Loading the model
+    reports all other mistakes.
     """
     try:
         planned = plan_model(options.model, options.targets, recipe=options.recipe)
     except InputError as error:
         return Refusals(unplanned=error)
     memory = planned.memory_available_bytes
-    found: dict[str, str] = {}
-    wanted = [each for each in planned.artifacts if each.precision in options.precisions]
-    for each in wanted:
-        worst = max(planned.stages_of(each), key=lambda stage: stage.peak_bytes, default=None)
-        limit = _exceeded(each.target, each.size_bytes)
+    reasons: dict[str, str] = {}
+    bundles = [bundle for bundle in planned.artifacts if bundle.precision in options.precisions]
+    for bundle in bundles:
+        worst = max(planned.stages_of(bundle), key=lambda stage: stage.peak_bytes, default=None)
+        limit = _exceeded(bundle.target, bundle.size_bytes)
         if limit and not limit.external_data:
-            found[each.name] = each.why
+            reasons[bundle.name] = bundle.why
         elif worst and worst.peak_bytes > memory:
-            found[each.name] = (
-                f"{worst.stage} takes about {worst.peak_bytes / GIB:.1f} GiB of memory and "
+            reasons[bundle.name] = (
+                f"{worst.stage} needs about {worst.peak_bytes / GIB:.1f} GiB of memory, but only "
                 f"{memory / GIB:.1f} GiB are available"
             )
-    if len(found) == len(wanted):
-        reasons = "; ".join(f"{name}: {why}" for name, why in found.items())
+    if len(reasons) == len(bundles):
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise PlanError(
-            f"'{options.model.name}' ({planned.params / 1e6:,.0f} M parameters) can't be finished here: {reasons}. "
-            "--force goes on all the same; see: edgekit plan"
+            f"'{options.model.name}' ({planned.params / 1e6:,.0f} M parameters) does not fit on this machine: {listed}",
+            fix=f"Use `--force` to try anyway, or run `edgekit plan {options.model.name}` for details",
         )
-    return Refusals(found)
+    return Refusals(reasons)
 
 
 def available_memory() -> int:
-    """Bytes that this machine could give a process now."""
+    """Bytes of memory that a process on this machine could use now."""
     memory = machine_memory()
     return memory.available or memory.total or 0
 
@@ -177,23 +179,23 @@ def _planned_bundle(
     size = predicted_size(shape, recipe, target, precision)
     why = f"{size / 1e6:,.1f} MB"
     fits = size < memory
-    if not fits:
-        why += f"; {where} has {memory / 1e6:,.0f} MB of memory"
     if limit := _exceeded(target, size):
         fits = fits and limit.external_data
-        beside = "weights in a file of their own, " if limit.external_data else ""
-        why += f": {beside}{limit.format} holds at most {limit.size_bytes / 1e9:.0f} GB"
+        cause = f"{limit.format} is limited to {limit.size_bytes / 1e9:.0f} GB"
+        why += f", with the weights in a separate file because {cause}" if limit.external_data else f", but {cause}"
+    if size >= memory:
+        why += f"; {where} has only {memory / 1e6:,.0f} MB of memory"
     return PlannedBundle(target, precision, size, fits, why)
 
 
 def _exceeded(target: str, size: int) -> FileLimit | None:
-    """The limit of the target's model file, where one of this size in bytes would be above it."""
+    """The limit of the target's model file if `size` bytes exceed it."""
     limit = find_runtime(target).file_limit
     return limit if limit and size >= limit.size_bytes else None
 
 
 def predicted_size(shape: Shape, recipe: Recipe, target: str, precision: Precision) -> int:
-    """Bytes of a bundle's model files: weights, and what the fit found for each layer of the graph."""
+    """Bytes of a bundle's model files: the weights, and the fitted overhead of each layer."""
     layer = read_fit().bytes_per_layer(target, precision)
     return int(size_of_weights(shape, recipe, target, precision) + layer * len(shape.dense))
 
@@ -207,11 +209,11 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
 
 
 def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
-    """Bytes of the matrices that GPTQ keeps at a time, float32 [inputs,inputs] of each layer; 0 without GPTQ."""
+    """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer; 0 without GPTQ."""
     if recipe.weight_rounding != "gptq" or shape.params > GPTQ_MOST:
         return 0
     inputs = (weights // channels for weights, channels in _in_int8(shape, recipe, target))
-    return min(rounding.MEMORY_BYTES, sum(4 * each * each for each in inputs if each <= rounding.MOST_INPUTS))
+    return min(rounding.MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= rounding.MOST_INPUTS))
 
 
 def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, int]]:
@@ -224,8 +226,8 @@ def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, i
 
 
 def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
-    """What a stage's peak and seconds are sums of: 1, and bytes of the float weights, of those that are equalized, of
-    GPTQ's matrices, and of those that are written in the model's own protobuf."""
+    """The terms of a stage's peak and seconds: 1, and the bytes of the float weights, of the equalized weights, of
+    GPTQ's matrices, and of the weights inside the model's protobuf."""
     weights = 4 * shape.params
     equalized = gptq = inside = 0
     if stage == "quantize":
@@ -237,21 +239,21 @@ def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
 
 
 def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> tuple[PlannedStage, ...]:
-    """Those of targets that were measured: a new one has none until `benchmarks/scale.py` has run it."""
+    """Plan the stages of all measured targets. A new target has none until `benchmarks/scale.py` has measured it."""
     fitted = read_fit().stages
-    found = []
-    for target in (each for each in targets if each in fitted):
+    stages = []
+    for target in (name for name in targets if name in fitted):
         for stage in STAGES:
-            lines, given = fitted[target][stage], terms(shape, recipe, target, stage)
+            coefficients, values = fitted[target][stage], terms(shape, recipe, target, stage)
             peak, seconds = (
-                int(sum(factor * value for factor, value in zip(factors, given, strict=True)))
-                for factors in (lines.peak_bytes, lines.seconds)
+                int(sum(factor * value for factor, value in zip(factors, values, strict=True)))
+                for factors in (coefficients.peak_bytes, coefficients.seconds)
             )
-            found.append(PlannedStage(stage, target, peak, seconds))
-    return tuple(found)
+            stages.append(PlannedStage(stage, target, peak, seconds))
+    return tuple(stages)
 
 
 @lru_cache
 def read_fit() -> Fit:
-    """The fit that edgekit ships."""
+    """Read the fit that edgekit ships."""
     return msgspec.json.decode((files("edgekit") / "_assets" / "plan.json").read_bytes(), type=Fit)

@@ -1,4 +1,4 @@
-"""The document of `edgekit plan`, and the fit that its peaks and times come from."""
+"""The document of `edgekit plan`, and the fit behind its peaks and times."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from edgekit.config.precisions import Precision
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """What one stage takes for one target: peak memory in bytes, and the processor's seconds."""
+    """Predicted peak memory in bytes and CPU seconds of one stage for one target."""
 
     stage: str
     target: str
@@ -21,14 +21,15 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class PlannedBundle:
-    """The model files of one bundle."""
+    """Predicted size of one bundle's model files, and whether they fit."""
 
     target: str
     precision: Precision
     size_bytes: int
     fits: bool
-    """The format can hold it, and the machine that is to run it has memory for it."""
+    """Whether the file format allows the size, and the machine that runs the bundle has enough memory."""
     why: str
+    """Size in MB, and the limits that it exceeds."""
 
     @property
     def name(self) -> str:
@@ -37,9 +38,9 @@ class PlannedBundle:
 
 
 class LatencyBound(Struct, frozen=True, kw_only=True):
-    """Milliseconds that no inference can be faster than on machines of a device class."""
+    """Lower bound of an inference on machines of a device class, in milliseconds."""
 
-    # A Struct and not a dataclass, because the JSON keys are names of Python's own types.
+    # A Struct and not a dataclass, because two JSON keys are names of Python types.
     device_class: str
     threads: int
     float_ms: float = field(name="float")
@@ -56,25 +57,25 @@ class Plan:
     macs: int
     input_shape: tuple[int, int, int, int]
     memory_available_bytes: int
-    """Memory that is free on this machine."""
+    """Free memory on this machine."""
     disk_bytes: int
-    """The sum of all bundles' sizes."""
+    """Sum of the sizes of all bundles."""
     memory_model: str
-    """The measured runs that peaks and seconds were fitted on."""
+    """Description of the measured runs to which peaks and seconds were fitted."""
     stages: tuple[PlannedStage, ...]
-    """Targets that the fit has not measured are left out."""
+    """Stages of all targets that the fit includes."""
     artifacts: tuple[PlannedBundle, ...]
     latency_bound_ms: LatencyBound | None = None
-    """None where no device class is known."""
+    """Lower bound of the latency, or None without a device class."""
 
     def stages_of(self, bundle: PlannedBundle) -> list[PlannedStage]:
-        """The stages that a bundle goes through: those of its own precision, and those that both share.
+        """The stages of a bundle: those of its precision, and those that both precisions share.
 
-        Running means both bundles, so it counts for the float one alone.
+        The stage "run" runs both bundles, so it only counts for the float bundle.
         """
         int8, float_ = ("quantize", "compile int8"), ("rewrite", "compile float", "run")
         others = int8 if bundle.precision == "float" else float_
-        return [each for each in self.stages if each.target == bundle.target and each.stage not in others]
+        return [stage for stage in self.stages if stage.target == bundle.target and stage.stage not in others]
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,16 @@ class StageFit:
 
 @dataclass(frozen=True)
 class Fit:
-    """What `benchmarks/scale.py --fit` found on measured runs."""
+    """Coefficients that `benchmarks/scale.py --fit` fitted to measured runs."""
 
     fitted_on: tuple[str, ...]
     calibration_images: int
     stages: Mapping[str, Mapping[str, StageFit]]
-    """By target and stage."""
+    """Coefficients by target and stage."""
     layer_bytes: Mapping[str, Mapping[Precision, float]]
-    """Bytes of a model file beside its weights for each dense layer, by target and precision."""
+    """Overhead of a model file in bytes per dense layer, by target and precision."""
 
     def bytes_per_layer(self, target: str, precision: Precision) -> float:
-        """Bytes beside the weights for each dense layer; of a target that was not measured, the most of any."""
+        """Overhead in bytes per dense layer; for a target that was not measured, the largest of any target."""
         measured = self.layer_bytes.get(target)
-        return measured[precision] if measured else max(each[precision] for each in self.layer_bytes.values())
+        return measured[precision] if measured else max(overhead[precision] for overhead in self.layer_bytes.values())

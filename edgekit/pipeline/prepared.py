@@ -1,4 +1,4 @@
-"""A graph that is ready to compile, in memory and in a folder."""
+"""A graph that is ready to compile, and how it is stored in a folder."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What the bundle of a prepared graph will say of it."""
+    """Properties of a prepared graph, for the manifest of its bundle."""
 
     target: str
     precision: Precision
@@ -39,22 +39,22 @@ class GraphFacts:
     device_class: str
     fingerprint: str
     unmatched: tuple[str, ...]
-    """Rewrites that the recipe names, and not as optional ones, and that found no place in the network."""
+    """Rewrites of the recipe that match nothing in the network and aren't optional."""
 
 
 @dataclass(frozen=True, eq=False)
 class ParitySamples:
-    """Real images on which a bundle is compared with torch; the first become golden samples."""
+    """Real images on which a bundle is compared with torch. The first ones become golden samples."""
 
     pixels: NDArray[np.uint8]
-    """Cropped, [N,H,W,3]."""
+    """Cropped images [N,H,W,3]."""
     logits: NDArray[np.float32]
-    """What torch's float network gives for them, [N,classes]."""
+    """Logits [N,classes] of torch's float network for these images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A graph for one runtime, float or with Q/DQ, and what its bundle is made with."""
+    """A graph for one runtime, float or with Q/DQ, and everything else that its bundle needs."""
 
     graph: GraphModule
     facts: GraphFacts
@@ -62,9 +62,9 @@ class Prepared:
 
 
 def save_prepared(prepared: Prepared, folder: Path) -> None:
-    """Keep a prepared graph in a folder, for `load_prepared`, in place of an older one.
+    """Write a prepared graph to a folder for `load_prepared`, and replace an older one.
 
-    Raises OutputError if that can't be done, or the folder holds something else.
+    Raises OutputError if the folder can't be written or contains something else.
     """
     size, samples = prepared.facts.preprocessing, prepared.samples
     example = (torch.zeros(1, 3, size.height, size.width),)
@@ -80,7 +80,7 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
 
 
 def load_prepared(folder: Path) -> Prepared:
-    """A graph that `save_prepared` kept; tensors are read with weights_only. InputError if it isn't one."""
+    """Load a graph that `save_prepared` wrote, with weights_only=True. Raises InputError for any other folder."""
     # numpy and torch raise almost anything on a damaged file.
     refused = LibraryErrors(lambda raised: _not_prepared(folder, raised))
     facts = _read_facts(folder)
@@ -92,7 +92,7 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def _read_facts(folder: Path) -> GraphFacts:
-    """What `save_prepared` wrote of a graph; InputError if it isn't that, UsageError for a target that is unknown."""
+    """Read the facts that `save_prepared` wrote. InputError if they are damaged, UsageError for an unknown target."""
     try:
         facts = msgspec.json.decode((folder / STAGE).read_bytes(), type=GraphFacts)
     except (OSError, msgspec.DecodeError) as error:
@@ -103,5 +103,6 @@ def _read_facts(folder: Path) -> GraphFacts:
 
 def _not_prepared(folder: Path, reason: object) -> InputError:
     return InputError(
-        f"'{folder}' is not a graph that `edgekit quantize` wrote: {reason}. Make one with: edgekit quantize MODEL"
+        f"'{folder}' is not a graph that `edgekit quantize` wrote: {reason}",
+        fix="Make one with `edgekit quantize MODEL`",
     )

@@ -1,4 +1,4 @@
-"""One bundle of a job: what its content depends on, as a fingerprint and as the provenance in its manifest."""
+"""The request for one bundle of a job, with its fingerprint and the provenance for its manifest."""
 
 import importlib.metadata
 import platform
@@ -16,12 +16,12 @@ from edgekit.pipeline.sources import edgekit_sha256, module_sha256
 from edgekit.support.hashes import digest
 
 SHARED_DISTRIBUTIONS = ("numpy", "pillow", "open_clip_torch", "safetensors", "networkx", *COMPILER_DISTRIBUTIONS)
-"""Distributions that shape every bundle; the rows of the runtimes have the others."""
+"""Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""
 
 
 @dataclass(frozen=True)
 class BundleRequest:
-    """A bundle that is to be made of a network."""
+    """Everything that determines the content of one bundle."""
 
     network: Network
     target: str
@@ -29,17 +29,17 @@ class BundleRequest:
     recipe: Recipe
     device_class: str
     calibration_sha256: str = ""
-    """Identifies the calibration images of an int8 bundle, as `Selection.sha256` does."""
+    """`Selection.sha256` of the calibration images of an int8 bundle."""
 
     @property
     def target_recipe(self) -> Recipe:
-        """The recipe as the request's target has it."""
+        """The recipe with the settings of the request's target."""
         return self.recipe.for_target(self.target)
 
     def fingerprint(self) -> str:
-        """Hash of everything that goes into the bundle: equal fingerprints mean the same bundle.
+        """Hash everything that determines the bundle: equal fingerprints mean the same bundle.
 
-        Only the golden samples of a float bundle may be of other images.
+        Only the golden samples of a float bundle may come from different images.
         """
         network, recipe = self.network, self.target_recipe
         parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
@@ -52,7 +52,7 @@ class BundleRequest:
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """The network that a bundle was made of; `weights` is the name of a file without its folder, a tag or "random"."""
+    """The network of a bundle. `weights` is the name of a file without its folder, a tag or "random"."""
 
     name: str
     source: str
@@ -64,20 +64,20 @@ class ModelOrigin:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a bundle comes from. It holds no time, so that the same bundle is made each time."""
+    """The origin of a bundle. It contains no time, so that equal inputs give equal bundles."""
 
     versions: Mapping[str, str]
     model: ModelOrigin
     recipe: str
     rewrites: tuple[str, ...]
-    """Those that found a place in the network."""
+    """Rewrites that changed the graph."""
     weight_rounding: str
     calibration_sha256: str | None
-    """None for a float bundle."""
+    """`Selection.sha256` of the calibration images; None for a float bundle."""
 
 
 def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance:
-    """The provenance that goes into the manifest of the bundle; `rewrites` are those that changed the graph."""
+    """The provenance for the manifest of the bundle; `rewrites` are those that changed the graph."""
     network, recipe = request.network, request.target_recipe
     return Provenance(
         versions=versions(),
@@ -97,19 +97,19 @@ def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance
 
 
 def shaping_distributions() -> list[str]:
-    """The distributions that shape bundles, the alternatives to a runtime's own included."""
-    found = [*SHARED_DISTRIBUTIONS]
-    for runtime in RUNTIMES.values():  # the runtime itself too, since golden samples are what it answers
-        found += [*runtime.compiler_distributions, *runtime.compiler_dependencies, *runtime.distributions]
-    return list(dict.fromkeys(found))
+    """Names of the distributions that affect bundles, including all alternative distributions of a runtime."""
+    names = [*SHARED_DISTRIBUTIONS]
+    for runtime in RUNTIMES.values():  # including the runtime itself, which computes the golden samples
+        names += [*runtime.compiler_distributions, *runtime.compiler_dependencies, *runtime.distributions]
+    return list(dict.fromkeys(names))
 
 
 def versions() -> dict[str, str]:
-    """Versions of edgekit, Python and the packages that make bundles, and the hash of edgekit's own code for that."""
-    found = {"edgekit": __version__, "edgekit-sources": edgekit_sha256(), "python": platform.python_version()}
+    """Versions of edgekit, Python and the packages that affect bundles, and the hash of edgekit's own code."""
+    installed = {"edgekit": __version__, "edgekit-sources": edgekit_sha256(), "python": platform.python_version()}
     for distribution in shaping_distributions():
         try:
-            found[distribution] = importlib.metadata.version(distribution)
+            installed[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,4 +1,4 @@
-"""How much INT8 depends on the choice of calibration images: both halves of them are calibrated on and compared."""
+"""Measures how much INT8 depends on the choice of calibration images, by calibrating on each half of them."""
 
 from collections.abc import Iterator
 from math import isfinite
@@ -19,16 +19,17 @@ from edgekit.report.document import RangeRatio, Stability
 from edgekit.support.progress import Reporter
 
 HALVES = (slice(0, None, 2), slice(1, None, 2))
+"""Images of each half: even and odd positions in the selection."""
 MOST_IMAGES = 64
-"""Evaluation images that both halves are compared on."""
+"""Largest number of evaluation images on which the halves are compared."""
 WIDEST = 2.0
-"""A range that is more than this many times as wide in one half as in the other depends on chance."""
+"""Ratio of the widths of a range in both halves above which it depends on chance."""
 
 
 def check_stability(job: Job, targets: tuple[str, ...], reporter: Reporter) -> list[Stability]:
-    """How INT8 models of the two halves of the calibration images differ, for each target.
+    """Compare the INT8 models of the two halves of the calibration images, for each target.
 
-    The reporter warns where the ranges differ so much that more images are needed.
+    Warns if the ranges differ so much that more images are needed.
     """
     graphs = PreparedGraphs(job, reporter)
     samples = job.evaluation.samples[:MOST_IMAGES]
@@ -43,15 +44,15 @@ def check_stability(job: Job, targets: tuple[str, ...], reporter: Reporter) -> l
 
 
 def doubt_of(stability: Stability) -> str | None:
-    """Why more calibration images are needed; None where both halves give similar ranges."""
+    """Why more calibration images are needed, or None if both halves give similar ranges."""
     ratio = stability.range_ratio
     if ratio.greatest <= WIDEST:
         return None
     one, other = stability.images
     return (
-        f"{stability.target}: INT8 depends on the choice of calibration images: from {one} of them and from {other} "
-        f"others, the range at {ratio.layer} is {ratio.greatest:.1f} times as wide. Calibrate on more images, or on "
-        "more kinds of images"
+        f"{stability.target}: INT8 depends on the choice of calibration images: the range at {ratio.layer} is "
+        f"{ratio.greatest:.1f} times as wide for one half ({one} and {other} images) as for the other. Calibrate on "
+        "more images, or on more varied ones"
     )
 
 
@@ -76,7 +77,7 @@ def _compare(
 
 
 def _ranges(graph: GraphModule) -> Iterator[tuple[str, float]]:
-    """(name of the activation, width of its range) of each quantized activation."""
+    """Yield (name, width of the range) of each quantized activation."""
     for node in graph.graph.nodes:
         if node.target is not Q.quantize_per_tensor.default:
             continue
@@ -91,6 +92,6 @@ def _logits(module: torch.nn.Module, images: list[NDArray[np.float32]]) -> NDArr
 
 
 def _snr_db(signal: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
-    """Signal to noise in decibels; None where both are the same."""
+    """Signal-to-noise ratio in decibels, or None if both are equal."""
     decibels = snr_db(signal, other)
     return decibels if isfinite(decibels) else None

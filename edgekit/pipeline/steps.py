@@ -1,4 +1,4 @@
-"""What `edgekit quantize` and `edgekit compile` do: the two halves of making bundles."""
+"""Implements `edgekit quantize` and `edgekit compile`, the two halves of building bundles."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from edgekit.support.run_folder import check_output, open_run
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedGraphs:
-    """The document of `edgekit quantize`: the folders that it wrote."""
+    """The document of `edgekit quantize`, which lists the folders that it wrote."""
 
     schema_version: Literal[1] = 1
     graphs: tuple[str, ...]
@@ -29,14 +29,14 @@ class QuantizedGraphs:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledBundles:
-    """The document of `edgekit compile`: the folders that it wrote."""
+    """The document of `edgekit compile`, which lists the folders that it wrote."""
 
     schema_version: Literal[1] = 1
     bundles: tuple[str, ...]
 
 
 def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
-    """Calibrate for each target; the folders with the graphs, `OUTPUT/<target>-int8-graph`."""
+    """Calibrate for each target; return the folders with the graphs, `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
     job = prepare(options, reporter, evaluate=False)
     folders = []
@@ -45,8 +45,8 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
         graphs = PreparedGraphs(job, reporter)
         for target in options.targets:
             folder = run.path / f"{target}-int8-graph"
-            if _is_kept(folder, graphs.fingerprint(target, "int8")):
-                reporter.say(f"{folder.name}: kept from an earlier run")
+            if _has_graph(folder, graphs.fingerprint(target, "int8")):
+                reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 prepared = graphs.prepare(target, "int8")
                 warn_of_unmatched(prepared, reporter)
@@ -55,21 +55,23 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
     return folders
 
 
-def _is_kept(folder: Path, wanted: str) -> bool:
+def _has_graph(folder: Path, fingerprint: str) -> bool:
     try:
-        return load_prepared(folder).facts.fingerprint == wanted
+        return load_prepared(folder).facts.fingerprint == fingerprint
     except InputError:
         return False
 
 
 def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundle]:
-    """Compile a graph that `quantize` kept, or every one in a folder of them, to `output/<target>-int8`."""
-    found = [source] if (source / STAGE).exists() else sorted(each.parent for each in source.glob(f"*/{STAGE}"))
-    if not found:
-        raise InputError(f"'{source}' holds no quantized graph: make one with: edgekit quantize MODEL -o {source}")
+    """Compile the graph that `quantize` wrote to `source`, or all graphs in it, to `output/<target>-int8`."""
+    folders = [source] if (source / STAGE).exists() else sorted(file.parent for file in source.glob(f"*/{STAGE}"))
+    if not folders:
+        raise InputError(
+            f"'{source}' contains no quantized graph", fix=f"Make one with `edgekit quantize MODEL -o {source}`"
+        )
     check_output(output)
-    graphs = [load_prepared(folder) for folder in found]
-    made = []
+    graphs = [load_prepared(folder) for folder in folders]
+    bundles = []
     with open_run(output) as run:
         for prepared in graphs:
             facts = prepared.facts
@@ -77,12 +79,12 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundl
             load_backend(facts.target)
             with reporter.stage(f"{name}: compile"), quiet():
                 bundle, _ = compile_stage(prepared, run.path / name)
-            made.append(bundle)
-    return made
+            bundles.append(bundle)
+    return bundles
 
 
 def compile_model(options: Options, reporter: Reporter) -> list[Bundle]:
-    """Float bundles of a model, `OUTPUT/<target>-float`; a few of its images check the parity with torch."""
+    """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)

@@ -1,9 +1,9 @@
-"""Bundles of large networks, each made in a process of its own: when it ends, all memory of the work is given back.
+"""Builds each bundle of a large network in a separate process, whose memory is freed when it ends.
 
-The job is written once to a file in the run folder. Every process maps the weights from there, this one too: they stay
-in the page cache, which the system takes back where memory is short, and none has a copy of its own.
+The job is written once to a file in the run folder. All processes, including this one, map the weights from there
+instead of copying them: mapped weights stay in the page cache, which the system can reclaim when memory is short.
 
-`edgekit.pipeline.worker_process` is that process.
+`edgekit.pipeline.worker_process` is the code of the separate process.
 """
 
 import json
@@ -30,18 +30,18 @@ BEGIN = (
     "import sys; from edgekit.support.libraries import import_needed; "
     "sys.exit(import_needed('edgekit.pipeline.worker_process', 'build').main(sys.argv[1:]))"
 )
-"""What the other process runs: libraries say a lot while they are imported."""
+"""Code of the other process. `import_needed` captures what libraries print while they are imported."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
-"""For glibc, which gives a freed weight of up to 32 MB back only by chance: convnextv2_huge has 54 of that size."""
+"""For glibc, which otherwise seldom returns freed weights of up to 32 MB: convnextv2_huge has 54 of that size."""
 LARGE = 50_000_000
-"""Parameters from which a network's bundles are made apart."""
+"""Number of parameters from which bundles are built in separate processes."""
 
 
 @contextmanager
 def parked(job: Job, run: RunFolder) -> Iterator[Job]:
-    """The job with the weights of a large network mapped from a file in the run folder, until the block ends.
+    """Inside the block, map the weights of a large network from a file in the run folder.
 
-    Small networks, and those of a factory whose code can't be pickled, stay as they are. OutputError for a full disk.
+    Small networks, and those of a factory, whose code can't be pickled, stay as they are. OutputError for a full disk.
     """
     if job.network.params < LARGE or job.network.source == "factory":
         yield job
@@ -50,37 +50,37 @@ def parked(job: Job, run: RunFolder) -> Iterator[Job]:
         file = folder / "job.pt"
         with writing(file):
             torch.save(job, file)
-        del job  # else its weights would stay until the block ends
+        del job  # frees its weights now instead of at the end of the block
         yield load_job(file)
 
 
 def load_job(file: Path) -> Job:
-    """The job that `parked` wrote. It's unpickled: only what this very command wrote is read here."""
+    """Load the job that `parked` wrote. Unpickling is safe because this same command wrote the file."""
     job: Job = torch.load(file, mmap=True, weights_only=False)
     return replace(job, parked=file)
 
 
 def build_apart(file: Path, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
-    """The bundle of a parked job, made by another process. Its errors are raised here; CompileError if it is killed."""
+    """Build a bundle of a parked job in another process. Raises its errors here, or CompileError if it is killed."""
     arguments = ["-c", BEGIN, str(file), target, precision, str(path), *(["quiet"] if reporter.quiet else [])]
-    # The pipe to its stdin ends with this process, whatever ends that.
-    done = start_python(arguments, GIVE_BACK)
-    with done:
-        said = done.stdout.read() if done.stdout else ""
-    if done.returncode < 0:
+    # However this process ends, the pipe to the other one's stdin ends with it.
+    process = start_python(arguments, GIVE_BACK)
+    with process:
+        output = process.stdout.read() if process.stdout else ""
+    if process.returncode < 0:
         raise CompileError(
-            f"the process that made '{path.name}' was ended by {signal_name(-done.returncode)}. What it printed last "
-            f"is in {STATE}/{library_log.NAME} in the run folder"
+            f"the process that built '{path.name}' was ended by {signal_name(-process.returncode)}",
+            fix=f"See {STATE}/{library_log.NAME} in the run folder for its last output",
         )
-    if done.returncode == 130:
+    if process.returncode == 130:
         raise KeyboardInterrupt
-    if done.returncode != 0:
-        found: Any = (
-            json.loads(said.splitlines()[-1]) if said else {"mistake": f"it ended with status {done.returncode}"}
+    if process.returncode != 0:
+        failure: Any = (
+            json.loads(output.splitlines()[-1]) if output else {"mistake": f"exit status {process.returncode}"}
         )
-        if "mistake" in found:
-            raise RuntimeError(f"the process that made '{path.name}' failed: {found['mistake']}")
-        error = rebuild(**found["error"])
-        error.add_note(f"In the process that made '{path.name}': {found['traceback']}")
+        if "mistake" in failure:
+            raise RuntimeError(f"the process that built '{path.name}' failed: {failure['mistake']}")
+        error = rebuild(**failure["error"])
+        error.add_note(f"In the process that built '{path.name}': {failure['traceback']}")
         raise error
     return read_bundle(path)

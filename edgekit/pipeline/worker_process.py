@@ -1,6 +1,7 @@
-"""The process that makes one bundle of a large network; `edgekit.pipeline.worker` starts it.
+"""The process that builds one bundle of a large network, started by `edgekit.pipeline.worker`.
 
-`main` gets JOB TARGET PRECISION BUNDLE, and `quiet` behind them for no progress. An error is one JSON object on stdout.
+The arguments of `main` are JOB TARGET PRECISION BUNDLE, then `quiet` to print no progress. It prints an error as one
+JSON object on stdout.
 """
 
 import gc
@@ -22,7 +23,7 @@ from edgekit.support.tracebacks import text_of
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make one bundle; the process's exit status."""
+    """Build one bundle; return the process's exit status."""
     Thread(target=_end_with_parent, daemon=True).start()
     file, target, precision, path, *quiet = arguments
     reporter = Reporter(quiet=bool(quiet))
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
             target, "int8" if precision == "int8" else "float"
         )
         own_tensors(prepared.graph)
-        gc.collect()  # nothing is left of the network, and so of the file that its weights are mapped from
+        gc.collect()  # frees the network, and with it the mapped file of its weights
         compile_prepared(prepared, Path(path), reporter)
     except EdgekitError as error:
         fields = {"problem": error.problem, "valid": error.valid, "fix": error.fix}
@@ -39,14 +40,14 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # a mistake of edgekit's own: the parent shows it as that
+    except Exception as error:  # a bug in edgekit, which the parent reports as such
         print(json.dumps({"mistake": text_of(error)}))
         return 1
     return 0
 
 
 def own_tensors(graph: GraphModule) -> None:
-    """Give the graph copies of its tensors, one by one: one that is still in a mapped file keeps all of that mapped."""
+    """Copy the graph's tensors one by one: a single tensor in a mapped file would keep the whole file mapped."""
     for value in [*graph.parameters(), *graph.buffers()]:
         value.data = value.data.clone()
 

@@ -85,7 +85,7 @@ def _analysed(
     key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop)
     kept = _recall(run, target, key)
     if kept is not None:
-        reporter.say(f"{target}: kept from an earlier run")
+        reporter.say(f"{target}: reused from an earlier run")
         return kept
     job = graphs.job
     prepared = graphs.prepare(target, "int8")

@@ -376,7 +376,7 @@ def test_a_disc_that_is_full(
         assert not [each for each in (disc / "run").rglob("*") if ".tmp" in each.name or ".compile" in each.name]
         subprocess.run(["mount", "-o", "remount,size=20m", str(disc)], check=True)
         assert main(command) == 0
-        assert "openvino-float: kept from an earlier run" in capfd.readouterr().err
+        assert "openvino-float: reused from an earlier run" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("full", ["copyfile", "posix_fallocate", "write_text"])

@@ -88,8 +88,8 @@ def test_ctrl_c_at_each_stage(
             read_bundle(folder / name)
     assert main(["deploy", *job, "--iterations", "5", "-o", str(folder)]) == 0
     err = capfd.readouterr().err
-    assert "onnx-float: kept from an earlier run" in err
-    assert "onnx-int8: kept from an earlier run" in err
+    assert "onnx-float: reused from an earlier run" in err
+    assert "onnx-int8: reused from an earlier run" in err
     assert "evaluate torch" not in err
     undisturbed = {row.bundle: row for row in load_report(finished_run).results}
     for row in load_report(folder).results:

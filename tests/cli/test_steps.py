@@ -50,7 +50,7 @@ def test_quantize_and_compile_give_the_bundle_that_deploy_gives(
 
     out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
     assert out == f"{graphs / 'onnx-int8-graph'}\n"
-    assert "onnx-int8-graph: kept from an earlier run" in err
+    assert "onnx-int8-graph: reused from an earlier run" in err
     recipe = tmp_path / "strict.toml"
     shipped = (ROOT / "calibration" / "convnextv2.toml").read_text()
     recipe.write_text(re.sub("(?m)^optional_rewrites.*$", "", shipped))
@@ -76,14 +76,15 @@ def test_compile_of_a_model_gives_float(finished_run: Path, job: list[str], tmp_
         read_bundle(tmp_path / "run" / "onnx-float").size_bytes == read_bundle(finished_run / "onnx-float").size_bytes
     )
     _, err = run(capfd, "compile", *job, "-o", tmp_path / "run")
-    assert "onnx-float: kept from an earlier run" in err
+    assert "onnx-float: reused from an earlier run" in err
 
 
 def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
     _, err = run(capfd, "compile", tmp_path, code=2)
     assert "no place for the bundles was given: name a folder with --output DIR" in err
     _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
-    assert "holds no quantized graph: make one with: edgekit quantize MODEL" in err
+    assert "contains no quantized graph" in err
+    assert "`edgekit quantize MODEL -o " in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -111,7 +111,7 @@ def without_count(arguments: list[str]) -> list[str]:
 def test_a_list_and_a_number_contradict(finished_run: Path, job_arguments: list[str], capfd: Any) -> None:
     listed = ["--calibration-list", str(finished_run / "calibration.json"), "--dry-run"]
     assert main(["deploy", *job_arguments, *listed]) == 2
-    assert "--calibration-list names the images: leave out --num-calibration-samples" in capfd.readouterr().err
+    assert "Leave out `--num-calibration-samples`" in capfd.readouterr().err
 
 
 def test_a_list_that_does_not_exist(job_arguments: list[str], capfd: Any) -> None:

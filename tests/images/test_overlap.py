@@ -66,7 +66,7 @@ def test_leakage_causes_warnings_and_is_reported(
     assert len(report["evaluation"]["copies_left_out"]) == len(report["evaluation"]["lookalikes"]) == 10
     assert report["evaluation"]["count"] == 70
     assert report["evaluation"]["overlap_with_calibration"] == 0
-    assert "10 images have the content of calibration images and were left out of the evaluation: " in err
+    assert "10 images are copies of calibration images and were left out of the evaluation: " in err
     assert "10 evaluation images look like calibration images" in err
     assert "and 7 more (report.json has all)" in err
 

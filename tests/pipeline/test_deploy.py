@@ -1,4 +1,4 @@
-"""The whole job: what it writes, what it reuses, and what it does when something goes wrong on the way."""
+"""The whole job: the files that it writes, what it reuses, and how it handles failures."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ WRITTEN = {"report.json", "report.html", "report.csv", "calibration.json", ".edg
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The runtime without a converter is in the table. A process of its own would not know it."""
+    """Add the fake runtime, which needs no converter, to the table. A separate process wouldn't have it."""
     monkeypatch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
     with fake_runtime.added():
         yield
@@ -47,7 +47,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def fake_done(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run for that runtime alone."""
+    """A finished run for the fake runtime alone."""
     folder = tmp_path_factory.mktemp("fake_done") / "run"
     with pytest.MonkeyPatch.context() as patch, fake_runtime.added():
         patch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
@@ -57,7 +57,7 @@ def fake_done(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def again(fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path) -> Callable[..., int]:
-    """Run in a copy of that folder, at tmp_path/run, with more arguments."""
+    """A function that deploys again, with more arguments, in a copy of the finished run at tmp_path/run."""
     shutil.copytree(fake_done, tmp_path / "run")
 
     def run(*more: str) -> int:
@@ -67,32 +67,32 @@ def again(fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path)
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Whatever is neither a bundle, nor a report, nor what a run keeps of itself."""
-    known = WRITTEN | BUNDLES | {"fake-float", "fake-int8"}
-    found = [each.name for each in folder.iterdir() if each.name not in known]
-    hidden = [each for each in (folder / STATE).iterdir() if each.suffix != ".json"]
-    return found + [each.name for each in hidden if each.name not in (LOCK, library_log.NAME)]
+    """Names of files that are neither bundles, nor reports, nor the run's own state."""
+    expected = WRITTEN | BUNDLES | {"fake-float", "fake-int8"}
+    visible = [path.name for path in folder.iterdir() if path.name not in expected]
+    state = [path.name for path in (folder / STATE).iterdir() if path.suffix != ".json"]
+    return visible + [name for name in state if name not in (LOCK, library_log.NAME)]
 
 
-def kept(err: str) -> set[str]:
-    return {line.partition(":")[0] for line in err.splitlines() if line.endswith("kept from an earlier run")}
+def reused_bundles(err: str) -> set[str]:
+    return {line.partition(":")[0] for line in err.splitlines() if line.endswith("reused from an earlier run")}
 
 
 def alike(one: Report, other: Report) -> bool:
-    """Whether two reports agree on what does not depend on the moment."""
+    """Whether two reports agree on everything except times."""
     latency = one.results[0].latency_ms
     return timeless(one, latency) == timeless(other, latency)
 
 
 def timeless(report: Report, latency: Latency | None) -> Report:
-    """The report with the same times everywhere; sizes too, since the fake runtime's depends on names in a zip."""
+    """The report without its times, and without sizes, because the fake runtime's size depends on names in a zip."""
     timed: dict[str, Any] = dict.fromkeys(("end_to_end_ms", "speedup", "limit", "thermal", "peak_rss_bytes"))
     rows = tuple(replace(row, **timed, latency_ms=latency, size_bytes=0) for row in report.results)
     return replace(report, results=rows, created="", command=(), recommendation=Recommendation(None, None, ""))
 
 
 def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: Path) -> None:
-    assert {each.name for each in finished_run.iterdir()} == WRITTEN | BUNDLES
+    assert {path.name for path in finished_run.iterdir()} == WRITTEN | BUNDLES
     assert leftovers(finished_run) == []
     report = load_report(finished_run)
     assert {row.bundle for row in report.results} == BUNDLES
@@ -123,22 +123,22 @@ def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: P
 
 
 def test_calibration_file(finished_run: Path, photos: Path) -> None:
-    found = json.loads((finished_run / "calibration.json").read_text())
+    document = json.loads((finished_run / "calibration.json").read_text())
     report = load_report(finished_run)
-    assert (found["seed"], found["sha256"]) == (0, report.calibration.sha256)
-    assert found["recipe"]["name"] == "convnextv2"
-    assert len(found["images"]) == 10
-    assert {each["label"] for each in found["images"]} == set(range(10))
-    assert all((photos / each["name"]).is_file() for each in found["images"])
+    assert (document["seed"], document["sha256"]) == (0, report.calibration.sha256)
+    assert document["recipe"]["name"] == "convnextv2"
+    assert len(document["images"]) == 10
+    assert {image["label"] for image in document["images"]} == set(range(10))
+    assert all((photos / image["name"]).is_file() for image in document["images"])
 
 
-def test_random_weights_say_so_everywhere(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+def test_every_output_mentions_random_weights(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--weights", "random", "--max-drop", "0") == 0, "a gate on a meaningless drop"
     report = load_report(tmp_path / "run")
     assert report.model.weights == "random"
     assert report.model.accuracy_meaningful is False
     out, err = capfd.readouterr()
-    assert "the weights are random: accuracy means nothing" in err
+    assert "warning: the weights are random" in err
     assert RANDOM in out
     assert RANDOM in (tmp_path / "run" / "report.html").read_text()
     assert empty_columns(tmp_path / "run") >= ACCURACY
@@ -159,20 +159,20 @@ def empty_columns(folder: Path) -> set[str]:
     return {name for name in rows[0] if not any(row[name] for row in rows)}
 
 
-def test_same_command_again_reuses_the_bundles_and_measures(
+def test_the_same_command_reuses_the_bundles_and_measures_again(
     again: Callable[..., int], fake_done: Path, tmp_path: Path, capfd: Any
 ) -> None:
     assert again("--json") == 0
     out, err = capfd.readouterr()
-    assert kept(err) == {"fake-float", "fake-int8"}
+    assert reused_bundles(err) == {"fake-float", "fake-int8"}
     report = parse(out, Report, "stdout")
     assert alike(report, load_report(fake_done))
     assert report.results[0].latency_ms != load_report(fake_done).results[0].latency_ms
-    assert "evaluate torch" not in err, "torch's answers are kept too"
+    assert "evaluate torch" not in err, "torch's predictions are reused too"
 
 
 @pytest.mark.parametrize(
-    ("more", "reused", "asks_torch"),
+    ("more", "reused", "evaluates_torch"),
     [
         (["--num-eval-samples", "15"], {"fake-float", "fake-int8"}, True),
         (["--iterations", "3", "--max-drop", "50"], {"fake-float", "fake-int8"}, False),
@@ -182,23 +182,23 @@ def test_same_command_again_reuses_the_bundles_and_measures(
         (["--device-class", "raspberry-pi-5"], set(), False),
     ],
 )
-def test_other_options_reuse_what_is_the_same(
-    again: Callable[..., int], more: list[str], reused: set[str], asks_torch: bool, capfd: Any
+def test_other_options_reuse_the_bundles_that_they_do_not_affect(
+    again: Callable[..., int], more: list[str], reused: set[str], evaluates_torch: bool, capfd: Any
 ) -> None:
     assert again(*more) == 0
     err = capfd.readouterr().err
-    assert kept(err) == reused
-    assert ("evaluate torch" in err) == asks_torch
+    assert reused_bundles(err) == reused
+    assert ("evaluate torch" in err) == evaluates_torch
 
 
 def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..., int], capfd: Any) -> None:
-    """Same name, weights and number of parameters: only the code differs."""
+    """The name, weights and number of parameters are the same: only the code differs."""
     args = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10,act_layer='relu'"
     assert again("--model-args", args) == 0
-    assert kept(capfd.readouterr().err) == set()
+    assert reused_bundles(capfd.readouterr().err) == set()
 
 
-def test_weights_alone_are_smaller_and_computed_with_in_float(job_arguments: list[str], tmp_path: Path) -> None:
+def test_int8_weights_alone_are_smaller_and_computed_in_float(job_arguments: list[str], tmp_path: Path) -> None:
     where = ["--target", "openvino", "--target", "onnx", "-o", str(tmp_path / "run")]
     assert main(["deploy", *job_arguments, "--scheme", "w8", *where]) == 0
     rows = {(row.target, row.precision): row for row in load_report(tmp_path / "run").results}
@@ -211,18 +211,18 @@ def test_weights_alone_are_smaller_and_computed_with_in_float(job_arguments: lis
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--scheme", "w4"], "--scheme is 'w4': give w8a8 or w8"),
-        (["--scheme", "w8"], "scheme w8 is not for LiteRT, "),
-        (["--scheme", "w8", "--target", "onnx", "--check-stability"], "scheme w8 has no ranges "),
+        (["--scheme", "w4"], "--scheme is 'w4'"),
+        (["--scheme", "w8"], "LiteRT can't compile scheme w8"),
+        (["--scheme", "w8", "--target", "onnx", "--check-stability"], "Leave out `--check-stability`"),
     ],
 )
 def test_a_scheme_that_does_not_fit(
-    job_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+    job_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main(["deploy", *job_arguments, "-o", str(tmp_path / "run"), *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "report.json").exists()
 
 
@@ -236,11 +236,11 @@ def test_a_damaged_bundle_is_made_again(again: Callable[..., int], tmp_path: Pat
     model = read_bundle(tmp_path / "run" / "fake-int8").model_path
     model.write_bytes(model.read_bytes()[:-1])
     assert again() == 0
-    assert kept(capfd.readouterr().err) == {"fake-float"}
+    assert reused_bundles(capfd.readouterr().err) == {"fake-float"}
     read_bundle(tmp_path / "run" / "fake-int8")
 
 
-def test_a_compiler_that_refuses_costs_its_row_alone(
+def test_a_compiler_that_refuses_only_fails_its_row(
     finished_run: Path, job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     folder = tmp_path / "run"
@@ -255,7 +255,7 @@ def test_a_compiler_that_refuses_costs_its_row_alone(
     out, err = capfd.readouterr()
     assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err
     assert "Traceback" not in err
-    assert kept(err) == BUNDLES - {"onnx-int8"}
+    assert reused_bundles(err) == BUNDLES - {"onnx-int8"}
     report = parse(out, Report, "stdout")
     assert load_report(folder) == report
     verdicts = {f"{row.target}-{row.precision}": row.verdict for row in report.results}
@@ -279,7 +279,7 @@ def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any
     assert read_bundle(tmp_path / "run" / "fake-int8")
 
 
-def test_twenty_images_do_not_show_what_is_claimed(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+def test_twenty_images_are_too_few_to_confirm_a_gate(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--max-drop", "10") == 1
     out = " ".join(capfd.readouterr().out.split())
     assert re.search(r"fake-int8: inconclusive: cannot confirm a drop of at most 10 points .* about \d+ images", out)
@@ -288,7 +288,7 @@ def test_twenty_images_do_not_show_what_is_claimed(again: Callable[..., int], tm
     assert 'class="inconclusive"' in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_outputs_that_are_not_finite_cost_the_row(
+def test_outputs_that_are_not_finite_fail_the_row(
     again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     shutil.rmtree(tmp_path / "run" / "fake-int8")
@@ -300,13 +300,13 @@ def test_outputs_that_are_not_finite_cost_the_row(
 
     monkeypatch.setattr(fake_runtime.Engine, "run", broken)
     assert again() == 1
-    assert "fake int8 gives NaN or infinity for a real image" in capfd.readouterr().err
+    assert "fake int8 returns NaN or infinity for a real image" in capfd.readouterr().err
     assert [row.verdict for row in load_report(tmp_path / "run").results] == ["pass", "error"]
     assert leftovers(tmp_path / "run") == []
     assert not (tmp_path / "run" / "fake-int8").exists()
 
 
-def test_float_that_is_not_torchs_is_not_written(
+def test_a_float_bundle_that_differs_from_torch_is_not_written(
     again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     shutil.rmtree(tmp_path / "run" / "fake-float")
@@ -328,10 +328,10 @@ def test_unreadable_images_are_named_counted_and_replaced(
     assert again("--data", str(data), "--num-eval-samples", "0") == 0
     err = capfd.readouterr().err
     report = load_report(tmp_path / "run")
-    names = {each.name for part in (report.calibration, report.evaluation) for each in part.unreadable}
+    names = {image.name for part in (report.calibration, report.evaluation) for image in part.unreadable}
     assert names == {"class_3/0.png", "class_7/2.png"}
     for name in names:
-        assert err.count(f"warning: passed over {name}: ") == 1
+        assert err.count(f"warning: skipped {name}: ") == 1
     assert (report.calibration.count, report.evaluation.count) == (10, 28)
 
 
@@ -350,13 +350,13 @@ POINTS: list[tuple[Any, str, int]] = [
     (steadiness, "alternate", 0),
     (pipeline, "write_report", 0),
 ]
-"""In the order of a run: where Ctrl-C comes, and how many calls go through before that."""
+"""Where Ctrl-C arrives, in the order of a run: (owner, function, number of calls that still succeed)."""
 
 
 def test_interrupted_at_every_stage_and_then_finished(
     fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path, capfd: Any
 ) -> None:
-    """Ctrl-C at one stage after the other, in one folder; in the end it's the run that nothing disturbed."""
+    """Ctrl-C at each stage, in the same folder. The final result equals that of an undisturbed run."""
     command = ["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run")]
     made: list[str] = []
     for owner, name, spared in POINTS:
@@ -368,17 +368,17 @@ def test_interrupted_at_every_stage_and_then_finished(
         assert "Traceback" not in err
         if (tmp_path / "run").exists():
             assert leftovers(tmp_path / "run") == [], name
-            found = sorted(read_bundle(each).path.name for each in (tmp_path / "run").glob("fake-*"))
-            assert set(made) <= set(found), "what was finished must stay"
-            made = found
+            bundles = sorted(read_bundle(folder).path.name for folder in (tmp_path / "run").glob("fake-*"))
+            assert set(made) <= set(bundles), "finished bundles must remain"
+            made = bundles
     assert main(command) == 0
-    assert kept(capfd.readouterr().err) == {"fake-float", "fake-int8"}
+    assert reused_bundles(capfd.readouterr().err) == {"fake-float", "fake-int8"}
     assert alike(load_report(tmp_path / "run"), load_report(fake_done))
     assert leftovers(tmp_path / "run") == []
 
 
 def interrupting(real: Callable[..., Any], spared: int) -> Callable[..., Any]:
-    """`real` for some calls, and then Ctrl-C."""
+    """Call `real` a number of times, and then simulate Ctrl-C."""
     left = iter(range(spared))
 
     def call(*args: Any, **more: Any) -> Any:
@@ -415,7 +415,7 @@ def test_measurements_survive_an_interrupt(
     assert "fake: resumed the measurements of an interrupted run" in capfd.readouterr().err
 
 
-def test_fewer_images_than_the_recipe_wants_is_said(again: Callable[..., int], photos: Path, capfd: Any) -> None:
+def test_fewer_images_than_the_recipe_wants_is_a_warning(again: Callable[..., int], photos: Path, capfd: Any) -> None:
     from edgekit.config.recipes import load_recipe
     from edgekit.images.dataset import open_dataset
     from edgekit.models.options import ModelOptions

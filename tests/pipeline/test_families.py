@@ -1,4 +1,4 @@
-"""Members of the leaderboard's families through all three targets, on real images with seeded weights."""
+"""One model of each family on the leaderboard, for all three targets, on real images with seeded weights."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +12,8 @@ from edgekit.pipeline.plan import plan_model
 
 pytestmark = pytest.mark.slow
 PARITY = 1e-3
-# Input sides at half the published ones or less, and two families with fewer blocks, so that all of them take minutes.
-# The kinds of layers are the same. Then how often INT8 has to give the float's answer.
+# Input side, arguments, and the smallest agreement of INT8 with float. The sides are at most half the published ones,
+# and two families have fewer blocks, so that all models take minutes. The kinds of layers are the same.
 MEMBERS: dict[str, tuple[int, dict[str, Any], float]] = {
     "convnextv2_atto": (96, {"depths": (1, 1, 2, 1)}, 0.9),
     "vit_small_patch16_224": (112, {"depth": 3}, 0.9),
@@ -31,11 +31,11 @@ def test_float_is_torchs_and_int8_agrees_with_it(model: str, shared_data: Path) 
     rows = measure(model, side, shared_data / "imagenet-500.zip", 32, 100, model_args)
     assert [row["target"] for row in rows] == list(TARGETS)
     planned = {
-        (each.target, each.precision): each.size_bytes
-        for each in plan_model(ModelOptions(model, weights="random", imgsz=side, model_args=model_args)).artifacts
+        (bundle.target, bundle.precision): bundle.size_bytes
+        for bundle in plan_model(ModelOptions(model, weights="random", imgsz=side, model_args=model_args)).artifacts
     }
     for row in rows:
-        assert row["answers"] > 5  # else agreement would say nothing
+        assert row["answers"] > 5  # otherwise agreement would be meaningless
         assert row["float_parity"] <= PARITY
         assert row["agreement"] >= agreement
         assert row["int8_share_of_macs"] > 0.8

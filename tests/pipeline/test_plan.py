@@ -1,4 +1,4 @@
-"""`edgekit plan`: figures without weights, and jobs that are refused before they begin."""
+"""`edgekit plan`: figures without weights, and jobs that are refused before they start."""
 
 import json
 import shutil
@@ -24,29 +24,30 @@ from tests.helpers.tiny import TINY_ARGS
 TINY = ModelOptions("convnextv2_atto", model_args=parse_model_args(TINY_ARGS), imgsz=32)
 
 
-def test_the_document_has_the_keys_that_were_promised(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_document_has_the_documented_keys(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "convnextv2_huge", "--imgsz", "224", "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)
-    assert found["params"] == 660_289_640
-    assert found["macs"] == pytest.approx(115e9, rel=0.01)  # as published
-    assert {frozenset(stage) for stage in found["stages"]} == {frozenset(("stage", "target", "peak_bytes", "seconds"))}
+    document = json.loads(capfd.readouterr().out)
+    assert document["params"] == 660_289_640
+    assert document["macs"] == pytest.approx(115e9, rel=0.01)  # as published
+    stage_keys = frozenset(("stage", "target", "peak_bytes", "seconds"))
+    assert {frozenset(stage) for stage in document["stages"]} == {stage_keys}
     keys = frozenset(("target", "precision", "size_bytes", "fits", "why"))
-    assert {frozenset(each) for each in found["artifacts"]} == {keys}
-    by = {(each["target"], each["precision"]): each for each in found["artifacts"]}
+    assert {frozenset(artifact) for artifact in document["artifacts"]} == {keys}
+    by = {(artifact["target"], artifact["precision"]): artifact for artifact in document["artifacts"]}
     assert not by["tflite", "float"]["fits"]
-    assert "at most 2 GB" in by["tflite", "float"]["why"]
-    assert "file of their own" in by["onnx", "float"]["why"]
+    assert "limited to 2 GB" in by["tflite", "float"]["why"]
+    assert "separate file" in by["onnx", "float"]["why"]
     assert by["tflite", "int8"]["size_bytes"] < 2**30
 
 
-def test_models_that_it_was_not_fitted_on() -> None:
-    """Against what `benchmarks/scale.py` measured: peaks within a quarter, sizes within a twentieth."""
-    found = scale.predictions()
-    assert len({row["model"] for row in found}) >= 3
-    for row in found:
+def test_predictions_for_models_outside_the_fit() -> None:
+    """Peaks are within a quarter of the measurements of `benchmarks/scale.py`, sizes within a twentieth."""
+    rows = scale.predictions()
+    assert len({row["model"] for row in rows}) >= 3
+    for row in rows:
         for key, share in (("peak", 0.25), ("float", 0.05), ("int8", 0.05)):
-            said, measured = row[key]
-            assert said == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
+            predicted, measured = row[key]
+            assert predicted == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
 
 
 def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
@@ -73,54 +74,56 @@ def test_the_giants_are_planned_without_their_memory(name: str, millions: int, m
         return built[-1]
 
     monkeypatch.setattr("edgekit.pipeline.plan.build_meta", build_meta)
-    found = plan.plan_model(ModelOptions(name), device_class=load_device_class("raspberry-pi-4"), memory_of_class=True)
-    assert found.params / 1e6 == pytest.approx(millions, rel=0.01)
+    planned = plan.plan_model(
+        ModelOptions(name), device_class=load_device_class("raspberry-pi-4"), memory_of_class=True
+    )
+    assert planned.params / 1e6 == pytest.approx(millions, rel=0.01)
     ((module, _),) = built
     tensors = (*module.parameters(), *module.buffers())
     allocated = sum(tensor.nbytes for tensor in tensors if tensor.device.type != "meta")
-    assert allocated < 0.01 * 4 * found.params
-    fits = {each.name: each.fits for each in found.artifacts}
+    assert allocated < 0.01 * 4 * planned.params
+    fits = {artifact.name: artifact.fits for artifact in planned.artifacts}
     assert fits["openvino-int8"]
     assert fits["openvino-float"] == (millions < 1000)
-    assert found.latency_bound_ms
-    assert found.latency_bound_ms.device_class == "raspberry-pi-4"
+    assert planned.latency_bound_ms
+    assert planned.latency_bound_ms.device_class == "raspberry-pi-4"
 
 
-def test_a_person_reads_lines(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_for_people(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "convnextv2_atto", "--device-class", "raspberry-pi-5", "--target", "onnx"]) == 0
-    said = capfd.readouterr().out
-    assert "3.71 M parameters, 0.55 GMAC at 224x224" in said
-    assert "no inference on raspberry-pi-5 is faster than 7." in said
-    assert "tflite" not in said
+    out = capfd.readouterr().out
+    assert "3.71 M parameters, 0.55 GMAC at 224x224" in out
+    assert "no inference on raspberry-pi-5 is faster than 7." in out
+    assert "tflite" not in out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["plan", "convnextv2_atoo"], "convnextv2_atto"),
         (["plan", "convnextv2_atto", "--device", "local", "--device-class", "raspberry-pi-5"], "both given"),
         (["plan", "vit_small_patch16_224", "--imgsz", "8"], "vit_small_patch16_224' at 8x8"),
     ],
 )
-def test_bad_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_job_that_cannot_finish_is_not_begun(
+def test_a_job_that_does_not_fit_is_not_started(
     job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "available_memory", lambda: 1000)
     assert main(["deploy", *job_arguments, "-o", str(tmp_path / "run"), "--quiet"]) == 2
-    said = capsys.readouterr().err
-    assert "can't be finished here: openvino-float: " in said
-    assert "GiB of memory and 0.0 GiB are available" in said
-    assert "--force goes on all the same" in said
+    err = capsys.readouterr().err
+    assert "does not fit on this machine: openvino-float: " in err
+    assert "only 0.0 GiB are available" in err
+    assert "`--force`" in err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
+def test_a_bundle_too_large_for_its_format_is_skipped_unless_forced(
     finished_run: Path,
     job_arguments: list[str],
     tmp_path: Path,
@@ -128,9 +131,9 @@ def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
     force: bool,
 ) -> None:
     planned = plan.plan_model(TINY, ["tflite"])
-    small, large = sorted(each.size_bytes for each in planned.artifacts)
-    limit = FileLimit((small + large) // 2, "a TFLite file")  # between the int8 bundle and the float one
-    shutil.copytree(finished_run, tmp_path / "run")  # what isn't refused is there already
+    small, large = sorted(artifact.size_bytes for artifact in planned.artifacts)
+    limit = FileLimit((small + large) // 2, "a TFLite file")  # between the sizes of int8 and float
+    shutil.copytree(finished_run, tmp_path / "run")  # the bundle that isn't refused exists already
     run = ["deploy", *job_arguments, "--target", "tflite", "-o", str(tmp_path / "run"), "--quiet", "--json"]
     with registered(replace(RUNTIMES["tflite"], file_limit=limit)):
         assert main([*run, *(["--force"] if force else [])]) == (0 if force else 1)
@@ -138,33 +141,33 @@ def test_a_bundle_that_its_format_cannot_hold_is_left_out_unless_forced(
     assert verdicts["int8"]["verdict"] == "pass"
     assert verdicts["float"]["verdict"] == ("pass" if force else "error")
     if not force:
-        assert "not begun" in verdicts["float"]["reasons"][0]
-        assert "a TFLite file holds at most" in verdicts["float"]["reasons"][0]
+        assert "skipped" in verdicts["float"]["reasons"][0]
+        assert "a TFLite file is limited to" in verdicts["float"]["reasons"][0]
 
 
-def test_a_job_that_cannot_be_planned_says_why(
+def test_a_job_that_cannot_be_planned_is_a_warning(
     job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ModelError("its code needs real tensors")
 
     def end(*_: object) -> None:
-        raise OutputError("as far as this test goes")
+        raise OutputError("the test ends here")
 
     monkeypatch.setattr(plan, "plan_model", refuse)
     monkeypatch.setattr(deploy, "open_run", end)
     run = ["deploy", *job_arguments, "-o", str(tmp_path / "run"), "--quiet"]
     for options, warned in (([], True), (["--force"], False)):
         assert main([*run, *options]) == 2
-        said = capfd.readouterr().err
-        assert said.endswith("edgekit: error: as far as this test goes\n")
-        assert ("its code needs real tensors" in said) is warned
+        err = capfd.readouterr().err
+        assert "edgekit: error: the test ends here\n" in err
+        assert ("its code needs real tensors" in err) is warned
 
 
-def test_a_mistake_in_the_job_is_told_once(
+def test_a_mistake_in_the_job_is_reported_once(
     job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The plan stumbles over it too, and leaves it to the step that loads the model."""
+    """The plan fails too, but leaves the report to the step that loads the model."""
     run = ["deploy", "no_such_model", *job_arguments[1:], "-o", str(tmp_path / "run"), "--quiet"]
     assert main(run) == 2
     assert capfd.readouterr().err.count("unknown model 'no_such_model'") == 1

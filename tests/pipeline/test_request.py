@@ -1,4 +1,4 @@
-"""A fingerprint changes with each thing that a bundle depends on, and with nothing else."""
+"""A fingerprint changes with everything that a bundle depends on, and with nothing else."""
 
 import importlib.metadata
 import platform
@@ -22,11 +22,11 @@ CHANGED: Any = ("changed",)
 def print_of(
     network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: str
 ) -> str:
-    about = {"calibration_sha256": "images", "device_class": "x86-64-v3", **more}
-    return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **about).fingerprint()
+    options = {"calibration_sha256": "images", "device_class": "x86-64-v3", **more}
+    return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **options).fingerprint()
 
 
-def test_it_is_the_same_each_time(tiny_convnext: Network) -> None:
+def test_it_is_reproducible(tiny_convnext: Network) -> None:
     assert print_of(tiny_convnext) == print_of(tiny_convnext, recipe=load_recipe("convnextv2"))
 
 
@@ -40,13 +40,13 @@ def test_it_depends_on_the_network(tiny_convnext: Network, name: str, precision:
 
 
 def test_it_depends_on_target_precision_and_device_class(tiny_convnext: Network) -> None:
-    found = {
+    fingerprints = {
         print_of(tiny_convnext),
         print_of(tiny_convnext, target="openvino"),
         print_of(tiny_convnext, "float"),
         print_of(tiny_convnext, device_class="raspberry-pi-5"),
     }
-    assert len(found) == 4
+    assert len(fingerprints) == 4
 
 
 def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> None:
@@ -54,15 +54,15 @@ def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> 
     assert print_of(tiny_convnext, "float", calibration_sha256="others") == print_of(tiny_convnext, "float")
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(Recipe) if each.name != "targets"])
+@pytest.mark.parametrize("name", [field.name for field in fields(Recipe) if field.name != "targets"])
 def test_only_int8_depends_on_how_the_recipe_calibrates(tiny_convnext: Network, name: str) -> None:
     changed = replace(load_recipe("convnextv2"), **{name: CHANGED})
     assert print_of(tiny_convnext, recipe=changed) != print_of(tiny_convnext)
     assert print_of(tiny_convnext, "float", recipe=changed) == print_of(tiny_convnext, "float")
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(TargetRecipe) if each.name != "on"])
-def test_it_depends_on_what_the_recipe_says_of_its_target_alone(tiny_convnext: Network, name: str) -> None:
+@pytest.mark.parametrize("name", [field.name for field in fields(TargetRecipe) if field.name != "on"])
+def test_it_depends_on_the_recipes_table_of_its_own_target_alone(tiny_convnext: Network, name: str) -> None:
     recipe = load_recipe("convnextv2")
     changed = {
         target: replace(recipe, targets={**recipe.targets, target: replace(recipe.targets[target], **{name: CHANGED})})
@@ -74,31 +74,31 @@ def test_it_depends_on_what_the_recipe_says_of_its_target_alone(tiny_convnext: N
         assert print_of(tiny_convnext, "float", recipe=changed["onnx"]) != print_of(tiny_convnext, "float")
 
 
-ALTERNATIVES = {each for runtime in RUNTIMES.values() for each in runtime.distributions[1:]}
+ALTERNATIVES = {name for runtime in RUNTIMES.values() for name in runtime.distributions[1:]}
 """Distributions that the tests don't install."""
 
 
-@pytest.mark.parametrize("package", [each for each in shaping_distributions() if each not in ALTERNATIVES])
+@pytest.mark.parametrize("package", [name for name in shaping_distributions() if name not in ALTERNATIVES])
 def test_it_depends_on_the_version_of_each_package(
     tiny_convnext: Network, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, real = print_of(tiny_convnext), importlib.metadata.version
-    assert package in versions(), "the tests install every package that shapes a bundle"
+    assert package in versions(), "the tests install every package that affects bundles"
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == package else real(name))
     assert print_of(tiny_convnext) != before
 
 
 def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [print_of(tiny_convnext)]
+    fingerprints = [print_of(tiny_convnext)]
     monkeypatch.setattr(request, "edgekit_sha256", lambda: "another")
-    found.append(print_of(tiny_convnext))
+    fingerprints.append(print_of(tiny_convnext))
     monkeypatch.setattr(request, "__version__", "99")
-    found.append(print_of(tiny_convnext))
+    fingerprints.append(print_of(tiny_convnext))
     monkeypatch.setattr(platform, "python_version", lambda: "3.99")
-    found.append(print_of(tiny_convnext))
+    fingerprints.append(print_of(tiny_convnext))
     monkeypatch.setattr(request, "module_sha256", lambda _: "another")
-    found.append(print_of(tiny_convnext))
-    assert len(set(found)) == len(found)
+    fingerprints.append(print_of(tiny_convnext))
+    assert len(set(fingerprints)) == len(fingerprints)
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:

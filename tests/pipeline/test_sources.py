@@ -1,4 +1,4 @@
-"""The hash of edgekit's own code follows what shapes a bundle, and nothing else."""
+"""The hash of edgekit's own code changes with the code that affects bundles, and with nothing else."""
 
 import shutil
 import sys
@@ -16,23 +16,23 @@ PACKAGE = Path(edgekit.__file__).parent
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package in another place."""
+    """A copy of the package in another folder."""
     return shutil.copytree(PACKAGE, tmp_path / "elsewhere" / "edgekit", ignore=shutil.ignore_patterns("_assets"))
 
 
-def test_the_place_of_the_package_makes_no_difference(copy: Path) -> None:
+def test_the_location_of_the_package_does_not_matter(copy: Path) -> None:
     assert sources_sha256(copy) == edgekit_sha256()
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_change_in_a_room_that_shapes_bundles_changes_it(copy: Path, room: str) -> None:
+def test_a_change_in_a_room_that_affects_bundles_changes_it(copy: Path, room: str) -> None:
     before = sources_sha256(copy)
-    file = max((copy / room).rglob("*.py"), key=lambda each: len(each.parts))
+    file = max((copy / room).rglob("*.py"), key=lambda path: len(path.parts))
     file.write_bytes(file.read_bytes() + b"\n")
     assert sources_sha256(copy) != before
 
 
-def test_what_else_lies_there_makes_no_difference(copy: Path) -> None:
+def test_other_files_do_not_matter(copy: Path) -> None:
     before = sources_sha256(copy)
     for room in ("cli", "report", "devices"):
         (copy / room / "new.py").write_text("")
@@ -42,15 +42,15 @@ def test_what_else_lies_there_makes_no_difference(copy: Path) -> None:
     assert sources_sha256(copy) == before
 
 
-def test_files_that_are_added_removed_or_renamed_change_it(copy: Path) -> None:
-    found = [sources_sha256(copy)]
+def test_adding_removing_and_renaming_files_changes_it(copy: Path) -> None:
+    hashes = [sources_sha256(copy)]
     (copy / "compiler" / "new.py").write_text("")
-    found.append(sources_sha256(copy))
+    hashes.append(sources_sha256(copy))
     (copy / "compiler" / "new.py").rename(copy / "compiler" / "newer.py")
-    found.append(sources_sha256(copy))
+    hashes.append(sources_sha256(copy))
     (copy / "compiler" / "graph.py").unlink()
-    found.append(sources_sha256(copy))
-    assert len(set(found)) == len(found)
+    hashes.append(sources_sha256(copy))
+    assert len(set(hashes)) == len(hashes)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_files_that_are_added_removed_or_renamed_change_it(copy: Path) -> None:
         "runtime/onnx/fusion.py", "runtime/openvino/axes.py", "runtime/tflite/backend.py",
     ],
 )  # fmt: skip
-def test_files_that_shape_a_bundle_are_in_those_rooms(path: str) -> None:
+def test_files_that_affect_bundles_are_in_those_rooms(path: str) -> None:
     assert (PACKAGE / path).is_file()
     assert path.partition("/")[0] in ROOMS
 
@@ -78,7 +78,7 @@ class Network(nn.Module):
 
 
 def test_the_code_of_a_users_network_changes_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    hashes = []
     for folder, factor in (("a", 1), ("b", 2), ("c", 1)):
         place = tmp_path / folder
         place.mkdir()
@@ -86,10 +86,10 @@ def test_the_code_of_a_users_network_changes_its_hash(tmp_path: Path, monkeypatc
         with monkeypatch.context() as patch:
             patch.syspath_prepend(place)
             network = import_module("users_network").Network()
-            found.append(module_sha256(nn.Sequential(network)))
+            hashes.append(module_sha256(nn.Sequential(network)))
         del sys.modules["users_network"]
-    assert found[0] == found[2] != found[1]
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
-def test_networks_of_packages_have_versions_instead() -> None:
+def test_networks_of_packages_are_identified_by_versions_instead() -> None:
     assert module_sha256(nn.Linear(2, 2)) == module_sha256(nn.Sequential(nn.ReLU()))

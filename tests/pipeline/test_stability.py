@@ -1,4 +1,4 @@
-"""Two halves of the calibration images, calibrated apart: what differs is found, and said."""
+"""Comparing INT8 models that are calibrated on two halves of the images."""
 
 import shutil
 from collections.abc import Callable
@@ -19,7 +19,9 @@ from edgekit.report.sentences import stability_words
 from edgekit.support.progress import Reporter
 
 
-class Heard(Reporter):
+class RecordingReporter(Reporter):
+    """Stores the warnings."""
+
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.warnings: list[str] = []
@@ -30,7 +32,7 @@ class Heard(Reporter):
 
 @pytest.fixture
 def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
-    """A job on images of a folder."""
+    """A function that prepares a job with the images of a folder."""
     from tests.helpers.tiny import TINY_ARGS
 
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
@@ -38,8 +40,8 @@ def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
 
 
 def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:
-    heard = Heard()
-    (stability,) = check_stability(job(photos), ("openvino",), heard)
+    reporter = RecordingReporter()
+    (stability,) = check_stability(job(photos), ("openvino",), reporter)
     assert (stability.target, stability.images, stability.evaluation_images) == ("openvino", (5, 5), 30)
     ranges = stability.range_ratio
     assert 1 <= ranges.median <= ranges.greatest
@@ -47,19 +49,19 @@ def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> No
     assert 0 < stability.agreement <= 1
     assert all(snr is not None and 10 < snr < 80 for snr in (*stability.snr_db, stability.snr_between_db))
     assert f"{ranges.greatest:.2f} at most (at {ranges.layer})" in stability_words(stability)
-    assert (heard.warnings == []) == (ranges.greatest <= 2)
+    assert (reporter.warnings == []) == (ranges.greatest <= 2)
 
 
-def test_the_same_images_in_both_halves_give_the_same(job: Callable[[Path], Job], photos: Path) -> None:
+def test_equal_halves_give_equal_models(job: Callable[[Path], Job], photos: Path) -> None:
     whole = job(photos)
     first = whole.calibration.samples[:2]
     twins = replace(whole, calibration=replace(whole.calibration, samples=(first[0], first[0], first[1], first[1])))
-    (stability,) = check_stability(twins, ("openvino",), Heard())
+    (stability,) = check_stability(twins, ("openvino",), RecordingReporter())
     assert stability.range_ratio.greatest == 1
     assert (stability.snr_between_db, stability.agreement) == (None, 1)
 
 
-def test_one_half_that_is_dark_is_a_doubt(job: Callable[[Path], Job], photos: Path, tmp_path: Path) -> None:
+def test_a_dark_half_is_a_warning(job: Callable[[Path], Job], photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     whole = job(folder)
@@ -67,14 +69,14 @@ def test_one_half_that_is_dark_is_a_doubt(job: Callable[[Path], Job], photos: Pa
         path = folder / sample.name
         with Image.open(path) as image:
             Image.fromarray((np.asarray(image) // 64).astype(np.uint8)).save(path)
-    heard = Heard()
-    (stability,) = check_stability(whole, ("openvino",), heard)
-    (warning,) = heard.warnings
+    reporter = RecordingReporter()
+    (stability,) = check_stability(whole, ("openvino",), reporter)
+    (warning,) = reporter.warnings
     assert warning == doubt_of(stability)
     assert f"the range at {stability.range_ratio.layer} is" in warning
 
 
-def test_little_difference_is_no_doubt() -> None:
+def test_a_small_difference_is_no_warning() -> None:
     stability = Stability(
         target="onnx",
         images=(64, 64),

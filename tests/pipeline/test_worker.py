@@ -1,4 +1,4 @@
-"""Bundles made in processes of their own: the same files, and errors that come back."""
+"""Bundles that are built in separate processes: the same files, and errors that reach the parent."""
 
 import os
 import sys
@@ -12,8 +12,7 @@ from edgekit.cli.main import main
 from edgekit.errors import CompileError, OutputError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline import job
-from edgekit.pipeline import worker as apart
+from edgekit.pipeline import job, worker
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.worker import build_apart, parked
@@ -32,16 +31,16 @@ def small(photos: Path) -> Job:
 
 @pytest.fixture
 def file(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(apart, "LARGE", 0)
-    with open_run(tmp_path / "run") as run, parked(small, run) as found:
-        assert found.parked is not None
-        yield found.parked
+    monkeypatch.setattr(worker, "LARGE", 0)
+    with open_run(tmp_path / "run") as run, parked(small, run) as job:
+        assert job.parked is not None
+        yield job.parked
 
 
-def test_bundles_are_those_that_one_process_makes(
+def test_bundles_equal_those_of_a_single_process(
     job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apart, "LARGE", 0)
+    monkeypatch.setattr(worker, "LARGE", 0)
     run = ["deploy", *job_arguments, "--target", "openvino", "-o", str(tmp_path / "run"), "--quiet", "--json"]
     assert main(run) == 0
     for name in ("openvino-float", "openvino-int8"):
@@ -51,14 +50,14 @@ def test_bundles_are_those_that_one_process_makes(
 
 
 def test_weights_of_a_parked_job_are_mapped(small: Job, file: Path) -> None:
-    found = apart.load_job(file).network.module.state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in small.network.module.state_dict().items())
+    state = worker.load_job(file).network.module.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
     assert str(file) in Path("/proc/self/maps").read_text()
 
 
 def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
-    with open_run(tmp_path / "run") as run, parked(small, run) as found:
-        assert found is small
+    with open_run(tmp_path / "run") as run, parked(small, run) as same:
+        assert same is small
         assert small.parked is None
 
 
@@ -76,17 +75,17 @@ def test_weights_of_very_large_networks_round_to_nearest(
     assert "rounded to nearest" in capfd.readouterr().err
 
 
-def test_an_error_comes_back(file: Path, tmp_path: Path) -> None:
+def test_an_error_reaches_the_parent(file: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken") as caught:
         build_apart(file, "openvino", "float", tmp_path / "taken/bundle", Reporter(quiet=True))
     (note,) = caught.value.__notes__
-    assert "In the process that made 'bundle': Traceback" in note
+    assert "In the process that built 'bundle': Traceback" in note
     assert "NotADirectoryError" in note or "FileExistsError" in note
 
 
-def test_a_mistake_of_ours_comes_back_as_that(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"the process that made 'bundle' failed: Traceback(.|\n)*KeyError: 'fake'"):
+def test_a_bug_in_edgekit_is_reported_as_one(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"the process that built 'bundle' failed: Traceback(.|\n)*KeyError: 'fake'"):
         build_apart(file, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
 
 

@@ -99,7 +99,7 @@ def test_a_search_that_is_done_goes_on_from_what_it_has(
     assert main(["tune", *arguments, "--trials", "3", "-o", str(folder)]) == 0
     out, err = capfd.readouterr()
     assert err.count("trial ") == 3, "told again, done before"
-    assert "onnx-int8: kept from an earlier run" in err
+    assert "onnx-int8: reused from an earlier run" in err
     assert "3 recipes tried" in out
     assert [trial.number for trial in trials_of(folder)] == [0, 1, 2]
 

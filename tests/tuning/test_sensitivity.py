@@ -162,7 +162,7 @@ def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, c
     assert len(part.layers) == 13
     assert all(layer.macs > 0 for layer in part.layers)
     assert any(layer.time and layer.time.int8_ms > 0 for layer in part.layers)
-    assert "onnx-int8: kept from an earlier run" in err, "the times are those of the bundle that deploy made"
+    assert "onnx-int8: reused from an earlier run" in err, "the times are those of the bundle that deploy made"
     assert load_report(folder).sensitivity == sensitivity
     assert "Sensitivity of the layers" in (folder / "report.html").read_text()
     assert (folder / "sensitivity.svg").read_text().startswith("<?xml")
@@ -170,7 +170,7 @@ def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, c
     (folder / "report.json").write_text("{")
     assert main(command) == 0
     out, err = capfd.readouterr()
-    assert "onnx: kept from an earlier run" in err
+    assert "onnx: reused from an earlier run" in err
     assert f"'{folder / 'report.json'}' is not a valid Report" in err, "what could not be updated is not passed over"
     assert (folder / "report.json").read_text() == "{"
     assert "stages.1.blocks.0" in out
