@@ -1,1 +1,1 @@
-"""Measurements beside edgekit: peers, model coverage, scale, and the training of the demo model."""
+"""Benchmarks: peers, model coverage, scale, and the training of the demo model."""

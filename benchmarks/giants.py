@@ -1,12 +1,12 @@
-"""The leaderboard's giants through the whole job on this machine: memory, seconds, sizes, one latency.
+"""Runs the whole job for the leaderboard's largest models: memory, seconds, sizes and latency.
 
     python -m benchmarks.giants --data imagenet-500.zip convnextv2_huge --targets openvino onnx tflite
     make figures
 
-Each model and target is one `edgekit deploy` with seeded random weights. Its processes are looked at twice a
-second: `peak_bytes` is the most resident memory that all of them had together, what they share counted once (PSS), and
-`largest_process_bytes` the most of one of them, with all that it maps. A row for each model and target is kept in
-benchmarks/giants.json; one that is measured again is replaced.
+It runs `edgekit deploy` with seeded random weights for each model and target, and samples the memory of its processes
+twice a second: `peak_bytes` is the largest sum of their resident memory, with shared pages counted once (PSS), and
+`largest_process_bytes` is the largest resident memory of a single process, including all pages that it maps.
+benchmarks/giants.json has one row for each model and target; measuring it again replaces the row.
 """
 
 import argparse
@@ -30,11 +30,11 @@ HERE = Path(__file__).resolve().parent
 ROWS = HERE / "giants.json"
 TARGETS = tuple(RUNTIMES)
 LINE = re.compile(r"(?P<title>[^:]+(?:: [a-z]+)?): (?:\d+ in )?(?P<seconds>[\d.]+) s")
-"""A stage that ended, as edgekit says it."""
+"""The line that edgekit prints at the end of a stage."""
 
 
 def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -> dict[str, Any]:
-    """The row of one model and target."""
+    """Measure the row of one model and target."""
     command = [
         sys.executable, "-m", "edgekit", "deploy", model, "--weights", "random", "--data", str(data),
         "--target", target, "-o", str(folder / "run"), "--json", "--num-calibration-samples", "8",
@@ -42,8 +42,8 @@ def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -
         *more,
     ]  # fmt: skip
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    with (folder / "said").open("w") as said, (folder / "report").open("w") as out:
-        process = subprocess.Popen(command, stderr=said, stdout=out, cwd=folder)
+    with (folder / "log").open("w") as log, (folder / "report").open("w") as out:
+        process = subprocess.Popen(command, stderr=log, stdout=out, cwd=folder)
         together = largest = 0
         while process.poll() is None:
             sizes = memory(process.pid)
@@ -51,8 +51,8 @@ def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -
             largest = max([largest, *(own for _, own in sizes)])
             time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = (folder / "said").read_text().splitlines()
-    stages = {found["title"]: float(found["seconds"]) for line in lines if (found := LINE.fullmatch(line))}
+    lines = (folder / "log").read_text().splitlines()
+    stages = {match["title"]: float(match["seconds"]) for line in lines if (match := LINE.fullmatch(line))}
     row: dict[str, Any] = {
         "model": model, "target": target, "options": more, "peak_bytes": together, "largest_process_bytes": largest,
         "seconds": round(time.monotonic() - start, 1),
@@ -60,15 +60,21 @@ def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -
     }  # fmt: skip
     text = (folder / "report").read_text()
     if not text.strip():
-        return row | {"refused": [line for line in lines if "error" in line][-1:]}
+        return row | {"refused": error_of(lines)}
     report = json.loads(text)
     row |= {"params": report["model"]["params"], "input": report["model"]["input_shape"][2]}
     row |= {"images": report["evaluation"]["count"], "calibration_images": report["calibration"]["count"]}
-    return row | {"bundles": [summary(each) for each in report["results"]]}
+    return row | {"bundles": [summary(result) for result in report["results"]]}
+
+
+def error_of(lines: list[str]) -> list[str]:
+    """The error that edgekit printed with its valid values and its fix, as one line; none if there is no error."""
+    start = next((index for index, line in enumerate(lines) if line.startswith("edgekit: error: ")), len(lines))
+    return [" ".join(line.strip() for line in lines[start:])] if start < len(lines) else []
 
 
 def summary(row: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a row of the report."""
+    """Summarize a row of the report."""
     accuracy, latency, int8 = (row[key] or {} for key in ("accuracy", "latency_ms", "int8"))
     return {
         "precision": row["precision"], "scheme": row["scheme"], "size_bytes": row["size_bytes"],
@@ -79,14 +85,14 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(pid: int) -> list[tuple[int, int]]:
-    """(share of what is resident, all that is) of a process and of those below it, in bytes: PSS and RSS."""
-    found = []
+    """(PSS, RSS) in bytes of a process and of each of its descendants."""
+    sizes = []
     with suppress(psutil.Error):
-        for each in (parent := psutil.Process(pid), *parent.children(recursive=True)):
-            with suppress(psutil.Error):  # it ended meanwhile
-                info = each.memory_full_info()
-                found.append((info.pss, info.rss))
-    return found
+        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            with suppress(psutil.Error):  # the process has ended in the meantime
+                info = process.memory_full_info()
+                sizes.append((info.pss, info.rss))
+    return sizes
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Members of the leaderboard's families through all three targets: parity, INT8 against float, share in integers.
+"""Measures parity, INT8 against float and the INT8 share of MACs for models of the leaderboard's families.
 
     python -m benchmarks.leaderboard --data imagenet-500.zip vit_small_patch16_224 davit_tiny --imgsz 112
     make figures
 
-Weights are random and seeded, as `--weights random` makes them, so agreement and signal to noise count and accuracy
-doesn't. Each row is kept in benchmarks/leaderboard.json; `make figures` writes docs/concepts/models.md from them.
+The weights are those of `--weights random`, so agreement and signal-to-noise ratio are meaningful, but accuracy isn't.
+benchmarks/leaderboard.json stores each row; `make figures` writes docs/concepts/models.md from it.
 """
 
 import argparse
@@ -24,13 +24,14 @@ HERE = Path(__file__).resolve().parent
 ROWS = HERE / "leaderboard.json"
 TARGETS = tuple(RUNTIMES)
 FLOAT_IMAGES = 8
+"""Images on which the float bundle is compared with torch."""
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 def measure(
     model: str, imgsz: int | None, data: Path, calibrate: int, count: int, model_args: Mapping[str, Any] = NO_ARGUMENTS
 ) -> list[dict[str, Any]]:
-    """One row for each target of one model; `model_args` go to its constructor."""
+    """Measure one row for each target of a model, which is built with `model_args`."""
     from edgekit.config.precisions import Precision
     from edgekit.images.crops import crop_samples
     from edgekit.models.logits import batched_logits
@@ -61,14 +62,14 @@ def measure(
             for precision, images in counts.items():
                 bundle = build_one(graphs, target, precision, Path(folder) / precision, reporter)
                 with open_session(bundle, 1) as session:
-                    given = np.concatenate([session(size.normalize(each[None])) for each in crops.pixels[:images]])
-                error, wanted = given - expected[:images], expected[:images]
+                    logits = np.concatenate([session(size.normalize(crop[None])) for crop in crops.pixels[:images]])
+                error, wanted = logits - expected[:images], expected[:images]
                 row[f"{precision}_bytes"] = bundle.size_bytes
                 if precision == "float":
                     row["float_parity"] = float(f"{np.abs(error).max() / np.abs(wanted).max():.1e}")
                 else:
                     row["snr_db"] = round(10 * float(np.log10((wanted**2).sum() / (error**2).sum())), 1)
-                    row["agreement"] = round(float((given.argmax(1) == wanted.argmax(1)).mean()), 4)
+                    row["agreement"] = round(float((logits.argmax(1) == wanted.argmax(1)).mean()), 4)
                     row["int8_share_of_macs"] = round(profile(bundle, 1).share_of_macs, 3)
         rows.append(row)
         print(json.dumps(row), flush=True)

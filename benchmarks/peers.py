@@ -1,10 +1,10 @@
-"""edgekit's INT8 beside what the stock tools make of the same network and images, in one run.
+"""Compares edgekit's INT8 with the results of the stock tools for the same networks and images.
 
     python -m benchmarks.peers --models convnextv2_atto,convnextv2_tiny --json peers.json
 
-Makes every candidate, runs 100 real images through each and times those of one runtime in turns, in a process of their
-own, at 1 and 2 threads. The JSON is written after each model; models that an earlier run of the same versions on the
-same machine measured stay in it. The tables of the whole JSON go to --results.
+It builds every candidate and runs 100 real images through each. A separate process times the candidates of each runtime
+in turn, with 1 and 2 threads. The JSON is written after each model, and keeps the models of earlier runs with the same
+versions on the same machine. --results gets the tables of the whole JSON.
 """
 
 import argparse
@@ -59,18 +59,18 @@ def arguments() -> argparse.Namespace:
     from benchmarks.peerlib.models import SUBJECTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(SUBJECTS), help=f"of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("--models", default=",".join(SUBJECTS), help=f"any of {', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "peers.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
-    parser.add_argument("--work", type=Path, default=Path("build/peers"), help="where the models are made and kept")
-    parser.add_argument("--seconds", type=float, default=20, help="of timing, for each runtime and number of threads")
+    parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
+    parser.add_argument("--seconds", type=float, default=20, help="timing of each runtime and number of threads")
     args = parser.parse_args()
     args.models = args.models.split(",")
     if unknown := set(args.models) - SUBJECTS.keys():
-        parser.error(f"unknown model {', '.join(sorted(unknown))}: valid are {', '.join(SUBJECTS)}")
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(SUBJECTS)}")
     if not args.data.exists():
-        parser.error(f"'{args.data}' is not there: give a folder or zip of ImageNet images with --data")
+        parser.error(f"'{args.data}' doesn't exist; name a folder or zip of ImageNet images with --data")
     return args
 
 
@@ -79,13 +79,13 @@ def all_versions() -> dict[str, str]:
 
     from edgekit.pipeline.request import versions
 
-    found = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
-    del found["edgekit-sources"]
-    return {package: version.partition("+")[0] for package, version in found.items()}  # without where it was built for
+    installed = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
+    del installed["edgekit-sources"]
+    return {package: version.partition("+")[0] for package, version in installed.items()}  # without local labels
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one model."""
+    """Measure the figures of one model."""
     made, images, reference, about = make(name, args)
     rows: list[dict[str, Any]] = []
     for runtime in RUNTIMES:
@@ -105,9 +105,9 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
 def make(
     name: str, args: argparse.Namespace, device_class: str | None = None, runtimes: Sequence[str] = tuple(RUNTIMES)
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
-    """Candidates, the images to run [N,3,H,W], torch's logits for them [N,classes], and facts of the model.
+    """Build the candidates; return them, the images [N,3,H,W], torch's logits [N,classes] and facts about the model.
 
-    edgekit's are made for the device class, by default this machine's.
+    edgekit's candidates are built for the device class, which defaults to this machine's.
     """
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
@@ -133,12 +133,13 @@ def make(
     pixels = crop_samples(job.dataset, job.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(job.calibration_dataset, job.calibration.samples, size)]
     built = build_all(job, tuple(runtimes), folder, reporter)
-    bundles = {each: bundle for each, bundle in built.items() if isinstance(bundle, Bundle)}
+    bundles = {bundle_name: bundle for bundle_name, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
-    for each, error in built.items():
+    for bundle_name, error in built.items():
         if isinstance(error, EdgekitError):
-            target, precision = each.rsplit("-", 1)
-            made.append((Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / each), str(error)))
+            target, precision = bundle_name.rsplit("-", 1)
+            candidate = Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / bundle_name)
+            made.append((candidate, str(error)))
     with reporter.stage("stock tools"), quiet():
         made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {

@@ -1,13 +1,13 @@
-"""Instructions of one inference on a Raspberry Pi's cores: edgekit's bundles and what the stock tools make.
+"""Counts the instructions of an inference on a Raspberry Pi's cores, for edgekit's bundles and the stock tools' files.
 
     python -m benchmarks.pi_instructions --models convnextv2_atto
 
-There was no board: each candidate runs on one thread under a real arm64 kernel in QEMU, which counts instructions. That
-needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm
+No board is involved: each candidate runs on one thread under a real arm64 kernel in QEMU, which counts instructions.
+This needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm
 
-Candidates are those of benchmarks/peers.py, edgekit's made for the device class of the core. The JSON is written after
-each model, core and runtime; what an earlier run of the same versions counted stays in it. RESULTS.md gets a section at
-its end. To count a few files while working on a placement: pilib.counting.count.
+The candidates are those of benchmarks/peers.py; edgekit's are built for the device class of the core. The JSON is
+written after each model, core and runtime, and keeps the counts of earlier runs with the same versions. They become the
+last section of RESULTS.md. To count a few files while you work on a placement, call pilib.counting.count.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.support.files import replace_text
 
 Made = list[tuple[Candidate, str | None]]
-"""Candidates, and why they couldn't be made."""
+"""Candidates, each with the reason if it couldn't be built."""
 
 IMAGES = 4
 FP16 = {"cortex-a76"}
-"""Cores with arithmetic on halves: OpenVINO takes it by itself there."""
+"""Cores with float16 arithmetic, which OpenVINO uses by default there."""
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
             made, images, reference, _ = make(name, args, CORES[core], args.runtimes)
             for runtime in args.runtimes:
                 start = time.monotonic()
-                group = [each for each in made if each[0].runtime == runtime]
+                group = [(candidate, why) for candidate, why in made if candidate.runtime == runtime]
                 rows = compare(group, images[:IMAGES], reference[:IMAGES], core)
                 results["kernel"] = next((row["kernel"] for row in rows if "kernel" in row), results["kernel"])
                 before = results["models"].setdefault(name, {}).get(core, [])
@@ -66,31 +66,31 @@ def arguments() -> argparse.Namespace:
     from benchmarks.peerlib.models import SUBJECTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="convnextv2_atto,demo", help=f"of {', '.join(SUBJECTS)}")
-    parser.add_argument("--cores", default=",".join(CORES), help=f"of {', '.join(CORES)}; default: all")
-    parser.add_argument("--runtimes", default=",".join(RUNTIMES), help=f"of {', '.join(RUNTIMES)}; default: all")
+    parser.add_argument("--models", default="convnextv2_atto,demo", help=f"any of {', '.join(SUBJECTS)}")
+    parser.add_argument("--cores", default=",".join(CORES), help=f"any of {', '.join(CORES)}; default: all")
+    parser.add_argument("--runtimes", default=",".join(RUNTIMES), help=f"any of {', '.join(RUNTIMES)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
-    parser.add_argument("--work", type=Path, default=Path("build/peers"), help="where the models are made and kept")
+    parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
     args = parser.parse_args()
     for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", list(RUNTIMES))):
-        asked = getattr(args, name).split(",")
-        setattr(args, name, asked)
-        if unknown := set(asked) - set(valid):
+        values = getattr(args, name).split(",")
+        setattr(args, name, values)
+        if unknown := set(values) - set(valid):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; valid --{name} are {', '.join(valid)}")
     return args
 
 
 def qemu_version() -> str:
-    said = subprocess.run(["qemu-system-aarch64", "--version"], capture_output=True, text=True, check=True).stdout
-    return said.split()[3]
+    done = subprocess.run(["qemu-system-aarch64", "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.split()[3]
 
 
 def compare(made: Made, images: NDArray[np.float32], reference: NDArray[np.float32], core: str) -> list[dict[str, Any]]:
-    """A row for each candidate: instructions and SNR of the logits, or the error."""
+    """Count the candidates; return a row for each with its instructions and the SNR of its logits, or its error."""
     working = [for_arm(candidate) for candidate, why in made if why is None]
-    working = [each for each in working if core in FP16 or not each.precision.endswith("f16")]
+    working = [candidate for candidate in working if core in FP16 or not candidate.precision.endswith("f16")]
     rows = []
     for candidate, counted in zip(working, count_candidates(working, images, core), strict=True):
         row: dict[str, Any] = {"runtime": candidate.runtime, "candidate": candidate.name, "maker": candidate.maker}
@@ -109,7 +109,7 @@ def compare(made: Made, images: NDArray[np.float32], reference: NDArray[np.float
 
 
 def for_arm(candidate: Candidate) -> Candidate:
-    """Where OpenVINO takes bf16 on x86, it takes f16 on Arm."""
+    """Replace bf16, which OpenVINO uses on x86, by f16, which it uses on Arm."""
     if not candidate.precision.endswith("bf16"):
         return candidate
     precision = candidate.precision.replace("bf16", "f16")
@@ -118,7 +118,7 @@ def for_arm(candidate: Candidate) -> Candidate:
 
 
 def snr_here(candidate: Candidate, images: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
-    """SNR of the same file on this machine; None for what an x86 processor doesn't compute in."""
+    """SNR of the same file on this machine, or None for a precision in which x86 doesn't compute."""
     if candidate.precision.endswith("f16"):
         return None
     infer = open_candidate(candidate, 1)

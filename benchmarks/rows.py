@@ -1,4 +1,4 @@
-"""Rows that a benchmark measured, kept in a JSON file with one of them a line."""
+"""Stores the rows of a benchmark in a JSON file, one row per line."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,13 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file yet."""
+    """Read the rows of a file, or none if it doesn't exist."""
     return json.loads(path.read_text()) if path.exists() else []
 
 
 def keep_rows(path: Path, rows: list[Row], keys: tuple[str, ...]) -> None:
-    """Put rows in place of those that are the same in `keys`, behind the others. Runs side by side lose nothing."""
+    """Append rows, and remove old ones with equal `keys`. A lock keeps the rows of concurrent runs."""
     with FileLock(path.with_name(f".{path.name}.lock")):
         new = {tuple(row[key] for key in keys) for row in rows}
-        every = [row for row in read_rows(path) if tuple(row[key] for key in keys) not in new] + rows
-        replace_text(path, "[\n" + ",\n".join(json.dumps(row) for row in every) + "\n]\n")
+        merged = [row for row in read_rows(path) if tuple(row[key] for key in keys) not in new] + rows
+        replace_text(path, "[\n" + ",\n".join(json.dumps(row) for row in merged) + "\n]\n")

@@ -1,13 +1,13 @@
-"""Seconds and peak memory of each stage against the number of parameters.
+"""Measures CPU seconds and peak memory of each stage against the number of parameters.
 
     python -m benchmarks.scale --data imagenet-500.zip convnextv2_atto convnextv2_nano convnextv2_tiny convnextv2_base
     python -m benchmarks.scale --tables
 
-The float and the INT8 bundle of each target are made in processes of their own, as `deploy` does for large networks,
-with random weights; a third one runs both. The peak is set back before each stage, and seconds are the processor's. All
-of that is kept in benchmarks/scale.json, one row a stage; a model that is measured again replaces its rows.
-`edgekit plan` is fitted to those rows (`--fit`), on the models named in FITTED alone. `--tables` writes
-benchmarks/SCALE.md and docs/scale.png from them.
+The float and the INT8 bundle of each target are built with random weights in separate processes, as `deploy` does for
+large networks; a third process runs both. The peak is reset before each stage, and seconds are CPU time.
+benchmarks/scale.json has one row for each stage; measuring a model again replaces its rows. `--fit` fits the
+predictions of `edgekit plan` to the rows of the models in FITTED. `--tables` writes benchmarks/SCALE.md and
+docs/scale.png from all rows.
 """
 
 import argparse
@@ -46,7 +46,7 @@ GIB = 2**30
 
 
 class Stages:
-    """Peak memory and time of named stages of this process."""
+    """Measures peak memory and CPU seconds of named stages in this process."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ class Stages:
     def stage(self, name: str) -> Iterator[None]:
         from edgekit.measure.memory import peak_rss_bytes
 
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
         start = time.process_time()
         yield
         seconds = round(time.process_time() - start, 2)
@@ -63,7 +63,7 @@ class Stages:
 
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
-    """The rows of one model and target: it is loaded in this process, all else is done in others, as for a giant."""
+    """Measure the rows of one model and target: load it in this process, and run the other stages in new processes."""
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline import worker as apart
@@ -85,23 +85,23 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         with apart.parked(job, run) as job:
             rows = stages.rows + part("float", job.parked, target) + part("int8", job.parked, target)
             rows += part("run", job.parked, target)
-    known = {
+    shared = {
         "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
         "target": target, "calibration_images": count, "cpu": machine.describe().cpu,
     }  # fmt: skip
-    return [known | {"size_bytes": None} | row for row in rows]
+    return [shared | {"size_bytes": None} | row for row in rows]
 
 
 def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
-    """Rows of the stages that `stages_of` measures, from a process of its own."""
+    """Measure rows with `stages_of` in a new process."""
     command = [sys.executable, "-m", "benchmarks.scale", "--part", name, str(file), target]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
 
 
 def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    """The stages of one bundle of a parked job, or of running both, here, as `worker_process` does."""
+    """Build one bundle of a parked job, or run both bundles, in this process as `worker_process` does."""
     from edgekit.config.precisions import Precision
     from edgekit.pipeline.compile import compile_stage
     from edgekit.pipeline.graphs import PreparedGraphs
@@ -115,8 +115,8 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     stages, sizes, folder = Stages(), {}, file.parent
     if name == "run":
         with stages.stage("run"), ExitStack() as stack:
-            for each in ("float", "int8"):
-                stack.enter_context(open_session(read_bundle(folder / each), 1)).verify()
+            for bundle in ("float", "int8"):
+                stack.enter_context(open_session(read_bundle(folder / bundle), 1)).verify()
         return stages.rows
     precision: Precision = "float" if name == "float" else "int8"
     load_backend(target)
@@ -138,13 +138,13 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
 
 
 def exponent(rows: list[dict[str, Any]], key: str) -> float:
-    """b of `key` = a * params ** b, by least squares of the logarithms."""
+    """Fit b of `key` = a * params ** b by least squares of the logarithms."""
     x, y = (np.log([row[name] for row in rows]) for name in ("params", key))
     return float(np.polyfit(x, y, 1)[0])
 
 
 def tables() -> None:
-    """SCALE.md and the picture."""
+    """Write SCALE.md and the picture."""
     import matplotlib
 
     from edgekit.pipeline.job import GPTQ_MOST
@@ -156,14 +156,13 @@ def tables() -> None:
     rows = [row for row in read_rows(ROWS) if row["model"].startswith("convnextv2_")]
     rows.sort(key=lambda row: row["params"])
     lines = [
-        "# Seconds and memory of each stage against parameters", "",
-        "Written by `benchmarks/scale.py --tables` from `scale.json`: ConvNeXt V2 at 224 x 224, random weights, float",
-        "and INT8 bundle of each target in a process of its own, "
-        + ", ".join(sorted({str(row["calibration_images"]) for row in rows}))
-        + " calibration images. Peaks are resident memory.",
-        f"Times are of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores other work",
-        "shared: exponents say more than the seconds. GPTQ rounds the weights of networks of at most "
-        f"{GPTQ_MOST / 1e6:.0f} M parameters.", "",
+        "# Time and memory of each stage by number of parameters", "",
+        "Written by `benchmarks/scale.py --tables` from `scale.json`: ConvNeXt V2 at 224 x 224 with random weights and",
+        ", ".join(sorted({str(row["calibration_images"]) for row in rows}))
+        + " calibration images. A separate process builds each bundle. Peaks are resident memory.",
+        f"Times are CPU seconds of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores",
+        "were shared with other processes, so exponents are more reliable than seconds. GPTQ rounds the weights of",
+        f"networks with at most {GPTQ_MOST / 1e6:.0f} M parameters.", "",
         "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
         + " | exponent s | exponent GiB |",
     ]  # fmt: skip
@@ -179,11 +178,11 @@ def tables() -> None:
             ]
             powers = [f"{exponent(mine, key):.2f}" for key in ("seconds", "peak_bytes")]
             lines.append(f"| {target} | {stage} | " + " | ".join(cells + powers) + " |")
-        every = {name: [row for row in rows if (row["model"], row["target"]) == (name, target)] for name in names}
-        every = {name: found for name, found in every.items() if found}
-        params = [found[0]["params"] for found in every.values()]
-        axes[0].loglog(params, [sum(r["seconds"] for r in found) for found in every.values()], "o-", label=target)
-        axes[1].loglog(params, [max(r["peak_bytes"] for r in found) / GIB for found in every.values()], "o-")
+        by_model = [[row for row in rows if (row["model"], row["target"]) == (name, target)] for name in names]
+        by_model = [stages for stages in by_model if stages]
+        params = [stages[0]["params"] for stages in by_model]
+        axes[0].loglog(params, [sum(row["seconds"] for row in stages) for stages in by_model], "o-", label=target)
+        axes[1].loglog(params, [max(row["peak_bytes"] for row in stages) / GIB for stages in by_model], "o-")
     axes[0].set_ylabel("seconds, all stages")
     axes[1].set_ylabel("peak memory, GiB")
     for axis in axes:
@@ -198,9 +197,9 @@ def tables() -> None:
 
 
 def fit() -> None:
-    """Write what `edgekit plan` predicts from: peak and seconds of each stage and target as a sum over `plan.terms`.
+    """Write the coefficients of `edgekit plan`: peak and seconds of each stage and target as a sum over `plan.terms`.
 
-    Relative errors are made least, so that small models count as much as large ones.
+    The fit minimizes relative errors, so that small models count as much as large ones.
     """
     from edgekit.config.recipes import recipe_for
     from edgekit.models.options import ModelOptions
@@ -224,61 +223,61 @@ def fit() -> None:
             mine = [row for row in rows if (row["target"], row["stage"]) == (target, f"compile {precision}")]
             weights = [size_of_weights(shapes[r["model"]], recipes[r["model"]], target, precision) for r in mine]
             y = [row["size_bytes"] for row in mine]
-            beyond = [size - known for size, known in zip(y, weights, strict=True)]
+            beyond = [size - size_of_all for size, size_of_all in zip(y, weights, strict=True)]
             (layer_bytes[target][precision],) = least_squares(
                 [[len(shapes[r["model"]].dense)] for r in mine], beyond, y
             )
     (images,) = {row["calibration_images"] for row in rows}
-    found: dict[str, Any] = {"schema_version": 1, "fitted_on": models, "input": 224, "calibration_images": images}
-    found |= {"stages": stages, "layer_bytes": layer_bytes}
-    FIT.write_text(json.dumps(found, indent=1) + "\n")
+    document: dict[str, Any] = {"schema_version": 1, "fitted_on": models, "input": 224, "calibration_images": images}
+    document |= {"stages": stages, "layer_bytes": layer_bytes}
+    FIT.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def least_squares(x: list[list[int]], y: list[float], sizes: list[float]) -> list[float]:
-    """Factors c for which x @ c comes closest to y, differences as a share of sizes; 0 for a column of zeros."""
+    """Coefficients c that minimize the squares of (x @ c - y) / sizes; 0 for a column of zeros."""
     share = 1 / np.array(sizes, float)
     columns = np.array(x, float) * share[:, None]
     scale = np.maximum(np.abs(columns).max(0), np.finfo(float).tiny)
-    found = np.linalg.lstsq(columns / scale, np.array(y) * share, rcond=None)[0] / scale
-    return [float(each) for each in found]
+    coefficients = np.linalg.lstsq(columns / scale, np.array(y) * share, rcond=None)[0] / scale
+    return [float(coefficient) for coefficient in coefficients]
 
 
 def predictions() -> list[dict[str, Any]]:
-    """What `edgekit plan` says of models that it was not fitted on, beside what was measured, in bytes."""
+    """Predictions of `edgekit plan` for models outside the fit, with the measured values, in bytes."""
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.plan import plan_model, read_fit
 
     rows = [row for row in read_rows(ROWS) if row["model"] not in read_fit().fitted_on]
-    found = []
+    comparisons = []
     for model in dict.fromkeys(row["model"] for row in rows):
         planned = plan_model(ModelOptions(model, weights="random", imgsz=224))
-        said = {(each.target, each.precision): each.size_bytes for each in planned.artifacts}
+        planned_sizes = {(bundle.target, bundle.precision): bundle.size_bytes for bundle in planned.artifacts}
         for target in dict.fromkeys(row["target"] for row in rows if row["model"] == model):
             mine = {row["stage"]: row for row in rows if (row["model"], row["target"]) == (model, target)}
             worst = max(mine.values(), key=lambda row: row["peak_bytes"])
-            peak = max(each.peak_bytes for each in planned.stages if each.target == target)
-            sizes = {p: (said[target, p], mine[f"compile {p}"]["size_bytes"]) for p in PRECISIONS}
-            known = {"model": model, "target": target, "stage": worst["stage"], "peak": (peak, worst["peak_bytes"])}
-            found.append(known | sizes)
-    return found
+            peak = max(stage.peak_bytes for stage in planned.stages if stage.target == target)
+            sizes = {p: (planned_sizes[target, p], mine[f"compile {p}"]["size_bytes"]) for p in PRECISIONS}
+            row = {"model": model, "target": target, "stage": worst["stage"], "peak": (peak, worst["peak_bytes"])}
+            comparisons.append(row | sizes)
+    return comparisons
 
 
 def checks() -> str:
-    """A table of them."""
+    """The table of predictions."""
     from edgekit.pipeline.plan import read_fit
 
     lines = [
-        "", "## What `edgekit plan` predicts of models that it was not fitted on", "",
-        f"Fitted on {', '.join(read_fit().fitted_on)}.", "",
+        "", "## Predictions of `edgekit plan` for models outside the fit", "",
+        f"The fit uses {', '.join(read_fit().fitted_on)}.", "",
         "| model | target | largest stage | peak predicted, measured GiB | error | size float | size INT8 |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in predictions():
-        said, peak = row["peak"]
+        predicted, measured = row["peak"]
         sizes = [f"{a / 1e6:.1f}, {b / 1e6:.1f} MB ({a / b - 1:+.1%})" for a, b in (row["float"], row["int8"])]
         lines.append(
-            f"| {row['model']} | {row['target']} | {row['stage']} | {said / GIB:.2f}, {peak / GIB:.2f} | "
-            f"{said / peak - 1:+.1%} | {' | '.join(sizes)} |"
+            f"| {row['model']} | {row['target']} | {row['stage']} | {predicted / GIB:.2f}, "
+            f"{measured / GIB:.2f} | {predicted / measured - 1:+.1%} | {' | '.join(sizes)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -288,7 +287,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
-    parser.add_argument("--count", type=int, default=8, help="calibration images")
+    parser.add_argument("--count", type=int, default=8, help="number of calibration images")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--tables", action="store_true")
@@ -305,8 +304,8 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.scale", model, "--here", "--targets", target]
             command += ["--data", str(args.data), "--count", str(args.count)]
             done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-            said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-            print(model, target, "done" if done.returncode == 0 else f"failed ({done.returncode}): {said}", flush=True)
+            error = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+            print(model, target, "done" if done.returncode == 0 else f"failed ({done.returncode}): {error}", flush=True)
     if args.fit:
         fit()
     if args.tables:

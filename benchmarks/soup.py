@@ -1,16 +1,17 @@
-"""Fine-tune the demo model several times, with seeds and settings of each its own, as members of a soup.
+"""Fine-tunes the demo model several times, with different seeds and settings, as members of a soup.
 
     python -m benchmarks.soup --train cifar10-train.zip --work build/soup
 
-Each member starts from the demo's weights and sees a subset of the training images at 96 x 96, with crops, flips and
-label smoothing; what differs is the seed (order and subset), the learning rate, the weight decay and the smoothing.
-The members are `--work/member-N.safetensors` (float32). Then choose among them, on images that none has seen:
+Each member starts from the demo's weights and is trained on a subset of the training images at 96 x 96, with crops,
+flips and label smoothing. Members differ in the seed (order and subset), the learning rate, the weight decay and the
+smoothing. They are written to `--work/member-N.safetensors` (float32). Then choose among them, on images that none has
+been trained on:
 
     edgekit soup build/soup/member-*.safetensors -o build/soup/soup.safetensors --model demo --data cifar10-val-5k.zip
 
-    python -m benchmarks.soup --memory --work build/giants    # needs 24 GB of disk, given back afterwards
+    python -m benchmarks.soup --memory --work build/giants    # needs 24 GB of disk, and frees them afterwards
 
-measures the peak memory of souping eight random checkpoints of convnextv2_huge (660 M parameters, float32).
+measures the peak memory of averaging eight random checkpoints of convnextv2_huge (660 M parameters, float32).
 """
 
 import argparse
@@ -32,7 +33,7 @@ WEIGHTS = Path(__file__).parents[1] / "edgekit/_assets/demo/convnextv2_cifar10.s
 
 @dataclass(frozen=True)
 class Member:
-    """How one fine-tune differs from the others."""
+    """The settings in which one fine-tune differs from the others."""
 
     seed: int
     lr: float
@@ -52,7 +53,7 @@ MEMBERS = (
 def fine_tune(
     member: Member, images: torch.Tensor, labels: torch.Tensor, count: int, side: int, batch: int
 ) -> dict[str, torch.Tensor]:
-    """The state dict of one member after one pass over `count` images, its learning rate falling to zero."""
+    """Train one member on `count` images with a learning rate that falls to zero; return its state dict."""
     torch.manual_seed(member.seed)
     generator = torch.Generator().manual_seed(member.seed)
     net = timm.create_model(MODEL, **MODEL_ARGS, drop_path_rate=0.05).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=10000, help="images of each fine-tune")
+    parser.add_argument("--count", type=int, default=10000, help="number of images of each fine-tune")
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--memory", action="store_true", help="measure the memory of a large soup instead")
@@ -109,7 +110,7 @@ def main() -> None:
     if args.memory:
         return memory(args.work)
     if args.train is None:
-        parser.error("give the training images with --train")
+        parser.error("name the training images with --train")
     images, labels, _ = load_zip(args.train)
     for number, member in enumerate(MEMBERS, start=1):
         start = time.time()

@@ -1,16 +1,16 @@
-"""Train the demo model: a small ConvNeXt V2 on CIFAR-10, on a CPU.
+"""Trains the demo model, a small ConvNeXt V2, with CIFAR-10 on a CPU.
 
     python -m benchmarks.train_demo --train cifar10-train.zip --val cifar10-val.zip --work build/demo-training
 
-The zips hold ``<anything>/<class>/<image>``. Training resumes from ``--work/checkpoint.pt``. The result is
+The zips contain ``<anything>/<class>/<image>``. Training resumes from ``--work/checkpoint.pt``. The result is
 ``--work/demo.safetensors`` (float16, timm's key layout) and ``--work/train.log``.
 
-Why it looks as it does: on a few cores every image counts, so the weight matrices are trained with Muon (fewer steps
-to the same loss than AdamW), the resolution grows as training goes on (small images are cheap and enough at first),
-and the evaluated weights are an exponential moving average. Crops and flips alone are learnt by heart: 30 epochs ended
-at 85 % held out with 95 % of the training images right. So most of the time half of the images are mixed (CutMix, Yun
-et al., 2019). What didn't help: EfficientNet-Lite0, fine-tuned on the same images at 64 x 64, as a teacher; at that
-size it knows no more than the student.
+With only a few cores every image is expensive. So the weight matrices are trained with Muon, which reaches the same
+loss in fewer steps than AdamW; the resolution grows during training, because small images are cheap and sufficient at
+first; and the evaluated weights are an exponential moving average. With crops and flips alone the network overfits:
+after 30 epochs it had 85 % on held-out images and 95 % on training images. So most of the time half of the images are
+mixed (CutMix, Yun et al., 2019). Distillation from EfficientNet-Lite0, fine-tuned on the same images at 64 x 64, didn't
+help: at that size the teacher is no better than the student.
 """
 
 import argparse
@@ -37,13 +37,13 @@ from edgekit.support.files import replacing
 MODEL = "convnextv2_atto"
 MODEL_ARGS: dict[str, Any] = {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 288), "num_classes": 10, "conv_mlp": False}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-# (share of all epochs, side of the square input in pixels); the last one is the size the model is deployed at
+# (end as a fraction of all epochs, side of the square input in pixels); the last side is that of the deployed model
 SCHEDULE = ((0.6, 64), (1.0, 96))
-MIXED_SHARE = 0.85  # of all epochs; the last ones see whole images
+MIXED_SHARE = 0.85  # fraction of all epochs; the last ones use unmixed images
 
 
 def load_zip(path: Path) -> tuple[Tensor, Tensor, list[str]]:
-    """uint8 images [N,3,32,32], int64 labels [N] and sorted class names of a zip in ImageFolder layout."""
+    """Load uint8 images [N,3,32,32], int64 labels [N] and sorted class names from a zip in ImageFolder layout."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(n for n in archive.namelist() if n.endswith((".jpg", ".png")))
         classes = sorted({Path(n).parent.name for n in names})
@@ -53,7 +53,7 @@ def load_zip(path: Path) -> tuple[Tensor, Tensor, list[str]]:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop (reflected border of 4) and flip, drawn per image; uint8 [N,3,32,32] to float32 0..255."""
+    """Crop (with a reflected border of 4) and flip each image at random; uint8 [N,3,32,32] to float32 0..255."""
     n, _, height, width = images.shape
     padded = F.pad(images.float(), (4, 4, 4, 4), mode="reflect")
     top, left = torch.randint(0, 9, (2, n, 1), generator=generator)
@@ -65,9 +65,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mix(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Half of the images get a box of another image, and its share of the box in their target (CutMix).
+    """Paste a box of another image into half of the images, and mix the targets by its area (CutMix).
 
-    Images [N,3,H,W] and labels [N] in, images and targets [N,classes] out.
+    Takes images [N,3,H,W] and labels [N], and returns images and targets [N,classes].
     """
     n, _, height, width = images.shape
     centre_y, centre_x = torch.rand(2, n, 1, generator=generator)
@@ -76,19 +76,19 @@ def mix(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Ten
     in_columns = (torch.arange(width) / width - centre_x).abs() < half_side
     box = in_rows[:, :, None] & in_columns[:, None, :]
     share = box.float().mean((1, 2))[:, None]
-    own, other = (F.one_hot(each, MODEL_ARGS["num_classes"]) for each in (labels, labels.roll(1, 0)))
+    own, other = (F.one_hot(indices, MODEL_ARGS["num_classes"]) for indices in (labels, labels.roll(1, 0)))
     return torch.where(box[:, None], images.roll(1, 0), images), own * (1 - share) + other * share
 
 
 def prepare(images: Tensor, size: int) -> Tensor:
-    """Bicubic resize as Pillow does it, then the normalization; [N,3,size,size] float32, channels last in memory."""
+    """Resize like Pillow's bicubic filter, and normalize; float32 [N,3,size,size], channels last in memory."""
     resized = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True).clamp(0, 255) / 255
     mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
     return ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def response_norm(self: GlobalResponseNorm, x: Tensor) -> Tensor:
-    """GRN with the sum of squares spelled out: the same function, and the compiler can fuse it."""
+    """GRN with an explicit sum of squares, which the compiler can fuse."""
     norm = (x * x).sum(self.spatial_dim, keepdim=True).add(1e-12).sqrt()
     scale = norm / (norm.mean(self.channel_dim, keepdim=True) + self.eps)
     return x * (1 + scale * self.weight.view(self.wb_shape)) + self.bias.view(self.wb_shape)
@@ -107,7 +107,7 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor, size: int) -> float
 
 
 def optimizers(net: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    """Create Muon for the matrices inside the blocks, and AdamW for all other parameters."""
     matrices = [p for name, p in net.named_parameters() if p.ndim == 2 and not name.startswith("head")]
     taken = {id(p) for p in matrices}
     decayed = [p for p in net.parameters() if id(p) not in taken and p.ndim > 1]
@@ -123,7 +123,7 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float) -> list[torch.opt
 
 
 class Training:
-    """The networks, their optimizers, and how far they are."""
+    """The networks, their optimizers and their progress."""
 
     def __init__(self, args: argparse.Namespace, steps_per_epoch: int) -> None:
         GlobalResponseNorm.forward = response_norm  # type: ignore[method-assign]
@@ -158,11 +158,11 @@ class Training:
 
     @property
     def side(self) -> int:
-        """Of this epoch's images, in pixels."""
+        """Side of this epoch's images in pixels."""
         return next(side for share, side in SCHEDULE if self.epoch < share * self.args.epochs)
 
     def run_epoch(self, images: Tensor, labels: Tensor) -> Iterator[float]:
-        """The loss of each step."""
+        """Train for one epoch; yield the loss of each step."""
         args, side, mixed = self.args, self.side, self.epoch < MIXED_SHARE * self.args.epochs
         generator = torch.Generator().manual_seed(args.seed * 1000 + self.epoch)
         order = torch.randperm(len(images), generator=generator)
@@ -175,7 +175,7 @@ class Training:
         self.epoch += 1
 
     def run_step(self, images: Tensor, targets: Tensor) -> float:
-        """`targets` are labels [N] or shares [N,classes]."""
+        """Train one step; `targets` are labels [N] or probabilities [N,classes]. Returns the loss."""
         warmup, total = self.steps_per_epoch, self.args.epochs * self.steps_per_epoch
         rate = min(self.step / warmup, 1.0) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / total)))
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):

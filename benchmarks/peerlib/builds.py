@@ -1,4 +1,4 @@
-"""Makes what is compared: edgekit's bundles, and what the stock tools make of the same network and images."""
+"""Builds the candidates: edgekit's bundles, and the stock tools' files for the same network and images."""
 
 import os
 from collections.abc import Callable, Container, Iterator
@@ -27,21 +27,21 @@ BF16 = "bf16"
 
 
 def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:
-    """Each bundle as it is, and OpenVINO's also with the float part in bf16."""
-    found = []
+    """One candidate for each bundle, and another for OpenVINO's with the float part in bf16."""
+    candidates = []
     for bundle in built.values():
         target, precision = bundle.manifest.target, bundle.manifest.precision
-        found.append(Candidate(f"edgekit {precision}", target, "edgekit", precision, bundle.path))
+        candidates.append(Candidate(f"edgekit {precision}", target, "edgekit", precision, bundle.path))
         if target == "openvino":
             mixed = BF16 if precision == "float" else f"int8+{BF16}"
-            found.append(
+            candidates.append(
                 Candidate(f"edgekit {precision}, {BF16}", target, "edgekit", mixed, bundle.path, options={"hint": BF16})
             )
-    return found
+    return candidates
 
 
 class Stock:
-    """What the stock tools make: files in `folder`, made once. `images` calibrate, float32 [1,3,H,W] each."""
+    """Builds the stock tools' files in `folder`, unless they exist. `images` are for calibration, float32 [1,3,H,W]."""
 
     def __init__(self, module: nn.Module, images: Images, folder: Path) -> None:
         self.module, self.images, self.folder = module, images, folder
@@ -49,7 +49,7 @@ class Stock:
         folder.mkdir(parents=True, exist_ok=True)
 
     def candidates(self, runtimes: Container[str]) -> Iterator[tuple[Candidate, str | None]]:
-        """Each candidate of those runtimes, and why it couldn't be made."""
+        """Yield each candidate of those runtimes, with the reason if it couldn't be built."""
         makes: list[tuple[str, str, str, str, Callable[[Path], None]]] = [
             ("openvino", "plain float", "float", "ov_float.xml", self._openvino_float),
             ("openvino", "nncf.quantize", "int8", "ov_nncf.xml", self._openvino_nncf),
@@ -70,7 +70,7 @@ class Stock:
                 try:
                     with torch.no_grad():
                         make(path)
-                except Exception as error:  # a peer may fail with anything: the table says so
+                except Exception as error:  # a peer may raise anything, which the table reports
                     why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             yield Candidate(name, runtime, "stock", precision, path), why
             if runtime == "openvino" and why is None:
@@ -136,7 +136,7 @@ class Stock:
 
 
 class _Reader(ort_quantization.CalibrationDataReader):  # type: ignore[misc]
-    """The images, as quantize_static asks for them."""
+    """Passes the images to quantize_static."""
 
     def __init__(self, images: Images) -> None:
         self._turn = iter(images)

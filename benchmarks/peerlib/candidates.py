@@ -1,4 +1,4 @@
-"""One file that a runtime can run, and how to run it. Needs no torch: the timing process reads it."""
+"""One model file, and how its runtime runs it. It needs no torch, because the timing process imports it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """`maker` is "edgekit" (then `path` is a bundle) or who made the file."""
+    """One model file. `maker` is "edgekit", in which case `path` is a bundle, or "stock"."""
 
     name: str
     runtime: str
     maker: str
     precision: str
-    """float | bf16 | int8 | int8+bf16: bf16, or f16 on Arm, is what OpenVINO may compute the float part in."""
+    """float | bf16 | int8 | int8+bf16, where OpenVINO may compute the float part in bf16, or in f16 on Arm."""
     path: Path
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
-        """Of the model's files, without what a bundle holds besides."""
+        """Size of the model's files, without the other files of a bundle."""
         folder = self.path if self.path.is_dir() else self.path.parent
         stem = "model" if self.path.is_dir() else self.path.stem
         weights = (".onnx", ".onnx.data", ".xml", ".bin", ".tflite")
@@ -35,7 +35,7 @@ class Candidate:
 
 
 def open_candidate(candidate: Candidate, threads: int) -> Infer:
-    """A call from images float32 [1,3,H,W] to logits [1,classes] with this many threads."""
+    """Open the file; return a function from float32 images [1,3,H,W] to logits [1,classes]."""
     if candidate.maker == "edgekit" and not candidate.options:
         from edgekit.runtime import load
 
@@ -66,7 +66,7 @@ def _onnx(candidate: Candidate, threads: int) -> Infer:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or the next candidate has a core less
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or it takes a core of the next one
     session = onnxruntime.InferenceSession(str(candidate.path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -84,14 +84,14 @@ def _tflite(candidate: Candidate, threads: int) -> Infer:
 
     interpreter = Interpreter(model_path=str(candidate.path), num_threads=threads)
     interpreter.allocate_tensors()
-    given, wanted = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    input_details, output_details = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        if given["dtype"] != np.float32:
-            x = quantize(x, given)
-        np.copyto(interpreter.tensor(given["index"])(), x)
+        if input_details["dtype"] != np.float32:
+            x = quantize(x, input_details)
+        np.copyto(interpreter.tensor(input_details["index"])(), x)
         interpreter.invoke()
-        logits: NDArray[np.float32] = interpreter.get_tensor(wanted["index"])
-        return logits if wanted["dtype"] == np.float32 else dequantize(logits, wanted)
+        logits: NDArray[np.float32] = interpreter.get_tensor(output_details["index"])
+        return logits if output_details["dtype"] == np.float32 else dequantize(logits, output_details)
 
     return infer

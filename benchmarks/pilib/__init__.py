@@ -1,1 +1,1 @@
-"""Parts of benchmarks/pi_instructions.py, and of the tests' emulated board: Debian for arm64 on this machine."""
+"""Debian for arm64 on this machine, for benchmarks/pi_instructions.py and the tests' emulated boards."""

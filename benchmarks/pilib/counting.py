@@ -1,7 +1,7 @@
-"""Instructions of one inference, counted on a Raspberry Pi's core under a real arm64 kernel in QEMU.
+"""Counts the instructions of an inference on a Raspberry Pi's core under a real arm64 kernel in QEMU.
 
-With `-icount shift=0` the machine's clock goes on by one nanosecond with each instruction, so that times are counts,
-whatever the host does. Counting takes about a minute for each runtime and core.
+With `-icount shift=0` the machine's clock advances by one nanosecond per instruction, so times are counts of
+instructions, whatever the load of the host. Counting takes about a minute for each runtime and core.
 """
 
 import io
@@ -28,31 +28,33 @@ from edgekit.support.files import replacing
 Row = dict[str, Any]
 
 CORES = {"cortex-a76": "raspberry-pi-5", "cortex-a72": "raspberry-pi-4"}
-"""The cores that are counted on, and the device class that has each."""
+"""Emulated cores, each with the device class that has it."""
 SUITE = "trixie"
+"""Debian's release in the emulated machine."""
 RUNS = 3
-"""Inferences that are counted, after those that warm up; the first of these may still differ by 0.5 %."""
+"""Number of counted inferences after the warm-up. The first may still differ by 0.5 %."""
 MEMORY = "4G"
-"""Of the machine; the host gives what is touched: about 1 GB, and the models."""
+"""Memory of the machine. The host only allocates what is used: about 1 GB plus the models."""
 LIMIT_S = 1800
+"""Time limit of one emulated machine."""
 _RUNTIMES = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino"}
 
 
 def count(
     files: Mapping[str, Path], core: str = "cortex-a76", images: NDArray[np.float32] | None = None
 ) -> dict[str, float]:
-    """Millions of instructions of one inference of bundles or model files, by name; one thread, batch 1.
+    """Millions of instructions of one inference of bundles or model files by name, with one thread and batch 1.
 
         python -c 'from pathlib import Path; from benchmarks.pilib.counting import count; print(count({
             "ours": Path("runs/demo/tflite-int8"), "theirs": Path("their.tflite")}, "cortex-a72"))'
 
-    A file's runtime is told by its suffix: .onnx, .tflite or .xml. `images` are float32 [N,3,H,W]; without them one of
-    noise is made in the shape of the first bundle, or 224 x 224. Needs Debian, root, and what `debian.need` names.
-    Raises RuntimeError if one of them can't be run.
+    A file's suffix determines its runtime: .onnx, .tflite or .xml. `images` are float32 [N,3,H,W] and default to one
+    image of noise with the size of the first bundle, or 224 x 224. It needs Debian, root and the programs that
+    `debian.need` lists. Raises RuntimeError if a file can't be run.
     """
     candidates = [_candidate(name, Path(path)) for name, path in files.items()]
     if images is None:
-        bundle = next((each for each in candidates if each.maker == "edgekit"), None)
+        bundle = next((candidate for candidate in candidates if candidate.maker == "edgekit"), None)
         shape = (1, 3, 224, 224) if bundle is None else read_bundle(bundle.path).manifest.input_shape
         images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     rows = count_candidates(candidates, images, core)
@@ -63,19 +65,19 @@ def count(
 
 
 def count_candidates(candidates: Sequence[Candidate], images: NDArray[np.float32], core: str) -> list[Row]:
-    """{"name", "instructions", "logits": float32 [N,classes], "kernel"} of each, or {"name", "error"}.
+    """Return {"name", "instructions", "logits": float32 [N,classes], "kernel"} or {"name", "error"} of each candidate.
 
-    One machine is started for each runtime.
+    It starts one machine for each runtime.
     """
     if core not in CORES:
-        raise ValueError(f"the core is '{core}': valid are {', '.join(CORES)}")
+        raise ValueError(f"the core is '{core}'; valid cores are {', '.join(CORES)}")
     debian.need("mmdebstrap", "arch-test", "qemu-system-aarch64", "cpio")
-    found: dict[int, Row] = {}
+    rows_by_place: dict[int, Row] = {}
     for runtime in dict.fromkeys(candidate.runtime for candidate in candidates):
         places = [place for place, candidate in enumerate(candidates) if candidate.runtime == runtime]
         rows = _boot(runtime, [candidates[place] for place in places], images, core)
-        found |= zip(places, rows, strict=True)
-    return [found[place] for place in range(len(candidates))]
+        rows_by_place |= zip(places, rows, strict=True)
+    return [rows_by_place[place] for place in range(len(candidates))]
 
 
 def _candidate(name: str, path: Path) -> Candidate:
@@ -83,12 +85,12 @@ def _candidate(name: str, path: Path) -> Candidate:
         manifest = read_bundle(path).manifest
         return Candidate(name, manifest.target, "edgekit", manifest.precision, path)
     if path.suffix not in _RUNTIMES:
-        raise ValueError(f"'{path}' is neither a bundle nor a model file: valid suffixes are {', '.join(_RUNTIMES)}")
+        raise ValueError(f"'{path}' is neither a bundle nor a model file; valid suffixes are {', '.join(_RUNTIMES)}")
     return Candidate(name, _RUNTIMES[path.suffix], "stock", "float", path)
 
 
 def _boot(runtime: str, candidates: list[Candidate], images: NDArray[np.float32], core: str) -> list[Row]:
-    """Start a machine whose memory holds the userland, the runtime and the job; what its console said."""
+    """Start a machine with the userland, the runtime and the job in its memory; return the rows that it prints."""
     with tempfile.TemporaryDirectory(dir=debian.KEPT if debian.KEPT.exists() else None) as scratch:
         initrd = Path(scratch) / "initrd"
         with initrd.open("wb") as out:
@@ -101,22 +103,22 @@ def _boot(runtime: str, candidates: list[Candidate], images: NDArray[np.float32]
         command += ["-initrd", str(initrd), "-append", "console=ttyAMA0 rdinit=/init quiet"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"QEMU ended with {done.returncode}: {done.stderr.decode(errors='replace')[-2000:]}")
+        raise RuntimeError(f"QEMU ended with status {done.returncode}: {done.stderr.decode(errors='replace')[-2000:]}")
     return _read(done.stdout.decode(errors="replace"))
 
 
 def _read(console: str) -> list[Row]:
-    said = [json.loads(line.removeprefix(guest.MARK)) for line in console.splitlines() if line.startswith(guest.MARK)]
-    if not said or "end" not in said[-1]:
-        raise RuntimeError(f"the emulated machine ended early; last on its console: {console[-2000:]}")
-    return [_row(row, said[0]["kernel"]) for row in said[1:-1]]
+    lines = [json.loads(line.removeprefix(guest.MARK)) for line in console.splitlines() if line.startswith(guest.MARK)]
+    if not lines or "end" not in lines[-1]:
+        raise RuntimeError(f"the emulated machine ended early; its last output is: {console[-2000:]}")
+    return [_row(line, lines[0]["kernel"]) for line in lines[1:-1]]
 
 
-def _row(said: Row, kernel: str) -> Row:
-    if "error" in said:
-        return said
-    logits = np.array(said["logits"], np.float32)
-    return {"name": said["name"], "instructions": said["nanoseconds"], "logits": logits, "kernel": kernel}
+def _row(line: Row, kernel: str) -> Row:
+    if "error" in line:
+        return line
+    logits = np.array(line["logits"], np.float32)
+    return {"name": line["name"], "instructions": line["nanoseconds"], "logits": logits, "kernel": kernel}
 
 
 def _userland_archive() -> Path:
@@ -137,7 +139,7 @@ def _runtime_archive(runtime: str) -> Path:
 
 
 def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Path) -> Path:
-    """A folder with init, edgekit, and the job."""
+    """Fill the root folder with init, edgekit and the job."""
     job = root / "job"
     package = Path(__file__).parents[1]
     shutil.copytree(package / "peerlib", job / "benchmarks" / "peerlib")
@@ -157,11 +159,11 @@ def _job(candidates: Sequence[Candidate], images: NDArray[np.float32], root: Pat
             continue
         place.mkdir()
         path = candidate.path
-        for each in {path, path.with_name(f"{path.name}.data"), path.with_suffix(".bin")}:
-            if each.exists():
-                shutil.copy(each, place)
+        for file in {path, path.with_name(f"{path.name}.data"), path.with_suffix(".bin")}:
+            if file.exists():
+                shutil.copy(file, place)
         sent.append(replace(candidate, path=Path(str(index)) / candidate.path.name))
-    fields = [asdict(each) | {"path": str(each.path)} for each in sent]
+    fields = [asdict(candidate) | {"path": str(candidate.path)} for candidate in sent]
     (job / "job.json").write_text(json.dumps({"runs": RUNS, "candidates": fields}))
     return root
 
@@ -172,7 +174,7 @@ def _write(archive: Path, folder: Path) -> None:
 
 
 def _pack(folder: Path, out: Any) -> None:
-    """A cpio archive as the kernel unpacks it; several may follow one another."""
+    """Write a cpio archive of the kind that the kernel unpacks; `out` may contain several."""
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
     listed = b"".join(name.encode() + b"\0" for name in names)
     done = subprocess.run(

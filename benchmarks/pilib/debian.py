@@ -1,7 +1,7 @@
-"""Debian for arm64, unpacked on this machine: a userland, a kernel, and Python packages.
+"""Unpacks Debian for arm64 on this machine: a userland, a kernel and Python packages.
 
-They come from the mirror and the package index that this machine's own apt and pip use, and are kept in a folder.
-Nothing of another architecture is run to make them.
+They come from the mirror and the package index that this machine's own apt and pip use, and are cached in a folder.
+Unpacking runs no programs of the other architecture.
 """
 
 import os
@@ -19,8 +19,9 @@ from edgekit.support.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "emulated"
+"""Folder of the cache."""
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
-"""The suites that can be had, and their Python."""
+"""Available releases of Debian, with their Python."""
 PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "arch-test": "arch-test",
@@ -28,7 +29,7 @@ PROGRAMS = {
     "qemu-aarch64-static": "qemu-user-static",
     "cpio": "cpio",
 }
-"""The Debian package of each program."""
+"""Debian package of each program."""
 _PACKAGES = (
     "base-files", "base-passwd", "bash", "dash", "coreutils", "sed", "grep", "mawk", "hostname", "procps", "libc-bin",
     "libstdc++6", "libgomp1", "python3", "python3-venv",
@@ -37,20 +38,20 @@ _LEFT_OUT = ("doc", "info", "locale", "man")
 
 
 class NotHereError(Exception):
-    """This machine can't do it; the message says what it lacks, and the command that brings it."""
+    """This machine lacks something; the message names it, and the command that installs it."""
 
 
 def need(*programs: str) -> None:
-    """NotHereError unless these programs are installed and this process may unpack for another architecture."""
+    """Raise NotHereError unless these programs are installed and this process may unpack for another architecture."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NotHereError("an emulated Raspberry Pi is made of Debian's packages: that needs Debian, and root")
+        raise NotHereError("an emulated Raspberry Pi is built from Debian's packages, which needs Debian and root")
     missing = [PROGRAMS[name] for name in programs if shutil.which(name) is None]
     if missing:
         raise NotHereError(f"missing programs: apt-get install --no-install-recommends {' '.join(missing)}")
 
 
 def userland(suite: str, folder: Path = KEPT) -> Path:
-    """A root folder with Debian's arm64 Python and a shell, unpacked and not configured; 90 MB."""
+    """Return a root folder with Debian's arm64 Python and a shell, unpacked but not configured (90 MB)."""
     need("mmdebstrap", "arch-test")
     root = folder / suite
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,19 +65,19 @@ def _unpack_userland(suite: str, root: Path) -> None:
     with replacing(root) as beside:
         command = ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"]
         command += ["--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr", f"--include={','.join(_PACKAGES)}"]
-        command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT]
+        command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
         _run([*command, suite, str(beside), _mirror()])
         _links(beside)
 
 
 def kernel(folder: Path = KEPT) -> Path:
-    """Debian's arm64 kernel of this machine's own suite, as QEMU boots it."""
+    """Return Debian's arm64 kernel of this machine's own release, in the format that QEMU boots."""
     need("qemu-system-aarch64")
     image = folder / "vmlinuz"
     if not image.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            # Lists and caches of their own: this machine's apt never hears of the other architecture.
+            # Separate lists and caches keep the other architecture out of this machine's apt.
             (Path(scratch) / "partial").mkdir()
             options = ["APT::Architecture=arm64", "APT::Architectures=arm64", f"Dir::State::Lists={scratch}"]
             options += ["Dir::State::Status=/dev/null", f"Dir::Cache={scratch}", "APT::Sandbox::User=root"]
@@ -92,7 +93,7 @@ def kernel(folder: Path = KEPT) -> Path:
 
 
 def packages(suite: str, name: str, requirements: Sequence[str], folder: Path = KEPT) -> Path:
-    """A folder of Python packages for a suite's Python, fetched by this machine's pip as constraints.txt says."""
+    """Return a folder of packages for a release's Python, which this machine's pip downloads by constraints.txt."""
     place = folder / f"{suite}-{name}"
     if not place.exists():
         version = PYTHONS[suite]
@@ -116,8 +117,8 @@ def packages(suite: str, name: str, requirements: Sequence[str], folder: Path = 
 
 
 def _mirror() -> str:
-    """The mirror of Debian that this machine's apt uses."""
-    asked = [
+    """Return the mirror of Debian that this machine's apt uses."""
+    command = [
         "apt-get",
         "indextargets",
         "--format",
@@ -126,14 +127,14 @@ def _mirror() -> str:
         "Origin: Debian",
         "Label: Debian",
     ]
-    sites = _run(asked).split()
+    sites = _run(command).split()
     if not sites:
-        raise NotHereError("apt knows no mirror of Debian: run apt-get update")
+        raise NotHereError("apt has no mirror of Debian; run apt-get update")
     return sites[0]
 
 
 def _links(root: Path) -> None:
-    """What the packages' scripts would have made."""
+    """Create the links, users and folders that the packages' own scripts would create."""
     for link, target in (("usr/bin/awk", "mawk"), ("usr/bin/sh", "dash")):
         if not (root / link).exists():
             (root / link).symlink_to(target)
@@ -149,9 +150,9 @@ def _unpack_kernel(package: Path, image: Path) -> None:
         with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
             for member in archive:
                 if member.name.startswith("./boot/vmlinuz-"):
-                    found = archive.extractfile(member)
-                    assert found is not None
-                    image.write_bytes(found.read())
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    image.write_bytes(file.read())
                     break
         process.kill()
 
@@ -159,5 +160,5 @@ def _unpack_kernel(package: Path, image: Path) -> None:
 def _run(command: Sequence[str], cwd: str | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+        raise RuntimeError(f"{command[0]} ended with status {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
     return done.stdout

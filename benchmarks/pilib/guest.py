@@ -1,8 +1,8 @@
-"""Runs in the emulated machine: as its first process, and once for each candidate.
+"""Runs in the emulated machine, as its first process and once for each candidate.
 
 /job has job.json ({"runs", "candidates": [fields of peerlib.candidates.Candidate]}) and images.npy, float32 [N,3,H,W].
-Each candidate has a process of its own. The lines on the console that start with MARK are JSON: first {"kernel"}, then
-a row for each candidate ({"name", "nanoseconds", "logits" [N,classes]} or {"name", "error"}), at last {"end": true}.
+Each candidate runs in a separate process. Lines on the console that start with MARK are JSON: first {"kernel"}, then a
+row for each candidate ({"name", "nanoseconds", "logits" [N,classes]} or {"name", "error"}), and finally {"end": true}.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ POWER_OFF = 0x4321FEDC
 
 
 def first_process() -> None:
-    """What init does: mount, run every candidate, power off."""
+    """Work as init: mount the file systems, run every candidate and power off."""
     libc = ctypes.CDLL(None)
     for kind, place in ((b"proc", b"/proc"), (b"sysfs", b"/sys"), (b"devtmpfs", b"/dev")):
         libc.mount(kind, place, kind, 0, None)
@@ -47,7 +47,7 @@ def first_process() -> None:
 
 
 def count(index: int) -> None:
-    """One candidate: the runs that give the logits warm it up, those after them are counted one by one."""
+    """Run one candidate. Computing the logits warms it up; the inferences after that are counted one by one."""
     import numpy as np
 
     from benchmarks.peerlib.candidates import Candidate, open_candidate
@@ -64,7 +64,7 @@ def count(index: int) -> None:
         start = time.perf_counter_ns()
         infer(images[:1])
         nanoseconds.append(time.perf_counter_ns() - start)
-    # The median: a task of the kernel's own may take millions of instructions in one of them.
+    # The median, because a kernel task may add millions of instructions to one of the runs.
     say({"name": candidate.name, "nanoseconds": statistics.median(nanoseconds), "logits": logits.tolist()})
 
 

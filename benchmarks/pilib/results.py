@@ -1,4 +1,4 @@
-"""The section of RESULTS.md about instructions on a Raspberry Pi's cores."""
+"""Writes the section of RESULTS.md on instructions on a Raspberry Pi's cores."""
 
 from pathlib import Path
 from textwrap import fill
@@ -12,20 +12,20 @@ Row = dict[str, Any]
 HEADING = "## Instructions on a Raspberry Pi's cores"
 BOARDS = {"cortex-a76": "Pi 5", "cortex-a72": "Pi 4"}
 INTRODUCTION = """\
-Written by `python -m benchmarks.pi_instructions`; every figure is in `pi_instructions.json`. There was no board:
-these are instructions executed in one inference, one thread, batch 1, the median of three, counted in QEMU {qemu}
-under Debian's arm64 kernel {kernel}; they repeat to 0.1 %. edgekit's bundles are made for the core's own device
-class. **They are not times.** A count knows nothing of caches, memory bandwidth, clocks and heat, or of how many
-instructions a core finishes in a cycle. INT8 reads a quarter of the bytes, which a count doesn't see; a pass over
-memory has few instructions and can take long. So compare candidates of one core, and let a board tell
-milliseconds. SNR is of the logits against torch's on the emulated core, beside what the same file gives on x86;
-{images} images. OpenVINO computes INT8 files in floating point on Arm."""
+Written by `python -m benchmarks.pi_instructions`; every figure is in `pi_instructions.json`. No board was
+involved: these are the instructions of one inference with one thread and batch 1, counted in QEMU {qemu} under
+Debian's arm64 kernel {kernel}. Each count is the median of three and repeats to 0.1 %. edgekit's bundles are built
+for the device class of the core. **They are not times.** A count ignores caches, memory bandwidth, clocks and heat,
+and how many instructions a core completes per cycle. INT8 reads a quarter of the bytes, which a count doesn't show;
+a pass over memory has few instructions but can take long. So compare candidates on the same core, and measure
+milliseconds on a board. SNR compares the logits with torch's for {images} images, on the emulated core and on x86.
+OpenVINO computes INT8 files in floating point on Arm."""
 ARM_CARD = 1.61
-"""Float over INT8 of Arm's own card: a ConvNeXt on a Raspberry Pi 5, p50 443.25 to 275.01 ms."""
+"""Speedup of INT8 over float on Arm's own model card: a ConvNeXt on a Raspberry Pi 5, p50 443.25 and 275.01 ms."""
 
 
 def section(results: Row) -> str:
-    """Its text, from pi_instructions.json."""
+    """The text of the section for the results in pi_instructions.json."""
     lines = [HEADING, "", fill(INTRODUCTION.format(**results), 118), ""]
     for name, cores in results["models"].items():
         lines += [f"### {name}", "", *_summary(cores), "", *_everything(cores), ""]
@@ -33,12 +33,12 @@ def section(results: Row) -> str:
 
 
 def with_section(page: str, text: str) -> str:
-    """A page with the section in its place, which is the end."""
+    """Replace the section at the end of a page."""
     return f"{page.partition(HEADING)[0].rstrip()}\n\n{text.rstrip()}\n"
 
 
 def kept(page: Path) -> str:
-    """The section as a page has it, or nothing."""
+    """The section of a page, or an empty string if it has none."""
     _, heading, text = page.read_text().partition(HEADING) if page.exists() else ("", "", "")
     return heading + text
 
@@ -55,19 +55,19 @@ def _summary(cores: Row) -> list[str]:
             where = f"{core} ({BOARDS[core]})"
             cells = [_millions(best), _millions(ours), _ratio(best, ours), _named(stock), _ratio(stock, ours)]
             lines.append(table_row(where, target.title, *cells))
-    lines += ["", f"Arm's own card of a ConvNeXt in INT8 on a Pi 5, measured in time on a board: {ARM_CARD}x."]
+    lines += ["", f"For comparison, Arm's model card of an INT8 ConvNeXt reports {ARM_CARD}x in time on a Pi 5."]
     return lines
 
 
 def _everything(cores: Row) -> list[str]:
-    """Every candidate, a column for each core."""
+    """The table of every candidate, with a column for each core."""
     heads = ["runtime", "candidate", *(f"M on {core}" for core in cores), *(f"SNR dB on {core}" for core in cores)]
     lines = [table_row(*heads, "on x86"), "|" + "---|" * (len(heads) + 1)]
-    found: dict[tuple[str, str], Row] = {}
+    by_candidate: dict[tuple[str, str], Row] = {}
     for core, rows in cores.items():
         for row in rows:
-            found.setdefault((row["runtime"], row["candidate"]), {})[core] = row
-    for (runtime, candidate), by_core in found.items():
+            by_candidate.setdefault((row["runtime"], row["candidate"]), {})[core] = row
+    for (runtime, candidate), by_core in by_candidate.items():
         counts = [_cell(by_core.get(core)) for core in cores]
         snr = [_decibel(by_core.get(core), "snr_db") for core in cores]
         x86 = _decibel(next(iter(by_core.values())), "snr_x86_db")

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/peers.py say what was measured."""
+"""The tables of benchmarks/peers.py contain the measured figures."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ REFERENCE = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
 
 
 def results(folder: Path, int8_ms: float) -> dict[str, Any]:
-    """One model on LiteRT: plain float 20 ms, edgekit's float 10 ms, a stock file that failed."""
+    """One model on LiteRT: plain float with 20 ms, edgekit's float with 10 ms, and a stock file that failed."""
     for name in ("float", "int8"):
         (folder / name).mkdir()
         (folder / name / "model.tflite").write_bytes(bytes(1000))
@@ -39,7 +39,7 @@ def results(folder: Path, int8_ms: float) -> dict[str, Any]:
     return {"machine": machine, "versions": {"numpy": "2"}, "threads": [1, 2], "images": 20, "models": {"net": about}}
 
 
-def test_rows_carry_speed_size_and_agreement(tmp_path: Path) -> None:
+def test_rows_have_speed_size_and_agreement(tmp_path: Path) -> None:
     ours = results(tmp_path, 5.0)["models"]["net"]["rows"][1]
     assert ours["size_bytes"] == 1000
     assert ours["agreement"] == 1.0

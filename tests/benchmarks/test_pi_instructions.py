@@ -1,4 +1,4 @@
-"""benchmarks/pi_instructions.py: what the emulated machine says, a real count, and the tables."""
+"""benchmarks/pi_instructions.py: the emulated machine's output, a real count, and the tables."""
 
 import json
 import os
@@ -61,9 +61,9 @@ def test_the_section_is_replaced_and_kept(tmp_path: Path) -> None:
     assert kept(page).startswith(HEADING)
 
 
-def test_what_the_console_says() -> None:
-    said = [{"kernel": "6.12"}, {"name": "a", "nanoseconds": 5.0, "logits": [[1.0, 2.0]]}, {"name": "b", "error": "x"}]
-    console = "".join(f"{MARK}{json.dumps(line)}\r\n" for line in [*said, {"end": True}])
+def test_the_console_is_parsed() -> None:
+    lines = [{"kernel": "6.12"}, {"name": "a", "nanoseconds": 5.0, "logits": [[1.0, 2.0]]}, {"name": "b", "error": "x"}]
+    console = "".join(f"{MARK}{json.dumps(line)}\r\n" for line in [*lines, {"end": True}])
     first, second = counting._read("[ 0.0] Booting\r\n" + console)
     assert (first["name"], first["instructions"], first["kernel"]) == ("a", 5.0, "6.12")
     assert first["logits"].tolist() == [[1.0, 2.0]]
@@ -80,12 +80,12 @@ def test_bf16_is_f16_on_arm() -> None:
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="valid suffixes are"):
         counting.count({"a": tmp_path / "model.pb"})
-    with pytest.raises(ValueError, match="valid are cortex-a76, cortex-a72"):
+    with pytest.raises(ValueError, match="valid cores are cortex-a76, cortex-a72"):
         counting.count({"a": tmp_path / "model.onnx"}, "cortex-a53")
 
 
 def test_a_real_count(make_bundle: MakeBundle, tmp_path: Path, tiny_models: Path) -> None:
-    """Twice the same, and a file that can't be loaded is a row that says so."""
+    """Equal models have about equal counts, and a file that can't be loaded has an error."""
     try:
         debian.need("mmdebstrap", "arch-test", "cpio", "qemu-system-aarch64")
     except debian.NotHereError as error:
@@ -100,7 +100,7 @@ def test_a_real_count(make_bundle: MakeBundle, tmp_path: Path, tiny_models: Path
     ]
     image = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
     one, other, broken = counting.count_candidates(candidates, image, "cortex-a72")
-    # 97,200 multiply-accumulates, and the Python around them.
+    # 97,200 multiply-accumulates, and the instructions of Python.
     assert 20_000 < other["instructions"] < 1_000_000
     assert one["instructions"] == pytest.approx(other["instructions"], rel=0.2)
     assert np.allclose(one["logits"], other["logits"], atol=1e-5)
