@@ -1,4 +1,4 @@
-"""Fixtures that several test files use: the data beside the checkout, and a tiny network compiled for every runtime."""
+"""Fixtures of several test files, such as the data beside the checkout and a tiny network for every runtime."""
 
 import os
 import shutil
@@ -34,19 +34,21 @@ from tests.helpers.tiny import (
     tiny_manifest,
 )
 
-# Torch's second thread gains nothing on networks this small, and waits for its turn by spinning.
+# On networks this small a second thread of torch gains nothing, and spins while it waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Every run tries the same few examples, so a failure in CI is one here too. To look for new ones, use
-# `--hypothesis-profile=search`.
+# Every run tries the same few examples, so failures in CI can be reproduced. `--hypothesis-profile=search` looks for
+# new ones.
 settings.register_profile("quick", derandomize=True, max_examples=30, deadline=None, database=None)
 settings.register_profile("search", max_examples=2000, deadline=None, database=None)
 settings.load_profile("quick")
-# A shell's background job ignores it, and so would all that the tests start.
+# Background jobs of a shell ignore SIGINT, and so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--shared", type=Path, metavar="FOLDER", help="take part in the run that shares this folder")
+    parser.addoption(
+        "--shared", type=Path, metavar="FOLDER", help="share the tests with other processes through this folder"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,14 +58,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `made_once` puts what all processes of a run use. Don't write there otherwise: copy it."""
+    """The folder for the resources of `made_once`, which all processes share. Copy them before you change them."""
     folder: Path | None = pytestconfig.getoption("shared")
     return folder.absolute() if folder else tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder `shared/data` beside the checkout: skips where it is absent, except in CI, where that is a failure."""
+    """The folder `shared/data` beside the checkout. Without it, tests skip, but fail in CI."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         reason = "needs the data sets in shared/data beside the checkout"
@@ -94,7 +96,7 @@ def sdist(shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(sdist: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the sdist so that it can hold nothing that the sdist lacks."""
+    """The wheel, built from the sdist so that it can contain nothing that the sdist lacks."""
 
     def make(folder: Path) -> None:
         unpacked = tmp_path_factory.mktemp("unpacked")
@@ -108,7 +110,7 @@ def wheel(sdist: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def cli_python(wheel: Path, shared_folder: Path) -> Path:
-    """The Python of an environment with the wheel, and with the extra `cli` as a message says to install it."""
+    """The Python of an environment with the wheel and the extra `cli`, installed as messages say."""
 
     def make(folder: Path) -> None:
         python = new_environment(folder / "env", wheel)
@@ -120,7 +122,7 @@ def cli_python(wheel: Path, shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Any:
-    """A torch network with random weights: [1,3,32,32] to [1,10]."""
+    """A torch network [1,3,32,32] -> [1,10] with random weights."""
     import torch
     from torch import nn
 
@@ -137,7 +139,7 @@ def tiny_models(tiny_network: Any, shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_golden(tiny_network: Any) -> Golden:
-    """Three random images and torch's logits of them."""
+    """Three random images with torch's logits."""
     import torch
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
@@ -149,7 +151,7 @@ def tiny_golden(tiny_network: Any) -> Golden:
 
 @pytest.fixture
 def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeBundle:
-    """Write a bundle of the tiny network: `make_bundle(target, name=..., golden=..., **manifest_changes)`."""
+    """Function that writes a bundle of the tiny network: `make_bundle(target, name, golden, **manifest_changes)`."""
 
     def make(target: str, name: str = "bundle", golden: Golden = tiny_golden, **changes: Any) -> Path:
         files = model_files(target, tiny_models)
@@ -160,7 +162,7 @@ def make_bundle(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeB
 
 @pytest.fixture(scope="session")
 def photos(shared_folder: Path) -> Path:
-    """Ten class folders with four images each, no two alike."""
+    """Ten class folders with four images each, which are all different."""
 
     def make(folder: Path) -> None:
         random = np.random.default_rng(7)
@@ -175,7 +177,7 @@ def photos(shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> EvaluationImages:
-    """Six images with the tiny network's own answers as labels of all but one."""
+    """Six images, of which the tiny network classifies all but one as labelled."""
     import torch
 
     pixels = np.concatenate([tiny_golden.pixels, tiny_golden.pixels[:, ::-1]])
@@ -190,7 +192,7 @@ def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> Evaluat
 
 @pytest.fixture(scope="session")
 def tiny_convnext() -> Any:
-    """The network of TINY_MODEL with seeded weights of which none is trivial."""
+    """The network of TINY_MODEL with seeded, non-trivial weights."""
     from edgekit.models import load_network, parse_model_args
     from edgekit.models.options import ModelOptions
 
@@ -204,7 +206,7 @@ def tiny_convnext() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_convnext: Any, shared_folder: Path) -> Path:
-    """Its weights in a file."""
+    """A file with the weights of `tiny_convnext`."""
     from safetensors.torch import save_file
 
     name, weights = "tiny.safetensors", tiny_convnext.module.state_dict()
@@ -213,7 +215,7 @@ def tiny_weights(tiny_convnext: Any, shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def job_arguments(photos: Path, tiny_weights: Path) -> list[str]:
-    """A small job for `edgekit deploy`, without the output; no gate, since nothing this small is faster in int8."""
+    """Arguments of `edgekit deploy` without --output. No gate can fail: a model this small isn't faster in int8."""
     counts = ["--num-calibration-samples", "10", "--num-eval-samples", "20", "--iterations", "5", "--warmup", "1"]
     gates = ["--min-speedup", "0", "--max-drop", "100"]
     return [*TINY_MODEL, "--weights", str(tiny_weights), "--data", str(photos), "--threads", "1", *counts, *gates]
@@ -221,7 +223,7 @@ def job_arguments(photos: Path, tiny_weights: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished_run(job_arguments: list[str], shared_folder: Path) -> Path:
-    """The folder of a run over every target, made by the command line. Don't write in it: copy it."""
+    """The folder of a run with every target. Copy it before you change it."""
 
     def make(folder: Path) -> None:
         assert main(["deploy", *job_arguments, "-o", str(folder / "run"), "--quiet", "--json"]) == 0
@@ -231,14 +233,14 @@ def finished_run(job_arguments: list[str], shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A host key and a user key for servers of `ssh_server`."""
+    """A folder with a host key and a user key for the servers of `ssh_server`."""
     needs_sshd()
     return keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
 def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that is added under the name `board`."""
+    """A server that is in the devices file under the name `board`."""
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     with serve(tmp_path / "server", key_folder) as server:
         assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
@@ -247,14 +249,14 @@ def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def lent_board(board: Server) -> Server:
-    """`board` with an environment for ONNX Runtime as the set-up would have left it."""
+    """`board` with an environment for ONNX Runtime, as if it had been set up."""
     lend_environment(board, "onnx", "1.0")
     return board
 
 
 @pytest.fixture
 def pair(make_bundle: MakeBundle) -> list[Path]:
-    """A float bundle and one that says it's int8."""
+    """A float bundle, and one whose manifest claims int8."""
     return [
         make_bundle("onnx", f"a $(touch pwned) '{precision}'", precision=precision, fingerprint=precision)
         for precision in ("float", "int8")

@@ -1,4 +1,4 @@
-"""The layer contract of pyproject.toml holds, and fails where somebody breaks it."""
+"""The package obeys the layers in pyproject.toml, and `lint-imports` fails if a module breaks them."""
 
 import shutil
 import subprocess
@@ -10,21 +10,21 @@ import pytest
 from tests.helpers.tiny import ROOT
 
 PLANTED = {
-    "an import that runs upward": ("measure/paired.py", "from edgekit.pipeline import options"),
-    "a circle within a room": ("report/figure.py", "from edgekit.report import row"),
+    "an import from a higher layer": ("measure/paired.py", "from edgekit.pipeline import options"),
+    "a cycle within a room": ("report/figure.py", "from edgekit.report import row"),
     "torch in the SDK": ("runtime/session.py", "import torch"),
 }
 
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
-    """`lint-imports`, as `make lint` runs it, on the package in a folder."""
+    """Run `lint-imports`, as `make lint` does, on the package in a folder."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with the package's Python files and pyproject.toml."""
+    """A folder with a copy of the package's Python files and pyproject.toml."""
     shutil.copytree(ROOT / "edgekit", tmp_path / "edgekit", ignore=shutil.ignore_patterns("_assets", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -36,9 +36,9 @@ def test_the_package_keeps_its_layers(copy: Path) -> None:
     assert "3 kept, 0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("what", PLANTED)
-def test_a_planted_import_breaks_them(copy: Path, what: str) -> None:
-    file, line = PLANTED[what]
+@pytest.mark.parametrize("violation", PLANTED)
+def test_a_planted_import_breaks_them(copy: Path, violation: str) -> None:
+    file, line = PLANTED[violation]
     path = copy / "edgekit" / file
     path.write_text(f"{path.read_text()}\n{line}\n")
     done = lint(copy)

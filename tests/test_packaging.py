@@ -1,4 +1,4 @@
-"""What is shipped: the sdist, the wheel made from it, and what works where only the wheel is installed."""
+"""The sdist, the wheel that is built from it, and edgekit where only the wheel is installed."""
 
 import json
 import re
@@ -100,7 +100,7 @@ HEAVY = {"torch", "timm", "nncf", "typer", "rich", "msgspec", "openvino", "onnx"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.11", "3.13"])  # 3.13 is Debian 13's, so a Raspberry Pi's
+@pytest.mark.parametrize("version", ["3.11", "3.13"])  # 3.13 is in Debian 13, and so on a Raspberry Pi
 def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tmp_path: Path) -> None:
     python = new_environment(tmp_path / "env", wheel, python=find_python(version))
     done = run(python, "-I", "-W", "error", "-c", SDK, cwd=tmp_path)

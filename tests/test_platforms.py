@@ -1,4 +1,4 @@
-"""What edgekit asks of the operating system: it imports without the modules and functions that only POSIX has."""
+"""edgekit can be imported without the modules and functions that only POSIX has."""
 
 import subprocess
 import sys
@@ -7,13 +7,14 @@ WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, socket, sys
 
 import edgekit
-names = [each.name for each in pkgutil.walk_packages(edgekit.__path__, "edgekit.") if "__main__" not in each.name]
+modules = pkgutil.walk_packages(edgekit.__path__, "edgekit.")
+names = [module.name for module in modules if "__main__" not in module.name]
 
 def import_all():
     for name in ["edgekit.runtime", "edgekit.cli.main", *names]:
         importlib.import_module(name)
 
-# Other packages are imported as they are on this system. Only edgekit is imported once more, without POSIX.
+# Import other packages with everything that this system has, and only edgekit a second time, without POSIX.
 import_all()
 for name in [name for name in sys.modules if name.partition(".")[0] == "edgekit"]:
     del sys.modules[name]

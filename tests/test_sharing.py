@@ -1,4 +1,4 @@
-"""Processes that share a run: each test runs in one of them, and what they share is made once."""
+"""Processes that share a run: each test runs in one of them, and shared resources are made once."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ TESTS = "import pytest\n\n@pytest.mark.parametrize('at', range(2))\ndef test_it(
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Three files with two tests each in two packages."""
+    """A project of three files with two tests each, in two packages."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     for name in ("one/test_a", "one/test_b", "two/test_c"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -39,28 +39,28 @@ def project(tmp_path: Path) -> Path:
 
 
 def printed(project: Path, *more: str) -> list[str]:
-    """What the tests of one process print."""
+    """Run the tests in one process; return the lines that they print."""
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-c", os.devnull, *more]
     command += ["--rootdir", ".", "."]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    said = [line.lstrip(".") for line in done.stdout.splitlines()]
-    return [line for line in said if line.startswith(("one", "two", "open", "close"))]
+    lines = [line.lstrip(".") for line in done.stdout.splitlines()]
+    return [line for line in lines if line.startswith(("one", "two", "open", "close"))]
 
 
-def test_a_file_that_another_process_took_is_left_to_it(project: Path) -> None:
+def test_a_file_that_another_process_has_claimed_is_skipped(project: Path) -> None:
     claims = project / "shared" / "claims"
     claims.mkdir(parents=True)
     (claims / "one.test_b.py").touch()
     assert printed(project) == [
         "open", "one.test_a 0", "one.test_a 1", "close", "open", "two.test_c 0", "two.test_c 1", "close",
     ]  # fmt: skip
-    assert {each.name for each in claims.iterdir()} == {"one.test_a.py", "one.test_b.py", "two.test_c.py"}
+    assert {path.name for path in claims.iterdir()} == {"one.test_a.py", "one.test_b.py", "two.test_c.py"}
     assert printed(project) == [], "nothing is left for a third process"
 
 
-def test_what_is_shared_is_made_once_and_again_after_a_failure(tmp_path: Path) -> None:
+def test_a_resource_is_made_once_and_again_after_a_failure(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("no room")
@@ -68,5 +68,5 @@ def test_what_is_shared_is_made_once_and_again_after_a_failure(tmp_path: Path) -
     with pytest.raises(OSError, match="no room"):
         made_once(tmp_path, "thing", fail)
     folder = made_once(tmp_path, "thing", lambda folder: (folder / "whole").touch())
-    assert [each.name for each in folder.iterdir()] == ["whole"]
+    assert [path.name for path in folder.iterdir()] == ["whole"]
     assert made_once(tmp_path, "thing", fail) == folder

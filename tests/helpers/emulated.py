@@ -1,7 +1,7 @@
-"""Raspberry Pis of this machine's own making: Debian for arm64 behind a real sshd on loopback.
+"""Emulated Raspberry Pis: Debian for arm64 behind a real sshd on loopback.
 
-Its programs run in QEMU one by one, on this machine's kernel: a board's files, processor and Python, not its speed.
-Needs Debian, root, and the packages that `.ci/run` installs; the userland is kept in build/emulated.
+QEMU runs each program on this machine's kernel. The files, processor and Python are those of a board, the speed isn't.
+It needs Debian, root, and the packages that `.ci/run` installs; build/emulated caches the userland.
 """
 
 import os
@@ -19,15 +19,15 @@ from tests.helpers.ssh_server import SSHD, Server, configure, running, start
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _NAME = "edgekit-aarch64"
-# An ELF file of 64 bits, little-endian, program or library, for AArch64. P: it keeps the name that it was called by; F:
-# the emulator is opened now, so that it needs not be there after a chroot.
+# The magic matches 64-bit little-endian ELF programs and libraries for AArch64. Flag P preserves argv[0]; flag F opens
+# the emulator on registration, so that it needn't exist inside a chroot.
 _MAGIC = r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 MODELS = {"cortex-a76": "Raspberry Pi 5 Model B Rev 1.0", "cortex-a72": "Raspberry Pi 4 Model B Rev 1.4"}
 _CLOCK_KHZ = {"cortex-a76": 2_400_000, "cortex-a72": 1_800_000}
 _MIDR = {"cortex-a76": "0x00000000414fd0b1", "cortex-a72": "0x00000000410fd083"}
 CORES = len(os.sched_getaffinity(0))
-"""Programs see this machine's: what /sys says must fit."""
+"""Number of cores in the emulated /sys, which must match this machine's because programs see those."""
 _VCGENCMD = """#!/bin/sh
 [ "$1" = get_throttled ] && echo "throttled=0x0" && exit
 echo 'error=1 error_msg="Command not registered"'
@@ -37,7 +37,7 @@ exit 255
 
 @dataclass
 class Emulated(Server):
-    """A running board."""
+    """A running emulated board."""
 
     root: Path
 
@@ -47,7 +47,7 @@ class Emulated(Server):
 
 
 def require_emulation() -> None:
-    """Skip where arm64 programs can't be run; fail in CI."""
+    """Skip the test if this machine can't run arm64 programs, or fail in CI."""
     try:
         debian.need("mmdebstrap", "arch-test", "qemu-aarch64-static")
         if not os.path.exists(SSHD):
@@ -60,7 +60,7 @@ def require_emulation() -> None:
 
 
 def _register() -> None:
-    """Let the kernel start arm64 programs in QEMU. It stays so until the machine is restarted."""
+    """Let the kernel run arm64 programs in QEMU. This lasts until the machine is restarted."""
     try:
         if not (BINFMT / "register").exists():
             subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True, capture_output=True)
@@ -68,13 +68,13 @@ def _register() -> None:
             emulator = shutil.which("qemu-aarch64-static")
             (BINFMT / "register").write_text(f":{_NAME}:M::{_MAGIC}:{_MASK}:{emulator}:PF")
     except (OSError, subprocess.CalledProcessError) as error:
-        raise debian.NotHereError(f"this kernel doesn't let arm64 programs be run in QEMU: {error}") from error
+        raise debian.NotHereError(f"this kernel can't run arm64 programs in QEMU: {error}") from error
 
 
 def make_root(suite: str, folder: Path) -> Path:
-    """A copy of the userland that a board may write in."""
+    """Copy the userland, so that a board may write in it."""
     root, source = folder / suite, debian.userland(suite)
-    devices = str(source / "dev")  # the board gets this machine's
+    devices = str(source / "dev")  # the board uses this machine's devices
     shutil.copytree(source, root, symlinks=True, ignore=lambda place, names: names if place == devices else [])
     tool = root / "usr/local/bin/vcgencmd"
     tool.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def make_root(suite: str, folder: Path) -> Path:
 
 @contextmanager
 def serve_emulated(root: Path, core: str, folder: Path, keys: Path) -> Iterator[Emulated]:
-    """Start an sshd whose sessions are in a root from `make_root`, on this core. Edit `folder`/sys while it runs."""
+    """Start an sshd whose sessions run on `core` in a root of `make_root`. Tests may edit `folder`/sys meanwhile."""
     folder.mkdir()
     _write_sys(folder / "sys", core)
     environment = f"QEMU_CPU={core} LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin"
@@ -101,9 +101,9 @@ def serve_emulated(root: Path, core: str, folder: Path, keys: Path) -> Iterator[
 
 
 def _write_sys(folder: Path, core: str) -> None:
-    """What a Raspberry Pi has under /sys, as far as anybody looks.
+    """Write the files under /sys of a Raspberry Pi that edgekit and the runtimes read.
 
-    Linux has had core_cpus_list since 5.3; without it OpenVINO writes beyond what it allocated, and aborts later on.
+    Linux has had core_cpus_list since 5.3; without it OpenVINO writes beyond its allocation and aborts later.
     """
     cpu, clock = "devices/system/cpu", _CLOCK_KHZ[core]
     files = {

@@ -1,4 +1,4 @@
-"""Distributions of this checkout, and clean environments to install them in."""
+"""Builds distributions of this checkout, and clean environments to install them in."""
 
 import os
 import shutil
@@ -13,13 +13,13 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command away from the checkout, so that the installed edgekit is the one imported."""
+    """Run a command outside the checkout, so that it imports the installed edgekit."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def build(source: Path, kind: str, folder: Path) -> Path:
-    """The sdist or wheel (`kind`) of a source tree, in `folder`."""
+    """Build the sdist or wheel (`kind`) of a source tree in `folder`."""
     done = run(sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", folder, source, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     (made,) = folder.iterdir()
@@ -29,7 +29,7 @@ def build(source: Path, kind: str, folder: Path) -> Path:
 def new_environment(
     folder: Path, *requirements: str | Path, python: str = sys.executable, with_pip: bool = False
 ) -> Path:
-    """A virtual environment with these packages and their dependencies alone; its Python."""
+    """Create a virtual environment with only these packages and their dependencies; return its Python."""
     executable = folder / "bin" / "python"
     made = run(python, "-m", "venv", *([] if with_pip else ["--without-pip"]), folder, cwd=folder.parent)
     assert made.returncode == 0, made.stdout + made.stderr
@@ -39,7 +39,7 @@ def new_environment(
 
 
 def find_python(version: str) -> str:
-    """A Python of this version, the system's own first; where there is none, skips, or fails in CI."""
+    """Find a Python of this version. Without one, skip the test, or fail in CI."""
     for name in (sys.executable, "/usr/bin/python3", f"python{version}"):
         path = shutil.which(name)
         if path is None:

@@ -1,4 +1,4 @@
-"""An engine that fails while it is timed, after it was opened, checked and evaluated without a fault."""
+"""An engine that fails during the timing, after it was opened, verified and evaluated without errors."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ MESSAGE = "the accelerator was lost"
 
 @contextmanager
 def failing_engine(target: str, bundle: str, phase: Phase = "model alone", computed_in: str = "f32") -> Iterator[None]:
-    """Let the engine of the bundle in a folder of this name raise in one phase of the timing, in one precision."""
+    """Make the engine of the bundle with this folder name raise in one phase of the timing, in one precision."""
     engine: Any = importlib.import_module(RUNTIMES[target].engine_module).Engine
     measure: Any = measure_bundles
     open_model, run = engine.__init__, engine.run

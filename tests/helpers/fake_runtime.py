@@ -1,6 +1,6 @@
-"""A fourth runtime, which keeps the graph as torch exports it and runs it with torch.
+"""A fourth runtime, which stores the graph as torch exports it and runs it with torch.
 
-There is nothing to convert, so it is also what tests of the pipeline use. Its folder is tests/helpers/fake.
+It converts nothing and is fast, so the tests of the pipeline use it, too. Its folder is tests/helpers/fake.
 """
 
 import json
@@ -33,12 +33,12 @@ ROW = Runtime(
     excluded_version="3",
     compiler_distributions=(),
 )
-"""Its row in the table of runtimes."""
+"""The fake runtime's row in the table of runtimes."""
 
 
 @contextmanager
 def added() -> Iterator[Runtime]:
-    """The table with this runtime, and its modules where the row says they are; other processes have neither."""
+    """Add the runtime to the table, and its modules under the names in its row, in this process only."""
     modules = {ROW.engine_module: engine, ROW.backend_module: backend, ROW.profiler_module: profiler}
     with registered(ROW), pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
@@ -47,9 +47,9 @@ def added() -> Iterator[Runtime]:
 
 
 def embedded(model: Path) -> dict[str, Any]:
-    """The metadata inside a model file."""
+    """Read the metadata inside a model file."""
     files = {"edgekit": ""}
     with quiet():
         torch.export.load(model, extra_files=files)
-    found: dict[str, Any] = json.loads(files["edgekit"])
-    return found
+    metadata: dict[str, Any] = json.loads(files["edgekit"])
+    return metadata

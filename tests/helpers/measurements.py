@@ -1,4 +1,4 @@
-"""Measurements with sound figures, of which a test sets those that it is about."""
+"""Measurements with plausible figures. A test sets the figures that matter to it."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def device(name: str = "local", **changes: Any) -> DeviceFacts:
 
 
 def accuracy(drop: float = 0.2, **changes: Any) -> Accuracy:
-    """Accuracy on 1,000 images, `drop` percentage points below the reference, half a point either way."""
+    """Accuracy on 1,000 images, `drop` percentage points below the reference, with an interval of ± half a point."""
     figures: dict[str, Any] = {
         "top1": 0.8,
         "top5": 0.95,
@@ -32,25 +32,25 @@ def accuracy(drop: float = 0.2, **changes: Any) -> Accuracy:
 
 
 def latency(p50: float = 10.0, **changes: Any) -> Latency:
-    """Steady milliseconds on one thread."""
+    """Steady latency in milliseconds on one thread."""
     percentiles: dict[str, Any] = {f"p{percent}": p50 for percent in (5, 25, 50, 75, 90, 95, 99)}
     others = {"mean": p50, "std": 0.1, "spread": 0.05, "count": 200, "threads": 1, "load": 20.0, "first": 12.0}
     return Latency(**{**percentiles, **others, **changes})
 
 
 def speedup(ratio: float, low: float, high: float, versus_precision: str = "f32") -> Speedup:
-    """So much faster than the float of the same runtime."""
+    """Speedup over the float bundle of the same runtime."""
     return Speedup(versus="onnx-float", versus_precision=versus_precision, ratio=ratio, ci95=(low, high))
 
 
 def machine_state(**changes: Any) -> MachineState:
-    """A machine that tells nothing but what is given."""
+    """The state of a machine that reports nothing except `changes`."""
     nothing: dict[str, Any] = dict.fromkeys(MachineState.__dataclass_fields__)
     return MachineState(**{**nothing, **changes})
 
 
 def conditions(**changes: Any) -> Conditions:
-    """A cool and idle machine of four CPUs."""
+    """Conditions of a cool and idle machine with four CPUs."""
     calm: dict[str, Any] = {
         "before": machine_state(),
         "after": machine_state(),
@@ -64,12 +64,12 @@ def conditions(**changes: Any) -> Conditions:
 
 
 def sample(celsius: float | None) -> Sample:
-    """A reading of the temperature alone."""
+    """A sample with the temperature alone."""
     return Sample(s=1.0, clock_mhz=None, celsius=celsius, throttled=None)
 
 
 def measurement(precision: Precision = "int8", target: str = "onnx", **changes: Any) -> Measurement:
-    """What a bundle that passes every gate gives: int8 is 1.5 times as fast as float and 0.2 points worse."""
+    """Measurement of a bundle that passes every gate: int8 is 1.5 times as fast as float and 0.2 points worse."""
     figures: dict[str, Any] = {
         "device": device(),
         "bundle": f"{target}-{precision}",
@@ -82,6 +82,6 @@ def measurement(precision: Precision = "int8", target: str = "onnx", **changes: 
 
 
 def failed(stage: Stage = "compile", target: str = "onnx", on: DeviceFacts | None = None) -> Measurement:
-    """An int8 bundle that some stage failed at."""
+    """Measurement of an int8 bundle for which a stage failed."""
     failure = Failure(stage, "CompileError", "refused")
     return Measurement(target=target, precision="int8", device=on or device(), failure=failure)

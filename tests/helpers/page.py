@@ -1,4 +1,4 @@
-"""A page as a test reads it."""
+"""Parses an HTML page for tests."""
 
 from html.parser import HTMLParser
 

@@ -198,7 +198,7 @@ def report_with(index: int, **changes: Any) -> Report:
 
 
 def printed(whole: Report, width: int) -> str:
-    """What a terminal of this width shows of a report."""
+    """The text of a report on a terminal of this width."""
     console = Console(file=io.StringIO(), width=width)
     render_table(whole, console)
     assert isinstance(console.file, io.StringIO)

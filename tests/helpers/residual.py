@@ -1,4 +1,4 @@
-"""A small ResNet, for what is around its layers."""
+"""A small ResNet, for tests of the operations between layers."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Residual(nn.Module):
-    """Pooling behind the stem, a block with a layer in its shortcut, one without. Takes [1,3,H,W], gives [1,5]."""
+    """Stem, pooling, a block with a layer in its shortcut and one without: [1,3,H,W] -> [1,5]."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runtimes that a test adds to the table, or changes there, for a while."""
+"""Temporary changes of the table of runtimes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from edgekit.config.runtimes import RUNTIMES, Runtime, register, unregister
 
 @contextmanager
 def registered(*rows: Runtime) -> Iterator[None]:
-    """The table with these rows, each in place of one of the same name; afterwards it is as it was."""
+    """Inside the block, add these rows to the table, or replace those of the same names."""
     before = dict(RUNTIMES)
     _fill({**before, **{row.name: row for row in rows}})
     try:

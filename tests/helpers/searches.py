@@ -1,4 +1,4 @@
-"""What `edgekit sensitivity` and `edgekit tune` write, with plausible figures."""
+"""Documents of `edgekit sensitivity` and `edgekit tune` with plausible figures."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from edgekit.report.sensitivity_document import (
 )
 
 WHOLE = Simulated(snr_db=20.0, drop_top1_points=2.0, drop_ci95_points=(1.0, 3.0), agreement=0.9)
-"""All layers in INT8."""
+"""Figures with all layers in INT8."""
 SPARED = Spared(
     snr_db=30.0,
     drop_top1_points=0.5,
@@ -28,7 +28,7 @@ SPARED = Spared(
     snr_gain_db=10.0,
     gain_top1_points=1.5,
 )
-"""All layers in INT8 but the one that did the harm."""
+"""Figures with all layers in INT8 except the harmful one."""
 LAYER = SensitiveLayer(
     name="stem.0",
     block="stem",
@@ -63,7 +63,7 @@ TARGET = TargetSensitivity(
 
 
 def sensitivity(**changes: Any) -> Sensitivity:
-    """A whole sensitivity.json."""
+    """A complete sensitivity.json."""
     whole = Sensitivity(
         edgekit="0.1.0",
         created="2026-01-01T00:00:00Z",
@@ -80,7 +80,7 @@ def sensitivity(**changes: Any) -> Sensitivity:
 
 
 def trial(number: int, **changes: Any) -> TrialSummary:
-    """A complete trial that kept the bounds."""
+    """A complete trial that meets the bounds."""
     whole = TrialSummary(
         number=number,
         state="complete",
@@ -119,7 +119,7 @@ def unmeasured_trial(number: int, **changes: Any) -> TrialSummary:
 
 
 def search(**changes: Any) -> SearchSummary:
-    """A search of three trials for one target: the second was taken, and the third was skipped."""
+    """A search of three trials for one target. The second is the best, and the third was skipped."""
     whole = SearchSummary(
         recipe="recipe.toml",
         max_drop_points=1.0,

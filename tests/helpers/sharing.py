@@ -1,7 +1,7 @@
-"""Several pytest processes share one run: each test file runs in one of them, and what is expensive is made once.
+"""Lets pytest processes share a run: each test file runs in one of them, and expensive resources are made once.
 
-`pytest --shared FOLDER` takes part in the run whose folder that is. `make test` starts two of them, one for each core.
-A process takes a file when it comes to it, so both end at about the same time, and if one dies the other goes on.
+`pytest --shared FOLDER` joins the run of this folder. `make test` starts two such processes, one for each core. Each
+claims the next file when it has finished one, so both end at about the same time, and if one dies the other continues.
 """
 
 import os
@@ -20,15 +20,15 @@ LONGEST = (
     "tuning/test_search.py",
     "cli/test_interrupt.py",
 )
-"""Files that take minutes are taken first, so that neither process is left with one at the end."""
+"""Files that take minutes and run first, so that no process is left with one at the end."""
 
 
 def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder of this name that `make` has filled. One process makes it while the others wait."""
+    """Return a folder of this name that `make` has filled. One process makes it while the others wait."""
     place, done = folder / name, folder / f"{name}.done"
     with FileLock(folder / f"{name}.lock"):
         if not done.exists():
-            shutil.rmtree(place, ignore_errors=True)  # of a process that failed or was killed
+            shutil.rmtree(place, ignore_errors=True)  # left by a process that failed or was killed
             place.mkdir()
             make(place)
             done.touch()
@@ -36,7 +36,7 @@ def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
 
 
 class SharedRun:
-    """The plugin of a process that takes part in a run."""
+    """The pytest plugin of a process that shares a run."""
 
     def __init__(self, folder: Path) -> None:
         self._claims = folder / "claims"
@@ -44,13 +44,15 @@ class SharedRun:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: next((at for at, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
+        items.sort(
+            key=lambda item: next((rank for rank, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+        )
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """As pytest's own loop, but of the files that no other process has taken."""
+        """Like pytest's own loop, but only for files that no other process has claimed."""
         if session.config.option.collectonly or session.testsfailed:
             return None
-        # pytest tears down what the next test doesn't need, so the next one must be claimed before this one runs.
+        # pytest tears down the fixtures that the next test doesn't need, so claim the next one before this one runs.
         for item, following in pairwise(chain(self._claimed(session.items), (None,))):
             assert item is not None
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

@@ -1,4 +1,4 @@
-"""A real sshd on loopback whose "device" is this machine with a home folder of its own."""
+"""A real sshd on loopback. Its "device" is this machine with another home folder."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ SSHD = "/usr/sbin/sshd"
 
 @dataclass
 class Server:
-    """A running sshd, and how to reach it."""
+    """A running sshd and its address."""
 
     folder: Path
     port: int
@@ -41,27 +41,27 @@ class Server:
 
     @property
     def cache(self) -> Path:
-        """What edgekit keeps on the device."""
+        """The folder of edgekit's cache on the device."""
         return self.home / ".cache" / "edgekit"
 
     @property
     def config(self) -> Path:
-        """The client's configuration, with the alias `device`."""
+        """The client's configuration file, with the alias `device`."""
         return self.folder / "ssh_config"
 
     def device(self, name: str = "board", **changes: str) -> Device:
-        """The device as the registry would give it."""
+        """The device as the registry returns it."""
         return Device(**{"name": name, "url": "ssh://device", "ssh_config": str(self.config)} | changes)
 
     def sessions(self) -> list[int]:
-        """Process ids of the connections' own sshd processes, and of what they started."""
-        found, parents = [], {self.process.pid}
+        """Process ids of the sshd processes of all connections, and of their descendants."""
+        pids, parents = [], {self.process.pid}
         while parents:
             listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
             pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-            parents = {pid for pid, parent in pairs if parent in parents and pid not in found}
-            found += sorted(parents)
-        return found
+            parents = {pid for pid, parent in pairs if parent in parents and pid not in pids}
+            pids += sorted(parents)
+        return pids
 
     def cut(self) -> None:
         """Kill every connection."""
@@ -83,7 +83,7 @@ def keys(folder: Path) -> Path:
 
 
 def needs_sshd() -> None:
-    """Skip where there is no sshd; fail in CI."""
+    """Skip the test if there is no sshd, or fail in CI."""
     if not os.path.exists(SSHD) or shutil.which("ssh") is None:
         reason = "needs the OpenSSH server and client"
         if os.environ.get("CI") == "true":
@@ -93,7 +93,7 @@ def needs_sshd() -> None:
 
 @contextmanager
 def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]:
-    """Start an sshd that lets the user key in and gives its sessions this PATH and a home in `folder`."""
+    """Start an sshd that accepts the user key, and whose sessions have this PATH and a home in `folder`."""
     home, programs = folder / "home", folder / "programs"
     home.mkdir(parents=True)
     programs.mkdir()
@@ -105,14 +105,14 @@ def serve(folder: Path, keys: Path, path: str | None = None) -> Iterator[Server]
 
 
 def start(folder: Path, command: list[str]) -> "subprocess.Popen[bytes]":
-    """A server's process, with its log in the folder."""
+    """Start a server's process, with its log in the folder."""
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stderr=log)
 
 
 @contextmanager
 def running(server: AnyServer) -> Iterator[AnyServer]:
-    """A server once it listens; afterwards it and its connections are ended."""
+    """Wait until the server listens. After the block, end it and its connections."""
     try:
         wait_for_port(server)
         yield server
@@ -123,7 +123,7 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
 
 
 def configure(folder: Path, keys: Path, *more: str) -> tuple[int, Path]:
-    """Configurations of a server with these lines on a free port, and of its client; the port and the server's file."""
+    """Configure a server with these lines on a free port, and its client; return the port and the server's file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -136,15 +136,15 @@ def configure(folder: Path, keys: Path, *more: str) -> tuple[int, Path]:
     config.write_text("\n".join(lines) + "\n")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    known = subprocess.run([SSHD, "-T", "-f", str(config)], capture_output=True, text=True, check=False).stdout
-    if "persourcepenalties" in known:  # OpenSSH 9.8 and newer lock a peer out after refused logins
+    options = subprocess.run([SSHD, "-T", "-f", str(config)], capture_output=True, text=True, check=False).stdout
+    if "persourcepenalties" in options:  # OpenSSH 9.8 and newer lock a peer out after refused logins
         config.write_text("\n".join([*lines, "PerSourcePenalties no"]) + "\n")
     write_client(folder, keys, port)
     return port, config
 
 
 def write_client(folder: Path, keys: Path, port: int) -> None:
-    """The client's configuration and known hosts."""
+    """Write the client's configuration and known hosts."""
     public = " ".join((keys / "host_key.pub").read_text().split()[:2])
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}\n")
     user_key = shutil.copy(keys / "user_key", folder / "user_key")
@@ -156,7 +156,7 @@ def write_client(folder: Path, keys: Path, port: int) -> None:
 
 
 def wait_for_port(server: Server) -> None:
-    """Until the server listens."""
+    """Wait until the server listens."""
 
     def listens() -> bool:
         assert server.process.poll() is None, (server.folder / "log").read_text()
@@ -168,7 +168,7 @@ def wait_for_port(server: Server) -> None:
 
 
 def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
-    """What takes a minute with pip: the environment of the tests, under the name that the set-up looks for."""
+    """Put the tests' own environment where the set-up looks for one, because pip would need a minute."""
     with connect(server.device()) as connection:
         python = probe(connection).pythons[0]
     wheel = own_wheel()
@@ -186,12 +186,12 @@ def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
 
 
 def agents(server: Server) -> list[int]:
-    """Process ids of the agents that run on this device."""
+    """Process ids of the agents on this device."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     here = [line.split(None, 1) for line in listed.splitlines() if "edgekit.devices.agent" in line]
-    return [int(pid) for pid, said in here if said.startswith(f"{server.cache}/environments")]
+    return [int(pid) for pid, arguments in here if arguments.startswith(f"{server.cache}/environments")]
 
 
 def agents_at_work(server: Server) -> list[int]:
-    """Those of them that have received their job: the folder that they work in is there."""
+    """Process ids of the agents once one has received its job, which creates a work folder."""
     return agents(server) if any(server.cache.glob("work-*")) else []

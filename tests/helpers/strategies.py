@@ -1,4 +1,4 @@
-"""What Hypothesis draws for several test files."""
+"""Hypothesis strategies that several test files use."""
 
 from hypothesis import strategies as st
 
@@ -6,12 +6,13 @@ from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.images.preprocess import CROP_MODES, Preprocessing
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
-"""A channel's mean as timm's models have it."""
+"""Means of a channel in the range of timm's models."""
 SPREAD = st.floats(0.05, 1)
+"""Standard deviations of a channel."""
 
 
 def preprocessings(largest: int = 96) -> st.SearchStrategy[Preprocessing]:
-    """Every way to crop and scale, for inputs of at most this many pixels a side."""
+    """All kinds of preprocessing for inputs of at most `largest` pixels per side."""
     side = st.integers(8, largest)
     return st.builds(
         Preprocessing,

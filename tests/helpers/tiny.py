@@ -1,4 +1,4 @@
-"""Tiny networks, their bundles and manifests: what most tests run on."""
+"""Tiny networks, with their bundles and manifests, which most tests use."""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +16,7 @@ MakeBundle = Callable[..., Path]
 
 
 def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
-    """Compile a torch network for every runtime, the fake one too, without edgekit's own backends."""
+    """Compile a torch network for every runtime, including the fake one, without edgekit's backends."""
     import litert_torch
     import torch
 
@@ -24,7 +24,7 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
 
     x = torch.zeros(shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the converters' own
+        warnings.simplefilter("ignore")  # of the converters
         program = torch.export.export(network, (x,))
         names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
         torch.onnx.export(program, (), folder / "model.onnx", dynamo=True, external_data=False, verbose=False, **names)
@@ -35,7 +35,7 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
 
 
 def model_files(target: str, folder: Path) -> dict[str, Path]:
-    """The files of a target in a folder of `compile_all`, by their names."""
+    """A target's files in a folder of `compile_all`, by name."""
     runtime, model = RUNTIMES[target], folder / "model"
     paths = [model.with_suffix(suffix) for suffix in (runtime.model_suffix, *runtime.companion_suffixes)]
     return {path.name: path for path in paths if path.exists()}
@@ -72,4 +72,4 @@ def tiny_labels() -> list[str]:
 
 TINY_ARGS = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10"
 TINY_MODEL = ["convnextv2_atto", "--model-args", TINY_ARGS, "--imgsz", "32", "--crop-pct", "1.0"]
-"""A ConvNeXt V2 of 90 thousand parameters, as the command line takes it."""
+"""Command-line arguments for a ConvNeXt V2 of 90 thousand parameters."""

@@ -1,4 +1,4 @@
-"""Waiting for what can be observed, with a deadline instead of a guess at how long it takes."""
+"""Waits for observable conditions with a deadline, instead of sleeping for a guessed time."""
 
 import threading
 import time
@@ -8,21 +8,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 DEADLINE_S = 200
-"""Long enough for a machine that many jobs share. Only a failure waits that long."""
+"""Deadline of a wait, long enough for a machine that many jobs share. Only a failure waits that long."""
 
 
 def wait_until(condition: Callable[[], T], what: str) -> T:
-    """The condition's first true value; AssertionError naming `what` if there is none within the deadline."""
+    """Return the condition's first true value. Raises AssertionError with `what` after the deadline."""
     end = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end, f"after {DEADLINE_S} s still not: {what}"
         time.sleep(0.02)
-    return found
+    return value
 
 
 @contextmanager
 def when(condition: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
-    """While the block runs, do something in another thread as soon as a condition holds; it fails if it never does."""
+    """Run `action` in another thread once `condition` is true during the block. Fails if it never is."""
     over, done = threading.Event(), []
 
     def wait() -> None:

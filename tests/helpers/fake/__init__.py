@@ -1,1 +1,1 @@
-"""The folder of a fourth runtime, as anyone would add it at edgekit/runtime/fake."""
+"""The folder of a fourth runtime, as a contributor would add it at edgekit/runtime/fake."""

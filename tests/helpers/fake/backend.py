@@ -1,4 +1,4 @@
-"""The fake runtime: the graph as torch exports it."""
+"""The fake runtime's compiler, which stores the graph as torch exports it."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from edgekit.runtime.backend import Artifact, compiler_errors
 
 
 class Backend:
-    """Keeps the graph as it is, with its weights in int8 where they are quantized."""
+    """Stores the graph as it is, with quantized weights in int8."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
         store_weights_as_int8(graph)
         program = torch.export.export(graph, (example_input(graph),))
-        for node in program.graph.nodes:  # stack traces: more than the weights
+        for node in program.graph.nodes:  # stack traces are larger than the weights
             for key in node.meta.keys() - {"val"}:
                 del node.meta[key]
         with compiler_errors("fake"):
@@ -24,7 +24,7 @@ class Backend:
 
 
 def store_weights_as_int8(graph: GraphModule) -> None:
-    """Compute each Q of a constant now, and drop what nothing uses any more."""
+    """Compute the Q of each constant in advance, and delete unused constants."""
     for node in list(graph.graph.nodes):
         if ".quantize_per_channel" in str(node.target) and (weight := constant(graph, node.args[0])) is not None:
             scale, zero = (constant(graph, argument) for argument in node.args[1:3])

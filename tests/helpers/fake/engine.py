@@ -1,4 +1,4 @@
-"""The fake runtime on the CPU: torch runs the exported graph."""
+"""The fake runtime's engine: torch runs the exported graph on the CPU."""
 
 import importlib
 from pathlib import Path
@@ -36,7 +36,7 @@ class Engine:
             raise closed()
         if self._nhwc:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-        if not x.flags.writeable:  # torch warns of an array that it must not write into
+        if not x.flags.writeable:  # torch warns of read-only arrays
             x = x.copy()
         with self._torch.no_grad():
             logits: NDArray[np.float32] = graph(self._torch.from_numpy(x)).numpy()

@@ -1,4 +1,4 @@
-"""The fake runtime tells nothing of its operations."""
+"""The fake runtime's profiler, which reports no operations."""
 
 from collections.abc import Mapping
 from pathlib import Path
