@@ -67,15 +67,15 @@ def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callabl
     images. Members of equal accuracy are tried in the order of `paths`.
     """
     ranked = sorted(range(len(paths)), key=lambda index: -accuracies[index])
-    best, kept = accuracies[ranked[0]], [paths[ranked[0]]]
-    trials = [GreedyTrial(kept[0], best, True)]
+    best, members = accuracies[ranked[0]], [paths[ranked[0]]]
+    trials = [GreedyTrial(members[0], best, True)]
     for index in ranked[1:]:
-        trial = accuracy(mean([*kept, paths[index]]))
+        trial = accuracy(mean([*members, paths[index]]))
         trials.append(GreedyTrial(paths[index], trial, trial > best))
         if trial > best:
             best = trial
-            kept.append(paths[index])
-    return GreedyChoice(tuple(kept), tuple(trials))
+            members.append(paths[index])
+    return GreedyChoice(tuple(members), tuple(trials))
 
 
 def save_soup(state: State, path: Path, record: SoupRecord) -> None:

@@ -51,10 +51,10 @@ def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
     else:
         members = tuple(SoupMember(file=path.name, sha256=hashes[path], kept=True) for path in options.members)
         record = SoupRecord(edgekit=__version__, method=options.method, members=members)
-    kept_names = {member.file for member in record.members if member.kept}
-    kept = [path for path in options.members if path.name in kept_names]
-    with reporter.stage(f"average {len(kept)}"):
-        save_soup(mean(kept), options.output, record)
+    averaged = {member.file for member in record.members if member.kept}
+    paths = [path for path in options.members if path.name in averaged]
+    with reporter.stage(f"average {len(paths)}"):
+        save_soup(mean(paths), options.output, record)
     return record
 
 
@@ -129,7 +129,7 @@ class _MemberEvaluation:
                 uniform=self._evaluate(members),
                 greedy=self._evaluate(choice.members),
             )
-        kept = choice.members if self.options.method == "greedy" else members
+        chosen = choice.members if self.options.method == "greedy" else members
         alone = dict(zip(members, singles, strict=True))
         tried = {trial.candidate: trial.accuracy for trial in choice.trials}
         return SoupRecord(
@@ -139,7 +139,7 @@ class _MemberEvaluation:
                 SoupMember(
                     file=path.name,
                     sha256=hashes[path],
-                    kept=path in kept,
+                    kept=path in chosen,
                     held_out_top1=alone[path],
                     greedy_top1=tried[path],
                 )

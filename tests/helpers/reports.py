@@ -60,8 +60,8 @@ RANDOM_MODEL = replace(MODEL, weights="random", accuracy_meaningful=False)
 
 def device(name: str = "local", **changes: Any) -> DeviceFacts:
     """The facts of a machine with two cores."""
-    known: dict[str, Any] = {"device_class": "x86-64-v4", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 8 * 2**30}
-    return DeviceFacts(name=name, **known | changes)
+    facts: dict[str, Any] = {"device_class": "x86-64-v4", "cpu": "AMD EPYC", "cores": 2, "memory_bytes": 8 * 2**30}
+    return DeviceFacts(name=name, **facts | changes)
 
 
 def accuracy(drop: float = 0.09, interval: Interval = (-0.11, 0.29), **changes: Any) -> Accuracy:
