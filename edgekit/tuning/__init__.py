@@ -1,1 +1,1 @@
-"""What a recipe costs and how to find a better one: simulation, sensitivity of layers, and the search for a recipe."""
+"""Measure what a recipe costs and find a better one: simulation, sensitivity of layers, and the search for a recipe."""

@@ -1,4 +1,4 @@
-"""What `edgekit sensitivity` does: a job's layers measured for each target, written as a document and a picture."""
+"""`edgekit sensitivity`: measure a job's layers for each target, and write a document and a picture."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,10 +41,10 @@ FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
 def analyse(options: Options, reporter: Reporter) -> Sensitivity:
     """Measure every layer for each target and write OUTPUT/sensitivity.json and .svg. Returns the document.
 
-    A report of the same weights in the folder shows it, too. A target whose compiler refuses has no times.
+    If the folder has a report of the same weights, the report shows the sensitivity too. A target whose compiler fails
+    has no times.
     """
-    if not options.settings.max_drop >= 0:
-        raise UsageError(f"--max-drop is {options.settings.max_drop:g}: give points of top-1, 0 or more.")
+    check_max_drop(options)
     check_output(options.folder)
     import_needed("matplotlib", "build")
     for target in options.targets:
@@ -62,8 +62,15 @@ def analyse(options: Options, reporter: Reporter) -> Sensitivity:
     return sensitivity
 
 
+def check_max_drop(options: Options) -> None:
+    """Raise UsageError for a --max-drop below 0, or one that is not a number."""
+    if not options.settings.max_drop >= 0:
+        valid = "percentage points of top-1, 0 or more"
+        raise UsageError(f"--max-drop is {options.settings.max_drop:g}", valid=valid)
+
+
 def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> Sensitivity:
-    """The whole of sensitivity.json."""
+    """The document that sensitivity.json contains."""
     return Sensitivity(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -81,12 +88,12 @@ def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> 
 def _analysed(
     graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
-    """One target's part: kept from an interrupted run, or measured."""
+    """One target's part of the document, measured or reused from an interrupted run."""
     key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop)
-    kept = _recall(run, target, key)
-    if kept is not None:
+    earlier = _recall(run, target, key)
+    if earlier is not None:
         reporter.say(f"{target}: reused from an earlier run")
-        return kept
+        return earlier
     job = graphs.job
     prepared = graphs.prepare(target, "int8")
     trials = simulate(graphs, prepared, job.evaluation.samples)
@@ -103,7 +110,7 @@ def _analysed(
 
 
 def _recall(run: RunFolder, target: str, key: str) -> TargetSensitivity | None:
-    """What an interrupted run measured; None if it did not, or if another version of edgekit did."""
+    """The result of an interrupted run; None without one, or if another version of edgekit wrote it."""
     try:
         return msgspec.convert(run.recall(f"sensitivity-{target}", key), TargetSensitivity | None)
     except msgspec.ValidationError:
@@ -111,7 +118,7 @@ def _recall(run: RunFolder, target: str, key: str) -> TargetSensitivity | None:
 
 
 def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sample]) -> Trials:
-    """Trials of a graph that was calibrated for one target, on samples of the evaluation."""
+    """Trials of a graph that was calibrated for one target, on these evaluation samples."""
     job, recipe = graphs.job, graphs.job.recipe
     unrounded = None
     if recipe.weight_rounding != "nearest":
@@ -124,33 +131,33 @@ def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sampl
 
 def layer_macs(graphs: PreparedGraphs) -> dict[str, int]:
     """Multiply-accumulates of each layer."""
-    found: Counter[str] = Counter()
+    macs: Counter[str] = Counter()
     for _, layer in layers(graphs.exported()):
-        found[layer.name] += layer.macs
-    return found
+        macs[layer.name] += layer.macs
+    return macs
 
 
 def layer_times(
     graphs: PreparedGraphs, prepared: Prepared, threads: int | None, run: RunFolder, reporter: Reporter
 ) -> dict[str, LayerTime]:
-    """Milliseconds of each layer's kernels in float and INT8, from the runtime's profiler; none where it tells none."""
-    found: dict[str, Mapping[str, float]] = {}
+    """Time in ms of each layer's kernels in float and INT8, for the layers that the runtime's profiler reports."""
+    by_precision: dict[str, Mapping[str, float]] = {}
     target = prepared.facts.target
     try:
         for precision in PRECISIONS:
             graph = prepared if precision == "int8" else None
             bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
-                ran: dict[str, float] = {}
+                by_layer: dict[str, float] = {}
                 for op in profile(bundle, threads).ops:
                     if op.ms is not None:
-                        ran[op.name] = ran.get(op.name, 0.0) + op.ms
-                found[precision] = ran
+                        by_layer[op.name] = by_layer.get(op.name, 0.0) + op.ms
+                by_precision[precision] = by_layer
     except StageError as error:
-        reporter.warn(f"{target}: no times of layers: {error}", error)
+        reporter.warn(f"{target}: the layers can't be timed: {error}", error)
         return {}
-    both = found["float"].keys() & found["int8"].keys()
-    times = ((name, found["float"][name], found["int8"][name]) for name in both)
+    float_, int8 = by_precision["float"], by_precision["int8"]
+    times = ((name, float_[name], int8[name]) for name in float_.keys() & int8.keys())
     return {name: LayerTime(float_ms, int8_ms, float_ms - int8_ms) for name, float_ms, int8_ms in times}
 
 
@@ -161,10 +168,10 @@ def _add_to_report(folder: Path, sensitivity: Sensitivity, reporter: Reporter) -
     try:
         report = load_report(folder)
     except InputError as error:
-        reporter.warn(f"the report does not show the sensitivity: {error}", error)
+        reporter.warn(f"the sensitivity was not added to the report: {error}", error)
         return
     if report.model.weights_sha256 != sensitivity.model.weights_sha256:
-        reporter.warn(f"'{folder / REPORT}' is of other weights: it was left as it is")
+        reporter.warn(f"the sensitivity was not added to '{folder / REPORT}', which reports other weights")
         return
     write_report(replace(report, sensitivity=sensitivity), folder)
-    reporter.say(f"{folder}/report.html shows it too")
+    reporter.say(f"{folder}/report.html shows the sensitivity too")

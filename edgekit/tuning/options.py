@@ -1,21 +1,23 @@
-"""How to search for a recipe."""
+"""Options of the search for a recipe."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Search:
-    """How to look for a recipe: what `edgekit tune` was asked for beside the job."""
+    """Options of `edgekit tune` in addition to those of the job."""
 
     trials: int | None = None
-    """At most so many recipes for each target; None for the whole plan."""
+    """Maximum number of recipes to try for each target; None for the whole plan."""
     minutes: float | None = None
+    """Time limit of the search in minutes; None for no limit."""
     memory_mb: int | None = None
-    """Of one worker process; a trial that takes more is given up."""
+    """Memory limit of a worker process in MB. A trial that exceeds it fails. None for no limit."""
     workers: int = 1
+    """Number of worker processes."""
     storage: str | None = None
     """SQLite file of the study, as a path or sqlite:///PATH; None for one in the run folder."""
     num_tuning_samples: int | None = None
-    """Images to search on; None for half of what calibration leaves."""
+    """Number of images to search on; None for half of the images that calibration leaves."""
     silence_s: int = 60
-    """A worker that said nothing for so long is dead: its trial is taken up again."""
+    """Seconds without a heartbeat after which a worker counts as lost and its trial is repeated."""

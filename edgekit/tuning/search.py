@@ -1,4 +1,4 @@
-"""What `edgekit tune` does: workers search, the best recipe is written, and images that none of them saw judge it."""
+"""`edgekit tune`: workers search, the best recipe is written, and images that no worker saw decide on it."""
 
 import os
 import signal
@@ -26,6 +26,7 @@ from edgekit.support.child_process import spawn
 from edgekit.support.files import replace_text, writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
+from edgekit.tuning.analysis import check_max_drop
 from edgekit.tuning.database import TrialTable, database_file
 from edgekit.tuning.options import Search
 from edgekit.tuning.space import to_toml, with_choices
@@ -36,15 +37,17 @@ from edgekit.tuning.worker_process import begin
 
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
 POLL_S = 0.5
+"""Seconds between two checks of the workers."""
 ENDING_S = 5
+"""Seconds that an interrupted worker has to exit."""
 DEATHS = 3
-"""A worker that dies more often is not started again."""
+"""Number of times that dead workers are replaced in one search."""
 
 
 def tune(options: Options, search: Search, reporter: Reporter) -> Report:
     """Search, write OUTPUT/recipe.toml, build its bundles and judge them on held-out images. Returns the report.
 
-    A search that was cut short goes on from the trials that are done. Raises EngineError when no trial is.
+    An interrupted search resumes after its completed trials. Raises EngineError if no trial completes.
     """
     check_search(options, search)
     check_tools(options)
@@ -66,15 +69,14 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
 
 
 def check_search(options: Options, search: Search) -> None:
-    """Raise UsageError for what can't be."""
-    if not options.settings.max_drop >= 0:
-        raise UsageError(f"--max-drop is {options.settings.max_drop:g}: give points of top-1, 0 or more.")
+    """Raise UsageError for options that make a search impossible."""
+    check_max_drop(options)
     if options.model.weights == "random":
-        raise UsageError("the weights are random: there is no accuracy to keep. Give --weights FILE.")
+        raise UsageError("the weights are random, so there is no accuracy to preserve", fix="Use --weights FILE")
 
 
 class Workers:
-    """Worker processes, looked after: kept within memory and time, started again when they die."""
+    """Supervises worker processes: limits their memory and time, and replaces those that die."""
 
     def __init__(
         self,
@@ -85,67 +87,67 @@ class Workers:
         tables: Mapping[str, TrialTable],
         reporter: Reporter,
     ) -> None:
-        self._given = (options, search, file, until)
+        self._arguments = (options, search, file, until)
         self._search, self._until, self._tables, self._reporter = search, until, tables, reporter
-        self._said: set[tuple[str, int]] = set()
+        self._reported: set[tuple[str, int]] = set()
         self._alive: list[BaseProcess] = []
         self._deaths = 0
 
     def run(self) -> None:
-        """Until the workers have nothing left to do, or time is up. Ctrl-C ends them."""
+        """Run until no trial is left, or the time is up. Ctrl-C ends the workers."""
         try:
             self._alive = [self._start() for _ in range(self._search.workers)]
             while self._alive and time.time() < self._until:
                 time.sleep(POLL_S)
-                self._look_after()
-                self._tell()
+                self._supervise()
+                self._report()
             if self._alive:
-                self._reporter.say(f"{self._search.minutes:g} minutes are over: going on with the trials that are done")
+                self._reporter.say(f"stopped after {self._search.minutes:g} minutes: using the completed trials")
         finally:
             for process in self._alive:
                 _end(process)
-        self._tell()
+        self._report()
 
     def _start(self) -> BaseProcess:
-        return spawn(begin, (*self._given, tracebacks.wanted()))
+        return spawn(begin, (*self._arguments, tracebacks.wanted()))
 
-    def _look_after(self) -> None:
+    def _supervise(self) -> None:
         for process in list(self._alive):
             limit, used = self._search.memory_mb, resident_bytes(process.pid or 0) / 1e6
             if limit is not None and used > limit:
-                self._give_up(process, f"took {used:,.0f} MB, at most {limit:,} are allowed")
+                self._give_up(process, f"used {used:,.0f} MB of memory, and the limit is {limit:,} MB")
             if process.is_alive():
                 continue
             self._alive.remove(process)
             if process.exitcode in (0, EdgekitError.exit_code, StageError.exit_code):
-                continue  # done, or it said what is wrong: another would find the same
+                continue  # it is done, or has reported an error that another worker would meet too
             self._deaths += 1
             self._reporter.warn(f"a worker died (exit status {process.exitcode}); see {library_log.current()}")
             if self._deaths <= DEATHS:
                 self._alive.append(self._start())
 
     def _give_up(self, process: BaseProcess, reason: str) -> None:
-        """End a worker, and its trial for good."""
+        """Kill a worker, and fail its trial for good."""
         process.kill()
         process.join()
         for table in self._tables.values():
             table.finish(worker_name(process.pid), "fail", reason)
 
-    def _tell(self) -> None:
-        """A line for each trial that ended since the last time."""
+    def _report(self) -> None:
+        """Print a line for each trial that ended since the last call."""
         for target, table in self._tables.items():
             trials = table.trials()
             for trial in trials:
-                if (target, trial.number) in self._said or not trial.is_finished:
+                if (target, trial.number) in self._reported or not trial.is_finished:
                     continue
-                self._said.add((target, trial.number))
+                self._reported.add((target, trial.number))
                 if trial.state != "pruned":
                     left = sum(not other.is_finished for other in trials)
                     self._reporter.say(f"{target}: {describe(trial)}; {left} to go")
 
 
 def _end(process: BaseProcess) -> None:
-    """Interrupt a worker, so that its trial is marked as cut short; kill it if it doesn't end."""
+    """Interrupt a worker, so that it returns its trial to the queue; kill it if it doesn't exit."""
     if process.pid is not None and process.is_alive():
         os.kill(process.pid, signal.SIGINT)
         process.join(ENDING_S)
@@ -154,35 +156,36 @@ def _end(process: BaseProcess) -> None:
 
 
 def describe(trial: Trial) -> str:
-    """A finished trial in a line."""
+    """A finished trial in one line."""
     choices, figures = trial.choices, trial.figures
     settings = [choices.estimator, *(["smooth"] if choices.smooth_quant else [])]
     settings += [f"bias {choices.bias_correction}"] if choices.bias_correction != "none" else []
-    what = f"trial {trial.number} ({', '.join(settings)}, {choices.layers_in_float} layers in float)"
+    title = f"trial {trial.number} ({', '.join(settings)}, {choices.layers_in_float} layers in float)"
     if figures is None:
-        return f"{what}: failed: {trial.reason or 'each worker that ran it died or was interrupted'}"
+        return f"{title}: failed: {trial.reason or 'all workers that ran it died or were interrupted'}"
     missed = "" if figures.drop_kept else ", over --max-drop"
     missed += "" if figures.fast_enough else ", under --min-speedup"
-    ends = f"{figures.p50_ms:.2f} ms, {figures.speedup:.2f}x float, agreement {figures.agreement:.2%}"
-    return f"{what}: drop {figures.drop_top1_points:+.2f} points, {ends}{missed}"
+    rest = f"{figures.p50_ms:.2f} ms, {figures.speedup:.2f}x float, agreement {figures.agreement:.2%}"
+    return f"{title}: drop {figures.drop_top1_points:+.2f} points, {rest}{missed}"
 
 
 def write_recipe(
     path: Path, ready: SplitJob, trials: Mapping[str, Sequence[Trial]], orders: Mapping[str, Sequence[str]]
 ) -> Recipe:
-    """The best choices of each target as one recipe in a file; EngineError where a target has no complete trial.
+    """Write the best choices of each target as one recipe; EngineError if a target has no completed trial.
 
-    `orders` has each target's layers, the first to be left in float first.
+    `orders` has each target's layers in the order in which trials leave them in float.
     """
     job = ready.job
     recipe, notes = job.recipe, []
-    for target, done in trials.items():
-        taken = best(done)
-        if taken is None:
-            reasons = dict.fromkeys(trial.reason for trial in done if trial.reason is not None)
-            raise EngineError(f"{target}: no trial was finished: {'; '.join(reasons) or 'give it more time'}.")
-        recipe = with_choices(recipe, target, taken.choices, orders[target])
-        notes.append(f"{target}: {describe(taken)}")
+    for target, target_trials in trials.items():
+        winner = best(target_trials)
+        if winner is None:
+            reasons = "; ".join(dict.fromkeys(trial.reason for trial in target_trials if trial.reason is not None))
+            problem = f"{target}: no trial was completed{': ' + reasons if reasons else ''}"
+            raise EngineError(problem, fix="" if reasons else "Allow more time with --budget-minutes")
+        recipe = with_choices(recipe, target, winner.choices, orders[target])
+        notes.append(f"{target}: {describe(winner)}")
     recipe = replace(
         recipe,
         name=f"{job.recipe.name.removesuffix('-tuned')}-tuned",
@@ -190,9 +193,9 @@ def write_recipe(
         architectures=(),
         num_calibration_samples=len(job.calibration.samples),
     )
-    said = f"Written by `edgekit tune`, on {len(job.evaluation.samples)} tuning images:"
+    origin = f"Written by `edgekit tune` after trials on {len(job.evaluation.samples)} tuning images:"
     with writing(path):
-        replace_text(path, to_toml(recipe, "\n".join([said, *notes])))
+        replace_text(path, to_toml(recipe, "\n".join([origin, *notes])))
     return load_recipe(path, PASSES)
 
 
@@ -204,11 +207,11 @@ def verdict(
     trials: Mapping[str, Sequence[Trial]],
     reporter: Reporter,
 ) -> Report:
-    """The run folder of the recipe, as `deploy` makes it, evaluated on the held-out images. Returns the report."""
+    """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
     rows, reference = bundles_and_rows(job, options, run, reporter)
-    parts = [summary(done, target) for target, done in trials.items()]
+    parts = [summary(target_trials, target) for target, target_trials in trials.items()]
     tuning = SearchSummary(
         recipe=RECIPE,
         max_drop_points=options.settings.max_drop,
@@ -225,7 +228,7 @@ def verdict(
 
 
 def reproduced(folder: Path, part: TargetSearch) -> bool | None:
-    """Whether the recipe gave the very model files of the trial that was taken; None without a bundle or a trial."""
+    """Whether the recipe gave the same model files as its trial; None without a bundle or a trial."""
     trial = part.taken
     try:
         files = read_bundle(folder / f"{part.target}-int8").manifest.files

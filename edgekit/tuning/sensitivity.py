@@ -1,4 +1,4 @@
-"""Which layers cost accuracy in INT8, and what each of them saves: one calibration, then simulation in torch."""
+"""Find the layers that cost accuracy in INT8, and the time that each saves, by simulating one calibration in torch."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -25,27 +25,30 @@ from edgekit.support.progress import Reporter, Step
 from edgekit.tuning.simulate import Run, Simulation
 
 Mixture = frozenset[str]
-"""Names of the layers that are in INT8."""
+"""Names of the layers in INT8."""
 
 
 @dataclass(eq=False)
 class Trials:
-    """Runs mixtures of one graph on the same images, each of them once."""
+    """Runs mixtures of one graph on the same images, each mixture once."""
 
     simulation: Simulation
+    """Simulation of the quantized graph."""
     images: LabelledCrops
+    """Images to run the mixtures on."""
     preprocessing: Preprocessing
+    """Preprocessing of the network."""
     logits: dict[Mixture, NDArray[np.float32]] = field(default_factory=dict)
-    """Logits [N,classes] of each mixture that was run."""
+    """Logits [N,classes] of each mixture that has run."""
 
     @property
     def everything(self) -> Mixture:
         return frozenset(self.simulation.layers)
 
     def run(self, mixtures: Iterable[Mixture], on_image: Step = lambda: None) -> None:
-        """Run those mixtures that were not run yet, and all layers in float and in INT8.
+        """Run the mixtures that have not run yet, and the two that have all layers in float or in INT8.
 
-        Each mixture starts from the nearer one of these two, at the first layer in which it differs.
+        Each mixture reuses the values of the more similar of these two, up to the first layer that differs.
         """
         ends = (frozenset[str](), self.everything)
         missing = [mixture for mixture in dict.fromkeys((*ends, *mixtures)) if mixture not in self.logits]
@@ -60,7 +63,7 @@ class Trials:
         self.logits |= {mixture: np.stack(rows) for mixture, rows in logits.items() if rows}
 
     def figures(self, mixture: Mixture) -> Simulated:
-        """Signal to noise and accuracy of a mixture that was run, against all layers in float."""
+        """Signal-to-noise ratio and accuracy of a mixture that has run, against all layers in float."""
         accuracy = compare(self._predictions(mixture), self._predictions(frozenset()))
         snr = self.snr(mixture)
         return Simulated(
@@ -71,16 +74,16 @@ class Trials:
         )
 
     def snr(self, mixture: Mixture) -> float:
-        """Decibels of the float logits over their difference to the mixture's; infinite where there is none."""
+        """Signal-to-noise ratio of the mixture's logits in dB against float; infinite if they are equal."""
         return snr_db(self.logits[frozenset()], self.logits[mixture])
 
     def noise(self, mixture: Mixture) -> float:
-        """Power of the difference to the float logits, as a share of theirs."""
+        """Power of the difference from the float logits, divided by the power of the float logits."""
         plain = self.logits[frozenset()].astype(np.float64)
         return float(np.square(self.logits[mixture] - plain).sum() / np.square(plain).sum())
 
     def top1(self) -> float:
-        """Share of right answers with all layers in float."""
+        """Top-1 accuracy with all layers in float."""
         return float(self._predictions(frozenset()).hit1.mean())
 
     def _predictions(self, mixture: Mixture) -> Predictions:
@@ -91,7 +94,7 @@ class Trials:
 
 
 def block_of(layer: str) -> str:
-    """The block that a layer belongs to: its path up to the last number that is followed by a name."""
+    """The block of a layer: its path up to the last number that a name follows."""
     path = re.sub(r"\.\d+$", "", layer)
     numbered = re.match(r"((?:.*\.)?\d+)\.", path)
     return numbered[1] if numbered else path.split(".")[0]
@@ -105,9 +108,9 @@ def measure(
     reporter: Reporter,
     time_layers: Callable[[], Mapping[str, LayerTime]] = dict,
 ) -> TargetSensitivity:
-    """One target's part of the document: INT8 as a whole, each layer and block, and the layers that did the harm.
+    """One target's part of the document: INT8 as a whole, each layer and block, and the culprits.
 
-    `time_layers` gives the time of each layer that the runtime reports. It is called when the simulation is over.
+    `time_layers` returns the times of the layers that the runtime reports. It is called after the simulation.
     """
     everything, layers = trials.everything, trials.simulation.layers
     blocks: dict[str, list[str]] = {}
@@ -132,13 +135,16 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class _Costs:
-    """What layers and blocks of a simulated graph cost."""
+    """Costs of the layers and blocks of a simulated graph."""
 
     trials: Trials
+    """The mixtures that have run."""
     noise: float
-    """Sum of the noise that each layer makes alone."""
+    """Sum of the noise of each layer alone."""
     macs: Mapping[str, int]
+    """Multiply-accumulates of each layer."""
     times: Mapping[str, LayerTime]
+    """Times of the layers that the runtime reports."""
 
     def of_layer(self, name: str) -> SensitiveLayer:
         return SensitiveLayer(
@@ -167,7 +173,7 @@ class _Costs:
 
 
 def _spared(trials: Trials, layers: Collection[str]) -> Spared:
-    """All layers in INT8 but these, and what that gains."""
+    """All layers in INT8 except these, and the gain from that."""
     whole, without = trials.figures(trials.everything), trials.figures(trials.everything - frozenset(layers))
     return Spared(
         snr_db=without.snr_db,
@@ -192,11 +198,11 @@ def _difference(one: float | None, other: float | None) -> float | None:
 
 
 def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) -> Culprits:
-    """The noisiest layers, as many as must stay in float to keep the drop within `max_drop` points."""
+    """The noisiest layers: as many as must stay in float to keep the drop within `max_drop` points."""
     everything = trials.everything
     order = sorted(trials.simulation.layers, key=lambda name: -trials.noise(frozenset([name])))
 
-    def met(count: int) -> bool:
+    def suffices(count: int) -> bool:
         mixture = everything - frozenset(order[:count])
         if mixture not in trials.logits:
             with reporter.stage(f"{title}: simulate {count} layers in float", len(trials.images)) as step:
@@ -204,9 +210,9 @@ def culprits(trials: Trials, max_drop: float, reporter: Reporter, title: str) ->
         return bool(trials.figures(mixture).drop_top1_points <= max_drop)
 
     low, high = 0, 0
-    while not met(high):  # all layers in float lose nothing, so this ends
+    while not suffices(high):  # terminates, because all layers in float lose nothing
         low, high = high, min(max(1, 2 * high), len(order))
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if met(middle) else (middle, high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return Culprits(tuple(order[:high]), trials.figures(everything - frozenset(order[:high])))

@@ -1,4 +1,4 @@
-"""A graph with Q/DQ run in torch, each layer's Q/DQ switched on or off: one calibration, every mixture of layers."""
+"""Run a graph with Q/DQ in torch, with the Q/DQ of each layer on or off: one calibration serves every mixture."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,26 +18,27 @@ from edgekit.config.recipes import TargetRecipe
 QUANTIZE = (Q.quantize_per_tensor.default, Q.quantize_per_channel.default)
 DEQUANTIZE = (Q.dequantize_per_tensor.default, Q.dequantize_per_channel.default)
 PASSING = (A.add.Tensor, A.max_pool2d.default)
-"""What `Placement` may have from int8 to int8 besides layers."""
+"""Operations besides layers that `Placement` may quantize from INT8 to INT8."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One image through the graph with some layers in INT8."""
+    """The result of running one image through the graph with some layers in INT8."""
 
     logits: NDArray[np.float32]
-    """Of the image, [classes]."""
+    """Logits of the image, [classes]."""
     quantized: frozenset[str]
+    """Names of the layers in INT8."""
     values: Mapping[Node, Any]
-    """What every node gave: another mixture of layers starts from it where it differs."""
+    """Output of every node, which other mixtures reuse up to the first layer that differs."""
 
 
 class Simulation:
-    """What `quantize` gave, with a switch for each layer.
+    """A graph that `quantize` returned, with a switch for each layer.
 
-    A layer that is off takes its input and weights as they are, and its output isn't quantized for its own sake: the
-    network is then the one that `quantize` makes with this layer among the recipe's `float_layers`. Where weights were
-    rounded with regard to others (GPTQ), `unrounded` is the same graph with weights as they were.
+    A layer that is off uses its float input and weights, and doesn't cause its output to be quantized. The network is
+    then the one that `quantize` returns with this layer among the recipe's `float_layers`. If GPTQ rounded the weights,
+    `unrounded` is the same graph with the original weights.
     """
 
     def __init__(self, graph: GraphModule, wants: TargetRecipe, unrounded: GraphModule | None = None) -> None:
@@ -54,14 +55,14 @@ class Simulation:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers that can be switched, in the graph's order."""
+        """Names of the layers that have a switch, in the graph's order."""
         return tuple(self._first)
 
     @torch.no_grad()
     def run(self, image: NDArray[np.float32], quantized: Collection[str], like: Run | None = None) -> Run:
-        """One image float32 [1,3,H,W] with these layers in INT8.
+        """Run one image float32 [1,3,H,W] with these layers in INT8.
 
-        `like` is an earlier run of the same image: what comes before the first layer that differs is taken from it.
+        `like` is an earlier run of the same image, whose values are reused up to the first layer that differs.
         """
         active, start = frozenset(quantized), 0
         values: dict[Node, Any] = {}
@@ -78,11 +79,11 @@ class Simulation:
         return Run(logits[0].numpy(), active, values)
 
     def _function(self, node: Node) -> Callable[..., Any]:
-        """What a node calls: an operation, or a module that NNCF added, as it does to smooth."""
+        """The callable of a node: an operation, or a module that NNCF inserted, for example to smooth."""
         return self._graph.get_submodule(str(node.target)) if node.op == "call_module" else cast(Any, node.target)
 
     def _arguments(self, node: Node, values: dict[Node, Any], active: frozenset[str]) -> Any:
-        """(positional, named): the values that a node takes."""
+        """Positional and keyword arguments of a node, with the current values."""
 
         def value(origin: Node) -> Any:
             if origin.op == "get_attr" or origin in self._weights:
@@ -101,14 +102,14 @@ class Simulation:
         return map_arg(node.args, value), map_arg(node.kwargs, value)
 
     def _is_on(self, user: Node, source: Any, active: frozenset[str]) -> bool:
-        """Whether the Q/DQ behind `source` is there for `user`: what is on one of its two sides wants it."""
+        """Whether the Q/DQ between `source` and `user` is on, because one of the two needs it."""
         wanted = self._layer_of.get(user) in active or not active.isdisjoint(self._passing.get(user, ()))
         made = self._wants.quantize_outputs and self._maker.get(source) in active
         return wanted or made or not active.isdisjoint(self._passing.get(without_activation(source), ()))
 
     @cached_property
     def _maker(self) -> dict[Node, str]:
-        """The layer whose integer kernel writes a node's value: the layer's own node, its activation, its table."""
+        """The layer whose integer kernel writes a node's value: for the layer itself, its activation and its table."""
         makers = {}
         for node, name in self._layer_of.items():
             makers[node] = name
@@ -121,38 +122,38 @@ class Simulation:
 
     @cached_property
     def _passing(self) -> dict[Node, set[str]]:
-        """Residual sums and max pooling from int8 to int8: the layers for one of which they are that."""
-        found: dict[Node, set[str]] = {}
+        """For each residual sum and max pooling from INT8 to INT8, the layers before it. One in INT8 suffices."""
+        makers_of: dict[Node, set[str]] = {}
         if not self._wants.quantize_residuals:
-            return found
+            return makers_of
         for node in (node for node in self._nodes if node.target in PASSING):
             values: list[Any] = node.all_input_nodes
             if all(value.target in DEQUANTIZE for value in values):
                 makers = {self._maker.get(value.args[0].args[0]) for value in values}
-                found[node] = {name for name in makers if name is not None}
-        return found
+                makers_of[node] = {name for name in makers if name is not None}
+        return makers_of
 
     @cached_property
     def _weights(self) -> dict[Node, tuple[Any, Any]]:
-        """Constants, each (as it is, after Q/DQ): the same where there is none."""
-        found: dict[Node, tuple[Any, Any]] = {}
-        as_they_were = {node.name: node for node in self._unrounded.graph.nodes}
+        """For each constant, its float value and its value after Q/DQ, which are equal if it has no Q/DQ."""
+        weights: dict[Node, tuple[Any, Any]] = {}
+        originals = {node.name: node for node in self._unrounded.graph.nodes}
         for node in self._nodes:
             if node.op == "get_attr":
                 value = constant(self._graph, node)
-                found[node] = value, value
+                weights[node] = value, value
             elif node.target is Q.dequantize_per_channel.default:
                 source, scale, zero, *rest = node.args[0].args  # type: ignore[union-attr]
-                plain, scales, zeros = (constant(self._graph, each) for each in (source, scale, zero))
+                plain, scales, zeros = (constant(self._graph, item) for item in (source, scale, zero))
                 levels = Q.quantize_per_channel.default(plain, scales, zeros, *rest)
-                before: Any = as_they_were[node.name]
-                float_ = constant(self._unrounded, before.args[0].args[0])
-                found[node] = float_, Q.dequantize_per_channel.default(levels, scales, zeros, *rest)
-        return found
+                original: Any = originals[node.name]
+                float_ = constant(self._unrounded, original.args[0].args[0])
+                weights[node] = float_, Q.dequantize_per_channel.default(levels, scales, zeros, *rest)
+        return weights
 
 
 def _is_quantized(node: Node) -> bool:
-    """A convolution or linear layer that `quantize` marked: its weights come out of Q/DQ."""
+    """Whether a node is a convolution or linear layer that `quantize` quantized, so that its weights have Q/DQ."""
     if node.target not in (A.conv2d.default, A.linear.default):
         return False
     weight = node.args[1]

@@ -1,4 +1,4 @@
-"""A study: one target's trials, planned once, done by all workers, and the best of them."""
+"""A study: one target's trials, which are planned once and run by all workers, and the best of them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from edgekit.tuning.space import Choices
 from edgekit.tuning.trial import Figures, Trial
 
 POLL_S = 0.5
-"""Seconds between two looks at what other workers have done."""
+"""Seconds between two checks of other workers' progress."""
 
 
 def planned(
@@ -23,7 +23,7 @@ def planned(
     make: Callable[[], tuple[list[str], list[Choices]]],
     wait: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """The order of layers, after one worker has queued the plan that `make` gives; the other workers wait for it."""
+    """Let one worker queue the plan that `make` returns while the others wait. Returns the order of layers."""
     while (layers := table.layers()) is None:
         if table.claim_plan(worker):
             with _heartbeat(table, lambda: table.claim_plan(worker)):
@@ -40,23 +40,23 @@ def drain(
     until: float,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Do trials until none is waiting or running anywhere, or it is `until` (time.time()).
+    """Run trials until none is waiting or running anywhere, or until the time `until` (as of time.time()).
 
-    A StageError of `measure` fails its trial for good. A trial that can't be the best is pruned: one with fewer layers
-    in float met the bounds. A trial that another exception ends, such as KeyboardInterrupt, waits again.
+    A StageError of `measure` fails the trial for good. A trial is pruned if one with fewer layers in float met the
+    bounds, because it can't be the best. Other exceptions, such as KeyboardInterrupt, return the trial to the queue.
     """
     while time.time() < until:
         number = table.claim(worker)
         if number is not None:
             _run(table, worker, number, measure)
         elif any(trial.state == "running" for trial in table.trials()):
-            wait(POLL_S)  # of another worker, which finishes it or is lost
+            wait(POLL_S)  # until the other worker finishes its trial or is lost
         else:
             return
 
 
 def _run(table: TrialTable, worker: str, number: int, measure: Callable[[Choices], Figures]) -> None:
-    """Do one trial. A worker that was silent for too long has lost it, and its result is dropped."""
+    """Run one trial. If the worker counts as lost meanwhile, its result is discarded."""
     try:
         trials = table.trials()
         choices = trials[number].choices
@@ -75,12 +75,12 @@ def _run(table: TrialTable, worker: str, number: int, measure: Callable[[Choices
 
 @contextmanager
 def _heartbeat(table: TrialTable, beat: Callable[[], object]) -> Iterator[None]:
-    """Give a sign of life now and then from a thread, as long as the block runs."""
+    """Call `beat` regularly from a thread while the block runs."""
     stop = Event()
 
     def run() -> None:
         while not stop.wait(table.silence_s / 6):
-            with suppress(UsageError):  # the worker reports it when it writes itself
+            with suppress(UsageError):  # the worker itself reports it at its next write
                 beat()
 
     thread = Thread(target=run, daemon=True)
@@ -93,15 +93,15 @@ def _heartbeat(table: TrialTable, beat: Callable[[], object]) -> Iterator[None]:
 
 
 def complete(trials: Sequence[Trial]) -> list[tuple[Trial, Figures]]:
-    """The trials that measured something, with what they measured."""
+    """The completed trials with their figures."""
     return [(trial, trial.figures) for trial in trials if trial.figures is not None]
 
 
 def within(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that kept the bounds on the tuning images.
+    """The trials that met the bounds on the tuning images.
 
-    Estimator and bias correction change numbers, not what is computed: it is enough that a trial with the same layers
-    in float, smoothed alike, was fast enough, so that a busy moment doesn't decide.
+    Estimator and bias correction change numbers, but not the operations. It is therefore enough if any trial with the
+    same layers in float and the same smoothing was fast enough, so that a busy moment doesn't decide.
     """
     fast = {_structure(trial) for trial, figures in complete(trials) if figures.fast_enough}
     return [trial for trial, figures in complete(trials) if figures.drop_kept and _structure(trial) in fast]
@@ -112,26 +112,27 @@ def _structure(trial: Trial) -> tuple[int, bool]:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The trial to take: of those that kept the bounds the one with the fewest layers in float, and of these the one
-    that answers most as the float network does. If none kept them, the smallest drop; None if no trial is complete.
+    """The best trial; None if none is complete.
 
-    No time decides among those, so that it is the same whoever ran the trials.
+    Of the trials that met the bounds, it is the one with the fewest layers in float, and among equals the one that
+    agrees most with the float network. If none met them, it is the one with the smallest drop. Times don't decide among
+    these, so the result doesn't depend on which worker ran which trial.
     """
-    kept = within(trials)
+    passed = within(trials)
 
     def rank(pair: tuple[Trial, Figures]) -> tuple[Any, ...]:
         trial, figures = pair
         accuracy = (-figures.agreement, figures.drop_top1_points)
         settings = (trial.choices.bias_correction != "none", trial.choices.estimator)
         cost = _structure(trial)
-        return (*cost, *accuracy, *settings) if kept else (*reversed(accuracy), *cost, *settings)
+        return (*cost, *accuracy, *settings) if passed else (*reversed(accuracy), *cost, *settings)
 
-    taken = min(complete(kept or trials), key=rank, default=None)
-    return None if taken is None else taken[0]
+    winner = min(complete(passed or trials), key=rank, default=None)
+    return None if winner is None else winner[0]
 
 
 def front(trials: Sequence[Trial]) -> list[int]:
-    """Numbers of the trials that no other beats in drop or latency without being worse in the other."""
+    """Numbers of the trials that are Pareto-optimal in drop and latency."""
     points = {trial.number: (figures.drop_top1_points, figures.time_share) for trial, figures in complete(trials)}
 
     def is_beaten(own: tuple[float, float]) -> bool:
@@ -141,18 +142,18 @@ def front(trials: Sequence[Trial]) -> list[int]:
 
 
 def summary(trials: Sequence[Trial], target: str) -> TargetSearch:
-    """One target's part of the report: its trials, the front of accuracy against latency, and the one taken."""
-    taken, kept = best(trials), {trial.number for trial in within(trials)}
+    """One target's part of the report: its trials, the Pareto front of drop and latency, and the best trial."""
+    winner, passed = best(trials), {trial.number for trial in within(trials)}
     rows = tuple(
         TrialSummary(
             number=trial.number,
             state=trial.state,
-            met=trial.number in kept,
+            met=trial.number in passed,
             reason=trial.reason,
             **asdict(trial.choices),
             **({} if trial.figures is None else vars(trial.figures)),
         )
         for trial in trials
     )
-    best_number = None if taken is None else taken.number
+    best_number = None if winner is None else winner.number
     return TargetSearch(target=target, trials=rows, front=tuple(front(trials)), best=best_number)

@@ -1,4 +1,4 @@
-"""One trial of a search: a point of the plan, what became of it, and what it measured."""
+"""One trial of a search: a point of the plan, its state, and its figures."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,44 +7,53 @@ from edgekit.report.row import Interval
 from edgekit.tuning.space import Choices
 
 State = Literal["waiting", "running", "complete", "fail", "pruned"]
-"""A pruned trial was skipped, because a point with fewer layers in float had met the bounds."""
+"""State of a trial. "pruned" means skipped because a point with fewer layers in float had met the bounds."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a complete trial measured on the tuning images. Drops are percentage points of top-1."""
+    """Figures of a completed trial, measured on the tuning images."""
 
     drop_top1_points: float
+    """Drop in top-1 against torch, in percentage points."""
     drop_ci95_points: Interval
+    """95 % interval of the drop, in percentage points."""
     agreement: float
+    """Share of images for which the model and torch predict the same class."""
     p50_ms: float
+    """Median latency in ms."""
     time_share: float
-    """Latency as a share of the float bundle's latency beside it, which is comparable between times and machines."""
+    """Latency divided by that of the float bundle in the same measurement, which is comparable between machines."""
     speedup: float
+    """Speedup over the float bundle."""
     speedup_ci95: Interval
+    """95 % interval of the speedup."""
     files: dict[str, str]
     """SHA-256 of each model file by its name."""
     drop_kept: bool
-    """True if the measured drop is at most --max-drop."""
+    """Whether the measured drop is at most --max-drop."""
     fast_enough: bool
-    """True if the measured speed-up is above --min-speedup."""
+    """Whether the measured speedup is above --min-speedup."""
     float_layers: tuple[str, ...]
-    """Layers that the trial left in float."""
+    """Names of the layers that the trial left in float."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as the database has it."""
+    """A trial in the database."""
 
     number: int
     """Position in the plan, from 0."""
     choices: Choices
+    """Point of the search space."""
     state: State
+    """Current state."""
     worker: str | None
+    """Name of the worker that runs it or ran it."""
     reason: str | None
     """Message of the error that made the trial fail; None if it failed because its workers were lost."""
     figures: Figures | None
-    """None unless the state is "complete"."""
+    """Figures if the state is "complete", otherwise None."""
 
     @property
     def is_finished(self) -> bool:

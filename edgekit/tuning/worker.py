@@ -1,4 +1,4 @@
-"""One worker of a search: a process of its own, which does trials of each target's study until none is left."""
+"""One worker of a search: a separate process that runs trials of each target's study until none is left."""
 
 import os
 import signal
@@ -35,19 +35,20 @@ from edgekit.tuning.study import drain, planned
 from edgekit.tuning.trial import Figures
 
 ORDERING_IMAGES = 16
-"""So many of the tuning images tell which layers make the noise."""
+"""Number of tuning images on which the noise of each layer is measured."""
 
 
 @dataclass(frozen=True)
 class SplitJob:
-    """A job whose evaluation images are split: those that the search sees, and those that only the verdict sees."""
+    """A job whose evaluation images are split between the search and the verdict."""
 
     job: Job
-    """Evaluates on the tuning images."""
+    """The job of the search, which evaluates on the tuning images."""
     held_out: Selection
+    """Images for the verdict, which the search never sees."""
 
     def study_name(self, target: str, options: Options, search: Search) -> str:
-        """Names what the trials depend on, but for the machine: the same search joins the same study."""
+        """Name of the study, with a digest of all that trials depend on but the machine. Equal searches share it."""
         job, settings = self.job, options.settings
         parts: list[Any] = [
             job.network.name,
@@ -62,28 +63,29 @@ class SplitJob:
 
 
 def prepare_search(options: Options, search: Search, reporter: Reporter) -> SplitJob:
-    """Load the network, choose and split the images. DataError where one part would be empty."""
-    tuning, held = search.num_tuning_samples, options.num_eval_samples
-    for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held)):
+    """Load the network, then choose and split the images. DataError if one part would be empty."""
+    tuning, held_out = search.num_tuning_samples, options.num_eval_samples
+    for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held_out)):
         if count is not None and count < 1:
-            raise UsageError(f"{name} is {count}: give a whole number from 1.")
-    both = tuning + held if tuning and held else None
+            raise UsageError(f"{name} is {count}", valid="a whole number from 1")
+    both = tuning + held_out if tuning and held_out else None
     job = prepare(replace(options, num_eval_samples=both), reporter)
-    found = len(job.evaluation.samples)
-    count = tuning or (found - held if held else found // 2)
+    total = len(job.evaluation.samples)
+    count = tuning or (total - held_out if held_out else total // 2)
     first, rest = split(job.evaluation, max(0, count))
-    if held:
-        rest, _ = split(rest, held)
-    if not first.samples or not rest.samples or len(rest.samples) < (held or 0):
+    if held_out:
+        rest, _ = split(rest, held_out)
+    if not first.samples or not rest.samples or len(rest.samples) < (held_out or 0):
         raise DataError(
-            f"'{options.data}' leaves {found} images beside calibration: {max(0, count)} to tune on leave "
-            f"{len(rest.samples)} for the verdict. Give more images, or fewer to --num-tuning-samples"
+            f"'{options.data}' has {total} images besides those for calibration; {max(0, count)} of them for tuning "
+            f"leave {len(rest.samples)} for the verdict",
+            fix="Add images, or reduce --num-tuning-samples",
         )
     return SplitJob(replace(job, evaluation=first), rest)
 
 
 class Bench:
-    """Makes and measures the bundles of trials for one target, in a workspace that is gone afterwards."""
+    """Builds and measures the bundles of trials for one target in a temporary workspace."""
 
     def __init__(
         self, graphs: PreparedGraphs, target: str, options: Options, folder: Path, images: EvaluationImages
@@ -94,17 +96,18 @@ class Bench:
         self.order: list[str] = []
 
     def plan(self, trials: int | None) -> tuple[list[str], list[Choices]]:
-        """Layers in the order in which they are left in float, and the points to try, at most `trials` of them."""
+        """The layers in the order of leaving them in float, and the points to try, at most `trials` of them."""
         job = self._graphs.job
         samples = job.evaluation.samples[:ORDERING_IMAGES]
-        found = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), samples)
-        alone = {name: frozenset([name]) for name in found.simulation.layers}
-        found.run(alone.values())
-        order = order_of({name: found.noise(each) for name, each in alone.items()}, layer_macs(self._graphs))
+        simulated = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), samples)
+        alone = {name: frozenset([name]) for name in simulated.simulation.layers}
+        simulated.run(alone.values())
+        noise = {name: simulated.noise(mixture) for name, mixture in alone.items()}
+        order = order_of(noise, layer_macs(self._graphs))
         return order, plan(self._recipe.for_target(self._target), len(order))[:trials]
 
     def measure(self, choices: Choices) -> Figures:
-        """Build the bundle of a trial beside the float one and measure both, as `deploy` does; StageError."""
+        """Build the bundle of a trial and the float one, and measure both as `deploy` does. Raises StageError."""
         recipe = with_choices(self._recipe, self._target, choices, self.order)
         names = [f"{self._target}-{precision}" for precision in ("float", "int8")]
         base = build_one(self._graphs, self._target, "float", self._folder / names[0], self._quiet)
@@ -117,39 +120,40 @@ class Bench:
 
 
 def figures(measured: Measurement, bundle: Bundle, settings: Settings, float_layers: Sequence[str]) -> Figures:
-    """What a trial records of its measurement, and whether it kept each bound as measured; EngineError if it failed.
+    """The figures of a trial, and whether they meet the bounds; EngineError if the measurement failed.
 
-    That the drop's interval keeps it, and that times are steady enough to quote, is for the held-out rows to show.
+    The bounds apply to the measured values. The drop's interval and the steadiness of times are checked only for the
+    rows on held-out images.
     """
     if measured.failure:
         raise EngineError(str(measured.failure))
-    accuracy, faster, latency = measured.accuracy, measured.speedup, measured.latency_ms
-    if accuracy is None or faster is None or latency is None:
-        raise EngineError("its float bundle can't be timed: there is nothing to compare with")
+    accuracy, speedup, latency = measured.accuracy, measured.speedup, measured.latency_ms
+    if accuracy is None or speedup is None or latency is None:
+        raise EngineError("its float bundle can't be timed, so its speedup is unknown")
     return Figures(
         drop_top1_points=accuracy.drop_top1_points,
         drop_ci95_points=accuracy.drop_ci95_points,
         agreement=accuracy.agreement,
         p50_ms=latency.p50,
-        time_share=1 / faster.ratio,
-        speedup=faster.ratio,
-        speedup_ci95=faster.ci95,
+        time_share=1 / speedup.ratio,
+        speedup=speedup.ratio,
+        speedup_ci95=speedup.ci95,
         files={name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
         drop_kept=accuracy.drop_top1_points <= settings.max_drop,
-        fast_enough=settings.min_speedup <= 0 or faster.ci95[0] > settings.min_speedup,
+        fast_enough=settings.min_speedup <= 0 or speedup.ci95[0] > settings.min_speedup,
         float_layers=tuple(float_layers),
     )
 
 
 def worker_name(pid: int | None) -> str:
-    """The name under which a process of this machine runs trials."""
+    """The worker name of a process on this machine."""
     return f"{socket.gethostname()}:{pid}"
 
 
 def work(options: Options, search: Search, file: Path, until: float) -> None:
-    """What a worker process runs: trials of each target from the database `file`.
+    """Run trials of each target from the database `file`, in a worker process.
 
-    It prints nothing but warnings: the process that started it reads the trials.
+    It prints only warnings, because the parent process reads the trials from the database.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     reporter = Reporter(quiet=True)
@@ -167,7 +171,7 @@ def work(options: Options, search: Search, file: Path, until: float) -> None:
 
 
 def shares(targets: Sequence[str], until: float) -> Iterator[tuple[str, float]]:
-    """Each target with the end of its time (time.time()): what is left is shared evenly by those still to come."""
+    """Yields each target with the end of its time, as of time.time(). The targets still to come share what remains."""
     for index, target in enumerate(targets):
         now = time.time()
         if now < until:

@@ -1,4 +1,4 @@
-"""Where a worker process begins. Light: what it needs is imported with libraries kept quiet."""
+"""The entry point of a worker process. It imports heavy modules only inside, where libraries are silenced."""
 
 import multiprocessing
 import os
@@ -16,10 +16,9 @@ from edgekit.tuning.options import Search
 
 
 def begin(options: Options, search: Search, file: Path, until: float, traceback: bool) -> None:
-    """Do trials of the database `file` until none is left, or it is `until` (time.time()).
+    """Run trials of the database `file` until none is left, or until the time `until` (as of time.time()).
 
-    The exit status is 0, an error's exit code, or 130 after Ctrl-C. With `traceback` an error is printed with where it
-    came from.
+    The exit status is 0, an error's exit code, or 130 after Ctrl-C. With `traceback`, errors print their traceback.
     """
     Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -36,7 +35,7 @@ def begin(options: Options, search: Search, file: Path, until: float, traceback:
 
 
 def _end_with_parent() -> None:
-    """A worker whose command was killed ends too: the same command started again takes its folder over."""
+    """Exit when the parent is killed, because the same command, started again, takes over its folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

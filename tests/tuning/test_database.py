@@ -1,4 +1,4 @@
-"""The table of trials: claimed once, taken up again when a worker is lost, in a file that can be named in two ways."""
+"""The table of trials: each is claimed once, and again if its worker is lost. Its file can be named in two ways."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SILENCE_S = 60.0
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that advances only when a test sets it."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -34,7 +34,7 @@ def table(tmp_path: Path, clock: Clock) -> TrialTable:
     return table
 
 
-def test_a_plan_is_made_once(table: TrialTable) -> None:
+def test_a_study_is_planned_once(table: TrialTable) -> None:
     table.plan(["other"], POINTS[:1])
     assert table.layers() == ["b", "a"]
     assert [(trial.number, trial.choices, trial.state) for trial in table.trials()] == [
@@ -42,7 +42,7 @@ def test_a_plan_is_made_once(table: TrialTable) -> None:
     ]
 
 
-def test_studies_in_one_file_are_apart(table: TrialTable, tmp_path: Path) -> None:
+def test_studies_in_one_file_are_separate(table: TrialTable, tmp_path: Path) -> None:
     other = TrialTable(tmp_path / "tune.db", "another study", SILENCE_S)
     assert other.layers() is None
     assert other.trials() == []
@@ -54,7 +54,7 @@ def test_a_planner_that_falls_silent_is_replaced(tmp_path: Path, clock: Clock) -
     assert table.claim_plan("first")
     assert not table.claim_plan("second")
     clock.seconds += SILENCE_S - 1
-    assert table.claim_plan("first"), "its heartbeat"
+    assert table.claim_plan("first"), "a repeated claim is a heartbeat"
     clock.seconds += SILENCE_S - 1
     assert not table.claim_plan("second")
     clock.seconds += 2
@@ -67,14 +67,14 @@ def test_each_trial_is_claimed_once_in_the_order_of_the_plan(table: TrialTable) 
     assert [table.claim(worker) for worker in ("v", "w", "v", "w")] == [0, 1, 2, None]
 
 
-def test_a_silent_workers_trial_is_taken_up_behind_those_never_begun(table: TrialTable, clock: Clock) -> None:
+def test_a_silent_worker_s_trial_is_repeated_after_those_never_started(table: TrialTable, clock: Clock) -> None:
     assert table.claim("dead") == 0
     assert table.claim("alive") == 1
     clock.seconds += SILENCE_S - 1
     table.beat("alive")
     clock.seconds += 2
     assert [table.claim("next") for _ in range(3)] == [2, 0, None]
-    assert not table.finish("dead", "complete"), "it is another worker's now"
+    assert not table.finish("dead", "complete"), "another worker runs it now"
     assert table.finish("alive", "pruned")
     assert [trial.state for trial in table.trials()] == ["running", "pruned", "running"]
 
@@ -105,7 +105,7 @@ def test_a_released_trial_waits_again(table: TrialTable) -> None:
 
 
 @pytest.mark.parametrize("storage", ["tune.db", "sqlite:///tune.db", "sqlite:////{}/tune.db", "{}/tune.db"])
-def test_a_file_is_named_by_its_path_or_url(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_can_be_named_by_path_or_url(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert (
         database_file(storage.format(str(tmp_path).lstrip("/") if "://" in storage else tmp_path))
@@ -117,12 +117,14 @@ def test_a_file_is_named_by_its_path_or_url(storage: str, tmp_path: Path, monkey
     "storage", ["postgresql://user@host/base", "sqlite://", "sqlite:///", "sqlite:///:memory:", ""]
 )
 def test_other_storages_are_refused(storage: str) -> None:
-    with pytest.raises(UsageError, match="--storage") as caught:
+    with pytest.raises(UsageError) as caught:
         database_file(storage)
+    assert caught.value.problem == f"--storage is '{storage}'"
+    assert "sqlite:///PATH" in caught.value.valid
     assert caught.value.exit_code == 2
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("something else, and long enough to be looked at " * 20)
     for file in (tmp_path / "text", tmp_path / "missing" / "tune.db", tmp_path):
         with pytest.raises(UsageError, match="--storage"):

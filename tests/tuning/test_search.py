@@ -1,4 +1,4 @@
-"""The search at the command line: workers, budgets, a recipe that gives the same files, a verdict on other images."""
+"""`edgekit tune`: workers, budgets, a recipe that gives the same files, and a verdict on other images."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from edgekit.runtime.bundle import read_bundle
 
 @pytest.fixture(scope="module")
 def arguments(job_arguments: list[str]) -> list[str]:
-    """The small job, with three images of each class: one to calibrate, to tune and to judge on."""
+    """The small job, with separate images of each class for calibration, tuning and the verdict."""
     counts = ["--num-calibration-samples", "10", "--num-tuning-samples", "10", "--num-eval-samples", "20"]
     measuring = ["--warmup", "1", "--iterations", "3", "--min-speedup", "0", "--max-drop", "100"]
     return [*job_arguments[: job_arguments.index("--num-calibration-samples")], *counts, *measuring, "--target", "onnx"]
@@ -31,14 +31,14 @@ def arguments(job_arguments: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tuned(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search by two workers. Don't write in it."""
+    """The folder of a search by two workers. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
     assert main(["tune", *arguments, "--trials", "3", "--workers", "2", "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
 
 
 def trials_of(folder: Path) -> tuple[TrialSummary, ...]:
-    """The trials of the one target that was searched for."""
+    """The trials of the search's only target."""
     search = load_report(folder).tuning
     assert search is not None
     (target,) = search.targets
@@ -70,9 +70,11 @@ def test_the_verdict_is_of_images_that_the_search_never_saw(photos: Path) -> Non
     first, held_out = split(rest, 10)
     assert not set(first.hashes) & set(held_out.hashes)
     assert not set(first.hashes + held_out.hashes) & set(calibration.hashes)
-    assert {sample.label for sample in first.samples} == set(range(10)), "classes take turns"
+    assert {sample.label for sample in first.samples} == set(range(10)), "every class has an image"
     twice = replace(rest, hashes=(*rest.hashes[:-1], rest.hashes[0]))
-    assert len(split(twice, 10)[1].samples) == len(held_out.samples) - 1, "what is there twice isn't in both"
+    assert len(split(twice, 10)[1].samples) == len(held_out.samples) - 1, (
+        "an image that occurs twice is not in both parts"
+    )
     assert split(rest, 10)[0].sha256 == select(dataset, 10, 0, exclude=calibration).sha256
 
 
@@ -91,14 +93,12 @@ def test_deploy_with_the_recipe_gives_the_same_files(
         assert ours.files[ours.model_file] == theirs.files[theirs.model_file]
 
 
-def test_a_search_that_is_done_goes_on_from_what_it_has(
-    tuned: Path, arguments: list[str], tmp_path: Path, capfd: Any
-) -> None:
+def test_a_completed_search_reuses_its_trials(tuned: Path, arguments: list[str], tmp_path: Path, capfd: Any) -> None:
     folder = tmp_path / "run"
     shutil.copytree(tuned, folder)
     assert main(["tune", *arguments, "--trials", "3", "-o", str(folder)]) == 0
     out, err = capfd.readouterr()
-    assert err.count("trial ") == 3, "told again, done before"
+    assert err.count("trial ") == 3, "they are reported again"
     assert "onnx-int8: reused from an earlier run" in err
     assert "3 recipes tried" in out
     assert [trial.number for trial in trials_of(folder)] == [0, 1, 2]
@@ -108,29 +108,30 @@ def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
     folder = str(tmp_path / "run")
     assert main(["tune", *arguments, "--trials", "1", "--budget-minutes", "0.01", "-o", folder]) == 1
     err = capfd.readouterr().err
-    assert "0.01 minutes are over" in err
-    assert "onnx: no trial was finished: give it more time." in err
+    assert "0.01 minutes" in err
+    assert "onnx: no trial was completed" in err
+    assert "--budget-minutes" in err
     assert main(["tune", *arguments, "--trials", "1", "--budget-memory", "50", "-o", folder]) == 1
     err = capfd.readouterr().err
     assert "a worker died (exit status -9)" in err
-    assert "no trial was finished" in err
+    assert "no trial was completed" in err
     assert "Traceback" not in err
 
 
-def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_path: Path, capfd: Any) -> None:
+def test_an_interrupted_search_is_resumed(arguments: list[str], tuned: Path, tmp_path: Path, capfd: Any) -> None:
     command = ["tune", *arguments, "--trials", "3", "-o", str(tmp_path / "run")]
     process = subprocess.Popen([sys.executable, "-m", "edgekit", *command], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said = ""
-    while "trial " not in said:
+    err = ""
+    while "trial " not in err:
         line = process.stderr.readline()
-        assert line, said
-        said += line
+        assert line, err
+        err += line
     process.send_signal(signal.SIGINT)
-    said += process.communicate(timeout=120)[1]
-    assert process.returncode == 130, said
-    assert "Completed work was saved" in said
-    assert "Traceback" not in said
+    err += process.communicate(timeout=120)[1]
+    assert process.returncode == 130, err
+    assert "Completed work was saved" in err
+    assert "Traceback" not in err
     assert main(command) == 0
     resumed, uninterrupted = (
         {
@@ -145,7 +146,7 @@ def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--max-drop", "-1"], "--max-drop is '-1'"),
         (["--weights", "random"], "the weights are random"),
@@ -156,14 +157,14 @@ def test_interrupted_and_taken_up_again(arguments: list[str], tuned: Path, tmp_p
         (["--silence", "1"], "--silence"),
     ],
 )
-def test_bad_input(arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], said: str) -> None:
-    without = [each for each in arguments]
+def test_bad_input(arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], message: str) -> None:
+    without = list(arguments)
     if "--num-tuning-samples" in more:
         place = without.index("--num-eval-samples")
         del without[place : place + 2]
     assert main(["tune", *without, "-o", str(tmp_path / "run"), *more]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 

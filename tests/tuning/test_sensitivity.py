@@ -1,4 +1,4 @@
-"""Which layers make the noise: on a network with one bad layer, and at the command line."""
+"""Sensitivity of layers: in a network with one bad layer, and at the command line."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_blocks(layer: str, block: str) -> None:
     assert block_of(layer) == block
 
 
-def test_trials_are_those_of_single_runs(trials: Trials) -> None:
+def test_trials_equal_single_runs(trials: Trials) -> None:
     simulation = trials.simulation
     mixtures = [frozenset([simulation.layers[3]]), trials.everything - {simulation.layers[5]}]
     steps = []
@@ -120,7 +120,7 @@ def test_every_layer_and_block_is_measured(trials: Trials) -> None:
     for layer in measured.layers:
         alone, without = layer.only_int8.snr_db, layer.only_float.snr_db
         assert alone is not None
-        assert alone > everything, "one layer makes less noise than all"
+        assert alone > everything, "one layer makes less noise than all layers"
         assert without is not None
         assert layer.only_float.snr_gain_db == pytest.approx(without - everything)
     assert [layer.time for layer in measured.layers] == [None, *times.values()]
@@ -128,8 +128,8 @@ def test_every_layer_and_block_is_measured(trials: Trials) -> None:
     assert blocks[measured.layers[0].block].time is None, "one of its layers has no time"
 
 
-def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
-    """Ranges of one image a hundred times too dark clip everything behind the input; so do the first layer's."""
+def test_the_worst_layer_is_named(tiny_convnext: Any) -> None:
+    """Ranges from an image that is a thousand times too dark clip everything. The first layer's ranges suffice."""
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     recipe = load_recipe("convnextv2")
     pixels = random_crops(range(10)).pixels
@@ -143,7 +143,7 @@ def test_the_layer_that_did_it_is_named(tiny_convnext: Any) -> None:
     assert measured.culprits.layers[0] == max(measured.layers, key=lambda layer: layer.noise_share).name
     assert measured.culprits.then.drop_top1_points <= 0
     fewer = trials.everything - frozenset(measured.culprits.layers[:-1])
-    assert trials.figures(fewer).drop_top1_points > 0, "none is named for nothing"
+    assert trials.figures(fewer).drop_top1_points > 0, "every named layer is necessary"
 
 
 def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, capfd: Any) -> None:
@@ -162,7 +162,7 @@ def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, c
     assert len(part.layers) == 13
     assert all(layer.macs > 0 for layer in part.layers)
     assert any(layer.time and layer.time.int8_ms > 0 for layer in part.layers)
-    assert "onnx-int8: reused from an earlier run" in err, "the times are those of the bundle that deploy made"
+    assert "onnx-int8: reused from an earlier run" in err, "the times are those of deploy's bundle"
     assert load_report(folder).sensitivity == sensitivity
     assert "Sensitivity of the layers" in (folder / "report.html").read_text()
     assert (folder / "sensitivity.svg").read_text().startswith("<?xml")
@@ -171,14 +171,14 @@ def test_command(finished_run: Path, job_arguments: list[str], tmp_path: Path, c
     assert main(command) == 0
     out, err = capfd.readouterr()
     assert "onnx: reused from an earlier run" in err
-    assert f"'{folder / 'report.json'}' is not a valid Report" in err, "what could not be updated is not passed over"
+    assert f"'{folder / 'report.json'}' is not a valid Report" in err, "the user learns that the report was not updated"
     assert (folder / "report.json").read_text() == "{"
     assert "stages.1.blocks.0" in out
     assert "within 100 points." in out
 
 
 def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_path: Path, capfd: Any) -> None:
-    """The demo's story in small: what is flagged in simulation is as wrong in the runtime."""
+    """The demo on a small scale: a loss that the simulation reports occurs in the runtime too."""
     (tmp_path / "broken.toml").write_text(BROKEN)
     (tmp_path / "outlier" / "class_0").mkdir(parents=True)
     Image.new("RGB", (40, 40), (124, 116, 104)).save(tmp_path / "outlier" / "class_0" / "grey.png")
@@ -195,7 +195,13 @@ def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_
     assert part.int8.agreement < 0.8
     assert (
         main(
-            ["evaluate", *(str(folder / f"onnx-{each}") for each in ("float", "int8")), "--data", str(photos), "--json"]
+            [
+                "evaluate",
+                *(str(folder / f"onnx-{precision}") for precision in ("float", "int8")),
+                "--data",
+                str(photos),
+                "--json",
+            ]
         )
         == 0
     )
@@ -204,30 +210,30 @@ def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [(["--max-drop", "-1"], "--max-drop is '-1'"), (["--num-eval-samples", "500"], "500 images requested")],
 )
-def test_bad_input(job_arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], said: str) -> None:
+def test_bad_input(job_arguments: list[str], tmp_path: Path, capfd: Any, more: list[str], message: str) -> None:
     arguments = job_arguments[: job_arguments.index("--num-calibration-samples")]
     assert main(["sensitivity", *arguments, "-o", str(tmp_path / "run"), *more]) == 2
     err = capfd.readouterr().err
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("content", [None, "", "{}"])
-def test_a_report_that_is_damaged_is_left_as_it_is_with_a_warning(
+def test_a_damaged_report_is_left_unchanged_with_a_warning(
     content: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    report, found = tmp_path / "report.json", cast(Any, None)
+    report, unused = tmp_path / "report.json", cast(Any, None)
     if content is not None:
         report.write_text(content)
-    analysis._add_to_report(tmp_path, found, Reporter(quiet=True))
+    analysis._add_to_report(tmp_path, unused, Reporter(quiet=True))
     err = capfd.readouterr().err
     if content is None:
         assert err == ""
         assert list(tmp_path.iterdir()) == []
     else:
-        assert err.startswith("warning: the report does not show the sensitivity: ")
+        assert err.startswith("warning: the sensitivity was not added to the report: ")
         assert report.read_text() == content

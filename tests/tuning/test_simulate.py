@@ -1,4 +1,4 @@
-"""Layers switched on and off in one quantized graph, against graphs that were quantized so."""
+"""Layers switched on and off in one quantized graph, compared with graphs quantized with those layers."""
 
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,7 @@ def images() -> list[NDArray[np.float32]]:
 
 
 def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, TargetRecipe]:
-    plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # each layer's own, whatever the others have
+    plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # independent of the other layers
     recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
     wants = recipe.targets[target]
     return quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target), wants
@@ -76,7 +76,7 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
     assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(wanted, images[0]))
 
 
-def test_a_table_behind_a_layer_goes_with_it(graph: GraphModule, images: Any) -> None:
+def test_a_table_after_a_layer_switches_with_it(graph: GraphModule, images: Any) -> None:
     board = load_recipe("convnextv2").for_class("raspberry-pi-4").targets
     real, wants = quantized(graph, images, "tflite", targets=board)
     simulation = Simulation(real, wants)
@@ -86,9 +86,7 @@ def test_a_table_behind_a_layer_goes_with_it(graph: GraphModule, images: Any) ->
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
 
 
-def test_weights_that_were_rounded_together_are_float_again_where_a_layer_is_off(
-    graph: GraphModule, images: Any
-) -> None:
+def test_a_layer_that_is_off_uses_its_original_weights_after_gptq(graph: GraphModule, images: Any) -> None:
     real, wants = quantized(graph, images, "onnx", weight_rounding="gptq")
     unrounded, _ = quantized(graph, images, "onnx")
     simulation = Simulation(real, wants, unrounded)
@@ -98,7 +96,7 @@ def test_weights_that_were_rounded_together_are_float_again_where_a_layer_is_off
     assert not np.allclose(without.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-3)
 
 
-def test_smoothing_is_part_of_both_sides(graph: GraphModule, images: Any) -> None:
+def test_smoothing_applies_to_both_float_and_int8(graph: GraphModule, images: Any) -> None:
     real, wants = quantized(graph, images, "onnx", smooth_quant=True)
     simulation = Simulation(real, wants)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
@@ -108,7 +106,7 @@ def test_smoothing_is_part_of_both_sides(graph: GraphModule, images: Any) -> Non
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
 
 
-def test_a_run_goes_on_from_another(graph: GraphModule, images: Any) -> None:
+def test_a_run_continues_from_another(graph: GraphModule, images: Any) -> None:
     real, wants = quantized(graph, images, "tflite")
     simulation = Simulation(real, wants)
     nothing = simulation.run(images[0], ())
@@ -120,7 +118,7 @@ def test_a_run_goes_on_from_another(graph: GraphModule, images: Any) -> None:
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
-def test_a_padding_goes_with_its_layer(images: Any, target: str) -> None:
+def test_a_padding_switches_with_its_layer(images: Any, target: str) -> None:
     torch.manual_seed(0)
     padded = torch.nn.Sequential(
         *(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU6()),
@@ -131,21 +129,21 @@ def test_a_padding_goes_with_its_layer(images: Any, target: str) -> None:
     recipe = replace(load_recipe("default"), weight_rounding="nearest")
     wants = recipe.targets[target]
 
-    def made(*left: str) -> GraphModule:
+    def quantized_without(*left: str) -> GraphModule:
         return quantize(rewrite(graph, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
 
-    real = made()
+    real = quantized_without()
     simulation = Simulation(real, wants)
     everything = simulation.run(images[0], simulation.layers)
     assert np.array_equal(everything.logits, answers(real, images[0]))
     on = [name for name in simulation.layers if name != "4"]
     assert len(on) == 2
-    assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(made("4"), images[0]))
+    assert np.array_equal(simulation.run(images[0], on, everything).logits, answers(quantized_without("4"), images[0]))
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
 @pytest.mark.parametrize("left", [(), ("one",), ("two", "three"), ("three",), ("one", "two"), ("head",)])
-def test_residual_sums_go_with_the_layers_before_them(images: Any, target: str, left: tuple[str, ...]) -> None:
+def test_residual_sums_switch_with_the_layers_before_them(images: Any, target: str, left: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     graph = export_graph(Residual().eval(), (1, 3, 32, 32))
     recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")

@@ -1,4 +1,4 @@
-"""The plan of trials, and the recipes that their choices make."""
+"""The plan of trials, and the recipes of their choices."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,23 +18,23 @@ def test_the_plan_starts_with_the_recipe_itself_and_the_cheapest() -> None:
     levels = [point.layers_in_float for point in points]
     assert levels == sorted(levels)
     assert set(levels) == {0, 1, 2, 4, 8}
-    assert {point.layers_in_float for point in plan(BASE, 1)} == {0}, "one layer is never all left in float"
+    assert {point.layers_in_float for point in plan(BASE, 1)} == {0}, "a network's only layer never stays in float"
 
 
-def test_choices_are_one_targets() -> None:
+def test_choices_apply_to_one_target() -> None:
     recipe = with_choices(
         replace(BASE, float_layers=("stem*",)), "onnx", Choices("minmax", True, "fast", 2), ["b", "a[0]", "c"]
     )
-    found = recipe.for_target("onnx")
-    assert (found.estimator, found.smooth_quant, found.bias_correction) == ("minmax", True, "fast")
-    assert found.float_layers == ("stem*", "b", "a[[]0]")
-    assert found.for_target("onnx") == found
+    onnx = recipe.for_target("onnx")
+    assert (onnx.estimator, onnx.smooth_quant, onnx.bias_correction) == ("minmax", True, "fast")
+    assert onnx.float_layers == ("stem*", "b", "a[[]0]")
+    assert onnx.for_target("onnx") == onnx
     other = recipe.for_target("tflite")
     assert (other.estimator, other.float_layers) == ("mse", ("stem*",))
     assert other.targets["tflite"] == BASE.targets["tflite"]
 
 
-def test_order_is_noise_for_each_operation() -> None:
+def test_layers_are_ordered_by_noise_per_operation() -> None:
     noise, macs = {"a": 1.0, "b": 1.0, "c": 3.5, "d": 0.3}, {"a": 10, "b": 5, "c": 30, "d": 0}
     assert order_of(noise, macs) == ["d", "b", "c", "a"]
     assert order_of({"x": 1.0, "y": 8.0}, {"x": 1, "y": 16}) == ["x", "y"]
@@ -50,5 +50,5 @@ def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
-def test_a_shipped_recipe_says_nothing_of_its_own(target: str) -> None:
+def test_the_shipped_recipe_has_no_overrides(target: str) -> None:
     assert BASE.for_target(target) == BASE

@@ -1,4 +1,4 @@
-"""Trials that processes share: planned once, none lost when a worker is killed, the same best."""
+"""Trials that processes share: planned once, none lost when a worker is killed, always the same best trial."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ drain(TrialTable(Path(sys.argv[1]), "s", 60), "doomed", measure, float("inf"))
 
 
 def figures(choices: Choices, **changes: Any) -> Figures:
-    """A trial without a model: min-max fails the bound, two layers in float keep it, smoothing agrees most."""
+    """Figures without a model: min-max misses the bound, two layers in float meet it, smoothing agrees most."""
     kept = choices.layers_in_float >= 2 and choices.estimator != "minmax"
     measured = Figures(
         drop_top1_points=0.1 if kept else 1.5,
@@ -57,7 +57,7 @@ def figures(choices: Choices, **changes: Any) -> Figures:
 
 
 def never(_: float) -> None:
-    pytest.fail("it waits for another worker")
+    pytest.fail("the worker waits for another one")
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(file: Path) -> TrialTable:
-    """A study with the whole plan."""
+    """A study of all points."""
     table = TrialTable(file, "s", SILENCE_S)
     assert planned(table, "w", lambda: (ORDER, POINTS), never) == ORDER
     return table
 
 
 def finished(file: Path, points: list[Choices], measure: Callable[[Choices], Figures] = figures) -> TrialTable:
-    """A study of these points as one worker finishes it."""
+    """A study of these points that one worker has finished."""
     table = TrialTable(file, "alone", SILENCE_S)
     planned(table, "w", lambda: (ORDER, points), never)
     drain(table, "w", measure, FOREVER, never)
@@ -85,7 +85,7 @@ def states(table: TrialTable) -> Counter[str]:
     return Counter(trial.state for trial in table.trials())
 
 
-def taken(table: TrialTable) -> Choices:
+def best_choices(table: TrialTable) -> Choices:
     trial = best(table.trials())
     assert trial is not None
     return trial.choices
@@ -93,14 +93,14 @@ def taken(table: TrialTable) -> Choices:
 
 def test_one_worker(file: Path) -> None:
     table = finished(file, POINTS)
-    # 0, 1 and 2 layers in float are 12 points each; those with 4 can't be the best.
+    # 0, 1 and 2 layers in float have 12 points each. Those with 4 can't be the best.
     assert states(table) == {"complete": 36, "pruned": 12}
-    assert taken(table) == Choices("histogram", False, "fast", 2)
+    assert best_choices(table) == Choices("histogram", False, "fast", 2)
     trials = table.trials()
     assert {trial.choices.layers_in_float for trial in within(trials)} == {2}
     search = summary(trials, "onnx")
     assert search.target == "onnx"
-    assert search.best == next(trial.number for trial in trials if trial.choices == taken(table))
+    assert search.best == next(trial.number for trial in trials if trial.choices == best_choices(table))
     assert [trial.number for trial in search.trials] == list(range(48))
     front = [trial for trial in search.trials if trial.number in search.front]
     assert {(trial.drop_top1_points, trial.time_share) for trial in front} == {(1.5, 1.0), (0.1, 3.0)}
@@ -110,16 +110,16 @@ def test_one_worker(file: Path) -> None:
     assert {trial.agreement for trial in search.trials if trial.state == "pruned"} == {None}
 
 
-def test_the_smallest_drop_where_none_keeps_the_bounds(file: Path) -> None:
+def test_the_smallest_drop_wins_if_no_trial_meets_the_bounds(file: Path) -> None:
     def measure(choices: Choices) -> Figures:
         return figures(choices, drop_top1_points=3.0 - choices.smooth_quant)
 
     table = finished(file, POINTS[:8], measure)
-    assert taken(table).smooth_quant
+    assert best_choices(table).smooth_quant
     assert within(table.trials()) == []
 
 
-def test_speed_is_what_any_trial_of_the_same_structure_showed(file: Path) -> None:
+def test_one_fast_trial_suffices_for_all_of_the_same_structure(file: Path) -> None:
     def measure(choices: Choices) -> Figures:
         lucky = choices.estimator == "minmax" and not choices.smooth_quant
         return figures(choices, drop_kept=choices.estimator == "histogram", fast_enough=lucky)
@@ -128,7 +128,7 @@ def test_speed_is_what_any_trial_of_the_same_structure_showed(file: Path) -> Non
     assert {(choices.estimator, choices.smooth_quant) for choices in kept} == {("histogram", False)}
 
 
-def test_a_trial_that_fails_says_why_and_costs_itself_alone(file: Path) -> None:
+def test_a_trial_that_fails_records_its_reason_and_affects_no_other(file: Path) -> None:
     def measure(choices: Choices) -> Figures:
         if choices.smooth_quant:
             raise EngineError("no such operation")
@@ -143,7 +143,7 @@ def test_a_trial_that_fails_says_why_and_costs_itself_alone(file: Path) -> None:
     assert (search.best, search.front) == (None, ())
 
 
-def test_an_interrupted_study_goes_on(file: Path, table: TrialTable) -> None:
+def test_an_interrupted_study_is_resumed(file: Path, table: TrialTable) -> None:
     done: list[Choices] = []
 
     def measure(choices: Choices) -> Figures:
@@ -155,19 +155,19 @@ def test_an_interrupted_study_goes_on(file: Path, table: TrialTable) -> None:
     with pytest.raises(KeyboardInterrupt):
         drain(table, "w", measure, FOREVER, never)
     assert states(table) == {"complete": 7, "waiting": 41}
-    planned(table, "w", lambda: pytest.fail("planned already"), never)
+    planned(table, "w", lambda: pytest.fail("the study is planned twice"), never)
     drain(table, "w", figures, FOREVER, never)
     assert states(table) == {"complete": 36, "pruned": 12}
-    assert taken(table) == taken(finished(file, POINTS))
+    assert best_choices(table) == best_choices(finished(file, POINTS))
 
 
-def test_no_trial_is_begun_when_time_is_up(table: TrialTable) -> None:
-    drain(table, "w", lambda choices: pytest.fail("begun"), time.time(), never)
+def test_no_trial_starts_when_the_time_is_up(table: TrialTable) -> None:
+    drain(table, "w", lambda choices: pytest.fail("a trial starts"), time.time(), never)
     assert best(table.trials()) is None
 
 
-def test_a_worker_that_measures_gives_heartbeats(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The measurement ends when two heartbeats came; a worker without them would wait here."""
+def test_a_worker_sends_heartbeats_while_it_measures(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement ends after two heartbeats. A worker without heartbeats would wait for them and fail."""
     table = TrialTable(file, "s", 0.006)
     planned(table, "w", lambda: (ORDER, POINTS[:1]), never)
     beats: list[str] = []
@@ -190,7 +190,7 @@ def test_a_worker_that_measures_gives_heartbeats(file: Path, monkeypatch: pytest
 
 
 def test_workers_at_once_do_each_trial_once(file: Path, table: TrialTable) -> None:
-    points = [point for point in POINTS if point.layers_in_float < 2]  # of which none is pruned
+    points = [point for point in POINTS if point.layers_in_float < 2]  # none of these is pruned
     study = TrialTable(file, "busy", SILENCE_S)
     begun: list[Choices] = []
 
@@ -210,7 +210,7 @@ def test_workers_at_once_do_each_trial_once(file: Path, table: TrialTable) -> No
 
 
 def test_two_workers_and_a_kill(file: Path, table: TrialTable) -> None:
-    """One is killed in a trial: the other takes that up, and the best is the one that a single worker finds."""
+    """One worker is killed in a trial. The other repeats it, and the best trial is that of a single worker."""
     command = [sys.executable, "-W", "ignore", "-c", DOOMED, str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as doomed:
         assert doomed.stdout is not None
@@ -224,8 +224,8 @@ def test_two_workers_and_a_kill(file: Path, table: TrialTable) -> None:
             return figures(choices)
 
         def kill(_: float) -> None:
-            """Only the doomed worker's trial is left: kill it, and let its silence be noticed."""
-            assert late == [0.0], "it is taken up as soon as its worker was silent for long enough"
+            """Only the doomed worker's trial is left: kill the worker, and advance the clock beyond its silence."""
+            assert late == [0.0], "the trial is repeated as soon as its worker counts as lost"
             assert states(table)["running"] == 1
             doomed.kill()
             doomed.wait()
@@ -235,9 +235,9 @@ def test_two_workers_and_a_kill(file: Path, table: TrialTable) -> None:
         drain(other, "other", measure, FOREVER, kill)
     assert lost.worker == "doomed"
     assert states(table) == {"complete": 36, "pruned": 12}
-    assert begun[-1] == lost.choices, "taken up again, behind the others"
+    assert begun[-1] == lost.choices, "the lost trial is repeated after the others"
     assert Counter(begun) == Counter(point for point in POINTS if point.layers_in_float <= 2)
-    assert taken(table) == taken(finished(file, POINTS))
+    assert best_choices(table) == best_choices(finished(file, POINTS))
 
 
 def test_a_worker_waits_for_the_plan_of_another(file: Path) -> None:
@@ -247,4 +247,4 @@ def test_a_worker_waits_for_the_plan_of_another(file: Path) -> None:
     def other_plans(_: float) -> None:
         table.plan(ORDER, POINTS)
 
-    assert planned(table, "w", lambda: pytest.fail("planned twice"), other_plans) == ORDER
+    assert planned(table, "w", lambda: pytest.fail("the study is planned twice"), other_plans) == ORDER
