@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from edgekit import errors
-from edgekit.errors import EdgekitError, StageError, UsageError, WeightsError, as_sentences, rebuild
+from edgekit.errors import EdgekitError, StageError, UsageError, WeightsError, as_sentences, did_you_mean, rebuild
 from edgekit.support.error_text import explain
 
 NAMES = [name for name in errors.error_names() if name != "EdgekitError"]
@@ -20,6 +20,15 @@ def test_an_error_has_what_was_wrong_what_is_valid_and_the_fix() -> None:
 def test_a_problem_alone_stays_as_it_is() -> None:
     assert str(StageError("the graph has a cycle")) == "the graph has a cycle"
     assert as_sentences("", "One part", "") == "One part"
+
+
+def test_a_question_needs_no_period() -> None:
+    assert as_sentences("Did you mean 'x'?", "Use --target NAME") == "Did you mean 'x'? Use --target NAME"
+
+
+def test_a_similar_choice_is_suggested() -> None:
+    assert "'tflite'" in did_you_mean("tflit", ["onnx", "tflite"])
+    assert did_you_mean("xyz", ["onnx", "tflite"]) == ""
 
 
 def test_a_fix_can_be_added() -> None:

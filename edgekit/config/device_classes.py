@@ -19,7 +19,7 @@ class DeviceClass:
     """
 
     name: str
-    """Name of the device class, as `--device-class` takes it."""
+    """Name of the device class, which reports show."""
     description: str
     """One sentence about the machines of this class, which `edgekit targets` prints."""
     processor: str

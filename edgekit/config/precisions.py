@@ -6,4 +6,4 @@ Precision = Literal["float", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Scheme = Literal["w8a8", "w8"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-"""INT8 schemes: "w8a8" quantizes weights and activations, "w8" only the weights and computes in float."""
+"""INT8 schemes: "w8a8" quantizes weights and activations, "w8" quantizes only the weights and computes in float."""

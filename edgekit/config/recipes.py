@@ -27,7 +27,7 @@ class TargetRecipe:
     activations: Literal["uint8", "int8"]
     """Integer type of quantized activations."""
     quantize_outputs: bool
-    """Whether to quantize the outputs of dense layers as well as their inputs."""
+    """Whether to quantize the outputs of dense layers (linear layers and convolutions) as well as their inputs."""
     quantize_depthwise: bool
     """Whether to quantize depthwise convolutions too."""
     quantize_gelu: bool = False
@@ -40,7 +40,7 @@ class TargetRecipe:
     hard_swish_in_float: bool = False
     """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float.
 
-    The key makes sense in [tflite] only.
+    The key is meant for [tflite].
     """
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None
     """The recipe's `estimator` for this runtime; without the key, the recipe's value applies."""
@@ -70,7 +70,7 @@ class Recipe:
     """
 
     name: str
-    """Name of the recipe, as `--recipe` takes it."""
+    """Name of the recipe, which reports show."""
     description: str
     """One sentence about the family and what becomes INT8, which `edgekit targets` prints."""
     targets: Mapping[str, TargetRecipe] = field(metadata={"tables": RUNTIMES, "default": PLAIN})
@@ -86,7 +86,7 @@ class Recipe:
     edgekit warns of any other rewrite that finds nothing to change.
     """
     scheme: Scheme = "w8a8"
-    """INT8 scheme: "w8a8" quantizes weights and activations, "w8" only the weights and computes in float."""
+    """INT8 scheme: "w8a8" quantizes weights and activations, "w8" quantizes only the weights and computes in float."""
     num_calibration_samples: int = 128
     """Number of images to calibrate on."""
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"

@@ -137,7 +137,7 @@ def reason_against(device: str, facts: ProbedFacts) -> str | None:
         python_of(device, facts)
     except DevicePythonError as error:
         problem = error.problem.removeprefix(f"{device}: ")
-        return as_sentences(f"{problem}, but edgekit needs {error.valid}", error.fix).removesuffix(".")
+        return as_sentences(f"{problem}, but edgekit needs {error.valid}", error.fix)
     return None
 
 

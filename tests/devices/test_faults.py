@@ -194,8 +194,8 @@ def test_a_fault_and_the_run_after_it(
     assert main([*command, str(run)]) == 0
     resumed = load_report(run)
     assert without_times(resumed) == without_times(undisturbed)
-    kept = [row for row in rows if row.verdict == "pass"]
-    assert [row for row in resumed.results if row in kept] == kept, "only the missing rows are measured"
+    passed = [row for row in rows if row.verdict == "pass"]
+    assert [row for row in resumed.results if row in passed] == passed, "only the missing rows are measured"
 
 
 def without_times(report: Report) -> Report:

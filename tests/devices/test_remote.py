@@ -131,17 +131,17 @@ def test_deploy_on_a_device_and_here(
     assert failure is not None
     assert (failure.stage, failure.error) == ("device", "UnreachableError")
     assert failure.message.startswith("board: no connection")
-    kept = report.results[2:]
+    local_rows = report.results[2:]
     (lent_board.folder / "hidden").rename(lent_board.config)
     monkeypatch.undo()
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     monkeypatch.setattr(remote, "ensure_environment", lend)
     assert main([*command, "--json"]) == 0
     report = load_report(run)
-    assert report.results[2:] == kept, "only the missing rows are measured"
+    assert report.results[2:] == local_rows, "only the missing rows are measured"
     there = report.results[:2]
     assert {row.device.name for row in there} == {"board"}
-    assert [row.accuracy for row in there] == [row.accuracy for row in kept], "the same processor"
+    assert [row.accuracy for row in there] == [row.accuracy for row in local_rows], "the same processor"
     int8 = there[1].int8
     assert int8 is not None
     assert int8.share_of_macs is not None

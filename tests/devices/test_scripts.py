@@ -87,10 +87,10 @@ def test_environments_used_last_are_kept(tmp_path: Path) -> None:
         (tmp_path / f"e{index}.lock").touch()
     (tmp_path / "unfinished").mkdir()
     environment.drop_old(tmp_path)
-    kept = {f"e{index}" for index in range(environment.KEPT)}
-    assert {name for name in names(tmp_path) if not name.endswith(".lock")} == kept | {"unfinished"}
-    assert {name for name in names(tmp_path) if name.endswith(".lock")} == {f"{name}.lock" for name in kept}
-    for name in kept:
+    recent = {f"e{index}" for index in range(environment.KEPT)}
+    assert {name for name in names(tmp_path) if not name.endswith(".lock")} == recent | {"unfinished"}
+    assert {name for name in names(tmp_path) if name.endswith(".lock")} == {f"{name}.lock" for name in recent}
+    for name in recent:
         (tmp_path / name / environment.COMPLETE).touch()
     for index in range(3):
         (tmp_path / f"n{index}").mkdir()

@@ -33,7 +33,7 @@ def everything(word):
 def streams(code: str) -> tuple[list[str], list[str]]:
     """Run EVERYTHING and then `code`. Returns the lines of stdout and stderr.
 
-    The code needs a process of its own, because pytest's sys.stdout has no descriptor 1.
+    The code needs a separate process, because pytest's sys.stdout has no descriptor 1.
     """
     done = subprocess.run([sys.executable, "-c", EVERYTHING + code], capture_output=True, text=True, check=False)
     return done.stdout.splitlines(), done.stderr.splitlines()

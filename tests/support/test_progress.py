@@ -36,7 +36,7 @@ def run_on_terminal(code: str) -> tuple[str, str]:
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=follower, env=environment, text=True
     ) as process:
         os.close(follower)
-        shown = b""
+        screen = b""
         while True:
             try:
                 part = os.read(leader, 65536)
@@ -44,24 +44,24 @@ def run_on_terminal(code: str) -> tuple[str, str]:
                 break
             if not part:
                 break
-            shown += part
+            screen += part
         assert process.stdout is not None
         out = process.stdout.read()
     os.close(leader)
-    assert process.returncode == 0, shown
-    return out, shown.decode()
+    assert process.returncode == 0, screen
+    return out, screen.decode()
 
 
 def test_bar_on_a_terminal() -> None:
-    out, shown = run_on_terminal(WORK.replace("QUIET", "False"))
+    out, screen = run_on_terminal(WORK.replace("QUIET", "False"))
     assert out == "result\n"
-    assert "━" in shown
-    assert "3/3" in shown
-    assert "\x1b[" in shown
-    assert "noise" not in shown
-    assert "[bold]a line[/bold] :warning:" in shown
-    assert shown.count("warning: an image is broken") == 3
-    assert shown.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in shown, "the cursor must come back"
+    assert "━" in screen
+    assert "3/3" in screen
+    assert "\x1b[" in screen
+    assert "noise" not in screen
+    assert "[bold]a line[/bold] :warning:" in screen
+    assert screen.count("warning: an image is broken") == 3
+    assert screen.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in screen, "the cursor must come back"
 
 
 SEVERAL = """
@@ -91,18 +91,18 @@ threads = [threading.Thread(target=work) for work in (first, second)]
 
 
 def test_stages_of_several_threads_share_a_display() -> None:
-    _, shown = run_on_terminal(SEVERAL)
-    assert "Traceback" not in shown
-    assert "pi4: copy: 0." in shown, "a stage that ends before the others becomes a line"
-    assert "pi4: time: 2 in 0." in shown
-    assert "pi5: time" in shown
-    assert "2/2" in shown
+    _, screen = run_on_terminal(SEVERAL)
+    assert "Traceback" not in screen
+    assert "pi4: copy: 0." in screen, "a stage that ends before the others becomes a line"
+    assert "pi4: time: 2 in 0." in screen
+    assert "pi5: time" in screen
+    assert "2/2" in screen
 
 
 def test_quiet_on_a_terminal() -> None:
-    out, shown = run_on_terminal(WORK.replace("QUIET", "True"))
+    out, screen = run_on_terminal(WORK.replace("QUIET", "True"))
     assert out == "result\n"
-    assert shown.split("\r\n") == ["warning: an image is broken"] * 3 + [""]
+    assert screen.split("\r\n") == ["warning: an image is broken"] * 3 + [""]
 
 
 def test_plain_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:

@@ -85,8 +85,8 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path: Pa
         (tmp_path / left).mkdir()
         (tmp_path / left / "model.onnx").touch()
     (tmp_path / ".report.json.tmp-12").touch()
-    for kept in ("onnx-float", ".hidden"):
-        (tmp_path / kept).mkdir()
+    for other in ("onnx-float", ".hidden"):
+        (tmp_path / other).mkdir()
     (tmp_path / "report.json").touch()
     with open_run(tmp_path) as run:
         assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]

@@ -39,9 +39,9 @@ drain(TrialTable(Path(sys.argv[1]), "s", 60), "doomed", measure, float("inf"))
 
 def figures(choices: Choices, **changes: Any) -> Figures:
     """Figures without a model: min-max misses the bound, two layers in float meet it, smoothing agrees most."""
-    kept = choices.layers_in_float >= 2 and choices.estimator != "minmax"
+    passed = choices.layers_in_float >= 2 and choices.estimator != "minmax"
     measured = Figures(
-        drop_top1_points=0.1 if kept else 1.5,
+        drop_top1_points=0.1 if passed else 1.5,
         drop_ci95_points=(0.0, 2.0),
         agreement=0.9 + 0.01 * choices.smooth_quant + 0.001 * (choices.bias_correction == "fast"),
         p50_ms=1.0,
@@ -49,7 +49,7 @@ def figures(choices: Choices, **changes: Any) -> Figures:
         speedup=1.5,
         speedup_ci95=(1.4, 1.6),
         files={"model.onnx": "0" * 64},
-        drop_kept=kept,
+        drop_kept=passed,
         fast_enough=True,
         float_layers=tuple(ORDER[: choices.layers_in_float]),
     )
@@ -124,8 +124,8 @@ def test_one_fast_trial_suffices_for_all_of_the_same_structure(file: Path) -> No
         lucky = choices.estimator == "minmax" and not choices.smooth_quant
         return figures(choices, drop_kept=choices.estimator == "histogram", fast_enough=lucky)
 
-    kept = [trial.choices for trial in within(finished(file, POINTS[:8], measure).trials())]
-    assert {(choices.estimator, choices.smooth_quant) for choices in kept} == {("histogram", False)}
+    passed = [trial.choices for trial in within(finished(file, POINTS[:8], measure).trials())]
+    assert {(choices.estimator, choices.smooth_quant) for choices in passed} == {("histogram", False)}
 
 
 def test_a_trial_that_fails_records_its_reason_and_affects_no_other(file: Path) -> None:
