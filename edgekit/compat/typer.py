@@ -1,4 +1,4 @@
-"""Typer: what its usage errors hold, beyond the message."""
+"""Typer: the base class of its usage errors, and their details besides the message."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,20 +21,24 @@ _KINDS: dict[object, Kind] = {int: "whole number", float: "number"}
 
 @dataclass(frozen=True)
 class RejectedValue:
-    """A value on the command line that Typer could not convert, and what it would have accepted."""
+    """A value on the command line that Typer could not convert, and the values that it accepts."""
 
     option: str
-    """The option's long name, or the name of the argument."""
+    """Long name of the option, or name of the argument."""
     value: str
+    """Value that was rejected."""
     kind: Kind
+    """Kind of the values that are accepted."""
     minimum: float | None
+    """Lowest accepted number, or None without a limit."""
     maximum: float | None
+    """Highest accepted number, or None without a limit."""
     choices: tuple[str, ...]
-    """All valid values, or empty if they can't be listed."""
+    """All accepted values, or empty if they can't be listed."""
 
 
 def rejected_value(error: Any) -> RejectedValue | None:
-    """The value that a usage error is about, or None if it is about something else.
+    """The rejected value behind a usage error, or None if the error has another cause.
 
     Checked with typer 0.29: `param` of the error is the option, and its cause is pydantic's ValidationError.
     """
@@ -53,11 +57,11 @@ def rejected_value(error: Any) -> RejectedValue | None:
 
 
 def command_path(error: Any) -> str | None:
-    """The words of the command that a usage error is about, such as "edgekit devices add"; None if there is none."""
+    """The command of a usage error, such as "edgekit devices add"; None if there is none."""
     context = getattr(error, "ctx", None)
     return None if context is None else context.command_path
 
 
 def subcommands(error: Any) -> tuple[str, ...]:
-    """The names of the commands in the group that a usage error is about; empty for any other command."""
+    """Names of the subcommands of a usage error's command; empty if it has none."""
     return tuple(getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", ()))

@@ -62,7 +62,7 @@ class Reporter:
 
     @contextmanager
     def loading(self, title: str) -> Iterator[None]:
-        """Show at once that the block has begun: with a running clock on a terminal, as a line elsewhere."""
+        """Show immediately that the block has started: with a running clock on a terminal, as a line elsewhere."""
         if self.console.is_terminal and not self.quiet:
             with self.stage(title):
                 yield
