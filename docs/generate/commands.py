@@ -146,4 +146,5 @@ def _help_and_default(option: Any) -> tuple[str, str]:
 
 def _epilog(text: str) -> list[str]:
     """Examples that stand below the options in --help."""
-    return [f"```text\n{text}\n```"]
+    _, _, commands = text.partition("Examples:\n")
+    return [f"```text\n{inspect.cleandoc(commands or text)}\n```"]

@@ -68,7 +68,10 @@ def add(
         ),
     ] = None,
 ) -> None:
-    """Save a device under a name."""
+    """Save a device under a name.
+
+    Other commands then find it with --device NAME. Nothing is installed yet.
+    """
     from pathlib import Path
 
     from edgekit.config.device_classes import shipped_class
@@ -76,7 +79,7 @@ def add(
 
     config = str(Path(ssh_config).absolute()) if ssh_config else None
     add_device(Device(name, url, shipped_class(class_).name if class_ else None, config))
-    print(f"added {name}. See what it is with: edgekit devices check {name}")
+    print(f"added {name}. Check it with: edgekit devices check {name}")
 
 
 @devices.command(name="list")
@@ -89,9 +92,9 @@ def list_(json_: Json = False) -> None:
         if json_:
             emit(out, listing)
             return
-        for each in listing.devices:
-            more = [each.device_class, f"configuration {each.ssh_config}" if each.ssh_config else None]
-            out.write("  ".join(filter(None, (each.name, each.url, *more))) + "\n")
+        for device in listing.devices:
+            config = f"configuration {device.ssh_config}" if device.ssh_config else None
+            out.write("  ".join(filter(None, (device.name, device.url, device.device_class, config))) + "\n")
 
 
 @devices.command()
@@ -102,7 +105,8 @@ def remove(
 ) -> None:
     """Forget a device.
 
-    The files that edgekit keeps on it stay there; `edgekit devices clean` deletes those.
+    Files that edgekit keeps on the device stay there. Run `edgekit devices
+    clean NAME` first to delete them.
     """
     from edgekit.devices.registry import remove_device
 
@@ -114,18 +118,18 @@ def remove(
 def check(name: Name, json_: Json = False) -> int:
     """Show what a device is, what it lacks and which runtimes it can run.
 
-    Nothing on the device is changed.
+    Nothing on the device is changed. The exit code is 1 if it can run none.
     """
     from edgekit.devices.check import check
     from edgekit.devices.registry import find_remote
 
     with clean_stdout() as out:
-        found = check(find_remote(name))
+        result = check(find_remote(name))
         if json_:
-            emit(out, found)
+            emit(out, result)
         else:
-            out.writelines(f"{line}\n" for line in _lines(found))
-    return 0 if any(verdict.runs for verdict in found.targets.values()) else 1
+            out.writelines(f"{line}\n" for line in _lines(result))
+    return 0 if any(verdict.runs for verdict in result.targets.values()) else 1
 
 
 @devices.command()
@@ -142,37 +146,37 @@ def clean(name: Name) -> None:
     print(f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}")
 
 
-def _lines(found: "DeviceCheck") -> list[str]:
-    """A check as a person reads it."""
-    facts = found.facts
+def _lines(result: "DeviceCheck") -> list[str]:
+    """The result of a check as lines of text."""
+    facts = result.facts
     shown = {
         "board": facts.board,
         "processor": f"{facts.cpu or 'unknown'}, {facts.machine}, {facts.cores} cores",
         "features": " ".join(facts.noted_features or ()) or None,
-        "class": found.device_class,
-        "emulated": "by QEMU: its times are not a device's" if facts.emulated else None,
+        "class": result.device_class,
+        "emulated": "by QEMU: timings are not comparable" if facts.emulated else None,
         "clock": f"{_measure(facts.clock_mhz, 'MHz')}, at most {_measure(facts.clock_max_mhz, 'MHz')}",
         "governor": facts.governor,
         "memory": f"{_megabytes(facts.memory_available_bytes)} free of {_megabytes(facts.memory_bytes)}",
         "disk": f"{_megabytes(facts.disk_free_bytes)} free at {facts.cache}",
-        "heat": _measure(facts.celsius, "°C"),
+        "temperature": _measure(facts.celsius, "°C"),
         "throttled": None if facts.throttled is None else _throttled(facts.throttled),
         "load": _measure(facts.load, "", 2),
         "system": f"Linux {facts.kernel}, glibc {facts.glibc or 'none'}",
-        "Python": ", ".join(each.version for each in facts.pythons),
+        "Python": ", ".join(python.version for python in facts.pythons),
     }
-    lines = [f"{key + ':':<11} {value or 'unknown'}" for key, value in shown.items() if key != "emulated" or value]
-    lines += [f"{'lacks:':<11} {each}" for each in found.lacks]
-    for target, verdict in found.targets.items():
-        lines.append(f"{target + ':':<11} {'can run' if verdict.runs else f'cannot run: {verdict.reason}'}")
+    lines = [f"{key + ':':<12} {value or 'unknown'}" for key, value in shown.items() if key != "emulated" or value]
+    lines += [f"{'missing:':<12} {item}" for item in result.lacks]
+    for target, verdict in result.targets.items():
+        lines.append(f"{target + ':':<12} {'can run' if verdict.runs else f'cannot run: {verdict.reason}'}")
     return lines
 
 
 def _throttled(throttling: "Throttling") -> str:
-    """What the firmware reports, now and since the device was started."""
+    """The throttling that the firmware reports, now and since the device started."""
     parts = {"now": throttling.now, "since boot": throttling.since_boot}
     return "; ".join(f"{when}: {', '.join(names)}" for when, names in parts.items() if names) or (
-        "no, and not since boot"
+        "not now, and not since boot"
     )
 
 

@@ -85,7 +85,7 @@ Targets = Annotated[
         autocompletion=completion.runtimes,
         show_default="all",
         rich_help_panel=panels.BUNDLES,
-        help=f"Runtime to compile for: {', '.join(RUNTIMES)}. Repeat the option for several.",
+        help=f"Runtime to compile for: {', '.join(RUNTIMES)}. Repeatable.",
     ),
 ]
 DeviceClassName = Annotated[
@@ -120,7 +120,7 @@ Devices = Annotated[
         show_default="local",
         rich_help_panel=panels.DEVICE,
         help="Device to measure on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST. "
-        "Repeat the option for several.",
+        "Repeatable.",
     ),
 ]
 OneDevice = Annotated[
@@ -318,7 +318,7 @@ class Wanted:
             autocompletion=completion.precisions,
             show_default="both",
             rich_help_panel=panels.BUNDLES,
-            help=f"Precision of the bundles to make: {' or '.join(PRECISIONS)}. Repeat the option for both.",
+            help=f"Precision of the bundles to make: {' or '.join(PRECISIONS)}. Repeatable.",
         ),
     ] = None
     scheme: Scheme = None

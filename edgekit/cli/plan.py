@@ -49,7 +49,10 @@ def plan(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Predict memory, time and bundle sizes of a job without reading weights."""
+    """Predict memory, time and bundle sizes of a job without reading weights.
+
+    Also gives a lower bound of the latency on the device's class.
+    """
     from edgekit.support.progress import Reporter
 
     options = model_options(model, None, source)

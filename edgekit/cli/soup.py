@@ -77,7 +77,12 @@ def soup(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Average the weights of several fine-tunes of one model."""
+    """Average the weights of several fine-tunes of one model.
+
+    A soup is one checkpoint that costs no more to run than a member. With
+    --data and --model, only members that raise the accuracy on held-out
+    images are averaged; the remaining images give the final accuracy.
+    """
     from edgekit.models.demo import demo_model
     from edgekit.support.progress import Reporter
 
@@ -113,7 +118,7 @@ def _lines(record: "SoupRecord") -> list[str]:
     lines = []
     for member in record.members:
         single = f": {member.held_out_top1:.2%} alone" if member.held_out_top1 is not None else ""
-        lines.append(f"{'kept   ' if member.kept else 'left out'} {member.file}{single}\n")
+        lines.append(f"{'kept' if member.kept else 'left out':<8} {member.file}{single}\n")
     if record.accuracy is None or record.held_out is None:
         return lines
     for name, accuracy in vars(record.accuracy).items():
@@ -121,6 +126,6 @@ def _lines(record: "SoupRecord") -> list[str]:
         rest = f", {final:.2%} on the other {record.final_count}" if final is not None else ""
         lines.append(
             f"{name.replace('_', ' ')}: top-1 {accuracy.held_out_top1:.2%} on the {record.held_out.count} "
-            f"images that chose{rest}\n"
+            f"images that chose the members{rest}\n"
         )
     return lines

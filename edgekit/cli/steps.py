@@ -95,7 +95,10 @@ def compile_(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Compile quantized graphs to int8 bundles, or a model to float bundles."""
+    """Compile quantized graphs to int8 bundles, or a model to float bundles.
+
+    A few images check that a float bundle gives the same outputs as torch.
+    """
     from edgekit.support.progress import Reporter
 
     job = _compile_job(source, making, network)
@@ -182,7 +185,8 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of bundles on labelled images.
 
-    Prints top-1 and top-5 accuracy, and each bundle's drop against the first.
+    Prints top-1 and top-5 accuracy, and each bundle's drop compared with the
+    first bundle.
     """
     from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
     from edgekit.support.progress import Reporter

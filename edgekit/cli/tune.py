@@ -61,7 +61,11 @@ def sensitivity(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Rank layers by the accuracy they lose and the time they save in INT8."""
+    """Rank layers by the accuracy they lose and the time they save in INT8.
+
+    The loss is simulated from one calibration. Writes sensitivity.json and
+    sensitivity.svg to the run folder.
+    """
     from edgekit.support.progress import Reporter
 
     measuring = Measuring(num_eval_samples=num_eval_samples, max_drop=max_drop, threads=threads)
@@ -171,7 +175,12 @@ def tune(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Search for the fastest recipe that stays within --max-drop."""
+    """Search for the fastest recipe that stays within --max-drop.
+
+    Images that the search never saw judge the result. Writes recipe.toml and
+    its bundles and report to the run folder. After an interruption, the same
+    command resumes.
+    """
     from edgekit.support.progress import Reporter
     from edgekit.tuning.options import Search
 

@@ -31,7 +31,11 @@ def inspect(
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """Show what a bundle holds and which of its layers run in integer kernels."""
+    """Show what a bundle contains and which of its layers run in integer kernels.
+
+    Runs the bundle's golden samples and compares the outputs. A layer that
+    runs in float is listed with the reason.
+    """
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
     from edgekit.measure.gates import SIMULATED
@@ -76,18 +80,21 @@ def classify(
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """Classify images with a bundle."""
+    """Classify images with a bundle.
+
+    Prints the best labels of each image with their softmax scores.
+    """
     from edgekit.measure.inspect_bundle import classify_images
 
     with clean_stdout() as out:
-        found = classify_images(bundle, images, top, threads)
+        classification = classify_images(bundle, images, top, threads)
         if json_:
-            emit(out, found)
+            emit(out, classification)
             return
-        for result in found.results:
+        for result in classification.results:
             if len(images) > 1:
                 out.write(f"{result.image}\n")
-            out.writelines(f"{each.score:7.2%}  {each.label}\n" for each in result.top)
+            out.writelines(f"{scored.score:7.2%}  {scored.label}\n" for scored in result.top)
 
 
 @app.command(rich_help_panel=panels.STEPS)
@@ -96,17 +103,17 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
     from edgekit.report import load_report, render_table, write_report
 
     with clean_stdout() as out:
-        found = load_report(folder)
+        document = load_report(folder)
         try:
-            write_report(found, folder if folder.is_dir() else folder.parent)
+            write_report(document, folder if folder.is_dir() else folder.parent)
         except OutputError as error:
             print(f"warning: {error}", file=sys.stderr)
         if json_:
-            emit(out, found)
+            emit(out, document)
         else:
             from rich.console import Console
 
-            render_table(found, Console(file=out))
+            render_table(document, Console(file=out))
 
 
 @app.command(rich_help_panel=panels.ANALYSIS)
@@ -117,26 +124,32 @@ def compare(
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
     json_: Json = False,
 ) -> int:
-    """Compare two runs; exit with 1 if a figure got worse beyond the noise."""
+    """Compare two runs; exit with 1 if a figure got worse beyond the noise.
+
+    Prints every figure that changed by more than its confidence interval.
+    """
     from edgekit.report import load_report
     from edgekit.report.compare import compare_runs
 
     with clean_stdout() as out:
-        found = compare_runs(load_report(before), load_report(after))
+        comparison = compare_runs(load_report(before), load_report(after))
         if json_:
-            emit(out, found)
+            emit(out, comparison)
         else:
-            out.writelines(f"note: {note}\n" for note in found.notes)
-            out.writelines(line for row in found.results for line in _changes(row))
-            out.writelines(f"worse: {text}\n" for text in found.regressions)
-            if not found.regressions:
+            out.writelines(f"note: {note}\n" for note in comparison.notes)
+            out.writelines(line for row in comparison.results for line in _changes(row))
+            out.writelines(f"worse: {text}\n" for text in comparison.regressions)
+            if not comparison.regressions:
                 out.write("nothing got worse beyond the noise\n")
-    return 0 if found.verdict == "pass" else 1
+    return 0 if comparison.verdict == "pass" else 1
 
 
 @app.command(rich_help_panel=panels.DEVICES)
 def targets(json_: Json = False) -> None:
-    """List the runtimes, device classes and recipes."""
+    """List the runtimes, device classes and recipes.
+
+    These are the values of --target, --device-class and --recipe.
+    """
     from edgekit.config.catalogue import list_catalogue
 
     catalogue = list_catalogue()
@@ -144,30 +157,35 @@ def targets(json_: Json = False) -> None:
         if json_:
             emit(out, catalogue)
             return
-        out.writelines(f"target        {each.name}: {each.runtime}\n" for each in catalogue.targets)
-        out.writelines(f"device class  {each.name}: {each.description}\n" for each in catalogue.device_classes)
-        out.writelines(f"recipe        {each.name}: {each.description}\n" for each in catalogue.recipes)
+        out.writelines(f"target        {target.name}: {target.runtime}\n" for target in catalogue.targets)
+        for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
+            out.writelines(f"{label:<12}  {entry.name}: {entry.description}\n" for entry in entries)
 
 
 @app.command(rich_help_panel=panels.DEVICES)
 def doctor(json_: Json = False) -> int:
-    """Check this machine, and print the fix for each problem."""
+    """Check this machine, and print the fix for each problem.
+
+    Looks at Python, glibc, the processor, the installed runtimes, memory, disk
+    and the model hub. The exit code is 1 if there is a problem.
+    """
     from edgekit.devices.doctor import examine
 
     with clean_stdout() as out:
-        found = examine()
+        diagnosis = examine()
         if json_:
-            emit(out, found)
+            emit(out, diagnosis)
         else:
-            for each in found.findings:
-                out.write(f"{each.status:<8} {each.name}: {each.found}\n")
-                if each.fix:
-                    out.write(f"{'':<8} fix: {each.fix}\n")
-            out.write("nothing is in the way\n" if found.healthy else "something is broken: see the fixes\n")
-    return 0 if found.healthy else 1
+            for finding in diagnosis.findings:
+                out.write(f"{finding.status:<8} {finding.name}: {finding.found}\n")
+                if finding.fix:
+                    out.write(f"{'':<8} fix: {finding.fix}\n")
+            out.write("all checks passed\n" if diagnosis.healthy else "problems found; suggested fixes above\n")
+    return 0 if diagnosis.healthy else 1
 
 
 def _changes(row: "RowComparison") -> Iterator[str]:
+    """The verdicts of a row in both runs, and its changes, as lines of text."""
     from edgekit.report.compare import compared_figures, describe_change
 
     first, second = row.verdicts

@@ -171,7 +171,7 @@ def test_check(board: Server, capfd: Any) -> None:
     assert {name for name, verdict in document["targets"].items() if verdict["runs"]} == set(RUNTIMES)
     assert main(["devices", "check", "board"]) == 0
     out, _ = capfd.readouterr()
-    assert "tflite:     can run" in out.splitlines()
+    assert "tflite:      can run" in out.splitlines()
     assert not list(board.home.iterdir()), "nothing is written"
 
 
