@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,42 @@ def test_typer_raises_the_usage_error(arguments: list[str]) -> None:
         typer.main.get_command(app).main(args=arguments, standalone_mode=False)
     assert caught.value.format_message()
     assert callable(caught.value.show)
+
+
+class Word(StrEnum):
+    one = "one"
+    two = "two"
+
+
+def test_typer_tells_which_value_it_rejected() -> None:
+    import typer
+
+    from edgekit.compat.typer import RejectedValue, command_path, rejected_value, subcommands, usage_error
+
+    app, more = typer.Typer(), typer.Typer()
+
+    def count(number: int = typer.Option(1, min=1, max=9), share: float = 0.5, word: Word = Word.one) -> None:
+        pass
+
+    app.command("count")(count)
+    more.command("a")(lambda: None)
+    more.command("b")(lambda: None)
+    app.add_typer(more, name="more")
+
+    def error_of(*arguments: str) -> Any:
+        with pytest.raises(usage_error()) as caught:
+            typer.main.get_command(app).main(args=list(arguments), prog_name="app", standalone_mode=False)
+        return caught.value
+
+    error = error_of("count", "--number", "0")
+    assert rejected_value(error) == RejectedValue("--number", "0", "whole number", 1, 9, ())
+    assert command_path(error) == "app count"
+    assert rejected_value(error_of("count", "--share", "x")) == RejectedValue("--share", "x", "number", None, None, ())
+    rejected = rejected_value(error_of("count", "--word", "three"))
+    assert rejected == RejectedValue("--word", "three", "other", None, None, ("one", "two"))
+    missing = error_of("more")
+    assert rejected_value(missing) is None
+    assert (command_path(missing), subcommands(missing)) == ("app more", ("a", "b"))
 
 
 def test_torch_operations_that_write_into_their_input() -> None:

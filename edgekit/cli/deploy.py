@@ -7,9 +7,10 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Calibrating, DryRun, Json, Making, Measuring, Quiet, Source, Wanted, flat
+from edgekit.cli.groups import Calibrating, Making, Measuring, Source, Wanted, flat
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.shared import DryRun, Json, Quiet
 from edgekit.pipeline.options import Options
 
 DEPLOY_EXAMPLES = """

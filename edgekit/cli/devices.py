@@ -6,8 +6,8 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.groups import Json
 from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.shared import Json
 
 if TYPE_CHECKING:
     from edgekit.devices.check import DeviceCheck

@@ -9,9 +9,10 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.checks import check_recipe
-from edgekit.cli.groups import Json, Quiet, RecipeName, Source, Targets, flat
+from edgekit.cli.groups import Source, flat
 from edgekit.cli.options import model_options, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.shared import Json, Quiet, RecipeName, Targets
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.errors import UsageError
 

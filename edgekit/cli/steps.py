@@ -11,27 +11,24 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles, Model
 from edgekit.cli.checks import check_device_class, check_images, check_recipe, check_scheduler
-from edgekit.cli.groups import (
+from edgekit.cli.groups import Calibrating, Making, Source, flat
+from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of, targets_of
+from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.shared import (
     MOST_THREADS,
-    Calibrating,
     Devices,
     EvalCount,
     Iterations,
     Json,
     Labelled,
-    Making,
     Offline,
     Quiet,
     Scheme,
     Seed,
-    Source,
     Sustain,
     Threads,
     Warmup,
-    flat,
 )
-from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of, targets_of
-from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.errors import UsageError
 from edgekit.pipeline.options import Options
 

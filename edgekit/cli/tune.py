@@ -8,9 +8,10 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.checks import check_storage
-from edgekit.cli.groups import MOST_THREADS, Calibrating, Json, Making, Measuring, Quiet, Source, Threads, flat
+from edgekit.cli.groups import Calibrating, Making, Measuring, Source, flat
 from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.shared import MOST_THREADS, Json, Quiet, Threads
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import import_needed
 

@@ -10,8 +10,8 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.groups import Json, Offline, OneDevice, Threads
 from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.shared import Json, Offline, OneDevice, Threads
 from edgekit.errors import OutputError
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
 """The help of the command line: panels, whole summaries, examples, and nothing heavy to import."""
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +12,15 @@ from edgekit.cli.main import main
 from tests.helpers.command_line import all_commands
 
 JOB = {"deploy": panels.MAIN_JOB, "benchmark": panels.STEPS, "tune": panels.ANALYSIS, "devices": panels.DEVICES}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package"), [(["--version"], "rich"), (["targets"], "rich"), (["deploy", "--help"], "pydantic")]
+)
+def test_help_and_other_commands_leave_out_what_they_do_not_need(arguments: list[str], package: str) -> None:
+    """Rich draws the help, pydantic converts values: each takes about as long to import as all else together."""
+    code = f"import sys\nfrom edgekit.cli.main import main\nmain({arguments})\nsys.exit({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 @pytest.fixture(params=["80", "100"])

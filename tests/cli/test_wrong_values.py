@@ -87,6 +87,8 @@ WRONG: dict[str, list[Wrong]] = {
     "--ssh-config": text("gone", "images", names=("file",)),
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),
 }
+NEED_TORCH = ("--model",)
+"""Options whose valid values only timm knows."""
 JOB = ["convnextv2_atto", "--weights", "random", "--data", "images", "--target", "onnx"]
 COMMANDS = {
     "deploy": JOB,
@@ -133,14 +135,28 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test where a command would import torch."""
+
+    def refuse(extra: str) -> None:
+        raise AssertionError("the value was not refused before torch is imported")
+
+    monkeypatch.setattr("edgekit.cli.output.needs", refuse)
+
+
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder, by its path."""
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
 @pytest.mark.parametrize(("command", "option"), list(options()))
-def test_a_wrong_value_is_refused(command: str, option: str, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_value_is_refused(
+    command: str, option: str, place: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = contents(place)
+    if option not in NEED_TORCH:
+        request.getfixturevalue("no_torch")
     for value, names in [(value, wrong.names) for wrong in WRONG[option] for value in wrong.values]:
         assert main([*command.split(), *COMMANDS[command], option, value]) == 2, value
         out, err = capfd.readouterr()

@@ -1,0 +1,164 @@
+"""Single options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import completion, panels
+from edgekit.cli.checks import check_seed
+from edgekit.config.runtimes import RUNTIMES
+
+MOST_THREADS = 1024
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_THREADS,
+        metavar="N",
+        show_default="all cores",
+        rich_help_panel=panels.MEASUREMENT,
+        help="Number of threads that the runtime uses.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        callback=check_seed,
+        metavar="N",
+        rich_help_panel=panels.IMAGES,
+        help="Seed for the choice of images and for random weights.",
+    ),
+]
+EvalCount = Annotated[
+    int | None,
+    typer.Option(
+        "--num-eval-samples",
+        min=1,
+        metavar="N",
+        show_default="all",
+        rich_help_panel=panels.IMAGES,
+        help="Number of images to evaluate on.",
+    ),
+]
+Warmup = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", rich_help_panel=panels.MEASUREMENT, help="Untimed inferences before the timed ones."
+    ),
+]
+Iterations = Annotated[
+    int, typer.Option(min=1, metavar="N", rich_help_panel=panels.MEASUREMENT, help="Timed inferences of each bundle.")
+]
+Sustain = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        rich_help_panel=panels.MEASUREMENT,
+        help="Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series with "
+        "its first and last minute.",
+    ),
+]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        rich_help_panel=panels.IMAGES,
+        help="Labelled images: a folder or a zip with one folder of images for each class.",
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="RUNTIME",
+        autocompletion=completion.runtimes,
+        show_default="all",
+        rich_help_panel=panels.BUNDLES,
+        help=f"Runtime to compile for: {', '.join(RUNTIMES)}. Repeatable.",
+    ),
+]
+DeviceClassName = Annotated[
+    str | None,
+    typer.Option(
+        "--device-class",
+        metavar="NAME",
+        autocompletion=completion.device_classes,
+        show_default="the class of the first device",
+        rich_help_panel=panels.BUNDLES,
+        help="Device class that the bundles are made for, or a TOML file that describes one. `edgekit targets` lists "
+        "the classes.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        autocompletion=completion.recipes,
+        show_default="the recipe of the model's family",
+        rich_help_panel=panels.BUNDLES,
+        help="Recipe to calibrate with, or a TOML file that holds one. `edgekit targets` lists the recipes.",
+    ),
+]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        autocompletion=completion.devices,
+        show_default="local",
+        rich_help_panel=panels.DEVICE,
+        help="Device to measure on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST. "
+        "Repeatable.",
+    ),
+]
+OneDevice = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        autocompletion=completion.devices,
+        rich_help_panel=panels.DEVICE,
+        help="Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        rich_help_panel=panels.DEVICE,
+        help="Download the device's packages on this machine and copy them over, for a device without internet access.",
+    ),
+]
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        "--scheme",
+        metavar="SCHEME",
+        autocompletion=completion.schemes,
+        show_default="the recipe's",
+        rich_help_panel=panels.BUNDLES,
+        help="INT8 scheme: w8a8 quantizes weights and activations; w8 quantizes the weights alone, which makes the "
+        "file smaller and computes in float.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", rich_help_panel=panels.OUTPUT, help="Print one JSON document on stdout instead of the table."
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", rich_help_panel=panels.OUTPUT, help="Show no progress. Warnings are still printed."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", rich_help_panel=panels.OUTPUT, help="Check the input and print the plan, without writing anything."
+    ),
+]
