@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import typer
@@ -14,6 +14,8 @@ from edgekit.cli.app import app
 FOLDER = "reference/commands"
 OVERVIEW = f"{FOLDER}/index.md"
 DEFAULT_PANEL = "Options"
+Words = tuple[str, ...]
+"""What is typed behind `edgekit` to call a command."""
 EXIT_CODES = (
     ("0", "The command did its work, and every gate passed."),
     ("1", "A gate or a row failed, or was inconclusive. The other rows are in the report."),
@@ -23,22 +25,21 @@ EXIT_CODES = (
 """What the application's entry point returns, whichever command it runs."""
 
 
-def all_commands() -> dict[tuple[str, ...], Any]:
-    """Every command and sub-command in the order of --help, by the words that are typed behind `edgekit`."""
+def all_commands() -> dict[Words, Any]:
+    """Every command, group and sub-command in the order of --help."""
     return dict(_walk(typer.main.get_command(app), ()))
 
 
-def _walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in group.commands.items():
-        if command.hidden:
-            continue
-        if hasattr(command, "commands"):
-            yield from _walk(command, (*words, name))
-        else:
+def _walk(group: Any, words: Words) -> Iterator[tuple[Words, Any]]:
+    for name in group.list_commands(None):
+        command = group.commands[name]
+        if not command.hidden:
             yield (*words, name), command
+            if hasattr(command, "commands"):
+                yield from _walk(command, (*words, name))
 
 
-def path_of(words: tuple[str, ...]) -> str:
+def path_of(words: Words) -> str:
     return f"{FOLDER}/{'-'.join(words)}.md"
 
 
@@ -49,31 +50,50 @@ def navigation() -> list[dict[str, str]]:
 
 def pages() -> dict[str, str]:
     """Markdown by path."""
-    return {path_of(words): _page(words, command) for words, command in all_commands().items()}
+    every = all_commands()
+    return {path_of(words): _page(words, command, _below(every, words)) for words, command in every.items()}
 
 
-def command_table() -> str:
-    """Every command with a link to its page, as the overview beside those pages has it."""
+def command_sections() -> str:
+    """The panels of --help, each with a table of its commands."""
+    every = all_commands()
+    panels: dict[str, dict[Words, Any]] = {}
+    for words, command in every.items():
+        panel = _text(every[words[:1]].rich_help_panel) or DEFAULT_PANEL
+        panels.setdefault(panel, {})[words] = command
+    return "\n\n".join(part for panel, members in panels.items() for part in (f"## {panel}", _command_table(members)))
+
+
+def _command_table(members: Mapping[Words, Any]) -> str:
     rows = [
         (f"[{code('edgekit ' + ' '.join(words))}]({path_of(words).rpartition('/')[2]})", _summary(command))
-        for words, command in all_commands().items()
+        for words, command in members.items()
     ]
     return table(("command", "what it does"), rows)
+
+
+def _below(every: Mapping[Words, Any], words: Words) -> dict[Words, Any]:
+    """The sub-commands of a group."""
+    return {each: command for each, command in every.items() if each[:-1] == words}
 
 
 def exit_codes() -> str:
     return table(("code", "meaning"), EXIT_CODES)
 
 
-def _page(words: tuple[str, ...], command: Any) -> str:
+def _page(words: Words, command: Any, below: Mapping[Words, Any]) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
-    typed = " ".join(["edgekit", *words, *map(usage_of, arguments), *(["[OPTIONS]"] if options else [])])
-    parts = [
-        f"# edgekit {' '.join(words)}",
-        *paragraphs(inspect.cleandoc(command.help or "")),
-        f"```text\n{typed}\n```",
+    typed = [
+        "edgekit",
+        *words,
+        *map(usage_of, arguments),
+        *(["COMMAND"] if below else []),
+        *(["[OPTIONS]"] * bool(options)),
     ]
+    parts = [f"# edgekit {' '.join(words)}", *paragraphs(inspect.cleandoc(command.help or "")), _block(" ".join(typed))]
+    if below:
+        parts += ["## Commands", _command_table(below)]
     if arguments:
         rows = [(code(usage_of(each)), plain(each.help or "")) for each in arguments]
         parts += ["## Arguments", table(("argument", "meaning"), rows)]
@@ -82,9 +102,19 @@ def _page(words: tuple[str, ...], command: Any) -> str:
         panels.setdefault(_text(option.rich_help_panel) or DEFAULT_PANEL, []).append(option)
     for panel, members in panels.items():
         parts += [f"## {panel}", table(("option", "meaning", "default"), map(option_row, members))]
-    if epilog := command.epilog:
-        parts += ["## Examples", *_epilog(inspect.cleandoc(epilog))]
+    if command.epilog:
+        parts += ["## Examples", _block(_examples(command.epilog))]
     return "\n\n".join([*parts, "## Exit codes", exit_codes()]) + "\n"
+
+
+def _examples(epilog: str) -> str:
+    """The examples that --help prints below the options, without their title."""
+    _, _, commands = epilog.partition("Examples:\n")
+    return inspect.cleandoc(commands or epilog)
+
+
+def _block(text: str) -> str:
+    return f"```bash\n{text}\n```"
 
 
 def _summary(command: Any) -> str:
@@ -142,9 +172,3 @@ def _help_and_default(option: Any) -> tuple[str, str]:
     if option.is_flag or option.default is None:
         return sentence, "required" if option.required else ""
     return sentence, code(str(option.default))
-
-
-def _epilog(text: str) -> list[str]:
-    """Examples that stand below the options in --help."""
-    _, _, commands = text.partition("Examples:\n")
-    return [f"```text\n{inspect.cleandoc(commands or text)}\n```"]

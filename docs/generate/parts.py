@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from docs.generate import commands, compatibility, errors, report, settings
 
 PARTS: Mapping[str, Callable[[], str]] = {
-    "command table": commands.command_table,
+    "commands": commands.command_sections,
     "exit codes": commands.exit_codes,
     "errors": errors.error_sections,
     "report fields": report.report_sections,

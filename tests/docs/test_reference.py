@@ -10,6 +10,7 @@ from docs.generate.errors import error_sections
 from docs.generate.fields import fields_of
 from docs.generate.markdown import anchor, plain, table
 from docs.generate.parts import PARTS, fill
+from edgekit.cli.panels import COMMAND_PANELS
 from edgekit.config.compatibility import load_compatibility
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
@@ -30,6 +31,24 @@ def test_every_command_has_a_page_with_each_of_its_parameters() -> None:
             is_option = parameter.param_type_name == "option"
             shown = parameter.opts[0] if is_option else commands.usage_of(parameter)
             assert f"`{shown}`" in page, (words, shown)
+
+
+def test_a_group_lists_its_commands() -> None:
+    page = commands.pages()["reference/commands/devices.md"]
+    assert "[`edgekit devices add`](devices-add.md)" in page
+    assert "(deploy.md)" not in page
+
+
+def test_the_overview_has_the_panels_of_the_help() -> None:
+    sections = commands.command_sections().split("## ")[1:]
+    assert [section.partition("\n")[0] for section in sections] == list(COMMAND_PANELS)
+    assert "(deploy.md)" in sections[0]
+    assert "(devices-add.md)" in sections[-1]
+
+
+def test_examples_of_the_help_can_be_copied() -> None:
+    page = commands.pages()["reference/commands/deploy.md"]
+    assert "\nedgekit deploy " in page.partition("## Examples\n\n```bash")[2]
 
 
 def test_options_are_grouped_by_their_panels(monkeypatch: pytest.MonkeyPatch) -> None:
