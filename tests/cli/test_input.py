@@ -157,7 +157,9 @@ def test_what_is_no_bundle(command: str, fails: Fails, photos: Path, tmp_path: P
     inputs: dict[str, list[Any]] = {"classify": [photos / "class_0/0.png"], "evaluate": ["--data", photos]}
     more = inputs.get(command, [])
     assert "is not a bundle: there is no such folder" in fails(command, tmp_path / "gone", *more)
-    assert "has no manifest.json. Make one with: edgekit deploy MODEL" in fails(command, photos, *more)
+    message = fails(command, photos, *more)
+    assert "is not a bundle: it has no manifest.json" in message
+    assert "edgekit deploy MODEL" in message
 
 
 def test_a_changed_bundle(fails: Fails, finished_run: Path, tmp_path: Path) -> None:
