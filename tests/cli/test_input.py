@@ -196,7 +196,7 @@ def test_factories_that_do_not_work(fails: Fails, photos: Path, model: str) -> N
             ["--target", "tflit"],
             "unknown target 'tflit'\n  valid: openvino, onnx, tflite\n  fix:   Did you mean 'tflite'?",
         ),
-        (["--device", "pi"], "unknown device 'pi': valid are local"),
+        (["--device", "pi"], "unknown device 'pi'\n  valid: local, "),
         (["--recipe", "convnextv3"], "default, resnet, vit\n  fix:   Did you mean 'convnextv2'?"),
         (["--recipe", "gone.toml"], "recipe 'gone.toml' can't be read"),
         (["--device-class", "raspberry-pi-6"], "Did you mean 'raspberry-pi-"),
