@@ -150,7 +150,8 @@ def remove_device(name: str) -> None:
     """Remove a device from the file; UsageError if it isn't there."""
     devices = read_devices()
     if name not in devices:
-        raise UsageError(f"device '{name}' doesn't exist", valid=", ".join(devices) or "none: no device was added yet")
+        problem = f"device '{name}' doesn't exist" + ("" if devices else ", and no other device was added yet")
+        raise UsageError(problem, valid=", ".join(devices))
     with _editing() as tables:
         del tables[name]
 

@@ -15,9 +15,13 @@ class Explanation:
     name: str
     """Name of the class, such as "BundleError"."""
     summary: str
+    """Meaning of the error, in one sentence."""
     cause: str
+    """Usual causes."""
     cure: str
+    """Ways to fix it."""
     exit_code: int
+    """Exit status of a command that ends with the error."""
 
 
 def explain(name: str) -> Explanation:
