@@ -81,7 +81,7 @@ def test_compile_of_a_model_gives_float(finished_run: Path, job: list[str], tmp_
 
 def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
     _, err = run(capfd, "compile", tmp_path, code=2)
-    assert "no place for the bundles was given: name a folder with --output DIR" in err
+    assert "--output FOLDER" in err
     _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
     assert "contains no quantized graph" in err
     assert "`edgekit quantize MODEL -o " in err
