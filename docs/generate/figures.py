@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.demo import OUTPUT
 from benchmarks.peerlib.results import Group
 from docs.generate.markdown import table
 from edgekit.config.runtimes import RUNTIMES
@@ -148,3 +149,8 @@ def figure(file: str, model: str, runtime: str) -> Peers:
     """The figures of one model on one runtime, also for a sentence of one's own."""
     title = RUNTIMES[runtime].title
     return next(row for row in peers(file) if (row.model, row.runtime) == (model, title))
+
+
+def demo_output() -> str:
+    """What `edgekit demo` printed when `python -m benchmarks.demo` recorded it."""
+    return f"```text\n{OUTPUT.read_text(encoding='utf-8')}```\n"

@@ -25,18 +25,23 @@ from tests.helpers.sharing import made_once
 from tests.helpers.tiny import ROOT
 
 LONGEST_S = 600
+COLUMNS = "100"
+"""Width of the terminal: what a page shows of an output is that wide."""
 FEW = "--num-calibration-samples 8 --num-eval-samples 20 --warmup 1 --iterations 5 --max-drop 100 --min-speedup 0"
 """Options with which the demo takes little time and passes."""
 
 
-def run_bash(script: str, folder: Path) -> None:
-    """Run a script in a folder, which is also its HOME. Raises AssertionError with the output if a command fails."""
+def run_bash(script: str, folder: Path) -> str:
+    """Run a script in a folder, which is also its HOME: what it printed, on both streams.
+
+    Raises AssertionError with the output if a command fails.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "EDGEKIT_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
-        env=kept | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "PATH": path},
+        env=kept | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "PATH": path, "COLUMNS": COLUMNS},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -45,6 +50,7 @@ def run_bash(script: str, folder: Path) -> None:
     )
     output = done.stdout.decode(errors="replace")
     assert done.returncode == 0, f"exit code {done.returncode} of\n{script}\nwhich printed\n{output}"
+    return output
 
 
 @pytest.fixture(scope="session")
@@ -63,17 +69,17 @@ def demo_run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
 
 
 def _evaluate_bash(example: Example) -> None:
-    run_bash(str(example.parsed), Path.cwd())
+    example.namespace["output"] = run_bash(str(example.parsed), Path.cwd())
 
 
-def _enter_folder(namespace: dict[str, Any]) -> None:
+def enter_folder(namespace: dict[str, Any]) -> None:
     namespace["page_folder"], namespace["checkout"] = tempfile.TemporaryDirectory(prefix="edgekit-docs-"), Path.cwd()
     os.chdir(namespace["page_folder"].name)
     with zipfile.ZipFile(assets() / "evaluation.zip") as images:
         images.extractall("photos")
 
 
-def _leave_folder(namespace: dict[str, Any]) -> None:
+def leave_folder(namespace: dict[str, Any]) -> None:
     os.chdir(namespace["checkout"])
     namespace["page_folder"].cleanup()
 
@@ -81,8 +87,8 @@ def _leave_folder(namespace: dict[str, Any]) -> None:
 SYBIL = Sybil(
     parsers=[CodeBlockParser("bash", _evaluate_bash), PythonCodeBlockParser(), SkipParser()],
     path=str(ROOT),
-    patterns=["docs/*.md", "docs/*/*.md", "docs/*/*/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md", "docs/*/*/*.md"],
     fixtures=["demo_run"],
-    setup=_enter_folder,
-    teardown=_leave_folder,
+    setup=enter_folder,
+    teardown=leave_folder,
 )
