@@ -64,7 +64,17 @@ def run(arguments: list[str]) -> int:
 @functools.cache
 def _command() -> Any:
     """The application with all its commands, which takes a while to make."""
-    return typer.main.get_command(app)
+    application = typer.main.get_command(app)
+    _keep_summaries_whole(application)
+    return application
+
+
+def _keep_summaries_whole(group: Any) -> None:
+    """Give each command its summary as the short help, which shells show; Typer would cut it after 45 characters."""
+    for command in group.commands.values():
+        command.short_help = (command.help or "").partition("\n\n")[0]
+        if hasattr(command, "commands"):
+            _keep_summaries_whole(command)
 
 
 def _complete(command: Any) -> int:

@@ -89,6 +89,17 @@ def test_offers(words: list[str], offered: list[str], complete: Complete) -> Non
     assert complete(*words) == list(offered)
 
 
+def test_fish_shows_whole_summaries(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(COMPLETION, "complete_fish")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "edgekit ")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    assert main([]) == 0
+    out, err = capfd.readouterr()
+    assert "deploy\tQuantize, compile, evaluate, benchmark and report, for every runtime." in out.splitlines()
+    assert "..." not in out
+    assert err == ""
+
+
 def test_files_complete_beside_names(complete: Complete, home: Path) -> None:
     (home / "here" / "sub").mkdir()
     for name in ("mine.toml", "weights.pth", "notes.txt", "sub/own.toml"):
