@@ -11,7 +11,7 @@ from edgekit.cli.groups import Calibrating, Making, Measuring, Source, Wanted, f
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import DryRun, Json, Quiet
-from edgekit.pipeline.options import Options
+from edgekit.pipeline.options import Options, check_scheme
 
 DEPLOY_EXAMPLES = """
 Examples:
@@ -78,6 +78,8 @@ def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bo
         scheme=scheme_of(wanted.scheme),
         check_stability=wanted.check_stability,
     )
+    if options.scheme:
+        check_scheme(options.scheme, options.targets)
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):

@@ -30,7 +30,7 @@ from edgekit.cli.shared import (
     Warmup,
 )
 from edgekit.errors import UsageError
-from edgekit.pipeline.options import Options
+from edgekit.pipeline.options import Options, check_scheme
 
 if TYPE_CHECKING:
     from edgekit.measure.evaluate_bundles import EvaluatedBundle
@@ -63,6 +63,8 @@ def quantize(
 
     options = job_options(model_options(model, making.weights, source), making, calibrating)
     options = replace(options, scheme=scheme_of(scheme))
+    if options.scheme:
+        check_scheme(options.scheme, options.targets)
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import host_class, list_device_classes, load_device_class
-from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
-from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
@@ -19,7 +17,7 @@ from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, select, select_listed
 from edgekit.models import Network, load_network
 from edgekit.models.soup_record import held_out_of
-from edgekit.pipeline.options import Options
+from edgekit.pipeline.options import Options, check_scheme
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -73,21 +71,6 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
     warn_of_doubts(calibration, evaluation, network.classes, reporter)
     return Job(network, recipe, device_class, dataset, other, calibration, evaluation)
-
-
-def check_scheme(scheme: Scheme, targets: Sequence[str]) -> None:
-    """Raise UsageError, with the targets that can, if one of these targets can't compile the INT8 scheme."""
-    unable = [find_runtime(name) for name in targets if scheme not in find_runtime(name).schemes]
-    if not unable:
-        return
-    able = [runtime.name for runtime in RUNTIMES.values() if scheme in runtime.schemes]
-    requested = [name for name in able if name in targets]
-    titles = " and ".join(runtime.title for runtime in unable)
-    raise UsageError(
-        f"{titles} can't compile scheme {scheme}",
-        valid=f"{', '.join(unable[0].schemes)} for {titles}",
-        fix=f"Choose other runtimes with `{' '.join(f'--target {name}' for name in requested or able)}`",
-    )
 
 
 def choose_class(options: Options) -> str:

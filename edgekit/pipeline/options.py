@@ -1,11 +1,13 @@
 """The options of a job. It imports nothing heavy, so the command line can check its arguments before loading torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.config.precisions import PRECISIONS, Precision, Scheme
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device
+from edgekit.errors import UsageError
 from edgekit.measure.settings import Settings
 from edgekit.models.options import ModelOptions
 
@@ -45,3 +47,18 @@ class Options:
     def folder(self) -> Path:
         """Path of the run folder: `output`, or a folder named after the model."""
         return self.output or Path("runs") / self.model.name.replace("/", "_").replace(":", "_")
+
+
+def check_scheme(scheme: Scheme, targets: Sequence[str]) -> None:
+    """Raise UsageError, with the targets that can, if one of these targets can't compile the INT8 scheme."""
+    unable = [find_runtime(name) for name in targets if scheme not in find_runtime(name).schemes]
+    if not unable:
+        return
+    able = [runtime.name for runtime in RUNTIMES.values() if scheme in runtime.schemes]
+    requested = [name for name in able if name in targets]
+    titles = " and ".join(runtime.title for runtime in unable)
+    raise UsageError(
+        f"{titles} can't compile scheme {scheme}",
+        valid=f"{', '.join(unable[0].schemes)} for {titles}",
+        fix=f"Choose other runtimes with `{' '.join(f'--target {name}' for name in requested or able)}`",
+    )

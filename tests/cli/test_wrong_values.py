@@ -173,3 +173,14 @@ def test_a_wrong_value_is_refused(
 
 def test_the_table_has_no_option_that_no_command_has() -> None:
     assert set(WRONG) == {option for _, option in options()}
+
+
+@pytest.mark.parametrize("command", ["deploy", "demo", "quantize"])
+def test_a_scheme_that_a_runtime_cannot_compile_is_refused(
+    command: str, place: Path, no_torch: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*COMMANDS[command], "--target", "tflite", "--scheme", "w8"]
+    assert main([command, *arguments]) == 2
+    err = capfd.readouterr().err
+    assert "LiteRT" in err
+    assert "w8a8" in err
