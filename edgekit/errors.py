@@ -176,7 +176,7 @@ class PlanError(InputError):
 
 
 class OutputError(InputError):
-    """An output can't be written, or its place holds something that isn't edgekit's.
+    """An output can't be written, or its path already contains files that aren't edgekit's.
 
     Cause: The disk is full, the folder is read-only, or `--output` names a folder with other files.
     Cure: Choose another place with `--output`, or make room. Existing files were left as they were.
@@ -253,7 +253,7 @@ class UnreachableError(DeviceError):
 class HostKeyError(DeviceError):
     """The device's host key is unknown, or has changed.
 
-    Cause: This machine has never connected to the device, or the device was installed anew.
+    Cause: This machine has never connected to the device, or the device was reinstalled.
     Cure: Compare the key and accept it once with the ssh command in the message; remove an old one with
     `ssh-keygen -R HOST`.
     """
