@@ -148,9 +148,7 @@ Scheme = Annotated[
 ]
 Json = Annotated[
     bool,
-    typer.Option(
-        "--json", rich_help_panel=panels.OUTPUT, help="Print one JSON document on stdout instead of the table."
-    ),
+    typer.Option("--json", rich_help_panel=panels.OUTPUT, help="Print the result as one JSON document on stdout."),
 ]
 Quiet = Annotated[
     bool,
