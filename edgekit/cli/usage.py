@@ -51,7 +51,7 @@ def _valid_values(rejected: RejectedValue) -> str:
     if rejected.choices:
         return " or ".join(rejected.choices) if len(rejected.choices) == 2 else ", ".join(rejected.choices)
     if rejected.kind == "other":
-        return "a value as its help describes"
+        return "a value that its help describes"
     if rejected.maximum is None:
         bounds = "" if rejected.minimum is None else f" of at least {rejected.minimum}"
     else:
