@@ -1,0 +1,13 @@
+"""The README: its links lead somewhere."""
+
+import re
+
+from tests.helpers.tiny import ROOT
+
+README = ROOT / "README.md"
+
+
+def test_its_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", README.read_text())
+    assert targets
+    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
