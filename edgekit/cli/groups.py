@@ -197,11 +197,11 @@ class Measuring:
     num_eval_samples: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            min=1,
             metavar="N",
             show_default="all that are left",
             rich_help_panel=panels.IMAGES,
-            help="Number of images to evaluate on, or 0 for all. Images that were calibrated on are never among them.",
+            help="Number of images to evaluate on. Images that were calibrated on are never among them.",
         ),
     ] = None
     device: Devices = None

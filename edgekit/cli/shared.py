@@ -36,11 +36,11 @@ EvalCount = Annotated[
     int | None,
     typer.Option(
         "--num-eval-samples",
-        min=0,
+        min=1,
         metavar="N",
         show_default="all",
         rich_help_panel=panels.IMAGES,
-        help="Number of images to evaluate on, or 0 for all.",
+        help="Number of images to evaluate on.",
     ),
 ]
 Warmup = Annotated[

@@ -46,9 +46,7 @@ def sensitivity(
     source: Source,
     num_eval_samples: Annotated[
         int,
-        typer.Option(
-            min=0, metavar="N", rich_help_panel=panels.IMAGES, help="Number of images to simulate on, or 0 for all."
-        ),
+        typer.Option(min=1, metavar="N", rich_help_panel=panels.IMAGES, help="Number of images to simulate on."),
     ] = SAMPLES,
     max_drop: Annotated[
         float,

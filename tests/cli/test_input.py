@@ -125,7 +125,7 @@ def test_fewer_images_than_asked(deploy: Fails, photos: Path, more: list[str], a
 def test_a_number_of_images_below_zero(deploy: Fails, photos: Path, option: str) -> None:
     message = deploy("--data", photos, option, "-1")
     assert f"{option} is '-1'" in message
-    assert "a whole number of at least " in message
+    assert "a whole number of at least 1" in message
 
 
 def test_every_image_calibrated_on(deploy: Fails, photos: Path) -> None:
