@@ -123,7 +123,7 @@ def choose(
     available = len(other.samples) // (2 if other is dataset and evaluate else 1)
     if not listed and requested is None and available < count:
         count = max(1, available)
-        reporter.warn(f"'{other.path}' has {len(other.samples)} images: calibrating on {count} of them")
+        reporter.warn(f"'{other.path}' has only {len(other.samples)} images: calibrating on {count} of them")
     with reporter.stage("read calibration images", count) as step:
         if listed:
             calibration = select_listed(other, listed.images, listed.path, step)

@@ -58,7 +58,7 @@ def test_leakage_causes_warnings_and_is_reported(
 ) -> None:
     planted(photos, tmp_path)
     more = ["--data", str(tmp_path / "leaky"), "--calibration-data", str(tmp_path / "clean")]
-    counts = ["--num-calibration-samples", "40", "--num-eval-samples", "0"]
+    counts = ["--num-calibration-samples", "40", "--num-eval-samples", "70"]
     command = ["deploy", *job_arguments, *more, *counts, "--target", "onnx", "-o", str(tmp_path / "run"), "--json"]
     assert main(command) == 0
     out, err = capfd.readouterr()

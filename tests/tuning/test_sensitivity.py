@@ -184,9 +184,9 @@ def test_a_broken_recipe_is_flagged(job_arguments: list[str], photos: Path, tmp_
     Image.new("RGB", (40, 40), (124, 116, 104)).save(tmp_path / "outlier" / "class_0" / "grey.png")
     arguments = job_arguments[: job_arguments.index("--num-calibration-samples")]
     more = ["--recipe", str(tmp_path / "broken.toml"), "--calibration-data", str(tmp_path / "outlier")]
-    command = [*arguments, *more, "--target", "onnx", "--num-eval-samples", "0"]
+    command = [*arguments, *more, "--target", "onnx", "--num-eval-samples", "40"]
     folder = tmp_path / "run"
-    assert main(["sensitivity", *command[:-1], "40", "--max-drop", "0", "-o", str(folder)]) in (0, 1)
+    assert main(["sensitivity", *command, "--max-drop", "0", "-o", str(folder)]) in (0, 1)
     out = capfd.readouterr().out
     assert "stem.0" in out
     (part,) = parse((folder / "sensitivity.json").read_text(), Sensitivity, "sensitivity.json").targets
