@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sys
 import sysconfig
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -48,11 +47,18 @@ def _pip(subcommand: str) -> str:
     python, pip = shlex.quote(sys.executable), shutil.which("pip")
     if pip and Path(pip).parent == Path(sysconfig.get_path("scripts")):
         return f"pip {subcommand}"
-    if find_spec("pip") is None and shutil.which("uv"):
+    if not _has_pip() and shutil.which("uv"):
         return f"uv pip {subcommand} --python {python}"
-    if find_spec("pip") is None and pip:
+    if not _has_pip() and pip:
         return f"pip --python {python} {subcommand}"
     return f"{python} -m pip {subcommand}"
+
+
+def _has_pip() -> bool:
+    """Whether pip is installed in this environment. Looking for the module would set off a hook of setuptools."""
+    from importlib.metadata import distributions
+
+    return any(distributions(name="pip"))
 
 
 def _is_checkout(folder: Path) -> bool:

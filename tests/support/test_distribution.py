@@ -116,7 +116,7 @@ def test_the_command_acts_on_the_running_environment(
     python = "/home/me/my env/bin/python"
     scripts = sysconfig.get_path("scripts")
     monkeypatch.setattr(sys, "executable", python)
-    monkeypatch.setattr(distribution, "find_spec", lambda name: object() if has_pip else None)
+    monkeypatch.setattr(distribution, "_has_pip", lambda: has_pip)
     found = {name: path.replace("SCRIPTS", scripts) for name, path in on_path.items()}
     monkeypatch.setattr(shutil, "which", found.get)
     expected = start.replace("PYTHON", shlex.quote(python))
