@@ -36,7 +36,7 @@ def run_bash(script: str, folder: Path) -> str:
 
     Raises AssertionError with the output if a command fails.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "EDGEKIT_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "EDGEKIT_", "COVERAGE_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
