@@ -120,7 +120,7 @@ def _runtimes(facts: ProbedFacts, installed: Installed) -> list[Finding]:
     """A finding for each runtime, and one more if none works."""
     findings = [_runtime(runtime, facts, installed) for runtime in RUNTIMES.values()]
     if not any(finding.status == "ok" for finding in findings):
-        fix = "Install one of the runtimes; each has its fix in a finding of its own"
+        fix = "Install one of the runtimes: each runtime's finding has the command"
         findings.append(Finding("runtimes", "broken", "none works", fix))
     return findings
 

@@ -27,7 +27,7 @@ NAMES = ("convnextv2_atto.fcmae_ft_in1k", "resnet18.a1_in1k")
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with the names of two models in the cache, two saved devices, and a current folder of its own."""
+    """A home with the names of two models in the cache, two saved devices, and an empty current folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
     (tmp_path / "cache" / "edgekit").mkdir(parents=True)

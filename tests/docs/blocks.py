@@ -1,4 +1,4 @@
-"""Runs the bash and Python blocks of the documentation as tests, those of a page in order and in a folder of its own.
+"""Runs the bash and Python blocks of the documentation as tests: each page in order, in a separate folder.
 
 The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks need, a page
 makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies a run

@@ -1,7 +1,7 @@
 """Converts layers on [N,H,W,C] to channels first, for runtimes that only have kernels for [N,C,H,W].
 
-OpenVINO stores the channels last in memory anyway, but only for operations whose shape is channels first. There, a
-permute to [N,H,W,C] is a copy, and so is the permute back.
+OpenVINO stores the channels last in memory anyway, but only for operations whose shape is channels first. There, each
+permute to [N,H,W,C] or back copies the tensor.
 """
 
 from typing import Any

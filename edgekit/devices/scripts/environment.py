@@ -4,7 +4,7 @@ The argument is a JSON request: {"cache", "key", "requirements", "wheels": {FILE
 The answer is {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY. A file in it that is written
 last marks it as complete, and is touched at each use. Creating an environment deletes the others that are neither among
 the 6 used last nor were used within the last hour. Wheels are in CACHE/files. Offline, pip itself is one of the wheels,
-so neither an index nor ensurepip is needed. At the end, pip is removed, and so are the files in site-packages that
+so neither an index nor ensurepip is needed. At the end the script removes pip, and the files in site-packages that
 match a glob pattern in "unused". The request {"cache", "clean": true} deletes the cache folder, and its answer is
 {"removed": BOOL}.
 """
