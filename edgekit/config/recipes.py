@@ -103,8 +103,11 @@ class Recipe:
 
     edgekit equalizes only where that adds no operation. Without the key, it doesn't equalize.
     """
-    weight_rounding: Literal["nearest", "gptq"] = "nearest"
-    """Rounding of weights: "nearest", or "gptq", which lets later weights compensate an earlier rounding error."""
+    weight_rounding: Literal["nearest", "gptq", "fit"] = "nearest"
+    """Rounding of weights: "nearest"; "gptq", which lets later weights compensate an earlier rounding error; or "fit".
+
+    "fit" also fits each layer's weights and bias so that they compensate the errors of the layers before it.
+    """
     float_layers: tuple[str, ...] = ()
     """fnmatch patterns of the names of layers that stay in float."""
 

@@ -22,7 +22,7 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 GPTQ_MOST = 150_000_000
-"""Largest number of parameters for GPTQ: above it, its matrices need gigabytes and minutes."""
+"""Largest number of parameters for GPTQ and the fit: above it, their matrices need gigabytes and minutes."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     check_scheme(recipe.scheme, options.targets)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(options.model, seed=options.seed)
-    if network.params > GPTQ_MOST and recipe.weight_rounding == "gptq":
-        recipe = replace(recipe, weight_rounding="nearest")
+    if network.params > GPTQ_MOST and recipe.weight_rounding != "nearest":
         reporter.warn(
-            f"weights are rounded to nearest: the model has {network.params / 1e6:,.0f} M parameters, and GPTQ needs "
-            f"gigabytes and minutes above {GPTQ_MOST / 1e6:.0f} M"
+            f"weights are rounded to nearest: the model has {network.params / 1e6:,.0f} M parameters, and "
+            f'weight_rounding = "{recipe.weight_rounding}" needs gigabytes and minutes above {GPTQ_MOST / 1e6:.0f} M'
         )
+        recipe = replace(recipe, weight_rounding="nearest")
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
     if network.weights == "random":

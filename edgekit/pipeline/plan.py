@@ -209,8 +209,8 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
 
 
 def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
-    """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer; 0 without GPTQ."""
-    if recipe.weight_rounding != "gptq" or shape.params > GPTQ_MOST:
+    """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer; 0 for nearest rounding."""
+    if recipe.weight_rounding == "nearest" or shape.params > GPTQ_MOST:
         return 0
     inputs = (weights // channels for weights, channels in _in_int8(shape, recipe, target))
     return min(rounding.MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= rounding.MOST_INPUTS))

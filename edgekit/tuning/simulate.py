@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import A, Q, constant, is_padding, layer_name
+from edgekit.compiler.graph import A, Q, argument, constant, is_padding, layer_name
 from edgekit.compiler.quantize.placement import ACTIVATIONS, TABLES, without_activation
 from edgekit.config.recipes import TargetRecipe
 
@@ -37,8 +37,8 @@ class Simulation:
     """A graph that `quantize` returned, with a switch for each layer.
 
     A layer that is off uses its float input and weights, and doesn't cause its output to be quantized. The network is
-    then the one that `quantize` returns with this layer among the recipe's `float_layers`. If GPTQ rounded the weights,
-    `unrounded` is the same graph with the original weights.
+    then the one that `quantize` returns with this layer among the recipe's `float_layers`. If GPTQ or the fit changed
+    weights, `unrounded` is the same graph with the original ones. The fit of the other layers stays as it is.
     """
 
     def __init__(self, graph: GraphModule, wants: TargetRecipe, unrounded: GraphModule | None = None) -> None:
@@ -135,7 +135,7 @@ class Simulation:
 
     @cached_property
     def _weights(self) -> dict[Node, tuple[Any, Any]]:
-        """For each constant, its float value and its value after Q/DQ, which are equal if it has no Q/DQ."""
+        """For each constant, its value where its layer is in float, and where it is in INT8."""
         weights: dict[Node, tuple[Any, Any]] = {}
         originals = {node.name: node for node in self._unrounded.graph.nodes}
         for node in self._nodes:
@@ -149,6 +149,10 @@ class Simulation:
                 original: Any = originals[node.name]
                 float_ = constant(self._unrounded, original.args[0].args[0])
                 weights[node] = float_, Q.dequantize_per_channel.default(levels, scales, zeros, *rest)
+            elif _is_quantized(node) and argument(node, 2, None) is not None:
+                bias: Any = node.args[2]
+                original = originals[node.name]
+                weights[bias] = constant(self._unrounded, original.args[2]), constant(self._graph, bias)
         return weights
 
 

@@ -1,7 +1,6 @@
 """Ctrl-C is not lost, even if a library swallows or replaces the exception."""
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ def handler_is_restored() -> Iterator[None]:
 
 
 def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_raises_at_once() -> None:

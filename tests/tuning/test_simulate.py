@@ -86,8 +86,9 @@ def test_a_table_after_a_layer_switches_with_it(graph: GraphModule, images: Any)
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
 
 
-def test_a_layer_that_is_off_uses_its_original_weights_after_gptq(graph: GraphModule, images: Any) -> None:
-    real, wants = quantized(graph, images, "onnx", weight_rounding="gptq")
+@pytest.mark.parametrize("rounding", ["gptq", "fit"])
+def test_a_layer_that_is_off_uses_its_original_weights(graph: GraphModule, images: Any, rounding: str) -> None:
+    real, wants = quantized(graph, images, "onnx", weight_rounding=rounding)
     unrounded, _ = quantized(graph, images, "onnx")
     simulation = Simulation(real, wants, unrounded)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))

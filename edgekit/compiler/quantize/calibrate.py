@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.quantize.equalize import equalize
+from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
 from edgekit.compiler.quantize.lowering import decompose_hard_swish, tie_pools
 from edgekit.compiler.quantize.placement import Placement
@@ -63,6 +64,8 @@ def quantize(
         tie_pools(quantized)
         if recipe.weight_rounding == "gptq":
             round_weights(quantized, samples)
+        elif recipe.weight_rounding == "fit":
+            fit_weights(quantized, samples)
         if recipe.targets[target].hard_swish_in_float:
             decompose_hard_swish(quantized)
     return quantized

@@ -44,8 +44,8 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
             assert weight is not None
             assert scale is not None
             low, high = quantizer.args[4:6]
-            levels = _round(weight.flatten(1), collector.hessians.pop(node), scale, low, high)
-            exact = (levels * scale.double()[:, None]).float().view(weight.shape)
+            levels = round_levels(weight.flatten(1)[None], collector.hessians.pop(node), scale[None], low, high)
+            exact = (levels[0] * scale.double()[:, None]).float().view(weight.shape)
             args = quantizer.args
             quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *args[1:])
             drop_constants(graph, args[:1])
@@ -85,7 +85,7 @@ def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
 
 
 class _HessianCollector(CachedWeightInterpreter):
-    """Runs the graph and sums, for each layer, the Hessian X.T @ X of its inputs X: [in,in]."""
+    """Runs the graph and sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
 
     def __init__(self, graph: GraphModule, layers: Sequence[Node]) -> None:
         super().__init__(graph)
@@ -95,30 +95,35 @@ class _HessianCollector(CachedWeightInterpreter):
     def run_node(self, n: Node) -> Any:
         if n in self._layers:
             args, _ = self.fetch_args_kwargs_from_env(n)
-            rows = _rows(n, args)
-            hessian = rows.T @ rows
+            rows = input_rows(n, *args[:2])
+            hessian = rows.mT @ rows
             self.hessians[n] = self.hessians[n] + hessian if n in self.hessians else hessian
         return super().run_node(n)
 
 
-def _rows(node: Node, args: Any) -> Tensor:
-    """A layer's inputs, one row for each output position: [positions,in]."""
-    x, weight = args[:2]
+def input_rows(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+    """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in]."""
     if node.target is A.linear.default:
-        return torch.as_tensor(x).flatten(0, -2)
+        return x.flatten(0, -2)[None]
     stride, padding, dilation = (
         pair(argument(node, position, default)) for position, default in ((3, 1), (4, 0), (5, 1))
     )
-    return F.unfold(x, weight.shape[2:], dilation, padding, stride)[0].T
+    columns = F.unfold(x, weight.shape[2:], dilation, padding, stride)[0]
+    return columns.view(argument(node, 6, 1), -1, columns.shape[-1]).transpose(1, 2)
 
 
-def _round(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Integer levels, float64 [out,in], of a weight [out,in]. Later columns compensate the error of each column."""
+def round_levels(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Integer levels, float64 [groups,out,in], of a weight [groups,out,in] with scales [groups,out].
+
+    `hessian` [groups,in,in] is that of the inputs. Later columns compensate the rounding error of each column.
+    """
     matrix = hessian.double()
-    matrix.diagonal().add_(PERCDAMP * matrix.diagonal().mean() + 1e-30)
-    order = matrix.diagonal().argsort(descending=True, stable=True)
-    remaining = weight.double()[:, order] / scale.double()[:, None]
-    matrix = matrix[order][:, order]
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    diagonal.add_(PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30)
+    order = diagonal.argsort(dim=1, descending=True, stable=True)
+    columns = order[:, None, :]
+    remaining = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2)
+    matrix = matrix.take_along_dim(order[:, :, None], 1).take_along_dim(columns, 2)
     try:
         factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
@@ -127,12 +132,14 @@ def _round(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high: int) 
             fix='Set weight_rounding = "nearest" in the recipe',
         ) from error
     levels = torch.empty_like(remaining)
-    for start in range(0, remaining.shape[1], BLOCK):
-        end = min(start + BLOCK, remaining.shape[1])
-        errors = remaining.new_empty(remaining.shape[0], end - start)
+    for start in range(0, remaining.shape[2], BLOCK):
+        end = min(start + BLOCK, remaining.shape[2])
+        errors = torch.empty_like(remaining[:, :, start:end])
         for column in range(start, end):
-            levels[:, column] = remaining[:, column].round().clamp(low, high)
-            errors[:, column - start] = (remaining[:, column] - levels[:, column]) / factor[column, column]
-            remaining[:, column:end] -= errors[:, column - start, None] * factor[column, column:end]
-        remaining[:, end:] -= errors @ factor[start:end, end:]
-    return levels[:, order.argsort()]
+            levels[:, :, column] = remaining[:, :, column].round().clamp(low, high)
+            missed = remaining[:, :, column] - levels[:, :, column]
+            errors[:, :, column - start] = missed / factor[:, None, column, column]
+            step = errors[:, :, column - start, None] * factor[:, None, column, column:end]
+            remaining[:, :, column:end] -= step
+        remaining[:, :, end:] -= errors @ factor[:, start:end, end:]
+    return levels.take_along_dim(columns.argsort(2), 2)
