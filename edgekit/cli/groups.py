@@ -56,7 +56,7 @@ class Source:
             metavar="R,G,B",
             show_default="the model's own",
             rich_help_panel=panels.MODEL,
-            help="Mean of the red, green and blue channels, on a scale of 0 to 1.",
+            help="Mean of the red, green and blue channels, or of grey images, on a scale of 0 to 1.",
         ),
     ] = None
     std: Annotated[
@@ -65,7 +65,7 @@ class Source:
             metavar="R,G,B",
             show_default="the model's own",
             rich_help_panel=panels.MODEL,
-            help="Standard deviation of the red, green and blue channels, on a scale of 0 to 1.",
+            help="Standard deviation of the same channels, on a scale of 0 to 1.",
         ),
     ] = None
     interpolation: Annotated[

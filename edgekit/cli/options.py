@@ -29,8 +29,8 @@ def model_options(name: str, weights: str | None, source: Source) -> ModelOption
         weights=weights,
         model_args=parse_model_args(source.model_args or ""),
         imgsz=size_of(source.imgsz),
-        mean=triple_of("mean", source.mean),
-        std=triple_of("std", source.std),
+        mean=channels_of("mean", source.mean),
+        std=channels_of("std", source.std),
         interpolation=interpolation_of(source.interpolation),
         crop_pct=source.crop_pct,
         labels=source.labels,
@@ -149,8 +149,10 @@ def size_of(text: str | None) -> int | tuple[int, int] | None:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def triple_of(name: str, text: str | None) -> tuple[float, ...] | None:
-    """Three numbers of "0.5,0.5,0.5". A standard deviation must be above 0."""
+def channels_of(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Three numbers of "0.5,0.5,0.5", or one of "0.5". A standard deviation must be above 0."""
+    from edgekit.images.preprocess import CHANNELS  # numpy: --help must do without
+
     if text is None:
         return None
     try:
@@ -158,11 +160,12 @@ def triple_of(name: str, text: str | None) -> tuple[float, ...] | None:
     except ValueError:
         values = ()
     above_zero = name != "std" or all(value > 0 for value in values)
-    if len(values) != 3 or not above_zero or not all(map(math.isfinite, values)):
+    if len(values) not in CHANNELS or not above_zero or not all(map(math.isfinite, values)):
         example = "0.229,0.224,0.225" if name == "std" else "0.485,0.456,0.406"
         raise UsageError(
             f"--{name} is '{text}'",
-            valid=f"three numbers{' above 0' if name == 'std' else ''} for red, green and blue, such as {example}",
+            valid=f"three numbers{' above 0' if name == 'std' else ''} for red, green and blue, such as {example}, or "
+            "one for grey images",
         )
     return values
 

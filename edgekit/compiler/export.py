@@ -36,7 +36,7 @@ NO_OPS = {
 
 @torch.no_grad()
 def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """The graph of `module` for float32 inputs of `shape` [1,3,H,W], with batch norms folded and no-ops removed.
+    """The graph of `module` for float32 inputs of `shape` [1,C,H,W], with batch norms folded and no-ops removed.
 
     torch.export makes the graph. It shares the tensors of the module, which is not changed.
     """

@@ -15,7 +15,7 @@ class LabelledCrops:
     """Cropped images and their labels, in the same order."""
 
     pixels: NDArray[np.uint8]
-    """Pixels [N,H,W,3], possibly memory-mapped."""
+    """Pixels [N,H,W,C], possibly memory-mapped."""
     labels: NDArray[np.int64]
     """Class indices [N]."""
 
@@ -23,13 +23,13 @@ class LabelledCrops:
         return len(self.pixels)
 
     def normalized(self, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Yield each image as a network's input, float32 [1,3,H,W], and its label."""
+        """Yield each image as a network's input, float32 [1,C,H,W], and its label."""
         for pixels, label in zip(self.pixels, self.labels, strict=True):
             yield preprocessing.normalize(pixels), int(label)
 
 
 def crop_each(dataset: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
-    """Yield each sample cropped, uint8 [H,W,3]. Raises ImageError for a sample that can't be read."""
+    """Yield each sample cropped, uint8 [H,W,C]. Raises ImageError for a sample that can't be read."""
     for sample in samples:
         yield preprocessing.crop(dataset.image(sample))
 
@@ -41,12 +41,12 @@ def crop_samples(
     pixels: NDArray[np.uint8] | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> LabelledCrops:
-    """Crop the samples, into `pixels` if an array [N,H,W,3] is given, and call `on_image` after each.
+    """Crop the samples, into `pixels` if an array [N,H,W,C] is given, and call `on_image` after each.
 
     Raises ImageError for a sample that can't be read.
     """
     if pixels is None:
-        pixels = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
+        pixels = np.empty((len(samples), *preprocessing.crop_shape), np.uint8)
     for index, crop in enumerate(crop_each(dataset, samples, preprocessing)):
         pixels[index] = crop
         on_image()

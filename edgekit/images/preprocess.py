@@ -22,6 +22,8 @@ from edgekit.errors import BundleError, ImageError, UsageError
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 CROP_MODES = ("center", "squash", "border")
+CHANNELS = (3, 1)
+"""Numbers of channels that a network may take: RGB, or grey."""
 MAX_SIDE = 4096
 MAX_PIXELS = 1 << 28
 
@@ -109,7 +111,9 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The input that a model expects: size in pixels, timm's crop rule, mean and std of RGB in the range 0-1.
+    """The input that a model expects: size in pixels, timm's crop rule, mean and std of each channel in the range 0-1.
+
+    Three means and standard deviations are those of RGB images. One of each means that the images are grey.
 
     `crop_mode`: "center" scales the shorter side and crops; "squash" scales both sides; "border" scales the longer side
     and pads with the mean. The scaled side has the input's length divided by `crop_pct`. Raises UsageError for invalid
@@ -121,8 +125,8 @@ class Preprocessing:
     interpolation: str
     crop_pct: float
     crop_mode: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
@@ -132,36 +136,58 @@ class Preprocessing:
                 valid="; ".join(valid),
             )
 
+    @property
+    def channels(self) -> int:
+        """3 for RGB images, 1 for grey ones."""
+        return len(self.mean)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one normalized image, [1,C,H,W]."""
+        return (1, self.channels, self.height, self.width)
+
+    @property
+    def crop_shape(self) -> tuple[int, int, int]:
+        """Shape of one cropped image, [H,W,C]."""
+        return (self.height, self.width, self.channels)
+
     def __call__(self, image: ImageLike) -> NDArray[np.float32]:
-        """Decode, crop and normalize one image: float32 [1,3,H,W]."""
+        """Decode, crop and normalize one image: float32 [1,C,H,W]."""
         return self.normalize(self.crop(open_image(image)))
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize and crop an RGB image: uint8 [H,W,3]. Raises ImageError if its sides are too unequal to resize."""
+        """Resize and crop an RGB image: uint8 [H,W,C]. Raises ImageError if its sides are too unequal to resize."""
         height, width = self._resized(image.height, image.width)
         if height * width > MAX_PIXELS:
             raise ImageError(
                 f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}",
                 fix="Crop the image first",
             )
+        if self.channels == 1:
+            image = image.convert("L")
         if (height, width) != (image.height, image.width):
             image = image.resize((max(width, 1), max(height, 1)), Image.Resampling[self.interpolation.upper()])
         left, top = _offset(image.width, self.width), _offset(image.height, self.height)
         if (
             image.width < self.width or image.height < self.height
         ):  # even at an offset of 0, the far end may lack a pixel
-            canvas = Image.new("RGB", (self.width, self.height), self._fill)
+            canvas = Image.new(image.mode, (self.width, self.height), self._fill)
             canvas.paste(image, (-left, -top))
-            return np.asarray(canvas)
-        return np.asarray(image.crop((left, top, left + self.width, top + self.height)))
+            image = canvas
+        else:
+            image = image.crop((left, top, left + self.width, top + self.height))
+        return np.asarray(image).reshape(self.crop_shape)
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(pixels / 255 - mean) / std of uint8 [H,W,3] or [N,H,W,3]: float32 [N,3,H,W], contiguous."""
-        batch = pixels if pixels.ndim == 4 else pixels[None]
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
-            raise ImageError(f"pixels are {pixels.dtype} {list(pixels.shape)}", valid="uint8 [H,W,3] or [N,H,W,3]")
-        result = np.empty((batch.shape[0], 3, *batch.shape[1:3]), np.float32)
-        for channel in range(3):
+        """(pixels / 255 - mean) / std of uint8 [H,W,C] or [N,H,W,C]: float32 [N,C,H,W], contiguous."""
+        channels, batch = self.channels, pixels if pixels.ndim == 4 else pixels[None]
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != channels:
+            raise ImageError(
+                f"pixels are {pixels.dtype} {list(pixels.shape)}",
+                valid=f"uint8 [H,W,{channels}] or [N,H,W,{channels}]",
+            )
+        result = np.empty((batch.shape[0], channels, *batch.shape[1:3]), np.float32)
+        for channel in range(channels):
             np.take(self._table[channel], batch[..., channel], out=result[:, channel], mode="clip")
         return result
 
@@ -179,25 +205,24 @@ class Preprocessing:
             if key not in names or key not in values:
                 state = "missing" if key in names else "unknown"
                 raise BundleError(f"preprocessing: key '{key}' is {state}", valid=f"the keys {', '.join(names)}")
-        triples = {key: tuple(values[key]) for key in ("mean", "std") if isinstance(values[key], list)}
+        lists = {key: tuple(values[key]) for key in ("mean", "std") if isinstance(values[key], list)}
         try:
-            return cls(**{**values, **triples})
+            return cls(**{**values, **lists})
         except UsageError as error:
             raise BundleError(error.problem, valid=error.valid, fix=error.fix) from None
 
     @cached_property
     def _table(self) -> NDArray[np.float32]:
-        """Normalized values of all bytes, [3,256]. A lookup is faster than arithmetic and has the bits of torch."""
+        """Normalized values of all bytes, [C,256]. A lookup is faster than arithmetic and has the bits of torch."""
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
         mean, std = (np.asarray(values, np.float32)[:, None] for values in (self.mean, self.std))
         return np.asarray((levels - mean) / std, np.float32)
 
     @property
-    def _fill(self) -> tuple[int, int, int]:
+    def _fill(self) -> tuple[int, ...]:
         if self.crop_mode != "border":
-            return (0, 0, 0)
-        red, green, blue = (min(max(round(255 * value), 0), 255) for value in self.mean)
-        return (red, green, blue)
+            return (0,) * self.channels
+        return tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the crop, rounded as timm and torchvision do."""
@@ -241,11 +266,13 @@ def _problems(values: Preprocessing) -> list[_Problem]:
             problems.append(_Problem(name, word, f"one of {', '.join(choices)}"))
     if not _is_number(values.crop_pct) or not 0.1 <= values.crop_pct <= 1:
         problems.append(_Problem("crop_pct", values.crop_pct, "a number from 0.1 to 1"))
-    for name, triple in (("mean", values.mean), ("std", values.std)):
-        if not isinstance(triple, tuple) or len(triple) != 3 or not all(_is_number(value) for value in triple):
-            problems.append(_Problem(name, triple, "three finite numbers, one each for red, green and blue"))
-        elif name == "std" and min(triple) <= 0:
-            problems.append(_Problem(name, triple, "three numbers above 0"))
+    for name, numbers in (("mean", values.mean), ("std", values.std)):
+        if not isinstance(numbers, tuple) or len(numbers) not in CHANNELS or not all(map(_is_number, numbers)):
+            problems.append(_Problem(name, numbers, "three finite numbers for red, green and blue, or one for grey"))
+        elif name == "std" and min(numbers) <= 0:
+            problems.append(_Problem(name, numbers, "numbers above 0"))
+    if not problems and len(values.mean) != len(values.std):
+        problems.append(_Problem("std", values.std, f"as many numbers as mean, which has {len(values.mean)}"))
     return problems
 
 

@@ -1,10 +1,12 @@
 """Runs a network whose code may fail."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from edgekit.errors import ModelError
+from edgekit.images.preprocess import CHANNELS
 
 
 def run(module: nn.Module, images: Tensor) -> Any:
@@ -18,3 +20,18 @@ def run(module: nn.Module, images: Tensor) -> Any:
             f"the model can't run on images {list(images.shape)} ({type(error).__name__}: {reason})",
             fix="Correct `--imgsz` or `--model-args`",
         ) from error
+
+
+def run_on_rgb_or_grey(module: nn.Module, images: Callable[[int], Tensor]) -> tuple[int, Any]:
+    """Run on `images(3)` or, if that fails, on `images(1)`; return the number of channels and the output.
+
+    Raises the ModelError of the RGB images if both fail.
+    """
+    failure: ModelError | None = None
+    for channels in CHANNELS:
+        try:
+            return channels, run(module, images(channels))
+        except ModelError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure

@@ -15,7 +15,7 @@ BATCH = 16
 
 @torch.no_grad()
 def torch_logits(network: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits [N,classes] of the float network for cropped images [N,H,W,3]. WeightsError if a value isn't finite."""
+    """Logits [N,classes] of the float network for cropped images [N,H,W,C]. WeightsError if a value isn't finite."""
     images = torch.from_numpy(network.preprocessing.normalize(pixels))
     logits: NDArray[np.float32] = network.module(images).numpy()
     if not np.isfinite(logits).all():

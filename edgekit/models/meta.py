@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import EdgekitError, ModelError
-from edgekit.models.inputs import InputOptions, resolve_preprocessing
+from edgekit.models.inputs import resolve_size
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
 
@@ -27,5 +27,4 @@ def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:
             f"can't plan '{options.name}', because its code needs real tensors ({type(error).__name__}: {error})",
             fix="Deploy it without a plan, or change the code so that it reads no values of tensors",
         ) from error
-    preprocessing = resolve_preprocessing(module, InputOptions(size))
-    return module.eval().requires_grad_(False), (preprocessing.height, preprocessing.width)
+    return module.eval().requires_grad_(False), resolve_size(module, size)

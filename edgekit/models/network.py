@@ -8,17 +8,23 @@ from torch import Tensor, nn
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import check_finite
-from edgekit.models.forward import run
-from edgekit.models.inputs import InputOptions, resolve_preprocessing
+from edgekit.models.forward import run_on_rgb_or_grey
+from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
 from edgekit.models.labels import resolve_labels
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
 
+_NOT_LOGITS = "Choose a classifier, or wrap the model in a factory that returns its logits alone"
+_ONE_LOGIT = (
+    "For a network x whose one logit says yes or no, write a factory that returns torch.cat([0 * x, x], 1), which has "
+    "the same probabilities"
+)
+
 
 @dataclass(frozen=True)
 class Network:
-    """A module float32 [1,3,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
+    """A module float32 [1,C,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
 
     `source` is "timm", "open_clip" or "factory". `weights` is "random", "factory", the path of a file as the user wrote
     it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the state dict's content if
@@ -50,9 +56,9 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
         loaded = source.load(options, seed)
     module = loaded.module.eval().requires_grad_(False)
     inputs = InputOptions(size, options.mean, options.std, options.interpolation, options.crop_pct)
-    preprocessing = resolve_preprocessing(module, inputs)
     check_finite(module, loaded.weights)
-    classes = _count_classes(module, options.name, (preprocessing.height, preprocessing.width))
+    channels, classes = _count_channels_and_classes(module, options.name, resolve_size(module, size))
+    preprocessing = resolve_preprocessing(module, inputs, channels)
     return Network(
         module=module,
         name=options.name,
@@ -67,28 +73,26 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     )
 
 
-def _count_classes(module: nn.Module, name: str, size: tuple[int, int]) -> int:
-    """Run a random image. Raises ModelError unless the output is logits [1,C], WeightsError if they aren't finite."""
-    shape = [1, 3, *size]
+def _count_channels_and_classes(module: nn.Module, name: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Run a random image. Raises ModelError unless the output is logits [1,N], WeightsError if they aren't finite."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        image = random_images(1, size)
-        logits = run(module, image)
+        channels, logits = run_on_rgb_or_grey(module, lambda channels: random_images(1, size, channels))
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"model '{name}' returns a {type(logits).__name__}",
-            valid="a tensor of logits [1,C]",
-            fix="Choose a classifier, or wrap the model in a factory that returns its logits alone",
+            valid="a tensor of logits [1,N]",
+            fix=_NOT_LOGITS,
         )
     if logits.ndim != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
         raise ModelError(
-            f"model '{name}' returns shape {list(logits.shape)} for an image {shape}",
-            valid="logits [1,C] of at least two classes",
-            fix="Choose a classifier, or wrap the model in a factory that returns its logits alone",
+            f"model '{name}' returns shape {list(logits.shape)} for an image {[1, channels, *size]}",
+            valid="logits [1,N] of at least two classes",
+            fix=_ONE_LOGIT if list(logits.shape) == [1, 1] else _NOT_LOGITS,
         )
     if not bool(torch.isfinite(logits).all()):
         raise WeightsError(
             f"model '{name}' returns NaN or infinity for a random image: its weights are damaged",
             fix="Choose another checkpoint with `--weights FILE`",
         )
-    return int(logits.shape[1])
+    return channels, int(logits.shape[1])

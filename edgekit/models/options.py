@@ -23,9 +23,9 @@ class ModelOptions:
     imgsz: int | tuple[int, int] | None = None
     """Input size in pixels: one side of a square, or (height, width)."""
     mean: tuple[float, ...] | None = None
-    """Means of red, green and blue, in 0-1."""
+    """Means of red, green and blue, or of grey, in 0-1."""
     std: tuple[float, ...] | None = None
-    """Standard deviations of red, green and blue, in 0-1."""
+    """Standard deviations of red, green and blue, or of grey, in 0-1."""
     interpolation: str | None = None
     crop_pct: float | None = None
     labels: Path | None = None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from edgekit.models.forward import run
+from edgekit.models.forward import run_on_rgb_or_grey
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose running statistics are measured on random images."""
@@ -48,7 +48,7 @@ def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
     torch.set_num_threads(1)  # fixes the order of sums, so that every machine gets the same statistics
     module.train()
     try:
-        run(module, random_images(8, size))
+        run_on_rgb_or_grey(module, lambda channels: random_images(8, size, channels))
     finally:
         torch.set_num_threads(threads)
     module.eval()
@@ -56,7 +56,7 @@ def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
         norm.momentum = momentum
 
 
-def random_images(count: int, size: tuple[int, int]) -> Tensor:
-    """Normalized float32 images [count,3,H,W] of soft blotches, a tint and some noise, from torch's current seed."""
-    blotches = nn.functional.interpolate(torch.randn(count, 3, 6, 6), size=size, mode="bicubic")
-    return blotches + 0.5 * torch.randn(count, 3, 1, 1) + 0.3 * torch.randn(count, 3, *size)
+def random_images(count: int, size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Normalized float32 images [count,C,H,W] of soft blotches, a tint and some noise, from torch's current seed."""
+    blotches = nn.functional.interpolate(torch.randn(count, channels, 6, 6), size=size, mode="bicubic")
+    return blotches + 0.5 * torch.randn(count, channels, 1, 1) + 0.3 * torch.randn(count, channels, *size)

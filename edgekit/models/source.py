@@ -10,7 +10,7 @@ from edgekit.models.options import ModelOptions
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """A module float32 [N,3,H,W] -> logits [N,classes] on the CPU with its weights, and the origin of the weights.
+    """A module float32 [N,C,H,W] -> logits [N,classes] on the CPU with its weights, and the origin of the weights.
 
     The fields have the same meaning as those of `Network`.
     """

@@ -23,7 +23,7 @@ def quantize_stage(
     calibration: Sequence[NDArray[np.float32]] = (),
     on_sample: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,3,H,W].
+    """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
 
     `on_sample` is called after each calibration image. Raises CompileError when NNCF fails.
     """

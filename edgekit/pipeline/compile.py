@@ -87,13 +87,12 @@ def embedded(facts: GraphFacts) -> str:
 
 
 def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
-    size = facts.preprocessing
     return Manifest(
         target=facts.target,
         precision=facts.precision,
         scheme=facts.scheme,
         model_file=artifact.model_file,
-        input_shape=(1, 3, size.height, size.width),
+        input_shape=facts.preprocessing.input_shape,
         layout=artifact.layout,
         dtype="float32",
         input_name=artifact.input_name,

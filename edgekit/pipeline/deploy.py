@@ -163,7 +163,7 @@ def assemble(
 
 def describe_model(job: Job, macs: int) -> Model:
     """Describe the network for the report; `macs` is the number of multiply-accumulates of one inference."""
-    network, size = job.network, job.network.preprocessing
+    network = job.network
     return Model(
         name=network.name,
         source=network.source,
@@ -171,7 +171,7 @@ def describe_model(job: Job, macs: int) -> Model:
         weights_sha256=network.weights_sha256,
         params=network.params,
         macs=macs,
-        input_shape=(1, 3, size.height, size.width),
+        input_shape=network.preprocessing.input_shape,
         classes=network.classes,
         accuracy_meaningful=network.weights != "random",
         license=network.license_note,

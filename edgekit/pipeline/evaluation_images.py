@@ -25,10 +25,10 @@ FILES = 32
 
 def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -> EvaluationImages:
     """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch predict them."""
-    chosen, size = job.evaluation.samples, job.network.preprocessing
-    pixels = reserve(workspace / "pixels.npy", (len(chosen), size.height, size.width, 3))
+    chosen, preprocessing = job.evaluation.samples, job.network.preprocessing
+    pixels = reserve(workspace / "pixels.npy", (len(chosen), *preprocessing.crop_shape))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
-        crops = crop_samples(job.dataset, chosen, size, pixels, step)
+        crops = crop_samples(job.dataset, chosen, preprocessing, pixels, step)
     files = [job.dataset.read(sample) for sample in chosen[:FILES]]
     key = images_key(job)
     return EvaluationImages(crops, torch_answers(job.network, crops, key, run, reporter), files, key)

@@ -66,7 +66,7 @@ class PreparedGraphs:
 
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
-        """Calibration images, float32 [1,3,H,W]. WeightsError if torch returns NaN for one, which NNCF would ignore."""
+        """Calibration images, float32 [1,C,H,W]. WeightsError if torch returns NaN for one, which NNCF would ignore."""
         job, images = self.job, []
         with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
             for pixels in crop_each(job.calibration_dataset, job.calibration.samples, job.network.preprocessing):
@@ -78,10 +78,10 @@ class PreparedGraphs:
     def exported(self) -> GraphModule:
         """The network's graph before any rewrite. It is shared: don't change it."""
         if self._graph is None:
-            size = self.job.network.preprocessing
+            shape = self.job.network.preprocessing.input_shape
             with self.reporter.stage("export"), quiet():
                 try:
-                    traced = trace(self.job.network.module, (1, 3, size.height, size.width))
+                    traced = trace(self.job.network.module, shape)
                 except Exception as error:  # the model's own code may raise anything while it is traced
                     raise ModelError(
                         f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}",

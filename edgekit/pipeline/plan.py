@@ -23,6 +23,7 @@ from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, ModelError, PlanError
 from edgekit.measure.memory import machine_memory
+from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job import GPTQ_MOST
@@ -44,6 +45,8 @@ class Shape:
     """(name, number of weights, output channels, depthwise) of each convolution and Linear."""
     expanded: int
     """Values of a graph's constants beyond its parameters: relative position biases of each pair of positions."""
+    channels: int
+    """Channels of an image."""
     size: tuple[int, int]
     """Input size (height, width) in pixels."""
 
@@ -77,7 +80,7 @@ def plan_model(
         model=options.name,
         params=shape.params,
         macs=shape.macs,
-        input_shape=(1, 3, *shape.size),
+        input_shape=(1, shape.channels, *shape.size),
         memory_available_bytes=available_memory(),
         disk_bytes=sum(bundle.size_bytes for bundle in bundles),
         memory_model=f"fitted on {', '.join(fit.fitted_on)} with {fit.calibration_images} calibration images",
@@ -98,8 +101,10 @@ def shape_of_model(options: ModelOptions) -> Shape:
     module, size = build_meta(options)
     counter = FlopCounterMode(display=False)
     try:
-        with counter, torch.no_grad():
-            module(torch.zeros(1, 3, *size, device="meta"))
+        with torch.no_grad():
+            channels, _ = run_on_rgb_or_grey(module, lambda channels: torch.zeros(1, channels, *size, device="meta"))
+            with counter:
+                module(torch.zeros(1, channels, *size, device="meta"))
     except Exception as error:  # a network may raise anything on an unsupported size, or on meta tensors
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -113,7 +118,7 @@ def shape_of_model(options: ModelOptions) -> Shape:
     )
     params = sum(parameter.numel() for parameter in module.parameters())
     # The flop counter counts a multiply-accumulate as two operations.
-    return Shape(params, counter.get_total_flops() // 2, dense, _expanded(module), size)
+    return Shape(params, counter.get_total_flops() // 2, dense, _expanded(module), channels, size)
 
 
 def _expanded(module: nn.Module) -> int:

@@ -47,7 +47,7 @@ class ParitySamples:
     """Real images on which a bundle is compared with torch. The first ones become golden samples."""
 
     pixels: NDArray[np.uint8]
-    """Cropped images [N,H,W,3]."""
+    """Cropped images [N,H,W,C]."""
     logits: NDArray[np.float32]
     """Logits [N,classes] of torch's float network for these images."""
 
@@ -66,8 +66,8 @@ def save_prepared(prepared: Prepared, folder: Path) -> None:
 
     Raises OutputError if the folder can't be written or contains something else.
     """
-    size, samples = prepared.facts.preprocessing, prepared.samples
-    example = (torch.zeros(1, 3, size.height, size.width),)
+    samples = prepared.samples
+    example = (torch.zeros(prepared.facts.preprocessing.input_shape),)
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / STAGE).exists():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))

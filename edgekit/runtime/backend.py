@@ -43,7 +43,7 @@ class Backend(Protocol):
         Implementations call the runtime's compiler inside a `compiler_errors` block.
 
         Args:
-            graph: Exported graph for one image, float32 [1,3,H,W]; compiling may change it.
+            graph: Exported graph for one image, float32 [1,C,H,W]; compiling may change it.
             folder: Existing folder for the files.
             metadata: JSON text to embed in the model file, so that the file can be used without the bundle.
 

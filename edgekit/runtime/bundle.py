@@ -56,7 +56,7 @@ class Golden:
     """Images with the logits that the model computed for them where the bundle was made."""
 
     pixels: NDArray[np.uint8]
-    """Cropped RGB images, uint8 [N,H,W,3]."""
+    """Cropped images, uint8 [N,H,W,C]."""
     logits: NDArray[np.float32]
     """Expected logits, float32 [N,classes]."""
     tolerance: float
@@ -272,9 +272,8 @@ def _load_golden(path: Path) -> Golden:
 def _check_golden(golden: Golden, manifest: Manifest) -> None:
     pixels, logits = golden.pixels, golden.logits
     count = len(pixels) if pixels.ndim else 0
-    height, width = manifest.input_shape[2:]
     for name, array, shape, dtype in (
-        ("pixels", pixels, (count, height, width, 3), np.uint8),
+        ("pixels", pixels, (count, *manifest.preprocessing.crop_shape), np.uint8),
         ("logits", logits, (count, manifest.classes), np.float32),
     ):
         if array.dtype != dtype or array.shape != shape or count == 0:

@@ -34,7 +34,7 @@ class Engine(Protocol):
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None: ...
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [1,classes] of a normalized, C-contiguous image [1,3,H,W]; the caller owns the result."""
+        """Logits [1,classes] of a normalized, C-contiguous image [1,C,H,W]; the caller owns the result."""
         ...
 
     def close(self) -> None:

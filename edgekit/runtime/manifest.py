@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypedDict
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
-from edgekit.images.preprocess import MAX_SIDE, Preprocessing
+from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -64,7 +64,7 @@ class Manifest:
     model_file: str
     """Name of the file that the engine opens."""
     input_shape: tuple[int, int, int, int]
-    """Shape of the session's input for one image, [1,3,H,W] in either `layout`."""
+    """Shape of the session's input for one image, [1,C,H,W] in either `layout`."""
     layout: Literal["NCHW", "NHWC"]
     """Order of the axes in the model file; the engine transposes where it differs from `input_shape`."""
     dtype: Literal["float32"]
@@ -211,9 +211,15 @@ def _record(**parsers: Callable[[str, object], Any]) -> Callable[[str, object], 
 
 def _shape(key: str, value: object) -> tuple[int, int, int, int]:
     fits = isinstance(value, list) and len(value) == 4 and all(type(size) is int for size in value)
-    if not isinstance(value, list) or not fits or value[:2] != [1, 3] or not all(1 <= n <= MAX_SIDE for n in value):
-        _refuse(key, value, f"[1, 3, height, width] with sides from 1 to {MAX_SIDE}")
-    return (1, 3, value[2], value[3])
+    if (
+        not isinstance(value, list)
+        or not fits
+        or value[0] != 1
+        or value[1] not in CHANNELS
+        or not all(1 <= n <= MAX_SIDE for n in value)
+    ):
+        _refuse(key, value, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
+    return (1, value[1], value[2], value[3])
 
 
 _layer = _record(name=_text, op=_text, macs=_whole(0, 1 << 60), int8=_boolean)
@@ -266,13 +272,9 @@ def _check_agreement(manifest: Manifest) -> None:
         others = [name.casefold() for other, name in named.items() if other != key]
         if named[key].casefold() in others:
             _refuse(key, named[key], "a file that no other key names")
-    sides = (manifest.preprocessing.height, manifest.preprocessing.width)
-    if manifest.input_shape[2:] != sides:
-        _refuse(
-            "input_shape",
-            list(manifest.input_shape),
-            f"[1, 3, {sides[0]}, {sides[1]}], the output of the preprocessing",
-        )
+    shape = manifest.preprocessing.input_shape
+    if manifest.input_shape != shape:
+        _refuse("input_shape", list(manifest.input_shape), f"{list(shape)}, the output of the preprocessing")
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

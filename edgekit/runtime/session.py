@@ -93,7 +93,7 @@ class Session:
             image: A path, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or [H,W,1] (grey).
 
         Returns:
-            A batch for the session, float32 [1,3,H,W].
+            A batch for the session, float32 [1,C,H,W]; C is 3, or 1 for a model of grey images.
 
         Raises:
             ImageError: The image is missing, can't be decoded, or has another shape or dtype.
@@ -104,7 +104,7 @@ class Session:
         """Run the model on a batch, one image at a time.
 
         Args:
-            batch: Normalized images, float32 [N,3,H,W], as `preprocess` returns them.
+            batch: Normalized images, float32 [N,C,H,W], as `preprocess` returns them.
 
         Returns:
             Logits, float32 [N,classes].

@@ -60,7 +60,7 @@ class Simulation:
 
     @torch.no_grad()
     def run(self, image: NDArray[np.float32], quantized: Collection[str], like: Run | None = None) -> Run:
-        """Run one image float32 [1,3,H,W] with these layers in INT8.
+        """Run one image float32 [1,C,H,W] with these layers in INT8.
 
         `like` is an earlier run of the same image, whose values are reused up to the first layer that differs.
         """

@@ -43,6 +43,11 @@ def test_quantize_and_compile_give_the_bundle_that_deploy_gives(
     finished_run: Path, job: list[str], tmp_path: Path, capfd: Any
 ) -> None:
     graphs, bundles = tmp_path / "graphs", tmp_path / "bundles"
+    recipe = tmp_path / "strict.toml"
+    shipped = (ROOT / "calibration" / "convnextv2.toml").read_text()
+    recipe.write_text(re.sub("(?m)^optional_rewrites.*$", "", shipped))
+    _, err = run(capfd, "quantize", *job, "--num-calibration-samples", 12, "--recipe", recipe, "-o", graphs)
+    assert "onnx-int8: these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale." in err
     made = run_json(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
     assert made["graphs"] == [str(graphs / "onnx-int8-graph")]
     assert sorted(each.name for each in graphs.iterdir()) == [".edgekit", "calibration.json", "onnx-int8-graph"]
@@ -51,19 +56,10 @@ def test_quantize_and_compile_give_the_bundle_that_deploy_gives(
     out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
     assert out == f"{graphs / 'onnx-int8-graph'}\n"
     assert "onnx-int8-graph: reused from an earlier run" in err
-    recipe = tmp_path / "strict.toml"
-    shipped = (ROOT / "calibration" / "convnextv2.toml").read_text()
-    recipe.write_text(re.sub("(?m)^optional_rewrites.*$", "", shipped))
-    out, err = run(capfd, "quantize", *job, "--num-calibration-samples", 12, "--recipe", recipe, "-o", graphs)
-    assert "kept" not in err, "other images are another graph"
-    assert "onnx-int8: these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale." in err
-    run(capfd, "quantize", *job, "--num-calibration-samples", 10, "-o", graphs)
 
     out, _ = run(capfd, "compile", graphs, "-o", bundles)
     assert out == f"{bundles / 'onnx-int8'}\n"
-    made_bundle, deployed = read_bundle(bundles / "onnx-int8"), read_bundle(finished_run / "onnx-int8")
-    assert made_bundle.manifest.layers == deployed.manifest.layers
-    assert made_bundle.size_bytes == pytest.approx(deployed.size_bytes, rel=0.01)
+    assert read_bundle(bundles / "onnx-int8").manifest == read_bundle(finished_run / "onnx-int8").manifest
     found = run_json(capfd, "compile", graphs / "onnx-int8-graph", "-o", bundles)
     assert found["bundles"] == [str(bundles / "onnx-int8")]
     assert not [each for each in tmp_path.rglob(".*") if each.name != ".edgekit"]

@@ -45,7 +45,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--weights": text("gone.safetensors", "images", names=(".safetensors", "random")),
     "--model-args": [Wrong(("depths", "=1", "a=b=c"), ("num_classes=10",))],  # nothing is valid
     "--imgsz": text("big", "0", "-3", "1x2x3", "5000", "224x", names=("from 1 to 4096", "HEIGHTxWIDTH")),
-    "--mean": text("0.5", "a,b,c", "nan,0,0", "inf,0,0", names=("three numbers", "0.485,0.456,0.406")),
+    "--mean": text("0.5,0.5", "a,b,c", "nan,0,0", "inf,0,0", names=("three numbers", "0.485,0.456,0.406")),
     "--std": text("1,1", "0,1,1", "-1,1,1", "nan,1,1", names=("three numbers above 0", "0.229,0.224,0.225")),
     "--interpolation": text("cubist", "BICUBIC", names=INTERPOLATIONS),
     "--crop-pct": number("0", "1.5", "-1", lowest="0.1", highest="1", kind="a number"),

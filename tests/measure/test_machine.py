@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli.options import size_of, triple_of
+from edgekit.cli.options import channels_of, size_of
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import UnreachableError, UsageError
 from edgekit.measure import machine
@@ -70,7 +70,8 @@ def test_a_machine_without_a_class_needs_the_option(monkeypatch: pytest.MonkeyPa
 
 def test_texts_of_options() -> None:
     assert (size_of("224"), size_of("224X320"), size_of(None)) == (224, (224, 320), None)
-    assert triple_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
+    assert channels_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
+    assert channels_of("std", "0.5") == (0.5,)
 
 
 def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def quantize(
     target: str,
     on_sample: Callable[[], None] = lambda: None,
 ) -> GraphModule:
-    """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,3,H,W].
+    """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,C,H,W].
 
     The graph is consumed. Statistics are collected one image at a time, because batches distort them (nncf#2619).
     Raises CompileError if NNCF fails, for example on activations that aren't finite.

@@ -32,7 +32,7 @@ class _Place:
 
 @torch.no_grad()
 def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> int:
-    """Equalize a float graph in place, on images float32 [1,3,H,W]. Returns the number of places changed.
+    """Equalize a float graph in place, on images float32 [1,C,H,W]. Returns the number of places changed.
 
     `strength`, from 0 to 1, is the share of a channel's range that moves into the weights: SmoothQuant's alpha.
     """

@@ -29,7 +29,7 @@ MEMORY_BYTES = 1 << 30
 
 @torch.no_grad()
 def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
-    """Round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
+    """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
     The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped.
     """

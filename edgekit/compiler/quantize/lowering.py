@@ -46,14 +46,15 @@ def decompose_hard_swish(graph: GraphModule) -> int:
 def fold_weights(graph: GraphModule) -> int:
     """Replace the float weights before Q/DQ by their int8 levels, in place. Returns the number of weights replaced.
 
-    The float weights are freed one by one, so compilation starts with a quarter of the memory.
+    The float weights are freed one by one, so compilation starts with a quarter of the memory. The levels are numbered,
+    because names of nodes change when `edgekit quantize` writes a graph to a file, and the files would differ.
     """
     folded = 0
     for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
         weight, *args = (constant(graph, arg) if isinstance(arg, Node) else arg for arg in node.args)
         if weight is None:
             continue
-        levels = add_constant(graph, node, f"{node.name}.int8", node.target(weight, *args))
+        levels = add_constant(graph, node, f"weight_{folded}.int8", node.target(weight, *args))
         levels.meta["val"] = constant(graph, levels)
         replace_layer(graph, node, levels)
         folded += 1

@@ -26,7 +26,7 @@ SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
 
 @torch.no_grad()
 def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
-    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,3,H,W].
+    """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
 
     The graph must have been calibrated on the same images with the whole range of each activation. Returns the number
     of ranges changed.

@@ -35,12 +35,13 @@ class Backend:
 
 def decompose_weight_quantizers(graph: GraphModule) -> None:
     """Turn the DQ of a folded weight into a cast and a product: OpenVINO's frontend ignores a DQ without its Q."""
-    for node in graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default):
+    nodes = graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default)
+    for place, node in enumerate(nodes):  # numbers don't depend on names, like those of `fold_weights`
         levels, scale = (constant(graph, argument) for argument in node.args[:2])
         if levels is None or scale is None or levels.dtype != torch.int8:
             continue
         shape = [-1 if axis == node.args[3] else 1 for axis in range(levels.ndim)]
-        factor = add_constant(graph, node, f"{node.name}.scale", scale.float().view(shape))
+        factor = add_constant(graph, node, f"weight_{place}.scale", scale.float().view(shape))
         value = insert(graph, node, A.to.dtype, node.args[0], torch.float32)
         replace_layer(graph, node, insert(graph, node, A.mul.Tensor, value, factor))
     graph.recompile()

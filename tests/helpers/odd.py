@@ -1,0 +1,68 @@
+"""Factories of tiny classifiers with every odd padding: `tests.helpers.odd:grey` and `tests.helpers.odd:wide`."""
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame
+from torch import nn
+from torch.nn import functional as F
+
+from edgekit.models.random_weights import randomize
+
+GREY_SIZE, WIDE_SIZE = (37, 29), (31, 33)
+"""Heights and widths, all odd, so that stride 2 doesn't divide them."""
+
+
+class Pad(nn.Module):
+    """Zero padding (left, right, top, bottom)."""
+
+    def __init__(self, *sides: int) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pad(x, self.sides)
+
+
+def grey(classes: int = 2) -> nn.Module:
+    """[1,1,37,29] -> [1,classes], with torch's own paddings and `F.pad` at one side more than at the other."""
+    return _seeded(
+        GREY_SIZE,
+        nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Pad(1, 0, 2, 1),
+        nn.Conv2d(8, 8, 3, stride=2, groups=8),
+        nn.Conv2d(8, 16, 3, padding=2, dilation=2),
+        nn.Hardswish(),
+        nn.Conv2d(16, 16, 4, padding="same"),
+        nn.GELU(),
+        nn.MaxPool2d(3, 2, padding=1),
+        Pad(0, 3, 0, 0),
+        nn.Conv2d(16, 24, (3, 5), padding=(0, 1)),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * 3 * 5, classes),
+    )
+
+
+def wide(classes: int = 21_843) -> nn.Module:
+    """[1,3,31,33] -> [1,classes], with TensorFlow's 'same' padding as in timm's tf_ models."""
+    return _seeded(
+        WIDE_SIZE,
+        Conv2dSame(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        Conv2dSame(8, 8, 5, stride=2, groups=8),
+        AvgPool2dSame(3, stride=2),
+        Conv2dSame(8, 2, 3, dilation=2),
+        nn.ReLU6(),
+        nn.Flatten(),
+        nn.Linear(2 * 4 * 5, classes),
+    )
+
+
+def _seeded(size: tuple[int, int], *layers: nn.Module) -> nn.Module:
+    """The layers in sequence, with weights for which different images get different logits."""
+    network = nn.Sequential(*layers)
+    randomize(network, size)
+    return network
