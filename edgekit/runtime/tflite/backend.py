@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
+from edgekit.compiler.quantize.lowering import requantize_paddings
 from edgekit.runtime.backend import Artifact, compiler_errors
 
 HALVES = ("reduced_precision_support", b"fp16accfp16")
@@ -33,6 +34,7 @@ class Backend:
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
             extra.append(HALVES)
+            requantize_paddings(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
         graph.training = False
         example = example_input(graph)

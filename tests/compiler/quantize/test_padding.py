@@ -18,6 +18,7 @@ from edgekit.compat.openvino import openvino
 from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.quantize.lowering import requantize_paddings
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
 
@@ -90,3 +91,34 @@ def test_kernels_do_the_padding(
     artifact = load_backend(target).compile(quantized, tmp_path, "{}")
     counts = count(tmp_path / artifact.model_file)
     assert {name: counts[name] for name in left} == left
+
+
+@pytest.mark.parametrize(
+    ("pool", "changed"),
+    [
+        (nn.AvgPool2d(3, 2, padding=1), 1),
+        (nn.Sequential(nn.ZeroPad2d((0, 2, 0, 1)), nn.AvgPool2d(3, 2)), 1),
+        (nn.AvgPool2d(3, 2, padding=1, count_include_pad=False), 0),
+        (nn.AvgPool2d(3, 2), 0),
+    ],
+)
+def test_padding_of_an_average_keeps_the_range_before_it(
+    pool: nn.Module, changed: int, samples: list[NDArray[np.float32]]
+) -> None:
+    quantized, image = pooled(pool, samples), torch.from_numpy(samples[0])
+    with torch.no_grad():
+        expected = quantized(image)
+        assert requantize_paddings(quantized) == changed
+        torch.testing.assert_close(quantized(image), expected)
+    if changed:
+        (average,) = quantized.graph.find_nodes(op="call_function", target=A.avg_pool2d.default)
+        behind, (before,) = average.args[0], quantized.graph.find_nodes(op="call_function", target=A.pad.default)
+        assert behind.args[1:] == before.args[0].args[1:]
+
+
+def pooled(pool: nn.Module, samples: list[NDArray[np.float32]]) -> GraphModule:
+    """A graph calibrated for LiteRT, with a pooling between two convolutions."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), pool, nn.Conv2d(8, 8, 3), nn.Flatten()]
+    graph = export_graph(nn.Sequential(*layers).eval(), (1, 3, SIZE, SIZE))
+    return quantize(graph, samples, load_recipe("default").for_target("tflite"), "tflite")
