@@ -1,4 +1,4 @@
-"""Exports a network as a graph, folds its batch norms and removes no-ops."""
+"""Exports a network as a graph, computes its constants, folds its batch norms and removes no-ops."""
 
 import copy
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgekit.compat.torch import out_of_place
+from edgekit.compiler.constants import fold_constants
 from edgekit.compiler.graph import (
     A,
     add_constant,
@@ -52,7 +53,7 @@ def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
 
 
 def simplify(graph: GraphModule) -> GraphModule:
-    """Fold batch norms and remove no-ops, in place. Returns the same graph."""
+    """Remove no-ops, compute what depends on weights alone, and fold batch norms, in place. Returns the same graph."""
     for node in list(graph.graph.nodes):
         if node.target in NO_OPS:
             node.replace_all_uses_with(node.args[0])
@@ -62,6 +63,7 @@ def simplify(graph: GraphModule) -> GraphModule:
         elif (operation := out_of_place(node.target)) is not None:
             node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
             node.target = operation
+    fold_constants(graph)
     _fold_batch_norms(graph)
     return refresh(graph)
 

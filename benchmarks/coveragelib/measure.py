@@ -1,0 +1,156 @@
+"""Takes one model through edgekit's pipeline for each runtime, and says what came of it."""
+
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.coveragelib.stock import stock_snr_db
+from benchmarks.rows import Row, keep_rows
+from edgekit.config.precisions import Precision
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.errors import EdgekitError, ModelError
+from edgekit.images.crops import crop_samples
+from edgekit.measure.accuracy import snr_db
+from edgekit.models.logits import torch_logits
+from edgekit.models.options import ModelArgs, ModelOptions
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.profiling import profile
+from edgekit.runtime.session import open_session
+from edgekit.support.libraries import first_line
+from edgekit.support.progress import Reporter
+
+SIDES = (128, 160, 192, 224, 256)
+"""Input sides in pixels that are tried in turn."""
+LOW_SNR_DB = 15.0
+"""Below this signal-to-noise ratio, the row also has that of `nncf.quantize` for the same network."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model, and the images to measure it with."""
+
+    module: str
+    """timm's module that defines the model."""
+    model: str
+    data: Path
+    side: int
+    """Default input side in pixels."""
+    full_size: bool = False
+    """Whether to keep that side instead of a smaller one."""
+    model_args: ModelArgs | None = None
+    calibrate: int = 8
+    count: int = 16
+    targets: tuple[str, ...] = tuple(RUNTIMES)
+
+
+def measure_within(request: Request, rows: Path, memory_gib: float) -> None:
+    """`measure` with a limit of memory, for a process of its own: a converter may crash or never end."""
+    most = int(memory_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    torch.set_num_threads(1)
+    measure(request, rows)
+
+
+def measure(request: Request, rows: Path) -> None:
+    """Measure a model, and save a row for each runtime in the file `rows`."""
+    start, facts = time.monotonic(), {"module": request.module, "model": request.model}
+    try:
+        measured = _Measured(request)
+    # Also edgekit's own mistakes: the row names them.
+    except Exception as error:
+        failed = {**facts, "seconds": round(time.monotonic() - start, 1), **failure("load", error)}
+        keep_rows(rows, [{**failed, "target": target} for target in request.targets], ("module", "target"))
+        return
+    for target in request.targets:
+        row = {**facts, **measured.facts, "target": target, **measured.row(target)}
+        keep_rows(rows, [{**row, "seconds": round(time.monotonic() - start, 1)}], ("module", "target"))
+        start = time.monotonic()
+
+
+def failure(stage: str, error: Exception) -> Row:
+    """The stage that failed, and the error. Whatever isn't an EdgekitError is a mistake of edgekit's."""
+    text = error.problem if isinstance(error, EdgekitError) else first_line(error)
+    return {"stage": stage, "error": type(error).__name__, "reason": " ".join(text.split())[:300]}
+
+
+class _Measured:
+    """One loaded model."""
+
+    def __init__(self, request: Request) -> None:
+        self._reporter = Reporter(quiet=True)
+        self._job = self._prepare(request)
+        network = self._job.network
+        self._size = network.preprocessing
+        self._pixels = crop_samples(self._job.dataset, self._job.evaluation.samples, self._size).pixels
+        self._expected = torch_logits(network, self._pixels)
+        self._graphs = PreparedGraphs(self._job, self._reporter)
+        self._graphs.exported()
+        self.facts: Row = {
+            "params": network.params, "input": self._size.height, "recipe": self._job.recipe.name,
+            "calibration_images": request.calibrate, "images": request.count,
+            "answers": len(set(self._expected.argmax(1).tolist())),
+        }  # fmt: skip
+
+    def _prepare(self, request: Request) -> Job:
+        """Load the model at the smallest side that it accepts."""
+        sides = [] if request.full_size else [side for side in SIDES if side < request.side]
+        for side in (*sides, request.side):
+            options = ModelOptions(request.model, weights="random", imgsz=side, model_args=request.model_args or {})
+            counts = {"num_calibration_samples": request.calibrate, "num_eval_samples": request.count}
+            try:
+                return prepare(Options(options, request.data, **counts), self._reporter)
+            except ModelError:
+                if side == request.side:
+                    raise
+        raise AssertionError
+
+    def row(self, target: str) -> Row:
+        """Figures of one runtime, or the stage that failed and why."""
+        row: Row = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for precision in ("float", "int8"):
+                try:
+                    row |= self._figures(target, precision, Path(folder) / precision)
+                # Also edgekit's own mistakes: the row names them.
+                except Exception as error:
+                    return row | failure(precision, error)
+        return row
+
+    def _figures(self, target: str, precision: Precision, folder: Path) -> Row:
+        bundle = build_one(self._graphs, target, precision, folder, self._reporter)
+        logits = self._logits(bundle)
+        if precision == "float":
+            difference = np.abs(logits - self._expected).max() / np.abs(self._expected).max()
+            return {"float_parity": float(f"{difference:.1e}")}
+        figures = {
+            "agreement": round(float((logits.argmax(1) == self._expected.argmax(1)).mean()), 4),
+            "snr_db": round(snr_db(self._expected, logits), 1),
+            "int8_share_of_macs": round(profile(bundle, 1, 1).share_of_macs, 3),
+        }
+        if figures["snr_db"] < LOW_SNR_DB:
+            figures["nncf_snr_db"] = self._stock_snr_db(target)
+        return figures
+
+    def _logits(self, bundle: Bundle) -> NDArray[np.float32]:
+        with open_session(bundle, 1) as session:
+            return np.concatenate([session(self._size.normalize(crop[None])) for crop in self._pixels])
+
+    def _stock_snr_db(self, target: str) -> float | None:
+        """Signal-to-noise ratio of `nncf.quantize` with the same images."""
+        job = self._job
+        calibration = crop_samples(job.calibration_dataset, job.calibration.samples, self._size).pixels
+        images = [self._size.normalize(crop[None]) for crop in self._pixels]
+        return stock_snr_db(
+            self._graphs.exported(), [self._size.normalize(crop[None]) for crop in calibration], images, self._expected
+        )

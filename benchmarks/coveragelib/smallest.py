@@ -1,0 +1,54 @@
+"""The smallest classifier of each of timm's model modules."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from edgekit.support.files import replace_text
+
+CACHE = Path(__file__).resolve().parents[1] / "coverage_models.json"
+NO_HEAD = {"num_classes": 1000}
+"""Arguments that give a head to a model without one."""
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest classifier of a module, by its number of parameters."""
+
+    model: str
+    params: int
+    side: int
+    """Default input side in pixels."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the constructor: a head for modules in which no model has one."""
+
+
+def smallest_models(modules: Sequence[str]) -> dict[str, Smallest]:
+    """The smallest classifier of each module. coverage_models.json remembers them."""
+    known = json.loads(CACHE.read_text()) if CACHE.exists() else {}
+    missing = [module for module in modules if module not in known]
+    for module in missing:
+        known[module] = asdict(_smallest(module))
+    if missing:
+        lines = [f"{json.dumps(module)}: {json.dumps(known[module])}" for module in sorted(known)]
+        replace_text(CACHE, "{\n" + ",\n".join(lines) + "\n}\n")
+    return {module: Smallest(**known[module]) for module in modules}
+
+
+def _smallest(module: str) -> Smallest:
+    """Build every model of a module on the meta device, where it needs no memory."""
+    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_models(module=module)}
+    classifiers = [name for name, config in configs.items() if config is not None and config.num_classes]
+    arguments = {} if classifiers else NO_HEAD
+    candidates = []
+    for name in classifiers or configs:
+        with torch.device("meta"):
+            network = timm.create_model(name, **arguments)
+        params = sum(parameter.numel() for parameter in network.parameters())
+        candidates.append(Smallest(name, params, network.pretrained_cfg["input_size"][-1], arguments))
+    return min(candidates, key=lambda candidate: candidate.params)
