@@ -4,13 +4,13 @@
     python -m benchmarks.coverage --data imagenet-500.zip --modules swin_transformer,vgg --again
     make figures
 
-The weights are seeded random ones, so parity, agreement and the signal-to-noise ratio are meaningful, and accuracy is not. Each
-network runs in a process of its own, with a limit of time and memory. benchmarks/coverage.json has one row per module and
-runtime, with its figures, or the stage that failed and the reason. The benchmark continues with the modules that have no rows;
-`--again` repeats those that have some, and `--failed` those of which one says that something failed.
+The weights are seeded random ones, so parity, agreement and the signal-to-noise ratio are meaningful, but accuracy
+isn't. Each network runs in a process of its own, with a limit of time and memory. benchmarks/coverage.json has a row
+for each module and runtime: its figures, or the stage that failed and the reason. The benchmark continues with the
+modules that have no rows. `--again` also repeats the others, and `--failed` those with a row that failed.
 
-To save time, networks run at the first side of 128, 160, 192, 224 and 256 pixels that is at most their own and that they accept.
-`--full-size` keeps their own.
+To save time, a network runs at the smallest side of 128, 160, 192, 224 and 256 pixels that it accepts, unless its own
+is smaller. `--full-size` keeps its own.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     modules = args.modules.split(",") if args.modules else timm.list_modules()
     models = smallest_models(modules)
-    done = {}
+    done: dict[str, bool] = {}
     for row in read_rows(ROWS):
         done[row["module"]] = done.get(row["module"], True) and not (args.failed and "reason" in row)
     wanted = [module for module in modules if args.again or not done.get(module, False)]

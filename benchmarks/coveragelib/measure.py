@@ -4,8 +4,8 @@ import resource
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -107,9 +107,14 @@ class _Measured:
         sides = [] if request.full_size else [side for side in SIDES if side < request.side]
         for side in (*sides, request.side):
             options = ModelOptions(request.model, weights="random", imgsz=side, model_args=request.model_args or {})
-            counts = {"num_calibration_samples": request.calibrate, "num_eval_samples": request.count}
+            counted = Options(
+                options,
+                request.data,
+                num_calibration_samples=request.calibrate,
+                num_eval_samples=request.count,
+            )
             try:
-                return prepare(Options(options, request.data, **counts), self._reporter)
+                return prepare(counted, self._reporter)
             except ModelError:
                 if side == request.side:
                     raise
@@ -133,24 +138,24 @@ class _Measured:
         if precision == "float":
             difference = np.abs(logits - self._expected).max() / np.abs(self._expected).max()
             return {"float_parity": float(f"{difference:.1e}")}
-        figures = {
+        snr = snr_db(self._expected, logits)
+        figures: Row = {
             "agreement": round(float((logits.argmax(1) == self._expected.argmax(1)).mean()), 4),
-            "snr_db": round(snr_db(self._expected, logits), 1),
+            "snr_db": round(snr, 1),
             "int8_share_of_macs": round(profile(bundle, 1, 1).share_of_macs, 3),
         }
-        if figures["snr_db"] < LOW_SNR_DB:
-            figures["nncf_snr_db"] = self._stock_snr_db(target)
+        if snr < LOW_SNR_DB:
+            figures["nncf_snr_db"] = self._stock_snr_db
         return figures
 
     def _logits(self, bundle: Bundle) -> NDArray[np.float32]:
         with open_session(bundle, 1) as session:
             return np.concatenate([session(self._size.normalize(crop[None])) for crop in self._pixels])
 
-    def _stock_snr_db(self, target: str) -> float | None:
+    @cached_property
+    def _stock_snr_db(self) -> float:
         """Signal-to-noise ratio of `nncf.quantize` with the same images."""
         job = self._job
-        calibration = crop_samples(job.calibration_dataset, job.calibration.samples, self._size).pixels
-        images = [self._size.normalize(crop[None]) for crop in self._pixels]
-        return stock_snr_db(
-            self._graphs.exported(), [self._size.normalize(crop[None]) for crop in calibration], images, self._expected
-        )
+        crops = crop_samples(job.calibration_dataset, job.calibration.samples, self._size).pixels
+        calibration, images = ([self._size.normalize(crop[None]) for crop in each] for each in (crops, self._pixels))
+        return stock_snr_db(self._graphs.exported(), calibration, images, self._expected)

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 
+from edgekit.models.timm_source import resolve_name
 from edgekit.support.files import replace_text
 
 CACHE = Path(__file__).resolve().parents[1] / "coverage_models.json"
@@ -42,13 +43,13 @@ def smallest_models(modules: Sequence[str]) -> dict[str, Smallest]:
 
 def _smallest(module: str) -> Smallest:
     """Build every model of a module on the meta device, where it needs no memory."""
-    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_models(module=module)}
-    classifiers = [name for name, config in configs.items() if config is not None and config.num_classes]
-    arguments = {} if classifiers else NO_HEAD
+    configs = {name: resolve_name(name) for name in timm.list_models(module=module)}
+    classifiers = [name for name, config in configs.items() if config.num_classes]
+    arguments: dict[str, Any] = {} if classifiers else NO_HEAD
     candidates = []
     for name in classifiers or configs:
         with torch.device("meta"):
             network = timm.create_model(name, **arguments)
         params = sum(parameter.numel() for parameter in network.parameters())
-        candidates.append(Smallest(name, params, network.pretrained_cfg["input_size"][-1], arguments))
+        candidates.append(Smallest(name, params, configs[name].input_size[-1], arguments))
     return min(candidates, key=lambda candidate: candidate.params)
