@@ -46,7 +46,7 @@ class TargetRecipe:
     """The recipe's `estimator` for this runtime; without the key, the recipe's value applies."""
     smooth_quant: bool | None = None
     """The recipe's `smooth_quant` for this runtime; without the key, the recipe's value applies."""
-    bias_correction: Literal["none", "fast"] | None = None
+    bias_correction: Literal["none", "fast", "accurate"] | None = None
     """The recipe's `bias_correction` for this runtime; without the key, the recipe's value applies."""
     float_layers: tuple[str, ...] | None = None
     """The recipe's `float_layers` for this runtime; without the key, the recipe's value applies."""
@@ -96,8 +96,8 @@ class Recipe:
     """
     smooth_quant: bool = False
     """Whether to apply NNCF's SmoothQuant, which adds operations to the graph."""
-    bias_correction: Literal["none", "fast"] = "none"
-    """NNCF's bias correction: "none" or "fast"."""
+    bias_correction: Literal["none", "fast", "accurate"] = "none"
+    """NNCF's bias correction: "none", "fast" or "accurate". `weight_rounding = "fit"` corrects biases without it."""
     equalization: float | None = None
     """Share of a channel's range to move into the following weights, SmoothQuant's alpha (at most 1).
 

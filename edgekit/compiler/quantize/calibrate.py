@@ -24,6 +24,7 @@ ESTIMATORS = {
     "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
     "mse": RangeEstimatorParametersSet.MINMAX,  # whole range, which `minimize_range_mse` narrows
 }
+FAST_BIAS_CORRECTION = {"none": None, "fast": True, "accurate": False}
 
 
 def quantize(
@@ -53,7 +54,7 @@ def quantize(
                 placement,
                 nncf.Dataset(samples, feed),
                 subset_size=len(samples),
-                fast_bias_correction=True if recipe.bias_correction == "fast" else None,
+                fast_bias_correction=FAST_BIAS_CORRECTION[recipe.bias_correction],
                 smooth_quant=recipe.smooth_quant,
                 activations_range_estimator_params=ESTIMATORS[recipe.estimator],
                 fold_quantize=False,

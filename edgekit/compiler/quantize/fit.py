@@ -6,9 +6,9 @@ inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and rounded by GPTQ,
 remains on average. Only constants change, so runtimes compile the same kernels.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,17 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import A, Q, add_constant, argument, constant, drop_constants
+from edgekit.compiler.graph import A, Q, add_constant, argument, constant, drop_constants, shape_of
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
 DAMPING = 0.01
 """Share of the covariance's mean diagonal that is added to its diagonal; more where few rows meet many inputs."""
+ROWS_PER_INPUT = 200
+"""Rows that the second moments are taken from, for each input of a layer. More cost time and change little."""
+MOMENT_IMAGES = 32
+"""Images that these rows come from, if each has enough positions."""
 
 Values = dict[Any, Any]
 """What each node gives: a list with one value per image, or a single value if it doesn't depend on the image."""
@@ -65,18 +69,6 @@ class _LiveBytes(Interpreter):
         return value
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """New constants of a layer."""
-
-    weight: Tensor
-    """Whole multiples of the scale, float32, in the shape of the old weight."""
-    scale: Tensor
-    """float32 [out]"""
-    bias: Tensor | None
-    """float32 [out]; None if the layer has no bias."""
-
-
 class _Walk:
     """Visits the nodes in order, and holds the values of both sides until the last node that needs them."""
 
@@ -88,12 +80,11 @@ class _Walk:
         self._quantized: Values = {}
 
     def visit(self, node: Any) -> bool:
-        """Compute both sides of a node. If it is a quantized layer, fit it before. Returns whether it was fitted."""
-        fitted = self._fit(node) if _is_quantized_layer(self._graph, node) else None
-        if fitted is not None:
-            self._quantized[node.args[1]] = fitted.weight
-            if fitted.bias is not None:
-                self._quantized[node.args[2]] = fitted.bias
+        """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
+        inputs = node.all_input_nodes
+        fits = _is_quantized_layer(self._graph, node) and isinstance(self._quantized[node.args[0]], list)
+        if fits:
+            self._quantized[node.args[1]] = self._fit(node)
         for side in (self._exact, self._quantized):
             if node.op == "placeholder":
                 side[node] = list(self._images)
@@ -101,13 +92,13 @@ class _Walk:
                 side[node] = side[node.args[0]]
             elif node.op != "output":
                 side[node] = self._run(node, side)
-        for used in node.all_input_nodes:
+        if fits and argument(node, 2, None) is not None:
+            self._correct_bias(node)
+        for used in inputs:
             self._users_left[used] -= 1
             if not self._users_left[used]:
                 del self._exact[used], self._quantized[used]
-        if fitted is not None:
-            _replace_constants(self._graph, node, fitted)
-        return fitted is not None
+        return fits
 
     def _run(self, node: Node, side: Values) -> Any:
         def compute(index: int) -> Any:
@@ -120,72 +111,86 @@ class _Walk:
         per_image = any(isinstance(side[used], list) for used in node.all_input_nodes)
         return [compute(index) for index in range(len(self._images))] if per_image else compute(0)
 
-    def _fit(self, node: Any) -> _Fitted | None:
-        quantizer = node.args[1].args[0]
+    def _fit(self, node: Any) -> Tensor:
+        """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
+        dequantizer = node.args[1]
+        quantizer = dequantizer.args[0]
         weight, scale = (constant(self._graph, argument) for argument in quantizer.args[:2])
-        exact, quantized = self._exact[node.args[0]], self._quantized[node.args[0]]
-        if weight is None or scale is None or not isinstance(quantized, list):
-            return None
-        bias = self._exact[node.args[2]] if argument(node, 2, None) is not None else None
-        groups = argument(node, 6, 1) if node.target is A.conv2d.default else 1
-        moments = _Moments(node, weight, exact, quantized, centred=bias is not None)
-        wanted = weight.double().view(groups, len(weight) // groups, -1)
-        scale = scale.double().view(groups, -1)
+        assert weight is not None
+        assert scale is not None
         low, high = quantizer.args[4:6]
-        if moments.covariance is None:
-            levels = (wanted / scale[:, :, None]).round().clamp(low, high)
+        groups = argument(node, 6, 1) if node.target is A.conv2d.default else 1
+        best, scales = (part.double().reshape(groups, len(weight) // groups, -1) for part in (weight, scale))
+        if best.shape[2] > MOST_INPUTS:
+            levels = (best / scales).round().clamp(low, high)
         else:
-            best = wanted + moments.correction(wanted)
-            scale = torch.maximum(best.abs().amax(2) / high, scale / 2).float().double()
-            levels = round_levels(best, moments.covariance, scale, low, high)
-        rounded = levels * scale[:, :, None]
-        if bias is not None:
-            shift = wanted @ moments.exact_mean[:, :, None] - rounded @ moments.quantized_mean[:, :, None]
-            bias = (bias.double() + shift.flatten()).float()
-        return _Fitted(rounded.float().view(weight.shape), scale.float().flatten(), bias)
+            cross, covariance, rows = self._moments(node, weight)
+            best = best + _correction(best, cross, covariance, rows)
+            scales = torch.maximum(best.abs().amax(2, keepdim=True) / high, scales / 2).float().double()
+            levels = round_levels(best, covariance, scales[:, :, 0], low, high)
+        fitted = (levels * scales).float().view(weight.shape)
+        old = quantizer.args[:2]
+        new = add_constant(self._graph, quantizer, f"{node.name}.fitted", fitted)
+        new_scale = add_constant(self._graph, quantizer, f"{node.name}.scale", scales.float().flatten())
+        quantizer.args = (new, new_scale, *quantizer.args[2:])
+        dequantizer.args = (quantizer, new_scale, *dequantizer.args[2:])
+        drop_constants(self._graph, old)
+        return fitted
+
+    def _moments(self, node: Any, weight: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Second moments of a layer's inputs, float64 [groups,in,in]: of the exact with the quantized ones, and of the
+        quantized ones. They are about the means if the layer has a bias, which takes up differences of the means. Also
+        the number of rows that they are from."""
+        exact, quantized = self._exact[node.args[0]], self._quantized[node.args[0]]
+        positions = math.prod(shape_of(node)) // len(weight)
+        surplus = len(exact) * positions // (ROWS_PER_INPUT * weight[0].numel())
+        skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
+        stride = _stride(surplus // skipped, positions)
+        sums: list[Any] = [0, 0]
+        products: list[Any] = [0, 0]
+        rows = 0
+        for sides in zip(exact[::skipped], quantized[::skipped], strict=True):
+            sample = [input_rows(node, side, weight)[:, ::stride].contiguous() for side in sides]
+            sums = [total + side.sum(1).double() for total, side in zip(sums, sample, strict=True)]
+            products = [total + (side.mT @ sample[1]).double() for total, side in zip(products, sample, strict=True)]
+            rows += sample[1].shape[1]
+        if argument(node, 2, None) is not None:
+            means = [(total / rows)[:, :, None] for total in sums]
+            return *(product / rows - mean * means[1].mT for product, mean in zip(products, means, strict=True)), rows
+        return products[0] / rows, products[1] / rows, rows
+
+    def _correct_bias(self, node: Any) -> None:
+        """Move the mean error of each channel, over all images and positions, into the layer's bias."""
+        axis = 1 if node.target is A.conv2d.default else -1
+        error: Any = 0
+        for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
+            error = error + (exact - quantized).movedim(axis, 0).flatten(1).mean(1).double() / len(self._images)
+        bias = constant(self._graph, node.args[2])
+        assert bias is not None
+        new = add_constant(self._graph, node, f"{node.name}.bias", (bias.double() + error).float())
+        new.meta["val"] = bias
+        old, node.args = node.args, (*node.args[:2], new, *node.args[3:])
+        drop_constants(self._graph, old[2:3])
+        shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()
+        self._quantized[node] = [quantized + shift for quantized in self._quantized[node]]
 
 
-class _Moments:
-    """First and second moments of a layer's inputs over all images and positions, float64."""
+def _correction(weight: Tensor, cross: Tensor, covariance: Tensor, rows: int) -> Tensor:
+    """What to add to a weight [groups,out,in] so that its outputs come closest to the exact ones."""
+    damped = covariance.clone()
+    diagonal = damped.diagonal(dim1=1, dim2=2)
+    share = DAMPING * (1 + 20 * weight.shape[2] / rows)
+    diagonal.add_(share * diagonal.mean(1, keepdim=True) + 1e-20)
+    correction: Tensor = torch.linalg.solve(damped, weight @ (cross - covariance), left=False)
+    return correction
 
-    covariance: Tensor | None = None
-    """Of the quantized inputs, [groups,in,in]; None if there are more than `MOST_INPUTS`."""
 
-    def __init__(
-        self, node: Node, weight: Tensor, exact: Sequence[Tensor], quantized: Sequence[Tensor], *, centred: bool
-    ) -> None:
-        """With `centred`, the second moments are about the means: the layer's bias takes up their differences."""
-        inputs = weight[0].numel()
-        self._rows = 0
-        covariance: Any = 0
-        cross: Any = 0
-        exact_sum: Any = 0
-        quantized_sum: Any = 0
-        for exactly, approximately in zip(exact, quantized, strict=True):
-            wants, gets = (input_rows(node, side, weight) for side in (exactly, approximately))
-            self._rows += gets.shape[1]
-            exact_sum += wants.double().sum(1)
-            quantized_sum += gets.double().sum(1)
-            if inputs <= MOST_INPUTS:
-                covariance += (gets.mT @ gets).double()
-                cross += (wants.mT @ gets).double()
-        self.exact_mean, self.quantized_mean = exact_sum / self._rows, quantized_sum / self._rows
-        if inputs > MOST_INPUTS:
-            return
-        self.covariance, self._cross = covariance / self._rows, cross / self._rows
-        if centred:
-            self.covariance -= self.quantized_mean[:, :, None] * self.quantized_mean[:, None, :]
-            self._cross -= self.exact_mean[:, :, None] * self.quantized_mean[:, None, :]
-
-    def correction(self, weight: Tensor) -> Tensor:
-        """What to add to a weight [groups,out,in] so that its outputs come closest to the exact ones."""
-        assert self.covariance is not None
-        damped = self.covariance.clone()
-        diagonal = damped.diagonal(dim1=1, dim2=2)
-        share = DAMPING * (1 + 20 * weight.shape[2] / self._rows)
-        diagonal.add_(share * diagonal.mean(1, keepdim=True) + 1e-20)
-        correction: Tensor = torch.linalg.solve(damped, weight @ (self._cross - self.covariance), left=False)
-        return correction
+def _stride(wanted: int, positions: int) -> int:
+    """The smallest stride from `wanted` on without a common factor with the positions, so that it meets all columns."""
+    stride = max(1, wanted)
+    while math.gcd(stride, positions) > 1:
+        stride += 1
+    return stride
 
 
 def _is_quantization(node: Node) -> bool:
@@ -203,18 +208,3 @@ def _is_quantized_layer(graph: GraphModule, node: Any) -> bool:
     bias = argument(node, 2, None)
     own = [dequantizer, dequantizer.args[0], *([] if bias is None else [bias])]
     return all(len(part.users) == 1 for part in own) and (bias is None or constant(graph, bias) is not None)
-
-
-def _replace_constants(graph: GraphModule, node: Any, fitted: _Fitted) -> None:
-    dequantizer = node.args[1]
-    quantizer = dequantizer.args[0]
-    old = [*quantizer.args[:2], argument(node, 2, None)]
-    weight = add_constant(graph, quantizer, f"{node.name}.fitted", fitted.weight)
-    scale = add_constant(graph, quantizer, f"{node.name}.scale", fitted.scale)
-    quantizer.args = (weight, scale, *quantizer.args[2:])
-    dequantizer.args = (quantizer, scale, *dequantizer.args[2:])
-    if fitted.bias is not None:
-        bias = add_constant(graph, node, f"{node.name}.bias", fitted.bias)
-        bias.meta["val"] = fitted.bias
-        node.args = (*node.args[:2], bias, *node.args[3:])
-    drop_constants(graph, old)

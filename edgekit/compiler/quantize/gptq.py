@@ -108,7 +108,8 @@ def input_rows(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     stride, padding, dilation = (
         pair(argument(node, position, default)) for position, default in ((3, 1), (4, 0), (5, 1))
     )
-    columns = F.unfold(x, weight.shape[2:], dilation, padding, stride)[0]
+    pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
+    columns = x[0].flatten(1) if pointwise else F.unfold(x, weight.shape[2:], dilation, padding, stride)[0]
     return columns.view(argument(node, 6, 1), -1, columns.shape[-1]).transpose(1, 2)
 
 
