@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE, Candidate
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.runtime.bundle import Bundle
@@ -48,22 +48,31 @@ class Stock:
         self.example = (torch.from_numpy(images[0]),)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def candidates(self, runtimes: Container[str]) -> Iterator[tuple[Candidate, str | None]]:
-        """Yield each candidate of those runtimes, with the reason if it couldn't be built."""
+    def candidates(
+        self, runtimes: Container[str], names: Container[str] | None = None
+    ) -> Iterator[tuple[Candidate, str | None]]:
+        """Yield each candidate of those runtimes, with the reason if it couldn't be built.
+
+        `names` are those of the candidates besides the plain floats, from which the others are made. By default they
+        are those that benchmarks/peers.py compares with.
+        """
         makes: list[tuple[str, str, str, str, Callable[[Path], None]]] = [
             ("openvino", "plain float", "float", "ov_float.xml", self._openvino_float),
             ("openvino", "nncf.quantize", "int8", "ov_nncf.xml", self._openvino_nncf),
             ("openvino", "nncf.quantize TRANSFORMER", "int8", "ov_nncf_transformer.xml", self._openvino_transformer),
+            ("openvino", ACCURATE, "int8", "ov_nncf_accurate.xml", self._openvino_accurate),
             ("onnx", "plain float", "float", "float.onnx", self._onnx_float),
             ("onnx", "nncf.quantize", "int8", "nncf.onnx", self._onnx_nncf),
             ("onnx", "nncf.quantize TRANSFORMER", "int8", "nncf_transformer.onnx", self._onnx_transformer),
             ("onnx", "quantize_static", "int8", "static.onnx", self._onnx_static),
+            ("onnx", PERCENTILE, "int8", "percentile.onnx", self._onnx_percentile),
             ("tflite", "plain float", "float", "float.tflite", self._tflite_float),
             ("tflite", "ai-edge-quantizer static", "int8", "static.tflite", self._tflite_static),
             ("tflite", "ai-edge-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
         ]
         for runtime, name, precision, file, make in makes:
-            if runtime not in runtimes:
+            wanted = name not in (ACCURATE, PERCENTILE) if names is None else precision == "float" or name in names
+            if runtime not in runtimes or not wanted:
                 continue
             path, why = self.folder / file, None
             if not path.exists():
@@ -81,15 +90,19 @@ class Stock:
         model = openvino.convert_model(self.module, example_input=self.example, input=list(self.example[0].shape))
         openvino.save_model(model, path, compress_to_fp16=False)
 
-    def _nncf(self, model: object, name: str, transformer: bool) -> Any:
+    def _nncf(self, model: object, name: str, transformer: bool, fast: bool = True) -> Any:
         kind = nncf.ModelType.TRANSFORMER if transformer else None
         data = nncf.Dataset([{name: image} for image in self.images])
-        return nncf.quantize(model, data, model_type=kind, subset_size=len(self.images))
+        count = len(self.images)
+        return nncf.quantize(model, data, model_type=kind, subset_size=count, fast_bias_correction=fast)
 
-    def _openvino_nncf(self, path: Path, transformer: bool = False) -> None:
+    def _openvino_nncf(self, path: Path, transformer: bool = False, fast: bool = True) -> None:
         model = openvino.Core().read_model(self.folder / "ov_float.xml")
         model.inputs[0].get_tensor().set_names({"image"})
-        openvino.save_model(self._nncf(model, "image", transformer), path, compress_to_fp16=False)
+        openvino.save_model(self._nncf(model, "image", transformer, fast), path, compress_to_fp16=False)
+
+    def _openvino_accurate(self, path: Path) -> None:
+        self._openvino_nncf(path, fast=False)
 
     def _openvino_transformer(self, path: Path) -> None:
         self._openvino_nncf(path, transformer=True)
@@ -106,7 +119,12 @@ class Stock:
     def _onnx_transformer(self, path: Path) -> None:
         self._onnx_nncf(path, transformer=True)
 
-    def _onnx_static(self, path: Path) -> None:
+    def _onnx_percentile(self, path: Path) -> None:
+        self._onnx_static(path, ort_quantization.CalibrationMethod.Percentile)
+
+    def _onnx_static(
+        self, path: Path, method: ort_quantization.CalibrationMethod = ort_quantization.CalibrationMethod.MinMax
+    ) -> None:
         reader = _Reader(self.images)
         prepared = self.folder / "float_prepared.onnx"
         quant_pre_process(self.folder / "float.onnx", prepared, skip_symbolic_shape=True)  # it fails on ReduceMean
@@ -118,6 +136,7 @@ class Stock:
             per_channel=True,
             activation_type=ort_quantization.QuantType.QUInt8,
             weight_type=ort_quantization.QuantType.QInt8,
+            calibrate_method=method,
         )
 
     def _tflite_float(self, path: Path) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ACCURATE, PERCENTILE = "nncf.quantize accurate bias correction", "quantize_static Percentile"
+"""Stock candidates that differ from the others only in accuracy, which benchmarks/trained.py measures."""
+
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 

@@ -1,0 +1,52 @@
+"""The choices that the bench compares: changes of the family's recipe, and the stock tools."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE
+from edgekit.config.recipes import Recipe, TargetRecipe
+
+SHIPPED = "shipped"
+"""The recipe of the network's family as it is."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to make an INT8 model."""
+
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the recipe, or of the runtime's table in it, and the values that replace theirs."""
+    stock: str | None = None
+    """The candidate of benchmarks/peerlib that is built instead of edgekit's."""
+    runtimes: tuple[str, ...] = ("openvino", "onnx", "tflite")
+
+
+CHOICES: Mapping[str, Choice] = {
+    SHIPPED: Choice(),
+    "nearest": Choice({"weight_rounding": "nearest"}),
+    "histogram": Choice({"estimator": "histogram"}),
+    "minmax": Choice({"estimator": "minmax"}),
+    "mse": Choice({"estimator": "mse"}),
+    "fast-bias": Choice({"bias_correction": "fast"}),
+    "equalization": Choice({"equalization": 0.5}),
+    "equalization-mse": Choice({"equalization": 0.5, "estimator": "mse"}),
+    "float-se": Choice({"float_layers": ("*.se.*",)}),
+    "no-outputs": Choice({"quantize_outputs": False, "quantize_residuals": False}),
+    "outputs": Choice({"quantize_outputs": True}, runtimes=("openvino",)),
+    "float-depthwise": Choice({"quantize_depthwise": False}),
+    "int8": Choice({"activations": "int8"}, runtimes=("openvino", "onnx")),
+    "nncf": Choice(stock="nncf.quantize", runtimes=("openvino",)),
+    "nncf-accurate": Choice(stock=ACCURATE, runtimes=("openvino",)),
+    "ort-minmax": Choice(stock="quantize_static", runtimes=("onnx",)),
+    "ort-percentile": Choice(stock=PERCENTILE, runtimes=("onnx",)),
+    "ai-edge": Choice(stock="ai-edge-quantizer static", runtimes=("tflite",)),
+}
+
+
+def varied(recipe: Recipe, target: str, keys: Mapping[str, Any]) -> Recipe:
+    """The recipe with these keys for a target. A key that the target's table may override is set in the table."""
+    of_table = {f.name for f in fields(TargetRecipe)}
+    table = replace(recipe.targets[target], **{key: value for key, value in keys.items() if key in of_table})
+    own = {key: value for key, value in keys.items() if key not in of_table}
+    return replace(recipe, targets={**recipe.targets, target: table}, **own)

@@ -1,0 +1,112 @@
+"""Measures one network with every choice: builds through edgekit or a stock tool, and runs in the runtime itself."""
+
+import tempfile
+import time
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
+from benchmarks.rows import Row
+from benchmarks.trainedlib.choices import Choice, varied
+from edgekit.errors import EdgekitError
+from edgekit.images.crops import crop_each, crop_samples
+from edgekit.images.selection import split
+from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
+from edgekit.measure.measure_bundles import ran_in_int8
+from edgekit.models.logits import batched_logits
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import prepare
+from edgekit.pipeline.options import Options
+from edgekit.runtime.session import open_session
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+
+
+class Bench:
+    """One network with its images and float logits."""
+
+    def __init__(self, options: Options, images: int) -> None:
+        self.reporter = Reporter(quiet=True)
+        self.job = prepare(options, self.reporter)
+        self.graphs = PreparedGraphs(self.job, self.reporter)
+        chosen = split(self.job.evaluation, images)[0].samples
+        self.crops = crop_samples(self.job.dataset, chosen, self.job.network.preprocessing)
+        self.float_logits = np.concatenate(list(batched_logits(self.job.network, self.crops.pixels)))
+        self.reference = self.predictions(self.float_logits)
+
+    def predictions(self, logits: NDArray[np.float32]) -> Predictions:
+        """Predictions of the model that returned these logits [N,classes]."""
+        answers = zip(logits[:, None], self.crops.labels.tolist(), strict=True)
+        return predict(lambda row: row, answers)
+
+    @cached_property
+    def calibration(self) -> list[NDArray[np.float32]]:
+        size = self.job.network.preprocessing
+        crops = crop_each(self.job.calibration_dataset, self.job.calibration.samples, size)
+        return [size.normalize(crop) for crop in crops]
+
+    def measure(self, runtime: str, choice: Choice) -> Row | None:
+        """Figures of one choice, or the error; None if the choice changes nothing in the family's recipe."""
+        start = time.monotonic()
+        row: Row = {"recipe": self.job.recipe.name, "calibration_images": len(self.job.calibration.samples)}
+        row |= {"images": len(self.crops), "float_top1": round(float(self.reference.hit1.mean()), 4)}
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                if choice.stock:
+                    figures = self._stock(runtime, choice.stock, Path(folder))
+                else:
+                    recipe = varied(self.job.recipe, runtime, choice.keys)
+                    if choice.keys and recipe == self.job.recipe:
+                        return None
+                    figures = self._edgekit(runtime, self.graphs.with_recipe(recipe), Path(folder))
+            except (EdgekitError, StockError) as error:
+                figures = {"error": str(error)}
+        seconds = round(time.monotonic() - start, 1)
+        return row | figures | {"seconds": seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+
+    def _edgekit(self, runtime: str, graphs: PreparedGraphs, folder: Path) -> Row:
+        bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)
+        with open_session(bundle, 1) as session:
+            figures = self._figures(session)
+        share = ran_in_int8(bundle, 1).share_of_macs
+        return figures | {"int8_share_of_macs": None if share is None else round(share, 3)}
+
+    def _stock(self, runtime: str, name: str, folder: Path) -> Row:
+        from benchmarks.peerlib.builds import Stock  # imports TensorFlow, which takes seconds
+
+        with quiet():
+            made = list(Stock(self.job.network.module, self.calibration, folder).candidates((runtime,), (name,)))
+        ((candidate, why),) = [pair for pair in made if pair[0].name == name]
+        if why is not None:
+            raise StockError(why)
+        return self._figures(_opened(candidate)) | {"int8_share_of_macs": None}
+
+    def _figures(self, infer: Infer) -> Row:
+        images = self.crops.normalized(self.job.network.preprocessing)
+        logits = np.concatenate([infer(image) for image, _ in images])
+        accuracy = compare(self.predictions(logits), self.reference)
+        return {
+            "top1": round(accuracy.top1, 4),
+            "drop_top1_points": round(accuracy.drop_top1_points, 2),
+            "drop_ci95_points": [round(end, 2) for end in accuracy.drop_ci95_points],
+            "lost": accuracy.right_to_wrong,
+            "won": accuracy.wrong_to_right,
+            "snr_db": round(snr_db(self.float_logits, logits), 2),
+            "agreement": round(accuracy.agreement, 4),
+        }
+
+
+class StockError(Exception):
+    """A stock tool failed."""
+
+
+def _opened(candidate: Candidate) -> Infer:
+    try:
+        return open_candidate(candidate, 1)
+    except Exception as error:  # a runtime may raise anything for a stock tool's file
+        raise StockError(f"{type(error).__name__}: {error}") from error

