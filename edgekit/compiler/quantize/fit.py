@@ -9,6 +9,7 @@ remains on average. Only constants change, so runtimes compile the same kernels.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
-DAMPING = 0.01
-"""Share of the covariance's mean diagonal that is added to its diagonal; more where few rows meet many inputs."""
+DAMPINGS = (0.003, 0.03, 0.3, 3.0)
+"""Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
 ROWS_PER_INPUT = 200
 """Rows that the second moments are taken from, for each input of a layer. More cost time and change little."""
 MOMENT_IMAGES = 32
@@ -124,10 +125,11 @@ class _Walk:
         if best.shape[2] > MOST_INPUTS:
             levels = (best / scales).round().clamp(low, high)
         else:
-            cross, covariance, rows = self._moments(node, weight)
-            best = best + _correction(best, cross, covariance, rows)
+            halves = self._moments(node, weight)
+            both = halves[0] + halves[1]
+            best = best + _correction(best, both, _choose_damping(best, halves))
             scales = torch.maximum(best.abs().amax(2, keepdim=True) / high, scales / 2).float().double()
-            levels = round_levels(best, covariance, scales[:, :, 0], low, high)
+            levels = round_levels(best, both.covariance, scales[:, :, 0], low, high)
         fitted = (levels * scales).float().view(weight.shape)
         old = quantizer.args[:2]
         new = add_constant(self._graph, quantizer, f"{node.name}.fitted", fitted)
@@ -137,27 +139,24 @@ class _Walk:
         drop_constants(self._graph, old)
         return fitted
 
-    def _moments(self, node: Any, weight: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Second moments of a layer's inputs, float64 [groups,in,in]: of the exact with the quantized ones, and of the
-        quantized ones. They are about the means if the layer has a bias, which takes up differences of the means. Also
-        the number of rows that they are from."""
+    def _moments(self, node: Any, weight: Tensor) -> tuple["_Moments", "_Moments"]:
+        """The moments of a layer's inputs in each half of the images."""
         exact, quantized = self._exact[node.args[0]], self._quantized[node.args[0]]
         positions = math.prod(shape_of(node)) // len(weight)
         surplus = len(exact) * positions // (ROWS_PER_INPUT * weight[0].numel())
         skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
         stride = _stride(surplus // skipped, positions)
-        sums: list[Any] = [0, 0]
-        products: list[Any] = [0, 0]
-        rows = 0
-        for sides in zip(exact[::skipped], quantized[::skipped], strict=True):
-            sample = [input_rows(node, side, weight)[:, ::stride].contiguous() for side in sides]
-            sums = [total + side.sum(1).double() for total, side in zip(sums, sample, strict=True)]
-            products = [total + (side.mT @ sample[1]).double() for total, side in zip(products, sample, strict=True)]
-            rows += sample[1].shape[1]
-        if argument(node, 2, None) is not None:
-            means = [(total / rows)[:, :, None] for total in sums]
-            return *(product / rows - mean * means[1].mT for product, mean in zip(products, means, strict=True)), rows
-        return products[0] / rows, products[1] / rows, rows
+        centred = argument(node, 2, None) is not None
+
+        def moments(images: slice) -> _Moments:
+            total = _Moments()
+            for sides in zip(exact[images], quantized[images], strict=True):
+                rows = (input_rows(node, side, weight)[:, ::stride].contiguous() for side in sides)
+                total = total + _Moments.of(*rows)
+            return total.centred() if centred else total
+
+        first = moments(slice(0, None, 2 * skipped))
+        return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
 
     def _correct_bias(self, node: Any) -> None:
         """Move the mean error of each channel, over all images and positions, into the layer's bias."""
@@ -175,13 +174,59 @@ class _Walk:
         self._quantized[node] = [quantized + shift for quantized in self._quantized[node]]
 
 
-def _correction(weight: Tensor, cross: Tensor, covariance: Tensor, rows: int) -> Tensor:
+@dataclass(frozen=True)
+class _Moments:
+    """Sums over rows of a layer's inputs, float64."""
+
+    rows: int = 0
+    exact: Any = 0
+    """Sum of the exact rows, [groups,in]."""
+    quantized: Any = 0
+    """Sum of the quantized rows, [groups,in]."""
+    cross: Any = 0
+    """Products of the exact with the quantized inputs, [groups,in,in]."""
+    covariance: Any = 0
+    """Products of the quantized inputs with each other, [groups,in,in]."""
+
+    @classmethod
+    def of(cls, exact: Tensor, quantized: Tensor) -> "_Moments":
+        """The moments of rows [groups,rows,in]."""
+        sums = (side.sum(1).double() for side in (exact, quantized))
+        products = ((side.mT @ quantized).double() for side in (exact, quantized))
+        return cls(exact.shape[1], *sums, *products)
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def centred(self) -> "_Moments":
+        """The products about the means, for a layer whose bias takes up the difference of the means."""
+        mean = self.quantized[:, None, :] / max(1, self.rows)
+        cross, covariance = (s[:, :, None] * mean for s in (self.exact, self.quantized))
+        return replace(self, cross=self.cross - cross, covariance=self.covariance - covariance)
+
+
+def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
+    """The damping with which weights fitted to one half of the images give the smallest error on the other half.
+
+    Infinity, which leaves the weight as it is, if all of them make the error larger.
+    """
+    errors = dict.fromkeys((*DAMPINGS, math.inf), 0.0)
+    for fitted_to, other in (halves, halves[::-1]):
+        wanted = weight @ other.cross
+        for damping in errors:
+            fitted = weight + _correction(weight, fitted_to, damping)
+            errors[damping] += float((fitted * (fitted @ other.covariance - 2 * wanted)).sum())
+    return min(errors, key=lambda damping: errors[damping])
+
+
+def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:
     """What to add to a weight [groups,out,in] so that its outputs come closest to the exact ones."""
-    damped = covariance.clone()
+    if damping == math.inf:
+        return torch.zeros_like(weight)
+    damped = moments.covariance.clone()
     diagonal = damped.diagonal(dim1=1, dim2=2)
-    share = DAMPING * (1 + 20 * weight.shape[2] / rows)
-    diagonal.add_(share * diagonal.mean(1, keepdim=True) + 1e-20)
-    correction: Tensor = torch.linalg.solve(damped, weight @ (cross - covariance), left=False)
+    diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
+    correction: Tensor = torch.linalg.solve(damped, weight @ (moments.cross - moments.covariance), left=False)
     return correction
 
 
