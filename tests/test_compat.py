@@ -275,6 +275,43 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
         torch.testing.assert_close(tower(image)[0], wanted)
 
 
+def test_torch_traces_code_that_reads_tensors() -> None:
+    import torch
+    from torch import nn
+
+    from edgekit.compat.torch import trace_with_values
+
+    class Shaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("shape", torch.tensor([1, 6]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape([int(side) for side in self.get_buffer("shape")]).relu()
+
+    graph = trace_with_values(Shaped(), torch.zeros(1, 2, 3)).graph
+    assert [str(node.target) for node in graph.nodes if node.op == "call_function"][-1] == "aten.relu.default"
+    assert not graph.find_nodes(op="call_function", target=torch.ops.aten.item.default)
+
+
+def test_layer_normalization_of_onnx2pytorch_is_replaced() -> None:
+    pytest.importorskip("onnx2pytorch", reason="needs the onnx-models extra")
+    import torch
+    from onnx import TensorProto, helper
+
+    from edgekit.compat.onnx2pytorch import convert
+
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("x", "y")]
+    weights = [helper.make_tensor(name, TensorProto.FLOAT, [3], [1.0, 2.0, 3.0]) for name in ("scale", "bias")]
+    node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"], epsilon=0.01)
+    model = helper.make_model(helper.make_graph([node], "graph", sides[:1], sides[1:], weights))
+    x, weight = torch.randn(2, 3), torch.tensor([1.0, 2.0, 3.0])
+    module = convert(model)
+    (child,) = module.children()
+    assert "partial" in repr(child.forward), "the class has another name now"
+    torch.testing.assert_close(module(x), torch.nn.functional.layer_norm(x, (3,), weight, weight, 0.01))
+
+
 def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:
     from edgekit.compat.nncf import RangeEstimatorParametersSet, quantize_pt2e
 

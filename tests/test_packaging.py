@@ -17,7 +17,7 @@ from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.environments import ROOT, find_python, new_environment, run
 
-EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "docs", "dev"}
+EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "onnx-models", "docs", "dev"}
 
 
 @pytest.fixture(scope="module")

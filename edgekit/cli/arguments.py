@@ -12,7 +12,8 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models,
-        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME, or module:factory for your own code.",
+        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME, module:factory for your "
+        "own code, or the path of a .onnx file.",
     ),
 ]
 Bundles = Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Bundle folders.")]

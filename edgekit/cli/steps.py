@@ -85,8 +85,8 @@ def compile_(
         typer.Argument(
             metavar="SOURCE",
             autocompletion=completion.models,
-            help="A folder that `edgekit quantize` wrote, or a model to compile in float: a timm name, open_clip:NAME "
-            "or module:factory.",
+            help="A folder that `edgekit quantize` wrote, or a model to compile in float: a timm name, open_clip:NAME, "
+            "module:factory or a .onnx file.",
         ),
     ],
     making: Making,

@@ -22,7 +22,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models_and_demo,
-        help="A timm name, open_clip:NAME, module:factory, or demo for the model that comes with edgekit.",
+        help="A timm name, open_clip:NAME, module:factory, a .onnx file, or demo for edgekit's own model.",
     ),
 ]
 

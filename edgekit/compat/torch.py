@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-from torch import ops
+from torch import Tensor, nn, ops
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _lock = Lock()
@@ -56,3 +58,14 @@ def weights_only_loads() -> Iterator[None]:
                 del os.environ[_FORCE]
             else:
                 os.environ[_FORCE] = before
+
+
+def trace_with_values(module: nn.Module, example: Tensor) -> GraphModule:
+    """The ATen operations of a call with this input. Python code may read tensors that don't depend on the input.
+
+    Checked with torch 2.13, where `make_fx` is experimental and the argument is private. By default it refuses to read
+    a tensor while it traces, and so does torch.export, but the shapes in an ONNX graph are tensors.
+    """
+    graph: GraphModule = make_fx(module, pre_dispatch=True, _error_on_data_dependent_ops=False)(example)
+    graph.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    return graph

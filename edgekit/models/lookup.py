@@ -1,11 +1,12 @@
 """Lists the model sources, and chooses one by a model's name."""
 
 from edgekit.models.factory_source import FactorySource
+from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource
 from edgekit.models.source import ModelSource
 from edgekit.models.timm_source import TimmSource
 
-SOURCES: tuple[ModelSource, ...] = (OpenClipSource(), FactorySource(), TimmSource())
+SOURCES: tuple[ModelSource, ...] = (OpenClipSource(), OnnxSource(), FactorySource(), TimmSource())
 """Model sources in the order in which they are tried. timm's names have no prefix, so timm comes last."""
 
 

@@ -14,6 +14,7 @@ from edgekit.models.labels import resolve_labels
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
+from edgekit.models.source import Reference
 
 _NOT_LOGITS = "Choose a classifier, or wrap the model in a factory that returns its logits alone"
 _ONE_LOGIT = (
@@ -26,9 +27,10 @@ _ONE_LOGIT = (
 class Network:
     """A module float32 [1,C,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
 
-    `source` is "timm", "open_clip" or "factory". `weights` is "random", "factory", the path of a file as the user wrote
-    it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the state dict's content if
-    there is no file. `license_note` is a sentence for the user.
+    `source` is "timm", "open_clip", "onnx" or "factory". `weights` is "random", "factory", the path of a file as the
+    user wrote it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the state dict's
+    content if there is no file of weights alone. `license_note` is a sentence for the user. `reference` is the original
+    of an imported network.
     """
 
     module: nn.Module
@@ -41,6 +43,7 @@ class Network:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     license_note: str | None
+    reference: Reference | None = None
 
 
 def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
@@ -61,7 +64,7 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     preprocessing = resolve_preprocessing(module, inputs, channels)
     return Network(
         module=module,
-        name=options.name,
+        name=options.short_name,
         source=source.name,
         weights=loaded.weights,
         weights_sha256=loaded.weights_sha256,
@@ -70,6 +73,7 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
         preprocessing=preprocessing,
         labels=resolve_labels(options.labels, classes),
         license_note=loaded.license_note,
+        reference=loaded.reference,
     )
 
 

@@ -7,12 +7,15 @@ from typing import Any, TypeAlias
 ModelArgs: TypeAlias = dict[str, Any]
 """Keyword arguments of a model's constructor, as parsed from `--model-args`: Python literals."""
 
+ONNX_SUFFIX = ".onnx"
+
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Options that choose a network and its preprocessing; None keeps the model's own value.
 
-    `name` is a timm name (`convnextv2_atto.fcmae_ft_in1k`), `open_clip:NAME` or `module:factory`.
+    `name` is a timm name (`convnextv2_atto.fcmae_ft_in1k`), `open_clip:NAME`, `module:factory` or the path of a `.onnx`
+    file.
     """
 
     name: str
@@ -30,3 +33,8 @@ class ModelOptions:
     crop_pct: float | None = None
     labels: Path | None = None
     """File with one class name per line, in the order of the logits."""
+
+    @property
+    def short_name(self) -> str:
+        """The name without the folders of a file: reports are shared, and must not reveal them."""
+        return Path(self.name).name if self.name.lower().endswith(ONNX_SUFFIX) else self.name

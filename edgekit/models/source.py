@@ -3,9 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.models.options import ModelOptions
+
+
+class Reference(Protocol):
+    """Another implementation of an imported network, with which its module is compared on real images."""
+
+    def difference(self, images: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+        """Largest difference between the module's logits [N,classes] and its own, as a fraction of its largest."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,7 @@ class LoadedModule:
     weights: str
     weights_sha256: str
     license_note: str | None
+    reference: "Reference | None" = None
 
 
 class ModelSource(Protocol):

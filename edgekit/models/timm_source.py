@@ -40,7 +40,8 @@ def resolve_name(name: str) -> PretrainedCfg:
         examples = ", ".join(similar) or f"convnextv2_atto and {len(timm.list_models()) - 1} more"
         raise ModelError(
             f"unknown model '{name}'",
-            valid=f"a name of timm's ({examples}), open_clip:NAME, or module:factory for your own code",
+            valid=f"a name of timm's ({examples}), open_clip:NAME, module:factory for your own code, or the path of a "
+            ".onnx file",
             fix="Correct the model's name",
         )
     tags = timm.models.get_arch_pretrained_cfgs(architecture)

@@ -5,22 +5,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
-from edgekit.errors import DeviceError, UsageError
+from edgekit.errors import DeviceError, ModelError, UsageError
 from edgekit.images.calibration_list import CalibrationList, doubts, read_list
+from edgekit.images.crops import crop_samples
 from edgekit.images.dataset import Dataset, open_dataset
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, select, select_listed
 from edgekit.models import Network, load_network
+from edgekit.models.logits import batched_logits
 from edgekit.models.soup_record import held_out_of
 from edgekit.pipeline.options import Options, check_scheme
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
+PARITY = 1e-3
+"""Largest allowed difference between an imported network and its original, as a fraction of the largest output."""
 GPTQ_MOST = 150_000_000
 """Largest number of parameters for GPTQ and the fit: above it, their matrices need gigabytes and minutes."""
 
@@ -64,13 +70,38 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
         recipe = replace(recipe, weight_rounding="nearest")
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
+    if network.source == "onnx" and None in (options.model.mean, options.model.std):
+        mean, std = (", ".join(map(str, values)) for values in (network.preprocessing.mean, network.preprocessing.std))
+        reporter.warn(
+            f"'{network.name}' doesn't say how its images were normalized: --mean is {mean} and --std is {std}, as for "
+            "ImageNet. Accuracy suffers if training used other values"
+        )
     if network.weights == "random":
         reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
     dataset = open_dataset(options.data, network.labels)
     other = open_dataset(options.calibration_data, network.labels) if options.calibration_data else dataset
     calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
     warn_of_doubts(calibration, evaluation, network.classes, reporter)
+    check_import(network, other, calibration, reporter)
     return Job(network, recipe, device_class, dataset, other, calibration, evaluation)
+
+
+def check_import(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:
+    """Compare an imported network with its original on the calibration images. Raises ModelError if they differ."""
+    if network.reference is None:
+        return
+    with reporter.stage("compare with ONNX Runtime", len(calibration.samples)), quiet():
+        pixels = crop_samples(dataset, calibration.samples, network.preprocessing).pixels
+        logits = np.concatenate(list(batched_logits(network, pixels)))
+        difference = network.reference.difference(network.preprocessing.normalize(pixels), logits)
+    if not difference <= PARITY:
+        raise ModelError(
+            f"the import of '{network.name}' differs from ONNX Runtime by {difference:.2e} of the largest output on "
+            f"{len(logits)} calibration images",
+            valid=f"at most {PARITY:.0e}",
+            fix="Deploy the network from its source, for example as module:factory",
+        )
+    reporter.say(f"the import differs from ONNX Runtime by {difference:.1e} of the largest output")
 
 
 def choose_class(options: Options) -> str:

@@ -15,7 +15,15 @@ from edgekit.models import Network
 from edgekit.pipeline.sources import edgekit_sha256, module_sha256
 from edgekit.support.hashes import digest
 
-SHARED_DISTRIBUTIONS = ("numpy", "pillow", "open_clip_torch", "safetensors", "networkx", *COMPILER_DISTRIBUTIONS)
+SHARED_DISTRIBUTIONS = (
+    "numpy",
+    "pillow",
+    "onnx2pytorch",
+    "open_clip_torch",
+    "safetensors",
+    "networkx",
+    *COMPILER_DISTRIBUTIONS,
+)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""
 
 

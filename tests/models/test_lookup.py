@@ -20,6 +20,7 @@ from edgekit.models.source import LoadedModule, ModelSource
         ("no such model", "timm"),
         ("open_clip:coca_ViT-B-32", "open_clip"),
         ("my_models:build", "factory"),
+        ("runs/My.ONNX", "onnx"),
         ("my.models:Group.build", "factory"),
     ],
 )

@@ -1,0 +1,171 @@
+"""Models in an ONNX file, such as `my_model.onnx`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx.inliner import inline_local_functions
+from torch import nn
+
+from edgekit.errors import EdgekitError, ModelError, UsageError
+from edgekit.images.preprocess import CHANNELS
+from edgekit.models.checkpoint import state_sha256
+from edgekit.models.inputs import parse_size
+from edgekit.models.onnx_import import import_graph
+from edgekit.models.options import ONNX_SUFFIX, ModelOptions
+from edgekit.models.source import LoadedModule
+from edgekit.runtime.engine import import_runtime
+from edgekit.support.hashes import digest, file_sha256
+from edgekit.support.libraries import first_line, quiet
+
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+EXPORT = "Export the network again, with an input float32 [1,C,H,W] and logits [1,N] as its only output"
+
+FROM_SOURCE = "Deploy the network from its source, for example as module:factory"
+
+
+@dataclass(frozen=True)
+class OnnxReference:
+    """The same file in ONNX Runtime, with which the imported module is compared."""
+
+    path: str
+    softmax: bool
+    """Whether the file's output is the softmax of the logits."""
+
+    def difference(self, images: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+        """Largest difference between these logits and the file's outputs, as a fraction of the largest output."""
+        session = import_runtime("onnx").InferenceSession(self.path, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        expected = np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
+        actual = torch.softmax(torch.from_numpy(logits), 1).numpy() if self.softmax else logits
+        return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+class OnnxSource:
+    """Networks in ONNX files, whose names end in .onnx."""
+
+    name: ClassVar[str] = "onnx"
+
+    def recognizes(self, name: str) -> bool:
+        return name.lower().endswith(ONNX_SUFFIX)
+
+    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
+        """The file's input size. Only a file with dynamic sides needs `--imgsz`."""
+        requested = parse_size(options.imgsz)
+        _, height, width = _input_shape(_read(options.name, weights=False), options.name)
+        if height and width:
+            if requested not in (None, (height, width)):
+                raise UsageError(f"--imgsz is {options.imgsz}", valid=f"{height}x{width}, the size in '{options.name}'")
+            return height, width
+        if requested is None:
+            raise UsageError(f"'{options.name}' takes images of any size", fix="Choose a size with `--imgsz`")
+        return requested
+
+    def load(self, options: ModelOptions, seed: int) -> LoadedModule:
+        """Import the file as a torch module that computes the logits of images [N,C,H,W].
+
+        A softmax at the end is left out. Nothing in the file is executed as code. Raises ModelError for a file that is
+        not a classifier or has an unsupported operator, and UsageError for options that don't apply.
+        """
+        for option, value in (("--weights", options.weights), ("--model-args", options.model_args)):
+            if value:
+                raise UsageError(f"{option} doesn't apply to '{options.name}', which has its own weights")
+        model, size = _read(options.name), self.input_size(options)
+        channels, _, _ = _input_shape(model, options.name)
+        softmax = _prepare(model, options.name)
+        try:
+            with quiet():
+                module = import_graph(model, torch.zeros(1, channels, *(size or ())))
+        except EdgekitError:
+            raise
+        except Exception as error:  # onnx2pytorch raises anything for an operator that it doesn't support
+            raise ModelError(
+                f"onnx2pytorch can't convert '{options.name}' ({type(error).__name__}: {first_line(error)})",
+                fix=FROM_SOURCE,
+            ) from error
+        # The weights alone don't describe the graph, and the file alone may not contain them.
+        hashes = digest(file_sha256(Path(options.name)), state_sha256(module))
+        return LoadedModule(module, options.short_name, hashes, None, OnnxReference(options.name, softmax))
+
+    def build_meta(self, options: ModelOptions) -> nn.Module:
+        """Import the file on the CPU, and move the module. Unlike other sources, this reads the weights."""
+        with torch.device("cpu"):
+            return self.load(options, 0).module.to("meta")
+
+
+def _read(name: str, weights: bool = True) -> onnx.ModelProto:
+    try:
+        model = onnx.load(name, load_external_data=weights)
+        return inline_local_functions(model) if model.functions else model
+    except FileNotFoundError as error:
+        raise ModelError(f"'{error.filename or name}' doesn't exist", fix="Check the path") from None
+    except Exception as error:  # protobuf's errors, and onnx's for external data outside the folder
+        raise ModelError(f"can't read '{name}' as ONNX: {first_line(error)}", fix=EXPORT) from error
+
+
+def _input_shape(model: onnx.ModelProto, name: str) -> tuple[int, int, int]:
+    """(channels, height, width) of the only input; 0 for a side that the file leaves open. Raises ModelError."""
+    inputs = _inputs(model)
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        counts = f"{len(inputs)} inputs and {len(model.graph.output)} outputs"
+        raise ModelError(f"'{name}' has {counts}", valid="one input and one output", fix=EXPORT)
+    kind = inputs[0].type.tensor_type
+    shape = [side.dim_value for side in kind.shape.dim]
+    if kind.elem_type != onnx.TensorProto.FLOAT or len(shape) != 4 or shape[1] not in CHANNELS or shape[0] > 1:
+        actual = [side.dim_value or side.dim_param or "?" for side in kind.shape.dim]
+        element = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        raise ModelError(
+            f"the input of '{name}' is {element} {actual}",
+            valid="float [N,C,H,W] with a batch of 1 or of any size, and 3 channels or 1",
+            fix=EXPORT,
+        )
+    return shape[1], shape[2], shape[3]
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The graph's inputs. Old files list the weights among them."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _prepare(model: onnx.ModelProto, name: str) -> bool:
+    """Check the operators, fix the batch at 1, and remove a softmax at the end. Return whether there was one.
+
+    onnx2pytorch calls the function of torch that is named like an operator that it doesn't know, so only ONNX's own
+    operators may pass.
+    """
+    unknown = sorted({node.op_type for node in model.graph.node if not _is_plain(node)})
+    if unknown:
+        raise ModelError(
+            f"'{name}' has operators that edgekit can't import: {', '.join(unknown)}",
+            valid="ONNX's own operators without control flow",
+            fix=FROM_SOURCE,
+        )
+    kinds = sorted({node.op_type for node in model.graph.node})
+    quantized = [kind for kind in kinds if "uantize" in kind or kind.startswith("QLinear")]
+    if quantized:
+        raise ModelError(
+            f"'{name}' is quantized already: it has {', '.join(quantized)}",
+            valid="a file in float",
+            fix="Use the file from which it was made",
+        )
+    (image,) = _inputs(model)
+    image.type.tensor_type.shape.dim[0].dim_value = 1
+    (output,) = model.graph.output
+    softmax = False
+    while last := next((node for node in model.graph.node if output.name in node.output), None):
+        if last.op_type != "Identity" and (softmax or last.op_type != "Softmax"):
+            break
+        softmax = softmax or last.op_type == "Softmax"
+        model.graph.node.remove(last)
+        output.name = last.input[0]
+    return softmax
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    control_flow = any(attribute.type in _GRAPHS for attribute in node.attribute)
+    return node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type) and not control_flow
