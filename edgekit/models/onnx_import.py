@@ -44,7 +44,6 @@ def import_graph(model: onnx.ModelProto, example: Tensor) -> nn.Module:
 
     An unsupported operator may raise any exception.
     """
-    _store_constants(model.graph)
     _name_values(model)
     module = convert(model)
     names = {parameter: name for name, layer in module.named_modules() for parameter in layer.parameters(False)}
@@ -64,17 +63,6 @@ def import_graph(model: onnx.ModelProto, example: Tensor) -> nn.Module:
     _keep_used(graph)
     graph.recompile()
     return OneByOne(graph)
-
-
-def _store_constants(graph: onnx.GraphProto) -> None:
-    """Move the tensors of Constant nodes to the initializers, where onnx2pytorch looks for weights."""
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        for attribute in node.attribute:
-            if attribute.name == "value":
-                tensor = graph.initializer.add()
-                tensor.CopyFrom(attribute.t)
-                tensor.name = node.output[0]
-                graph.node.remove(node)
 
 
 def _name_values(model: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx.inliner import inline_local_functions
+from onnxscript import optimizer
 from torch import nn
 
 from edgekit.errors import EdgekitError, ModelError, UsageError
@@ -23,6 +23,7 @@ from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.libraries import first_line, quiet
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+_ANY_SIZE = 1 << 40
 EXPORT = "Export the network again, with an input float32 [1,C,H,W] and logits [1,N] as its only output"
 
 FROM_SOURCE = "Deploy the network from its source, for example as module:factory"
@@ -76,7 +77,8 @@ class OnnxSource:
                 raise UsageError(f"{option} doesn't apply to '{options.name}', which has its own weights")
         model, size = _read(options.name), self.input_size(options)
         channels, _, _ = _input_shape(model, options.name)
-        softmax = _prepare(model, options.name)
+        model = _simplify(model, options.name)
+        softmax = _remove_softmax(model)
         try:
             with quiet():
                 module = import_graph(model, torch.zeros(1, channels, *(size or ())))
@@ -99,8 +101,7 @@ class OnnxSource:
 
 def _read(name: str, weights: bool = True) -> onnx.ModelProto:
     try:
-        model = onnx.load(name, load_external_data=weights)
-        return inline_local_functions(model) if model.functions else model
+        return onnx.load(name, load_external_data=weights)
     except FileNotFoundError as error:
         raise ModelError(f"'{error.filename or name}' doesn't exist", fix="Check the path") from None
     except Exception as error:  # protobuf's errors, and onnx's for external data outside the folder
@@ -132,12 +133,19 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in stored]
 
 
-def _prepare(model: onnx.ModelProto, name: str) -> bool:
-    """Check the operators, fix the batch at 1, and remove a softmax at the end. Return whether there was one.
+def _simplify(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Fix the batch at 1, compute what is constant then, and check the operators that remain.
 
-    onnx2pytorch calls the function of torch that is named like an operator that it doesn't know, so only ONNX's own
-    operators may pass.
+    onnx2pytorch expects weights to be initializers, not results of operators. It also calls the function of torch that
+    is named like an operator that it doesn't know, so only ONNX's own operators may pass.
     """
+    (image,) = _inputs(model)
+    image.type.tensor_type.shape.dim[0].dim_value = 1
+    try:
+        with quiet():
+            model = optimizer.optimize(model, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
+    except Exception as error:  # of an invalid graph
+        raise ModelError(f"'{name}' is not a valid ONNX graph: {first_line(error)}", fix=EXPORT) from error
     unknown = sorted({node.op_type for node in model.graph.node if not _is_plain(node)})
     if unknown:
         raise ModelError(
@@ -153,17 +161,18 @@ def _prepare(model: onnx.ModelProto, name: str) -> bool:
             valid="a file in float",
             fix="Use the file from which it was made",
         )
-    (image,) = _inputs(model)
-    image.type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
+def _remove_softmax(model: onnx.ModelProto) -> bool:
+    """Remove a softmax at the end. Return whether there was one."""
     (output,) = model.graph.output
-    softmax = False
-    while last := next((node for node in model.graph.node if output.name in node.output), None):
-        if last.op_type != "Identity" and (softmax or last.op_type != "Softmax"):
-            break
-        softmax = softmax or last.op_type == "Softmax"
-        model.graph.node.remove(last)
-        output.name = last.input[0]
-    return softmax
+    last = next((node for node in model.graph.node if output.name in node.output), None)
+    if last is None or last.op_type != "Softmax":
+        return False
+    model.graph.node.remove(last)
+    output.name = last.input[0]
+    return True
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:
