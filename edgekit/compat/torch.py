@@ -1,17 +1,26 @@
-"""torch: the types of operations and fake tensors, and loading an exported graph without pickle."""
+"""torch: types of operations and fake tensors, blocks with their own settings, and loading a graph without pickle."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn, ops
+from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+WRAPPERS: Mapping[Any, int] = MappingProxyType({wrap_with_autocast: 4, wrap_with_set_grad_enabled: 1})
+"""Operations that call a graph of its own, and the position of that graph among their arguments.
+
+Checked with torch 2.13, where they are in private modules. torch.export makes them from `torch.autocast` and
+`torch.no_grad` in a network's code. The arguments of the graph follow it. Those of autocast before it are the type of
+device, the data type, whether it is enabled, and whether it caches.
+"""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _lock = Lock()
 

@@ -22,6 +22,7 @@ from edgekit.compiler.graph import (
     set_weights,
     shape_of,
 )  # fmt: skip
+from edgekit.compiler.inline import inline_wrapped
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,8 +55,11 @@ def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
 
 def simplify(graph: GraphModule) -> GraphModule:
     """Remove no-ops, compute what depends on weights alone, and fold batch norms, in place. Returns the same graph."""
+    inline_wrapped(graph)
     for node in list(graph.graph.nodes):
-        if node.target in NO_OPS:
+        if node.target is A._assert_tensor_metadata.default:
+            graph.graph.erase_node(node)
+        elif node.target in NO_OPS or _keeps_dtype(node):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)  # dead code elimination would keep dropout as random
         elif node.target is A.view.default:  # a reshape works with any strides, and rewrites change them
@@ -66,6 +70,15 @@ def simplify(graph: GraphModule) -> GraphModule:
     fold_constants(graph)
     _fold_batch_norms(graph)
     return refresh(graph)
+
+
+def _keeps_dtype(node: Node) -> bool:
+    """Whether a node converts a value to the type that it has."""
+    if node.target is not A.to.dtype:
+        return False
+    value = node.args[0]
+    assert isinstance(value, Node)
+    return bool(value.meta["val"].dtype == node.args[1])
 
 
 def copy_sharing(module: M) -> M:

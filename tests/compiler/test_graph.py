@@ -216,3 +216,36 @@ def test_replaced_weights_are_deleted(network: Small, graph: GraphModule) -> Non
 def test_a_graph_shares_the_networks_weights(network: nn.Module, graph: GraphModule) -> None:
     addresses = {weight.data_ptr() for weight in network.parameters()}
     assert addresses & {weight.data_ptr() for weight in graph.parameters()}
+
+
+def test_blocks_with_their_own_settings_are_part_of_the_graph() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                x = self.first(x.mean((2, 3)).float())
+            with torch.no_grad():
+                logits: Tensor = self.second(x)
+            return logits
+
+    torch.manual_seed(0)
+    module = Wrapped().eval()
+    graph = export_graph(module, SHAPE)
+    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
+    assert [node.target for node in calls] == [A.mean.dim, A.linear.default, A.linear.default]
+    assert [layer.name for _, layer in layers(graph)] == ["first", "second"]
+    x = torch.randn(SHAPE)
+    torch.testing.assert_close(graph(x), module(x))
+
+
+def test_an_enabled_autocast_stays() -> None:
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return nn.functional.linear(x.mean((2, 3)), torch.ones(5, 3))
+
+    x = torch.randn(SHAPE)
+    assert export_graph(Half(), SHAPE)(x).dtype == Half()(x).dtype == torch.bfloat16

@@ -11,7 +11,7 @@ from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
-from edgekit.compiler.quantize.lowering import decompose_hard_swish, tie_pools
+from edgekit.compiler.quantize.lowering import center_weights, decompose_hard_swish, tie_pools
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import minimize_range_mse
 from edgekit.config.recipes import Recipe
@@ -60,6 +60,7 @@ def quantize(
                 fold_quantize=False,
             )
         assert isinstance(quantized, GraphModule)
+        center_weights(quantized)
         if recipe.estimator == "mse":
             minimize_range_mse(quantized, samples)
         tie_pools(quantized)

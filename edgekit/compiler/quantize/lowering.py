@@ -27,6 +27,27 @@ def tie_pools(graph: GraphModule) -> int:
 
 
 @torch.no_grad()
+def center_weights(graph: GraphModule) -> int:
+    """Give every channel of the weights the zero point 0, in place. Returns the number of weights changed.
+
+    Ranges of weights are symmetric, but NNCF gives a channel that contains only zeros the zero point -127, and LiteRT
+    then refuses the file.
+    """
+    changed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+        zeros = constant(graph, node.args[2])
+        if zeros is None or not bool(zeros.any()):
+            continue
+        centred = add_constant(graph, node, f"{node.name}.zero_point", torch.zeros_like(zeros))
+        centred.meta["val"] = zeros
+        for part in (node, *node.users):
+            part.args = (*part.args[:2], centred, *part.args[3:])
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
 def decompose_hard_swish(graph: GraphModule) -> int:
     """Replace HardSwish by x / 6 * clamp(x + 3, 0, 6), in place. Returns the number of operations replaced.
 

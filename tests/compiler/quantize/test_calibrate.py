@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.export import export_graph
-from edgekit.compiler.graph import A, layer_name, layers
+from edgekit.compiler.graph import A, Q, constant, layer_name, layers
 from edgekit.compiler.quantize.calibrate import ESTIMATORS, quantize
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantize.placement import Placement
@@ -178,6 +178,19 @@ def test_smoothing_lowers_the_error_where_channels_differ() -> None:
     plain = errors(network, quantized(network, images, recipe()), images)
     smooth = errors(network, quantized(network, images, recipe(smooth_quant=True)), images)
     assert np.mean(smooth) < 0.1 * np.mean(plain)
+
+
+def test_a_channel_of_zeros_has_the_zero_point_0(samples: Any) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        conv.weight[1] = 0
+    module = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    result = quantized(export_graph(module, (1, 3, 12, 12)), samples, recipe())
+    weights = result.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default)
+    zeros = [constant(result, node.args[2]) for node in weights]
+    assert [value is not None and value.tolist() for value in zeros] == [[0] * 4, [0] * 2]
+    assert all(error < 0.02 for error in errors(export_graph(module, (1, 3, 12, 12)), result, samples))
 
 
 def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule) -> None:

@@ -1,0 +1,50 @@
+"""Inlines the blocks that a network runs with its own setting of autocast or gradients."""
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from edgekit.compat.torch import WRAPPERS
+
+
+def inline_wrapped(graph: GraphModule) -> int:
+    """Put the nodes of each block that torch.export keeps as a graph of its own in its place; returns their number.
+
+    A graph of edgekit has no gradients and computes in float32, so the settings change nothing. An enabled autocast
+    stays.
+    """
+    inlined = 0
+    for node in list(graph.graph.nodes):
+        position = WRAPPERS.get(node.target) if node.op == "call_function" else None
+        if position is None or _is_autocast_enabled(node, position):
+            continue
+        inner = graph.get_submodule(str(node.args[position].target))
+        assert isinstance(inner, GraphModule)
+        _replace(graph, node, inner, node.args[position + 1 :])
+        inlined += 1
+    return inlined
+
+
+def _is_autocast_enabled(node: Node, position: int) -> bool:
+    return position > 1 and bool(node.args[2])
+
+
+def _replace(graph: GraphModule, node: Node, inner: GraphModule, operands: Any) -> None:
+    inputs = inner.graph.find_nodes(op="placeholder")
+    copied: dict[Node, Any] = dict(zip(inputs, operands, strict=True))
+    with graph.graph.inserting_before(node):
+        outputs = graph.graph.graph_copy(inner.graph, copied)
+    _reuse_metadata(copied)
+    for user in list(node.users):
+        assert user.target is operator.getitem
+        user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index,call-overload]
+        graph.graph.erase_node(user)
+    graph.graph.erase_node(node)
+
+
+def _reuse_metadata(copied: Mapping[Node, Any]) -> None:
+    for old, new in copied.items():
+        if old.op == "call_function":
+            new.meta = dict(old.meta)
