@@ -35,11 +35,11 @@ def _replace(graph: GraphModule, node: Node, inner: GraphModule, operands: Any) 
     inputs = inner.graph.find_nodes(op="placeholder")
     copied: dict[Node, Any] = dict(zip(inputs, operands, strict=True))
     with graph.graph.inserting_before(node):
-        outputs = graph.graph.graph_copy(inner.graph, copied)
+        outputs: Any = graph.graph.graph_copy(inner.graph, copied)
     _reuse_metadata(copied)
     for user in list(node.users):
         assert user.target is operator.getitem
-        user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index,call-overload]
+        user.replace_all_uses_with(outputs[user.args[1]])
         graph.graph.erase_node(user)
     graph.graph.erase_node(node)
 
