@@ -1,11 +1,12 @@
 """Activation ranges that minimize the weighted mean square error of quantization.
 
-An error is weighted by its effect in the layers that consume the value: by the weights of its channel, or by the slope
-of the GELU behind it, which is nearly zero below -3.
+An error is weighted by its effect in the layers that consume the value: by the weights of its channel. If an activation
+such as GELU or HardSwish consumes the value, the error is that of the activation's output, where values below -3 hardly
+differ.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ MOST_VALUES = 1 << 16
 """Number of values of an activation that are sampled per image."""
 SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
 """Shares of the lower and the upper limit of the whole range. Every pair of shares is tried."""
+
+POINTWISE = {A.gelu.default, A.silu.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default}
+"""Activations that map some values to nearly the same output."""
 
 
 @torch.no_grad()
@@ -113,20 +117,25 @@ def _best(node: Any, mass: Tensor) -> tuple[float, int]:
     _, whole_scale, whole_zero, least, most = node.args[:5]
     low, high = representable_range(node)
     values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
-    users = consumers(node)
-    if users and all(user.target is A.gelu.default for user in users):
-        mass = mass * _gelu_slope(values).square()
+    output = _consumer_function(node)
+    wanted = output(values)
     best: tuple[float, float, int] = (math.inf, whole_scale, whole_zero)
     for share in SHARES if low < 0 else SHARES[-1:]:
         scales = (high * SHARES - low * share).clamp(min=1e-12) / (most - least)
         zeros = (least - low * share / scales).round().clamp(least, most)
         levels = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
-        errors = (levels.sub_(zeros[:, None]).mul_(scales[:, None]).sub_(values).square_() * mass).sum(1)
+        rounded = levels.sub_(zeros[:, None]).mul_(scales[:, None])
+        errors = ((output(rounded) - wanted).square_() * mass).sum(1)
         index = int(errors.argmin())
         if errors[index] < best[0]:
             best = (float(errors[index]), float(scales[index]), int(zeros[index]))
     return best[1:]
 
 
-def _gelu_slope(x: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+def _consumer_function(node: Any) -> Callable[[Tensor], Tensor]:
+    """The activation that alone consumes a quantizer's output, or the identity."""
+    users = consumers(node)
+    if len(users) != 1 or users[0].target not in POINTWISE:
+        return lambda values: values
+    (activation,) = users
+    return lambda values: activation.target(values, *activation.args[1:], **activation.kwargs)
