@@ -1,5 +1,6 @@
 """Calibrates a graph with NNCF: inserts quantize/dequantize nodes (Q/DQ) according to a recipe."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
+from edgekit.compiler.graph import Q
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
@@ -60,6 +62,7 @@ def quantize(
                 fold_quantize=False,
             )
         assert isinstance(quantized, GraphModule)
+        _check_scales(quantized)
         center_weights(quantized)
         if recipe.estimator == "mse":
             minimize_range_mse(quantized, samples)
@@ -71,3 +74,10 @@ def quantize(
         if recipe.targets[target].hard_swish_in_float:
             decompose_hard_swish(quantized)
     return quantized
+
+
+def _check_scales(graph: GraphModule) -> None:
+    """Raise CompileError if NNCF ignored that an activation is never finite."""
+    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default):
+        if not 0 < node.args[1] < math.inf:
+            raise CompileError(f"NNCF can't calibrate the graph: the values of '{node.args[0]}' are not finite")

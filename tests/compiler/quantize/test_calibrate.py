@@ -193,9 +193,10 @@ def test_a_channel_of_zeros_has_the_zero_point_0(samples: Any) -> None:
     assert all(error < 0.02 for error in errors(export_graph(module, (1, 3, 12, 12)), result, samples))
 
 
-def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule) -> None:
+@pytest.mark.parametrize("estimator", ["histogram", "mse"])
+def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule, estimator: str) -> None:
     with pytest.raises(CompileError, match="NNCF can't calibrate the graph: "):
-        quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe())
+        quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe(estimator=estimator))
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,7 @@ def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule) -> None:
         ("calibrate.minimize_range_mse", {"estimator": "mse"}),
         ("calibrate.tie_pools", {}),
         ("calibrate.round_weights", {"weight_rounding": "gptq"}),
+        ("calibrate.fit_weights", {"weight_rounding": "fit"}),
         ("placement.is_padding", {}),
     ],
 )
