@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from edgekit.compat.onnx2pytorch import convert
 from edgekit.compat.torch import trace_with_values
@@ -60,9 +60,10 @@ def import_graph(model: onnx.ModelProto, example: Tensor) -> nn.Module:
         elif node.target in (A.conv2d.default, A.linear.default):
             _make_layer(graph, node, constants, names)
     graph.graph.eliminate_dead_code()
-    _keep_used(graph)
-    graph.recompile()
-    return OneByOne(graph)
+    # A graph of `make_fx` can't be pickled. This one can, and the new module has only the layers that it uses.
+    plain = Graph()
+    plain.output(plain.graph_copy(graph.graph, {}))
+    return OneByOne(GraphModule(graph, plain))
 
 
 def _name_values(model: onnx.ModelProto) -> None:
@@ -203,11 +204,3 @@ def _make_layer(graph: GraphModule, node: Node, constants: dict[Node, Tensor], n
     graph.add_module(name, layer)
     with graph.graph.inserting_before(node):
         node.replace_all_uses_with(graph.graph.call_module(name, (x,)))
-
-
-def _keep_used(graph: GraphModule) -> None:
-    """Delete what the graph doesn't use: the converter's module, and folded constants."""
-    used = {str(node.target) for node in graph.graph.nodes if node.op in ("get_attr", "call_module")}
-    for name in {name.partition(".")[0] for name in (*dict(graph.named_children()), *graph.state_dict())}:
-        if name not in used:
-            delattr(graph, name)

@@ -49,6 +49,15 @@ def test_the_module_computes_the_logits_of_the_network(mixed: Path) -> None:
     assert network.reference.difference(images().numpy(), logits.numpy() * 2) > 1e-2
 
 
+def test_another_process_can_load_the_network(mixed: Path, tmp_path: Path) -> None:
+    network = load_network(ModelOptions(str(mixed)))
+    torch.save(network, tmp_path / "network.pt")
+    loaded = torch.load(tmp_path / "network.pt", mmap=True, weights_only=False)
+    assert loaded.reference == network.reference
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(images()), network.module(images()))
+
+
 def test_edgekit_recognizes_the_layers(mixed: Path) -> None:
     network = load_network(ModelOptions(str(mixed)))
     graph = export_graph(network.module, (1, 3, SIDE, SIDE))
