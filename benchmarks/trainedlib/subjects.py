@@ -65,18 +65,18 @@ SUBJECTS: Mapping[str, Subject] = {
     "mobilenetv3": _trained(f"{FACTORIES}:mobilenetv3_narrow", Schedule((32,) * 3)),
     "resnet": _trained("resnet18", Schedule((32, 48, 48, 48), bf16=True), channels=(16, 32, 64, 128)),
     "vit": _trained(
-        "vit_tiny_patch16_224", Schedule((36,) * 2, "muon"), patch_size=6, embed_dim=96, depth=6, num_heads=3
+        "vit_tiny_patch16_224", Schedule((36,) * 3, "muon"), patch_size=6, embed_dim=96, depth=6, num_heads=3
     ),
     "davit": _trained(
         "davit_tiny",
-        Schedule((48,) * 2, "muon"),
+        Schedule((48,) * 3, "muon"),
         depths=(1, 1, 2, 1),
         embed_dims=(24, 48, 96, 192),
         num_heads=(1, 2, 4, 8),
         window_size=3,
     ),
     "coatnet": _trained(
-        "coatnet_0_224", Schedule((64,) * 2, "muon"), embed_dim=(16, 32, 64, 128), depths=(1, 1, 2, 1), stem_width=16
+        "coatnet_0_224", Schedule((64,) * 3, "muon"), embed_dim=(16, 32, 64, 128), depths=(1, 1, 2, 1), stem_width=16
     ),
     "efficientnet": _trained(f"{FACTORIES}:efficientnet_narrow", Schedule((32,) * 3)),
     "repvit": _trained("repvit_m0_9", Schedule((32, 48, 48)), embed_dim=(24, 48, 96, 192), depth=(1, 1, 2, 1)),
