@@ -1,4 +1,4 @@
-"""The demo's bundles on emulated Raspberry Pis: two releases of Debian, two cores, three runtimes, float and INT8."""
+"""The demo's bundles on emulated Raspberry Pis: two releases of Debian, two cores, three runtimes."""
 
 import json
 import re
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 BOARDS = {f"{suite}-{core}": (suite, core) for suite, core in zip(PYTHONS, MODELS, strict=True)}
 """Two boards cover every release and every core. More would take minutes each under QEMU."""
 FIRST, SECOND = BOARDS
-FEW = ["--num-calibration-samples", "16", "--num-eval-samples", "20", "--iterations", "2", "--warmup", "0"]
+FEW = ["--num-calibration-samples", "16", "--num-eval-samples", "10", "--iterations", "2", "--warmup", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
         assert "aarch64" in there.device.system
         assert here.accuracy is not None
         assert there.accuracy is not None
-        # 0.05 is one of 20 images: kernels of different processors may change the class of one.
-        assert abs(there.accuracy.top1 - here.accuracy.top1) <= 0.05
-        assert abs(there.accuracy.agreement - here.accuracy.agreement) <= 0.05
+        # 0.1 is one of 10 images: kernels of different processors may change the class of one.
+        assert abs(there.accuracy.top1 - here.accuracy.top1) <= 0.1
+        assert abs(there.accuracy.agreement - here.accuracy.agreement) <= 0.1
         assert there.peak_rss_bytes is not None
         assert there.peak_rss_bytes > 20e6
     assert report.recommendation.device == "local"
@@ -85,9 +85,9 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
     assert f"{FIRST} (emulated)" in page
 
 
-def test_every_bundle_on_the_other_board(demo_run: Path, boards: dict[str, Emulated]) -> None:
+def test_int8_bundles_on_the_other_board(demo_run: Path, boards: dict[str, Emulated]) -> None:
     """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
-    bundles = [str(demo_run / f"{target}-{precision}") for target in RUNTIMES for precision in ("float", "int8")]
+    bundles = [str(demo_run / f"{target}-int8") for target in RUNTIMES]
 
     options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
     rows = run_cli(["benchmark", *bundles, "--device", SECOND, *options])["results"]
