@@ -54,6 +54,8 @@ def import_graph(model: onnx.ModelProto, example: Tensor) -> nn.Module:
             _forget_indices(graph, node)
         elif node.target is A.true_divide.Tensor:
             node.target = A.div.Tensor
+        elif node.target is A.clamp.Tensor:
+            _recognize_clip(node, constants)
     for node in list(graph.graph.nodes):
         if node.target is A.erf.default:
             _recognize_gelu(graph, node, constants)
@@ -131,6 +133,14 @@ def _forget_indices(graph: GraphModule, pool: Node) -> None:
     assert item.target is operator.getitem
     with graph.graph.inserting_before(pool):
         item.replace_all_uses_with(graph.graph.call_function(A.max_pool2d.default, pool.args))
+
+
+def _recognize_clip(clip: Node, constants: dict[Node, Tensor]) -> None:
+    """Write numbers as bounds, so that ReLU6 is the operation that integer kernels apply while they requantize."""
+    x, *bounds = clip.args
+    numbers = [_number(bound, constants) for bound in bounds]
+    if len(numbers) == 2 and None not in numbers:
+        clip.target, clip.args = A.hardtanh.default, (x, *numbers)
 
 
 def _recognize_gelu(graph: GraphModule, erf: Node, constants: dict[Node, Tensor]) -> None:

@@ -106,6 +106,17 @@ def test_gelu_of_older_exporters(factors: list[tuple[str, ...]], recognized: boo
     assert ("aten.gelu.default" in targets, "aten.erf.default" in targets) == (recognized, not recognized)
 
 
+def test_a_clip_is_relu6(tmp_path: Path) -> None:
+    clip = node("Clip", ["conv", "zero", "six"], ["clip"])
+    end = [node("GlobalAveragePool", ["clip"], ["pool"]), *HEAD[1:]]
+    bounds = {"zero": np.float32(0), "six": np.float32(6)}
+    network = load_network(ModelOptions(str(written(tmp_path / "clip.onnx", [CONV, clip, *end], KERNEL | bounds))))
+    graph = export_graph(network.module, (1, 3, SIDE, SIDE)).graph
+    (activation,) = graph.find_nodes(op="call_function", target=A.hardtanh.default)
+    assert activation.args[1:] == (0.0, 6.0)
+    assert activation.args[0].target is A.conv2d.default
+
+
 def test_weights_in_nodes(tmp_path: Path) -> None:
     constant = node("Constant", [], ["kernel"], value=numpy_helper.from_array(KERNEL["kernel"]))
     mean = node("Identity", ["twos"], ["mean"])  # as older exporters wrote weights that are equal
