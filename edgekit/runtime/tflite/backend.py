@@ -13,6 +13,7 @@ from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import requantize_paddings
 from edgekit.runtime.backend import Artifact, compiler_errors
+from edgekit.runtime.tflite.biases import rescale_biases
 
 HALVES = ("reduced_precision_support", b"fp16accfp16")
 """Metadata that lets XNNPACK compute the float layers of an INT8 model in f16 where the processor has it natively."""
@@ -41,13 +42,14 @@ class Backend:
         with compiler_errors("tflite"):
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
-        names = embed(folder / "model.tflite", [("edgekit", metadata.encode()), *extra])
+        names = finish(folder / "model.tflite", [("edgekit", metadata.encode()), *extra])
         return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
 
 
-def embed(path: Path, entries: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
-    """Add named metadata to the flatbuffer; returns the names of its input and output tensors."""
+def finish(path: Path, entries: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
+    """Repair the biases of the flatbuffer, and add metadata by name; returns its input's and its output's name."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    rescale_biases(model)
     for name, content in entries:
         buffer = schema.BufferT()
         buffer.data = list(content)

@@ -1,0 +1,58 @@
+"""INT8 models whose biases the converter quantizes with the wrong scale."""
+
+from pathlib import Path
+
+import ai_edge_litert.interpreter as litert
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.config.recipes import load_recipe
+from edgekit.measure.accuracy import snr_db
+from edgekit.runtime.tflite.backend import Backend
+from edgekit.support.libraries import quiet
+
+SHAPE = (1, 3, 16, 16)
+
+
+class Concatenated(nn.Module):
+    """A pooled value that a convolution reads alone, and another one beside values of a larger range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.large, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 8, 1)
+        nn.init.normal_(self.large.weight, 0, 1)
+        nn.init.constant_(self.large.bias, 3)  # type: ignore[arg-type]
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = nn.functional.max_pool2d(x * torch.sigmoid(self.gate(x)), 2)
+        x = torch.cat([x, torch.relu(self.large(x))], 1)
+        logits: Tensor = self.head(torch.relu(self.last(x)).mean((2, 3)))
+        return logits
+
+
+def test_the_file_computes_what_the_calibrated_graph_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    images = [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
+    graph = quantize(export_graph(Concatenated().eval(), SHAPE), images, load_recipe("default"), "tflite")
+    with torch.no_grad():
+        expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
+    with quiet(), torch.no_grad():
+        Backend().compile(graph, tmp_path, "{}")
+    interpreter = litert.Interpreter(str(tmp_path / "model.tflite"), num_threads=1)
+    interpreter.allocate_tensors()
+    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+    logits = []
+    for image in images:
+        scale, zero = source["quantization"]
+        interpreter.set_tensor(source["index"], np.clip(np.round(image / scale) + zero, -128, 127).astype(np.int8))
+        interpreter.invoke()
+        scale, zero = sink["quantization"]
+        logits.append((interpreter.get_tensor(sink["index"]) - np.float32(zero)) * np.float32(scale))
+    assert snr_db(expected, np.concatenate(logits)) > 30
