@@ -1,0 +1,51 @@
+"""Table of the smallest classifier of each timm module, from benchmarks/coverage.json."""
+
+import json
+
+from benchmarks.rows import Row, read_rows
+from docs.generate.figures import BENCHMARKS
+from docs.generate.markdown import code, plain, table
+from edgekit.config.runtimes import RUNTIMES
+
+PARITY = 1e-3
+"""Largest allowed difference of a float bundle's logits from torch's, as a share of the largest logit."""
+
+
+def coverage_summary() -> str:
+    """How many modules run on each number of runtimes, and which ones have not been measured."""
+    rows = read_rows(BENCHMARKS / "coverage.json")
+    modules = json.loads((BENCHMARKS / "coverage_models.json").read_text(encoding="utf-8"))
+    works = {module: [row for row in rows if row["module"] == module and _works(row)] for module in modules}
+    measured = {row["module"] for row in rows}
+    everywhere, somewhere = (sum(len(found) >= least for found in works.values()) for least in (len(RUNTIMES), 1))
+    left = sorted(modules.keys() - measured)
+    text = (
+        f"timm has {len(modules)} modules, of which {len(measured)} were measured. {everywhere} of these work with all "
+        f"three runtimes, and {somewhere} with at least one."
+    )
+    return f"{text} Not measured yet: {', '.join(map(code, left))}.\n" if left else f"{text}\n"
+
+
+def coverage_table() -> str:
+    """A line for each module and runtime: the figures, or why there are none."""
+    order = list(RUNTIMES)
+    rows = sorted(read_rows(BENCHMARKS / "coverage.json"), key=lambda row: (row["module"], order.index(row["target"])))
+    figures = ("float differs by", "agreement", "SNR", "`nncf.quantize`", "MACs in int8")
+    heads = ("module", "model", "runtime", *figures, "fails")
+    return table(heads, map(_cells, rows)) + "\n"
+
+
+def _works(row: Row) -> bool:
+    return "reason" not in row and row["float_parity"] <= PARITY
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    side = f", {row['input']} px" if "input" in row else ""
+    about = (code(row["module"]), code(row["model"]) + side, RUNTIMES[row["target"]].title)
+    parity = f"{row['float_parity']:.0e}" if "float_parity" in row else ""
+    if "reason" in row:
+        return *about, parity, "", "", "", "", plain(f"{row['stage']}: {row['reason']}")
+    stock = f"{row['nncf_snr_db']:.1f} dB" if "nncf_snr_db" in row else ""
+    share = f"{100 * row['int8_share_of_macs']:.0f} %"
+    fails = "" if _works(row) else "float differs from torch by more than the tolerance of 1e-3"
+    return *about, parity, f"{100 * row['agreement']:.0f} %", f"{row['snr_db']:.1f} dB", stock, share, fails

@@ -1,0 +1,53 @@
+"""benchmarks/coverage.py: its networks, its rows, and a network that a process of its own measures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+
+from benchmarks.coverage import KEYS, ROWS, Limits, run_module
+from benchmarks.coveragelib.measure import Request
+from benchmarks.coveragelib.smallest import CACHE, Smallest, smallest_models
+from benchmarks.rows import read_rows
+from edgekit.config.runtimes import RUNTIMES
+
+
+def test_every_module_has_a_network_and_every_row_has_figures_or_a_reason() -> None:
+    modules = timm.list_modules()
+    assert sorted(json.loads(CACHE.read_text())) == sorted(modules)
+    rows = read_rows(ROWS)
+    assert len({tuple(row[key] for key in KEYS) for row in rows}) == len(rows)
+    for row in rows:
+        assert row["module"] in modules
+        assert row["target"] in RUNTIMES
+        assert row.get("reason") or {"float_parity", "agreement", "snr_db", "int8_share_of_macs"} <= row.keys()
+
+
+def test_the_smallest_network_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.coveragelib.smallest.CACHE", tmp_path / "models.json")
+    wanted = Smallest("legacy_xception", 22_855_952, 299)
+    assert smallest_models(["xception"]) == {"xception": wanted}
+    monkeypatch.setattr("benchmarks.coveragelib.smallest.timm", None)  # the second time it is remembered
+    assert smallest_models(["xception"]) == {"xception": wanted}
+
+
+def run(data: Path, seconds: float) -> list[dict[str, Any]]:
+    smallest = Smallest("test_resnet", 469_688, 160)
+    request = Request("resnet", smallest.model, data, 64, True, {"num_classes": 10}, 8, 8, ("onnx",))
+    return run_module("resnet", smallest, request, Limits(seconds, 8))
+
+
+def test_a_process_measures_a_network(photos: Path) -> None:
+    (row,) = run(photos, 300)
+    assert "reason" not in row, row["reason"]
+    assert (row["module"], row["target"], row["input"]) == ("resnet", "onnx", 64)
+    assert row["float_parity"] <= 1e-3
+    assert row["snr_db"] > 10
+    assert row["int8_share_of_macs"] > 0.9
+
+
+def test_a_network_that_takes_too_long_has_a_reason(photos: Path) -> None:
+    (row,) = run(photos, 0.01)
+    assert row["reason"] == "takes longer than 0 s"
