@@ -26,6 +26,8 @@ MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
 DAMPINGS = (0.003, 0.03, 0.3, 3.0)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
+NOISE = 1e-9
+"""Variance that any input has, as a share of its mean square."""
 ROWS_PER_INPUT = 200
 """Rows that the second moments are taken from, for each input of a layer. More cost time and change little."""
 MOMENT_IMAGES = 32
@@ -191,9 +193,9 @@ class _Moments:
     @classmethod
     def of(cls, exact: Tensor, quantized: Tensor) -> "_Moments":
         """The moments of rows [groups,rows,in]."""
-        sums = (side.sum(1).double() for side in (exact, quantized))
-        products = ((side.mT @ quantized).double() for side in (exact, quantized))
-        return cls(exact.shape[1], *sums, *products)
+        sides = (exact.double(), quantized.double())
+        products = (side.mT @ sides[1] for side in sides)
+        return cls(exact.shape[1], *(side.sum(1) for side in sides), *products)
 
     def __add__(self, other: "_Moments") -> "_Moments":
         return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -202,14 +204,19 @@ class _Moments:
         """The products about the means, for a layer whose bias takes up the difference of the means."""
         mean = self.quantized[:, None, :] / max(1, self.rows)
         cross, covariance = (s[:, :, None] * mean for s in (self.exact, self.quantized))
-        return replace(self, cross=self.cross - cross, covariance=self.covariance - covariance)
+        covariance = self.covariance - covariance
+        # Differences of large numbers may be slightly negative where inputs hardly vary.
+        covariance.diagonal(dim1=1, dim2=2).add_(NOISE * self.covariance.diagonal(dim1=1, dim2=2))
+        return replace(self, cross=self.cross - cross, covariance=covariance)
 
 
 def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
     """The damping with which weights fitted to one half of the images give the smallest error on the other half.
 
-    Infinity, which leaves the weight as it is, if all of them make the error larger.
+    Infinity, which leaves the weight as it is, if all of them make the error larger, or if there is only one image.
     """
+    if halves[0] is halves[1]:
+        return math.inf
     errors = dict.fromkeys((*DAMPINGS, math.inf), 0.0)
     for fitted_to, other in (halves, halves[::-1]):
         wanted = weight @ other.cross

@@ -147,6 +147,15 @@ def test_a_layer_with_many_inputs_keeps_its_levels(network: nn.Module, monkeypat
             assert not torch.equal(bias[0], old_bias[0])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_images_that_hardly_vary(network: nn.Module, count: int) -> None:
+    plain = [np.full(SHAPE, 0.3 + 1e-4 * index, np.float32) for index in range(count)]
+    nearest, fitted = (quantized(network, how, plain) for how in ("nearest", "fit"))
+    others = images(16, 1)
+    before, after = (errors(graph, network, others).square().mean() for graph in (nearest, fitted))
+    assert after < 4 * before
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
