@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 from PIL import Image
 
@@ -54,6 +55,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if folder := config.getoption("shared"):
         config.pluginmanager.register(SharedRun(folder.absolute()))
+
+
+@pytest.fixture(autouse=True)
+def untraced_if_slow(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Suspend coverage during slow tests: it makes them a quarter slower, and others run the same lines."""
+    tracing = Coverage.current() if request.node.get_closest_marker("slow") else None
+    if tracing:
+        tracing.stop()
+    yield
+    if tracing:
+        tracing.start()
 
 
 @pytest.fixture(scope="session")

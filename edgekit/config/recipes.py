@@ -36,7 +36,10 @@ class TargetRecipe:
     The runtime can then look it up in a table of 256 values. This needs `quantize_outputs = true`.
     """
     quantize_residuals: bool = False
-    """Whether residual sums and max pooling that follow a quantized layer go from INT8 to INT8."""
+    """Whether residual sums and max pooling that follow a quantized convolution go from INT8 to INT8.
+
+    Sums behind linear layers stay in float: the values that transformers add up are too unequal for one INT8 range.
+    """
     hard_swish_in_float: bool = False
     """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float.
 

@@ -24,7 +24,7 @@ from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
-DAMPINGS = (0.003, 0.03, 0.3, 3.0)
+DAMPINGS = (0.01, 0.1, 1.0)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
 NOISE = 1e-9
 """Variance that any input has, as a share of its mean square."""
@@ -211,19 +211,20 @@ class _Moments:
 
 
 def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
-    """The damping with which weights fitted to one half of the images give the smallest error on the other half.
+    """The damping with which weights fitted to the first half of the images err least on the second.
 
-    Infinity, which leaves the weight as it is, if all of them make the error larger, or if there is only one image.
+    Infinity, which leaves the weight as it is, if all of them increase the error, or if there is only one image.
     """
-    if halves[0] is halves[1]:
+    first, second = halves
+    if first is second:
         return math.inf
-    errors = dict.fromkeys((*DAMPINGS, math.inf), 0.0)
-    for fitted_to, other in (halves, halves[::-1]):
-        wanted = weight @ other.cross
-        for damping in errors:
-            fitted = weight + _correction(weight, fitted_to, damping)
-            errors[damping] += float((fitted * (fitted @ other.covariance - 2 * wanted)).sum())
-    return min(errors, key=lambda damping: errors[damping])
+    wanted = weight @ second.cross
+
+    def error(damping: float) -> float:
+        fitted = weight + _correction(weight, first, damping)
+        return float((fitted * (fitted @ second.covariance - 2 * wanted)).sum())
+
+    return min((*DAMPINGS, math.inf), key=error)
 
 
 def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:
@@ -233,8 +234,8 @@ def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:
     damped = moments.covariance.clone()
     diagonal = damped.diagonal(dim1=1, dim2=2)
     diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
-    correction: Tensor = torch.linalg.solve(damped, weight @ (moments.cross - moments.covariance), left=False)
-    return correction
+    missing = weight @ (moments.cross - moments.covariance)
+    return torch.cholesky_solve(missing.mT, torch.linalg.cholesky(damped)).mT
 
 
 def _stride(wanted: int, positions: int) -> int:

@@ -67,7 +67,8 @@ class Placement(Quantizer):  # type: ignore[misc]
                 annotated.meta["quantization_annotation"] = annotation
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node in model.graph.nodes:
-                if any(self.covers(without_activation(value)) for value in int8_inputs(node)):
+                makers = [without_activation(value) for value in int8_inputs(node)]
+                if any(self.covers(maker) and maker.target is A.conv2d.default for maker in makers):
                     self._annotate_residual(node)
         return model
 
