@@ -308,7 +308,7 @@ def test_a_row_that_fails_shows_its_traceback_on_request(tiny_job: Job, tmp_path
 OURS = {
     "openvino": "split_reductions",
     "onnx": "fuse_integer_matmul",
-    "tflite": "embed",
+    "tflite": "finish",
     "fake": "store_weights_as_int8",
 }
 """A function of edgekit that each backend calls."""

@@ -20,7 +20,11 @@ from edgekit.tuning.space import Choices, plan
 from edgekit.tuning.study import best, drain, planned, summary, within
 from edgekit.tuning.trial import Figures
 
-POINTS = [point for point in plan(load_recipe("default"), 5) if point.estimator != "mean-minmax"]
+POINTS = [
+    point
+    for point in plan(replace(load_recipe("default"), estimator="histogram"), 5)
+    if point.estimator != "mean-minmax"
+]
 ORDER = ["d", "b", "a", "c", "e"]
 SILENCE_S = 60.0
 FOREVER = float("inf")

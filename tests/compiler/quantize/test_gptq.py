@@ -41,7 +41,7 @@ def network() -> nn.Module:
 
 
 def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
-    recipe = replace(load_recipe("default"), weight_rounding=rounding)
+    recipe = replace(load_recipe("default"), estimator="histogram", weight_rounding=rounding)
     return quantize(rewrite(export_graph(network(), SIZE), []).graph, images(16, 0), recipe, "onnx")
 
 
