@@ -3,13 +3,13 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from coverage import Coverage
 from hypothesis import settings
 from PIL import Image
 
@@ -59,13 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def untraced_if_slow(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Suspend coverage during slow tests: it makes them a quarter slower, and others run the same lines."""
-    tracing = Coverage.current() if request.node.get_closest_marker("slow") else None
-    if tracing:
-        tracing.stop()
+    """Don't trace slow tests for coverage: it makes them a quarter slower, and others run the same lines."""
+    tracer = sys.gettrace()
+    if request.node.get_closest_marker("slow"):
+        sys.settrace(None)
     yield
-    if tracing:
-        tracing.start()
+    sys.settrace(tracer)
 
 
 @pytest.fixture(scope="session")
