@@ -5,7 +5,7 @@
     make figures
 
 The weights are seeded random ones, so parity, agreement and the signal-to-noise ratio are meaningful, but accuracy
-isn't. Each network runs in a process of its own, with a limit of time and memory. benchmarks/coverage.json has a row
+isn't. Each network runs in a separate process, with a limit of time and memory. benchmarks/coverage.json has a row
 for each module and runtime: its figures, or the stage that failed and the reason. The benchmark continues with the
 modules that have no rows. `--again` also repeats the others, and `--failed` those with a row that failed.
 
@@ -41,7 +41,7 @@ class Limits:
 
 
 def run_module(module: str, smallest: Smallest, request: Request, limits: Limits) -> list[Row]:
-    """Measure a module in a process of its own. The rows say so if that crashes or takes too long."""
+    """Measure a module in a separate process. If it crashes or takes too long, the rows give that as the reason."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory() as folder:

@@ -55,7 +55,7 @@ class Request:
 
 
 def measure_within(request: Request, rows: Path, memory_gib: float) -> None:
-    """`measure` with a limit of memory, for a process of its own: a converter may crash or never end."""
+    """Run `measure` with a memory limit. Call it in a separate process, because a converter may crash or hang."""
     most = int(memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     torch.set_num_threads(1)

@@ -15,11 +15,11 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 WRAPPERS: Mapping[Any, int] = MappingProxyType({wrap_with_autocast: 4, wrap_with_set_grad_enabled: 1})
-"""Operations that call a graph of its own, and the position of that graph among their arguments.
+"""Operations that call a subgraph, and the position of that subgraph among their arguments.
 
 Checked with torch 2.13, where they are in private modules. torch.export makes them from `torch.autocast` and
-`torch.no_grad` in a network's code. The arguments of the graph follow it. Those of autocast before it are the type of
-device, the data type, whether it is enabled, and whether it caches.
+`torch.no_grad` in a network's code. The arguments of the subgraph follow it. Those of autocast before it are the type
+of device, the data type, whether it is enabled, and whether it caches.
 """
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _lock = Lock()
@@ -72,8 +72,8 @@ def weights_only_loads() -> Iterator[None]:
 def trace_with_values(module: nn.Module, example: Tensor) -> GraphModule:
     """The ATen operations of a call with this input. Python code may read tensors that don't depend on the input.
 
-    Checked with torch 2.13, where `make_fx` is experimental and the argument is private. By default it refuses to read
-    a tensor while it traces, and so does torch.export, but the shapes in an ONNX graph are tensors.
+    Checked with torch 2.13, where `make_fx` is experimental and the argument is private. While they trace,
+    `make_fx` by default and torch.export refuse to read tensors. The shapes in an ONNX graph are tensors, so it must.
     """
     graph: GraphModule = make_fx(module, pre_dispatch=True, _error_on_data_dependent_ops=False)(example)
     graph.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))

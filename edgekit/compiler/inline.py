@@ -10,7 +10,7 @@ from edgekit.compat.torch import WRAPPERS
 
 
 def inline_wrapped(graph: GraphModule) -> int:
-    """Put the nodes of each block that torch.export keeps as a graph of its own in its place; returns their number.
+    """Replace each subgraph that torch.export made of an autocast or no_grad block by its nodes; returns how many.
 
     A graph of edgekit has no gradients and computes in float32, so the settings change nothing. An enabled autocast
     stays.

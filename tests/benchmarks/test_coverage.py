@@ -1,4 +1,4 @@
-"""benchmarks/coverage.py: its networks, its rows, and a network that a process of its own measures."""
+"""benchmarks/coverage.py finds the smallest networks, measures each in a separate process, and keeps the rows."""
 
 import json
 from importlib.util import find_spec

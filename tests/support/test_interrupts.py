@@ -1,7 +1,6 @@
 """Ctrl-C is not lost, even if a library swallows or replaces the exception.
 
-Each test presses it in a process of its own, because the one that runs the tests has loaded libraries with handlers and
-threads of their own.
+Each test presses it in a new process, because pytest's own process crashed after it had loaded every runtime.
 """
 
 import contextlib

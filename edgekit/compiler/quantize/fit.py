@@ -252,7 +252,7 @@ def _is_quantization(node: Node) -> bool:
 
 
 def _is_quantized_layer(graph: GraphModule, node: Any) -> bool:
-    """Whether a node has int8 weights with a scale per output channel, and constants of its own."""
+    """Whether a layer has int8 weights with a scale per output channel, and shares no constant with another layer."""
     if node.target not in (A.conv2d.default, A.linear.default):
         return False
     dequantizer = node.args[1]
