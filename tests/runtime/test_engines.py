@@ -416,3 +416,19 @@ def test_the_package_imports_no_numpy() -> None:
     assert output == "False ['Session', '__version__', 'load']\n"
     with pytest.raises(AttributeError, match="nothing"):
         _ = edgekit.nothing
+
+
+def test_ctrl_c_after_openvino_s_sessions_were_closed(make_bundle: MakeBundle) -> None:
+    code = """
+import signal, sys, edgekit
+first, second = edgekit.load(sys.argv[1]), edgekit.load(sys.argv[1])
+first.close()
+second.close()
+del first, second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code, make_bundle("openvino")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")

@@ -1,29 +1,33 @@
-"""Ctrl-C is not lost, even if a library swallows or replaces the exception.
-
-Each test presses it in a new process, because pytest's own process crashed after it had loaded every runtime.
-"""
+"""Ctrl-C is not lost, even if a library swallows or replaces the exception."""
 
 import contextlib
-import multiprocessing
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 
 from edgekit.support.interrupts import check, interruptible, noting
 
 
+@pytest.fixture(autouse=True)
+def handler_is_restored() -> Iterator[None]:
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with noting():  # clears the record
+        pass
+
+
 def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def raises_at_once() -> None:
+def test_raises_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), noting():
         press()
 
 
-def a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
+def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
     ended = []
 
     def swallow() -> None:
@@ -36,7 +40,7 @@ def a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
     assert ended
 
 
-def an_interrupt_that_became_another_error() -> None:
+def test_an_interrupt_that_became_another_error() -> None:
     def translate() -> None:
         try:
             press()
@@ -47,12 +51,12 @@ def an_interrupt_that_became_another_error() -> None:
         translate()
 
 
-def other_errors_pass() -> None:
+def test_other_errors_pass() -> None:
     with pytest.raises(ValueError, match="mine"), noting(), interruptible():
         raise ValueError("mine")
 
 
-def each_command_starts_without_a_record() -> None:
+def test_each_command_starts_without_a_record() -> None:
     with noting(), contextlib.suppress(KeyboardInterrupt):
         press()
     with pytest.raises(KeyboardInterrupt):
@@ -61,7 +65,7 @@ def each_command_starts_without_a_record() -> None:
         check()
 
 
-def a_process_that_ignores_the_signal_keeps_ignoring_it() -> None:
+def test_a_process_that_ignores_the_signal_keeps_ignoring_it() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with noting():
@@ -70,7 +74,7 @@ def a_process_that_ignores_the_signal_keeps_ignoring_it() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def another_thread_leaves_signals_alone() -> None:
+def test_another_thread_leaves_signals_alone() -> None:
     seen = []
 
     def work() -> None:
@@ -81,28 +85,3 @@ def another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
-
-
-SCENARIOS = [
-    raises_at_once,
-    a_swallowed_interrupt_is_raised_at_the_end_of_the_block,
-    an_interrupt_that_became_another_error,
-    other_errors_pass,
-    each_command_starts_without_a_record,
-    a_process_that_ignores_the_signal_keeps_ignoring_it,
-    another_thread_leaves_signals_alone,
-]
-
-
-def run_and_compare_handlers(scenario: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    scenario()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_in_a_process_of_its_own(scenario: Callable[[], None]) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=run_and_compare_handlers, args=(scenario,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == 0

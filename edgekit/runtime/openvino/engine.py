@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,6 +20,16 @@ from edgekit.runtime.manifest import Manifest
 PRECISIONS = ("f32", "bf16", "f16")
 
 
+@cache
+def core() -> Any:
+    """Return the `openvino.Core` of the process.
+
+    Each Core installs a signal stack on processors with AMX, and frees it in the end. If Cores end in the order in
+    which they were made, a freed stack stays installed, and the next signal, such as Ctrl-C, crashes the process.
+    """
+    return import_runtime("openvino").Core()
+
+
 class Engine:
     """One infer request behind a lock, with OpenVINO's latency hint.
 
@@ -35,8 +46,7 @@ class Engine:
         config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _precision(manifest)}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        core = ov.Core()
-        compiled = core.compile_model(core.read_model(str(model), str(weights)), "CPU", config)
+        compiled = core().compile_model(core().read_model(str(model), str(weights)), "CPU", config)
         if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:
             raise BundleError(
                 f"the model has {len(compiled.inputs)} inputs and {len(compiled.outputs)} outputs", valid="one of each"
@@ -67,8 +77,7 @@ class Engine:
 
     @staticmethod
     def low_precision_float() -> str | None:
-        ov = import_runtime("openvino")
-        default = ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+        default = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
         return default if default in PRECISIONS and default != "f32" else None
 
 
