@@ -126,6 +126,14 @@ def is_depthwise(node: Node) -> bool:
     return node.target is A.conv2d.default and argument(node, 6, 1) > 1 and shape_of(node.args[1])[1] == 1
 
 
+def has_int8_weights(node: Any) -> bool:
+    """Whether a node is a convolution or linear layer whose weights have Q/DQ with a scale for each output channel."""
+    if node.target not in (A.conv2d.default, A.linear.default):
+        return False
+    dequantizer: Any = node.args[1]
+    return bool(dequantizer.target is Q.dequantize_per_channel.default and dequantizer.args[3] == 0)
+
+
 def argument(node: Node, position: int, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else default
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import A, Q, argument, constant, is_padding, layer_name
+from edgekit.compiler.graph import A, Q, argument, constant, has_int8_weights, is_padding, layer_name
 from edgekit.compiler.quantize.placement import ACTIVATIONS, TABLES, without_activation
 from edgekit.config.recipes import TargetRecipe
 
@@ -45,7 +45,7 @@ class Simulation:
         self._graph, self._wants, self._unrounded = graph, wants, unrounded or graph
         self._nodes: list[Node] = list(graph.graph.nodes)
         self._layer_of: dict[Node, str] = {}
-        for node in filter(_is_quantized, self._nodes):
+        for node in filter(has_int8_weights, self._nodes):
             self._layer_of |= dict.fromkeys(filter(is_padding, node.all_input_nodes), layer_name(node))
             self._layer_of[node] = layer_name(node)
         self._first: dict[str, int] = {}
@@ -149,16 +149,8 @@ class Simulation:
                 original: Any = originals[node.name]
                 float_ = constant(self._unrounded, original.args[0].args[0])
                 weights[node] = float_, Q.dequantize_per_channel.default(levels, scales, zeros, *rest)
-            elif _is_quantized(node) and argument(node, 2, None) is not None:
+            elif has_int8_weights(node) and argument(node, 2, None) is not None:
                 bias: Any = node.args[2]
                 original = originals[node.name]
                 weights[bias] = constant(self._unrounded, original.args[2]), constant(self._graph, bias)
         return weights
-
-
-def _is_quantized(node: Node) -> bool:
-    """Whether a node is a convolution or linear layer that `quantize` quantized, so that its weights have Q/DQ."""
-    if node.target not in (A.conv2d.default, A.linear.default):
-        return False
-    weight = node.args[1]
-    return isinstance(weight, Node) and weight.target is Q.dequantize_per_channel.default

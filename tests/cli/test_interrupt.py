@@ -68,6 +68,7 @@ def run_until(code: str, command: list[str], event: str) -> tuple[int, list[str]
         return process.wait(), process.stderr.read().splitlines()
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_each_stage(
     finished_run: Path, job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The demo's bundles on emulated Raspberry Pis: two releases of Debian, two cores, three runtimes."""
+"""Bundles on emulated Raspberry Pis: two releases of Debian, two cores, three runtimes."""
 
 import json
 import re
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 BOARDS = {f"{suite}-{core}": (suite, core) for suite, core in zip(PYTHONS, MODELS, strict=True)}
 """Two boards cover every release and every core. More would take minutes each under QEMU."""
 FIRST, SECOND = BOARDS
-FEW = ["--num-calibration-samples", "16", "--num-eval-samples", "10", "--iterations", "2", "--warmup", "0"]
+FIRST_TARGETS, SECOND_TARGET = ("openvino", "onnx"), "tflite"
+"""The runtimes of each board. Setting up one takes a minute under QEMU."""
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,9 @@ def boards(key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def demo_run(boards: dict[str, Emulated], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run `edgekit demo` here and on one board, with few images. Returns the run folder."""
-    folder = tmp_path_factory.mktemp("demo") / "run"
-    command = ["demo", *FEW, "--min-speedup", "0", "--max-drop", "50", "--quiet", "--offline", "-o", str(folder)]
-    assert main([*command, "--device", "local", "--device", FIRST]) == 0
-    return folder
+def run_folder(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(finished_run, tmp_path_factory.mktemp("boards") / "run")
 
 
 def run_cli(arguments: list[str]) -> Any:
@@ -59,11 +57,17 @@ def run_cli(arguments: list[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_demo_here_and_on_a_board(demo_run: Path) -> None:
-    report = load_report(demo_run)
-    assert [row.device.name for row in report.results] == ["local"] * 6 + [FIRST] * 6
+def test_deploy_here_and_on_a_board(
+    run_folder: Path, job_arguments: list[str], boards: dict[str, Emulated], capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = [word for target in FIRST_TARGETS for word in ("--target", target)] + ["--device", "local"]
+    few = ["--num-eval-samples", "10", "--iterations", "2", "--warmup", "0", "--offline"]
+    assert main(["deploy", *job_arguments, *where, "--device", FIRST, *few, "-o", str(run_folder)]) == 0
+    assert capfd.readouterr().err.count("reused from an earlier run") == 4
+    report = load_report(run_folder)
+    assert [row.device.name for row in report.results] == ["local"] * 4 + [FIRST] * 4
     assert {row.verdict for row in report.results} <= {"pass", "inconclusive"}
-    for here, there in zip(report.results[:6], report.results[6:], strict=True):
+    for here, there in zip(report.results[:4], report.results[4:], strict=True):
         assert there.bundle == here.bundle
         assert there.device.emulated is True
         assert there.device.device_class == "raspberry-pi-5"
@@ -80,17 +84,14 @@ def test_demo_here_and_on_a_board(demo_run: Path) -> None:
     (other,) = report.recommendation.others
     assert (other.device, other.bundle) == (FIRST, None)
     assert "emulated under QEMU" in other.why
-    page = (demo_run / "report.html").read_text()
+    page = (run_folder / "report.html").read_text()
     assert f"Emulated by QEMU: {FIRST}." in page
     assert f"{FIRST} (emulated)" in page
 
 
-def test_bundles_on_the_other_board(demo_run: Path, boards: dict[str, Emulated]) -> None:
-    """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance.
-
-    One runtime only, because setting up another takes a minute under QEMU.
-    """
-    bundles = [str(demo_run / f"tflite-{precision}") for precision in PRECISIONS]
+def test_bundles_on_the_other_board(run_folder: Path, boards: dict[str, Emulated]) -> None:
+    """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
+    bundles = [str(run_folder / f"{SECOND_TARGET}-{precision}") for precision in PRECISIONS]
 
     options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
     rows = run_cli(["benchmark", *bundles, "--device", SECOND, *options])["results"]

@@ -27,7 +27,10 @@ from tests.helpers.tiny import ROOT
 LONGEST_S = 600
 COLUMNS = "100"
 """Width of the terminal: what a page shows of an output is that wide."""
-FEW = "--num-calibration-samples 8 --num-eval-samples 20 --warmup 1 --iterations 5 --max-drop 100 --min-speedup 0"
+FEW = (
+    "--target onnx --target tflite --num-calibration-samples 8 --num-eval-samples 20 --warmup 1 --iterations 5 "
+    "--max-drop 100 --min-speedup 0"
+)
 """Options with which the demo takes little time and passes."""
 
 

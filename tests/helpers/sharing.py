@@ -15,10 +15,15 @@ from filelock import FileLock
 
 LONGEST = (
     "devices/test_emulated.py",
-    "test_families.py",
+    "tutorials/int8-slower-or-less-accurate.md",
+    "pipeline/test_families.py",
     "pipeline/test_deploy.py",
+    "benchmarks/test_coverage.py",
     "tuning/test_search.py",
+    "how-to/choose.md",
+    "cli/test_bad_input.py",
     "cli/test_interrupt.py",
+    "tutorials/your-own-model.md",
 )
 """Files that take minutes and run first, so that no process is left with one at the end."""
 

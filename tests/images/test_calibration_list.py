@@ -35,11 +35,11 @@ def test_the_list_of_a_run_gives_the_same_bundles_bit_for_bit(
     """Also in another folder, and with a seed that would have chosen other images."""
     listed = ["--seed", "9", "--calibration-list", str(finished_run / "calibration.json")]
     folder = tmp_path / "again"
-    few = ["--num-eval-samples", "5", "--iterations", "2", "-q"]
+    few = ["--target", "onnx", "--num-eval-samples", "5", "--iterations", "2", "-q"]
     assert main(["deploy", *without_count(job_arguments), *listed, *few, "-o", str(folder)]) == 0
     first, again = digests(finished_run), digests(folder)
-    assert len(again) >= 6 * 4
-    assert {name for name in first if first[name] != again.get(name)} == set()
+    assert len(again) >= 2 * 4
+    assert {name for name in again if first[name] != again[name]} == set()
     images = [json.loads((run / "calibration.json").read_text())["images"] for run in (finished_run, folder)]
     assert images[0] == images[1]
 

@@ -118,6 +118,7 @@ def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_is_resumed(arguments: list[str], tuned: Path, tmp_path: Path, capfd: Any) -> None:
     command = ["tune", *arguments, "--trials", "3", "-o", str(tmp_path / "run")]
     process = subprocess.Popen([sys.executable, "-m", "edgekit", *command], stderr=subprocess.PIPE, text=True)

@@ -19,7 +19,15 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import A, Q, add_constant, argument, constant, drop_constants, shape_of
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    argument,
+    constant,
+    drop_constants,
+    has_int8_weights,
+    shape_of,
+)
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
@@ -85,7 +93,7 @@ class _Walk:
     def visit(self, node: Any) -> bool:
         """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
         inputs = node.all_input_nodes
-        fits = _is_quantized_layer(self._graph, node) and isinstance(self._quantized[node.args[0]], list)
+        fits = _can_be_fitted(self._graph, node) and isinstance(self._quantized[node.args[0]], list)
         if fits:
             self._quantized[node.args[1]] = self._fit(node)
         for side in (self._exact, self._quantized):
@@ -251,13 +259,10 @@ def _is_quantization(node: Node) -> bool:
     return str(node.target).startswith("quantized_decomposed.")
 
 
-def _is_quantized_layer(graph: GraphModule, node: Any) -> bool:
-    """Whether a layer has int8 weights with a scale per output channel, and shares no constant with another layer."""
-    if node.target not in (A.conv2d.default, A.linear.default):
+def _can_be_fitted(graph: GraphModule, node: Any) -> bool:
+    """Whether a layer has int8 weights and shares no constant with another layer."""
+    if not has_int8_weights(node):
         return False
-    dequantizer = node.args[1]
-    if dequantizer.target is not Q.dequantize_per_channel.default or dequantizer.args[3] != 0:
-        return False
-    bias = argument(node, 2, None)
+    dequantizer, bias = node.args[1], argument(node, 2, None)
     own = [dequantizer, dequantizer.args[0], *([] if bias is None else [bias])]
     return all(len(part.users) == 1 for part in own) and (bias is None or constant(graph, bias) is not None)

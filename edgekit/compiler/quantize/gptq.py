@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, pair
+from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, has_int8_weights, pair
 from edgekit.compiler.interpreter import CachedWeightInterpreter
 from edgekit.errors import CompileError
 
@@ -75,12 +75,9 @@ def _groups(graph: GraphModule) -> Iterator[list[Any]]:
 
 def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
     """The weight of a dense layer whose Q/DQ has one scale per output channel; None for other nodes."""
-    if node.target not in (A.conv2d.default, A.linear.default) or argument(node, 6, 1) != 1:
+    if not has_int8_weights(node) or argument(node, 6, 1) != 1:
         return None
-    dequantizer = node.args[1]
-    if "dequantize_per_channel" not in str(dequantizer.target) or dequantizer.args[0].args[3] != 0:
-        return None
-    weight = constant(graph, dequantizer.args[0].args[0])
+    weight = constant(graph, node.args[1].args[0].args[0])
     return weight if weight is not None and weight[0].numel() <= MOST_INPUTS else None
 
 
