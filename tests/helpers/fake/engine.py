@@ -1,6 +1,8 @@
 """The fake runtime's engine: torch runs the exported graph on the CPU."""
 
 import importlib
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,10 @@ class Engine:
         self._torch: Any = import_runtime("fake")
         importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers Q and DQ
         self.version = package_version(self._torch, self.package, manifest)
-        with quiet():
-            program = self._torch.export.load(model)
-        values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-        signature = program.graph_signature
-        inputs, outputs = (values[names[0]].shape for names in (signature.user_inputs, signature.user_outputs))
+        inputs, outputs, graph = _load(model.read_bytes())
         check_shapes(manifest, inputs, outputs)
         self._nhwc = manifest.layout == "NHWC"
-        self._graph: Any = program.module(check_guards=False)
+        self._graph: Any = graph
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         graph = self._graph
@@ -48,3 +46,15 @@ class Engine:
     @staticmethod
     def low_precision_float() -> str | None:
         return None
+
+
+@lru_cache(maxsize=8)
+def _load(content: bytes) -> tuple[Any, Any, Any]:
+    """The shapes of the input and the output, and the graph. Loading takes a second, and a job opens a bundle often."""
+    torch: Any = import_runtime("fake")
+    with quiet():
+        program = torch.export.load(BytesIO(content))
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    signature = program.graph_signature
+    inputs, outputs = (values[names[0]].shape for names in (signature.user_inputs, signature.user_outputs))
+    return inputs, outputs, program.module(check_guards=False)
