@@ -16,6 +16,7 @@ from edgekit.compiler.quantize.gptq import round_weights
 from edgekit.compiler.quantize.lowering import center_weights, decompose_hard_swish, tie_pools
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import minimize_range_mse
+from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
@@ -46,7 +47,8 @@ def quantize(
         on_sample()
         return torch.from_numpy(sample)
 
-    placement = Placement(recipe.targets[target], recipe.float_layers, recipe.scheme)
+    float_layers = (*recipe.float_layers, *miscomputed_layers(graph, target))
+    placement = Placement(recipe.targets[target], float_layers, recipe.scheme)
     with torch.no_grad(), quiet():
         if recipe.equalization:
             equalize(graph, samples, recipe.equalization)
