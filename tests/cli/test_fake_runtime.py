@@ -56,7 +56,7 @@ class Checkout:
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", DRIVER],
-                env=os.environ | variables,
+                env={**os.environ, **variables, "COVERAGE_PROCESS_CONFIG": ""},  # it runs a copy
                 cwd=folder.parent,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
