@@ -57,7 +57,7 @@ def run(module: str, data: Path, seconds: float, target: str) -> list[dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "target"), zip(SAMPLE, cycle(RUNTIMES), strict=False))
+@pytest.mark.parametrize(("module", "target"), list(zip(SAMPLE, cycle(RUNTIMES), strict=False)))
 def test_a_sample_of_the_modules(module: str, target: str, photos: Path) -> None:
     (row,) = run(module, photos, 300, target)
     assert "reason" not in row, row["reason"]
