@@ -1,5 +1,6 @@
 """Small rewrites of a calibrated graph before it is compiled."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -118,3 +119,60 @@ def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
     padded = insert(graph, pool, A.pad.default, source, [width, width, height, height])
     pool.args = (padded, *pool.args[1:3])
     return padded
+
+
+VIEWS = {
+    A.reshape.default, A.flatten.using_ints, A.permute.default, A.transpose.int, A.slice.Tensor, A.select.int,
+    A.expand.default, A.unsqueeze.default, A.squeeze.dim,
+}  # fmt: skip
+"""Operations through which LiteRT's converter passes a scale on."""
+NEARLY_ONE = 1 + 2**-23
+"""The float32 next to 1: the converter would remove a product with 1."""
+
+
+def separate_concatenations(graph: GraphModule) -> int:
+    """Keep the ranges of int8 inputs of concatenations whose output is float, in place; returns how many it changed.
+
+    LiteRT's converter would give all inputs the scale of one of them and clip the others, such as the class token: the
+    signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the output, with the
+    range of all. Otherwise the int8 inputs are multiplied by nearly 1.
+    """
+    changed = 0
+    for cat in graph.graph.find_nodes(op="call_function", target=A.cat.default):
+        sources = [_dequantizer(value) for value in cat.args[0]]
+        ranges = {source.args[1:] for source in sources if source is not None}
+        if not ranges or any(user.target is Q.quantize_per_tensor.default for user in cat.users):
+            continue
+        if None in sources:
+            inputs = [
+                value if source is None else insert(graph, cat, A.mul.Tensor, value, NEARLY_ONE)
+                for value, source in zip(cat.args[0], sources, strict=True)
+            ]
+            cat.args = (inputs, *cat.args[1:])
+        else:
+            _quantize_output(graph, cat, _common_range(ranges))
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+def _quantize_output(graph: GraphModule, node: Node, scale_and_range: tuple[Any, ...]) -> None:
+    quantized = insert(graph, node.next, Q.quantize_per_tensor.default, node, *scale_and_range)
+    again = insert(graph, node.next.next, Q.dequantize_per_tensor.default, quantized, *scale_and_range)
+    node.replace_all_uses_with(again, delete_user_cb=lambda user: user is not quantized)
+
+
+def _dequantizer(value: Any) -> Any:
+    """The node that dequantizes a value, if the value is only rearranged after that; else None."""
+    while value.target in VIEWS:
+        value = value.args[0]
+    return value if value.target is Q.dequantize_per_tensor.default else None
+
+
+def _common_range(ranges: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Arguments (scale, zero point, least, most, dtype) that represent all values of these ranges."""
+    _, _, least, most, dtype = next(iter(ranges))
+    low = min(scale * (least - zero) for scale, zero, *_ in ranges)
+    high = max(scale * (most - zero) for scale, zero, *_ in ranges)
+    scale = (high - low) / (most - least)
+    return scale, round(least - low / scale), least, most, dtype

@@ -1,9 +1,10 @@
-"""INT8 models whose biases the converter quantizes with the wrong scale."""
+"""INT8 models in which the converter gives values or biases the wrong scale."""
 
 from pathlib import Path
 
 import ai_edge_litert.interpreter as litert
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -36,11 +37,42 @@ class Concatenated(nn.Module):
         return logits
 
 
-def test_the_file_computes_what_the_calibrated_graph_does(tmp_path: Path) -> None:
+class ClassToken(nn.Module):
+    """Tokens of small values behind a class token of large ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.query = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8)
+        self.token, self.norm, self.head = nn.Parameter(torch.full((1, 1, 8), 20.0)), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token * torch.arange(8), self.patches(x).flatten(2).transpose(1, 2)], 1)
+        tokens = tokens + self.query(self.norm(tokens))
+        logits: Tensor = self.head(self.norm(tokens).mean(1))
+        return logits
+
+
+class Dense(nn.Module):
+    """Values of two ranges that a batch norm reads, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(16, 8, 1)
+        nn.init.constant_(self.large.bias, 10)  # type: ignore[arg-type]
+        self.norm, self.head = nn.BatchNorm2d(16), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(torch.cat([self.small(x), self.large(x)], 1)))
+        logits: Tensor = self.head(self.last(x).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense])
+def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     images = [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
-    graph = quantize(export_graph(Concatenated().eval(), SHAPE), images, load_recipe("default"), "tflite")
+    graph = quantize(export_graph(network().eval(), SHAPE), images, load_recipe("default"), "tflite")
     with torch.no_grad():
         expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
     with quiet(), torch.no_grad():
