@@ -93,7 +93,7 @@ backend.LibraryErrors = Untraced  # type: ignore[attr-defined]
 def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder for the resources of `made_once`, which all processes share. Copy them before you change them."""
     folder: Path | None = pytestconfig.getoption("shared")
-    return folder.absolute() if folder else tmp_path_factory.mktemp("shared")
+    return pytestconfig.invocation_params.dir / folder if folder else tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,8 @@ def run_bash(script: str, folder: Path) -> str:
 def demo_run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
     """Copies a run of the demo to a path."""
     shared: Path | None = pytestconfig.getoption("shared", None)
-    folder = shared.absolute() if shared else tmp_path_factory.mktemp("shared")
+    # Pages run in folders of their own, so the current one isn't that of the option.
+    folder = pytestconfig.invocation_params.dir / shared if shared else tmp_path_factory.mktemp("shared")
 
     def copy(path: str) -> None:
         def make(place: Path) -> None:
