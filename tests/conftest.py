@@ -38,8 +38,6 @@ from tests.helpers.tiny import (
     tiny_manifest,
 )
 
-# On networks this small a second thread of torch gains nothing, and spins while it waits.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Every run tries the same few examples, so failures in CI can be reproduced. `--hypothesis-profile=search` looks for
 # new ones.
 settings.register_profile("quick", derandomize=True, max_examples=30, deadline=None, database=None)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.sharing import made_once
 from tests.helpers.tiny import ROOT
@@ -70,3 +71,8 @@ def test_a_resource_is_made_once_and_again_after_a_failure(tmp_path: Path) -> No
     folder = made_once(tmp_path, "thing", lambda folder: (folder / "whole").touch())
     assert [path.name for path in folder.iterdir()] == ["whole"]
     assert made_once(tmp_path, "thing", fail) == folder
+
+
+def test_torch_has_the_threads_that_the_tests_ask_for() -> None:
+    """It reads their number when it is imported. Processes with a thread for each core slow one another down."""
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
