@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import layers
-from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
+from edgekit.compiler.quantize.calibrate import placement_of, quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.pipeline.prepared import GraphFacts, ParitySamples, Prepared
@@ -32,7 +30,7 @@ def quantize_stage(
     wants = recipe.targets[request.target]
     done = rewrite(graph, wants.rewrites)
     rewritten, matched = done.graph, tuple(name for name in wants.rewrites if done.counts[name])
-    placement = Placement(wants, (*recipe.float_layers, *miscomputed_layers(rewritten, request.target)))
+    placement = placement_of(recipe, request.target, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
     covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
     table = tuple(

@@ -47,8 +47,7 @@ def quantize(
         on_sample()
         return torch.from_numpy(sample)
 
-    float_layers = (*recipe.float_layers, *miscomputed_layers(graph, target))
-    placement = Placement(recipe.targets[target], float_layers, recipe.scheme)
+    placement = placement_of(recipe, target, graph)
     with torch.no_grad(), quiet():
         if recipe.equalization:
             equalize(graph, samples, recipe.equalization)
@@ -76,6 +75,12 @@ def quantize(
         if recipe.targets[target].hard_swish_in_float:
             decompose_hard_swish(quantized)
     return quantized
+
+
+def placement_of(recipe: Recipe, target: str, graph: GraphModule) -> Placement:
+    """The recipe's placement for a runtime, without the layers that its INT8 kernels would compute wrongly."""
+    wrong = miscomputed_layers(graph, target) if recipe.scheme == "w8a8" else ()
+    return Placement(recipe.targets[target], (*recipe.float_layers, *wrong), recipe.scheme)
 
 
 def _check_scales(graph: GraphModule) -> None:
