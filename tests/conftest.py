@@ -88,13 +88,6 @@ backend.LibraryErrors = Untraced  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
-def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder for the resources of `made_once`, which all processes share. Copy them before you change them."""
-    folder: Path | None = pytestconfig.getoption("shared")
-    return pytestconfig.invocation_params.dir / folder if folder else tmp_path_factory.mktemp("shared")
-
-
-@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder `shared/data` beside the checkout. Without it, tests skip, but fail in CI."""
     folder = ROOT.parent / "shared" / "data"

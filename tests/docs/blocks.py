@@ -57,17 +57,14 @@ def run_bash(script: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def demo_run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+def demo_run(shared_folder: Path) -> Callable[[str], None]:
     """Copies a run of the demo to a path."""
-    shared: Path | None = pytestconfig.getoption("shared", None)
-    # Pages run in folders of their own, so the current one isn't that of the option.
-    folder = pytestconfig.invocation_params.dir / shared if shared else tmp_path_factory.mktemp("shared")
 
     def copy(path: str) -> None:
         def make(place: Path) -> None:
             run_bash(f"edgekit demo {FEW} -o run", place)
 
-        shutil.copytree(made_once(folder, "demo_run", make) / "run", path)
+        shutil.copytree(made_once(shared_folder, "demo_run", make) / "run", path)
 
     return copy
 

@@ -40,6 +40,14 @@ def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
     return place
 
 
+@pytest.fixture(scope="session")
+def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for the resources of `made_once`, which all processes share. Copy them before you change them."""
+    folder: Path | None = pytestconfig.getoption("shared", None)
+    # Pages of the documentation run in folders of their own, so the current one isn't that of the option.
+    return pytestconfig.invocation_params.dir / folder if folder else tmp_path_factory.mktemp("shared")
+
+
 class SharedRun:
     """The pytest plugin of a process that shares a run."""
 
