@@ -15,38 +15,62 @@ from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
 
-SHAPE = (1, 32, 32, 32)
 
-
-def network(kernel: int, stride: int, padding: int = 0) -> nn.Module:
+def network(channels: int, kernel: int, stride: int, padding: int = 0, groups: int = 1) -> nn.Module:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(32, 16, kernel, stride, padding), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
-    return nn.Sequential(*layers).eval()
+    wide = channels * groups
+    first = nn.Conv2d(wide, 24 * groups, kernel, stride, padding, groups=groups)
+    return nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24 * groups, 10)).eval()
+
+
+def shape(channels: int, groups: int = 1) -> tuple[int, ...]:
+    return 1, channels * groups, 28, 28
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "wrong"),
+    ("channels", "kernel", "stride", "padding", "groups", "wrong"),
     [
-        (4, 4, 0, ("0",)),
-        (8, 8, 0, ("0",)),
-        (8, 4, 0, ("0",)),
-        (4, 2, 0, ()),
-        (4, 4, 1, ()),
-        (5, 4, 0, ()),
-        (2, 2, 0, ()),
+        (32, 4, 4, 0, 1, ("0",)),
+        (32, 8, 8, 0, 1, ("0",)),
+        (32, 8, 4, 0, 1, ("0",)),
+        (32, 4, 2, 0, 1, ()),
+        (32, 4, 4, 1, 1, ()),
+        (32, 5, 4, 0, 1, ()),
+        (32, 2, 2, 0, 1, ()),
+        (24, 3, 1, 1, 2, ("0",)),
+        (24, 3, 2, 1, 2, ("0",)),
+        (14, 5, 1, 2, 4, ("0",)),
+        (20, 3, 1, 1, 2, ()),
+        (12, 5, 1, 2, 4, ()),
+        (32, 3, 1, 1, 2, ()),
+        (24, 3, 1, 1, 1, ()),
+        (1, 7, 1, 3, 32, ()),
     ],
 )
-def test_layers_are_found(kernel: int, stride: int, padding: int, wrong: tuple[str, ...]) -> None:
-    graph = export_graph(network(kernel, stride, padding), SHAPE)
+def test_layers_are_found(
+    channels: int, kernel: int, stride: int, padding: int, groups: int, wrong: tuple[str, ...]
+) -> None:
+    graph = export_graph(network(channels, kernel, stride, padding, groups), shape(channels, groups))
     assert miscomputed_layers(graph, "openvino") == wrong
     assert miscomputed_layers(graph, "onnx") == ()
 
 
-@pytest.mark.parametrize("kernel", [4, 8])
-def test_openvino_computes_what_torch_does(kernel: int, tmp_path: Path) -> None:
-    module = network(kernel, kernel)
-    images = [np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32) for seed in range(4)]
-    graph = quantize(export_graph(module, SHAPE), images, load_recipe("default"), "openvino")
+@pytest.mark.parametrize(("outputs", "wrong"), [(64, ()), (96, ("0",))])
+def test_groups_of_few_channels_with_many_outputs_are_found(outputs: int, wrong: tuple[str, ...]) -> None:
+    graph = export_graph(nn.Sequential(nn.Conv2d(24, outputs, 3, 2, 1, groups=2)).eval(), shape(12, 2))
+    assert miscomputed_layers(graph, "openvino") == wrong
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding", "groups"),
+    [(32, 4, 4, 0, 1), (32, 8, 8, 0, 1), (24, 3, 1, 1, 2), (24, 3, 2, 1, 2), (32, 3, 2, 1, 2), (20, 3, 1, 1, 2)],
+)
+def test_openvino_computes_what_torch_does(
+    channels: int, kernel: int, stride: int, padding: int, groups: int, tmp_path: Path
+) -> None:
+    module, size = network(channels, kernel, stride, padding, groups), shape(channels, groups)
+    images = [np.random.default_rng(seed).standard_normal(size).astype(np.float32) for seed in range(4)]
+    graph = quantize(export_graph(module, size), images, load_recipe("default"), "openvino")
     Backend().compile(graph, tmp_path, "{}")
     model = openvino.compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.no_grad():
