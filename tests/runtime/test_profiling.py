@@ -211,6 +211,24 @@ def test_padded_channels_are_not_counted(tmp_path: Path) -> None:
     assert profile_model(path, runs=1).total_macs == 40 * 9 * 8 * 8
 
 
+def test_a_scale_that_becomes_a_convolution_is_not_counted(tmp_path: Path) -> None:
+    """ONNX Runtime makes depthwise 1x1 convolutions of scales, but only in the channel-blocked layout."""
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.standard_normal((16, 16, 3, 3)).astype(np.float32) for name in ("first", "second")}
+    tensors["scale"] = rng.standard_normal((16, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["a"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["a"], ["b"], "sigmoid"),
+        helper.make_node("Mul", ["b", "scale"], ["c"], "scale"),
+        helper.make_node("Conv", ["c", "second"], ["y"], "second", pads=[1, 1, 1, 1]),
+    ]
+    path = write_onnx(tmp_path / "scaled.onnx", nodes, tensors, x=[1, 16, 8, 8], y=None)
+    assert [(op.name, op.macs) for op in profile_model(path, runs=1).ops] == [
+        ("first", 8 * 8 * 16 * 16 * 9),
+        ("second", 8 * 8 * 16 * 16 * 9),
+    ]
+
+
 def test_a_node_made_by_the_optimizer_is_traced_to_the_file(tmp_path: Path) -> None:
     """MatMul and Add become one Gemm, whose name contains the MatMul's."""
     tensors = {"weight": np.ones((4, 3), np.float32) * 2, "bias": np.ones(3, np.float32)}

@@ -57,6 +57,17 @@ class _Node:
         return self.operation in INTEGER, self.operation in CONVOLUTIONS
 
     @property
+    def is_product(self) -> bool:
+        """Whether it multiplies matrices or convolves.
+
+        A 1x1 depthwise convolution is only a scale for each channel. ONNX Runtime makes some of its own.
+        """
+        if self.operation not in PRODUCTS:
+            return False
+        channels = self.inputs[0][1:2]
+        return self.operation not in CONVOLUTIONS or self.inputs[1:2] != ((*channels, 1, 1, 1),)
+
+    @property
     def macs(self) -> int:
         left, right = self.inputs[0], self.inputs[PRODUCTS[self.operation]]
         if self.operation == "ConvTranspose":
@@ -140,11 +151,11 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -
     """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`."""
     waiting: dict[tuple[bool, bool], list[_Node]] = {}
     for node in nodes:
-        if node.operation in PRODUCTS:
+        if node.is_product:
             waiting.setdefault(node.family, []).append(node)
     ops = []
     for node in shaped:
-        if node.operation not in PRODUCTS:
+        if not node.is_product:
             continue
         if not waiting.get(node.family):
             raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel in the second profile")
