@@ -144,18 +144,21 @@ class _Measured:
             "snr_db": round(snr, 1),
             "int8_share_of_macs": round(profile(bundle, 1, 1).share_of_macs, 3),
         }
-        if snr < LOW_SNR_DB:
-            figures["nncf_snr_db"] = self._stock_snr_db
-        return figures
+        return figures | self._stock if snr < LOW_SNR_DB else figures
 
     def _logits(self, bundle: Bundle) -> NDArray[np.float32]:
         with open_session(bundle, 1) as session:
             return np.concatenate([session(self._size.normalize(crop[None])) for crop in self._pixels])
 
     @cached_property
-    def _stock_snr_db(self) -> float:
-        """Signal-to-noise ratio of `nncf.quantize` with the same images."""
+    def _stock(self) -> Row:
+        """Signal-to-noise ratio of `nncf.quantize` with the same images, or null and the reason."""
         job = self._job
         crops = crop_samples(job.calibration_dataset, job.calibration.samples, self._size).pixels
         calibration, images = ([self._size.normalize(crop[None]) for crop in each] for each in (crops, self._pixels))
-        return stock_snr_db(self._graphs.exported(), calibration, images, self._expected)
+        try:
+            snr = stock_snr_db(self._graphs.exported(), calibration, images, self._expected)
+        # NNCF or OpenVINO may fail where edgekit works.
+        except Exception as error:
+            return {"nncf_snr_db": None, "nncf_reason": failure("nncf", error)["reason"]}
+        return {"nncf_snr_db": snr}
