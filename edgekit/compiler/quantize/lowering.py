@@ -156,6 +156,20 @@ def separate_concatenations(graph: GraphModule) -> int:
     return changed
 
 
+def separate_softmax(graph: GraphModule) -> int:
+    """Keep each softmax whose results are quantized in float, in place. Returns the number of products inserted.
+
+    LiteRT's converter would give its INT8 kernel the calibrated range, but the runtime refuses all except [0, 1).
+    """
+    changed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default):
+        if _source(node.args[0]).target is A.softmax.int:
+            node.args = (insert(graph, node, A.mul.Tensor, node.args[0], NEARLY_ONE), *node.args[1:])
+            changed += 1
+    graph.recompile()
+    return changed
+
+
 def _quantize_output(graph: GraphModule, node: Node, scale_and_range: tuple[Any, ...]) -> None:
     quantized = insert(graph, node.next, Q.quantize_per_tensor.default, node, *scale_and_range)
     again = insert(graph, node.next.next, Q.dequantize_per_tensor.default, quantized, *scale_and_range)
@@ -164,9 +178,15 @@ def _quantize_output(graph: GraphModule, node: Node, scale_and_range: tuple[Any,
 
 def _dequantizer(value: Any) -> Any:
     """The node that dequantizes a value, if the value is only rearranged after that; else None."""
+    source = _source(value)
+    return source if source.target is Q.dequantize_per_tensor.default else None
+
+
+def _source(value: Any) -> Any:
+    """The node whose values a node only rearranges."""
     while value.target in VIEWS:
         value = value.args[0]
-    return value if value.target is Q.dequantize_per_tensor.default else None
+    return value
 
 
 def _common_range(ranges: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:

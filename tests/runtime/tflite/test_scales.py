@@ -67,7 +67,20 @@ class Dense(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense])
+class TalkingHeads(nn.Module):
+    """A softmax of int8 values whose results a linear layer mixes, as in CaiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.mix, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).reshape(1, 4, 8, 4).softmax(-1)
+        logits: Tensor = self.head(self.mix(x.permute(0, 2, 3, 1)).mean((1, 2)))
+        return logits
+
+
+@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense, TalkingHeads])
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
