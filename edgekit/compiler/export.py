@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,8 @@ def simplify(graph: GraphModule) -> GraphModule:
         elif (operation := out_of_place(node.target)) is not None:
             node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
             node.target = operation
+        elif node.target is A.unfold.default:
+            _gather_windows(graph, node)
     fold_constants(graph)
     _fold_batch_norms(graph)
     return refresh(graph)
@@ -79,6 +81,21 @@ def _keeps_dtype(node: Node) -> bool:
     value = node.args[0]
     assert isinstance(value, Node)
     return bool(value.meta["val"].dtype == node.args[1])
+
+
+def _gather_windows(graph: GraphModule, unfold: Any) -> None:
+    """Replace an unfold by a gather. LiteRT's converter would pad it in more dimensions than its kernels know."""
+    source, axis, size, step = unfold.args
+    before = shape_of(source)
+    dimension = axis % len(before)
+    count = shape_of(unfold)[dimension]
+    places = torch.arange(count)[:, None] * step + torch.arange(size)
+    index = add_constant(graph, unfold, f"{unfold.name}.index", places.flatten())
+    gathered = insert(graph, unfold, A.index_select.default, source, dimension, index)
+    windows = (*before[:dimension], count, size, *before[dimension + 1 :])
+    split = insert(graph, unfold, A.reshape.default, gathered, windows)
+    order = [place for place in range(len(windows)) if place != dimension + 1]
+    unfold.target, unfold.args = A.permute.default, (split, [*order, dimension + 1])
 
 
 def copy_sharing(module: M) -> M:

@@ -1,4 +1,4 @@
-"""INT8 models in which the converter gives values or biases the wrong scale."""
+"""INT8 models that the converter would refuse, or in which it would give values or biases the wrong scale."""
 
 from pathlib import Path
 
@@ -80,7 +80,20 @@ class TalkingHeads(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense, TalkingHeads])
+class Windows(nn.Module):
+    """Overlapping windows, as in HaloNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.head = nn.Conv2d(3, 4, 1), nn.Linear(36, 8), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(self.first(x), [1, 1, 1, 1]).unfold(2, 6, 4).unfold(-2, 6, 4)
+        logits: Tensor = self.head(self.mix(x.reshape(1, 4, 16, 36)).mean(2).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense, TalkingHeads, Windows])
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
