@@ -120,7 +120,7 @@ def _fold_batch_norms(graph: GraphModule) -> None:
         scale = weight.double() * torch.rsqrt(variance.double() + node.args[7])
         shift = bias.double() - mean.double() * scale
         if not (_fold_before(graph, node, scale, shift) or _fold_behind(graph, node, scale, shift)):
-            shape = (-1, *[1] * (len(shape_of(node)) - 2))
+            shape = (1, -1, *[1] * (len(shape_of(node)) - 2))
             factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
             offset = add_constant(graph, node, f"{layer_name(node)}.shift", shift.float().view(shape))
             product = insert(graph, node, A.mul.Tensor, node.args[0], factor, like=node)

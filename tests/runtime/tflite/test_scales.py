@@ -67,6 +67,20 @@ class Dense(nn.Module):
         return logits
 
 
+class DualPath(Dense):
+    """Two batch norms of one concatenation, as in DPN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other, self.beside = nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.small(x), self.large(x)], 1)
+        both = self.last(torch.relu(self.norm(x))) + self.beside(torch.relu(self.other(x)))
+        logits: Tensor = self.head(both.mean((2, 3)))
+        return logits
+
+
 class TalkingHeads(nn.Module):
     """A softmax of int8 values whose results a linear layer mixes, as in CaiT."""
 
@@ -93,7 +107,7 @@ class Windows(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense, TalkingHeads, Windows])
+@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense, DualPath, TalkingHeads, Windows])
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
