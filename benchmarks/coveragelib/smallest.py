@@ -13,8 +13,8 @@ from edgekit.models.timm_source import resolve_name
 from edgekit.support.files import replace_text
 
 CACHE = Path(__file__).resolve().parents[1] / "coverage_models.json"
-NO_HEAD = {"num_classes": 1000}
-"""Arguments that give a head to a model without one."""
+HEAD = {"num_classes": 1000}
+"""Arguments that give a model the head for ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Smallest:
     side: int
     """Default input side in pixels."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the constructor: a head for modules in which no model has one."""
+    """Arguments of the constructor: a head for ImageNet if the model has none."""
 
 
 def smallest_models(modules: Sequence[str]) -> dict[str, Smallest]:
@@ -45,9 +45,9 @@ def _smallest(module: str) -> Smallest:
     """Build every model of a module on the meta device, where it needs no memory."""
     configs = {name: resolve_name(name) for name in timm.list_models(module=module)}
     classifiers = [name for name, config in configs.items() if config.num_classes]
-    arguments: dict[str, Any] = {} if classifiers else NO_HEAD
     candidates = []
     for name in classifiers or configs:
+        arguments: dict[str, Any] = {} if configs[name].num_classes == HEAD["num_classes"] else HEAD
         with torch.device("meta"):
             network = timm.create_model(name, **arguments)
         params = sum(parameter.numel() for parameter in network.parameters())
