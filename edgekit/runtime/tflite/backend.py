@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
-from edgekit.compiler.quantize.lowering import requantize_paddings, separate_concatenations, separate_softmax
+from edgekit.compiler.quantize.lowering import requantize_paddings, separate_concatenations, separate_quantizers
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
 
@@ -37,7 +37,7 @@ class Backend:
             extra.append(HALVES)
             requantize_paddings(graph)
             separate_concatenations(graph)
-            separate_softmax(graph)
+            separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
         graph.training = False
         example = example_input(graph)

@@ -6,10 +6,13 @@ import ai_edge_litert.interpreter as litert
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgekit.compiler.export import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.quantize.lowering import separate_quantizers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.tflite.backend import Backend
@@ -49,6 +52,21 @@ class ClassToken(nn.Module):
         tokens = torch.cat([self.token * torch.arange(8), self.patches(x).flatten(2).transpose(1, 2)], 1)
         tokens = tokens + self.query(self.norm(tokens))
         logits: Tensor = self.head(self.norm(tokens).mean(1))
+        return logits
+
+
+class Positions(ClassToken):
+    """A convolution of all tokens but the class token, as in CoaT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token * torch.arange(8), self.patches(x).flatten(2).transpose(1, 2)], 1)
+        tokens = tokens + self.query(self.norm(tokens))
+        near = self.near(tokens[:, 1:].transpose(1, 2).reshape(1, 8, 4, 4)).flatten(2).transpose(1, 2)
+        logits: Tensor = self.head(self.norm(torch.cat([tokens[:, :1], near], 1)).mean(1))
         return logits
 
 
@@ -107,12 +125,21 @@ class Windows(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("network", [Concatenated, ClassToken, Dense, DualPath, TalkingHeads, Windows])
-def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
+def calibrated(network: type[nn.Module]) -> tuple[GraphModule, list[NDArray[np.float32]]]:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     images = [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
-    graph = quantize(export_graph(network().eval(), SHAPE), images, load_recipe("default"), "tflite")
+    return quantize(export_graph(network().eval(), SHAPE), images, load_recipe("default"), "tflite"), images
+
+
+@pytest.mark.parametrize(("network", "separated"), [(ClassToken, 0), (Positions, 1), (TalkingHeads, 1)])
+def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module], separated: int) -> None:
+    assert separate_quantizers(calibrated(network)[0]) == separated
+
+
+@pytest.mark.parametrize("network", [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows])
+def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
+    graph, images = calibrated(network)
     with torch.no_grad():
         expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
     with quiet(), torch.no_grad():
