@@ -69,6 +69,8 @@ def simplify(graph: GraphModule) -> GraphModule:
             node.target = operation
         elif node.target is A.unfold.default:
             _gather_windows(graph, node)
+        elif node.target is A.scaled_dot_product_attention.default and len(shape_of(node)) > 4 and len(node.args) == 3:
+            _flatten_attention(graph, node)
     fold_constants(graph)
     _fold_batch_norms(graph)
     return refresh(graph)
@@ -96,6 +98,16 @@ def _gather_windows(graph: GraphModule, unfold: Any) -> None:
     split = insert(graph, unfold, A.reshape.default, gathered, windows)
     order = [place for place in range(len(windows)) if place != dimension + 1]
     unfold.target, unfold.args = A.permute.default, (split, [*order, dimension + 1])
+
+
+def _flatten_attention(graph: GraphModule, attention: Any) -> None:
+    """Give an attention over more than four dimensions four, the most that torch's export to ONNX takes."""
+    shape = shape_of(attention)
+    attention.args = tuple(
+        insert(graph, attention, A.flatten.using_ints, value, 0, len(shape) - 4) for value in attention.args
+    )
+    whole = insert(graph, attention.next, A.reshape.default, attention, shape)
+    attention.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
 
 
 def copy_sharing(module: M) -> M:

@@ -20,6 +20,7 @@ from edgekit.compiler.graph import (
     pair,
     refresh,
     set_weights,
+    shape_of,
 )
 from edgekit.compiler.rewrites import PASSES, rewrite
 
@@ -249,3 +250,18 @@ def test_an_enabled_autocast_stays() -> None:
 
     x = torch.randn(SHAPE)
     assert export_graph(Half(), SHAPE)(x).dtype == Half()(x).dtype == torch.bfloat16
+
+
+class BlockAttention(nn.Module):
+    """Attention within blocks of an image, as in NesT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = x.reshape(1, 3, 2, 4, 8, 4).unbind(1)
+        return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_an_attention_gets_four_dimensions() -> None:
+    graph, x = export_graph(BlockAttention(), (1, 3, 16, 16)), torch.randn(1, 3, 16, 16)
+    (attention,) = graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
+    assert shape_of(attention) == (2, 4, 8, 4)
+    torch.testing.assert_close(graph(x), BlockAttention()(x))
