@@ -32,7 +32,7 @@ from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
-DAMPINGS = (0.01, 0.1, 1.0)
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
 NOISE = 1e-9
 """Variance that any input has, as a share of its mean square."""
@@ -219,20 +219,22 @@ class _Moments:
 
 
 def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
-    """The damping with which weights fitted to the first half of the images err least on the second.
+    """The damping with which weights fitted to one half of the images err least on the other half, in both directions.
 
     Infinity, which leaves the weight as it is, if all of them increase the error, or if there is only one image.
     """
     first, second = halves
     if first is second:
         return math.inf
-    wanted = weight @ second.cross
 
-    def error(damping: float) -> float:
-        fitted = weight + _correction(weight, first, damping)
-        return float((fitted * (fitted @ second.covariance - 2 * wanted)).sum())
+    def error(damping: float, half: _Moments, other: _Moments) -> float:
+        fitted = weight + _correction(weight, half, damping)
+        return float((fitted * (fitted @ other.covariance - 2 * weight @ other.cross)).sum())
 
-    return min((*DAMPINGS, math.inf), key=error)
+    def both(damping: float) -> float:
+        return error(damping, first, second) + error(damping, second, first)
+
+    return min((*DAMPINGS, math.inf), key=both)
 
 
 def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:
