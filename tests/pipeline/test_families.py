@@ -23,7 +23,7 @@ MEMBERS: dict[str, tuple[int, dict[str, Any], float]] = {
     "vit_small_patch16_224": (112, {"depth": 2}, 0.9),
     "open_clip:coca_small": (112, {}, 0.9),
     "coatnet_0_224": (96, {"depths": (1, 1, 1, 1)}, 0.9),
-    "davit_tiny": (112, {"depths": (1, 1, 1, 1), "embed_dims": (48, 96, 192, 384)}, 0.85),
+    "davit_tiny": (112, {"depths": (1, 1, 1, 1), "embed_dims": (24, 48, 96, 192)}, 0.85),
 }
 
 
