@@ -40,6 +40,9 @@ class Backend:
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
         graph.training = False
+        for tensor in (*graph.parameters(), *graph.buffers()):
+            # The converter frees its own contiguous copies before it reads them.
+            tensor.data = tensor.data.contiguous()
         example = example_input(graph)
         with compiler_errors("tflite"):
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
