@@ -42,23 +42,20 @@ def _failure(row: Row) -> str | None:
     if row["float_parity"] > PARITY:
         return f"float differs from torch by more than the tolerance of {PARITY:.0e}"
     stock = row.get("nncf_snr_db")
-    return "INT8 is noisier than that of `nncf.quantize`" if stock is not None and row["snr_db"] < stock else None
+    return "INT8 is noisier than that of nncf.quantize" if stock is not None and row["snr_db"] < stock else None
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     side = f", {row['input']} px" if "input" in row else ""
     about = (code(row["module"]), code(row["model"]) + side, RUNTIMES[row["target"]].title)
     parity = f"{row['float_parity']:.0e}" if "float_parity" in row else ""
+    fails = plain(_failure(row) or "")
     if "reason" in row:
-        return *about, parity, "", "", "", "", plain(_failure(row) or "")
-    stock = ("fails" if row["nncf_snr_db"] is None else f"{row['nncf_snr_db']:.1f} dB") if "nncf_snr_db" in row else ""
-    share = f"{100 * row['int8_share_of_macs']:.0f} %"
-    return (
-        *about,
-        parity,
+        return *about, parity, "", "", "", "", fails
+    agreement, snr, share = (
         f"{100 * row['agreement']:.0f} %",
         f"{row['snr_db']:.1f} dB",
-        stock,
-        share,
-        _failure(row) or "",
+        f"{100 * row['int8_share_of_macs']:.0f} %",
     )
+    stock = ("fails" if row["nncf_snr_db"] is None else f"{row['nncf_snr_db']:.1f} dB") if "nncf_snr_db" in row else ""
+    return *about, parity, agreement, snr, stock, share, fails
