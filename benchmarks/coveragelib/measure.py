@@ -1,5 +1,6 @@
 """Takes one model through edgekit's pipeline for each runtime, and says what came of it."""
 
+import re
 import resource
 import tempfile
 import time
@@ -81,7 +82,8 @@ def measure(request: Request, rows: Path) -> None:
 def failure(stage: str, error: Exception) -> Row:
     """The stage that failed, and the error. Whatever isn't an EdgekitError is a mistake of edgekit's."""
     text = error.problem if isinstance(error, EdgekitError) else first_line(error)
-    return {"stage": stage, "error": type(error).__name__, "reason": " ".join(text.split())[:300]}
+    text = re.sub(r"\S*/site-packages/", "", " ".join(text.split()))
+    return {"stage": stage, "error": type(error).__name__, "reason": text[:300]}
 
 
 class _Measured:
