@@ -227,14 +227,16 @@ def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
     if first is second:
         return math.inf
 
-    def error(damping: float, half: _Moments, other: _Moments) -> float:
-        fitted = weight + _correction(weight, half, damping)
-        return float((fitted * (fitted @ other.covariance - 2 * weight @ other.cross)).sum())
+    directions = [(half, other, weight @ other.cross) for half, other in ((first, second), (second, first))]
 
-    def both(damping: float) -> float:
-        return error(damping, first, second) + error(damping, second, first)
+    def error(damping: float) -> float:
+        total = 0.0
+        for half, other, wanted in directions:
+            fitted = weight + _correction(weight, half, damping)
+            total += float((fitted * (fitted @ other.covariance - 2 * wanted)).sum())
+        return total
 
-    return min((*DAMPINGS, math.inf), key=both)
+    return min((*DAMPINGS, math.inf), key=error)
 
 
 def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:

@@ -60,7 +60,7 @@ class _Node:
     def is_product(self) -> bool:
         """Whether it multiplies matrices or convolves.
 
-        A 1x1 depthwise convolution is only a scale for each channel. ONNX Runtime makes some of its own.
+        A 1x1 depthwise convolution only scales channels. ONNX Runtime turns some products with constants into one.
         """
         if self.operation not in PRODUCTS:
             return False
