@@ -69,6 +69,8 @@ def simplify(graph: GraphModule) -> GraphModule:
             node.target = operation
         elif node.target is A.unfold.default:
             _gather_windows(graph, node)
+        elif node.target is A.col2im.default:
+            _gather_overlaps(graph, node)
         elif node.target is A.scaled_dot_product_attention.default and len(shape_of(node)) > 4 and len(node.args) == 3:
             _flatten_attention(graph, node)
     fold_constants(graph)
@@ -98,6 +100,31 @@ def _gather_windows(graph: GraphModule, unfold: Any) -> None:
     split = insert(graph, unfold, A.reshape.default, gathered, windows)
     order = [place for place in range(len(windows)) if place != dimension + 1]
     unfold.target, unfold.args = A.permute.default, (split, [*order, dimension + 1])
+
+
+def _gather_overlaps(graph: GraphModule, fold: Any) -> None:
+    """Replace a fold by a gather of the values that overlap at each pixel, and their sum.
+
+    torch decomposes it into an addition at computed places, which LiteRT doesn't know.
+    """
+    columns, (height, width), *window = fold.args
+    channels = shape_of(fold)[-3]
+    # The pixel, counted from 1, to which each value of a channel is added; 0 for the padding.
+    pixels = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
+    targets = nn.functional.unfold(pixels, *window).flatten().long()
+    counts = torch.bincount(targets)
+    values = targets.argsort(stable=True)[counts[0] :]  # in the order of the pixels, without those of the padding
+    pixel = targets[values] - 1
+    rank = torch.arange(len(values)) - (counts.cumsum(0) - counts[0])[pixel]
+    places = torch.full((int(counts[1:].max()), height * width), len(targets))  # by default the zero behind the values
+    places[rank, pixel] = values
+    flat = insert(graph, fold, A.reshape.default, columns, [-1, channels, len(targets)])
+    padded = insert(graph, fold, A.pad.default, flat, [0, 1])
+    index = add_constant(graph, fold, f"{fold.name}.index", places.flatten())
+    gathered = insert(graph, fold, A.index_select.default, padded, 2, index)
+    overlaps = insert(graph, fold, A.reshape.default, gathered, [-1, channels, *places.shape])
+    total = insert(graph, fold, A.sum.dim_IntList, overlaps, [2])
+    fold.target, fold.args = A.reshape.default, (total, list(shape_of(fold)))
 
 
 def _flatten_attention(graph: GraphModule, attention: Any) -> None:

@@ -265,3 +265,25 @@ def test_an_attention_gets_four_dimensions() -> None:
     (attention,) = graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
     assert shape_of(attention) == (2, 4, 8, 4)
     torch.testing.assert_close(graph(x), BlockAttention()(x))
+
+
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((8, 8), (3, 1, 1, 2)),
+        ((7, 9), (3, 1, 1, 1)),
+        ((8, 10), (2, 1, 0, 2)),
+        ((9, 9), ((3, 2), (2, 1), (1, 0), (1, 3))),
+    ],
+)
+def test_a_fold_becomes_a_gather(size: tuple[int, int], window: tuple[Any, ...]) -> None:
+    """The windows overlap, are separate, or leave pixels out."""
+
+    class Fold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.fold(x, size, *window)
+
+    columns = nn.functional.unfold(torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0)), *window)
+    graph = export_graph(Fold(), tuple(columns.shape))
+    assert not graph.graph.find_nodes(op="call_function", target=A.col2im.default)
+    torch.testing.assert_close(graph(columns), Fold()(columns))
