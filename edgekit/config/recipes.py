@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.config.precisions import Scheme
+from edgekit.config.precisions import Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError
@@ -23,13 +23,15 @@ class TargetRecipe:
     """
 
     rewrites: tuple[str, ...]
-    """Names of the exact rewrites to apply to the graph; may be empty. Their order doesn't matter."""
+    """Names of the rewrites to apply to the graph; may be empty. Their order doesn't matter."""
     activations: Literal["uint8", "int8"]
     """Integer type of quantized activations."""
     quantize_outputs: bool
     """Whether to quantize the outputs of dense layers (linear layers and convolutions) as well as their inputs."""
     quantize_depthwise: bool
     """Whether to quantize depthwise convolutions too."""
+    int8_rewrites: tuple[str, ...] | None = None
+    """The value of `rewrites` for INT8 bundles; without the key, they get the same rewrites as float bundles."""
     quantize_gelu: bool = False
     """Whether a GELU that follows a quantized layer goes from INT8 to INT8.
 
@@ -59,6 +61,10 @@ class TargetRecipe:
     Such a table, for example [tflite.on."raspberry-pi-*"], replaces single keys of the runtime's table. If several
     patterns match a class, the first one in the file applies.
     """
+
+    def rewrites_of(self, precision: Precision) -> tuple[str, ...]:
+        """Names of the rewrites for the graph of a float or an INT8 bundle."""
+        return self.rewrites if precision == "float" or self.int8_rewrites is None else self.int8_rewrites
 
 
 PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
@@ -155,7 +161,8 @@ def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str]
     recipe = build(Recipe, table, where)
     for name, target in recipe.targets.items():
         for row in (target, *target.on.values()):
-            _check_rewrites(row.rewrites, rewrites, f"{where}: [{name}] rewrites")
+            for key in ("rewrites", "int8_rewrites"):
+                _check_rewrites(getattr(row, key) or (), rewrites, f"{where}: [{name}] {key}")
     _check_rewrites(recipe.optional_rewrites, rewrites, f"{where}: optional_rewrites")
     if recipe.equalization is not None and recipe.equalization > 1:
         raise ProfileError(f"{where}: equalization is {recipe.equalization}", valid="a number above 0, up to 1")

@@ -28,8 +28,9 @@ def quantize_stage(
     """
     network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
     wants = recipe.targets[request.target]
-    done = rewrite(graph, wants.rewrites)
-    rewritten, matched = done.graph, tuple(name for name in wants.rewrites if done.counts[name])
+    names = wants.rewrites_of(request.precision)
+    done = rewrite(graph, names)
+    rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
     placement = placement_of(recipe, request.target, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
     covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
@@ -49,7 +50,7 @@ def quantize_stage(
         provenance=provenance_of(request, matched),
         device_class=request.device_class,
         fingerprint=request.fingerprint(),
-        unmatched=tuple(name for name in wants.rewrites if name not in {*matched, *recipe.optional_rewrites}),
+        unmatched=tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites}),
     )
     return Prepared(rewritten, facts, samples)
 

@@ -68,7 +68,7 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
 def _compiled(prepared: Prepared, folder: Path) -> Artifact:
     backend = load_backend(prepared.facts.target)
     with quiet(), torch.no_grad():
-        return backend.compile(prepared.graph, folder, embedded(prepared.facts))
+        return backend.compile(prepared.graph, folder, embedded(prepared.facts), prepared.facts.device_class)
 
 
 def embedded(facts: GraphFacts) -> str:
@@ -100,7 +100,7 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         classes=len(facts.labels),
         preprocessing=facts.preprocessing,
         engine=EngineRequirement(package=artifact.package, minimum=artifact.minimum),
-        device_class=facts.device_class,
+        device_class=facts.device_class.name,
         fingerprint=facts.fingerprint,
         session=artifact.session,
         layers=facts.layers,

@@ -83,7 +83,7 @@ def plan(options: Options, reporter: Reporter) -> PlannedRun:
         targets=options.targets,
         devices=tuple(device.name for device in options.devices),
         recipe=job.recipe.name,
-        device_class=job.device_class,
+        device_class=job.device_class.name,
         calibration_images=len(job.calibration.samples),
         evaluation_images=len(job.evaluation.samples),
         bundles=tuple(f"{target}-{precision}" for target in options.targets for precision in options.precisions),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.compiler.rewrites import PASSES
-from edgekit.config.device_classes import host_class, list_device_classes, load_device_class
+from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
 from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
@@ -37,7 +37,7 @@ class Job:
 
     network: Network
     recipe: Recipe
-    device_class: str
+    device_class: DeviceClass
     dataset: Dataset
     calibration_dataset: Dataset
     calibration: Selection
@@ -51,7 +51,7 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     listed = read_list(options.calibration_list, PASSES) if options.calibration_list else None
     recipe = choose_recipe(options, listed)
     device_class = choose_class(options)
-    recipe = recipe.for_class(device_class)
+    recipe = recipe.for_class(device_class.name)
     if options.scheme:
         recipe = replace(recipe, scheme=options.scheme)
     if recipe.scheme == "w8" and options.check_stability:
@@ -104,7 +104,7 @@ def check_import(network: Network, dataset: Dataset, calibration: Selection, rep
     reporter.say(f"the import differs from ONNX Runtime by {difference:.1e} of the largest output")
 
 
-def choose_class(options: Options) -> str:
+def choose_class(options: Options) -> DeviceClass:
     """The device class of the bundles: the one in the options, or that of the first device.
 
     Raises UsageError if no class fits the device, and DeviceError if the device can't be reached.
@@ -122,7 +122,7 @@ def choose_class(options: Options) -> str:
             valid=f"{', '.join(list_device_classes())}, or the path of a TOML file",
             fix="Choose a class with `--device-class`",
         )
-    return load_device_class(name).name
+    return load_device_class(name)
 
 
 def choose_recipe(options: Options, listed: CalibrationList | None) -> Recipe:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.torch import weights_only_loads
+from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import InputError
@@ -36,7 +37,7 @@ class GraphFacts:
     labels: tuple[str, ...]
     layers: tuple[ManifestLayer, ...]
     provenance: Provenance
-    device_class: str
+    device_class: DeviceClass
     fingerprint: str
     unmatched: tuple[str, ...]
     """Rewrites of the recipe that match nothing in the network and aren't optional."""

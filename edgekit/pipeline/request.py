@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__
+from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
@@ -35,7 +36,7 @@ class BundleRequest:
     target: str
     precision: Precision
     recipe: Recipe
-    device_class: str
+    device_class: DeviceClass
     calibration_sha256: str = ""
     """`Selection.sha256` of the calibration images of an int8 bundle."""
 
@@ -51,7 +52,7 @@ class BundleRequest:
         """
         network, recipe = self.network, self.target_recipe
         parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
-        parts += [network.preprocessing.to_dict(), self.target, self.precision, self.device_class]
+        parts += [network.preprocessing.to_dict(), self.target, self.precision, asdict(self.device_class)]
         parts += [asdict(recipe.targets[self.target]), versions(), module_sha256(network.module)]
         if self.precision == "int8":
             parts += [self.calibration_sha256, {**asdict(recipe), "targets": None}]

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch.fx import GraphModule
 
+from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, import_needed
@@ -37,7 +38,7 @@ class Artifact:
 class Backend(Protocol):
     """A compiler for one runtime."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         """Compile a graph and write the model's files.
 
         Implementations call the runtime's compiler inside a `compiler_errors` block.
@@ -46,6 +47,7 @@ class Backend(Protocol):
             graph: Exported graph for one image, float32 [1,C,H,W]; compiling may change it.
             folder: Existing folder for the files.
             metadata: JSON text to embed in the model file, so that the file can be used without the bundle.
+            device_class: Machines that the files are for.
 
         Returns:
             Names of the files and tensors, and the runtime that they need.

@@ -58,7 +58,7 @@ class SplitJob:
             search.trials,
         ]
         parts += [job.calibration.sha256, job.evaluation.sha256, job.network.preprocessing.to_dict()]
-        parts += [asdict(job.recipe.for_target(target)), job.device_class, settings.max_drop, settings.min_speedup]
+        parts += [asdict(job.recipe.for_target(target)), job.device_class.name, settings.max_drop, settings.min_speedup]
         return f"{job.network.name} {target} {digest(*parts)[:16]}"
 
 

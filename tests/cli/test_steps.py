@@ -16,7 +16,7 @@ from edgekit.report import load_report
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.failing_engine import MESSAGE, failing_engine
-from tests.helpers.tiny import ROOT, MakeBundle, tiny_manifest
+from tests.helpers.tiny import ROOT, X86, MakeBundle, tiny_manifest
 
 BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
 
@@ -97,7 +97,7 @@ def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) 
         labels=(),
         layers=(),
         provenance=Provenance({}, origin, "default", (), "nearest", "0" * 64),
-        device_class="x86-64-v3",
+        device_class=X86,
         fingerprint="0" * 64,
         unmatched=(),
     )

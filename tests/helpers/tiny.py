@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgekit.config.device_classes import load_device_class
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.preprocess import Preprocessing
 from edgekit.runtime.bundle import Manifest
@@ -12,6 +13,7 @@ from edgekit.runtime.bundle import Manifest
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 32
 CLASSES = 10
+X86 = load_device_class("x86-64-v3")
 MakeBundle = Callable[..., Path]
 
 

@@ -65,7 +65,8 @@ def test_a_machine_without_a_class_needs_the_option(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UsageError, match=r"--device-class") as caught:
         job.choose_class(Options(ModelOptions("x"), Path("data")))
     assert "raspberry-pi-4" in str(caught.value)
-    assert job.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5")) == "raspberry-pi-5"
+    chosen = job.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5"))
+    assert chosen.name == "raspberry-pi-5"
 
 
 def test_texts_of_options() -> None:
@@ -77,7 +78,7 @@ def test_texts_of_options() -> None:
 def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
     board = Device("pi", "ssh://pi", "raspberry-pi-5")
     options = Options(ModelOptions("x"), Path("data"), devices=(board, THIS))
-    assert job.choose_class(options) == "raspberry-pi-5"
+    assert job.choose_class(options).name == "raspberry-pi-5"
 
     def unreachable(device: Device) -> str:
         raise UnreachableError(f"{device.name}: no connection.")
@@ -86,7 +87,7 @@ def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UnreachableError, match="pi: no connection") as caught:
         job.choose_class(options)
     assert "--device-class" in caught.value.fix
-    assert job.choose_class(replace(options, device_class="raspberry-pi-4")) == "raspberry-pi-4"
+    assert job.choose_class(replace(options, device_class="raspberry-pi-4")).name == "raspberry-pi-4"
     monkeypatch.setattr(job, "class_of_remote", lambda device: None)
     with pytest.raises(UsageError, match=r"no device class fits 'pi'.*--device-class"):
         job.choose_class(options)

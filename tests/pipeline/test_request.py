@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from edgekit.config.device_classes import load_device_class
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
@@ -15,14 +16,15 @@ from edgekit.models import Network
 from edgekit.pipeline import request
 from edgekit.pipeline.request import BundleRequest, provenance_of, shaping_distributions, versions
 from edgekit.pipeline.sources import edgekit_sha256
+from tests.helpers.tiny import X86
 
 CHANGED: Any = ("changed",)
 
 
 def print_of(
-    network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: str
+    network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: Any
 ) -> str:
-    options = {"calibration_sha256": "images", "device_class": "x86-64-v3", **more}
+    options = {"calibration_sha256": "images", "device_class": X86, **more}
     return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **options).fingerprint()
 
 
@@ -44,7 +46,7 @@ def test_it_depends_on_target_precision_and_device_class(tiny_convnext: Network)
         print_of(tiny_convnext),
         print_of(tiny_convnext, target="openvino"),
         print_of(tiny_convnext, "float"),
-        print_of(tiny_convnext, device_class="raspberry-pi-5"),
+        print_of(tiny_convnext, device_class=load_device_class("raspberry-pi-5")),
     }
     assert len(fingerprints) == 4
 
@@ -102,9 +104,7 @@ def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, m
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
-    provenance = provenance_of(
-        BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), "x86-64-v3"), ()
-    )
+    provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), X86), ())
     assert provenance.versions["edgekit-sources"] == edgekit_sha256()
     assert (provenance.model.name, provenance.recipe) == (tiny_convnext.name, "convnextv2")
     assert provenance.calibration_sha256 is None

@@ -134,7 +134,7 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Jo
     assert (manifest.classes, manifest.dtype) == (10, "float32")
     assert manifest.preprocessing == tiny_job.network.preprocessing
     assert bundle.labels == tiny_job.network.labels
-    assert manifest.device_class == tiny_job.device_class
+    assert manifest.device_class == tiny_job.device_class.name
     assert set(manifest.files) >= {manifest.model_file, "labels.txt", "golden.npz"}
     provenance = manifest.provenance
     assert provenance["model"]["name"] == "convnextv2_atto"

@@ -22,7 +22,7 @@ from edgekit.runtime.profile import matrix_macs
 from edgekit.runtime.profiling import Profile, profile, profile_model
 from edgekit.runtime.tflite import profiler as tflite
 from edgekit.runtime.tflite.litert import parse_summary
-from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all, tiny_labels, tiny_manifest
+from tests.helpers.tiny import CLASSES, SIDE, X86, MakeBundle, compile_all, tiny_labels, tiny_manifest
 
 TITLES = {name: target.title for name, target in RUNTIMES.items()}
 SUMMARY = """INFO: something before it
@@ -65,7 +65,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
         covers = Placement(wants, recipe.float_layers).covers
         covered = {layer.name for node, layer in layers(rewritten) if covers(node)}
         with quiet():  # JAX, which LiteRT's converter imports, warns of forks
-            artifact = load_backend(target).compile(quantize(rewritten, samples, recipe, target), folder, "{}")
+            artifact = load_backend(target).compile(quantize(rewritten, samples, recipe, target), folder, "{}", X86)
         manifest = tiny_manifest(
             target,
             precision="int8",

@@ -1,7 +1,7 @@
-"""Exact rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
+"""Rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
 
-Each pass changes the graph in place and returns the number of places that it changed. The recipes document the
-measurements that justify the passes.
+Those of `gelu` approximate, all others are exact up to rounding. Each pass changes the graph in place and returns the
+number of places that it changed. The recipes document the measurements that justify the passes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +14,7 @@ from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_
 from edgekit.compiler.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.compiler.rewrites.channels_last import channels_last
 from edgekit.compiler.rewrites.depthwise import split_depthwise, split_depthwise_in_three
+from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
 from edgekit.compiler.rewrites.layer_norm import plain_layer_norm
 from edgekit.compiler.rewrites.patches import image_patch_linear, patch_linear
 from edgekit.compiler.rewrites.response_norm import fold_response_norm, vector_norm_matmul, vector_norm_sum
@@ -33,6 +34,9 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "split-depthwise": split_depthwise,
     "split-depthwise-in-three": split_depthwise_in_three,
     "plain-layer-norm": plain_layer_norm,
+    "coarse-polynomial-gelu": coarse_polynomial_gelu,
+    "polynomial-gelu": polynomial_gelu,
+    "tanh-gelu": tanh_gelu,
 }
 
 

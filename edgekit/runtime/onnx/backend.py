@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.fusion import fuse_integer_matmul
@@ -18,7 +19,7 @@ OPSET = 20
 class Backend:
     """Compiler for ONNX Runtime."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         fold_weights(graph)
         example = example_input(graph)
         with compiler_errors("onnx"):

@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A, Q, add_constant, constant, example_input, insert, replace_layer
 from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.axes import split_reductions
 
@@ -16,7 +17,7 @@ from edgekit.runtime.openvino.axes import split_reductions
 class Backend:
     """Compiler for OpenVINO."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         fold_weights(graph)
         decompose_weight_quantizers(graph)
         example = example_input(graph)
@@ -24,7 +25,8 @@ class Backend:
             model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})
-        split_reductions(model)
+        if "asimd" in device_class.instruction_set:
+            split_reductions(model)
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):

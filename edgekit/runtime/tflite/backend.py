@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import requantize_paddings, separate_concatenations, separate_quantizers
+from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
 
@@ -26,7 +27,7 @@ class Backend:
     elsewhere. In f16, convnextv2_atto needs 96 million instructions there instead of 122, and loses 0.3 dB.
     """
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
         options = {}
         extra: list[tuple[str, bytes]] = []

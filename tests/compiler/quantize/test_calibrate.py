@@ -17,6 +17,7 @@ from edgekit.compiler.quantize.calibrate import ESTIMATORS, quantize
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.rewrites import rewrite
+from edgekit.config.device_classes import DeviceClass, load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.errors import CompileError
 from edgekit.images.preprocess import Preprocessing
@@ -25,6 +26,7 @@ from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.prepared import ParitySamples
 from edgekit.pipeline.request import BundleRequest
+from tests.helpers.tiny import X86
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +266,7 @@ SETTINGS: dict[str, Any] = {
 }
 SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "rewrites": ("layer-norm-affine",),
+    "int8_rewrites": ("coarse-polynomial-gelu",),
     "activations": "int8",
     "quantize_outputs": True,
     "quantize_depthwise": True,
@@ -280,7 +283,7 @@ ABOUT_IT = {"name", "description", "architectures", "optional_rewrites", "target
 """Settings that don't affect the graph: name, models and targets of the recipe, number of images, and warnings."""
 
 
-def prepared(wants: Recipe, device_class: str = "x86-64-v3") -> tuple[str, dict[str, torch.Tensor]]:
+def prepared(wants: Recipe, device_class: DeviceClass = X86) -> tuple[str, dict[str, torch.Tensor]]:
     """Code and constants of the graph that a job would compile for onnx."""
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
@@ -288,7 +291,7 @@ def prepared(wants: Recipe, device_class: str = "x86-64-v3") -> tuple[str, dict[
     module = Everything().eval().requires_grad_(False)
     network = Network(module, "everything", "factory", "random", "0" * 64, 1000, 4, size, tuple("abcd"), None)
     pixels = np.zeros((1, 12, 12, 3), np.uint8)
-    request = BundleRequest(network, "onnx", "int8", wants.for_class(device_class), device_class)
+    request = BundleRequest(network, "onnx", "int8", wants.for_class(device_class.name), device_class)
     samples = ParitySamples(pixels, torch_logits(network, pixels))
     graph = quantize_stage(request, export_graph(module, (1, 3, 12, 12)), samples, images).graph
     return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
@@ -328,7 +331,8 @@ def test_a_variant_changes_the_graph_only_for_its_device_class(unchanged: Any) -
     plain = recipe(PLAINEST).targets["onnx"]
     wants = recipe(PLAINEST | {"on": {"raspberry-pi-*": replace(plain, quantize_outputs=True)}})
     assert same(unchanged, prepared(wants))
-    assert same(prepared(recipe(PLAINEST | {"quantize_outputs": True})), prepared(wants, "raspberry-pi-5"))
+    changed = prepared(recipe(PLAINEST | {"quantize_outputs": True}))
+    assert same(changed, prepared(wants, load_device_class("raspberry-pi-5")))
 
 
 def test_folding_weights_preserves_the_function(graph: GraphModule, samples: Any) -> None:

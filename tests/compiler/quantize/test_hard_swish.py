@@ -18,6 +18,7 @@ from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.lowering import decompose_hard_swish
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import load_backend
+from tests.helpers.tiny import X86
 
 SIZE = 16
 
@@ -57,7 +58,7 @@ def test_operators_after_conversion(
     graph: GraphModule, samples: list[NDArray[np.float32]], tmp_path: Path, in_float: bool, count: int
 ) -> None:
     quantized = quantize(graph, samples, recipe(in_float), "tflite")
-    artifact = load_backend("tflite").compile(quantized, tmp_path, "{}")
+    artifact = load_backend("tflite").compile(quantized, tmp_path, "{}", X86)
     model = flatbuffer_utils.read_model(str(tmp_path / artifact.model_file))
     operators = model.subgraphs[0].operators
     kinds = Counter(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex) for operator in operators)

@@ -21,6 +21,7 @@ from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.lowering import requantize_paddings
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
+from tests.helpers.tiny import X86
 
 SIZE = 17
 
@@ -88,7 +89,7 @@ def test_kernels_do_the_padding(
     quantized = quantize(graph, samples, load_recipe("default").for_target(target), target)
     for node in quantized.graph.find_nodes(op="call_function", target=A.pad.default):
         assert "dequantize_per_tensor" in str(node.args[0].target)
-    artifact = load_backend(target).compile(quantized, tmp_path, "{}")
+    artifact = load_backend(target).compile(quantized, tmp_path, "{}", X86)
     counts = count(tmp_path / artifact.model_file)
     assert {name: counts[name] for name in left} == left
 

@@ -22,6 +22,7 @@ from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_backend
 from tests.helpers.residual import Residual
+from tests.helpers.tiny import X86
 
 SIZE = 34
 
@@ -46,7 +47,7 @@ def recipe(target: str, residuals: bool) -> Recipe:
 
 def compiled(graph: GraphModule, samples: list[NDArray[np.float32]], target: str, folder: Path, *, on: bool) -> Path:
     quantized = quantize(graph, samples, recipe(target, on), target)
-    return folder / load_backend(target).compile(quantized, folder, "{}").model_file
+    return folder / load_backend(target).compile(quantized, folder, "{}", X86).model_file
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -14,6 +14,7 @@ from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
+from tests.helpers.tiny import X86
 
 
 def network(channels: int, kernel: int, stride: int, padding: int = 0, groups: int = 1) -> nn.Module:
@@ -71,7 +72,7 @@ def test_openvino_computes_what_torch_does(
     module, size = network(channels, kernel, stride, padding, groups), shape(channels, groups)
     images = [np.random.default_rng(seed).standard_normal(size).astype(np.float32) for seed in range(4)]
     graph = quantize(export_graph(module, size), images, load_recipe("default"), "openvino")
-    Backend().compile(graph, tmp_path, "{}")
+    Backend().compile(graph, tmp_path, "{}", X86)
     model = openvino.compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with torch.no_grad():
         expected = np.concatenate([module(torch.from_numpy(image)).numpy() for image in images])

@@ -6,13 +6,14 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import add_constant, constant, example_input, refresh
+from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 
 
 class Backend:
     """Stores the graph as it is, with quantized weights in int8."""
 
-    def compile(self, graph: GraphModule, folder: Path, metadata: str) -> Artifact:
+    def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         store_weights_as_int8(graph)
         program = torch.export.export(graph, (example_input(graph),))
         for node in program.graph.nodes:  # stack traces are larger than the weights

@@ -17,6 +17,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.tiny import X86
 
 SHAPE = (1, 3, 16, 16)
 
@@ -125,6 +126,20 @@ class Windows(nn.Module):
         return logits
 
 
+class Outlook(nn.Module):
+    """Windows that overlap and are added up, as in VOLO."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.head = nn.Conv2d(3, 4, 1), nn.Linear(16, 16), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.mix(nn.functional.unfold(self.first(x), 2, stride=1)[..., :16])
+        x = nn.functional.fold(windows, (5, 5), 2, stride=1)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
 def calibrated(network: type[nn.Module]) -> tuple[GraphModule, list[NDArray[np.float32]]]:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -137,13 +152,15 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
     assert separate_quantizers(calibrated(network)[0]) == separated
 
 
-@pytest.mark.parametrize("network", [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows])
+@pytest.mark.parametrize(
+    "network", [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook]
+)
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     graph, images = calibrated(network)
     with torch.no_grad():
         expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
     with quiet(), torch.no_grad():
-        Backend().compile(graph, tmp_path, "{}")
+        Backend().compile(graph, tmp_path, "{}", X86)
     interpreter = litert.Interpreter(str(tmp_path / "model.tflite"), num_threads=1)
     interpreter.allocate_tensors()
     (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()

@@ -9,6 +9,7 @@ from PIL import Image
 
 import edgekit
 from edgekit.compiler.export import export_graph
+from edgekit.config.device_classes import load_device_class
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import load_recipe
 from edgekit.models import Network, load_network
@@ -47,7 +48,9 @@ def test_a_bundle_gives_the_same_scores_in_tflite_runtime(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     images = [network.preprocessing.normalize(image) for image in pixels]
-    request = BundleRequest(network, "tflite", precision, load_recipe("convnextv2"), "raspberry-pi-4")
+    request = BundleRequest(
+        network, "tflite", precision, load_recipe("convnextv2"), load_device_class("raspberry-pi-4")
+    )
     samples = ParitySamples(pixels, torch_logits(network, pixels))
     graph = export_graph(network.module, (1, 3, SIDE, SIDE))
     prepared = quantize_stage(request, graph, samples, images if precision == "int8" else [])

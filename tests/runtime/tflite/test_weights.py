@@ -10,6 +10,7 @@ from torch import nn
 from edgekit.compiler.export import export_graph
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.tiny import X86
 
 
 def test_transposed_weights_are_stored_as_they_are(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_transposed_weights_are_stored_as_they_are(tmp_path: Path) -> None:
     image = torch.randn(1, 96)
     with quiet(), torch.no_grad():
         expected = network(image).numpy()
-        Backend().compile(export_graph(network, image.shape), tmp_path, "{}")
+        Backend().compile(export_graph(network, image.shape), tmp_path, "{}", X86)
     interpreter = litert.Interpreter(str(tmp_path / "model.tflite"), num_threads=1)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image.numpy())
