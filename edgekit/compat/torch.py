@@ -7,6 +7,7 @@ from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
+import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers the operations Q and DQ)
 from torch import Tensor, nn, ops
 from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch._ops import OpOverload

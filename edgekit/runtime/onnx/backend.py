@@ -12,6 +12,7 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.fusion import fuse_integer_matmul
+from edgekit.runtime.onnx.pooling import pool_means
 
 OPSET = 20
 
@@ -34,6 +35,7 @@ class Backend:
             )
         assert program is not None
         model = program.model_proto
+        pool_means(model)
         strip(model)
         fuse_integer_matmul(model)
         entry = model.metadata_props.add()
