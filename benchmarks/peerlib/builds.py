@@ -19,6 +19,7 @@ from torch import nn
 from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE, Candidate
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
+from edgekit.config.device_classes import load_device_class
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import replacing
 
@@ -27,7 +28,7 @@ BF16 = "bf16"
 
 
 def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:
-    """One candidate for each bundle, and another for OpenVINO's with the float part in bf16."""
+    """One candidate for each bundle, and another for those that also compute in bf16 or f16."""
     candidates = []
     for bundle in built.values():
         target, precision = bundle.manifest.target, bundle.manifest.precision
@@ -37,7 +38,13 @@ def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:
             candidates.append(
                 Candidate(f"edgekit {precision}, {BF16}", target, "edgekit", mixed, bundle.path, options={"hint": BF16})
             )
+        elif target == "tflite" and precision == "float" and _has_f16(bundle):
+            candidates.append(Candidate("edgekit float, f16", target, "edgekit", "f16", bundle.path))
     return candidates
+
+
+def _has_f16(bundle: Bundle) -> bool:
+    return load_device_class(bundle.manifest.device_class).low_precision_float == "f16"
 
 
 class Stock:

@@ -22,7 +22,7 @@ class Candidate:
     runtime: str
     maker: str
     precision: str
-    """float | bf16 | int8 | int8+bf16, where OpenVINO may compute the float part in bf16, or in f16 on Arm."""
+    """float | bf16 | int8 | int8+bf16, where OpenVINO may compute the float part in bf16. On Arm it is f16."""
     path: Path
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -42,7 +42,7 @@ def open_candidate(candidate: Candidate, threads: int) -> Infer:
     if candidate.maker == "edgekit" and not candidate.options:
         from edgekit.runtime import load
 
-        return load(candidate.path, threads)
+        return load(candidate.path, threads, low_precision=candidate.precision == "f16")
     return {"openvino": _openvino, "onnx": _onnx, "tflite": _tflite}[candidate.runtime](candidate, threads)
 
 

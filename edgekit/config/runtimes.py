@@ -166,6 +166,7 @@ register(
         compiler_dependencies=("litert-converter", "jax", "jaxlib"),
         # Not w8: the converter expands INT8 weights back to float where activations are float.
         schemes=("w8a8",),
+        session_options=("inference_precision",),
         # GPU accelerators: 17 MB of 124 MB, which nothing here loads.
         unused_files=("ai_edge_litert/libLiteRt*Accelerator.so",),
     )

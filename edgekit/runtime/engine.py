@@ -41,9 +41,8 @@ class Engine(Protocol):
         """Release the model; `run` raises EngineError afterwards."""
         ...
 
-    @staticmethod
-    def low_precision_float() -> str | None:
-        """Return "bf16" or "f16" if the runtime by default computes float models in it on this processor, else None.
+    def low_precision_float(self) -> str | None:
+        """Return "bf16" or "f16" if the runtime can compute this float model in it fast on this processor, else None.
 
         The engine accepts the value as the session option "inference_precision".
         """

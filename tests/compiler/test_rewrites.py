@@ -42,6 +42,7 @@ class Case:
     places: dict[str, int] = field(default_factory=dict)
 
 
+PLAIN_NORMS = ("plain-layer-norm", "half-precision-layer-norm")
 GELUS = ("coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu")
 CONVNEXT_V2 = {
     **dict.fromkeys(GELUS, 4),
@@ -50,10 +51,14 @@ CONVNEXT_V2 = {
     "layer-norm-affine": 7,
     "response-norm": 4,
     "vector-norm-sum": 4,
+    "vector-norm-mean": 4,
     "vector-norm-matmul": 4,
+    "depthwise-blocks": 3,
+    "depthwise-rows": 4,
     "split-depthwise": 4,
     "split-depthwise-in-three": 4,
     "plain-layer-norm": 9,
+    "half-precision-layer-norm": 9,
     "channels-first-layer-norm": 9,
 }
 CASES = {
@@ -71,7 +76,7 @@ CASES = {
         "convnextv2_atto",
         SMALL,
         side=32,
-        places=CONVNEXT_V2 | {"channels-last": 6},
+        places=CONVNEXT_V2 | {"channels-last": 6, "depthwise-blocks": 2},
     ),
     "convnext with layer scale": Case(
         "convnext_atto",
@@ -83,9 +88,12 @@ CASES = {
             "image-patch-linear": 1,
             "layer-scale": 4,
             "layer-norm-affine": 7,
+            "depthwise-blocks": 3,
+            "depthwise-rows": 4,
             "split-depthwise": 4,
             "split-depthwise-in-three": 4,
             "plain-layer-norm": 9,
+            "half-precision-layer-norm": 9,
             "channels-first-layer-norm": 9,
         },
     ),
@@ -93,13 +101,15 @@ CASES = {
     "vit": Case(
         "vit_tiny_patch16_224",
         {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 10, "init_values": 0.1},
-        places={"image-patch-linear": 1, "layer-scale": 4, "layer-norm-affine": 4, "plain-layer-norm": 5}
+        places={"image-patch-linear": 1, "layer-scale": 4, "layer-norm-affine": 4}
+        | dict.fromkeys(PLAIN_NORMS, 5)
         | dict.fromkeys(GELUS, 2),
     ),
     "davit": Case(
         "davit_tiny",
         {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
-        places={"layer-norm-affine": 6, "plain-layer-norm": 11, "channels-first-layer-norm": 3}
+        places={"layer-norm-affine": 6, "channels-first-layer-norm": 3}
+        | dict.fromkeys(PLAIN_NORMS, 11)
         | dict.fromkeys(GELUS, 4),
     ),
 }
@@ -337,9 +347,23 @@ def test_split_depthwise_has_small_kernels_with_all_taps(
     assert sum(rows * columns for rows, columns in kernels) == 4 * 49
 
 
-def test_plain_layer_norm_leaves_none(networks: Any) -> None:
+@pytest.mark.parametrize(
+    ("rewrite_name", "kernels"), [("depthwise-blocks", [(3, 3)] * 3), ("depthwise-rows", [(7, 1)] * 4)]
+)
+def test_grouped_kernels_replace_depthwise_ones(
+    rewrite_name: str, kernels: list[tuple[int, int]], networks: Any
+) -> None:
+    _, graph = cached("convnextv2", networks)
+    nodes = list(rewrite(graph, ["channels-last", rewrite_name]).graph.graph.nodes)
+    grouped = [node for node in nodes if node.target is A.conv2d.default and node.args[-1] > 1]
+    assert [tuple(n.args[1].meta["val"].shape[2:]) for n in grouped if not is_depthwise(n)] == kernels
+    assert sum(map(is_depthwise, nodes)) == 4 - len(kernels)
+
+
+@pytest.mark.parametrize("rewrite_name", PLAIN_NORMS)
+def test_plain_layer_norms_leave_none(rewrite_name: str, networks: Any) -> None:
     _, graph = cached("vit", networks)
-    counts = operations(rewrite(graph, ["plain-layer-norm"]).graph)
+    counts = operations(rewrite(graph, [rewrite_name]).graph)
     assert counts[A.layer_norm.default] == 0
     assert counts[A.rsqrt.default] == 5
 

@@ -157,7 +157,7 @@ def failing_agent(target: str, bundle: str, phase: Phase, computed_in: str = "f3
 from edgekit.devices import agent
 from edgekit.runtime.openvino import engine
 from tests.helpers.failing_engine import failing_engine
-engine.Engine.low_precision_float = staticmethod(lambda: "bf16")
+engine.Engine.low_precision_float = lambda self: "bf16"
 with failing_engine({target!r}, {bundle!r}, {phase!r}, {computed_in!r}):
     agent.main()
 """

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_processes")
 @pytest.fixture
 def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that OpenVINO chooses bf16. A processor without bf16 computes in f32 instead."""
-    monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda: "bf16"))
+    monkeypatch.setattr(openvino.Engine, "low_precision_float", lambda self: "bf16")
 
 
 def measure_all(

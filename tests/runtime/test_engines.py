@@ -118,7 +118,7 @@ def test_low_precision_applies_to_float_models_where_the_runtime_chooses_it(
 
     bundle = make_bundle("openvino", precision=precision)
     for choice, computes_in in ((None, "f32"), ("bf16", "bf16")):
-        monkeypatch.setattr(openvino.Engine, "low_precision_float", staticmethod(lambda choice=choice: choice))
+        monkeypatch.setattr(openvino.Engine, "low_precision_float", lambda self, choice=choice: choice)
         with edgekit.load(bundle, low_precision=True) as session:
             expected = computes_in if precision == "float" else "f32"
             assert session.bundle.manifest.session.get("inference_precision", "f32") == expected
@@ -147,8 +147,7 @@ def faulty_bf16(monkeypatch: pytest.MonkeyPatch) -> Any:
             super().close()
             faults.open -= 1
 
-        @staticmethod
-        def low_precision_float() -> str | None:
+        def low_precision_float(self) -> str | None:
             return "bf16"
 
     monkeypatch.setattr(openvino, "Engine", Faulty)

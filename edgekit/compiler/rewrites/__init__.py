@@ -13,11 +13,21 @@ from edgekit.compiler.export import copy_sharing
 from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
 from edgekit.compiler.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.compiler.rewrites.channels_last import channels_last
-from edgekit.compiler.rewrites.depthwise import split_depthwise, split_depthwise_in_three
+from edgekit.compiler.rewrites.depthwise import (
+    depthwise_blocks,
+    depthwise_rows,
+    split_depthwise,
+    split_depthwise_in_three,
+)
 from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
-from edgekit.compiler.rewrites.layer_norm import plain_layer_norm
+from edgekit.compiler.rewrites.layer_norm import half_precision_layer_norm, plain_layer_norm
 from edgekit.compiler.rewrites.patches import image_patch_linear, patch_linear
-from edgekit.compiler.rewrites.response_norm import fold_response_norm, vector_norm_matmul, vector_norm_sum
+from edgekit.compiler.rewrites.response_norm import (
+    fold_response_norm,
+    vector_norm_matmul,
+    vector_norm_mean,
+    vector_norm_sum,
+)
 from edgekit.errors import ProfileError
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
@@ -30,10 +40,14 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "channels-first": channels_first,
     "channels-first-layer-norm": channels_first_layer_norm,
     "vector-norm-sum": vector_norm_sum,
+    "vector-norm-mean": vector_norm_mean,
     "vector-norm-matmul": vector_norm_matmul,
+    "depthwise-blocks": depthwise_blocks,
+    "depthwise-rows": depthwise_rows,
     "split-depthwise": split_depthwise,
     "split-depthwise-in-three": split_depthwise_in_three,
     "plain-layer-norm": plain_layer_norm,
+    "half-precision-layer-norm": half_precision_layer_norm,
     "coarse-polynomial-gelu": coarse_polynomial_gelu,
     "polynomial-gelu": polynomial_gelu,
     "tanh-gelu": tanh_gelu,

@@ -1,7 +1,7 @@
 """ConvNeXt V2's global response normalization (GRN, arXiv 2301.00808) in the cheapest exact form."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,7 +68,16 @@ def vector_norm_sum(graph: GraphModule) -> int:
 
     Returns the number of norms changed.
     """
-    return _vector_norm(graph, matmul=False)
+    return _vector_norm(graph, _by_mean_of_rows)
+
+
+@torch.no_grad()
+def vector_norm_mean(graph: GraphModule) -> int:
+    """Replace ``norm(x)`` like `vector-norm-sum`, with the mean over both axes right behind the square.
+
+    XNNPACK fuses the two, which is faster on x86 but leaves f16 on Arm. Returns the number of norms changed.
+    """
+    return _vector_norm(graph, _by_mean)
 
 
 @torch.no_grad()
@@ -77,42 +86,52 @@ def vector_norm_matmul(graph: GraphModule) -> int:
 
     This is for runtimes whose reductions are slower than their GEMM. Returns the number of norms changed.
     """
-    return _vector_norm(graph, matmul=True)
+    return _vector_norm(graph, _by_matmul)
 
 
-def _vector_norm(graph: GraphModule, matmul: bool) -> int:
+def _vector_norm(graph: GraphModule, length_of: Callable[[GraphModule, Node, Node], Node]) -> int:
+    """Replace each norm. `length_of` computes the one over axes 1 and 2, which it keeps, from the squares."""
     changed = 0
     for node in list(graph.graph.nodes):
         if node.target is not A.linalg_vector_norm.default or node.args[1] != 2 or len(node.args) < 4:
             continue
         x, _, axes, keep = node.args[:4]
         square = insert(graph, node, A.mul.Tensor, x, x, like=node)
-        if matmul and len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
-            length = insert(graph, node, A.sqrt.default, _sum_of_rows(graph, node, square), like=node)
+        square.meta["val"] = x.meta["val"]
+        if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
+            length = length_of(graph, node, square)
         else:
-            mean = _mean(graph, node, square, axes, keep)
-            root = math.sqrt(math.prod(shape_of(x)[axis] for axis in axes))
-            length = insert(
-                graph, node, A.mul.Tensor, insert(graph, node, A.sqrt.default, mean, like=node), root, like=node
-            )
+            mean = insert(graph, node, A.mean.dim, square, axes, keep, like=node)
+            length = _root(graph, node, mean, math.prod(shape_of(x)[axis] for axis in axes))
         node.replace_all_uses_with(length)
         changed += 1
     refresh(graph)
     return changed
 
 
-def _mean(graph: GraphModule, node: Node, square: Any, axes: Sequence[int], keep: bool) -> Node:
-    shape = shape_of(node.args[0])
-    if len(shape) != 4 or sorted(axes) != [1, 2] or not keep:
-        return insert(graph, node, A.mean.dim, square, axes, keep, like=node)
-    rows = insert(graph, node, A.reshape.default, square, [shape[0], shape[1] * shape[2], shape[3]], like=node)
+def _root(graph: GraphModule, node: Node, mean: Node, count: int) -> Node:
+    """The square root of a sum of `count` values with this mean."""
+    root = insert(graph, node, A.sqrt.default, mean, like=node)
+    return insert(graph, node, A.mul.Tensor, root, math.sqrt(count), like=node)
+
+
+def _by_mean(graph: GraphModule, node: Node, square: Node) -> Node:
+    _, height, width, _ = shape_of(square)
+    return _root(graph, node, insert(graph, node, A.mean.dim, square, [1, 2], True, like=node), height * width)
+
+
+def _by_mean_of_rows(graph: GraphModule, node: Node, square: Node) -> Node:
+    n, height, width, channels = shape_of(square)
+    rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
     mean = insert(graph, node, A.mean.dim, rows, [1], True, like=node)
-    return insert(graph, node, A.reshape.default, mean, [shape[0], 1, 1, shape[3]], like=node)
+    whole = insert(graph, node, A.reshape.default, mean, [n, 1, 1, channels], like=node)
+    return _root(graph, node, whole, height * width)
 
 
-def _sum_of_rows(graph: GraphModule, node: Node, square: Any) -> Node:
-    n, height, width, channels = shape_of(node.args[0])
+def _by_matmul(graph: GraphModule, node: Node, square: Node) -> Node:
+    n, height, width, channels = shape_of(square)
     rows = insert(graph, node, A.reshape.default, square, [n, height * width, channels], like=node)
     ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(1, height * width))
     total = insert(graph, node, A.matmul.default, ones, rows, like=node)
-    return insert(graph, node, A.reshape.default, total, [n, 1, 1, channels], like=node)
+    whole = insert(graph, node, A.reshape.default, total, [n, 1, 1, channels], like=node)
+    return insert(graph, node, A.sqrt.default, whole, like=node)

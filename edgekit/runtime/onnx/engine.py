@@ -57,8 +57,7 @@ class Engine:
     def close(self) -> None:
         self._session = None
 
-    @staticmethod
-    def low_precision_float() -> str | None:
+    def low_precision_float(self) -> str | None:
         return None
 
 

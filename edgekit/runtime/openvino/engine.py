@@ -75,8 +75,7 @@ class Engine:
         with self._lock:
             self._request = None
 
-    @staticmethod
-    def low_precision_float() -> str | None:
+    def low_precision_float(self) -> str | None:
         default = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
         return default if default in PRECISIONS and default != "f32" else None
 

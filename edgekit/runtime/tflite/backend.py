@@ -15,27 +15,30 @@ from edgekit.compiler.quantize.lowering import requantize_paddings, separate_con
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
+from edgekit.runtime.tflite.engine import F16, F16_OFFERED
+from edgekit.runtime.tflite.float_ends import quantize_inside, tabulate_gelus
 
-HALVES = ("reduced_precision_support", b"fp16accfp16")
-"""Metadata that lets XNNPACK compute the float layers of an INT8 model in f16 where the processor has it natively."""
+HALVES = b"fp16accfp16"
+"""Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""
 
 
 class Backend:
     """Compiler for LiteRT; tflite-runtime 2.14 also loads its files.
 
     The float layers of an INT8 file run in f16 on Arm cores that support it, such as the Raspberry Pi 5's, and in f32
-    elsewhere. In f16, convnextv2_atto needs 96 million instructions there instead of 122, and loses 0.3 dB.
+    elsewhere. In f16, convnextv2_atto needs 96 million instructions there instead of 122, and loses 0.3 dB. A float
+    file for such cores offers to run in f16.
     """
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
         options = {}
-        extra: list[tuple[str, bytes]] = []
+        extra: list[tuple[bytes, bytes]] = [(F16_OFFERED, HALVES)] if "asimdhp" in device_class.instruction_set else []
         if any("quantize" in str(node.target) for node in graph.graph.nodes):
             # Without a quantization config the converter silently keeps every Q/DQ pair and folds none.
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
-            extra.append(HALVES)
+            extra = [(F16, HALVES)]
             requantize_paddings(graph)
             separate_concatenations(graph)
             separate_quantizers(graph)
@@ -48,14 +51,16 @@ class Backend:
         with compiler_errors("tflite"):
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
-        names = finish(folder / "model.tflite", [("edgekit", metadata.encode()), *extra])
+        names = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra])
         return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
 
 
-def finish(path: Path, entries: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
-    """Repair the biases of the flatbuffer, and add metadata by name; returns its input's and its output's name."""
+def finish(path: Path, entries: Sequence[tuple[bytes, bytes]]) -> tuple[str, str]:
+    """Repair and improve the flatbuffer, and add metadata by name; returns its input's and its output's name."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
     rescale_biases(model)
+    tabulate_gelus(model)
+    quantize_inside(model)
     for name, content in entries:
         buffer = schema.BufferT()
         buffer.data = list(content)

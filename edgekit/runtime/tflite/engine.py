@@ -1,5 +1,6 @@
 """LiteRT on the CPU, from ai-edge-litert or from tflite-runtime."""
 
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypedDict
@@ -25,14 +26,27 @@ class TensorDetails(TypedDict):
     """Scale and zero point."""
 
 
+F16, F16_OFFERED = b"reduced_precision_support", b"reduced_precision_offered"
+"""Names of the metadata that makes XNNPACK compute float layers in f16, and of an offer to do so, of equal length."""
+
+
 class Engine:
-    """One interpreter behind a lock. Input or output in int8 or uint8 is converted by its scale and zero point."""
+    """One interpreter behind a lock. Input or output in int8 or uint8 is converted by its scale and zero point.
+
+    The manifest's session option "inference_precision" is "f32" (default) or "f16". In f16 the model is loaded into
+    memory, with the offer in it renamed.
+    """
 
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
         module = import_runtime("tflite")
         self.package = "ai-edge-litert" if module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
         self.version = package_version(module, self.package, manifest)
-        interpreter = module.Interpreter(model_path=str(model), num_threads=threads)
+        self._model = model
+        if manifest.session.get("inference_precision") == "f16":
+            content = model.read_bytes().replace(F16_OFFERED, F16)
+            interpreter = module.Interpreter(model_content=content, num_threads=threads)
+        else:
+            interpreter = module.Interpreter(model_path=str(model), num_threads=threads)
         interpreter.allocate_tensors()
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
@@ -62,9 +76,17 @@ class Engine:
         with self._lock:
             self._interpreter = None
 
-    @staticmethod
-    def low_precision_float() -> str | None:
-        return None
+    def low_precision_float(self) -> str | None:
+        with self._model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return "f16" if content.find(F16_OFFERED) >= 0 and _computes_in_f16() else None
+
+
+def _computes_in_f16() -> bool:
+    """Whether this is an Arm processor with arithmetic in f16."""
+    try:
+        return "asimdhp" in Path("/proc/cpuinfo").read_text(errors="replace").split()
+    except OSError:
+        return False
 
 
 def quantize(x: NDArray[np.float32], details: TensorDetails) -> NDArray[Any]:

@@ -43,8 +43,7 @@ class Engine:
     def close(self) -> None:
         self._graph = None
 
-    @staticmethod
-    def low_precision_float() -> str | None:
+    def low_precision_float(self) -> str | None:
         return None
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import ai_edge_litert.interpreter as litert
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
 
 SHAPE = (1, 3, 16, 16)
@@ -161,14 +161,4 @@ def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Modul
         expected = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images])
     with quiet(), torch.no_grad():
         Backend().compile(graph, tmp_path, "{}", X86)
-    interpreter = litert.Interpreter(str(tmp_path / "model.tflite"), num_threads=1)
-    interpreter.allocate_tensors()
-    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
-    logits = []
-    for image in images:
-        scale, zero = source["quantization"]
-        interpreter.set_tensor(source["index"], np.clip(np.round(image / scale) + zero, -128, 127).astype(np.int8))
-        interpreter.invoke()
-        scale, zero = sink["quantization"]
-        logits.append((interpreter.get_tensor(sink["index"]) - np.float32(zero)) * np.float32(scale))
-    assert snr_db(expected, np.concatenate(logits)) > 30
+    assert snr_db(expected, run_file(tmp_path / "model.tflite", images)) > 30

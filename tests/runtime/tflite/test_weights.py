@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import ai_edge_litert.interpreter as litert
 import numpy as np
 import torch
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from edgekit.compiler.export import export_graph
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
 
 
@@ -24,9 +24,5 @@ def test_transposed_weights_are_stored_as_they_are(tmp_path: Path) -> None:
     with quiet(), torch.no_grad():
         expected = network(image).numpy()
         Backend().compile(export_graph(network, image.shape), tmp_path, "{}", X86)
-    interpreter = litert.Interpreter(str(tmp_path / "model.tflite"), num_threads=1)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image.numpy())
-    interpreter.invoke()
-    logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    logits = run_file(tmp_path / "model.tflite", [image.numpy()])
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())

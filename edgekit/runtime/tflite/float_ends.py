@@ -1,0 +1,79 @@
+"""Changes where the converter's INT8 models pass from float to INT8 and back, without changing what they compute."""
+
+import copy
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+VERSION = 2
+"""Version of the operations QUANTIZE and DEQUANTIZE that knows int8."""
+
+
+def tabulate_gelus(model: Any) -> int:
+    """Compute each GELU from int8 to int8 in float, between DEQUANTIZE and QUANTIZE; returns their number.
+
+    XNNPACK turns the three operations into one table of 256 values. It doesn't know a GELU in int8, which LiteRT's own
+    slower kernel would run.
+    """
+    changed = 0
+    for graph in model.subgraphs:
+        operations = []
+        for operation in graph.operators:
+            code = model.operatorCodes[operation.opcodeIndex].builtinCode
+            source, sink = operation.inputs[0], operation.outputs[0]
+            if code != schema.BuiltinOperator.GELU or graph.tensors[source].type != schema.TensorType.INT8:
+                operations.append(operation)
+                continue
+            inside, outside = _as_float(graph, source), _as_float(graph, sink)
+            operations.append(_convert(model, schema.BuiltinOperator.DEQUANTIZE, source, inside))
+            operation.inputs, operation.outputs = [inside], [outside]
+            operations += [operation, _convert(model, schema.BuiltinOperator.QUANTIZE, outside, sink)]
+            changed += 1
+        graph.operators = operations
+    return changed
+
+
+def quantize_inside(model: Any) -> bool:
+    """Let an INT8 model take a float image, which its first operation quantizes; returns whether it was changed.
+
+    That is faster than in numpy, outside the model.
+    """
+    (graph,) = model.subgraphs
+    (image,) = graph.inputs
+    if graph.tensors[image].type != schema.TensorType.INT8:
+        return False
+    given = _as_float(graph, image)
+    name = graph.tensors[image].name
+    graph.tensors[given].name, graph.tensors[image].name = name, name + b"_int8"
+    graph.operators.insert(0, _convert(model, schema.BuiltinOperator.QUANTIZE, given, image))
+    graph.inputs = [given]
+    return True
+
+
+def _as_float(graph: Any, index: int) -> int:
+    """Add a float tensor like an int8 one. Returns its index."""
+    tensor = copy.copy(graph.tensors[index])
+    tensor.name += b"_float"
+    tensor.type, tensor.quantization, tensor.buffer = schema.TensorType.FLOAT32, None, 0
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def _convert(model: Any, code: int, source: int, to: int) -> Any:
+    """An operation QUANTIZE or DEQUANTIZE between two tensors."""
+    operation = schema.OperatorT()
+    operation.opcodeIndex = _index(model, code)
+    operation.inputs, operation.outputs = [source], [to]
+    return operation
+
+
+def _index(model: Any, code: int) -> int:
+    for index, known in enumerate(model.operatorCodes):
+        if known.builtinCode == code:
+            known.version = max(known.version, VERSION)
+            return index
+    added = schema.OperatorCodeT()
+    added.builtinCode = added.deprecatedBuiltinCode = code
+    added.version = VERSION
+    model.operatorCodes.append(added)
+    return len(model.operatorCodes) - 1
