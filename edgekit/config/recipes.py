@@ -42,6 +42,11 @@ class TargetRecipe:
 
     Sums behind linear layers stay in float: the values that transformers add up are too unequal for one INT8 range.
     """
+    quantize_attention: bool = False
+    """Whether the queries and keys of attention are INT8, in one operation of OpenVINO that only gains from both.
+
+    The key is meant for [openvino] on x86.
+    """
     hard_swish_in_float: bool = False
     """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float.
 

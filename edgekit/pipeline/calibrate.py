@@ -60,6 +60,11 @@ def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:
     if recipe.scheme == "w8":
         return "w8, int8 weights per channel of dense layers, computed with in float"
     where = "inputs and outputs" if wants.quantize_outputs else "inputs"
-    gelu = ", GELU from int8 to int8" if wants.quantize_gelu else ""
-    residuals = ", residual sums from int8 to int8" if wants.quantize_residuals else ""
-    return f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers{gelu}{residuals}"
+    parts = [f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"]
+    if wants.quantize_gelu:
+        parts.append("GELU from int8 to int8")
+    if wants.quantize_attention:
+        parts.append("int8 queries and keys of attention")
+    if wants.quantize_residuals:
+        parts.append("residual sums from int8 to int8")
+    return ", ".join(parts)

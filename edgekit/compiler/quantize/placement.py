@@ -31,6 +31,7 @@ class Placement(Quantizer):  # type: ignore[misc]
         super().__init__()
         low, high, dtype = (0, 255, torch.uint8) if target.activations == "uint8" else (-128, 127, torch.int8)
         self._activation = QuantizationSpec(dtype, MinMaxObserver, low, high, torch.per_tensor_affine)
+        self._symmetric = QuantizationSpec(torch.int8, MinMaxObserver, -128, 127, torch.per_tensor_symmetric)
         self._weight = QuantizationSpec(
             torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0
         )
@@ -65,6 +66,10 @@ class Placement(Quantizer):  # type: ignore[misc]
                             marks[user] = QuantizationAnnotation(_annotated=True, output_qspec=self._activation)
             for annotated, annotation in marks.items():
                 annotated.meta["quantization_annotation"] = annotation
+        if self._target.quantize_attention and self._scheme == "w8a8":
+            for node in model.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default):
+                queries_and_keys = dict.fromkeys(node.args[:2], self._symmetric)
+                node.meta["quantization_annotation"] = QuantizationAnnotation(queries_and_keys, _annotated=True)
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node in model.graph.nodes:
                 makers = [without_activation(value) for value in int8_inputs(node)]

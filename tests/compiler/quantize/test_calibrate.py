@@ -248,8 +248,9 @@ class Everything(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.gelu(self.stem(x))
         x = nn.functional.hardswish(self.one(self.depthwise(x)))
-        x = x + self.two(x)
-        logits: torch.Tensor = self.head(self.wide(self.norm(x.mean((2, 3)))))
+        rows = (x + self.two(x)).flatten(2).transpose(1, 2)
+        rows = nn.functional.scaled_dot_product_attention(rows, 2 * rows, rows + 1)
+        logits: torch.Tensor = self.head(self.wide(self.norm(rows.mean(1))))
         return logits
 
 
@@ -272,6 +273,7 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "quantize_depthwise": True,
     "quantize_gelu": True,
     "quantize_residuals": True,
+    "quantize_attention": True,
     "hard_swish_in_float": True,
     "estimator": "mean-minmax",
     "smooth_quant": True,

@@ -1,0 +1,73 @@
+"""Queries and keys of attention in INT8, for OpenVINO."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekit.compat.openvino import openvino
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import A
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.measure.accuracy import snr_db
+from edgekit.runtime.openvino.backend import Backend
+from tests.helpers.tiny import X86
+
+SHAPE = (1, 3, 16, 16)
+
+
+class Attention(nn.Module):
+    """Attention with two heads over the patches of an image, with queries and keys that aren't symmetric."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.qkv, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 48), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.patches(x).flatten(2).transpose(1, 2)
+        queries, keys, values = self.qkv(rows).reshape(1, 16, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(queries + 1, keys + 1, values)
+        logits: Tensor = self.head(mixed.transpose(1, 2).flatten(2)).mean(1)
+        return logits
+
+
+def recipe(on: bool) -> Recipe:
+    default = load_recipe("default")
+    return replace(default, targets={"openvino": replace(default.targets["openvino"], quantize_attention=on)})
+
+
+@pytest.fixture
+def images() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=SHAPE).astype(np.float32) for _ in range(4)]
+
+
+@pytest.fixture
+def graph() -> GraphModule:
+    torch.manual_seed(0)
+    return export_graph(Attention().eval(), SHAPE)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_queries_and_keys_have_symmetric_ranges(
+    graph: GraphModule, images: list[NDArray[np.float32]], on: bool
+) -> None:
+    quantized = quantize(graph, images, recipe(on), "openvino")
+    (attention,) = quantized.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
+    dequantizers = [value for value in attention.args[:3] if "dequantize" in str(value.target)]
+    assert [node.args[2:5] for node in dequantizers] == [(0, -128, 127)] * (2 if on else 0)
+
+
+def test_openvino_computes_the_same(graph: GraphModule, images: list[NDArray[np.float32]], tmp_path: Path) -> None:
+    quantized = quantize(graph, images, recipe(True), "openvino")
+    with torch.no_grad():
+        expected = np.concatenate([quantized(torch.from_numpy(image)).numpy() for image in images])
+        Backend().compile(quantized, tmp_path, "{}", X86)
+    model = openvino.Core().compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert snr_db(expected, np.concatenate([model(image)[0] for image in images])) > 30
