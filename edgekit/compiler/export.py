@@ -1,6 +1,7 @@
 """Exports a network as a graph, computes its constants, folds its batch norms and removes no-ops."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -71,8 +72,8 @@ def simplify(graph: GraphModule) -> GraphModule:
             _gather_windows(graph, node)
         elif node.target is A.col2im.default:
             _gather_overlaps(graph, node)
-        elif node.target is A.scaled_dot_product_attention.default and len(shape_of(node)) > 4 and len(node.args) == 3:
-            _flatten_attention(graph, node)
+        elif node.target is A.scaled_dot_product_attention.default and len(shape_of(node)) != 4:
+            _give_attention_four_axes(graph, node)
     fold_constants(graph)
     _fold_batch_norms(graph)
     return refresh(graph)
@@ -127,14 +128,24 @@ def _gather_overlaps(graph: GraphModule, fold: Any) -> None:
     fold.target, fold.args = A.reshape.default, (total, list(shape_of(fold)))
 
 
-def _flatten_attention(graph: GraphModule, attention: Any) -> None:
-    """Give an attention over more than four dimensions four, the most that torch's export to ONNX takes."""
+def _give_attention_four_axes(graph: GraphModule, attention: Any) -> None:
+    """Give an attention over fewer or more than four axes four, the only number that torch's export to ONNX takes."""
     shape = shape_of(attention)
-    attention.args = tuple(
-        insert(graph, attention, A.flatten.using_ints, value, 0, len(shape) - 4) for value in attention.args
-    )
-    whole = insert(graph, attention.next, A.reshape.default, attention, shape)
-    attention.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
+    masks = attention.args[3:4]
+    if any(mask is not None and shape_of(mask)[:-2] != shape[:-2] for mask in masks):
+        return  # broadcasting a mask over some of many axes is rare
+    outer = [1] * (3 - len(shape)) + [math.prod(shape[:-3]), *shape[-3:-2]]
+    values = [
+        None if value is None else insert(graph, attention, A.reshape.default, value, [*outer, *shape_of(value)[-2:]])
+        for value in attention.args[:4]
+    ]
+    attention.args = (*values, *attention.args[4:])
+    output = attention
+    if any(mask is not None for mask in masks):
+        # With a mask, torch may choose another kernel each time it is traced, and their outputs differ in strides.
+        output = insert(graph, attention.next, A.clone.default, attention, memory_format=torch.contiguous_format)
+    whole = insert(graph, output.next, A.reshape.default, output, shape)
+    attention.replace_all_uses_with(whole, delete_user_cb=lambda user: user not in (output, whole))
 
 
 def copy_sharing(module: M) -> M:

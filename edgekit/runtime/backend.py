@@ -59,15 +59,22 @@ class Backend(Protocol):
 
 
 def compiler_errors(target: str) -> LibraryErrors:
-    """Turn an exception of a runtime's compiler into a CompileError that quotes its first line.
+    """Turn an exception of a runtime's compiler into a CompileError that quotes the first line of its cause.
 
     OSError and MemoryError pass through, because a full disk and lack of memory are reported as such.
     """
     title = find_runtime(target).title
     return LibraryErrors(
-        lambda raised: CompileError(f"{title}'s compiler refused the graph: {first_line(raised)}"),
+        lambda raised: CompileError(f"{title}'s compiler refused the graph: {first_line(_innermost(raised))}"),
         passing=(OSError, MemoryError),
     )
+
+
+def _innermost(error: Exception) -> Exception:
+    """The cause of an error. That of torch's exporter to ONNX itself only says which step failed."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 __all__ = ["Artifact", "Backend", "compiler_errors", "load_backend"]

@@ -132,7 +132,8 @@ def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profi
     """Name the operations after the manifest's layers.
 
     Both are in the same order, so an operation belongs to the next layer with as many MACs. An operation that a rewrite
-    split or merged has no such layer, and keeps the runtime's name.
+    split or merged has no such layer, and keeps the runtime's name. A depthwise layer that runs on blocks multiplies
+    with zeros too, which don't count.
     """
     names = {layer["name"] for layer in layers}
     free = list(layers)
@@ -143,6 +144,6 @@ def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profi
             match = next((layer for layer in free if layer["name"] == op.name), None)
         if match is not None:
             free.remove(match)
-            op = replace(op, name=match["name"])
+            op = replace(op, name=match["name"], macs=min(op.macs, match["macs"]))
         ops.append(op)
     return replace(profile, ops=tuple(ops))

@@ -260,11 +260,22 @@ class BlockAttention(nn.Module):
         return nn.functional.scaled_dot_product_attention(query, key, value)
 
 
-def test_an_attention_gets_four_dimensions() -> None:
-    graph, x = export_graph(BlockAttention(), (1, 3, 16, 16)), torch.randn(1, 3, 16, 16)
+class WindowAttention(nn.Module):
+    """Attention with a mask over windows, without an axis for the batch, as in SAM."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = x.reshape(3, 4, 16, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, query @ key.mT)
+        return mixed.reshape(1, 4, 16, 4).transpose(1, 2).reshape(1, 16, 16)
+
+
+@pytest.mark.parametrize(("network", "shape"), [(BlockAttention, (2, 4, 8, 4)), (WindowAttention, (1, 4, 16, 4))])
+def test_an_attention_gets_four_axes(network: type[nn.Module], shape: tuple[int, ...]) -> None:
+    graph, x = export_graph(network(), (1, 3, 16, 16)), torch.randn(1, 3, 16, 16)
     (attention,) = graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
-    assert shape_of(attention) == (2, 4, 8, 4)
-    torch.testing.assert_close(graph(x), BlockAttention()(x))
+    assert shape_of(attention) == shape
+    torch.testing.assert_close(graph(x), network()(x))
+    torch.export.export(graph, (x,)).run_decompositions()
 
 
 @pytest.mark.parametrize(

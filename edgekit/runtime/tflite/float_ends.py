@@ -47,6 +47,9 @@ def quantize_inside(model: Any) -> bool:
     graph.tensors[given].name, graph.tensors[image].name = name, name + b"_int8"
     graph.operators.insert(0, _convert(model, schema.BuiltinOperator.QUANTIZE, given, image))
     graph.inputs = [given]
+    for signature in model.signatureDefs or []:
+        for entry in signature.inputs:
+            entry.tensorIndex = given
     return True
 
 

@@ -18,6 +18,7 @@ from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
+from edgekit.runtime.profiling import profile_model
 from edgekit.runtime.tflite import engine
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
@@ -69,6 +70,8 @@ def test_gelu_is_a_table_and_the_image_is_quantized_inside(tmp_path: Path) -> No
     assert (found["GELU", "FLOAT32"], found["GELU", "INT8"]) == (1, 0)
     assert found["QUANTIZE", "FLOAT32"] == 2, "the image and the GELU"
     assert snr_db(expected, run_file(tmp_path / "model.tflite", images)) > 30
+    ran = profile_model(tmp_path / "model.tflite", threads=1, runs=1)
+    assert ran.method.startswith("LiteRT's profiler"), "the signature, which it reads, names the float input too"
 
 
 @pytest.mark.parametrize("device_class", ["raspberry-pi-5", "raspberry-pi-4", "x86-64-v3"])
