@@ -38,7 +38,7 @@ def quantize_inside(model: Any) -> bool:
 
     That is faster than in numpy, outside the model.
     """
-    (graph,) = model.subgraphs
+    graph = model.subgraphs[0]  # others are the bodies of operations
     (image,) = graph.inputs
     if graph.tensors[image].type != schema.TensorType.INT8:
         return False
