@@ -60,7 +60,7 @@ def simplify(graph: GraphModule) -> GraphModule:
     for node in list(graph.graph.nodes):
         if node.target is A._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
-        elif node.target in NO_OPS or _keeps_dtype(node):
+        elif node.target in NO_OPS or _keeps_dtype(node) or _clips_nothing(graph, node):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)  # dead code elimination would keep dropout as random
         elif node.target is A.view.default:  # a reshape works with any strides, and rewrites change them
@@ -86,6 +86,14 @@ def _keeps_dtype(node: Node) -> bool:
     value = node.args[0]
     assert isinstance(value, Node)
     return bool(value.meta["val"].dtype == node.args[1])
+
+
+def _clips_nothing(graph: GraphModule, node: Node) -> bool:
+    """Whether a node limits values to the range from minus infinity to infinity, as Gemma does before its training."""
+    if node.target is not A.clamp.Tensor:
+        return False
+    limits = [constant(graph, limit) for limit in node.args[1:]]
+    return all(limit is not None and bool(torch.isinf(limit).all()) for limit in limits)
 
 
 def _gather_windows(graph: GraphModule, unfold: Any) -> None:

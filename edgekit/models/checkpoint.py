@@ -76,9 +76,13 @@ def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | No
 
 
 def check_finite(module: nn.Module, source: str) -> None:
-    """Raise WeightsError with the first tensor that contains NaN or infinity; `source` names the weights."""
+    """Raise WeightsError with the first tensor that contains NaN or infinity; `source` names the weights.
+
+    A single infinite value that isn't trained may be a limit for clipping.
+    """
+    limits = {name for name, value in module.named_buffers() if value.numel() == 1 and bool(torch.isinf(value))}
     for name, value in module.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if name not in limits and value.is_floating_point() and not bool(torch.isfinite(value).all()):
             count = int((~torch.isfinite(value)).sum())
             raise WeightsError(
                 f"tensor '{name}' of weights '{source}' contains NaN or infinity ({count} of {value.numel()} values): "

@@ -298,3 +298,19 @@ def test_a_fold_becomes_a_gather(size: tuple[int, int], window: tuple[Any, ...])
     graph = export_graph(Fold(), tuple(columns.shape))
     assert not graph.graph.find_nodes(op="call_function", target=A.col2im.default)
     torch.testing.assert_close(graph(columns), Fold()(columns))
+
+
+def test_infinite_limits_are_removed() -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.least, self.low, self.high, self.most = (
+                nn.Buffer(torch.tensor(limit)) for limit in (-float("inf"), -0.5, 0.5, float("inf"))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(torch.clamp(x, self.least, self.most), self.low, self.high)
+
+    graph, x = export_graph(Clipped(), (1, 3, 4, 4)), torch.randn(1, 3, 4, 4)
+    assert len(calls(graph, A.clamp.Tensor)) == 1
+    torch.testing.assert_close(graph(x), Clipped()(x))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import WeightsError
 from edgekit.models import Network, load_network
+from edgekit.models.checkpoint import check_finite
 from edgekit.models.options import ModelOptions
 
 TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
@@ -211,6 +212,16 @@ def test_values_that_are_not_finite_are_named(value: float, state: dict[str, Ten
     problem = refusal(state, tmp_path).problem
     assert "'stages.1.blocks.0.mlp.fc1.weight'" in problem
     assert "NaN or infinity (1 of 1024 values)" in problem
+
+
+def test_limits_for_clipping_may_be_infinite() -> None:
+    """Gemma's layers have them until training narrows them."""
+    module = nn.Linear(2, 2)
+    module.register_buffer("most", torch.tensor(float("inf")))
+    check_finite(module, "random")
+    module.register_buffer("least", torch.tensor(float("nan")))
+    with pytest.raises(WeightsError, match="tensor 'least'"):
+        check_finite(module, "random")
 
 
 def test_weights_that_overflow_are_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
