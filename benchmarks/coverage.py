@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also measure the modules that have rows")
     parser.add_argument("--failed", action="store_true", help="also measure the modules with a row that failed")
     parser.add_argument("--full-size", action="store_true", help="run networks at their own input size")
+    parser.add_argument("--calibration", type=int, default=8, help="number of calibration images")
     parser.add_argument("--seconds", type=float, default=900, help="most seconds for one network")
     parser.add_argument("--memory", type=float, default=10, help="most GiB of memory for one network")
     args = parser.parse_args()
@@ -85,7 +86,7 @@ def main() -> None:
         smallest = models[module]
         request = Request(
             module, smallest.model, args.data, smallest.side, args.full_size, dict(smallest.model_args),
-            targets=tuple(args.targets),
+            args.calibration, targets=tuple(args.targets),
         )  # fmt: skip
         rows = run_module(module, smallest, request, Limits(args.seconds, args.memory))
         keep_rows(ROWS, rows, KEYS)

@@ -7,6 +7,8 @@ from docs.generate.figures import BENCHMARKS
 from docs.generate.markdown import code, plain, table
 from edgekit.config.runtimes import RUNTIMES
 
+USUAL = 8
+"""Number of calibration images of most networks."""
 PARITY = 1e-3
 """Largest allowed difference of a float bundle's logits from torch's, as a share of the largest logit."""
 
@@ -19,11 +21,16 @@ def coverage_summary() -> str:
     measured = {row["module"] for row in rows}
     everywhere, somewhere = (sum(len(found) >= least for found in works.values()) for least in (len(RUNTIMES), 1))
     left = sorted(modules.keys() - measured)
+    more = sorted({row["module"] for row in rows if row.get("calibration_images", USUAL) > USUAL})
     text = (
         f"timm has {len(modules)} modules, of which {len(measured)} were measured. {everywhere} of these work with all "
         f"three runtimes, and {somewhere} with at least one."
     )
-    return f"{text} Not measured yet: {', '.join(map(code, left))}.\n" if left else f"{text}\n"
+    if more:
+        text += f" Calibrated on more images, because {USUAL} were too few: {', '.join(map(code, more))}."
+    if left:
+        text += f" Not measured yet: {', '.join(map(code, left))}."
+    return f"{text}\n"
 
 
 def coverage_table() -> str:
