@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.export import export_graph
-from edgekit.compiler.graph import A, is_depthwise, layers
+from edgekit.compiler.graph import A, argument, is_depthwise, layers
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS
@@ -355,7 +355,7 @@ def test_grouped_kernels_replace_depthwise_ones(
 ) -> None:
     _, graph = cached("convnextv2", networks)
     nodes = list(rewrite(graph, ["channels-last", rewrite_name]).graph.graph.nodes)
-    grouped = [node for node in nodes if node.target is A.conv2d.default and node.args[-1] > 1]
+    grouped = [node for node in nodes if node.target is A.conv2d.default and argument(node, 6, 1) > 1]
     assert [tuple(n.args[1].meta["val"].shape[2:]) for n in grouped if not is_depthwise(n)] == kernels
     assert sum(map(is_depthwise, nodes)) == 4 - len(kernels)
 

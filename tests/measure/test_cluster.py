@@ -131,7 +131,7 @@ def test_a_schedulers_address(command: list[str], tmp_path: Path, capfd: Any) ->
             process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-        wait_until(file.exists, "the scheduler wrote its address")
+        wait_until(lambda: file.exists() and file.stat().st_size > 0, "the scheduler wrote its address")
         address = json.loads(file.read_text())["address"]
         assert evaluated([*command, "--scheduler", address], capfd) == alone
 

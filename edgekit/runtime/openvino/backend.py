@@ -25,8 +25,7 @@ class Backend:
             model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})
-        if "asimd" in device_class.instruction_set:
-            split_reductions(model)
+        split_reductions(model)
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):
