@@ -38,13 +38,9 @@ def edgekit_candidates(built: dict[str, Bundle]) -> list[Candidate]:
             candidates.append(
                 Candidate(f"edgekit {precision}, {BF16}", target, "edgekit", mixed, bundle.path, options={"hint": BF16})
             )
-        elif target == "tflite" and precision == "float" and _has_f16(bundle):
+        elif target == "tflite" and precision == "float" and load_device_class(bundle.manifest.device_class).has_f16:
             candidates.append(Candidate("edgekit float, f16", target, "edgekit", "f16", bundle.path))
     return candidates
-
-
-def _has_f16(bundle: Bundle) -> bool:
-    return load_device_class(bundle.manifest.device_class).low_precision_float == "f16"
 
 
 class Stock:

@@ -10,6 +10,9 @@ from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 
+F16_FEATURE = "asimdhp"
+"""CPU feature of Arm processors with arithmetic in f16."""
+
 
 @dataclass(frozen=True)
 class DeviceClass:
@@ -51,6 +54,11 @@ class DeviceClass:
     `instruction_set`, against the classes that list no boards.
     """
 
+    @property
+    def has_f16(self) -> bool:
+        """Whether every machine of this class is an Arm processor with arithmetic in f16."""
+        return F16_FEATURE in self.instruction_set
+
     def bound_ms(self, macs: int, precision: Precision, threads: int) -> float:
         """Lower bound of the latency of `macs` multiply-accumulates, in ms: `threads` cores that never wait."""
         rate = {"float": self.fp32_macs_per_cycle, "int8": self.int8_macs_per_cycle}[precision]
@@ -90,8 +98,14 @@ def class_of(board: str | None, features: Collection[str]) -> str | None:
 
 def host_class(root: Path = Path("/")) -> str | None:
     """Name of this machine's class, or None if no class matches. `root` is the folder that contains proc and sys."""
-    model, cpuinfo = root / "sys/firmware/devicetree/base/model", root / "proc/cpuinfo"
+    model = root / "sys/firmware/devicetree/base/model"
     board = model.read_text(errors="replace").strip("\0 \n") if model.is_file() else None
+    return class_of(board, cpu_features(root))
+
+
+def cpu_features(root: Path = Path("/")) -> list[str]:
+    """CPU features of this machine, as in /proc/cpuinfo; none if it has no such file. `root` contains proc."""
+    cpuinfo = root / "proc/cpuinfo"
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
     flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return class_of(board, flags.partition(":")[2].split())
+    return flags.partition(":")[2].split()

@@ -1,6 +1,6 @@
 """Turns large depthwise kernels into what XNNPACK has fast kernels for: small ones, or grouped ones on blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -38,6 +38,12 @@ THREE: tuple[Part, ...] = (
     ((-3, -1, 1, 3), (-3, 3)),
 )
 """Kernels of 21, 20 and 8 taps, which together have each of the 49 taps once, with two sums fewer."""
+
+
+BLOCK = 4
+"""Side of a block, in pixels."""
+WIDEST_ROW = 16
+"""Most columns of a row that becomes a group: its weights and products grow with the square."""
 
 
 def split_depthwise(graph: GraphModule) -> int:
@@ -92,10 +98,6 @@ def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
         yield node, weight
 
 
-BLOCK = 4
-"""Side of a block, in pixels."""
-
-
 @torch.no_grad()
 def depthwise_blocks(graph: GraphModule) -> int:
     """Turn each 7x7 depthwise convolution into one on blocks of 4x4 pixels, if height and width are multiples of 4.
@@ -106,36 +108,7 @@ def depthwise_blocks(graph: GraphModule) -> int:
 
     Returns the number of convolutions changed.
     """
-    changed = 0
-    for node, weight in _seven_by_seven(graph):
-        n, channels, height, width = shape_of(node)
-        if height % BLOCK or width % BLOCK:
-            continue
-
-        def call(target: Any, *args: Any, at: Node = node) -> Node:
-            return insert(graph, at, target, *args, like=at)
-
-        tall, wide = height // BLOCK, width // BLOCK
-        # Two transposes are faster than one of six axes.
-        x = call(A.permute.default, node.args[0], TO_LAST)
-        x = call(A.reshape.default, x, [n * tall, BLOCK, wide, BLOCK * channels])
-        x = call(A.permute.default, x, [0, 2, 1, 3])
-        x = call(A.reshape.default, x, [1, n * tall * wide, BLOCK * BLOCK, channels])
-        x = call(A.permute.default, x, [0, 1, 3, 2])
-        x = call(A.reshape.default, x, [n, tall, wide, channels * BLOCK * BLOCK])
-        x = call(A.permute.default, x, TO_FIRST)
-        x = _grouped(graph, node, x, _block_weight(weight), BLOCK * BLOCK, [1, 1])
-        x = call(A.permute.default, x, TO_LAST)
-        x = call(A.reshape.default, x, [1, n * tall * wide, channels, BLOCK * BLOCK])
-        x = call(A.permute.default, x, [0, 1, 3, 2])
-        x = call(A.reshape.default, x, [n * tall, wide, BLOCK, BLOCK * channels])
-        x = call(A.permute.default, x, [0, 2, 1, 3])
-        x = call(A.reshape.default, x, [n, height, width, channels])
-        node.replace_all_uses_with(call(A.permute.default, x, TO_FIRST))
-        changed += 1
-    refresh(graph)
-    sink_permutes(graph, TO_FIRST)
-    return changed
+    return _regroup(graph, _on_blocks)
 
 
 @torch.no_grad()
@@ -147,43 +120,74 @@ def depthwise_rows(graph: GraphModule) -> int:
 
     Returns the number of convolutions changed.
     """
+    return _regroup(graph, _on_rows)
+
+
+Call = Callable[..., Node]
+"""Inserts a call of an operation in place of a convolution."""
+
+
+def _regroup(graph: GraphModule, form: Callable[[GraphModule, Any, Tensor, Call], Node | None]) -> int:
+    """Replace convolutions by what `form` returns on [N,H,W,C]; it returns None for those that stay."""
     changed = 0
     for node, weight in _seven_by_seven(graph):
-        n, channels, height, width = shape_of(node)
-        if width > WIDEST_ROW:
-            continue
 
         def call(target: Any, *args: Any, at: Node = node) -> Node:
             return insert(graph, at, target, *args, like=at)
 
-        x = call(A.permute.default, node.args[0], TO_LAST)
-        x = call(A.permute.default, x, [0, 1, 3, 2])
-        x = call(A.reshape.default, x, [n, height, 1, channels * width])
-        x = call(A.permute.default, x, TO_FIRST)
-        x = _grouped(graph, node, x, _row_weight(weight, width), width, [3, 0])
-        x = call(A.permute.default, x, TO_LAST)
-        x = call(A.reshape.default, x, [n, height, channels, width])
-        x = call(A.permute.default, x, [0, 1, 3, 2])
-        node.replace_all_uses_with(call(A.permute.default, x, TO_FIRST))
+        new = form(graph, node, weight, call)
+        if new is None:
+            continue
+        node.replace_all_uses_with(call(A.permute.default, new, TO_FIRST))
         changed += 1
     refresh(graph)
     sink_permutes(graph, TO_FIRST)
     return changed
 
 
-WIDEST_ROW = 16
-"""Most columns of a row that becomes a group: its weights and products grow with the square."""
+def _on_blocks(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Node | None:
+    n, channels, height, width = shape_of(node)
+    if height % BLOCK or width % BLOCK:
+        return None
+    tall, wide = height // BLOCK, width // BLOCK
+    x = call(A.permute.default, node.args[0], TO_LAST)
+    # Two transposes are faster than one of six axes.
+    x = call(A.reshape.default, x, [n * tall, BLOCK, wide, BLOCK * channels])
+    x = call(A.permute.default, x, [0, 2, 1, 3])
+    x = call(A.reshape.default, x, [1, n * tall * wide, BLOCK * BLOCK, channels])
+    x = call(A.permute.default, x, [0, 1, 3, 2])
+    x = call(A.reshape.default, x, [n, tall, wide, channels * BLOCK * BLOCK])
+    x = _grouped(graph, node, x, _block_weight(weight), [1, 1])
+    x = call(A.reshape.default, x, [1, n * tall * wide, channels, BLOCK * BLOCK])
+    x = call(A.permute.default, x, [0, 1, 3, 2])
+    x = call(A.reshape.default, x, [n * tall, wide, BLOCK, BLOCK * channels])
+    x = call(A.permute.default, x, [0, 2, 1, 3])
+    return call(A.reshape.default, x, [n, height, width, channels])
 
 
-def _grouped(graph: GraphModule, node: Any, x: Node, weight: Tensor, pixels: int, padding: list[int]) -> Node:
-    """Insert a grouped convolution in place of a depthwise one, with each of its channels as a group of pixels."""
-    bias = constant(graph, argument(node, 2, None))
+def _on_rows(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Node | None:
+    n, channels, height, width = shape_of(node)
+    if width > WIDEST_ROW:
+        return None
+    x = call(A.permute.default, node.args[0], TO_LAST)
+    x = call(A.permute.default, x, [0, 1, 3, 2])
+    x = call(A.reshape.default, x, [n, height, 1, channels * width])
+    x = _grouped(graph, node, x, _row_weight(weight, width), [3, 0])
+    x = call(A.reshape.default, x, [n, height, channels, width])
+    return call(A.permute.default, x, [0, 1, 3, 2])
+
+
+def _grouped(graph: GraphModule, node: Any, x: Node, weight: Tensor, padding: list[int]) -> Node:
+    """Insert a convolution on channels last, in which each channel of the depthwise one `node` is a group of pixels."""
+    pixels, bias = weight.shape[1], constant(graph, argument(node, 2, None))
     kernel = add_constant(graph, node, f"{layer_name(node)}.weight", weight)
     repeated = None
     if bias is not None:
         repeated = add_constant(graph, node, f"{layer_name(node)}.bias", bias.repeat_interleave(pixels))
-    groups = argument(node, 6, 1)
-    return insert(graph, node, A.conv2d.default, x, kernel, repeated, [1, 1], padding, [1, 1], groups, like=node)
+    first = insert(graph, node, A.permute.default, x, TO_FIRST, like=node)
+    settings = ([1, 1], padding, [1, 1], argument(node, 6, 1))
+    conv = insert(graph, node, A.conv2d.default, first, kernel, repeated, *settings, like=node)
+    return insert(graph, node, A.permute.default, conv, TO_LAST, like=node)
 
 
 def _block_weight(weight: Tensor) -> Tensor:

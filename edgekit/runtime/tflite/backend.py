@@ -33,7 +33,7 @@ class Backend:
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
         options = {}
-        extra: list[tuple[bytes, bytes]] = [(F16_OFFERED, HALVES)] if "asimdhp" in device_class.instruction_set else []
+        extra = [(F16_OFFERED, HALVES)] if device_class.has_f16 else []
         if any("quantize" in str(node.target) for node in graph.graph.nodes):
             # Without a quantization config the converter silently keeps every Q/DQ pair and folds none.
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.config.device_classes import F16_FEATURE, cpu_features
 from edgekit.errors import BundleError
 from edgekit.runtime.engine import (
     check_shapes,
@@ -78,15 +79,7 @@ class Engine:
 
     def low_precision_float(self) -> str | None:
         with self._model.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return "f16" if content.find(F16_OFFERED) >= 0 and _computes_in_f16() else None
-
-
-def _computes_in_f16() -> bool:
-    """Whether this is an Arm processor with arithmetic in f16."""
-    try:
-        return "asimdhp" in Path("/proc/cpuinfo").read_text(errors="replace").split()
-    except OSError:
-        return False
+            return "f16" if content.find(F16_OFFERED) >= 0 and F16_FEATURE in cpu_features() else None
 
 
 def quantize(x: NDArray[np.float32], details: TensorDetails) -> NDArray[Any]:

@@ -99,7 +99,7 @@ def test_a_session_in_f16_renames_the_offer(make_bundle: MakeBundle, monkeypatch
     with edgekit.load(bundle, low_precision=True) as session:
         assert "inference_precision" not in session.bundle.manifest.session, "the file offers nothing"
         expected = session(x)
-    monkeypatch.setattr(engine, "_computes_in_f16", lambda: True)
+    monkeypatch.setattr(engine, "cpu_features", lambda: ["asimd", "asimdhp"])
     monkeypatch.setattr(engine, "F16_OFFERED", b"serving_default")  # a name in any file of litert-torch
     monkeypatch.setattr(engine, "F16", b"serving_DEFAULT")
     with edgekit.load(bundle, low_precision=True) as session:
