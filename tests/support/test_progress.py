@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +69,13 @@ SEVERAL = """
 import threading
 from edgekit.support.progress import Reporter
 reporter = Reporter(False)
-copied, timed = threading.Event(), threading.Event()
+copied, timing, timed = (threading.Event() for _ in range(3))
 def first():
     with reporter.stage("pi4: copy"):
         copying.wait()
     copied.set()
     with reporter.stage("pi4: time", 2) as step:
+        timing.wait()
         step(); step()
     timed.set()
 def second():
@@ -81,20 +83,21 @@ def second():
         copying.wait()
         copied.wait()
     with reporter.stage("pi5: time", 2) as step:
+        timing.set()
         step(); timed.wait(); step()
 copying = threading.Barrier(2)
 threads = [threading.Thread(target=work) for work in (first, second)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 """
-"""Two devices. The second is still copying when the first has finished copying, and ends its timing last."""
+"""Two devices. The second ends each of its stages after the first has ended its own."""
 
 
 def test_stages_of_several_threads_share_a_display() -> None:
     _, screen = run_on_terminal(SEVERAL)
     assert "Traceback" not in screen
-    assert "pi4: copy: 0." in screen, "a stage that ends before the others becomes a line"
-    assert "pi4: time: 2 in 0." in screen
+    assert "pi4: copy: " in screen, "a stage that ends before the others becomes a line"
+    assert "pi4: time: 2 in " in screen
     assert "pi5: time" in screen
     assert "2/2" in screen
 
@@ -116,7 +119,7 @@ def test_plain_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
     reporter.warn("'a [b].png' is broken")
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.splitlines() == [
+    assert re.sub(r"[0-9.]+ s$", "0.0 s", err, flags=re.MULTILINE).splitlines() == [
         "[bold]a line[/bold] that is " + "long " * 40,
         "read images: 2 in 0.0 s",
         "export: 0.0 s",
