@@ -71,12 +71,19 @@ def _live_bytes(graph: GraphModule, image: Tensor) -> int:
 
 
 class _LiveBytes(Interpreter):
-    most = 1
+    """Runs the graph on an image, and finds the most bytes of values that depend on it. Weights don't."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.most = 1
+        self._per_image: set[Node] = set()
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        live = (value, *(held for node, held in self.env.items() if node.op != "get_attr"))
-        self.most = max(self.most, sum(tensor.nbytes for tensor in live if isinstance(tensor, Tensor)))
+        if n.op == "placeholder" or not self._per_image.isdisjoint(n.all_input_nodes):
+            self._per_image.add(n)
+            live = (value, *(held for node, held in self.env.items() if node in self._per_image))
+            self.most = max(self.most, sum(tensor.nbytes for tensor in live if isinstance(tensor, Tensor)))
         return value
 
 
@@ -221,10 +228,10 @@ class _Moments:
 def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
     """The damping with which weights fitted to one half of the images err least on the other half, in both directions.
 
-    Infinity, which leaves the weight as it is, if all of them increase the error, or if there is only one image.
+    Infinity, which leaves the weight as it is, if all of them increase the error, or if a half has only one row.
     """
     first, second = halves
-    if first is second:
+    if first is second or min(first.rows, second.rows) < 2:
         return math.inf
 
     directions = [(half, other, weight @ other.cross) for half, other in ((first, second), (second, first))]

@@ -131,6 +131,21 @@ def test_fewer_images_where_memory_is_small(network: nn.Module, monkeypatch: pyt
     assert torch.equal(errors(bounded, network, samples), errors(four, network, samples))
 
 
+def test_weights_don_t_count_as_memory_of_an_image() -> None:
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(768, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
+    samples = images(2, 0)
+    weights = 4 * 768 * 512
+    assert fit._live_bytes(quantized(wide, "nearest", samples), torch.from_numpy(samples[0])) < weights / 10
+
+
+def test_two_images_are_too_few_to_fit_a_layer_without_positions() -> None:
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(768, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
+    others = images(16, 1)
+    nearest, fitted = (quantized(wide, how, images(2, 0)) for how in ("nearest", "fit"))
+    before, after = (errors(graph, wide, others).square().mean() for graph in (nearest, fitted))
+    assert after < 1.5 * before, (before, after)
+
+
 def test_a_layer_with_many_inputs_keeps_its_levels(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     nearest = quantized(network, "nearest", images(16, 0))
     before = constants(nearest)
