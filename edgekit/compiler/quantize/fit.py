@@ -38,6 +38,8 @@ NOISE = 1e-9
 """Variance that any input has, as a share of its mean square."""
 ROWS_PER_INPUT = 200
 """Rows that the second moments are taken from, for each input of a layer. More cost time and change little."""
+MOST_INPUTS_PER_ROW = 32
+"""Inputs of a layer for each row of half of the images. With more, a fit costs minutes and helps on no other image."""
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
 
@@ -228,10 +230,10 @@ class _Moments:
 def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
     """The damping with which weights fitted to one half of the images err least on the other half, in both directions.
 
-    Infinity, which leaves the weight as it is, if all of them increase the error, or if a half has only one row.
+    Infinity, which leaves the weight as it is, if all of them increase the error, or if there are too few rows.
     """
     first, second = halves
-    if first is second or min(first.rows, second.rows) < 2:
+    if first is second or min(first.rows, second.rows) < max(2, weight.shape[2] // MOST_INPUTS_PER_ROW):
         return math.inf
 
     directions = [(half, other, weight @ other.cross) for half, other in ((first, second), (second, first))]
