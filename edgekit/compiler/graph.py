@@ -146,6 +146,20 @@ def is_padding(node: Any) -> bool:
     return zeros and [user.target for user in node.users] == [A.conv2d.default]
 
 
+def behind_views(node: Any) -> Any:
+    """The convolution for which two views turn rows [N,H*W,C] into [N,C,H,W], if `node` is the first view.
+
+    The node itself if it isn't.
+    """
+    if node.target is A.reshape.default and len(node.args[1]) == 4:
+        permutes = list(node.users)
+        if [(p.target, *p.args[1:]) for p in permutes] == [(A.permute.default, [0, 3, 1, 2])]:
+            users = list(permutes[0].users)
+            if [user.target for user in users] == [A.conv2d.default]:
+                return users[0]
+    return node
+
+
 def pair(value: Any) -> tuple[int, int]:
     """A pair that ATen gives as n, [n] or [n, m]."""
     items = list(value) if isinstance(value, list | tuple) else [value]

@@ -55,6 +55,11 @@ class DeviceClass:
     """
 
     @property
+    def is_arm(self) -> bool:
+        """Whether the machines of this class have Arm processors."""
+        return "asimd" in self.instruction_set
+
+    @property
     def has_f16(self) -> bool:
         """Whether every machine of this class is an Arm processor with arithmetic in f16."""
         return F16_FEATURE in self.instruction_set

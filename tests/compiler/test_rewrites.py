@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.export import export_graph
-from edgekit.compiler.graph import A, argument, is_depthwise, layers
+from edgekit.compiler.graph import A, argument, constant, is_depthwise, layers
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS
@@ -60,6 +60,7 @@ CONVNEXT_V2 = {
     "plain-layer-norm": 9,
     "half-precision-layer-norm": 9,
     "channels-first-layer-norm": 9,
+    "rows-layer-norm": 9,
 }
 CASES = {
     "convnextv2": Case(
@@ -95,6 +96,7 @@ CASES = {
             "plain-layer-norm": 9,
             "half-precision-layer-norm": 9,
             "channels-first-layer-norm": 9,
+            "rows-layer-norm": 9,
         },
     ),
     "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 22}),
@@ -108,7 +110,7 @@ CASES = {
     "davit": Case(
         "davit_tiny",
         {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
-        places={"layer-norm-affine": 6, "channels-first-layer-norm": 3}
+        places={"layer-norm-affine": 6, "channels-first-layer-norm": 3, "rows-layer-norm": 3}
         | dict.fromkeys(PLAIN_NORMS, 11)
         | dict.fromkeys(GELUS, 4),
     ),
@@ -280,6 +282,25 @@ def test_a_layer_norm_in_one_pass_is_exact_despite_a_large_mean() -> None:
         assert torch.allclose(new(x + 10), module(x + 10), atol=1e-4)
         flat = torch.full(shape, 3.0)  # its variance is 0, and rounding may make it negative
         assert torch.allclose(new(flat), module(flat), atol=1e-2)
+
+
+def test_layer_norms_on_rows_need_no_mean_behind_a_dense_convolution(networks: Any) -> None:
+    _, graph = cached("convnextv2 with linears", networks)
+    new = rewrite(graph, ["channels-first", "rows-layer-norm"]).graph
+    before, counts = operations(rewrite(graph, ["channels-first"]).graph), operations(new)
+    norms = new.graph.find_nodes(op="call_function", target=A.layer_norm.default)
+    assert all(len(norm.args[0].meta["val"].shape) == 3 for norm in norms)
+    # The stem alone is dense and read by nothing but its norm; a square and its mean take that norm's place.
+    assert counts[A.layer_norm.default] == before[A.layer_norm.default] - 1
+    assert counts[A.mean.dim] == before[A.mean.dim] + 1
+    weight, original = (constant(each, first_convolution(each).args[1]) for each in (new, graph))
+    assert weight is not None
+    assert original is not None
+    assert weight.mean(0).abs().max() < 1e-6 < original.mean(0).abs().max()
+
+
+def first_convolution(graph: GraphModule) -> Any:
+    return next(node for node in graph.graph.nodes if node.target is A.conv2d.default)
 
 
 def test_patches_become_linear(networks: Any) -> None:

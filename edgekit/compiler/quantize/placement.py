@@ -14,7 +14,7 @@ from edgekit.compat.torchao import (
     QuantizationSpec,
     Quantizer,
 )
-from edgekit.compiler.graph import A, constant, is_depthwise, is_padding, layer_name, shape_of
+from edgekit.compiler.graph import A, behind_views, constant, is_depthwise, is_padding, layer_name, shape_of
 from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe
 
@@ -49,8 +49,7 @@ class Placement(Quantizer):  # type: ignore[misc]
         for node in model.graph.nodes:
             if not self.covers(node) or constant(model, node.args[1]) is None:
                 continue
-            # Q comes before a padding, because zeros stay zeros and the kernel can then do the padding.
-            consumer = node.args[0] if is_padding(node.args[0]) else node
+            consumer = self._first_consumer(node)
             marks = {node: QuantizationAnnotation(input_qspec_map={node.args[1]: self._weight}, _annotated=True)}
             if self._scheme == "w8":
                 node.meta["quantization_annotation"] = marks[node]
@@ -76,6 +75,17 @@ class Placement(Quantizer):  # type: ignore[misc]
                 if any(self.covers(maker) and maker.target is A.conv2d.default for maker in makers):
                     self._annotate_residual(node)
         return model
+
+    def _first_consumer(self, layer: Any) -> Any:
+        """The node before which the input of a layer is quantized."""
+        value = layer.args[0]
+        if is_padding(value):
+            return value  # zeros stay zeros, and the kernel can then do the padding
+        if "rows-layer-norm" in self._target.rewrites_of("int8") and value.target is A.permute.default:
+            view = value.args[0]
+            if behind_views(view) is layer and view.args[0].target is A.layer_norm.default:
+                return view  # OpenVINO's kernel for the norm then quantizes too
+        return layer
 
     def _annotate_residual(self, node: Node) -> None:
         mark = QuantizationAnnotation(dict.fromkeys(int8_inputs(node), self._activation), _annotated=True)

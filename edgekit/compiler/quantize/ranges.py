@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, Q, constant, is_padding
+from edgekit.compiler.graph import A, Q, behind_views, constant, is_padding
 from edgekit.compiler.interpreter import CachedWeightInterpreter
 
 BINS = 8192
@@ -86,9 +86,9 @@ def _step(count: int) -> int:
 
 
 def consumers(node: Any) -> list[Any]:
-    """Consumers of a quantizer's output, looking through DQ and padding."""
+    """Consumers of a quantizer's output, looking through DQ, padding and the views behind rows."""
     users = (user for dequantize in node.users for user in dequantize.users)
-    return [next(iter(user.users)) if is_padding(user) else user for user in users]
+    return [next(iter(user.users)) if is_padding(user) else behind_views(user) for user in users]
 
 
 def _is_symmetric(node: Any) -> bool:
@@ -112,7 +112,8 @@ def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None
         weight = constant(graph, dequantizer.args[0].args[0])
         if weight is None or (layer.target is A.conv2d.default and len(layer.args) > 6 and layer.args[6] != 1):
             return None
-        axis = 1 if layer.target is A.conv2d.default else -1
+        # Q either stands directly before a convolution, or on the rows that views turn into its input.
+        axis = 1 if layer.target is A.conv2d.default and layer.args[0].target is not A.permute.default else -1
         square = weight.double().square().movedim(1, 0).flatten(1).mean(1)
         total = square if total is None else total + square
     return None if total is None else (axis, total / total.mean())

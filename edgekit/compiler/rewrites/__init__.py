@@ -20,7 +20,7 @@ from edgekit.compiler.rewrites.depthwise import (
     split_depthwise_in_three,
 )
 from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
-from edgekit.compiler.rewrites.layer_norm import half_precision_layer_norm, plain_layer_norm
+from edgekit.compiler.rewrites.layer_norm import half_precision_layer_norm, plain_layer_norm, rows_layer_norm
 from edgekit.compiler.rewrites.patches import image_patch_linear, patch_linear
 from edgekit.compiler.rewrites.response_norm import (
     fold_response_norm,
@@ -39,6 +39,7 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "response-norm": fold_response_norm,
     "channels-first": channels_first,
     "channels-first-layer-norm": channels_first_layer_norm,
+    "rows-layer-norm": rows_layer_norm,
     "vector-norm-sum": vector_norm_sum,
     "vector-norm-mean": vector_norm_mean,
     "vector-norm-matmul": vector_norm_matmul,

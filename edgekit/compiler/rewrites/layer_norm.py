@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, argument, insert, refresh, shape_of
+from edgekit.compiler.graph import A, argument, constant, insert, refresh, set_weights, shape_of
 
 
 @torch.no_grad()
@@ -28,6 +28,62 @@ def half_precision_layer_norm(graph: GraphModule) -> int:
     return _decompose(graph, apart=True)
 
 
+@torch.no_grad()
+def rows_layer_norm(graph: GraphModule) -> int:
+    """Compute LayerNorm over the channels of [N,H,W,C] on rows [N,H*W,C], the form that OpenVINO has one kernel for.
+
+    Behind a dense convolution that nothing else reads, the mean is zero once the convolution's weights are centred over
+    its outputs, so a root mean square replaces the norm. Returns the number of norms changed.
+    """
+    changed = 0
+    for node in list(graph.graph.nodes):
+        if node.target is not A.layer_norm.default or len(node.args[1]) != 1 or len(shape_of(node)) != 4:
+            continue
+        images, height, width, channels = shape_of(node)
+
+        def call(target: Any, *args: Any, at: Any = node) -> Any:
+            return insert(graph, at, target, *args, like=at)
+
+        value = node.args[0]
+        alone = len(value.users) == 1
+        rows = call(A.reshape.default, value, [images, height * width, channels])
+        if alone and _centre(graph, value):
+            square = call(A.mul.Tensor, rows, rows)
+            variance = call(A.mean.dim, square, [-1], True)
+            root = call(A.rsqrt.default, call(A.add.Tensor, variance, argument(node, 4, 1e-5)))
+            out = _affine(graph, node, call(A.mul.Tensor, rows, root))
+        else:
+            out = call(A.layer_norm.default, rows, *node.args[1:])
+        node.replace_all_uses_with(call(A.reshape.default, out, [images, height, width, channels]))
+        changed += 1
+    refresh(graph)
+    return changed
+
+
+def _centre(graph: GraphModule, value: Any) -> bool:
+    """If `value` permutes the output of a dense convolution that nothing else reads, centre that layer's weights.
+
+    Returns whether it does.
+    """
+    layer = value.args[0] if value.target is A.permute.default else None
+    if layer is None or layer.target is not A.conv2d.default or argument(layer, 6, 1) != 1 or len(layer.users) != 1:
+        return False
+    weight, bias = (constant(graph, argument(layer, position, None)) for position in (1, 2))
+    if weight is None:
+        return False
+    set_weights(graph, layer, weight - weight.mean(0, keepdim=True), None if bias is None else bias - bias.mean())
+    return True
+
+
+def _affine(graph: GraphModule, node: Any, value: Any) -> Any:
+    """Apply the weight and bias of the LayerNorm `node` to a normalized value."""
+    for position, target in ((2, A.mul.Tensor), (3, A.add.Tensor)):
+        part = argument(node, position, None)
+        if part is not None:
+            value = insert(graph, node, target, value, part, like=node)
+    return value
+
+
 def _decompose(graph: GraphModule, apart: bool) -> int:
     changed = 0
     for node in list(graph.graph.nodes):
@@ -43,7 +99,7 @@ def _replace(graph: GraphModule, node: Any, apart: bool) -> None:
     def call(target: Any, *args: Any) -> Any:
         return insert(graph, node, target, *args, like=node)
 
-    x, weight, bias = node.args[0], argument(node, 2, None), argument(node, 3, None)
+    x = node.args[0]
     *outer, channels = shape_of(x)
     centred = call(A.sub.Tensor, x, call(A.mean.dim, x, [-1], True))
     square = call(A.mul.Tensor, centred, centred)
@@ -53,8 +109,4 @@ def _replace(graph: GraphModule, node: Any, apart: bool) -> None:
     if apart:
         variance = call(A.reshape.default, variance, [*outer, 1])
     out = call(A.mul.Tensor, centred, call(A.rsqrt.default, call(A.add.Tensor, variance, argument(node, 4, 1e-5))))
-    if weight is not None:
-        out = call(A.mul.Tensor, out, weight)
-    if bias is not None:
-        out = call(A.add.Tensor, out, bias)
-    node.replace_all_uses_with(out)
+    node.replace_all_uses_with(_affine(graph, node, out))

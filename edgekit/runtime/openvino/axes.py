@@ -2,7 +2,7 @@
 
 OpenVINO for Arm splits them itself when it loads a model, but reads the axes as integers of the wrong width and so
 sometimes refuses the model ("Axis 139814070386691 out of the tensor rank range"). It doesn't touch reductions over one
-axis. A reshape between two of them prevents OpenVINO from merging them again.
+axis. A reshape between two of them prevents OpenVINO from merging them again. On x86, one reduction is faster.
 """
 
 from edgekit.compat.openvino import openvino

@@ -25,7 +25,8 @@ class Backend:
             model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})
-        split_reductions(model)
+        if device_class.is_arm:
+            split_reductions(model)
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):

@@ -1,5 +1,7 @@
 """OpenVINO on the CPU."""
 
+import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -30,6 +32,15 @@ def core() -> Any:
     return import_runtime("openvino").Core()
 
 
+def compile_for_cpu(model: Any, config: Mapping[str, str | int]) -> Any:
+    """Compile an `openvino.Model` with static shapes."""
+    if platform.machine() == "aarch64":  # the file may have been built for x86
+        from edgekit.runtime.openvino.axes import split_reductions
+
+        split_reductions(model)
+    return core().compile_model(model, "CPU", config)
+
+
 class Engine:
     """One infer request behind a lock, with OpenVINO's latency hint.
 
@@ -46,7 +57,7 @@ class Engine:
         config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _precision(manifest)}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        compiled = core().compile_model(core().read_model(str(model), str(weights)), "CPU", config)
+        compiled = compile_for_cpu(core().read_model(str(model), str(weights)), config)
         if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:
             raise BundleError(
                 f"the model has {len(compiled.inputs)} inputs and {len(compiled.outputs)} outputs", valid="one of each"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.openvino.engine import core
+from edgekit.runtime.openvino.engine import compile_for_cpu, core
 from edgekit.runtime.profile import OpProfile, Profile, add_times, float_reason, kind_of, matrix_macs, random_input
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -58,7 +58,7 @@ class Profiler:
             "INFERENCE_NUM_THREADS": threads,
             "PERF_COUNT": "YES",
         }
-        nodes = _run(core().compile_model(network, "CPU", config), feeds, runs)
+        nodes = _run(compile_for_cpu(network, config), feeds, runs)
         return Profile(
             f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
             "of the compiled graph. The MACs come from the shapes in the model file.",

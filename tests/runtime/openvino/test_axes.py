@@ -1,14 +1,27 @@
 """A reduction over several axes becomes one reduction per axis, with the same values."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from edgekit.compat.openvino import openvino
+from edgekit.compiler.export import export_graph
+from edgekit.config.device_classes import load_device_class
 from edgekit.runtime.openvino.axes import ops, split_reductions
+from edgekit.runtime.openvino.backend import Backend
+from edgekit.runtime.openvino.engine import compile_for_cpu
 
 
 def compiled(model: openvino.Model, x: np.ndarray) -> np.ndarray:
     return np.array(openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0])
+
+
+def axes_of_reductions(model: openvino.Model) -> list[int]:
+    """Number of axes of each reduction."""
+    return [op.input_value(1).get_node().data.size for op in model.get_ops() if op.get_type_name().startswith("Reduce")]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -23,10 +36,7 @@ def test_splitting_keeps_the_values(kind: str, axes: list[int], keep: bool) -> N
     before = compiled(model, x)
     assert split_reductions(model) == 1
     model.validate_nodes_and_infer_types()
-    sizes = [
-        op.input_value(1).get_node().data.size for op in model.get_ops() if op.get_type_name().startswith("Reduce")
-    ]
-    assert sizes == [1] * len(axes)
+    assert axes_of_reductions(model) == [1] * len(axes)
     assert "norm" in [op.get_friendly_name() for op in model.get_ops()]
     after = compiled(model, x)
     assert after.shape == before.shape
@@ -40,3 +50,28 @@ def test_other_reductions_are_not_changed() -> None:
     one = ops.reduce_mean(parameter, ops.constant([1], dtype="int64"), True)
     model = openvino.Model([one, ops.reduce_sum(parameter, axes, False)], [parameter, axes])
     assert split_reductions(model) == 0
+
+
+class Norm(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm: torch.Tensor = torch.linalg.vector_norm(x, 2, (2, 3))
+        return norm
+
+
+def test_only_files_for_arm_are_split_and_others_when_they_run_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes, logits = {}, {}
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
+    for name in ("x86-64-v3", "raspberry-pi-5"):
+        graph = export_graph(Norm().eval(), x.shape)
+        (tmp_path / name).mkdir()
+        Backend().compile(graph, tmp_path / name, "{}", load_device_class(name))
+        axes[name] = axes_of_reductions(openvino.Core().read_model(tmp_path / name / "model.xml"))
+    assert axes == {"x86-64-v3": [2], "raspberry-pi-5": [1, 1]}
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        model = openvino.Core().read_model(tmp_path / "x86-64-v3" / "model.xml")
+        logits[machine] = compile_for_cpu(model, {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]
+        assert axes_of_reductions(model) == ([2] if machine == "x86_64" else [1, 1])
+    assert np.allclose(logits["x86_64"], logits["aarch64"], rtol=1e-5)
