@@ -20,6 +20,7 @@ def test_every_module_has_a_network_and_every_row_has_figures_or_a_reason() -> N
     modules = [name for name in timm.list_modules() if find_spec(f"timm.models.{name}")]  # other tests register more
     assert sorted(json.loads(CACHE.read_text())) == sorted(modules)
     rows = read_rows(ROWS)
+    assert {row["module"] for row in rows} == set(modules)
     assert len({tuple(row[key] for key in KEYS) for row in rows}) == len(rows)
     for row in rows:
         assert row["module"] in modules
