@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +41,7 @@ THREADS = (1, 2)
 
 def main() -> None:
     args = arguments()
-    results: dict[str, Any] = {"schema_version": 1, "machine": machine.describe(), "versions": all_versions()}
-    results |= {"threads": list(THREADS), "images": EVALUATION, "models": {}}
+    results = new_results()
     if args.json.exists():
         before = json.loads(args.json.read_text())
         if (before["machine"]["cpu"], before["versions"]) == (results["machine"]["cpu"], results["versions"]):
@@ -53,6 +53,18 @@ def main() -> None:
         replace_text(args.json, json.dumps(results, indent=1) + "\n")
         replace_text(args.results, write_results(results, args.json.name) + kept(args.results))
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def new_results() -> dict[str, Any]:
+    """What the JSON says of this machine, without any model."""
+    return {
+        "schema_version": 1,
+        "machine": msgspec.to_builtins(machine.describe()),
+        "versions": all_versions(),
+        "threads": list(THREADS),
+        "images": EVALUATION,
+        "models": {},
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -79,7 +91,7 @@ def all_versions() -> dict[str, str]:
 
     from edgekit.pipeline.request import versions
 
-    installed = versions() | {"ai-edge-quantizer": importlib.metadata.version("ai-edge-quantizer")}
+    installed = versions() | {"litert-quantizer": importlib.metadata.version("litert-quantizer")}
     del installed["edgekit-sources"]
     return {package: version.partition("+")[0] for package, version in installed.items()}  # without local labels
 

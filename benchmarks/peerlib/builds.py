@@ -5,13 +5,13 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-import ai_edge_quantizer
+import litert_quantizer
 import litert_torch
 import numpy as np
 import onnx
 import onnxruntime.quantization as ort_quantization
 import torch
-from ai_edge_quantizer import recipe as ai_edge_recipe
+from litert_quantizer import recipe as litert_recipe
 from numpy.typing import NDArray
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
@@ -70,8 +70,8 @@ class Stock:
             ("onnx", "quantize_static", "int8", "static.onnx", self._onnx_static),
             ("onnx", PERCENTILE, "int8", "percentile.onnx", self._onnx_percentile),
             ("tflite", "plain float", "float", "float.tflite", self._tflite_float),
-            ("tflite", "ai-edge-quantizer static", "int8", "static.tflite", self._tflite_static),
-            ("tflite", "ai-edge-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
+            ("tflite", "litert-quantizer static", "int8", "static.tflite", self._tflite_static),
+            ("tflite", "litert-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
         ]
         for runtime, name, precision, file, make in makes:
             wanted = name not in (ACCURATE, PERCENTILE) if names is None else precision == "float" or name in names
@@ -146,14 +146,14 @@ class Stock:
         litert_torch.convert(self.module, self.example).export(str(path))
 
     def _tflite_static(self, path: Path) -> None:
-        quantizer = ai_edge_quantizer.Quantizer(str(self.folder / "float.tflite"))
-        quantizer.load_quantization_recipe(ai_edge_recipe.static_wi8_ai8())
+        quantizer = litert_quantizer.Quantizer(str(self.folder / "float.tflite"))
+        quantizer.load_quantization_recipe(litert_recipe.static_wi8_ai8())
         data = {"serving_default": [{"args_0": image} for image in self.images]}
         quantizer.quantize(quantizer.calibrate(data, num_threads=os.cpu_count() or 1)).export_model(str(path))
 
     def _tflite_dynamic(self, path: Path) -> None:
-        quantizer = ai_edge_quantizer.Quantizer(str(self.folder / "float.tflite"))
-        quantizer.load_quantization_recipe(ai_edge_recipe.dynamic_wi8_afp32())
+        quantizer = litert_quantizer.Quantizer(str(self.folder / "float.tflite"))
+        quantizer.load_quantization_recipe(litert_recipe.dynamic_wi8_afp32())
         quantizer.quantize().export_model(str(path))
 
 

@@ -134,7 +134,7 @@ def summary_cells(group: Group, threads: int) -> list[str]:
     ours, best = group.ours, group.fastest(threads, "float")
     if best is None or ours is None:
         return []
-    rivals = [group.named(name) for name in ("nncf.quantize", "quantize_static", "ai-edge-quantizer dynamic")]
+    rivals = [group.named(name) for name in ("nncf.quantize", "quantize_static", "litert-quantizer dynamic")]
     against = [group.faster(other, threads) for other in (best, group.fastest(threads, "bf16"), *rivals)]
     stock, share = group.stock_snr(), ours["share_of_macs"]
     return [

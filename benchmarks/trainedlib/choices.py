@@ -45,7 +45,7 @@ CHOICES: Mapping[str, Choice] = {
     "nncf-accurate": Choice(stock=ACCURATE, runtimes=("openvino",)),
     "ort-minmax": Choice(stock="quantize_static", runtimes=("onnx",)),
     "ort-percentile": Choice(stock=PERCENTILE, runtimes=("onnx",)),
-    "ai-edge": Choice(stock="ai-edge-quantizer static", runtimes=("tflite",)),
+    "ai-edge": Choice(stock="litert-quantizer static", runtimes=("tflite",)),
 }
 
 

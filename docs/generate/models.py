@@ -75,8 +75,7 @@ def tried_models() -> list[TriedModel]:
 
 def _of_peers() -> Iterator[TriedModel]:
     models = json.loads((BENCHMARKS / "peers.json").read_text(encoding="utf-8"))["models"]
-    others = json.loads((BENCHMARKS / "peers_xeon.json").read_text(encoding="utf-8"))["models"]
-    for name, model in (models | {name: others[name] for name in others.keys() - models.keys()}).items():
+    for name, model in models.items():
         ours = {runtime: Group(model, runtime).ours for runtime in RUNTIMES}
         outcomes = {
             runtime: Outcome("measured", row["agreement"], row["snr_db"]) if row else Outcome("failed")

@@ -1,5 +1,7 @@
 """The tables of benchmarks/peers.py contain the measured figures."""
 
+import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib.models import SUBJECTS
 from benchmarks.peerlib.results import figures, write_results
+from benchmarks.peers import new_results
 from edgekit.measure.accuracy import snr_db
 
 
@@ -29,10 +33,10 @@ def results(folder: Path, int8_ms: float) -> dict[str, Any]:
         Candidate("edgekit float", "tflite", "edgekit", "float", folder / "float"),
         Candidate("edgekit int8", "tflite", "edgekit", "int8", folder / "int8"),
         Candidate("plain float", "tflite", "stock", "float", folder / "plain.tflite"),
-        Candidate("ai-edge-quantizer static", "tflite", "stock", "int8", folder / "static.tflite"),
+        Candidate("litert-quantizer static", "tflite", "stock", "int8", folder / "static.tflite"),
     ]
     measured = {"edgekit float": ran(10, 0), "edgekit int8": ran(int8_ms, 0.01), "plain float": ran(20, 0)}
-    measured["ai-edge-quantizer static"] = {"error": "ValueError: a|b"}
+    measured["litert-quantizer static"] = {"error": "ValueError: a|b"}
     rows = [row | {"share_of_macs": 0.9} for row in figures(candidates, measured, REFERENCE)]
     about = {"weights": "random", "params": 3e6, "macs": 5e8, "input": [224, 224], "recipe": "default", "rows": rows}
     machine = {"cpu": "x", "cores": 2, "system": "Linux", "python": "3.11"}
@@ -55,8 +59,22 @@ def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, 
     (line, *_) = [line for line in text.splitlines() if line.startswith("| net | LiteRT | 10.00 |")]
     assert faster in line
     assert line.endswith(f"| 90.0 % | {ship} |")
-    assert "| LiteRT | ai-edge-quantizer static | failed: ValueError: a/b |" in text
+    assert "| LiteRT | litert-quantizer static | failed: ValueError: a/b |" in text
 
 
 def test_signal_to_noise() -> None:
     assert snr_db(REFERENCE, REFERENCE * np.float32(1.1)) == pytest.approx(20, abs=1e-3)
+
+
+def test_the_json_says_which_machine_measured() -> None:
+    new = new_results()
+    assert json.loads(json.dumps(new)) == new
+    assert new["machine"]["name"] == "local"
+
+
+def test_the_factories_of_the_subjects_can_be_imported() -> None:
+    names = [subject.model.name for subject in SUBJECTS.values() if ":" in subject.model.name]
+    assert names
+    for name in names:
+        module, _, factory = name.partition(":")
+        assert callable(getattr(import_module(module), factory))

@@ -36,8 +36,8 @@ def test_a_row_is_set_against_the_best_float_and_the_fastest_stock_int8(measured
 
 def test_int8_that_quantizes_as_it_runs_is_not_the_static_stock(measured: dict[str, Any]) -> None:
     rows = rows_of(measured, "demo", "tflite")
-    assert rows["ai-edge-quantizer dynamic"]["ms"]["1"] < rows["ai-edge-quantizer static"]["ms"]["1"]
-    assert figures.figure("peers.json", "demo", "tflite").stock == "ai-edge-quantizer static"
+    assert rows["litert-quantizer dynamic"]["ms"]["1"] < rows["litert-quantizer static"]["ms"]["1"]
+    assert figures.figure("peers.json", "demo", "tflite").stock == "litert-quantizer static"
 
 
 def test_a_table_has_the_models_that_it_is_asked_for() -> None:
