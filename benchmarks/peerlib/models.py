@@ -41,7 +41,11 @@ SUBJECTS = {
     "demo": Subject(demo_model(), assets() / "evaluation.zip", assets() / "calibration.zip"),
     "efficientnet_lite0": Subject(
         ModelOptions(
-            name="benchmarks.peerlib.models:lite0", imgsz=224, mean=(0.498,) * 3, std=(0.502,) * 3, interpolation="bicubic"
+            name="benchmarks.peerlib.models:lite0",
+            imgsz=224,
+            mean=(0.498,) * 3,
+            std=(0.502,) * 3,
+            interpolation="bicubic",
         )
     ),
     "resnet50": random_weights("resnet50"),
