@@ -313,7 +313,7 @@ def test_a_row_that_fails_shows_its_traceback_on_request(tiny_job: Job, tmp_path
 
 
 OURS = {
-    "openvino": "split_reductions",
+    "openvino": "name_by_place",
     "onnx": "fuse_integer_matmul",
     "tflite": "finish",
     "fake": "store_weights_as_int8",
