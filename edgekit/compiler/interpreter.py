@@ -1,14 +1,69 @@
-"""Runs a calibrated graph in torch on one image after another."""
+"""Runs a calibrated graph in torch on many images, several side by side."""
 
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from threading import Condition
+from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from edgekit.compiler.graph import Q
 
 CACHED_BYTES = 1 << 28
 """Memory for cached weights."""
+SMALL = 50_000_000
+"""Number of weights up to which several images run side by side. The layers of larger networks keep all cores busy."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def at_once(network: nn.Module) -> int:
+    """How many images to run side by side: torch's number of threads, or 1 for a large network."""
+    weights = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
+    return torch.get_num_threads() if weights <= SMALL else 1
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Give torch this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """The function's result for each item, in order. `count` items run at a time, with one torch thread each.
+
+    Two threads on the same small operation gain little. If another process keeps one of their cores busy, every
+    operation waits for that core: the same calibration took 250 s instead of 30 s.
+    """
+    if count == 1:
+        yield from map(function, items)
+        return
+
+    def run(item: T) -> R:
+        with torch.no_grad():  # which doesn't reach other threads
+            return function(item)
+
+    running: deque[Future[R]] = deque()
+    with threads(1), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for item in items:
+            running.append(pool.submit(run, item))
+            if len(running) > count:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 class CachedWeightInterpreter(Interpreter):
@@ -30,3 +85,74 @@ class CachedWeightInterpreter(Interpreter):
             if len(quantizer.users) == 1:
                 self._cached[quantizer] = None  # no other node needs its value
         return value
+
+
+class Collector(CachedWeightInterpreter, Generic[R]):
+    """Runs a graph on images side by side, and adds up what `measure` finds at some nodes, in the order of the images.
+
+    Sums of floats depend on the order, and bundles of the same job must not differ.
+    """
+
+    def __init__(self, graph: GraphModule, nodes: Collection[Node]) -> None:
+        super().__init__(graph)
+        self._nodes = frozenset(nodes)
+        self._image = 0
+        self._turns = _Turns()
+
+    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> R:
+        """What one image contributes to a node's sum. Runs for several images at the same time."""
+        raise NotImplementedError
+
+    def add(self, node: Node, part: R) -> None:
+        """Add one image's contribution. Never runs for two images at the same time."""
+        raise NotImplementedError
+
+    def collect(self, samples: Sequence[NDArray[np.float32]]) -> None:
+        """Run the images, float32 [1,C,H,W]."""
+        self._turns = _Turns()
+
+        def run(image: int) -> None:
+            # The first image fills the cache of weights, which the copies share. Each has its own values of nodes.
+            one = copy(self) if image else self
+            one._image = image
+            with self._turns.given_up_on_error():
+                one.run(torch.from_numpy(samples[image]))
+
+        run(0)
+        list(side_by_side(run, range(1, len(samples)), at_once(self.module)))
+
+    def run_node(self, n: Node) -> Any:
+        output = super().run_node(n)
+        if n in self._nodes:
+            part = self.measure(n, self.fetch_args_kwargs_from_env(n)[0], output)
+            with self._turns.turn(n, self._image):
+                self.add(n, part)
+        return output
+
+
+class _Turns:
+    """Lets each image wait at a node until all images before it were there."""
+
+    def __init__(self) -> None:
+        self._condition, self._arrived, self._given_up = Condition(), Counter[Node](), False
+
+    @contextmanager
+    def turn(self, node: Node, image: int) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: self._arrived[node] == image or self._given_up)
+            if self._given_up:
+                raise CancelledError
+            yield
+            self._arrived[node] += 1
+            self._condition.notify_all()
+
+    @contextmanager
+    def given_up_on_error(self) -> Iterator[None]:
+        """Let no other image wait for the one that fails inside the block."""
+        try:
+            yield
+        except BaseException:
+            with self._condition:
+                self._given_up = True
+                self._condition.notify_all()
+            raise

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.graph import Q
+from edgekit.compiler.interpreter import at_once, threads
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
@@ -51,7 +52,8 @@ def quantize(
     with torch.no_grad(), quiet():
         if recipe.equalization:
             equalize(graph, samples, recipe.equalization)
-        with LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}")):
+        refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
+        with refuse, threads(torch.get_num_threads() // at_once(graph)):
             quantized = quantize_pt2e(
                 graph,
                 placement,

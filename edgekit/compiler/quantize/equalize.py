@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, add_constant, argument, constant, refresh, shape_of
+from edgekit.compiler.interpreter import Collector
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
@@ -40,8 +41,7 @@ def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strengt
     if not places:
         return 0
     collector = _PeakCollector(graph, places)
-    for sample in samples:
-        collector.run(torch.from_numpy(sample))
+    collector.collect(samples)
     for node, place in places.items():
         divisor = _divisor(graph, place, collector.peaks[node], strength)
         _divide(graph, place, divisor)
@@ -78,20 +78,20 @@ def _response_weight(graph: GraphModule, factor: Any) -> Tensor | None:
     return constant(graph, product.args[1])
 
 
-class _PeakCollector(Interpreter):
-    """Runs the graph and records the largest magnitude of each channel at each place."""
+class _PeakCollector(Collector[Tensor]):
+    """Records the largest magnitude of each channel at each place."""
 
     def __init__(self, graph: GraphModule, places: dict[Node, _Place]) -> None:
-        super().__init__(graph)
+        super().__init__(graph, places)
         self._places = places
         self.peaks: dict[Node, Tensor] = {}
 
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n in self._places:
-            peak = value.abs().movedim(self._places[n].axis, 0).flatten(1).amax(1)
-            self.peaks[n] = torch.maximum(peak, self.peaks[n]) if n in self.peaks else peak
-        return value
+    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        peak: Tensor = output.abs().movedim(self._places[node].axis, 0).flatten(1).amax(1)
+        return peak
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.peaks[node] = torch.maximum(part, self.peaks[node]) if node in self.peaks else part
 
 
 def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) -> Tensor:

@@ -28,6 +28,7 @@ from edgekit.compiler.graph import (
     has_int8_weights,
     shape_of,
 )
+from edgekit.compiler.interpreter import at_once, side_by_side
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
@@ -95,6 +96,7 @@ class _Walk:
     def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
         self._graph, self._images = graph, images
         self._interpreter = Interpreter(graph)
+        self._at_once = at_once(graph)
         self._users_left = Counter(used for node in graph.graph.nodes for used in node.all_input_nodes)
         self._exact: Values = {}
         self._quantized: Values = {}
@@ -129,7 +131,7 @@ class _Walk:
             return getattr(self._interpreter, node.op)(node.target, args, kwargs)
 
         per_image = any(isinstance(side[used], list) for used in node.all_input_nodes)
-        return [compute(index) for index in range(len(self._images))] if per_image else compute(0)
+        return list(side_by_side(compute, range(len(self._images)), self._at_once)) if per_image else compute(0)
 
     def _fit(self, node: Any) -> Tensor:
         """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
@@ -167,11 +169,14 @@ class _Walk:
         stride = _stride(surplus // skipped, positions)
         centred = argument(node, 2, None) is not None
 
+        def of_image(sides: tuple[Tensor, Tensor]) -> _Moments:
+            return _Moments.of(*(input_rows(node, side, weight)[:, ::stride].contiguous() for side in sides))
+
         def moments(images: slice) -> _Moments:
             total = _Moments()
-            for sides in zip(exact[images], quantized[images], strict=True):
-                rows = (input_rows(node, side, weight)[:, ::stride].contiguous() for side in sides)
-                total = total + _Moments.of(*rows)
+            both = list(zip(exact[images], quantized[images], strict=True))
+            for part in side_by_side(of_image, both, self._at_once):
+                total = total + part
             return total.centred() if centred else total
 
         first = moments(slice(0, None, 2 * skipped))

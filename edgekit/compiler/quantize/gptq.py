@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, has_int8_weights, pair
-from edgekit.compiler.interpreter import CachedWeightInterpreter
+from edgekit.compiler.interpreter import Collector
 from edgekit.errors import CompileError
 
 PERCDAMP = 0.01
@@ -36,8 +36,7 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
     rounded = 0
     for group in _groups(graph):
         collector = _HessianCollector(graph, group)
-        for sample in samples:
-            collector.run(torch.from_numpy(sample))
+        collector.collect(samples)
         for node in group:
             quantizer = node.args[1].args[0]
             weight, scale = constant(graph, quantizer.args[0]), constant(graph, quantizer.args[1])
@@ -81,21 +80,19 @@ def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
     return weight if weight is not None and weight[0].numel() <= MOST_INPUTS else None
 
 
-class _HessianCollector(CachedWeightInterpreter):
-    """Runs the graph and sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
+class _HessianCollector(Collector[Tensor]):
+    """Sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
 
     def __init__(self, graph: GraphModule, layers: Sequence[Node]) -> None:
-        super().__init__(graph)
-        self._layers = set(layers)
+        super().__init__(graph, layers)
         self.hessians: dict[Node, Tensor] = {}
 
-    def run_node(self, n: Node) -> Any:
-        if n in self._layers:
-            args, _ = self.fetch_args_kwargs_from_env(n)
-            rows = input_rows(n, *args[:2])
-            hessian = rows.mT @ rows
-            self.hessians[n] = self.hessians[n] + hessian if n in self.hessians else hessian
-        return super().run_node(n)
+    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        rows = input_rows(node, *inputs[:2])
+        return rows.mT @ rows
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.hessians[node] = self.hessians[node] + part if node in self.hessians else part
 
 
 def input_rows(node: Node, x: Tensor, weight: Tensor) -> Tensor:

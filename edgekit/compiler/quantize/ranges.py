@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, Q, behind_views, constant, is_padding
-from edgekit.compiler.interpreter import CachedWeightInterpreter
+from edgekit.compiler.interpreter import Collector
 
 BINS = 8192
 MOST_VALUES = 1 << 16
@@ -38,8 +38,7 @@ def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]
     quantizers = graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default)
     nodes = [node for node in quantizers if not _is_symmetric(node)]
     histograms = _Histograms(graph, nodes)
-    for sample in samples:
-        histograms.run(torch.from_numpy(sample))
+    histograms.collect(samples)
     changed = 0
     for node in nodes:
         scale, zero = _best(node, histograms.mass[node])
@@ -50,22 +49,23 @@ def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]
     return changed
 
 
-class _Histograms(CachedWeightInterpreter):
-    """Runs the graph and sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
+class _Histograms(Collector[Tensor]):
+    """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
 
     def __init__(self, graph: GraphModule, nodes: Sequence[Node]) -> None:
-        super().__init__(graph)
+        super().__init__(graph, nodes)
         self._weights = {node: _channel_weights(graph, node) for node in nodes}
         self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in nodes}
 
-    def run_node(self, n: Node) -> Any:
-        if n in self.mass:
-            x = self.fetch_args_kwargs_from_env(n)[0][0]
-            step = _step(x.numel())
-            low, high = representable_range(n)
-            bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
-            self.mass[n] += torch.bincount(bins, self._sample_weights(n, x, step), BINS)
-        return super().run_node(n)
+    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        x = inputs[0]
+        step = _step(x.numel())
+        low, high = representable_range(node)
+        bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
+        return torch.bincount(bins, self._sample_weights(node, x, step), BINS)
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.mass[node] += part
 
     def _sample_weights(self, node: Node, x: Tensor, step: int) -> Tensor | None:
         """Weight of each sampled value; None if all weights are equal."""

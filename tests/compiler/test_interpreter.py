@@ -1,0 +1,90 @@
+"""Images side by side: the same sums as one after another, and errors instead of waiting for ever."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node, symbolic_trace
+
+from edgekit.compiler import interpreter
+from edgekit.compiler.interpreter import Collector, at_once, side_by_side, threads
+
+
+class Sums(Collector[Tensor]):
+    """Sums the outputs of some nodes in float32, in which the order shows."""
+
+    def __init__(self, graph: GraphModule, nodes: list[Node]) -> None:
+        super().__init__(graph, nodes)
+        self.sums: dict[Node, Tensor] = {}
+        self.threads: set[int] = set()
+
+    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        self.threads.add(threading.get_ident())
+        if not torch.isfinite(output).all():
+            raise ValueError("not finite")
+        copied: Tensor = output.clone()
+        return copied
+
+    def add(self, node: Node, part: Tensor) -> None:
+        self.sums[node] = self.sums[node] + part if node in self.sums else part
+
+
+def network() -> tuple[GraphModule, list[Node]]:
+    torch.manual_seed(0)
+    graph = symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    return graph, [node for node in graph.graph.nodes if node.op == "call_module"]
+
+
+def images(count: int) -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [(random.normal(size=(1, 3, 16, 16)) * 10**index).astype(np.float32) for index in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_sums_have_the_order_of_the_images(count: int) -> None:
+    graph, nodes = network()
+    with torch.no_grad(), threads(count):
+        collector = Sums(graph, nodes)
+        collector.collect(images(9))
+    assert (len(collector.threads) > 1) == (count > 1)
+    with torch.no_grad(), threads(1):
+        for node in nodes:
+            expected = torch.zeros(())
+            for image in images(9):
+                seen = torch.fx.Interpreter(graph)
+                seen.garbage_collect_values = False
+                seen.run(torch.from_numpy(image))
+                expected = expected + seen.env[node]
+            assert torch.equal(collector.sums[node], expected)
+
+
+def test_an_image_that_fails_ends_the_others() -> None:
+    graph, nodes = network()
+    samples = images(9)
+    samples[3][:] = np.nan
+    with torch.no_grad(), threads(3), pytest.raises(ValueError, match="not finite"):
+        Sums(graph, nodes).collect(samples)
+
+
+def test_results_come_in_order_and_threads_are_given_back() -> None:
+    with threads(2):
+        assert list(side_by_side(lambda item: (item, torch.get_num_threads()), range(20), 4)) == [
+            (item, 1) for item in range(20)
+        ]
+        assert torch.get_num_threads() == 2
+
+
+def test_gradients_are_off_in_every_thread() -> None:
+    assert list(side_by_side(lambda _: torch.is_grad_enabled(), range(4), 2)) == [False] * 4
+
+
+def test_a_large_network_runs_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = network()
+    with threads(2):
+        assert at_once(graph) == 2
+        monkeypatch.setattr(interpreter, "SMALL", 100)
+        assert at_once(graph) == 1
