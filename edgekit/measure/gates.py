@@ -9,9 +9,12 @@ from edgekit.measure.settings import Settings
 from edgekit.measure.steadiness import throttled, unreliable
 from edgekit.report.document import Recommendation
 from edgekit.report.figure import points
+from edgekit.report.gate import Gate
 from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, Speedup, Verdict
 
 SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
+NOT_INT8 = "this gate applies to int8 bundles"
+EMULATED = "timings of an emulated device are not comparable"
 
 
 def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Row:
@@ -22,22 +25,70 @@ def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Ro
     """
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
-    remarks = list(_remarks(measured))
-    failed: list[str] = []
-    doubtful: list[str] = []
+    gates = (
+        _drop_gate(measured, settings, random_weights),
+        _speed_gate(measured, settings),
+        _timing_gate(measured, settings),
+    )
+    reasons = {verdict: _reasons(gates, verdict) for verdict in ("fail", "inconclusive", "pass")}
+    verdict: Verdict = "fail" if reasons["fail"] else "inconclusive" if reasons["inconclusive"] else "pass"
+    remarks = [*_remarks(measured), *reasons["pass"]]
+    if not settings.must_be_fit:
+        remarks += _unsteady(measured)
     accuracy = measured.accuracy
-    if measured.precision == "int8" and accuracy is not None:
-        drop = None if random_weights else _drop_reason(accuracy, settings.max_drop)
-        speed = None if measured.device.emulated else _speed_reason(measured.speedup, settings.min_speedup)
-        failed += [reason for reason in (drop, speed) if reason]
-        if not random_weights and not drop:
-            accuracy = replace(accuracy, bound=bound_of(accuracy, settings.max_drop))
-            if remark := _unconfirmed(accuracy):
-                (doubtful if settings.must_show_drop else remarks).append(remark)
-    (doubtful if settings.must_be_fit else remarks).extend(_unsteady(measured))
-    verdict: Verdict = "fail" if failed else "inconclusive" if doubtful else "pass"
+    if accuracy and gates[0].verdict in ("pass", "inconclusive"):
+        accuracy = replace(accuracy, bound=bound_of(accuracy, settings.max_drop))
     low = _judge_low(measured.low_precision, settings, random_weights)
-    return _row(replace(measured, accuracy=accuracy, low_precision=low), verdict, [*failed, *doubtful], remarks)
+    judged = replace(measured, accuracy=accuracy, low_precision=low)
+    return _row(judged, verdict, [*reasons["fail"], *reasons["inconclusive"]], remarks, gates)
+
+
+def _reasons(gates: Sequence[Gate], verdict: str) -> list[str]:
+    """The reasons of all gates with this outcome."""
+    return [reason for gate in gates if gate.verdict == verdict for reason in gate.reasons]
+
+
+def _drop_gate(measured: Measurement, settings: Settings, random_weights: bool) -> Gate:
+    """Compare the drop of top-1 with the largest one allowed."""
+    gate = Gate(name="max-drop", verdict="pass", figure="accuracy.drop_top1_points", limit=settings.max_drop)
+    accuracy = measured.accuracy
+    if measured.precision != "int8":
+        return _skipped(gate, NOT_INT8)
+    if random_weights or accuracy is None:
+        return _skipped(gate, "random weights have no accuracy" if random_weights else "accuracy was not measured")
+    if reason := _drop_reason(accuracy, settings.max_drop):
+        return replace(gate, verdict="fail", reasons=(reason,))
+    if reason := _unconfirmed(accuracy, bound_of(accuracy, settings.max_drop)):
+        return replace(gate, verdict="inconclusive" if settings.must_show_drop else "pass", reasons=(reason,))
+    return gate
+
+
+def _speed_gate(measured: Measurement, settings: Settings) -> Gate:
+    """Compare the speed-up with the smallest one required."""
+    gate = Gate(name="min-speedup", verdict="pass", figure="speedup.ratio", limit=settings.min_speedup)
+    if measured.precision != "int8":
+        return _skipped(gate, NOT_INT8)
+    if measured.device.emulated:
+        return _skipped(gate, EMULATED)
+    if settings.min_speedup <= 0:
+        return _skipped(gate, "--min-speedup 0 turns this gate off")
+    reason = _speed_reason(measured.speedup, settings.min_speedup)
+    return replace(gate, verdict="fail", reasons=(reason,)) if reason else gate
+
+
+def _timing_gate(measured: Measurement, settings: Settings) -> Gate:
+    """Demand a reliable latency where the user stated a speed-up."""
+    gate = Gate(name="steady-timing", verdict="pass")
+    if measured.device.emulated:
+        return _skipped(gate, EMULATED)
+    if not settings.must_be_fit:
+        return _skipped(gate, "only a --min-speedup that you state needs steady timing")
+    reasons = tuple(_unsteady(measured))
+    return replace(gate, verdict="inconclusive", reasons=reasons) if reasons else gate
+
+
+def _skipped(gate: Gate, reason: str) -> Gate:
+    return replace(gate, verdict="skipped", reasons=(reason,))
 
 
 def judge_latency(measured: Measurement) -> Row:
@@ -47,9 +98,15 @@ def judge_latency(measured: Measurement) -> Row:
     return _row(measured, "pass", (), [*_remarks(measured), *_unsteady(measured)])
 
 
-def _row(measured: Measurement, verdict: Verdict, reasons: Sequence[str], remarks: Sequence[str] = ()) -> Row:
+def _row(
+    measured: Measurement,
+    verdict: Verdict,
+    reasons: Sequence[str],
+    remarks: Sequence[str] = (),
+    gates: Sequence[Gate] = (),
+) -> Row:
     facts = {field.name: getattr(measured, field.name) for field in fields(Measurement)}
-    return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks))
+    return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks), gates=tuple(gates))
 
 
 def _remarks(measured: Measurement) -> Iterator[str]:
@@ -88,9 +145,8 @@ def bound_of(accuracy: Accuracy, most: float) -> Bound:
     return Bound(max_drop_points=most, shown=accuracy.drop_ci95_points[1] <= most, images_needed=needed)
 
 
-def _unconfirmed(accuracy: Accuracy) -> str | None:
-    bound = accuracy.bound
-    if bound is None or bound.shown:
+def _unconfirmed(accuracy: Accuracy, bound: Bound) -> str | None:
+    if bound.shown:
         return None
     low, high = accuracy.drop_ci95_points
     needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"
@@ -111,8 +167,6 @@ def _drop_reason(accuracy: Accuracy, most: float) -> str | None:
 
 
 def _speed_reason(speedup: Speedup | None, least: float) -> str | None:
-    if least <= 0:
-        return None
     if speedup is None:
         return "the float bundle could not be timed, so there is no baseline for the speed-up"
     low, high = speedup.ci95

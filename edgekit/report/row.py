@@ -16,6 +16,7 @@ from edgekit.config.precisions import Precision
 from edgekit.report.conditions import Conditions, Sustained
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.figure import TIMES, Figure
+from edgekit.report.gate import Gate
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
@@ -228,6 +229,13 @@ class Row(Measurement):
     """Reasons why the row did not pass; empty where it did."""
     remarks: tuple[str, ...] = ()
     """Remarks on the row that do not affect its verdict."""
+    gates: tuple[Gate, ...] = ()
+    """Outcome of each gate; empty for a row with a failure, and where nothing is gated."""
+
+    @property
+    def label(self) -> str:
+        """Name of the bundle and of the device, such as "onnx-int8 on local"."""
+        return f"{self.name} on {self.device.label}"
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import io
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -11,6 +11,7 @@ from edgekit.report import render_table
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.document import Calibration, Evaluation, Model, Recommendation, Reference, Report, Unreadable
+from edgekit.report.gate import Gate
 from edgekit.report.row import (
     Accuracy,
     EndToEnd,
@@ -103,6 +104,15 @@ def latency(p50: float = 7.7, **changes: Any) -> Latency:
     return replace(whole, **changes)
 
 
+def gates(drop: Literal["pass", "fail", "inconclusive"] = "pass", reasons: tuple[str, ...] = ()) -> tuple[Gate, ...]:
+    """The gates of an int8 row: this outcome for the drop, a pass for the speed-up, and no demand on the timing."""
+    return (
+        Gate(name="max-drop", verdict=drop, figure="accuracy.drop_top1_points", limit=1.0, reasons=reasons),
+        Gate(name="min-speedup", verdict="pass", figure="speedup.ratio", limit=1.0),
+        Gate(name="steady-timing", verdict="skipped", reasons=("no speed-up was stated",)),
+    )
+
+
 def row(target: str = "openvino", precision: Precision = "int8", p50: float = 7.7, **changes: Any) -> Row:
     """A row that passed, on this machine."""
     int8 = precision == "int8"
@@ -129,6 +139,7 @@ def row(target: str = "openvino", precision: Precision = "int8", p50: float = 7.
         peak_rss_bytes=121_000_000,
         thermal=CONDITIONS,
         verdict="pass",
+        gates=gates() if int8 else (),
     )
     return replace(whole, **changes)
 
@@ -160,6 +171,7 @@ ROWS = (
         accuracy=accuracy(1.31, (0.92, 1.70)),
         verdict="fail",
         reasons=("drop of 1.31 points is more than --max-drop 1.0",),
+        gates=gates("fail", ("drop of 1.31 points is more than --max-drop 1.0",)),
     ),
 )
 """Six rows: one failed a gate, and a compiler refused one."""

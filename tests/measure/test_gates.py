@@ -166,6 +166,35 @@ def test_float_has_no_gates() -> None:
     assert judged.accuracy == accuracy(9), "float has no bound"
 
 
+def outcomes(judged: Row) -> dict[str, str]:
+    return {gate.name: gate.verdict for gate in judged.gates}
+
+
+def test_a_row_has_the_outcome_of_each_gate() -> None:
+    judged = row(Settings(max_drop=0.5, min_speedup=1.2), drop=0.7)
+    assert outcomes(judged) == {"max-drop": "fail", "min-speedup": "pass", "steady-timing": "skipped"}
+    drop, speed, _ = judged.gates
+    assert (drop.figure, drop.limit, drop.reasons) == ("accuracy.drop_top1_points", 0.5, judged.reasons)
+    assert (speed.figure, speed.limit, speed.reasons) == ("speedup.ratio", 1.2, ())
+    unconfirmed = row(STATED_DROP, drop=0.7)
+    assert outcomes(unconfirmed)["max-drop"] == "inconclusive"
+    assert row(drop=0.7).gates[0] == replace(unconfirmed.gates[0], verdict="pass")
+    claim = replace(GATES, must_be_fit=True)
+    assert outcomes(row(claim))["steady-timing"] == "pass"
+    unsteady = row(claim, precision="float", latency_ms=latency(spread=0.9), thermal=conditions())
+    assert outcomes(unsteady) == {"max-drop": "skipped", "min-speedup": "skipped", "steady-timing": "inconclusive"}
+
+
+def test_a_gate_that_does_not_apply_is_skipped_with_the_reason() -> None:
+    emulated = row(device=device("pi", emulated=True))
+    assert outcomes(emulated) == {"max-drop": "pass", "min-speedup": "skipped", "steady-timing": "skipped"}
+    random = judge(measurement(), Settings(min_speedup=0), random_weights=True)
+    for judged in (emulated, random, row(precision="float")):
+        assert all(gate.reasons for gate in judged.gates if gate.verdict == "skipped")
+    assert set(outcomes(random).values()) == {"skipped"}
+    assert judge(failed(), GATES, random_weights=False).gates == judge_latency(measurement()).gates == ()
+
+
 def test_a_failed_measurement_is_an_error_with_its_reason() -> None:
     for judged in (judge(failed(), GATES, random_weights=False), judge_latency(failed())):
         assert (judged.verdict, judged.reasons) == ("error", ("compile: refused",))
