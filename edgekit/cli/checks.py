@@ -1,6 +1,8 @@
 """Checks of a command's input that need no torch, so that a mistake shows at once and nothing is written."""
 
+import os
 import re
+import shlex
 from pathlib import Path
 
 from edgekit.config.device_classes import load_device_class
@@ -75,6 +77,34 @@ def check_labels(path: Path | None) -> None:
             valid="a UTF-8 text file with one class name per line, in the order of the model's outputs",
             fix="Correct --labels",
         ) from error
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Raise OutputError unless a file can be written there. Writes nothing."""
+    if path is None:
+        return
+    try:
+        problem, fix = _obstacle(path)
+    except OSError as error:
+        problem, fix = error.strerror or str(error), "Choose another file"
+    if problem:
+        raise OutputError(
+            f"{option} can't write '{path}': {problem}", valid="the path of a file in an existing folder", fix=fix
+        )
+
+
+def _obstacle(path: Path) -> tuple[str, str]:
+    """What prevents a file from being written, and what to do about it; two empty strings if nothing does."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        return "it is a folder", f"Name a file in it, such as {path / 'NAME'}"
+    if path.exists() and not path.is_file():
+        return "it is not a regular file", "Choose another file"
+    if not folder.is_dir():
+        return f"the folder '{folder}' does not exist", f"Run: mkdir -p {shlex.quote(str(folder))}"
+    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
+        return "you have no permission", "Choose another file, or change the permissions"
+    return "", ""
 
 
 def check_soup_output(path: Path) -> None:

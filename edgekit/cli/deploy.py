@@ -7,7 +7,8 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
-from edgekit.cli.groups import Calibrating, Making, Measuring, Source, Wanted, flat
+from edgekit.cli.for_pipelines import check_files, write_files
+from edgekit.cli.groups import Calibrating, ForPipelines, Making, Measuring, Source, Wanted, flat
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import DryRun, Json, Quiet
@@ -20,6 +21,7 @@ Examples:
       --labels labels.txt --data validation.zip
   edgekit deploy resnet18 --data photos --device pi5 --target tflite
   edgekit deploy resnet18 --data photos --max-drop 0.5 --json > report.json
+  edgekit deploy resnet18 --data photos --junit junit.xml --summary summary.md
 """
 
 
@@ -33,6 +35,7 @@ def deploy(
     measuring: Measuring,
     source: Source,
     wanted: Wanted,
+    files: ForPipelines,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -45,7 +48,7 @@ def deploy(
     """
     network = model_options(model, making.weights, source)
     options = job_options(network, making, calibrating, measuring, context.obj)
-    return _run(options, wanted, json_, quiet, dry_run)
+    return _run(options, wanted, files, json_, quiet, dry_run)
 
 
 @app.command(rich_help_panel=panels.MAIN_JOB)
@@ -56,6 +59,7 @@ def demo(
     calibrating: Calibrating,
     measuring: Measuring,
     wanted: Wanted,
+    files: ForPipelines,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -65,13 +69,16 @@ def demo(
     The model is a small ConvNeXt V2, the images are from CIFAR-10.
     """
     options = demo_options(making, calibrating, measuring, context.obj)
-    return _run(options, wanted, json_, quiet, dry_run)
+    return _run(options, wanted, files, json_, quiet, dry_run)
 
 
-def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bool) -> int:
+def _run(options: Options, wanted: Wanted, files: ForPipelines, json_: bool, quiet: bool, dry_run: bool) -> int:
     """Run or plan the job, and print the result."""
+    from edgekit.report.junit import junit_of_rows
+    from edgekit.report.markdown import summary_of_report
     from edgekit.support.progress import Reporter
 
+    check_files(files)
     options = replace(
         options,
         precisions=precisions_of(wanted.precision),
@@ -102,4 +109,9 @@ def _run(options: Options, wanted: Wanted, json_: bool, quiet: bool, dry_run: bo
 
             render_table(report, Console(file=out))
             out.write(f"\n{options.folder}/report.html\n")
+    write_files(
+        files,
+        lambda: junit_of_rows(report.model.name, report.results, report.model.accuracy_meaningful),
+        lambda: summary_of_report(report),
+    )
     return 0 if all(row.verdict == "pass" for row in report.results) else 1

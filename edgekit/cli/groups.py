@@ -243,6 +243,28 @@ class Measuring:
     ] = None
 
 
+@dataclass
+class ForPipelines:
+    """Files in which a pipeline looks for the result. They are also written if a gate fails."""
+
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="JUnit XML file to write, with a test case for each row and gate.",
+        ),
+    ] = None
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="File to append a summary in Markdown to, such as $GITHUB_STEP_SUMMARY.",
+        ),
+    ] = None
+
+
 def flat(command: Callable[..., int]) -> Callable[..., int]:
     """Show Typer the fields of the groups that a command takes as options of the command, ordered by their panels."""
     hints = get_type_hints(command, include_extras=True)

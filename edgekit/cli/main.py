@@ -13,7 +13,7 @@ from edgekit.support.error_text import lines_of
 from edgekit.support.interrupts import interruptible, noting
 
 CLI_PACKAGES = frozenset(
-    ("click", "filelock", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
+    ("click", "filelock", "junitparser", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
 )
 """Modules that the extra `cli` brings."""
 

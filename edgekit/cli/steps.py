@@ -11,7 +11,8 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles, Model
 from edgekit.cli.checks import check_device_class, check_images, check_recipe, check_scheduler
-from edgekit.cli.groups import Calibrating, Making, Source, flat
+from edgekit.cli.for_pipelines import check_files, write_files
+from edgekit.cli.groups import Calibrating, ForPipelines, Making, Source, flat
 from edgekit.cli.options import data_of, devices_of, job_options, model_options, scheme_of, seconds_of, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import (
@@ -132,8 +133,10 @@ def _compile_job(source: str, making: Making, network: Source) -> Options | Path
 
 
 @app.command(rich_help_panel=panels.STEPS)
+@flat
 def evaluate(
     bundles: Bundles,
+    files: ForPipelines,
     data: Labelled = None,
     num_eval_samples: EvalCount = None,
     seed: Seed = 0,
@@ -188,12 +191,15 @@ def evaluate(
     first bundle.
     """
     from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
+    from edgekit.report.junit import junit_of_rows
+    from edgekit.report.markdown import summary_of_rows
     from edgekit.support.progress import Reporter
     from edgekit.support.run_folder import check_output
 
     images = data_of(data)
     check_images(images)
     check_scheduler(scheduler)
+    check_files(files)
     if output is not None:
         check_output(output)
     with clean_stdout() as out:
@@ -203,13 +209,17 @@ def evaluate(
             emit(out, evaluation)
         else:
             out.writelines(_accuracy_line(row) for row in evaluation.results)
+    title, rows = "edgekit evaluate", evaluation.results
+    write_files(files, lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
     return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
 
 
 @app.command(rich_help_panel=panels.STEPS, epilog=BENCHMARK_EXAMPLES)
+@flat
 def benchmark(
     context: typer.Context,
     bundles: Bundles,
+    files: ForPipelines,
     device: Devices = None,
     offline: Offline = False,
     threads: Threads = None,
@@ -230,8 +240,11 @@ def benchmark(
         raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
     from edgekit.devices.benchmark import benchmark_devices
     from edgekit.measure.settings import Settings
+    from edgekit.report.junit import junit_of_rows
+    from edgekit.report.markdown import summary_of_rows
     from edgekit.support.progress import Reporter
 
+    check_files(files)
     with clean_stdout() as out:
         settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain)), devices_of(device)
         measured = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
@@ -239,6 +252,8 @@ def benchmark(
             emit(out, measured)
         else:
             out.writelines(f"{line}\n" for row in measured.results for line in _latency_lines(row, len(devices) > 1))
+    title, rows = "edgekit benchmark", measured.results
+    write_files(files, lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
     return 0 if all(row.verdict == "pass" for row in measured.results) else 1
 
 

@@ -10,6 +10,8 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
+from edgekit.cli.for_pipelines import check_files, write_files
+from edgekit.cli.groups import ForPipelines, flat
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Offline, OneDevice, Threads
 from edgekit.errors import OutputError
@@ -117,11 +119,13 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
 
 @app.command(rich_help_panel=panels.ANALYSIS)
+@flat
 def compare(
     before: Annotated[
         Path, typer.Argument(metavar="RUN_A", help="The run folder to compare with, such as yesterday's.")
     ],
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
+    files: ForPipelines,
     json_: Json = False,
 ) -> int:
     """Compare two runs; exit with 1 if a figure got worse beyond the noise.
@@ -130,7 +134,10 @@ def compare(
     """
     from edgekit.report import load_report
     from edgekit.report.compare import compare_runs
+    from edgekit.report.junit import junit_of_comparison
+    from edgekit.report.markdown import summary_of_comparison
 
+    check_files(files)
     with clean_stdout() as out:
         comparison = compare_runs(load_report(before), load_report(after))
         if json_:
@@ -141,6 +148,7 @@ def compare(
             out.writelines(f"worse: {text}\n" for text in comparison.regressions)
             if not comparison.regressions:
                 out.write("nothing got worse beyond the noise\n")
+    write_files(files, lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1
 
 
@@ -189,7 +197,7 @@ def _changes(row: "RowComparison") -> Iterator[str]:
     from edgekit.report.compare import compared_figures, describe_change
 
     first, second = row.verdicts
-    yield f"{row.bundle} on {row.device}: {first or 'missing'} -> {second or 'missing'}\n"
+    yield f"{row.label}: {first or 'missing'} -> {second or 'missing'}\n"
     for figure in compared_figures():
         if change := row.changes.get(figure.csv_column):
             yield f"  {figure.title}: {describe_change(figure, change)}\n"

@@ -13,6 +13,7 @@ from edgekit.measure.accuracy import Predictions, compare
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
 from edgekit.report.document import Unreadable
+from edgekit.report.gate import Gate
 from edgekit.report.row import Accuracy, Failure
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
@@ -55,6 +56,19 @@ class EvaluatedBundle:
     verdict: Literal["pass", "error"] = "pass"
     reasons: tuple[str, ...] = ()
     failure: Failure | None = None
+
+    @property
+    def label(self) -> str:
+        return self.bundle
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.reasons
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """Nothing is gated."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,11 @@ class RowComparison:
     regressions: tuple[str, ...] = ()
     """Descriptions of everything that got worse beyond the noise."""
 
+    @property
+    def label(self) -> str:
+        """Name of the bundle and of the device, such as "onnx-int8 on local"."""
+        return f"{self.bundle} on {self.device}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -71,7 +76,7 @@ def compare_runs(before: Report, after: Report) -> Comparison:
     new = {_key(row): row for row in after.results}
     meaningful = before.model.accuracy_meaningful and after.model.accuracy_meaningful
     rows = tuple(_compare(key, old.get(key), new.get(key), meaningful) for key in dict.fromkeys((*old, *new)))
-    worse = tuple(f"{row.bundle} on {row.device}: {text}" for row in rows for text in row.regressions)
+    worse = tuple(f"{row.label}: {text}" for row in rows for text in row.regressions)
     notes = tuple(_notes(before, after, meaningful))
     return Comparison(notes=notes, results=rows, regressions=worse, verdict="fail" if worse else "pass")
 
@@ -145,11 +150,15 @@ def _regressions(row: RowComparison, new: Row) -> list[str]:
     regressions = []
     if row.verdicts[0] == "pass" and new.verdict != "pass":
         regressions.append(f"the verdict changed from pass to {new.verdict}: {'; '.join(new.reasons)}")
-    for figure in compared_figures():
-        change = row.changes.get(figure.csv_column)
-        if change and _is_worse(figure, change) and not _is_only_relative(figure, row):
-            regressions.append(f"{figure.title} got worse: {describe_change(figure, change)}")
-    return regressions
+    return [*regressions, *filter(None, (regression(figure, row) for figure in compared_figures()))]
+
+
+def regression(figure: Figure, row: RowComparison) -> str | None:
+    """How a figure got worse beyond the noise, in words; None if it did not."""
+    change = row.changes.get(figure.csv_column)
+    if change and _is_worse(figure, change) and not _is_only_relative(figure, row):
+        return f"{figure.title} got worse: {describe_change(figure, change)}"
+    return None
 
 
 def _is_worse(figure: Figure, change: Change) -> bool:

@@ -7,6 +7,8 @@ NOTHING = "–"  # noqa: RUF001
 TIMES = "×"  # noqa: RUF001
 """Unit of a ratio."""
 MEANINGLESS = "n/a"
+DETAIL_RANK = 11
+"""Columns of this rank and above are details, which narrow tables leave out first."""
 
 
 def lookup(tree: Any, path: str) -> Any:
@@ -99,6 +101,10 @@ class Figure:
         """The interval as tables print it, such as "[1.14, 1.16]"; empty if there is none."""
         ends = self.ends(row, meaningful)
         return f"[{self.number(ends[0])}, {self.number(ends[1])}]" if ends else ""
+
+    def words(self, row: Any, meaningful: bool = True) -> str:
+        """The figure of a row with its interval and unit, such as "1.15 [1.14, 1.16] ×"."""  # noqa: RUF002
+        return " ".join(filter(None, (self.text(row, meaningful), self.interval_text(row, meaningful), self.unit)))
 
     def number(self, value: float) -> str:
         """A value in `unit`, rounded to `digits` decimals. Zero has no sign."""

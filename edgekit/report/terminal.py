@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure
+from edgekit.report.figure import DETAIL_RANK, Figure
 from edgekit.report.row import Row, Verdict, all_figures
 from edgekit.report.sentences import conditions, heading, recommendation
 from edgekit.support.libraries import import_needed
@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 COLOURS: dict[Verdict, str] = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "bold red"}
-DETAIL_RANK = 11
-"""Columns of this rank and above are dropped before intervals move to a second line."""
 
 
 def render_table(report: Report, console: "Console") -> None:
     """Print one line per row, then the reasons of rows that did not pass, and the bundle to ship.
 
-    Columns are dropped, highest rank first, until the table fits the console.
+    Columns are dropped, highest rank first, until the table fits the console. Details are dropped before intervals move
+    to a second line.
     """
     import_needed("rich", "cli")
     from rich.text import Text

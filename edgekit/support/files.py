@@ -24,6 +24,20 @@ def replace_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append lines in UTF-8 to a file, which may be new, so that readers see it without them or with all of them.
+
+    The lines begin on a new line. Raises OSError.
+    """
+    path = path.resolve()  # a link stays one
+    before = path.read_bytes() if path.exists() else b""
+    separator = b"\n" if before and not before.endswith(b"\n") else b""
+    with replacing(path) as beside:
+        beside.write_bytes(before + separator + text.encode())
+        if before:
+            shutil.copymode(path, beside)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` for a new file or folder, which replaces `path` when the block ends.

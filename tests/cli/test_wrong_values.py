@@ -41,6 +41,7 @@ def tables(values: Collection[str], names: Collection[str], keys: Collection[str
 
 
 IMAGES = ("folder", "zip")
+FILES = ("a file in an existing folder",)
 WRONG: dict[str, list[Wrong]] = {
     "--weights": text("gone.safetensors", "images", names=(".safetensors", "random")),
     "--model-args": [Wrong(("depths", "=1", "a=b=c"), ("num_classes=10",))],  # nothing is valid
@@ -85,6 +86,8 @@ WRONG: dict[str, list[Wrong]] = {
     "--silence": number("5", "-1", lowest="6"),
     "--class": text("raspberry-pi-6", "wrong.toml", names=list_device_classes()),
     "--ssh-config": text("gone", "images", names=("file",)),
+    "--junit": text("images", "gone/junit.xml", "notes.txt/junit.xml", "/dev/null", names=FILES),
+    "--summary": text("images", "gone/summary.md", "notes.txt/summary.md", "/dev/null", names=FILES),
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),
 }
 NEED_TORCH = ("--model",)
@@ -98,6 +101,7 @@ COMMANDS = {
     "evaluate": ["bundle", "--data", "images"],
     "benchmark": ["bundle"],
     "inspect": ["bundle"],
+    "compare": ["images", "images"],
     "classify": ["bundle", "image.png"],
     "plan": ["convnextv2_atto"],
     "soup": ["a.safetensors", "b.safetensors", "--output", "soup.safetensors", "--data", "images"],

@@ -1,0 +1,115 @@
+"""JUnit XML: a test case for each row and gate, or for each row and compared figure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, regression
+from edgekit.report.gate import Gate
+from edgekit.report.judged import Judged, main_figures
+from edgekit.report.row import all_figures
+from edgekit.support.libraries import import_needed
+
+if TYPE_CHECKING:
+    from junitparser import TestCase
+    from junitparser.junitparser import Result
+
+MEASURED = "measured"
+"""Name of the test case of a row's measurement, which passes if the row has figures."""
+NOT_JUDGED = "a change of this figure is shown and not judged, because it has no interval"
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True) -> str:
+    """JUnit XML of rows: whether each was measured, and the outcome of its gates.
+
+    A gate that failed or could not be confirmed is a failure, a row with an error is an error, and a gate that does not
+    apply is skipped. `meaningful` is false for random weights. Raises MissingExtraError without junitparser.
+    """
+    return _document(title, [case for row in rows for case in _row_cases(row, meaningful)])
+
+
+def junit_of_comparison(comparison: Comparison) -> str:
+    """JUnit XML of a comparison: a test case for each row's verdict and for each figure that both runs have."""
+    return _document("edgekit compare", [case for row in comparison.results for case in _compared_cases(row)])
+
+
+def _row_cases(row: Judged, meaningful: bool) -> "Iterable[TestCase]":
+    import_needed("junitparser", "cli")
+    from junitparser import Error
+
+    lines = [f"{figure.title}: {figure.words(row, meaningful)}" for figure in main_figures([row], meaningful)]
+    error = _result(Error, str(row.failure), row.failure.error) if row.failure else None
+    yield _case(row.label, MEASURED, error, [*lines, *row.notes])
+    for gate in row.gates:
+        yield _case(row.label, gate.name, _outcome(gate), _measured(gate, row))
+
+
+def _outcome(gate: Gate) -> "Result | None":
+    """The element for a gate that did not pass."""
+    from junitparser import Failure, Skipped
+
+    kind = Skipped if gate.verdict == "skipped" else Failure
+    return None if gate.verdict == "pass" else _result(kind, "; ".join(gate.reasons), gate.verdict)
+
+
+def _measured(gate: Gate, row: Judged) -> list[str]:
+    """What was measured and the limit, for a gate that applies; and the remarks on one that passed."""
+    if gate.verdict == "skipped":
+        return []
+    remarks = gate.reasons if gate.verdict == "pass" else ()
+    figures = [figure for figure in all_figures() if figure.path == gate.figure]
+    return [*(f"{figure.title}: {figure.words(row)}; limit: {gate.limit:g}" for figure in figures), *remarks]
+
+
+def _compared_cases(row: RowComparison) -> "Iterable[TestCase]":
+    import_needed("junitparser", "cli")
+    from junitparser import Failure, Skipped
+
+    of_figures = {figure.title: regression(figure, row) for figure in compared_figures()}
+    others = [text for text in row.regressions if text not in of_figures.values()]
+    verdicts = " -> ".join(verdict or "missing" for verdict in row.verdicts)
+    yield _case(row.label, "verdict", _result(Failure, "; ".join(others), "fail") if others else None, [verdicts])
+    for figure in compared_figures():
+        if change := row.changes.get(figure.csv_column):
+            worse = of_figures[figure.title]
+            result = _result(Failure, worse, "fail") if worse else None
+            if change.ci95 is None and figure.tolerance is None:
+                result = _result(Skipped, NOT_JUDGED, "skipped")
+            yield _case(row.label, figure.title, result, [describe_change(figure, change)])
+
+
+def _case(row: str, name: str, result: "Result | None", output: Sequence[str]) -> "TestCase":
+    """A test case of a row, which passes if it has no result."""
+    from junitparser import TestCase
+
+    case = TestCase(name, _clean(row))
+    if result:
+        case.result = [result]
+    if output:
+        case.system_out = _clean("\n".join(output))
+    return case
+
+
+def _result(kind: "type[Result]", message: str, type_: str) -> "Result":
+    """A result with its message in both places where pipelines look for it."""
+    result = kind(_clean(message), type_)
+    result.text = _clean(message)
+    return result
+
+
+def _document(title: str, cases: "Sequence[TestCase]") -> str:
+    import_needed("junitparser", "cli")
+    from junitparser import JUnitXml, TestSuite
+
+    suite = TestSuite(_clean(title))
+    suite.add_testcases(cases)
+    document = JUnitXml("edgekit")
+    document.add_testsuite(suite)
+    document.update_statistics()
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{document.tostring().decode()}\n'
+
+
+def _clean(text: str) -> str:
+    """Text without the control characters that XML can't represent, such as colours in a compiler's message."""
+    return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
