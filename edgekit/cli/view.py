@@ -10,11 +10,13 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.for_pipelines import check_files, write_files
+from edgekit.cli.checks import check_file
+from edgekit.cli.for_pipelines import check_files, write_files, writing
 from edgekit.cli.groups import ForPipelines, flat
 from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Offline, OneDevice, Threads
 from edgekit.errors import OutputError
+from edgekit.support.files import replace_text
 
 if TYPE_CHECKING:
     from edgekit.report.compare import RowComparison
@@ -100,16 +102,32 @@ def classify(
 
 
 @app.command(rich_help_panel=panels.STEPS)
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], json_: Json = False) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Print a run's table, and rewrite its report.html and report.csv."""
     from edgekit.report import load_report, render_table, write_report
+    from edgekit.report.card import render_card
 
+    check_file("--card", card)
     with clean_stdout() as out:
         document = load_report(folder)
         try:
             write_report(document, folder if folder.is_dir() else folder.parent)
         except OutputError as error:
             print(f"warning: {error}", file=sys.stderr)
+        if card is not None:
+            with writing("--card", card):
+                replace_text(card.resolve(), render_card(document))
         if json_:
             emit(out, document)
         else:

@@ -1,18 +1,17 @@
 """The report as a self-contained HTML page."""
 
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.document import Calibration, Evaluation, Report
-from edgekit.report.figure import NOTHING, Figure
+from edgekit.report.document import Report
+from edgekit.report.figure import Figure
 from edgekit.report.plot import draw
+from edgekit.report.provenance import provenance
 from edgekit.report.row import Accuracy, LowPrecision, Row, all_figures
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
-from edgekit.report.sentences import RANDOM, conditions, heading, recommendation, stability_words
+from edgekit.report.sentences import RANDOM, conditions, heading, layer_names, recommendation
 from edgekit.report.telemetry_text import heat_words
 from edgekit.report.timeline import draw_heat, draw_spread
 from edgekit.report.tuning import draw_tuning, lines
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 HEADLINES = ("speedup.ratio", "latency_ms.p50", "accuracy.drop_top1_points", "size_bytes")
 """Paths of the figures at the top of the page."""
-SHOWN = 8
-"""Number of names in a list before it is cut short."""
 
 
 def render_html(report: Report) -> str:
@@ -43,7 +40,7 @@ def render_html(report: Report) -> str:
         tuning=_tuning(report),
         random=None if report.model.accuracy_meaningful else RANDOM,
         details=[(row, _details(report, row)) for row in report.results],
-        provenance=_provenance(report),
+        provenance=provenance(report),
         several=len(report.devices) > 1,
     )
 
@@ -132,7 +129,7 @@ def _details(report: Report, row: Row) -> dict[str, str]:
         "In low precision": _low_precision(row.low_precision, report.model.accuracy_meaningful),
         "Lower bound": row.limit and _scaled(row.limit.bound_ms),
         "Source of INT8 share": int8 and int8.method,
-        "Layers in float": _layers(int8.float_layers) if int8 else None,
+        "Layers in float": layer_names(int8.float_layers) if int8 else None,
         "Temperature and clocks": heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),
         "Reasons": "; ".join(row.reasons),
@@ -160,58 +157,10 @@ def _flips(accuracy: Accuracy | None) -> str:
     )
 
 
-def _layers(names: Sequence[str] | None) -> str:
-    """The first names, and the number of further ones."""
-    if names is None:
-        return ""
-    more = f" and {len(names) - SHOWN} more (report.json lists all)" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) or "none") + more
-
-
-def _provenance(report: Report) -> dict[str, str]:
-    """Facts about the origin of the figures, by title."""
-    model, calibration = report.model, report.calibration
-    return {
-        "Written by": f"edgekit {report.edgekit}, {report.created}",
-        "Command": shlex.join(report.command),
-        "Weights": f"{model.weights}, SHA-256 {model.weights_sha256 or NOTHING}",
-        **({"License": model.license} if model.license else {}),
-        "Classes": f"{model.classes:,}",
-        "Calibration": _calibration(calibration),
-        **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},
-        "Evaluation": _evaluation(report.evaluation),
-        **{f"Device {row.device.name}": _machine(row.device) for row in report.results},
-    }
-
-
-def _machine(device: DeviceFacts) -> str:
-    """The facts of a device in words."""
-    cores, memory = device.cores or "unknown", _scaled(device.memory_bytes, 2**30, "GiB") or "unknown"
-    processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
-    return f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
-
-
-def _calibration(part: Calibration) -> str:
-    doubts = "".join(f"; {doubt}" for doubt in part.doubts)
-    recipe = f"recipe {part.recipe}, seed {part.seed}"
-    return f"{part.count:,} images, {recipe}{_skipped(part)}{doubts}, SHA-256 {part.sha256 or NOTHING}"
-
-
-def _evaluation(part: Evaluation) -> str:
-    left_out = f", {len(part.copies_left_out):,} copies of calibration images left out" if part.copies_left_out else ""
-    alike = f", {len(part.lookalikes):,} similar to calibration images" if part.lookalikes else ""
-    overlap = f"{part.overlap_with_calibration} of them also calibration images"
-    return f"{part.count:,} images, {overlap}{_skipped(part)}{left_out}{alike}, SHA-256 {part.sha256 or NOTHING}"
-
-
-def _skipped(part: Calibration | Evaluation) -> str:
-    return f", {len(part.unreadable):,} unreadable images skipped" if part.unreadable else ""
-
-
 def _runs(row: Row) -> str:
     latency = row.latency_ms
     return f"n = {latency.count:,} runs, threads: {latency.threads}" if latency else ""
 
 
-def _scaled(value: float | None, divisor: float = 1, unit: str = "ms") -> str:
-    return "" if value is None else f"{value / divisor:,.2f} {unit}"
+def _scaled(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f} ms"

@@ -1,11 +1,13 @@
 """Sentences about a whole report, for the terminal and the page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from edgekit.report.document import Recommendation, Report, Stability
 from edgekit.report.row import Row
 
 RANDOM = "Accuracy is meaningless: the weights are random."
+SHOWN = 8
+"""Number of names in a list before it is cut short."""
 
 
 def recommendation(report: Report) -> str:
@@ -68,6 +70,14 @@ def _range(counts: Iterable[int]) -> str:
     """ "200", or "100 to 200", or "no"."""
     distinct = set(counts)
     return " to ".join(f"{count:,}" for count in sorted({min(distinct), max(distinct)})) if distinct else "no"
+
+
+def layer_names(names: Sequence[str] | None) -> str:
+    """The first names, and the number of further ones."""
+    if names is None:
+        return ""
+    more = f" and {len(names) - SHOWN} more (report.json lists all)" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "none") + more
 
 
 def stability_words(stability: Stability) -> str:

@@ -88,6 +88,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--ssh-config": text("gone", "images", names=("file",)),
     "--junit": text("images", "gone/junit.xml", "notes.txt/junit.xml", "/dev/null", names=FILES),
     "--summary": text("images", "gone/summary.md", "notes.txt/summary.md", "/dev/null", names=FILES),
+    "--card": text("images", "gone/README.md", "notes.txt/README.md", "/dev/null", names=FILES),
     "--output": text("notes.txt", "notes.txt/run", "images", names=("--output",)),
 }
 NEED_TORCH = ("--model",)
@@ -101,6 +102,7 @@ COMMANDS = {
     "evaluate": ["bundle", "--data", "images"],
     "benchmark": ["bundle"],
     "inspect": ["bundle"],
+    "report": ["images"],
     "compare": ["images", "images"],
     "classify": ["bundle", "image.png"],
     "plan": ["convnextv2_atto"],

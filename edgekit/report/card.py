@@ -1,0 +1,129 @@
+"""A model card, as model hubs show it: YAML metadata, and a page that has the original beside the optimized model."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+from edgekit.report.document import Report
+from edgekit.report.figure import Figure
+from edgekit.report.markdown import bullets, escaped, table, table_of_rows
+from edgekit.report.provenance import provenance
+from edgekit.report.row import Row, all_figures
+from edgekit.report.sentences import conditions, heading, layer_names, recommendation
+from edgekit.support.libraries import import_needed
+
+OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.share_of_macs")
+"""Paths of the figures that are the same, or nearly so, on every device."""
+OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
+"""Paths of the figures that each device has for itself."""
+KINDS = {"float": "original", "int8": "optimized"}
+LICENSES = re.compile(r"\b(apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(?:-nc)?(?:-sa|-nd)?-\d\.0)\b", re.IGNORECASE)
+"""Identifiers of licences that model hubs know, as timm and open_clip spell them."""
+NO_LICENSE = "The report has no note on a licence. Ask the weights' author before you publish the bundles."
+
+
+def render_card(report: Report) -> str:
+    """The whole card. Raises MissingExtraError if huggingface_hub is not installed."""
+    import_needed("huggingface_hub", "build")
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model, pair = report.model, _pair(report)
+    named = LICENSES.search(model.license or "")
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="imagefolder",
+            dataset_name=f"{row.accuracy.count:,} labelled images",
+            dataset_args={"sha256": report.evaluation.sha256},
+            metric_type="accuracy",
+            metric_name=f"Top-1 accuracy, {KINDS[row.precision]}: {row.label}",
+            metric_value=row.accuracy.top1,
+        )
+        for row in pair
+        if row.accuracy and model.accuracy_meaningful
+    ]
+    data = ModelCardData(
+        license=named[0].lower() if named else None,
+        library_name="edgekit",
+        pipeline_tag="image-classification",
+        tags=list(dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)])),
+        model_name=model.name if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{_page(report, pair)}"
+
+
+def _pair(report: Report) -> list[Row]:
+    """The rows of the runtime to ship, float before int8: on each device, the original and the optimized model.
+
+    If no bundle is recommended, the rows are those of the first runtime with an int8 bundle, or with any bundle.
+    """
+    measured = sorted((row for row in report.results if not row.failure), key=lambda row: row.precision == "float")
+    shipped = [row for row in measured if row.bundle == report.recommendation.bundle]
+    target = next((row.target for row in (*shipped, *measured)), None)
+    return sorted((row for row in measured if row.target == target), key=lambda row: row.precision)
+
+
+def _page(report: Report, pair: Sequence[Row]) -> str:
+    facts = [f"{title}: {text}" for title, text in provenance(report).items() if title not in ("Command", "License")]
+    parts = [
+        f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
+        escaped(heading(report)),
+        *(f"**{escaped(line)}**" for line in recommendation(report).splitlines()),
+        "## Original and optimized",
+        _comparison(report, pair),
+        *map(escaped, conditions(report)),
+        "## What ran in int8",
+        bullets(_in_int8(row) for row in pair if row.precision == "int8") or "There is no int8 bundle.",
+        "## All bundles",
+        table_of_rows(report.results, report.model.accuracy_meaningful),
+        "## Licence",
+        escaped(report.model.license) if report.model.license else NO_LICENSE,
+        "## Provenance",
+        bullets(facts),
+        "## How to reproduce",
+        f"```bash\n{shlex.join(('edgekit', *report.command))}\n```",
+        "With `--calibration-list calibration.json`, a file of the run folder, it makes the same bundles on the same "
+        "kind of processor.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _comparison(report: Report, pair: Sequence[Row]) -> str:
+    """A table with a line for each figure, and a column for the original and for the optimized model."""
+    kinds = list(dict.fromkeys(row.precision for row in pair))
+    by_device = {device: [row for row in pair if row.device.name == device] for device in report.devices}
+    lines: list[list[str]] = []
+    for figure in _figures(OF_BUNDLES):
+        lines += _line(figure.title, figure, {row.precision: row for row in reversed(pair)}, report)
+    for rows in filter(None, by_device.values()):
+        for figure in _figures(OF_DEVICES):
+            name = f"{figure.title} on {escaped(rows[0].device.label)}"
+            lines += _line(name, figure, {row.precision: row for row in rows}, report)
+    heads = ["figure", *(f"{KINDS[kind]} ({pair[0].target}-{kind})" for kind in kinds)]
+    return table(heads, lines, names=1) if pair else "No bundle was measured."
+
+
+def _figures(paths: Iterable[str]) -> list[Figure]:
+    by_path = {figure.path: figure for figure in all_figures()}
+    return [by_path[path] for path in paths]
+
+
+def _line(name: str, figure: Figure, rows: dict[str, Row], report: Report) -> list[list[str]]:
+    """The line of a figure, unless no row has it."""
+    meaningful = report.model.accuracy_meaningful
+    values = {kind: row for kind, row in rows.items() if figure.value(row, meaningful) is not None}
+    cells = [figure.words(rows[kind], meaningful) if kind in values else "" for kind in KINDS if kind in rows]
+    return [[name, *cells]] if values else []
+
+
+def _in_int8(row: Row) -> str:
+    """What the runtime's profiler says about a row."""
+    if row.int8 is None or row.int8.share_of_macs is None:
+        return f"{row.label}: unknown{f' ({row.int8.method})' if row.int8 else ''}"
+    share = f"{row.int8.share_of_macs:.0%} of the multiply-accumulates ran in integer kernels"
+    simulated = ", most of them simulated in floating point" if row.int8.simulated else ""
+    layers = layer_names(row.int8.float_layers)
+    return f"{row.label}: {share}{simulated}, according to {row.int8.method}" + (
+        f"; layers in float: {layers}" if layers else ""
+    )

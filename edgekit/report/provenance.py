@@ -1,0 +1,52 @@
+"""Facts about the origin of a report's figures, for the page and the model card."""
+
+import shlex
+
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.document import Calibration, Evaluation, Report
+from edgekit.report.figure import NOTHING
+from edgekit.report.sentences import stability_words
+
+
+def provenance(report: Report) -> dict[str, str]:
+    """Facts about the origin of the figures, by title."""
+    model, calibration = report.model, report.calibration
+    return {
+        "Written by": f"edgekit {report.edgekit}, {report.created}",
+        "Command": shlex.join(report.command),
+        "Weights": f"{model.weights}, SHA-256 {model.weights_sha256 or NOTHING}",
+        **({"License": model.license} if model.license else {}),
+        "Classes": f"{model.classes:,}",
+        "Calibration": _calibration(calibration),
+        **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},
+        "Evaluation": _evaluation(report.evaluation),
+        **{f"Device {row.device.name}": _machine(row.device) for row in report.results},
+    }
+
+
+def _machine(device: DeviceFacts) -> str:
+    """The facts of a device in words."""
+    cores, memory = device.cores or "unknown", _gib(device.memory_bytes)
+    processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
+    return f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
+
+
+def _calibration(part: Calibration) -> str:
+    doubts = "".join(f"; {doubt}" for doubt in part.doubts)
+    recipe = f"recipe {part.recipe}, seed {part.seed}"
+    return f"{part.count:,} images, {recipe}{_skipped(part)}{doubts}, SHA-256 {part.sha256 or NOTHING}"
+
+
+def _evaluation(part: Evaluation) -> str:
+    left_out = f", {len(part.copies_left_out):,} copies of calibration images left out" if part.copies_left_out else ""
+    alike = f", {len(part.lookalikes):,} similar to calibration images" if part.lookalikes else ""
+    overlap = f"{part.overlap_with_calibration} of them also calibration images"
+    return f"{part.count:,} images, {overlap}{_skipped(part)}{left_out}{alike}, SHA-256 {part.sha256 or NOTHING}"
+
+
+def _skipped(part: Calibration | Evaluation) -> str:
+    return f", {len(part.unreadable):,} unreadable images skipped" if part.unreadable else ""
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:,.2f} GiB"
