@@ -3,8 +3,9 @@
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from edgekit.report.document import Report
+from edgekit.report.document import Model, Report
 from edgekit.report.figure import Figure
 from edgekit.report.markdown import bullets, escaped, table, table_of_rows
 from edgekit.report.provenance import provenance
@@ -19,7 +20,7 @@ OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
 KINDS = {"float": "original", "int8": "optimized"}
 LICENSES = re.compile(r"\b(apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(?:-nc)?(?:-sa|-nd)?-\d\.0)\b", re.IGNORECASE)
 """Identifiers of licences that model hubs know, as timm and open_clip spell them."""
-NO_LICENSE = "The report has no note on a licence. Ask the weights' author before you publish the bundles."
+NO_LICENSE = "edgekit does not know the licence of these weights."
 
 
 def render_card(report: Report) -> str:
@@ -28,7 +29,6 @@ def render_card(report: Report) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     model, pair = report.model, _pair(report)
-    named = LICENSES.search(model.license or "")
     results = [
         EvalResult(
             task_type="image-classification",
@@ -43,7 +43,7 @@ def render_card(report: Report) -> str:
         if row.accuracy and model.accuracy_meaningful
     ]
     data = ModelCardData(
-        license=named[0].lower() if named else None,
+        license=_license_id(model),
         library_name="edgekit",
         pipeline_tag="image-classification",
         tags=list(dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)])),
@@ -51,6 +51,24 @@ def render_card(report: Report) -> str:
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_page(report, pair)}"
+
+
+def _license_id(model: Model) -> str | None:
+    """The identifier of the licence of published weights, if their note names one that hubs know."""
+    named = LICENSES.search(model.license or "")
+    return named[0].lower() if named and not _is_file(model) else None
+
+
+def _is_file(model: Model) -> bool:
+    """Whether the weights are a checkpoint, about which the note only says what holds if it has published weights."""
+    return bool(Path(model.weights).suffix)
+
+
+def _license(model: Model) -> str:
+    if model.license is None:
+        return NO_LICENSE
+    note = escaped(f"{model.license[0].upper()}{model.license[1:]}.")
+    return f"{NO_LICENSE} {note} This matters if these weights are derived from them." if _is_file(model) else note
 
 
 def _pair(report: Report) -> list[Row]:
@@ -78,7 +96,7 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
         "## All bundles",
         table_of_rows(report.results, report.model.accuracy_meaningful),
         "## Licence",
-        escaped(report.model.license) if report.model.license else NO_LICENSE,
+        _license(report.model),
         "## Provenance",
         bullets(facts),
         "## How to reproduce",
@@ -121,9 +139,8 @@ def _in_int8(row: Row) -> str:
     """What the runtime's profiler says about a row."""
     if row.int8 is None or row.int8.share_of_macs is None:
         return f"{row.label}: unknown{f' ({row.int8.method})' if row.int8 else ''}"
-    share = f"{row.int8.share_of_macs:.0%} of the multiply-accumulates ran in integer kernels"
+    share = f"{row.int8.share_of_macs * 100:.0f} % of the multiply-accumulates ran in integer kernels"
     simulated = ", most of them simulated in floating point" if row.int8.simulated else ""
     layers = layer_names(row.int8.float_layers)
-    return f"{row.label}: {share}{simulated}, according to {row.int8.method}" + (
-        f"; layers in float: {layers}" if layers else ""
-    )
+    in_float = f" Layers in float: {layers}." if layers else ""
+    return f"{row.label}: {share}{simulated}.{in_float} Source: {row.int8.method.rstrip('.')}."

@@ -40,7 +40,8 @@ def _row_cases(row: Judged, meaningful: bool) -> "Iterable[TestCase]":
 
     lines = [f"{figure.title}: {figure.words(row, meaningful)}" for figure in main_figures([row], meaningful)]
     error = _result(Error, str(row.failure), row.failure.error) if row.failure else None
-    yield _case(row.label, MEASURED, error, [*lines, *row.notes])
+    of_gates = {reason for gate in row.gates for reason in gate.reasons}
+    yield _case(row.label, MEASURED, error, lines + [note for note in row.notes if not error and note not in of_gates])
     for gate in row.gates:
         yield _case(row.label, gate.name, _outcome(gate), _measured(gate, row))
 

@@ -48,10 +48,10 @@ def test_the_command_writes_a_card_that_the_hub_reads(tmp_path: Path, capfd: pyt
     assert optimized.dataset_args == {"sha256": whole.evaluation.sha256}
     assert ModelCard(str(card)).data.to_yaml() == data.to_yaml(), "the metadata round-trips"
     for piece in (
-        "cc-by-nc-4.0, which forbids",
+        "The licence of the published weights of convnextv2\\_atto is cc-by-nc-4.0, which forbids commercial use.\n",
         "edgekit deploy convnextv2_atto --data images.zip",
         "ab" * 32,
-        "layers in float: stem.0",
+        "Layers in float: stem.0. Source: executed graph.",
         "128 images, recipe convnextv2",
     ):
         assert piece in card.text
@@ -106,6 +106,14 @@ def test_a_licence_is_named_as_the_hub_does(note: str | None, license_: str | No
     card = card_of(report(model=replace(MODEL, license=note)))
     assert card.data.get("license") == license_
     assert (NO_LICENSE in card.text) == (note is None)
+
+
+def test_the_licence_of_published_weights_is_not_that_of_a_checkpoint() -> None:
+    note = "the licence of the published weights of x is cc-by-nc-4.0, which forbids commercial use"
+    card = card_of(report(model=replace(MODEL, weights="mine.safetensors", license=note)))
+    assert card.data.get("license") is None
+    assert f"{NO_LICENSE} The licence of the published weights" in card.text
+    assert "if these weights are derived from them" in card.text
 
 
 def test_what_the_profiler_does_not_tell_is_unknown() -> None:

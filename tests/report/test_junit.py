@@ -41,6 +41,8 @@ def test_each_row_and_gate_is_a_test_case() -> None:
     assert "p50: 7.70 ms\n" in found[ROWS[BEST].label, MEASURED].system_out
     assert outcome(found[ROWS[FAILED].label, MEASURED]) == ("Error", ROWS[FAILED].reasons[0])
     assert outcome(found[ROWS[LOST].label, "max-drop"]) == ("Failure", ROWS[LOST].reasons[0])
+    assert found[ROWS[FAILED].label, MEASURED].system_out is None
+    assert ROWS[LOST].reasons[0] not in found[ROWS[LOST].label, MEASURED].system_out
     assert sum(label == ROWS[FAILED].label for label, _ in found) == 1
 
 
