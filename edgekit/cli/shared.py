@@ -10,6 +10,7 @@ from edgekit.cli.checks import check_seed
 from edgekit.config.runtimes import RUNTIMES
 
 MOST_THREADS = 1024
+MOST_STREAMS = 256
 
 Threads = Annotated[
     int | None,
@@ -59,6 +60,18 @@ Sustain = Annotated[
         rich_help_panel=panels.MEASUREMENT,
         help="Run for this long, such as 90s, 10m or 1h30m, in place of --iterations, and report a time series with "
         "its first and last minute.",
+    ),
+]
+Streams = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_STREAMS,
+        metavar="N",
+        show_default="not measured",
+        rich_help_panel=panels.MEASUREMENT,
+        help="Also measure the images per second of this many sessions side by side. They share the cores unless "
+        "--threads states each one's threads.",
     ),
 ]
 Labelled = Annotated[

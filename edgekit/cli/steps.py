@@ -26,6 +26,7 @@ from edgekit.cli.shared import (
     Quiet,
     Scheme,
     Seed,
+    Streams,
     Sustain,
     Threads,
     Warmup,
@@ -42,6 +43,7 @@ Examples:
   edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8
   edgekit benchmark runs/demo/tflite-int8 --device pi5 --threads 4
   edgekit benchmark runs/demo/tflite-int8 --device pi5 --sustain 10m
+  edgekit benchmark runs/demo/tflite-int8 --device pi5 --streams 4 --threads 1
 """
 
 
@@ -226,10 +228,11 @@ def benchmark(
     warmup: Warmup = 20,
     iterations: Iterations = 200,
     sustain: Sustain = None,
+    streams: Streams = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure the latency and memory of bundles, here or on devices.
+    """Measure the latency, memory and energy of bundles, here or on devices.
 
     The bundles take turns, so that all of them meet the same conditions. Each
     is compared with the first one; on a device, with the first one of the
@@ -246,7 +249,7 @@ def benchmark(
 
     check_files(files)
     with clean_stdout() as out:
-        settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain)), devices_of(device)
+        settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain), streams), devices_of(device)
         measured = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
         if json_:
             emit(out, measured)
@@ -271,8 +274,8 @@ def _accuracy_line(row: "EvaluatedBundle") -> str:
 
 
 def _latency_lines(row: "Row", several: bool) -> Iterator[str]:
-    """A row's figures, the time series of a sustained run, and the notes on the row."""
-    from edgekit.report.telemetry_text import sustain_lines
+    """A row's figures, its energy where a sensor was read, its streams, its sustained run, and the notes on it."""
+    from edgekit.report.telemetry_text import energy_words, stream_words, sustain_lines
 
     latency, speedup = row.latency_ms, row.speedup
     emulated = " (emulated: timings are not comparable)" if row.device.emulated else ""
@@ -285,6 +288,10 @@ def _latency_lines(row: "Row", several: bool) -> Iterator[str]:
         f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, {latency.threads} threads, "
         f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
     )
+    if row.energy and row.energy.inference_mj is not None:
+        yield f"{name}: {energy_words(row.energy)}"
+    if words := stream_words(row):
+        yield f"{name}: {words}"
     yield from sustain_lines(name, row)
     for note in row.notes:
         yield f"{name}: {row.verdict}: {note}"

@@ -163,16 +163,18 @@ def lacks(device: Device, facts: ProbedFacts) -> list[str]:
     return problems
 
 
-def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int]) -> None:
+def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int], streams: int = 0) -> None:
     """Raise DeviceMemoryError if too little memory is free for the runtime and all bundles, which are open together.
 
     Each bundle counts twice, for the bytes of its file and at least as much for the weights in the runtime's layout.
+    The streams open one bundle after the other, so the largest one counts for each of them.
     """
-    free, total = facts.memory_available_bytes, sum(sizes.values())
+    free, total = facts.memory_available_bytes, sum(sizes.values()) + streams * max(sizes.values())
     needed = ENGINE_BYTES + 2 * total
     if free is not None and free < needed:
         bundles = ", ".join(f"'{bundle}' ({size / 1e6:.0f} MB)" for bundle, size in sizes.items())
-        demand = f"about {needed / 1e6:.0f} MB are needed for {bundles}"
+        beside = f" and {streams} streams" if streams else ""
+        demand = f"about {needed / 1e6:.0f} MB are needed for {bundles}{beside}"
         raise DeviceMemoryError(
             f"{device}: {free / 1e6:.0f} MB of memory are free, but {demand}",
             fix="Close other programs there, measure fewer bundles at once, or choose a smaller model",

@@ -46,7 +46,8 @@ class Board:
         """
         oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=release)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
-        python = self._ready(next(iter(bundles.values())).manifest.target, oldest, sizes)
+        target = next(iter(bundles.values())).manifest.target
+        python = self._ready(target, oldest, sizes, settings.streams or 0)
         with self._reporter.stage(f"{self.device.name}: copy"):
             sent = None if images is None else self._send_images(images)
             job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, settings, images=sent)
@@ -77,9 +78,9 @@ class Board:
         problem = f"{self.device.name}: the answer does not match the job"
         return ConnectionCutError(problem, fix="Run the same command again")
 
-    def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int]) -> str:
+    def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
         """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""
-        check_memory(self.device.name, self.facts, sizes)
+        check_memory(self.device.name, self.facts, sizes, streams)
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
             return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
 

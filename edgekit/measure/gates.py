@@ -114,6 +114,12 @@ def _remarks(measured: Measurement) -> Iterator[str]:
         yield SIMULATED
     if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
         yield hot
+    energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores
+    if energy and energy.inference_mj is not None and energy.inference_mj <= 0:
+        yield f"energy: {energy.source} does not show more power under load than idle, so the net energy means nothing"
+    if throughput and cores and throughput.streams * throughput.threads > cores:
+        threads = f"{throughput.threads} thread{'s' if throughput.threads > 1 else ''} each"
+        yield f"{throughput.streams} streams, with {threads}, wait for each other: {cores} cores were available"
 
 
 def _unsteady(measured: Measurement) -> list[str]:

@@ -17,12 +17,15 @@ from edgekit.errors import EngineError, StageError, WeightsError
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.latency import Times, speedup
 from edgekit.measure.settings import Settings
+from edgekit.measure.throughput import measure_streams
 from edgekit.measure.timing import Timed, latency_of, time_end_to_end, time_in_turns
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Accuracy, EndToEnd, Failure, Int8, LowPrecision, Measurement, Roofline, Speedup, Stage
+from edgekit.report.under_load import Energy, Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import Profile
@@ -81,6 +84,10 @@ class GroupTimes:
     """Times of the models alone, for the bundles that didn't fail."""
     end_to_end: Mapping[str, Times]
     """Times that include decoding and preprocessing, by the name of the bundle."""
+    energy: Mapping[str, Energy]
+    """Energy of an inference, by the name of the bundle."""
+    throughput: Mapping[str, Throughput]
+    """Throughput of several streams, by the name of the bundle; empty unless the settings ask for it."""
     failures: Mapping[str, StageError]
     """Errors of the other bundles, by name."""
 
@@ -166,9 +173,13 @@ def _time(
     opened: Mapping[str, Opened], settings: Settings, images: EvaluationImages | None, reporter: Reporter
 ) -> GroupTimes:
     """Time the open bundles. One that fails in f32 or end to end has no times, so that it can't be a baseline."""
-    threads = max((entry.session.threads for entry in opened.values()), default=1)
+    if not opened:
+        return GroupTimes(Timed(), {}, {}, {}, {})
+    threads = max(entry.session.threads for entry in opened.values())
     title = f"{', '.join(opened)}: time"
-    timed = time_in_turns(dict(_calls(opened, images)), threads, settings, title, reporter)
+    inputs = {name: _input(entry, images) for name, entry in opened.items()}
+    meter = EnergyMeter(reporter)
+    timed = time_in_turns(dict(_calls(opened, inputs)), threads, settings, title, reporter)
     for (name, computed_in), error in timed.failures.items():
         reporter.warn(f"{_label(name, computed_in)}: {error}", error)
     failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
@@ -179,8 +190,14 @@ def _time(
         for name, error in failed.items():
             reporter.warn(f"{name} end to end: {error}", error)
         failures |= failed
+    rest = {name: (entry, inputs[name]) for name, entry in opened.items() if name not in failures}
+    energy = {name: meter.measure(_call(entry.session, image)) for name, (entry, image) in rest.items()}
+    throughput, failed = measure_streams(
+        {name: (entry.bundle, image) for name, (entry, image) in rest.items()}, settings, reporter
+    )
+    failures |= failed
     valid = {call: times for call, times in timed.times.items() if call[0] not in failures}
-    return GroupTimes(replace(timed, times=valid), end_to_end, failures)
+    return GroupTimes(replace(timed, times=valid), end_to_end, energy, throughput, failures)
 
 
 def _label(name: str, computed_in: str) -> str:
@@ -198,16 +215,18 @@ def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterato
         step()
 
 
+def _input(entry: Opened, images: EvaluationImages | None) -> NDArray[np.float32]:
+    """The first image, or a golden sample, normalized: float32 [1,C,H,W]."""
+    if images is not None:
+        return entry.session.preprocess(open_image(images.files[0]))
+    return entry.bundle.manifest.preprocessing.normalize(entry.bundle.golden().pixels[0])
+
+
 def _calls(
-    opened: Mapping[str, Opened], images: EvaluationImages | None
+    opened: Mapping[str, Opened], inputs: Mapping[str, NDArray[np.float32]]
 ) -> Iterator[tuple[Call, Callable[[], object]]]:
-    """Calls to time: each model alone on the first image or on a golden sample, first all in f32, then bf16 or f16."""
-    inputs: dict[str, NDArray[np.float32]] = {}
+    """Calls to time: each model alone, first all in f32, then bf16 or f16."""
     for name, entry in opened.items():
-        if images is not None:
-            inputs[name] = entry.session.preprocess(open_image(images.files[0]))
-        else:
-            inputs[name] = entry.bundle.manifest.preprocessing.normalize(entry.bundle.golden().pixels[0])
         yield (name, F32), _call(entry.session, inputs[name])
     for name, entry in opened.items():
         if entry.low is not None:
@@ -251,6 +270,8 @@ def _measurement(
         low_precision=_low_precision(name, this, timed),
         thermal=timed.conditions,
         sustain=timed.sustained.get((name, F32)),
+        energy=times.energy.get(name),
+        throughput=times.throughput.get(name),
     )
 
 

@@ -15,6 +15,8 @@ class Settings:
     """Number of timed rounds."""
     sustain_s: float | None = None
     """Seconds of timing, instead of a number of rounds."""
+    streams: int | None = None
+    """Number of sessions to run side by side for the throughput; None to leave that out."""
     max_drop: float = 1.0
     """Largest drop of an INT8 bundle's top-1, in percentage points."""
     must_show_drop: bool = False

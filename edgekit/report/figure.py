@@ -51,6 +51,8 @@ class Figure:
     rank: int | None = None
     """Position of the column on the page. A narrow terminal drops the highest ranks first and never drops rank 0. None
     keeps the figure out of tables."""
+    optional: bool = False
+    """Whether tables leave the column out if no row has the figure, because few machines can measure it."""
     csv: str | None = None
     """Name of the column in report.csv, with values in `unit`. By default it is named after the path and has the
     values of report.json."""

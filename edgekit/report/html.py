@@ -9,10 +9,10 @@ from edgekit.report.document import Report
 from edgekit.report.figure import Figure
 from edgekit.report.plot import draw
 from edgekit.report.provenance import provenance
-from edgekit.report.row import Accuracy, LowPrecision, Row, all_figures
+from edgekit.report.row import Accuracy, LowPrecision, Row, all_figures, table_figures
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
 from edgekit.report.sentences import RANDOM, conditions, heading, layer_names, recommendation
-from edgekit.report.telemetry_text import heat_words
+from edgekit.report.telemetry_text import energy_words, heat_words
 from edgekit.report.timeline import draw_heat, draw_spread
 from edgekit.report.tuning import draw_tuning, lines
 from edgekit.support.libraries import import_needed
@@ -32,7 +32,7 @@ def render_html(report: Report) -> str:
         recommendation=recommendation(report),
         conditions=conditions(report),
         headlines=_headlines(report),
-        columns=_columns(),
+        columns=_columns(report),
         pictures=_pictures(report, draw),
         spreads=_pictures(report, draw_spread),
         heats=_pictures(report, draw_heat),
@@ -45,9 +45,9 @@ def render_html(report: Report) -> str:
     )
 
 
-def _columns() -> list[Figure]:
+def _columns(report: Report) -> list[Figure]:
     """Figures of the table, the most important first."""
-    return sorted((figure for figure in all_figures() if figure.rank is not None), key=lambda figure: figure.rank or 0)
+    return sorted(table_figures(report.results), key=lambda figure: figure.rank or 0)
 
 
 def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] | None]) -> list[dict[str, str]]:
@@ -130,6 +130,7 @@ def _details(report: Report, row: Row) -> dict[str, str]:
         "Lower bound": row.limit and _scaled(row.limit.bound_ms),
         "Source of INT8 share": int8 and int8.method,
         "Layers in float": layer_names(int8.float_layers) if int8 else None,
+        "Energy": energy_words(row.energy),
         "Temperature and clocks": heat_words(row.thermal),
         "Changed predictions": _flips(row.accuracy),
         "Reasons": "; ".join(row.reasons),

@@ -7,6 +7,7 @@ Fractions range from 0 to 1, points are percentage points, times are in millisec
 was not measured is None, which is null in JSON.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from edgekit.report.conditions import Conditions, Sustained
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.figure import TIMES, Figure
 from edgekit.report.gate import Gate
+from edgekit.report.under_load import Energy, Throughput
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
@@ -203,12 +205,17 @@ class Measurement:
     """Clocks, temperature and other load during the timing."""
     sustain: Sustained | None = None
     """Latency over minutes; null without `--sustain`."""
+    energy: Energy | None = None
+    """Energy of one inference, net of the idle machine; null in reports of an edgekit that did not measure it."""
+    throughput: Throughput | None = None
+    """Images per second of several streams side by side; null without `--streams`."""
     failure: Failure | None = None
     """Stage that failed and its error; null where the row has figures."""
 
     def __post_init__(self) -> None:
-        figures = (self.accuracy, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit)
-        if self.failure and any(figure is not None for figure in (*figures, self.size_bytes, self.peak_rss_bytes)):
+        figures = (self.accuracy, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit,
+                   self.size_bytes, self.peak_rss_bytes, self.energy, self.throughput)  # fmt: skip
+        if self.failure and any(figure is not None for figure in figures):
             raise ValueError("a row with a failure must not have figures")
         if self.failure is None and (self.bundle is None or self.size_bytes is None or self.latency_ms is None):
             raise ValueError("a row without a failure must have a bundle, a size and a latency")
@@ -275,6 +282,9 @@ FIGURES: tuple[Figure, ...] = (
            meaning="lower bound of the latency, at the device class's peak rate, as a share of the measured p50"),
     Figure(path="peak_rss_bytes", title="peak", unit="MB", digits=0, scale=1e-6, better="lower", rank=8,
            meaning="peak resident memory of a process that runs only this bundle, in bytes"),
+    Figure(path="energy.inference_mj", title="energy", unit="mJ", better="lower", rank=7, optional=True,
+           csv="inference_mj",
+           meaning="power under load minus idle power, times the seconds of one inference"),
     Figure(path="end_to_end_ms.p50", title="end to end", unit="ms", rank=11, csv="end_to_end_p50_ms",
            meaning="median time from an encoded image file to logits, including decoding and preprocessing"),
     Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, csv="top5_percent",
@@ -309,6 +319,11 @@ FIGURES: tuple[Figure, ...] = (
            meaning="time that the multiply-accumulates would take at the device class's peak rate"),
     Figure(path="thermal.other_cpus", title="other load", unit="CPUs", csv="other_cpus",
            meaning="number of CPUs that other processes kept busy during the timing, on average"),
+    Figure(path="throughput.images_per_second", title="throughput", unit="images/s", digits=1, better="higher",
+           csv="images_per_second",
+           meaning="images per second of all streams side by side"),
+    Figure(path="throughput.p99_ms", title="p99 under load", unit="ms", csv="throughput_p99_ms",
+           meaning="99th percentile of the latency of one inference while all streams run"),
 )
 # fmt: on
 """The table behind `all_figures`."""
@@ -320,3 +335,12 @@ def all_figures() -> tuple[Figure, ...]:
     Every output calls this while it is rendered, so a figure that a test adds to the table appears in all of them.
     """
     return FIGURES
+
+
+def table_figures(rows: Sequence[Row]) -> list[Figure]:
+    """The figures of a table of these rows, in the same order."""
+    return [
+        figure
+        for figure in all_figures()
+        if figure.rank is not None and not (figure.optional and all(figure.value(row) is None for row in rows))
+    ]

@@ -1,9 +1,10 @@
-"""Words for a row's `thermal` and `sustain`: temperature, clocks and other load during the timing."""
+"""Words for what a row was measured under: temperature, clocks and other load, energy, a sustained run, streams."""
 
 from collections.abc import Iterable, Iterator
 
 from edgekit.report.conditions import Conditions, Sample, SustainedPoint
 from edgekit.report.row import Measurement
+from edgekit.report.under_load import Energy
 
 LINES = 10
 """Number of points of a time series that the terminal shows."""
@@ -22,6 +23,28 @@ def heat_words(thermal: Conditions | None) -> str:
         None if other is None else f"other processes used {other:.1f} of {thermal.cpus} CPUs",
     ]
     return ", ".join(filter(None, parts))
+
+
+def energy_words(energy: Energy | None) -> str:
+    """The energy of one inference with its source, or the reason why it is unknown."""
+    if energy is None or energy.inference_mj is None:
+        return energy.source if energy else ""
+    return (
+        f"{energy.inference_mj:.2f} mJ per inference ({energy.load_w:.2f} W under load, {energy.idle_w:.2f} W idle, "
+        f"from {energy.source})"
+    )
+
+
+def stream_words(row: Measurement) -> str:
+    """The throughput of several streams, and the latency of a single one beside it."""
+    many, one = row.throughput, row.latency_ms
+    if many is None or one is None:
+        return ""
+    return (
+        f"{many.streams} {'stream' if many.streams == 1 else 'streams'}, threads {many.threads} each: "
+        f"{many.images_per_second:.1f} images/s, p50 {many.p50_ms:.2f} ms, p99 {many.p99_ms:.2f}, n = {many.count:,}; "
+        f"alone, threads {one.threads}: p50 {one.p50:.2f} ms, p99 {one.p99:.2f}"
+    )
 
 
 def sustain_lines(name: str, row: Measurement) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.report.document import Report
 from edgekit.report.figure import DETAIL_RANK, Figure
-from edgekit.report.row import Row, Verdict, all_figures
+from edgekit.report.row import Row, Verdict, table_figures
 from edgekit.report.sentences import conditions, heading, recommendation
 from edgekit.support.libraries import import_needed
 
@@ -44,7 +44,7 @@ def _fitting(report: Report, console: "Console") -> tuple["Table", list[Figure]]
     """The table with as many columns as fit, and the figures whose columns were dropped."""
     from rich.measure import Measurement
 
-    figures = [figure for figure in all_figures() if figure.rank is not None]
+    figures = table_figures(report.results)
     dropped: list[Figure] = []
     broken = False
     while True:

@@ -176,9 +176,27 @@ def test_benchmark(finished_run: Path, capfd: Any) -> None:
     assert first["peak_rss_bytes"] > 20e6
     assert first["speedup"] is None
     assert second["speedup"]["versus"] == str(paths[0])
+    assert (first["throughput"], second["throughput"]) == (None, None)
     out, _ = run(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4)
-    assert len(out.splitlines()) == 2
+    assert out.count(": p50 ") == 2
     assert f"x {paths[0]}" in out
+
+
+def test_benchmark_of_several_streams(finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.measure.machine.default_threads", lambda: 2)
+    path = finished_run / "onnx-int8"
+    options = ["benchmark", path, "--threads", 1, "--iterations", 4, "--warmup", 0, "--streams"]
+    (row,) = run_json(capfd, *options, 3)["results"]
+    assert row["verdict"] == "pass"
+    assert (row["throughput"]["streams"], row["throughput"]["threads"]) == (3, 1)
+    assert row["latency_ms"]["count"] == 4
+    (remark,) = [text for text in row["remarks"] if "streams" in text]
+    assert remark == "3 streams, with 1 thread each, wait for each other: 2 cores were available"
+    out, _ = run(capfd, *options, 2)
+    (line,) = [line for line in out.splitlines() if "images/s" in line]
+    assert line.startswith(f"{path}: 2 streams, threads 1 each: ")
+    assert "; alone, threads 1: p50 " in line
+    assert "wait for each other" not in out
 
 
 def test_a_bundle_that_fails_while_it_is_timed_costs_its_own_row(finished_run: Path, capfd: Any) -> None:

@@ -72,6 +72,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--warmup": number("-1", "1.5", lowest="0"),
     "--iterations": number("0", "-1", lowest="1"),
     "--sustain": text("0", "ten", "25h", "nan", "-5", names=("1s to 24h", "1h30m")),
+    "--streams": number("0", "-1", "257", lowest="1", highest="256"),
     "--max-drop": number("-1", "101", "inf", lowest="0", highest="100", kind="a number"),
     "--min-speedup": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
     "--workers": number("0", "-1", "1025", lowest="1", highest="1024"),

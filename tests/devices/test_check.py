@@ -158,6 +158,8 @@ def test_memory_that_is_clearly_too_small(facts: ProbedFacts) -> None:
     check.check_memory("pi", free, {"float": 90_000_000})
     with pytest.raises(DeviceMemoryError, match="pi: 300 MB of memory are free") as caught:
         check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
+    with pytest.raises(DeviceMemoryError, match=r"about 1,?[0-9]+ MB .* and 5 streams"):
+        check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000}, streams=5)
     assert all(fact in caught.value.problem for fact in ("345 MB", "'float' (90 MB)", "'int8' (30 MB)"))
 
 

@@ -27,6 +27,7 @@ from edgekit.report.conditions import Sample, Sustained, SustainedLatency, Susta
 from edgekit.report.row import EndToEnd, Int8, LowPrecision, Measurement, Roofline
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
+from tests.helpers.reports import ENERGY, THROUGHPUT
 
 ODD_NAME = "böse 'name' \udcff\n$(x)"
 """A possible folder name: not ASCII, and with a byte that is not UTF-8."""
@@ -58,6 +59,8 @@ def every_figure() -> Measurement:
             change=-0.01,
             series=(SustainedPoint(0.0, 5.0, 10),),
         ),
+        energy=ENERGY,
+        throughput=THROUGHPUT,
     )
 
 
@@ -135,7 +138,7 @@ def test_a_job_survives_the_wire(images: bool) -> None:
         device_class="raspberry-pi-5",
         cache="/home/pi/.cache/edgekit",
         bundles={ODD_NAME: {"model.onnx": "0" * 64}},
-        settings=Settings(threads=2, sustain_s=600.0, must_show_drop=True),
+        settings=Settings(threads=2, sustain_s=600.0, streams=4, must_show_drop=True),
         images=sent if images else None,
         inspect=not images,
     )

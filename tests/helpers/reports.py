@@ -23,6 +23,7 @@ from edgekit.report.row import (
     Row,
     Speedup,
 )
+from edgekit.report.under_load import Energy, Throughput
 
 STATE = MachineState(
     clock_mhz=2400.0,
@@ -45,6 +46,12 @@ CONDITIONS = Conditions(
     other_cpus=0.05,
 )
 """A quiet machine that warms up by 13 degrees."""
+ENERGY = Energy(
+    inference_mj=41.25, source="vcgencmd pmic_read_adc", idle_w=2.75, load_w=6.5, seconds=2.2, inferences=200
+)
+"""Energy of an inference on a Raspberry Pi 5."""
+THROUGHPUT = Throughput(streams=4, threads=1, images_per_second=310.4, p50_ms=12.5, p99_ms=15.25, count=801)
+"""Throughput of four streams."""
 MODEL = Model(
     name="convnextv2_atto",
     source="timm",

@@ -8,7 +8,9 @@ import pytest
 from edgekit.measure.gates import SIMULATED, judge, judge_latency, recommend
 from edgekit.measure.settings import Settings
 from edgekit.report.row import Bound, Int8, LowPrecision, Row
+from edgekit.report.under_load import Energy
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
+from tests.helpers.reports import ENERGY, THROUGHPUT
 
 GATES = Settings(max_drop=1.0, min_speedup=1.0)
 STATED_DROP = replace(GATES, must_show_drop=True)
@@ -287,3 +289,23 @@ def test_an_unreliable_latency_is_not_recommended_where_a_speedup_is_claimed() -
     claimed = row(replace(GATES, must_be_fit=True), **unsteady)
     assert (claimed.verdict, claimed.reasons, claimed.remarks) == ("inconclusive", unclaimed.remarks, ())
     assert recommend([claimed]).bundle is None
+
+
+@pytest.mark.parametrize(
+    ("streams", "threads", "remarks"),
+    [
+        (2, 1, ()),
+        (3, 1, ("3 streams, with 1 thread each, wait for each other: 2 cores were available",)),
+        (2, 2, ("2 streams, with 2 threads each, wait for each other: 2 cores were available",)),
+    ],
+)
+def test_more_streams_than_cores_are_remarked_on(streams: int, threads: int, remarks: tuple[str, ...]) -> None:
+    judged = judge_latency(measurement(throughput=replace(THROUGHPUT, streams=streams, threads=threads)))
+    assert (judged.verdict, judged.remarks) == ("pass", remarks)
+
+
+def test_energy_that_is_lost_in_the_noise_is_remarked_on() -> None:
+    assert judge_latency(measurement(energy=ENERGY)).remarks == ()
+    assert judge_latency(measurement(energy=Energy(inference_mj=None, source="no sensor"))).remarks == ()
+    (remark,) = judge_latency(measurement(energy=replace(ENERGY, inference_mj=0.0))).remarks
+    assert remark.startswith("energy: vcgencmd pmic_read_adc does not show more power under load than idle")

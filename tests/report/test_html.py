@@ -11,9 +11,21 @@ from edgekit.errors import MissingExtraError
 from edgekit.report.document import Lookalike, Recommendation
 from edgekit.report.html import render_html
 from edgekit.report.row import Int8, LowPrecision
+from edgekit.report.under_load import Energy
 from edgekit.support.distribution import install_command
 from tests.helpers.page import Page
-from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, printed, report, report_with
+from tests.helpers.reports import (
+    BEST,
+    ENERGY,
+    FAILED,
+    RANDOM_MODEL,
+    ROWS,
+    accuracy,
+    device,
+    printed,
+    report,
+    report_with,
+)
 from tests.helpers.searches import search, sensitivity
 
 
@@ -84,6 +96,14 @@ def test_page_shows_the_drop_in_low_precision(verdict: Literal["pass", "fail"] |
     html = render_html(report_with(0, low_precision=replace(low, verdict=verdict)))
     assert "bf16: p50 6.00 ms, drop 0.40 points, agreement 98.5%" in html
     assert ("exceeds the limit" in html) is is_over
+
+
+def test_page_shows_the_energy_and_its_source() -> None:
+    text = Page(render_html(report_with(BEST, energy=ENERGY))).words
+    assert "41.25 mJ per inference (6.50 W under load, 2.75 W idle, from vcgencmd pmic_read_adc)" in text
+    text = Page(render_html(report_with(BEST, energy=Energy(inference_mj=None, source="unknown: no sensor")))).words
+    assert "unknown: no sensor" in text
+    assert "mJ" not in text
 
 
 def test_page_with_random_weights_shows_latency_only() -> None:

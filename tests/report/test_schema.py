@@ -16,7 +16,19 @@ from edgekit.report.conditions import Sustained, SustainedLatency, SustainedPoin
 from edgekit.report.document import Lookalike, RangeRatio, Recommendation, Report, Stability
 from edgekit.report.row import Bound, LowPrecision
 from edgekit.report.serialization import to_json
-from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, latency, report, report_with
+from tests.helpers.reports import (
+    BEST,
+    ENERGY,
+    FAILED,
+    RANDOM_MODEL,
+    ROWS,
+    THROUGHPUT,
+    accuracy,
+    device,
+    latency,
+    report,
+    report_with,
+)
 from tests.helpers.searches import search, sensitivity
 
 Document = dict[str, Any]
@@ -33,7 +45,14 @@ def full_report() -> Report:
         replace(
             ROWS[0], low_precision=LowPrecision(computes_in="bf16", accuracy=accuracy(), p50_ms=6.0, verdict="pass")
         ),
-        replace(ROWS[BEST], accuracy=accuracy(bound=bound), sustain=sustained, remarks=("slower when hot",)),
+        replace(
+            ROWS[BEST],
+            accuracy=accuracy(bound=bound),
+            sustain=sustained,
+            energy=ENERGY,
+            throughput=THROUGHPUT,
+            remarks=("slower when hot",),
+        ),
         replace(ROWS[FAILED], device=device("pi", emulated=True, system="Linux", python="3.12.1")),
     )
     whole = report(results=rows, sensitivity=sensitivity(), tuning=search())
@@ -208,6 +227,15 @@ def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
         load_report(tmp_path)
     assert str(tmp_path) in caught.value.problem
     assert "`edgekit deploy`" in caught.value.fix
+
+
+def test_keys_that_an_earlier_edgekit_did_not_write_are_null(tmp_path: Path) -> None:
+    earlier = document(report())
+    for row in earlier["results"]:
+        del row["energy"], row["throughput"]
+    validator().validate(earlier)
+    (tmp_path / "report.json").write_text(json.dumps(earlier), "utf-8")
+    assert load_report(tmp_path) == report()
 
 
 def test_keys_that_a_later_edgekit_adds_are_ignored(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from edgekit.errors import MissingExtraError
 from edgekit.report.document import Recommendation
-from edgekit.report.row import all_figures
+from edgekit.report.row import table_figures
+from edgekit.report.under_load import Energy
 from edgekit.support.distribution import install_command
-from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, device, printed, report, report_with
+from tests.helpers.reports import BEST, ENERGY, FAILED, RANDOM_MODEL, device, printed, report, report_with
 
 
 def cells(text: str, bundle: str) -> list[str]:
@@ -40,7 +41,7 @@ def test_columns_that_do_not_fit_are_dropped_and_named(width: int) -> None:
     assert "\x1b" not in text
     hidden = re.search(r"Hidden at this width: (.*) \(report\.html and", " ".join(text.split()))
     dropped = hidden[1].split(", ") if hidden else []
-    ranks = {figure.title: figure.rank for figure in all_figures() if figure.rank is not None}
+    ranks = {figure.title: figure.rank or 0 for figure in table_figures(report().results)}
     shown = ranks.keys() - set(dropped)
     assert "p50" in shown
     assert [ranks[title] for title in dropped] == sorted((ranks[title] for title in dropped), reverse=True)
@@ -60,6 +61,15 @@ def test_table_with_random_weights_has_no_accuracy() -> None:
     assert "76.55" not in text
     assert cells(text, "openvino-int8")[:6] == ["openvino-int8", "4.3", "n/a", "n/a", "n/a", "7.70"]
     assert cells(text, "onnx-int8")[1:4] == ["–", "–", "–"], "nothing was measured"  # noqa: RUF001
+
+
+def test_energy_has_a_column_where_a_row_has_it() -> None:
+    assert "energy" not in printed(report(), 200)
+    assert "energy" not in printed(report_with(BEST, energy=Energy(inference_mj=None, source="no sensor")), 200)
+    text = printed(report_with(BEST, energy=ENERGY), 200)
+    assert "energy" in text
+    assert "41.25" in cells(text, "openvino-int8")
+    assert "–" in cells(text, "onnx-float")  # noqa: RUF001
 
 
 def test_table_of_several_devices() -> None:
