@@ -117,9 +117,13 @@ def _remarks(measured: Measurement) -> Iterator[str]:
     energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores
     if energy and energy.inference_mj is not None and energy.inference_mj <= 0:
         yield f"energy: {energy.source} does not show more power under load than idle, so the net energy means nothing"
-    if throughput and cores and throughput.streams * throughput.threads > cores:
-        threads = f"{throughput.threads} thread{'s' if throughput.threads > 1 else ''} each"
-        yield f"{throughput.streams} streams, with {threads}, wait for each other: {cores} cores were available"
+    if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
+        threads, on = _counted(throughput.threads, "thread"), _counted(cores, "core")
+        yield f"{throughput.streams} streams, with {threads} each, wait for each other on {on}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _unsteady(measured: Measurement) -> list[str]:

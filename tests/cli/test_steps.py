@@ -191,7 +191,7 @@ def test_benchmark_of_several_streams(finished_run: Path, capfd: Any, monkeypatc
     assert (row["throughput"]["streams"], row["throughput"]["threads"]) == (3, 1)
     assert row["latency_ms"]["count"] == 4
     (remark,) = [text for text in row["remarks"] if "streams" in text]
-    assert remark == "3 streams, with 1 thread each, wait for each other: 2 cores were available"
+    assert remark == "3 streams, with 1 thread each, wait for each other on 2 cores"
     out, _ = run(capfd, *options, 2)
     (line,) = [line for line in out.splitlines() if "images/s" in line]
     assert line.startswith(f"{path}: 2 streams, threads 1 each: ")

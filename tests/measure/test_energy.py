@@ -41,7 +41,13 @@ def vcgencmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 
 @pytest.fixture
-def rapl(tmp_path: Path) -> Path:
+def no_vcgencmd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the tool of a Raspberry Pi that runs the tests."""
+    monkeypatch.setattr("edgekit.measure.energy.shutil.which", lambda name: None)
+
+
+@pytest.fixture
+def rapl(tmp_path: Path, no_vcgencmd: None) -> Path:
     """The root of a machine with one package, whose core has a counter, too."""
     counters = {"max_energy_range_uj": str(MOST), "energy_uj": "999000\n"}
     files = {f"{PACKAGE}/{name}": content for name, content in {"name": "package-0\n", **counters}.items()}
@@ -139,7 +145,7 @@ def test_rapl_that_only_root_may_read(rapl: Path) -> None:
     assert "energy_uj" in measured.source
 
 
-def test_a_machine_without_a_sensor(tmp_path: Path) -> None:
+def test_a_machine_without_a_sensor(tmp_path: Path, no_vcgencmd: None) -> None:
     assert measure(place=tmp_path) == Energy(
         inference_mj=None,
         source="unknown: neither a Raspberry Pi 5's `vcgencmd` nor RAPL in /sys/class/powercap was found",

@@ -295,8 +295,9 @@ def test_an_unreliable_latency_is_not_recommended_where_a_speedup_is_claimed() -
     ("streams", "threads", "remarks"),
     [
         (2, 1, ()),
-        (3, 1, ("3 streams, with 1 thread each, wait for each other: 2 cores were available",)),
-        (2, 2, ("2 streams, with 2 threads each, wait for each other: 2 cores were available",)),
+        (1, 4, ()),
+        (3, 1, ("3 streams, with 1 thread each, wait for each other on 2 cores",)),
+        (2, 2, ("2 streams, with 2 threads each, wait for each other on 2 cores",)),
     ],
 )
 def test_more_streams_than_cores_are_remarked_on(streams: int, threads: int, remarks: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter
 from tests.helpers.failing_engine import MESSAGE, Phase, failing_engine
 from tests.helpers.measurements import device
+from tests.helpers.reports import ENERGY, THROUGHPUT
 from tests.helpers.tiny import MakeBundle
 
 SETTINGS = Settings(threads=1, warmup=1, iterations=4)
@@ -103,6 +105,22 @@ def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> No
         assert each.sustain is not None
         assert each.latency_ms is not None
         assert sum(point.count for point in each.sustain.series) == each.latency_ms.count
+
+
+def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
+    for each in measure_all(group, None, replace(SETTINGS, streams=2)).values():
+        assert each.energy == ENERGY
+        assert each.throughput is not None
+        assert each.throughput.streams == 2
+
+
+def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    error = EngineError("no memory for it")
+    monkeypatch.setattr(measure, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
+    float_, int8 = measure_all(group, None, replace(SETTINGS, streams=2)).values()
+    assert_lost(float_, "benchmark", "no memory for it")
+    assert (int8.failure, int8.throughput, int8.speedup) == (None, THROUGHPUT, None)
 
 
 @pytest.mark.parametrize(("low_ms", "precision"), [(2.0, "bf16"), (9.0, "f32")])
