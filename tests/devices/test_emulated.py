@@ -17,7 +17,8 @@ from edgekit.cli.main import main
 from edgekit.config.precisions import PRECISIONS
 from edgekit.devices.transport import connect
 from edgekit.report import load_report
-from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated
+from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated, write_vcgencmd
+from tests.helpers.pmic import IDLE_W, LOAD_W, PI4, fake_pmic
 from tests.helpers.tiny import ROOT
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,18 @@ def test_deploy_here_and_on_a_board(
     assert f"{FIRST} (emulated)" in page
 
 
+def test_energy_on_a_pi_5(run_folder: Path, boards: dict[str, Emulated]) -> None:
+    root = boards[FIRST].root
+    write_vcgencmd(root, fake_pmic(Path("/usr/local/bin/answers")))
+    options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
+    (row,) = run_cli(["benchmark", str(run_folder / "onnx-int8"), "--device", FIRST, *options])["results"]
+    write_vcgencmd(root, PI4)
+    energy = row["energy"]
+    assert (energy["source"], energy["idle_w"], energy["load_w"]) == ("vcgencmd pmic_read_adc", IDLE_W, LOAD_W)
+    joules = (LOAD_W - IDLE_W) * energy["seconds"] / energy["inferences"]
+    assert energy["inference_mj"] == pytest.approx(1000 * joules)
+
+
 def test_bundles_on_the_other_board(run_folder: Path, boards: dict[str, Emulated]) -> None:
     """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
     bundles = [str(run_folder / f"{SECOND_TARGET}-{precision}") for precision in PRECISIONS]
@@ -103,6 +116,8 @@ def test_bundles_on_the_other_board(run_folder: Path, boards: dict[str, Emulated
         assert row["device"]["emulated"] is True
         assert row["device"]["python"].startswith(PYTHONS[suite])
         assert row["device"]["class"] == {"cortex-a76": "raspberry-pi-5", "cortex-a72": "raspberry-pi-4"}[core]
+        assert row["energy"]["inference_mj"] is None
+        assert "a Raspberry Pi 4 has no such sensor" in row["energy"]["source"]
 
 
 @pytest.mark.parametrize("name", BOARDS)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pilib import debian
+from tests.helpers.pmic import PI4
 from tests.helpers.ssh_server import SSHD, Server, configure, running, start
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -28,11 +29,6 @@ _CLOCK_KHZ = {"cortex-a76": 2_400_000, "cortex-a72": 1_800_000}
 _MIDR = {"cortex-a76": "0x00000000414fd0b1", "cortex-a72": "0x00000000410fd083"}
 CORES = len(os.sched_getaffinity(0))
 """Number of cores in the emulated /sys, which must match this machine's because programs see those."""
-_VCGENCMD = """#!/bin/sh
-[ "$1" = get_throttled ] && echo "throttled=0x0" && exit
-echo 'error=1 error_msg="Command not registered"'
-exit 255
-"""
 
 
 @dataclass
@@ -76,11 +72,16 @@ def make_root(suite: str, folder: Path) -> Path:
     root, source = folder / suite, debian.userland(suite)
     devices = str(source / "dev")  # the board uses this machine's devices
     shutil.copytree(source, root, symlinks=True, ignore=lambda place, names: names if place == devices else [])
+    write_vcgencmd(root, PI4)
+    return root
+
+
+def write_vcgencmd(root: Path, script: str) -> None:
+    """Install the firmware's tool in a board's root, or replace it."""
     tool = root / "usr/local/bin/vcgencmd"
     tool.parent.mkdir(parents=True, exist_ok=True)
-    tool.write_text(_VCGENCMD)
+    tool.write_text(script)
     tool.chmod(0o755)
-    return root
 
 
 @contextmanager
