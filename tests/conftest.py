@@ -3,10 +3,8 @@
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,8 @@ from edgekit.cli.main import main
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.measure_bundles import EvaluationImages
-from edgekit.runtime import backend
 from edgekit.runtime.bundle import Golden, write_bundle
 from edgekit.support import distribution
-from edgekit.support.libraries import LibraryErrors
 from tests.helpers.environments import PIP, build, new_environment, run
 from tests.helpers.sharing import SharedRun, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
@@ -56,35 +52,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if folder := config.getoption("shared"):
         config.pluginmanager.register(SharedRun(folder.absolute()))
-
-
-@pytest.fixture(autouse=True)
-def untraced_if_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Don't trace slow tests and their processes for coverage: it takes a third of their time, and others run the same
-    lines."""
-    tracer = sys.gettrace()
-    if request.node.get_closest_marker("slow"):
-        sys.settrace(None)
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-    yield
-    sys.settrace(tracer)
-
-
-class Untraced(LibraryErrors):
-    """Doesn't trace converters for coverage, which takes a third of their time."""
-
-    def __enter__(self) -> None:
-        self._tracer = sys.gettrace()
-        sys.settrace(None)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        sys.settrace(self._tracer)
-        super().__exit__(kind, raised, trace)
-
-
-backend.LibraryErrors = Untraced  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

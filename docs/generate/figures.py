@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.demo import OUTPUT
 from benchmarks.peerlib.results import Group
+from benchmarks.rows import read_rows
 from docs.generate.markdown import table
 from edgekit.config.runtimes import RUNTIMES
 
@@ -100,6 +101,16 @@ def _cells(row: Peers) -> tuple[str, ...]:
         stock,
         f"{row.snr_db:.1f} / {stock_snr}",
     )
+
+
+def noise_table(target: str) -> str:
+    """What `benchmarks.noise` measured for a runtime's placement: by kind of quantizer and model."""
+    rows = [row for row in read_rows(BENCHMARKS / "noise.json") if row["target"] == target]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    cells = {(row["model"], row["kind"]): f"{row['snr_db']:.1f} dB ({row['quantizers']})" for row in rows}
+    lines = [(kind, *(cells.get((model, kind), "–") for model in models)) for kind in kinds]  # noqa: RUF001
+    return table(("only these quantizers", *models), lines) + "\n"
 
 
 def caption(file: str) -> str:

@@ -37,15 +37,15 @@ def test_the_smallest_network_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 SAMPLE = (
-    "resnet",
-    "vision_transformer",
     "convnext",
     "efficientnet",
-    "mambaout",
+    "resnet",
+    "mobilenetv3",
     "byobnet",
+    "vision_transformer",
     "maxxvit",
     "nfnet",
-    "mobilenetv3",
+    "mambaout",
     "edgenext",
 )
 """Modules of different kinds with networks of at most two million parameters, for one runtime each, in turn."""
