@@ -118,8 +118,10 @@ class Collector(CachedWeightInterpreter, Generic[R]):
             with self._turns.given_up_on_error():
                 one.run(torch.from_numpy(samples[image]))
 
-        run(0)
-        list(side_by_side(run, range(1, len(samples)), at_once(self.module)))
+        count = at_once(self.module)
+        with threads(torch.get_num_threads() // count):
+            run(0)
+        list(side_by_side(run, range(1, len(samples)), count))
 
     def run_node(self, n: Node) -> Any:
         output = super().run_node(n)
