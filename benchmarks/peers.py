@@ -124,7 +124,7 @@ def make(
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
     from edgekit.images.crops import crop_each, crop_samples
-    from edgekit.measure.measure_bundles import ran_in_int8
+    from edgekit.measure.profiled import ran_in_int8
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.build import build_all
     from edgekit.pipeline.job import prepare

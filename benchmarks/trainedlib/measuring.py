@@ -16,7 +16,7 @@ from edgekit.errors import EdgekitError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
-from edgekit.measure.measure_bundles import ran_in_int8
+from edgekit.measure.profiled import ran_in_int8
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import PreparedGraphs

@@ -179,6 +179,7 @@ def images_of(sent: SentImages, store: Path) -> EvaluationImages:
         Predictions(np.array(sent.best, np.int64), np.array(sent.hit1, bool), np.array(sent.hit5, bool)),
         [(store / digest).read_bytes() for digest in sent.files],
         "",
+        sent.names,
     )
 
 

@@ -26,6 +26,8 @@ class SentImages:
     """Whether torch's first five classes contain the right one, for each image."""
     files: tuple[str, ...]
     """SHA-256 of a few encoded image files, for end-to-end times."""
+    names: tuple[str, ...] = ()
+    """Names of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,6 +124,7 @@ class Board:
             hit1=tuple(reference.hit1.tolist()),
             hit5=tuple(reference.hit5.tolist()),
             files=tuple(others),
+            names=tuple(images.names),
         )
 
 

@@ -1,6 +1,6 @@
 """Compare two models on the same images: top-1, top-5, and the paired drop with its interval."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, log10
 
@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from edgekit.errors import WeightsError
 from edgekit.measure.paired import mcnemar, paired_interval
+from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.row import Accuracy
+
+CLASSES, EXAMPLES = 100, 5
+"""Most classes with changed predictions, and most images of each, that a report lists."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,49 @@ def compare(predictions: Predictions, reference: Predictions, versus: str = "ref
         agreement=float((predictions.best == reference.best).mean()),
         versus=versus,
     )
+
+
+def changed_classes(
+    predictions: Predictions,
+    reference: Predictions,
+    labels: NDArray[np.int64],
+    names: Sequence[str],
+    class_names: Sequence[str],
+) -> tuple[ClassChange, ...]:
+    """Classes in which a prediction differs from the reference's, the largest loss first, at most `CLASSES`.
+
+    Args:
+        predictions: Predictions of a bundle for N images.
+        reference: Predictions of the reference for the same images.
+        labels: Right class of each image, int64 [N].
+        names: Names of the images; where there are none, an image is named by its place, such as "image 7".
+        class_names: Names of the classes, by index.
+    """
+    flipped = predictions.best != reference.best
+    changes = []
+    for label in np.unique(labels[flipped]):
+        own = labels == label
+        places = np.flatnonzero(own & flipped)
+        lost = reference.hit1[places] & ~predictions.hit1[places]
+        examples = tuple(
+            ChangedImage(
+                names[place] if names else f"image {place}",
+                class_names[reference.best[place]],
+                class_names[predictions.best[place]],
+            )
+            for place in places[np.argsort(~lost, kind="stable")][:EXAMPLES]
+        )
+        change = ClassChange(
+            label=class_names[label],
+            images=int(own.sum()),
+            reference_right=int((own & reference.hit1).sum()),
+            right=int((own & predictions.hit1).sum()),
+            flipped=len(places),
+            examples=examples,
+        )
+        changes.append(change)
+    changes.sort(key=lambda change: (change.right - change.reference_right, -change.flipped))
+    return tuple(changes[:CLASSES])
 
 
 def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:

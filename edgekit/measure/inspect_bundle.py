@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.config.precisions import Precision
-from edgekit.measure.measure_bundles import int8_of
+from edgekit.measure.profiled import int8_of
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Int8
 from edgekit.runtime.bundle import read_bundle

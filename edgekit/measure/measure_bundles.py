@@ -13,25 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.device_classes import load_device_class
-from edgekit.errors import EngineError, StageError, WeightsError
+from edgekit.errors import StageError, WeightsError
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
-from edgekit.measure.accuracy import Predictions, compare, predict
+from edgekit.measure.accuracy import Predictions, changed_classes, compare, predict
 from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.latency import Times, speedup
+from edgekit.measure.profiled import Profiled, profile_bundle, runs_for
 from edgekit.measure.settings import Settings
 from edgekit.measure.throughput import measure_streams
 from edgekit.measure.timing import Timed, latency_of, time_end_to_end, time_in_turns
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Accuracy, EndToEnd, Failure, Int8, LowPrecision, Measurement, Roofline, Speedup, Stage
+from edgekit.report.row import Accuracy, EndToEnd, Failure, LowPrecision, Measurement, Roofline, Speedup, Stage
 from edgekit.report.under_load import Energy, Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
-from edgekit.runtime.profile import Profile
-from edgekit.runtime.profiling import profile
 from edgekit.runtime.session import Session, open_session
-from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, Step
 
 Group = Mapping[str, Bundle]
@@ -53,6 +51,8 @@ class EvaluationImages:
     """A few encoded image files, for end-to-end times."""
     key: str
     """Hash of everything that measurements depend on: the images in their order, their labels, and the network."""
+    names: Sequence[str] = ()
+    """Paths of the images within their data set, in the same order; empty where they are unknown."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Opened:
     bundle: Bundle
     session: Session
     fresh: Fresh
-    int8: Int8 | None = None
+    profiled: Profiled
     accuracy: Accuracy | None = None
     low: LowSession | None = None
     """The same bundle in bf16 or f16, or None if its runtime would not choose that itself."""
@@ -143,12 +143,14 @@ def _open(
     session = stack.enter_context(open_session(bundle, settings.threads))
     session.verify()
     if images is None:
-        int8 = ran_in_int8(bundle, session.threads) if bundle.manifest.precision == "int8" else None
-        return Opened(bundle=bundle, session=session, fresh=fresh, int8=int8)
-    accuracy = _evaluate(f"{name}: evaluate", session, images, reporter)
-    int8 = ran_in_int8(bundle, session.threads)
+        profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
+        return Opened(bundle=bundle, session=session, fresh=fresh, profiled=profiled)
+    predictions = _predict(f"{name}: evaluate", session, images, reporter)
+    changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
+    accuracy = replace(compare(predictions, images.reference), changes=changes)
+    profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
     low = _open_low(name, session, images, stack, reporter)
-    return Opened(bundle=bundle, session=session, fresh=fresh, int8=int8, accuracy=accuracy, low=low)
+    return Opened(bundle=bundle, session=session, fresh=fresh, profiled=profiled, accuracy=accuracy, low=low)
 
 
 def _open_low(
@@ -163,7 +165,8 @@ def _open_low(
         if low is None:
             return None
         stack.enter_context(low)
-        return LowSession(low, _evaluate(f"{_label(name, computes_in(low))}: evaluate", low, images, reporter))
+        predictions = _predict(f"{_label(name, computes_in(low))}: evaluate", low, images, reporter)
+        return LowSession(low, compare(predictions, images.reference))
     except (StageError, WeightsError) as error:
         reporter.warn(f"{name} in bf16 or f16: {error}", error)
         return None
@@ -204,9 +207,9 @@ def _label(name: str, computed_in: str) -> str:
     return name if computed_in == F32 else f"{name} in {computed_in}"
 
 
-def _evaluate(title: str, session: Session, images: EvaluationImages, reporter: Reporter) -> Accuracy:
+def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter) -> Predictions:
     with reporter.stage(title, len(images.crops)) as step:
-        return compare(predict(session, _normalized(session.bundle, images, step)), images.reference)
+        return predict(session, _normalized(session.bundle, images, step))
 
 
 def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -264,7 +267,8 @@ def _measurement(
         latency_ms=latency,
         end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
         speedup=_over_first(name, timed) if images is None else _over_fastest_float(name, opened, timed),
-        int8=this.int8,
+        int8=None if images is None and manifest.precision == "float" else this.profiled.int8,
+        profile=this.profiled.time,
         limit=roofline(device, macs, manifest.precision, threads, latency.p50),
         peak_rss_bytes=this.fresh.peak_rss_bytes,
         low_precision=_low_precision(name, this, timed),
@@ -303,22 +307,6 @@ def _low_precision(name: str, this: Opened, timed: Timed[Call]) -> LowPrecision 
 def computes_in(session: Session) -> Literal["bf16", "f16"]:
     """Number format of a session from `Session.in_low_precision`."""
     return "bf16" if session.bundle.manifest.session["inference_precision"] == "bf16" else "f16"
-
-
-def int8_of(ran: Profile) -> Int8:
-    """Summarize a profile."""
-    return Int8(
-        share_of_macs=ran.share_of_macs, method=ran.method, float_layers=ran.float_layers, simulated=ran.simulated
-    )
-
-
-def ran_in_int8(bundle: Bundle, threads: int) -> Int8:
-    """Profile a bundle. If the runtime gives no profile, the figures are None and `method` has the reason."""
-    try:
-        with quiet():
-            return int8_of(profile(bundle, threads))
-    except EngineError as error:
-        return Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
 
 
 def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> Roofline | None:

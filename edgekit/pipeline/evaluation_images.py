@@ -31,7 +31,8 @@ def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -
         crops = crop_samples(job.dataset, chosen, preprocessing, pixels, step)
     files = [job.dataset.read(sample) for sample in chosen[:FILES]]
     key = images_key(job)
-    return EvaluationImages(crops, torch_answers(job.network, crops, key, run, reporter), files, key)
+    names = [sample.name for sample in chosen]
+    return EvaluationImages(crops, torch_answers(job.network, crops, key, run, reporter), files, key, names)
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:

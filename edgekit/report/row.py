@@ -14,10 +14,12 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from edgekit.config.precisions import Precision
+from edgekit.report.changes import ClassChange
 from edgekit.report.conditions import Conditions, Sustained
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.figure import TIMES, Figure
 from edgekit.report.gate import Gate
+from edgekit.report.time_profile import TimeProfile
 from edgekit.report.under_load import Energy, Throughput
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -81,6 +83,8 @@ class Accuracy:
     """Name of the bundle to compare with, or "reference" for the float network in its own framework."""
     bound: Bound | None = None
     """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
+    changes: tuple[ClassChange, ...] | None = None
+    """Classes with changed predictions, the worst first, at most 100; null in reports of an edgekit without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +200,8 @@ class Measurement:
     """Speedup over the fastest float bundle of the same runtime."""
     int8: Int8 | None = None
     """Share of the work that ran in integer kernels."""
+    profile: TimeProfile | None = None
+    """Times of the operations, from the same profile; null in reports of an edgekit that did not write them."""
     limit: Roofline | None = None
     """Lower bound of the latency on machines of this device class."""
     peak_rss_bytes: Count | None = None
@@ -214,7 +220,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         figures = (self.accuracy, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit,
-                   self.size_bytes, self.peak_rss_bytes, self.energy, self.throughput)  # fmt: skip
+                   self.size_bytes, self.peak_rss_bytes, self.energy, self.throughput, self.profile)  # fmt: skip
         if self.failure and any(figure is not None for figure in figures):
             raise ValueError("a row with a failure must not have figures")
         if self.failure is None and (self.bundle is None or self.size_bytes is None or self.latency_ms is None):

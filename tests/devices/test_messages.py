@@ -27,7 +27,7 @@ from edgekit.report.conditions import Sample, Sustained, SustainedLatency, Susta
 from edgekit.report.row import EndToEnd, Int8, LowPrecision, Measurement, Roofline
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
-from tests.helpers.reports import ENERGY, THROUGHPUT
+from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
 
 ODD_NAME = "böse 'name' \udcff\n$(x)"
 """A possible folder name: not ASCII, and with a byte that is not UTF-8."""
@@ -43,10 +43,11 @@ def every_figure() -> Measurement:
         bundle=ODD_NAME,
         scheme="w8a8",
         macs=10**12,
-        accuracy=accuracy(0.1 + 0.2),
+        accuracy=accuracy(0.1 + 0.2, changes=CHANGES),
         latency_ms=latency(1 / 3),
         end_to_end_ms=EndToEnd(12.5),
         int8=Int8(share_of_macs=0.9, method="x", float_layers=("stem", "head"), simulated=False),
+        profile=INT8_TIMES,
         limit=Roofline(1.5, 0.15),
         peak_rss_bytes=2**40,
         low_precision=LowPrecision(computes_in="f16", accuracy=accuracy(0.0), p50_ms=8.0),
@@ -131,7 +132,13 @@ def test_a_message_survives_the_wire(message: Message) -> None:
 @pytest.mark.parametrize("images", [True, False])
 def test_a_job_survives_the_wire(images: bool) -> None:
     sent = SentImages(
-        pixels="ab", labels=(1, 2), best=(1, 3), hit1=(True, False), hit5=(True, True), files=("cd", "ef")
+        pixels="ab",
+        labels=(1, 2),
+        best=(1, 3),
+        hit1=(True, False),
+        hit5=(True, True),
+        files=("cd", "ef"),
+        names=("a.jpg", ODD_NAME),
     )
     job = AgentJob(
         name="pi",

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from edgekit.config.precisions import Precision
 from edgekit.report import render_table
+from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.document import Calibration, Evaluation, Model, Recommendation, Reference, Report, Unreadable
@@ -23,6 +24,7 @@ from edgekit.report.row import (
     Row,
     Speedup,
 )
+from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
 from edgekit.report.under_load import Energy, Throughput
 
 STATE = MachineState(
@@ -52,6 +54,34 @@ ENERGY = Energy(
 """Energy of an inference on a Raspberry Pi 5."""
 THROUGHPUT = Throughput(streams=4, threads=1, images_per_second=310.4, p50_ms=12.5, p99_ms=15.25, count=801)
 """Throughput of four streams."""
+FLOAT_TIMES = TimeProfile(
+    kinds=(KindTime("MatMul float", 9.0), KindTime("Conv float", 4.0), KindTime("Add", 1.2)),
+    layers=(LayerTime("stages.0.fc1", "sgemm", False, 5.0), LayerTime("stem.0", "sconv", False, 4.0)),
+    sum_ms=14.2,
+)
+INT8_TIMES = TimeProfile(
+    kinds=(
+        KindTime("Conv float", 4.0),
+        KindTime("QLinearMatMul int8", 3.0),
+        KindTime("Add", 1.2),
+        KindTime("QuantizeLinear", 1.0),
+    ),
+    layers=(LayerTime("stem.0", "sconv", False, 4.0), LayerTime("stages.0.fc1", "igemm", True, 1.5)),
+    sum_ms=9.2,
+)
+"""Times of a float and of an INT8 bundle, whose sum is within 10 % of the latency for the float one alone."""
+CHANGES = (
+    ClassChange(
+        label="cat",
+        images=1_000,
+        reference_right=800,
+        right=780,
+        flipped=42,
+        examples=(ChangedImage("cat/0007.jpg", "cat", "dog"), ChangedImage("cat/0009.jpg", "fox", "cat")),
+    ),
+    ClassChange(label="dog", images=900, reference_right=700, right=704, flipped=11),
+)
+"""Two classes with changed predictions, the worst first."""
 MODEL = Model(
     name="convnextv2_atto",
     source="timm",

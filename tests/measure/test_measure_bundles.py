@@ -12,11 +12,11 @@ import pytest
 from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EngineError, WeightsError
 from edgekit.measure import measure_bundles as measure
-from edgekit.measure import steadiness, timing
+from edgekit.measure import profiled, steadiness, timing
 from edgekit.measure.accuracy import Predictions, predict
-from edgekit.measure.measure_bundles import EvaluationImages, measure_group, ran_in_int8, roofline
+from edgekit.measure.measure_bundles import EvaluationImages, measure_group, roofline
 from edgekit.measure.settings import Settings
-from edgekit.report.row import Failure, Int8, Measurement, Speedup, Stage
+from edgekit.report.row import Failure, Measurement, Speedup, Stage
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
 from edgekit.runtime.openvino import engine as openvino
 from edgekit.runtime.session import Session
@@ -62,6 +62,9 @@ def assert_complete(measured: Measurement, count: int = 4) -> None:
     assert measured.limit is not None
     assert measured.thermal is not None
     assert measured.int8 is not None
+    assert measured.profile is not None
+    assert measured.profile.missing is None
+    assert measured.accuracy.changes == ()
 
 
 def assert_lost(measured: Measurement, stage: str, part: str) -> None:
@@ -98,6 +101,8 @@ def test_a_benchmark_has_no_images_and_compares_with_the_first(group: dict[str, 
     assert second.speedup is not None
     assert (second.speedup.versus, second.speedup.versus_precision) == ("onnx-float", None)
     assert second.int8 is not None
+    assert first.profile is not None, "its times stand beside those of INT8"
+    assert first.profile.kinds
 
 
 def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> None:
@@ -167,7 +172,7 @@ def test_each_session_is_opened_once_and_closed(
         sessions.append(self)
 
     monkeypatch.setattr(Session, "__init__", note)
-    monkeypatch.setattr(measure, "profile", refuse_to_profile)  # it would open another session
+    monkeypatch.setattr(profiled, "profile", refuse_to_profile)  # it would open another session
     measure_all(openvino_group, tiny_images)
     computed = [each.bundle.manifest.session.get("inference_precision", "f32") for each in sessions]
     names = [each.bundle.path.name for each in sessions]
@@ -324,22 +329,6 @@ def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: Ev
     bundle = read_bundle(make_bundle("onnx", precision="int8", layers=layers))
     (measured,) = measure_all({"onnx-int8": bundle}, tiny_images).values()
     assert measured.macs == 400
-
-
-def test_int8_comes_from_the_runtime_and_not_from_the_manifest(make_bundle: MakeBundle) -> None:
-    layers = [{"name": "conv", "op": "conv", "macs": 48600, "int8": True}]
-    int8 = ran_in_int8(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1)
-    assert int8.share_of_macs == 0
-    assert int8.float_layers is not None
-    assert "conv" in int8.float_layers
-    assert int8.method.startswith("ONNX Runtime")
-
-
-def test_a_runtime_without_a_profile_gives_the_reason(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "profile", refuse_to_profile)
-    assert ran_in_int8(read_bundle(make_bundle("onnx")), 1) == Int8(
-        share_of_macs=None, method="unknown: no counters here", float_layers=None, simulated=None
-    )
 
 
 def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:

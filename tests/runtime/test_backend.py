@@ -24,7 +24,7 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError
-from edgekit.measure.measure_bundles import ran_in_int8
+from edgekit.measure.profiled import ran_in_int8
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all, build_one
 from edgekit.pipeline.compile import PARITY

@@ -1,0 +1,65 @@
+"""What a runtime's profiler says of a bundle: which part ran in integer kernels, and where the time goes."""
+
+from dataclasses import dataclass
+
+from edgekit.errors import EngineError
+from edgekit.report.row import Int8
+from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.profile import Profile
+from edgekit.runtime.profiling import RUNS, profile
+from edgekit.support.libraries import quiet
+
+PROFILED_MS = 1000.0
+"""Time that the profiled runs of a fast bundle take together, in milliseconds."""
+MOST_RUNS = 50
+DIGITS = 4
+"""Decimals of a time in milliseconds; profilers count whole microseconds at best, and take medians and means."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """One profile of a bundle, summarized."""
+
+    int8: Int8
+    time: TimeProfile
+
+
+def profile_bundle(bundle: Bundle, threads: int, runs: int = RUNS) -> Profiled:
+    """Profile a bundle. If the runtime gives no profile, the figures are None or empty, and the reason is in both."""
+    try:
+        with quiet():
+            ran = profile(bundle, threads, runs)
+    except EngineError as error:
+        int8 = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
+        return Profiled(int8, TimeProfile(missing=str(error)))
+    return Profiled(int8_of(ran), time_of(ran))
+
+
+def ran_in_int8(bundle: Bundle, threads: int) -> Int8:
+    """The part of a bundle that runs in integer kernels."""
+    return profile_bundle(bundle, threads).int8
+
+
+def runs_for(first_ms: float) -> int:
+    """Number of runs to profile a bundle with for about a second, by the time of its first inference."""
+    return max(RUNS, min(MOST_RUNS, int(PROFILED_MS / max(first_ms, 1.0))))
+
+
+def int8_of(ran: Profile) -> Int8:
+    """Summarize which part of the model ran in integer kernels."""
+    return Int8(
+        share_of_macs=ran.share_of_macs, method=ran.method, float_layers=ran.float_layers, simulated=ran.simulated
+    )
+
+
+def time_of(ran: Profile) -> TimeProfile:
+    """Summarize the times, the slowest first; without times, the method of the profile says why."""
+    if not ran.time_by_kind:
+        return TimeProfile(missing=ran.method)
+    layers = [LayerTime(op.name, op.kernel, op.int8, round(op.ms, DIGITS)) for op in ran.ops if op.ms is not None]
+    return TimeProfile(
+        kinds=tuple(KindTime(kind, round(ms, DIGITS)) for kind, ms in ran.time_by_kind.items()),
+        layers=tuple(sorted(layers, key=lambda layer: -layer.ms)),
+        sum_ms=round(sum(ran.time_by_kind.values()), DIGITS),
+    )
