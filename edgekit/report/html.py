@@ -13,6 +13,7 @@ from edgekit.report.row import Accuracy, LowPrecision, Row, all_figures, table_f
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
 from edgekit.report.sentences import RANDOM, conditions, heading, layer_names, recommendation
 from edgekit.report.telemetry_text import energy_words, heat_words
+from edgekit.report.time_bars import timings
 from edgekit.report.timeline import draw_heat, draw_spread
 from edgekit.report.tuning import draw_tuning, lines
 from edgekit.support.libraries import import_needed
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 HEADLINES = ("speedup.ratio", "latency_ms.p50", "accuracy.drop_top1_points", "size_bytes")
 """Paths of the figures at the top of the page."""
+CLASSES = 10
+"""Number of classes with changed predictions that the page shows for each bundle."""
 
 
 def render_html(report: Report) -> str:
@@ -36,6 +39,9 @@ def render_html(report: Report) -> str:
         pictures=_pictures(report, draw),
         spreads=_pictures(report, draw_spread),
         heats=_pictures(report, draw_heat),
+        timings=timings(report),
+        changed=_changed(report),
+        most_classes=CLASSES,
         sensitivity=_sensitivity(report),
         tuning=_tuning(report),
         random=None if report.model.accuracy_meaningful else RANDOM,
@@ -59,6 +65,13 @@ def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] 
         for name, drawing in drawings.items()
         if drawing is not None
     ]
+
+
+def _changed(report: Report) -> list[Row]:
+    """The INT8 rows with changed predictions; none if accuracies mean nothing."""
+    if not report.model.accuracy_meaningful:
+        return []
+    return [row for row in report.results if row.precision == "int8" and row.accuracy and row.accuracy.changes]
 
 
 def _sensitivity(report: Report) -> dict[str, object] | None:

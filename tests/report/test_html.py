@@ -16,6 +16,7 @@ from edgekit.support.distribution import install_command
 from tests.helpers.page import Page
 from tests.helpers.reports import (
     BEST,
+    CHANGES,
     ENERGY,
     FAILED,
     RANDOM_MODEL,
@@ -104,6 +105,20 @@ def test_page_shows_the_energy_and_its_source() -> None:
     text = Page(render_html(report_with(BEST, energy=Energy(inference_mj=None, source="unknown: no sensor")))).words
     assert "unknown: no sensor" in text
     assert "mJ" not in text
+
+
+def test_page_shows_what_int8_changed_class_by_class() -> None:
+    whole = report_with(BEST, accuracy=accuracy(changes=CHANGES))
+    text = Page(render_html(whole)).words
+    assert "cat1,00080078042cat/0007.jpgcat → dogcat/0009.jpgfox → cat" in text
+    assert text.index("cat1,000") < text.index("dog900")
+    assert "more classes" not in text
+    many = tuple(replace(CHANGES[1], label=f"class {index}") for index in range(13))
+    text = Page(render_html(report_with(BEST, accuracy=accuracy(changes=many)))).words
+    assert "3 more classes are in report.json." in text
+    assert "class 10" not in text
+    for other in (report(), replace(whole, model=RANDOM_MODEL)):
+        assert "Predictions that INT8 changed" not in Page(render_html(other)).words
 
 
 def test_page_with_random_weights_shows_latency_only() -> None:

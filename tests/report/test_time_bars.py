@@ -1,0 +1,76 @@
+"""Where the time goes: float beside INT8, and the profiler's sum beside the measured latency."""
+
+from dataclasses import replace
+
+import pytest
+
+from edgekit.report.document import Report
+from edgekit.report.html import render_html
+from edgekit.report.time_bars import LAYERS, sum_words, timings
+from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
+from tests.helpers.page import Page
+from tests.helpers.reports import FLOAT_TIMES, INT8_TIMES, ROWS, device, report, row
+
+
+def profiled(float_: TimeProfile | None = FLOAT_TIMES, int8: TimeProfile | None = INT8_TIMES) -> Report:
+    """The report with profiles of OpenVINO's two bundles, in which INT8 comes first."""
+    rows = (replace(ROWS[1], profile=int8), replace(ROWS[0], profile=float_), *ROWS[2:])
+    return report(results=rows)
+
+
+def test_float_and_int8_stand_side_by_side() -> None:
+    (timing,) = timings(profiled())
+    assert (timing.title, timing.bundles) == ("openvino", ("openvino-float", "openvino-int8"))
+    assert timing.picture is not None
+    svg, words = timing.picture
+    for operation in ("MatMul", "Conv", "Add", "QuantizeLinear"):
+        assert f">{operation}<" in svg
+    assert "QLinearMatMul" not in svg, "it is a MatMul in another number format"
+    assert "openvino-float: MatMul 9.000 ms, Conv 4.000 ms, Add 1.200 ms, QuantizeLinear 0.000 ms" in words
+    assert "openvino-int8: MatMul 3.000 ms, Conv 4.000 ms, Add 1.200 ms, QuantizeLinear 1.000 ms" in words
+    assert [(line.name, line.times, line.kernel) for line in timing.layers] == [
+        ("stages.0.fc1", (5.0, 1.5), "igemm"),
+        ("stem.0", (4.0, 4.0), "sconv"),
+    ]
+
+
+def test_every_runtime_and_device_has_its_own_section() -> None:
+    rows = [replace(row, profile=INT8_TIMES) for row in ROWS if row.failure is None]
+    rows += [replace(rows[0], device=device("pi", emulated=True))]
+    titles = [timing.title for timing in timings(report(results=tuple(rows)))]
+    assert titles == ["openvino on local", "onnx on local", "tflite on local", "openvino on pi (emulated)"]
+    assert timings(report()) == [], "a report of an edgekit that did not profile"
+
+
+@pytest.mark.parametrize(
+    ("sum_ms", "words"),
+    [
+        (5.1, "the profiler's sum 5.10 ms, measured 4.60 ms; profiling itself adds time"),
+        (5.0, "the profiler's sum 5.00 ms, measured 4.60 ms"),
+        (4.2, "the profiler's sum 4.20 ms, measured 4.60 ms"),
+        (4.1, "the profiler's sum 4.10 ms, measured 4.60 ms; the rest passes outside these operations"),
+        (0.5, "the profiler's sum 0.500 ms, measured 4.600 ms; the rest passes outside"),
+    ],
+)
+def test_the_sum_stands_beside_the_measured_latency(sum_ms: float, words: str) -> None:
+    sentence = sum_words(row(p50=4.6, profile=replace(INT8_TIMES, sum_ms=sum_ms)))
+    assert sentence.startswith(f"openvino-int8: {words}")
+    assert (";" in sentence) is (";" in words)
+
+
+def test_a_missing_profile_is_reported_with_its_reason() -> None:
+    text = Page(render_html(profiled(int8=TimeProfile(missing="no counters here")))).words
+    assert "openvino-int8 has no times by operation: no counters here." in text
+    assert "openvino-float: the profiler's sum 14.20 ms, measured 14.50 ms." in text
+    missing = TimeProfile(missing="no counters here")
+    (timing,) = timings(profiled(missing, missing))
+    assert (timing.picture, timing.layers, timing.bundles) == (None, (), ())
+
+
+def test_many_kinds_and_layers_are_cut_short() -> None:
+    kinds = tuple(KindTime(f"Op{index}", 20.0 - index) for index in range(12))
+    layers = tuple(LayerTime(f"layer.{index}", "gemm", True, 20.0 - index) for index in range(12))
+    (timing,) = timings(profiled(int8=TimeProfile(kinds=kinds, layers=layers, sum_ms=174.0), float_=None))
+    assert len(timing.layers) == LAYERS
+    assert timing.picture is not None
+    assert "Op7 13.000 ms, all others 42.000 ms" in timing.picture[1]
