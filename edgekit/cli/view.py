@@ -37,12 +37,15 @@ def inspect(
 ) -> None:
     """Show what a bundle contains and which of its layers run in integer kernels.
 
-    Runs the bundle's golden samples and compares the outputs. A layer that
-    runs in float is listed with the reason.
+    The first line says what ran where. Runs the bundle's golden samples and
+    compares the outputs. A layer that runs in float is listed with the
+    reason.
     """
+    from edgekit.config.device_classes import host_class
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
     from edgekit.measure.gates import SIMULATED
+    from edgekit.measure.inspect_bundle import summary
     from edgekit.report.row import all_figures
     from edgekit.support.progress import Reporter
 
@@ -51,6 +54,7 @@ def inspect(
         if json_:
             emit(out, inspection)
             return
+        out.write(f"{summary(inspection, host_class())}\n")
         if inspection.device:
             out.write(f"device: {device} ({inspection.device.cpu})\n")
         plain = {name: value for name, value in vars(inspection).items() if isinstance(value, str | int | float)}

@@ -1,18 +1,20 @@
 """Inspect a bundle or a model file, and classify images, for `edgekit inspect` and `edgekit classify`."""
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.config.precisions import Precision
+from edgekit.config.runtimes import find_runtime
 from edgekit.measure.profiled import int8_of
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Int8
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import OpProfile, Profile
-from edgekit.runtime.profiling import profile, profile_model
+from edgekit.runtime.profiling import profile, profile_model, target_of
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
 
@@ -41,6 +43,10 @@ class ModelInspection:
     int8: Int8Detail
     device: DeviceFacts | None = None
     """Device that it ran on, or None for this machine."""
+    target: str | None = None
+    """Runtime that ran it; null from a device with an edgekit that did not say."""
+    engine: str | None = None
+    """Distribution of that runtime and its version, such as "onnxruntime 1.32.0"; null where it isn't known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,8 @@ class BundleInspection:
 
 
 Inspection = BundleInspection | ModelInspection
+SHOWN = 8
+"""Number of layers that a summary names."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,42 @@ def inspect_model(path: Path, threads: int | None, name: str | None = None) -> M
     """Profile a model file of any origin on this machine; `name` is its name in the result, by default its path."""
     with quiet():
         ran = profile_model(path, threads=threads)
-    return ModelInspection(model=name or str(path), size_bytes=path.stat().st_size, int8=_detail(ran))
+    target = target_of(path)
+    return ModelInspection(
+        model=name or str(path),
+        size_bytes=path.stat().st_size,
+        int8=_detail(ran),
+        target=target,
+        engine=_installed(target),
+    )
+
+
+def summary(inspection: Inspection, here: str | None) -> str:
+    """One line on what ran where. `here` is the class of this machine, which counts for an inspection without a device.
+
+    It looks like "98 % of the multiply-accumulates ran in INT8; in float: stem, head; LiteRT 2.3.0 on x86-64-v4".
+    """
+    ran, device = inspection.int8, inspection.device
+    layers = (ran.float_layers or ()) if ran.int8_macs else ("all layers",) if ran.ops else ()
+    floats, more = ", ".join(layers[:SHOWN]), len(layers) - SHOWN
+    share = "nothing that multiplies and accumulates was profiled"
+    if ran.total_macs and ran.share_of_macs is not None:
+        share = f"{ran.share_of_macs:.0%}".replace("%", " %") + " of the multiply-accumulates ran in INT8"
+    version = (inspection.engine or "").rpartition(" ")[2]
+    title = find_runtime(inspection.target).title if inspection.target else "its runtime"
+    place = (device.device_class or device.name) if device else here or "this machine"
+    parts = [share, f"in float: {floats}" + (f" and {more} more" if more > 0 else "") if floats else ""]
+    return "; ".join(filter(None, (*parts, " ".join(filter(None, (title, version, "on", place))))))
+
+
+def _installed(target: str) -> str | None:
+    """The first distribution of a runtime that is installed, with its version; None if it is under another name."""
+    for name in find_runtime(target).distributions:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def classify_images(path: Path, images: Sequence[Path], top: int, threads: int | None) -> Classification:

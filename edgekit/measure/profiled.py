@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from edgekit.errors import EngineError
 from edgekit.report.row import Int8
-from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
+from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import Profile
 from edgekit.runtime.profiling import RUNS, profile
@@ -57,9 +57,9 @@ def time_of(ran: Profile) -> TimeProfile:
     """Summarize the times, the slowest first; without times, the method of the profile says why."""
     if not ran.time_by_kind:
         return TimeProfile(missing=ran.method)
-    layers = [LayerTime(op.name, op.kernel, op.int8, round(op.ms, DIGITS)) for op in ran.ops if op.ms is not None]
+    layers = [TimedLayer(op.name, op.kernel, op.int8, round(op.ms, DIGITS)) for op in ran.ops if op.ms is not None]
     return TimeProfile(
-        kinds=tuple(KindTime(kind, round(ms, DIGITS)) for kind, ms in ran.time_by_kind.items()),
+        kinds=tuple(TimedKind(kind, round(ms, DIGITS)) for kind, ms in ran.time_by_kind.items()),
         layers=tuple(sorted(layers, key=lambda layer: -layer.ms)),
         sum_ms=round(sum(ran.time_by_kind.values()), DIGITS),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgekit.report.document import Report
 from edgekit.report.plot import GROUND, SERIES, STYLE, inline, svg_of
 from edgekit.report.row import Row
-from edgekit.report.time_profile import KindTime, LayerTime
+from edgekit.report.time_profile import TimedKind, TimedLayer
 from edgekit.support.libraries import import_needed
 
 KINDS, LAYERS = 8, 10
@@ -87,7 +87,7 @@ def _timing(title: str, rows: list[Row]) -> Timing:
     )
 
 
-def _by_operation(kinds: Iterable[KindTime]) -> dict[str, float]:
+def _by_operation(kinds: Iterable[TimedKind]) -> dict[str, float]:
     """Milliseconds by operation, whatever number format it computes in, so that float and INT8 stand side by side."""
     total: dict[str, float] = {}
     for kind in kinds:
@@ -96,7 +96,7 @@ def _by_operation(kinds: Iterable[KindTime]) -> dict[str, float]:
     return total
 
 
-def _slowest_layers(layers: dict[str, tuple[LayerTime, ...]]) -> tuple[LayerLine, ...]:
+def _slowest_layers(layers: dict[str, tuple[TimedLayer, ...]]) -> tuple[LayerLine, ...]:
     times: dict[str, dict[str, float]] = {}
     kernels: dict[str, str] = {}
     last = next(reversed(layers), None)

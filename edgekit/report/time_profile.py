@@ -9,7 +9,7 @@ Milliseconds = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
-class KindTime:
+class TimedKind:
     """Time of all operations of one kind."""
 
     kind: str
@@ -19,7 +19,7 @@ class KindTime:
 
 
 @dataclass(frozen=True)
-class LayerTime:
+class TimedLayer:
     """Time of one layer that multiplies and accumulates."""
 
     name: str
@@ -36,9 +36,9 @@ class LayerTime:
 class TimeProfile:
     """Times of the operations of one inference at batch 1, from a few runs under the runtime's profiler."""
 
-    kinds: tuple[KindTime, ...] = ()
+    kinds: tuple[TimedKind, ...] = ()
     """Kinds of operation, the slowest first; together they are the whole inference."""
-    layers: tuple[LayerTime, ...] = ()
+    layers: tuple[TimedLayer, ...] = ()
     """Layers that multiply and accumulate, the slowest first; empty where the profiler does not tell them apart."""
     sum_ms: Milliseconds | None = None
     """Sum of the times of all kinds, in milliseconds; profiling adds time, so it may exceed the measured latency."""

@@ -245,6 +245,9 @@ def test_inspect(finished_run: Path, capfd: Any) -> None:
     assert found["engine"].startswith("onnxruntime ")
     assert found["int8"]["share_of_macs"] > 0.5
     out, err = run(capfd, "inspect", finished_run / "tflite-int8")
+    assert re.fullmatch(
+        r"\d+ % of the multiply-accumulates ran in INT8; in float: .*; LiteRT [\d.]+ on .*", out.splitlines()[0]
+    )
     assert "target: tflite" in out.splitlines()
     assert err == ""
 

@@ -24,7 +24,7 @@ from edgekit.report.row import (
     Row,
     Speedup,
 )
-from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
+from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.report.under_load import Energy, Throughput
 
 STATE = MachineState(
@@ -55,18 +55,18 @@ ENERGY = Energy(
 THROUGHPUT = Throughput(streams=4, threads=1, images_per_second=310.4, p50_ms=12.5, p99_ms=15.25, count=801)
 """Throughput of four streams."""
 FLOAT_TIMES = TimeProfile(
-    kinds=(KindTime("MatMul float", 9.0), KindTime("Conv float", 4.0), KindTime("Add", 1.2)),
-    layers=(LayerTime("stages.0.fc1", "sgemm", False, 5.0), LayerTime("stem.0", "sconv", False, 4.0)),
+    kinds=(TimedKind("MatMul float", 9.0), TimedKind("Conv float", 4.0), TimedKind("Add", 1.2)),
+    layers=(TimedLayer("stages.0.fc1", "sgemm", False, 5.0), TimedLayer("stem.0", "sconv", False, 4.0)),
     sum_ms=14.2,
 )
 INT8_TIMES = TimeProfile(
     kinds=(
-        KindTime("Conv float", 4.0),
-        KindTime("QLinearMatMul int8", 3.0),
-        KindTime("Add", 1.2),
-        KindTime("QuantizeLinear", 1.0),
+        TimedKind("Conv float", 4.0),
+        TimedKind("QLinearMatMul int8", 3.0),
+        TimedKind("Add", 1.2),
+        TimedKind("QuantizeLinear", 1.0),
     ),
-    layers=(LayerTime("stem.0", "sconv", False, 4.0), LayerTime("stages.0.fc1", "igemm", True, 1.5)),
+    layers=(TimedLayer("stem.0", "sconv", False, 4.0), TimedLayer("stages.0.fc1", "igemm", True, 1.5)),
     sum_ms=9.2,
 )
 """Times of a float and of an INT8 bundle, whose sum is within 10 % of the latency for the float one alone."""

@@ -6,7 +6,7 @@ from edgekit.errors import EngineError
 from edgekit.measure import profiled
 from edgekit.measure.profiled import MOST_RUNS, profile_bundle, ran_in_int8, runs_for, time_of
 from edgekit.report.row import Int8
-from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
+from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.runtime.profiling import RUNS
@@ -45,8 +45,8 @@ def test_times_are_the_slowest_first() -> None:
     fused = OpProfile("attention", "subgraph", 5, False, None)
     kinds = {"MatMul int8": 0.5, "Add": 0.25, "MatMul float": 0.12344}
     assert time_of(Profile("counters", (stem, fused, head), kinds)) == TimeProfile(
-        kinds=(KindTime("MatMul int8", 0.5), KindTime("Add", 0.25), KindTime("MatMul float", 0.1234)),
-        layers=(LayerTime("head", "igemm", True, 0.5), LayerTime("stem", "sgemm", False, 0.1234)),
+        kinds=(TimedKind("MatMul int8", 0.5), TimedKind("Add", 0.25), TimedKind("MatMul float", 0.1234)),
+        layers=(TimedLayer("head", "igemm", True, 0.5), TimedLayer("stem", "sgemm", False, 0.1234)),
         sum_ms=0.8734,
     )
 

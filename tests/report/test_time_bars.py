@@ -7,7 +7,7 @@ import pytest
 from edgekit.report.document import Report
 from edgekit.report.html import render_html
 from edgekit.report.time_bars import LAYERS, sum_words, timings
-from edgekit.report.time_profile import KindTime, LayerTime, TimeProfile
+from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from tests.helpers.page import Page
 from tests.helpers.reports import FLOAT_TIMES, INT8_TIMES, ROWS, device, report, row
 
@@ -68,8 +68,8 @@ def test_a_missing_profile_is_reported_with_its_reason() -> None:
 
 
 def test_many_kinds_and_layers_are_cut_short() -> None:
-    kinds = tuple(KindTime(f"Op{index}", 20.0 - index) for index in range(12))
-    layers = tuple(LayerTime(f"layer.{index}", "gemm", True, 20.0 - index) for index in range(12))
+    kinds = tuple(TimedKind(f"Op{index}", 20.0 - index) for index in range(12))
+    layers = tuple(TimedLayer(f"layer.{index}", "gemm", True, 20.0 - index) for index in range(12))
     (timing,) = timings(profiled(int8=TimeProfile(kinds=kinds, layers=layers, sum_ms=174.0), float_=None))
     assert len(timing.layers) == LAYERS
     assert timing.picture is not None
