@@ -91,6 +91,17 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     assert low <= int8.speedup.ratio <= high
 
 
+def test_changed_predictions_name_their_images(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
+    best = tiny_images.reference.best.copy()
+    best[2] = (best[2] + 1) % 10
+    names = [f"{index}.png" for index in range(len(best))]
+    images = replace(tiny_images, reference=replace(tiny_images.reference, best=best), names=names)
+    for each in measure_all(group, images).values():
+        assert each.accuracy is not None
+        assert each.accuracy.changes is not None
+        assert [example.image for change in each.accuracy.changes for example in change.examples] == ["2.png"]
+
+
 def test_a_benchmark_has_no_images_and_compares_with_the_first(group: dict[str, Bundle]) -> None:
     first, second = measure_all(group, None).values()
     for each in (first, second):
