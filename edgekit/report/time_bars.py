@@ -63,7 +63,8 @@ def sum_words(row: Row) -> str:
     """The profiler's sum beside the measured latency, or the reason why there are no times."""
     profile, latency = row.profile, row.latency_ms
     if profile is None or profile.sum_ms is None or latency is None:
-        return f"{row.name} has no times by operation: {profile.missing if profile else 'it was not profiled'}"
+        reason = (profile.missing if profile else None) or "it was not profiled"
+        return f"{row.name} has no times by operation: {reason.removesuffix('.')}"
     total, measured = profile.sum_ms, latency.p50
     digits = 2 if min(total, measured) >= 1 else 3
     words = f"{row.name}: the profiler's sum {total:.{digits}f} ms, measured {measured:.{digits}f} ms"

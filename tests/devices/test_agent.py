@@ -213,6 +213,21 @@ def test_an_engine_that_fails_end_to_end_loses_only_its_own_row(with_images: Age
     assert float_.low_precision.computes_in == "bf16"
 
 
+def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images: AgentJob) -> None:
+    assert with_images.images is not None
+    best = list(with_images.images.best)
+    best[2] = (best[2] + 1) % 10
+    names = tuple(f"{index}.png" for index in range(len(best)))
+    job = replace(with_images, images=replace(with_images.images, best=tuple(best), names=names))
+    messages, _ = run(job)
+    (measured,) = (message for message in messages if isinstance(message, Measured))
+    for row in measured.rows:
+        assert row.profile is not None
+        assert row.profile.kinds
+        assert row.accuracy is not None
+        assert [change.examples[0].image for change in row.accuracy.changes or ()] == ["2.png"]
+
+
 def test_an_engine_that_fails_in_bf16_loses_only_that_figure(with_images: AgentJob) -> None:
     measured, warnings = measured_by(with_images, failing_agent("openvino", "openvino-float", "model alone", "bf16"))
     float_, int8 = measured.rows

@@ -59,8 +59,8 @@ def test_the_sum_stands_beside_the_measured_latency(sum_ms: float, words: str) -
 
 
 def test_a_missing_profile_is_reported_with_its_reason() -> None:
-    text = Page(render_html(profiled(int8=TimeProfile(missing="no counters here")))).words
-    assert "openvino-int8 has no times by operation: no counters here." in text
+    text = Page(render_html(profiled(int8=TimeProfile(missing="No profile. No counters here.")))).words
+    assert "openvino-int8 has no times by operation: No profile. No counters here. " in text
     assert "openvino-float: the profiler's sum 14.20 ms, measured 14.50 ms." in text
     missing = TimeProfile(missing="no counters here")
     (timing,) = timings(profiled(missing, missing))
