@@ -12,7 +12,7 @@ from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.images.calibration_list import doubts, write_list
-from edgekit.images.overlap import copies_of, lookalikes
+from edgekit.images.overlap import copies_of
 from edgekit.images.stores import open_store
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions
@@ -133,6 +133,7 @@ def assemble(
 ) -> Report:
     """Assemble the report of a job."""
     shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
+    evaluated = {sample.name for sample in job.evaluation.samples}
     return Report(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -153,7 +154,7 @@ def assemble(
             overlap_with_calibration=len(shared),
             unreadable=tuple(Unreadable(*image) for image in job.evaluation.unreadable),
             copies_left_out=tuple(copies_of(job.evaluation, job.calibration)),
-            lookalikes=tuple(Lookalike(*pair) for pair in lookalikes(job.evaluation, job.calibration)),
+            lookalikes=tuple(Lookalike(*pair) for pair in job.lookalikes if pair[0] in evaluated),
         ),
         reference=Reference("torch", float(reference.hit1.mean()), float(reference.hit5.mean())),
         results=tuple(rows),

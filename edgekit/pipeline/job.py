@@ -42,6 +42,8 @@ class Job:
     calibration_dataset: Dataset
     calibration: Selection
     evaluation: Selection
+    lookalikes: tuple[tuple[str, str], ...] = ()
+    """(name, name of a calibration image) of the evaluation images that look like calibration images."""
     parked: Path | None = None
     """File from which another process can load the job and map its weights; None if the job is only in memory."""
 
@@ -81,9 +83,10 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     dataset = open_dataset(options.data, network.labels)
     other = open_dataset(options.calibration_data, network.labels) if options.calibration_data else dataset
     calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
-    warn_of_doubts(calibration, evaluation, network.classes, reporter)
+    alike = tuple(lookalikes(evaluation, dataset, calibration, other)) if evaluate else ()
+    warn_of_doubts(calibration, evaluation, alike, network.classes, reporter)
     check_import(network, other, calibration, reporter)
-    return Job(network, recipe, device_class, dataset, other, calibration, evaluation)
+    return Job(network, recipe, device_class, dataset, other, calibration, evaluation, alike)
 
 
 def check_import(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:
@@ -176,7 +179,13 @@ def choose(
     return calibration, evaluation
 
 
-def warn_of_doubts(calibration: Selection, evaluation: Selection, classes: int, reporter: Reporter) -> None:
+def warn_of_doubts(
+    calibration: Selection,
+    evaluation: Selection,
+    alike: Sequence[tuple[str, str]],
+    classes: int,
+    reporter: Reporter,
+) -> None:
     """Warn of a poor calibration set, and of evaluation images that are copies or lookalikes of calibration images."""
     for doubt in doubts(calibration, classes):
         reporter.warn(doubt)
@@ -187,10 +196,10 @@ def warn_of_doubts(calibration: Selection, evaluation: Selection, classes: int, 
             f"{len(copies)} images are copies of calibration images and were left out of the evaluation: "
             f"{_some(copies)}"
         )
-    if alike := [f"{name} (like {like})" for name, like in lookalikes(evaluation, calibration)]:
+    if alike:
         reporter.warn(
             f"{len(alike)} evaluation images look like calibration images, and may be re-encoded copies: "
-            f"{_some(alike)}. INT8 may seem more accurate than it is"
+            f"{_some([f'{name} (like {like})' for name, like in alike])}. INT8 may seem more accurate than it is"
         )
 
 
