@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
-from docs.generate import commands, compatibility, errors, report, settings
+from docs.generate import commands, compatibility, errors, examples, report, settings
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands.command_sections,
@@ -20,6 +20,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "device class file": settings.device_class_file,
     "supported platforms": compatibility.supported,
     "known-bad combinations": compatibility.known_bad,
+    **examples.blocks(),
 }
 
 

@@ -92,7 +92,7 @@ def _normalized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.float32
     """The pixels at this size as a vector with mean 0 and length 1, or zeros for an image of one colour."""
     pixels = np.asarray(image.resize(size, Image.Resampling.BOX), np.float32).ravel()
     pixels = pixels - pixels.mean()
-    return pixels / max(float(np.linalg.norm(pixels)), 1e-6)
+    return np.asarray(pixels / max(float(np.linalg.norm(pixels)), 1e-6), np.float32)
 
 
 def _bits(dhashes: Sequence[bytes]) -> NDArray[np.float32]:

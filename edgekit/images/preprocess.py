@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.errors import BundleError, ImageError, UsageError
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 CROP_MODES = ("center", "squash", "border")
 CHANNELS = (3, 1)
@@ -31,7 +31,7 @@ MAX_PIXELS = 1 << 28
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
 
 
-def open_image(source: ImageLike | bytes, name: str | None = None) -> Image.Image:
+def open_image(source: ImageLike, name: str | None = None) -> Image.Image:
     """Decode an image to RGB with 8 bits per channel, upright according to its EXIF tag.
 
     `source` is a path, the bytes of a file, a PIL image, or a uint8 array [H,W,3], [H,W] or [H,W,1]. Grey, CMYK and

@@ -90,7 +90,8 @@ class Session:
         """Decode, resize, crop and normalize one image as the model was trained.
 
         Args:
-            image: A path, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or [H,W,1] (grey).
+            image: A path, the bytes of an image file, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or
+                [H,W,1] (grey).
 
         Returns:
             A batch for the session, float32 [1,C,H,W]; C is 3, or 1 for a model of grey images.
@@ -135,7 +136,8 @@ class Session:
         """Preprocess one image, run the model, and rank the labels.
 
         Args:
-            image: A path, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or [H,W,1] (grey).
+            image: A path, the bytes of an image file, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or
+                [H,W,1] (grey).
             top: Largest number of labels to return.
 
         Returns:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from edgekit.cli.main import main
-from edgekit.images.dataset import Dataset, open_dataset
+from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.overlap import DIFFERENCE, copies_of, lookalikes
 from edgekit.images.perceptual_hash import difference_hash
 from edgekit.images.selection import select
@@ -138,8 +138,13 @@ def test_only_candidates_are_decoded(photos: Path, tmp_path: Path, monkeypatch: 
     calibration = select(clean, 0, 0)
     evaluation = select(leaky, 0, 0, exclude=calibration)
     decoded = []
-    read = Dataset.image
-    monkeypatch.setattr(Dataset, "image", lambda self, sample: decoded.append(sample.name) or read(self, sample))
+    decode = Dataset.image
+
+    def note(dataset: Dataset, sample: Sample) -> Image.Image:
+        decoded.append(sample.name)
+        return decode(dataset, sample)
+
+    monkeypatch.setattr(Dataset, "image", note)
     lookalikes(evaluation, leaky, calibration, clean)
     assert len(decoded) == len(set(decoded)) == 2 * len(encoded)
 

@@ -75,13 +75,14 @@ def test_accepts_strided_and_read_only_batches(target: str, make_bundle: MakeBun
         np.testing.assert_array_equal(session(frozen), expected)
 
 
-def test_classify_takes_paths_images_and_arrays(target: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_classify_takes_paths_bytes_images_and_arrays(target: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
     image = Image.fromarray(pixels)
     image.save(tmp_path / "image.png")
     with edgekit.load(make_bundle(target)) as session:
         result = session.classify(tmp_path / "image.png", top=3)
         assert session.classify(str(tmp_path / "image.png"), top=3) == result
+        assert session.classify((tmp_path / "image.png").read_bytes(), top=3) == result
         assert session.classify(image, top=3) == result
         assert session.classify(pixels, top=3) == result
         everything = session.classify(pixels, top=99)
