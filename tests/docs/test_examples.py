@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -181,14 +182,12 @@ def test_what_is_in_a_folder_is_classified_once(bundle: Path, tmp_path: Path) ->
     assert done.stderr.startswith(f"skipped: '{tmp_path}/inbox/note.txt' is not an image of a known format")
 
 
-def test_the_watcher_waits_until_a_file_is_complete(bundle: Path, tmp_path: Path) -> None:
-    first, second = random_frames(2)
+def test_an_image_that_appears_in_a_folder_is_classified(bundle: Path, tmp_path: Path) -> None:
+    first, second, *others = random_frames(6)
     write_images(tmp_path / "inbox", [first])
-    late = tmp_path / "inbox/late.png"
-    second.save(tmp_path / "second.png")
-    content = (tmp_path / "second.png").read_bytes()
+    labels = labels_of(bundle, [first, second, *others])
     process = subprocess.Popen(
-        command("watch_folder.py", bundle, tmp_path / "inbox", "--interval", "0.3"),
+        command("watch_folder.py", bundle, tmp_path / "inbox", "--interval", "0.1"),
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -196,18 +195,28 @@ def test_the_watcher_waits_until_a_file_is_complete(bundle: Path, tmp_path: Path
     )
     try:
         assert process.stdout
-        assert process.stdout.readline().startswith(f"{tmp_path}/inbox/0.png,")
-        with late.open("wb") as file:
-            for start in range(0, len(content), 1 + len(content) // 8):
-                file.write(content[start : start + 1 + len(content) // 8])
-                file.flush()
-                time.sleep(0.1)
-        label = labels_of(bundle, [second, *random_frames(5)])[0]
-        rows = [process.stdout.readline().split(",")]
-        assert rows[-1][:2] == [str(late), label]
+        for name, label in (("0.png", labels[0]), ("late.png", labels[1])):
+            assert process.stdout.readline().split(",")[:2] == [str(tmp_path / "inbox" / name), label]
+            second.save(tmp_path / "inbox/late.png")
     finally:
         process.terminate()
         process.communicate(timeout=LONGEST_S)
+
+
+def test_the_watcher_waits_until_a_file_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_files = runpy.run_path(str(EXAMPLES / "watch_folder.py"))["new_files"]
+    late, naps = tmp_path / "late.png", []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) <= 3 or len(naps) == 6:
+            with late.open("ab") as file:
+                file.write(b"a part of an image")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    files = new_files(tmp_path, 1.0, False)
+    assert (next(files), len(naps)) == (late, 4)
+    assert (next(files), len(naps)) == (late, 7), "a file that was changed is new"
 
 
 def test_a_folder_that_does_not_exist_is_named(bundle: Path, tmp_path: Path) -> None:
