@@ -119,7 +119,8 @@ def make(
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
     """Build the candidates; return them, the images [N,3,H,W], torch's logits [N,classes] and facts about the model.
 
-    edgekit's candidates are built for the device class, which defaults to this machine's.
+    edgekit's candidates are built for the device class, which defaults to this machine's. `runtimes` may name some of
+    peerlib.wheels, which have only stock candidates.
     """
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
@@ -144,7 +145,7 @@ def make(
     size = job.network.preprocessing
     pixels = crop_samples(job.dataset, job.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(job.calibration_dataset, job.calibration.samples, size)]
-    built = build_all(job, tuple(runtimes), folder, reporter)
+    built = build_all(job, tuple(runtime for runtime in runtimes if runtime in RUNTIMES), folder, reporter)
     bundles = {bundle_name: bundle for bundle_name, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
     for bundle_name, error in built.items():
@@ -159,7 +160,7 @@ def make(
         for bundle in bundles.values()
         if bundle.manifest.precision == "int8"
     }
-    macs = sum(layer["macs"] for layer in next(iter(bundles.values())).manifest.layers)
+    macs = sum(layer["macs"] for bundle in list(bundles.values())[:1] for layer in bundle.manifest.layers)
     about = {
         "weights": job.network.weights if job.network.weights == "random" else "trained",
         "params": job.network.params,

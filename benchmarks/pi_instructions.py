@@ -5,9 +5,10 @@
 No board is involved: each candidate runs on one thread under a real arm64 kernel in QEMU, which counts instructions.
 This needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm
 
-The candidates are those of benchmarks/peers.py; edgekit's are built for the device class of the core. The JSON is
-written after each model, core and runtime, and keeps the counts of earlier runs with the same versions. They become the
-last section of RESULTS.md. To count a few files while you work on a placement, call pilib.counting.count.
+The candidates are those of benchmarks/peers.py, and the floats of MNN and ncnn from their public wheels. edgekit's are
+built for the device class of the core. The JSON is written after each model, core and runtime, and keeps the counts of
+earlier runs with the same versions. They become the last section of RESULTS.md. To count a few files while you work on
+a placement, call pilib.counting.count.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate, open_candidate
+from benchmarks.peerlib.wheels import WHEELS, wheel_versions
 from benchmarks.peers import DATA, HERE, all_versions, make
 from benchmarks.pilib.counting import CORES, count_candidates
 from benchmarks.pilib.results import section, with_section
@@ -32,6 +34,7 @@ from edgekit.support.files import replace_text
 Made = list[tuple[Candidate, str | None]]
 """Candidates, each with the reason if it couldn't be built."""
 
+ALL_RUNTIMES = [*RUNTIMES, *WHEELS]
 IMAGES = 4
 FP16 = {"cortex-a76"}
 """Cores with float16 arithmetic, which OpenVINO uses by default there."""
@@ -39,8 +42,8 @@ FP16 = {"cortex-a76"}
 
 def main() -> None:
     args = arguments()
-    results: dict[str, Any] = {"schema_version": 1, "versions": all_versions(), "qemu": qemu_version()}
-    results |= {"kernel": None, "images": IMAGES, "models": {}}
+    results: dict[str, Any] = {"schema_version": 1, "versions": all_versions() | wheel_versions()}
+    results |= {"qemu": qemu_version(), "kernel": None, "images": IMAGES, "models": {}}
     if args.json.exists():
         before = json.loads(args.json.read_text())
         if all(before[key] == results[key] for key in ("versions", "qemu", "images")):
@@ -55,7 +58,7 @@ def main() -> None:
                 results["kernel"] = next((row["kernel"] for row in rows if "kernel" in row), results["kernel"])
                 before = results["models"].setdefault(name, {}).get(core, [])
                 others = [row for row in before if row["runtime"] != runtime]
-                rows = sorted(others + rows, key=lambda row: list(RUNTIMES).index(row["runtime"]))
+                rows = sorted(others + rows, key=lambda row: ALL_RUNTIMES.index(row["runtime"]))
                 results["models"][name][core] = [without(row, "kernel") for row in rows]
                 replace_text(args.json, json.dumps(results, indent=1) + "\n")
                 replace_text(args.results, with_section(args.results.read_text(), section(results)))
@@ -68,13 +71,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="convnextv2_atto,demo", help=f"any of {', '.join(SUBJECTS)}")
     parser.add_argument("--cores", default=",".join(CORES), help=f"any of {', '.join(CORES)}; default: all")
-    parser.add_argument("--runtimes", default=",".join(RUNTIMES), help=f"any of {', '.join(RUNTIMES)}; default: all")
+    runtimes = ",".join(ALL_RUNTIMES)
+    parser.add_argument("--runtimes", default=runtimes, help=f"any of {', '.join(ALL_RUNTIMES)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
     args = parser.parse_args()
-    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", list(RUNTIMES))):
+    for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", ALL_RUNTIMES)):
         values = getattr(args, name).split(",")
         setattr(args, name, values)
         if unknown := set(values) - set(valid):
@@ -118,8 +122,8 @@ def for_arm(candidate: Candidate) -> Candidate:
 
 
 def snr_here(candidate: Candidate, images: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
-    """SNR of the same file on this machine, or None for a precision in which x86 doesn't compute."""
-    if candidate.precision.endswith("f16"):
+    """SNR of the same file on this machine; None if x86 doesn't compute in its precision or lacks its runtime."""
+    if candidate.precision.endswith("f16") or candidate.runtime in WHEELS:
         return None
     infer = open_candidate(candidate, 1)
     return snr_db(reference, np.concatenate([infer(image[None]) for image in images]))

@@ -17,6 +17,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE, Candidate
+from benchmarks.peerlib.converters import convert_mnn, convert_ncnn
+from benchmarks.peerlib.wheels import WHEELS
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
 from edgekit.config.device_classes import load_device_class
@@ -72,6 +74,8 @@ class Stock:
             ("tflite", "plain float", "float", "float.tflite", self._tflite_float),
             ("tflite", "litert-quantizer static", "int8", "static.tflite", self._tflite_static),
             ("tflite", "litert-quantizer dynamic", "int8", "dynamic.tflite", self._tflite_dynamic),
+            ("mnn", "plain float", "float", "float.mnn", self._mnn),
+            ("ncnn", "plain float", "float", "float.ncnn.param", self._ncnn),
         ]
         for runtime, name, precision, file, make in makes:
             wanted = name not in (ACCURATE, PERCENTILE) if names is None else precision == "float" or name in names
@@ -88,6 +92,8 @@ class Stock:
             if runtime == "openvino" and why is None:
                 mixed = BF16 if precision == "float" else f"int8+{BF16}"
                 yield Candidate(f"{name}, {BF16}", runtime, "stock", mixed, path), None
+            elif runtime in WHEELS and why is None:
+                yield Candidate(f"{name}, f16", runtime, "stock", "f16", path), None
 
     def _openvino_float(self, path: Path) -> None:
         model = openvino.convert_model(self.module, example_input=self.example, input=list(self.example[0].shape))
@@ -155,6 +161,12 @@ class Stock:
         quantizer = litert_quantizer.Quantizer(str(self.folder / "float.tflite"))
         quantizer.load_quantization_recipe(litert_recipe.dynamic_wi8_afp32())
         quantizer.quantize().export_model(str(path))
+
+    def _mnn(self, path: Path) -> None:
+        convert_mnn(self.module, self.example[0], path)
+
+    def _ncnn(self, path: Path) -> None:
+        convert_ncnn(self.module, self.example[0], path)
 
 
 class _Reader(ort_quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -22,7 +22,7 @@ class Candidate:
     runtime: str
     maker: str
     precision: str
-    """float | bf16 | int8 | int8+bf16, where OpenVINO may compute the float part in bf16. On Arm it is f16."""
+    """float | f16 | bf16 | int8 | int8+bf16, where OpenVINO may compute the float part in bf16. On Arm it is f16."""
     path: Path
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -43,7 +43,8 @@ def open_candidate(candidate: Candidate, threads: int) -> Infer:
         from edgekit.runtime import load
 
         return load(candidate.path, threads, low_precision=candidate.precision == "f16")
-    return {"openvino": _openvino, "onnx": _onnx, "tflite": _tflite}[candidate.runtime](candidate, threads)
+    openers = {"openvino": _openvino, "onnx": _onnx, "tflite": _tflite, "mnn": _mnn, "ncnn": _ncnn}
+    return openers[candidate.runtime](candidate, threads)
 
 
 def _openvino(candidate: Candidate, threads: int) -> Infer:
@@ -96,5 +97,40 @@ def _tflite(candidate: Candidate, threads: int) -> Infer:
         interpreter.invoke()
         logits: NDArray[np.float32] = interpreter.get_tensor(output_details["index"])
         return logits if output_details["dtype"] == np.float32 else dequantize(logits, output_details)
+
+    return infer
+
+
+def _mnn(candidate: Candidate, threads: int) -> Infer:
+    from MNN import expr, nn
+
+    config = {"backend": "CPU", "numThread": threads, "precision": "low" if candidate.precision == "f16" else "high"}
+    manager = nn.create_runtime_manager((config,))
+    network = nn.load_module_from_file(str(candidate.path), ["image"], ["logits"], runtime_manager=manager)
+
+    def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = expr.placeholder(list(x.shape), expr.NCHW, expr.float)
+        image.write(x)
+        (logits,) = network.forward([image])
+        return np.array(logits.read(), np.float32)
+
+    return infer
+
+
+def _ncnn(candidate: Candidate, threads: int) -> Infer:
+    import ncnn
+
+    network = ncnn.Net()
+    network.opt.num_threads = threads
+    half = candidate.precision == "f16"  # what ncnn does by default
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = half
+    if network.load_param(str(candidate.path)) or network.load_model(str(candidate.path.with_suffix(".bin"))):
+        raise ValueError(f"ncnn can't load '{candidate.path}'")
+
+    def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with network.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(x[0]).clone())
+            _, logits = extractor.extract("out0")
+            return np.array(logits, np.float32)[None]
 
     return infer

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib.wheels import WHEELS
 from benchmarks.pilib import debian, guest
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices.wheel import REQUIREMENTS, own_wheel
@@ -131,7 +132,8 @@ def _userland_archive() -> Path:
 def _runtime_archive(runtime: str) -> Path:
     archive = debian.KEPT / f"{SUITE}-{runtime}.cpio"
     if not archive.exists():
-        packages = debian.packages(SUITE, runtime, [*REQUIREMENTS, RUNTIMES[runtime].requirement])
+        table = RUNTIMES if runtime in RUNTIMES else WHEELS
+        packages = debian.packages(SUITE, runtime, [*REQUIREMENTS, table[runtime].requirement])
         with tempfile.TemporaryDirectory(dir=debian.KEPT) as scratch:
             packages.rename(Path(scratch) / "packages")
             _write(archive, Path(scratch))

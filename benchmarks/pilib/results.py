@@ -5,6 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from benchmarks.peerlib.results import NONE, table_row
+from benchmarks.peerlib.wheels import WHEELS
 from edgekit.config.runtimes import RUNTIMES
 
 Row = dict[str, Any]
@@ -19,7 +20,11 @@ for the device class of the core. **They are not times.** A count ignores caches
 and how many instructions a core completes per cycle. INT8 reads a quarter of the bytes, which a count doesn't show;
 a pass over memory has few instructions but can take long. So compare candidates on the same core, and measure
 milliseconds on a board. SNR compares the logits with torch's for {images} images, on the emulated core and on x86.
-OpenVINO computes INT8 files in floating point on Arm."""
+OpenVINO computes INT8 files in floating point on Arm. MNN and ncnn are not targets of edgekit: they run the plain
+network, ncnn's f16 being what it does by default."""
+TITLES = {name: runtime.title for name, runtime in RUNTIMES.items()} | {
+    name: wheel.title for name, wheel in WHEELS.items()
+}
 ARM_CARD = 1.61
 """Speedup of INT8 over float on Arm's own model card: a ConvNeXt on a Raspberry Pi 5, p50 443.25 and 275.01 ms."""
 
@@ -47,14 +52,16 @@ def _summary(cores: Row) -> list[str]:
     heads = ("core", "runtime", "best float M", "INT8 M", "best float / INT8", "best stock INT8 M", "best stock / INT8")
     lines = [table_row(*heads), "|" + "---|" * len(heads)]
     for core, rows in cores.items():
-        for runtime, target in RUNTIMES.items():
+        for runtime, title in TITLES.items():
             counted = [row for row in rows if row["runtime"] == runtime and "error" not in row]
+            if not counted and runtime in WHEELS:
+                continue
             ours = next((row for row in counted if row["candidate"] == "edgekit int8"), None)
             best = _fewest(row for row in counted if not row["precision"].startswith("int8"))
             stock = _fewest(row for row in counted if row["precision"].startswith("int8") and row["maker"] == "stock")
             where = f"{core} ({BOARDS[core]})"
             cells = [_millions(best), _millions(ours), _ratio(best, ours), _named(stock), _ratio(stock, ours)]
-            lines.append(table_row(where, target.title, *cells))
+            lines.append(table_row(where, title, *cells))
     lines += ["", f"For comparison, Arm's model card of an INT8 ConvNeXt reports {ARM_CARD}x in time on a Pi 5."]
     return lines
 
@@ -71,7 +78,7 @@ def _everything(cores: Row) -> list[str]:
         counts = [_cell(by_core.get(core)) for core in cores]
         snr = [_decibel(by_core.get(core), "snr_db") for core in cores]
         x86 = _decibel(next(iter(by_core.values())), "snr_x86_db")
-        lines.append(table_row(RUNTIMES[runtime].title, candidate, *counts, *snr, x86))
+        lines.append(table_row(TITLES[runtime], candidate, *counts, *snr, x86))
     return lines
 
 

@@ -2,14 +2,18 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.peerlib import converters
 from benchmarks.peerlib.candidates import Candidate
-from benchmarks.pi_instructions import for_arm
+from benchmarks.peerlib.wheels import wheel_versions
+from benchmarks.pi_instructions import for_arm, snr_here
 from benchmarks.pilib import counting, debian
 from benchmarks.pilib.guest import MARK
 from benchmarks.pilib.results import HEADING, kept, section, with_section
@@ -34,6 +38,8 @@ RESULTS: dict[str, Any] = {
                 row("plain float", "float", 460),
                 row("dynamic", "int8", 169),
                 {"runtime": "tflite", "candidate": "static", "maker": "stock", "precision": "int8", "error": "a|b"},
+                row("plain float", "float", 212) | {"runtime": "mnn"},
+                row("plain float, f16", "f16", 127) | {"runtime": "mnn", "snr_x86_db": None},
             ],
             "cortex-a72": [row("edgekit int8", "int8", 200, snr_x86_db=None)],
         }
@@ -46,6 +52,9 @@ def test_tables() -> None:
     assert "| cortex-a76 (Pi 5) | LiteRT | 240.0 | 100.0 | 2.40x | 169.0 (dynamic) | 1.69x |" in lines
     assert "| cortex-a72 (Pi 4) | LiteRT | - | 200.0 | - | - | - |" in lines
     assert "| cortex-a76 (Pi 5) | OpenVINO | - | - | - | - | - |" in lines
+    assert "| cortex-a76 (Pi 5) | MNN | 127.0 | - | - | - | - |" in lines
+    assert not any(line.startswith("| cortex-a72 (Pi 4) | MNN |") for line in lines)
+    assert "| MNN | plain float, f16 | 127.0 | - | 20.0 | - | - |" in lines
     assert "| LiteRT | edgekit int8 | 100.0 | 200.0 | 20.0 | 20.0 | 21.1 |" in lines
     assert "| LiteRT | static | failed: a/b | - | - | - | - |" in lines
     assert "**They are not times.**" in " ".join(lines)
@@ -75,6 +84,26 @@ def test_the_console_is_parsed() -> None:
 def test_bf16_is_f16_on_arm() -> None:
     mixed = for_arm(Candidate("n, bf16", "openvino", "edgekit", "int8+bf16", Path("p"), {"hint": "bf16"}))
     assert (mixed.name, mixed.precision, mixed.options) == ("n, f16", "int8+f16", {"hint": "f16"})
+
+
+def test_a_runtime_of_another_project_has_no_snr_on_x86() -> None:
+    """Its packages are not installed here."""
+    image = np.zeros((1, 3, 8, 8), np.float32)
+    assert snr_here(Candidate("plain float", "mnn", "stock", "float", Path("p")), image, image) is None
+
+
+def test_pinned_versions() -> None:
+    assert set(wheel_versions()) == {"MNN", "ncnn", "pnnx"}
+
+
+def test_pnnx_gets_the_same_network_without_addcmul() -> None:
+    start, one, other = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(converters._addcmul(start, one, other), torch.addcmul(start, one, other))
+
+
+def test_a_converter_that_fails_is_reported() -> None:
+    with pytest.raises(RuntimeError, match=r"status 3: no such layer$"):
+        converters._run([sys.executable, "-c", "import sys; print('no such layer'); sys.exit(3)"])
 
 
 def test_bad_input(tmp_path: Path) -> None:
