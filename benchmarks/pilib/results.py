@@ -20,8 +20,8 @@ for the device class of the core. **They are not times.** A count ignores caches
 and how many instructions a core completes per cycle. INT8 reads a quarter of the bytes, which a count doesn't show;
 a pass over memory has few instructions but can take long. So compare candidates on the same core, and measure
 milliseconds on a board. SNR compares the logits with torch's for {images} images, on the emulated core and on x86.
-OpenVINO computes INT8 files in floating point on Arm. MNN and ncnn are not targets of edgekit: they run the plain
-network, ncnn's f16 being what it does by default."""
+OpenVINO computes most layers of INT8 files in floating point on Arm. MNN and ncnn are not targets of edgekit: they
+run the plain network, ncnn's f16 being what it does by default."""
 TITLES = {name: runtime.title for name, runtime in RUNTIMES.items()} | {
     name: wheel.title for name, wheel in WHEELS.items()
 }
@@ -30,8 +30,10 @@ ARM_CARD = 1.61
 
 
 def section(results: Row) -> str:
-    """The text of the section for the results in pi_instructions.json."""
+    """The text of the section for the results in pi_instructions.json, whose "note" says which rows are older."""
     lines = [HEADING, "", fill(INTRODUCTION.format(**results), 118), ""]
+    if "note" in results:
+        lines += [fill(results["note"], 118), ""]
     for name, cores in results["models"].items():
         lines += [f"### {name}", "", *_summary(cores), "", *_everything(cores), ""]
     return "\n".join(lines)

@@ -60,6 +60,10 @@ def test_tables() -> None:
     assert "**They are not times.**" in " ".join(lines)
 
 
+def test_a_note_on_older_rows_is_shown() -> None:
+    assert "the rows of b are older" in section(RESULTS | {"note": "the rows of b are older"}).splitlines()
+
+
 def test_the_section_is_replaced_and_kept(tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     assert kept(page) == ""
