@@ -33,7 +33,7 @@ def section(results: Row) -> str:
     """The text of the section for the results in pi_instructions.json, whose "note" says which rows are older."""
     lines = [HEADING, "", fill(INTRODUCTION.format(**results), 118), ""]
     if "note" in results:
-        lines += [fill(results["note"], 118), ""]
+        lines += [fill(results["note"], 118, break_on_hyphens=False), ""]
     for name, cores in results["models"].items():
         lines += [f"### {name}", "", *_summary(cores), "", *_everything(cores), ""]
     return "\n".join(lines)
