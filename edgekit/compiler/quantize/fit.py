@@ -28,7 +28,7 @@ from edgekit.compiler.graph import (
     has_int8_weights,
     shape_of,
 )
-from edgekit.compiler.interpreter import at_once, side_by_side
+from edgekit.compiler.interpreter import at_once, side_by_side, threads
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
@@ -131,7 +131,8 @@ class _Walk:
             return getattr(self._interpreter, node.op)(node.target, args, kwargs)
 
         per_image = any(isinstance(side[used], list) for used in node.all_input_nodes)
-        return list(side_by_side(compute, range(len(self._images)), self._at_once)) if per_image else compute(0)
+        with threads(torch.get_num_threads() // self._at_once):
+            return [compute(index) for index in range(len(self._images))] if per_image else compute(0)
 
     def _fit(self, node: Any) -> Tensor:
         """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
