@@ -206,7 +206,7 @@ def without_times(report: Report) -> Report:
 
 
 def without_latency(row: Row) -> Row:
-    """A row with a fixed latency and without the figures that depend on it."""
+    """A row with a fixed latency and without what depends on this or another measurement of time."""
     return replace(
         row,
         latency_ms=latency(1.0),
@@ -215,5 +215,8 @@ def without_latency(row: Row) -> Row:
         limit=None,
         peak_rss_bytes=None,
         thermal=None,
+        profile=None,
+        energy=None,
+        gates=(),
         reasons=(),
     )
