@@ -63,7 +63,7 @@ def measure_throughput(bundle: Bundle, image: NDArray[np.float32], settings: Set
 
 
 def run_side_by_side(calls: Sequence[Callable[[], object]], warmup: int, iterations: int) -> list[Times]:
-    """Time each call again and again in a thread of its own.
+    """Time all calls at once, each in its own thread.
 
     All threads begin the timed rounds together, and end when the first of them has timed `iterations`, so that every
     time was taken while all of them ran. Each times at least one.
