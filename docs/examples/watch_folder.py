@@ -1,7 +1,7 @@
 """Classify each image that appears in a folder, and print its path, label and score as a line of CSV.
 
 python watch_folder.py BUNDLE FOLDER            until Ctrl-C
-python watch_folder.py BUNDLE FOLDER --once     what is there now
+python watch_folder.py BUNDLE FOLDER --once     the files in the folder, then end
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("bundle", help="folder of a bundle, such as runs/demo/tflite-int8")
     parser.add_argument("folder", type=Path, help="folder to watch")
     parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (default: 1)")
-    parser.add_argument("--once", action="store_true", help="classify what is there now, then end")
+    parser.add_argument("--once", action="store_true", help="classify the files in the folder, then end")
     options = parser.parse_args()
     if not options.folder.is_dir():
         sys.exit(f"There is no folder '{options.folder}'. Create it, or give another one.")
