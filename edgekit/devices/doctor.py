@@ -1,6 +1,5 @@
 """Check this machine for what edgekit needs, with the fix for each problem. Needs neither torch nor a runtime."""
 
-import importlib.metadata
 import importlib.util
 import platform
 import subprocess
@@ -20,7 +19,7 @@ from edgekit.devices.probed_facts import ProbedFacts, facts_of
 from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
 from edgekit.support.distribution import install_command, pip_command, pip_install
-from edgekit.support.versions import release
+from edgekit.support.versions import installed_version, release
 
 Status = Literal["ok", "warning", "broken"]
 Installed = Callable[[str], str | None]
@@ -61,14 +60,6 @@ class Diagnosis:
     """Whether no check found anything broken."""
     findings: tuple[Finding, ...]
     """Results of all checks, in the order in which they ran."""
-
-
-def installed_version(distribution: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def examine(root: Path = Path("/"), hub: str = HUB, installed: Installed = installed_version) -> Diagnosis:

@@ -1,6 +1,5 @@
 """Inspect a bundle or a model file, and classify images, for `edgekit inspect` and `edgekit classify`."""
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.runtime.profiling import profile, profile_model, target_of
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
+from edgekit.support.versions import installed_version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +167,8 @@ def summary(inspection: Inspection, here: str | None) -> str:
 
 def _installed(target: str) -> str | None:
     """The first distribution of a runtime that is installed, with its version; None if it is under another name."""
-    for name in find_runtime(target).distributions:
-        try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    found = ((name, installed_version(name)) for name in find_runtime(target).distributions)
+    return next((f"{name} {version}" for name, version in found if version), None)
 
 
 def classify_images(path: Path, images: Sequence[Path], top: int, threads: int | None) -> Classification:

@@ -1,5 +1,6 @@
-"""Compare releases. The SDK depends only on numpy, Pillow and a runtime, so it can't use `packaging`."""
+"""Find and compare releases. The SDK depends only on numpy, Pillow and a runtime, so it can't use `packaging`."""
 
+import importlib.metadata
 import re
 
 
@@ -13,3 +14,11 @@ def release(version: str, parts: int = 5) -> tuple[int, ...]:
         return ()
     release = [int(part) for part in numbers.group().split(".")]
     return tuple((release + [0] * parts)[:parts])
+
+
+def installed_version(distribution: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
