@@ -115,13 +115,16 @@ class Collector(CachedWeightInterpreter, Generic[R]):
             # The first image fills the cache of weights, which the copies share. Each has its own values of nodes.
             one = copy(self) if image else self
             one._image = image
-            with self._turns.given_up_on_error():
+            with self._turns.ended_by_error():
                 one.run(torch.from_numpy(samples[image]))
 
         count = at_once(self.module)
         with threads(torch.get_num_threads() // count):
             run(0)
-        list(side_by_side(run, range(1, len(samples)), count))
+        try:
+            list(side_by_side(run, range(1, len(samples)), count))
+        except CancelledError as cancelled:  # because another image failed, and that image's error says why
+            raise self._turns.error or cancelled from None
 
     def run_node(self, n: Node) -> Any:
         output = super().run_node(n)
@@ -136,25 +139,27 @@ class _Turns:
     """Lets each image wait at a node until all images before it were there."""
 
     def __init__(self) -> None:
-        self._condition, self._arrived, self._given_up = Condition(), Counter[Node](), False
+        self._condition, self._arrived = Condition(), Counter[Node]()
+        self.error: BaseException | None = None
+        """Of the first image that failed, after which no image waits."""
 
     @contextmanager
     def turn(self, node: Node, image: int) -> Iterator[None]:
         with self._condition:
-            self._condition.wait_for(lambda: self._arrived[node] == image or self._given_up)
-            if self._given_up:
+            self._condition.wait_for(lambda: self._arrived[node] == image or self.error)
+            if self.error:
                 raise CancelledError
             yield
             self._arrived[node] += 1
             self._condition.notify_all()
 
     @contextmanager
-    def given_up_on_error(self) -> Iterator[None]:
+    def ended_by_error(self) -> Iterator[None]:
         """Let no other image wait for the one that fails inside the block."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             with self._condition:
-                self._given_up = True
+                self.error = self.error or error
                 self._condition.notify_all()
             raise

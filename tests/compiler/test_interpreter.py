@@ -1,6 +1,7 @@
 """Images side by side: the same sums as one after another, and errors instead of waiting for ever."""
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,19 @@ def test_sums_have_the_order_of_the_images(count: int) -> None:
             assert torch.equal(collector.sums[node], expected)
 
 
-def test_an_image_that_fails_ends_the_others() -> None:
+@pytest.mark.parametrize("slow", [None, 2, 4])
+def test_an_image_that_fails_ends_the_others(slow: int | None) -> None:
+    class SlowSums(Sums):
+        def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+            if self._image == slow:
+                time.sleep(0.2)  # so that the other image fails first
+            return super().measure(node, inputs, output)
+
     graph, nodes = network()
     samples = images(9)
     samples[3][:] = np.nan
     with torch.no_grad(), threads(3), pytest.raises(ValueError, match="not finite"):
-        Sums(graph, nodes).collect(samples)
+        SlowSums(graph, nodes).collect(samples)
 
 
 def test_results_come_in_order_and_threads_are_given_back() -> None:
