@@ -4,8 +4,7 @@
     make figures
 
 It runs `edgekit deploy` with seeded random weights for each model and target, and samples the memory of its processes
-twice a second: `peak_bytes` is the largest sum of their resident memory, with shared pages counted once (PSS), and
-`largest_process_bytes` is the largest resident memory of a single process, including all pages that it maps.
+twice a second. `peak_bytes` is the largest sum, without the pages of files that the system can drop.
 benchmarks/giants.json has one row for each model and target; measuring it again replaces the row.
 """
 
@@ -17,12 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks.memory import memory_of_tree
 from benchmarks.rows import keep_rows
 from edgekit.config.runtimes import RUNTIMES
 
@@ -44,17 +41,15 @@ def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with (folder / "log").open("w") as log, (folder / "report").open("w") as out:
         process = subprocess.Popen(command, stderr=log, stdout=out, cwd=folder)
-        together = largest = 0
+        peak = 0
         while process.poll() is None:
-            sizes = memory(process.pid)
-            together = max(together, sum(shared for shared, _ in sizes))
-            largest = max([largest, *(own for _, own in sizes)])
+            peak = max(peak, memory_of_tree(process.pid))
             time.sleep(0.5)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = (folder / "log").read_text().splitlines()
     stages = {match["title"]: float(match["seconds"]) for line in lines if (match := LINE.fullmatch(line))}
     row: dict[str, Any] = {
-        "model": model, "target": target, "options": more, "peak_bytes": together, "largest_process_bytes": largest,
+        "model": model, "target": target, "options": more, "peak_bytes": peak,
         "seconds": round(time.monotonic() - start, 1),
         "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1), "stages": stages,
     }  # fmt: skip
@@ -82,17 +77,6 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
         "p50_ms": latency.get("p50"), "run_peak_bytes": row["peak_rss_bytes"],
         "int8_share_of_macs": int8.get("share_of_macs"),
     }  # fmt: skip
-
-
-def memory(pid: int) -> list[tuple[int, int]]:
-    """(PSS, RSS) in bytes of a process and of each of its descendants."""
-    sizes = []
-    with suppress(psutil.Error):
-        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
-            with suppress(psutil.Error):  # the process has ended in the meantime
-                info = process.memory_full_info()
-                sizes.append((info.pss, info.rss))
-    return sizes
 
 
 def main() -> None:

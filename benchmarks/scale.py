@@ -4,15 +4,16 @@
     python -m benchmarks.scale --tables
 
 The float and the INT8 bundle of each target are built with random weights in separate processes, as `deploy` does for
-large networks; a third process runs both. The peak is reset before each stage, and seconds are CPU time.
+large networks; a third process runs both. Peaks don't count the pages of files that the system can drop. Seconds are
+CPU time.
 benchmarks/scale.json has one row for each stage; measuring a model again replaces its rows. `--fit` fits the
 predictions of `edgekit plan` to the rows of the models in FITTED. `--tables` writes benchmarks/SCALE.md and
 docs/scale.png from all rows.
 """
 
 import argparse
-import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.memory import INTERVAL, memory_of, peak_of_this_process
 from benchmarks.rows import keep_rows, read_rows
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.runtimes import RUNTIMES
@@ -48,18 +50,18 @@ GIB = 2**30
 class Stages:
     """Measures peak memory and CPU seconds of named stages in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, peak: Any) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._peak = peak
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        from edgekit.measure.memory import peak_rss_bytes
-
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
+        self._peak.value = memory_of(os.getpid())
         start = time.process_time()
         yield
         seconds = round(time.process_time() - start, 2)
-        self.rows.append({"stage": name, "seconds": seconds, "peak_bytes": peak_rss_bytes()})
+        time.sleep(2 * INTERVAL)  # so that short stages have a sample
+        self.rows.append({"stage": name, "seconds": seconds, "peak_bytes": self._peak.value})
 
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
@@ -76,8 +78,12 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
 
     network = ModelOptions(model, weights="random", imgsz=224)
     apart.LARGE = 0
-    stages = Stages()
-    with tempfile.TemporaryDirectory(dir=HERE.parent) as folder, open_run(Path(folder) / "run") as run:
+    with (
+        peak_of_this_process() as peak,
+        tempfile.TemporaryDirectory(dir=HERE.parent) as folder,
+        open_run(Path(folder) / "run") as run,
+    ):
+        stages = Stages(peak)
         with stages.stage("load"):
             load_backend(target)
             options = Options(network, data, targets=(target,), num_calibration_samples=count)
@@ -102,17 +108,22 @@ def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
 
 def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     """Build one bundle of a parked job, or run both bundles, in this process as `worker_process` does."""
+    with peak_of_this_process() as peak:
+        return _measured(Stages(peak), name, file, target)
+
+
+def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[str, Any]]:
+    from edgekit.compiler.constant_files import constants_in
     from edgekit.config.precisions import Precision
     from edgekit.pipeline.compile import compile_stage
     from edgekit.pipeline.graphs import PreparedGraphs
     from edgekit.pipeline.worker import load_job
-    from edgekit.pipeline.worker_process import own_tensors
     from edgekit.runtime.backend import load_backend
     from edgekit.runtime.bundle import read_bundle
     from edgekit.runtime.session import open_session
     from edgekit.support.progress import Reporter
 
-    stages, sizes, folder = Stages(), {}, file.parent
+    sizes, folder = {}, file.parent
     if name == "run":
         with stages.stage("run"), ExitStack() as stack:
             for bundle in ("float", "int8"):
@@ -120,16 +131,14 @@ def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
         return stages.rows
     precision: Precision = "float" if name == "float" else "int8"
     load_backend(target)
-    graphs = PreparedGraphs(load_job(file), Reporter(quiet=True))
-    with stages.stage("export"):
-        graphs.exported()
-    with stages.stage("rewrite" if name == "float" else "quantize"):
-        prepared = graphs.prepare(target, precision)
-    del graphs
-    own_tensors(prepared.graph)
-    gc.collect()
-    with stages.stage(f"compile {name}"):
-        sizes[f"compile {name}"] = compile_stage(prepared, folder / name)[0].size_bytes
+    with constants_in(folder):
+        graphs = PreparedGraphs(load_job(file), Reporter(quiet=True))
+        with stages.stage("export"):
+            graphs.exported()
+        with stages.stage("rewrite" if name == "float" else "quantize"):
+            prepared = graphs.prepare(target, precision)
+        with stages.stage(f"compile {name}"):
+            sizes[f"compile {name}"] = compile_stage(prepared, folder / name)[0].size_bytes
     return [
         row | {"size_bytes": sizes.get(row["stage"])}
         for row in stages.rows
@@ -159,7 +168,8 @@ def tables() -> None:
         "# Time and memory of each stage by number of parameters", "",
         "Written by `benchmarks/scale.py --tables` from `scale.json`: ConvNeXt V2 at 224 x 224 with random weights and",
         ", ".join(sorted({str(row["calibration_images"]) for row in rows}))
-        + " calibration images. A separate process builds each bundle. Peaks are resident memory.",
+        + " calibration images. A separate process builds each bundle. Peaks don't count the pages of files that the",
+        "system can drop.",
         f"Times are CPU seconds of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores",
         "were shared with other processes, so exponents are more reliable than seconds. GPTQ rounds the weights of",
         f"networks with at most {GPTQ_MOST / 1e6:.0f} M parameters.", "",

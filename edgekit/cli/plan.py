@@ -17,7 +17,9 @@ from edgekit.config.device_classes import DeviceClass, host_class, list_device_c
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.pipeline.plan_document import Plan
+    from edgekit.pipeline.plan_document import Plan, PlannedBundle
+
+GIB = 2**30
 
 
 @app.command(rich_help_panel=panels.ANALYSIS)
@@ -47,6 +49,15 @@ def plan(
         ),
     ] = None,
     recipe: RecipeName = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            show_default="what is free on this machine",
+            min=0.1,
+            help="Memory of the machine that makes the bundles, in GiB.",
+        ),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -63,11 +74,12 @@ def plan(
         cls, is_here = _class_of(device, device_class)
         with loading(Reporter(quiet)):
             from edgekit.pipeline.plan import plan_model
-        planned = plan_model(options, targets, cls, recipe, memory_of_class=not is_here)
+        bytes_ = None if memory is None else int(memory * 2**30)
+        planned = plan_model(options, targets, cls, recipe, memory_of_class=not is_here, memory=bytes_)
         if json_:
             emit(out, planned)
         else:
-            out.writelines(f"{line}\n" for line in _lines(planned))
+            out.writelines(f"{line}\n" for line in _lines(planned, "this machine" if memory is None else "the machine"))
     return 0
 
 
@@ -95,25 +107,32 @@ def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass
     return load_device_class(name), False
 
 
-def _lines(planned: "Plan") -> list[str]:
+def _lines(planned: "Plan", machine: str) -> list[str]:
     """A plan as lines of text."""
-    gib = 2**30
     height, width = planned.input_shape[2:]
     lines = [
         f"{planned.model}: {planned.params / 1e6:,.2f} M parameters, {planned.macs / 1e9:,.2f} GMAC at "
         f"{height}x{width}",
-        f"this machine has {planned.memory_available_bytes / gib:.1f} GiB of memory free; all bundles take "
+        f"{machine} has {planned.memory_available_bytes / GIB:.1f} GiB of memory free; all bundles take "
         f"{planned.disk_bytes / 1e6:,.0f} MB of disk",
         f"peak memory and CPU time per stage, {planned.memory_model}:",
     ]
     for stage in planned.stages:
         over = "" if stage.peak_bytes < planned.memory_available_bytes else "  more than is free"
-        lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / gib:6.2f} GiB {stage.seconds:6} s{over}")
-    for bundle in planned.artifacts:
-        lines.append(f"{bundle.name}: {'fits' if bundle.fits else 'does not fit'}: {bundle.why}")
+        lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / GIB:6.2f} GiB {stage.seconds:6} s{over}")
+    lines += [_line(planned, bundle, machine) for bundle in planned.artifacts]
     if bound := planned.latency_bound_ms:
         lines.append(
             f"no inference on {bound.device_class} is faster than {bound.float_ms:.2f} ms in float, "
             f"{bound.int8_ms:.2f} ms in int8 ({bound.threads} threads)"
         )
     return lines
+
+
+def _line(planned: "Plan", bundle: "PlannedBundle", machine: str) -> str:
+    """Whether a bundle fits where it will run, and whether the machine can make it."""
+    line = f"{bundle.name}: {'fits' if bundle.fits else 'does not fit'}: {bundle.why}"
+    if bundle.peak_bytes is None:
+        return line
+    verdict = "suffices" if planned.possible(bundle) else "does not suffice"
+    return f"{line}; making it takes {bundle.peak_bytes / GIB:.1f} GiB: {machine} {verdict}"

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgekit.compat.torch import fake_tensors
+from edgekit.compiler.constant_files import stored
 
 A = torch.ops.aten
 Q = torch.ops.quantized_decomposed
@@ -75,7 +76,7 @@ def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> 
     while hasattr(graph, attribute):
         count += 1
         attribute = f"{base}_{count}"
-    graph.register_buffer(attribute, value.detach().clone().contiguous())
+    graph.register_buffer(attribute, stored(value))
     with graph.graph.inserting_before(before):
         return graph.graph.get_attr(attribute)
 
@@ -191,4 +192,4 @@ def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | N
     drop_constants(graph, old)
     for position in (1, 2):
         if isinstance(new := node.args[position], Node):
-            new.meta["val"] = (weight, bias)[position - 1]
+            new.meta["val"] = constant(graph, new)

@@ -1,6 +1,7 @@
 """Models named `open_clip:NAME`: an image tower with a head, which the text tower may help to build."""
 
 import difflib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -22,6 +23,7 @@ from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import import_needed
 
 PREFIX = "open_clip:"
+COCA_2B = "coca_2b"
 _FILE = "open_clip_pytorch_model.bin"
 Config: TypeAlias = dict[str, Any]
 """A model's configuration, as in open_clip's JSON files."""
@@ -119,6 +121,7 @@ class OpenClipSource:
 def _config(library: Any, options: ModelOptions) -> Config:
     """open_clip's configuration of a model, with the requested input size."""
     model, _, _ = options.name.removeprefix(PREFIX).partition(".")
+    register_coca_2b(library)
     config: Config | None = library.get_model_config(model)
     if config is None:
         similar = difflib.get_close_matches(model, library.list_models(), n=4, cutoff=0.5)
@@ -130,6 +133,16 @@ def _config(library: Any, options: ModelOptions) -> Config:
     if (size := size_of_model(options)) is not None:
         config["vision_cfg"]["image_size"] = size
     return config
+
+
+def register_coca_2b(library: Any) -> None:
+    """Tell open_clip about `coca_2b`, the published CoCa, of which it has smaller versions only.
+
+    Widths, layers, heads and patches are those of the largest model in Yu et al., arXiv 2205.01917. The heads of the
+    poolers, which the paper doesn't state, are as many as the encoder's. Its weights are not public.
+    """
+    if COCA_2B not in library.list_models():
+        library.add_model_config(files("edgekit") / "_assets" / f"{COCA_2B}.json")
 
 
 def _side(config: Config) -> tuple[int, int]:

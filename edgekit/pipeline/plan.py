@@ -57,22 +57,25 @@ def plan_model(
     device_class: DeviceClass | None = None,
     recipe: str | None = None,
     memory_of_class: bool = False,
+    memory: int | None = None,
 ) -> Plan:
     """Plan the stages and bundles of a job for these targets, by default all.
 
-    A bundle must fit in the memory of this machine or, with `memory_of_class`, of the device class. Raises ModelError
-    or UsageError as `load_network` does; reads no weights.
+    The job runs on a machine with `memory` bytes, by default those that are free here. A bundle must fit in that memory
+    or, with `memory_of_class`, in that of the device class. Raises ModelError or UsageError as `load_network` does;
+    reads no weights.
     """
     targets = tuple(RUNTIMES) if targets is None else targets
     with quiet():
         shape = shape_of_model(options)
     wants = load_recipe(recipe, PASSES) if recipe else recipe_for(options.name, PASSES)
-    memory, where = available_memory(), "this machine"
+    available = available_memory() if memory is None else memory
+    limit, where = available, "this machine" if memory is None else "such a machine"
     if device_class and memory_of_class:
-        memory, where = int(device_class.memory_gib * GIB), device_class.name
-    fit = read_fit()
+        limit, where = int(device_class.memory_gib * GIB), device_class.name
+    fit, stages = read_fit(), _stages(shape, wants, targets)
     bundles = tuple(
-        _planned_bundle(shape, wants, target, precision, memory, where)
+        _planned_bundle(shape, wants, target, precision, limit, where, _peak(stages, target, precision))
         for target in targets
         for precision in PRECISIONS
     )
@@ -81,13 +84,23 @@ def plan_model(
         params=shape.params,
         macs=shape.macs,
         input_shape=(1, shape.channels, *shape.size),
-        memory_available_bytes=available_memory(),
+        memory_available_bytes=available,
         disk_bytes=sum(bundle.size_bytes for bundle in bundles),
         memory_model=f"fitted on {', '.join(fit.fitted_on)} with {fit.calibration_images} calibration images",
-        stages=_stages(shape, wants, targets),
+        stages=stages,
         artifacts=bundles,
         latency_bound_ms=_bound(device_class, shape.macs) if device_class else None,
     )
+
+
+def _peak(stages: Sequence[PlannedStage], target: str, precision: Precision) -> int | None:
+    """Largest peak of the stages that make a bundle.
+
+    The stage "run" runs both bundles, so it only counts for the float bundle.
+    """
+    others = ("quantize", "compile int8") if precision == "float" else ("rewrite", "compile float", "run")
+    mine = [stage.peak_bytes for stage in stages if stage.target == target and stage.stage not in others]
+    return max(mine, default=None)
 
 
 def _bound(device_class: DeviceClass, macs: int) -> LatencyBound:
@@ -150,18 +163,16 @@ def refusals(options: Options) -> Refusals:
         planned = plan_model(options.model, options.targets, recipe=options.recipe)
     except InputError as error:
         return Refusals(unplanned=error)
-    memory = planned.memory_available_bytes
     reasons: dict[str, str] = {}
     bundles = [bundle for bundle in planned.artifacts if bundle.precision in options.precisions]
     for bundle in bundles:
-        worst = max(planned.stages_of(bundle), key=lambda stage: stage.peak_bytes, default=None)
         limit = _exceeded(bundle.target, bundle.size_bytes)
         if limit and not limit.external_data:
             reasons[bundle.name] = bundle.why
-        elif worst and worst.peak_bytes > memory:
+        elif bundle.peak_bytes is not None and not planned.possible(bundle):
             reasons[bundle.name] = (
-                f"{worst.stage} needs about {worst.peak_bytes / GIB:.1f} GiB of memory, but only "
-                f"{memory / GIB:.1f} GiB are available"
+                f"making it needs about {bundle.peak_bytes / GIB:.1f} GiB of memory, but only "
+                f"{planned.memory_available_bytes / GIB:.1f} GiB are available"
             )
     if len(reasons) == len(bundles):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -179,7 +190,7 @@ def available_memory() -> int:
 
 
 def _planned_bundle(
-    shape: Shape, recipe: Recipe, target: str, precision: Precision, memory: int, where: str
+    shape: Shape, recipe: Recipe, target: str, precision: Precision, memory: int, where: str, peak: int | None
 ) -> PlannedBundle:
     size = predicted_size(shape, recipe, target, precision)
     why = f"{size / 1e6:,.1f} MB"
@@ -190,7 +201,7 @@ def _planned_bundle(
         why += f", with the weights in a separate file because {cause}" if limit.external_data else f", but {cause}"
     if size >= memory:
         why += f"; {where} has only {memory / 1e6:,.0f} MB of memory"
-    return PlannedBundle(target, precision, size, fits, why)
+    return PlannedBundle(target, precision, size, fits, why, peak)
 
 
 def _exceeded(target: str, size: int) -> FileLimit | None:

@@ -30,6 +30,8 @@ class PlannedBundle:
     """Whether the file format allows the size, and the machine that runs the bundle has enough memory."""
     why: str
     """Size in MB, and the limits that it exceeds."""
+    peak_bytes: int | None
+    """Largest peak memory of the stages that make it; None for a target whose stages were not measured."""
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Plan:
     macs: int
     input_shape: tuple[int, int, int, int]
     memory_available_bytes: int
-    """Free memory on this machine."""
+    """Free memory on this machine, or the memory that was asked about."""
     disk_bytes: int
     """Sum of the sizes of all bundles."""
     memory_model: str
@@ -68,14 +70,9 @@ class Plan:
     latency_bound_ms: LatencyBound | None = None
     """Lower bound of the latency, or None without a device class."""
 
-    def stages_of(self, bundle: PlannedBundle) -> list[PlannedStage]:
-        """The stages of a bundle: those of its precision, and those that both precisions share.
-
-        The stage "run" runs both bundles, so it only counts for the float bundle.
-        """
-        int8, float_ = ("quantize", "compile int8"), ("rewrite", "compile float", "run")
-        others = int8 if bundle.precision == "float" else float_
-        return [stage for stage in self.stages if stage.target == bundle.target and stage.stage not in others]
+    def possible(self, bundle: PlannedBundle) -> bool:
+        """Whether the memory suffices to make a bundle; True if that isn't known."""
+        return bundle.peak_bytes is None or bundle.peak_bytes < self.memory_available_bytes
 
 
 @dataclass(frozen=True)

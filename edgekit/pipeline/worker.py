@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from edgekit.compiler.constant_files import constants_in
 from edgekit.config.precisions import Precision
 from edgekit.errors import CompileError, rebuild
 from edgekit.measure.fresh_process import signal_name
@@ -39,7 +40,7 @@ LARGE = 50_000_000
 
 @contextmanager
 def parked(job: Job, run: RunFolder) -> Iterator[Job]:
-    """Inside the block, map the weights of a large network from a file in the run folder.
+    """Inside the block, keep the weights of a large network and its graphs in mapped files in the run folder.
 
     Small networks, and those of a factory, whose code can't be pickled, stay as they are. OutputError for a full disk.
     """
@@ -51,7 +52,8 @@ def parked(job: Job, run: RunFolder) -> Iterator[Job]:
         with writing(file):
             torch.save(job, file)
         del job  # frees its weights now instead of at the end of the block
-        yield load_job(file)
+        with constants_in(folder):
+            yield load_job(file)
 
 
 def load_job(file: Path) -> Job:

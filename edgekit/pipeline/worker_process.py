@@ -4,7 +4,6 @@ The arguments of `main` are JOB TARGET PRECISION BUNDLE, then `quiet` to print n
 JSON object on stdout.
 """
 
-import gc
 import json
 import os
 import sys
@@ -12,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
-from torch.fx import GraphModule
-
+from edgekit.compiler.constant_files import constants_in
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.build import compile_prepared
 from edgekit.pipeline.graphs import PreparedGraphs
@@ -25,15 +23,13 @@ from edgekit.support.tracebacks import text_of
 def main(arguments: Sequence[str]) -> int:
     """Build one bundle; return the process's exit status."""
     Thread(target=_end_with_parent, daemon=True).start()
-    file, target, precision, path, *quiet = arguments
-    reporter = Reporter(quiet=bool(quiet))
+    job, target, precision, path, *quiet = arguments
+    file, reporter = Path(job), Reporter(quiet=bool(quiet))
     try:
-        prepared = PreparedGraphs(load_job(Path(file)), reporter).prepare(
-            target, "int8" if precision == "int8" else "float"
-        )
-        own_tensors(prepared.graph)
-        gc.collect()  # frees the network, and with it the mapped file of its weights
-        compile_prepared(prepared, Path(path), reporter)
+        with constants_in(file.parent):
+            graphs = PreparedGraphs(load_job(file), reporter)
+            prepared = graphs.prepare(target, "int8" if precision == "int8" else "float")
+            compile_prepared(prepared, Path(path), reporter)
     except EdgekitError as error:
         fields = {"problem": error.problem, "valid": error.valid, "fix": error.fix}
         print(json.dumps({"error": {"kind": type(error).__name__, **fields}, "traceback": text_of(error)}))
@@ -44,12 +40,6 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({"mistake": text_of(error)}))
         return 1
     return 0
-
-
-def own_tensors(graph: GraphModule) -> None:
-    """Copy the graph's tensors one by one: a single tensor in a mapped file would keep the whole file mapped."""
-    for value in [*graph.parameters(), *graph.buffers()]:
-        value.data = value.data.clone()
 
 
 def _end_with_parent() -> None:

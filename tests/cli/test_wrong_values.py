@@ -58,6 +58,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--num-eval-samples": number("0", "-1", "1.5", lowest="1"),
     "--num-held-out-samples": number("0", "-1", lowest="1"),
     "--num-tuning-samples": number("0", "-1", lowest="1"),
+    "--memory": number("0", "-1", lowest="0.1", kind="a number"),
     "--seed": [*number("-1", "0.5", lowest="0"), Wrong((str(2**63),), ("from 0 to 9223372036854775807",))],
     "--target": text("tflit", "ONNX", names=tuple(RUNTIMES)),
     "--device-class": tables(("raspberry-pi-6", "gone.toml"), list_device_classes(), ("processor", "cores")),

@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from edgekit.cli.main import main
+from edgekit.compiler import constant_files
+from edgekit.compiler.constant_files import constants_in
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, OutputError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import job, worker
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.worker import build_apart, parked
@@ -47,6 +52,18 @@ def test_bundles_equal_those_of_a_single_process(
         mine, other = (read_bundle(folder / name).manifest for folder in (tmp_path / "run", finished_run))
         assert mine.files == other.files
     assert not list((tmp_path / "run/.edgekit").glob("build-*"))
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_constants_in_files_make_the_same_bundles(
+    target: str, small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Reporter(quiet=True)
+    expected = build_one(PreparedGraphs(small, reporter), target, "int8", tmp_path / "in-memory", reporter)
+    monkeypatch.setattr(constant_files, "LARGE_BYTES", 0)
+    with constants_in(tmp_path):
+        bundle = build_one(PreparedGraphs(small, reporter), target, "int8", tmp_path / "in-files", reporter)
+    assert bundle.manifest.files == expected.manifest.files
 
 
 def test_weights_of_a_parked_job_are_mapped(small: Job, file: Path) -> None:

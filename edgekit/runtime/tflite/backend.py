@@ -1,10 +1,12 @@
 """Compile for LiteRT (TensorFlow Lite): one flatbuffer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import litert_torch
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule
@@ -12,11 +14,13 @@ from torch.fx import GraphModule
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import requantize_paddings, separate_concatenations, separate_quantizers
+from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.float_ends import quantize_inside, tabulate_gelus
+from edgekit.runtime.tflite.weights import put_weights
 
 HALVES = b"fp16accfp16"
 """Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""
@@ -32,7 +36,8 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
-        options = {}
+        options: dict[str, Any] = {}
+        weights: dict[Key, Levels] = {}
         extra = [(F16_OFFERED, HALVES)] if device_class.has_f16 else []
         if any("quantize" in str(node.target) for node in graph.graph.nodes):
             # Without a quantization config the converter silently keeps every Q/DQ pair and folds none.
@@ -43,6 +48,7 @@ class Backend:
             separate_concatenations(graph)
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
+            weights = take_weights(graph)
         graph.training = False
         for tensor in (*graph.parameters(), *graph.buffers()):
             # The converter frees its own contiguous copies before it reads them.
@@ -51,13 +57,14 @@ class Backend:
         with compiler_errors("tflite"):
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
-        names = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra])
+        names = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra], weights)
         return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
 
 
-def finish(path: Path, entries: Sequence[tuple[bytes, bytes]]) -> tuple[str, str]:
-    """Repair and improve the flatbuffer, and add metadata by name; returns its input's and its output's name."""
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[Key, Levels]) -> tuple[str, str]:
+    """Repair the flatbuffer, and add weights and metadata by name. Returns the names of its input and its output."""
+    model = schema.ModelT.InitFromPackedBuf(np.memmap(path, np.uint8, "r"))
+    put_weights(model, weights)
     rescale_biases(model)
     tabulate_gelus(model)
     quantize_inside(model)
@@ -70,6 +77,9 @@ def finish(path: Path, entries: Sequence[tuple[bytes, bytes]]) -> tuple[str, str
         model.metadata = [*(model.metadata or []), entry]
     builder = flatbuffers.Builder(path.stat().st_size + sum(len(content) for _, content in entries) + 1024)
     builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(builder.Output())
     graph = model.subgraphs[0]
-    return tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))
+    names = tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))
+    del model, graph  # which read the old file
+    with path.open("wb") as file:
+        file.write(memoryview(builder.Bytes)[builder.Head() :])
+    return names

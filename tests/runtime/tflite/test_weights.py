@@ -1,13 +1,22 @@
-"""Float models whose weights the converter could store wrongly."""
+"""Weights that the converter could store wrongly, and INT8 weights that it never sees."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
+from edgekit.compiler.export import copy_sharing, export_graph
+from edgekit.compiler.quantize.calibrate import quantize
+from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
+from edgekit.config.recipes import load_recipe
+from edgekit.runtime.tflite import backend
 from edgekit.runtime.tflite.backend import Backend
+from edgekit.runtime.tflite.weights import put_weights
 from edgekit.support.libraries import quiet
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
@@ -26,3 +35,61 @@ def test_transposed_weights_are_stored_as_they_are(tmp_path: Path) -> None:
         Backend().compile(export_graph(network, image.shape), tmp_path, "{}", X86)
     logits = run_file(tmp_path / "model.tflite", [image.numpy()])
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+class Layers(nn.Module):
+    """Three kinds of convolutions, a Linear layer that is used `times` times, two filters, and a channel of zeros."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.stem, self.depthwise = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.grouped, self.mixed = nn.Conv2d(16, 16, 3, groups=4), nn.Linear(16, 16)
+        self.across, self.down, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.across.weight = nn.Parameter(torch.eye(16))
+        self.down.weight = nn.Parameter(torch.eye(16).flip(0))
+        nn.init.zeros_(self.head.weight[2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.grouped(self.depthwise(self.stem(x))).flatten(2).transpose(1, 2)
+        for _ in range(self.times):
+            rows = torch.relu(self.mixed(rows))
+        logits: Tensor = self.head(self.down(self.across(rows))).mean(1)
+        return logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("times", [1, 2])
+def test_int8_weights_are_those_that_the_converter_would_have_made(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    images = [torch.randn(1, 3, 12, 12).numpy() for _ in range(2)]
+    recipe = replace(load_recipe("default"), weight_rounding="nearest", equalization=0.0)
+    quantized = quantize(export_graph(Layers(times).eval(), images[0].shape), images, recipe, "tflite")
+    taken, files, logits = [], [], []
+
+    def take(graph: GraphModule) -> dict[Key, Levels]:
+        taken.append(take_weights(graph))
+        return taken[-1]
+
+    def take_none(graph: GraphModule) -> dict[Key, Levels]:
+        return {}
+
+    for choice in (take, take_none):
+        monkeypatch.setattr(backend, "take_weights", choice)
+        with quiet():
+            Backend().compile(copy_sharing(quantized), tmp_path, "{}", X86)
+        files.append((tmp_path / "model.tflite").read_bytes())
+        logits.append(run_file(tmp_path / "model.tflite", images))
+    assert abs(len(files[0]) - len(files[1])) < 100, "no zeros remain"
+    assert times == 2 or files[0] == files[1], "the tensors of weights that are used twice have another order"
+    np.testing.assert_array_equal(logits[0], logits[1])
+    shapes = sorted(tuple(levels.shape) for levels in taken[0].values())
+    assert shapes == [(5, 16), (16, 1, 3, 3), (16, 3, 3, 3), (16, 4, 3, 3), (16, 16)], "without the two filters"
+
+
+def test_weights_without_a_tensor_are_a_bug() -> None:
+    model = SimpleNamespace(subgraphs=[], buffers=[])
+    with pytest.raises(RuntimeError, match=r"no tensor for the weights of shape \[\[2, 3\]\]"):
+        put_weights(model, {(6, b""): np.zeros((2, 3), np.int8)})

@@ -1,0 +1,52 @@
+"""Takes the INT8 weights out of a graph, for a converter that would hold several copies of them in float."""
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.constant_files import stored
+from edgekit.compiler.graph import Q, add_constant, constant, drop_constants
+
+Key: TypeAlias = tuple[int, bytes]
+"""Number of values and bytes of the scales, float32 [out], by which weights are known in the graph and in its file."""
+Levels: TypeAlias = NDArray[np.int8]
+"""Weights in INT8, [out,in] or [out,in,H,W]."""
+
+
+@torch.no_grad()
+def take_weights(graph: GraphModule) -> dict[Key, Levels]:
+    """Replace the float weights before Q/DQ by zeros, which take no memory, in place. Returns the weights.
+
+    Weights with the same key but other values, such as two fixed filters, stay in the graph.
+    """
+    found: dict[Key, list[tuple[Node, Tensor]]] = {}
+    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+        weight, scales = (constant(graph, argument) for argument in node.args[:2])
+        if weight is None or scales is None or node.args[3] != 0:
+            continue
+        levels = stored(_rounded(weight, scales, *node.args[4:6]))
+        found.setdefault((levels.numel(), scales.numpy().tobytes()), []).append((node, levels))
+    alike = {key: group for key, group in found.items() if all(torch.equal(group[0][1], other) for _, other in group)}
+    for node, levels in (each for group in alike.values() for each in group):
+        _replace_by_zeros(graph, node, levels.shape)
+    graph.recompile()
+    return {key: group[0][1].numpy() for key, group in alike.items()}
+
+
+def _rounded(weight: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
+    """int8 levels of a weight as LiteRT's converter rounds them: in double, with halves away from zero."""
+    exact = weight.double() / scales.double().view(-1, *[1] * (weight.ndim - 1))
+    whole = exact.trunc()
+    return (whole + exact.sign() * ((exact - whole).abs() >= 0.5)).clamp_(low, high).to(torch.int8)
+
+
+def _replace_by_zeros(graph: GraphModule, quantizer: Node, shape: torch.Size) -> None:
+    zeros = add_constant(graph, quantizer, f"{quantizer.name}.zeros", torch.zeros(1))
+    setattr(graph, str(zeros.target), torch.zeros(1).expand(shape))  # add_constant would store each of them
+    zeros.meta["val"] = constant(graph, zeros)
+    args, quantizer.args = quantizer.args, (zeros, *quantizer.args[1:])
+    drop_constants(graph, args[:1])
