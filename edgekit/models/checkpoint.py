@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +26,7 @@ _SHOWN = 3
 
 
 def read_checkpoint(path: Path) -> State:
-    """The tensors of a checkpoint file by name, in the file's own layout and dtypes.
+    """The tensors of a checkpoint file by name, in the file's own layout and dtypes, mapped from it where possible.
 
     Reads `.safetensors` and files of torch.save (with weights_only=True, so that no code in them runs), plain or
     wrapped as training scripts do. Where a file has both averaged (EMA) and raw weights, the averaged ones are used.
@@ -123,7 +124,7 @@ def _read_file(path: Path) -> Any:
         # warns of pickle formats that it may fail on; if it does fail, the error below reports it.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # On damaged files torch's unpickler raises almost anything: EOFError, KeyError, struct.error, RuntimeError.
     except Exception as error:
         blocked = re.search(r"GLOBAL (\S+)", str(error))

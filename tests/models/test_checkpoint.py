@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import WeightsError
 from edgekit.models import Network, load_network
-from edgekit.models.checkpoint import check_finite
+from edgekit.models.checkpoint import check_finite, read_checkpoint
 from edgekit.models.options import ModelOptions
 
 TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
@@ -290,6 +290,17 @@ def test_a_truncated_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -
         path.write_bytes(path.read_bytes()[:-1000])
         with pytest.raises(WeightsError, match="can't be read as a checkpoint"):
             load(path)
+
+
+@pytest.mark.parametrize(("suffix", "save"), [(".pth", torch.save), (".safetensors", safetensors.torch.save_file)])
+def test_tensors_are_mapped_from_the_file(
+    suffix: str, save: Callable[..., None], state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    save(state, path)
+    read = read_checkpoint(path)
+    assert all(torch.equal(read[name], value) for name, value in state.items())
+    assert str(path) in Path("/proc/self/maps").read_text()
 
 
 def test_a_missing_file_and_a_folder_are_refused_before_anything_is_built(tmp_path: Path) -> None:
