@@ -52,7 +52,9 @@ def peak_of_this_process() -> Iterator[Any]:
 
 def _sample(pid: int, peak: Any) -> None:
     while True:
+        start = time.monotonic()
         size = memory_of(pid)
         with peak.get_lock():
             peak.value = max(peak.value, size)
-        time.sleep(INTERVAL)
+        # The kernel walks over all pages, during which the process can't get new ones.
+        time.sleep(max(INTERVAL, 10 * (time.monotonic() - start)))

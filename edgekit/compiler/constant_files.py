@@ -43,6 +43,11 @@ def stored(value: Tensor) -> Tensor:
     with writing(folder), tempfile.NamedTemporaryFile(dir=folder) as file:
         value.contiguous().flatten().view(torch.uint8).numpy().tofile(file)
         file.flush()
-        if hasattr(os, "posix_fadvise"):  # begins to write the pages out, because only written ones can be dropped
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        write_out(file.fileno())
         return torch.from_file(file.name, size=value.numel(), dtype=value.dtype).view(value.shape)
+
+
+def write_out(file: int) -> None:
+    """Begin to write the pages of an open file to the disk, because the system can drop only written ones."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)

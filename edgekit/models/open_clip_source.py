@@ -136,10 +136,10 @@ def _config(library: Any, options: ModelOptions) -> Config:
 
 
 def register_coca_2b(library: Any) -> None:
-    """Tell open_clip about `coca_2b`, the published CoCa, of which it has smaller versions only.
+    """Tell open_clip, which has smaller versions, about `coca_2b`, the largest model of Yu et al., arXiv 2205.01917.
 
-    Widths, layers, heads and patches are those of the largest model in Yu et al., arXiv 2205.01917. The heads of the
-    poolers, which the paper doesn't state, are as many as the encoder's. Its weights are not public.
+    Its image tower has the published width, layers, heads and patches. The paper doesn't state the heads of the
+    poolers, of which there are as many as in the encoder. The weights are not public.
     """
     if COCA_2B not in library.list_models():
         library.add_model_config(files("edgekit") / "_assets" / f"{COCA_2B}.json")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from edgekit.compiler.constant_files import constants_in
+from edgekit.compiler.constant_files import constants_in, write_out
 from edgekit.config.precisions import Precision
 from edgekit.errors import CompileError, rebuild
 from edgekit.measure.fresh_process import signal_name
@@ -49,8 +49,10 @@ def parked(job: Job, run: RunFolder) -> Iterator[Job]:
         return
     with run.workspace("weights") as folder:
         file = folder / "job.pt"
-        with writing(file):
-            torch.save(job, file)
+        with writing(file), file.open("wb") as out:
+            torch.save(job, out)
+            out.flush()
+            write_out(out.fileno())
         del job  # frees its weights now instead of at the end of the block
         with constants_in(folder):
             yield load_job(file)

@@ -15,6 +15,8 @@ Key: TypeAlias = tuple[int, bytes]
 """Number of values and bytes of the scales, float32 [out], by which weights are known in the graph and in its file."""
 Levels: TypeAlias = NDArray[np.int8]
 """Weights in INT8, [out,in] or [out,in,H,W]."""
+AT_ONCE = 1 << 20
+"""Weights that are rounded at once, which takes several values in double for each."""
 
 
 @torch.no_grad()
@@ -39,9 +41,15 @@ def take_weights(graph: GraphModule) -> dict[Key, Levels]:
 
 def _rounded(weight: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
     """int8 levels of a weight as LiteRT's converter rounds them: in double, with halves away from zero."""
-    exact = weight.double() / scales.double().view(-1, *[1] * (weight.ndim - 1))
-    whole = exact.trunc()
-    return (whole + exact.sign() * ((exact - whole).abs() >= 0.5)).clamp_(low, high).to(torch.int8)
+    columns = scales.double().view(-1, *[1] * (weight.ndim - 1))
+    rows = max(1, AT_ONCE // weight[0].numel())
+    parts = []
+    for values, scale in zip(torch.split(weight, rows), torch.split(columns, rows), strict=True):
+        exact = values.double() / scale
+        whole = exact.trunc()
+        levels = (whole + exact.sign() * ((exact - whole).abs() >= 0.5)).clamp_(low, high)
+        parts.append(levels.to(torch.int8))
+    return torch.cat(parts)
 
 
 def _replace_by_zeros(graph: GraphModule, quantizer: Node, shape: torch.Size) -> None:

@@ -36,6 +36,10 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
+        graph.training = False
+        for tensor in (*graph.parameters(), *graph.buffers()):
+            # The converter frees its own contiguous copies before it reads them.
+            tensor.data = tensor.data.contiguous()
         options: dict[str, Any] = {}
         weights: dict[Key, Levels] = {}
         extra = [(F16_OFFERED, HALVES)] if device_class.has_f16 else []
@@ -49,10 +53,6 @@ class Backend:
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)
-        graph.training = False
-        for tensor in (*graph.parameters(), *graph.buffers()):
-            # The converter frees its own contiguous copies before it reads them.
-            tensor.data = tensor.data.contiguous()
         example = example_input(graph)
         with compiler_errors("tflite"):
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
