@@ -156,7 +156,7 @@ def tables() -> None:
     """Write SCALE.md and the picture."""
     import matplotlib
 
-    from edgekit.pipeline.job import GPTQ_MOST
+    from edgekit.compiler.quantize.gptq import LARGE, MOST_INPUTS_OF_LARGE
     from edgekit.pipeline.plan import STAGES
 
     matplotlib.use("Agg")
@@ -171,8 +171,8 @@ def tables() -> None:
         + " calibration images. A separate process builds each bundle. Peaks don't count the pages of files that the",
         "system can drop.",
         f"Times are CPU seconds of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores",
-        "were shared with other processes, so exponents are more reliable than seconds. GPTQ rounds the weights of",
-        f"networks with at most {GPTQ_MOST / 1e6:.0f} M parameters.", "",
+        "were shared with other processes, so exponents are more reliable than seconds. GPTQ rounds the weights; above",
+        f"{LARGE / 1e6:.0f} M parameters, only those of layers with at most {MOST_INPUTS_OF_LARGE:,} inputs.", "",
         "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
         + " | exponent s | exponent GiB |",
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.compiler.quantize.gptq import LARGE
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, load_recipe, recipe_for
@@ -27,8 +28,6 @@ from edgekit.support.progress import Reporter
 
 PARITY = 1e-3
 """Largest allowed difference between an imported network and its original, as a fraction of the largest output."""
-GPTQ_MOST = 150_000_000
-"""Largest number of parameters for GPTQ and the fit: above it, their matrices need gigabytes and minutes."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,12 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     check_scheme(recipe.scheme, options.targets)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(options.model, seed=options.seed)
-    if network.params > GPTQ_MOST and recipe.weight_rounding != "nearest":
+    if network.params > LARGE and recipe.weight_rounding == "fit":
         reporter.warn(
-            f"weights are rounded to nearest: the model has {network.params / 1e6:,.0f} M parameters, and "
-            f'weight_rounding = "{recipe.weight_rounding}" needs gigabytes and minutes above {GPTQ_MOST / 1e6:.0f} M'
+            f"weights are rounded by GPTQ: the model has {network.params / 1e6:,.0f} M parameters, and "
+            f'weight_rounding = "fit" needs gigabytes above {LARGE / 1e6:.0f} M'
         )
-        recipe = replace(recipe, weight_rounding="nearest")
+        recipe = replace(recipe, weight_rounding="gptq")
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
     if network.source == "onnx" and None in (options.model.mean, options.model.std):

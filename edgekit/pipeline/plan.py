@@ -26,7 +26,6 @@ from edgekit.measure.memory import machine_memory
 from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job import GPTQ_MOST
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_document import Fit, LatencyBound, Plan, PlannedBundle, PlannedStage
 from edgekit.support.libraries import quiet
@@ -226,10 +225,11 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
 
 def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
     """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer; 0 for nearest rounding."""
-    if recipe.weight_rounding == "nearest" or shape.params > GPTQ_MOST:
+    if recipe.weight_rounding == "nearest":
         return 0
+    most = rounding.most_inputs(shape.params)
     inputs = (weights // channels for weights, channels in _in_int8(shape, recipe, target))
-    return min(rounding.MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= rounding.MOST_INPUTS))
+    return min(rounding.MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= most))
 
 
 def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, int]]:

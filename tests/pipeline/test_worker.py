@@ -78,18 +78,18 @@ def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
         assert small.parked is None
 
 
-def test_weights_of_very_large_networks_round_to_nearest(
+def test_weights_of_very_large_networks_are_not_fitted(
     photos: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from tests.helpers.tiny import TINY_ARGS
 
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
-    options = Options(model, photos, num_calibration_samples=4, num_eval_samples=4)
-    assert prepare(options, Reporter(quiet=True)).recipe.weight_rounding == "gptq"
-    monkeypatch.setattr(job, "GPTQ_MOST", 0)
+    options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
+    assert prepare(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
+    monkeypatch.setattr(job, "LARGE", 0)
     recipe = prepare(options, Reporter(quiet=True)).recipe
-    assert recipe.weight_rounding == "nearest"
-    assert "rounded to nearest" in capfd.readouterr().err
+    assert recipe.weight_rounding == "gptq"
+    assert "weights are rounded by GPTQ" in capfd.readouterr().err
 
 
 def test_an_error_reaches_the_parent(file: Path, tmp_path: Path) -> None:

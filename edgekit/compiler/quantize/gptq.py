@@ -23,6 +23,12 @@ PERCDAMP = 0.01
 BLOCK = 32
 MOST_INPUTS = 8192
 """Largest number of inputs of a layer whose weights GPTQ rounds. For more inputs, the Hessian needs gigabytes."""
+LARGE = 150_000_000
+"""Number of weights above which a network is large."""
+MOST_INPUTS_OF_LARGE = 4096
+"""`MOST_INPUTS` in large networks: the time for a layer grows with the cube of its inputs, up to a minute for 8192."""
+WEIGHTS_AT_ONCE = 1 << 24
+"""Weights of a layer that are rounded at once, which takes several values in double for each."""
 MEMORY_BYTES = 1 << 30
 """Memory for the Hessians of the layers that one pass over the images collects."""
 
@@ -31,10 +37,12 @@ MEMORY_BYTES = 1 << 30
 def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
-    The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped.
+    The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
+    inputs than `most_inputs` allows stay rounded to nearest.
     """
     rounded = 0
-    for group in _groups(graph):
+    most = most_inputs(sum(value.numel() for value in (*graph.parameters(), *graph.buffers())))
+    for group in _groups(graph, most):
         collector = _HessianCollector(graph, group)
         collector.collect(samples)
         for node in group:
@@ -43,8 +51,12 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
             assert weight is not None
             assert scale is not None
             low, high = quantizer.args[4:6]
-            levels = round_levels(weight.flatten(1)[None], collector.hessians.pop(node), scale[None], low, high)
-            exact = (levels[0] * scale.double()[:, None]).float().view(weight.shape)
+            hessian, rows = collector.hessians.pop(node), max(1, WEIGHTS_AT_ONCE // weight[0].numel())
+            parts = [
+                round_levels(part[None], hessian, part_scale[None], low, high)[0] * part_scale.double()[:, None]
+                for part, part_scale in zip(torch.split(weight.flatten(1), rows), torch.split(scale, rows), strict=True)
+            ]
+            exact = torch.cat([part.float() for part in parts]).view(weight.shape)
             args = quantizer.args
             quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *args[1:])
             drop_constants(graph, args[:1])
@@ -54,12 +66,17 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
     return rounded
 
 
-def _groups(graph: GraphModule) -> Iterator[list[Any]]:
-    """Yield dense layers with quantized weights, in groups whose Hessians fit into `MEMORY_BYTES`."""
+def most_inputs(weights: int) -> int:
+    """Largest number of inputs of a layer whose weights GPTQ rounds, in a network of so many weights."""
+    return MOST_INPUTS_OF_LARGE if weights > LARGE else MOST_INPUTS
+
+
+def _groups(graph: GraphModule, most: int) -> Iterator[list[Any]]:
+    """Yield dense layers with quantized weights and at most `most` inputs, in groups that fit into `MEMORY_BYTES`."""
     group: list[Any] = []
     used = 0
     for node in list(graph.graph.nodes):
-        weight = _quantized_weight(graph, node)
+        weight = _quantized_weight(graph, node, most)
         if weight is None:
             continue
         size = weight[0].numel() ** 2 * 4
@@ -72,12 +89,12 @@ def _groups(graph: GraphModule) -> Iterator[list[Any]]:
         yield group
 
 
-def _quantized_weight(graph: GraphModule, node: Any) -> Tensor | None:
+def _quantized_weight(graph: GraphModule, node: Any, most: int) -> Tensor | None:
     """The weight of a dense layer whose Q/DQ has one scale per output channel; None for other nodes."""
     if not has_int8_weights(node) or argument(node, 6, 1) != 1:
         return None
     weight = constant(graph, node.args[1].args[0].args[0])
-    return weight if weight is not None and weight[0].numel() <= MOST_INPUTS else None
+    return weight if weight is not None and weight[0].numel() <= most else None
 
 
 class _HessianCollector(Collector[Tensor]):
@@ -129,12 +146,13 @@ def round_levels(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high:
     levels = torch.empty_like(remaining)
     for start in range(0, remaining.shape[2], BLOCK):
         end = min(start + BLOCK, remaining.shape[2])
-        errors = torch.empty_like(remaining[:, :, start:end])
-        for column in range(start, end):
-            levels[:, :, column] = remaining[:, :, column].round().clamp(low, high)
-            missed = remaining[:, :, column] - levels[:, :, column]
-            errors[:, :, column - start] = missed / factor[:, None, column, column]
-            step = errors[:, :, column - start, None] * factor[:, None, column, column:end]
-            remaining[:, :, column:end] -= step
-        remaining[:, :, end:] -= errors @ factor[:, start:end, end:]
+        block = remaining[:, :, start:end].mT.contiguous()  # whose rows, one for each column, are fast to reach
+        rounded, errors = torch.empty_like(block), torch.empty_like(block)
+        for row in range(end - start):
+            column = start + row
+            rounded[:, row] = block[:, row].round().clamp(low, high)
+            errors[:, row] = (block[:, row] - rounded[:, row]) / factor[:, None, column, column]
+            block[:, row:] -= factor[:, column, column:end, None] * errors[:, row, None, :]
+        levels[:, :, start:end] = rounded.mT
+        remaining[:, :, end:] -= errors.mT.contiguous() @ factor[:, start:end, end:]
     return levels.take_along_dim(columns.argsort(2), 2)

@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Interpreter
 from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import constant
 from edgekit.compiler.interpreter import CachedWeightInterpreter
+from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import round_levels
 from edgekit.compiler.rewrites import rewrite
@@ -66,16 +67,16 @@ def weights(graph: GraphModule) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_the_error_of_the_logits_falls_with_the_same_scales() -> None:
-    nearest, gptq = quantized("nearest"), quantized("gptq")
-    assert error(gptq) < 0.9 * error(nearest)
-    for (_, before), (_, after) in zip(weights(nearest), weights(gptq), strict=True):
+    nearest, rounded = quantized("nearest"), quantized("gptq")
+    assert error(rounded) < 0.9 * error(nearest)
+    for (_, before), (_, after) in zip(weights(nearest), weights(rounded), strict=True):
         assert torch.equal(before, after)
 
 
 def test_weights_are_whole_levels_and_depthwise_weights_stay() -> None:
-    nearest, gptq = weights(quantized("nearest")), weights(quantized("gptq"))
-    assert len(gptq) == 4
-    for index, ((before, _), (after, scale)) in enumerate(zip(nearest, gptq, strict=True)):
+    nearest, rounded = weights(quantized("nearest")), weights(quantized("gptq"))
+    assert len(rounded) == 4
+    for index, ((before, _), (after, scale)) in enumerate(zip(nearest, rounded, strict=True)):
         levels = after / scale.view(-1, *[1] * (after.ndim - 1))
         if index == 1:  # the depthwise layer
             assert torch.equal(before, after)
@@ -83,6 +84,18 @@ def test_weights_are_whole_levels_and_depthwise_weights_stay() -> None:
         torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
         assert levels.abs().max() <= 127.5
         assert not torch.equal(before, after)
+
+
+def test_a_large_network_rounds_only_layers_with_few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest, whole = weights(quantized("nearest")), weights(quantized("gptq"))
+    monkeypatch.setattr(gptq, "LARGE", 0)
+    monkeypatch.setattr(gptq, "MOST_INPUTS_OF_LARGE", 100)
+    monkeypatch.setattr(gptq, "WEIGHTS_AT_ONCE", 10 * 27)  # a few channels at a time
+    large = weights(quantized("gptq"))
+    inputs = [weight[0].numel() for weight, _ in large]
+    assert inputs == [27, 9, 24, 512]
+    for index, ((same, _), (weight, _)) in enumerate(zip((*whole[:3], nearest[3]), large, strict=True)):
+        torch.testing.assert_close(weight, same, msg=f"layer {index}")
 
 
 def test_uncorrelated_inputs_round_to_nearest() -> None:
