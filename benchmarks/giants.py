@@ -3,21 +3,25 @@
     python -m benchmarks.giants --data imagenet-500.zip convnextv2_huge --targets openvino onnx tflite
     make figures
 
-It runs `edgekit deploy` with seeded random weights for each model and target, and samples the memory of its processes
-twice a second. `peak_bytes` is the largest sum, without the pages of files that the system can drop.
-benchmarks/giants.json has one row for each model and target; measuring it again replaces the row.
+It runs `edgekit deploy` with seeded random weights for each model, and samples the memory of its processes twice a
+second. `peak_bytes` is the largest sum, without the pages of files that the system can drop. benchmarks/giants.json has
+one row for each model and target; measuring it again replaces the row.
 """
 
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.memory import memory_of_tree
 from benchmarks.rows import keep_rows
@@ -30,36 +34,76 @@ LINE = re.compile(r"(?P<title>[^:]+(?:: [a-z]+)?): (?:\d+ in )?(?P<seconds>[\d.]
 """The line that edgekit prints at the end of a stage."""
 
 
-def deploy(model: str, target: str, data: Path, more: list[str], folder: Path) -> dict[str, Any]:
-    """Measure the row of one model and target."""
+@dataclass(frozen=True)
+class Sample:
+    """What the processes of a deploy needed at one time."""
+
+    stage: int
+    """Number of stages that were completed."""
+    memory: int
+    cpu: float
+    """CPU seconds since the start."""
+
+
+def deploy(model: str, targets: Sequence[str], data: Path, more: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Measure the rows of one model in one run. A target's row leaves out the stages of the other targets."""
     command = [
         sys.executable, "-m", "edgekit", "deploy", model, "--weights", "random", "--data", str(data),
-        "--target", target, "-o", str(folder / "run"), "--json", "--num-calibration-samples", "8",
-        "--num-eval-samples", "8", "--warmup", "1", "--iterations", "5", "--max-drop", "100", "--min-speedup", "0",
-        *more,
+        *(f"--target={target}" for target in targets), "-o", str(folder / "run"), "--json",
+        "--num-calibration-samples", "8", "--num-eval-samples", "8", "--warmup", "1", "--iterations", "5",
+        "--max-drop", "100", "--min-speedup", "0", *more,
     ]  # fmt: skip
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    samples = []
     with (folder / "log").open("w") as log, (folder / "report").open("w") as out:
         process = subprocess.Popen(command, stderr=log, stdout=out, cwd=folder)
-        peak = 0
         while process.poll() is None:
-            peak = max(peak, memory_of_tree(process.pid))
+            samples.append(Sample(len(stages_in(folder / "log")), memory_of_tree(process.pid), cpu_of(process.pid)))
             time.sleep(0.5)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = (folder / "log").read_text().splitlines()
-    stages = {match["title"]: float(match["seconds"]) for line in lines if (match := LINE.fullmatch(line))}
-    row: dict[str, Any] = {
-        "model": model, "target": target, "options": more, "peak_bytes": peak,
-        "seconds": round(time.monotonic() - start, 1),
-        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1), "stages": stages,
-    }  # fmt: skip
+    stages = stages_in(folder / "log")
+    shared: dict[str, Any] = {"model": model, "options": more}
     text = (folder / "report").read_text()
     if not text.strip():
-        return row | {"refused": error_of(lines)}
+        refused = error_of((folder / "log").read_text().splitlines())
+        return [shared | {"target": target, "refused": refused} for target in targets]
     report = json.loads(text)
-    row |= {"params": report["model"]["params"], "input": report["model"]["input_shape"][2]}
-    row |= {"images": report["evaluation"]["count"], "calibration_images": report["calibration"]["count"]}
-    return row | {"bundles": [summary(result) for result in report["results"]]}
+    shared |= {"params": report["model"]["params"], "input": report["model"]["input_shape"][2]}
+    shared |= {"images": report["evaluation"]["count"], "calibration_images": report["calibration"]["count"]}
+    return [
+        shared
+        | {"target": target}
+        | needed(samples, stages, [other for other in targets if other != target])
+        | {"bundles": [summary(result) for result in report["results"] if result["target"] == target]}
+        for target in targets
+    ]
+
+
+def stages_in(log: Path) -> list[tuple[str, float]]:
+    """Title and seconds of each completed stage."""
+    matches = (LINE.fullmatch(line) for line in log.read_text().splitlines())
+    return [(match["title"], float(match["seconds"])) for match in matches if match]
+
+
+def needed(samples: list[Sample], stages: list[tuple[str, float]], others: Sequence[str]) -> dict[str, Any]:
+    """Largest memory, seconds and CPU seconds of the stages that aren't those of other targets."""
+    own = [place for place, (title, _) in enumerate(stages) if not title.startswith(tuple(f"{o}-" for o in others))]
+    last = {sample.stage: sample.cpu for sample in samples}  # CPU seconds at the end of each stage
+    cpu = sum(last[place] - last.get(place - 1, 0.0) for place in own if place in last)
+    return {
+        "peak_bytes": max(sample.memory for sample in samples if sample.stage in own),
+        "cpu_seconds": round(cpu, 1),
+        "stages": {stages[place][0]: stages[place][1] for place in own},
+    }
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process, of its descendants, and of those that have ended; 0 if it has ended itself."""
+    total = 0.0
+    with suppress(psutil.Error):
+        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            with suppress(psutil.Error):  # the process has ended in the meantime
+                times = process.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def error_of(lines: list[str]) -> list[str]:
@@ -86,10 +130,10 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     args, more = parser.parse_known_args()
     for model in args.models:
-        for target in args.targets:
-            with tempfile.TemporaryDirectory(dir=HERE.parent) as folder:
-                row = deploy(model, target, args.data.absolute(), more, Path(folder))
-            keep_rows(ROWS, [row], ("model", "target"))
+        with tempfile.TemporaryDirectory(dir=HERE.parent) as folder:
+            rows = deploy(model, args.targets, args.data.absolute(), more, Path(folder))
+        keep_rows(ROWS, rows, ("model", "target"))
+        for row in rows:
             print(json.dumps(row), flush=True)
 
 

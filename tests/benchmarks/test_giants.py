@@ -16,13 +16,27 @@ from tests.helpers.tiny import TINY_MODEL
 
 def test_a_row_has_memory_seconds_and_bundles(photos: Path, tmp_path: Path) -> None:
     name, *more = TINY_MODEL
-    row = giants.deploy(name, "onnx", photos, [*more, "--precision", "int8"], tmp_path)
-    assert 0 < row["stages"]["onnx-int8: calibrate"] < row["seconds"]
-    (bundle,) = row["bundles"]
-    assert row["peak_bytes"] > bundle["run_peak_bytes"], "torch and NNCF need more than a session alone"
-    assert bundle["verdict"] == "pass"
-    assert bundle["size_bytes"] > 90_000
-    assert bundle["p50_ms"] > 0
+    rows = giants.deploy(name, ("onnx", "openvino"), photos, [*more, "--precision", "int8"], tmp_path)
+    assert [row["target"] for row in rows] == ["onnx", "openvino"]
+    for row, other in zip(rows, ("openvino", "onnx"), strict=True):
+        assert row["stages"][f"{row['target']}-int8: calibrate"] > 0
+        assert "export" in row["stages"]
+        assert not any(title.startswith(other) for title in row["stages"])
+        (bundle,) = row["bundles"]
+        assert row["peak_bytes"] > bundle["run_peak_bytes"], "torch and NNCF need more than a session alone"
+        assert bundle["verdict"] == "pass"
+        assert bundle["size_bytes"] > 90_000
+        assert bundle["p50_ms"] > 0
+
+
+def test_a_row_leaves_out_the_stages_of_other_targets() -> None:
+    stages = [("load x", 1.0), ("a-int8: compile", 2.0), ("b-int8: compile", 3.0)]
+    samples = [giants.Sample(*each) for each in ((0, 5, 0.5), (0, 6, 1.0), (1, 9, 2.5), (2, 7, 4.0), (2, 1, 5.5))]
+    assert giants.needed(samples, stages, ["b"]) == {
+        "peak_bytes": 9, "cpu_seconds": 2.5, "stages": {"load x": 1.0, "a-int8: compile": 2.0},
+    }  # fmt: skip
+    assert giants.needed(samples, stages, ["a"])["peak_bytes"] == 7
+    assert giants.needed(samples, stages, ["a"])["cpu_seconds"] == 4.0
 
 
 HOLD = """
@@ -63,7 +77,7 @@ def test_memory_leaves_out_mapped_files(tmp_path: Path) -> None:
 
 
 def test_a_refused_job_has_the_whole_error(photos: Path, tmp_path: Path) -> None:
-    row = giants.deploy("convnextv2_atoo", "onnx", photos, [], tmp_path)
+    (row,) = giants.deploy("convnextv2_atoo", ["onnx"], photos, [], tmp_path)
     (error,) = row["refused"]
     assert "unknown model 'convnextv2_atoo'" in error
     assert "convnextv2_atto" in error
