@@ -15,7 +15,7 @@ from edgekit.config.runtimes import RUNTIMES
 NOTHING = "–"  # noqa: RUF001
 Status = Literal["measured", "does not fit", "failed", "not run yet"]
 FULL_SIZE = {
-    "CoCa, 91.0 %": "open_clip:coca_ViT-L-14",
+    "CoCa, 91.0 %": "open_clip:coca_2b",
     "Model soups with BASIC-L, 90.98 %": "coatnet_7_224",
     "Model soups with ViT-G/14, 90.94 %": "vit_gigantic_patch14_224",
     "DaViT-Giant, 90.4 %": "davit_giant",
@@ -42,14 +42,10 @@ class Outcome:
         return f"{_percent(self.agreement or 0.0)}{snr}"
 
 
-NOT_MEASURED: Mapping[tuple[str, str], Outcome] = {
-    ("coatnet_7_224", "openvino"): Outcome("not run yet", reason="takes 28 GiB of memory"),
-    ("coatnet_7_224", "onnx"): Outcome("not run yet", reason="takes 25 GiB of memory"),
+TOO_LARGE: Mapping[tuple[str, str], Outcome] = {
     ("coatnet_7_224", "tflite"): Outcome("does not fit", reason="2,596 MB, and a TFLite file holds at most 2 GB"),
-    ("vit_gigantic_patch14_224", "tflite"): Outcome("not run yet", reason="takes 21 GiB of memory"),
-    ("davit_giant", "tflite"): Outcome("not run yet", reason="takes 16 GiB of memory"),
 }
-"""What `edgekit plan` prints for INT8 of the models that no benchmark has run. A measurement takes an entry's place."""
+"""What `edgekit plan` prints for INT8 of a model that a runtime's format can't hold."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _of_giants() -> Iterator[TriedModel]:
     for name in dict.fromkeys((*(row["model"] for row in rows), *FULL_SIZE.values())):
         own = [row for row in rows if row["model"] == name]
         facts: dict[str, Any] = next((row for row in own if "bundles" in row), {})
-        planned = {runtime: outcome for (model, runtime), outcome in NOT_MEASURED.items() if model == name}
+        planned = {runtime: outcome for (model, runtime), outcome in TOO_LARGE.items() if model == name}
         outcomes = planned | {row["target"]: _giant(row) for row in own}
         recipe = recipe_for(name).name
         yield TriedModel(name, recipe, facts.get("params"), facts.get("input"), "random", "giants", outcomes)

@@ -97,7 +97,7 @@ def state_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.contiguous().numpy().tobytes())
+        digest.update(value.contiguous().numpy().data)
     return digest.hexdigest()
 
 

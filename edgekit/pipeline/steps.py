@@ -12,6 +12,7 @@ from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import STAGE, load_prepared, save_prepared
+from edgekit.pipeline.worker import parked
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.libraries import quiet
@@ -40,7 +41,7 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
     check_output(options.folder)
     job = prepare(options, reporter, evaluate=False)
     folders = []
-    with open_run(options.folder) as run:
+    with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         graphs = PreparedGraphs(job, reporter)
         for target in options.targets:
@@ -89,7 +90,7 @@ def compile_model(options: Options, reporter: Reporter) -> list[Bundle]:
     for target in options.targets:
         load_backend(target)
     job = prepare(options, reporter, evaluate=False)
-    with open_run(options.folder) as run:
+    with open_run(options.folder) as run, parked(job, run) as job:
         graphs = PreparedGraphs(job, reporter)
         return [
             build_one(graphs, target, "float", run.path / f"{target}-float", reporter) for target in options.targets

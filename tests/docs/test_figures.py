@@ -71,7 +71,7 @@ def test_every_model_of_a_benchmark_is_listed_with_its_runtimes(measured: dict[s
 def test_a_measurement_takes_the_place_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = models.Outcome("not run yet", reason="takes 1 GiB of memory")
     keys = ("convnextv2_huge", "onnx"), ("a model that was never run", "onnx")
-    monkeypatch.setattr(models, "NOT_MEASURED", dict.fromkeys(keys, planned))
+    monkeypatch.setattr(models, "TOO_LARGE", dict.fromkeys(keys, planned))
     (huge,) = (model for model in models.tried_models() if model.name == "convnextv2_huge")
     assert huge.outcomes["onnx"].status == "measured"
     assert str(planned) == "not run yet: takes 1 GiB of memory"

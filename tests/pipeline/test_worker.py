@@ -24,6 +24,7 @@ from edgekit.pipeline.worker import build_apart, parked
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
+from tests.helpers.tiny import TINY_MODEL
 
 
 @pytest.fixture
@@ -52,6 +53,20 @@ def test_bundles_equal_those_of_a_single_process(
         mine, other = (read_bundle(folder / name).manifest for folder in (tmp_path / "run", finished_run))
         assert mine.files == other.files
     assert not list((tmp_path / "run/.edgekit").glob("build-*"))
+
+
+def test_the_steps_alone_make_the_same_bundles(
+    photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LARGE", 0)
+    job = [*TINY_MODEL, "--weights", str(tiny_weights), "--data", str(photos), "--target", "openvino", "--quiet"]
+    for step, output in (("quantize", "graphs"), ("compile", "float")):
+        count = ["--num-calibration-samples", "10"] if step == "quantize" else []
+        assert main([step, *job, *count, "-o", str(tmp_path / output)]) == 0
+    assert main(["compile", str(tmp_path / "graphs"), "-o", str(tmp_path / "int8"), "--quiet"]) == 0
+    for folder, name in (("float", "openvino-float"), ("int8", "openvino-int8")):
+        mine, other = (read_bundle(run / name).manifest for run in (tmp_path / folder, finished_run))
+        assert mine.files == other.files
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
