@@ -6,13 +6,14 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from threading import Condition
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
 
 from edgekit.compiler.graph import Q
 
@@ -84,6 +85,77 @@ class CachedWeightInterpreter(Interpreter):
             (quantizer,) = n.all_input_nodes[:1]
             if len(quantizer.users) == 1:
                 self._cached[quantizer] = None  # no other node needs its value
+        return value
+
+
+Values: TypeAlias = dict[Node, Any]
+"""What each node gives: a list with one value per image, or a single value if it doesn't depend on the image."""
+
+
+class NodeByNode:
+    """Runs a graph on all images, one node after another, so that each node sees all images at the same time."""
+
+    def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
+        self.images = images
+        self._interpreter = Interpreter(graph)
+        self._threads = max(1, torch.get_num_threads() // at_once(graph))
+        self._users_left = Counter(used for node in graph.graph.nodes for used in node.all_input_nodes)
+
+    def run(self, node: Node, values: Values) -> Any:
+        """What a node gives, from the values of its inputs."""
+        if node.op == "placeholder":
+            return list(self.images)
+
+        def compute(index: int) -> Any:
+            def value(used: Node) -> Any:
+                return values[used][index] if isinstance(values[used], list) else values[used]
+
+            args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
+            return getattr(self._interpreter, node.op)(node.target, args, kwargs)
+
+        per_image = any(isinstance(values[used], list) for used in node.all_input_nodes)
+        with threads(self._threads):
+            return [compute(index) for index in range(len(self.images))] if per_image else compute(0)
+
+    def forget(self, inputs: Iterable[Node], *sides: Values) -> None:
+        """Free the inputs of a node that has run, unless later nodes need them."""
+        for used in inputs:
+            self._users_left[used] -= 1
+            if not self._users_left[used]:
+                for values in sides:
+                    del values[used]
+
+
+def that_fit(graph: GraphModule, samples: Sequence[NDArray[np.float32]], memory: int) -> list[Tensor]:
+    """As many images, evenly spaced, as can go through a graph node by node in so many bytes; at least one."""
+    images = [torch.from_numpy(sample) for sample in samples]
+    most = max(1, memory // live_bytes(graph, images[0]))
+    if most >= len(images):
+        return images
+    return [images[index * len(images) // most] for index in range(most)]
+
+
+def live_bytes(graph: GraphModule, image: Tensor) -> int:
+    """The most bytes that the values of one image take at the same time."""
+    counter = _LiveBytes(graph)
+    counter.run(image)
+    return counter.most
+
+
+class _LiveBytes(Interpreter):
+    """Runs the graph on an image, and finds the most bytes of values that depend on it. Weights don't."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.most = 1
+        self._per_image: set[Node] = set()
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "placeholder" or not self._per_image.isdisjoint(n.all_input_nodes):
+            self._per_image.add(n)
+            live = (value, *(held for node, held in self.env.items() if node in self._per_image))
+            self.most = max(self.most, sum(tensor.nbytes for tensor in live if isinstance(tensor, Tensor)))
         return value
 
 

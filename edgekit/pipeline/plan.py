@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.compiler.quantize import gptq as rounding
+from edgekit.compiler.quantize.gptq import hessian_bytes
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
@@ -227,9 +227,7 @@ def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
     """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer; 0 for nearest rounding."""
     if recipe.weight_rounding == "nearest":
         return 0
-    most = rounding.most_inputs(shape.params)
-    inputs = (weights // channels for weights, channels in _in_int8(shape, recipe, target))
-    return min(rounding.MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= most))
+    return hessian_bytes((weights // channels for weights, channels in _in_int8(shape, recipe, target)), shape.params)
 
 
 def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, int]]:

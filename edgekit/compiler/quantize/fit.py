@@ -7,7 +7,6 @@ remains on average. Only constants change, so runtimes compile the same kernels.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_arg
+from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import (
     A,
@@ -28,7 +26,7 @@ from edgekit.compiler.graph import (
     has_int8_weights,
     shape_of,
 )
-from edgekit.compiler.interpreter import at_once, side_by_side, threads
+from edgekit.compiler.interpreter import NodeByNode, Values, at_once, side_by_side, that_fit
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
 
 MEMORY_BYTES = 1 << 31
@@ -44,9 +42,6 @@ MOST_INPUTS_PER_ROW = 32
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
 
-Values = dict[Any, Any]
-"""What each node gives: a list with one value per image, or a single value if it doesn't depend on the image."""
-
 
 @torch.no_grad()
 def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
@@ -55,49 +50,19 @@ def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> i
     Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
     more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias; those that share weights don't change.
     """
-    images = [torch.from_numpy(sample) for sample in samples]
-    most = max(1, MEMORY_BYTES // (2 * _live_bytes(graph, images[0])))
-    if most < len(images):
-        images = [images[index * len(images) // most] for index in range(most)]
-    walk = _Walk(graph, images)
+    walk = _Walk(graph, that_fit(graph, samples, MEMORY_BYTES // 2))
     fitted = sum(walk.visit(node) for node in list(graph.graph.nodes))
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return fitted
 
 
-def _live_bytes(graph: GraphModule, image: Tensor) -> int:
-    """The most bytes that the values of one image take at the same time."""
-    counter = _LiveBytes(graph)
-    counter.run(image)
-    return counter.most
-
-
-class _LiveBytes(Interpreter):
-    """Runs the graph on an image, and finds the most bytes of values that depend on it. Weights don't."""
-
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__(graph)
-        self.most = 1
-        self._per_image: set[Node] = set()
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "placeholder" or not self._per_image.isdisjoint(n.all_input_nodes):
-            self._per_image.add(n)
-            live = (value, *(held for node, held in self.env.items() if node in self._per_image))
-            self.most = max(self.most, sum(tensor.nbytes for tensor in live if isinstance(tensor, Tensor)))
-        return value
-
-
 class _Walk:
     """Visits the nodes in order, and holds the values of both sides until the last node that needs them."""
 
     def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
-        self._graph, self._images = graph, images
-        self._interpreter = Interpreter(graph)
+        self._graph, self._nodes = graph, NodeByNode(graph, images)
         self._at_once = at_once(graph)
-        self._users_left = Counter(used for node in graph.graph.nodes for used in node.all_input_nodes)
         self._exact: Values = {}
         self._quantized: Values = {}
 
@@ -108,31 +73,14 @@ class _Walk:
         if fits:
             self._quantized[node.args[1]] = self._fit(node)
         for side in (self._exact, self._quantized):
-            if node.op == "placeholder":
-                side[node] = list(self._images)
-            elif side is self._exact and _is_quantization(node):
+            if side is self._exact and _is_quantization(node):
                 side[node] = side[node.args[0]]
             elif node.op != "output":
-                side[node] = self._run(node, side)
+                side[node] = self._nodes.run(node, side)
         if fits and argument(node, 2, None) is not None:
             self._correct_bias(node)
-        for used in inputs:
-            self._users_left[used] -= 1
-            if not self._users_left[used]:
-                del self._exact[used], self._quantized[used]
+        self._nodes.forget(inputs, self._exact, self._quantized)
         return fits
-
-    def _run(self, node: Node, side: Values) -> Any:
-        def compute(index: int) -> Any:
-            def value(used: Node) -> Any:
-                return side[used][index] if isinstance(side[used], list) else side[used]
-
-            args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
-            return getattr(self._interpreter, node.op)(node.target, args, kwargs)
-
-        per_image = any(isinstance(side[used], list) for used in node.all_input_nodes)
-        with threads(torch.get_num_threads() // self._at_once):
-            return [compute(index) for index in range(len(self._images))] if per_image else compute(0)
 
     def _fit(self, node: Any) -> Tensor:
         """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
@@ -188,7 +136,7 @@ class _Walk:
         axis = 1 if node.target is A.conv2d.default else -1
         error: Any = 0
         for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
-            error = error + (exact - quantized).movedim(axis, 0).flatten(1).mean(1).double() / len(self._images)
+            error = error + (exact - quantized).movedim(axis, 0).flatten(1).mean(1).double() / len(self._nodes.images)
         bias = constant(self._graph, node.args[2])
         assert bias is not None
         new = add_constant(self._graph, node, f"{node.name}.bias", (bias.double() + error).float())

@@ -4,7 +4,7 @@ Rounding each weight to the nearest level minimizes the error of the weights, no
 channels are correlated, so later weights can compensate an earlier rounding error.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, has_int8_weights, pair
-from edgekit.compiler.interpreter import Collector
+from edgekit.compiler.interpreter import Collector, NodeByNode, Values, that_fit
 from edgekit.errors import CompileError
 
 PERCDAMP = 0.01
@@ -31,6 +31,8 @@ WEIGHTS_AT_ONCE = 1 << 24
 """Weights of a layer that are rounded at once, which takes several values in double for each."""
 MEMORY_BYTES = 1 << 30
 """Memory for the Hessians of the layers that one pass over the images collects."""
+VALUES_BYTES = 1 << 30
+"""Memory for the values that later nodes of a large network still need, of all images."""
 
 
 @torch.no_grad()
@@ -38,45 +40,80 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) ->
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
     The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
-    inputs than `most_inputs` allows stay rounded to nearest.
+    inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest.
     """
-    rounded = 0
-    most = most_inputs(sum(value.numel() for value in (*graph.parameters(), *graph.buffers())))
-    for group in _groups(graph, most):
-        collector = _HessianCollector(graph, group)
-        collector.collect(samples)
-        for node in group:
-            quantizer = node.args[1].args[0]
-            weight, scale = constant(graph, quantizer.args[0]), constant(graph, quantizer.args[1])
-            assert weight is not None
-            assert scale is not None
-            low, high = quantizer.args[4:6]
-            hessian, rows = collector.hessians.pop(node), max(1, WEIGHTS_AT_ONCE // weight[0].numel())
-            parts = [
-                round_levels(part[None], hessian, part_scale[None], low, high)[0] * part_scale.double()[:, None]
-                for part, part_scale in zip(torch.split(weight.flatten(1), rows), torch.split(scale, rows), strict=True)
-            ]
-            exact = torch.cat([part.float() for part in parts]).view(weight.shape)
-            args = quantizer.args
-            quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", exact), *args[1:])
-            drop_constants(graph, args[:1])
-            rounded += 1
+    weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
+    rounded = _round_layer_by_layer(graph, samples) if weights > LARGE else _round_groups(graph, samples)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return rounded
 
 
-def most_inputs(weights: int) -> int:
-    """Largest number of inputs of a layer whose weights GPTQ rounds, in a network of so many weights."""
-    return MOST_INPUTS_OF_LARGE if weights > LARGE else MOST_INPUTS
+def _round_groups(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+    """Collect many Hessians in one pass over the images, which is fast."""
+    rounded = 0
+    for group in _groups(graph):
+        collector = _HessianCollector(graph, group)
+        collector.collect(samples)
+        for node in group:
+            _round(graph, node, collector.hessians.pop(node))
+            rounded += 1
+    return rounded
 
 
-def _groups(graph: GraphModule, most: int) -> Iterator[list[Any]]:
-    """Yield dense layers with quantized weights and at most `most` inputs, in groups that fit into `MEMORY_BYTES`."""
+def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+    """Hold one Hessian at a time, and let each layer see the rounding of all layers before it.
+
+    Uses as many of the images as fit into `VALUES_BYTES`.
+    """
+    rounded = 0
+    nodes, values = NodeByNode(graph, that_fit(graph, samples, VALUES_BYTES)), Values()
+    for node in list(graph.graph.nodes):
+        inputs = node.all_input_nodes
+        weight = _quantized_weight(graph, node, MOST_INPUTS_OF_LARGE)
+        if weight is not None and isinstance(values[node.args[0]], list):
+            rows = (input_rows(node, x, weight) for x in values[node.args[0]])
+            hessian: Any = sum(each.mT @ each for each in rows)
+            values[node.args[1]] = _round(graph, node, hessian)
+            rounded += 1
+        if node.op != "output":
+            values[node] = nodes.run(node, values)
+        nodes.forget(inputs, values)
+    return rounded
+
+
+def _round(graph: GraphModule, node: Any, hessian: Tensor) -> Tensor:
+    """Replace a layer's weight by whole multiples of its scales. Returns it."""
+    quantizer = node.args[1].args[0]
+    weight, scale = constant(graph, quantizer.args[0]), constant(graph, quantizer.args[1])
+    assert weight is not None
+    assert scale is not None
+    low, high = quantizer.args[4:6]
+    channels = max(1, WEIGHTS_AT_ONCE // weight[0].numel())
+    parts = [
+        (round_levels(part[None], hessian, scales[None], low, high)[0] * scales.double()[:, None]).float()
+        for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True)
+    ]
+    rounded = torch.cat(parts).view(weight.shape)
+    args = quantizer.args
+    quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", rounded), *args[1:])
+    drop_constants(graph, args[:1])
+    return rounded
+
+
+def hessian_bytes(inputs: Iterable[int], weights: int) -> int:
+    """Bytes of the Hessians that are held at once, for layers of so many inputs in a network of so many weights."""
+    if weights > LARGE:
+        return max((4 * count * count for count in inputs if count <= MOST_INPUTS_OF_LARGE), default=0)
+    return min(MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= MOST_INPUTS))
+
+
+def _groups(graph: GraphModule) -> Iterator[list[Any]]:
+    """Yield dense layers with quantized weights, in groups whose Hessians fit into `MEMORY_BYTES`."""
     group: list[Any] = []
     used = 0
     for node in list(graph.graph.nodes):
-        weight = _quantized_weight(graph, node, most)
+        weight = _quantized_weight(graph, node, MOST_INPUTS)
         if weight is None:
             continue
         size = weight[0].numel() ** 2 * 4

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, constant
+from edgekit.compiler.interpreter import live_bytes
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import input_rows, round_levels
@@ -121,7 +122,7 @@ def test_the_exported_network_keeps_its_weights(network: nn.Module) -> None:
 
 def test_fewer_images_where_memory_is_small(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = images(16, 0)
-    one = fit._live_bytes(quantized(network, "nearest", samples), torch.from_numpy(samples[0]))
+    one = live_bytes(quantized(network, "nearest", samples), torch.from_numpy(samples[0]))
     monkeypatch.setattr(fit, "MEMORY_BYTES", 2 * 4 * one)
     bounded = quantized(network, "nearest", samples)
     fit.fit_weights(bounded, samples)
@@ -135,7 +136,7 @@ def test_weights_don_t_count_as_memory_of_an_image() -> None:
     wide = nn.Sequential(nn.Flatten(), nn.Linear(768, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
     samples = images(2, 0)
     weights = 4 * 768 * 512
-    assert fit._live_bytes(quantized(wide, "nearest", samples), torch.from_numpy(samples[0])) < weights / 10
+    assert live_bytes(quantized(wide, "nearest", samples), torch.from_numpy(samples[0])) < weights / 10
 
 
 def test_two_images_are_too_few_to_fit_a_layer_without_positions() -> None:

@@ -86,16 +86,25 @@ def test_weights_are_whole_levels_and_depthwise_weights_stay() -> None:
         assert not torch.equal(before, after)
 
 
-def test_a_large_network_rounds_only_layers_with_few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    nearest, whole = weights(quantized("nearest")), weights(quantized("gptq"))
+def test_a_large_network_is_rounded_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest, whole = quantized("nearest"), quantized("gptq")
     monkeypatch.setattr(gptq, "LARGE", 0)
     monkeypatch.setattr(gptq, "MOST_INPUTS_OF_LARGE", 100)
     monkeypatch.setattr(gptq, "WEIGHTS_AT_ONCE", 10 * 27)  # a few channels at a time
-    large = weights(quantized("gptq"))
-    inputs = [weight[0].numel() for weight, _ in large]
-    assert inputs == [27, 9, 24, 512]
-    for index, ((same, _), (weight, _)) in enumerate(zip((*whole[:3], nearest[3]), large, strict=True)):
-        torch.testing.assert_close(weight, same, msg=f"layer {index}")
+    large = quantized("gptq")
+    assert error(large) < error(nearest)
+    stem, depthwise, pointwise, head = (weight for weight, _ in weights(large))
+    torch.testing.assert_close(stem, weights(whole)[0][0])
+    unrounded = [weight for weight, _ in weights(nearest)]
+    assert torch.equal(depthwise, unrounded[1])
+    assert not torch.equal(pointwise, unrounded[2])
+    assert torch.equal(head, unrounded[3]), "it has 512 inputs"
+
+
+def test_bytes_of_hessians() -> None:
+    assert gptq.hessian_bytes([10, 20, 9000], 1000) == 4 * (100 + 400)
+    assert gptq.hessian_bytes([8000] * 100, 1000) == gptq.MEMORY_BYTES
+    assert gptq.hessian_bytes([10, 20, 5000], 10**9) == 4 * 400
 
 
 def test_uncorrelated_inputs_round_to_nearest() -> None:
