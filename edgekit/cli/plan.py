@@ -55,6 +55,7 @@ def plan(
             metavar="GIB",
             show_default="what is free on this machine",
             min=0.1,
+            rich_help_panel=panels.BUNDLES,
             help="Memory of the machine that makes the bundles, in GiB.",
         ),
     ] = None,
