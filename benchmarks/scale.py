@@ -4,8 +4,8 @@
     python -m benchmarks.scale --tables
 
 The float and the INT8 bundle of each target are built with random weights in separate processes, as `deploy` does for
-large networks; a third process runs both. Peaks don't count the pages of files that the system can drop. Seconds are
-CPU time.
+large networks; a third process runs both. Peaks are those of all processes together, without the pages of files that
+the system can drop. Seconds are CPU time.
 benchmarks/scale.json has one row for each stage; measuring a model again replaces its rows. `--fit` fits the
 predictions of `edgekit plan` to the rows of the models in FITTED. `--tables` writes benchmarks/SCALE.md and
 docs/scale.png from all rows.
@@ -89,8 +89,10 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
             options = Options(network, data, targets=(target,), num_calibration_samples=count)
             job = prepare(options, Reporter(quiet=True), evaluate=False)
         with apart.parked(job, run) as job:
-            rows = stages.rows + part("float", job.parked, target) + part("int8", job.parked, target)
-            rows += part("run", job.parked, target)
+            rows = list(stages.rows)
+            for name in ("float", "int8", "run"):
+                own = memory_of(os.getpid())  # of this process, which waits, as that of `deploy` does
+                rows += [row | {"peak_bytes": row["peak_bytes"] + own} for row in part(name, job.parked, target)]
     shared = {
         "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
         "target": target, "calibration_images": count, "cpu": machine.describe().cpu,
