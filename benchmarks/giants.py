@@ -3,9 +3,9 @@
     python -m benchmarks.giants --data imagenet-500.zip convnextv2_huge --targets openvino onnx tflite
     make figures
 
-It runs `edgekit deploy` with seeded random weights for each model, and samples the memory of its processes twice a
-second. `peak_bytes` is the largest sum, without the pages of files that the system can drop. benchmarks/giants.json has
-one row for each model and target; measuring it again replaces the row.
+It runs `edgekit deploy` with seeded random weights for each model, and samples the memory of its processes about twice
+a second. `peak_bytes` is the largest sum, without the pages of files that the system can drop. benchmarks/giants.json
+has one row for each model and target; measuring it again replaces the row.
 """
 
 import argparse
@@ -57,8 +57,9 @@ def deploy(model: str, targets: Sequence[str], data: Path, more: list[str], fold
     with (folder / "log").open("w") as log, (folder / "report").open("w") as out:
         process = subprocess.Popen(command, stderr=log, stdout=out, cwd=folder)
         while process.poll() is None:
+            before = time.monotonic()
             samples.append(Sample(len(stages_in(folder / "log")), memory_of_tree(process.pid), cpu_of(process.pid)))
-            time.sleep(0.5)
+            time.sleep(max(0.5, 10 * (time.monotonic() - before)))
     stages = stages_in(folder / "log")
     shared: dict[str, Any] = {"model": model, "options": more}
     text = (folder / "report").read_text()

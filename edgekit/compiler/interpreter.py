@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
+from edgekit.compat.torch import fake_tensors
 from edgekit.compiler.graph import Q
 
 CACHED_BYTES = 1 << 28
 """Memory for cached weights."""
+VALUES_BYTES = 1 << 30
+"""Memory for the values of all images that run node by node."""
 SMALL = 50_000_000
 """Number of weights up to which several images run side by side. The layers of larger networks keep all cores busy."""
 
@@ -26,10 +29,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def is_small(network: nn.Module) -> bool:
+    """Whether a network has at most `SMALL` weights."""
+    return sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())) <= SMALL
+
+
 def at_once(network: nn.Module) -> int:
     """How many images to run side by side: torch's number of threads, or 1 for a large network."""
-    weights = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
-    return torch.get_num_threads() if weights <= SMALL else 1
+    return torch.get_num_threads() if is_small(network) else 1
 
 
 @contextmanager
@@ -107,10 +114,7 @@ class NodeByNode:
             return list(self.images)
 
         def compute(index: int) -> Any:
-            def value(used: Node) -> Any:
-                return values[used][index] if isinstance(values[used], list) else values[used]
-
-            args, kwargs = map_arg(node.args, value), map_arg(node.kwargs, value)
+            args, kwargs = (of_image(part, values, index) for part in (node.args, node.kwargs))
             return getattr(self._interpreter, node.op)(node.target, args, kwargs)
 
         per_image = any(isinstance(values[used], list) for used in node.all_input_nodes)
@@ -126,24 +130,35 @@ class NodeByNode:
                     del values[used]
 
 
+def of_image(arguments: Any, values: Values, index: int) -> Any:
+    """A node's arguments with the values of one image in the place of nodes."""
+    return map_arg(arguments, lambda used: values[used][index] if isinstance(values[used], list) else values[used])
+
+
 def that_fit(graph: GraphModule, samples: Sequence[NDArray[np.float32]], memory: int) -> list[Tensor]:
     """As many images, evenly spaced, as can go through a graph node by node in so many bytes; at least one."""
     images = [torch.from_numpy(sample) for sample in samples]
-    most = max(1, memory // live_bytes(graph, images[0]))
+    most = number_that_fits(graph, images[0], memory)
     if most >= len(images):
         return images
     return [images[index * len(images) // most] for index in range(most)]
 
 
+def number_that_fits(graph: GraphModule, image: Tensor, memory: int) -> int:
+    """How many images like this one can go through a graph node by node in so many bytes; at least one."""
+    return max(1, memory // live_bytes(graph, image))
+
+
 def live_bytes(graph: GraphModule, image: Tensor) -> int:
-    """The most bytes that the values of one image take at the same time."""
+    """The most bytes that the values of one image take at the same time. Computes no values."""
     counter = _LiveBytes(graph)
-    counter.run(image)
+    with fake_tensors() as fake:
+        counter.run(fake.from_tensor(image))
     return counter.most
 
 
 class _LiveBytes(Interpreter):
-    """Runs the graph on an image, and finds the most bytes of values that depend on it. Weights don't."""
+    """Finds the most bytes of values that depend on the image. Weights don't."""
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph)
@@ -167,7 +182,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
 
     def __init__(self, graph: GraphModule, nodes: Collection[Node]) -> None:
         super().__init__(graph)
-        self._nodes = frozenset(nodes)
+        self._graph, self._nodes = graph, frozenset(nodes)
         self._image = 0
         self._turns = _Turns()
 
@@ -190,6 +205,9 @@ class Collector(CachedWeightInterpreter, Generic[R]):
             with self._turns.ended_by_error():
                 one.run(torch.from_numpy(samples[image]))
 
+        if not is_small(self.module):
+            self._collect_node_by_node(samples)
+            return
         count = at_once(self.module)
         with threads(torch.get_num_threads() // count):
             run(0)
@@ -197,6 +215,22 @@ class Collector(CachedWeightInterpreter, Generic[R]):
             list(side_by_side(run, range(1, len(samples)), count))
         except CancelledError as cancelled:  # because another image failed, and that image's error says why
             raise self._turns.error or cancelled from None
+
+    def _collect_node_by_node(self, samples: Sequence[NDArray[np.float32]]) -> None:
+        """Read and quantize each weight once for all images, or for as many as fit into `VALUES_BYTES`."""
+        images = [torch.from_numpy(sample) for sample in samples]
+        most = number_that_fits(self._graph, images[0], VALUES_BYTES)
+        for start in range(0, len(images), most):
+            nodes, values = NodeByNode(self._graph, images[start : start + most]), Values()
+            for node in self._graph.graph.nodes:
+                if node.op == "output":
+                    break
+                values[node] = nodes.run(node, values)
+                if node in self._nodes:
+                    for index in range(len(nodes.images)):
+                        inputs, output = of_image((node.args, node), values, index)
+                        self.add(node, self.measure(node, inputs, output))
+                nodes.forget(node.all_input_nodes, values)
 
     def run_node(self, n: Node) -> Any:
         output = super().run_node(n)

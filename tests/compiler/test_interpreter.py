@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node, symbolic_trace
 
 from edgekit.compiler import interpreter
-from edgekit.compiler.interpreter import Collector, at_once, side_by_side, threads
+from edgekit.compiler.interpreter import Collector, at_once, live_bytes, side_by_side, threads
 
 
 class Sums(Collector[Tensor]):
@@ -45,13 +45,16 @@ def images(count: int) -> list[NDArray[np.float32]]:
     return [(random.normal(size=(1, 3, 16, 16)) * 10**index).astype(np.float32) for index in range(count)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_sums_have_the_order_of_the_images(count: int) -> None:
+@pytest.mark.parametrize(("count", "small"), [(1, True), (2, True), (3, True), (2, False)])
+def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, nodes = network()
+    if not small:
+        monkeypatch.setattr(interpreter, "SMALL", 100)
+        monkeypatch.setattr(interpreter, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
     with torch.no_grad(), threads(count):
         collector = Sums(graph, nodes)
         collector.collect(images(9))
-    assert (len(collector.threads) > 1) == (count > 1)
+    assert (len(collector.threads) > 1) == (count > 1 and small)
     with torch.no_grad(), threads(1):
         for node in nodes:
             expected = torch.zeros(())

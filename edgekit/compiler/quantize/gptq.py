@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, has_int8_weights, pair
-from edgekit.compiler.interpreter import Collector, NodeByNode, Values, that_fit
+from edgekit.compiler.interpreter import VALUES_BYTES, Collector, NodeByNode, Values, that_fit
 from edgekit.errors import CompileError
 
 PERCDAMP = 0.01
@@ -31,8 +31,6 @@ WEIGHTS_AT_ONCE = 1 << 24
 """Weights of a layer that are rounded at once, which takes several values in double for each."""
 MEMORY_BYTES = 1 << 30
 """Memory for the Hessians of the layers that one pass over the images collects."""
-VALUES_BYTES = 1 << 30
-"""Memory for the values that later nodes of a large network still need, of all images."""
 
 
 @torch.no_grad()
