@@ -196,6 +196,9 @@ class Collector(CachedWeightInterpreter, Generic[R]):
 
     def collect(self, samples: Sequence[NDArray[np.float32]]) -> None:
         """Run the images, float32 [1,C,H,W]."""
+        if not is_small(self.module):
+            self._collect_node_by_node(samples)
+            return
         self._turns = _Turns()
 
         def run(image: int) -> None:
@@ -205,9 +208,6 @@ class Collector(CachedWeightInterpreter, Generic[R]):
             with self._turns.ended_by_error():
                 one.run(torch.from_numpy(samples[image]))
 
-        if not is_small(self.module):
-            self._collect_node_by_node(samples)
-            return
         count = at_once(self.module)
         with threads(torch.get_num_threads() // count):
             run(0)
