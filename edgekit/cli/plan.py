@@ -75,7 +75,7 @@ def plan(
         cls, is_here = _class_of(device, device_class)
         with loading(Reporter(quiet)):
             from edgekit.pipeline.plan import plan_model
-        bytes_ = None if memory is None else int(memory * 2**30)
+        bytes_ = None if memory is None else int(memory * GIB)
         planned = plan_model(options, targets, cls, recipe, memory_of_class=not is_here, memory=bytes_)
         if json_:
             emit(out, planned)
