@@ -178,7 +178,7 @@ def round_levels(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high:
             f"GPTQ can't round weights {list(weight.shape)}: the Hessian of their inputs can't be inverted",
             fix='Set weight_rounding = "nearest" in the recipe',
         ) from error
-    levels = torch.empty_like(remaining)
+    levels, memory = torch.empty_like(remaining), torch.empty_like(remaining).flatten()
     for start in range(0, remaining.shape[2], BLOCK):
         end = min(start + BLOCK, remaining.shape[2])
         block = remaining[:, :, start:end].mT.contiguous()  # whose rows, one for each column, are fast to reach
@@ -189,5 +189,8 @@ def round_levels(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high:
             errors[:, row] = (block[:, row] - rounded[:, row]) / factor[:, None, column, column]
             block[:, row:] -= factor[:, column, column:end, None] * errors[:, row, None, :]
         levels[:, :, start:end] = rounded.mT
-        remaining[:, :, end:] -= errors.mT.contiguous() @ factor[:, start:end, end:]
+        rest = remaining[:, :, end:]
+        rest -= torch.matmul(
+            errors.mT.contiguous(), factor[:, start:end, end:], out=memory[: rest.numel()].view(rest.shape)
+        )
     return levels.take_along_dim(columns.argsort(2), 2)
