@@ -35,9 +35,10 @@ class Backend:
             )
         assert program is not None
         model = program.model_proto
+        del program
         pool_means(model)
         strip(model)
-        fuse_integer_matmul(model)
+        model = fuse_integer_matmul(model)
         entry = model.metadata_props.add()
         entry.key, entry.value = "edgekit", metadata
         files = save(model, folder)

@@ -37,8 +37,11 @@ class _Model:
         return name
 
 
-def fuse_integer_matmul(model: onnx.ModelProto) -> int:
-    """Turn each quantized Linear into one MatMulIntegerToFloat with its bias; returns their number."""
+def fuse_integer_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn each quantized Linear into one MatMulIntegerToFloat with its bias.
+
+    Returns a new model and empties the old one, whose memory protobuf frees only as a whole.
+    """
     view = _Model(model)
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     replaced: dict[str, onnx.NodeProto] = {}
@@ -56,8 +59,7 @@ def fuse_integer_matmul(model: onnx.ModelProto) -> int:
         for node in model.graph.node
         if node.output[0] in replaced or node.output[0] not in dropped
     ]
-    _finish(model, view, nodes)
-    return len(replaced)
+    return _with_nodes(model, view, nodes)
 
 
 def _fused(
@@ -102,8 +104,8 @@ def _with_bias(
     return node, bias
 
 
-def _finish(model: onnx.ModelProto, view: _Model, nodes: list[onnx.NodeProto]) -> None:
-    """Replace the nodes of the model, and drop nodes and tensors that nothing uses."""
+def _with_nodes(model: onnx.ModelProto, view: _Model, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """A model of these nodes, without nodes and tensors that nothing uses. Takes the tensors out of `view`."""
     used = {value.name for value in model.graph.output}
     live_nodes = []
     for node in reversed(nodes):
@@ -111,6 +113,12 @@ def _finish(model: onnx.ModelProto, view: _Model, nodes: list[onnx.NodeProto]) -
             live_nodes.append(node)
             used.update(node.input)
     del model.graph.node[:]
-    model.graph.node.extend(reversed(live_nodes))
     del model.graph.initializer[:]
-    model.graph.initializer.extend(tensor for name, tensor in view.tensors.items() if name in used)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    result.graph.node.extend(reversed(live_nodes))
+    for name in list(view.tensors):
+        tensor = view.tensors.pop(name)
+        if name in used:
+            result.graph.initializer.append(tensor)
+    return result
