@@ -60,7 +60,7 @@ def simplify(graph: GraphModule) -> GraphModule:
     for node in list(graph.graph.nodes):
         if node.target is A._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
-        elif node.target in NO_OPS or _keeps_dtype(node) or _clips_nothing(graph, node):
+        elif node.target in NO_OPS or _keeps_dtype(node) or _clips_nothing(graph, node) or _pads_nothing(node):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)  # dead code elimination would keep dropout as random
         elif node.target is A.view.default:  # a reshape works with any strides, and rewrites change them
@@ -94,6 +94,12 @@ def _clips_nothing(graph: GraphModule, node: Node) -> bool:
         return False
     limits = [constant(graph, limit) for limit in node.args[1:]]
     return all(limit is not None and bool(torch.isinf(limit).all()) for limit in limits)
+
+
+def _pads_nothing(node: Node) -> bool:
+    """Whether a node adds no pixels, as where the padding depends on the size of the image."""
+    widths: Any = argument(node, 1, None)
+    return node.target is A.pad.default and not any(widths)
 
 
 def _gather_windows(graph: GraphModule, unfold: Any) -> None:

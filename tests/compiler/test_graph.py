@@ -314,3 +314,13 @@ def test_infinite_limits_are_removed() -> None:
     graph, x = export_graph(Clipped(), (1, 3, 4, 4)), torch.randn(1, 3, 4, 4)
     assert len(calls(graph, A.clamp.Tensor)) == 1
     torch.testing.assert_close(graph(x), Clipped()(x))
+
+
+def test_padding_of_width_0_is_removed() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.pad(nn.functional.pad(x, (0, 0, 0, 0)), (0, 1))
+
+    graph, x = export_graph(Padded(), (1, 3, 4, 4)), torch.randn(1, 3, 4, 4)
+    assert len(calls(graph, A.pad.default)) == 1
+    torch.testing.assert_close(graph(x), Padded()(x))

@@ -110,7 +110,7 @@ CASES = {
     "davit": Case(
         "davit_tiny",
         {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
-        places={"layer-norm-affine": 6, "channels-first-layer-norm": 3, "rows-layer-norm": 3}
+        places={"patch-linear": 1, "layer-norm-affine": 7, "channels-first-layer-norm": 3, "rows-layer-norm": 3}
         | dict.fromkeys(PLAIN_NORMS, 11)
         | dict.fromkeys(GELUS, 4),
     ),
