@@ -7,6 +7,8 @@ from edgekit.models.forward import run_on_rgb_or_grey
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose running statistics are measured on random images."""
+VERY_LARGE = 1_000_000_000
+"""Number of parameters above which 2 random images replace 8, whose values take a GiB beside the weights."""
 
 
 @torch.no_grad()
@@ -47,8 +49,9 @@ def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # fixes the order of sums, so that every machine gets the same statistics
     module.train()
+    count = 2 if sum(parameter.numel() for parameter in module.parameters()) > VERY_LARGE else 8
     try:
-        run_on_rgb_or_grey(module, lambda channels: random_images(8, size, channels))
+        run_on_rgb_or_grey(module, lambda channels: random_images(count, size, channels))
     finally:
         torch.set_num_threads(threads)
     module.eval()
