@@ -118,8 +118,8 @@ def summary(models: Row, threads: int) -> list[str]:
     """The summary table, with a row for each model and runtime."""
     heads = (
         "model", "runtime", "best float ms", "INT8 ms", "faster than best float", "than best bf16",
-        "than nncf.quantize", "than quantize_static", "than ai-edge dynamic", "SNR dB (best stock static)", "agreement",
-        "MACs in int8", "ship",
+        "than nncf.quantize", "than quantize_static", "than litert-quantizer dynamic", "SNR dB (best stock static)",
+        "agreement", "MACs in int8", "ship",
     )  # fmt: skip
     lines = [table_row(*heads), "|" + "---|" * len(heads)]
     for name, model in models.items():
