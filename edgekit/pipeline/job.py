@@ -63,12 +63,12 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     check_scheme(recipe.scheme, options.targets)
     with reporter.stage(f"load {options.model.name}"), quiet():
         network = load_network(options.model, seed=options.seed)
-    if network.params > LARGE and recipe.weight_rounding == "fit":
+    recipe, wanted = for_size(recipe, network.params), recipe
+    if recipe is not wanted:
         reporter.warn(
             f"weights are rounded by GPTQ: the model has {network.params / 1e6:,.0f} M parameters, and "
             f'weight_rounding = "fit" needs gigabytes above {LARGE / 1e6:.0f} M'
         )
-        recipe = replace(recipe, weight_rounding="gptq")
     if network.license_note and "num_classes" not in options.model.model_args:
         reporter.say(network.license_note)
     if network.source == "onnx" and None in (options.model.mean, options.model.std):
@@ -86,6 +86,13 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     warn_of_doubts(calibration, evaluation, alike, network.classes, reporter)
     check_import(network, other, calibration, reporter)
     return Job(network, recipe, device_class, dataset, other, calibration, evaluation, alike)
+
+
+def for_size(recipe: Recipe, params: int) -> Recipe:
+    """The recipe for a network of so many parameters: GPTQ instead of "fit" above `LARGE`."""
+    if params > LARGE and recipe.weight_rounding == "fit":
+        return replace(recipe, weight_rounding="gptq")
+    return recipe
 
 
 def check_import(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:

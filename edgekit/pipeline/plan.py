@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 import msgspec
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgekit.compiler.quantize.gptq import hessian_bytes
+from edgekit.compiler.quantize.gptq import MOST_INPUTS, hessian_bytes
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
@@ -26,12 +27,19 @@ from edgekit.measure.memory import machine_memory
 from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
+from edgekit.pipeline.job import for_size
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_document import Fit, LatencyBound, Plan, PlannedBundle, PlannedStage
 from edgekit.support.libraries import quiet
 
 GIB = 2**30
 STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
+
+CHANNEL_BYTES = {"tflite": 24}
+"""Bytes for each output channel of an int8 weight, where they aren't only a float32 scale.
+
+TFLite stores an int64 zero point with the scale, and both again for the bias.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class Shape:
     """(name, number of weights, output channels, depthwise) of each convolution and Linear."""
     expanded: int
     """Values of a graph's constants beyond its parameters: relative position biases of each pair of positions."""
+    blocks: int
+    """Weights of the depthwise layers that `depthwise-blocks` changes, which take 47 times the space then."""
     channels: int
     """Channels of an image."""
     size: tuple[int, int]
@@ -112,6 +122,15 @@ def shape_of_model(options: ModelOptions) -> Shape:
     """Measure the shape of a network without creating its weights."""
     module, size = build_meta(options)
     counter = FlopCounterMode(display=False)
+    on_blocks: set[nn.Conv2d] = set()
+
+    def see(layer: Any, _: object, output: torch.Tensor) -> None:
+        if layer.kernel_size == (7, 7) and layer.groups == output.shape[1] and not any(n % 4 for n in output.shape[2:]):
+            on_blocks.add(layer)
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(see)
     try:
         with torch.no_grad():
             channels, _ = run_on_rgb_or_grey(module, lambda channels: torch.zeros(1, channels, *size, device="meta"))
@@ -130,7 +149,8 @@ def shape_of_model(options: ModelOptions) -> Shape:
     )
     params = sum(parameter.numel() for parameter in module.parameters())
     # The flop counter counts a multiply-accumulate as two operations.
-    return Shape(params, counter.get_total_flops() // 2, dense, _expanded(module), channels, size)
+    macs, blocks = counter.get_total_flops() // 2, sum(layer.weight.numel() for layer in on_blocks)
+    return Shape(params, macs, dense, _expanded(module), blocks, channels, size)
 
 
 def _expanded(module: nn.Module) -> int:
@@ -219,15 +239,29 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
     """Bytes of the weights in a bundle."""
     size = 4 * (shape.params + shape.expanded)
     if precision == "int8":
-        size += sum(4 * channels - 3 * weights for weights, channels in _in_int8(shape, recipe, target))
+        own = CHANNEL_BYTES.get(target, 4)
+        size += sum(own * channels - 3 * weights for weights, channels in _in_int8(shape, recipe, target))
+        if "depthwise-blocks" in recipe.targets[target].rewrites_of("int8"):
+            size += (47 - 4) * shape.blocks
     return size
 
 
 def gptq_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
-    """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer; 0 for nearest rounding."""
-    if recipe.weight_rounding == "nearest":
+    """Bytes of the matrices that GPTQ holds at once, float32 [inputs,inputs] for each layer."""
+    if recipe.weight_rounding != "gptq":
         return 0
-    return hessian_bytes((weights // channels for weights, channels in _in_int8(shape, recipe, target)), shape.params)
+    return hessian_bytes(_inputs_in_int8(shape, recipe, target), shape.params)
+
+
+def moment_bytes(shape: Shape, recipe: Recipe, target: str) -> int:
+    """Bytes of one of the matrices, float64 [inputs,inputs], with which the widest layer's weights are fitted."""
+    if recipe.weight_rounding != "fit":
+        return 0
+    return max((8 * count**2 for count in _inputs_in_int8(shape, recipe, target) if count <= MOST_INPUTS), default=0)
+
+
+def _inputs_in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[int]:
+    return (weights // channels for weights, channels in _in_int8(shape, recipe, target))
 
 
 def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, int]]:
@@ -240,16 +274,22 @@ def _in_int8(shape: Shape, recipe: Recipe, target: str) -> Iterator[tuple[int, i
 
 
 def terms(shape: Shape, recipe: Recipe, target: str, stage: str) -> list[int]:
-    """The terms of a stage's peak and seconds: 1, and the bytes of the float weights, of the equalized weights, of
-    GPTQ's matrices, and of the weights inside the model's protobuf."""
+    """The terms of a stage's peak and seconds: 1, and bytes.
+
+    The bytes are those of the float weights, of the largest layer's weights, of GPTQ's matrices, of one matrix of
+    moments, and of the weights inside the model's protobuf.
+    """
     weights = 4 * shape.params
-    equalized = gptq = inside = 0
+    largest = gptq = moments = inside = 0
+    if stage in ("quantize", "compile int8"):
+        largest = 4 * max((count for _, count, _, _ in shape.dense), default=0)
     if stage == "quantize":
-        equalized, gptq = weights if recipe.equalization else 0, gptq_bytes(shape, recipe, target)
+        recipe = for_size(recipe, shape.params)
+        gptq, moments = gptq_bytes(shape, recipe, target), moment_bytes(shape, recipe, target)
     limit = find_runtime(target).file_limit
     if stage == "compile float" and limit and limit.external_data and weights < limit.size_bytes:
         inside = weights
-    return [1, weights, equalized, gptq, inside]
+    return [1, weights, largest, gptq, moments, inside]
 
 
 def _stages(shape: Shape, recipe: Recipe, targets: Sequence[str]) -> tuple[PlannedStage, ...]:

@@ -13,6 +13,7 @@ from edgekit.cli.main import main
 from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import layers
 from edgekit.config.device_classes import load_device_class
+from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, FileLimit
 from edgekit.errors import ModelError, OutputError
 from edgekit.models import meta, parse_model_args
@@ -41,13 +42,23 @@ def test_the_document_has_the_documented_keys(capfd: pytest.CaptureFixture[str])
 
 
 def test_predictions_for_models_outside_the_fit() -> None:
-    """Peaks are within a quarter of the measurements of `benchmarks/scale.py`, sizes within a twentieth."""
+    """Peaks are within an eighth of the measurements of `benchmarks/scale.py`, sizes within a twentieth."""
     rows = scale.predictions()
-    assert len({row["model"] for row in rows}) >= 3
+    assert len({row["model"] for row in rows}) >= 2
     for row in rows:
-        for key, share in (("peak", 0.25), ("float", 0.05), ("int8", 0.05)):
+        for key, share in (("peak", 0.125), ("float", 0.05), ("int8", 0.05)):
             predicted, measured = row[key]
             assert predicted == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
+
+
+def test_above_150_million_parameters_gptq_replaces_the_fit() -> None:
+    shape = plan.shape_of_model(TINY)
+    recipe = load_recipe("vit")
+    assert recipe.weight_rounding == "fit"
+    *_, gptq, moments, _ = plan.terms(shape, recipe, "tflite", "quantize")
+    assert (gptq, moments > 0) == (0, True)
+    *_, gptq, moments, _ = plan.terms(replace(shape, params=200_000_000), recipe, "tflite", "quantize")
+    assert (gptq > 0, moments) == (True, 0)
 
 
 def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
