@@ -46,8 +46,9 @@ def main() -> None:
     results |= {"qemu": qemu_version(), "kernel": None, "images": IMAGES, "models": {}}
     if args.json.exists():
         before = json.loads(args.json.read_text())
-        if all(before[key] == results[key] for key in ("versions", "qemu", "images")):
-            results = before
+        same = all(results["versions"].get(name, version) == version for name, version in before["versions"].items())
+        if same and all(before[key] == results[key] for key in ("qemu", "images")):
+            results = before | {"versions": results["versions"]}
     for name in args.models:
         for core in args.cores:
             made, images, reference, _ = make(name, args, CORES[core], args.runtimes)
