@@ -51,6 +51,14 @@ def test_predictions_for_models_outside_the_fit() -> None:
             assert predicted == pytest.approx(measured, rel=share), (row["model"], row["target"], key)
 
 
+def test_predictions_for_giants() -> None:
+    rows = scale.giants()
+    assert len({row["model"] for row in rows}) >= 4
+    for row in rows:
+        predicted, measured = row["peak"]
+        assert predicted == pytest.approx(measured, rel=0.125), (row["model"], row["target"])
+
+
 def test_above_150_million_parameters_gptq_replaces_the_fit() -> None:
     shape = plan.shape_of_model(TINY)
     recipe = load_recipe("vit")
