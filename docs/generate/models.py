@@ -132,7 +132,8 @@ def systems_table() -> str:
 
 
 def _progress(model: TriedModel) -> str:
-    done = [RUNTIMES[name].title for name, outcome in model.outcomes.items() if outcome.status == "measured"]
+    measured = [name for name, outcome in model.outcomes.items() if outcome.status == "measured"]
+    done = [runtime.title for name, runtime in RUNTIMES.items() if name in measured]
     return f"measured with {', '.join(done)}" if done else "not run yet"
 
 
