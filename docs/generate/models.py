@@ -148,13 +148,13 @@ def giants_table() -> str:
 
 
 def _giant_cells(row: dict[str, Any], bundle: dict[str, Any]) -> tuple[str, ...]:
-    share = bundle["int8_share_of_macs"]
+    share, seconds = bundle["int8_share_of_macs"], row["cpu_seconds"]
     return (
         f"{code(row['model'])}, {row['params'] / 1e6:,.0f} M, {row['input']} px",
         RUNTIMES[row["target"]].title,
         f"{bundle['size_bytes'] / 1e6:,.0f}",
         f"{row['peak_bytes'] / 2**30:.1f}",
-        f"{row['cpu_seconds']:,.0f}",
+        NOTHING if seconds is None else f"{seconds:,.0f}",
         NOTHING if share is None else _percent(share, 1),
         f"{bundle['p50_ms']:,.0f}",
         f"{bundle['run_peak_bytes'] / 2**30:.1f}",

@@ -39,6 +39,12 @@ def test_a_row_leaves_out_the_stages_of_other_targets() -> None:
     assert giants.needed(samples, stages, ["a"])["cpu_seconds"] == 4.0
 
 
+def test_a_stage_too_short_for_a_sample_adds_no_seconds() -> None:
+    stages = [("load x", 1.0), ("read images", 0.0), ("a-int8: compile", 2.0)]
+    samples = [giants.Sample(*each) for each in ((0, 5, 1.0), (2, 6, 4.0))]
+    assert giants.needed(samples, stages, [])["cpu_seconds"] == 4.0
+
+
 HOLD = """
 import subprocess, sys
 held = bytearray(b"x") * int(sys.argv[1])
