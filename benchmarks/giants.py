@@ -87,10 +87,9 @@ def stages_in(log: Path) -> list[tuple[str, float]]:
 def needed(samples: list[Sample], stages: list[tuple[str, float]], others: Sequence[str]) -> dict[str, Any]:
     """Largest memory, seconds and CPU seconds of the stages that aren't those of other targets."""
     own = [place for place, (title, _) in enumerate(stages) if not title.startswith(tuple(f"{o}-" for o in others))]
+    last = {sample.stage: sample.cpu for sample in samples}  # CPU seconds at the end of each stage that has a sample
     cpu, before = 0.0, 0.0
-    for place, until in {
-        sample.stage: sample.cpu for sample in samples
-    }.items():  # CPU seconds at the end of each stage
+    for place, until in last.items():
         cpu += until - before if place in own else 0.0
         before = until
     return {
