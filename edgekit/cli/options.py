@@ -12,7 +12,7 @@ from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Gates, Timing
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.options import Options
@@ -73,7 +73,8 @@ def job_options(
         num_eval_samples=measuring.num_eval_samples,
         seed=making.seed,
         output=making.output,
-        settings=settings_of(measuring),
+        timing=Timing(measuring.threads, measuring.warmup, measuring.iterations),
+        gates=gates_of(measuring),
         devices=devices_of(measuring.device),
         offline=measuring.offline,
         force=measuring.force,
@@ -83,14 +84,14 @@ def job_options(
     return options
 
 
-def settings_of(measuring: Measuring) -> Settings:
-    """How to measure, and the gates. A bound that the user states is a claim, which the interval must confirm."""
-    settings = Settings(measuring.threads, measuring.warmup, measuring.iterations)
+def gates_of(measuring: Measuring) -> Gates:
+    """The gates. A bound that the user states is a claim, which the interval must confirm."""
+    gates = Gates()
     if measuring.min_speedup is not None:
-        settings = replace(settings, min_speedup=measuring.min_speedup, must_be_fit=measuring.min_speedup > 0)
+        gates = replace(gates, min_speedup=measuring.min_speedup, needs_steady_timing=measuring.min_speedup > 0)
     if measuring.max_drop is None:
-        return settings
-    return replace(settings, max_drop=measuring.max_drop, must_show_drop=True)
+        return gates
+    return replace(gates, max_drop=measuring.max_drop, must_show_drop=True)
 
 
 def data_of(path: Path | None) -> Path:

@@ -242,15 +242,15 @@ def benchmark(
     if sustain is not None and iterations_source is not None and iterations_source.name == "COMMANDLINE":
         raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
     from edgekit.devices.benchmark import benchmark_devices
-    from edgekit.measure.settings import Settings
+    from edgekit.measure.settings import Timing
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
     from edgekit.support.progress import Reporter
 
     check_files(files)
     with clean_stdout() as out:
-        settings, devices = Settings(threads, warmup, iterations, seconds_of(sustain), streams), devices_of(device)
-        measured = benchmark_devices(bundles, devices, settings, Reporter(quiet), offline)
+        timing, devices = Timing(threads, warmup, iterations, seconds_of(sustain), streams), devices_of(device)
+        measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline)
         if json_:
             emit(out, measured)
         else:

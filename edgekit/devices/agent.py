@@ -143,14 +143,14 @@ def measured(job: AgentJob, folder: Path, wire: Wire) -> Measured:
     }
     device = machine.describe(job.name, job.device_class)
     images = images_of(job.images, store) if job.images else None
-    return Measured(tuple(measure_group(bundles, job.settings, device, wire, images).values()))
+    return Measured(tuple(measure_group(bundles, job.timing, device, wire, images).values()))
 
 
 def inspected(job: AgentJob, folder: Path) -> Inspected:
     """Inspect the job's bundle, or its model file with the companion files, as `edgekit inspect` does."""
     ((name, files),) = job.bundles.items()
     store, device = Path(job.cache) / "files", machine.describe(job.name, job.device_class)
-    threads = job.settings.threads
+    threads = job.timing.threads
     if MANIFEST in files:
         place = assemble(files, store, folder / "it").path
         return Inspected(bundle=replace(inspect_bundle(place, threads, name), device=device))

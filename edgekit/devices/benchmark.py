@@ -11,7 +11,7 @@ from edgekit.devices.remote import measure_on_device
 from edgekit.measure import machine
 from edgekit.measure.gates import judge_latency
 from edgekit.measure.measure_bundles import measure_group
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Measurement, Row
 from edgekit.runtime.bundle import read_bundle
@@ -32,20 +32,20 @@ class Benchmark:
 
 
 def benchmark_devices(
-    paths: Sequence[Path], devices: Sequence[Device], settings: Settings, reporter: Reporter, offline: bool = False
+    paths: Sequence[Path], devices: Sequence[Device], timing: Timing, reporter: Reporter, offline: bool = False
 ) -> Benchmark:
     """Measure each bundle on each device. The rows of a device that fails contain its error.
 
     On this machine, one process times all bundles in turns. On a device, each runtime has its own process, so that a
     crash doesn't affect the other runtimes.
     """
-    check_threads(settings.threads)
+    check_threads(timing.threads)
     bundles = {str(path): read_bundle(path) for path in paths}
 
     def measure(device: Device) -> Sequence[Measurement]:
         if device != THIS:
-            return measure_on_device(device, bundles, settings, reporter, offline)
-        measured: Mapping[str, Measurement] = measure_group(bundles, settings, machine.describe(), reporter)
+            return measure_on_device(device, bundles, timing, reporter, offline)
+        measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
         return list(measured.values())
 
     rows = tuple(judge_latency(row) for row in each_device(devices, measure))

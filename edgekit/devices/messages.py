@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from msgspec import Struct, convert, to_builtins
 
 from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.row import Measurement
 
 
@@ -42,7 +42,7 @@ class AgentJob:
     """Path of edgekit's folder on the device."""
     bundles: dict[str, dict[str, str]]
     """SHA-256 of each file in the store, by the name of its bundle and its own name."""
-    settings: Settings
+    timing: Timing
     """How to measure."""
     images: SentImages | None = None
     """Images to evaluate on."""

@@ -18,7 +18,7 @@ from edgekit.errors import ConnectionCutError, DeviceError, InputError
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
 from edgekit.measure.measure_bundles import EvaluationImages, Group
 from edgekit.measure.rows import Built, Memory, measure_bundles
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
@@ -37,9 +37,7 @@ class Board:
         self.device = connection.device
         self.facts = probe(connection)
 
-    def measure(
-        self, bundles: Group, settings: Settings, images: EvaluationImages | None = None
-    ) -> Sequence[Measurement]:
+    def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
         """Measure bundles of one target on the device, as `measure_group` does here. Rows are in the bundles' order.
 
         Raises a DeviceError if that fails, or if memory or disk are too small.
@@ -47,10 +45,10 @@ class Board:
         oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=release)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
         target = next(iter(bundles.values())).manifest.target
-        python = self._ready(target, oldest, sizes, settings.streams or 0)
+        python = self._ready(target, oldest, sizes, timing.streams or 0)
         with self._reporter.stage(f"{self.device.name}: copy"):
             sent = None if images is None else self._send_images(images)
-            job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, settings, images=sent)
+            job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, timing, images=sent)
         answer = run_agent(self._connection, python, job, self._reporter)
         if not isinstance(answer, Measured) or len(answer.rows) != len(bundles):
             raise self._mismatch()
@@ -67,7 +65,7 @@ class Board:
             files = [path, *(file for file in beside if file.is_file())]
         python = self._ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
         with self._reporter.stage(f"{self.device.name}: copy"):
-            job = self._job({str(path): files}, Settings(threads=threads), inspect=True)
+            job = self._job({str(path): files}, Timing(threads=threads), inspect=True)
         answer = run_agent(self._connection, python, job, self._reporter)
         inspection = (answer.bundle or answer.model) if isinstance(answer, Inspected) else None
         if inspection is None:
@@ -87,7 +85,7 @@ class Board:
     def _job(
         self,
         groups: Mapping[str, Sequence[Path]],
-        settings: Settings,
+        timing: Timing,
         images: SentImages | None = None,
         inspect: bool = False,
     ) -> AgentJob:
@@ -101,7 +99,7 @@ class Board:
             device_class=self.device.device_class or self.facts.matching_class,
             cache=self.facts.cache,
             bundles=sent,
-            settings=settings,
+            timing=timing,
             images=images,
             inspect=inspect,
         )
@@ -153,7 +151,7 @@ def inspect_on(device: Device, path: Path, threads: int | None, reporter: Report
 def measure_on_device(
     device: Device,
     built: Built,
-    settings: Settings,
+    timing: Timing,
     reporter: Reporter,
     offline: bool = False,
     images: EvaluationImages | None = None,
@@ -170,7 +168,7 @@ def measure_on_device(
         try:
             with open_board(device, offline, reporter) as board:
                 facts = row_device(device, board.facts)
-                return dict(zip(group, board.measure(group, settings, images), strict=True))
+                return dict(zip(group, board.measure(group, timing, images), strict=True))
         except DeviceError as error:
             interrupts.check()  # Ctrl-C makes the main thread close the connections, which is not an error
             reporter.warn(str(error), error)

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Literal
 
 from edgekit.measure.paired import images_needed
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import throttled, unreliable
 from edgekit.report.document import Recommendation
 from edgekit.report.figure import points
@@ -17,7 +17,7 @@ NOT_INT8 = "this gate applies to int8 bundles"
 EMULATED = "timings of an emulated device are not comparable"
 
 
-def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Row:
+def judge(measured: Measurement, gates: Gates, random_weights: bool) -> Row:
     """Turn a measurement into a row with a verdict.
 
     The gates apply to INT8. Unreliable timing makes the verdict inconclusive if the user stated a speed-up. Times of an
@@ -25,22 +25,22 @@ def judge(measured: Measurement, settings: Settings, random_weights: bool) -> Ro
     """
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
-    gates = (
-        _drop_gate(measured, settings, random_weights),
-        _speed_gate(measured, settings),
-        _timing_gate(measured, settings),
+    outcomes = (
+        _drop_gate(measured, gates, random_weights),
+        _speed_gate(measured, gates),
+        _timing_gate(measured, gates),
     )
-    reasons = {verdict: _reasons(gates, verdict) for verdict in ("fail", "inconclusive", "pass")}
+    reasons = {verdict: _reasons(outcomes, verdict) for verdict in ("fail", "inconclusive", "pass")}
     verdict: Verdict = "fail" if reasons["fail"] else "inconclusive" if reasons["inconclusive"] else "pass"
     remarks = [*_remarks(measured), *reasons["pass"]]
-    if not settings.must_be_fit:
+    if not gates.needs_steady_timing:
         remarks += _unsteady(measured)
     accuracy = measured.accuracy
-    if accuracy and gates[0].verdict in ("pass", "inconclusive"):
-        accuracy = replace(accuracy, bound=bound_of(accuracy, settings.max_drop))
-    low = _judge_low(measured.low_precision, settings, random_weights)
+    if accuracy and outcomes[0].verdict in ("pass", "inconclusive"):
+        accuracy = replace(accuracy, bound=bound_of(accuracy, gates.max_drop))
+    low = _judge_low(measured.low_precision, gates, random_weights)
     judged = replace(measured, accuracy=accuracy, low_precision=low)
-    return _row(judged, verdict, [*reasons["fail"], *reasons["inconclusive"]], remarks, gates)
+    return _row(judged, verdict, [*reasons["fail"], *reasons["inconclusive"]], remarks, outcomes)
 
 
 def _reasons(gates: Sequence[Gate], verdict: str) -> list[str]:
@@ -48,40 +48,40 @@ def _reasons(gates: Sequence[Gate], verdict: str) -> list[str]:
     return [reason for gate in gates if gate.verdict == verdict for reason in gate.reasons]
 
 
-def _drop_gate(measured: Measurement, settings: Settings, random_weights: bool) -> Gate:
+def _drop_gate(measured: Measurement, gates: Gates, random_weights: bool) -> Gate:
     """Compare the drop of top-1 with the largest one allowed."""
-    gate = Gate(name="max-drop", verdict="pass", figure="accuracy.drop_top1_points", limit=settings.max_drop)
+    gate = Gate(name="max-drop", verdict="pass", figure="accuracy.drop_top1_points", limit=gates.max_drop)
     accuracy = measured.accuracy
     if measured.precision != "int8":
         return _skipped(gate, NOT_INT8)
     if random_weights or accuracy is None:
         return _skipped(gate, "random weights have no accuracy" if random_weights else "accuracy was not measured")
-    if reason := _drop_reason(accuracy, settings.max_drop):
+    if reason := _drop_reason(accuracy, gates.max_drop):
         return replace(gate, verdict="fail", reasons=(reason,))
-    if reason := _unconfirmed(accuracy, bound_of(accuracy, settings.max_drop)):
-        return replace(gate, verdict="inconclusive" if settings.must_show_drop else "pass", reasons=(reason,))
+    if reason := _unconfirmed(accuracy, bound_of(accuracy, gates.max_drop)):
+        return replace(gate, verdict="inconclusive" if gates.must_show_drop else "pass", reasons=(reason,))
     return gate
 
 
-def _speed_gate(measured: Measurement, settings: Settings) -> Gate:
+def _speed_gate(measured: Measurement, gates: Gates) -> Gate:
     """Compare the speed-up with the smallest one required."""
-    gate = Gate(name="min-speedup", verdict="pass", figure="speedup.ratio", limit=settings.min_speedup)
+    gate = Gate(name="min-speedup", verdict="pass", figure="speedup.ratio", limit=gates.min_speedup)
     if measured.precision != "int8":
         return _skipped(gate, NOT_INT8)
     if measured.device.emulated:
         return _skipped(gate, EMULATED)
-    if settings.min_speedup <= 0:
+    if gates.min_speedup <= 0:
         return _skipped(gate, "--min-speedup 0 turns this gate off")
-    reason = _speed_reason(measured.speedup, settings.min_speedup)
+    reason = _speed_reason(measured.speedup, gates.min_speedup)
     return replace(gate, verdict="fail", reasons=(reason,)) if reason else gate
 
 
-def _timing_gate(measured: Measurement, settings: Settings) -> Gate:
+def _timing_gate(measured: Measurement, gates: Gates) -> Gate:
     """Demand a reliable latency where the user stated a speed-up."""
     gate = Gate(name="steady-timing", verdict="pass")
     if measured.device.emulated:
         return _skipped(gate, EMULATED)
-    if not settings.must_be_fit:
+    if not gates.needs_steady_timing:
         return _skipped(gate, "only a --min-speedup that you state needs steady timing")
     reasons = tuple(_unsteady(measured))
     return replace(gate, verdict="inconclusive", reasons=reasons) if reasons else gate
@@ -138,10 +138,10 @@ def _unsteady(measured: Measurement) -> list[str]:
     return [f"unreliable timing: {reason}" for reason in reasons]
 
 
-def _judge_low(low: LowPrecision | None, settings: Settings, random_weights: bool) -> LowPrecision | None:
+def _judge_low(low: LowPrecision | None, gates: Gates, random_weights: bool) -> LowPrecision | None:
     if low is None:
         return None
-    reason = None if random_weights else _drop_reason(low.accuracy, settings.max_drop)
+    reason = None if random_weights else _drop_reason(low.accuracy, gates.max_drop)
     return replace(low, verdict="fail" if reason else "pass")
 
 

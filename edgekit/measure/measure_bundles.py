@@ -21,7 +21,7 @@ from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.latency import Times, speedup
 from edgekit.measure.profiled import Profiled, profile_bundle, runs_for
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.measure.throughput import measure_streams
 from edgekit.measure.timing import Timed, latency_of, time_end_to_end, time_in_turns
 from edgekit.report.device_facts import DeviceFacts
@@ -87,13 +87,13 @@ class GroupTimes:
     energy: Mapping[str, Energy]
     """Energy of an inference, by the name of the bundle."""
     throughput: Mapping[str, Throughput]
-    """Throughput of several streams, by the name of the bundle; empty unless the settings ask for it."""
+    """Throughput of several streams, by the name of the bundle; empty unless the timing ask for it."""
     failures: Mapping[str, StageError]
     """Errors of the other bundles, by name."""
 
 
 def measure_group(
-    group: Group, settings: Settings, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
+    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
 ) -> dict[str, Measurement]:
     """Measure each bundle, with timing in turns in this process.
 
@@ -107,11 +107,11 @@ def measure_group(
     with ExitStack() as stack:
         for name, bundle in group.items():
             try:
-                opened[name] = _open(name, bundle, settings, images, stack, reporter)
+                opened[name] = _open(name, bundle, timing, images, stack, reporter)
             except (StageError, WeightsError) as error:
                 reporter.warn(f"{name}: {error}", error)
                 failures[name] = Failure.of(stage, error)
-        times = _time(opened, settings, images, reporter)
+        times = _time(opened, timing, images, reporter)
     failures |= {name: Failure.of("benchmark", error) for name, error in times.failures.items()}
     return {
         name: _failed(name, bundle, failures[name], device, images)
@@ -135,12 +135,12 @@ def _failed(
 
 
 def _open(
-    name: str, bundle: Bundle, settings: Settings, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
+    name: str, bundle: Bundle, timing: Timing, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
 ) -> Opened:
     """Open and check a bundle, and evaluate it on the images; raises StageError or WeightsError."""
     # This comes first, because a runtime that crashes then takes down only the fresh process.
-    fresh = measure_fresh(bundle.path, check_threads(settings.threads))
-    session = stack.enter_context(open_session(bundle, settings.threads))
+    fresh = measure_fresh(bundle.path, check_threads(timing.threads))
+    session = stack.enter_context(open_session(bundle, timing.threads))
     session.verify()
     if images is None:
         profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
@@ -173,7 +173,7 @@ def _open_low(
 
 
 def _time(
-    opened: Mapping[str, Opened], settings: Settings, images: EvaluationImages | None, reporter: Reporter
+    opened: Mapping[str, Opened], timing: Timing, images: EvaluationImages | None, reporter: Reporter
 ) -> GroupTimes:
     """Time the open bundles. One that fails in f32 or end to end has no times, so that it can't be a baseline."""
     if not opened:
@@ -182,21 +182,21 @@ def _time(
     title = f"{', '.join(opened)}: time"
     inputs = {name: _input(entry, images) for name, entry in opened.items()}
     meter = EnergyMeter(reporter)
-    timed = time_in_turns(dict(_calls(opened, inputs)), threads, settings, title, reporter)
+    timed = time_in_turns(dict(_calls(opened, inputs)), threads, timing, title, reporter)
     for (name, computed_in), error in timed.failures.items():
         reporter.warn(f"{_label(name, computed_in)}: {error}", error)
     failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
     end_to_end: dict[str, Times] = {}
     if images is not None:
         calls = {name: _end_to_end(o.session, images.files) for name, o in opened.items() if name not in failures}
-        end_to_end, failed = time_end_to_end(calls, settings)
+        end_to_end, failed = time_end_to_end(calls, timing)
         for name, error in failed.items():
             reporter.warn(f"{name} end to end: {error}", error)
         failures |= failed
     rest = {name: (entry, inputs[name]) for name, entry in opened.items() if name not in failures}
     energy = {name: meter.measure(_call(entry.session, image)) for name, (entry, image) in rest.items()}
     throughput, failed = measure_streams(
-        {name: (entry.bundle, image) for name, (entry, image) in rest.items()}, settings, reporter
+        {name: (entry.bundle, image) for name, (entry, image) in rest.items()}, timing, reporter
     )
     failures |= failed
     valid = {call: times for call, times in timed.times.items() if call[0] not in failures}

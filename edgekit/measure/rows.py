@@ -1,7 +1,7 @@
 """Measure all bundles of a run: group them by runtime, resume measurements of an interrupted run, measure the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
 import msgspec
@@ -9,7 +9,7 @@ import msgspec
 from edgekit.config.precisions import Precision
 from edgekit.errors import StageError
 from edgekit.measure.measure_bundles import EvaluationImages, Group, measure_group
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
@@ -28,7 +28,7 @@ class Memory:
 
     run: RunFolder
     images: EvaluationImages
-    settings: Settings
+    timing: Timing
     device: str = "local"
     """Name of the measured device."""
 
@@ -52,8 +52,7 @@ class Memory:
     def _key(self, group: Group) -> str:
         """Hash of everything that the measurements depend on, except for the state of the machine."""
         fingerprints = [bundle.manifest.fingerprint for bundle in group.values()]
-        timing = [self.settings.threads, self.settings.warmup, self.settings.iterations]
-        return digest(fingerprints, timing, self.images.key)
+        return digest(fingerprints, asdict(self.timing), self.images.key)
 
 
 def measure_bundles(
@@ -100,11 +99,11 @@ def lost_with_device(measured: Measurement) -> bool:
 
 
 def measure_here(
-    built: Built, device: DeviceFacts, images: EvaluationImages, settings: Settings, run: RunFolder, reporter: Reporter
+    built: Built, device: DeviceFacts, images: EvaluationImages, timing: Timing, run: RunFolder, reporter: Reporter
 ) -> Sequence[Measurement]:
     """Measure the bundles of a report on this machine."""
 
     def measure(group: Group) -> Mapping[str, Measurement]:
-        return measure_group(group, settings, device, reporter, images)
+        return measure_group(group, timing, device, reporter, images)
 
-    return measure_bundles(built, device, measure, reporter, Memory(run, images, settings))
+    return measure_bundles(built, device, measure, reporter, Memory(run, images, timing))

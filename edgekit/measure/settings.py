@@ -1,11 +1,11 @@
-"""Settings of a measurement, and the gates that a bundle must pass."""
+"""How bundles are timed, and the gates that they must pass."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a measurement, and the gates."""
+class Timing:
+    """How latency and throughput are measured. Stored figures depend on every field."""
 
     threads: int | None = None
     """Number of threads; None for every physical core that the process may use."""
@@ -17,11 +17,17 @@ class Settings:
     """Seconds of timing, instead of a number of rounds."""
     streams: int | None = None
     """Number of sessions to run side by side for the throughput; None to leave that out."""
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Bounds that an INT8 bundle must keep. They decide about verdicts and change no measured figure."""
+
     max_drop: float = 1.0
     """Largest drop of an INT8 bundle's top-1, in percentage points."""
     must_show_drop: bool = False
     """Whether the 95 % interval must confirm `max_drop`, as when the user states it, or only the measured drop."""
     min_speedup: float = 1.0
     """Speed-up over its float that the whole 95 % interval of an INT8 bundle must exceed; 0 turns the gate off."""
-    must_be_fit: bool = False
+    needs_steady_timing: bool = False
     """Whether unreliable timing makes a verdict inconclusive, as when the user states `min_speedup`."""

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from edgekit.measure.latency import Times, alternate
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.measure.telemetry import TelemetrySampler
 from edgekit.report.conditions import Conditions
 from edgekit.support.progress import Reporter, Step
@@ -38,18 +38,18 @@ ATTEMPTS = 3
 
 
 def time_steadily(
-    calls: Mapping[K, Callable[[], object]], threads: int, settings: Settings, title: str, reporter: Reporter
+    calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
 ) -> tuple[dict[K, Times], Conditions]:
     """Time the calls with `alternate`, again if the times are unreliable; returns milliseconds and conditions."""
     for attempt in range(ATTEMPTS):
         sampler = TelemetrySampler()
-        with reporter.stage(title, settings.warmup + settings.iterations) as step:
+        with reporter.stage(title, timing.warmup + timing.iterations) as step:
 
             def on_round(step: Step = step, sampler: TelemetrySampler = sampler) -> None:
                 step()
                 sampler()
 
-            times = alternate(calls, settings.warmup, settings.iterations, on_round)
+            times = alternate(calls, timing.warmup, timing.iterations, on_round)
         conditions = sampler.finish()
         reasons = unreliable(conditions, threads, max((spread(values) or 0 for values in times.values()), default=0))
         if not reasons or attempt == ATTEMPTS - 1:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import StageError
 from edgekit.measure.latency import Times
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.under_load import Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
@@ -22,35 +22,35 @@ from edgekit.support.progress import Reporter
 
 
 def measure_streams(
-    bundles: Mapping[str, tuple[Bundle, NDArray[np.float32]]], settings: Settings, reporter: Reporter
+    bundles: Mapping[str, tuple[Bundle, NDArray[np.float32]]], timing: Timing, reporter: Reporter
 ) -> tuple[dict[str, Throughput], dict[str, StageError]]:
-    """Throughput of each bundle on its image, and the errors of those that fail; nothing without `settings.streams`."""
+    """Throughput of each bundle on its image, and the errors of those that fail; nothing without `timing.streams`."""
     measured: dict[str, Throughput] = {}
     failures: dict[str, StageError] = {}
-    for name, (bundle, image) in bundles.items() if settings.streams else ():
-        title = f"{name}: run {settings.streams} stream{'s' if settings.streams != 1 else ''}"
+    for name, (bundle, image) in bundles.items() if timing.streams else ():
+        title = f"{name}: run {timing.streams} stream{'s' if timing.streams != 1 else ''}"
         try:
             with reporter.stage(title):
-                measured[name] = measure_throughput(bundle, image, settings)
+                measured[name] = measure_throughput(bundle, image, timing)
         except StageError as error:
             reporter.warn(f"{title}: {error}", error)
             failures[name] = error
     return measured, failures
 
 
-def measure_throughput(bundle: Bundle, image: NDArray[np.float32], settings: Settings) -> Throughput:
-    """Run `settings.streams` sessions of the bundle at once on a normalized image, float32 [1,C,H,W].
+def measure_throughput(bundle: Bundle, image: NDArray[np.float32], timing: Timing) -> Throughput:
+    """Run `timing.streams` sessions of the bundle at once on a normalized image, float32 [1,C,H,W].
 
     The sessions share the cores, unless the user stated the number of threads. Raises StageError if one of them fails.
     """
-    streams = settings.streams or 1
-    threads = check_threads(settings.threads)
-    if settings.threads is None:
+    streams = timing.streams or 1
+    threads = check_threads(timing.threads)
+    if timing.threads is None:
         threads = max(1, threads // streams)
     with ExitStack() as stack:
         sessions = [stack.enter_context(open_session(bundle, threads)) for _ in range(streams)]
         calls = [partial(session, image) for session in sessions]
-        times = run_side_by_side(calls, settings.warmup, settings.iterations)
+        times = run_side_by_side(calls, timing.warmup, timing.iterations)
     p50, p99 = np.percentile(np.concatenate(times), (50, 99)).tolist()
     return Throughput(
         streams=streams,

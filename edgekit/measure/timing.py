@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.errors import StageError
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import CallFailed, Times, alternate
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, time_steadily
 from edgekit.measure.sustain import time_sustained
 from edgekit.report.conditions import Conditions, Sustained
@@ -36,15 +36,15 @@ class Timed(Generic[K]):
 
 
 def time_in_turns(
-    calls: Mapping[K, Callable[[], object]], threads: int, settings: Settings, title: str, reporter: Reporter
+    calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
 ) -> Timed[K]:
-    """Time the calls until the times are reliable, or for `settings.sustain_s` seconds."""
+    """Time the calls until the times are reliable, or for `timing.sustain_s` seconds."""
 
     def once(calls: Mapping[K, Callable[[], object]]) -> Timed[K]:
-        if settings.sustain_s is None:
-            times, conditions = time_steadily(calls, threads, settings, title, reporter)
+        if timing.sustain_s is None:
+            times, conditions = time_steadily(calls, threads, timing, title, reporter)
             return Timed(times, {}, conditions)
-        times, sustained, conditions = time_sustained(calls, settings.warmup, settings.sustain_s, title, reporter)
+        times, sustained, conditions = time_sustained(calls, timing.warmup, timing.sustain_s, title, reporter)
         return Timed(times, sustained, conditions)
 
     timed, failures = without_failing(calls, once)
@@ -54,11 +54,11 @@ def time_in_turns(
 
 
 def time_end_to_end(
-    calls: Mapping[K, Callable[[], object]], settings: Settings
+    calls: Mapping[K, Callable[[], object]], timing: Timing
 ) -> tuple[dict[K, Times], dict[K, StageError]]:
     """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
-    rounds = max(5, settings.iterations // 4)
-    times, failures = without_failing(calls, lambda calls: alternate(calls, min(settings.warmup, 5), rounds))
+    rounds = max(5, timing.iterations // 4)
+    times, failures = without_failing(calls, lambda calls: alternate(calls, min(timing.warmup, 5), rounds))
     return times or {}, failures
 
 

@@ -120,12 +120,12 @@ def bundles_and_rows(
 
         def measure(device: Device) -> Sequence[Measurement]:
             if device == THIS:
-                return measure_here(built, machine.describe(), images, options.settings, run, reporter)
-            memory = Memory(run, images, options.settings, device.name)
-            return measure_on_device(device, built, options.settings, reporter, options.offline, images, memory)
+                return measure_here(built, machine.describe(), images, options.timing, run, reporter)
+            memory = Memory(run, images, options.timing, device.name)
+            return measure_on_device(device, built, options.timing, reporter, options.offline, images, memory)
 
         measured = each_device(options.devices, measure)
-    return [judge(row, options.settings, job.network.weights == "random") for row in measured], images.reference
+    return [judge(row, options.gates, job.network.weights == "random") for row in measured], images.reference
 
 
 def assemble(

@@ -8,7 +8,7 @@ from edgekit.config.precisions import PRECISIONS, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, find_runtime
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import UsageError
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Gates, Timing
 from edgekit.models.options import ModelOptions
 
 
@@ -34,7 +34,8 @@ class Options:
     """Number of evaluation images, or None for all that aren't used for calibration."""
     seed: int = 0
     output: Path | None = None
-    settings: Settings = field(default_factory=Settings)
+    timing: Timing = field(default_factory=Timing)
+    gates: Gates = field(default_factory=Gates)
     devices: tuple[Device, ...] = (THIS,)
     """Devices to measure on. Bundles are built for the class of the first."""
     offline: bool = False

@@ -64,9 +64,9 @@ def analyse(options: Options, reporter: Reporter) -> Sensitivity:
 
 def check_max_drop(options: Options) -> None:
     """Raise UsageError for a --max-drop below 0, or one that is not a number."""
-    if not options.settings.max_drop >= 0:
+    if not options.gates.max_drop >= 0:
         valid = "percentage points of top-1, 0 or more"
-        raise UsageError(f"--max-drop is {options.settings.max_drop:g}", valid=valid)
+        raise UsageError(f"--max-drop is {options.gates.max_drop:g}", valid=valid)
 
 
 def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> Sensitivity:
@@ -80,7 +80,7 @@ def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> 
         recipe=job.recipe.name,
         calibration=ImageSet(len(job.calibration.samples), job.calibration.sha256),
         evaluation=ImageSet(len(job.evaluation.samples), job.evaluation.sha256),
-        max_drop_points=options.settings.max_drop,
+        max_drop_points=options.gates.max_drop,
         targets=tuple(parts),
     )
 
@@ -89,7 +89,7 @@ def _analysed(
     graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
-    key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.settings.max_drop)
+    key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.gates.max_drop)
     earlier = _recall(run, target, key)
     if earlier is not None:
         reporter.say(f"{target}: reused from an earlier run")
@@ -101,9 +101,9 @@ def _analysed(
         trials,
         target,
         layer_macs(graphs),
-        options.settings.max_drop,
+        options.gates.max_drop,
         reporter,
-        lambda: layer_times(graphs, prepared, options.settings.threads, run, reporter),
+        lambda: layer_times(graphs, prepared, options.timing.threads, run, reporter),
     )
     run.remember(f"sensitivity-{target}", key, msgspec.to_builtins(measured))
     return measured

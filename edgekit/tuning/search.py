@@ -214,8 +214,8 @@ def verdict(
     parts = [summary(target_trials, target) for target, target_trials in trials.items()]
     tuning = SearchSummary(
         recipe=RECIPE,
-        max_drop_points=options.settings.max_drop,
-        min_speedup=options.settings.min_speedup,
+        max_drop_points=options.gates.max_drop,
+        min_speedup=options.gates.min_speedup,
         images=ImageSet(len(ready.job.evaluation.samples), ready.job.evaluation.sha256),
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )

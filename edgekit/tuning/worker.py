@@ -13,7 +13,7 @@ from edgekit.errors import DataError, EngineError, UsageError
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
 from edgekit.measure.measure_bundles import EvaluationImages, measure_group
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Gates
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.evaluation_images import crop_images
@@ -49,7 +49,7 @@ class SplitJob:
 
     def study_name(self, target: str, options: Options, search: Search) -> str:
         """Name of the study, with a digest of all that trials depend on but the machine. Equal searches share it."""
-        job, settings = self.job, options.settings
+        job, gates = self.job, options.gates
         parts: list[Any] = [
             job.network.name,
             job.network.weights_sha256,
@@ -58,7 +58,7 @@ class SplitJob:
             search.trials,
         ]
         parts += [job.calibration.sha256, job.evaluation.sha256, job.network.preprocessing.to_dict()]
-        parts += [asdict(job.recipe.for_target(target)), job.device_class.name, settings.max_drop, settings.min_speedup]
+        parts += [asdict(job.recipe.for_target(target)), job.device_class.name, gates.max_drop, gates.min_speedup]
         return f"{job.network.name} {target} {digest(*parts)[:16]}"
 
 
@@ -115,11 +115,11 @@ class Bench:
         with quiet():
             bundle, _ = compile_stage(prepared, self._folder / names[1])
         pair = dict(zip(names, (base, bundle), strict=True))
-        measured = measure_group(pair, self._options.settings, machine.describe(), self._quiet, self._images)[names[1]]
-        return figures(measured, bundle, self._options.settings, self.order[: choices.layers_in_float])
+        measured = measure_group(pair, self._options.timing, machine.describe(), self._quiet, self._images)[names[1]]
+        return figures(measured, bundle, self._options.gates, self.order[: choices.layers_in_float])
 
 
-def figures(measured: Measurement, bundle: Bundle, settings: Settings, float_layers: Sequence[str]) -> Figures:
+def figures(measured: Measurement, bundle: Bundle, gates: Gates, float_layers: Sequence[str]) -> Figures:
     """The figures of a trial, and whether they meet the bounds; EngineError if the measurement failed.
 
     The bounds apply to the measured values. The drop's interval and the steadiness of times are checked only for the
@@ -139,8 +139,8 @@ def figures(measured: Measurement, bundle: Bundle, settings: Settings, float_lay
         speedup=speedup.ratio,
         speedup_ci95=speedup.ci95,
         files={name: entry["sha256"] for name, entry in bundle.manifest.files.items() if name.startswith("model")},
-        drop_kept=accuracy.drop_top1_points <= settings.max_drop,
-        fast_enough=settings.min_speedup <= 0 or speedup.ci95[0] > settings.min_speedup,
+        drop_kept=accuracy.drop_top1_points <= gates.max_drop,
+        fast_enough=gates.min_speedup <= 0 or speedup.ci95[0] > gates.min_speedup,
         float_layers=tuple(float_layers),
     )
 

@@ -29,7 +29,7 @@ from edgekit.devices.messages import (
 )
 from edgekit.errors import BundleError
 from edgekit.measure.measure_bundles import EvaluationImages
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.tiny import MakeBundle
 
@@ -54,8 +54,8 @@ def cache(tmp_path: Path) -> Path:
 def job(make_bundle: MakeBundle, cache: Path) -> AgentJob:
     """A job whose files are already in the store."""
     bundles = {"it's": store(cache, make_bundle("onnx"))}
-    settings = Settings(threads=1, warmup=1, iterations=3)
-    return AgentJob(name="pi", device_class="raspberry-pi-5", cache=str(cache), bundles=bundles, settings=settings)
+    timing = Timing(threads=1, warmup=1, iterations=3)
+    return AgentJob(name="pi", device_class="raspberry-pi-5", cache=str(cache), bundles=bundles, timing=timing)
 
 
 def store(cache: Path, bundle: Path) -> dict[str, str]:

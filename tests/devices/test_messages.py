@@ -22,7 +22,7 @@ from edgekit.devices.messages import (
     encode,
 )
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.conditions import Sample, Sustained, SustainedLatency, SustainedPoint, Throttling
 from edgekit.report.row import EndToEnd, Int8, LowPrecision, Measurement, Roofline
 from edgekit.runtime.profile import OpProfile
@@ -145,7 +145,7 @@ def test_a_job_survives_the_wire(images: bool) -> None:
         device_class="raspberry-pi-5",
         cache="/home/pi/.cache/edgekit",
         bundles={ODD_NAME: {"model.onnx": "0" * 64}},
-        settings=Settings(threads=2, sustain_s=600.0, streams=4, must_show_drop=True),
+        timing=Timing(threads=2, sustain_s=600.0, streams=4),
         images=sent if images else None,
         inspect=not images,
     )

@@ -12,14 +12,14 @@ from edgekit.devices.protocol import run_agent
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, DeviceFullError, FrozenError
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from tests.helpers.ssh_server import Server, agents, agents_at_work
 from tests.helpers.waiting import when
 
-SETTINGS = Settings(threads=1, warmup=1, iterations=5)
-LONG = Settings(threads=1, warmup=1, iterations=500_000)
+TIMING = Timing(threads=1, warmup=1, iterations=5)
+LONG = Timing(threads=1, warmup=1, iterations=500_000)
 
 
 def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
@@ -35,7 +35,7 @@ def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
             pytest.raises(DeviceCrashError, match=r"board: the measurement was killed \(SIGKILL\)"),
         ):
             opened.measure(bundles, LONG)
-        assert len(opened.measure(bundles, SETTINGS)) == 1, "the connection still works"
+        assert len(opened.measure(bundles, TIMING)) == 1, "the connection still works"
 
 
 def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list[Path]) -> None:
@@ -103,7 +103,7 @@ def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Measured 
     fake = server.folder / "fake"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    job = AgentJob(name="board", device_class=None, cache=str(server.cache), bundles={}, settings=SETTINGS)
+    job = AgentJob(name="board", device_class=None, cache=str(server.cache), bundles={}, timing=TIMING)
     with connect(server.device()) as connection:
         return run_agent(connection, str(fake), job, reporter)
 
@@ -126,6 +126,6 @@ def test_an_answer_that_does_not_match_the_job_is_an_error(
         for answer in (Measured(()), Inspected()):
             monkeypatch.setattr(remote, "run_agent", lambda *_, answer=answer: answer)
             with pytest.raises(ConnectionCutError, match="the answer does not match the job"):
-                opened.measure({"int8": read_bundle(pair[1])}, SETTINGS)
+                opened.measure({"int8": read_bundle(pair[1])}, TIMING)
             with pytest.raises(ConnectionCutError, match="the answer does not match the job"):
                 opened.inspect(pair[1], 1)

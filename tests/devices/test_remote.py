@@ -13,14 +13,14 @@ from edgekit.devices import remote
 from edgekit.devices.remote import open_board
 from edgekit.devices.setup import ensure_environment
 from edgekit.errors import DeviceMemoryError, DevicePythonError, DeviceSetupError
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from tests.helpers.ssh_server import Server, lend_environment, serve
 from tests.helpers.tiny import MakeBundle
 
-SETTINGS = Settings(threads=1, warmup=1, iterations=5)
+TIMING = Timing(threads=1, warmup=1, iterations=5)
 
 
 def test_benchmark(lent_board: Server, pair: list[Path], capfd: Any) -> None:
@@ -159,11 +159,11 @@ def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) ->
         facts = opened.facts
         opened.facts = replace(facts, memory_available_bytes=1000)
         with pytest.raises(DeviceMemoryError, match="0 MB of memory are free, but about 105 MB are needed for 'int8'"):
-            opened.measure(bundles, SETTINGS)
+            opened.measure(bundles, TIMING)
         opened.facts = replace(facts, machine="armv7l")
         with pytest.raises(DeviceSetupError, match="onnx can't run on this device: no runtime is published for armv7l"):
-            opened.measure(bundles, SETTINGS)
+            opened.measure(bundles, TIMING)
         shutil.rmtree(lent_board.cache / "environments")
         opened.facts = replace(facts, pythons=(replace(facts.pythons[0], ensurepip=False),))
         with pytest.raises(DevicePythonError, match="sudo apt install python3-venv"):
-            opened.measure(bundles, SETTINGS)
+            opened.measure(bundles, TIMING)

@@ -26,7 +26,7 @@ from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from tests.helpers.ssh_server import Server
@@ -80,7 +80,7 @@ def test_set_up_offline_and_with_the_device_s_pip(lent_board: Server, pair: list
         if offline:
             bare = replace(opened.facts.pythons[0], ensurepip=False)
             opened.facts = replace(opened.facts, pythons=(bare,))
-        (row,) = opened.measure({"int8": read_bundle(pair[1])}, Settings(threads=1, warmup=1, iterations=5))
+        (row,) = opened.measure({"int8": read_bundle(pair[1])}, Timing(threads=1, warmup=1, iterations=5))
     assert row.latency_ms is not None
     assert row.latency_ms.count == 5
     (python,) = lent_board.cache.glob("environments/*/bin/python")

@@ -6,21 +6,21 @@ from typing import Any
 import pytest
 
 from edgekit.measure.gates import SIMULATED, judge, judge_latency, recommend
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Gates
 from edgekit.report.row import Bound, Int8, LowPrecision, Row
 from edgekit.report.under_load import Energy
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
 from tests.helpers.reports import ENERGY, THROUGHPUT
 
-GATES = Settings(max_drop=1.0, min_speedup=1.0)
+GATES = Gates(max_drop=1.0, min_speedup=1.0)
 STATED_DROP = replace(GATES, must_show_drop=True)
 
 
-def row(settings: Settings = GATES, **figures: Any) -> Row:
+def row(gates: Gates = GATES, **figures: Any) -> Row:
     """The row of a measurement with these figures; `drop` gives the drop of its accuracy."""
     if "drop" in figures:
         figures["accuracy"] = accuracy(figures.pop("drop"))
-    return judge(measurement(**figures), settings, random_weights=False)
+    return judge(measurement(**figures), gates, random_weights=False)
 
 
 def test_a_row_has_the_facts_of_its_measurement() -> None:
@@ -40,7 +40,7 @@ def test_times_of_an_emulated_device_are_not_judged() -> None:
     assert slow.verdict == "pass"
     assert row(drop=1.3, device=board).verdict == "fail"
     loaded = conditions(cpus=2, other_cpus=1.9)
-    claim = replace(GATES, must_be_fit=True)
+    claim = replace(GATES, needs_steady_timing=True)
     assert row(claim, thermal=loaded).verdict == "inconclusive"
     assert row(claim, thermal=loaded, device=board).verdict == "pass"
     advice = recommend([row(), slow])
@@ -84,9 +84,9 @@ def test_without_a_stated_bound_an_unconfirmed_drop_is_a_remark() -> None:
     assert judged.remarks == row(STATED_DROP, drop=0.7).reasons
 
 
-@pytest.mark.parametrize("settings", [GATES, STATED_DROP])
-def test_a_bound_that_is_confirmed_passes(settings: Settings) -> None:
-    judged = row(settings, drop=0.5)
+@pytest.mark.parametrize("gates", [GATES, STATED_DROP])
+def test_a_bound_that_is_confirmed_passes(gates: Gates) -> None:
+    judged = row(gates, drop=0.5)
     assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
     assert judged.accuracy is not None
     assert judged.accuracy.bound is not None
@@ -117,7 +117,7 @@ def test_a_bundle_with_an_unconfirmed_drop_is_not_recommended() -> None:
 
 
 def test_gains_pass() -> None:
-    assert row(Settings(max_drop=0), drop=-3).verdict == "pass"
+    assert row(Gates(max_drop=0), drop=-3).verdict == "pass"
 
 
 def test_random_weights_have_no_drop_gate_but_a_speed_gate() -> None:
@@ -140,8 +140,8 @@ def test_the_speed_gate_uses_the_lower_end_of_the_interval(faster: tuple[float, 
 
 
 def test_the_speed_gate_uses_the_stated_factor() -> None:
-    assert row(Settings(min_speedup=1.39)).verdict == "pass"
-    assert row(Settings(min_speedup=1.4)).verdict == "fail"
+    assert row(Gates(min_speedup=1.39)).verdict == "pass"
+    assert row(Gates(min_speedup=1.4)).verdict == "fail"
 
 
 def test_int8_without_a_float_baseline_fails() -> None:
@@ -152,7 +152,7 @@ def test_int8_without_a_float_baseline_fails() -> None:
 
 @pytest.mark.parametrize("faster", [None, speedup(0.5, 0.4, 0.6)])
 def test_zero_turns_the_speed_gate_off(faster: Any) -> None:
-    assert row(Settings(min_speedup=0), speedup=faster).verdict == "pass"
+    assert row(Gates(min_speedup=0), speedup=faster).verdict == "pass"
 
 
 def test_both_gates_give_a_reason() -> None:
@@ -173,7 +173,7 @@ def outcomes(judged: Row) -> dict[str, str]:
 
 
 def test_a_row_has_the_outcome_of_each_gate() -> None:
-    judged = row(Settings(max_drop=0.5, min_speedup=1.2), drop=0.7)
+    judged = row(Gates(max_drop=0.5, min_speedup=1.2), drop=0.7)
     assert outcomes(judged) == {"max-drop": "fail", "min-speedup": "pass", "steady-timing": "skipped"}
     drop, speed, _ = judged.gates
     assert (drop.figure, drop.limit, drop.reasons) == ("accuracy.drop_top1_points", 0.5, judged.reasons)
@@ -181,7 +181,7 @@ def test_a_row_has_the_outcome_of_each_gate() -> None:
     unconfirmed = row(STATED_DROP, drop=0.7)
     assert outcomes(unconfirmed)["max-drop"] == "inconclusive"
     assert row(drop=0.7).gates[0] == replace(unconfirmed.gates[0], verdict="pass")
-    claim = replace(GATES, must_be_fit=True)
+    claim = replace(GATES, needs_steady_timing=True)
     assert outcomes(row(claim))["steady-timing"] == "pass"
     unsteady = row(claim, precision="float", latency_ms=latency(spread=0.9), thermal=conditions())
     assert outcomes(unsteady) == {"max-drop": "skipped", "min-speedup": "skipped", "steady-timing": "inconclusive"}
@@ -190,7 +190,7 @@ def test_a_row_has_the_outcome_of_each_gate() -> None:
 def test_a_gate_that_does_not_apply_is_skipped_with_the_reason() -> None:
     emulated = row(device=device("pi", emulated=True))
     assert outcomes(emulated) == {"max-drop": "pass", "min-speedup": "skipped", "steady-timing": "skipped"}
-    random = judge(measurement(), Settings(min_speedup=0), random_weights=True)
+    random = judge(measurement(), Gates(min_speedup=0), random_weights=True)
     for judged in (emulated, random, row(precision="float")):
         assert all(gate.reasons for gate in judged.gates if gate.verdict == "skipped")
     assert set(outcomes(random).values()) == {"skipped"}
@@ -286,7 +286,7 @@ def test_an_unreliable_latency_is_not_recommended_where_a_speedup_is_claimed() -
     unclaimed = row(**unsteady)
     assert unclaimed.verdict == "pass"
     assert unclaimed.remarks[0].startswith("unreliable timing: ")
-    claimed = row(replace(GATES, must_be_fit=True), **unsteady)
+    claimed = row(replace(GATES, needs_steady_timing=True), **unsteady)
     assert (claimed.verdict, claimed.reasons, claimed.remarks) == ("inconclusive", unclaimed.remarks, ())
     assert recommend([claimed]).bundle is None
 

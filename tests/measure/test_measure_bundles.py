@@ -15,7 +15,7 @@ from edgekit.measure import measure_bundles as measure
 from edgekit.measure import profiled, steadiness, timing
 from edgekit.measure.accuracy import Predictions, predict
 from edgekit.measure.measure_bundles import EvaluationImages, measure_group, roofline
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement, Speedup, Stage
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
 from edgekit.runtime.openvino import engine as openvino
@@ -26,7 +26,7 @@ from tests.helpers.measurements import device
 from tests.helpers.reports import ENERGY, THROUGHPUT
 from tests.helpers.tiny import MakeBundle
 
-SETTINGS = Settings(threads=1, warmup=1, iterations=4)
+TIMING = Timing(threads=1, warmup=1, iterations=4)
 
 pytestmark = pytest.mark.usefixtures("no_processes")
 
@@ -38,10 +38,10 @@ def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measure_all(
-    group: Mapping[str, Bundle], images: EvaluationImages | None, settings: Settings = SETTINGS
+    group: Mapping[str, Bundle], images: EvaluationImages | None, timing: Timing = TIMING
 ) -> dict[str, Measurement]:
     """Measure a group; the result must have the names and the order of its bundles."""
-    measured = measure_group(group, settings, device(), Reporter(quiet=True), images)
+    measured = measure_group(group, timing, device(), Reporter(quiet=True), images)
     assert list(measured) == list(group)
     return measured
 
@@ -117,7 +117,7 @@ def test_a_benchmark_has_no_images_and_compares_with_the_first(group: dict[str, 
 
 
 def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> None:
-    for each in measure_all(group, None, Settings(threads=1, warmup=1, sustain_s=0.05)).values():
+    for each in measure_all(group, None, Timing(threads=1, warmup=1, sustain_s=0.05)).values():
         assert each.sustain is not None
         assert each.latency_ms is not None
         assert sum(point.count for point in each.sustain.series) == each.latency_ms.count
@@ -125,7 +125,7 @@ def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> No
 
 def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
-    for each in measure_all(group, None, replace(SETTINGS, streams=2)).values():
+    for each in measure_all(group, None, replace(TIMING, streams=2)).values():
         assert each.energy == ENERGY
         assert each.throughput is not None
         assert each.throughput.streams == 2
@@ -134,7 +134,7 @@ def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch
 def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     error = EngineError("no memory for it")
     monkeypatch.setattr(measure, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
-    float_, int8 = measure_all(group, None, replace(SETTINGS, streams=2)).values()
+    float_, int8 = measure_all(group, None, replace(TIMING, streams=2)).values()
     assert_lost(float_, "benchmark", "no memory for it")
     assert (int8.failure, int8.throughput, int8.speedup) == (None, THROUGHPUT, None)
 

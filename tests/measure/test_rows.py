@@ -11,7 +11,7 @@ from edgekit.errors import CompileError, StageError, UnreachableError
 from edgekit.measure import rows
 from edgekit.measure.measure_bundles import EvaluationImages, Group
 from edgekit.measure.rows import Memory, by_runtime, lost_with_device, measure_bundles, measure_here
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
@@ -19,7 +19,7 @@ from edgekit.support.run_folder import RunFolder, open_run
 from tests.helpers.measurements import conditions, device, failed, measurement, sample
 from tests.helpers.tiny import MakeBundle
 
-SETTINGS = Settings(threads=1, warmup=1, iterations=4)
+TIMING = Timing(threads=1, warmup=1, iterations=4)
 QUIET = Reporter(quiet=True)
 
 
@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
 
 @pytest.fixture
 def memory(run: RunFolder, tiny_images: EvaluationImages) -> Memory:
-    return Memory(run, tiny_images, SETTINGS)
+    return Memory(run, tiny_images, TIMING)
 
 
 class Measure:
@@ -126,9 +126,9 @@ def test_a_stored_value_that_does_not_fit_is_measured_again(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda memory: replace(memory, settings=replace(SETTINGS, threads=2)),
-        lambda memory: replace(memory, settings=replace(SETTINGS, iterations=5)),
-        lambda memory: replace(memory, settings=replace(SETTINGS, warmup=0)),
+        lambda memory: replace(memory, timing=replace(TIMING, threads=2)),
+        lambda memory: replace(memory, timing=replace(TIMING, iterations=5)),
+        lambda memory: replace(memory, timing=replace(TIMING, warmup=0)),
         lambda memory: replace(memory, images=replace(memory.images, key="other images")),
         lambda memory: replace(memory, device="ssh://user@host:22"),
     ],
@@ -149,14 +149,6 @@ def test_measurements_depend_on_the_bundles(group: dict[str, Bundle], memory: Me
     assert len(measure.groups) == 3
 
 
-def test_measurements_do_not_depend_on_the_gates(group: dict[str, Bundle], memory: Memory) -> None:
-    measure = Measure()
-    measure_bundles(group, device(), measure, QUIET, memory)
-    gates = replace(SETTINGS, max_drop=9, min_speedup=9, must_show_drop=True)
-    measure_bundles(group, device(), measure, QUIET, replace(memory, settings=gates))
-    assert len(measure.groups) == 1
-
-
 def test_each_device_has_its_own_stored_measurements(
     group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,10 +165,10 @@ def test_each_device_has_its_own_stored_measurements(
 def test_measure_here_measures_and_resumes(
     group: dict[str, Bundle], tiny_images: EvaluationImages, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measure_here(group, device(), tiny_images, SETTINGS, run, QUIET)
+    first = measure_here(group, device(), tiny_images, TIMING, run, QUIET)
     assert [each.failure for each in first] == [None, None]
     assert all(each.accuracy is not None for each in first)
     monkeypatch.setattr(rows, "measure_group", None)
-    assert measure_here(group, device(), tiny_images, SETTINGS, run, QUIET) == first, (
+    assert measure_here(group, device(), tiny_images, TIMING, run, QUIET) == first, (
         "every figure survives storage as JSON"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.measure import steadiness
 from edgekit.measure.gates import judge
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.steadiness import spread, time_steadily, unreliable
 from edgekit.report.conditions import Conditions, Sustained, SustainedLatency
 from edgekit.report.row import Row
@@ -20,9 +20,9 @@ HOT = conditions(throttled=("frequency capped",), series=tuple(map(sample, (71.0
 
 def row(claimed: bool = True, **figures: Any) -> Row:
     """The row of a measurement on four threads with these figures; `claimed` means that the user stated a speed-up."""
-    settings = Settings(must_be_fit=claimed)
+    gates = Gates(needs_steady_timing=claimed)
     calm: dict[str, Any] = {"thermal": conditions(), "latency_ms": latency(threads=4)}
-    return judge(measurement(**{**calm, **figures}), settings, random_weights=False)
+    return judge(measurement(**{**calm, **figures}), gates, random_weights=False)
 
 
 def test_a_calm_machine_is_reliable() -> None:
@@ -115,10 +115,10 @@ def test_an_unreliable_latency_is_timed_again(
 
     monkeypatch.setattr(steadiness, "TelemetrySampler", Sampler)
     done: list[int] = []
-    settings = Settings(warmup=1, iterations=2)
-    times, last = time_steadily({"a": lambda: done.append(1)}, 4, settings, "time", Reporter())
+    timing = Timing(warmup=1, iterations=2)
+    times, last = time_steadily({"a": lambda: done.append(1)}, 4, timing, "time", Reporter())
     assert (len(times["a"]), len(done), last.other_cpus) == (2, 9, 0)
     assert capfd.readouterr().err.count("timing again: other processes used") == 2
     loads = iter([3.0, 2.0, 2.5])
-    _, last = time_steadily({"a": lambda: None}, 4, settings, "time", Reporter(quiet=True))
+    _, last = time_steadily({"a": lambda: None}, 4, timing, "time", Reporter(quiet=True))
     assert last.other_cpus == 2.5, "it is timed at most three times"

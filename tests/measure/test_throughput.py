@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.errors import EngineError
 from edgekit.measure import throughput
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.measure.throughput import measure_streams, measure_throughput, run_side_by_side
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session, open_session
@@ -51,8 +51,8 @@ def test_a_stream_that_fails_ends_the_others(warmup: int) -> None:
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
 def test_sessions_of_every_runtime(target: str, make_bundle: MakeBundle) -> None:
-    settings = Settings(threads=1, warmup=1, iterations=4, streams=3)
-    measured = measure_throughput(read_bundle(make_bundle(target)), IMAGE, settings)
+    timing = Timing(threads=1, warmup=1, iterations=4, streams=3)
+    measured = measure_throughput(read_bundle(make_bundle(target)), IMAGE, timing)
     assert (measured.streams, measured.threads) == (3, 1)
     assert 4 <= measured.count <= 12
     assert measured.images_per_second > 0
@@ -66,14 +66,14 @@ def test_streams_share_the_cores(
     threads: int | None, streams: int, each: int, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throughput, "check_threads", lambda threads: threads or 4)
-    settings = Settings(threads=threads, warmup=0, iterations=1, streams=streams)
-    assert measure_throughput(read_bundle(make_bundle("onnx")), IMAGE, settings).threads == each
+    timing = Timing(threads=threads, warmup=0, iterations=1, streams=streams)
+    assert measure_throughput(read_bundle(make_bundle("onnx")), IMAGE, timing).threads == each
 
 
 def test_the_figures_of_the_times(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "run_side_by_side", lambda *_: [np.array([4.0, 6.0]), np.array([10.0])])
-    settings = Settings(threads=1, warmup=0, iterations=2, streams=2)
-    measured = measure_throughput(read_bundle(make_bundle("onnx")), IMAGE, settings)
+    timing = Timing(threads=1, warmup=0, iterations=2, streams=2)
+    measured = measure_throughput(read_bundle(make_bundle("onnx")), IMAGE, timing)
     assert measured.images_per_second == pytest.approx(1000 / 5 + 1000 / 10)
     assert (measured.p50_ms, measured.count) == (6.0, 3)
     assert measured.p99_ms == pytest.approx(9.92)
@@ -91,8 +91,8 @@ def test_one_bundle_that_fails_costs_its_own_figure(
         return open_session(bundle, threads)
 
     monkeypatch.setattr("edgekit.measure.throughput.open_session", refuse)
-    settings = Settings(threads=1, warmup=0, iterations=1, streams=2)
-    measured, failures = measure_streams(bundles, settings, Reporter(quiet=True))
+    timing = Timing(threads=1, warmup=0, iterations=1, streams=2)
+    measured, failures = measure_streams(bundles, timing, Reporter(quiet=True))
     assert (list(measured), failures) == (["b"], {"a": error})
     assert "a: run 2 streams: no memory" in capfd.readouterr().err
-    assert measure_streams(bundles, Settings(), Reporter(quiet=True)) == ({}, {}), "nobody asked for it"
+    assert measure_streams(bundles, Timing(), Reporter(quiet=True)) == ({}, {}), "nobody asked for it"

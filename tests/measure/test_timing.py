@@ -7,11 +7,11 @@ import pytest
 
 from edgekit.errors import EngineError
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.settings import Settings
+from edgekit.measure.settings import Timing
 from edgekit.measure.timing import latency_of, time_end_to_end, time_in_turns, without_failing
 from edgekit.support.progress import Reporter
 
-SETTINGS = Settings(threads=1, warmup=1, iterations=4)
+TIMING = Timing(threads=1, warmup=1, iterations=4)
 FRESH = Fresh(load_ms=20.0, first_ms=3.0, peak_rss_bytes=50_000_000)
 
 
@@ -36,7 +36,7 @@ class Calls:
 @pytest.mark.parametrize("good", [0, 3], ids=["at once", "after a while"])
 def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> None:
     calls = Calls("abc", b=good)
-    timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
+    timed = time_in_turns(calls.calls, 1, TIMING, "time", Reporter(quiet=True))
     assert timed.failures == {"b": calls.error}
     assert {name: len(times) for name, times in timed.times.items()} == {"a": 4, "c": 4}
     assert "".join(calls.order).endswith("ac" * 5), "one warm-up round and four timed ones"
@@ -45,28 +45,28 @@ def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> Non
 
 def test_several_may_fail_one_after_the_other() -> None:
     calls = Calls("abcd", d=1, a=3)
-    timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
+    timed = time_in_turns(calls.calls, 1, TIMING, "time", Reporter(quiet=True))
     assert list(timed.failures) == ["d", "a"]
     assert list(timed.times) == ["b", "c"]
 
 
 def test_there_are_no_times_if_all_fail() -> None:
     calls = Calls("ab", a=0, b=0)
-    timed = time_in_turns(calls.calls, 1, SETTINGS, "time", Reporter(quiet=True))
+    timed = time_in_turns(calls.calls, 1, TIMING, "time", Reporter(quiet=True))
     assert set(timed.failures) == {"a", "b"}
     assert (timed.times, timed.sustained, timed.conditions) == ({}, {}, None)
 
 
 def test_nothing_to_time_gives_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     nothing: dict[str, Callable[[], object]] = {}
-    timed = time_in_turns(nothing, 1, SETTINGS, "time", Reporter())
+    timed = time_in_turns(nothing, 1, TIMING, "time", Reporter())
     assert (timed.times, timed.conditions, timed.failures) == ({}, None, {})
     assert capfd.readouterr().err == "", "no stage was started"
 
 
 def test_a_sustained_run_drops_the_one_that_fails_too() -> None:
     calls = Calls("ab", b=2)
-    sustained = Settings(threads=1, warmup=1, sustain_s=0.05)
+    sustained = Timing(threads=1, warmup=1, sustain_s=0.05)
     timed = time_in_turns(calls.calls, 1, sustained, "time", Reporter(quiet=True))
     assert list(timed.failures) == ["b"]
     assert timed.sustained.keys() == timed.times.keys() == {"a"}
@@ -75,14 +75,14 @@ def test_a_sustained_run_drops_the_one_that_fails_too() -> None:
 
 def test_end_to_end_times_need_fewer_rounds_and_drop_the_one_that_fails() -> None:
     calls = Calls("abc", a=6)
-    times, failures = time_end_to_end(calls.calls, Settings(warmup=20, iterations=200))
+    times, failures = time_end_to_end(calls.calls, Timing(warmup=20, iterations=200))
     assert failures == {"a": calls.error}
     assert {name: len(values) for name, values in times.items()} == {"b": 50, "c": 50}
     assert "".join(calls.order).endswith("bc" * 55), "at most five warm-up rounds"
 
 
 def test_there_are_no_end_to_end_times_if_all_fail() -> None:
-    times, failures = time_end_to_end(Calls("a", a=0).calls, SETTINGS)
+    times, failures = time_end_to_end(Calls("a", a=0).calls, TIMING)
     assert (times, list(failures)) == ({}, ["a"])
 
 
