@@ -93,7 +93,7 @@ class Source:
         Path | None,
         typer.Option(
             metavar="FILE",
-            show_default="ImageNet's for 1000 classes",
+            show_default="those in the model's file, or ImageNet's for 1000 classes",
             rich_help_panel=panels.MODEL,
             help="Text file with one class name per line, in the order of the model's outputs.",
         ),

@@ -18,6 +18,8 @@ from edgekit.images.stores import LAYOUT, Store, open_store
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 )
+_SHOWN = 4
+"""Most folders that a message lists."""
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test"))
 
 
@@ -37,6 +39,21 @@ class Dataset:
     path: Path
     samples: tuple[Sample, ...]
     _store: Store
+    by_order: bool = False
+    """Whether no class folder has the name of a class, so that the folders in sorted order are taken as the classes."""
+
+    @property
+    def assumption(self) -> str | None:
+        """Which folder is taken as which output, in words, if only the order of the folders tells."""
+        if not self.by_order:
+            return None
+        folders = sorted({sample.class_name for sample in self.samples})
+        pairs = [f"{index} = {name}" for index, name in enumerate(folders[:_SHOWN])]
+        return (
+            f"the folders of '{self.path}' in alphabetical order are taken as outputs 0 to {len(folders) - 1} "
+            f"({', '.join(pairs)}{', …' if len(folders) > _SHOWN else ''}). If the network was trained with another "
+            "order, list its classes with `--labels FILE`"
+        )
 
     def read(self, sample: Sample) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
@@ -78,23 +95,23 @@ def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: S
             f"'{path}' contains the splits {', '.join(present)} instead of classes",
             fix=f"Choose one split, such as --data {inner}",
         )
-    indices = _class_indices(path, present, labels, folders)
+    indices, by_order = _class_indices(path, present, labels, folders)
     samples = (Sample(name, indices[part[depth]], part[depth]) for name, part in zip(images, parts, strict=True))
-    return Dataset(path, tuple(samples), store)
+    return Dataset(path, tuple(samples), store, by_order)
 
 
 def _class_indices(
     path: Path, present: list[str], labels: Sequence[str], folders: Sequence[str] | None
-) -> dict[str, int]:
-    """Class index of each folder that is present."""
+) -> tuple[dict[str, int], bool]:
+    """Class index of each folder that is present, and whether it is only assumed from the order of the folders."""
     if folders is not None:
-        return _match(path, present, folders)
+        return _match(path, present, folders), False
     wnids = imagenet_wnids()
     if len(labels) == len(wnids) and set(present) <= set(wnids):
-        return {name: wnids.index(name) for name in present}
+        return {name: wnids.index(name) for name in present}, False
     if len(present) == len(labels) and not _positions(present, labels, _plain):
-        return {name: index for index, name in enumerate(present)}
-    return _match(path, present, labels)
+        return {name: index for index, name in enumerate(present)}, True
+    return _match(path, present, labels), False
 
 
 def _match(path: Path, present: list[str], names: Sequence[str]) -> dict[str, int]:

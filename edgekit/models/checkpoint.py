@@ -6,14 +6,17 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from edgekit.errors import WeightsError
+from edgekit.models.class_names import StoredNames, stored_names
 
 State: TypeAlias = dict[str, Tensor]
 Rename: TypeAlias = Callable[[State, nn.Module], State]
@@ -25,8 +28,23 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SHOWN = 3
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file that edgekit uses."""
+
+    state: State
+    """Tensors by name, in the file's own layout and dtypes."""
+    class_names: tuple[StoredNames, ...]
+    """Lists of class names in the file."""
+
+
 def read_checkpoint(path: Path) -> State:
-    """The tensors of a checkpoint file by name, in the file's own layout and dtypes, mapped from it where possible.
+    """The tensors of a checkpoint file by name. Raises the errors of `open_checkpoint`."""
+    return open_checkpoint(path).state
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the tensors and class names of a checkpoint file. The tensors are mapped from it where possible.
 
     Reads `.safetensors` and files of torch.save (with weights_only=True, so that no code in them runs), plain or
     wrapped as training scripts do. Where a file has both averaged (EMA) and raw weights, the averaged ones are used.
@@ -39,7 +57,8 @@ def read_checkpoint(path: Path) -> State:
             valid="a checkpoint file, or `random`",
             fix="Correct the path after `--weights`",
         )
-    content = _unwrap(_read_file(path))
+    whole, metadata = _read_file(path)
+    content = _unwrap(whole)
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         kind = f"a dict with {_some(list(content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise WeightsError(
@@ -51,7 +70,8 @@ def read_checkpoint(path: Path) -> State:
             f"weights file '{path}' contains entries that aren't plain tensors: {_some(others)}",
             fix="Save model.state_dict() alone to the file",
         )
-    return {str(name): value for name, value in content.items()}
+    names = stored_names(metadata)
+    return Checkpoint({str(name): value for name, value in content.items()}, names)
 
 
 def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | None = None) -> None:
@@ -121,15 +141,19 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
-def _read_file(path: Path) -> Any:
+def _read_file(path: Path) -> tuple[Any, object]:
+    """The content of a file, and the dicts that may contain class names: those of torch.save are the content itself."""
     try:
         if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, "pt") as file:
+                metadata = file.metadata()
+            return safetensors.torch.load_file(path), metadata
         # timm's and the ConvNeXt repository's training scripts save an argparse.Namespace beside the weights. torch
         # warns of pickle formats that it may fail on; if it does fail, the error below reports it.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return content, content
     # On damaged files torch's unpickler raises almost anything: EOFError, KeyError, struct.error, RuntimeError.
     except Exception as error:
         blocked = re.search(r"GLOBAL (\S+)", str(error))

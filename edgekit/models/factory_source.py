@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.checkpoint import fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import fit_weights, open_checkpoint, state_sha256
 from edgekit.models.inputs import parse_size
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.source import LoadedModule
@@ -53,8 +53,9 @@ class FactorySource:
         if weights is None:
             return LoadedModule(module, "factory", state_sha256(module), None)
         path = Path(weights)
-        fit_weights(module, read_checkpoint(path), path)
-        return LoadedModule(module, weights, file_sha256(path), None)
+        checkpoint = open_checkpoint(path)
+        fit_weights(module, checkpoint.state, path)
+        return LoadedModule(module, weights, file_sha256(path), None, class_names=checkpoint.class_names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the network with `factory(**model_args)`."""

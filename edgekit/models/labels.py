@@ -1,11 +1,45 @@
-"""Class names: read from a file, ImageNet's, or numbered."""
+"""Class names: read from a file of the user's or from the model's own file, ImageNet's, or numbered."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from edgekit.errors import UsageError
+from edgekit.models.class_names import StoredNames
 
 IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of a model's classes, in the order of the logits, and where they come from."""
+
+    names: tuple[str, ...]
+    origin: str | None = None
+    """Key of the model's own file that has the names; None for those of a labels file, ImageNet's and numbered ones."""
+    doubt: str | None = None
+    """Why other names that the model's file contains are ignored, in words."""
+
+
+def choose_labels(path: Path | None, classes: int, stored: Sequence[StoredNames], file: str) -> Labels:
+    """Take the names from the labels file `path`, or else from the model's own file, or else as `resolve_labels` does.
+
+    `stored` are the lists of names in the model's own file, called `file`. The first one with a name for each of the
+    `classes` outputs is used. Raises the errors of `resolve_labels`.
+    """
+    if path is not None:
+        return Labels(resolve_labels(path, classes))
+    fitting = next((entry for entry in stored if not entry.problem and len(entry.names) == classes), None)
+    if fitting is not None:
+        return Labels(fitting.names, fitting.key)
+    problems = [f"'{entry.key}' {entry.problem or f'has {len(entry.names)} names'}" for entry in stored]
+    doubt = (
+        f"the class names in '{file}' are ignored, because the model has {classes} outputs and {'; '.join(problems)}"
+        if problems
+        else None
+    )
+    return Labels(resolve_labels(None, classes), doubt=doubt)
 
 
 def resolve_labels(path: Path | None, classes: int) -> tuple[str, ...]:

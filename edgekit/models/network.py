@@ -1,6 +1,7 @@
 """Loads a classifier from any source, ready to export."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import check_finite
 from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
-from edgekit.models.labels import resolve_labels
+from edgekit.models.labels import choose_labels
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
@@ -44,6 +45,10 @@ class Network:
     labels: tuple[str, ...]
     license_note: str | None
     reference: Reference | None = None
+    labels_origin: str | None = None
+    """Key under which the network's own file has the labels; None if they come from elsewhere."""
+    labels_doubt: str | None = None
+    """Why class names in the network's own file are ignored, as a sentence for the user."""
 
 
 def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
@@ -62,6 +67,7 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     check_finite(module, loaded.weights)
     channels, classes = _count_channels_and_classes(module, options.name, resolve_size(module, size))
     preprocessing = resolve_preprocessing(module, inputs, channels)
+    labels = choose_labels(options.labels, classes, loaded.class_names, Path(loaded.weights).name)
     return Network(
         module=module,
         name=options.short_name,
@@ -71,9 +77,11 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
         params=sum(parameter.numel() for parameter in module.parameters()),
         classes=classes,
         preprocessing=preprocessing,
-        labels=resolve_labels(options.labels, classes),
+        labels=labels.names,
         license_note=loaded.license_note,
         reference=loaded.reference,
+        labels_origin=labels.origin,
+        labels_doubt=labels.doubt,
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.images.preprocess import CHANNELS
 from edgekit.models.checkpoint import state_sha256
+from edgekit.models.class_names import stored_names
 from edgekit.models.inputs import parse_size
 from edgekit.models.onnx_import import import_graph
 from edgekit.models.options import ONNX_SUFFIX, ModelOptions
@@ -77,6 +78,7 @@ class OnnxSource:
                 raise UsageError(f"{option} doesn't apply to '{options.name}', which has its own weights")
         model, size = _read(options.name), self.input_size(options)
         channels, _, _ = _input_shape(model, options.name)
+        names = stored_names({entry.key: entry.value for entry in model.metadata_props})
         model = _simplify(model, options.name)
         softmax = _remove_softmax(model)
         try:
@@ -91,7 +93,8 @@ class OnnxSource:
             ) from error
         # The weights alone don't describe the graph, and the file alone may not contain them.
         hashes = digest(file_sha256(Path(options.name)), state_sha256(module))
-        return LoadedModule(module, options.short_name, hashes, None, OnnxReference(options.name, softmax))
+        reference = OnnxReference(options.name, softmax)
+        return LoadedModule(module, options.short_name, hashes, None, reference, names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Import the file on the CPU, and move the module. Unlike other sources, this reads the weights."""

@@ -1,6 +1,7 @@
 """Models named `open_clip:NAME`: an image tower with a head, which the text tower may help to build."""
 
 import difflib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from edgekit.compat.open_clip import build_vision_tower, keep_first_query
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import State, fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import State, fit_weights, open_checkpoint, state_sha256
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
@@ -101,14 +102,16 @@ class OpenClipSource:
             return _loaded(library, _deployable(module), config, "random", None)
         published = _published(library, model, tag) if options.weights is None else None
         path = _download(published) if published is not None else Path(str(options.weights))
-        state = read_checkpoint(path)
+        checkpoint = open_checkpoint(path)
+        state, names = checkpoint.state, checkpoint.class_names
         if any(key.startswith("head.") for key in state):
             module = _untrained(library, config, classes or _classes_of(state))
             fit_weights(module, state, path)
         else:
-            module = _zero_shot(library, model, config, state, path, options.labels, classes)
+            # Such a head is built from the class names that it then has, so other names in the file don't matter.
+            module, names = _zero_shot(library, model, config, state, path, options.labels, classes), ()
         weights = str(published.tag if published is not None else options.weights)
-        return _loaded(library, _deployable(module), config, weights, path)
+        return replace(_loaded(library, _deployable(module), config, weights, path), class_names=names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the image tower and a head."""

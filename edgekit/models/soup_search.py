@@ -13,6 +13,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from edgekit.models import load_network
 from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
+from edgekit.models.class_order import report_class_order
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import check_members, greedy, mean, save_soup
@@ -47,7 +48,7 @@ def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
     with reporter.stage("hash members", len(options.members)) as step:
         hashes = {path: (file_sha256(path), step())[0] for path in options.members}
     if options.model is not None and options.data is not None:
-        record = _MemberEvaluation(options, options.model, options.data).choose(hashes, reporter)
+        record = _MemberEvaluation(options, options.model, options.data, reporter).choose(hashes, reporter)
     else:
         members = tuple(SoupMember(file=path.name, sha256=hashes[path], kept=True) for path in options.members)
         record = SoupRecord(edgekit=__version__, method=options.method, members=members)
@@ -104,11 +105,12 @@ def _check_output(options: SoupOptions) -> None:
 class _MemberEvaluation:
     """One network that is loaded with the members' and soups' weights in turn, and the images that measure it."""
 
-    def __init__(self, options: SoupOptions, model: ModelOptions, data: Path) -> None:
+    def __init__(self, options: SoupOptions, model: ModelOptions, data: Path, reporter: Reporter) -> None:
         self.options = options
         with quiet():
             self.network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
         dataset = open_dataset(data, self.network.labels)
+        report_class_order(self.network, model, dataset, reporter)
         count = options.num_held_out_samples or max(1, len(dataset.samples) // 2)
         self.held_out = select(dataset, count, options.seed)
         rest = select(dataset, None, options.seed, exclude=self.held_out, exact=False)

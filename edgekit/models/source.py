@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekit.models.class_names import StoredNames
 from edgekit.models.options import ModelOptions
 
 
@@ -30,6 +31,8 @@ class LoadedModule:
     weights_sha256: str
     license_note: str | None
     reference: "Reference | None" = None
+    class_names: tuple[StoredNames, ...] = ()
+    """Lists of class names that the file of the network or of its weights contains."""
 
 
 class ModelSource(Protocol):

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import fit_weights, read_checkpoint, state_sha256
+from edgekit.models.checkpoint import fit_weights, open_checkpoint, state_sha256
 from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
@@ -79,10 +79,11 @@ class TimmSource:
             randomize(module, size or config.input_size[-2:])
             return LoadedModule(module, "random", state_sha256(module), None)
         path = Path(weights)
-        state = read_checkpoint(path)
+        checkpoint = open_checkpoint(path)
         module = _build(name, arguments, pretrained=False)
-        fit_weights(module, state, path, checkpoint_filter(str(config.architecture)))
-        return LoadedModule(module, weights, file_sha256(path), _license_note(config, from_file=True))
+        fit_weights(module, checkpoint.state, path, checkpoint_filter(str(config.architecture)))
+        note = _license_note(config, from_file=True)
+        return LoadedModule(module, weights, file_sha256(path), note, class_names=checkpoint.class_names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         arguments = _constructor_arguments(options, resolve_name(options.name))

@@ -20,6 +20,7 @@ from edgekit.images.dataset import Dataset, open_dataset
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, select, select_listed
 from edgekit.models import Network, load_network
+from edgekit.models.class_order import report_class_order
 from edgekit.models.logits import batched_logits
 from edgekit.models.soup_record import held_out_of
 from edgekit.pipeline.options import Options, check_scheme
@@ -80,6 +81,7 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     if network.weights == "random":
         reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
     dataset = open_dataset(options.data, network.labels)
+    report_class_order(network, options.model, dataset, reporter)
     other = open_dataset(options.calibration_data, network.labels) if options.calibration_data else dataset
     calibration, evaluation = choose(dataset, other, recipe, options, evaluate, reporter, listed)
     alike = tuple(lookalikes(evaluation, dataset, calibration, other)) if evaluate else ()

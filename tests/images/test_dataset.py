@@ -108,6 +108,17 @@ def test_folders_become_class_indices(place: Path, folders: list[str], labels: l
     assert [sample.label for sample in dataset.samples] == indices
 
 
+def test_an_order_that_is_only_assumed_is_stated(place: Path) -> None:
+    dataset = open_dataset(make(place, contents(dict.fromkeys(["10", "a", "9", "b", "c"], 1))), [*"vwxyz"])
+    assert dataset.assumption == (
+        f"the folders of '{place}' in alphabetical order are taken as outputs 0 to 4 (0 = 10, 1 = 9, 2 = a, 3 = b, …). "
+        "If the network was trained with another order, list its classes with `--labels FILE`"
+    )
+    for labels in (["c", "b", "a", "9", "10"], ["B", "A", "C", "9", "10"]):
+        assert open_dataset(place, labels).assumption is None
+    assert open_dataset(place, LABELS, folders=["9", "10", "a", "b", "c"]).assumption is None
+
+
 def test_an_order_of_folders_can_be_given(place: Path) -> None:
     make(place, contents({"cat": 1, "dog": 1, "owl": 1}))
     samples = open_dataset(place, LABELS, folders=["owl", "dog", "cat"]).samples

@@ -292,6 +292,35 @@ def test_a_truncated_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -
             load(path)
 
 
+NAMES = [f"name {index}" for index in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "save"),
+    [
+        (".pth", lambda state, path: torch.save({"state_dict": state, "class_names": NAMES}, path)),
+        (".pth", lambda state, path: torch.save({"model": state, "args": argparse.Namespace(classes=NAMES)}, path)),
+        (".safetensors", lambda state, path: safetensors.torch.save_file(state, path, {"classes": "\n".join(NAMES)})),
+    ],
+)
+def test_class_names_beside_the_weights(
+    suffix: str, save: Callable[..., None], state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    save(state, path)
+    network = load(path)
+    assert network.labels == tuple(NAMES)
+    assert network.labels_origin in ("class_names", "args.classes", "classes")
+
+
+def test_class_names_of_another_head_are_ignored(state: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"state_dict": state, "classes": ["cat", "dog"], "names": 7}, tmp_path / "weights.pth")
+    network = load(tmp_path / "weights.pth")
+    assert network.labels == tuple(f"class_{index}" for index in range(10))
+    assert network.labels_doubt is not None
+    assert "'weights.pth' are ignored, because the model has 10 outputs and 'classes' has 2 n" in network.labels_doubt
+
+
 @pytest.mark.parametrize(("suffix", "save"), [(".pth", torch.save), (".safetensors", safetensors.torch.save_file)])
 def test_tensors_are_mapped_from_the_file(
     suffix: str, save: Callable[..., None], state: dict[str, Tensor], tmp_path: Path

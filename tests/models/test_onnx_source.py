@@ -74,6 +74,27 @@ def test_edgekit_recognizes_the_layers(mixed: Path) -> None:
     assert sum(p.numel() for p in meta.parameters()) == network.params
 
 
+@pytest.mark.parametrize(
+    ("metadata", "labels", "origin"),
+    [
+        ({"names": "{0: 'e', 1: 'd', 2: 'c', 3: 'b', 4: 'a'}"}, ("e", "d", "c", "b", "a"), "names"),
+        ({"names": "{0: 'e'", "character": "e\nd\nc\nb\na"}, ("e", "d", "c", "b", "a"), "character"),
+        ({"names": "{0: 'e', 1: 'd'}"}, tuple(f"class_{index}" for index in range(5)), None),
+    ],
+)
+def test_class_names_in_the_metadata(
+    metadata: dict[str, str], labels: tuple[str, ...], origin: str | None, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "named.onnx", [CONV, *HEAD], KERNEL)
+    model = onnx.load(path)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    network = load_network(ModelOptions(str(path)))
+    assert (network.labels, network.labels_origin) == (labels, origin)
+    doubt = "the class names in 'named.onnx' are ignored, because the model has 5 outputs and 'names' has 2 names"
+    assert network.labels_doubt == (None if origin else doubt)
+
+
 SQRT = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
 
 
