@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,27 @@ def test_the_ratio_of_shared_drift_is_one() -> None:
 def test_ratio_of_few_rounds() -> None:
     point, (low, high) = ratio(np.array([4.0, 4.2]), np.array([2.0, 2.1]))
     assert low <= point <= high
+
+
+def test_the_interval_is_that_of_the_resampled_blocks() -> None:
+    random = np.random.default_rng(3)
+    slow, fast = random.normal(4, 0.2, 57), random.normal(2, 0.2, 57)
+    _, interval = ratio(slow, fast, seed=4)
+    blocks = [np.stack([block[:2] for block in np.array_split(times, 20)]) for times in (slow, fast)]
+    chosen = np.random.default_rng(4).integers(0, 20, (2000, 20))
+    a, b = (np.median(rows[chosen].reshape(2000, -1), axis=1) for rows in blocks)
+    assert interval == tuple(np.percentile(a / b, (2.5, 97.5)))
+
+
+def test_the_interval_of_a_long_run_takes_little_memory() -> None:
+    """A run of ten minutes has hundreds of thousands of rounds, and a device has little memory."""
+    slow, fast = np.random.default_rng(5).normal(4, 0.2, (2, 20_000))
+    tracemalloc.start()
+    _, (low, high) = ratio(slow, fast)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert low < 1 < high
+    assert peak < 100 * slow.nbytes, "2000 resamples of all times must not be held at once"
 
 
 def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
