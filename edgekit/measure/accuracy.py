@@ -7,7 +7,7 @@ from math import inf, log10
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import WeightsError
+from edgekit.errors import EngineError
 from edgekit.measure.paired import mcnemar, paired_interval
 from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.row import Accuracy
@@ -31,13 +31,18 @@ class Predictions:
 def predict(
     run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     images: Iterable[tuple[NDArray[np.float32], int]],
+    names: Sequence[str] = (),
 ) -> Predictions:
-    """Run a model on pairs of a float32 image [1,3,H,W] and its label; raises WeightsError if a logit isn't finite."""
+    """Run a model on pairs of a float32 image [1,3,H,W] and its label; raises EngineError if a logit isn't finite.
+
+    The message names the image by `names`, or by its position if there are none.
+    """
     best, hit1, hit5 = [], [], []
     for index, (image, label) in enumerate(images):
         logits = run(image)[0]
         if not np.isfinite(logits).all():
-            raise WeightsError(f"the logits for image {index} are NaN or infinite: the weights are damaged")
+            image_name = f"'{names[index]}'" if names else str(index)
+            raise EngineError(f"the logits for image {image_name} are NaN or infinite")
         ranked = np.argsort(-logits, kind="stable")[:5]
         best.append(int(ranked[0]))
         hit1.append(bool(ranked[0] == label))

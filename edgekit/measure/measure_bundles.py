@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.device_classes import load_device_class
-from edgekit.errors import StageError, WeightsError
+from edgekit.errors import StageError
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import Predictions, changed_classes, compare, predict
@@ -108,7 +108,7 @@ def measure_group(
         for name, bundle in group.items():
             try:
                 opened[name] = _open(name, bundle, timing, images, stack, reporter)
-            except (StageError, WeightsError) as error:
+            except StageError as error:
                 reporter.warn(f"{name}: {error}", error)
                 failures[name] = Failure.of(stage, error)
         times = _time(opened, timing, images, reporter)
@@ -137,7 +137,7 @@ def _failed(
 def _open(
     name: str, bundle: Bundle, timing: Timing, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
 ) -> Opened:
-    """Open and check a bundle, and evaluate it on the images; raises StageError or WeightsError."""
+    """Open and check a bundle, and evaluate it on the images; raises StageError."""
     # This comes first, because a runtime that crashes then takes down only the fresh process.
     fresh = measure_fresh(bundle.path, check_threads(timing.threads))
     session = stack.enter_context(open_session(bundle, timing.threads))
@@ -167,7 +167,7 @@ def _open_low(
         stack.enter_context(low)
         predictions = _predict(f"{_label(name, computes_in(low))}: evaluate", low, images, reporter)
         return LowSession(low, compare(predictions, images.reference))
-    except (StageError, WeightsError) as error:
+    except StageError as error:
         reporter.warn(f"{name} in bf16 or f16: {error}", error)
         return None
 
@@ -209,7 +209,7 @@ def _label(name: str, computed_in: str) -> str:
 
 def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter) -> Predictions:
     with reporter.stage(title, len(images.crops)) as step:
-        return predict(session, _normalized(session.bundle, images, step))
+        return predict(session, _normalized(session.bundle, images, step), images.names)
 
 
 def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:

@@ -90,7 +90,7 @@ def answer(shard: Shard) -> Answers:
     """Run a shard's bundle on its images."""
     session = _session(shard.bundle, shard.fingerprint, shard.threads)
     images = ((session.preprocess(shard.dataset.image(sample)), sample.label) for sample in shard.dataset.samples)
-    predictions = predict(session, images)
+    predictions = predict(session, images, [sample.name for sample in shard.dataset.samples])
     return {name: value.astype(int).tolist() for name, value in vars(predictions).items()}
 
 

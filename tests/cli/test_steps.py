@@ -297,8 +297,19 @@ def test_classify_of_a_model_that_gives_nan(
     arguments = [finished_run / "onnx-float", photos / "class_0" / "0.png"]
     _, err = run(capfd, "classify", *arguments, code=2)
     assert "are NaN or infinite" in err
-    _, err = run(capfd, "evaluate", arguments[0], "--data", photos, code=2)
-    assert "are NaN or infinite" in err
+
+
+def test_a_bundle_that_gives_nan_loses_only_its_own_row(
+    finished_run: Path, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtime.onnx import engine as onnx
+
+    monkeypatch.setattr(onnx.Engine, "run", lambda self, x: np.full((1, 10), np.nan, np.float32))
+    bundles = [finished_run / "onnx-float", finished_run / "tflite-float"]
+    broken, sound = run_json(capfd, "evaluate", *bundles, "--data", photos, "--threads", 1, code=1)["results"]
+    assert (broken["verdict"], sound["verdict"]) == ("error", "pass")
+    assert re.search(r"the logits for image 'class_\d/\d+.png' are NaN or infinite", broken["failure"]["message"])
+    assert sound["accuracy"]["count"] > 1
 
 
 def test_report(finished_run: Path, tmp_path: Path, capfd: Any) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit.errors import WeightsError
+from edgekit.errors import EngineError
 from edgekit.measure.accuracy import CLASSES, EXAMPLES, Predictions, changed_classes, compare, predict, snr_db
 from edgekit.report.changes import ChangedImage, ClassChange
 
@@ -31,8 +31,10 @@ def test_predict_takes_the_first_of_equals() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_predict_refuses_outputs_that_are_not_finite(value: float) -> None:
     images = [(np.array([[0.0, x]], np.float32), 0) for x in (1.0, value)]
-    with pytest.raises(WeightsError, match="image 1 are NaN or infinite"):
+    with pytest.raises(EngineError, match="image 1 are NaN or infinite"):
         predict(lambda image: image, images)
+    with pytest.raises(EngineError, match="image 'cat/2.png' are NaN or infinite"):
+        predict(lambda image: image, images, ["cat/1.png", "cat/2.png"])
 
 
 def test_compare_counts_lost_and_won_images() -> None:
