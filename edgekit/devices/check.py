@@ -182,7 +182,11 @@ def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int], stre
 
 
 def row_device(device: Device, facts: ProbedFacts) -> DeviceFacts:
-    """A probed device, as reports describe it."""
+    """A probed device, as reports describe it. Its Python is the one that environments there are made with."""
+    try:
+        python = python_of(device.name, facts).version
+    except DevicePythonError:
+        python = None
     return DeviceFacts(
         name=device.name,
         device_class=device.device_class or facts.matching_class,
@@ -190,7 +194,7 @@ def row_device(device: Device, facts: ProbedFacts) -> DeviceFacts:
         cores=facts.cores,
         memory_bytes=facts.memory_bytes,
         system=f"Linux {facts.kernel} {facts.machine}",
-        python=next((python.version for python in facts.pythons), None),
+        python=python,
         emulated=facts.emulated,
     )
 

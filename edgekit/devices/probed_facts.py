@@ -44,7 +44,7 @@ class ProbedFacts(MachineState):
     noted_features: tuple[str, ...] | None
     """Features that decide which kernels a runtime uses."""
     cores: int | None
-    """Number of cores."""
+    """Number of physical cores that a process may use."""
     memory_bytes: int | None
     """Total memory."""
     memory_available_bytes: int | None

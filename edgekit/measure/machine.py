@@ -5,9 +5,8 @@ from pathlib import Path
 
 from edgekit.config.device_classes import host_class
 from edgekit.measure.memory import machine_memory
-from edgekit.measure.probe import emulated, processor
+from edgekit.measure.probe import board, cores, emulated, processor
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.runtime.engine import default_threads
 
 
 def describe(name: str = "local", device_class: str | None = None) -> DeviceFacts:
@@ -16,7 +15,7 @@ def describe(name: str = "local", device_class: str | None = None) -> DeviceFact
         name=name,
         device_class=device_class or host_class(),
         cpu=_cpu(),
-        cores=default_threads(),
+        cores=cores(Path("/")),
         memory_bytes=machine_memory().total,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -25,6 +24,6 @@ def describe(name: str = "local", device_class: str | None = None) -> DeviceFact
 
 
 def _cpu(root: Path = Path("/")) -> str | None:
-    """Name of the processor, or of its architecture where Linux's /proc/cpuinfo is missing or has no name."""
-    name = processor(root)["cpu"] or platform.processor() or platform.machine()
+    """Name of the board or of the processor, or of its architecture where Linux's files are missing or have no name."""
+    name = board(root) or processor(root)["cpu"] or platform.processor() or platform.machine()
     return str(name) if name else None

@@ -1,6 +1,8 @@
 """Describe this machine as one JSON object, without changing anything. Runs on Python 3.7 and newer.
 
-Unknown values are null, never guessed. Temperatures are in degrees Celsius, clocks in MHz, sizes in bytes.
+`edgekit.devices.probed_facts` documents its keys. `edgekit.devices.scripts` sends this file to devices as text, so it
+imports nothing but the standard library. Unknown values are null, never guessed. Temperatures are in degrees Celsius,
+clocks in MHz, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -42,20 +44,24 @@ def number(path: Path, scale: float = 1) -> float | None:
 def output_of(*command: str) -> str | None:
     """Output of a command, or None if it doesn't exist or fails."""
     try:
-        return subprocess.run(command, stdout=-1, stderr=-3, stdin=-3, timeout=10, check=True).stdout.decode().strip()
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=True,
+        )
+        return done.stdout.decode().strip()
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 
 def processor(root: Path) -> dict[str, object]:
-    """Name, features and cores of the processor."""
+    """Name, features and physical cores of the processor."""
     lines = (text(root / "proc/cpuinfo") or "").splitlines()
     keys = dict((line.partition(":")[0].strip(), line.partition(":")[2].strip()) for line in reversed(lines))
     flags = (keys.get("flags") or keys.get("Features") or "").split()
-    try:
-        cores: int | None = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cores = os.cpu_count()
     name = keys.get("model name") or keys.get("Model") or keys.get("Hardware")
     if name and "cpu family" in keys:  # x86, where the name in a virtual machine hides the generation
         name += " (family {}, model {})".format(keys["cpu family"], keys.get("model"))
@@ -63,8 +69,23 @@ def processor(root: Path) -> dict[str, object]:
         "cpu": name,
         "features": flags or None,
         "noted_features": [name for name in NOTED if name in flags] if flags else None,
-        "cores": cores,
+        "cores": cores(root),
     }
+
+
+def cores(root: Path) -> int | None:
+    """Number of physical cores among the CPUs in this process's affinity mask, which is the default of --threads."""
+    try:
+        cpus = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count()
+    folder = root / "sys/devices/system/cpu"
+    return len({text(folder / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus})
+
+
+def board(root: Path) -> str | None:
+    """Model of the board, from the device tree."""
+    return text(root / "sys/firmware/devicetree/base/model") or text(root / "proc/device-tree/model")
 
 
 def clocks(root: Path) -> dict[str, object]:
@@ -192,11 +213,10 @@ def emulated(root: Path) -> bool | None:
 
 def probe(root: Path = Path("/")) -> dict[str, object]:
     """Everything that is known about this machine. `root` is the folder of proc and sys."""
-    board = text(root / "sys/firmware/devicetree/base/model") or text(root / "proc/device-tree/model")
     libc, version = platform.libc_ver()
     system = platform.uname()
     return {
-        "board": board,
+        "board": board(root),
         "machine": system.machine,
         "kernel": system.release,
         "emulated": emulated(root),

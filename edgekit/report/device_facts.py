@@ -16,9 +16,9 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     device_class: str | None = field(name="class")
     """Device class that the machine belongs to, such as "raspberry-pi-5"."""
     cpu: str | None
-    """Processor model, as the system reports it."""
+    """Model of the board, or of the processor where no board is known, as the system reports it."""
     cores: Count | None
-    """Number of logical CPUs."""
+    """Number of physical cores that the measuring process may use, which is the default number of threads."""
     memory_bytes: Count | None
     """Total memory of the machine, in bytes."""
     system: str | None = None

@@ -235,3 +235,9 @@ def test_the_shape_of_a_device_that_was_probed(facts: ProbedFacts) -> None:
     assert (row.memory_bytes, row.python) == (4000 * 1024, "3.13.5")
     assert row.system is not None
     assert row.system.endswith(" aarch64")
+
+
+def test_the_python_of_a_row_is_the_one_that_environments_are_made_with(facts: ProbedFacts) -> None:
+    old, suitable = PythonFacts("/usr/bin/python3", "3.9.2", True), PythonFacts("/usr/bin/python3.12", "3.12.1", True)
+    assert check.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old, suitable))).python == "3.12.1"
+    assert check.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old,))).python is None

@@ -33,7 +33,7 @@ def test_predict_refuses_outputs_that_are_not_finite(value: float) -> None:
     images = [(np.array([[0.0, x]], np.float32), 0) for x in (1.0, value)]
     with pytest.raises(EngineError, match="image 1 are NaN or infinite"):
         predict(lambda image: image, images)
-    with pytest.raises(EngineError, match="image 'cat/2.png' are NaN or infinite"):
+    with pytest.raises(EngineError, match=r"image 'cat/2\.png' are NaN or infinite"):
         predict(lambda image: image, images, ["cat/1.png", "cat/2.png"])
 
 

@@ -9,12 +9,13 @@ import pytest
 from edgekit.cli.options import channels_of, size_of
 from edgekit.devices.registry import THIS, Device
 from edgekit.errors import UnreachableError, UsageError
-from edgekit.measure import machine
+from edgekit.measure import machine, probe
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import job
 from edgekit.pipeline.options import Options
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.serialization import parse, to_json
+from edgekit.runtime.engine import default_threads
 
 
 def test_it_has_the_facts_of_a_report() -> None:
@@ -28,6 +29,17 @@ def test_it_has_the_facts_of_a_report() -> None:
     assert here.system.startswith(platform.system())
     assert here.python == platform.python_version()
     assert parse(to_json(here), DeviceFacts, "the facts") == here
+
+
+def test_cores_are_physical_in_every_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that the agent measured and rows of a device that failed come from different code."""
+    assert machine.describe().cores == probe.probe()["cores"] == default_threads()
+    for cpu, siblings in {0: "0-1", 1: "0-1", 2: "2"}.items():
+        topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(siblings + "\n")
+    monkeypatch.setattr("edgekit.measure.probe.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert probe.processor(tmp_path)["cores"] == 3  # two hyperthreads of one core, one core, one without topology
 
 
 def test_name_and_class_can_be_set() -> None:
@@ -49,6 +61,12 @@ def test_the_processor_has_a_name(text: str, cpu: str, tmp_path: Path, monkeypat
     (tmp_path / "proc" / "cpuinfo").write_text(text)
     monkeypatch.setattr(platform, "processor", lambda: "")
     assert machine._cpu(tmp_path) == cpu
+
+
+def test_a_board_has_the_name_in_its_device_tree(tmp_path: Path) -> None:
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_text("Raspberry Pi 5 Model B Rev 1.0\0")
+    assert machine._cpu(tmp_path) == "Raspberry Pi 5 Model B Rev 1.0"
 
 
 def test_the_processor_has_a_name_without_linux_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
