@@ -170,7 +170,7 @@ def measure_on_device(
                 facts = row_device(device, board.facts)
                 return dict(zip(group, board.measure(group, timing, images), strict=True))
         except DeviceError as error:
-            interrupts.check()  # Ctrl-C makes the main thread close the connections, which is not an error
+            interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
             reporter.warn(str(error), error)
             return {name: _lost(bundle, name, facts, error, images) for name, bundle in group.items()}
 

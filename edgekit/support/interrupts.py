@@ -1,7 +1,8 @@
-"""Handle Ctrl-C reliably.
+"""End a command cleanly by Ctrl-C, and by the signals of `kill`, `timeout` and a closed terminal.
 
-C++ code that calls back into Python swallows a KeyboardInterrupt or turns it into another error, and the work would
-continue. The signal handler therefore also records the signal, and every piece of work checks the record when it ends.
+All of them raise KeyboardInterrupt, so that connections are closed and temporary files deleted. C++ code that calls back
+into Python swallows a KeyboardInterrupt or turns it into another error, and the work would continue. The signal handler
+therefore also records the signal, and every piece of work checks the record when it ends.
 """
 
 import signal
@@ -10,27 +11,33 @@ from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a command. Windows has no SIGHUP."""
 _received = False
 
 
 @contextmanager
 def noting() -> Iterator[None]:
-    """Record Ctrl-C inside the block. Does nothing in another thread, or if the process ignores the signal."""
+    """Record the signals inside the block, but not those that the process ignores. Does nothing in another thread."""
     global _received
     _received = False
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if current_thread() is not main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, _note)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    noted = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in noted:
+        signal.signal(number, _note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in noted.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Re-raise KeyboardInterrupt if Ctrl-C arrived inside the block, even if the block swallowed it."""
+    """Re-raise KeyboardInterrupt if a signal arrived inside the block, even if the block swallowed it."""
     try:
         yield
     except Exception:
@@ -40,7 +47,7 @@ def interruptible() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was recorded."""
+    """Raise KeyboardInterrupt if a signal was recorded."""
     if _received:
         raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -77,6 +78,31 @@ def test_a_peer_that_freezes(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(FrozenError, match="the device stopped answering"):
             connection.run(["sleep", "30"])
         assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_leaves_no_connection_behind(server: Server, number: signal.Signals) -> None:
+    """Only edgekit gets the signal, as from `kill` or `systemctl stop`."""
+    code = (
+        "import sys, time\n"
+        "from edgekit.cli import commands, main\n"
+        "from edgekit.devices.registry import Device\n"
+        "from edgekit.devices.transport import connect\n"
+        "def run(arguments):\n"
+        "    with connect(Device('board', 'ssh://device', None, arguments[0])) as connection:\n"
+        "        print(connection.folder, connection._master.pid, flush=True)\n"
+        "        connection.run(['sleep', '60'])\n"
+        "commands.run = run\n"
+        "sys.exit(main.main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, str(server.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        folder, master = process.stdout.readline().split()
+        process.send_signal(number)
+        assert process.wait(20) == 130
+    assert not Path(folder).exists()
+    assert not Path(f"/proc/{master}").exists()
 
 
 def test_nobody_listens(server: Server) -> None:

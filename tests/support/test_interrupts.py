@@ -1,4 +1,4 @@
-"""Ctrl-C is not lost, even if a library swallows or replaces the exception."""
+"""Ctrl-C and other signals that end a command are not lost, even if a library swallows or replaces the exception."""
 
 import contextlib
 import signal
@@ -14,6 +14,7 @@ from edgekit.support.interrupts import check, interruptible, noting
 def handler_is_restored() -> Iterator[None]:
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with noting():  # clears the record
         pass
 
@@ -22,9 +23,11 @@ def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_raises_at_once() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_raises_at_once(number: signal.Signals) -> None:
+    """`timeout 1h edgekit ...` sends SIGTERM, and a closed terminal SIGHUP."""
     with pytest.raises(KeyboardInterrupt), noting():
-        press()
+        signal.raise_signal(number)
 
 
 def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
