@@ -34,7 +34,7 @@ from edgekit.devices.messages import (
     decode_job,
     encode,
 )  # fmt: skip
-from edgekit.errors import EdgekitError
+from edgekit.errors import DeviceError, EdgekitError
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions
@@ -165,10 +165,16 @@ def assemble(files: Mapping[str, str], store: Path, folder: Path) -> Bundle:
 
 
 def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
-    """Create a folder with links to files in the store, under the files' own names."""
+    """Create a folder with links to files in the store, under the files' own names. DeviceError if one is gone."""
     folder.mkdir(parents=True)
     for name, digest in files.items():
-        os.link(store / digest, folder / name)
+        try:
+            os.link(store / digest, folder / name)
+        except FileNotFoundError as error:
+            raise DeviceError(
+                f"'{name}' is not in the device's store any more: another run needed its space",
+                fix="Run the same command again",
+            ) from error
 
 
 def images_of(sent: SentImages, store: Path) -> EvaluationImages:

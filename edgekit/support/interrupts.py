@@ -1,8 +1,8 @@
 """End a command cleanly by Ctrl-C, and by the signals of `kill`, `timeout` and a closed terminal.
 
-All of them raise KeyboardInterrupt, so that connections are closed and temporary files deleted. C++ code that calls back
-into Python swallows a KeyboardInterrupt or turns it into another error, and the work would continue. The signal handler
-therefore also records the signal, and every piece of work checks the record when it ends.
+All of them raise KeyboardInterrupt, so that connections are closed and temporary files deleted. C++ code that calls
+back into Python swallows a KeyboardInterrupt or turns it into another error, and the work would continue. The signal
+handler therefore also records the signal, and every piece of work checks the record when it ends.
 """
 
 import signal

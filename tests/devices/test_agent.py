@@ -27,7 +27,7 @@ from edgekit.devices.messages import (
     decode_message,
     encode,
 )
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, DeviceError
 from edgekit.measure.measure_bundles import EvaluationImages
 from edgekit.measure.settings import Timing
 from tests.helpers.failing_engine import MESSAGE, Phase
@@ -258,6 +258,13 @@ def test_parts(job: AgentJob, cache: Path, tmp_path: Path) -> None:
     assert images.reference.best.tolist() == [1, 2]
     assert images.reference.hit1.tolist() == [True, False]
     assert images.reference.hit5.tolist() == [True, True]
+
+
+def test_a_file_that_another_run_deleted_is_an_error_of_the_device(job: AgentJob, cache: Path, tmp_path: Path) -> None:
+    files = job.bundles["it's"]
+    (cache / "files" / files["labels.txt"]).unlink()
+    with pytest.raises(DeviceError, match=r"'labels\.txt' is not in the device's store any more"):
+        assemble(files, cache / "files", tmp_path / "assembled")
 
 
 def test_one_measurement_at_a_time(job: AgentJob, cache: Path) -> None:

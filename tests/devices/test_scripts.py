@@ -39,6 +39,26 @@ def test_files_are_kept_for_a_month_while_they_are_small(tmp_path: Path) -> None
     assert names(tmp_path) == {"now", "yesterday", ".new.tmp-2"}
 
 
+def test_files_that_another_run_renames_or_deletes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are listed and then gone, which a link to nothing imitates."""
+    put(tmp_path, "old", 10, 31 * 24)
+    (tmp_path / ".new.tmp-1").symlink_to(tmp_path / "gone")
+    assert [path.name for _, _, path in store.removable(tmp_path, {})] == ["old"]
+    listed = store.removable(tmp_path, {})
+    (tmp_path / "old").unlink()
+    monkeypatch.setattr(store, "removable", lambda *_: listed)
+    store.make_room(tmp_path, {"new": 10})
+    put(tmp_path, "a", 3, 100)
+    monkeypatch.setattr(os, "utime", lambda path: path.unlink() or path.stat())
+    assert store.missing(tmp_path, {"a": 3}) == ["a"]
+
+
+def test_environments_that_another_run_deletes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "gone" / environment.COMPLETE
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([mark]))
+    environment.drop_old(tmp_path)
+
+
 def test_the_longest_unused_are_deleted_first_and_recent_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,12 @@ def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
 
 def drop_old(environments: Path) -> None:
     """Delete the environments whose last use is the longest ago."""
-    uses = [(mark.stat().st_mtime, mark.parent) for mark in environments.glob(f"*/{COMPLETE}")]
+    uses = []
+    for mark in environments.glob(f"*/{COMPLETE}"):
+        try:
+            uses.append((mark.stat().st_mtime, mark.parent))
+        except FileNotFoundError:  # another run has deleted it
+            continue
     for used, place in sorted(uses, reverse=True)[KEPT:]:
         if time.time() - used > RECENT_S:
             shutil.rmtree(place, ignore_errors=True)

@@ -7,7 +7,8 @@ with its hash, and renamed. "missing" then lists the files whose content did not
 
 To keep an SD card from filling up, files that were not used for a month are deleted before new ones are received. Of
 the rest, those unused for the longest time are deleted while all files together exceed 1 GB, or the disk has too little
-space for the new ones. Files that were used within the last hour stay, because another run may need them.
+space for the new ones. Files that were used within the last hour stay, because another run may need them. Runs of
+several hosts may use the store at once, so any file may disappear between two calls.
 """
 
 import hashlib
@@ -28,29 +29,43 @@ def missing(folder: Path, files: "dict[str, int]") -> "list[str]":
     """Names of the files that aren't in the store with their full size. Touches the others, which marks their use."""
     absent = []
     for name, size in files.items():
-        if _is_there(folder / name, size):
-            os.utime(folder / name)
-        else:
+        try:
+            complete = (folder / name).stat().st_size == size
+            if complete:
+                os.utime(folder / name)
+        except OSError:
+            complete = False
+        if not complete:
             absent.append(name)
     return absent
 
 
+def stored(folder: Path) -> "list[tuple[float, int, Path]]":
+    """All files of the store: time of last use, size and path."""
+    entries = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            facts = path.stat()
+        except FileNotFoundError:  # another run has renamed or deleted it
+            continue
+        entries.append((facts.st_mtime, facts.st_size, path))
+    return entries
+
+
 def removable(folder: Path, files: "dict[str, int]") -> "list[tuple[float, int, Path]]":
     """Files that may be deleted: time of last use, size and path, starting with the longest unused."""
-    if not folder.is_dir():
-        return []
-    others = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.name not in files]
+    others = [entry for entry in stored(folder) if entry[2].name not in files]
     return sorted(entry for entry in others if time.time() - entry[0] > RECENT_S)
 
 
 def make_room(folder: Path, files: "dict[str, int]") -> None:
     """Delete removable files as far as the files to receive need it."""
-    incoming, stored = sum(files.values()), sum(path.stat().st_size for path in folder.iterdir())
+    incoming, total = sum(files.values()), sum(size for _, size, _ in stored(folder))
     for used, size, path in removable(folder, files):
         old, temporary = time.time() - used > KEPT_S, path.name.startswith(".")
-        if old or temporary or stored + incoming > KEPT_BYTES or shutil.disk_usage(folder).free < incoming:
-            path.unlink()
-            stored -= size
+        if old or temporary or total + incoming > KEPT_BYTES or shutil.disk_usage(folder).free < incoming:
+            path.unlink(missing_ok=True)
+            total -= size
 
 
 def receive(folder: Path, files: "dict[str, int]") -> "list[str]":
@@ -80,13 +95,6 @@ def receive(folder: Path, files: "dict[str, int]") -> "list[str]":
             if beside.exists():
                 beside.unlink()
     return damaged
-
-
-def _is_there(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":
