@@ -1,6 +1,6 @@
 """Measures which values of a network the noise of its INT8 comes from.
 
-    python -m benchmarks.noise --models mobilenetv3_large_100,resnet50 --target onnx
+    python -m benchmarks.noise --models mobilenetv3_large_100,resnet50 --target onnx --data ~/imagenet/val
 
 It calibrates as benchmarks/peers.py does, with weights rounded to nearest, and runs images through the graph in torch:
 once with all quantizers, and once for each kind with only the quantizers of that kind. If each kind alone costs about
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Interpreter, Node
 
-from benchmarks.peerlib.models import SUBJECTS
-from benchmarks.peers import CALIBRATION, DATA, HERE
+from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
+from benchmarks.peers import CALIBRATION, HERE
 from benchmarks.rows import Row, keep_rows
 from edgekit.compiler.graph import A, Q
 from edgekit.compiler.interpreter import at_once, side_by_side
@@ -41,9 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", required=True, help=f"any of {', '.join(SUBJECTS)}, separated by commas")
     parser.add_argument("--target", default="onnx", choices=RUNTIMES, help="runtime whose placement is used")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
+    add_data(parser)
     args = parser.parse_args()
-    for name in args.models.split(","):
+    names = args.models.split(",")
+    check_data(parser, names, args.data)
+    for name in names:
         rows = measure(name, args.target, args.data)
         keep_rows(HERE / "noise.json", rows, ("model", "target", "kind"))
         print(

@@ -1,10 +1,13 @@
 """Compares edgekit's INT8 with the results of the stock tools for the same networks and images.
 
-    python -m benchmarks.peers --models convnextv2_atto,convnextv2_tiny --json peers.json
+    python -m benchmarks.peers --models demo --json mine.json --results mine.md
+    python -m benchmarks.peers --models convnextv2_atto,convnextv2_tiny --data ~/imagenet/val --json mine.json
 
-It builds every candidate and runs 100 real images through each. A separate process times the candidates of each runtime
-in turn, with 1 and 2 threads. The JSON is written after each model, and keeps the models of earlier runs with the same
-versions on the same machine. --results gets the tables of the whole JSON.
+The model `demo` needs nothing but this repository; the others need ImageNet images, which the repository can't contain.
+
+The bench builds every candidate and runs 100 real images through each. A separate process times the candidates of each
+runtime in turn, with 1 and 2 threads. The JSON is written after each model, and keeps the models of earlier runs with
+the same versions on the same machine. --results gets the tables of the whole JSON.
 """
 
 import argparse
@@ -34,7 +37,6 @@ from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[1] / "shared" / "data" / "imagenet-500.zip"
 CALIBRATION, EVALUATION = 128, 100
 THREADS = (1, 2)
 
@@ -67,22 +69,19 @@ def new_results() -> dict[str, Any]:
     }
 
 
-def arguments() -> argparse.Namespace:
-    from benchmarks.peerlib.models import SUBJECTS
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(SUBJECTS), help=f"any of {', '.join(SUBJECTS)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "peers.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
+    add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
     parser.add_argument("--seconds", type=float, default=20, help="timing of each runtime and number of threads")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.models = args.models.split(",")
-    if unknown := set(args.models) - SUBJECTS.keys():
-        parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(SUBJECTS)}")
-    if not args.data.exists():
-        parser.error(f"'{args.data}' doesn't exist; name a folder or zip of ImageNet images with --data")
+    check_data(parser, args.models, args.data)
     return args
 
 

@@ -1,6 +1,7 @@
 """Counts the instructions of an inference on a Raspberry Pi's cores, for edgekit's bundles and the stock tools' files.
 
-    python -m benchmarks.pi_instructions --models convnextv2_atto
+    python -m benchmarks.pi_instructions --models demo
+    python -m benchmarks.pi_instructions --models convnextv2_atto --data ~/imagenet/val
 
 No board is involved: each candidate runs on one thread under a real arm64 kernel in QEMU, which counts instructions.
 This needs Debian, root, and: apt-get install --no-install-recommends mmdebstrap arch-test cpio qemu-system-arm
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate, open_candidate
 from benchmarks.peerlib.wheels import WHEELS, wheel_versions
-from benchmarks.peers import DATA, HERE, all_versions, make
+from benchmarks.peers import HERE, all_versions, make
 from benchmarks.pilib.counting import CORES, count_candidates
 from benchmarks.pilib.results import section, with_section
 from edgekit.config.runtimes import RUNTIMES
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    from benchmarks.peerlib.models import SUBJECTS
+    from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="convnextv2_atto,demo", help=f"any of {', '.join(SUBJECTS)}")
@@ -76,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runtimes", default=runtimes, help=f"any of {', '.join(ALL_RUNTIMES)}; default: all")
     parser.add_argument("--json", type=Path, default=HERE / "pi_instructions.json")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
+    add_data(parser)
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="folder for the models")
     args = parser.parse_args()
     for name, valid in (("models", list(SUBJECTS)), ("cores", list(CORES)), ("runtimes", ALL_RUNTIMES)):
@@ -84,6 +85,7 @@ def arguments() -> argparse.Namespace:
         setattr(args, name, values)
         if unknown := set(values) - set(valid):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; valid --{name} are {', '.join(valid)}")
+    check_data(parser, args.models, args.data)
     return args
 
 

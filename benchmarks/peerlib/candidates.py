@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.config.runtimes import RUNTIMES
+
 ACCURATE, PERCENTILE = "nncf.quantize accurate bias correction", "quantize_static Percentile"
 """Stock candidates that differ from the others only in accuracy, which benchmarks/trained.py measures."""
+
+SUFFIXES = {name: (runtime.model_suffix, *runtime.companion_suffixes) for name, runtime in RUNTIMES.items()} | {
+    "mnn": (".mnn",),
+    "ncnn": (".ncnn.param", ".ncnn.bin"),
+}
+"""Suffixes of the files that a runtime loads, the model's own first."""
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -28,13 +36,12 @@ class Candidate:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the model's files, without the other files of a bundle."""
-        folder = self.path if self.path.is_dir() else self.path.parent
-        stem = "model" if self.path.is_dir() else self.path.stem
-        weights = (".onnx", ".onnx.data", ".xml", ".bin", ".tflite")
-        return sum(
-            (folder / f"{stem}{suffix}").stat().st_size for suffix in weights if (folder / f"{stem}{suffix}").exists()
-        )
+        """Size of the model's files: neither the other files of a bundle nor files of other runtimes in the folder."""
+        first, *companions = SUFFIXES[self.runtime]
+        model = self.path / f"model{first}" if self.path.is_dir() else self.path
+        stem = model.name.removesuffix(first)
+        files = (model, *(model.with_name(stem + suffix) for suffix in companions))
+        return sum(file.stat().st_size for file in files if file.exists())
 
 
 def open_candidate(candidate: Candidate, threads: int) -> Infer:

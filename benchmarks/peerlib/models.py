@@ -1,5 +1,7 @@
 """The models on which edgekit is compared with its peers."""
 
+import argparse
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from edgekit.models.options import ModelOptions
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and its images; `data` defaults to the ImageNet images of the command line."""
+    """A model and its images; without `data` it takes the ImageNet images of the command line."""
 
     model: ModelOptions
     data: Path | None = None
@@ -53,3 +55,25 @@ SUBJECTS = {
     "vit_small_patch16_224": random_weights("vit_small_patch16_224"),
     "davit_tiny": random_weights("davit_tiny"),
 }
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The option for the images that the repository doesn't have."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="ImageNet images, which every model but demo needs: a folder or zip with a folder for each class, such as "
+        "your copy's val. docs/concepts/comparison.md says which images the recorded figures are of",
+    )
+
+
+def check_data(parser: argparse.ArgumentParser, models: Collection[str], data: Path | None) -> None:
+    """End the command unless each model is one of SUBJECTS, and its images are there."""
+    if unknown := set(models) - SUBJECTS.keys():
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(SUBJECTS)}")
+    needy = [name for name in models if SUBJECTS[name].data is None]
+    if needy and data is None:
+        own = ", ".join(name for name, subject in SUBJECTS.items() if subject.data is not None)
+        parser.error(f"{', '.join(needy)}: name ImageNet images with --data; without them run --models {own}")
+    if needy and data is not None and not data.exists():
+        parser.error(f"'{data}' doesn't exist; name a folder or zip of ImageNet images with --data")

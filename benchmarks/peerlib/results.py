@@ -1,5 +1,6 @@
 """Computes the candidates' figures, and writes the tables of RESULTS.md."""
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,17 @@ from edgekit.measure.latency import ratio
 Row = dict[str, Any]
 OURS = "edgekit int8"
 NONE = "-"
+FLOATS = ("float", "bf16", "f16")
+"""Precisions that are not INT8; "float" is f32."""
+WIDE = 0.1
+"""Width of an interval, as a share of its ratio, from which a ratio counts as unsteady."""
+INTRODUCTION = """\
+Written by `python -m benchmarks.peers`; every figure is in `{json}`. One process times all candidates of a runtime in
+turn. Ratios are of medians, with 95 % bootstrap intervals; a star marks an interval wider than {wide:.0f} % of its
+ratio, which other work on the machine probably caused. SNR compares the logits with torch's, and agreement the top-1
+predictions, on {images} real images. The fastest float is the fastest of the plain model and edgekit's float bundle,
+in f32 or bf16. The fastest stock INT8 is that of any kind, dynamic range included. Ship is INT8 where it is faster than
+the fastest float over the whole interval."""
 
 
 def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray[np.float32]) -> list[Row]:
@@ -65,8 +77,15 @@ class Group:
 
     def fastest(self, threads: int, *precisions: str) -> Row | None:
         """The fastest candidate of these precisions."""
-        rows = [row for row in self.rows if row["precision"] in precisions]
-        return min(rows, key=lambda row: float(row["ms"][str(threads)]), default=None)
+        return _fastest([row for row in self.rows if row["precision"] in precisions], threads)
+
+    def fastest_float(self, threads: int) -> Row | None:
+        """The fastest candidate that isn't INT8, whoever made it and whatever float it computes in."""
+        return self.fastest(threads, *FLOATS)
+
+    def fastest_stock(self, threads: int) -> Row | None:
+        """The fastest INT8 of the stock tools, of any kind."""
+        return _fastest(self.stock_int8(), threads)
 
     def faster(self, other: Row | None, threads: int) -> Row | None:
         """How many times faster edgekit's INT8 is than `other`: ratio and ci95."""
@@ -75,19 +94,28 @@ class Group:
         speedup: Row = self.ours["faster_than"][other["candidate"]][str(threads)]
         return speedup
 
-    def stock_static(self) -> list[Row]:
-        """INT8 of the stock tools, without candidates that quantize activations at run time."""
-        stock = [row for row in self.rows if row["maker"] == "stock" and row["precision"] == "int8"]
-        return [row for row in stock if "dynamic" not in row["candidate"]]
+    def stock_int8(self) -> list[Row]:
+        """INT8 of the stock tools: static or dynamic range, with the float part in f32 or bf16."""
+        return [row for row in self.rows if row["maker"] == "stock" and row["precision"] not in FLOATS]
 
     def stock_snr(self) -> float | None:
-        """Best SNR of the stock tools' static INT8."""
-        return max((row["snr_db"] for row in self.stock_static()), default=None)
+        """Best SNR of the stock tools' INT8."""
+        return max((row["snr_db"] for row in self.stock_int8()), default=None)
 
     def ship(self, threads: int) -> str:
-        """INT8 if the whole interval of its speedup over every float is above 1, otherwise float."""
-        versus = self.faster(self.fastest(threads, "float", "bf16"), threads)
+        """INT8 if the whole interval of its speedup over the fastest float is above 1, otherwise float."""
+        versus = self.faster(self.fastest_float(threads), threads)
         return "INT8" if versus is not None and versus["ci95"][0] > 1 else "float"
+
+
+def _fastest(rows: list[Row], threads: int) -> Row | None:
+    return min(rows, key=lambda row: float(row["ms"][str(threads)]), default=None)
+
+
+def unsteady(versus: Row) -> bool:
+    """Whether a ratio's interval is so wide that other work on the machine probably disturbed the timing."""
+    low, high = versus["ci95"]
+    return bool(high - low > WIDE * versus["ratio"])
 
 
 def write_results(results: Row, json_name: str) -> str:
@@ -96,12 +124,9 @@ def write_results(results: Row, json_name: str) -> str:
     lines = [
         "# edgekit and its peers",
         "",
-        f"Written by `python -m benchmarks.peers`; every figure is in `{json_name}`. One process times all candidates",
-        "of a runtime in turn. Ratios are of medians, with 95 % bootstrap intervals. SNR compares the logits with",
-        f"torch's, and agreement the top-1 predictions, on {results['images']} real images. Best float is the faster",
-        "of the plain model and edgekit's float bundle, both in f32. Ship is INT8 where it is faster than every float",
-        "model of its runtime, including bf16, over the whole interval.",
+        fill(INTRODUCTION.format(json=json_name, wide=100 * WIDE, images=results["images"]), 118),
         "",
+        *([fill(results["note"], 118), ""] if "note" in results else []),
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if name != "python") + ".",
         "",
@@ -117,9 +142,8 @@ def write_results(results: Row, json_name: str) -> str:
 def summary(models: Row, threads: int) -> list[str]:
     """The summary table, with a row for each model and runtime."""
     heads = (
-        "model", "runtime", "best float ms", "INT8 ms", "faster than best float", "than best bf16",
-        "than nncf.quantize", "than quantize_static", "than litert-quantizer dynamic", "SNR dB (best stock static)",
-        "agreement", "MACs in int8", "ship",
+        "model", "runtime", "fastest float ms", "INT8 ms", "faster than fastest float", "than fastest f32",
+        "than fastest stock INT8", "SNR dB (best stock)", "agreement", "MACs in int8", "ship",
     )  # fmt: skip
     lines = [table_row(*heads), "|" + "---|" * len(heads)]
     for name, model in models.items():
@@ -131,17 +155,17 @@ def summary(models: Row, threads: int) -> list[str]:
 
 def summary_cells(group: Group, threads: int) -> list[str]:
     """Cells of the summary for one model and runtime; none if either bundle is missing."""
-    ours, best = group.ours, group.fastest(threads, "float")
+    ours, best, stock = group.ours, group.fastest_float(threads), group.fastest_stock(threads)
     if best is None or ours is None:
         return []
-    rivals = [group.named(name) for name in ("nncf.quantize", "quantize_static", "litert-quantizer dynamic")]
-    against = [group.faster(other, threads) for other in (best, group.fastest(threads, "bf16"), *rivals)]
-    stock, share = group.stock_snr(), ours["share_of_macs"]
+    snr, share = group.stock_snr(), ours["share_of_macs"]
     return [
-        f"{best['ms'][str(threads)]:.2f}",
+        f"{best['ms'][str(threads)]:.2f} ({best['candidate']})",
         f"{ours['ms'][str(threads)]:.2f}",
-        *map(show, against),
-        f"{ours['snr_db']:.1f} ({NONE if stock is None else f'{stock:.1f}'})",
+        show(group.faster(best, threads)),
+        show(group.faster(group.fastest(threads, "float"), threads)),
+        NONE if stock is None else f"{show(group.faster(stock, threads))} ({stock['candidate']})",
+        f"{ours['snr_db']:.1f} ({NONE if snr is None else f'{snr:.1f}'})",
         f"{100 * ours['agreement']:.0f} %",
         NONE if share is None else f"{100 * share:.1f} %",
         group.ship(threads),
@@ -153,11 +177,16 @@ def table_row(*cells: str) -> str:
 
 
 def show(versus: Row | None) -> str:
-    """Format a ratio with its interval."""
+    """Format a ratio with its interval, and with a star if it is unsteady."""
     if versus is None:
         return NONE
     low, high = versus["ci95"]
-    return f"{versus['ratio']:.2f}x [{low:.2f}, {high:.2f}]"
+    return f"{versus['ratio']:.2f}x [{low:.2f}, {high:.2f}]{'*' if unsteady(versus) else ''}"
+
+
+def megabytes(row: Row) -> str:
+    """The size of the model's files, or a dash where it wasn't measured."""
+    return NONE if row["size_bytes"] is None else f"{row['size_bytes'] / 1e6:.2f}"
 
 
 def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
@@ -184,7 +213,7 @@ def one_model(name: str, model: Row, threads: list[int]) -> list[str]:
             faster = "" if row is group.ours else show(group.faster(row, threads[0]))
             times = " | ".join(f"{row['ms'][str(count)]:.2f}" for count in threads)
             lines.append(
-                f"{start} {row['size_bytes'] / 1e6:.2f} | {times} | {faster} | {row['snr_db']:.1f} | "
+                f"{start} {megabytes(row)} | {times} | {faster} | {row['snr_db']:.1f} | "
                 f"{100 * row['agreement']:.0f} % |"
             )
     return [*lines, ""]

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.models import SUBJECTS
-from benchmarks.peerlib.results import figures, write_results
-from benchmarks.peers import new_results
+from benchmarks.peerlib.results import Group, figures, write_results
+from benchmarks.peers import arguments, new_results
 from edgekit.measure.accuracy import snr_db
 
 
@@ -56,10 +56,74 @@ def test_rows_have_speed_size_and_agreement(tmp_path: Path) -> None:
 def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, faster: str, ship: str) -> None:
     text = write_results(results(tmp_path, int8_ms), "other.json")
     assert "every figure is in `other.json`" in text
-    (line, *_) = [line for line in text.splitlines() if line.startswith("| net | LiteRT | 10.00 |")]
+    (line, *_) = [line for line in text.splitlines() if line.startswith("| net | LiteRT | 10.00 (edgekit float) |")]
     assert faster in line
     assert line.endswith(f"| 90.0 % | {ship} |")
     assert "| LiteRT | litert-quantizer static | failed: ValueError: a/b |" in text
+
+
+def test_a_wide_interval_is_marked(tmp_path: Path) -> None:
+    measured = results(tmp_path, 5.0)
+    versus = measured["models"]["net"]["rows"][1]["faster_than"]["plain float"]["1"]
+    assert "4.00x [4.00, 4.00] |" in write_results(measured, "other.json")
+    versus["ci95"] = [3.5, 4.1]
+    assert "4.00x [3.50, 4.10]* |" in write_results(measured, "other.json")
+
+
+def test_stock_int8_of_any_kind_counts() -> None:
+    rows = [
+        {"runtime": "tflite", "candidate": name, "maker": maker, "precision": precision, "ms": {"1": ms}, "snr_db": snr}
+        for name, maker, precision, ms, snr in (
+            ("edgekit float, bf16", "edgekit", "bf16", 4.0, 40),
+            ("plain float", "stock", "float", 5.0, 120),
+            ("static", "stock", "int8", 3.0, 20),
+            ("dynamic", "stock", "int8", 2.0, 30),
+            ("static, bf16", "stock", "int8+bf16", 1.0, 19),
+        )
+    ]
+    group = Group({"rows": rows}, "tflite")
+    assert (group.fastest_float(1) or {})["candidate"] == "edgekit float, bf16"
+    assert (group.fastest_stock(1) or {})["candidate"] == "static, bf16"
+    assert group.stock_snr() == 30
+
+
+@pytest.mark.parametrize(
+    ("runtime", "file", "size"),
+    [
+        ("onnx", "float.onnx", 11),
+        ("tflite", "float.tflite", 100),
+        ("openvino", "float.xml", 11000),
+        ("ncnn", "float.ncnn.param", 1100000),
+    ],
+)
+def test_a_size_counts_the_files_of_its_own_runtime(tmp_path: Path, runtime: str, file: str, size: int) -> None:
+    suffixes = ("onnx", "onnx.data", "tflite", "xml", "bin", "ncnn.param", "ncnn.bin")
+    for place, suffix in enumerate(suffixes):
+        (tmp_path / f"float.{suffix}").write_bytes(bytes(10**place))
+    assert Candidate("plain float", runtime, "stock", "float", tmp_path / file).size_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--models", "resnet50,demo"], "resnet50: name ImageNet images with --data; without them run --models demo"),
+        (["--models", "resnet50", "--data", "no-such-folder"], "'no-such-folder' doesn't exist"),
+        (["--models", "no-such-model"], "unknown model no-such-model; valid models are convnextv2_atto"),
+    ],
+)
+def test_unknown_models_and_missing_images_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        arguments(words)
+    assert message in capsys.readouterr().err
+
+
+def test_the_demo_needs_no_images_and_the_help_says_what_the_others_need(capsys: pytest.CaptureFixture[str]) -> None:
+    assert arguments(["--models", "demo"]).data is None
+    with pytest.raises(SystemExit, match="0"):
+        arguments(["--help"])
+    assert "ImageNet images, which every model but demo needs" in " ".join(capsys.readouterr().out.split())
 
 
 def test_signal_to_noise() -> None:
