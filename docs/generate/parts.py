@@ -24,6 +24,13 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 
 
+REPOSITORY_NOTE = re.compile(r"<!-- only in the repository -->\n.*?<!-- end -->\n", re.DOTALL)
+"""What a page says to those who read it where no part is filled in."""
+
+
 def fill(markdown: str) -> str:
-    """The page with each comment replaced by its part. Raises KeyError for a name that no part has."""
-    return re.sub(r"<!-- generate: (.+?) -->", lambda found: PARTS[found[1]](), markdown)
+    """The page as the site has it: each comment replaced by its part, without notes for readers of the repository.
+
+    Raises KeyError for a name that no part has.
+    """
+    return re.sub(r"<!-- generate: (.+?) -->", lambda found: PARTS[found[1]](), REPOSITORY_NOTE.sub("", markdown))

@@ -1,12 +1,13 @@
 """Figures in README and docs: they are what the benchmarks' JSON has."""
 
 import json
-import re
 from typing import Any
 
 import pytest
 
-from docs.generate import figures, models
+from benchmarks.rows import read_rows
+from docs.generate import figures, headlines, models, peers, trained
+from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.tiny import ROOT
 
 
@@ -21,39 +22,82 @@ def rows_of(measured: dict[str, Any], model: str, runtime: str) -> dict[str, Any
     return {row["candidate"]: row for row in rows}
 
 
-def test_a_row_is_set_against_the_best_float_and_the_fastest_stock_int8(measured: dict[str, Any]) -> None:
-    rows = rows_of(measured, "demo", "onnx")
-    shown = figures.figure("peers.json", "demo", "onnx")
-    assert shown.float_ms == min(rows[name]["ms"]["1"] for name in ("edgekit float", "plain float"))
+def test_a_row_is_set_against_the_fastest_float_of_any_precision(measured: dict[str, Any]) -> None:
+    rows = rows_of(measured, "convnextv2_tiny", "openvino")
+    shown = peers.peers_of("convnextv2_tiny", "openvino")
+    floats = ("edgekit float", "plain float", "edgekit float, bf16", "plain float, bf16")
+    assert shown.float_ms == min(rows[name]["ms"]["1"] for name in floats)
+    assert shown.float_precision == "bf16"
     assert shown.int8_ms == rows["edgekit int8"]["ms"]["1"]
-    assert shown.speedup == pytest.approx(shown.float_ms / shown.int8_ms, rel=0.02)
-    low, high = shown.speedup_ci95
-    assert low <= shown.speedup <= high
-    stock = ("nncf.quantize", "nncf.quantize TRANSFORMER", "quantize_static")
-    assert shown.stock_ms == min(rows[name]["ms"]["1"] for name in stock)
-    assert shown.stock_snr_db == rows[shown.stock or ""]["snr_db"]
+    assert shown.speedup.ratio == pytest.approx(shown.float_ms / shown.int8_ms, rel=0.02)
+    assert shown.speedup.low <= shown.speedup.ratio <= shown.speedup.high
 
 
-def test_int8_that_quantizes_as_it_runs_is_not_the_static_stock(measured: dict[str, Any]) -> None:
-    rows = rows_of(measured, "demo", "tflite")
-    assert rows["litert-quantizer dynamic"]["ms"]["1"] < rows["litert-quantizer static"]["ms"]["1"]
-    assert figures.figure("peers.json", "demo", "tflite").stock == "litert-quantizer static"
+@pytest.mark.parametrize("runtime", ["openvino", "onnx", "tflite"])
+def test_a_row_is_set_against_the_fastest_stock_int8_of_any_kind(measured: dict[str, Any], runtime: str) -> None:
+    rows = rows_of(measured, "demo", runtime)
+    stock = {name: row for name, row in rows.items() if row["maker"] == "stock" and "int8" in row["precision"]}
+    first = peers.peers_of("demo", runtime).stock[0]
+    assert first.ms == min(row["ms"]["1"] for row in stock.values())
+    assert first.snr_db == rows[first.name]["snr_db"]
+    assert (runtime == "tflite") == ("dynamic" in first.name)
 
 
-def test_a_table_has_the_models_that_it_is_asked_for() -> None:
-    lines = figures.peers_table("peers.json", "demo").splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| demo (trained)"] * 3
-    assert len(figures.peers("peers.json")) > 3
-    with pytest.raises(LookupError, match="no-such-model"):
-        figures.peers_table("peers.json", "demo", "no-such-model")
+def test_every_defeat_by_a_stock_tool_is_listed(measured: dict[str, Any]) -> None:
+    lines = peers.slower_table().splitlines()
+    for model in measured["models"]:
+        for runtime in RUNTIMES.values():
+            rows = rows_of(measured, model, runtime.name)
+            ours, stock = rows["edgekit int8"], [row for row in rows.values() if row["maker"] == "stock"]
+            for threads in measured["threads"]:
+                key = str(threads)
+                ms = min(row["ms"][key] for row in stock if "int8" in row["precision"] and "error" not in row)
+                listed = [line for line in lines if line.startswith(f"| {model} | {runtime.title} | {threads} |")]
+                assert len(listed) == (ms < ours["ms"][key]), (model, runtime.title, threads)
+    (vit,) = (line for line in lines if line.startswith("| vit_small_patch16_224 | LiteRT | 1 |"))
+    assert "33.10 (litert-quantizer dynamic) | 33.34 |" in vit
+
+
+def test_a_ratio_with_a_wide_interval_has_a_star() -> None:
+    assert str(peers.Ratio(0.89, 0.86, 1.09, unsteady=True)) == "0.89× [0.86, 1.09] *"  # noqa: RUF001
+    (davit,) = (row for row in peers.peers(2) if (row.model, row.runtime) == ("davit_tiny", "OpenVINO"))
+    assert davit.stock[0].ours.unsteady
 
 
 def test_headlines_are_of_the_json() -> None:
-    row = figures.figure("peers.json", "convnextv2_tiny", "openvino")
-    shown = figures.headlines("docs/")
-    for number in (row.speedup, row.float_ms, row.int8_ms, row.snr_db, row.float_bytes / 1e6):
-        assert re.search(rf"\b{re.escape(f'{number:.1f}')}", shown), number
-    assert shown.count("(docs/concepts/comparison.md)") == 3
+    shown = headlines.headlines("docs/")
+    for model, runtime in headlines.ROWS:
+        row = peers.peers_of(model, runtime)
+        assert f"**{row.speedup.ratio:.2f}" in shown
+        assert f"{row.stock[0].ours.ratio:.2f}" in shown
+    losses = [row for row in read_rows(ROOT / "benchmarks/trained.json") if row["network"] == "convnextv2"]
+    for loss in (row for row in losses if row["choice"] == "shipped"):
+        low, high = loss["drop_ci95_points"]
+        assert f"| {loss['drop_top1_points']:.2f} ({low:.2f} to {high:.2f}) |" in shown
+    assert "AMD EPYC (family 25, model 17: Zen 4)" in shown
+
+
+def test_every_trained_network_is_listed() -> None:
+    table = trained.losses_table()
+    names = {row["network"] for row in read_rows(ROOT / "benchmarks/trained.json")}
+    assert [name for name in names if f"| `{name}`: " not in table] == []
+
+
+def test_processors_are_named_by_all_of_their_numbers() -> None:
+    assert figures.processor("AMD EPYC (family 25, model 17)") == "AMD EPYC (family 25, model 17: Zen 4)"
+    assert figures.processor("AMD EPYC (family 25, model 1)").endswith("model 1: Zen 3, without VNNI)")
+    assert figures.processor("another") == "another"
+
+
+def test_the_fastest_runtimes_are_counted(measured: dict[str, Any]) -> None:
+    text = peers.fastest_runtimes()
+    assert f"of the {len(measured['models'])} models" in text
+    assert "on LiteRT for `convnextv2_atto`, `demo`, `davit_tiny`" in text
+
+
+def test_the_readme_names_the_largest_model() -> None:
+    largest = max(model.params or 0 for model in models.tried_models())
+    assert f"to {largest / 1e9:.1f} billion parameters" in (ROOT / "README.md").read_text()
 
 
 def test_every_model_of_a_benchmark_is_listed_with_its_runtimes(measured: dict[str, Any]) -> None:

@@ -1,0 +1,60 @@
+"""The figures at the top of README and of the site: speed, size and accuracy, and the commands that measure them."""
+
+from textwrap import fill
+
+from docs.generate import trained
+from docs.generate.figures import TIMES, machine_of
+from docs.generate.markdown import code, table
+from docs.generate.peers import FILE, Peers, peers_of
+from edgekit.config.runtimes import RUNTIMES
+
+WIDTH = 130
+"""Longest line of text, in characters."""
+LARGE = "convnextv2_tiny"
+ROWS = (*(("demo", runtime) for runtime in RUNTIMES), (LARGE, "openvino"))
+"""The demo's trained network on each runtime, and a larger network on the runtime with the fastest float."""
+
+
+def headlines(pages: str = "") -> str:
+    """A table, and what it compares with.
+
+    `pages` is the path from the page to docs/, with a slash behind it.
+    """
+    heads = (
+        "network", "runtime", "INT8 against the fastest float", "against the fastest stock INT8", "size",
+        "top-1 lost, points",
+    )  # fmt: skip
+    rows = [_cells(peers_of(model, runtime), runtime) for model, runtime in ROWS]
+    first = trained.loss_of(trained.DEMO, next(iter(RUNTIMES)))
+    here = f"{pages}concepts/comparison.md"
+    text = (
+        f"Measured on an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the stock tools', in "
+        "f32 or bf16. Stock INT8 is that of NNCF, ONNX Runtime's `quantize_static` and litert-quantizer, dynamic range "
+        f"included. The loss is of {first.images:,} held-out images, of which torch classifies "
+        f"{100 * first.float_top1:.2f} % correctly, with its 95 % interval. [Beside the stock tools]({here}) has every "
+        "network, also where edgekit loses. `edgekit demo` and `python -m benchmarks.peers --models demo --json "
+        "mine.json --results mine.md` check the demo's times with nothing but this repository; the rest needs "
+        f"[images that it can't contain]({here}#measure-it-yourself)."
+    )
+    wrapped = fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"{table(heads, rows)}\n\n{wrapped}\n"
+
+
+def _cells(row: Peers, runtime: str) -> tuple[str, ...]:
+    first = row.stock[0]
+    is_demo = row.model == "demo"
+    name = "the demo's" if is_demo else code(row.model)
+    float_ms = f"{row.float_precision}, {_ms(row.float_ms)} → {_ms(row.int8_ms)} ms"
+    return (
+        f"{name}, {row.weights} weights, {row.side} px",
+        row.runtime,
+        f"**{row.speedup.ratio:.2f}{TIMES} as fast** ({float_ms})",
+        f"{first.ours.ratio:.2f}{TIMES} ({first.name})",
+        f"{row.float_bytes / row.int8_bytes:.1f}{TIMES} smaller",
+        str(trained.loss_of(trained.DEMO, runtime)) if is_demo else "the weights are random",
+    )
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with three digits."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"

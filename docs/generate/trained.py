@@ -1,0 +1,87 @@
+"""What INT8 costs networks with trained weights, from the JSON of `benchmarks.trained`."""
+
+from dataclasses import dataclass
+
+from benchmarks.rows import read_rows
+from benchmarks.trainedlib.choices import SHIPPED
+from docs.generate.figures import BENCHMARKS
+from docs.generate.markdown import code, table
+from edgekit.config.runtimes import RUNTIMES
+
+FILE = "trained.json"
+DEMO = "convnextv2"
+"""What the benchmark calls the demo's network."""
+NETWORKS = {
+    "convnextv2": "the demo model",
+    "lite0": "EfficientNet-Lite0, published weights",
+    "lite1": "EfficientNet-Lite1, published weights",
+    "lite2": "EfficientNet-Lite2, published weights",
+    "text-direction": "is a line of text upright, published weights",
+    "resnet": "a narrow ResNet-18",
+    "mobilenetv3": "a narrow MobileNetV3",
+    "efficientnet": "a narrow EfficientNet",
+    "repvit": "a narrow RepViT",
+    "vit": "a small ViT",
+    "davit": "a small DaViT",
+    "coatnet": "a small CoAtNet",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What INT8 with edgekit's recipe costs one trained network on one runtime."""
+
+    network: str
+    runtime: str
+    """The runtime's name in `RUNTIMES`."""
+    images: int
+    float_top1: float
+    top1: float
+    points: float
+    low: float
+    high: float
+    """Drop of top-1 in percentage points, and its 95 % interval."""
+    day: str
+
+    def __str__(self) -> str:
+        return f"{self.points:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def losses() -> list[Loss]:
+    """Every network with its own recipe, in the order of NETWORKS and of the runtimes."""
+    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == SHIPPED and "error" not in row]
+    order, runtimes = list(NETWORKS), list(RUNTIMES)
+    rows.sort(key=lambda row: (order.index(row["network"]), runtimes.index(row["runtime"])))
+    return [
+        Loss(
+            row["network"],
+            row["runtime"],
+            row["images"],
+            row["float_top1"],
+            row["top1"],
+            row["drop_top1_points"],
+            row["drop_ci95_points"][0],
+            row["drop_ci95_points"][1],
+            row["created"][:10],
+        )
+        for row in rows
+    ]
+
+
+def loss_of(network: str, runtime: str) -> Loss:
+    return next(loss for loss in losses() if (loss.network, loss.runtime) == (network, runtime))
+
+
+def losses_table() -> str:
+    """A line for each network, with the loss on each runtime."""
+    heads = ("network", "images", "float top-1", *(runtime.title for runtime in RUNTIMES.values()))
+    every = losses()
+    rows = []
+    for network in dict.fromkeys(loss.network for loss in every):
+        own = {loss.runtime: loss for loss in every if loss.network == network}
+        first = next(iter(own.values()))
+        cells = (str(own[runtime]) if runtime in own else "–" for runtime in RUNTIMES)  # noqa: RUF001
+        name = f"{code(network)}: {NETWORKS[network]}"
+        rows.append((name, f"{first.images:,}", f"{100 * first.float_top1:.2f} %", *cells))
+    days = sorted(loss.day for loss in every)
+    return f"{table(heads, rows)}\n\nMeasured from {days[0]} to {days[-1]}. Every figure is in `benchmarks/{FILE}`.\n"
