@@ -35,8 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"default_map": _UNSET_FLAGS},
-    help="Turn an image classifier into an INT8 bundle that is proven smaller, faster and as accurate on the device it "
-    "will run on.",
+    help="Quantize an image classifier to INT8, and measure accuracy and speed on the device that will run it.",
 )
 
 
