@@ -10,6 +10,7 @@ from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.perceptual_hash import difference_hash
 from edgekit.images.preprocess import open_image
+from edgekit.support.shareable import without_folders
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def select(
         try:
             digest, dhash = inspect(dataset, sample)
         except ImageError as error:
-            unreadable.append((sample.name, str(error)))
+            unreadable.append((sample.name, without_folders(str(error), [dataset.path])))
             continue
         if digest in taken_hashes:
             copies.append((sample.name, digest))

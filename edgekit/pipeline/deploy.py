@@ -1,7 +1,7 @@
 """Runs the whole job: from a model and images to bundles, measurements and a report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
+from edgekit.support.shareable import shareable_command, without_folders
 
 REPORT_PACKAGES = ("jinja2", "matplotlib")
 
@@ -124,8 +125,16 @@ def bundles_and_rows(
             memory = Memory(run, images, options.timing, device.name)
             return measure_on_device(device, built, options.timing, reporter, options.offline, images, memory)
 
-        measured = each_device(options.devices, measure)
+        measured = [_shareable(row, run.path) for row in each_device(options.devices, measure)]
     return [judge(row, options.gates, job.network.weights == "random") for row in measured], images.reference
+
+
+def _shareable(measured: Measurement, folder: Path) -> Measurement:
+    """The measurement without the run's folder in the message of its failure."""
+    failure = measured.failure
+    if failure is None:
+        return measured
+    return replace(measured, failure=replace(failure, message=without_folders(failure.message, [folder])))
 
 
 def assemble(
@@ -137,7 +146,7 @@ def assemble(
     return Report(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        command=options.command,
+        command=shareable_command(options.command),
         model=describe_model(job, next((row.macs for row in rows if row.macs), 0)),
         calibration=Calibration(
             count=len(job.calibration.samples),

@@ -166,7 +166,7 @@ class Report:
     created: Timestamp
     """Time at which the report was written."""
     command: tuple[str, ...]
-    """Command line, split into its arguments."""
+    """Command line, split into its arguments; paths without their folders, because reports are shared."""
     model: Model
     """Network that was deployed."""
     calibration: Calibration

@@ -153,7 +153,7 @@ class Sensitivity:
     created: str
     """Time at which the document was written."""
     command: tuple[str, ...]
-    """Command line, split into its arguments."""
+    """Command line, split into its arguments; paths without their folders, because reports are shared."""
     model: NamedModel
     """Network that was analysed."""
     accuracy_meaningful: bool

@@ -32,6 +32,7 @@ from edgekit.support.hashes import digest
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
+from edgekit.support.shareable import shareable_command
 from edgekit.tuning.sensitivity import Trials, measure
 from edgekit.tuning.simulate import Simulation
 
@@ -74,7 +75,7 @@ def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> 
     return Sensitivity(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        command=options.command,
+        command=shareable_command(options.command),
         model=NamedModel(job.network.name, job.network.weights_sha256),
         accuracy_meaningful=job.network.weights != "random",
         recipe=job.recipe.name,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.errors import EngineError
 from edgekit.measure import measure_bundles as measure
 from edgekit.measure import steadiness
 from edgekit.measure.fresh_process import Fresh
@@ -333,6 +334,33 @@ def test_unreadable_images_are_named_counted_and_replaced(
     for name in names:
         assert err.count(f"warning: skipped {name}: ") == 1
     assert (report.calibration.count, report.evaluation.count) == (10, 28)
+
+
+def test_a_run_folder_reveals_no_local_folders(
+    fake: None, photos: Path, tiny_weights: Path, job_arguments: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: Any,
+) -> None:  # fmt: skip
+    secret = tmp_path / "secret"
+    data, folder, weights = (secret / name for name in ("data", "run", "best.safetensors"))
+    shutil.copytree(photos, data)
+    shutil.copy(tiny_weights, weights)
+    (data / "class_3" / "0.png").write_bytes(b"broken")
+
+    def lost(path: Path, threads: int) -> Fresh:
+        if "int8" in path.name:
+            raise EngineError(f"'{path}' can't run in a separate process")
+        return Fresh(1.0, 1.0, 1_000_000)
+
+    monkeypatch.setattr(measure, "measure_fresh", lost)
+    options = ["--weights", str(weights), f"--data={data}", "--num-eval-samples", "29", "-o", str(folder)]
+    assert main(["deploy", *job_arguments, *options, "--target", "fake", "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert f"'{folder}/fake-int8' can't run" in err, "the user sees whole paths"
+    assert "'fake-int8' can't run" in out
+    assert main(["report", str(folder), "--card", str(folder / "README.md")]) == 0
+    for path in folder.rglob("*"):
+        if path.is_file() and path.parent.name != STATE:
+            assert b"secret" not in path.read_bytes(), path
 
 
 POINTS: list[tuple[Any, str, int]] = [
