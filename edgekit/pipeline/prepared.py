@@ -2,6 +2,7 @@
 
 import errno
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def load_prepared(folder: Path) -> Prepared:
     """Load a graph that `save_prepared` wrote, with weights_only=True. Raises InputError for any other folder."""
     # numpy and torch raise almost anything on a damaged file.
     refused = LibraryErrors(lambda raised: _not_prepared(folder, raised))
-    facts = _read_facts(folder)
+    facts = read_facts(folder)
     with quiet(), weights_only_loads(), refused, np.load(folder / SAMPLES, allow_pickle=False) as arrays:
         samples = ParitySamples(arrays["pixels"], arrays["logits"])
         graph = torch.export.load(folder / GRAPH).module(check_guards=False)
@@ -92,13 +93,19 @@ def load_prepared(folder: Path) -> Prepared:
     return Prepared(graph, facts, samples)
 
 
-def _read_facts(folder: Path) -> GraphFacts:
-    """Read the facts that `save_prepared` wrote. InputError if they are damaged, UsageError for an unknown target."""
+def read_facts(folder: Path) -> GraphFacts:
+    """Read the facts that `save_prepared` wrote, without its graph, which may be gigabytes.
+
+    Raises InputError if the facts are damaged or a file is no longer whole, and UsageError for an unknown target.
+    """
     try:
         facts = msgspec.json.decode((folder / STAGE).read_bytes(), type=GraphFacts)
     except (OSError, msgspec.DecodeError) as error:
         raise _not_prepared(folder, error if isinstance(error, OSError) else f"{STAGE}: {error}") from error
     find_runtime(facts.target)
+    for name in (GRAPH, SAMPLES):
+        if not zipfile.is_zipfile(folder / name):
+            raise _not_prepared(folder, f"{name} is missing or damaged")
     return facts
 
 

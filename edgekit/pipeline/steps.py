@@ -11,7 +11,7 @@ from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import prepare
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.prepared import STAGE, load_prepared, save_prepared
+from edgekit.pipeline.prepared import STAGE, load_prepared, read_facts, save_prepared
 from edgekit.pipeline.worker import parked
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
@@ -58,7 +58,7 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
 
 def _has_graph(folder: Path, fingerprint: str) -> bool:
     try:
-        return load_prepared(folder).facts.fingerprint == fingerprint
+        return read_facts(folder).fingerprint == fingerprint
     except InputError:
         return False
 
@@ -71,15 +71,16 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundl
             f"'{source}' contains no quantized graph", fix=f"Make one with `edgekit quantize MODEL -o {source}`"
         )
     check_output(output)
-    graphs = [load_prepared(folder) for folder in folders]
+    names = {}
+    for folder in folders:
+        facts = read_facts(folder)
+        load_backend(facts.target)
+        names[folder] = f"{facts.target}-{facts.precision}"
     bundles = []
     with open_run(output) as run:
-        for prepared in graphs:
-            facts = prepared.facts
-            name = f"{facts.target}-{facts.precision}"
-            load_backend(facts.target)
+        for folder, name in names.items():
             with reporter.stage(f"{name}: compile"), quiet():
-                bundle, _ = compile_stage(prepared, run.path / name)
+                bundle, _ = compile_stage(load_prepared(folder), run.path / name)  # no more than one graph in memory
             bundles.append(bundle)
     return bundles
 

@@ -101,8 +101,8 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
         bullets(facts),
         "## How to reproduce",
         f"```bash\n{shlex.join(('edgekit', *report.command))}\n```",
-        "Paths are shown without their folders. With `--calibration-list calibration.json`, a file of the run folder, it makes the same bundles on the same "
-        "kind of processor.",
+        "Paths are shown without their folders. With `--calibration-list calibration.json`, a file of the run folder, "
+        "the command makes the same bundles on the same kind of processor.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.pipeline.prepared import GraphFacts
-from edgekit.pipeline.request import ModelOrigin, Provenance
 from edgekit.report import load_report
-from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.failing_engine import MESSAGE, failing_engine
-from tests.helpers.tiny import ROOT, X86, MakeBundle, tiny_manifest
+from tests.helpers.graph_folder import graph_folder
+from tests.helpers.tiny import ROOT, MakeBundle
 
 BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
 
@@ -86,23 +84,7 @@ def test_compile_needs_a_place_and_a_graph(tmp_path: Path, capfd: Any) -> None:
 
 @pytest.mark.parametrize("name", ["stage.json", "graph.pt2", "samples.npz"])
 def test_a_damaged_graph(job: list[str], tmp_path: Path, capfd: Any, name: str) -> None:
-    folder = tmp_path / "onnx-int8-graph"
-    folder.mkdir()
-    origin = ModelOrigin("tiny", "timm", "random", "0" * 64, 1, None)
-    facts = GraphFacts(
-        target="onnx",
-        precision="int8",
-        scheme="static w8a8",
-        preprocessing=tiny_manifest().preprocessing,
-        labels=(),
-        layers=(),
-        provenance=Provenance({}, origin, "default", (), "nearest", "0" * 64),
-        device_class=X86,
-        fingerprint="0" * 64,
-        unmatched=(),
-    )
-    (folder / "stage.json").write_text(to_json(facts))
-    np.savez(folder / "samples.npz", pixels=0, logits=0)
+    folder = graph_folder(tmp_path / "onnx-int8-graph")
     (folder / name).write_bytes(b"damaged")
     _, err = run(capfd, "compile", tmp_path, "-o", tmp_path / "out", code=2)
     assert "is not a graph that `edgekit quantize` wrote" in err
