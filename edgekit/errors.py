@@ -221,7 +221,8 @@ class GoldenError(StageError):
     """A bundle's golden samples give different numbers on this processor.
 
     Cause: The runtime has other kernels here than where the bundle was made, or another version is installed.
-    Cure: Install the version that `edgekit inspect BUNDLE` names, or make the bundle for this machine's device class
+    Cure: `edgekit inspect BUNDLE` prints the runtime that is installed (`engine`) and the one that the bundle was made
+    with (`made_with`). If they differ, install the latter. Otherwise make the bundle for this machine's device class
     with `--device-class`.
     """
 

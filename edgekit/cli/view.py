@@ -19,6 +19,7 @@ from edgekit.errors import OutputError
 from edgekit.support.files import replace_text
 
 if TYPE_CHECKING:
+    from edgekit.measure.inspect_bundle import Inspection
     from edgekit.report.compare import RowComparison
 
 
@@ -38,41 +39,50 @@ def inspect(
     """Show what a bundle contains and which of its layers run in integer kernels.
 
     The first line says what ran where. Runs the bundle's golden samples and
-    compares the outputs. A layer that runs in float is listed with the
+    compares the outputs; a difference is an error after the output. A layer that runs in float is listed with the
     reason.
     """
-    from edgekit.config.device_classes import host_class
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
-    from edgekit.measure.gates import SIMULATED
-    from edgekit.measure.inspect_bundle import summary
-    from edgekit.report.row import all_figures
+    from edgekit.measure.inspect_bundle import BundleInspection
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
         inspection = inspect_on(find_device(device), bundle, threads, Reporter(quiet=json_), offline)
         if json_:
             emit(out, inspection)
-            return
-        out.write(f"{summary(inspection, host_class())}\n")
-        if inspection.device:
-            out.write(f"device: {device} ({inspection.device.cpu})\n")
-        plain = {name: value for name, value in vars(inspection).items() if isinstance(value, str | int | float)}
-        out.writelines(f"{name}: {value}\n" for name, value in plain.items())
-        for figure in all_figures():
-            if figure.is_part_of(inspection) and figure.value(inspection) is not None:
-                out.write(f"{figure.title}: {figure.text(inspection)} {figure.unit}\n")
-        ran = inspection.int8
-        out.write(f"in integer kernels: {ran.int8_macs / 1e6:.1f} of {ran.total_macs / 1e6:.1f} M MACs")
-        out.write(" (simulated in floating point)\n" if ran.simulated else "\n")
-        out.write(f"method: {ran.method}\n")
-        out.writelines(
-            f"float: {op.name} [{op.kernel}] {op.macs / 1e6:.2f} M MACs: {op.reason}\n" for op in ran.ops if not op.int8
-        )
-        for kind, ms in (ran.time_by_kind_ms or {}).items():
-            out.write(f"time: {kind} {ms:.3f} ms\n")
-        if ran.simulated:
-            out.write(f"note: {SIMULATED}\n")
+        else:
+            out.writelines(f"{line}\n" for line in _lines_of(inspection))
+    if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):
+        raise error
+
+
+def _lines_of(inspection: "Inspection") -> Iterator[str]:
+    from edgekit.config.device_classes import host_class
+    from edgekit.measure.gates import SIMULATED
+    from edgekit.measure.inspect_bundle import summary
+    from edgekit.report.row import all_figures
+
+    ran = inspection.int8
+    yield summary(inspection, host_class())
+    if inspection.device:
+        yield f"device: {inspection.device.name} ({inspection.device.cpu})"
+    for name, value in vars(inspection).items():
+        if isinstance(value, str | int | float):
+            yield f"{name}: {value}"
+    for figure in all_figures():
+        if figure.is_part_of(inspection) and figure.value(inspection) is not None:
+            yield f"{figure.title}: {figure.text(inspection)} {figure.unit}"
+    simulated = " (simulated in floating point)" if ran.simulated else ""
+    yield f"in integer kernels: {ran.int8_macs / 1e6:.1f} of {ran.total_macs / 1e6:.1f} M MACs{simulated}"
+    yield f"method: {ran.method}"
+    for op in ran.ops:
+        if not op.int8:
+            yield f"float: {op.name} [{op.kernel}] {op.macs / 1e6:.2f} M MACs: {op.reason}"
+    for kind, ms in (ran.time_by_kind_ms or {}).items():
+        yield f"time: {kind} {ms:.3f} ms"
+    if ran.simulated:
+        yield f"note: {SIMULATED}"
 
 
 @app.command(rich_help_panel=panels.STEPS)

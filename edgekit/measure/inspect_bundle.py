@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
+from edgekit.errors import GoldenError
 from edgekit.measure.profiled import int8_of
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Int8
@@ -14,7 +16,7 @@ from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.runtime.profiling import profile, profile_model, target_of
-from edgekit.runtime.session import open_session
+from edgekit.runtime.session import VerifyResult, golden_error, open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.versions import installed_version
 
@@ -64,12 +66,29 @@ class BundleInspection:
     device_class: str
     size_bytes: int
     engine: str
-    golden_max_abs_difference: float
+    """Distribution that ran the bundle, and its installed version."""
+    made_with: str | None = None
+    """The same when the bundle was made, or None if its manifest doesn't record it."""
+    golden_max_abs_difference: float | None
+    """Largest difference of a golden sample's logit; None if a logit isn't finite."""
     golden_tolerance: float
+    """Largest difference that is allowed."""
+    golden_passed: bool = True
+    """Whether the golden samples give the bundle's logits on this machine or device."""
     int8: Int8Detail
     provenance: Mapping[str, Any]
     device: DeviceFacts | None = None
     """Device that it ran on, or None for this machine."""
+
+    @property
+    def golden_error(self) -> GoldenError | None:
+        """The error that ends `edgekit inspect` with exit code 1 after the output, if the golden samples differ."""
+        if self.golden_passed:
+            return None
+        difference = nan if self.golden_max_abs_difference is None else self.golden_max_abs_difference
+        result, device = VerifyResult(difference, self.golden_tolerance), self.device
+        place = f"the processor of '{device.name}'" if device else "this processor"
+        return golden_error(self.bundle, result, self.engine, self.made_with, place)
 
 
 Inspection = BundleInspection | ModelInspection
@@ -103,7 +122,7 @@ class Classification:
 
 
 def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> BundleInspection:
-    """Describe a bundle and profile it on this machine; raises GoldenError if its golden samples differ.
+    """Describe a bundle and profile it on this machine. Golden samples that differ are in the result, not an error.
 
     `name` is the bundle's name in the result, by default its path.
     """
@@ -111,7 +130,7 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
     bundle = read_bundle(path)
     manifest = bundle.manifest
     with open_session(bundle, threads) as session:
-        verified = session.verify()
+        golden = session.compare_golden()
         engine = f"{session.engine_name} {session.engine_version}"
     with quiet():
         ran = profile(bundle, threads)
@@ -120,14 +139,16 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
         target=manifest.target,
         precision=manifest.precision,
         scheme=manifest.scheme,
-        model=manifest.provenance.get("model", {}).get("name"),
+        model=manifest.recorded("model", "name"),
         input_shape=manifest.input_shape,
         classes=manifest.classes,
         device_class=manifest.device_class,
         size_bytes=bundle.size_bytes,
         engine=engine,
-        golden_max_abs_difference=verified.max_abs_difference,
-        golden_tolerance=verified.tolerance,
+        made_with=manifest.made_with,
+        golden_max_abs_difference=golden.max_abs_difference if isfinite(golden.max_abs_difference) else None,
+        golden_tolerance=golden.tolerance,
+        golden_passed=golden.passed,
         int8=_detail(ran),
         provenance=dict(manifest.provenance),
     )

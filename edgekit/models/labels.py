@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from edgekit.errors import UsageError
+from edgekit.errors import BundleError, UsageError
 from edgekit.models.class_names import StoredNames
+from edgekit.runtime.manifest import check_printable
 
 IMAGENET_CLASSES = 1000
 
@@ -74,6 +75,11 @@ def _read(path: Path, classes: int) -> tuple[str, ...]:
             valid="one class name per line",
             fix="Remove the line, or write the name of its class",
         )
+    for name in names:
+        try:
+            check_printable(f"labels file '{path}'", name)
+        except BundleError as error:
+            raise UsageError(error.problem, fix="Remove the character") from None
     if len(names) != classes:
         raise UsageError(
             f"labels file '{path}' has {len(names)} names, but the model has {classes} classes",

@@ -4,6 +4,7 @@ A manifest may come from a stranger, so every key, type, name and size is checke
 """
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ MAX_CLASSES = 1_000_000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"\d+(\.\d+){0,4}")
+_BIDI = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+"""Bidirectional classes of the characters that embed, override and isolate text."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -96,6 +99,20 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Hash and size of every file, by name; `write_bundle` fills them in."""
 
+    def recorded(self, *keys: str) -> str | None:
+        """The text at these nested keys of the provenance, or None: it may come from a stranger, in any shape."""
+        value: object = self.provenance
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def made_with(self) -> str | None:
+        """Distribution and version of the runtime that computed the golden samples, such as "onnxruntime 1.32.0"."""
+        package = self.engine["package"]
+        version = self.recorded("versions", package)
+        return f"{package} {version}" if version else None
+
     def to_dict(self) -> dict[str, object]:
         """The manifest as JSON values, with schema_version first."""
         values = {"schema_version": SCHEMA_VERSION} | asdict(self)
@@ -117,7 +134,7 @@ class Manifest:
 def parse_manifest(text: str) -> Manifest:
     """Parse the JSON text of a manifest; raises BundleError for anything that `to_dict` would not write."""
     try:
-        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite)
         for key, string in _strings("manifest", values):
             check_printable(f"key '{key}'", string.replace("\n", " ").replace("\t", " "))
     except (ValueError, RecursionError) as error:
@@ -126,8 +143,11 @@ def parse_manifest(text: str) -> Manifest:
 
 
 def check_printable(source: str, text: str) -> None:
-    """Refuse control characters, because a label from a stranger must not control the terminal that prints it."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    """Refuse control characters, because a label from a stranger must not control the terminal that prints it.
+
+    Those of bidirectional text count too, because they make a terminal show characters in another order.
+    """
+    if any(unicodedata.category(each) in ("Cc", "Cs") or unicodedata.bidirectional(each) in _BIDI for each in text):
         raise BundleError(f"{source} contains a control character in {text[:40]!r}")
 
 
@@ -286,6 +306,11 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text)
 
 
 def _strings(key: str, value: object) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import Engine, check_manifest, check_threads, engine_errors
 from edgekit.support.libraries import quiet
 
+LOW_PRECISIONS = ("bf16", "f16")
 LOW_PRECISION_SPREAD = 0.3
 """Smallest golden tolerance in bf16 or f16, in standard deviations of the logits. INT8 has the same tolerance.
 
@@ -31,6 +32,11 @@ class VerifyResult:
     """Largest absolute difference of a logit."""
     tolerance: float
     """Largest absolute difference that is allowed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no logit differs by more, or is NaN."""
+        return self.max_abs_difference <= self.tolerance
 
 
 class Session:
@@ -175,19 +181,20 @@ class Session:
             BundleError: The golden samples are damaged.
             EngineError: The runtime failed, or the session is closed.
         """
+        result = self.compare_golden()
+        if not result.passed:
+            engine = f"{self.engine_name} {self.engine_version}"
+            raise golden_error(str(self.bundle.path), result, engine, self.bundle.manifest.made_with)
+        return result
+
+    def compare_golden(self) -> VerifyResult:
+        """Compare the golden samples as `verify` does, but leave it to the caller whether a difference is an error."""
         golden = self.bundle.golden()
         batch = self.bundle.manifest.preprocessing.normalize(golden.pixels)
         difference = float(np.abs(self(batch) - golden.logits).max())
         tolerance = golden.tolerance
-        if self.bundle.manifest.session.get("inference_precision", "f32") != "f32":
+        if self.bundle.manifest.session.get("inference_precision") in LOW_PRECISIONS:
             tolerance = max(tolerance, LOW_PRECISION_SPREAD * float(golden.logits.std()))
-        if not difference <= tolerance:  # NaN must fail too
-            raise GoldenError(
-                f"the logits of the golden samples in bundle '{self.bundle.path}' differ by {difference:.3g} on this "
-                f"processor with {self.engine_name} {self.engine_version}",
-                valid=f"a difference of at most {tolerance:.3g}",
-                fix="Install another version of the runtime, or use another bundle",
-            )
         return VerifyResult(difference, tolerance)
 
     def in_low_precision(self) -> "Session | None":
@@ -217,6 +224,20 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def golden_error(
+    bundle: str, result: VerifyResult, engine: str, made_with: str | None, processor: str = "this processor"
+) -> GoldenError:
+    """The error for golden samples that differ. `engine` ran them, and `made_with` had computed them, if known."""
+    again = "make the bundle for this processor's class with `edgekit deploy --device-class`"
+    other = f"Install {made_with}, with which the bundle was made, or {again}"
+    return GoldenError(
+        f"the logits of the golden samples in bundle '{bundle}' differ by {result.max_abs_difference:.3g} on "
+        f"{processor} with {engine}",
+        valid=f"a difference of at most {result.tolerance:.3g}",
+        fix=other if made_with not in (None, engine) else f"{again[0].upper()}{again[1:]}",
+    )
 
 
 def open_session(bundle: Bundle, threads: int | None) -> Session:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +238,36 @@ def test_inspect(finished_run: Path, capfd: Any) -> None:
 def test_inspect_of_other_numbers_is_a_failure(make_bundle: MakeBundle, tiny_golden: Any, capfd: Any) -> None:
     from dataclasses import replace
 
-    wrong = make_bundle("onnx", golden=replace(tiny_golden, logits=tiny_golden.logits + np.float32(1)))
-    _, err = run(capfd, "inspect", wrong, code=1)
-    assert "the logits of the golden samples in bundle" in err
+    golden = replace(tiny_golden, logits=tiny_golden.logits + np.float32(1))
+    wrong = make_bundle("onnx", golden=golden, provenance={"versions": {"onnxruntime": "1.0"}})
+    out, err = run(capfd, "inspect", wrong, code=1)
+    assert {"made_with: onnxruntime 1.0", "golden_passed: False"} <= set(out.splitlines())
+    assert f"engine: onnxruntime {version('onnxruntime')}" in out.splitlines()
+    assert "edgekit: error: the logits of the golden samples in bundle" in err
+    assert "  fix:   Install onnxruntime 1.0, with which the bundle was made, or make the bundle for " in err
+    found = json.loads(run(capfd, "inspect", wrong, "--json", code=1)[0])
+    assert found["golden_max_abs_difference"] == pytest.approx(1, abs=0.01)
+    assert (found["golden_passed"], found["made_with"]) == (False, "onnxruntime 1.0")
+    same = make_bundle("onnx", "same", golden=golden, provenance={"versions": {"onnxruntime": version("onnxruntime")}})
+    _, err = run(capfd, "inspect", same, code=1)
+    assert "  fix:   Make the bundle for this processor's class with `edgekit deploy --device-class`" in err
+
+
+@pytest.mark.parametrize("provenance", [{"model": "x"}, {"model": {"name": 3}}, {"versions": [1]}, {}])
+def test_inspect_of_a_strangers_provenance(make_bundle: MakeBundle, provenance: Any, capfd: Any) -> None:
+    found = run_json(capfd, "inspect", make_bundle("onnx", provenance=provenance))
+    assert (found["model"], found["made_with"], found["provenance"]) == (None, None, provenance)
+
+
+def test_inspect_of_a_bundle_that_gives_nan(
+    make_bundle: MakeBundle, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.runtime.onnx import engine as onnx
+
+    monkeypatch.setattr(onnx.Engine, "run", lambda self, x: np.full((1, 10), np.nan, np.float32))
+    out, err = run(capfd, "inspect", make_bundle("onnx"), "--json", code=1)
+    assert json.loads(out)["golden_max_abs_difference"] is None
+    assert "differ by nan on this processor" in err
 
 
 def test_all_bundles_classify_alike(finished_run: Path, photos: Path, capfd: Any) -> None:

@@ -73,6 +73,9 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file.write_text("cat\n\ndog\n")
     with pytest.raises(UsageError, match=r"line 2 .* is empty"):
         resolve_labels(file, 3)
+    file.write_text("cat\u202egod\ndog\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="contains a control character in 'cat"):
+        resolve_labels(file, 2)  # the finished bundle could not be read
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="can't read") as caught:
         resolve_labels(file, 1)

@@ -166,6 +166,7 @@ def test_a_wrong_value_names_its_key(folder: Path, key: str, value: object) -> N
         ),
         (lambda values: values["files"]["model.onnx"].update(sha256="0" * 64), r"model\.onnx' was changed"),
         (lambda values: values["provenance"].update(model="\x1b]0;title"), "control character"),
+        (lambda values: values["provenance"].update(model="\u202egpj.exe"), "control character"),
     ],
 )
 def test_the_message_names_what_is_wrong(folder: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
@@ -176,7 +177,17 @@ def test_the_message_names_what_is_wrong(folder: Path, change: Callable[[dict[st
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"schema_version": 1, "schema_version": 1}', '{"a": NaN}', "[" * 100_000, "9" * 5000],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema_version": 1, "schema_version": 1}',
+        '{"a": NaN}',
+        "[" * 100_000,
+        "9" * 5000,
+        '{"a": 1e999}',
+    ],
 )
 def test_text_that_is_not_a_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / MANIFEST).write_text(text)
@@ -242,12 +253,20 @@ def test_changed_content_is_detected_unless_hashes_are_not_checked(folder: Path)
         (b"one\ntwo\n", "2 labels, but the model has 10"),
         (b"\xff\n" * 10, "not UTF-8"),
         (b"a\x1b[31m\n" + b"b\n" * 9, "control character"),
+        ("cat\u202egod\n".encode() + b"b\n" * 9, "control character"),
+        ("cat\u2066god\n".encode() + b"b\n" * 9, "control character"),
     ],
 )
 def test_labels_must_fit(folder: Path, content: bytes, message: str) -> None:
     replace_file(folder, "labels.txt", content)
     with pytest.raises(BundleError, match=message):
         read_bundle(folder)
+
+
+def test_labels_of_every_script_are_read(folder: Path) -> None:
+    names = ["חתול", "قطة\u200c", "👩\u200d🚀", "猫", "a\u200eb", "é", "Ж", "ß", "ไทย", "x"]
+    replace_file(folder, "labels.txt", "\n".join(names).encode())
+    assert list(read_bundle(folder).labels) == names
 
 
 def npz(**arrays: Any) -> bytes:

@@ -358,6 +358,18 @@ def test_values_of_session_options_are_checked(make_bundle: MakeBundle) -> None:
         session(np.zeros((1, 3, 32, 32), np.float32))
     with pytest.raises(BundleError, match=r"'int4'.*f32, bf16, f16"):
         edgekit.load(make_bundle("openvino", session={"inference_precision": "int4"}))
+    for value in ("bf16", "int4", ["f16"]):
+        with pytest.raises(BundleError, match=r"'session\.inference_precision' is .*Valid: f32, f16"):
+            edgekit.load(make_bundle("tflite", session={"inference_precision": value}))
+
+
+def test_only_low_precision_widens_the_golden_tolerance(make_bundle: MakeBundle) -> None:
+    """A stranger's manifest may have any value, and an engine may ignore it."""
+    bundle = read_bundle(make_bundle("onnx"))
+    manifest = replace(bundle.manifest, session={"inference_precision": "bf17"})
+    with edgekit.Session(bundle) as session:
+        session.bundle = replace(bundle, manifest=manifest)
+        assert session.compare_golden().tolerance == bundle.golden().tolerance
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])

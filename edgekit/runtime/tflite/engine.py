@@ -18,6 +18,9 @@ from edgekit.runtime.engine import (
 )
 from edgekit.runtime.manifest import Manifest
 
+PRECISIONS = ("f32", "f16")
+"""Values of the session option "inference_precision"."""
+
 
 class TensorDetails(TypedDict):
     """Entries of LiteRT's tensor details that `quantize` and `dequantize` need."""
@@ -43,7 +46,10 @@ class Engine:
         self.package = "ai-edge-litert" if module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
         self.version = package_version(module, self.package, manifest)
         self._model = model
-        if manifest.session.get("inference_precision") == "f16":
+        precision = manifest.session.get("inference_precision", "f32")
+        if precision not in PRECISIONS:
+            raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join(PRECISIONS))
+        if precision == "f16":
             content = model.read_bytes().replace(F16_OFFERED, F16)
             interpreter = module.Interpreter(model_content=content, num_threads=threads)
         else:
