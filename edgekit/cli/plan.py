@@ -14,6 +14,7 @@ from edgekit.cli.options import model_options, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import Json, Quiet, RecipeName, Targets
 from edgekit.config.device_classes import DeviceClass, host_class, list_device_classes, load_device_class
+from edgekit.config.recipes import load_recipe
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def plan(
 ) -> int:
     """Predict memory, time and bundle sizes of a job without reading weights.
 
-    Also gives a lower bound of the latency on the device's class.
+    Also gives the latency at the nominal peak rate of the device's class.
     """
     from edgekit.support.progress import Reporter
 
@@ -74,9 +75,11 @@ def plan(
     with clean_stdout() as out:
         cls, is_here = _class_of(device, device_class)
         with loading(Reporter(quiet)):
+            from edgekit.compiler.rewrites import PASSES
             from edgekit.pipeline.plan import plan_model
+        chosen = load_recipe(recipe, PASSES) if recipe else None
         bytes_ = None if memory is None else int(memory * GIB)
-        planned = plan_model(options, targets, cls, recipe, memory_of_class=not is_here, memory=bytes_)
+        planned = plan_model(options, targets, cls, chosen, memory_of_class=not is_here, memory=bytes_)
         if json_:
             emit(out, planned)
         else:
@@ -122,10 +125,10 @@ def _lines(planned: "Plan", machine: str) -> list[str]:
         over = "" if stage.peak_bytes < planned.memory_available_bytes else "  more than is free"
         lines.append(f"{stage.target:<9} {stage.stage:<14} {stage.peak_bytes / GIB:6.2f} GiB {stage.seconds:6} s{over}")
     lines += [_line(planned, bundle, machine) for bundle in planned.artifacts]
-    if bound := planned.latency_bound_ms:
+    if nominal := planned.latency_bound_ms:
         lines.append(
-            f"no inference on {bound.device_class} is faster than {bound.float_ms:.2f} ms in float, "
-            f"{bound.int8_ms:.2f} ms in int8 ({bound.threads} threads)"
+            f"multiply-accumulates at the nominal rate of {nominal.device_class}: {nominal.float_ms:.2f} ms in float, "
+            f"{nominal.int8_ms:.2f} ms in int8 ({nominal.threads} threads)"
         )
     return lines
 

@@ -42,7 +42,7 @@ class DeviceClass:
     dot_product: bool
     """Whether the processor has INT8 dot-product instructions, such as SDOT or VNNI."""
     threads: int
-    """Number of threads that the latency bound of `edgekit plan` assumes."""
+    """Number of threads for which `edgekit plan` gives the latency at the nominal rate."""
     low_precision_float: Literal["bf16", "f16"] | None = None
     """Format that a runtime may choose by itself instead of fp32; leave it out if there is none."""
     targets: tuple[str, ...] = field(default=(), metadata={"choices": RUNTIMES})
@@ -64,8 +64,11 @@ class DeviceClass:
         """Whether every machine of this class is an Arm processor with arithmetic in f16."""
         return F16_FEATURE in self.instruction_set
 
-    def bound_ms(self, macs: int, precision: Precision, threads: int) -> float:
-        """Lower bound of the latency of `macs` multiply-accumulates, in ms: `threads` cores that never wait."""
+    def nominal_ms(self, macs: int, precision: Precision, threads: int) -> float:
+        """Latency of `macs` multiply-accumulates in ms if `threads` cores compute at the nominal rate and never wait.
+
+        A machine whose clock is higher than `clock_ghz` can take less.
+        """
         rate = {"float": self.fp32_macs_per_cycle, "int8": self.int8_macs_per_cycle}[precision]
         return macs / (rate * self.clock_ghz * 1e6 * threads)
 

@@ -159,7 +159,9 @@ def lacks(device: Device, facts: ProbedFacts) -> list[str]:
     for name in facts.throttled.now if facts.throttled else ():
         problems.append(f"the firmware reports {name} now: timings would not be representative")
     if device.device_class is None and facts.matching_class is None:
-        problems.append("no device class matches, so there are no latency bounds: set one with devices add --class")
+        problems.append(
+            "no device class matches, so there is no nominal rate to compare with: set one with devices add --class"
+        )
     return problems
 
 

@@ -310,7 +310,7 @@ def computes_in(session: Session) -> Literal["bf16", "f16"]:
 
 
 def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_ms: float) -> Roofline | None:
-    """Shortest possible time at the peak rate of the measured device, or None if its class is unknown.
+    """Latency at the nominal peak rate of the measured device, or None if its class is unknown.
 
     The bundle may have been made for a different class.
     """
@@ -318,5 +318,5 @@ def roofline(device: DeviceFacts, macs: int, precision: str, threads: int, p50_m
         return None
     device_class = load_device_class(device.device_class)
     cores = min(threads, device.cores or threads)
-    bound = device_class.bound_ms(macs, "int8" if precision == "int8" else "float", cores)
-    return Roofline(bound, bound / p50_ms)
+    nominal = device_class.nominal_ms(macs, "int8" if precision == "int8" else "float", cores)
+    return Roofline(nominal, nominal / p50_ms)

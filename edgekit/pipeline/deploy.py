@@ -20,7 +20,7 @@ from edgekit.measure.gates import judge, recommend
 from edgekit.measure.rows import Memory, lost_with_device, measure_here
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.job import Job, prepare, with_device_class
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.stability import check_stability
@@ -40,6 +40,7 @@ REPORT_PACKAGES = ("jinja2", "matplotlib")
 def deploy(options: Options, reporter: Reporter) -> Report:
     """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed."""
     check_tools(options)
+    options = with_device_class(options)
     refused = Refusals() if options.force else refusals(options)
     job = prepare(options, reporter)
     if refused.unplanned:

@@ -136,6 +136,11 @@ def choose_class(options: Options) -> DeviceClass:
     return load_device_class(name)
 
 
+def with_device_class(options: Options) -> Options:
+    """The options with the name of the device class that `choose_class` finds, so that a device is asked only once."""
+    return options if options.device_class else replace(options, device_class=choose_class(options).name)
+
+
 def choose_recipe(options: Options, listed: CalibrationList | None) -> Recipe:
     """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:

@@ -20,16 +20,17 @@ from edgekit.compiler.quantize.gptq import MOST_INPUTS, hessian_bytes
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
-from edgekit.config.recipes import Recipe, load_recipe, recipe_for
+from edgekit.config.recipes import Recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, ModelError, PlanError
+from edgekit.images.calibration_list import read_list
 from edgekit.measure.memory import machine_memory
 from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job import for_size
+from edgekit.pipeline.job import choose_class, choose_recipe, for_size
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.plan_document import Fit, LatencyBound, Plan, PlannedBundle, PlannedStage
+from edgekit.pipeline.plan_document import Fit, NominalLatency, Plan, PlannedBundle, PlannedStage
 from edgekit.support.libraries import quiet
 
 GIB = 2**30
@@ -64,20 +65,23 @@ def plan_model(
     options: ModelOptions,
     targets: Sequence[str] | None = None,
     device_class: DeviceClass | None = None,
-    recipe: str | None = None,
+    recipe: Recipe | None = None,
     memory_of_class: bool = False,
     memory: int | None = None,
 ) -> Plan:
     """Plan the stages and bundles of a job for these targets, by default all.
 
-    The job runs on a machine with `memory` bytes, by default those that are free here. A bundle must fit in that memory
-    or, with `memory_of_class`, in that of the device class. Raises ModelError or UsageError as `load_network` does;
-    reads no weights.
+    The recipe, by default that of the model's family, is taken with its settings for the device class. The job runs on
+    a machine with `memory` bytes, by default those that are free here. A bundle must fit in that memory or, with
+    `memory_of_class`, in that of the device class. Raises ModelError or UsageError as `load_network` does; reads no
+    weights.
     """
     targets = tuple(RUNTIMES) if targets is None else targets
     with quiet():
         shape = shape_of_model(options)
-    wants = load_recipe(recipe, PASSES) if recipe else recipe_for(options.name, PASSES)
+    wants = recipe or recipe_for(options.name, PASSES)
+    if device_class:
+        wants = wants.for_class(device_class.name)
     available = available_memory() if memory is None else memory
     limit, where = available, "this machine" if memory is None else "such a machine"
     if device_class and memory_of_class:
@@ -98,7 +102,7 @@ def plan_model(
         memory_model=f"fitted on {', '.join(fit.fitted_on)} with {fit.calibration_images} calibration images",
         stages=stages,
         artifacts=bundles,
-        latency_bound_ms=_bound(device_class, shape.macs) if device_class else None,
+        latency_bound_ms=_nominal(device_class, shape.macs) if device_class else None,
     )
 
 
@@ -112,10 +116,10 @@ def _peak(stages: Sequence[PlannedStage], target: str, precision: Precision) -> 
     return max(mine, default=None)
 
 
-def _bound(device_class: DeviceClass, macs: int) -> LatencyBound:
+def _nominal(device_class: DeviceClass, macs: int) -> NominalLatency:
     threads = device_class.threads
-    float_ms, int8_ms = (device_class.bound_ms(macs, precision, threads) for precision in PRECISIONS)
-    return LatencyBound(device_class=device_class.name, threads=threads, float_ms=float_ms, int8_ms=int8_ms)
+    float_ms, int8_ms = (device_class.nominal_ms(macs, precision, threads) for precision in PRECISIONS)
+    return NominalLatency(device_class=device_class.name, threads=threads, float_ms=float_ms, int8_ms=int8_ms)
 
 
 def shape_of_model(options: ModelOptions) -> Shape:
@@ -179,7 +183,9 @@ def refusals(options: Options) -> Refusals:
     reports all other mistakes.
     """
     try:
-        planned = plan_model(options.model, options.targets, recipe=options.recipe)
+        calibration = read_list(options.calibration_list, PASSES) if options.calibration_list else None
+        recipe = choose_recipe(options, calibration)
+        planned = plan_model(options.model, options.targets, choose_class(options), recipe)
     except InputError as error:
         return Refusals(unplanned=error)
     reasons: dict[str, str] = {}

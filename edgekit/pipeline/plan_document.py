@@ -39,8 +39,8 @@ class PlannedBundle:
         return f"{self.target}-{self.precision}"
 
 
-class LatencyBound(Struct, frozen=True, kw_only=True):
-    """Lower bound of an inference on machines of a device class, in milliseconds."""
+class NominalLatency(Struct, frozen=True, kw_only=True):
+    """Latency of an inference at the nominal peak rate of a device class, in milliseconds."""
 
     # A Struct and not a dataclass, because two JSON keys are names of Python types.
     device_class: str
@@ -67,8 +67,8 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     """Stages of all targets that the fit includes."""
     artifacts: tuple[PlannedBundle, ...]
-    latency_bound_ms: LatencyBound | None = None
-    """Lower bound of the latency, or None without a device class."""
+    latency_bound_ms: NominalLatency | None = None
+    """Latency at the nominal peak rate, or None without a device class."""
 
     def possible(self, bundle: PlannedBundle) -> bool:
         """Whether the memory suffices to make a bundle; True if that isn't known."""

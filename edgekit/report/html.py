@@ -140,7 +140,7 @@ def _details(report: Report, row: Row) -> dict[str, str]:
         "Load": latency and _scaled(latency.load),
         "First inference": latency and _scaled(latency.first),
         "In low precision": _low_precision(row.low_precision, report.model.accuracy_meaningful),
-        "Lower bound": row.limit and _scaled(row.limit.bound_ms),
+        "At the class's nominal rate": row.limit and _scaled(row.limit.bound_ms),
         "Source of INT8 share": int8 and int8.method,
         "Layers in float": layer_names(int8.float_layers) if int8 else None,
         "Energy": energy_words(row.energy),

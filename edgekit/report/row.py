@@ -152,7 +152,10 @@ class Int8:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Lower bound of the latency at the device class's peak rate, and its share of the measured p50."""
+    """Latency at the device class's nominal peak rate, and its share of the measured p50.
+
+    It is no bound: a processor whose clock is higher than the class's takes less.
+    """
 
     bound_ms: Milliseconds
     fraction: Annotated[float, Meta(ge=0)]
@@ -203,7 +206,7 @@ class Measurement:
     profile: TimeProfile | None = None
     """Times of the operations, from the same profile; null in reports of an edgekit that did not write them."""
     limit: Roofline | None = None
-    """Lower bound of the latency on machines of this device class."""
+    """Latency at the nominal peak rate of the measured machine's device class."""
     peak_rss_bytes: Count | None = None
     low_precision: LowPrecision | None = None
     """Figures of the float bundle when computed in bf16 or f16."""
@@ -284,8 +287,8 @@ FIGURES: tuple[Figure, ...] = (
     Figure(path="int8.share_of_macs", title="int8", unit="% MAC", digits=0, scale=100, better="higher",
            tolerance=0.01, rank=3,
            meaning="share of multiply-accumulates that ran in integer kernels"),
-    Figure(path="limit.fraction", title="of bound", unit="%", digits=0, scale=100, rank=5, csv="bound_percent",
-           meaning="lower bound of the latency, at the device class's peak rate, as a share of the measured p50"),
+    Figure(path="limit.fraction", title="of rated", unit="%", digits=0, scale=100, rank=5, csv="bound_percent",
+           meaning="latency at the device class's nominal peak rate, as a share of the measured p50"),
     Figure(path="peak_rss_bytes", title="peak", unit="MB", digits=0, scale=1e-6, better="lower", rank=8,
            meaning="peak resident memory of a process that runs only this bundle, in bytes"),
     Figure(path="energy.inference_mj", title="energy", unit="mJ", better="lower", rank=7, optional=True,
@@ -321,8 +324,8 @@ FIGURES: tuple[Figure, ...] = (
            meaning="time to load the bundle in a fresh process"),
     Figure(path="latency_ms.first", title="first inference", unit="ms", csv="first_ms",
            meaning="time of the first inference in a fresh process"),
-    Figure(path="limit.bound_ms", title="lower bound", unit="ms", csv="bound_ms",
-           meaning="time that the multiply-accumulates would take at the device class's peak rate"),
+    Figure(path="limit.bound_ms", title="rated", unit="ms", csv="bound_ms",
+           meaning="time that the multiply-accumulates would take at the device class's nominal peak rate"),
     Figure(path="thermal.other_cpus", title="other load", unit="CPUs", csv="other_cpus",
            meaning="number of CPUs that other processes kept busy during the timing, on average"),
     Figure(path="throughput.images_per_second", title="throughput", unit="images/s", digits=1, better="higher",
