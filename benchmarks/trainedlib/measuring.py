@@ -15,6 +15,7 @@ from benchmarks.trainedlib.choices import Choice, varied
 from edgekit.errors import EdgekitError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.images.selection import split
+from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.measure.profiled import ran_in_int8
 from edgekit.models.logits import batched_logits
@@ -66,8 +67,11 @@ class Bench:
                     figures = self._edgekit(runtime, self.graphs.with_recipe(recipe), Path(folder))
             except (EdgekitError, StockError) as error:
                 figures = {"error": str(error)}
-        seconds = round(time.monotonic() - start, 1)
-        return row | figures | {"seconds": seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        when = {
+            "seconds": round(time.monotonic() - start, 1),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return row | figures | {"cpu": machine.describe().cpu} | when
 
     def _edgekit(self, runtime: str, graphs: PreparedGraphs, folder: Path) -> Row:
         bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)

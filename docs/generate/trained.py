@@ -1,10 +1,11 @@
 """What INT8 costs networks with trained weights, from the JSON of `benchmarks.trained`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.rows import read_rows
 from benchmarks.trainedlib.choices import SHIPPED
-from docs.generate.figures import BENCHMARKS
+from docs.generate.figures import BENCHMARKS, processor
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
 
@@ -42,6 +43,8 @@ class Loss:
     high: float
     """Drop of top-1 in percentage points, and its 95 % interval."""
     day: str
+    cpu: str | None
+    """The processor that ran INT8; None for rows of before 28 November 2026."""
 
     def __str__(self) -> str:
         return f"{self.points:.2f} ({self.low:.2f} to {self.high:.2f})"
@@ -63,6 +66,7 @@ def losses() -> list[Loss]:
             row["drop_ci95_points"][0],
             row["drop_ci95_points"][1],
             row["created"][:10],
+            row.get("cpu"),
         )
         for row in rows
     ]
@@ -84,4 +88,14 @@ def losses_table() -> str:
         name = f"{code(network)}: {NETWORKS[network]}"
         rows.append((name, f"{first.images:,}", f"{100 * first.float_top1:.2f} %", *cells))
     days = sorted(loss.day for loss in every)
-    return f"{table(heads, rows)}\n\nMeasured from {days[0]} to {days[-1]}. Every figure is in `benchmarks/{FILE}`.\n"
+    note = f"Measured from {days[0]} to {days[-1]}{_where(every)}. Every figure is in `benchmarks/{FILE}`."
+    return f"{table(heads, rows)}\n\n{note}\n"
+
+
+def _where(every: Sequence[Loss]) -> str:
+    """On which processors, as far as the rows say."""
+    names: dict[str, list[str]] = {}
+    for loss in every:
+        if loss.cpu:
+            names.setdefault(loss.cpu, []).append(code(loss.network))
+    return "".join(f", {', '.join(dict.fromkeys(own))} on an {processor(cpu)}" for cpu, own in names.items())

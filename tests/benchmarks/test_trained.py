@@ -13,6 +13,7 @@ from benchmarks.trainedlib.subjects import SUBJECTS, Subject
 from benchmarks.trainedlib.table import line
 from benchmarks.trainedlib.text_images import draw
 from edgekit.config.recipes import load_recipe, recipe_for
+from edgekit.measure import machine
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from tests.helpers.tiny import TINY_ARGS
@@ -35,6 +36,7 @@ def test_rows_are_measured_once_and_shown_each_time(
     assert row["drop_ci95_points"][0] <= row["drop_top1_points"] <= row["drop_ci95_points"][1]
     assert row["snr_db"] > 3
     assert 0 < row["agreement"] <= 1
+    assert row["cpu"] == machine.describe().cpu
     output = capsys.readouterr().out
     assert "tiny onnx: 'no change' changes nothing in the recipe" in output
     assert output.count(line(row)) == 2, "when it is measured, and in the table"
