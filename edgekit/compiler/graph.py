@@ -193,3 +193,17 @@ def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | N
     for position in (1, 2):
         if isinstance(new := node.args[position], Node):
             new.meta["val"] = constant(graph, new)
+
+
+def set_int8_weights(graph: GraphModule, node: Any, weight: Tensor | None = None, scale: Tensor | None = None) -> None:
+    """Give the Q/DQ of a layer's weights other float weights, another scale [out], or both."""
+    dequantizer = node.args[1]
+    quantizer = dequantizer.args[0]
+    old = quantizer.args[:2]
+    new_weight, new_scale = (
+        before if value is None else add_constant(graph, quantizer, f"{node.name}.{name}", value)
+        for name, value, before in (("weight", weight, old[0]), ("scale", scale, old[1]))
+    )
+    quantizer.args = (new_weight, new_scale, *quantizer.args[2:])
+    dequantizer.args = (quantizer, new_scale, *dequantizer.args[2:])
+    drop_constants(graph, [before for before in old if before not in (new_weight, new_scale)])

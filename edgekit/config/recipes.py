@@ -52,6 +52,12 @@ class TargetRecipe:
 
     The key is meant for [tflite].
     """
+    limit_weight_pairs: bool = True
+    """Whether to limit weights so that no pair of them saturates on x86 processors without VNNI.
+
+    The INT8 model then computes the same on every x86 processor. The key has no effect on Arm, nor in a runtime whose
+    kernels never add products in 16 bits.
+    """
     estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None
     """The recipe's `estimator` for this runtime; without the key, the recipe's value applies."""
     smooth_quant: bool | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from edgekit.config.precisions import Scheme
 from edgekit.errors import UsageError, as_sentences, did_you_mean
@@ -55,6 +56,8 @@ class Runtime:
     """Dependencies of those distributions that influence what the backend writes."""
     schemes: tuple[Scheme, ...] = ("w8a8",)
     """INT8 schemes that the backend can compile."""
+    saturating_inputs: tuple[Literal["uint8", "int8"], ...] = ()
+    """Types of layer inputs for which its INT8 kernels on x86 without VNNI add two products in 16 bits."""
     session_options: tuple[str, ...] = ()
     """Options in a manifest's `session` that the engine accepts."""
     unused_files: tuple[str, ...] = ()
@@ -130,6 +133,7 @@ register(
         excluded_version="2026.5",
         compiler_distributions=("openvino",),
         schemes=("w8a8", "w8"),
+        saturating_inputs=("uint8", "int8"),  # its kernels shift int8 to uint8
         session_options=("inference_precision",),
     )
 )
@@ -148,6 +152,7 @@ register(
         compiler_distributions=("onnx", "onnxscript"),
         compiler_dependencies=("onnx-ir", "protobuf", "ml_dtypes"),
         schemes=("w8a8", "w8"),
+        saturating_inputs=("uint8",),
         session_options=("disabled_optimizers",),
     )
 )

@@ -10,6 +10,7 @@ from edgekit.compiler.graph import layers
 from edgekit.compiler.quantize.calibrate import placement_of, quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe
+from edgekit.config.runtimes import find_runtime
 from edgekit.pipeline.prepared import GraphFacts, ParitySamples, Prepared
 from edgekit.pipeline.request import BundleRequest, provenance_of
 from edgekit.runtime.manifest import ManifestLayer
@@ -39,7 +40,7 @@ def quantize_stage(
         for _, layer in layers(graph)
     )
     if int8:
-        rewritten = quantize(rewritten, calibration, recipe, request.target, on_sample)
+        rewritten = quantize(rewritten, calibration, recipe, request.target, on_sample, limits_pairs(request))
     facts = GraphFacts(
         target=request.target,
         precision=request.precision,
@@ -53,6 +54,14 @@ def quantize_stage(
         unmatched=tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites}),
     )
     return Prepared(rewritten, facts, samples)
+
+
+def limits_pairs(request: BundleRequest) -> bool:
+    """Whether pairs of weights of this INT8 bundle must not saturate on x86 without VNNI."""
+    recipe = request.target_recipe
+    wants, inputs = recipe.targets[request.target], find_runtime(request.target).saturating_inputs
+    adds_in_16_bits = wants.activations in inputs and recipe.scheme == "w8a8" and not request.device_class.is_arm
+    return wants.limit_weight_pairs and adds_in_16_bits
 
 
 def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:

@@ -17,6 +17,7 @@ from edgekit.compiler.quantize.gptq import round_weights
 from edgekit.compiler.quantize.lowering import center_weights, decompose_hard_swish, tie_pools
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import minimize_range_mse
+from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
 from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
@@ -37,11 +38,13 @@ def quantize(
     recipe: Recipe,
     target: str,
     on_sample: Callable[[], None] = lambda: None,
+    limit_pairs: bool = False,
 ) -> GraphModule:
     """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,C,H,W].
 
-    The graph is consumed. Statistics are collected one image at a time, because batches distort them (nncf#2619).
-    Raises CompileError if NNCF fails, for example on activations that aren't finite.
+    The graph is consumed. Statistics are collected one image at a time, because batches distort them (nncf#2619). With
+    `limit_pairs`, nothing saturates in kernels that add two products in 16 bits. Raises CompileError if NNCF fails, for
+    example on activations that aren't finite.
     """
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
@@ -70,10 +73,13 @@ def quantize(
         if recipe.estimator == "mse":
             minimize_range_mse(quantized, samples)
         tie_pools(quantized)
+        if limit_pairs:
+            widen_scales(quantized)
+            limit_keys(quantized)
         if recipe.weight_rounding == "gptq":
-            round_weights(quantized, samples)
+            round_weights(quantized, samples, limit_pairs)
         elif recipe.weight_rounding == "fit":
-            fit_weights(quantized, samples)
+            fit_weights(quantized, samples, limit_pairs)
         if recipe.targets[target].hard_swish_in_float:
             decompose_hard_swish(quantized)
     return quantized

@@ -24,10 +24,12 @@ from edgekit.compiler.graph import (
     constant,
     drop_constants,
     has_int8_weights,
+    set_int8_weights,
     shape_of,
 )
 from edgekit.compiler.interpreter import NodeByNode, Values, at_once, side_by_side, that_fit
-from edgekit.compiler.quantize.gptq import MOST_INPUTS, input_rows, round_levels
+from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, input_rows, round_levels
+from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
@@ -44,13 +46,14 @@ MOMENT_IMAGES = 32
 
 
 @torch.no_grad()
-def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool = False) -> int:
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
     Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
     more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias; those that share weights don't change.
+    With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI.
     """
-    walk = _Walk(graph, that_fit(graph, samples, MEMORY_BYTES // 2))
+    walk = _Walk(graph, that_fit(graph, samples, MEMORY_BYTES // 2), limit_pairs)
     fitted = sum(walk.visit(node) for node in list(graph.graph.nodes))
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -60,8 +63,8 @@ def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> i
 class _Walk:
     """Visits the nodes in order, and holds the values of both sides until the last node that needs them."""
 
-    def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
-        self._graph, self._nodes = graph, NodeByNode(graph, images)
+    def __init__(self, graph: GraphModule, images: Sequence[Tensor], limit_pairs: bool) -> None:
+        self._graph, self._nodes, self._limit_pairs = graph, NodeByNode(graph, images), limit_pairs
         self._at_once = at_once(graph)
         self._exact: Values = {}
         self._quantized: Values = {}
@@ -84,29 +87,26 @@ class _Walk:
 
     def _fit(self, node: Any) -> Tensor:
         """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
-        dequantizer = node.args[1]
-        quantizer = dequantizer.args[0]
+        quantizer = node.args[1].args[0]
         weight, scale = (constant(self._graph, argument) for argument in quantizer.args[:2])
         assert weight is not None
         assert scale is not None
         low, high = quantizer.args[4:6]
         groups = argument(node, 6, 1) if node.target is A.conv2d.default else 1
         best, scales = (part.double().reshape(groups, len(weight) // groups, -1) for part in (weight, scale))
+        pairings = pairings_of(node, weight) if self._limit_pairs else []
         if best.shape[2] > MOST_INPUTS:
             levels = (best / scales).round().clamp(low, high)
         else:
             halves = self._moments(node, weight)
             both = halves[0] + halves[1]
             best = best + _correction(best, both, _choose_damping(best, halves))
-            scales = torch.maximum(best.abs().amax(2, keepdim=True) / high, scales / 2).float().double()
-            levels = round_levels(best, both.covariance, scales[:, :, 0], low, high)
+            widest = torch.maximum(best.abs().amax(2) / high, scales[:, :, 0] / 2)
+            scales = safe_scales(best, widest, pairings)[:, :, None].float().double()
+            compensation = Compensation.of(both.covariance, list(weight.shape))
+            levels = round_levels(best, compensation, scales[:, :, 0], low, high, pairings)
         fitted = (levels * scales).float().view(weight.shape)
-        old = quantizer.args[:2]
-        new = add_constant(self._graph, quantizer, f"{node.name}.fitted", fitted)
-        new_scale = add_constant(self._graph, quantizer, f"{node.name}.scale", scales.float().flatten())
-        quantizer.args = (new, new_scale, *quantizer.args[2:])
-        dequantizer.args = (quantizer, new_scale, *dequantizer.args[2:])
-        drop_constants(self._graph, old)
+        set_int8_weights(self._graph, node, fitted, scales.float().flatten())
         return fitted
 
     def _moments(self, node: Any, weight: Tensor) -> tuple["_Moments", "_Moments"]:

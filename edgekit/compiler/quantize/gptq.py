@@ -5,7 +5,8 @@ channels are correlated, so later weights can compensate an earlier rounding err
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from edgekit.compiler.graph import A, add_constant, argument, constant, drop_constants, has_int8_weights, pair
+from edgekit.compiler.graph import A, argument, constant, has_int8_weights, pair, set_int8_weights
 from edgekit.compiler.interpreter import VALUES_BYTES, Collector, NodeByNode, Values, that_fit
+from edgekit.compiler.quantize.saturation import pairings_of
 from edgekit.errors import CompileError
+from edgekit.support.weight_pairs import LARGEST_SUM
 
 PERCDAMP = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
@@ -34,32 +37,34 @@ MEMORY_BYTES = 1 << 30
 
 
 @torch.no_grad()
-def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool = False) -> int:
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
     The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
-    inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest.
+    inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest. With `limit_pairs`, no
+    pair of rounded weights saturates; the scales must come from `saturation.widen_scales`.
     """
     weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
-    rounded = _round_layer_by_layer(graph, samples) if weights > LARGE else _round_groups(graph, samples)
+    round_all = _round_layer_by_layer if weights > LARGE else _round_groups
+    rounded = round_all(graph, samples, limit_pairs)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return rounded
 
 
-def _round_groups(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+def _round_groups(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool) -> int:
     """Collect many Hessians in one pass over the images, which is fast."""
     rounded = 0
     for group in _groups(graph):
         collector = _HessianCollector(graph, group)
         collector.collect(samples)
         for node in group:
-            _round(graph, node, collector.hessians.pop(node))
+            _round(graph, node, collector.hessians.pop(node), limit_pairs)
             rounded += 1
     return rounded
 
 
-def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool) -> int:
     """Hold one Hessian at a time, and let each layer see the rounding of all layers before it.
 
     Uses as many of the images as fit into `VALUES_BYTES`.
@@ -72,7 +77,7 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
         if weight is not None and isinstance(values[node.args[0]], list):
             rows = (input_rows(node, x, weight) for x in values[node.args[0]])
             hessian: Any = sum(each.mT @ each for each in rows)
-            values[node.args[1]] = _round(graph, node, hessian)
+            values[node.args[1]] = _round(graph, node, hessian, limit_pairs)
             rounded += 1
         if node.op != "output":
             values[node] = nodes.run(node, values)
@@ -80,22 +85,21 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
     return rounded
 
 
-def _round(graph: GraphModule, node: Any, hessian: Tensor) -> Tensor:
+def _round(graph: GraphModule, node: Any, hessian: Tensor, limit_pairs: bool) -> Tensor:
     """Replace a layer's weight by whole multiples of its scales. Returns it."""
     quantizer = node.args[1].args[0]
     weight, scale = constant(graph, quantizer.args[0]), constant(graph, quantizer.args[1])
     assert weight is not None
     assert scale is not None
     low, high = quantizer.args[4:6]
-    channels = max(1, WEIGHTS_AT_ONCE // weight[0].numel())
-    parts = [
-        (round_levels(part[None], hessian, scales[None], low, high)[0] * scales.double()[:, None]).float()
-        for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True)
-    ]
+    compensation = Compensation.of(hessian, list(weight.shape))
+    pairings = pairings_of(node, weight) if limit_pairs else []
+    channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
+    for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
+        levels = round_levels(part[None], compensation, scales[None], low, high, pairings)[0]
+        parts.append((levels * scales.double()[:, None]).float())
     rounded = torch.cat(parts).view(weight.shape)
-    args = quantizer.args
-    quantizer.args = (add_constant(graph, quantizer, f"{node.name}.rounded", rounded), *args[1:])
-    drop_constants(graph, args[:1])
+    set_int8_weights(graph, node, rounded)
     return rounded
 
 
@@ -159,38 +163,71 @@ def input_rows(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     return columns.view(argument(node, 6, 1), -1, columns.shape[-1]).transpose(1, 2)
 
 
-def round_levels(weight: Tensor, hessian: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+@dataclass(frozen=True)
+class Compensation:
+    """How later weights of a layer compensate the rounding error of each weight."""
+
+    order: Tensor
+    """Inputs in the order in which their weights are rounded, int64 [groups,in]."""
+    factor: Tensor
+    """Upper Cholesky factor of the inverse Hessian in this order, float64 [groups,in,in]."""
+
+    @classmethod
+    def of(cls, hessian: Tensor, shape: list[int]) -> Self:
+        """Factorize the Hessian [groups,in,in] of a layer's inputs. Raises CompileError with the weight's `shape`."""
+        matrix = hessian.double()
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        damping = PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30
+        order = (diagonal + damping).argsort(dim=1, descending=True, stable=True)
+        matrix = matrix.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
+        matrix.diagonal(dim1=1, dim2=2).add_(damping)
+        try:
+            factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise CompileError(
+                f"GPTQ can't round weights {shape}: the Hessian of their inputs can't be inverted",
+                fix='Set weight_rounding = "nearest" in the recipe',
+            ) from error
+        return cls(order, factor)
+
+
+def round_levels(
+    weight: Tensor, compensation: Compensation, scale: Tensor, low: int, high: int, pairings: Sequence[Tensor] = ()
+) -> Tensor:
     """Integer levels, float64 [groups,out,in], of a weight [groups,out,in] with scales [groups,out].
 
-    `hessian` [groups,in,in] is that of the inputs. Later columns compensate the rounding error of each column.
+    Later columns compensate the rounding error of each column. The levels of each pair in `pairings`, int64 [pairs,2],
+    sum up to at most `LARGEST_SUM`.
     """
-    matrix = hessian.double()
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    diagonal.add_(PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30)
-    order = diagonal.argsort(dim=1, descending=True, stable=True)
-    columns = order[:, None, :]
+    columns, factor = compensation.order[:, None, :], compensation.factor
     remaining = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2)
-    matrix = matrix.take_along_dim(order[:, :, None], 1).take_along_dim(columns, 2)
-    try:
-        factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise CompileError(
-            f"GPTQ can't round weights {list(weight.shape)}: the Hessian of their inputs can't be inverted",
-            fix='Set weight_rounding = "nearest" in the recipe',
-        ) from error
-    levels, memory = torch.empty_like(remaining), torch.empty_like(remaining).flatten()
-    for start in range(0, remaining.shape[2], BLOCK):
-        end = min(start + BLOCK, remaining.shape[2])
+    groups, outputs, inputs = remaining.shape
+    rounded = remaining.new_zeros(groups, inputs + 1, outputs)  # the last row is for inputs without a partner
+    partners = [_partners(pairs, compensation.order) for pairs in pairings]
+    memory = torch.empty_like(remaining).flatten()
+    for start in range(0, inputs, BLOCK):
+        end = min(start + BLOCK, inputs)
         block = remaining[:, :, start:end].mT.contiguous()  # whose rows, one for each column, are fast to reach
-        rounded, errors = torch.empty_like(block), torch.empty_like(block)
-        for row in range(end - start):
-            column = start + row
-            rounded[:, row] = block[:, row].round().clamp(low, high)
-            errors[:, row] = (block[:, row] - rounded[:, row]) / factor[:, None, column, column]
+        errors = torch.empty_like(block)
+        for row, column in enumerate(range(start, end)):
+            level = block[:, row].round().clamp(low, high)
+            for places in partners:
+                other = rounded[torch.arange(groups), places[:, column]]  # zeros where it isn't rounded yet
+                level = level.clamp(-LARGEST_SUM - other, LARGEST_SUM - other)
+            rounded[:, column] = level
+            errors[:, row] = (block[:, row] - level) / factor[:, None, column, column]
             block[:, row:] -= factor[:, column, column:end, None] * errors[:, row, None, :]
-        levels[:, :, start:end] = rounded.mT
         rest = remaining[:, :, end:]
         rest -= torch.matmul(
             errors.mT.contiguous(), factor[:, start:end, end:], out=memory[: rest.numel()].view(rest.shape)
         )
-    return levels.take_along_dim(columns.argsort(2), 2)
+    return rounded[:, :-1].mT.take_along_dim(columns.argsort(2), 2)
+
+
+def _partners(pairs: Tensor, order: Tensor) -> Tensor:
+    """For each place in an order [groups,in] of rounding, the place of the input's partner; -1 if it has none."""
+    inputs = order.shape[1]
+    partner = torch.full((inputs,), inputs)
+    partner[pairs] = pairs.flip(1)
+    places = torch.nn.functional.pad(order.argsort(1), (0, 1), value=-1)
+    return places.gather(1, partner[order])

@@ -16,7 +16,7 @@ from edgekit.compiler.graph import A, constant
 from edgekit.compiler.interpreter import live_bytes
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.gptq import input_rows, round_levels
+from edgekit.compiler.quantize.gptq import Compensation, input_rows, round_levels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 
@@ -212,7 +212,8 @@ def test_groups_are_rounded_each_by_itself() -> None:
     rows: Sequence[torch.Tensor] = [torch.randn(50, 4) @ torch.randn(4, 9) for _ in range(5)]
     hessians = torch.stack([part.T @ part for part in rows])
     weight, scale = torch.randn(5, 2, 9), torch.full((5, 2), 0.03)
-    together = round_levels(weight, hessians, scale, -127, 127)
+    together = round_levels(weight, Compensation.of(hessians, [10, 9]), scale, -127, 127)
     for index in range(5):
         one = slice(index, index + 1)
-        assert torch.equal(together[one], round_levels(weight[one], hessians[one], scale[one], -127, 127))
+        alone = round_levels(weight[one], Compensation.of(hessians[one], [2, 9]), scale[one], -127, 127)
+        assert torch.equal(together[one], alone)

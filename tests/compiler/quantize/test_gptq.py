@@ -16,7 +16,7 @@ from edgekit.compiler.graph import constant
 from edgekit.compiler.interpreter import CachedWeightInterpreter
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.gptq import round_levels
+from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 
@@ -109,7 +109,7 @@ def test_bytes_of_hessians() -> None:
 
 def test_uncorrelated_inputs_round_to_nearest() -> None:
     weight, scale = torch.randn(4, 300), torch.full((4,), 0.02)
-    (levels,) = round_levels(weight[None], torch.eye(300)[None], scale[None], -127, 127)
+    (levels,) = round_levels(weight[None], Compensation.of(torch.eye(300)[None], [4, 300]), scale[None], -127, 127)
     assert torch.equal(levels, (weight.double() / scale.double()[:, None]).round().clamp(-127, 127))
 
 
@@ -118,7 +118,7 @@ def test_correlated_inputs_give_less_error_than_rounding_to_nearest(inputs: int)
     torch.manual_seed(0)
     rows = torch.randn(500, 20) @ torch.randn(20, inputs) + 0.1 * torch.randn(500, inputs)
     weight, scale = torch.randn(8, inputs), torch.full((8,), 0.03)
-    (levels,) = round_levels(weight[None], (rows.T @ rows)[None], scale[None], -127, 127)
+    (levels,) = round_levels(weight[None], Compensation.of((rows.T @ rows)[None], [8, inputs]), scale[None], -127, 127)
     nearest = (weight / 0.03).round()
     errors = [(rows @ (rounded.float() * scale[:, None] - weight).T).square().mean() for rounded in (levels, nearest)]
     assert errors[0] < 0.5 * errors[1]
