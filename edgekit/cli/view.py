@@ -60,7 +60,7 @@ def inspect(
 def _lines_of(inspection: "Inspection") -> Iterator[str]:
     from edgekit.config.device_classes import host_class
     from edgekit.measure.gates import SIMULATED
-    from edgekit.measure.inspect_bundle import summary
+    from edgekit.measure.inspect_bundle import portability, summary
     from edgekit.report.row import all_figures
 
     ran = inspection.int8
@@ -75,6 +75,8 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
             yield f"{figure.title}: {figure.text(inspection)} {figure.unit}"
     simulated = " (simulated in floating point)" if ran.simulated else ""
     yield f"in integer kernels: {ran.int8_macs / 1e6:.1f} of {ran.total_macs / 1e6:.1f} M MACs{simulated}"
+    if sentence := portability(ran, inspection.target):
+        yield f"on other processors: {sentence}"
     yield f"method: {ran.method}"
     for op in ran.ops:
         if not op.int8:

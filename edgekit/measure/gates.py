@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Literal
 
+from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.measure.paired import images_needed
 from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import throttled, unreliable
@@ -13,6 +14,7 @@ from edgekit.report.gate import Gate
 from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, Speedup, Verdict
 
 SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
+SATURATING = "pairs of INT8 weights can saturate on x86 processors without VNNI, where this bundle is less accurate"
 NOT_INT8 = "this gate applies to int8 bundles"
 EMULATED = "timings of an emulated device are not comparable"
 
@@ -112,6 +114,8 @@ def _row(
 def _remarks(measured: Measurement) -> Iterator[str]:
     if measured.int8 and measured.int8.simulated:
         yield SIMULATED
+    if measured.int8 and measured.int8.pairs_that_can_saturate and not _is_arm(measured.device.device_class):
+        yield f"{measured.int8.pairs_that_can_saturate:,} {SATURATING}"
     if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
         yield hot
     energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores
@@ -120,6 +124,10 @@ def _remarks(measured: Measurement) -> Iterator[str]:
     if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
         threads, on = _counted(throughput.threads, "thread"), _counted(cores, "core")
         yield f"{throughput.streams} streams, with {threads} each, wait for each other on {on}"
+
+
+def _is_arm(device_class: str | None) -> bool:
+    return device_class in list_device_classes() and load_device_class(str(device_class)).is_arm
 
 
 def _counted(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import GoldenError
+from edgekit.measure.gates import SATURATING
 from edgekit.measure.profiled import int8_of
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Int8
@@ -16,6 +17,7 @@ from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import OpProfile, Profile
 from edgekit.runtime.profiling import profile, profile_model, target_of
+from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.runtime.session import VerifyResult, golden_error, open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.versions import installed_version
@@ -92,6 +94,7 @@ class BundleInspection:
 
 
 Inspection = BundleInspection | ModelInspection
+UNKNOWN = "it isn't known whether pairs of INT8 weights can saturate on x86 processors without VNNI"
 SHOWN = 8
 """Number of layers that a summary names."""
 
@@ -149,20 +152,20 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
         golden_max_abs_difference=golden.max_abs_difference if isfinite(golden.max_abs_difference) else None,
         golden_tolerance=golden.tolerance,
         golden_passed=golden.passed,
-        int8=_detail(ran),
+        int8=_detail(ran, manifest.pairs_that_can_saturate),
         provenance=dict(manifest.provenance),
     )
 
 
 def inspect_model(path: Path, threads: int | None, name: str | None = None) -> ModelInspection:
     """Profile a model file of any origin on this machine; `name` is its name in the result, by default its path."""
+    target = target_of(path)
     with quiet():
         ran = profile_model(path, threads=threads)
-    target = target_of(path)
     return ModelInspection(
         model=name or str(path),
         size_bytes=path.stat().st_size,
-        int8=_detail(ran),
+        int8=_detail(ran, pairs_that_can_saturate(target, path) if any(op.quantized for op in ran.ops) else None),
         target=target,
         engine=_installed(target),
     )
@@ -203,13 +206,28 @@ def classify_images(path: Path, images: Sequence[Path], top: int, threads: int |
     return Classification(bundle=str(path), results=tuple(results))
 
 
-def _detail(ran: Profile) -> Int8Detail:
+def portability(ran: Int8, target: str | None) -> str | None:
+    """One sentence on whether the INT8 layers compute the same on every x86 processor; None if the model has none.
+
+    "unknown" stands for a bundle of an older version, and for an ONNX file where the onnx package is not installed.
+    """
+    pairs = ran.pairs_that_can_saturate
+    if pairs == 0:
+        return "INT8 computes the same on every x86 processor"
+    if pairs is not None:
+        return f"{pairs:,} {SATURATING}"
+    runtime = find_runtime(target) if target else None
+    return UNKNOWN if runtime and runtime.saturating_inputs and (ran.share_of_macs or ran.simulated) else None
+
+
+def _detail(ran: Profile, pairs: int | None) -> Int8Detail:
     summary = int8_of(ran)
     return Int8Detail(
         share_of_macs=summary.share_of_macs,
         method=summary.method,
         float_layers=summary.float_layers,
         simulated=summary.simulated,
+        pairs_that_can_saturate=pairs,
         total_macs=ran.total_macs,
         int8_macs=ran.int8_macs,
         time_by_kind_ms=ran.time_by_kind,

@@ -1,6 +1,6 @@
 """What a runtime's profiler says of a bundle: which part ran in integer kernels, and where the time goes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.errors import EngineError
 from edgekit.report.row import Int8
@@ -31,9 +31,13 @@ def profile_bundle(bundle: Bundle, threads: int, runs: int = RUNS) -> Profiled:
         with quiet():
             ran = profile(bundle, threads, runs)
     except EngineError as error:
-        int8 = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
-        return Profiled(int8, TimeProfile(missing=str(error)))
-    return Profiled(int8_of(ran), time_of(ran))
+        unknown = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
+        return Profiled(_with_pairs(unknown, bundle), TimeProfile(missing=str(error)))
+    return Profiled(_with_pairs(int8_of(ran), bundle), time_of(ran))
+
+
+def _with_pairs(int8: Int8, bundle: Bundle) -> Int8:
+    return replace(int8, pairs_that_can_saturate=bundle.manifest.pairs_that_can_saturate)
 
 
 def ran_in_int8(bundle: Bundle, threads: int) -> Int8:

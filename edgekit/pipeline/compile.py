@@ -18,6 +18,7 @@ from edgekit.pipeline.prepared import GraphFacts, Prepared
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
 from edgekit.runtime.manifest import EngineRequirement, Manifest
+from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.runtime.session import Session
 from edgekit.support.files import writing
 from edgekit.support.libraries import quiet
@@ -43,7 +44,9 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
             artifact = _compiled(prepared, folder)
         files = {file: folder / file for file in artifact.files}
         golden = Golden(samples.pixels[:golden_count], samples.logits[:golden_count], 0.0)
-        manifest = manifest_of(facts, artifact)
+        int8 = facts.precision == "int8"
+        pairs = pairs_that_can_saturate(facts.target, folder / artifact.model_file) if int8 else None
+        manifest = replace(manifest_of(facts, artifact), pairs_that_can_saturate=pairs)
         draft = write_bundle(folder / "draft", files, manifest, facts.labels, golden)
         with Session(draft) as session:
             logits = session(facts.preprocessing.normalize(samples.pixels))

@@ -148,6 +148,8 @@ class Int8:
     """Names of the dense layers that ran in floating point; null where the profiler does not tell."""
     simulated: bool | None
     """Whether most of the quantized operations ran in floating point; null where the profiler does not tell."""
+    pairs_that_can_saturate: Annotated[int, Meta(ge=0)] | None = None
+    """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI; null where it isn't known."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure(path="int8.share_of_macs", title="int8", unit="% MAC", digits=0, scale=100, better="higher",
            tolerance=0.01, rank=3,
            meaning="share of multiply-accumulates that ran in integer kernels"),
+    Figure(path="int8.pairs_that_can_saturate", title="can saturate", unit="pairs", digits=0, better="lower",
+           csv="pairs_that_can_saturate",
+           meaning="number of pairs of INT8 weights that can saturate on x86 processors without VNNI"),
     Figure(path="limit.fraction", title="of rated", unit="%", digits=0, scale=100, rank=5, csv="bound_percent",
            meaning="latency at the device class's nominal peak rate, as a share of the measured p50"),
     Figure(path="peak_rss_bytes", title="peak", unit="MB", digits=0, scale=1e-6, better="lower", rank=8,

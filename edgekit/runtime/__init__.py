@@ -3,9 +3,10 @@
 import os
 
 from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.saturation import SaturationWarning, warn_if_saturating
 from edgekit.runtime.session import Session, VerifyResult
 
-__all__ = ["Session", "VerifyResult", "load"]
+__all__ = ["SaturationWarning", "Session", "VerifyResult", "load"]
 
 
 def load(
@@ -14,6 +15,9 @@ def load(
     """Open a bundle for inference.
 
     The hash of every file is checked before the runtime opens the model. Loading a bundle runs no code from it.
+
+    Warns with a SaturationWarning if INT8 weights of the bundle can saturate on this processor, which makes the model
+    less accurate. It happens on x86 processors without VNNI, with bundles that edgekit made before it prevented this.
 
     Args:
         path: Folder of the bundle.
@@ -45,6 +49,7 @@ def load(
         ```
     """
     session = Session(read_bundle(path), threads)
+    warn_if_saturating(session.bundle)
     try:
         low = session.in_low_precision() if low_precision else None
         if low is not None:

@@ -88,6 +88,11 @@ class Manifest:
     """Hash of everything that the bundle was made from: network, recipe, versions, and for INT8 calibration images."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """Options for the engine; the runtime table lists the options of each runtime."""
+    pairs_that_can_saturate: int | None = None
+    """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI, counted in the model file.
+
+    None for a float bundle, and where it is unknown, as in bundles of older versions.
+    """
     layers: Sequence[ManifestLayer] = ()
     """Layers that multiply and accumulate, in the order of the graph."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -125,6 +130,7 @@ class Manifest:
         version = entries.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             _refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
+        entries = {"pairs_that_can_saturate": None} | entries  # which manifests of version 0.1 may lack
         _check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
         manifest = cls(**{key: parse(key, entries[key]) for key, parse in _PARSERS.items()})
         _check_agreement(manifest)
@@ -203,6 +209,12 @@ def _whole(low: int, high: int) -> Callable[[str, object], int]:
     return parse
 
 
+def _count_or_null(key: str, value: object) -> int | None:
+    if value is not None and (type(value) is not int or value < 0):
+        _refuse(key, value, "a whole number from 0, or null")
+    return value
+
+
 def _boolean(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         _refuse(key, value, "true or false")
@@ -274,6 +286,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "device_class": _text,
     "fingerprint": _text,
     "session": _object,
+    "pairs_that_can_saturate": _count_or_null,
     "layers": _layers,
     "provenance": _object,
     "labels_file": check_file_name,

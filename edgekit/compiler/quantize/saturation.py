@@ -66,7 +66,7 @@ def limit_keys(graph: GraphModule) -> int:
         key, scale, *rest = quantizer.args
         bound = LARGEST_SUM // 2 * 2 * scale
         quantizer.args = (insert(graph, quantizer, A.clamp.default, key, -bound, bound), 2 * scale, *rest)
-        for node in quantizer.users:
+        for node in list(quantizer.users):
             node.args = (quantizer, 2 * scale, *rest)
         limited += 1
     graph.recompile()

@@ -139,11 +139,12 @@ def _quantized(output: Any, passed: Sequence[str]) -> bool:
     return any(
         node.get_type_name() == "FakeQuantize"
         or (node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8"))
-        for node in _origins(output, passed)
+        for node in origins(output, passed)
     )
 
 
-def _origins(output: Any, passed: Sequence[str]) -> Iterator[Any]:
+def origins(output: Any, passed: Sequence[str]) -> Iterator[Any]:
+    """The operation that makes a value, and those before it, as long as each is one of `passed`."""
     node = output.get_node()
     yield node
     while node.get_type_name() in passed:

@@ -275,6 +275,7 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "quantize_residuals": True,
     "quantize_attention": True,
     "hard_swish_in_float": True,
+    "limit_weight_pairs": False,
     "estimator": "mean-minmax",
     "smooth_quant": True,
     "bias_correction": "fast",
@@ -333,8 +334,13 @@ def test_a_variant_changes_the_graph_only_for_its_device_class(unchanged: Any) -
     plain = recipe(PLAINEST).targets["onnx"]
     wants = recipe(PLAINEST | {"on": {"raspberry-pi-*": replace(plain, quantize_outputs=True)}})
     assert same(unchanged, prepared(wants))
-    changed = prepared(recipe(PLAINEST | {"quantize_outputs": True}))
-    assert same(changed, prepared(wants, load_device_class("raspberry-pi-5")))
+    pi = load_device_class("raspberry-pi-5")
+    assert same(prepared(recipe(PLAINEST | {"quantize_outputs": True}), pi), prepared(wants, pi))
+
+
+def test_pairs_of_weights_are_not_limited_for_arm() -> None:
+    pi, unlimited = load_device_class("raspberry-pi-5"), recipe(PLAINEST | {"limit_weight_pairs": False})
+    assert same(prepared(unlimited, pi), prepared(recipe(PLAINEST), pi))
 
 
 def test_folding_weights_preserves_the_function(graph: GraphModule, samples: Any) -> None:

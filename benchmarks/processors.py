@@ -1,0 +1,174 @@
+"""Measures INT8 bundles on x86 processors without VNNI, with pairs of weights limited and unlimited.
+
+    python -m benchmarks.processors --models demo,convnextv2_atto
+
+Each model is calibrated twice for each runtime. The Q/DQ graph in torch gives what exact arithmetic computes, which is
+also what processors with VNNI compute. The bundles run on this machine, and in QEMU's user-mode emulation
+(qemu-user-static) of a processor with AVX2 but no VNNI. On this machine, both bundles are timed in turns.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.peerlib.models import SUBJECTS, random_weights
+from benchmarks.peers import DATA, HERE
+from benchmarks.rows import Row, keep_rows
+from edgekit.config.recipes import Recipe
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.images.crops import crop_samples
+from edgekit.measure import machine
+from edgekit.measure.accuracy import snr_db
+from edgekit.measure.latency import alternate, ratio
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline.build import compile_prepared
+from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.options import Options
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.profiling import profile
+from edgekit.runtime.saturation import lacks_vnni
+from edgekit.runtime.session import open_session
+from edgekit.support.libraries import quiet
+from edgekit.support.progress import Reporter
+
+MODELS = {
+    "demo": SUBJECTS["demo"],
+    "convnextv2_atto": SUBJECTS["convnextv2_atto"],
+    "resnet18": random_weights("resnet18"),
+    "efficientnet_lite0": SUBJECTS["efficientnet_lite0"],
+    "vit_tiny_patch16_224": random_weights("vit_tiny_patch16_224"),
+}
+CALIBRATION, EVALUATION = 32, 24
+EMULATED = "Haswell"
+WARMUP, ROUNDS = 20, 200
+RUN = """
+import sys, warnings
+import numpy as np
+import edgekit
+warnings.simplefilter("ignore")
+images, output, *bundles = sys.argv[1:]
+logits = {}
+for bundle in bundles:
+    session = edgekit.load(bundle, threads=1)
+    logits[bundle] = np.concatenate([session(image[None]) for image in np.load(images)])
+np.savez(output, *[logits[bundle] for bundle in bundles])
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help=f"default: {', '.join(MODELS)}")
+    parser.add_argument("--targets", default=",".join(RUNTIMES), help=f"default: {', '.join(RUNTIMES)}")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
+    args = parser.parse_args()
+    for name in args.models.split(","):
+        for target in args.targets.split(","):
+            row = measure(name, target, args.data)
+            keep_rows(HERE / "processors.json", [row], ("model", "target"))
+            print(row)
+
+
+def measure(name: str, target: str, data: Path) -> Row:
+    """Signal-to-noise ratios of the logits in dB, numbers of pairs that can saturate, and the ratio of the times."""
+    subject = MODELS[name]
+    options = Options(
+        subject.model,
+        subject.data or data,
+        calibration_data=subject.calibration_data,
+        targets=(target,),
+        device_class="x86-64-v3",
+        num_calibration_samples=CALIBRATION,
+        num_eval_samples=EVALUATION,
+    )
+    job = prepare(options, Reporter())
+    pixels = crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing).pixels
+    images = job.network.preprocessing.normalize(pixels)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        found = compare(job, target, Path(folder), torch_logits(job.network, pixels), images)
+    machine_facts = {"cpu": machine.describe().cpu, "vnni": not lacks_vnni(), "emulated": EMULATED}
+    return (
+        {"model": name, "target": target, "images": EVALUATION, "calibration_images": CALIBRATION}
+        | found
+        | machine_facts
+    )
+
+
+def compare(job: Job, target: str, folder: Path, reference: NDArray[np.float32], images: NDArray[np.float32]) -> Row:
+    """Make a bundle without and one with limited pairs, and compare them with torch's logits and with each other."""
+    np.save(folder / "images.npy", images)
+    graphs, bundles, row = PreparedGraphs(job, Reporter()), {}, {}
+    for weights, limit in (("unlimited", False), ("limited", True)):
+        bundles[weights], exact = build(graphs.with_recipe(recipe(job, limit)), target, folder / weights, images)
+        pairs = bundles[weights].manifest.pairs_that_can_saturate
+        row[weights] = {"pairs_that_can_saturate": pairs, "exact_db": round(snr_db(reference, exact), 1)}
+    for where, logits in (("host", on_host), ("emulated", on_emulated)):
+        for weights, values in zip(bundles, logits(folder, list(bundles.values())), strict=True):
+            row[weights][f"{where}_db"] = round(snr_db(reference, values), 1)
+            row[weights][f"{where}_agreement"] = float((values.argmax(1) == reference.argmax(1)).mean())
+    kernels = [[(op.name, op.kernel) for op in profile(bundle, 1).ops] for bundle in bundles.values()]
+    versions = bundles["limited"].manifest.provenance["versions"]
+    runtime = {"runtime": f"{RUNTIMES[target].title} {versions[RUNTIMES[target].distributions[0]]}"}
+    return (
+        row
+        | {"same_kernels": kernels[0] == kernels[1]}
+        | times(bundles["unlimited"], bundles["limited"], images[:1])
+        | runtime
+    )
+
+
+def recipe(job: Job, limit: bool) -> Recipe:
+    """The job's recipe with pairs of weights limited or not."""
+    targets = {name: replace(target, limit_weight_pairs=limit) for name, target in job.recipe.targets.items()}
+    return replace(job.recipe, targets=targets)
+
+
+def build(
+    graphs: PreparedGraphs, target: str, folder: Path, images: NDArray[np.float32]
+) -> tuple[Bundle, NDArray[np.float32]]:
+    """An INT8 bundle, and the logits that its graph computes in exact arithmetic."""
+    prepared = graphs.prepare(target, "int8")
+    with torch.no_grad(), quiet():
+        exact = np.concatenate([prepared.graph(torch.from_numpy(image[None])).numpy() for image in images])
+    return compile_prepared(prepared, folder / "int8", Reporter(quiet=True)), exact
+
+
+def on_host(folder: Path, bundles: Sequence[Bundle]) -> list[NDArray[np.float32]]:
+    """Logits of the bundles on this machine."""
+    images = np.load(folder / "images.npy")
+    logits = []
+    for bundle in bundles:
+        with open_session(bundle, 1) as session:
+            logits.append(np.concatenate([session(image[None]) for image in images]))
+    return logits
+
+
+def on_emulated(folder: Path, bundles: Sequence[Bundle]) -> list[NDArray[np.float32]]:
+    """Logits of the bundles on the emulated processor."""
+    command = ["qemu-x86_64-static", "-cpu", EMULATED, sys.executable, "-c", RUN]
+    arguments = [folder / "images.npy", folder / "logits.npz", *(bundle.path for bundle in bundles)]
+    subprocess.run([*command, *map(str, arguments)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    with np.load(folder / "logits.npz") as arrays:
+        return list(arrays.values())
+
+
+def times(unlimited: Bundle, limited: Bundle, image: NDArray[np.float32]) -> Row:
+    """How many times as long an inference takes with limited pairs, on one thread, with its 95 % interval."""
+    with open_session(unlimited, 1) as before, open_session(limited, 1) as after:
+        calls: dict[str, Callable[[], object]] = {"before": lambda: before(image), "after": lambda: after(image)}
+        taken = alternate(calls, WARMUP, ROUNDS)
+    point, interval = ratio(taken["after"], taken["before"])
+    return {"time_ratio": round(point, 3), "time_ratio_ci95": [round(end, 3) for end in interval]}
+
+
+if __name__ == "__main__":
+    main()
