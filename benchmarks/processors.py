@@ -1,6 +1,6 @@
 """Measures INT8 bundles on x86 processors without VNNI, with pairs of weights limited and unlimited.
 
-    python -m benchmarks.processors --models demo,convnextv2_atto
+    python -m benchmarks.processors --data imagenet-500.zip --models demo,convnextv2_atto
 
 Each model is calibrated twice for each runtime. The Q/DQ graph in torch gives what exact arithmetic computes, which is
 also what processors with VNNI compute. The bundles run on this machine, and in QEMU's user-mode emulation
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peerlib.models import SUBJECTS, random_weights
-from benchmarks.peers import DATA, HERE
+from benchmarks.peerlib.models import SUBJECTS, add_data, random_weights
+from benchmarks.peers import HERE
 from benchmarks.rows import Row, keep_rows
 from edgekit.config.recipes import Recipe
 from edgekit.config.runtimes import RUNTIMES
@@ -69,11 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--targets", default=",".join(RUNTIMES), help=f"default: {', '.join(RUNTIMES)}")
-    parser.add_argument("--data", type=Path, default=DATA, help=f"ImageNet images, folder or zip; default: {DATA.name}")
+    add_data(parser)
     args = parser.parse_args()
     for name in args.models.split(","):
+        data = MODELS[name].data or args.data
+        if data is None:
+            parser.error(f"{name}: name ImageNet images with --data; without them run --models demo")
         for target in args.targets.split(","):
-            row = measure(name, target, args.data)
+            row = measure(name, target, data)
             keep_rows(HERE / "processors.json", [row], ("model", "target"))
             print(row)
 
@@ -83,7 +86,7 @@ def measure(name: str, target: str, data: Path) -> Row:
     subject = MODELS[name]
     options = Options(
         subject.model,
-        subject.data or data,
+        data,
         calibration_data=subject.calibration_data,
         targets=(target,),
         device_class="x86-64-v3",
