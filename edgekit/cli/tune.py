@@ -140,7 +140,7 @@ class Searching:
             max=MOST_THREADS,
             metavar="N",
             rich_help_panel=panels.SEARCH,
-            help="Number of processes that search.",
+            help="Number of processes that search. They calibrate side by side, and each one times alone.",
         ),
     ] = 1
     storage: Annotated[
@@ -178,9 +178,10 @@ def tune(
 ) -> int:
     """Search for the fastest recipe that stays within --max-drop.
 
-    Images that the search never saw judge the result. Writes recipe.toml and
-    its bundles and report to the run folder. After an interruption, the same
-    command resumes.
+    Trials run on this machine. With another --device, speed is judged only in
+    the final measurement there. Images that the search never saw judge the
+    result. Writes recipe.toml and its bundles and report to the run folder.
+    After an interruption, the same command resumes.
     """
     from edgekit.support.progress import Reporter
     from edgekit.tuning.options import Search

@@ -86,7 +86,7 @@ class SearchSummary:
     max_drop_points: float
     """Largest drop in top-1 that the search allowed, in percentage points."""
     min_speedup: float
-    """Speedup that a trial had to exceed; 0 for no bound."""
+    """Speedup that a trial had to exceed with its whole 95 % interval; 0 if the search didn't judge speed."""
     images: ImageSet
     """Tuning images, none of which is an evaluation image."""
     targets: tuple[TargetSearch, ...]

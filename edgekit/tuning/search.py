@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.devices.registry import THIS
 from edgekit.errors import BundleError, EdgekitError, EngineError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.measure.memory import resident_bytes
@@ -32,7 +33,7 @@ from edgekit.tuning.options import Search
 from edgekit.tuning.space import to_toml, with_choices
 from edgekit.tuning.study import best, summary
 from edgekit.tuning.trial import Trial
-from edgekit.tuning.worker import SplitJob, prepare_search, worker_name
+from edgekit.tuning.worker import SplitJob, prepare_search, trial_gates, worker_name
 from edgekit.tuning.worker_process import begin
 
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
@@ -60,6 +61,11 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
         }
         for table in tables.values():
             table.retry_lost()
+        if options.devices[0] != THIS:
+            reporter.warn(
+                f"trials are timed on this machine, so the search doesn't judge their speed; {options.devices[0].name} "
+                "times the result"
+            )
         until = time.time() + 60 * search.minutes if search.minutes else float("inf")
         Workers(options, search, file, until, tables, reporter).run()
         trials = {target: table.trials() for target, table in tables.items()}
@@ -215,7 +221,7 @@ def verdict(
     tuning = SearchSummary(
         recipe=RECIPE,
         max_drop_points=options.gates.max_drop,
-        min_speedup=options.gates.min_speedup,
+        min_speedup=trial_gates(options).min_speedup,
         images=ImageSet(len(ready.job.evaluation.samples), ready.job.evaluation.sha256),
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )

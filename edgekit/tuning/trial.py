@@ -21,7 +21,7 @@ class Figures:
     agreement: float
     """Share of images for which the model and torch predict the same class."""
     p50_ms: float
-    """Median latency in ms."""
+    """Median latency in ms on the machine of the search."""
     time_share: float
     """Latency divided by that of the float bundle in the same measurement, which is comparable between machines."""
     speedup: float
@@ -33,7 +33,7 @@ class Figures:
     drop_kept: bool
     """Whether the measured drop is at most --max-drop."""
     fast_enough: bool
-    """Whether the measured speedup is above --min-speedup."""
+    """Whether the whole 95 % interval of the speedup is above --min-speedup; true if the search doesn't judge speed."""
     float_layers: tuple[str, ...]
     """Names of the layers that the trial left in float."""
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.devices.registry import THIS
 from edgekit.errors import DataError, EngineError, UsageError
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
@@ -33,6 +34,7 @@ from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices, order_of, plan, with_choices
 from edgekit.tuning.study import drain, planned
 from edgekit.tuning.trial import Figures
+from edgekit.tuning.turns import Turns
 
 ORDERING_IMAGES = 16
 """Number of tuning images on which the noise of each layer is measured."""
@@ -49,7 +51,7 @@ class SplitJob:
 
     def study_name(self, target: str, options: Options, search: Search) -> str:
         """Name of the study, with a digest of all that trials depend on but the machine. Equal searches share it."""
-        job, gates = self.job, options.gates
+        job, gates = self.job, trial_gates(options)
         parts: list[Any] = [
             job.network.name,
             job.network.weights_sha256,
@@ -88,42 +90,54 @@ class Bench:
     """Builds and measures the bundles of trials for one target in a temporary workspace."""
 
     def __init__(
-        self, graphs: PreparedGraphs, target: str, options: Options, folder: Path, images: EvaluationImages
+        self,
+        graphs: PreparedGraphs,
+        target: str,
+        options: Options,
+        folder: Path,
+        images: EvaluationImages,
+        turns: Turns,
     ) -> None:
         self._graphs, self._target, self._options = graphs, target, options
         self._folder, self._images, self._quiet = folder, images, Reporter(quiet=True)
-        self._recipe = graphs.job.recipe
+        self._recipe, self._turns = graphs.job.recipe, turns
         self.order: list[str] = []
 
     def plan(self, trials: int | None) -> tuple[list[str], list[Choices]]:
         """The layers in the order of leaving them in float, and the points to try, at most `trials` of them."""
         job = self._graphs.job
         samples = job.evaluation.samples[:ORDERING_IMAGES]
-        simulated = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), samples)
-        alone = {name: frozenset([name]) for name in simulated.simulation.layers}
-        simulated.run(alone.values())
+        with self._turns.computing():
+            simulated = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), samples)
+            alone = {name: frozenset([name]) for name in simulated.simulation.layers}
+            simulated.run(alone.values())
         noise = {name: simulated.noise(mixture) for name, mixture in alone.items()}
         order = order_of(noise, layer_macs(self._graphs))
         return order, plan(self._recipe.for_target(self._target), len(order))[:trials]
 
     def measure(self, choices: Choices) -> Figures:
-        """Build the bundle of a trial and the float one, and measure both as `deploy` does. Raises StageError."""
+        """Build the bundle of a trial and the float one, and measure both as `deploy` does. Raises StageError.
+
+        They are measured on this machine, whatever the devices of the options are, while no other worker computes.
+        """
         recipe = with_choices(self._recipe, self._target, choices, self.order)
         names = [f"{self._target}-{precision}" for precision in ("float", "int8")]
-        base = build_one(self._graphs, self._target, "float", self._folder / names[0], self._quiet)
-        prepared = self._graphs.with_recipe(recipe).prepare(self._target, "int8")
-        with quiet():
-            bundle, _ = compile_stage(prepared, self._folder / names[1])
-        pair = dict(zip(names, (base, bundle), strict=True))
-        measured = measure_group(pair, self._options.timing, machine.describe(), self._quiet, self._images)[names[1]]
-        return figures(measured, bundle, self._options.gates, self.order[: choices.layers_in_float])
+        with self._turns.computing():
+            base = build_one(self._graphs, self._target, "float", self._folder / names[0], self._quiet)
+            prepared = self._graphs.with_recipe(recipe).prepare(self._target, "int8")
+            with quiet():
+                bundle, _ = compile_stage(prepared, self._folder / names[1])
+        pair, timing = dict(zip(names, (base, bundle), strict=True)), self._options.timing
+        with self._turns.timing():
+            measured = measure_group(pair, timing, machine.describe(), self._quiet, self._images)[names[1]]
+        return figures(measured, bundle, trial_gates(self._options), self.order[: choices.layers_in_float])
 
 
 def figures(measured: Measurement, bundle: Bundle, gates: Gates, float_layers: Sequence[str]) -> Figures:
     """The figures of a trial, and whether they meet the bounds; EngineError if the measurement failed.
 
-    The bounds apply to the measured values. The drop's interval and the steadiness of times are checked only for the
-    rows on held-out images.
+    The bound on the drop applies to the measured drop, because its interval is checked for the rows on held-out images.
+    The bound on the speedup applies to its whole interval, as it does there.
     """
     if measured.failure:
         raise EngineError(str(measured.failure))
@@ -145,6 +159,11 @@ def figures(measured: Measurement, bundle: Bundle, gates: Gates, float_layers: S
     )
 
 
+def trial_gates(options: Options) -> Gates:
+    """The gates of trials. They run on this machine, whose speed says nothing about another device's: see `verdict`."""
+    return options.gates if options.devices[0] == THIS else replace(options.gates, min_speedup=0)
+
+
 def worker_name(pid: int | None) -> str:
     """The worker name of a process on this machine."""
     return f"{socket.gethostname()}:{pid}"
@@ -156,15 +175,17 @@ def work(options: Options, search: Search, file: Path, until: float) -> None:
     It prints only warnings, because the parent process reads the trials from the database.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    reporter = Reporter(quiet=True)
-    ready = prepare_search(options, search, reporter)
+    reporter, turns = Reporter(quiet=True), Turns(file)
+    with turns.computing():
+        ready = prepare_search(options, search, reporter)
     graphs = PreparedGraphs(ready.job, reporter)
     run = RunFolder(options.folder)
     name = worker_name(os.getpid())
     with run.workspace("tune") as workspace:
-        images = crop_images(ready.job, workspace, run, reporter)
+        with turns.computing():
+            images = crop_images(ready.job, workspace, run, reporter)
         for target, end in shares(options.targets, until):
-            bench = Bench(graphs, target, options, workspace, images)
+            bench = Bench(graphs, target, options, workspace, images, turns)
             table = TrialTable(file, ready.study_name(target, options, search), search.silence_s)
             bench.order = planned(table, name, lambda bench=bench: bench.plan(search.trials))  # type: ignore[misc]
             drain(table, name, bench.measure, end)
