@@ -77,7 +77,7 @@ def as_sentences(*parts: str) -> str:
 
 def did_you_mean(name: str, choices: Collection[str]) -> str:
     """A question with the valid choice that is most like an unknown name, for `fix`; empty if none is similar."""
-    near = get_close_matches(name, choices, n=1, cutoff=0.4)
+    near = get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else ""
 
 
@@ -212,8 +212,9 @@ class CompileError(StageError):
 class ParityError(StageError):
     """The outputs of a compiled float model differ from torch's by more than the tolerance.
 
-    Cause: The runtime computes an operation of this model differently.
-    Cure: Leave the runtime out with `--target`, and report the model and the version of the runtime.
+    Cause: edgekit or the runtime's converter translates an operation of this model wrongly. Your input is not at fault.
+    Cure: Leave the runtime out with `--target`. A report of the defect needs the model's name and arguments, and the
+    versions that `edgekit doctor` prints.
     """
 
 

@@ -237,8 +237,8 @@ class Measuring:
             metavar="FACTOR",
             show_default="1",
             rich_help_panel=panels.GATES,
-            help="Factor by which an int8 bundle must be faster than its float bundle, 95 % confidence interval "
-            "included. 0 turns the gate off.",
+            help="Factor by which an int8 bundle must be faster than its runtime's fastest float, bf16 and f16 "
+            "included, with its whole 95 % confidence interval. 0 turns the gate off.",
         ),
     ] = None
 

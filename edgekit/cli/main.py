@@ -63,7 +63,8 @@ def entry() -> None:
     except Exception as error:
         print(tracebacks.text_of(error), file=sys.stderr)
         print(
-            "edgekit: this is a bug in edgekit. Please report it with the command and the lines above.",
+            "edgekit: this is a bug in edgekit, not in your input. A report needs the command, the lines above, what "
+            "`edgekit doctor` prints, and library-output.log from the run folder's .edgekit if there is one.",
             file=sys.stderr,
         )
         code = 1

@@ -30,7 +30,9 @@ IMPORT_TIMEOUT_S = 60
 ENOUGH_MEMORY = 4 << 30
 """Free memory in bytes. Making bundles takes 2 GB for a small model, and several times the weights of a larger one."""
 ENOUGH_DISK = 5 << 30
-"""Free disk space in bytes. torch and the compilers take 3 GB, six bundles several times the model's weights."""
+"""Free disk space in bytes for bundles: six of them take several times the model's weights."""
+BUILD_DISK = 6_300_000_000
+"""Disk space in bytes that the extra `build` takes with the CUDA build of torch, while it isn't installed."""
 DOT_PRODUCT_FEATURES = frozenset(("asimddp", "avx512_vnni", "avx_vnni", "amx_int8"))
 
 
@@ -71,7 +73,7 @@ def examine(root: Path = Path("/"), hub: str = HUB, installed: Installed = insta
         _building(installed),
         *_outdated(installed),
         *_known_bad(facts, installed),
-        *_room(facts),
+        *_room(facts, installed),
         _hub(hub),
     )
     return Diagnosis(healthy=all(finding.status != "broken" for finding in findings), findings=findings)
@@ -200,10 +202,11 @@ def _cure(row: KnownBad) -> str:
     return f"{row.cure}: {' && '.join(commands)}"
 
 
-def _room(facts: ProbedFacts) -> Iterator[Finding]:
+def _room(facts: ProbedFacts, installed: Installed) -> Iterator[Finding]:
+    disk = ENOUGH_DISK if installed("torch") else ENOUGH_DISK + BUILD_DISK
     for name, free, enough, fix in (
         ("free memory", facts.memory_available_bytes, ENOUGH_MEMORY, "Close programs, or make bundles elsewhere"),
-        ("free disk", facts.disk_free_bytes, ENOUGH_DISK, "Free some disk space before making bundles"),
+        ("free disk", facts.disk_free_bytes, disk, f"Free {disk / 1e9:.0f} GB of disk space before making bundles"),
     ):
         if free is None:
             yield Finding(name, "warning", "unknown", fix)

@@ -13,8 +13,8 @@ T = TypeVar("T")
 def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[T]]) -> list[T]:
     """Measure every device. Returns the rows in the order of the devices. Each SSH device has a thread.
 
-    This machine is measured last, because copying and listening for the others would distort its figures. Ctrl-C closes
-    every connection, which ends the work on the devices.
+    This machine is measured last, because copying and listening for the others would distort its figures. Ctrl-C, or
+    an exception in one thread, closes every connection, which ends the work on the devices.
     """
     others = [device for device in devices if device != THIS]
     if len(others) < 2:
@@ -24,7 +24,7 @@ def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[
         try:
             wait(work.values(), return_when=FIRST_EXCEPTION)
             rows = {device: future.result() for device, future in work.items()}
-        except KeyboardInterrupt:
+        except BaseException:
             close_all()
             raise
     if THIS in devices:

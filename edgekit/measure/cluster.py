@@ -37,30 +37,36 @@ def executor_of(workers: int | None, scheduler: str | None) -> Iterator[ShardExe
         return
     distributed = import_needed("distributed", "scale")
     with ExitStack() as stack, quiet(), child_environment():
-        if scheduler is None:
-            security = import_needed("distributed.security", "scale").Security.temporary()
-            address: Any = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    security=security,
-                    silence_logs=logging.CRITICAL,
-                    memory_limit=0,
-                )
-            )
-        else:
-            address, security = scheduler, None
         try:
-            client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S, security=security))
-        except (OSError, ValueError) as error:
+            if scheduler is None:
+                client = _local_client(distributed, workers, stack)
+            else:
+                client = stack.enter_context(distributed.Client(scheduler, timeout=CONNECT_S))
+        except (OSError, ValueError, RuntimeError) as error:
+            if scheduler is None:
+                problem = f"--workers: {workers} processes could not be started: {first_line(error)}"
+                raise UsageError(problem, fix="Use fewer --workers, or leave it out") from error
             raise UsageError(
                 f"--scheduler: no Dask scheduler answers at '{scheduler}': {error}",
                 fix="Start one with `dask scheduler`",
             ) from error
         yield DaskExecutor(client)
+
+
+def _local_client(distributed: Any, workers: int | None, stack: ExitStack) -> Any:
+    """A client of new worker processes on this machine, which end with `stack`."""
+    security = import_needed("distributed.security", "scale").Security.temporary()
+    cluster = distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        security=security,
+        silence_logs=logging.CRITICAL,
+        memory_limit=0,
+    )
+    return stack.enter_context(distributed.Client(stack.enter_context(cluster), timeout=CONNECT_S, security=security))
 
 
 class DaskExecutor:

@@ -36,6 +36,12 @@ def resolve_name(name: str) -> PretrainedCfg:
         fix = f"Use '{new_name}'" if new_name else "Choose another model"
         raise ModelError(f"'{architecture}' is a former model name, which {change}", fix=fix)
     if not timm.is_model(architecture):
+        if Path(name).is_file():
+            raise ModelError(
+                f"'{name}' is a file, and a checkpoint doesn't say which network it belongs to",
+                valid="a name of timm's, open_clip:NAME, module:factory for your own code, or the path of a .onnx file",
+                fix=f"Name the network, such as convnextv2_atto, and add `--weights {name}`",
+            )
         similar = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
         examples = ", ".join(similar) or f"convnextv2_atto and {len(timm.list_models()) - 1} more"
         raise ModelError(

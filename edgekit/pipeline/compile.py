@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from edgekit import __version__
+from edgekit.config.runtimes import find_runtime
 from edgekit.errors import ParityError
 from edgekit.pipeline.prepared import GraphFacts, Prepared
 from edgekit.runtime.backend import Artifact, load_backend
@@ -35,7 +36,7 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
     The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
     written.
     """
-    facts, samples = prepared.facts, prepared.samples
+    facts, samples, title = prepared.facts, prepared.samples, find_runtime(prepared.facts.target).title
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
@@ -53,15 +54,16 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
         difference = float(np.abs(logits - samples.logits).max() / np.abs(samples.logits).max())
         if not np.isfinite(logits).all():
             raise ParityError(
-                f"{facts.target} {facts.precision} returns NaN or infinity for a real image",
-                fix="Choose other runtimes with `--target`",
+                f"edgekit can't convert this model for {title}: {facts.target} {facts.precision} returns NaN or "
+                "infinity for a real image",
+                fix=f"Leave {title} out with `--target`",
             )
         if facts.precision == "float" and not difference <= PARITY:
             raise ParityError(
-                f"{facts.target} float differs from torch by {difference:.2e} of the largest logit on "
-                f"{len(logits)} real images",
+                f"edgekit can't convert this model for {title}: {facts.target} float differs from torch by "
+                f"{difference:.2e} of the largest logit on {len(logits)} real images",
                 valid=f"at most {PARITY:.0e}",
-                fix="Choose other runtimes with `--target`",
+                fix=f"Leave {title} out with `--target`",
             )
         tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
         golden = replace(golden, logits=logits[:golden_count], tolerance=tolerance)

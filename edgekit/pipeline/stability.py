@@ -36,8 +36,13 @@ def check_stability(job: Job, targets: tuple[str, ...], reporter: Reporter) -> l
     preprocessing = job.network.preprocessing
     images = [image for image, _ in crop_samples(job.dataset, samples, preprocessing).normalized(preprocessing)]
     expected = _logits(job.network.module, images)
-    stabilities = [_compare(graphs, target, images, expected) for target in targets]
-    for stability in stabilities:
+    stabilities = []
+    for target in targets:
+        stability = _compare(graphs, target, images, expected)
+        if stability is None:
+            reporter.warn(f"{target}: no activation is quantized, so the choice of calibration images changes no range")
+            continue
+        stabilities.append(stability)
         if doubt := doubt_of(stability):
             reporter.warn(doubt)
     return stabilities
@@ -58,10 +63,13 @@ def doubt_of(stability: Stability) -> str | None:
 
 def _compare(
     graphs: PreparedGraphs, target: str, images: list[NDArray[np.float32]], expected: NDArray[np.float32]
-) -> Stability:
+) -> Stability | None:
+    """The comparison for one target, or None if its graph has no quantized activation."""
     one, other = (graphs.prepare(target, "int8", half).graph for half in HALVES)
     widths, other_widths = dict(_ranges(one)), dict(_ranges(other))
     ratios = {name: max(width / other_widths[name], other_widths[name] / width) for name, width in widths.items()}
+    if not ratios:
+        return None
     first, second = (_logits(graph, images) for graph in (one, other))
     widest = max(ratios, key=lambda name: ratios[name])
     counts = [len(graphs.job.calibration.samples[half]) for half in HALVES]

@@ -107,6 +107,15 @@ def test_module_and_console_script(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert ended.value.code == 2
 
 
+def test_the_module_takes_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    """Its child processes wouldn't either: they get the same path."""
+    for name in ("typer", "rich", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    command = [sys.executable, "-m", "edgekit", "targets"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "raspberry-pi-5" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -98,9 +98,18 @@ def test_old_glibc_and_little_room() -> None:
     assert (system["glibc"].status, system["glibc"].found) == ("broken", "2.17")
     assert "glibc 2.28 or newer" in str(system["glibc"].fix)
     assert system["int8 instructions"].status == "warning"
-    memory, disk = doctor._room(facts)
+    memory, disk = doctor._room(facts, dict[str, str]().get)
     assert (memory.status, memory.found) == ("warning", "1.1 GB")
     assert disk.status == "warning"
+
+
+def test_disk_space_counts_the_packages_that_are_not_installed_yet() -> None:
+    """With torch they take 6.3 GB, as the README says."""
+    facts = facts_of({**FACTS, "disk_free_bytes": 8 * 10**9})
+    _, before = doctor._room(facts, dict[str, str]().get)
+    _, after = doctor._room(facts, {"torch": "2.9"}.get)
+    assert (before.status, before.fix) == ("warning", "Free 12 GB of disk space before making bundles")
+    assert after.status == "ok"
 
 
 @pytest.mark.parametrize(("version", "bad"), [("2025.3.0", True), ("2026.4.1", False)])

@@ -268,6 +268,13 @@ def test_equal_names_in_another_data_set_are_not_excluded(tmp_path: Path) -> Non
     assert [sample.name for sample in chosen.samples] == ["cat/1.png"]
 
 
+def test_no_class_is_suggested_that_is_not_similar(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", {"cat/1.png": image_bytes(1)})
+    with pytest.raises(DataError) as caught:
+        open_dataset(folder, [f"class_{index}" for index in range(10)])
+    assert "Did you mean" not in caught.value.fix
+
+
 def test_unreadable_images_are_listed_and_replaced(place: Path) -> None:
     members = contents({"cat": 4, "dog": 4}) | {"cat/1.png": b"broken", "dog/2.png": image_bytes(0)[:70]}
     dataset = open_dataset(make(place, members), LABELS)

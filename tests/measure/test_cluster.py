@@ -89,6 +89,15 @@ def test_a_piece_that_kills_every_worker_is_an_error(cluster: DaskExecutor) -> N
     assert "killed several workers" in error.problem
 
 
+def test_local_workers_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("Cluster failed to start: no memory")
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    with pytest.raises(UsageError, match=r"--workers: 3 processes could not be started: .*no memory"):
+        executor_of(3, None).__enter__()
+
+
 def test_two_workers_and_one_process_give_the_same_result(command: list[str], capfd: Any) -> None:
     alone = evaluated(command, capfd)
     assert alone["evaluation"]["count"] == 40

@@ -301,7 +301,7 @@ def test_outputs_that_are_not_finite_fail_the_row(
 
     monkeypatch.setattr(fake_runtime.Engine, "run", broken)
     assert again() == 1
-    assert "fake int8 returns NaN or infinity for a real image" in capfd.readouterr().err
+    assert ": fake int8 returns NaN or infinity for a real image" in capfd.readouterr().err
     assert [row.verdict for row in load_report(tmp_path / "run").results] == ["pass", "error"]
     assert leftovers(tmp_path / "run") == []
     assert not (tmp_path / "run" / "fake-int8").exists()
@@ -314,7 +314,7 @@ def test_a_float_bundle_that_differs_from_torch_is_not_written(
     run = fake_runtime.Engine.run
     monkeypatch.setattr(fake_runtime.Engine, "run", lambda self, x: run(self, x) + np.float32(0.1))
     assert again("--quiet") == 1
-    assert "fake float differs from torch by " in capfd.readouterr().err
+    assert "edgekit can't convert this model for Fake: fake float differs from torch by " in capfd.readouterr().err
     assert not (tmp_path / "run" / "fake-float").exists()
 
 

@@ -4,13 +4,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
+from edgekit.pipeline import stability
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.stability import check_stability, doubt_of
@@ -28,6 +32,24 @@ class RecordingReporter(Reporter):
 
     def warn(self, message: str, error: Exception | None = None) -> None:
         self.warnings.append(message)
+
+
+def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundles are measured by then, and must not be lost."""
+    graphs: Any = SimpleNamespace(prepare=lambda *_: SimpleNamespace(graph=torch.fx.symbolic_trace(torch.nn.ReLU())))
+    job: Any = SimpleNamespace(
+        evaluation=SimpleNamespace(samples=[]),
+        network=SimpleNamespace(preprocessing=SimpleNamespace(), module=None),
+        dataset=None,
+    )
+    monkeypatch.setattr(stability, "PreparedGraphs", lambda *_: graphs)
+    monkeypatch.setattr(stability, "crop_samples", lambda *_: SimpleNamespace(normalized=lambda _: []))
+    monkeypatch.setattr(stability, "_logits", lambda *_: None)
+    reporter = RecordingReporter()
+    assert check_stability(job, ("onnx",), reporter) == []
+    assert reporter.warnings == [
+        "onnx: no activation is quantized, so the choice of calibration images changes no range"
+    ]
 
 
 @pytest.fixture
