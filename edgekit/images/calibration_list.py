@@ -54,7 +54,8 @@ def read_list(path: Path, rewrites: Collection[str] | None = None) -> Calibratio
             raise ValueError(f"schema_version is {document['schema_version']} instead of 1")
         images = {image["name"]: image["sha256"] for image in document["images"]}
         recipe = dict(document["recipe"])
-        table = recipe | recipe.pop("targets")
+        targets = recipe.pop("targets")
+        table = recipe | targets
     except OSError as error:
         raise InputError(f"calibration list '{path}' can't be read: {error.strerror or error}", fix=FIX) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -46,7 +46,10 @@ def make_soup(options: SoupOptions, reporter: Reporter) -> SoupRecord:
     _check(options)
     check_members(options.members)
     with reporter.stage("hash members", len(options.members)) as step:
-        hashes = {path: (file_sha256(path), step())[0] for path in options.members}
+        hashes = {}
+        for path in options.members:
+            hashes[path] = file_sha256(path)
+            step()
     if options.model is not None and options.data is not None:
         record = _MemberEvaluation(options, options.model, options.data, reporter).choose(hashes, reporter)
     else:
@@ -122,7 +125,10 @@ class _MemberEvaluation:
         """Choose the members to average. `hashes` are the SHA-256 of all checkpoints."""
         members = self.options.members
         with reporter.stage("evaluate members", len(members)) as step:
-            singles = [(self.accuracy(read_checkpoint(path)), step())[0] for path in members]
+            singles = []
+            for path in members:
+                singles.append(self.accuracy(read_checkpoint(path)))
+                step()
         with reporter.stage("greedy soup"):
             choice = greedy(members, singles, self.accuracy)
         with reporter.stage("evaluate soups"):

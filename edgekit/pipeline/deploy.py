@@ -76,7 +76,8 @@ class PlannedRun:
 
 def plan(options: Options, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
-    job = prepare_all(options, reporter)
+    check_tools(options)
+    job = prepare(options, reporter)
     return PlannedRun(
         model=job.network.name,
         weights=job.network.weights,
@@ -90,12 +91,6 @@ def plan(options: Options, reporter: Reporter) -> PlannedRun:
         evaluation_images=len(job.evaluation.samples),
         bundles=tuple(f"{target}-{precision}" for target in options.targets for precision in options.precisions),
     )
-
-
-def prepare_all(options: Options, reporter: Reporter) -> Job:
-    """Prepare the job, after quick checks for an unusable output, missing data and missing packages."""
-    check_tools(options)
-    return prepare(options, reporter)
 
 
 def check_tools(options: Options) -> None:

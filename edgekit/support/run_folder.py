@@ -85,7 +85,10 @@ def open_run(path: Path) -> Iterator[RunFolder]:
     try:
         for left in (file for pattern in LEFTOVERS for file in path.glob(pattern)):
             with writing(left):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
         with library_log.kept_in(run.state / library_log.NAME):
             library_log.note(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.argv)}")
             try:

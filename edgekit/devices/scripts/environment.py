@@ -96,7 +96,8 @@ if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     if "clean" in request:
         exists = os.path.isdir(request["cache"])
-        shutil.rmtree(request["cache"]) if exists else None
+        if exists:
+            shutil.rmtree(request["cache"])
         print(json.dumps({"removed": exists}))
     else:
         print(json.dumps(make(Path(request["cache"]), request)))
