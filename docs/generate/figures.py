@@ -33,10 +33,12 @@ def caption(file: str, threads: int) -> str:
     """Where and with what the figures of a file were measured."""
     results = _read(file)
     versions = results["versions"]
+    days = sorted(model["created"][:10] for model in results["models"].values())
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
     tools = ", ".join(f"{name} {versions[name]}" for name in ("openvino", "onnxruntime", "ai-edge-litert", "nncf"))
     return (
-        f"{processor(results['machine']['cpu'])}, {threads} thread, {results['images']} images; {tools}. "
-        f"Every figure is in `benchmarks/{file}`."
+        f"{processor(results['machine']['cpu'])}, {threads} thread, {results['images']} images; {tools}; {when}. "
+        f"Every figure is in `benchmarks/{file}`. {results.get('note', '')}".strip()
     )
 
 

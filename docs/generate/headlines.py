@@ -3,7 +3,7 @@
 from textwrap import fill
 
 from docs.generate import trained
-from docs.generate.figures import TIMES, machine_of
+from docs.generate.figures import TIMES, machine_of, processor
 from docs.generate.markdown import code, table
 from docs.generate.peers import FILE, Peers, peers_of
 from edgekit.config.runtimes import RUNTIMES
@@ -26,12 +26,13 @@ def headlines(pages: str = "") -> str:
     )  # fmt: skip
     rows = [_cells(peers_of(model, runtime), runtime) for model, runtime in ROWS]
     first = trained.loss_of(trained.DEMO, next(iter(RUNTIMES)))
+    where = f" on an {processor(first.cpu)}" if first.cpu else ""
     here = f"{pages}concepts/comparison.md"
     text = (
-        f"Measured on an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the stock tools', in "
+        f"Times are of an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the stock tools', in "
         "f32 or bf16. Stock INT8 is that of NNCF, ONNX Runtime's `quantize_static` and litert-quantizer, dynamic range "
-        f"included. The loss is of {first.images:,} held-out images, of which torch classifies "
-        f"{100 * first.float_top1:.2f} % correctly, with its 95 % interval. [Beside the stock tools]({here}) has every "
+        f"included. The loss, with its 95 % interval, is of {first.images:,} held-out images{where}; torch classifies "
+        f"{100 * first.float_top1:.2f} % of them correctly. [Beside the stock tools]({here}) has every "
         "network, also where edgekit loses. `edgekit demo` and `python -m benchmarks.peers --models demo --json "
         "mine.json --results mine.md` check the demo's times with nothing but this repository; the rest needs "
         f"[images that it can't contain]({here}#measure-it-yourself)."
