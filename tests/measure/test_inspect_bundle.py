@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.measure.inspect_bundle import Int8Detail, ModelInspection, inspect_bundle, inspect_model, summary
+from edgekit.measure.inspect_bundle import (
+    Int8Detail,
+    ModelInspection,
+    inspect_bundle,
+    inspect_model,
+    portability,
+    summary,
+)
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import device
 from tests.helpers.tiny import MakeBundle
@@ -64,3 +71,24 @@ def test_a_bundle_and_its_model_file_have_the_same_summary(make_bundle: MakeBund
     whole = summary(inspect_bundle(bundle, 1), "here")
     assert whole.startswith("0 % of the multiply-accumulates ran in INT8; in float: all layers; ONNX Runtime ")
     assert summary(inspect_model(next(Path(bundle).glob("*.onnx")), 1), "here") == whole
+
+
+@pytest.mark.parametrize(
+    ("pairs", "target", "sentence"),
+    [
+        (0, "tflite", "INT8 computes the same on every x86 processor"),
+        (1234, "onnx", "1,234 pairs of INT8 weights can saturate on x86 processors without VNNI"),
+        (None, "onnx", "it isn't known whether pairs of INT8 weights can saturate on x86 processors without VNNI"),
+    ],
+)
+def test_a_sentence_says_whether_other_processors_compute_the_same(
+    pairs: int | None, target: str, sentence: str
+) -> None:
+    text = portability(replace(inspected().int8, pairs_that_can_saturate=pairs), target)
+    assert text is not None
+    assert text.startswith(sentence)
+
+
+def test_there_is_no_sentence_about_a_float_model() -> None:
+    detail = replace(inspected().int8, share_of_macs=0.0, int8_macs=0, ops=())
+    assert portability(detail, "onnx") is None
