@@ -30,7 +30,7 @@ figures: $(READY)
 	$(COG) -r --verbosity=1 $(PAGES)
 
 # Each block calls a function of one of these modules of docs/generate.
-COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import counts, coverage, figures, headlines, instructions, models, peers, trained"
+COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import counts, coverage, figures, headlines, instructions, models, peers, processors, trained"
 PAGES = README.md $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own; what each has to say comes when it ends.
