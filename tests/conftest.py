@@ -32,6 +32,7 @@ from tests.helpers.tiny import (
     model_files,
     tiny_labels,
     tiny_manifest,
+    with_fitted_head,
 )
 
 # Every run tries the same few examples, so failures in CI can be reproduced. `--hypothesis-profile=search` looks for
@@ -196,12 +197,16 @@ def tiny_convnext() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tiny_convnext: Any, shared_folder: Path) -> Path:
-    """A file with the weights of `tiny_convnext`."""
+def tiny_weights(tiny_convnext: Any, photos: Path, shared_folder: Path) -> Path:
+    """A file with the weights of `tiny_convnext`, and a head that classifies `photos`."""
     from safetensors.torch import save_file
 
-    name, weights = "tiny.safetensors", tiny_convnext.module.state_dict()
-    return made_once(shared_folder, "weights", lambda folder: save_file(weights, folder / name)) / name
+    name = "tiny.safetensors"
+
+    def make(folder: Path) -> None:
+        save_file(with_fitted_head(tiny_convnext, photos), folder / name)
+
+    return made_once(shared_folder, "weights", make) / name
 
 
 @pytest.fixture(scope="session")

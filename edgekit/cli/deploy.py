@@ -74,7 +74,7 @@ def demo(
 
 def _run(options: Options, wanted: Wanted, files: ForPipelines, json_: bool, quiet: bool, dry_run: bool) -> int:
     """Run or plan the job, and print the result."""
-    from edgekit.report.junit import junit_of_rows
+    from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
     from edgekit.support.progress import Reporter
 
@@ -111,7 +111,7 @@ def _run(options: Options, wanted: Wanted, files: ForPipelines, json_: bool, qui
             out.write(f"\n{options.folder}/report.html\n")
     write_files(
         files,
-        lambda: junit_of_rows(report.model.name, report.results, report.model.accuracy_meaningful),
+        lambda: junit_of_report(report),
         lambda: summary_of_report(report),
     )
     return 0 if all(row.verdict == "pass" for row in report.results) else 1

@@ -35,7 +35,7 @@ from edgekit.errors import UsageError
 from edgekit.pipeline.options import Options, check_scheme
 
 if TYPE_CHECKING:
-    from edgekit.measure.evaluate_bundles import EvaluatedBundle
+    from edgekit.measure.evaluation import EvaluatedBundle
     from edgekit.report.row import Row
 
 BENCHMARK_EXAMPLES = """
@@ -210,9 +210,14 @@ def evaluate(
         if json_:
             emit(out, evaluation)
         else:
-            out.writelines(_accuracy_line(row) for row in evaluation.results)
-    title, rows = "edgekit evaluate", evaluation.results
-    write_files(files, lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
+            out.writelines(f"warning: {warning}\n" for warning in evaluation.warnings)
+            out.writelines(map(_accuracy_line, evaluation.results))
+    title, rows, meaningful = "edgekit evaluate", evaluation.results, evaluation.accuracy_meaningful
+    write_files(
+        files,
+        lambda: junit_of_rows(title, rows, meaningful, evaluation.warnings if meaningful else ()),
+        lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
+    )
     return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
 
 

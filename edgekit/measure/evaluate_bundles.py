@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edgekit.errors import ImageError, StageError, UsageError
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import Selection, select
-from edgekit.measure.accuracy import Predictions, compare
+from edgekit.measure.accuracy import Predictions
 from edgekit.measure.cluster import executor_of
+from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
-from edgekit.report.document import Unreadable
-from edgekit.report.gate import Gate
-from edgekit.report.row import Accuracy, Failure
+from edgekit.report.row import Failure
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
@@ -33,51 +31,6 @@ class Scale:
     """Address of a Dask scheduler, whose workers need the bundles and images at the same paths."""
     output: Path | None = None
     """Folder for completed shards, from which the same command resumes."""
-
-
-@dataclass(frozen=True)
-class EvaluatedImages:
-    """The images that all bundles were evaluated on."""
-
-    count: int
-    """Number of images."""
-    sha256: str
-    """Hash of the names and contents of the images, which identifies the set."""
-    unreadable: tuple[Unreadable, ...]
-    """Images that were skipped because they can't be read."""
-
-
-@dataclass(frozen=True)
-class EvaluatedBundle:
-    """Accuracy of one bundle, or the failure of its evaluation."""
-
-    bundle: str
-    accuracy: Accuracy | None
-    verdict: Literal["pass", "error"] = "pass"
-    reasons: tuple[str, ...] = ()
-    failure: Failure | None = None
-
-    @property
-    def label(self) -> str:
-        return self.bundle
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.reasons
-
-    @property
-    def gates(self) -> tuple[Gate, ...]:
-        """Nothing is gated."""
-        return ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class BundleEvaluation:
-    """The document of `edgekit evaluate`."""
-
-    schema_version: Literal[1] = 1
-    evaluation: EvaluatedImages
-    results: tuple[EvaluatedBundle, ...]
 
 
 def evaluate_bundles(
@@ -102,6 +55,8 @@ def evaluate_bundles(
                 fix="Evaluate these bundles separately",
             )
     dataset = open_dataset(data.absolute() if scale.scheduler else data, bundles[0].labels)
+    if dataset.assumption:
+        reporter.say(f"no folder has the name of a class, such as '{bundles[0].labels[0]}': {dataset.assumption}")
     with ExitStack() as stack:
         stack.callback(close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None
@@ -109,37 +64,21 @@ def evaluate_bundles(
         chosen = _chosen(dataset, count, seed, executor, reporter)
         for name, reason in chosen.unreadable:
             reporter.warn(f"skipped {name}: {reason}")
-        answers: list[tuple[str, Predictions | Failure]] = []
+        answers: list[Predictions | Failure] = []
         for index, bundle in enumerate(bundles):
             shards = shards_of(bundle, dataset, chosen, threads)
             try:
                 with reporter.stage(str(bundle.path), len(chosen.samples)) as step:
-                    predictions = evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step)
-                answers.append((str(bundle.path), predictions))
+                    answers.append(evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step))
             except StageError as error:
                 reporter.warn(f"{bundle.path}: {error}", error)
-                answers.append((str(bundle.path), Failure.of("evaluate", error)))
-        document = _document(chosen, answers)
+                answers.append(Failure.of("evaluate", error))
+        document = compare_bundles(bundles, answers, chosen)
         if run:
             file = run.path / "evaluation.json"
             with writing(file):
                 replace_text(file, to_json(document))
     return document
-
-
-def _document(chosen: Selection, answers: Sequence[tuple[str, Predictions | Failure]]) -> BundleEvaluation:
-    """Compare the predictions of each bundle, by its path, with those of the first bundle that worked."""
-    rows: list[EvaluatedBundle] = []
-    first: tuple[str, Predictions] | None = None
-    for name, answer in answers:
-        if isinstance(answer, Failure):
-            rows.append(EvaluatedBundle(name, None, "error", (str(answer),), answer))
-            continue
-        first = first or (name, answer)
-        rows.append(EvaluatedBundle(name, compare(answer, first[1], versus=first[0])))
-    unreadable = tuple(Unreadable(*skipped) for skipped in chosen.unreadable)
-    images = EvaluatedImages(len(chosen.samples), chosen.sha256, unreadable)
-    return BundleEvaluation(evaluation=images, results=tuple(rows))
 
 
 def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:

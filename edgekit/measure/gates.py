@@ -16,38 +16,56 @@ from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, 
 SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
 SATURATING = "pairs of INT8 weights can saturate on x86 processors without VNNI, where this bundle is less accurate"
 NOT_INT8 = "this gate applies to int8 bundles"
+NO_ACCURACY = "random weights have no accuracy"
+NEAR_CHANCE = "the reference is near chance, so no accuracy means anything"
 EMULATED = "timings of an emulated device are not comparable"
 
 
-def judge(measured: Measurement, gates: Gates, random_weights: bool) -> Row:
+def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance: bool = False) -> Row:
     """Turn a measurement into a row with a verdict.
 
-    The gates apply to INT8. Unreliable timing makes the verdict inconclusive if the user stated a speed-up. Times of an
-    emulated device don't count, because no real device has them. A failed measurement has the verdict "error".
+    The user's gates apply to INT8. A reference near chance leaves every row inconclusive, and unreliable timing does so
+    if the user stated a speed-up. Times of an emulated device don't count, because no real device has them. A failed
+    measurement has the verdict "error".
     """
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
+    drop = _drop_gate(measured, gates, random_weights)
     outcomes = (
-        _drop_gate(measured, gates, random_weights),
+        chance_gate(random_weights, near_chance),
+        drop,
         _speed_gate(measured, gates),
         _timing_gate(measured, gates),
     )
-    reasons = {verdict: _reasons(outcomes, verdict) for verdict in ("fail", "inconclusive", "pass")}
-    verdict: Verdict = "fail" if reasons["fail"] else "inconclusive" if reasons["inconclusive"] else "pass"
-    remarks = [*_remarks(measured), *reasons["pass"]]
+    verdict, reasons = verdict_of(outcomes)
+    remarks = [*_remarks(measured), *_reasons(outcomes, "pass")]
     if not gates.needs_steady_timing:
         remarks += _unsteady(measured)
     accuracy = measured.accuracy
-    if accuracy and outcomes[0].verdict in ("pass", "inconclusive"):
+    if accuracy and drop.verdict in ("pass", "inconclusive"):
         accuracy = replace(accuracy, bound=bound_of(accuracy, gates.max_drop))
     low = _judge_low(measured.low_precision, gates, random_weights)
     judged = replace(measured, accuracy=accuracy, low_precision=low)
-    return _row(judged, verdict, [*reasons["fail"], *reasons["inconclusive"]], remarks, outcomes)
+    return _row(judged, verdict, reasons, remarks, outcomes)
+
+
+def verdict_of(gates: Sequence[Gate]) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict that these gates give together, and the reasons of those that did not pass."""
+    failed, unsettled = _reasons(gates, "fail"), _reasons(gates, "inconclusive")
+    return "fail" if failed else "inconclusive" if unsettled else "pass", (*failed, *unsettled)
 
 
 def _reasons(gates: Sequence[Gate], verdict: str) -> list[str]:
     """The reasons of all gates with this outcome."""
     return [reason for gate in gates if gate.verdict == verdict for reason in gate.reasons]
+
+
+def chance_gate(random_weights: bool, near_chance: bool) -> Gate:
+    """Demand that the accuracy of the reference is not that of guessing."""
+    gate = Gate(name="above-chance", verdict="pass")
+    if random_weights:
+        return _skipped(gate, NO_ACCURACY)
+    return replace(gate, verdict="inconclusive", reasons=(NEAR_CHANCE,)) if near_chance else gate
 
 
 def _drop_gate(measured: Measurement, gates: Gates, random_weights: bool) -> Gate:
@@ -57,7 +75,7 @@ def _drop_gate(measured: Measurement, gates: Gates, random_weights: bool) -> Gat
     if measured.precision != "int8":
         return _skipped(gate, NOT_INT8)
     if random_weights or accuracy is None:
-        return _skipped(gate, "random weights have no accuracy" if random_weights else "accuracy was not measured")
+        return _skipped(gate, NO_ACCURACY if random_weights else "accuracy was not measured")
     if reason := _drop_reason(accuracy, gates.max_drop):
         return replace(gate, verdict="fail", reasons=(reason,))
     if reason := _unconfirmed(accuracy, bound_of(accuracy, gates.max_drop)):

@@ -15,7 +15,7 @@ from edgekit.images.calibration_list import doubts, write_list
 from edgekit.images.overlap import copies_of
 from edgekit.images.stores import open_store
 from edgekit.measure import machine
-from edgekit.measure.accuracy import Predictions
+from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import judge, recommend
 from edgekit.measure.rows import Memory, lost_with_device, measure_here
 from edgekit.pipeline.build import build_all
@@ -28,6 +28,7 @@ from edgekit.pipeline.worker import parked
 from edgekit.report import write_report
 from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
 from edgekit.report.row import Measurement, Row
+from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
@@ -106,14 +107,18 @@ def check_tools(options: Options) -> None:
 
 def bundles_and_rows(
     job: Job, options: Options, run: RunFolder, reporter: Reporter, refused: Mapping[str, str] = MappingProxyType({})
-) -> tuple[list[Row], Predictions]:
-    """Build or reuse the bundles, evaluate and time them. Returns the report's rows and torch's predictions.
+) -> tuple[list[Row], Reference]:
+    """Build or reuse the bundles, evaluate and time them. Returns the report's rows, and the accuracy of torch.
 
     A bundle in `refused` is skipped, and its row has the reason.
     """
+    random = job.network.weights == "random"
     built = build_all(job, options.targets, run.path, reporter, refused, options.precisions)
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
+        reference = reference_of("torch", images.reference, images.crops.labels, job.network.classes, random)
+        for warning in near_chance(reference, len(images.crops)):
+            reporter.warn(warning)
 
         def measure(device: Device) -> Sequence[Measurement]:
             if device == THIS:
@@ -122,7 +127,7 @@ def bundles_and_rows(
             return measure_on_device(device, built, options.timing, reporter, options.offline, images, memory)
 
         measured = [_shareable(row, run.path) for row in each_device(options.devices, measure)]
-    return [judge(row, options.gates, job.network.weights == "random") for row in measured], images.reference
+    return [judge(row, options.gates, random, reference.near_chance) for row in measured], reference
 
 
 def _shareable(measured: Measurement, folder: Path) -> Measurement:
@@ -134,7 +139,7 @@ def _shareable(measured: Measurement, folder: Path) -> Measurement:
 
 
 def assemble(
-    job: Job, options: Options, rows: Sequence[Row], reference: Predictions, stability: Sequence[Stability] = ()
+    job: Job, options: Options, rows: Sequence[Row], reference: Reference, stability: Sequence[Stability] = ()
 ) -> Report:
     """Assemble the report of a job."""
     shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
@@ -161,7 +166,7 @@ def assemble(
             copies_left_out=tuple(copies_of(job.evaluation, job.calibration)),
             lookalikes=tuple(Lookalike(*pair) for pair in job.lookalikes if pair[0] in evaluated),
         ),
-        reference=Reference("torch", float(reference.hit1.mean()), float(reference.hit5.mean())),
+        reference=reference,
         results=tuple(rows),
         recommendation=recommend(rows),
     )

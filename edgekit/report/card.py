@@ -7,10 +7,10 @@ from pathlib import Path
 
 from edgekit.report.document import Model, Report
 from edgekit.report.figure import Figure
-from edgekit.report.markdown import bullets, escaped, table, table_of_rows
+from edgekit.report.markdown import bold, bullets, escaped, table, table_of_rows
 from edgekit.report.provenance import provenance
 from edgekit.report.row import Row, all_figures
-from edgekit.report.sentences import conditions, heading, layer_names, recommendation
+from edgekit.report.sentences import conditions, heading, layer_names, recommendation, warnings
 from edgekit.support.libraries import import_needed
 
 OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.share_of_macs")
@@ -87,7 +87,7 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
     parts = [
         f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
         escaped(heading(report)),
-        *(f"**{escaped(line)}**" for line in recommendation(report).splitlines()),
+        bold([*warnings(report), *recommendation(report).splitlines()]),
         "## Original and optimized",
         _comparison(report, pair),
         *map(escaped, conditions(report)),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.row import Count, Fraction, Row
+from edgekit.report.row import Count, Fraction, Interval, Row
 from edgekit.report.search_document import SearchSummary
 from edgekit.report.sensitivity_document import Sensitivity
 
@@ -131,14 +131,22 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Reference:
-    """Accuracy of the float network in its own framework, on the evaluation images."""
+    """Accuracy of the model that the rows are compared with, on the evaluation images."""
 
     engine: str
-    """Framework that ran the float network, such as "torch"."""
+    """Framework that ran the float network, such as "torch"; for `edgekit evaluate`, the bundle to compare with."""
     top1: Fraction
     """Share of images whose highest-scoring class is the right one."""
     top5: Fraction
     """Share of images whose right class is among the five highest-scoring ones."""
+    top1_ci95: Interval | None = None
+    """95 % interval of top-1 (Wilson's score interval); null in reports of an edgekit without it."""
+    chance: Fraction | None = None
+    """Top-1 of the same predictions if they were dealt to the images at random, at most one over the number of classes
+    that the images have; null in reports of an edgekit without it."""
+    near_chance: bool = False
+    """Whether the interval reaches down to chance and ends below the middle between chance and 1, so that no accuracy
+    means anything; false for random weights, whose accuracies mean nothing anyway."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-GateName = Literal["max-drop", "min-speedup", "steady-timing"]
+GateName = Literal["above-chance", "max-drop", "min-speedup", "steady-timing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,11 +11,12 @@ class Gate:
     """One gate of a row. The gates together give the row's verdict."""
 
     name: GateName
-    """Name of the gate: an option that sets its limit, or "steady-timing", which a stated speed-up needs."""
+    """Name of the gate: an option that sets its limit; "above-chance", which every accuracy needs of the reference; or
+    "steady-timing", which a stated speed-up needs."""
     verdict: Literal["pass", "fail", "inconclusive", "skipped"]
     """Outcome of the gate; "skipped" where it does not apply to the row."""
     figure: str | None = None
-    """Path of the figure that the gate judges, such as "accuracy.drop_top1_points"; null for "steady-timing"."""
+    """Path of the figure that the gate judges, such as "accuracy.drop_top1_points"; null for gates without a limit."""
     limit: float | None = None
     """Limit of that figure, in the units of report.json."""
     reasons: tuple[str, ...] = ()

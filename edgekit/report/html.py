@@ -11,7 +11,7 @@ from edgekit.report.plot import draw
 from edgekit.report.provenance import provenance
 from edgekit.report.row import Accuracy, LowPrecision, Row, all_figures, table_figures
 from edgekit.report.sensitivity import advice, draw_sensitivity, whole
-from edgekit.report.sentences import RANDOM, conditions, heading, layer_names, recommendation
+from edgekit.report.sentences import conditions, heading, layer_names, recommendation, warnings
 from edgekit.report.telemetry_text import energy_words, heat_words
 from edgekit.report.time_bars import timings
 from edgekit.report.timeline import draw_heat, draw_spread
@@ -44,7 +44,7 @@ def render_html(report: Report) -> str:
         most_classes=CLASSES,
         sensitivity=_sensitivity(report),
         tuning=_tuning(report),
-        random=None if report.model.accuracy_meaningful else RANDOM,
+        warnings=warnings(report),
         details=[(row, _details(report, row)) for row in report.results],
         provenance=provenance(report),
         several=len(report.devices) > 1,

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, regression
+from edgekit.report.document import Report
 from edgekit.report.gate import Gate
 from edgekit.report.judged import Judged, main_figures
 from edgekit.report.row import all_figures
+from edgekit.report.sentences import warnings
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -20,18 +22,34 @@ NOT_JUDGED = "a change of this figure is shown and not judged, because it has no
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True) -> str:
+def junit_of_report(report: Report) -> str:
+    """JUnit XML of a report, as `junit_of_rows` writes it."""
+    meaningful = report.model.accuracy_meaningful
+    return junit_of_rows(report.model.name, report.results, meaningful, warnings(report) if meaningful else ())
+
+
+def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, doubts: Sequence[str] = ()) -> str:
     """JUnit XML of rows: whether each was measured, and the outcome of its gates.
 
-    A gate that failed or could not be confirmed is a failure, a row with an error is an error, and a gate that does not
-    apply is skipped. `meaningful` is false for random weights. Raises MissingExtraError without junitparser.
+    Doubts about the reference come first, each as a failure. A gate that failed or could not be confirmed is a failure,
+    a row with an error is an error, and a gate that does not apply is skipped. `meaningful` is false for random
+    weights. Raises MissingExtraError without junitparser.
     """
-    return _document(title, [case for row in rows for case in _row_cases(row, meaningful)])
+    of_rows = [case for row in rows for case in _row_cases(row, meaningful)]
+    return _document(title, [*_doubt_cases(doubts), *of_rows])
 
 
 def junit_of_comparison(comparison: Comparison) -> str:
     """JUnit XML of a comparison: a test case for each row's verdict and for each figure that both runs have."""
     return _document("edgekit compare", [case for row in comparison.results for case in _compared_cases(row)])
+
+
+def _doubt_cases(doubts: Sequence[str]) -> "Iterable[TestCase]":
+    import_needed("junitparser", "cli")
+    from junitparser import Failure
+
+    for doubt in doubts:
+        yield _case("reference", "above-chance", _result(Failure, doubt, "inconclusive"), [])
 
 
 def _row_cases(row: Judged, meaningful: bool) -> "Iterable[TestCase]":

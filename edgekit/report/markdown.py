@@ -7,27 +7,27 @@ from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.document import Report
 from edgekit.report.figure import NOTHING, Figure
 from edgekit.report.judged import Judged, main_figures
-from edgekit.report.sentences import conditions, heading, recommendation
+from edgekit.report.sentences import conditions, heading, recommendation, warnings
 
 UNCHANGED = "Nothing got worse beyond the noise."
 
 
 def summary_of_report(report: Report) -> str:
-    """The model, the bundle to ship, a table of the rows, the reasons of rows that did not pass, and the conditions."""
-    advice = [f"**{escaped(line)}**" for line in recommendation(report).splitlines()]
+    """The model, warnings, the bundle to ship, a table of the rows, why rows did not pass, and the conditions."""
     meaningful = report.model.accuracy_meaningful
     return _page(
         heading(report),
-        *advice,
+        bold(warnings(report)),
+        bold(recommendation(report).splitlines()),
         table_of_rows(report.results, meaningful),
         bullets(_notes(report.results)),
         *map(escaped, conditions(report)),
     )
 
 
-def summary_of_rows(title: str, rows: Sequence[Judged]) -> str:
-    """A table of the rows, and the notes on them."""
-    return _page(title, table_of_rows(rows), bullets(_notes(rows)))
+def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, warnings: Sequence[str] = ()) -> str:
+    """Warnings, a table of the rows, and the notes on them; `meaningful` is false for random weights."""
+    return _page(title, bold(warnings), table_of_rows(rows, meaningful), bullets(_notes(rows)))
 
 
 def summary_of_comparison(comparison: Comparison) -> str:
@@ -84,6 +84,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 2) -
 
 def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def bold(lines: Iterable[str]) -> str:
+    return "\n\n".join(f"**{escaped(line)}**" for line in lines)
 
 
 def escaped(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from edgekit.report.document import Recommendation, Report, Stability
+from edgekit.report.document import Recommendation, Reference, Report, Stability
 from edgekit.report.row import Row
 
 RANDOM = "Accuracy is meaningless: the weights are random."
@@ -29,6 +29,28 @@ def heading(report: Report) -> str:
     return f"{model.name} ({model.source}, weights {model.weights}): {size}, input {shape}"
 
 
+def warnings(report: Report) -> list[str]:
+    """What the reader must know before any figure: every output has it at its top."""
+    if not report.model.accuracy_meaningful:
+        return [RANDOM]
+    return near_chance(report.reference, report.evaluation.count)
+
+
+def near_chance(reference: Reference, images: int) -> list[str]:
+    """The warning of a reference near chance, with its likely causes; empty for any other."""
+    if not reference.near_chance or reference.top1_ci95 is None or reference.chance is None:
+        return []
+    top1, low, high, chance = (
+        f"{share * 100:.1f}" for share in (reference.top1, *reference.top1_ci95, reference.chance)
+    )
+    return [
+        f"The reference is near chance: {reference.engine} reaches top-1 {top1} % (95 % interval {low} to {high} %) on "
+        f"{images:,} images, and chance is {chance} %. No accuracy means anything until this is settled. Likely "
+        "causes: the classes have another order (list them with `--labels`), the images are normalized otherwise than "
+        "in training (`--mean`, `--std`), or the head is not that of these classes."
+    ]
+
+
 def conditions(report: Report) -> list[str]:
     """Sentences on the conditions under which the figures were measured."""
     emulated = list(dict.fromkeys(row.device.name for row in report.results if row.device.emulated))
@@ -49,7 +71,7 @@ def _measured_with(report: Report) -> list[str]:
         f"Speedup: over the runtime's fastest float bundle{_low_precision(report.results)}."
     )
     if not report.model.accuracy_meaningful:
-        return [RANDOM, timing]
+        return [timing]
     reference = report.reference
     top1, top5 = (f"{share * 100:.2f} %" for share in (reference.top1, reference.top5))
     images = f"{report.evaluation.count:,} images"

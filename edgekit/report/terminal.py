@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from edgekit.report.document import Report
 from edgekit.report.figure import DETAIL_RANK, Figure
 from edgekit.report.row import Row, Verdict, table_figures
-from edgekit.report.sentences import conditions, heading, recommendation
+from edgekit.report.sentences import conditions, heading, recommendation, warnings
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def render_table(report: Report, console: "Console") -> None:
     from rich.text import Text
 
     console.print(Text(heading(report), style="bold"))
+    for warning in warnings(report):
+        console.print(Text(warning, style="bold red"))
     for line in conditions(report):
         console.print(Text(line))
     table, dropped = _fitting(report, console)

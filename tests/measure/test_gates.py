@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.gates import SIMULATED, judge, judge_latency, recommend
+from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, judge, judge_latency, recommend
 from edgekit.measure.settings import Gates
 from edgekit.report.row import Bound, Int8, LowPrecision, Row
 from edgekit.report.under_load import Energy
@@ -53,6 +53,16 @@ def test_times_of_an_emulated_device_are_not_judged() -> None:
 def test_int8_within_its_gates_passes() -> None:
     judged = row()
     assert (judged.verdict, judged.reasons, judged.remarks) == ("pass", (), ())
+
+
+def test_a_reference_near_chance_leaves_every_row_inconclusive() -> None:
+    for measured in (measurement(), measurement(precision="float")):
+        judged = judge(measured, GATES, random_weights=False, near_chance=True)
+        assert (judged.verdict, judged.reasons) == ("inconclusive", (NEAR_CHANCE,))
+        assert recommend([judged]).bundle is None
+    slow = judge(measurement(speedup=speedup(0.5, 0.4, 0.6)), GATES, random_weights=False, near_chance=True)
+    assert slow.verdict == "fail"
+    assert slow.reasons[1:] == (NEAR_CHANCE,)
 
 
 def test_the_drop_gate_gives_figures() -> None:
@@ -174,22 +184,27 @@ def outcomes(judged: Row) -> dict[str, str]:
 
 def test_a_row_has_the_outcome_of_each_gate() -> None:
     judged = row(Gates(max_drop=0.5, min_speedup=1.2), drop=0.7)
-    assert outcomes(judged) == {"max-drop": "fail", "min-speedup": "pass", "steady-timing": "skipped"}
-    drop, speed, _ = judged.gates
+    assert outcomes(judged) == {
+        "above-chance": "pass",
+        "max-drop": "fail",
+        "min-speedup": "pass",
+        "steady-timing": "skipped",
+    }
+    _, drop, speed, _ = judged.gates
     assert (drop.figure, drop.limit, drop.reasons) == ("accuracy.drop_top1_points", 0.5, judged.reasons)
     assert (speed.figure, speed.limit, speed.reasons) == ("speedup.ratio", 1.2, ())
     unconfirmed = row(STATED_DROP, drop=0.7)
     assert outcomes(unconfirmed)["max-drop"] == "inconclusive"
-    assert row(drop=0.7).gates[0] == replace(unconfirmed.gates[0], verdict="pass")
+    assert row(drop=0.7).gates[1] == replace(unconfirmed.gates[1], verdict="pass")
     claim = replace(GATES, needs_steady_timing=True)
     assert outcomes(row(claim))["steady-timing"] == "pass"
     unsteady = row(claim, precision="float", latency_ms=latency(spread=0.9), thermal=conditions())
-    assert outcomes(unsteady) == {"max-drop": "skipped", "min-speedup": "skipped", "steady-timing": "inconclusive"}
+    assert list(outcomes(unsteady).values()) == ["pass", "skipped", "skipped", "inconclusive"]
 
 
 def test_a_gate_that_does_not_apply_is_skipped_with_the_reason() -> None:
     emulated = row(device=device("pi", emulated=True))
-    assert outcomes(emulated) == {"max-drop": "pass", "min-speedup": "skipped", "steady-timing": "skipped"}
+    assert list(outcomes(emulated).values()) == ["pass", "pass", "skipped", "skipped"]
     random = judge(measurement(), Gates(min_speedup=0), random_weights=True)
     for judged in (emulated, random, row(precision="float")):
         assert all(gate.reasons for gate in judged.gates if gate.verdict == "skipped")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from junitparser import JUnitXml, TestCase
 
-from edgekit.measure.evaluate_bundles import EvaluatedBundle
+from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.report.compare import compare_runs
 from edgekit.report.junit import MEASURED, junit_of_comparison, junit_of_rows
 from edgekit.report.row import Failure
@@ -71,8 +71,8 @@ def test_messages_may_have_what_xml_can_not_represent() -> None:
 def test_evaluations_have_no_gates() -> None:
     failure = Failure("evaluate", "EngineError", "gone")
     rows = [
-        EvaluatedBundle("runs/a", accuracy()),
-        EvaluatedBundle("runs/b", None, "error", (str(failure),), failure),
+        EvaluatedBundle(bundle="runs/a", accuracy=accuracy(), verdict="pass"),
+        EvaluatedBundle(bundle="runs/b", verdict="error", reasons=(str(failure),), failure=failure),
     ]
     found = cases(junit_of_rows("edgekit evaluate", rows))
     assert {key: outcome(case)[0] for key, case in found.items()} == {

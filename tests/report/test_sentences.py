@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edgekit.report.sentences import RANDOM, conditions
+from edgekit.report.sentences import conditions
 from tests.helpers.reports import RANDOM_MODEL, ROWS, latency, report, report_with
 
 
@@ -12,7 +12,7 @@ def test_conditions_of_the_measurement() -> None:
     assert "76.64 %" in accuracy
     assert "200 timed runs, threads: 1." in timing
     assert "200 to 1,000 timed runs" in conditions(report_with(0, latency_ms=latency(count=1_000)))[1]
-    assert conditions(report(model=RANDOM_MODEL)) == [RANDOM, timing]
+    assert conditions(report(model=RANDOM_MODEL)) == [timing]
 
 
 def test_a_float_that_was_fastest_in_low_precision_is_named() -> None:
