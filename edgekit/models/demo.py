@@ -28,4 +28,5 @@ def demo_model(weights: str | None = None) -> ModelOptions:
         interpolation="bicubic",
         crop_pct=1.0,
         labels=assets() / "labels.txt",
+        trained_from_scratch=weights is None,
     )

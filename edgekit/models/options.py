@@ -31,6 +31,8 @@ class ModelOptions:
     """Standard deviations of red, green and blue, or of grey, in 0-1."""
     interpolation: str | None = None
     crop_pct: float | None = None
+    trained_from_scratch: bool = False
+    """Whether the weights of a file are known not to be derived from published ones, whose licence could apply."""
     labels: Path | None = None
     """File with one class name per line, in the order of the logits."""
 

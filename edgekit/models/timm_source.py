@@ -88,7 +88,7 @@ class TimmSource:
         checkpoint = open_checkpoint(path)
         module = _build(name, arguments, pretrained=False)
         fit_weights(module, checkpoint.state, path, checkpoint_filter(str(config.architecture)))
-        note = _license_note(config, from_file=True)
+        note = None if options.trained_from_scratch else _note_on_file(config, path)
         return LoadedModule(module, weights, file_sha256(path), note, class_names=checkpoint.class_names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
@@ -134,7 +134,7 @@ def _published(name: str, config: PretrainedCfg, arguments: ModelArgs) -> Loaded
         module = _build(name, arguments, pretrained=True)
     except OSError as error:
         raise hub_error(config, error) from error
-    return LoadedModule(module, config.tag or "default", state_sha256(module), _license_note(config, from_file=False))
+    return LoadedModule(module, config.tag or "default", state_sha256(module), _license_note(config))
 
 
 def _build(name: str, arguments: ModelArgs, *, pretrained: bool) -> nn.Module:
@@ -156,12 +156,30 @@ def _build(name: str, arguments: ModelArgs, *, pretrained: bool) -> nn.Module:
         ) from error
 
 
-def _license_note(config: PretrainedCfg, *, from_file: bool) -> str | None:
-    """A sentence on the licence of published weights; for a file, which may contain them, only if it is restrictive."""
-    terms = config.license or "not stated by timm"
-    restricted = "nc" in terms.split("-") or "noncommercial" in terms
-    if from_file and not restricted:
+def _license_note(config: PretrainedCfg) -> str:
+    """A sentence on the licence of published weights."""
+    note = f"the licence of the published weights of {_full_name(config)} is {_terms(config)}"
+    return f"{note}, which forbids commercial use" if _is_restrictive(config) else note
+
+
+def _note_on_file(config: PretrainedCfg, path: Path) -> str | None:
+    """A sentence on a checkpoint that may be derived from published weights, if their licence restricts its use."""
+    if not _is_restrictive(config):
         return None
-    model = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
-    note = f"the licence of the published weights of {model} is {terms}"
-    return f"{note}, which forbids commercial use" if restricted else note
+    return (
+        f"if '{path.name}' was fine-tuned from the published weights of {_full_name(config)}, their licence applies to "
+        f"it too: {_terms(config)}, which forbids commercial use"
+    )
+
+
+def _terms(config: PretrainedCfg) -> str:
+    return config.license or "not stated by timm"
+
+
+def _is_restrictive(config: PretrainedCfg) -> bool:
+    terms = _terms(config)
+    return "nc" in terms.split("-") or "noncommercial" in terms
+
+
+def _full_name(config: PretrainedCfg) -> str:
+    return f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)

@@ -70,7 +70,7 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
             f"weights are rounded by GPTQ: the model has {network.params / 1e6:,.0f} M parameters, and "
             f'weight_rounding = "fit" needs gigabytes above {LARGE / 1e6:.0f} M'
         )
-    if network.license_note and "num_classes" not in options.model.model_args:
+    if network.license_note:
         reporter.say(network.license_note)
     if network.source == "onnx" and None in (options.model.mean, options.model.std):
         mean, std = (", ".join(map(str, values)) for values in (network.preprocessing.mean, network.preprocessing.std))

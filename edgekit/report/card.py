@@ -60,7 +60,7 @@ def _license_id(model: Model) -> str | None:
 
 
 def _is_file(model: Model) -> bool:
-    """Whether the weights are a checkpoint, about which the note only says what holds if it has published weights."""
+    """Whether the weights are a checkpoint, about which the note says what holds if it is derived from others."""
     return bool(Path(model.weights).suffix)
 
 
@@ -68,7 +68,7 @@ def _license(model: Model) -> str:
     if model.license is None:
         return NO_LICENSE
     note = escaped(f"{model.license[0].upper()}{model.license[1:]}.")
-    return f"{NO_LICENSE} {note} This matters if these weights are derived from them." if _is_file(model) else note
+    return f"{NO_LICENSE} {note}" if _is_file(model) else note
 
 
 def _pair(report: Report) -> list[Row]:

@@ -135,7 +135,11 @@ def test_timm_layout_is_read_from_every_wrapper(
     assert torch.equal(loaded.module(IMAGES), network.module(IMAGES))
     assert loaded.weights == str(path)
     assert loaded.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert "forbids commercial use" in str(loaded.license_note)
+    assert loaded.license_note == (
+        "if 'weights.pth' was fine-tuned from the published weights of convnextv2_atto.fcmae_ft_in1k, their licence "
+        "applies to it too: cc-by-nc-4.0, which forbids commercial use"
+    )
+    assert load(path, trained_from_scratch=True).license_note is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

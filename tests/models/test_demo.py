@@ -24,17 +24,20 @@ def test_the_demos_files() -> None:
 
 
 def test_other_weights_replace_the_demos() -> None:
-    assert demo_model("mine.safetensors").weights == "mine.safetensors"
+    model = demo_model("mine.safetensors")
+    assert (model.weights, model.trained_from_scratch) == ("mine.safetensors", False)
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     gates = ["--min-speedup", "0", "--max-drop", "50"]
     assert main(["demo", *FEW, *gates, "--target", "onnx", "--json"]) == 0
-    report = json.loads(capfd.readouterr().out)
+    said = capfd.readouterr()
+    assert "licence" not in said.err
+    report = json.loads(said.out)
     assert [row["bundle"] for row in report["results"]] == ["onnx-float", "onnx-int8"]
     assert report["reference"]["top1"] > 0.6
-    assert report["model"]["classes"] == 10
+    assert (report["model"]["classes"], report["model"]["license"]) == (10, None)
     assert report["calibration"]["count"] == 8
     float_, int8 = report["results"]
     assert int8["size_bytes"] <= 0.35 * float_["size_bytes"]

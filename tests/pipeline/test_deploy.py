@@ -227,6 +227,12 @@ def test_a_scheme_that_does_not_fit(
     assert not (tmp_path / "run" / "report.json").exists()
 
 
+def test_a_fine_tune_of_restricted_weights_says_so(job_arguments: list[str], capfd: Any) -> None:
+    assert main(["deploy", *job_arguments, "--target", "onnx", "--dry-run"]) == 0
+    note = "if 'tiny.safetensors' was fine-tuned from the published weights of convnextv2_atto.fcmae_ft_in1k, "
+    assert note in capfd.readouterr().err
+
+
 def test_one_precision_alone(again: Callable[..., int], tmp_path: Path) -> None:
     assert again("--precision", "int8") == 0
     (row,) = load_report(tmp_path / "run").results
