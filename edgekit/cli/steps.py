@@ -206,16 +206,19 @@ def evaluate(
         check_output(output)
     with clean_stdout() as out:
         scale = Scale(workers, scheduler, output)
-        evaluation = evaluate_bundles(bundles, images, num_eval_samples, seed, threads, Reporter(quiet), scale)
+        reporter = Reporter(quiet)
+        evaluation = evaluate_bundles(bundles, images, num_eval_samples, seed, threads, reporter, scale)
         if json_:
             emit(out, evaluation)
+            for warning in evaluation.warnings:
+                reporter.warn(warning)
         else:
             out.writelines(f"warning: {warning}\n" for warning in evaluation.warnings)
             out.writelines(map(_accuracy_line, evaluation.results))
     title, rows, meaningful = "edgekit evaluate", evaluation.results, evaluation.accuracy_meaningful
     write_files(
         files,
-        lambda: junit_of_rows(title, rows, meaningful, evaluation.warnings if meaningful else ()),
+        lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
         lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
     )
     return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1

@@ -66,6 +66,15 @@ def read_list(path: Path, rewrites: Collection[str] | None = None) -> Calibratio
     return CalibrationList(path, images, parse_recipe(_without_nulls(table), str(path), rewrites))
 
 
+def listed_hashes(path: Path, sha256: str) -> tuple[str, ...] | None:
+    """SHA-256 of the images that a calibration.json lists; None unless it is one, and of the set with this hash."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        return tuple(str(image["sha256"]) for image in document["images"]) if document["sha256"] == sha256 else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _without_nulls(table: Any) -> Any:
     """The table without keys that are null, because TOML, which recipes are written in, has no null."""
     if not isinstance(table, dict):

@@ -8,13 +8,17 @@ import numpy as np
 
 from edgekit.images.selection import Selection
 from edgekit.measure.accuracy import Predictions, compare
+from edgekit.measure.calibrated_on import calibrated_on
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import chance_gate, verdict_of
 from edgekit.report.document import Reference, Unreadable
 from edgekit.report.gate import Gate
-from edgekit.report.row import Accuracy, Failure, Verdict
+from edgekit.report.row import Accuracy, Count, Failure, Verdict
 from edgekit.report.sentences import RANDOM, near_chance
 from edgekit.runtime.bundle import Bundle
+
+SHOWN = 3
+"""Most images that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class EvaluatedImages:
     """Hash of the names and contents of the images, which identifies the set."""
     unreadable: tuple[Unreadable, ...]
     """Images that were skipped because they can't be read."""
+    overlap_with_calibration: Count | None
+    """Number of images that any of the bundles was calibrated on; null if a bundle doesn't tell."""
+    calibrated_on: tuple[str, ...] = ()
+    """Paths of these images within their data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +78,15 @@ class BundleEvaluation:
     """One entry for each bundle."""
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Doubts about the reference, because of which nothing is concluded."""
+        return tuple(near_chance(self.reference, self.evaluation.count)) if self.reference else ()
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the reader must know before any figure."""
-        if not self.accuracy_meaningful:
-            return (RANDOM,)
-        return tuple(near_chance(self.reference, self.evaluation.count)) if self.reference else ()
+        random = () if self.accuracy_meaningful else (RANDOM,)
+        return (*random, *self.doubts, *_overlap(self.evaluation))
 
 
 def compare_bundles(
@@ -97,12 +109,30 @@ def compare_bundles(
         verdict, reasons = verdict_of(gates)
         accuracy = compare(answer, first, versus=reference.engine)
         rows.append(EvaluatedBundle(bundle=name, accuracy=accuracy, verdict=verdict, reasons=reasons, gates=gates))
-    unreadable = tuple(Unreadable(*skipped) for skipped in chosen.unreadable)
     return BundleEvaluation(
         accuracy_meaningful=not random,
-        evaluation=EvaluatedImages(len(chosen.samples), chosen.sha256, unreadable),
+        evaluation=_images(chosen, bundles),
         reference=reference,
         results=tuple(rows),
+    )
+
+
+def _images(chosen: Selection, bundles: Sequence[Bundle]) -> EvaluatedImages:
+    names = calibrated_on(chosen, bundles)
+    unreadable = tuple(Unreadable(*skipped) for skipped in chosen.unreadable)
+    overlap = None if names is None else len(names)
+    return EvaluatedImages(len(chosen.samples), chosen.sha256, unreadable, overlap, names or ())
+
+
+def _overlap(images: EvaluatedImages) -> tuple[str, ...]:
+    """A warning if bundles were calibrated on some of the images."""
+    if not images.overlap_with_calibration:
+        return ()
+    names = images.calibrated_on
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (
+        f"{len(names):,} of the {images.count:,} images were calibrated on ({', '.join(names[:SHOWN])}{more}), so INT8 "
+        "may seem more accurate than it is. Evaluate on other images.",
     )
 
 

@@ -13,6 +13,7 @@ from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError
 from edgekit.images.crops import crop_each, crop_samples
+from edgekit.images.overlap import short_hashes
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.job import Job
@@ -50,8 +51,11 @@ class PreparedGraphs:
     def request(self, target: str, precision: Precision) -> BundleRequest:
         """Everything that the content of one bundle depends on."""
         job = self.job
-        calibration = job.calibration.sha256 if precision == "int8" else ""
-        return BundleRequest(job.network, target, precision, job.recipe, job.device_class, calibration)
+        request = BundleRequest(job.network, target, precision, job.recipe, job.device_class)
+        if precision == "float":
+            return request
+        chosen = job.calibration
+        return replace(request, calibration_sha256=chosen.sha256, calibration_images=short_hashes(chosen.hashes))
 
     def fingerprint(self, target: str, precision: Precision) -> str:
         return self.request(target, precision).fingerprint()

@@ -39,6 +39,8 @@ class BundleRequest:
     device_class: DeviceClass
     calibration_sha256: str = ""
     """`Selection.sha256` of the calibration images of an int8 bundle."""
+    calibration_images: tuple[str, ...] = ()
+    """`short_hashes` of these images. They are those of `calibration_sha256`, so the fingerprint doesn't need them."""
 
     @property
     def target_recipe(self) -> Recipe:
@@ -83,6 +85,8 @@ class Provenance:
     weight_rounding: str
     calibration_sha256: str | None
     """`Selection.sha256` of the calibration images; None for a float bundle."""
+    calibration_images: tuple[str, ...] = ()
+    """`short_hashes` of the calibration images, with which `edgekit evaluate` recognizes them."""
 
 
 def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance:
@@ -102,6 +106,7 @@ def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance
         rewrites=tuple(rewrites),
         weight_rounding=recipe.weight_rounding,
         calibration_sha256=request.calibration_sha256 or None,
+        calibration_images=request.calibration_images,
     )
 
 

@@ -113,8 +113,11 @@ def test_evaluate(finished_run: Path, photos: Path, capfd: Any) -> None:
     assert (first["drop_top1_points"], first["agreement"]) == (0, 1)
     assert second["versus"] == str(paths[0])
     assert 0.5 <= second["agreement"] <= 1
+    assert found["evaluation"]["overlap_with_calibration"] == len(found["evaluation"]["calibrated_on"]) > 0
     out, err = run(capfd, "evaluate", *paths, "--data", photos)
-    assert len(out.splitlines()) == 3
+    warning, *lines = out.splitlines()
+    assert warning.startswith("warning: 10 of the 40 images were calibrated on (class_")
+    assert len(lines) == 3
     assert "n = 40" in out
     assert f"{paths[0]}: 40 in " in err
 
