@@ -57,8 +57,10 @@ def demo_output() -> str:
     """What `edgekit demo` printed when `python -m benchmarks.demo` recorded it, and where."""
     report = _read(REPORT.name)
     row = report["results"][0]
-    where = f"{processor(row['device']['cpu'])}, {row['latency_ms']['threads']} thread, on {report['created'][:10]}"
-    return f"Its output on an {where}:\n\n```text\n{OUTPUT.read_text(encoding='utf-8')}```\n"
+    where = f"{processor(row['device']['cpu'])}, {row['latency_ms']['threads']} thread"
+    version = f"edgekit {report['edgekit']} of {report['created'][:10]}"
+    heading = f"The output of {version} on an {where}; later versions may print more:"
+    return f"{heading}\n\n```text\n{OUTPUT.read_text(encoding='utf-8')}```\n"
 
 
 def _read(file: str) -> dict[str, Any]:

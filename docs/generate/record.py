@@ -2,19 +2,24 @@
 
     python -m docs.generate.record docs/tutorials/your-own-model.md ...
 
-It runs a page's blocks as the tests do. A block whose output is not shown has no `text` block right behind it.
+It runs a page's blocks as the tests do. A block whose output is not shown has no `text` block right behind it. The line
+behind `<!-- recorded -->` gets the day and the processor. Record pages that show times on a machine at rest.
 """
 
 import contextlib
 import io
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest import SkipTest
 
+from docs.generate.figures import processor
+from edgekit.measure import machine
 from tests.docs.blocks import FEW, SYBIL, enter_folder, leave_folder, run_bash
 
 BEHIND = re.compile(r"\s*```text\n(.*?)```", re.DOTALL)
+RECORDED = re.compile(r"(?<=<!-- recorded -->\n).*\n")
 
 
 def record(page: Path) -> None:
@@ -39,7 +44,14 @@ def record(page: Path) -> None:
     for (start, end), output in reversed(outputs):
         lines = "".join(f"{line.rstrip()}\n" for line in output.splitlines())
         text = text[:start] + lines + text[end:]
-    page.write_text(text, encoding="utf-8")
+    day, cpu = f"{datetime.now(UTC):%Y-%m-%d}", machine.describe().cpu or "unknown processor"
+    page.write_text(stamped(text, day, cpu), encoding="utf-8")
+
+
+def stamped(page: str, day: str, cpu: str) -> str:
+    """The page with the sentence that says when and where its outputs were recorded."""
+    sentence = f"The outputs on this page are of {day}, from an {processor(cpu)}; later versions may print more.\n"
+    return RECORDED.sub(sentence, page)
 
 
 if __name__ == "__main__":

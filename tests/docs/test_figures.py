@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.rows import read_rows
 from docs.generate import figures, headlines, models, peers, trained
+from docs.generate.record import stamped
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.tiny import ROOT
 
@@ -87,6 +88,14 @@ def test_processors_are_named_by_all_of_their_numbers() -> None:
     assert figures.processor("AMD EPYC (family 25, model 17)") == "AMD EPYC (family 25, model 17: Zen 4)"
     assert figures.processor("AMD EPYC (family 25, model 1)").endswith("model 1: Zen 3, without VNNI)")
     assert figures.processor("another") == "another"
+
+
+def test_a_recorded_page_says_when_and_where() -> None:
+    page = stamped("# A\n\n<!-- recorded -->\nold\n\nold\n", "2026-11-28", "AMD EPYC (family 25, model 17)")
+    assert page.endswith("\n\nold\n")
+    assert "are of 2026-11-28, from an AMD EPYC (family 25, model 17: Zen 4);" in page
+    for name in ("your-own-model", "int8-slower-or-less-accurate"):
+        assert "<!-- recorded -->\nThe outputs" in (ROOT / f"docs/tutorials/{name}.md").read_text()
 
 
 def test_the_fastest_runtimes_are_counted(measured: dict[str, Any]) -> None:
