@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.config.device_classes import host_class
 from edgekit.devices import remote
 from edgekit.devices.remote import open_board
 from edgekit.devices.setup import ensure_environment
@@ -125,7 +126,7 @@ def test_deploy_on_a_device_and_here(
     monkeypatch.setattr(remote, "ensure_environment", lend)
     command = ["deploy", *job_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
     lent_board.config.rename(lent_board.folder / "hidden")
-    monkeypatch.setattr("edgekit.pipeline.job.class_of_remote", lambda device: "x86-64-v4")
+    monkeypatch.setattr("edgekit.pipeline.job.class_of_remote", lambda device: host_class())
     assert main([*command, "--quiet"]) == 1
     report = load_report(run)
     assert [row.verdict for row in report.results] == ["error", "error", "pass", "pass"]
