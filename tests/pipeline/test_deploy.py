@@ -121,6 +121,7 @@ def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: P
             assert row.speedup.versus == f"{row.target}-float"
             assert row.int8
             assert (row.int8.share_of_macs or 0) > 0.5
+            assert row.int8.pairs_that_can_saturate == 0
 
 
 def test_calibration_file(finished_run: Path, photos: Path) -> None:
