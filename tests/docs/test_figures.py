@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rows import read_rows
-from docs.generate import figures, headlines, models, peers, trained
+from docs.generate import figures, headlines, models, peers, processors, trained
 from docs.generate.record import stamped
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.tiny import ROOT
@@ -128,3 +128,15 @@ def test_a_measurement_takes_the_place_of_a_plan(monkeypatch: pytest.MonkeyPatch
     (huge,) = (model for model in models.tried_models() if model.name == "convnextv2_huge")
     assert huge.outcomes["onnx"].status == "measured"
     assert str(planned) == "not run yet: takes 1 GiB of memory"
+
+
+def test_the_table_of_processors_shows_pairs_and_noise_without_and_with_the_limit() -> None:
+    rows = read_rows(ROOT / "benchmarks/processors.json")
+    lines = processors.processors_table().splitlines()[2:]
+    assert len(lines) == len(rows)
+    for row in rows:
+        before, after = row["unlimited"], row["limited"]
+        (line,) = (text for text in lines if text.startswith(f"| {row['model']} | {RUNTIMES[row['target']].title} |"))
+        assert f"| {before['emulated_db']:.1f} → {after['emulated_db']:.1f} |" in line
+        assert after["pairs_that_can_saturate"] == 0
+    assert rows[0]["cpu"] in processors.processors_note()
