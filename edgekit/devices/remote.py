@@ -17,7 +17,7 @@ from edgekit.devices.transport import Connection, connect
 from edgekit.errors import ConnectionCutError, DeviceError, InputError
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
 from edgekit.measure.measure_bundles import EvaluationImages, Group
-from edgekit.measure.rows import Built, Memory, measure_bundles
+from edgekit.measure.rows import Built, Machine, MeasurementStore, measure_bundles
 from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
@@ -27,6 +27,12 @@ from edgekit.runtime.profiling import target_of
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
 from edgekit.support.versions import release
+
+INSTALLED = (
+    "import json; from importlib.metadata import distributions; "
+    "print(json.dumps({each.name: each.version for each in distributions()}))"
+)
+"""Program that prints the version of every distribution in its environment."""
 
 
 class Board:
@@ -42,9 +48,8 @@ class Board:
 
         Raises a DeviceError if that fails, or if memory or disk are too small.
         """
-        oldest = max((bundle.manifest.engine["minimum"] for bundle in bundles.values()), key=release)
+        target, oldest = _runtime_of(bundles)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
-        target = next(iter(bundles.values())).manifest.target
         python = self._ready(target, oldest, sizes, timing.streams or 0)
         with self._reporter.stage(f"{self.device.name}: copy"):
             sent = None if images is None else self._send_images(images)
@@ -53,6 +58,16 @@ class Board:
         if not isinstance(answer, Measured) or len(answer.rows) != len(bundles):
             raise self._mismatch()
         return answer.rows
+
+    def versions(self, bundles: Group) -> dict[str, str]:
+        """Versions of all packages with which the device runs these bundles of one target, and their environment.
+
+        Raises a DeviceError.
+        """
+        target, oldest = _runtime_of(bundles)
+        python = self._environment(target, oldest)
+        installed = self._connection.run([python, "-I", "-c", INSTALLED])
+        return {"environment": python, **self._connection.answer(installed, dict[str, str], "the list of packages")}
 
     def inspect(self, path: Path, threads: int | None) -> Inspection:
         """Inspect a bundle or model file on the device, as `edgekit inspect` does. Raises the errors of `measure`."""
@@ -79,6 +94,9 @@ class Board:
     def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
         """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""
         check_memory(self.device.name, self.facts, sizes, streams)
+        return self._environment(target, oldest)
+
+    def _environment(self, target: str, oldest: str | None) -> str:
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
             return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
 
@@ -126,6 +144,12 @@ class Board:
         )
 
 
+def _runtime_of(bundles: Group) -> tuple[str, str]:
+    """The target of bundles that have the same one, and the oldest version of its runtime that loads all of them."""
+    manifests = [bundle.manifest for bundle in bundles.values()]
+    return manifests[0].target, max((manifest.engine["minimum"] for manifest in manifests), key=release)
+
+
 def files_of(bundle: Bundle) -> list[Path]:
     """Paths of all files of a bundle."""
     return [bundle.path / name for name in (MANIFEST, *bundle.manifest.files)]
@@ -155,11 +179,12 @@ def measure_on_device(
     reporter: Reporter,
     offline: bool = False,
     images: EvaluationImages | None = None,
-    memory: Memory | None = None,
+    store: MeasurementStore | None = None,
 ) -> list[Measurement]:
     """Measure bundles on a device, one measurement each. If the device fails, the measurements contain the error.
 
-    A lost connection is opened again for the bundles of the next runtime.
+    A lost connection is opened again for the bundles of the next runtime. Measurements in `store` are used only if the
+    device that answers is the one that they were measured on.
     """
     facts = unknown_device(device)
 
@@ -168,13 +193,20 @@ def measure_on_device(
         try:
             with open_board(device, offline, reporter) as board:
                 facts = row_device(device, board.facts)
-                return dict(zip(group, board.measure(group, timing, images), strict=True))
+
+                def on_board(group: Group) -> Mapping[str, Measurement]:
+                    return dict(zip(group, board.measure(group, timing, images), strict=True))
+
+                if store is None:
+                    return on_board(group)
+                machine = Machine(facts, board.versions(group), device.url, device.ssh_config)
+                return store.resumed(group, machine, on_board, reporter)
         except DeviceError as error:
             interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
             reporter.warn(str(error), error)
             return {name: _lost(bundle, name, facts, error, images) for name, bundle in group.items()}
 
-    return measure_bundles(built, facts, measure, reporter, memory)
+    return measure_bundles(built, facts, measure)
 
 
 def _lost(

@@ -28,6 +28,29 @@ class Predictions:
     """Whether the label is among the five best classes, bool [N]."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Predictions as JSON values, to store them or send them to another process."""
+
+    best: tuple[int, ...]
+    """`Predictions.best`."""
+    hit1: tuple[bool, ...]
+    """`Predictions.hit1`."""
+    hit5: tuple[bool, ...]
+    """`Predictions.hit5`."""
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> "Answers":
+        """The same predictions."""
+        return cls(*(tuple(values.tolist()) for values in (predictions.best, predictions.hit1, predictions.hit5)))
+
+
+def joined(parts: Sequence[Answers]) -> Predictions:
+    """Predictions of the images of all parts, in the parts' order."""
+    best, hit1, hit5 = ([value for part in parts for value in getattr(part, name)] for name in ("best", "hit1", "hit5"))
+    return Predictions(np.array(best, np.int64), np.array(hit1, bool), np.array(hit5, bool))
+
+
 def predict(
     run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     images: Iterable[tuple[NDArray[np.float32], int]],

@@ -1,21 +1,20 @@
 """Measure all bundles of a run: group them by runtime, resume measurements of an interrupted run, measure the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from urllib.parse import quote
-
-import msgspec
 
 from edgekit.config.precisions import Precision
 from edgekit.errors import StageError
 from edgekit.measure.measure_bundles import EvaluationImages, Group, measure_group
 from edgekit.measure.settings import Timing
+from edgekit.measure.versions import measuring_versions
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
-from edgekit.support.hashes import digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
+from edgekit.support.stored_results import Inputs
 
 Built = Mapping[str, Bundle | StageError]
 """Bundles by name; instead of a bundle, the error of making it."""
@@ -23,57 +22,79 @@ MeasureGroup = Callable[[Group], Mapping[str, Measurement]]
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Store of measurements in the run folder, from which the same command resumes after an interruption."""
+class Machine:
+    """The machine that measures a group of bundles, as far as its measurements depend on it."""
+
+    device: DeviceFacts
+    """Its hardware and system."""
+    versions: Mapping[str, str]
+    """Versions of the runtime, Python and edgekit there."""
+    address: str | None = None
+    """ssh:// address; None for the machine that edgekit runs on."""
+    ssh_config: str | None = None
+    """Path of the ssh configuration that the address is looked up in, if it isn't the user's own."""
+
+
+@dataclass(frozen=True)
+class RowInputs(Inputs):
+    """What the measurements of a group of bundles depend on, except for the passing state of the machine."""
+
+    bundles: tuple[tuple[str, str], ...]
+    """Name and `Bundle.sha256` of each bundle, in the order in which they take turns."""
+    images: str
+    """`EvaluationImages.key`."""
+    image_names: tuple[str, ...]
+    """Names of the images, which rows list where predictions changed."""
+    timing: Timing
+    """How latency and throughput are measured."""
+    machine: Machine
+    """The machine that measures them."""
+
+
+@dataclass(frozen=True)
+class MeasurementStore:
+    """Measurements in the run folder, from which the same command resumes after an interruption."""
 
     run: RunFolder
     images: EvaluationImages
     timing: Timing
-    device: str = "local"
-    """Name of the measured device."""
 
-    def recall(self, target: str, group: Group) -> dict[str, Measurement] | None:
-        """Measurements of exactly these bundles by an interrupted run, or None."""
-        stored = self.run.recall(self._place(target), self._key(group))
-        try:
-            measured = msgspec.convert(stored, dict[str, Measurement])
-        except msgspec.ValidationError:  # nothing stored, or by another version
-            return None
-        return measured if measured.keys() == group.keys() else None
+    def resumed(
+        self, group: Group, machine: Machine, measure: MeasureGroup, reporter: Reporter
+    ) -> Mapping[str, Measurement]:
+        """The measurements of an interrupted run if they have the same inputs; otherwise measure and store them.
 
-    def remember(self, target: str, group: Group, measured: Mapping[str, Measurement]) -> None:
-        """Store the measurements of a group."""
-        self.run.remember(self._place(target), self._key(group), msgspec.to_builtins(dict(measured)))
-
-    def _place(self, target: str) -> str:
+        The bundles are of one runtime. If the device is lost, its failures are not stored, so that the same command
+        measures those bundles again.
+        """
+        target, device = next(iter(group.values())).manifest.target, machine.device.name
         # The name of a device may be an ssh:// address, which contains characters that are not valid in file names.
-        return f"row-{target}" if self.device == "local" else f"row-{target}-on-{quote(self.device, safe='')}"
+        name = f"row-{target}" + ("" if machine.address is None else f"-on-{quote(device, safe='')}")
+        inputs = self.inputs(group, machine)
+        stored = self.run.recall(name, inputs, dict[str, Measurement])
+        if stored is not None and stored.keys() == group.keys():
+            where = "" if machine.address is None else f"{device}: "
+            reporter.say(f"{where}{target}: resumed the measurements of an interrupted run")
+            return stored
+        measured = dict(measure(group))
+        if not any(map(lost_with_device, measured.values())):
+            self.run.remember(name, inputs, measured)
+        return measured
 
-    def _key(self, group: Group) -> str:
-        """Hash of everything that the measurements depend on, except for the state of the machine."""
-        fingerprints = [bundle.manifest.fingerprint for bundle in group.values()]
-        return digest(fingerprints, asdict(self.timing), self.images.key)
+    def inputs(self, group: Group, machine: Machine) -> RowInputs:
+        """What the measurements of these bundles on this machine depend on."""
+        bundles = tuple((name, bundle.sha256) for name, bundle in group.items())
+        return RowInputs(bundles, self.images.key, tuple(self.images.names), self.timing, machine)
 
 
-def measure_bundles(
-    built: Built, device: DeviceFacts, measure: MeasureGroup, reporter: Reporter, memory: Memory | None = None
-) -> list[Measurement]:
+def measure_bundles(built: Built, device: DeviceFacts, measure: MeasureGroup) -> list[Measurement]:
     """Measure each bundle, and return one measurement per bundle or error in the same order.
 
-    `measure` gets the bundles of one runtime at a time. If the device is lost, its failures are not stored, so that the
-    same command measures those bundles again.
+    `measure` gets the bundles of one runtime at a time.
     """
     measured = {name: _not_made(name, device, error) for name, error in built.items() if isinstance(error, StageError)}
-    for target, group in by_runtime(built).items():
-        results = memory.recall(target, group) if memory else None
-        if results is not None:
-            where = "" if memory is None or memory.device == "local" else f"{memory.device}: "
-            reporter.say(f"{where}{target}: resumed the measurements of an interrupted run")
-        else:
-            results = dict(measure(group))
-            if memory and not any(map(lost_with_device, results.values())):
-                memory.remember(target, group, results)
-        measured |= results
+    for group in by_runtime(built).values():
+        measured |= measure(group)
     return [measured[name] for name in built]
 
 
@@ -103,7 +124,13 @@ def measure_here(
 ) -> Sequence[Measurement]:
     """Measure the bundles of a report on this machine."""
 
+    store = MeasurementStore(run, images, timing)
+
     def measure(group: Group) -> Mapping[str, Measurement]:
         return measure_group(group, timing, device, reporter, images)
 
-    return measure_bundles(built, device, measure, reporter, Memory(run, images, timing))
+    def resumed(group: Group) -> Mapping[str, Measurement]:
+        target = next(iter(group.values())).manifest.target
+        return store.resumed(group, Machine(device, measuring_versions(target)), measure, reporter)
+
+    return measure_bundles(built, device, resumed)

@@ -3,30 +3,45 @@
 Needs no torch. A shard gives the same predictions wherever it runs with the same runtime and number of threads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from edgekit.errors import EdgekitError, ImageError, StageError
 from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.selection import Selection, inspect_image
-from edgekit.measure.accuracy import Predictions, predict
+from edgekit.measure import machine
+from edgekit.measure.accuracy import Answers, Predictions, joined, predict
+from edgekit.measure.versions import measuring_versions
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
-from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
+from edgekit.support.stored_results import Inputs
 
 SHARD = 100
 """Images per shard, which is the most work that is lost when a worker dies."""
 
-Answers = dict[str, list[int]]
-"""Predictions as JSON values."""
+
+@dataclass(frozen=True)
+class ShardInputs(Inputs):
+    """What the predictions of a bundle for some images depend on."""
+
+    bundle: str
+    """`Bundle.sha256`."""
+    threads: int | None
+    """Number of threads; None for every physical core that the process may use."""
+    images: tuple[str, ...]
+    """SHA-256 of each image, in their order."""
+    labels: tuple[int, ...]
+    """Index of the right class of each image."""
+    processor: str | None
+    """Processor of this machine. The machines of a scheduler should have the same, which edgekit can't check."""
+    versions: Mapping[str, str]
+    """Versions of the runtime, of the packages that decode images, of Python and of edgekit, and a hash of its code."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +50,10 @@ class Shard:
 
     bundle: Path
     """Absolute path of the bundle."""
-    fingerprint: str
-    """Hash of the bundle and its files."""
-    threads: int | None
-    """Number of threads; None for every physical core that the process may use."""
     dataset: Dataset
     """The data set, with only the samples of this shard."""
-    hashes: tuple[str, ...]
-    """Hashes of the images."""
-
-    @property
-    def key(self) -> str:
-        """Hash of everything that the predictions depend on, except for the runtime's version."""
-        labels = [sample.label for sample in self.dataset.samples]
-        return digest(self.fingerprint, self.threads, self.hashes, labels)
+    inputs: ShardInputs
+    """What the predictions depend on."""
 
 
 class ShardExecutor(Protocol):
@@ -72,13 +77,20 @@ class SerialExecutor:
 
 def shards_of(bundle: Bundle, dataset: Dataset, chosen: Selection, threads: int | None) -> list[Shard]:
     """Split the chosen images into shards, in their order."""
-    files = sorted(entry["sha256"] for entry in bundle.manifest.files.values())
-    fingerprint = digest(bundle.manifest.fingerprint, files)
-    path = bundle.path.absolute()
-    return [
-        Shard(path, fingerprint, threads, part, chosen.hashes[start : start + SHARD])
-        for start, part in _parts(dataset, chosen.samples)
-    ]
+    whole = ShardInputs(
+        bundle=bundle.sha256,
+        threads=threads,
+        images=chosen.hashes,
+        labels=tuple(sample.label for sample in chosen.samples),
+        processor=machine.describe().cpu,
+        versions=measuring_versions(bundle.manifest.target),
+    )
+    shards = []
+    for start, part in _parts(dataset, chosen.samples):
+        own = slice(start, start + SHARD)
+        inputs = replace(whole, images=whole.images[own], labels=whole.labels[own])
+        shards.append(Shard(bundle.path.absolute(), part, inputs))
+    return shards
 
 
 def _parts(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[tuple[int, Dataset]]:
@@ -88,14 +100,13 @@ def _parts(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[tuple[int, D
 
 def answer(shard: Shard) -> Answers:
     """Run a shard's bundle on its images."""
-    session = _session(shard.bundle, shard.fingerprint, shard.threads)
+    session = _session(shard.bundle, shard.inputs.bundle, shard.inputs.threads)
     images = ((session.preprocess(shard.dataset.image(sample)), sample.label) for sample in shard.dataset.samples)
-    predictions = predict(session, images, [sample.name for sample in shard.dataset.samples])
-    return {name: value.astype(int).tolist() for name, value in vars(predictions).items()}
+    return Answers.of(predict(session, images, [sample.name for sample in shard.dataset.samples]))
 
 
 @lru_cache(maxsize=1)
-def _session(path: Path, fingerprint: str, threads: int | None) -> Session:
+def _session(path: Path, sha256: str, threads: int | None) -> Session:
     """Open a session and keep it for the next shard, because opening one may take longer than a shard."""
     with quiet():
         return Session(read_bundle(path), threads)
@@ -113,7 +124,8 @@ def evaluate_shards(
 
     With `run`, completed shards are stored in the run folder, and shards that are stored there are not run again.
     """
-    stored = [run.recall(f"shard-{name}-{index}", shard.key) if run else None for index, shard in enumerate(shards)]
+    names = [f"shard-{name}-{index}" for index in range(len(shards))]
+    stored = [run.recall(names[index], shard.inputs, Answers) if run else None for index, shard in enumerate(shards)]
     answers: dict[int, Answers] = {index: values for index, values in enumerate(stored) if values is not None}
     for index in answers:
         _advance(step, shards[index])
@@ -124,12 +136,9 @@ def evaluate_shards(
         index = missing[place]
         answers[index] = result
         if run:
-            run.remember(f"shard-{name}-{index}", shards[index].key, result)
+            run.remember(names[index], shards[index].inputs, result)
         _advance(step, shards[index])
-    joined = {key: [value for index in range(len(shards)) for value in answers[index][key]] for key in answers[0]}
-    return Predictions(
-        np.array(joined["best"], np.int64), np.array(joined["hit1"], bool), np.array(joined["hit5"], bool)
-    )
+    return joined([answers[index] for index in range(len(shards))])
 
 
 def _advance(step: Step, shard: Shard) -> None:

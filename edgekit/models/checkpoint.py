@@ -119,10 +119,15 @@ def _is_finite(value: Tensor) -> bool:
 
 def state_sha256(module: nn.Module) -> str:
     """SHA-256 of a module's state dict: name, dtype, shape and values of each tensor, sorted by name."""
+    return tensors_sha256(module.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the name, dtype, shape and values of each tensor, sorted by name."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.contiguous().numpy().data)
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)  # numpy has no bfloat16
     return digest.hexdigest()
 
 

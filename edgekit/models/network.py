@@ -1,21 +1,29 @@
 """Loads a classifier from any source, ready to export."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from edgekit import __version__
+from edgekit.compiler.export import trace
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.checkpoint import check_finite
 from edgekit.models.forward import run_on_rgb_or_grey
+from edgekit.models.identity import DISTRIBUTIONS, ROOMS, NetworkIdentity, graph_sha256
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
 from edgekit.models.labels import choose_labels
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
 from edgekit.models.source import Reference
+from edgekit.support.libraries import first_line
+from edgekit.support.versions import versions_of
 
 _NOT_LOGITS = "Choose a classifier, or wrap the model in a factory that returns its logits alone"
 _ONE_LOGIT = (
@@ -49,6 +57,38 @@ class Network:
     """Key under which the network's own file has the labels; None if they come from elsewhere."""
     labels_doubt: str | None = None
     """Why class names in the network's own file are ignored, as a sentence for the user."""
+
+    @cached_property
+    def traced(self) -> GraphModule:
+        """The graph that torch.export makes of the module, whose tensors it shares. It is shared: don't change it.
+
+        Tracing takes as long as some inferences: about a second for a small network, ten for the largest. Raises
+        ModelError if the module can't be traced.
+        """
+        try:
+            return trace(self.module, self.preprocessing.input_shape)
+        except Exception as error:  # the model's own code may raise anything while it is traced
+            raise ModelError(
+                f"torch.export can't trace model '{self.name}': {first_line(error)}",
+                fix="Change its forward so that it doesn't depend on the values of tensors",
+            ) from error
+
+    @cached_property
+    def graph_sha256(self) -> str:
+        """Hash of the code and the tensors of `traced`."""
+        return graph_sha256(self.traced)
+
+    @property
+    def identity(self) -> NetworkIdentity:
+        """What the network computes, as an input of stored results."""
+        versions = {"edgekit": __version__, **versions_of(DISTRIBUTIONS, ROOMS)}
+        return NetworkIdentity(self.name, self.weights_sha256, self.graph_sha256, self.preprocessing, versions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state to pickle: without the traced graph, but with its hash, so that nobody traces again for that."""
+        return {name: value for name, value in vars(self).items() if name != "traced"} | {
+            "graph_sha256": self.graph_sha256
+        }
 
 
 def load_network(options: ModelOptions, *, seed: int = 0) -> Network:

@@ -1,4 +1,4 @@
-"""Builds all bundles of a run, and reuses those whose fingerprint is still right."""
+"""Builds all bundles of a run, and reuses those whose inputs are still the same."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -11,6 +11,7 @@ from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.prepared import Prepared
+from edgekit.pipeline.request import BundleInputs
 from edgekit.pipeline.worker import build_apart
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.libraries import quiet
@@ -49,7 +50,7 @@ def build_one(
     prepared: Prepared | None = None,
 ) -> Bundle:
     """Return the bundle at `path`, and build it unless a valid one is there; `prepared` is its graph if it exists."""
-    existing = _existing_bundle(path, graphs.fingerprint(target, precision))
+    existing = _existing_bundle(path, graphs.inputs(target, precision))
     if existing is not None:
         reporter.say(f"{path.name}: reused from an earlier run")
         return existing
@@ -83,10 +84,10 @@ def warn_of_unmatched(prepared: Prepared, reporter: Reporter) -> None:
     )
 
 
-def _existing_bundle(path: Path, fingerprint: str) -> Bundle | None:
-    """The bundle at `path` if it is intact and has this fingerprint."""
+def _existing_bundle(path: Path, inputs: BundleInputs) -> Bundle | None:
+    """The bundle at `path` if it is intact and was made from these inputs."""
     try:
         bundle = read_bundle(path)
     except BundleError:
         return None
-    return bundle if bundle.manifest.fingerprint == fingerprint else None
+    return bundle if bundle.manifest.fingerprint == inputs.key else None

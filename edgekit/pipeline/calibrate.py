@@ -50,7 +50,7 @@ def quantize_stage(
         layers=table,
         provenance=provenance_of(request, matched),
         device_class=request.device_class,
-        fingerprint=request.fingerprint(),
+        fingerprint=request.inputs.key,
         unmatched=tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites}),
     )
     return Prepared(rewritten, facts, samples)

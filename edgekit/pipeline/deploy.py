@@ -17,7 +17,7 @@ from edgekit.images.stores import open_store
 from edgekit.measure import machine
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import judge, recommend
-from edgekit.measure.rows import Memory, lost_with_device, measure_here
+from edgekit.measure.rows import MeasurementStore, lost_with_device, measure_here
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.job import Job, prepare, with_device_class
@@ -123,8 +123,8 @@ def bundles_and_rows(
         def measure(device: Device) -> Sequence[Measurement]:
             if device == THIS:
                 return measure_here(built, machine.describe(), images, options.timing, run, reporter)
-            memory = Memory(run, images, options.timing, device.name)
-            return measure_on_device(device, built, options.timing, reporter, options.offline, images, memory)
+            store = MeasurementStore(run, images, options.timing)
+            return measure_on_device(device, built, options.timing, reporter, options.offline, images, store)
 
         measured = [_shareable(row, run.path) for row in each_device(options.devices, measure)]
     return [judge(row, options.gates, random, reference.near_chance) for row in measured], reference

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.images.crops import LabelledCrops, crop_samples
-from edgekit.measure.accuracy import Predictions, predict
+from edgekit.measure.accuracy import Answers, Predictions, joined, predict
 from edgekit.measure.measure_bundles import EvaluationImages
 from edgekit.models import Network
+from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.job import Job
 from edgekit.support.files import writing
-from edgekit.support.hashes import digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
+from edgekit.support.stored_results import Inputs
 
 FILES = 32
 """Image files that are kept undecoded, to time the whole path from file to label."""
@@ -30,9 +32,9 @@ def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -
     with reporter.stage("crop evaluation images", len(chosen)) as step:
         crops = crop_samples(job.dataset, chosen, preprocessing, pixels, step)
     files = [job.dataset.read(sample) for sample in chosen[:FILES]]
-    key = images_key(job)
+    inputs = reference_inputs(job)
     names = [sample.name for sample in chosen]
-    return EvaluationImages(crops, torch_answers(job.network, crops, key, run, reporter), files, key, names)
+    return EvaluationImages(crops, torch_answers(job.network, crops, inputs, run, reporter), files, inputs.key, names)
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -59,19 +61,31 @@ def _allocate(file: BinaryIO, header: int) -> None:
     file.flush()
 
 
-def images_key(job: Job) -> str:
-    """`EvaluationImages.key` of a job."""
-    network = job.network
-    parts = [network.name, network.weights_sha256, str(network.module), network.preprocessing.to_dict()]
-    labels = [sample.label for sample in job.evaluation.samples]
-    return digest(parts, job.evaluation.hashes, labels)
+@dataclass(frozen=True)
+class ReferenceInputs(Inputs):
+    """What torch's predictions for the evaluation images depend on. The key is `EvaluationImages.key`."""
+
+    network: NetworkIdentity
+    """The network."""
+    images: tuple[str, ...]
+    """SHA-256 of each evaluation image, in their order."""
+    labels: tuple[int, ...]
+    """Index of the right class of each image."""
 
 
-def torch_answers(network: Network, crops: LabelledCrops, key: str, run: RunFolder, reporter: Reporter) -> Predictions:
-    """Predictions of torch's float network for the evaluation images, from an interrupted run if it has them."""
-    stored = run.recall("reference", key)
+def reference_inputs(job: Job) -> ReferenceInputs:
+    """What torch's predictions for the evaluation images of a job depend on."""
+    labels = tuple(sample.label for sample in job.evaluation.samples)
+    return ReferenceInputs(job.network.identity, job.evaluation.hashes, labels)
+
+
+def torch_answers(
+    network: Network, crops: LabelledCrops, inputs: ReferenceInputs, run: RunFolder, reporter: Reporter
+) -> Predictions:
+    """Predictions of torch's float network for the evaluation images, from an earlier run if it has them."""
+    stored = run.recall("reference", inputs, Answers)
     if stored is not None:
-        return Predictions(*(np.array(stored[name]) for name in ("best", "hit1", "hit5")))
+        return joined([stored])
     with reporter.stage("evaluate torch", len(crops)) as step:
 
         def answers() -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -81,5 +95,5 @@ def torch_answers(network: Network, crops: LabelledCrops, key: str, run: RunFold
                 step()
 
         predictions = predict(lambda logits: logits, answers())
-    run.remember("reference", key, {name: value.tolist() for name, value in vars(predictions).items()})
+    run.remember("reference", inputs, Answers.of(predictions))
     return predictions

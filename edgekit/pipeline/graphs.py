@@ -8,22 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import simplify, trace
+from edgekit.compiler.export import copy_sharing, simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
-from edgekit.errors import ModelError
 from edgekit.images.crops import crop_each, crop_samples
-from edgekit.images.overlap import short_hashes
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.prepared import ParitySamples, Prepared
-from edgekit.pipeline.request import BundleRequest
-from edgekit.support.libraries import first_line, quiet
+from edgekit.pipeline.request import BundleInputs, BundleRequest
+from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 PARITY_IMAGES = 8
 """Calibration images on which a bundle is compared with torch."""
+
+
+def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
+    """The request for one bundle of a job."""
+    images = (job.calibration.sha256, job.calibration.hashes) if precision == "int8" else ()
+    return BundleRequest(job.network, target, precision, job.recipe, job.device_class, *images)
 
 
 class PreparedGraphs:
@@ -48,17 +52,9 @@ class PreparedGraphs:
         other.samples = self.samples
         return other
 
-    def request(self, target: str, precision: Precision) -> BundleRequest:
-        """Everything that the content of one bundle depends on."""
-        job = self.job
-        request = BundleRequest(job.network, target, precision, job.recipe, job.device_class)
-        if precision == "float":
-            return request
-        chosen = job.calibration
-        return replace(request, calibration_sha256=chosen.sha256, calibration_images=short_hashes(chosen.hashes))
-
-    def fingerprint(self, target: str, precision: Precision) -> str:
-        return self.request(target, precision).fingerprint()
+    def inputs(self, target: str, precision: Precision) -> BundleInputs:
+        """What one bundle of the job depends on."""
+        return request_of(self.job, target, precision).inputs
 
     def prepare(self, target: str, precision: Precision, part: slice = slice(None)) -> Prepared:
         """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
@@ -66,7 +62,7 @@ class PreparedGraphs:
         images = self._calibration[part] if precision == "int8" else []
         title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
         with self.reporter.stage(title, len(images) or None) as step, quiet():
-            return quantize_stage(self.request(target, precision), graph, self.samples, images, step)
+            return quantize_stage(request_of(self.job, target, precision), graph, self.samples, images, step)
 
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
@@ -82,14 +78,6 @@ class PreparedGraphs:
     def exported(self) -> GraphModule:
         """The network's graph before any rewrite. It is shared: don't change it."""
         if self._graph is None:
-            shape = self.job.network.preprocessing.input_shape
-            with self.reporter.stage("export"), quiet():
-                try:
-                    traced = trace(self.job.network.module, shape)
-                except Exception as error:  # the model's own code may raise anything while it is traced
-                    raise ModelError(
-                        f"torch.export can't trace model '{self.job.network.name}': {first_line(error)}",
-                        fix="Change its forward so that it doesn't depend on the values of tensors",
-                    ) from error
-                self._graph = simplify(traced)
+            with self.reporter.stage("simplify"), quiet():
+                self._graph = simplify(copy_sharing(self.job.network.traced))
         return self._graph

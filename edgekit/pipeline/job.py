@@ -87,6 +87,8 @@ def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     alike = tuple(lookalikes(evaluation, dataset, calibration, other)) if evaluate else ()
     warn_of_doubts(calibration, evaluation, alike, network.classes, reporter)
     check_import(network, other, calibration, reporter)
+    with reporter.stage("export"), quiet():
+        _ = network.graph_sha256  # a network that can't be traced ends the job here
     return Job(network, recipe, device_class, dataset, other, calibration, evaluation, alike)
 
 

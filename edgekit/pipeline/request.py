@@ -1,31 +1,61 @@
-"""The request for one bundle of a job, with its fingerprint and the provenance for its manifest."""
+"""The request for one bundle of a job, with everything that the bundle depends on, and its provenance."""
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgekit import __version__
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
-from edgekit.config.recipes import Recipe
+from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
+from edgekit.images.overlap import short_hashes
 from edgekit.models import Network
-from edgekit.pipeline.sources import edgekit_sha256, module_sha256
-from edgekit.support.hashes import digest
+from edgekit.models.identity import DISTRIBUTIONS, NetworkIdentity
+from edgekit.support.stored_results import Inputs
+from edgekit.support.versions import versions_of
 
-SHARED_DISTRIBUTIONS = (
-    "numpy",
-    "pillow",
-    "onnx2pytorch",
-    "open_clip_torch",
-    "safetensors",
-    "networkx",
-    *COMPILER_DISTRIBUTIONS,
-)
+SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", *COMPILER_DISTRIBUTIONS)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""
+ROOMS = ("compat", "compiler", "config", "images", "models", "pipeline", "runtime")
+"""Folders of the package whose code affects the content of bundles. The others run, measure or report."""
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """What only an int8 bundle depends on."""
+
+    recipe: Recipe
+    """How to calibrate, without the tables of the runtimes."""
+    sha256: str
+    """`Selection.sha256` of the calibration images."""
+    images: tuple[str, ...]
+    """SHA-256 of each calibration image, in their order."""
+
+
+@dataclass(frozen=True)
+class BundleInputs(Inputs):
+    """What a bundle, or a stored graph for it, depends on. The bundle's fingerprint is the key.
+
+    The golden samples of a float bundle may come from other images.
+    """
+
+    network: NetworkIdentity
+    """The network."""
+    labels: tuple[str, ...]
+    """Names of the classes."""
+    target: str
+    """Runtime that the bundle is for."""
+    precision: Precision
+    """Whether the bundle is float or int8."""
+    rewrites_and_placement: TargetRecipe
+    """The recipe's table for the runtime."""
+    device_class: DeviceClass
+    """Machines that the bundle is for."""
+    calibration: CalibrationInputs | None
+    """What an int8 bundle is calibrated with; None for a float bundle."""
+    versions: Mapping[str, str]
+    """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +70,30 @@ class BundleRequest:
     calibration_sha256: str = ""
     """`Selection.sha256` of the calibration images of an int8 bundle."""
     calibration_images: tuple[str, ...] = ()
-    """`short_hashes` of these images. They are those of `calibration_sha256`, so the fingerprint doesn't need them."""
+    """SHA-256 of each of these images, in their order."""
 
     @property
     def target_recipe(self) -> Recipe:
         """The recipe with the settings of the request's target."""
         return self.recipe.for_target(self.target)
 
-    def fingerprint(self) -> str:
-        """Hash everything that determines the bundle: equal fingerprints mean the same bundle.
-
-        Only the golden samples of a float bundle may come from different images.
-        """
-        network, recipe = self.network, self.target_recipe
-        parts: list[Any] = [network.weights_sha256, network.name, str(network.module), network.classes, network.labels]
-        parts += [network.preprocessing.to_dict(), self.target, self.precision, asdict(self.device_class)]
-        parts += [asdict(recipe.targets[self.target]), versions(), module_sha256(network.module)]
+    @property
+    def inputs(self) -> BundleInputs:
+        """What the bundle depends on."""
+        recipe, calibration = self.target_recipe, None
         if self.precision == "int8":
-            parts += [self.calibration_sha256, {**asdict(recipe), "targets": None}]
-        return digest(*parts)
+            shared = replace(recipe, targets={})
+            calibration = CalibrationInputs(shared, self.calibration_sha256, self.calibration_images)
+        return BundleInputs(
+            network=self.network.identity,
+            labels=self.network.labels,
+            target=self.target,
+            precision=self.precision,
+            rewrites_and_placement=recipe.targets[self.target],
+            device_class=self.device_class,
+            calibration=calibration,
+            versions=versions(),
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +141,7 @@ def provenance_of(request: BundleRequest, rewrites: Sequence[str]) -> Provenance
         rewrites=tuple(rewrites),
         weight_rounding=recipe.weight_rounding,
         calibration_sha256=request.calibration_sha256 or None,
-        calibration_images=request.calibration_images,
+        calibration_images=short_hashes(request.calibration_images),
     )
 
 
@@ -120,10 +155,4 @@ def shaping_distributions() -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of edgekit, Python and the packages that affect bundles, and the hash of edgekit's own code."""
-    installed = {"edgekit": __version__, "edgekit-sources": edgekit_sha256(), "python": platform.python_version()}
-    for distribution in shaping_distributions():
-        try:
-            installed[distribution] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+    return {"edgekit": __version__, **versions_of(shaping_distributions(), ROOMS)}

@@ -12,6 +12,7 @@ from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import STAGE, load_prepared, read_facts, save_prepared
+from edgekit.pipeline.request import BundleInputs
 from edgekit.pipeline.worker import parked
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
@@ -46,7 +47,7 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
         graphs = PreparedGraphs(job, reporter)
         for target in options.targets:
             folder = run.path / f"{target}-int8-graph"
-            if _has_graph(folder, graphs.fingerprint(target, "int8")):
+            if _has_graph(folder, graphs.inputs(target, "int8")):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 prepared = graphs.prepare(target, "int8")
@@ -56,9 +57,9 @@ def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
     return folders
 
 
-def _has_graph(folder: Path, fingerprint: str) -> bool:
+def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
     try:
-        return read_facts(folder).fingerprint == fingerprint
+        return read_facts(folder).fingerprint == inputs.key
     except InputError:
         return False
 

@@ -31,7 +31,7 @@ from edgekit.runtime.manifest import (
     parse_manifest,
 )
 from edgekit.support.files import replacing
-from edgekit.support.hashes import file_sha256
+from edgekit.support.hashes import digest, file_sha256
 
 __all__ = [
     "MANIFEST",
@@ -84,6 +84,11 @@ class Bundle:
         """Size of the files that the engine loads, without labels and golden samples."""
         own = (self.manifest.labels_file, self.manifest.golden_file)
         return sum(entry["size_bytes"] for name, entry in self.manifest.files.items() if name not in own)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the manifest, which has the hash of every file."""
+        return digest(self.manifest.to_dict())
 
     def golden(self) -> Golden:
         """Read the golden samples; raises BundleError if they are damaged or don't fit the manifest."""

@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from edgekit.errors import OutputError
 from edgekit.support import library_log
 from edgekit.support.files import write_json, writing
+from edgekit.support.stored_results import Inputs
 from edgekit.support.tracebacks import text_of
+
+T = TypeVar("T")
 
 STATE = ".edgekit"
 """Folder inside a run that marks it as one and stores the results that a resumed command reuses."""
@@ -35,17 +40,19 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path, self.state = path, path / STATE
 
-    def remember(self, name: str, key: str, value: Any) -> None:
-        """Store a JSON value for a resumed command that asks for the same key."""
-        write_json(self.state / f"{name}.json", {"key": key, "value": value})
+    def remember(self, name: str, inputs: Inputs, result: Any) -> None:
+        """Store a result that was made from these inputs, for `recall`."""
+        write_json(self.state / f"{name}.json", {"key": inputs.key, "value": msgspec.to_builtins(result)})
 
-    def recall(self, name: str, key: str) -> Any:
-        """The value that `remember` stored under this name and key, or None."""
+    def recall(self, name: str, inputs: Inputs, kind: type[T]) -> T | None:
+        """The result of this type that `remember` stored under this name for equal inputs; None if there is none."""
         try:
             stored = json.loads((self.state / f"{name}.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        return stored.get("value") if isinstance(stored, dict) and stored.get("key") == key else None
+            if stored["key"] == inputs.key:
+                return msgspec.convert(stored["value"], kind)
+        except (OSError, ValueError, TypeError, KeyError):  # not there, damaged, or not of this type
+            pass
+        return None
 
     def forget(self) -> None:
         """Delete the stored rows of a completed run, so that the next run measures again."""

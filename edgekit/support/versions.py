@@ -1,7 +1,11 @@
 """Find and compare releases. The SDK depends only on numpy, Pillow and a runtime, so it can't use `packaging`."""
 
 import importlib.metadata
+import platform
 import re
+from collections.abc import Iterable
+
+from edgekit.support.sources import code_sha256
 
 
 def release(version: str, parts: int = 5) -> tuple[int, ...]:
@@ -22,3 +26,9 @@ def installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def versions_of(distributions: Iterable[str], rooms: tuple[str, ...]) -> dict[str, str]:
+    """Versions of Python and the distributions that are installed, and the hash of edgekit's code in `rooms`."""
+    installed = {name: version for name in distributions if (version := installed_version(name)) is not None}
+    return {"edgekit-sources": code_sha256(rooms), "python": platform.python_version(), **installed}

@@ -2,11 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-import msgspec
 
 from edgekit import __version__
 from edgekit.compiler.graph import layers
@@ -14,13 +12,16 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.images.crops import crop_samples
 from edgekit.images.dataset import Sample
+from edgekit.measure import machine
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.evaluation_images import images_key
+from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import Prepared
+from edgekit.pipeline.request import BundleInputs
 from edgekit.report import load_report, write_report
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.schema import FILE as REPORT
 from edgekit.report.sensitivity import draw_sensitivity
 from edgekit.report.sensitivity_document import ImageSet, LayerTime, NamedModel, Sensitivity, TargetSensitivity
@@ -28,15 +29,18 @@ from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profiling import profile
 from edgekit.support.files import replace_text, writing
-from edgekit.support.hashes import digest
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
 from edgekit.support.shareable import shareable_command
+from edgekit.support.sources import code_sha256
+from edgekit.support.stored_results import Inputs
 from edgekit.tuning.sensitivity import Trials, measure
 from edgekit.tuning.simulate import Simulation
 
 FILE, PICTURE = "sensitivity.json", "sensitivity.svg"
+ROOMS = ("measure", "runtime", "tuning")
+"""Folders of the package whose code simulates, profiles and searches."""
 
 
 def analyse(options: Options, reporter: Reporter) -> Sensitivity:
@@ -86,12 +90,42 @@ def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> 
     )
 
 
+@dataclass(frozen=True)
+class SensitivityInputs(Inputs):
+    """What the sensitivity of a network's layers for one target depends on."""
+
+    bundles: tuple[BundleInputs, ...]
+    """What the float bundle and the int8 one depend on, in which the layers are timed."""
+    reference: ReferenceInputs
+    """What torch's predictions for the images depend on, with which the simulated ones are compared."""
+    max_drop: float
+    """`Gates.max_drop`, which decides how many layers must stay in float."""
+    threads: int | None
+    """Number of threads with which the layers are timed."""
+    device: DeviceFacts
+    """The machine on which they are timed."""
+    code_sha256: str
+    """Hash of edgekit's code in `ROOMS`."""
+
+
+def sensitivity_inputs(graphs: PreparedGraphs, target: str, options: Options) -> SensitivityInputs:
+    """What one target's part of the document depends on."""
+    return SensitivityInputs(
+        bundles=tuple(graphs.inputs(target, precision) for precision in PRECISIONS),
+        reference=reference_inputs(graphs.job),
+        max_drop=options.gates.max_drop,
+        threads=options.timing.threads,
+        device=machine.describe(),
+        code_sha256=code_sha256(ROOMS),
+    )
+
+
 def _analysed(
     graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
-    key = digest(graphs.fingerprint(target, "int8"), images_key(graphs.job), options.gates.max_drop)
-    earlier = _recall(run, target, key)
+    inputs = sensitivity_inputs(graphs, target, options)
+    earlier = run.recall(f"sensitivity-{target}", inputs, TargetSensitivity)
     if earlier is not None:
         reporter.say(f"{target}: reused from an earlier run")
         return earlier
@@ -106,16 +140,8 @@ def _analysed(
         reporter,
         lambda: layer_times(graphs, prepared, options.timing.threads, run, reporter),
     )
-    run.remember(f"sensitivity-{target}", key, msgspec.to_builtins(measured))
+    run.remember(f"sensitivity-{target}", inputs, measured)
     return measured
-
-
-def _recall(run: RunFolder, target: str, key: str) -> TargetSensitivity | None:
-    """The result of an interrupted run; None without one, or if another version of edgekit wrote it."""
-    try:
-        return msgspec.convert(run.recall(f"sensitivity-{target}", key), TargetSensitivity | None)
-    except msgspec.ValidationError:
-        return None
 
 
 def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sample]) -> Trials:

@@ -5,30 +5,31 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from edgekit.config.precisions import PRECISIONS
 from edgekit.devices.registry import THIS
 from edgekit.errors import DataError, EngineError, UsageError
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
 from edgekit.measure.measure_bundles import EvaluationImages, measure_group
-from edgekit.measure.settings import Gates
+from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.evaluation_images import crop_images
-from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.evaluation_images import ReferenceInputs, crop_images, reference_inputs
+from edgekit.pipeline.graphs import PreparedGraphs, request_of
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.request import versions
+from edgekit.pipeline.request import BundleInputs
 from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import Bundle
-from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.tuning.analysis import layer_macs, simulate
+from edgekit.support.sources import code_sha256
+from edgekit.support.stored_results import Inputs
+from edgekit.tuning.analysis import ROOMS, layer_macs, simulate
 from edgekit.tuning.database import TrialTable
 from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices, order_of, plan, with_choices
@@ -50,18 +51,40 @@ class SplitJob:
     """Images for the verdict, which the search never sees."""
 
     def study_name(self, target: str, options: Options, search: Search) -> str:
-        """Name of the study, with a digest of all that trials depend on but the machine. Equal searches share it."""
-        job, gates = self.job, trial_gates(options)
-        parts: list[Any] = [
-            job.network.name,
-            job.network.weights_sha256,
-            str(job.network.module),
-            versions(),
-            search.trials,
-        ]
-        parts += [job.calibration.sha256, job.evaluation.sha256, job.network.preprocessing.to_dict()]
-        parts += [asdict(job.recipe.for_target(target)), job.device_class.name, gates.max_drop, gates.min_speedup]
-        return f"{job.network.name} {target} {digest(*parts)[:16]}"
+        """Name of the study, with the key of its inputs. Equal searches share it."""
+        return f"{self.job.network.name} {target} {self.study_inputs(target, options, search).key[:16]}"
+
+    def study_inputs(self, target: str, options: Options, search: Search) -> "StudyInputs":
+        """What the trials for one target depend on."""
+        return StudyInputs(
+            bundles=tuple(request_of(self.job, target, precision).inputs for precision in PRECISIONS),
+            reference=reference_inputs(self.job),
+            timing=options.timing,
+            gates=trial_gates(options),
+            trials=search.trials,
+            code_sha256=code_sha256(ROOMS),
+        )
+
+
+@dataclass(frozen=True)
+class StudyInputs(Inputs):
+    """What the plan and the trials of a study depend on, except for the machines, because several may share a study.
+
+    The verdict on the best trial comes from the machine that reports it.
+    """
+
+    bundles: tuple[BundleInputs, ...]
+    """What the float bundle and the int8 one of the recipe to improve depend on."""
+    reference: ReferenceInputs
+    """What torch's predictions for the tuning images depend on."""
+    timing: Timing
+    """How the trials are timed."""
+    gates: Gates
+    """Bounds that decide which trials are good enough."""
+    trials: int | None
+    """Number of trials in the plan; None for all."""
+    code_sha256: str
+    """Hash of edgekit's code in `ROOMS`."""
 
 
 def prepare_search(options: Options, search: Search, reporter: Reporter) -> SplitJob:

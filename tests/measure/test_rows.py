@@ -1,6 +1,6 @@
 """From bundles to measurements: bundles that could not be made, resumed runs, and lost devices."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,16 @@ import pytest
 from edgekit.errors import CompileError, StageError, UnreachableError
 from edgekit.measure import rows
 from edgekit.measure.measure_bundles import EvaluationImages, Group
-from edgekit.measure.rows import Memory, by_runtime, lost_with_device, measure_bundles, measure_here
+from edgekit.measure.rows import (
+    Built,
+    Machine,
+    MeasureGroup,
+    MeasurementStore,
+    by_runtime,
+    lost_with_device,
+    measure_bundles,
+    measure_here,
+)
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -30,8 +39,18 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
 
 
 @pytest.fixture
-def memory(run: RunFolder, tiny_images: EvaluationImages) -> Memory:
-    return Memory(run, tiny_images, TIMING)
+def store(run: RunFolder, tiny_images: EvaluationImages) -> MeasurementStore:
+    return MeasurementStore(run, tiny_images, TIMING)
+
+
+HERE = Machine(device(), {"onnxruntime": "1.0"})
+
+
+def resumed(
+    built: Built, measure: MeasureGroup, store: MeasurementStore, machine: Machine = HERE, reporter: Reporter = QUIET
+) -> list[Measurement]:
+    """Measure the bundles, or resume the measurements in the store."""
+    return measure_bundles(built, machine.device, lambda group: store.resumed(group, machine, measure, reporter))
 
 
 class Measure:
@@ -56,7 +75,7 @@ class Measure:
 def test_one_measurement_for_each_bundle_in_their_order(group: dict[str, Bundle]) -> None:
     measure = Measure()
     built: dict[str, Bundle | StageError] = {"tflite-int8": CompileError("refused the graph"), **group}
-    not_made, *others = measure_bundles(built, device(), measure, QUIET)
+    not_made, *others = measure_bundles(built, device(), measure)
     assert not_made.failure == Failure("compile", "CompileError", "refused the graph")
     assert (not_made.target, not_made.precision, not_made.device) == ("tflite", "int8", device())
     assert (not_made.bundle, not_made.size_bytes) == (None, None)
@@ -65,7 +84,7 @@ def test_one_measurement_for_each_bundle_in_their_order(group: dict[str, Bundle]
 
 
 def test_the_name_of_a_target_may_contain_a_dash() -> None:
-    (not_made,) = measure_bundles({"my-runtime-float": CompileError("x")}, device(), Measure(), QUIET)
+    (not_made,) = measure_bundles({"my-runtime-float": CompileError("x")}, device(), Measure())
     assert (not_made.target, not_made.precision) == ("my-runtime", "float")
 
 
@@ -75,37 +94,37 @@ def test_runtimes_are_measured_one_after_the_other(group: dict[str, Bundle], mak
     built = dict([float_, ("openvino-float", other), int8])
     assert by_runtime(built) == {"onnx": group, "openvino": {"openvino-float": other}}
     measure = Measure()
-    measured = measure_bundles(built, device(), measure, QUIET)
+    measured = measure_bundles(built, device(), measure)
     assert measure.groups == [["onnx-float", "onnx-int8"], ["openvino-float"]]
     assert [each.bundle for each in measured] == ["onnx-float", "openvino-float", "onnx-int8"]
 
 
 def test_measurements_are_stored_until_the_run_is_complete(
-    group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]
+    group: dict[str, Bundle], store: MeasurementStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
     measure = Measure()
-    first = measure_bundles(group, device(), measure, Reporter(), memory)
-    assert measure_bundles(group, device(), measure, Reporter(), memory) == first
+    first = resumed(group, measure, store, reporter=Reporter())
+    assert resumed(group, measure, store, reporter=Reporter()) == first
     assert len(measure.groups) == 1
     assert "onnx: resumed the measurements of an interrupted run" in capfd.readouterr().err
-    memory.run.forget()
-    measure_bundles(group, device(), measure, Reporter(), memory)
+    store.run.forget()
+    resumed(group, measure, store, reporter=Reporter())
     assert len(measure.groups) == 2
 
 
-def test_the_failure_of_a_bundle_is_stored_too(group: dict[str, Bundle], memory: Memory) -> None:
+def test_the_failure_of_a_bundle_is_stored_too(group: dict[str, Bundle], store: MeasurementStore) -> None:
     measure = Measure(Failure("benchmark", "EngineError", "broke"))
-    first = measure_bundles(group, device(), measure, QUIET, memory)
+    first = resumed(group, measure, store)
     assert not any(map(lost_with_device, first))
-    assert measure_bundles(group, device(), measure, QUIET, memory) == first
+    assert resumed(group, measure, store) == first
     assert len(measure.groups) == 1
 
 
-def test_bundles_of_a_lost_device_are_measured_next_time(group: dict[str, Bundle], memory: Memory) -> None:
+def test_bundles_of_a_lost_device_are_measured_next_time(group: dict[str, Bundle], store: MeasurementStore) -> None:
     lost = Measure(Failure.of("device", UnreachableError("board: no connection.")))
-    assert all(map(lost_with_device, measure_bundles(group, device(), lost, QUIET, memory)))
+    assert all(map(lost_with_device, resumed(group, lost, store)))
     again = Measure()
-    assert not any(map(lost_with_device, measure_bundles(group, device(), again, QUIET, memory)))
+    assert not any(map(lost_with_device, resumed(group, again, store)))
     assert again.groups == [list(group)]
 
 
@@ -114,51 +133,39 @@ def test_bundles_of_a_lost_device_are_measured_next_time(group: dict[str, Bundle
     [[], {}, {"onnx-float": {}}, {"onnx-float": {"target": "onnx", "precision": "int8", "device": {"name": "local"}}}],
 )
 def test_a_stored_value_that_does_not_fit_is_measured_again(
-    group: dict[str, Bundle], memory: Memory, stored: Any
+    group: dict[str, Bundle], store: MeasurementStore, stored: Any
 ) -> None:
     """An earlier version stored it, for example, or somebody edited the file."""
-    memory.run.remember("row-onnx", memory._key(group), stored)
+    store.run.remember("row-onnx", store.inputs(group, HERE), stored)
     measure = Measure()
-    measure_bundles(group, device(), measure, QUIET, memory)
+    resumed(group, measure, store)
     assert measure.groups == [list(group)]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda memory: replace(memory, timing=replace(TIMING, threads=2)),
-        lambda memory: replace(memory, timing=replace(TIMING, iterations=5)),
-        lambda memory: replace(memory, timing=replace(TIMING, warmup=0)),
-        lambda memory: replace(memory, images=replace(memory.images, key="other images")),
-        lambda memory: replace(memory, device="ssh://user@host:22"),
-    ],
-)
-def test_measurements_depend_on(group: dict[str, Bundle], memory: Memory, change: Callable[[Memory], Memory]) -> None:
+def test_a_changed_bundle_is_measured_again(
+    group: dict[str, Bundle], store: MeasurementStore, make_bundle: MakeBundle
+) -> None:
     measure = Measure()
-    measure_bundles(group, device(), measure, QUIET, memory)
-    measure_bundles(group, device(), measure, QUIET, change(memory))
-    assert len(measure.groups) == 2
-
-
-def test_measurements_depend_on_the_bundles(group: dict[str, Bundle], memory: Memory, make_bundle: MakeBundle) -> None:
-    measure = Measure()
-    measure_bundles(group, device(), measure, QUIET, memory)
+    resumed(group, measure, store)
     other = read_bundle(make_bundle("onnx", "other", precision="int8", fingerprint="other"))
-    measure_bundles({**group, "onnx-int8": other}, device(), measure, QUIET, memory)
-    measure_bundles({"onnx-int8": group["onnx-int8"]}, device(), measure, QUIET, memory)
+    resumed({**group, "onnx-int8": other}, measure, store)
+    resumed({"onnx-int8": group["onnx-int8"]}, measure, store)
     assert len(measure.groups) == 3
 
 
 def test_each_device_has_its_own_stored_measurements(
-    group: dict[str, Bundle], memory: Memory, capfd: pytest.CaptureFixture[str]
+    group: dict[str, Bundle], store: MeasurementStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here, there = Measure(), Measure()
-    board = replace(memory, device="ssh://user@host:22")
-    measure_bundles(group, device(), here, QUIET, memory)
+    here, there, elsewhere = Measure(), Measure(), Measure()
+    board = Machine(device("ssh://pi"), {"onnxruntime": "1.0"}, "ssh://user@host:22")
+    resumed(group, here, store)
     for _ in range(2):
-        measure_bundles(group, device("board"), there, Reporter(), board)
+        resumed(group, there, store, board, Reporter())
+    resumed(group, here, store)
     assert (len(here.groups), len(there.groups)) == (1, 1)
-    assert "ssh://user@host:22: onnx: resumed " in capfd.readouterr().err
+    assert "ssh://pi: onnx: resumed " in capfd.readouterr().err
+    resumed(group, elsewhere, store, replace(board, address="ssh://user@another"))
+    assert len(elsewhere.groups) == 1, "the name is that of another board now"
 
 
 @pytest.mark.usefixtures("no_processes")

@@ -1,4 +1,4 @@
-"""A fingerprint changes with everything that a bundle depends on, and with nothing else."""
+"""A request depends on everything that a bundle depends on, and on nothing else."""
 
 import importlib.metadata
 import platform
@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from torch import nn
 
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.precisions import Precision
@@ -14,53 +13,70 @@ from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.models import Network
 from edgekit.pipeline import request
-from edgekit.pipeline.request import BundleRequest, provenance_of, shaping_distributions, versions
-from edgekit.pipeline.sources import edgekit_sha256
+from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
+from edgekit.support.sources import code_sha256
 from tests.helpers.tiny import X86
 
 CHANGED: Any = ("changed",)
 
 
-def print_of(
+def key_of(
     network: Network, precision: Precision = "int8", target: str = "onnx", recipe: Recipe | None = None, **more: Any
 ) -> str:
     options = {"calibration_sha256": "images", "device_class": X86, **more}
-    return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **options).fingerprint()
+    return BundleRequest(network, target, precision, recipe or load_recipe("convnextv2"), **options).inputs.key
 
 
 def test_it_is_reproducible(tiny_convnext: Network) -> None:
-    assert print_of(tiny_convnext) == print_of(tiny_convnext, recipe=load_recipe("convnextv2"))
+    assert key_of(tiny_convnext) == key_of(tiny_convnext, recipe=load_recipe("convnextv2"))
+
+
+BY_IDENTITY = {"module", "name", "weights_sha256", "preprocessing"}
+"""Fields of a network that are in its identity, or from which it is computed."""
+PROVENANCE = {
+    "source": "the name says it",
+    "weights": "`weights_sha256` has the content",
+    "params": "the graph has them",
+    "classes": "the graph has them",
+    "license_note": "it follows from the name",
+    "reference": "the network was compared with it before",
+    "labels_origin": "`labels` are what it says",
+    "labels_doubt": "it is for people",
+}
+"""Other fields that change no bundle, each with the reason."""
 
 
 @pytest.mark.parametrize("precision", ["float", "int8"])
-@pytest.mark.parametrize("name", ["weights_sha256", "name", "classes", "labels", "preprocessing", "module"])
-def test_it_depends_on_the_network(tiny_convnext: Network, name: str, precision: Precision) -> None:
-    preprocessing = replace(tiny_convnext.preprocessing, mean=(0.1, 0.2, 0.3))
-    values: dict[str, Any] = {"preprocessing": preprocessing, "module": nn.Identity()}
-    changed = replace(tiny_convnext, **{name: values.get(name, CHANGED)})
-    assert print_of(changed, precision) != print_of(tiny_convnext, precision)
+def test_it_depends_on_the_labels(tiny_convnext: Network, precision: Precision) -> None:
+    changed = replace(tiny_convnext, labels=CHANGED)
+    vars(changed)["graph_sha256"] = tiny_convnext.graph_sha256
+    assert key_of(changed, precision) != key_of(tiny_convnext, precision)
+    assert {field.name for field in fields(Network)} == {"labels", *BY_IDENTITY, *PROVENANCE}
 
 
-def test_it_depends_on_target_precision_and_device_class(tiny_convnext: Network) -> None:
-    fingerprints = {
-        print_of(tiny_convnext),
-        print_of(tiny_convnext, target="openvino"),
-        print_of(tiny_convnext, "float"),
-        print_of(tiny_convnext, device_class=load_device_class("raspberry-pi-5")),
+@pytest.mark.parametrize("name", [field.name for field in fields(BundleRequest) if field.name != "network"])
+def test_int8_depends_on_every_field(tiny_convnext: Network, name: str) -> None:
+    changes: dict[str, Any] = {
+        "target": "openvino",
+        "precision": "float",
+        "recipe": load_recipe("default"),
+        "device_class": load_device_class("raspberry-pi-5"),
     }
-    assert len(fingerprints) == 4
+    before = BundleRequest(tiny_convnext, "onnx", "int8", load_recipe("convnextv2"), X86, "images", ("image",))
+    assert replace(before, **{name: changes.get(name, CHANGED)}).inputs.key != before.inputs.key
 
 
 def test_only_int8_depends_on_the_calibration_images(tiny_convnext: Network) -> None:
-    assert print_of(tiny_convnext, calibration_sha256="others") != print_of(tiny_convnext)
-    assert print_of(tiny_convnext, "float", calibration_sha256="others") == print_of(tiny_convnext, "float")
+    for other in ({"calibration_sha256": "others"}, {"calibration_images": ("other order",)}):
+        assert key_of(tiny_convnext, **other) != key_of(tiny_convnext)
+        assert key_of(tiny_convnext, "float", **other) == key_of(tiny_convnext, "float")
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Recipe) if field.name != "targets"])
 def test_only_int8_depends_on_how_the_recipe_calibrates(tiny_convnext: Network, name: str) -> None:
     changed = replace(load_recipe("convnextv2"), **{name: CHANGED})
-    assert print_of(tiny_convnext, recipe=changed) != print_of(tiny_convnext)
-    assert print_of(tiny_convnext, "float", recipe=changed) == print_of(tiny_convnext, "float")
+    assert key_of(tiny_convnext, recipe=changed) != key_of(tiny_convnext)
+    assert key_of(tiny_convnext, "float", recipe=changed) == key_of(tiny_convnext, "float")
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(TargetRecipe) if field.name != "on"])
@@ -70,41 +86,43 @@ def test_it_depends_on_the_recipes_table_of_its_own_target_alone(tiny_convnext: 
         target: replace(recipe, targets={**recipe.targets, target: replace(recipe.targets[target], **{name: CHANGED})})
         for target in ("onnx", "openvino")
     }
-    assert print_of(tiny_convnext, recipe=changed["onnx"]) != print_of(tiny_convnext)
-    assert print_of(tiny_convnext, recipe=changed["openvino"]) == print_of(tiny_convnext)
+    assert key_of(tiny_convnext, recipe=changed["onnx"]) != key_of(tiny_convnext)
+    assert key_of(tiny_convnext, recipe=changed["openvino"]) == key_of(tiny_convnext)
     if name not in OWN:
-        assert print_of(tiny_convnext, "float", recipe=changed["onnx"]) != print_of(tiny_convnext, "float")
+        assert key_of(tiny_convnext, "float", recipe=changed["onnx"]) != key_of(tiny_convnext, "float")
 
 
 ALTERNATIVES = {name for runtime in RUNTIMES.values() for name in runtime.distributions[1:]}
 """Distributions that the tests don't install."""
 
 
+def test_torchvision_is_among_the_packages() -> None:
+    assert "torchvision" in shaping_distributions()
+
+
 @pytest.mark.parametrize("package", [name for name in shaping_distributions() if name not in ALTERNATIVES])
 def test_it_depends_on_the_version_of_each_package(
     tiny_convnext: Network, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real = print_of(tiny_convnext), importlib.metadata.version
+    before, real = key_of(tiny_convnext), importlib.metadata.version
     assert package in versions(), "the tests install every package that affects bundles"
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == package else real(name))
-    assert print_of(tiny_convnext) != before
+    assert key_of(tiny_convnext) != before
 
 
 def test_it_depends_on_python_and_on_edgekits_own_code(tiny_convnext: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    fingerprints = [print_of(tiny_convnext)]
-    monkeypatch.setattr(request, "edgekit_sha256", lambda: "another")
-    fingerprints.append(print_of(tiny_convnext))
+    keys = [key_of(tiny_convnext)]
+    monkeypatch.setattr("edgekit.support.versions.code_sha256", lambda rooms: "another")
+    keys.append(key_of(tiny_convnext))
     monkeypatch.setattr(request, "__version__", "99")
-    fingerprints.append(print_of(tiny_convnext))
+    keys.append(key_of(tiny_convnext))
     monkeypatch.setattr(platform, "python_version", lambda: "3.99")
-    fingerprints.append(print_of(tiny_convnext))
-    monkeypatch.setattr(request, "module_sha256", lambda _: "another")
-    fingerprints.append(print_of(tiny_convnext))
-    assert len(set(fingerprints)) == len(fingerprints)
+    keys.append(key_of(tiny_convnext))
+    assert len(set(keys)) == len(keys)
 
 
 def test_provenance_names_the_code_that_made_a_bundle(tiny_convnext: Network) -> None:
     provenance = provenance_of(BundleRequest(tiny_convnext, "onnx", "float", load_recipe("convnextv2"), X86), ())
-    assert provenance.versions["edgekit-sources"] == edgekit_sha256()
+    assert provenance.versions["edgekit-sources"] == code_sha256(ROOMS)
     assert (provenance.model.name, provenance.recipe) == (tiny_convnext.name, "convnextv2")
     assert provenance.calibration_sha256 is None

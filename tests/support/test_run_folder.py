@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from edgekit.errors import OutputError
 from edgekit.support import library_log
 from edgekit.support.files import write_json, writing
 from edgekit.support.run_folder import LOCK, STATE, check_output, open_run
+from edgekit.support.stored_results import Inputs
 
 
 def names(folder: Path) -> list[str]:
@@ -20,7 +22,7 @@ def names(folder: Path) -> list[str]:
 def test_new_empty_and_earlier_folders_are_accepted(tmp_path: Path) -> None:
     for _ in range(2):
         with open_run(tmp_path / "new" / "run") as run:
-            run.remember("row", "k", 1)
+            run.remember("row", ONE, 1)
     with open_run(tmp_path / "empty"):
         pass
     assert names(tmp_path / "new" / "run") == [STATE]
@@ -93,24 +95,36 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path: Pa
         assert names(run.state) == [library_log.NAME, LOCK]
 
 
-def test_values_are_recalled_with_their_key(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Numbers(Inputs):
+    """Inputs of a result in these tests."""
+
+    count: int
+
+
+ONE, TWO = Numbers(1), Numbers(2)
+
+
+def test_results_are_recalled_for_equal_inputs(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        run.remember("row-onnx", "key", {"p50": 1.5})
-        assert run.recall("row-onnx", "key") == {"p50": 1.5}
-        assert run.recall("row-onnx", "other") is None
-        assert run.recall("row-tflite", "key") is None
-        for damaged in ("{", "[]", "3", '{"key": "key"}'):
+        run.remember("row-onnx", ONE, {"p50": 1.5})
+        assert run.recall("row-onnx", Numbers(1), dict[str, float]) == {"p50": 1.5}
+        assert run.recall("row-onnx", TWO, dict[str, float]) is None
+        assert run.recall("row-tflite", ONE, dict[str, float]) is None
+        for other in (list[int], dict[str, str], Numbers):
+            assert run.recall("row-onnx", ONE, other) is None, "another version stored another type"
+        for damaged in ("{", "[]", "3", '{"key": "key"}', json.dumps({"key": ONE.key})):
             (run.state / "row-onnx.json").write_text(damaged)
-            assert run.recall("row-onnx", "key") is None
+            assert run.recall("row-onnx", ONE, dict[str, float]) is None
 
 
 def test_forget_deletes_rows_but_not_the_reference(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        run.remember("row-onnx", "k", 1)
-        run.remember("reference", "k", 2)
+        run.remember("row-onnx", ONE, 1)
+        run.remember("reference", ONE, 2)
         run.forget()
-        assert run.recall("row-onnx", "k") is None
-        assert run.recall("reference", "k") == 2
+        assert run.recall("row-onnx", ONE, int) is None
+        assert run.recall("reference", ONE, int) == 2
 
 
 @pytest.mark.parametrize("raised", [None, ValueError(), KeyboardInterrupt()])

@@ -1,0 +1,297 @@
+"""Each stored result is made again when any of its inputs changes. The tests find the fields by themselves."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.config.device_classes import load_device_class
+from edgekit.config.recipes import load_recipe
+from edgekit.images.crops import LabelledCrops
+from edgekit.images.dataset import open_dataset
+from edgekit.images.preprocess import Preprocessing
+from edgekit.images.selection import select
+from edgekit.measure import shards
+from edgekit.measure.accuracy import Answers, Predictions
+from edgekit.measure.measure_bundles import EvaluationImages
+from edgekit.measure.rows import Machine, MeasurementStore, RowInputs
+from edgekit.measure.settings import Gates, Timing
+from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
+from edgekit.models.identity import NetworkIdentity
+from edgekit.pipeline import build, evaluation_images, steps
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.evaluation_images import ReferenceInputs, torch_answers
+from edgekit.pipeline.request import BundleInputs, CalibrationInputs
+from edgekit.report.sensitivity_document import TargetSensitivity
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder, open_run
+from edgekit.support.stored_results import Inputs, reasons, without_effect
+from edgekit.tuning import analysis
+from edgekit.tuning.analysis import SensitivityInputs
+from edgekit.tuning.database import TrialTable
+from edgekit.tuning.options import Search
+from edgekit.tuning.space import Choices
+from edgekit.tuning.study import planned
+from edgekit.tuning.worker import SplitJob, StudyInputs
+from tests.helpers.changes import changes
+from tests.helpers.measurements import device, measurement
+from tests.helpers.searches import sensitivity
+from tests.helpers.tiny import MakeBundle
+
+QUIET = Reporter(quiet=True)
+VERSIONS = {"edgekit": "0.1", "torch": "2.12"}
+HALF = (0.5, 0.5, 0.5)
+
+NETWORK = NetworkIdentity("tiny", "a1", "b2", Preprocessing(32, 32, "bilinear", 1.0, "center", HALF, HALF), VERSIONS)
+RECIPE = load_recipe("convnextv2").for_target("onnx")
+BUNDLE = BundleInputs(
+    network=NETWORK,
+    labels=("cat", "dog"),
+    target="onnx",
+    precision="int8",
+    rewrites_and_placement=RECIPE.targets["onnx"],
+    device_class=load_device_class("x86-64-v3"),
+    calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5")),
+    versions=VERSIONS,
+)
+REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), (0, 1))
+ROW = RowInputs(
+    bundles=(("onnx-float", "18"), ("onnx-int8", "29")),
+    images=REFERENCE.key,
+    image_names=("cat/1.png", "dog/1.png"),
+    timing=Timing(),
+    machine=Machine(device(), VERSIONS),
+)
+SHARD = ShardInputs("18", 1, ("f6",), (0,), "Zen 3", VERSIONS)
+SENSITIVITY = SensitivityInputs((BUNDLE,), REFERENCE, 1.0, 1, device(), "3a")
+STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), Gates(), 3, "3a")
+
+SAMPLES: dict[type[Inputs], Inputs] = {type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY)}
+"""Inputs of each kind of stored result."""
+CHANGES = [(inputs, path, changed) for inputs in SAMPLES.values() for path, changed in changes(inputs)]
+NAMES = [f"{type(inputs).__name__}.{path}" for inputs, path, _ in CHANGES]
+
+each_change = pytest.mark.parametrize(("inputs", "path", "changed"), CHANGES, ids=NAMES)
+
+
+def test_every_kind_of_inputs_is_tested_here() -> None:
+    """A new kind needs an entry in SAMPLES, and one in MAKERS that makes its result."""
+    own = {kind for kind in Inputs.__subclasses__() if kind.__module__.startswith("edgekit.")}
+    assert own == SAMPLES.keys()
+    assert {kind for kind, _ in MAKERS} == own
+
+
+def test_no_field_is_left_out_of_a_key() -> None:
+    """A field that is, with `without_effect`, is listed here, so that somebody reads the reason."""
+    assert [(kind.__name__, reasons(kind)) for kind in SAMPLES if reasons(kind)] == []
+
+
+@each_change
+def test_the_key_covers_every_field(inputs: Inputs, path: str, changed: Inputs) -> None:
+    assert changed.key != inputs.key
+    assert inputs.key == replace(inputs).key  # type: ignore[type-var]
+
+
+def test_each_change_gives_another_key() -> None:
+    keys = Counter(changed.key for _, _, changed in CHANGES)
+    assert [key for key, count in keys.items() if count > 1] == []
+
+
+class Made:
+    """Counts how often results were made, and not reused."""
+
+    count = 0
+
+    def __call__(self, *_: object, **__: object) -> None:
+        self.count += 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the results of one test are stored, and what counts them."""
+
+    run: RunFolder
+    patch: pytest.MonkeyPatch
+    made: Made
+    make_bundle: MakeBundle
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_bundle: MakeBundle) -> Iterator[Place]:
+    with open_run(tmp_path / "run") as run:
+        yield Place(run, monkeypatch, Made(), make_bundle)
+
+
+def make_bundle_of(place: Place, inputs: Any) -> None:
+    """Build a bundle with these inputs, or reuse the one that is there."""
+
+    def compiled(prepared: object, path: Path, reporter: Reporter) -> Bundle:
+        place.made()
+        return read_bundle(place.make_bundle("onnx", f"run/{path.name}", fingerprint=inputs.key))
+
+    place.patch.setattr(build, "compile_prepared", compiled)
+    graphs: Any = SimpleNamespace(inputs=lambda *_: inputs, job=SimpleNamespace(parked=None), prepare=lambda *_: None)
+    build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8", QUIET)
+
+
+def make_graph(place: Place, inputs: Any) -> None:
+    """Quantize a graph with these inputs, or reuse the one that is there."""
+    stored = place.run.path / "fingerprint"
+
+    def load(folder: Path) -> Any:
+        return SimpleNamespace(facts=SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else ""))
+
+    place.patch.setattr(steps, "load_prepared", load)
+    if not steps._has_graph(place.run.path, inputs):
+        place.made()
+        stored.write_text(inputs.key)
+
+
+def make_reference(place: Place, inputs: Any) -> None:
+    """Let torch predict images with these inputs, or reuse its predictions."""
+
+    def predict(*_: object) -> Predictions:
+        place.made()
+        return Predictions(np.zeros(2, np.int64), np.ones(2, bool), np.ones(2, bool))
+
+    place.patch.setattr(evaluation_images, "predict", predict)
+    crops: Any = LabelledCrops(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64))
+    network: Any = None
+    assert torch_answers(network, crops, inputs, place.run, QUIET).hit1.tolist() == [True, True]
+
+
+def make_row(place: Place, inputs: Any) -> None:
+    """Measure a bundle with these inputs, or resume its measurement."""
+    images: EvaluationImages = SimpleNamespace()  # type: ignore[assignment]
+    store = MeasurementStore(place.run, images, Timing())
+    place.patch.setattr(MeasurementStore, "inputs", lambda *_: inputs)
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(target="onnx"))
+
+    def measure(group: object) -> Any:
+        place.made()
+        return {"onnx-int8": measurement()}
+
+    assert store.resumed({"onnx-int8": bundle}, ROW.machine, measure, QUIET) == {"onnx-int8": measurement()}
+
+
+def make_shard(place: Place, inputs: Any) -> None:
+    """Evaluate a shard with these inputs, or reuse its predictions."""
+
+    def answer(shard: Shard) -> Answers:
+        place.made()
+        return Answers((1,), (True,), (True,))
+
+    place.patch.setattr(shards, "answer", answer)
+    dataset: Any = SimpleNamespace(samples=())
+    shard = Shard(Path("bundle"), dataset, inputs)
+    assert evaluate_shards([shard], SerialExecutor(), place.run, "0", lambda: None).best.tolist() == [1]
+
+
+def make_sensitivity(place: Place, inputs: Any) -> None:
+    """Measure the sensitivity of layers with these inputs, or reuse it."""
+    (result,) = sensitivity().targets
+
+    def measure(*_: object) -> TargetSensitivity:
+        place.made()
+        return result
+
+    for name in ("simulate", "layer_macs"):
+        place.patch.setattr(analysis, name, lambda *_: None)
+    place.patch.setattr(analysis, "measure", measure)
+    place.patch.setattr(analysis, "sensitivity_inputs", lambda *_: inputs)
+    graphs: Any = SimpleNamespace(job=SimpleNamespace(evaluation=SimpleNamespace(samples=())), prepare=lambda *_: None)
+    options: Any = SimpleNamespace(gates=Gates(), timing=Timing())
+    assert analysis._analysed(graphs, "onnx", options, place.run, QUIET) == result
+
+
+def make_study(place: Place, inputs: Any) -> None:
+    """Plan the trials of a study with these inputs, or reuse those of the study in the database."""
+
+    def plan() -> tuple[list[str], list[Choices]]:
+        place.made()
+        return ["layer"], []
+
+    place.patch.setattr(SplitJob, "study_inputs", lambda *_: inputs)
+    job: Any = SimpleNamespace(network=SimpleNamespace(name="tiny"))
+    name = SplitJob(job, job).study_name("onnx", job, Search())
+    assert planned(TrialTable(place.run.path / "tune.db", name, 60), "worker", plan) == ["layer"]
+
+
+MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
+    (BundleInputs, make_bundle_of),
+    (BundleInputs, make_graph),
+    (ReferenceInputs, make_reference),
+    (RowInputs, make_row),
+    (ShardInputs, make_shard),
+    (SensitivityInputs, make_sensitivity),
+    (StudyInputs, make_study),
+]
+"""For each stored result, a function that makes it or, if it was stored with equal inputs, reuses it."""
+
+
+@pytest.mark.parametrize(("kind", "make"), MAKERS, ids=[make.__name__ for _, make in MAKERS])
+def test_a_result_is_made_again_when_a_field_of_its_inputs_changes(
+    kind: type[Inputs], make: Callable[[Place, Inputs], None], place: Place
+) -> None:
+    same = SAMPLES[kind]
+    make(place, same)
+    make(place, replace(same))  # type: ignore[type-var]
+    assert place.made.count == 1, "equal inputs: it is reused"
+    reused = []
+    for path, changed in changes(same):
+        before = place.made.count
+        make(place, changed)
+        if place.made.count == before:
+            reused.append(path)
+    assert reused == []
+
+
+@dataclass(frozen=True)
+class Marked(Inputs):
+    """Inputs with a field that is left out on purpose."""
+
+    width: int
+    note: str = without_effect("it is for people", default="")
+
+
+def test_a_field_is_left_out_only_with_a_reason() -> None:
+    assert Marked(1, "a").key == Marked(1, "b").key != Marked(2, "a").key
+    assert reasons(Marked) == {"note": "it is for people"}
+
+
+@dataclass(frozen=True)
+class Anything(Inputs):
+    """Inputs with a value of any type."""
+
+    value: Any
+
+
+@pytest.mark.parametrize("value", [Path("a"), {1: 2}, object(), np.float32(1), b"a", {"a"}, (1, {"b": object()})])
+def test_values_whose_text_could_differ_are_refused(value: object) -> None:
+    with pytest.raises(TypeError):
+        _ = Anything(value).key
+
+
+def test_kinds_of_inputs_have_different_keys() -> None:
+    assert Anything(1).key != Marked(1).key
+    assert Anything((1, 2)).key == Anything([1, 2]).key != Anything((2, 1)).key
+    assert Anything({"a": 1, "b": 2}).key == Anything({"b": 2, "a": 1}).key
+    different: tuple[Any, ...] = (None, 0, False, "", (), {}, 0.0)
+    assert len({Anything(value).key for value in different}) == len(different)
+
+
+def test_a_shard_is_evaluated_with_what_its_inputs_say(photos: Path, make_bundle: MakeBundle) -> None:
+    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
+    bundle = read_bundle(make_bundle("onnx"))
+    chosen = select(dataset, 5, 0)
+    (shard,) = shards.shards_of(bundle, dataset, chosen, 1)
+    assert (shard.inputs.bundle, shard.inputs.threads) == (bundle.sha256, 1)
+    assert shard.inputs.images == chosen.hashes
+    assert shard.inputs.labels == tuple(sample.label for sample in shard.dataset.samples)
+    assert {"onnxruntime", "numpy", "pillow", "edgekit", "python"} <= shard.inputs.versions.keys()
