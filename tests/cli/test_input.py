@@ -423,7 +423,7 @@ def test_dry_run_checks_everything_and_writes_nothing(
     assert found["output"] == "out"
     assert (found["calibration_images"], found["evaluation_images"]) == (10, 20)
     assert len(found["bundles"]) == 6
-    assert "export" not in err
+    assert "compile" not in err
     assert main(["deploy", *job_arguments, "--dry-run", "--quiet"]) == 0
     out, err = capfd.readouterr()
     assert "output: runs/convnextv2_atto" in out.splitlines()

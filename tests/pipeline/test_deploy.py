@@ -19,6 +19,7 @@ from edgekit.errors import EngineError
 from edgekit.measure import measure_bundles as measure
 from edgekit.measure import steadiness
 from edgekit.measure.fresh_process import Fresh
+from edgekit.models import network
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
 from edgekit.pipeline import graphs
@@ -372,8 +373,8 @@ def test_a_run_folder_reveals_no_local_folders(
 
 POINTS: list[tuple[Any, str, int]] = [
     (pipeline, "prepare", 0),
+    (network, "trace", 0),
     (pipeline, "write_list", 0),
-    (graphs, "trace", 0),
     (graphs, "quantize_stage", 0),
     (fake_runtime.Backend, "compile", 0),
     (bundle, "read_bundle", 0),
