@@ -30,6 +30,8 @@ EdgekitError
         ├── DeviceMemoryError     it has too little memory for the model
         └── DeviceCrashError      a process on it was killed, or crashed: SIGKILL, SIGILL, SIGSEGV
 
+Any other exception is a bug in edgekit. It costs a row, too, which has its name, and the exit code is 1.
+
 A class's docstring is what `edgekit explain NAME` prints and what the reference page of errors shows: a summary, the
 usual cause, and the cure. A message has three parts in fields of their own, so that tests check facts, not prose.
 """
@@ -67,6 +69,14 @@ def rebuild(kind: str, problem: str, valid: str, fix: str) -> EdgekitError:
     """An error that another process reported by the name of its class and its fields."""
     error: EdgekitError = globals()[kind](problem, valid=valid, fix=fix)
     return error
+
+
+def costs_a_row(error: Exception) -> bool:
+    """Whether an error costs one row of the result while the others go on: that of a stage, or a bug in edgekit.
+
+    Every other error of this file concerns the whole command.
+    """
+    return isinstance(error, StageError) or not isinstance(error, EdgekitError)
 
 
 def as_sentences(*parts: str) -> str:

@@ -62,10 +62,6 @@ def entry() -> None:
         code = main()
     except Exception as error:
         print(tracebacks.text_of(error), file=sys.stderr)
-        print(
-            "edgekit: this is a bug in edgekit, not in your input. A report needs the command, the lines above, what "
-            "`edgekit doctor` prints, and library-output.log from the run folder's .edgekit if there is one.",
-            file=sys.stderr,
-        )
+        print(f"edgekit: {tracebacks.PLEASE_REPORT}", file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -71,13 +71,13 @@ def quantize(
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
-            from edgekit.pipeline.steps import QuantizedGraphs, quantize_model
-        folders = quantize_model(options, reporter)
+            from edgekit.pipeline.steps import quantize_model
+        quantized = quantize_model(options, reporter)
         if json_:
-            emit(out, QuantizedGraphs(graphs=tuple(map(str, folders))))
+            emit(out, quantized)
         else:
-            out.writelines(f"{folder}\n" for folder in folders)
-    return 0
+            out.writelines(f"{folder}\n" for folder in quantized.graphs)
+    return 1 if quantized.failures else 0
 
 
 @app.command(name="compile", rich_help_panel=panels.STEPS)
@@ -107,16 +107,16 @@ def compile_(
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
-            from edgekit.pipeline.steps import CompiledBundles, compile_graphs, compile_model
+            from edgekit.pipeline.steps import compile_graphs, compile_model
         if isinstance(job, Options):
-            bundles = compile_model(job, reporter)
+            compiled = compile_model(job, reporter)
         else:
-            bundles = compile_graphs(Path(source), job, reporter)
+            compiled = compile_graphs(Path(source), job, reporter)
         if json_:
-            emit(out, CompiledBundles(bundles=tuple(str(bundle.path) for bundle in bundles)))
+            emit(out, compiled)
         else:
-            out.writelines(f"{bundle.path}\n" for bundle in bundles)
-    return 0
+            out.writelines(f"{bundle}\n" for bundle in compiled.bundles)
+    return 1 if compiled.failures else 0
 
 
 def _compile_job(source: str, making: Making, network: Source) -> Options | Path:

@@ -22,6 +22,7 @@ import numpy as np
 from edgekit.devices.messages import (
     AgentJob,
     Alive,
+    Bug,
     Ended,
     Failed,
     Inspected,
@@ -42,6 +43,7 @@ from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
 from edgekit.measure.measure_bundles import EvaluationImages, measure_group
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.support.progress import Reporter, Step
+from edgekit.support.tracebacks import kind_of, summary_of, text_of
 
 BEAT_S = 5
 """Time between two messages that show that the agent is alive."""
@@ -73,6 +75,9 @@ class Wire(Reporter):
 
     def warn(self, message: str, error: Exception | None = None) -> None:
         self.send(Warned(message))
+
+    def bug(self, what: str, error: Exception) -> None:
+        self.send(Bug(what, kind_of(error), summary_of(error), text_of(error)))
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
@@ -129,6 +134,8 @@ def answer(job: AgentJob, wire: Wire) -> None:
             wire.send(inspected(job, folder) if job.inspect else measured(job, folder, wire))
         except EdgekitError as error:
             wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix))
+        except Exception as error:  # a bug in edgekit, which the host reports as such
+            wire.send(Failed(kind_of(error), summary_of(error), traceback=text_of(error)))
         wire.send(Ended())
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -57,6 +57,19 @@ class Warned(Struct, frozen=True, tag="warning"):
     """Text of the warning."""
 
 
+class Bug(Struct, frozen=True, tag="bug"):
+    """A bug in edgekit, which cost one row."""
+
+    what: str
+    """What failed."""
+    kind: str
+    """Name of the exception's class."""
+    summary: str
+    """The exception and where it was raised, in one line."""
+    traceback: str
+    """Traceback of the exception."""
+
+
 class StageBegan(Struct, frozen=True, tag="stage"):
     """A new stage began, which ends the one before it."""
 
@@ -104,13 +117,15 @@ class Failed(Struct, frozen=True, tag="failed"):
     """`valid` of the error."""
     fix: str = ""
     """`fix` of the error."""
+    traceback: str = ""
+    """Traceback, if the error is a bug in edgekit, of which `problem` is the summary."""
 
 
 class Ended(Struct, frozen=True, tag="end"):
     """The last message, without which an answer is incomplete."""
 
 
-Message = Warned | StageBegan | Stepped | Alive | Measured | Inspected | Failed | Ended
+Message = Warned | Bug | StageBegan | Stepped | Alive | Measured | Inspected | Failed | Ended
 
 
 def encode(message: AgentJob | Message) -> bytes:

@@ -9,6 +9,7 @@ from typing import IO, Any
 from edgekit.devices.faults import exit_error
 from edgekit.devices.messages import (
     AgentJob,
+    Bug,
     Ended,
     Failed,
     Inspected,
@@ -24,6 +25,7 @@ from edgekit.devices.transport import Connection, ending
 from edgekit.errors import ConnectionCutError, DeviceError, FrozenError
 from edgekit.support import library_log
 from edgekit.support.progress import Reporter
+from edgekit.support.tracebacks import BugElsewhere
 
 SILENCE_S = 120
 """Time without a message after which an agent counts as frozen. It sends one every few seconds."""
@@ -54,6 +56,8 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
     connection.check(process.returncode)
     for message in messages:
         if isinstance(message, Failed):
+            if message.traceback:
+                raise BugElsewhere(message.error, message.problem, message.traceback)
             raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
     if process.returncode != 0:
         raise exit_error(name, "the measurement", process.returncode, output)
@@ -115,6 +119,9 @@ class _Progress:
         """Open a stage, advance it, or print a warning."""
         if isinstance(message, Warned):
             self._reporter.warn(f"{self._name}: {message.text}")
+        elif isinstance(message, Bug):
+            bug = BugElsewhere(message.kind, message.summary, message.traceback)
+            self._reporter.bug(f"{self._name}: {message.what}", bug)
         elif isinstance(message, StageBegan):
             self._close(None, None, None)
             self._stage = self._reporter.stage(f"{self._name}: {message.title}", message.total)

@@ -14,12 +14,11 @@ from edgekit.devices.protocol import run_agent
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
-from edgekit.errors import ConnectionCutError, DeviceError, InputError
+from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
-from edgekit.measure.measure_bundles import EvaluationImages, Group
+from edgekit.measure.measure_bundles import EvaluationImages, Group, failed
 from edgekit.measure.rows import Built, Machine, MeasurementStore, measure_bundles
 from edgekit.measure.settings import Timing
-from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
@@ -204,19 +203,12 @@ def measure_on_device(
         except DeviceError as error:
             interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
             reporter.warn(str(error), error)
-            return {name: _lost(bundle, name, facts, error, images) for name, bundle in group.items()}
+            failure = Failure.of("device", error)
+        except Exception as error:
+            if isinstance(error, EdgekitError):
+                raise
+            reporter.failed(f"{device.name}: measuring {', '.join(group)}", error)
+            failure = Failure.of("device", error)
+        return {name: failed(name, bundle, failure, facts, images) for name, bundle in group.items()}
 
     return measure_bundles(built, facts, measure)
-
-
-def _lost(
-    bundle: Bundle, name: str, facts: DeviceFacts, error: DeviceError, images: EvaluationImages | None
-) -> Measurement:
-    manifest = bundle.manifest
-    return Measurement(
-        target=manifest.target,
-        precision=manifest.precision,
-        device=facts,
-        bundle=None if images else name,
-        failure=Failure.of("device", error),
-    )

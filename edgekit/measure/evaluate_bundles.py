@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.errors import ImageError, StageError, UsageError
+from edgekit.errors import ImageError, UsageError, costs_a_row
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import Selection, select
 from edgekit.measure.accuracy import Predictions
@@ -66,12 +66,15 @@ def evaluate_bundles(
             reporter.warn(f"skipped {name}: {reason}")
         answers: list[Predictions | Failure] = []
         for index, bundle in enumerate(bundles):
-            shards = shards_of(bundle, dataset, chosen, threads)
+            name = str(bundle.path)
             try:
-                with reporter.stage(str(bundle.path), len(chosen.samples)) as step:
+                shards = shards_of(bundle, dataset, chosen, threads)
+                with reporter.stage(name, len(chosen.samples)) as step:
                     answers.append(evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step))
-            except StageError as error:
-                reporter.warn(f"{bundle.path}: {error}", error)
+            except Exception as error:
+                if not costs_a_row(error):
+                    raise
+                reporter.failed(name, error)
                 answers.append(Failure.of("evaluate", error))
         document = compare_bundles(bundles, answers, chosen)
         if run:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import StageError
+from edgekit.errors import costs_a_row
 from edgekit.report.row import Interval, Speedup
 
 K = TypeVar("K")
@@ -27,9 +27,9 @@ RESAMPLES = 2000
 
 
 class CallFailed(Exception, Generic[K]):
-    """The call named `key` raised the StageError `error`."""
+    """The call named `key` raised `error`."""
 
-    def __init__(self, key: K, error: StageError) -> None:
+    def __init__(self, key: K, error: Exception) -> None:
         super().__init__(str(error))
         self.key, self.error = key, error
 
@@ -54,24 +54,30 @@ def alternate(
         Milliseconds of each timed round, float64 [N], by key.
 
     Raises:
-        CallFailed: A call raised a StageError.
+        CallFailed: A call raised a StageError, or an exception that is a bug in edgekit.
     """
     times = {name: array("d") for name in calls}
     gc_was_on = gc.isenabled()
     gc.disable()
-    name = None
+    name, calling = None, False
     try:
         for _ in range(warmup):
+            calling = True
             for name, call in calls.items():  # noqa: B007, `name` is needed if the call fails
                 call()
+            calling = False
             on_round()
         for _ in _rounds(iterations, seconds):
+            calling = True
             for name, call in calls.items():
                 start = time.perf_counter_ns()
                 call()
                 times[name].append((time.perf_counter_ns() - start) / 1e6)
+            calling = False
             on_round()
-    except StageError as error:
+    except Exception as error:
+        if not calling or not costs_a_row(error):
+            raise
         raise CallFailed(name, error) from error
     finally:
         if gc_was_on:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.device_classes import load_device_class
-from edgekit.errors import StageError
+from edgekit.errors import EdgekitError, StageError
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import Predictions, changed_classes, compare, predict
@@ -30,6 +30,7 @@ from edgekit.report.under_load import Energy, Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import Session, open_session
+from edgekit.support.each_bundle import each_bundle
 from edgekit.support.progress import Reporter, Step
 
 Group = Mapping[str, Bundle]
@@ -88,43 +89,55 @@ class GroupTimes:
     """Energy of an inference, by the name of the bundle."""
     throughput: Mapping[str, Throughput]
     """Throughput of several streams, by the name of the bundle; empty unless the timing ask for it."""
-    failures: Mapping[str, StageError]
+    failures: Mapping[str, Exception]
     """Errors of the other bundles, by name."""
 
 
 def measure_group(
     group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
 ) -> dict[str, Measurement]:
-    """Measure each bundle, with timing in turns in this process.
+    """Measure each bundle, with timing in turns in this process. An error of a bundle, or a bug, costs its row.
 
     With images, the bundles are also evaluated, float bundles also run in bf16 or f16 where their runtime would choose
     that, and the baseline of an INT8 speed-up is the fastest float. Without images, the bundles are timed on a golden
     sample, and the baseline is the first bundle that works.
     """
-    stage: Stage = "benchmark" if images is None else "evaluate"
-    failures: dict[str, Failure] = {}
-    opened: dict[str, Opened] = {}
-    with ExitStack() as stack:
-        for name, bundle in group.items():
-            try:
-                opened[name] = _open(name, bundle, timing, images, stack, reporter)
-            except StageError as error:
-                reporter.warn(f"{name}: {error}", error)
-                failures[name] = Failure.of(stage, error)
-        times = _time(opened, timing, images, reporter)
-    failures |= {name: Failure.of("benchmark", error) for name, error in times.failures.items()}
+    try:
+        measured, failures = _measured(group, timing, device, reporter, images)
+    except Exception as error:  # a bug in what the bundles share
+        if isinstance(error, EdgekitError):
+            raise
+        reporter.failed(f"measuring {', '.join(group)}", error)
+        measured, failures = {}, dict.fromkeys(group, Failure.of("benchmark", error))
     return {
-        name: _failed(name, bundle, failures[name], device, images)
-        if name in failures
-        else _measurement(name, opened, times, device, images)
+        name: failed(name, bundle, failures[name], device, images) if name in failures else measured[name]
         for name, bundle in group.items()
     }
 
 
-def _failed(
+def _measured(
+    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None
+) -> tuple[dict[str, Measurement], dict[str, Failure]]:
+    """Measurements of the bundles that work, and why the others don't."""
+    stage: Stage = "benchmark" if images is None else "evaluate"
+    with ExitStack() as stack:
+
+        def opening(name: str) -> Opened:
+            return _open(name, group[name], timing, images, stack, reporter)
+
+        opened, unopened = each_bundle(group, opening, reporter)
+        times = _time(opened, timing, images, reporter)
+    timed = [name for name in opened if name not in times.failures]
+    measured, unmeasured = each_bundle(timed, lambda name: _measurement(name, opened, times, device, images), reporter)
+    failures = {name: Failure.of(stage, error) for name, error in unopened.items()}
+    failures |= {name: Failure.of("benchmark", error) for name, error in {**times.failures, **unmeasured}.items()}
+    return measured, failures
+
+
+def failed(
     name: str, bundle: Bundle, failure: Failure, device: DeviceFacts, images: EvaluationImages | None
 ) -> Measurement:
-    """Measurement of a bundle that doesn't run here. Only a benchmark, which has no images, names the bundle."""
+    """Measurement of a bundle that doesn't run there. Only a benchmark, which has no images, names the bundle."""
     return Measurement(
         target=bundle.manifest.target,
         precision=bundle.manifest.precision,
@@ -184,21 +197,23 @@ def _time(
     meter = EnergyMeter(reporter)
     timed = time_in_turns(dict(_calls(opened, inputs)), threads, timing, title, reporter)
     for (name, computed_in), error in timed.failures.items():
-        reporter.warn(f"{_label(name, computed_in)}: {error}", error)
+        reporter.failed(_label(name, computed_in), error)
     failures = {name: error for (name, computed_in), error in timed.failures.items() if computed_in == F32}
     end_to_end: dict[str, Times] = {}
     if images is not None:
         calls = {name: _end_to_end(o.session, images.files) for name, o in opened.items() if name not in failures}
-        end_to_end, failed = time_end_to_end(calls, timing)
-        for name, error in failed.items():
-            reporter.warn(f"{name} end to end: {error}", error)
-        failures |= failed
-    rest = {name: (entry, inputs[name]) for name, entry in opened.items() if name not in failures}
-    energy = {name: meter.measure(_call(entry.session, image)) for name, (entry, image) in rest.items()}
-    throughput, failed = measure_streams(
-        {name: (entry.bundle, image) for name, (entry, image) in rest.items()}, timing, reporter
+        end_to_end, errors = time_end_to_end(calls, timing)
+        for name, error in errors.items():
+            reporter.failed(f"{name} end to end", error)
+        failures |= errors
+    left = [name for name in opened if name not in failures]
+    energy, errors = each_bundle(
+        left, lambda name: meter.measure(_call(opened[name].session, inputs[name])), reporter, "under load"
     )
-    failures |= failed
+    failures |= errors
+    streams = {name: (opened[name].bundle, inputs[name]) for name in energy}
+    throughput, errors = measure_streams(streams, timing, reporter)
+    failures |= errors
     valid = {call: times for call, times in timed.times.items() if call[0] not in failures}
     return GroupTimes(replace(timed, times=valid), end_to_end, energy, throughput, failures)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from edgekit.config.precisions import Precision
-from edgekit.errors import StageError
 from edgekit.measure.measure_bundles import EvaluationImages, Group, measure_group
 from edgekit.measure.settings import Timing
 from edgekit.measure.versions import measuring_versions
@@ -16,7 +15,7 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from edgekit.support.stored_results import Inputs
 
-Built = Mapping[str, Bundle | StageError]
+Built = Mapping[str, Bundle | Exception]
 """Bundles by name; instead of a bundle, the error of making it."""
 MeasureGroup = Callable[[Group], Mapping[str, Measurement]]
 
@@ -92,7 +91,7 @@ def measure_bundles(built: Built, device: DeviceFacts, measure: MeasureGroup) ->
 
     `measure` gets the bundles of one runtime at a time.
     """
-    measured = {name: _not_made(name, device, error) for name, error in built.items() if isinstance(error, StageError)}
+    measured = {name: _not_made(name, device, error) for name, error in built.items() if isinstance(error, Exception)}
     for group in by_runtime(built).values():
         measured |= measure(group)
     return [measured[name] for name in built]
@@ -107,7 +106,7 @@ def by_runtime(built: Built) -> dict[str, dict[str, Bundle]]:
     return groups
 
 
-def _not_made(name: str, device: DeviceFacts, error: StageError) -> Measurement:
+def _not_made(name: str, device: DeviceFacts, error: Exception) -> Measurement:
     """Measurement of a bundle that could not be made; its name is TARGET-PRECISION."""
     target, _, precision = name.rpartition("-")
     kind: Precision = "int8" if precision == "int8" else "float"

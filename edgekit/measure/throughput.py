@@ -18,24 +18,23 @@ from edgekit.report.under_load import Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import open_session
+from edgekit.support.each_bundle import each_bundle
 from edgekit.support.progress import Reporter
 
 
 def measure_streams(
     bundles: Mapping[str, tuple[Bundle, NDArray[np.float32]]], timing: Timing, reporter: Reporter
-) -> tuple[dict[str, Throughput], dict[str, StageError]]:
+) -> tuple[dict[str, Throughput], dict[str, Exception]]:
     """Throughput of each bundle on its image, and the errors of those that fail; nothing without `timing.streams`."""
-    measured: dict[str, Throughput] = {}
-    failures: dict[str, StageError] = {}
-    for name, (bundle, image) in bundles.items() if timing.streams else ():
-        title = f"{name}: run {timing.streams} stream{'s' if timing.streams != 1 else ''}"
-        try:
-            with reporter.stage(title):
-                measured[name] = measure_throughput(bundle, image, timing)
-        except StageError as error:
-            reporter.warn(f"{title}: {error}", error)
-            failures[name] = error
-    return measured, failures
+    if not timing.streams:
+        return {}, {}
+    work = f"run {timing.streams} stream{'s' if timing.streams != 1 else ''}"
+
+    def measure(name: str) -> Throughput:
+        with reporter.stage(f"{name}: {work}"):
+            return measure_throughput(*bundles[name], timing)
+
+    return each_bundle(bundles, measure, reporter, work)
 
 
 def measure_throughput(bundle: Bundle, image: NDArray[np.float32], timing: Timing) -> Throughput:

@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from edgekit.errors import StageError
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.latency import CallFailed, Times, alternate
 from edgekit.measure.settings import Timing
@@ -31,7 +30,7 @@ class Timed(Generic[K]):
     """Summary of each call, if the run was sustained for a number of seconds."""
     conditions: Conditions | None = None
     """Conditions during timing; None if every call failed."""
-    failures: Mapping[K, StageError] = field(default_factory=dict)
+    failures: Mapping[K, Exception] = field(default_factory=dict)
     """Error of each call that failed."""
 
 
@@ -55,7 +54,7 @@ def time_in_turns(
 
 def time_end_to_end(
     calls: Mapping[K, Callable[[], object]], timing: Timing
-) -> tuple[dict[K, Times], dict[K, StageError]]:
+) -> tuple[dict[K, Times], dict[K, Exception]]:
     """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
     rounds = max(5, timing.iterations // 4)
     times, failures = without_failing(calls, lambda calls: alternate(calls, min(timing.warmup, 5), rounds))
@@ -64,9 +63,9 @@ def time_end_to_end(
 
 def without_failing(
     calls: Mapping[K, Callable[[], object]], measure: Callable[[Mapping[K, Callable[[], object]]], T]
-) -> tuple[T | None, dict[K, StageError]]:
+) -> tuple[T | None, dict[K, Exception]]:
     """Measure the calls that don't fail; returns the result, or None if all fail, and the error of each that fails."""
-    failures: dict[K, StageError] = {}
+    failures: dict[K, Exception] = {}
     remaining = dict(calls)
     while remaining:
         try:

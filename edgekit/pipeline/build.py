@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgekit.config.precisions import PRECISIONS, Precision
-from edgekit.errors import BundleError, CompileError, StageError
+from edgekit.errors import BundleError, CompileError
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job
@@ -14,6 +14,7 @@ from edgekit.pipeline.prepared import Prepared
 from edgekit.pipeline.request import BundleInputs
 from edgekit.pipeline.worker import build_apart
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.each_bundle import each_bundle
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -25,20 +26,18 @@ def build_all(
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
     precisions: tuple[Precision, ...] = PRECISIONS,
-) -> dict[str, Bundle | StageError]:
+) -> dict[str, Bundle | Exception]:
     """Bundles by name in the report's order, or the error of one that failed. Bundles in `refused` are skipped."""
-    built: dict[str, Bundle | StageError] = {}
     graphs = PreparedGraphs(job, reporter)
-    for target, precision in product(targets, precisions):
-        name = f"{target}-{precision}"
-        try:
-            if name in refused:
-                raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
-            built[name] = build_one(graphs, target, precision, folder / name, reporter)
-        except StageError as error:
-            built[name] = error
-            reporter.warn(f"{name}: {error}", error)
-    return built
+    pairs = {f"{target}-{precision}": (target, precision) for target, precision in product(targets, precisions)}
+
+    def build(name: str) -> Bundle:
+        if name in refused:
+            raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
+        return build_one(graphs, *pairs[name], folder / name, reporter)
+
+    built, errors = each_bundle(pairs, build, reporter)
+    return {name: built[name] if name in built else errors[name] for name in pairs}
 
 
 def build_one(

@@ -1,12 +1,13 @@
 """Implements `edgekit quantize` and `edgekit compile`, the two halves of building bundles."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
-from edgekit.pipeline.build import build_one, warn_of_unmatched
+from edgekit.pipeline.build import build_all, warn_of_unmatched
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import prepare
@@ -14,11 +15,23 @@ from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import STAGE, load_prepared, read_facts, save_prepared
 from edgekit.pipeline.request import BundleInputs
 from edgekit.pipeline.worker import parked
+from edgekit.report.row import Failure
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.each_bundle import each_bundle
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import check_output, open_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotMade:
+    """A graph or bundle that could not be made."""
+
+    name: str
+    """Name of its folder, TARGET-PRECISION."""
+    failure: Failure
+    """Why it could not be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +40,7 @@ class QuantizedGraphs:
 
     schema_version: Literal[1] = 1
     graphs: tuple[str, ...]
+    failures: tuple[NotMade, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +49,35 @@ class CompiledBundles:
 
     schema_version: Literal[1] = 1
     bundles: tuple[str, ...]
+    failures: tuple[NotMade, ...] = ()
 
 
-def quantize_model(options: Options, reporter: Reporter) -> list[Path]:
-    """Calibrate for each target; return the folders with the graphs, `OUTPUT/<target>-int8-graph`."""
+def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
+    """What could not be made, by name, for a document."""
+    return tuple(NotMade(name=name, failure=Failure.of("compile", error)) for name, error in errors.items())
+
+
+def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
+    """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
     job = prepare(options, reporter, evaluate=False)
-    folders = []
     with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         graphs = PreparedGraphs(job, reporter)
-        for target in options.targets:
-            folder = run.path / f"{target}-int8-graph"
+
+        def quantized(name: str) -> str:
+            target, folder = targets[name], run.path / f"{name}-graph"
             if _has_graph(folder, graphs.inputs(target, "int8")):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 prepared = graphs.prepare(target, "int8")
                 warn_of_unmatched(prepared, reporter)
                 save_prepared(prepared, folder)
-            folders.append(folder)
-    return folders
+            return str(folder)
+
+        targets = {f"{target}-int8": target for target in options.targets}
+        folders, errors = each_bundle(targets, quantized, reporter)
+    return QuantizedGraphs(graphs=tuple(folders.values()), failures=not_made(errors))
 
 
 def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
@@ -64,7 +87,7 @@ def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
         return False
 
 
-def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundle]:
+def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBundles:
     """Compile the graph that `quantize` wrote to `source`, or all graphs in it, to `output/<target>-int8`."""
     folders = [source] if (source / STAGE).exists() else sorted(file.parent for file in source.glob(f"*/{STAGE}"))
     if not folders:
@@ -72,28 +95,30 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> list[Bundl
             f"'{source}' contains no quantized graph", fix=f"Make one with `edgekit quantize MODEL -o {source}`"
         )
     check_output(output)
-    names = {}
+    graphs = {}
     for folder in folders:
         facts = read_facts(folder)
         load_backend(facts.target)
-        names[folder] = f"{facts.target}-{facts.precision}"
-    bundles = []
+        graphs[f"{facts.target}-{facts.precision}"] = folder
     with open_run(output) as run:
-        for folder, name in names.items():
+
+        def compiled(name: str) -> str:
             with reporter.stage(f"{name}: compile"), quiet():
-                bundle, _ = compile_stage(load_prepared(folder), run.path / name)  # no more than one graph in memory
-            bundles.append(bundle)
-    return bundles
+                bundle, _ = compile_stage(load_prepared(graphs[name]), run.path / name)  # one graph in memory
+            return str(bundle.path)
+
+        bundles, errors = each_bundle(graphs, compiled, reporter)
+    return CompiledBundles(bundles=tuple(bundles.values()), failures=not_made(errors))
 
 
-def compile_model(options: Options, reporter: Reporter) -> list[Bundle]:
+def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:
     """Build float bundles of a model, `OUTPUT/<target>-float`. A few images check their parity with torch."""
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)
     job = prepare(options, reporter, evaluate=False)
     with open_run(options.folder) as run, parked(job, run) as job:
-        graphs = PreparedGraphs(job, reporter)
-        return [
-            build_one(graphs, target, "float", run.path / f"{target}-float", reporter) for target in options.targets
-        ]
+        built = build_all(job, options.targets, run.path, reporter, precisions=("float",))
+    bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
+    errors = {name: error for name, error in built.items() if isinstance(error, Exception)}
+    return CompiledBundles(bundles=bundles, failures=not_made(errors))

@@ -26,6 +26,7 @@ from edgekit.support.child_process import start_python
 from edgekit.support.files import writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, RunFolder
+from edgekit.support.tracebacks import BugElsewhere
 
 BEGIN = (
     "import sys; from edgekit.support.libraries import import_needed; "
@@ -79,11 +80,11 @@ def build_apart(file: Path, target: str, precision: Precision, path: Path, repor
     if process.returncode == 130:
         raise KeyboardInterrupt
     if process.returncode != 0:
-        failure: Any = (
-            json.loads(output.splitlines()[-1]) if output else {"mistake": f"exit status {process.returncode}"}
-        )
-        if "mistake" in failure:
-            raise RuntimeError(f"the process that built '{path.name}' failed: {failure['mistake']}")
+        if not output:
+            raise RuntimeError(f"the process that built '{path.name}' ended with status {process.returncode}")
+        failure: Any = json.loads(output.splitlines()[-1])
+        if "bug" in failure:
+            raise BugElsewhere(*failure["bug"])
         error = rebuild(**failure["error"])
         error.add_note(f"In the process that built '{path.name}': {failure['traceback']}")
         raise error

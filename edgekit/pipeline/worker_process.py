@@ -17,7 +17,7 @@ from edgekit.pipeline.build import compile_prepared
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.worker import load_job
 from edgekit.support.progress import Reporter
-from edgekit.support.tracebacks import text_of
+from edgekit.support.tracebacks import kind_of, summary_of, text_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # a bug in edgekit, which the parent reports as such
-        print(json.dumps({"mistake": text_of(error)}))
+        print(json.dumps({"bug": [kind_of(error), summary_of(error), text_of(error)]}))
         return 1
     return 0
 

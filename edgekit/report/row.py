@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from edgekit.config.precisions import Precision
+from edgekit.errors import EdgekitError
 from edgekit.report.changes import ClassChange
 from edgekit.report.conditions import Conditions, Sustained
 from edgekit.report.device_facts import DeviceFacts
@@ -21,6 +22,7 @@ from edgekit.report.figure import TIMES, Figure
 from edgekit.report.gate import Gate
 from edgekit.report.time_profile import TimeProfile
 from edgekit.report.under_load import Energy, Throughput
+from edgekit.support import tracebacks
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
@@ -31,7 +33,7 @@ Interval = tuple[float, float]
 Verdict = Literal["pass", "fail", "inconclusive", "error"]
 """`fail`: a gate failed. `inconclusive`: there were too few images, or the latency was too unsteady, to confirm the
 claim. `error`: a stage failed, so the row has no figures."""
-Stage = Literal["compile", "evaluate", "benchmark", "device"]
+Stage = Literal["compile", "evaluate", "benchmark", "device", "bug in edgekit"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Failure:
     """The stage that failed and its error, in a row without figures."""
 
     stage: Stage
-    """Stage that failed: "compile", "evaluate", "benchmark" or "device"."""
+    """Stage that failed: "compile", "evaluate", "benchmark" or "device"; "bug in edgekit" if edgekit itself did."""
     error: str
     """Class name of the exception, such as "EngineError"."""
     message: str
@@ -47,7 +49,10 @@ class Failure:
 
     @classmethod
     def of(cls, stage: Stage, error: Exception) -> "Failure":
-        return cls(stage, type(error).__name__, str(error))
+        """The failure of a stage. An exception that edgekit doesn't raise on purpose is its own bug in any stage."""
+        if isinstance(error, EdgekitError):
+            return cls(stage, type(error).__name__, str(error))
+        return cls("bug in edgekit", tracebacks.kind_of(error), tracebacks.summary_of(error))
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.message}"

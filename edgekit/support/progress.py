@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edgekit.errors import EdgekitError
 from edgekit.support import library_log, tracebacks
-from edgekit.support.interrupts import interruptible
+from edgekit.support.interrupts import check, interruptible
 from edgekit.support.libraries import import_needed
 
 Step = Callable[[], None]
@@ -48,6 +49,23 @@ class Reporter:
         self._print(f"warning: {message}" + (f" (library output: {file})" if file else ""))
         if tracebacks.wanted():
             self._print(tracebacks.text_of(error))
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Report an error that costs a row: as a warning, or as a bug if edgekit doesn't raise it on purpose.
+
+        Raises KeyboardInterrupt if a signal was recorded, because a library may have turned that into the error.
+        """
+        check()
+        if isinstance(error, EdgekitError):
+            self.warn(f"{what}: {error}", error)
+        else:
+            self.bug(what, error)
+
+    def bug(self, what: str, error: Exception) -> None:
+        """Print the traceback of a bug in edgekit, even when quiet, and write it to the `library_log`."""
+        text = tracebacks.text_of(error)
+        library_log.note(f"{what}: bug in edgekit", text)
+        self._print(f"{text}\n{what}: {tracebacks.PLEASE_REPORT}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, emoji=False)

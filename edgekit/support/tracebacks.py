@@ -1,10 +1,16 @@
-"""Tracebacks, which the option `--traceback` shows to users who look for the cause of an error."""
+"""Tracebacks: of errors, for users who ask with `--traceback`, and of bugs in edgekit, for those who report them."""
 
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 OPTION = "--traceback"
+PLEASE_REPORT = (
+    "this is a bug in edgekit, not in your input. A report needs the command, the lines above, what `edgekit doctor` "
+    "prints, and library-output.log from the run folder's .edgekit if there is one."
+)
+PACKAGE = Path(__file__).resolve().parent.parent
 _wanted = False
 
 
@@ -22,6 +28,29 @@ def shown(wanted: bool) -> Iterator[None]:
 def wanted() -> bool:
     """Whether tracebacks are to be shown."""
     return _wanted
+
+
+class BugElsewhere(Exception):
+    """A bug in edgekit that ended another process, which sent its `kind_of`, `summary_of` and `text_of`."""
+
+    def __init__(self, kind: str, summary: str, traceback: str) -> None:
+        super().__init__(summary)
+        self.kind = kind
+        self.add_note(f"In the other process: {traceback}")
+
+
+def kind_of(bug: Exception) -> str:
+    """Name of the class of a bug's exception."""
+    return bug.kind if isinstance(bug, BugElsewhere) else type(bug).__name__
+
+
+def summary_of(bug: Exception) -> str:
+    """One line about a bug: the exception, and the last line of edgekit's code that it came through."""
+    if isinstance(bug, BugElsewhere):
+        return str(bug)
+    words = traceback.format_exception_only(bug)[-1].strip().splitlines()[0]
+    own = [frame for frame in traceback.extract_tb(bug.__traceback__) if Path(frame.filename).is_relative_to(PACKAGE)]
+    return f"{words} (edgekit/{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].lineno})" if own else words
 
 
 def text_of(error: BaseException) -> str:

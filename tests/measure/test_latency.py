@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.errors import EngineError
+from edgekit.errors import EngineError, OutputError
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
 from edgekit.measure.latency import CallFailed, alternate, ratio, speedup
 from edgekit.measure.memory import peak_rss_bytes
@@ -60,11 +60,23 @@ def test_a_call_that_fails_is_named(good_calls: int) -> None:
     assert done.count("first") == good_calls + 1
 
 
-def test_a_programming_error_in_a_call_passes_through() -> None:
-    def call() -> None:
+def test_a_programming_error_is_blamed_on_a_call_only_if_it_comes_from_one() -> None:
+    def mistaken() -> None:
         raise ZeroDivisionError
 
+    with pytest.raises(CallFailed) as caught:
+        alternate({"a": lambda: None, "b": mistaken}, 0, 1)
+    assert caught.value.key == "b"
+    assert isinstance(caught.value.error, ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
+        alternate({"a": lambda: None}, 0, 1, on_round=mistaken)
+
+
+def test_an_error_that_concerns_the_whole_command_passes_through() -> None:
+    def call() -> None:
+        raise OutputError("no space")
+
+    with pytest.raises(OutputError):
         alternate({"a": call}, 0, 1)
 
 

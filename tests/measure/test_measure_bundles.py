@@ -91,6 +91,39 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     assert low <= int8.speedup.ratio <= high
 
 
+@pytest.mark.parametrize("name", ["profile_bundle", "_measurement", "_call", "speedup", "EnergyMeter"])
+def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
+    group: dict[str, Bundle],
+    tiny_images: EvaluationImages,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    """In the work for the second bundle; EnergyMeter is for all of them."""
+    real, calls = getattr(measure, name), iter(range(9))
+    of_second = 0 if name in ("EnergyMeter", "speedup") else 1
+
+    def mistaken(*arguments: Any, **more: Any) -> Any:
+        if next(calls) == of_second:
+            raise KeyError("val")
+        return real(*arguments, **more)
+
+    def broken_call(*arguments: Any) -> Any:
+        call = real(*arguments)
+        nothing: dict[str, int] = {}
+        return (lambda: nothing["val"]) if next(calls) == of_second else call
+
+    monkeypatch.setattr(measure, name, broken_call if name == "_call" else mistaken)
+    float_, int8 = measure_all(group, tiny_images).values()
+    assert int8.failure is not None
+    assert (int8.failure.stage, int8.failure.error) == ("bug in edgekit", "KeyError")
+    assert int8.failure.message.startswith("KeyError: 'val'")
+    assert (float_.failure is None) == (name != "EnergyMeter")
+    err = capfd.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert "this is a bug in edgekit" in err
+
+
 def test_changed_predictions_name_their_images(group: dict[str, Bundle], tiny_images: EvaluationImages) -> None:
     best = tiny_images.reference.best.copy()
     best[2] = (best[2] + 1) % 10

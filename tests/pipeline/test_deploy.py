@@ -19,6 +19,7 @@ from edgekit.errors import EngineError
 from edgekit.measure import measure_bundles as measure
 from edgekit.measure import steadiness
 from edgekit.measure.fresh_process import Fresh
+from edgekit.measure.profiled import profile_bundle
 from edgekit.models import network
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
@@ -249,32 +250,66 @@ def test_a_damaged_bundle_is_made_again(again: Callable[..., int], tmp_path: Pat
     read_bundle(tmp_path / "run" / "fake-int8")
 
 
-def test_a_compiler_that_refuses_only_fails_its_row(
+def test_a_compiler_that_refuses_and_a_bug_only_fail_their_rows(
     finished_run: Path, job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished_run, folder)
-    shutil.rmtree(folder / "onnx-int8")
+    for name in ("onnx-int8", "tflite-int8"):
+        shutil.rmtree(folder / name)
 
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("unsupported operation")
 
+    def mistaken(*_: object) -> None:
+        raise KeyError("val")
+
     monkeypatch.setattr("torch.onnx.export", refuse)
+    monkeypatch.setattr("edgekit.runtime.tflite.backend.finish", mistaken)
     assert main(["deploy", *job_arguments, "-o", str(folder), "--json"]) == 1
     out, err = capfd.readouterr()
     assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err
-    assert "Traceback" not in err
-    assert reused_bundles(err) == BUNDLES - {"onnx-int8"}
+    assert err.count("Traceback") == 1, "of the bug"
+    assert "tflite-int8: this is a bug in edgekit, not in your input. A report needs" in err
+    log = (folder / STATE / library_log.NAME).read_text()
+    assert "== tflite-int8: bug in edgekit\nTraceback (most recent call last):\n" in log
+    assert reused_bundles(err) == BUNDLES - {"onnx-int8", "tflite-int8"}
     report = parse(out, Report, "stdout")
     assert load_report(folder) == report
     verdicts = {f"{row.target}-{row.precision}": row.verdict for row in report.results}
-    assert verdicts == dict.fromkeys(BUNDLES, "pass") | {"onnx-int8": "error"}
-    (failed,) = (row for row in report.results if row.verdict == "error")
+    assert verdicts == dict.fromkeys(BUNDLES, "pass") | {"onnx-int8": "error", "tflite-int8": "error"}
+    failed, bug = (row for row in report.results if row.verdict == "error")
     assert failed.reasons == ("compile: ONNX Runtime's compiler refused the graph: unsupported operation",)
     assert failed.failure is not None
     assert (failed.failure.stage, failed.failure.error) == ("compile", "CompileError")
+    assert bug.failure is not None
+    assert (bug.failure.stage, bug.failure.error) == ("bug in edgekit", "KeyError")
+    (reason,) = bug.reasons
+    assert re.fullmatch(r"bug in edgekit: KeyError: 'val' \(edgekit/runtime/tflite/backend\.py:\d+\)", reason)
     assert leftovers(folder) == []
-    assert "not passed: onnx-int8" in report.recommendation.why
+    assert "not passed: onnx-int8, tflite-int8" in report.recommendation.why
+
+
+def test_a_bug_in_the_measuring_of_a_bundle_costs_its_row(
+    again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    real = profile_bundle
+
+    def mistaken(bundle: Any, *arguments: Any) -> Any:
+        if bundle.manifest.precision == "int8":
+            raise IndexError("no such layer")
+        return real(bundle, *arguments)
+
+    monkeypatch.setattr(measure, "profile_bundle", mistaken)
+    assert again("--json") == 1
+    out, err = capfd.readouterr()
+    float_, int8 = parse(out, Report, "stdout").results
+    assert (float_.verdict, int8.verdict) == ("pass", "error")
+    assert int8.failure is not None
+    assert (int8.failure.stage, int8.failure.error) == ("bug in edgekit", "IndexError")
+    assert int8.failure.message.startswith("IndexError: no such layer (edgekit/measure/measure_bundles.py:")
+    assert "fake-int8: this is a bug in edgekit" in err
+    assert "IndexError: no such layer" in (tmp_path / "run" / STATE / library_log.NAME).read_text()
 
 
 def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:

@@ -21,9 +21,11 @@ from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.worker import build_apart, parked
+from edgekit.report.row import Failure
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
+from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.tiny import TINY_MODEL
 
 
@@ -117,8 +119,12 @@ def test_an_error_reaches_the_parent(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_bug_in_edgekit_is_reported_as_one(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"the process that built 'bundle' failed: Traceback(.|\n)*KeyError: 'fake'"):
+    with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)$") as caught:
         build_apart(file, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
+    (note,) = caught.value.__notes__
+    assert "In the other process: Traceback" in note
+    failure = Failure.of("compile", caught.value)
+    assert (failure.stage, failure.error) == ("bug in edgekit", "KeyError")
 
 
 def test_a_process_that_is_killed(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

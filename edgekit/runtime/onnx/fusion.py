@@ -85,7 +85,7 @@ def _fused(
         view.add(f"{name}_weight", weight),
         left.input[1],
         scale,
-        left.input[2],
+        left.input[2] if len(left.input) > 2 else "",  # without a zero point, which is an optional input, it is 0
         view.add(f"{name}_zero", np.zeros(weight.shape[1], weight.dtype)),
     ]
     outputs = [last.output[0]]

@@ -12,6 +12,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from edgekit.errors import CompileError
+
 # The types of `edgekit.compiler.quantize.take_weights`, which isn't on devices.
 Key: TypeAlias = tuple[int, bytes]
 Levels: TypeAlias = NDArray[np.int8]
@@ -23,7 +25,7 @@ DEPTHWISE_AXIS = 3
 def put_weights(model: Any, weights: Mapping[Key, Levels]) -> None:
     """Give a model (`ModelT`) that was made from the graph with zeros its weights.
 
-    Raises RuntimeError if it has no tensor for some.
+    Raises CompileError if it has no tensor for some, because the converter turned the graph into another one.
     """
     buffers: dict[Key, int] = {}
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
@@ -39,7 +41,7 @@ def put_weights(model: Any, weights: Mapping[Key, Levels]) -> None:
         tensor.buffer = buffers[key]
     if missing := weights.keys() - buffers.keys():
         shapes = [list(weights[key].shape) for key in missing]
-        raise RuntimeError(f"the converter's model has no tensor for the weights of shape {shapes}")
+        raise CompileError(f"LiteRT's converter left no tensor for the weights of shape {shapes}")
 
 
 def _key(tensor: Any) -> Key | None:

@@ -2,11 +2,16 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
-from edgekit.runtime.onnx.fusion import DOMAIN
+from edgekit.runtime.onnx.fusion import DOMAIN, fuse_integer_matmul
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +32,35 @@ def test_every_quantized_linear_is_one_integer_node_with_its_bias(model: onnx.Mo
 def test_weights_are_stored_as_int8(model: onnx.ModelProto) -> None:
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["Clip"] == 0, "the exporter clips constant weights"
-    constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    constants: dict[str, NDArray[Any]] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "MatMulIntegerToFloat":
             assert constants[node.input[1]] == onnx.TensorProto.INT8
         if node.op_type == "QuantizeLinear":
             assert node.input[0] not in constants
+
+
+def test_activations_without_a_zero_point_are_fused(tmp_path: Path) -> None:
+    """The zero point is an optional input of DequantizeLinear; without it, it is 0."""
+    random = np.random.default_rng(0)
+    constants: dict[str, NDArray[Any]] = {
+        "x_scale": np.array(0.5, np.float32),
+        "weight": random.integers(-127, 128, (4, 3)).astype(np.int8),
+        "scale": np.array(0.25, np.float32),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "x_scale"], ["left"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale"], ["right"]),
+        helper.make_node("MatMul", ["left", "right"], ["y"]),
+    ]
+    ends = (("x", onnx.TensorProto.INT8, [1, 4]), ("y", onnx.TensorProto.FLOAT, [1, 3]))
+    x, y = (helper.make_tensor_value_info(*end) for end in ends)
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "linear", [x], [y], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    fused = fuse_integer_matmul(model)
+    assert [node.op_type for node in fused.graph.node] == ["MatMulIntegerToFloat"]
+    image = random.integers(-128, 128, (1, 4)).astype(np.int8)
+    session = onnxruntime.InferenceSession(fused.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = (image * 0.5) @ (constants["weight"] * 0.25)
+    assert np.allclose(session.run(None, {"x": image})[0], expected)

@@ -14,6 +14,7 @@ from edgekit.compiler.export import copy_sharing, export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
 from edgekit.config.recipes import load_recipe
+from edgekit.errors import CompileError
 from edgekit.runtime.tflite import backend
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.runtime.tflite.weights import put_weights
@@ -91,5 +92,5 @@ def test_int8_weights_are_those_that_the_converter_would_have_made(
 
 def test_weights_without_a_tensor_are_a_bug() -> None:
     model = SimpleNamespace(subgraphs=[], buffers=[])
-    with pytest.raises(RuntimeError, match=r"no tensor for the weights of shape \[\[2, 3\]\]"):
+    with pytest.raises(CompileError, match=r"no tensor for the weights of shape \[\[2, 3\]\]"):
         put_weights(model, {(6, b""): np.zeros((2, 3), np.int8)})
