@@ -144,11 +144,11 @@ def make_graph(place: Place, inputs: Any) -> None:
     """Quantize a graph with these inputs, or reuse the one that is there."""
     stored = place.run.path / "fingerprint"
 
-    def load(folder: Path) -> Any:
-        return SimpleNamespace(facts=SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else ""))
+    def read(folder: Path) -> Any:
+        return SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else "")
 
-    place.patch.setattr(steps, "load_prepared", load)
-    if not steps._has_graph(place.run.path, inputs):
+    place.patch.setattr(steps, "read_facts", read)
+    if not steps._has_graph(place.run.path, inputs.key):
         place.made()
         stored.write_text(inputs.key)
 

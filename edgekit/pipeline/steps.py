@@ -13,7 +13,6 @@ from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.prepared import STAGE, load_prepared, read_facts, save_prepared
-from edgekit.pipeline.request import BundleInputs
 from edgekit.pipeline.worker import parked
 from edgekit.report.row import Failure
 from edgekit.runtime.backend import load_backend
@@ -67,7 +66,7 @@ def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
-            if _has_graph(folder, graphs.inputs(target, "int8")):
+            if _has_graph(folder, graphs.inputs(target, "int8").key):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 prepared = graphs.prepare(target, "int8")
@@ -80,9 +79,9 @@ def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
     return QuantizedGraphs(graphs=tuple(folders.values()), failures=not_made(errors))
 
 
-def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
+def _has_graph(folder: Path, fingerprint: str) -> bool:
     try:
-        return read_facts(folder).fingerprint == inputs.key
+        return read_facts(folder).fingerprint == fingerprint
     except InputError:
         return False
 
@@ -95,20 +94,23 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
             f"'{source}' contains no quantized graph", fix=f"Make one with `edgekit quantize MODEL -o {source}`"
         )
     check_output(output)
-    graphs = {}
+    names = {}
     for folder in folders:
         facts = read_facts(folder)
         load_backend(facts.target)
-        graphs[f"{facts.target}-{facts.precision}"] = folder
+        names[str(folder)] = f"{facts.target}-{facts.precision}"
     with open_run(output) as run:
 
-        def compiled(name: str) -> str:
+        def compiled(folder: str) -> str:
+            name = names[folder]
             with reporter.stage(f"{name}: compile"), quiet():
-                bundle, _ = compile_stage(load_prepared(graphs[name]), run.path / name)  # one graph in memory
+                # no more than one graph in memory
+                bundle, _ = compile_stage(load_prepared(Path(folder)), run.path / name)
             return str(bundle.path)
 
-        bundles, errors = each_bundle(graphs, compiled, reporter)
-    return CompiledBundles(bundles=tuple(bundles.values()), failures=not_made(errors))
+        bundles, errors = each_bundle(names, compiled, reporter)
+    failures = not_made({names[folder]: error for folder, error in errors.items()})
+    return CompiledBundles(bundles=tuple(bundles.values()), failures=failures)
 
 
 def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:

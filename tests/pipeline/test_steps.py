@@ -3,6 +3,7 @@
 import gc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def test_only_one_graph_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
         loaded.append(weakref.ref(graph))
         return graph
 
-    def compile_stage(graph: Any, place: Path) -> tuple[Path, None]:
-        return place, None
+    def compile_stage(graph: Any, place: Path) -> tuple[Any, None]:
+        return SimpleNamespace(path=place), None
 
     for name in "abc":
         graph_folder(tmp_path / "graphs" / name)
