@@ -13,6 +13,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
+from tests.helpers import fake_runtime
 from tests.helpers.failing_engine import MESSAGE, failing_engine
 from tests.helpers.graph_folder import graph_folder
 from tests.helpers.tiny import ROOT, MakeBundle
@@ -144,6 +145,65 @@ def test_evaluate_goes_on_after_one_that_fails(
         out, err = run(capfd, command[0], *paths, *command[1:], code=1)
         assert f"{paths[0]}: {command[0]}: " in out
         assert "warning: " in err
+
+
+def test_a_bug_costs_one_bundle(
+    make_bundle: MakeBundle, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command has a bug in its work for the first of two bundles."""
+    from edgekit.measure import measure_bundles, shards
+
+    def broken(real: Any) -> Any:
+        calls = iter(range(9))
+
+        def mistaken(*arguments: Any, **more: Any) -> Any:
+            if next(calls) == 0:
+                raise KeyError("val")
+            return real(*arguments, **more)
+
+        return mistaken
+
+    paths = [make_bundle("onnx", name) for name in ("first", "second")]
+    for command, owner, name in (("evaluate", shards, "predict"), ("benchmark", measure_bundles, "profile_bundle")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken(getattr(owner, name)))
+            more = ["--data", photos] if command == "evaluate" else ["--iterations", 3, "--warmup", 0]
+            assert main([str(each) for each in (command, *paths, *more, "--threads", 1, "--json")]) == 1
+        out, err = capfd.readouterr()
+        first, second = json.loads(out)["results"]
+        assert (first["failure"]["stage"], first["failure"]["error"]) == ("bug in edgekit", "KeyError")
+        assert (first["verdict"], second["verdict"]) == ("error", "pass")
+        assert err.count("Traceback (most recent call last)") == 1
+        assert f"{paths[0]}: this is a bug in edgekit" in err
+
+
+def test_compile_and_quantize_go_on_after_a_bug(
+    job: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.pipeline import graphs
+    from edgekit.pipeline.calibrate import quantize_stage
+
+    def mistaken(*_: object) -> None:
+        raise KeyError("val")
+
+    targets = ["--target", "fake", "-o", tmp_path]
+    with fake_runtime.added():
+        with monkeypatch.context() as patch:
+            patch.setattr(fake_runtime.Backend, "compile", mistaken)
+            made = run_json(capfd, "compile", *job, *targets, code=1)
+        assert made["bundles"] == [str(tmp_path / "onnx-float")]
+        (failed,) = made["failures"]
+        assert (failed["name"], failed["failure"]["stage"]) == ("fake-float", "bug in edgekit")
+
+        def mistaken_for_onnx(request: Any, *arguments: Any) -> Any:
+            if request.target == "onnx":
+                raise KeyError("val")
+            return quantize_stage(request, *arguments)
+
+        monkeypatch.setattr(graphs, "quantize_stage", mistaken_for_onnx)
+        made = run_json(capfd, "quantize", *job, *targets, "--num-calibration-samples", 4, code=1)
+    assert made["graphs"] == [str(tmp_path / "fake-int8-graph")]
+    assert [(each["name"], each["failure"]["error"]) for each in made["failures"]] == [("onnx-int8", "KeyError")]
 
 
 def test_evaluate_apart_what_has_other_labels(

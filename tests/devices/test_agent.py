@@ -17,6 +17,7 @@ import pytest
 from edgekit.devices.agent import assemble, images_of
 from edgekit.devices.messages import (
     AgentJob,
+    Bug,
     Ended,
     Failed,
     Measured,
@@ -121,6 +122,31 @@ def test_measurements_then_the_end_record(job: AgentJob, cache: Path) -> None:
     assert (row.device.name, row.device.device_class) == ("pi", "raspberry-pi-5")
     assert StageBegan("it's: time", 4) in others
     assert {file.name for file in cache.iterdir()} == {"files", "runtimes", "measuring"}
+
+
+def broken_agent(owner: str, name: str) -> list[str]:
+    """Arguments of an agent in which a function of edgekit has a bug."""
+    return ["-c", f"import {owner} as owner; owner.{name} = lambda *_: {{}}['val']; {AGENT[-1]}"]
+
+
+def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: AgentJob) -> None:
+    messages, _ = run(job, broken_agent("edgekit.measure.measure_bundles", "profile_bundle"))
+    (bug,) = (message for message in messages if isinstance(message, Bug))
+    assert (bug.what, bug.kind) == ("it's", "KeyError")
+    assert "Traceback (most recent call last)" in bug.traceback
+    measured = messages[-2]
+    assert isinstance(measured, Measured)
+    (row,) = measured.rows
+    assert row.failure is not None
+    assert (row.failure.stage, row.failure.error) == ("bug in edgekit", "KeyError")
+
+
+def test_a_bug_outside_of_the_rows_ends_the_job_as_one(job: AgentJob) -> None:
+    messages, _ = run(job, broken_agent("edgekit.measure.machine", "describe"))
+    failed = messages[-2]
+    assert isinstance(failed, Failed)
+    assert failed.error == "KeyError"
+    assert "Traceback (most recent call last)" in failed.traceback
 
 
 def test_a_damaged_bundle_is_an_error_followed_by_the_end_record(job: AgentJob, cache: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from edgekit.devices.messages import (
     AgentJob,
     Alive,
+    Bug,
     Ended,
     Failed,
     Inspected,
@@ -102,6 +103,7 @@ def bundle_inspection() -> BundleInspection:
 
 MESSAGES: list[Message] = [
     Warned("Wärme\n\udcff"),
+    Bug("onnx-int8", "KeyError", "KeyError: 'val'", "Traceback …\nKeyError: 'val'"),
     StageBegan("onnx-int8: evaluate", 20),
     StageBegan("copy", None),
     Stepped(7),
@@ -111,6 +113,7 @@ MESSAGES: list[Message] = [
     Inspected(bundle=bundle_inspection()),
     Inspected(model=ModelInspection(model="m.onnx", size_bytes=1, int8=replace(detail(), time_by_kind_ms=None))),
     Failed("BundleError", "it is damaged", fix="Copy it again"),
+    Failed("KeyError", "KeyError: 'val'", traceback="Traceback …\nKeyError: 'val'"),
     Ended(),
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.devices import protocol, remote
-from edgekit.devices.messages import AgentJob, Inspected, Measured
+from edgekit.devices.messages import AgentJob, Bug, Failed, Inspected, Measured, Message, encode
 from edgekit.devices.protocol import run_agent
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
@@ -15,6 +15,7 @@ from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, De
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
+from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.ssh_server import Server, agents, agents_at_work
 from tests.helpers.waiting import when
 
@@ -96,6 +97,24 @@ def test_ends_of_an_agent(lent_board: Server, script: str, kind: type[DeviceErro
         run_fake_agent(lent_board, script, Reporter(quiet=True))
     assert type(caught.value) is kind
     assert part in str(caught.value)
+
+
+def said(message: Message) -> str:
+    """The shell command of a fake agent that sends a message."""
+    return f"printf '%s\\n' '{encode(message).decode().strip()}'"
+
+
+def test_a_bug_on_the_device_is_not_blamed_on_it(lent_board: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    trace = "Traceback (most recent call last):"
+    failed, of_a_row = Failed("KeyError", "KeyError: 7", traceback=trace), Bug("int8", "KeyError", "KeyError: 7", trace)
+    with pytest.raises(BugElsewhere, match=r"^KeyError: 7$") as caught:
+        run_fake_agent(lent_board, f"{said(failed)}; {END}", Reporter(quiet=True))
+    assert trace in caught.value.__notes__[0]
+    capfd.readouterr()
+    run_fake_agent(lent_board, f"{said(of_a_row)}; {ROWS}; {END}", Reporter(quiet=True))
+    err = capfd.readouterr().err
+    assert trace in err
+    assert "board: int8: this is a bug in edgekit" in err
 
 
 def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Measured | Inspected:

@@ -111,6 +111,22 @@ def test_a_device_that_is_gone_loses_only_its_own_rows(lent_board: Server, pair:
     assert "Traceback" not in err
 
 
+def test_a_bug_in_the_hosts_side_costs_the_rows_and_is_not_blamed_on_the_device(
+    lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise KeyError("val")
+
+    monkeypatch.setattr(remote.Board, "measure", mistaken)
+    capfd.readouterr()
+    assert main(["benchmark", *map(str, pair), "--device", "board", "--json"]) == 1
+    out, err = capfd.readouterr()
+    rows = json.loads(out)["results"]
+    assert [(row["bundle"], row["verdict"]) for row in rows] == [(str(path), "error") for path in pair]
+    assert {(row["failure"]["stage"], row["failure"]["error"]) for row in rows} == {("bug in edgekit", "KeyError")}
+    assert "this is a bug in edgekit" in err
+
+
 def test_deploy_on_a_device_and_here(
     lent_board: Server, job_arguments: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
