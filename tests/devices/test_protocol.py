@@ -107,7 +107,7 @@ def said(message: Message) -> str:
 def test_a_bug_on_the_device_is_not_blamed_on_it(lent_board: Server, capfd: pytest.CaptureFixture[str]) -> None:
     trace = "Traceback (most recent call last):"
     failed, of_a_row = Failed("KeyError", "KeyError: 7", traceback=trace), Bug("int8", "KeyError", "KeyError: 7", trace)
-    with pytest.raises(BugElsewhere, match=r"^KeyError: 7$") as caught:
+    with pytest.raises(BugElsewhere, match=r"^KeyError: 7\n") as caught:
         run_fake_agent(lent_board, f"{said(failed)}; {END}", Reporter(quiet=True))
     assert trace in caught.value.__notes__[0]
     capfd.readouterr()

@@ -119,7 +119,7 @@ def test_an_error_reaches_the_parent(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_bug_in_edgekit_is_reported_as_one(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)$") as caught:
+    with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)\n") as caught:
         build_apart(file, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
     (note,) = caught.value.__notes__
     assert "In the other process: Traceback" in note
