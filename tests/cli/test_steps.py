@@ -172,7 +172,7 @@ def test_a_bug_costs_one_bundle(
         out, err = capfd.readouterr()
         first, second = json.loads(out)["results"]
         assert (first["failure"]["stage"], first["failure"]["error"]) == ("bug in edgekit", "KeyError")
-        assert (first["verdict"], second["verdict"]) == ("error", "pass")
+        assert (first["verdict"], second["failure"]) == ("error", None)
         assert err.count("Traceback (most recent call last)") == 1
         assert f"{paths[0]}: this is a bug in edgekit" in err
 
