@@ -15,7 +15,7 @@ EdgekitError
 │   └── MissingExtraError     a package that one of edgekit's extras brings
 └── StageError            (1) a stage failed on valid input: its row is lost, the others continue
     ├── CompileError          a runtime's compiler refused the graph
-    ├── ParityError           a compiled model differs from torch
+    ├── ParityError           a graph or compiled model differs from torch
     ├── GoldenError           a bundle gives different numbers on this processor
     ├── EngineError           a runtime failed while loading or running
     └── DeviceError           a device over SSH: its rows are lost, other devices continue
@@ -220,11 +220,13 @@ class CompileError(StageError):
 
 
 class ParityError(StageError):
-    """The outputs of a compiled float model differ from torch's by more than the tolerance.
+    """The outputs of a model's graph, or of a compiled float model, differ from torch's by more than the tolerance.
 
-    Cause: edgekit or the runtime's converter translates an operation of this model wrongly. Your input is not at fault.
-    Cure: Leave the runtime out with `--target`. A report of the defect needs the model's name and arguments, and the
-    versions that `edgekit doctor` prints.
+    Cause: edgekit, torch.export or the runtime's converter translates an operation of this model wrongly. Your input is
+    not at fault.
+    Cure: If the message names a runtime, leave it out with `--target`; if it names the graph, write that layer's
+    operations in another way. A report of the defect needs the model's name and arguments, and the versions that
+    `edgekit doctor` prints.
     """
 
 

@@ -1,7 +1,8 @@
 """torch: types of operations and fake tensors, blocks with their own settings, and loading a graph without pickle."""
 
+import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from types import MappingProxyType
@@ -32,13 +33,31 @@ def out_of_place(target: Any) -> OpOverload | None:
     Checked with torch 2.13, where only the private module `torch._ops` has the type of an operation. edgekit needs it
     because torch.export keeps operations that write into their input, which edgekit's rewrites don't handle.
     """
+    if not is_mutable(target):
+        return None
+    namespace, name, overload = str(target).split(".")
+    plain = f"__{name[3:]}" if name.startswith("__i") else name[:-1]  # __iand__, or relu_
+    packet = getattr(getattr(ops, namespace), plain, None)
+    operation: OpOverload | None = getattr(packet, overload, None)
+    return operation if operation is not None and not is_mutable(operation) else None
+
+
+def is_mutable(target: Any) -> bool:
+    """Whether an operation writes into one of its arguments."""
+    return isinstance(target, OpOverload) and target._schema.is_mutable
+
+
+def shared_argument(target: Any, arguments: Sequence[Any]) -> Any:
+    """The argument of an operation that its result may be a view of; None if it has memory of its own.
+
+    Checked with torch 2.13, where the schema of an operation is private.
+    """
+    if target is operator.getitem:  # of the list that `chunk` returns
+        return arguments[0]
     if not isinstance(target, OpOverload):
         return None
-    _, name, overload = str(target).split(".")
-    if not name.endswith("_"):
-        return None
-    operation: OpOverload = getattr(getattr(ops.aten, name[:-1]), overload)
-    return operation
+    declared = zip(target._schema.arguments, arguments, strict=False)
+    return next((value for argument, value in declared if argument.alias_info is not None), None)
 
 
 def fake_tensors() -> FakeTensorMode:

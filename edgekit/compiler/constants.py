@@ -31,7 +31,6 @@ def fold_constants(graph: GraphModule) -> int:
         if _is_view(node) or not isinstance(values[node], Tensor) or all(user in values for user in node.users):
             continue
         folded_node = add_constant(graph, node, f"{layer_name(node)}.{node.name}", values[node])
-        folded_node.meta["val"] = constant(graph, folded_node)
         node.replace_all_uses_with(folded_node)
         folded += 1
     graph.graph.eliminate_dead_code()

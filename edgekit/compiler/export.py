@@ -2,14 +2,13 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekit.compat.torch import out_of_place
 from edgekit.compiler.constants import fold_constants
 from edgekit.compiler.graph import (
     A,
@@ -23,18 +22,19 @@ from edgekit.compiler.graph import (
     set_weights,
     shape_of,
 )  # fmt: skip
-from edgekit.compiler.inline import inline_wrapped
+from edgekit.compiler.in_place import functional_graph, is_same, keeps_dtype
 
 M = TypeVar("M", bound=nn.Module)
 
-NO_OPS = {
-    A.dropout.default,
-    A.alias.default,
-    A.detach.default,
-    A.lift_fresh_copy.default,
-    A.contiguous.default,
-    A.clone.default,
+COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
+"""Operations that do nothing but copy their input."""
+EQUIVALENT = {
+    A.view.default: A.reshape.default,  # which works with any strides, and rewrites change them
+    A.__and__.Tensor: A.bitwise_and.Tensor,
+    A.__or__.Tensor: A.bitwise_or.Tensor,
+    A.__xor__.Tensor: A.bitwise_xor.Tensor,
 }
+"""Operations, and others that compute the same of the same arguments."""
 
 
 @torch.no_grad()
@@ -47,45 +47,51 @@ def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """The graph that torch.export makes of `module`. Exceptions of the module's own code are not caught."""
+    """The functional graph that torch.export makes of `module`. Exceptions of the module's own code are not caught."""
     example = torch.zeros(tuple(shape))
-    graph = torch.export.export(copy_sharing(module).eval(), (example,)).module(check_guards=False)
-    assert isinstance(graph, GraphModule)
-    return graph
+    return functional_graph(torch.export.export(copy_sharing(module).eval(), (example,)))
 
 
 def simplify(graph: GraphModule) -> GraphModule:
     """Remove no-ops, compute what depends on weights alone, and fold batch norms, in place. Returns the same graph."""
-    inline_wrapped(graph)
+    for step in STEPS:
+        step(graph)
+    return refresh(graph)
+
+
+def remove_no_ops(graph: GraphModule) -> None:
+    """Remove the nodes whose value is that of their input. Dead code elimination would keep dropout as random."""
     for node in list(graph.graph.nodes):
         if node.target is A._assert_tensor_metadata.default:
             graph.graph.erase_node(node)
-        elif node.target in NO_OPS or _keeps_dtype(node) or _clips_nothing(graph, node) or _pads_nothing(node):
+        elif is_same(node) or _copies(node) or _clips_nothing(graph, node) or _pads_nothing(node):
             node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)  # dead code elimination would keep dropout as random
-        elif node.target is A.view.default:  # a reshape works with any strides, and rewrites change them
-            node.target = A.reshape.default
-        elif (operation := out_of_place(node.target)) is not None:
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
-            node.target = operation
+            graph.graph.erase_node(node)
+
+
+def replace_operations(graph: GraphModule) -> None:
+    """Replace operations that passes or runtimes don't know by others with the same values."""
+    for node in list(graph.graph.nodes):
+        node.target = EQUIVALENT.get(node.target, node.target)
+        if node.target is A.bitwise_xor.Tensor and node.meta["val"].dtype == torch.bool:
+            node.target = A.ne.Tensor  # LiteRT has no other operation for it
+        elif node.target is A._native_batch_norm_legit_no_training.default:
+            _restore_batch_norm(graph, node)
+        elif node.target is A.copy.default:
+            _replace_copy(graph, node)
+        elif node.target is A.index_put.default:
+            _put_by_mask(graph, node)
         elif node.target is A.unfold.default:
             _gather_windows(graph, node)
         elif node.target is A.col2im.default:
             _gather_overlaps(graph, node)
         elif node.target is A.scaled_dot_product_attention.default and len(shape_of(node)) != 4:
             _give_attention_four_axes(graph, node)
-    fold_constants(graph)
-    _fold_batch_norms(graph)
-    return refresh(graph)
 
 
-def _keeps_dtype(node: Node) -> bool:
-    """Whether a node converts a value to the type that it has."""
-    if node.target is not A.to.dtype:
-        return False
-    value = node.args[0]
-    assert isinstance(value, Node)
-    return bool(value.meta["val"].dtype == node.args[1])
+def _copies(node: Node) -> bool:
+    """Whether a node copies its input, which in a functional graph is the same as its input."""
+    return node.target in COPIES or keeps_dtype(node)
 
 
 def _clips_nothing(graph: GraphModule, node: Node) -> bool:
@@ -100,6 +106,34 @@ def _pads_nothing(node: Node) -> bool:
     """Whether a node adds no pixels, as where the padding depends on the size of the image."""
     widths: Any = argument(node, 1, None)
     return node.target is A.pad.default and not any(widths)
+
+
+def _restore_batch_norm(graph: GraphModule, node: Any) -> None:
+    """Replace the form that a batch norm gets when torch makes a graph functional."""
+    *inputs, momentum, eps = node.args
+    norm = insert(graph, node, A.batch_norm.default, *inputs, False, momentum, eps, False, like=node)
+    for first in list(node.users):
+        first.replace_all_uses_with(norm)
+
+
+def _replace_copy(graph: GraphModule, node: Any) -> None:
+    """Replace the result of writing one value over another by the one that was written."""
+    to, value = node.args[:2]
+    if value.meta["val"].dtype != to.meta["val"].dtype:
+        value = insert(graph, node, A.to.dtype, value, to.meta["val"].dtype, like=node)
+    if shape_of(value) != shape_of(to):
+        value = insert(graph, node, A.expand.default, value, list(shape_of(to)), like=node)
+    node.replace_all_uses_with(value)
+
+
+def _put_by_mask(graph: GraphModule, put: Any) -> None:
+    """Replace ``x[mask] = value`` by a choice. LiteRT's converter wants to know the mask in advance."""
+    source, indices, value = put.args[:3]
+    if len(indices) != 1 or argument(put, 3, False) or value.meta["val"].numel() != 1:
+        return
+    (mask,) = indices
+    if mask.meta["val"].dtype == torch.bool and shape_of(mask) == shape_of(source):
+        put.replace_all_uses_with(insert(graph, put, A.where.self, mask, value, source, like=put))
 
 
 def _gather_windows(graph: GraphModule, unfold: Any) -> None:
@@ -153,13 +187,13 @@ def _give_attention_four_axes(graph: GraphModule, attention: Any) -> None:
         None if value is None else insert(graph, attention, A.reshape.default, value, [*outer, *shape_of(value)[-2:]])
         for value in attention.args[:4]
     ]
-    attention.args = (*values, *attention.args[4:])
-    output = attention
+    arguments = (*values, *attention.args[4:])
+    output = insert(graph, attention, attention.target, *arguments, like=attention, **attention.kwargs)
     if any(mask is not None for mask in masks):
         # With a mask, torch may choose another kernel each time it is traced, and their outputs differ in strides.
-        output = insert(graph, attention.next, A.clone.default, attention, memory_format=torch.contiguous_format)
-    whole = insert(graph, output.next, A.reshape.default, output, shape)
-    attention.replace_all_uses_with(whole, delete_user_cb=lambda user: user not in (output, whole))
+        output = insert(graph, attention, A.clone.default, output, memory_format=torch.contiguous_format)
+    attention.replace_all_uses_with(insert(graph, attention, A.reshape.default, output, list(shape)))
+    graph.graph.erase_node(attention)  # which dead code elimination keeps, because it might drop values at random
 
 
 def copy_sharing(module: M) -> M:
@@ -170,7 +204,7 @@ def copy_sharing(module: M) -> M:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
-def _fold_batch_norms(graph: GraphModule) -> None:
+def fold_batch_norms(graph: GraphModule) -> None:
     """Fold each batch norm into the convolution before it or the 1x1 one after it; others become a product and a sum.
 
     None may remain, because NNCF folds it into the convolution before it even if that has other consumers.
@@ -179,10 +213,10 @@ def _fold_batch_norms(graph: GraphModule) -> None:
         if node.target is not A.batch_norm.default:
             continue
         weight, bias, mean, variance = (constant(graph, a) for a in node.args[1:5])
-        if weight is None or bias is None or mean is None or variance is None:
+        if mean is None or variance is None:  # statistics of the image, as an instance norm has them
             continue
-        scale = weight.double() * torch.rsqrt(variance.double() + node.args[7])
-        shift = bias.double() - mean.double() * scale
+        scale = torch.rsqrt(variance.double() + node.args[7]) * (1 if weight is None else weight.double())
+        shift = (0 if bias is None else bias.double()) - mean.double() * scale
         if not (_fold_before(graph, node, scale, shift) or _fold_behind(graph, node, scale, shift)):
             shape = (1, -1, *[1] * (len(shape_of(node)) - 2))
             factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
@@ -222,3 +256,12 @@ def _fold_behind(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -
     assert isinstance(source, Node)
     norm.replace_all_uses_with(source)
     return True
+
+
+STEPS: tuple[Callable[[GraphModule], object], ...] = (
+    remove_no_ops,
+    replace_operations,
+    fold_constants,
+    fold_batch_norms,
+)
+"""The steps of `simplify`. Each leaves a graph whose nodes have their fake tensors."""

@@ -1,7 +1,8 @@
 """Helpers for rewrites of an exported graph.
 
-A graph of `edgekit.compiler.export` is a `GraphModule` of ATen operations at batch 1, with fake tensors in
-``node.meta["val"]`` for shapes and dtypes. Rewrites update them by calling `refresh`.
+A graph of `edgekit.compiler.export` is a `GraphModule` of ATen operations at batch 1. At any moment, each node except
+the output has a fake tensor in ``node.meta["val"]``, from which rewrites read its shape and dtype. `set_values`
+computes them in a graph that a library made; `insert` and `add_constant` do so for the nodes that they make.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgekit.compat.torch import fake_tensors
@@ -34,23 +36,31 @@ class Layer:
 
 
 def refresh(graph: GraphModule) -> GraphModule:
-    """Remove unused nodes and tensors, recompute every node's fake tensor, and recompile. Returns the same graph."""
+    """Remove unused nodes and tensors, and recompile. Returns the same graph."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     for name in {**dict(graph.named_parameters()), **dict(graph.named_buffers())}.keys() - used:
         _delete(graph, name)
-    (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
-    example = torch.zeros(tuple(placeholder.meta["val"].shape))
-    FakeTensorProp(graph, fake_tensors()).propagate(example)
     graph.recompile()
+    return graph
+
+
+def set_values(graph: GraphModule) -> GraphModule:
+    """Compute every node's fake tensor from that of the graph's input. Returns the same graph."""
+    FakeTensorProp(graph, fake_tensors()).propagate(example_input(graph))
     return graph
 
 
 def example_input(graph: GraphModule) -> Tensor:
     """Zeros, float32, in the shape of the graph's input."""
-    (placeholder,) = (node for node in graph.graph.nodes if node.op == "placeholder")
-    return torch.zeros(tuple(placeholder.meta["val"].shape))
+    return torch.zeros(shape_of(_placeholder(graph)))
+
+
+def _placeholder(graph: GraphModule) -> Node:
+    placeholder: Node
+    (placeholder,) = graph.graph.find_nodes(op="placeholder")
+    return placeholder
 
 
 def constant(graph: GraphModule, node: Any) -> Tensor | None:
@@ -78,7 +88,9 @@ def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> 
         attribute = f"{base}_{count}"
     graph.register_buffer(attribute, stored(value))
     with graph.graph.inserting_before(before):
-        return graph.graph.get_attr(attribute)
+        node = graph.graph.get_attr(attribute)
+    node.meta["val"] = _placeholder(graph).meta["val"].fake_mode.from_tensor(getattr(graph, attribute))
+    return node
 
 
 def replace_layer(graph: GraphModule, old: Node, new: Node) -> None:
@@ -107,9 +119,25 @@ def insert(graph: GraphModule, before: Node, target: Any, *args: Any, like: Node
     """Insert a call of `target` before `before`. It gets the module path of `like`, so that layers keep their names."""
     with graph.graph.inserting_before(before):
         node = graph.graph.call_function(target, args, kwargs)
+    with _placeholder(graph).meta["val"].fake_mode, torch.no_grad():
+        node.meta["val"] = target(*map_arg(args, _value), **map_arg(kwargs, _value))
     if like is not None and "nn_module_stack" in like.meta:
         node.meta["nn_module_stack"] = like.meta["nn_module_stack"]
     return node
+
+
+def insert_layer(graph: GraphModule, before: Node, target: Any, source: Node, weight: Tensor, bias: Any) -> Node:
+    """Insert a convolution or linear layer in place of the layer `before`, whose name it and its constants get."""
+    name = layer_name(before)
+    constants = [
+        None if value is None else add_constant(graph, before, f"{name}.{part}", value)
+        for part, value in (("weight", weight), ("bias", bias))
+    ]
+    return insert(graph, before, target, source, *constants, like=before)
+
+
+def _value(node: Node) -> Any:
+    return node.meta["val"]
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
@@ -190,9 +218,6 @@ def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | N
     args[2] = None if bias is None else add_constant(graph, node, f"{name}.bias", bias)
     old, node.args = node.args, tuple(args)
     drop_constants(graph, old)
-    for position in (1, 2):
-        if isinstance(new := node.args[position], Node):
-            new.meta["val"] = constant(graph, new)
 
 
 def set_int8_weights(graph: GraphModule, node: Any, weight: Tensor | None = None, scale: Tensor | None = None) -> None:

@@ -15,6 +15,7 @@ import torch
 from edgekit import __version__
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import ParityError
+from edgekit.pipeline.parity import PARITY, difference
 from edgekit.pipeline.prepared import GraphFacts, Prepared
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
@@ -24,8 +25,6 @@ from edgekit.runtime.session import Session
 from edgekit.support.files import writing
 from edgekit.support.libraries import quiet
 
-PARITY = 1e-3
-"""Largest allowed difference between a float bundle's logits and torch's, as a fraction of the largest logit."""
 GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
 """Tolerance of golden samples in standard deviations of the logits: kernels of other processors round differently."""
 
@@ -51,23 +50,23 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
         draft = write_bundle(folder / "draft", files, manifest, facts.labels, golden)
         with Session(draft) as session:
             logits = session(facts.preprocessing.normalize(samples.pixels))
-        difference = float(np.abs(logits - samples.logits).max() / np.abs(samples.logits).max())
+        off = difference(logits, samples.logits)
         if not np.isfinite(logits).all():
             raise ParityError(
                 f"edgekit can't convert this model for {title}: {facts.target} {facts.precision} returns NaN or "
                 "infinity for a real image",
                 fix=f"Leave {title} out with `--target`",
             )
-        if facts.precision == "float" and not difference <= PARITY:
+        if facts.precision == "float" and not off <= PARITY:
             raise ParityError(
                 f"edgekit can't convert this model for {title}: {facts.target} float differs from torch by "
-                f"{difference:.2e} of the largest logit on {len(logits)} real images",
+                f"{off:.2e} of the largest logit on {len(logits)} real images",
                 valid=f"at most {PARITY:.0e}",
                 fix=f"Leave {title} out with `--target`",
             )
         tolerance = GOLDEN_SPREAD[facts.precision] * float(samples.logits.std())
         golden = replace(golden, logits=logits[:golden_count], tolerance=tolerance)
-        return write_bundle(path, files, manifest, facts.labels, golden), difference
+        return write_bundle(path, files, manifest, facts.labels, golden), off
 
 
 def _compiled(prepared: Prepared, folder: Path) -> Artifact:

@@ -3,6 +3,7 @@
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +12,22 @@ from torch.fx import GraphModule
 from edgekit.compiler.export import copy_sharing, simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
+from edgekit.errors import ParityError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.job import Job
+from edgekit.pipeline.parity import check_graph
 from edgekit.pipeline.prepared import ParitySamples, Prepared
 from edgekit.pipeline.request import BundleInputs, BundleRequest
+from edgekit.support.files import replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
 PARITY_IMAGES = 8
-"""Calibration images on which a bundle is compared with torch."""
+"""Calibration images on which the graph and each bundle are compared with torch."""
+COMPARED = "compared.npz"
+"""File beside a parked job with the images and logits on which one of its processes has compared the graph."""
 
 
 def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
@@ -36,11 +42,15 @@ class PreparedGraphs:
     def __init__(self, job: Job, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
         self._graph: GraphModule | None = None
+        self._refusal: ParityError | None = None
 
     @cached_property
     def samples(self) -> ParitySamples:
         """The calibration images that check parity, with torch's logits."""
         job = self.job
+        if self._compared and self._compared.exists():
+            with np.load(self._compared, allow_pickle=False) as arrays:
+                return ParitySamples(arrays["pixels"], arrays["logits"])
         chosen = job.calibration.samples[:PARITY_IMAGES]
         pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
         return ParitySamples(pixels, torch_logits(job.network, pixels))
@@ -76,8 +86,33 @@ class PreparedGraphs:
         return images
 
     def exported(self) -> GraphModule:
-        """The network's graph before any rewrite. It is shared: don't change it."""
+        """The network's graph before any rewrite. It is shared: don't change it.
+
+        Raises ModelError if torch can't export the network, and ParityError if the graph computes something else.
+        """
+        if self._refusal is not None:  # for the other bundles, without computing it again
+            raise self._refusal
         if self._graph is None:
             with self.reporter.stage("simplify"), quiet():
-                self._graph = simplify(copy_sharing(self.job.network.traced))
+                graph = simplify(copy_sharing(self.job.network.traced))
+            self._compare(graph)
+            self._graph = graph
         return self._graph
+
+    def _compare(self, graph: GraphModule) -> None:
+        """Compare the graph with torch, unless another process of the job has done so."""
+        if self._compared and self._compared.exists():
+            return
+        with self.reporter.stage("compare the graph with torch"), quiet():
+            try:
+                check_graph(self.job.network, graph, self.samples)
+            except ParityError as error:
+                self._refusal = error
+                raise
+        if self._compared:
+            with writing(self._compared), replacing(self._compared) as beside, beside.open("wb") as file:
+                np.savez(file, pixels=self.samples.pixels, logits=self.samples.logits)
+
+    @property
+    def _compared(self) -> Path | None:
+        return self.job.parked and self.job.parked.with_name(COMPARED)

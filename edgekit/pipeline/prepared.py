@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.torch import weights_only_loads
+from edgekit.compiler.graph import set_values
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
@@ -90,7 +91,7 @@ def load_prepared(folder: Path) -> Prepared:
         samples = ParitySamples(arrays["pixels"], arrays["logits"])
         graph = torch.export.load(folder / GRAPH).module(check_guards=False)
     assert isinstance(graph, GraphModule)
-    return Prepared(graph, facts, samples)
+    return Prepared(set_values(graph), facts, samples)
 
 
 def read_facts(folder: Path) -> GraphFacts:

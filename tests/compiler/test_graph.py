@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.export import NO_OPS, export_graph
+from edgekit.compiler.export import COPIES, export_graph
 from edgekit.compiler.graph import (
     A,
     Layer,
@@ -78,7 +78,7 @@ def test_graph_equals_the_network(network: nn.Module, graph: GraphModule) -> Non
 
 def test_batch_norms_are_folded_and_no_ops_removed(graph: GraphModule) -> None:
     targets = {node.target for node in graph.graph.nodes}
-    assert not targets & {*NO_OPS, A.batch_norm.default, A.view.default}
+    assert not targets & {*COPIES, A.dropout.default, A.batch_norm.default, A.view.default}
     assert not [target for target in targets if str(target).endswith("_.default") or "_.Tensor" in str(target)]
 
 
@@ -324,3 +324,16 @@ def test_padding_of_width_0_is_removed() -> None:
     graph, x = export_graph(Padded(), (1, 3, 4, 4)), torch.randn(1, 3, 4, 4)
     assert len(calls(graph, A.pad.default)) == 1
     torch.testing.assert_close(graph(x), Padded()(x))
+
+
+def test_batch_norms_without_weights_are_folded() -> None:
+    torch.manual_seed(0)
+    norms: Any = [nn.BatchNorm2d(8, affine=False) for _ in range(2)]
+    for norm in norms:
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 3)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), norms[0], nn.ReLU(), norms[1], nn.AvgPool2d(3)).eval()
+    graph, x = export_graph(network, (1, 3, 8, 8)), torch.randn(1, 3, 8, 8)
+    assert not calls(graph, A.batch_norm.default)
+    assert len(calls(graph, A.mul.Tensor)) == 1  # the norm without a convolution
+    torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Factories of tiny classifiers with every odd padding: `tests.helpers.odd:grey` and `tests.helpers.odd:wide`."""
+"""Factories of odd tiny classifiers, such as `tests.helpers.odd:grey` and `tests.helpers.odd:wide`."""
+
+from collections import OrderedDict
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -59,6 +61,21 @@ def wide(classes: int = 21_843) -> nn.Module:
         nn.Flatten(),
         nn.Linear(2 * 4 * 5, classes),
     )
+
+
+class Exporting(nn.Module):
+    """GELU, except in the graph that torch.export makes of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x) if torch.compiler.is_exporting() else F.gelu(x)
+
+
+def two_faced() -> nn.Module:
+    """[1,3,16,16] -> [1,10], whose graph computes something else. It stands for any defect of the export."""
+    layers = OrderedDict(stem=nn.Conv2d(3, 8, 3), act=Exporting(), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
+    network = nn.Sequential(layers | OrderedDict(head=nn.Linear(8, 10)))
+    randomize(network, (16, 16))
+    return network
 
 
 def _seeded(size: tuple[int, int], *layers: nn.Module) -> nn.Module:

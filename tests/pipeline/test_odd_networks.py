@@ -19,9 +19,9 @@ from edgekit.measure.fresh_process import Fresh
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all
-from edgekit.pipeline.compile import PARITY
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.parity import PARITY
 from edgekit.report import load_report
 from edgekit.report.document import Report
 from edgekit.runtime.bundle import Bundle, read_bundle

@@ -27,10 +27,10 @@ from edgekit.errors import CompileError
 from edgekit.measure.profiled import ran_in_int8
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all, build_one
-from edgekit.pipeline.compile import PARITY
 from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.parity import PARITY
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
 from edgekit.support import tracebacks

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
-from edgekit.compiler.graph import Q
+from edgekit.compiler.graph import Q, set_values
 from edgekit.compiler.interpreter import at_once, threads
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
@@ -68,6 +68,7 @@ def quantize(
                 fold_quantize=False,
             )
         assert isinstance(quantized, GraphModule)
+        set_values(quantized)
         _check_scales(quantized)
         center_weights(quantized)
         if recipe.estimator == "mse":

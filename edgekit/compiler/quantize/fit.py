@@ -140,7 +140,6 @@ class _Walk:
         bias = constant(self._graph, node.args[2])
         assert bias is not None
         new = add_constant(self._graph, node, f"{node.name}.bias", (bias.double() + error).float())
-        new.meta["val"] = bias
         old, node.args = node.args, (*node.args[:2], new, *node.args[3:])
         drop_constants(self._graph, old[2:3])
         shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()

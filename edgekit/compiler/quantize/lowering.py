@@ -42,7 +42,6 @@ def center_weights(graph: GraphModule) -> int:
         if zeros is None or not bool(zeros.any()):
             continue
         centred = add_constant(graph, node, f"{node.name}.zero_point", torch.zeros_like(zeros))
-        centred.meta["val"] = zeros
         for part in (node, *node.users):
             part.args = (*part.args[:2], centred, *part.args[3:])
         changed += 1
@@ -81,7 +80,6 @@ def fold_weights(graph: GraphModule) -> int:
         if weight is None:
             continue
         levels = add_constant(graph, node, f"weight_{folded}.int8", node.target(weight, *args))
-        levels.meta["val"] = constant(graph, levels)
         replace_layer(graph, node, levels)
         folded += 1
     graph.recompile()

@@ -55,6 +55,6 @@ def _rounded(weight: Tensor, scales: Tensor, low: int, high: int) -> Tensor:
 def _replace_by_zeros(graph: GraphModule, quantizer: Node, shape: torch.Size) -> None:
     zeros = add_constant(graph, quantizer, f"{quantizer.name}.zeros", torch.zeros(1))
     setattr(graph, str(zeros.target), torch.zeros(1).expand(shape))  # add_constant would store each of them
-    zeros.meta["val"] = constant(graph, zeros)
+    zeros.meta["val"] = zeros.meta["val"].expand(shape)
     args, quantizer.args = quantizer.args, (zeros, *quantizer.args[1:])
     drop_constants(graph, args[:1])

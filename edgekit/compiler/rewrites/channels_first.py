@@ -15,9 +15,9 @@ from edgekit.compiler.graph import (
     argument,
     constant,
     insert,
+    insert_layer,
     refresh,
     replace_layer,
-    set_weights,
     shape_of,
 )
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
@@ -35,8 +35,8 @@ def channels_first(graph: GraphModule) -> int:
         if weight is None or len(shape_of(node)) != 4:
             continue
         inner = insert(graph, node, A.permute.default, node.args[0], TO_FIRST, like=node)
-        conv = insert(graph, node, A.conv2d.default, inner, node.args[1], argument(node, 2, None), like=node)
-        set_weights(graph, conv, weight[:, :, None, None], constant(graph, argument(node, 2, None)))
+        bias = constant(graph, argument(node, 2, None))
+        conv = insert_layer(graph, node, A.conv2d.default, inner, weight[:, :, None, None], bias)
         replace_layer(graph, node, insert(graph, node, A.permute.default, conv, TO_LAST, like=node))
         converted += 1
     refresh(graph)

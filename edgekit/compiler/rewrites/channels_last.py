@@ -15,10 +15,10 @@ from edgekit.compiler.graph import (
     argument,
     constant,
     insert,
+    insert_layer,
     pair,
     refresh,
     replace_layer,
-    set_weights,
     shape_of,
 )
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
@@ -47,8 +47,8 @@ def _pointwise_to_linear(graph: GraphModule, node: Node) -> bool:
     if math.prod(shape_of(node)[2:]) == 1:  # nothing to transpose, and LiteRT's converter fails on such a Linear
         return False
     inner = insert(graph, node, A.permute.default, node.args[0], TO_LAST, like=node)
-    linear = insert(graph, node, A.linear.default, inner, node.args[1], argument(node, 2, None), like=node)
-    set_weights(graph, linear, weight.flatten(1), constant(graph, argument(node, 2, None)))
+    bias = constant(graph, argument(node, 2, None))
+    linear = insert_layer(graph, node, A.linear.default, inner, weight.flatten(1), bias)
     outer = insert(graph, node, A.permute.default, linear, TO_FIRST, like=node)
     replace_layer(graph, node, outer)
     return True

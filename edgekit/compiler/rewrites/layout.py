@@ -74,12 +74,10 @@ def _sink_elementwise(graph: GraphModule, node: Node, order: list[int]) -> None:
         elif (fixed := constant(graph, value)) is not None:
             fixed = fixed.reshape([1] * (4 - fixed.ndim) + list(fixed.shape)).permute(inverse)
             args.append(add_constant(graph, node, f"{value.name}_permuted", fixed))
-            args[-1].meta["val"] = fixed
         elif len(shape_of(value)) < 4:
             return  # broadcasting along the width or the channels is rare
         else:
             args.append(insert(graph, node, A.permute.default, value, inverse, like=node))
-            args[-1].meta["val"] = value.meta["val"].permute(inverse)
     _finish(graph, node, insert(graph, node, node.target, *args, like=node, **node.kwargs), order)
 
 
@@ -98,13 +96,9 @@ def _sink_reduction(graph: GraphModule, node: Any, order: list[int]) -> None:
     if keep:
         _finish(graph, node, reduced, order)
     else:
-        reduced.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(reduced)
 
 
 def _finish(graph: GraphModule, node: Node, inner: Node, order: list[int]) -> None:
     """Replace `node` by `inner`, which is in the other layout, and a permute back."""
-    inner.meta["val"] = node.meta["val"].permute(_inverse(order))
-    outer = insert(graph, node, A.permute.default, inner, order, like=node)
-    outer.meta["val"] = node.meta["val"]
-    node.replace_all_uses_with(outer)
+    node.replace_all_uses_with(insert(graph, node, A.permute.default, inner, order, like=node))

@@ -12,10 +12,10 @@ from edgekit.compiler.graph import (
     argument,
     constant,
     insert,
+    insert_layer,
     pair,
     refresh,
     replace_layer,
-    set_weights,
     shape_of,
 )
 from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
@@ -79,8 +79,7 @@ def _become_linear(graph: GraphModule, rows_of: Callable[[Any, Tensor], tuple[An
         if rows is None:
             continue
         patches, flat = rows
-        linear = insert(graph, node, A.linear.default, patches, node.args[1], argument(node, 2, None), like=node)
-        set_weights(graph, linear, flat, constant(graph, argument(node, 2, None)))
+        linear = insert_layer(graph, node, A.linear.default, patches, flat, constant(graph, argument(node, 2, None)))
         replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
         changed += 1
     refresh(graph)

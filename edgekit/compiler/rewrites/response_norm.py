@@ -97,7 +97,6 @@ def _vector_norm(graph: GraphModule, length_of: Callable[[GraphModule, Node, Nod
             continue
         x, _, axes, keep = node.args[:4]
         square = insert(graph, node, A.mul.Tensor, x, x, like=node)
-        square.meta["val"] = x.meta["val"]
         if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
             length = length_of(graph, node, square)
         else:

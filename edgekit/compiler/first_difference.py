@@ -1,0 +1,71 @@
+"""Finds the first layer whose output in a graph isn't that of its network."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+
+from edgekit.compiler.graph import layer_name
+
+
+@torch.no_grad()
+def first_differing_layer(network: nn.Module, graph: GraphModule, image: Tensor, tolerance: float) -> str | None:
+    """Name of the first layer whose output in the graph differs from the network's for an image [1,C,H,W].
+
+    `tolerance` is a fraction of the layer's largest output. Returns None if all outputs that both have are equal. It
+    skips layers into which a batch norm was folded, and those that run several times.
+    """
+    outputs = _outputs(network, image)
+    last = {layer_name(node): node for node in graph.graph.nodes if node.op == "call_function"}
+    expected = {node: outputs[name][0] for name, node in last.items() if _is_own(node, outputs)}
+    comparison = _Comparison(graph, expected, tolerance)
+    comparison.run(image.clone())
+    return comparison.first
+
+
+def _outputs(network: nn.Module, image: Tensor) -> dict[str, list[Tensor]]:
+    """The outputs of each layer, in the order of its calls."""
+    outputs: dict[str, list[Tensor]] = {}
+
+    def remember(name: str, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs.setdefault(name, []).append(output.clone())  # a later layer may write into it
+
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: remember(name, output))
+        for name, layer in network.named_modules()
+        if not any(layer.children())
+    ]
+    try:
+        network(image.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+def _is_own(node: Any, outputs: dict[str, list[Tensor]]) -> bool:
+    """Whether a node gives the output of a layer that ran once and has the weights of the network."""
+    name = layer_name(node)
+    weight = node.args[1] if len(node.args) > 1 else None
+    changed = isinstance(weight, Node) and weight.op == "get_attr" and str(weight.target) != f"{name}.weight"
+    return len(outputs.get(name, ())) == 1 and not changed
+
+
+class _Comparison(Interpreter):
+    """Compares the values of nodes with others while the graph runs."""
+
+    def __init__(self, graph: GraphModule, expected: dict[Node, Tensor], tolerance: float) -> None:
+        super().__init__(graph)
+        self._expected, self._tolerance = expected, tolerance
+        self.first: str | None = None
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        expected = self._expected.get(n)
+        if self.first is None and expected is not None and value.shape == expected.shape:
+            most = self._tolerance * float(expected.abs().max())
+            if not torch.allclose(value, expected, rtol=0, atol=most):
+                self.first = layer_name(n)
+        return value

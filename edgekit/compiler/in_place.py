@@ -1,0 +1,80 @@
+"""Makes a graph functional: operations that write into their input become ones that return the result.
+
+torch.export keeps `relu_` and `x[:, 0] += 1` as they are, but edgekit's passes move, replace and remove nodes as if no
+node changed another's value.
+"""
+
+from typing import Any
+
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from edgekit.compat.torch import is_mutable, out_of_place, shared_argument
+from edgekit.compiler.graph import A, set_values
+from edgekit.compiler.inline import inline_wrapped
+
+SAME = {A.alias.default, A.detach.default}
+"""Operations that return their input itself."""
+DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
+"""Operations that return their input itself unless they are told to train."""
+
+
+def functional_graph(program: ExportedProgram) -> GraphModule:
+    """The graph of an exported program, with fake tensors and without operations that write into their input."""
+    graph = _module_of(program)
+    if not write_out_of_place(graph):
+        # torch's own functionalization traces everything again, and has other forms of some operations.
+        graph = _module_of(program.run_decompositions({}))
+    return graph
+
+
+def _module_of(program: ExportedProgram) -> GraphModule:
+    graph = program.module(check_guards=False)
+    assert isinstance(graph, GraphModule)
+    inline_wrapped(graph)
+    return set_values(graph)
+
+
+def write_out_of_place(graph: GraphModule) -> bool:
+    """Replace each operation that writes into its input by the one that returns the result, in place.
+
+    Returns False, with some of them replaced, if a later node reads what was written through another view, as in
+    ``x[:, 0] += 1``. Nodes that return their input itself are removed, because they would be such views.
+    """
+    memory: dict[Node, Node] = {}  # for each node, the one whose memory its value is in
+    for node in list(graph.graph.nodes):
+        if is_same(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+            continue
+        memory[node] = node
+        if not is_mutable(node.target):
+            viewed = shared_argument(node.target, node.args)
+            memory[node] = memory[viewed] if isinstance(viewed, Node) else node
+            continue
+        operation, written = out_of_place(node.target), node.args[0]
+        if operation is None or _is_read_elsewhere(node, written, memory):
+            return False
+        written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+        node.target = operation
+    return True
+
+
+def is_same(node: Any) -> bool:
+    """Whether a node returns its input itself, not a copy."""
+    if node.target in DROPOUTS:
+        return not node.args[2]
+    if node.target is A.contiguous.default:
+        return len(node.args) == 1 and not node.kwargs and bool(node.args[0].meta["val"].is_contiguous())
+    return node.target in SAME or (keeps_dtype(node) and len(node.args) == 2 and not node.kwargs)
+
+
+def keeps_dtype(node: Any) -> bool:
+    """Whether a node converts a value to the type that it has."""
+    return node.target is A.to.dtype and bool(node.args[0].meta["val"].dtype == node.args[1])
+
+
+def _is_read_elsewhere(write: Node, written: Any, memory: dict[Node, Node]) -> bool:
+    """Whether a node behind a write reads the same memory, but not through the node that is written to."""
+    views = (node for node, owner in memory.items() if owner is memory[written] and node not in (written, write))
+    return any(user > write for view in views for user in view.users)

@@ -1,0 +1,73 @@
+"""Checks that hold for every graph, after every pass."""
+
+import importlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import pytest
+import torch
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_map
+
+from edgekit.compiler import export
+from edgekit.compiler.export import copy_sharing
+from edgekit.compiler.graph import constant, set_values
+from edgekit.compiler.rewrites import PASSES
+
+CALIBRATION = ("center_weights", "minimize_range_mse", "tie_pools", "widen_scales", "limit_keys")
+ROUNDING = ("round_weights", "fit_weights")
+OTHERS = {
+    "edgekit.compiler.quantize.calibrate": ("equalize", *CALIBRATION, *ROUNDING, "decompose_hard_swish"),
+    "edgekit.runtime.onnx.backend": ("fold_weights",),
+    "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
+    "edgekit.runtime.tflite.backend": (
+        "requantize_paddings",
+        "separate_concatenations",
+        "separate_quantizers",
+        "take_weights",
+    ),
+}
+"""The passes that change a graph and aren't in a table, by the module that calls them."""
+
+
+def check_values(graph: GraphModule) -> None:
+    """Assert that each node has a fake tensor of the shape and type that it computes."""
+    nodes = _values(graph)
+    missing = [node.format_node() for node in nodes if "val" not in node.meta]
+    assert not missing, f"nodes without a fake tensor: {missing}"
+    fresh = _values(set_values(copy_sharing(graph)))
+    wrong = [node.format_node() for node, new in zip(nodes, fresh, strict=True) if _kind(node) != _kind(new)]
+    assert not wrong, f"nodes with a wrong fake tensor: {wrong}"
+
+
+def _values(graph: GraphModule) -> list[Node]:
+    """All nodes but the output and subgraphs, such as those of an enabled autocast."""
+    nodes = (node for node in graph.graph.nodes if node.op != "output")
+    return [node for node in nodes if node.op != "get_attr" or constant(graph, node) is not None]
+
+
+def _kind(node: Node) -> Any:
+    value = node.meta["val"]
+    return tree_map(lambda part: (part.shape, part.dtype) if isinstance(part, torch.Tensor) else part, value)
+
+
+def check_every_pass(patch: pytest.MonkeyPatch) -> None:
+    """Let every pass check the graph that it leaves."""
+
+    def checked(apply: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(apply)
+        def run(graph: GraphModule, *args: Any, **kwargs: Any) -> Any:
+            result = apply(graph, *args, **kwargs)
+            check_values(graph)
+            return result
+
+        return run
+
+    for name, apply in PASSES.items():
+        patch.setitem(PASSES, name, checked(apply))
+    patch.setattr(export, "STEPS", tuple(checked(step) for step in export.STEPS))
+    for place, names in OTHERS.items():
+        module = importlib.import_module(place)
+        for name in names:
+            patch.setattr(module, name, checked(getattr(module, name)))

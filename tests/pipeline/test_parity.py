@@ -1,0 +1,176 @@
+"""A graph that doesn't compute what its network does is refused in every job, and the message says why."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edgekit.cli.main import main
+from edgekit.compiler.export import export_graph
+from edgekit.compiler.first_difference import first_differing_layer
+from edgekit.errors import EdgekitError, ModelError, ParityError
+from edgekit.models.logits import torch_logits
+from edgekit.models.network import load_network
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline import graphs
+from edgekit.pipeline.parity import check_graph
+from edgekit.pipeline.prepared import ParitySamples
+
+
+@pytest.fixture
+def job(photos: Path) -> list[str]:
+    return ["tests.helpers.odd:two_faced", "--imgsz", "16", "--data", str(photos), "--quiet"]
+
+
+CALIBRATION, EVALUATION = (["--num-calibration-samples", "4"], ["--num-eval-samples", "4"])
+COMMANDS = {
+    "quantize": ["--target", "onnx", "--target", "openvino", *CALIBRATION],
+    "compile": ["--target", "onnx"],
+    "sensitivity": ["--target", "onnx", *CALIBRATION, *EVALUATION],
+    "tune": ["--target", "onnx", "--num-tuning-samples", "4", *CALIBRATION, *EVALUATION],
+    "deploy": ["--target", "onnx", "--precision", "int8", *CALIBRATION, *EVALUATION],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_a_wrong_graph(
+    command: str, job: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *job, *COMMANDS[command], "-o", str(tmp_path / "run")]) == 1
+    message = capfd.readouterr().err
+    assert "edgekit can't convert 'tests.helpers.odd:two_faced' correctly" in message
+    assert "its graph differs from torch by " in message
+    assert "first in the output of layer 'act'" in message
+    assert "Choose other runtimes" not in message
+    assert "Traceback" not in message
+
+
+def test_the_graph_is_compared_once(job: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def check(*args: Any) -> None:
+        compared.append(args)
+        check_graph(*args)
+
+    monkeypatch.setattr(graphs, "check_graph", check)
+    assert main(["deploy", *job, *CALIBRATION, *EVALUATION, "-o", str(tmp_path / "run")]) == 1
+    assert len(compared) == 1
+
+
+class Small(nn.Module):
+    """A classifier [N,3,16,16] -> [N,5]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm, self.act = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU()
+        self.norm.running_var = torch.rand(8) + 0.5
+        self.middle, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.act(self.norm(self.stem(x))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Drops(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5)
+
+
+class Batches(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits - logits.mean(0) * (len(x) > 1)
+
+
+def small() -> nn.Module:
+    return Small()
+
+
+def drops() -> nn.Module:
+    return Drops()
+
+
+def batches() -> nn.Module:
+    return Batches()
+
+
+def checked(factory: str, change: Any = lambda graph: None) -> EdgekitError | None:
+    network = load_network(ModelOptions(f"{__name__}:{factory}", imgsz=16))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    graph = export_graph(network.module, (1, 3, 16, 16))
+    change(graph)
+    try:
+        check_graph(network, graph, ParitySamples(pixels, torch_logits(network, pixels)))
+    except EdgekitError as error:
+        return error
+    return None
+
+
+def test_a_right_graph_passes() -> None:
+    assert checked("small") is None
+
+
+def test_a_network_that_draws_random_numbers() -> None:
+    error = checked("drops")
+    assert isinstance(error, ModelError)
+    assert "returns other logits when it runs again on the same image" in error.problem
+    assert "training=self.training" in error.fix
+
+
+def test_a_network_whose_logits_depend_on_the_batch() -> None:
+    error = checked("batches")
+    assert isinstance(error, ModelError)
+    assert "for an image alone than for the same image in a batch" in error.problem
+
+
+def spoil(layer: str) -> Any:
+    def change(graph: GraphModule) -> None:
+        part = graph.get_submodule(layer)
+        assert isinstance(part.weight, Tensor)
+        part.weight = nn.Parameter(part.weight * 2, requires_grad=False)  # the network keeps its own
+
+    return change
+
+
+@pytest.mark.parametrize("layer", ["middle", "head"])
+def test_the_first_differing_layer_is_named(layer: str) -> None:
+    error = checked("small", spoil(layer))
+    assert isinstance(error, ParityError)
+    assert f"first in the output of layer '{layer}'" in error.problem
+
+
+def test_no_layer_is_named_where_all_are_equal() -> None:
+    network, image = Small().eval(), torch.randn(1, 3, 16, 16)
+    assert first_differing_layer(network, export_graph(network, image.shape), image, 1e-3) is None
+
+
+class Chaotic(nn.Module):
+    """A network that amplifies rounding: differences grow a thousandfold per step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.norm.running_var = torch.rand(8) + 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).mean((2, 3))
+        for _ in range(2):
+            x = torch.sin(500 * x)
+        return x
+
+
+def chaotic() -> nn.Module:
+    return Chaotic()
+
+
+def test_rounding_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checked("chaotic") is None
+    monkeypatch.setattr("edgekit.pipeline.parity.ROUNDINGS", 0)
+    assert checked("chaotic") is not None
