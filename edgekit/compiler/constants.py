@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import CONSTANT_VIEWS, add_constant, constant, layer_name
+from edgekit.compiler.graph import add_constant, constant, is_view_of_constant, layer_name
 
 
 @torch.no_grad()
@@ -28,7 +28,11 @@ def fold_constants(graph: GraphModule) -> int:
         elif _is_fixed(node, values):
             values[node] = node.target(*map_arg(node.args, values.get), **map_arg(node.kwargs, values.get))
     for node in [node for node in values if node.op == "call_function"]:
-        if _is_view(node) or not isinstance(values[node], Tensor) or all(user in values for user in node.users):
+        if (
+            is_view_of_constant(node)
+            or not isinstance(values[node], Tensor)
+            or all(user in values for user in node.users)
+        ):
             continue
         folded_node = add_constant(graph, node, f"{layer_name(node)}.{node.name}", values[node])
         node.replace_all_uses_with(folded_node)
@@ -41,10 +45,3 @@ def _is_fixed(node: Node, values: dict[Node, Any]) -> bool:
     if node.op != "call_function" or not all(value in values for value in node.all_input_nodes):
         return False
     return not node.is_impure() and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
-
-
-def _is_view(node: Any) -> bool:
-    """Whether a node is nothing but views of a weight."""
-    while node.op == "call_function" and node.target in CONSTANT_VIEWS:
-        node = node.args[0]
-    return bool(node.op == "get_attr")

@@ -1,7 +1,6 @@
 """Exports a network as a graph, computes its constants, folds its batch norms and removes no-ops."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from edgekit.compiler.graph import (
     add_constant,
     argument,
     constant,
+    drop_constants,
     insert,
     layer_name,
     pair,
@@ -23,18 +23,12 @@ from edgekit.compiler.graph import (
     shape_of,
 )  # fmt: skip
 from edgekit.compiler.in_place import functional_graph, is_same, keeps_dtype
+from edgekit.compiler.operations import rename_operations, replace_operations
 
 M = TypeVar("M", bound=nn.Module)
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
 """Operations that do nothing but copy their input."""
-EQUIVALENT = {
-    A.view.default: A.reshape.default,  # which works with any strides, and rewrites change them
-    A.__and__.Tensor: A.bitwise_and.Tensor,
-    A.__or__.Tensor: A.bitwise_or.Tensor,
-    A.__xor__.Tensor: A.bitwise_xor.Tensor,
-}
-"""Operations, and others that compute the same of the same arguments."""
 
 
 @torch.no_grad()
@@ -69,26 +63,6 @@ def remove_no_ops(graph: GraphModule) -> None:
             graph.graph.erase_node(node)
 
 
-def replace_operations(graph: GraphModule) -> None:
-    """Replace operations that passes or runtimes don't know by others with the same values."""
-    for node in list(graph.graph.nodes):
-        node.target = EQUIVALENT.get(node.target, node.target)
-        if node.target is A.bitwise_xor.Tensor and node.meta["val"].dtype == torch.bool:
-            node.target = A.ne.Tensor  # LiteRT has no other operation for it
-        elif node.target is A._native_batch_norm_legit_no_training.default:
-            _restore_batch_norm(graph, node)
-        elif node.target is A.copy.default:
-            _replace_copy(graph, node)
-        elif node.target is A.index_put.default:
-            _put_by_mask(graph, node)
-        elif node.target is A.unfold.default:
-            _gather_windows(graph, node)
-        elif node.target is A.col2im.default:
-            _gather_overlaps(graph, node)
-        elif node.target is A.scaled_dot_product_attention.default and len(shape_of(node)) != 4:
-            _give_attention_four_axes(graph, node)
-
-
 def _copies(node: Node) -> bool:
     """Whether a node copies its input, which in a functional graph is the same as its input."""
     return node.target in COPIES or keeps_dtype(node)
@@ -108,100 +82,39 @@ def _pads_nothing(node: Node) -> bool:
     return node.target is A.pad.default and not any(widths)
 
 
-def _restore_batch_norm(graph: GraphModule, node: Any) -> None:
-    """Replace the form that a batch norm gets when torch makes a graph functional."""
-    *inputs, momentum, eps = node.args
-    norm = insert(graph, node, A.batch_norm.default, *inputs, False, momentum, eps, False, like=node)
-    for first in list(node.users):
-        first.replace_all_uses_with(norm)
-
-
-def _replace_copy(graph: GraphModule, node: Any) -> None:
-    """Replace the result of writing one value over another by the one that was written."""
-    to, value = node.args[:2]
-    if value.meta["val"].dtype != to.meta["val"].dtype:
-        value = insert(graph, node, A.to.dtype, value, to.meta["val"].dtype, like=node)
-    if shape_of(value) != shape_of(to):
-        value = insert(graph, node, A.expand.default, value, list(shape_of(to)), like=node)
-    node.replace_all_uses_with(value)
-
-
-def _put_by_mask(graph: GraphModule, put: Any) -> None:
-    """Replace ``x[mask] = value`` by a choice. LiteRT's converter wants to know the mask in advance."""
-    source, indices, value = put.args[:3]
-    if len(indices) != 1 or argument(put, 3, False) or value.meta["val"].numel() != 1:
-        return
-    (mask,) = indices
-    if mask.meta["val"].dtype == torch.bool and shape_of(mask) == shape_of(source):
-        put.replace_all_uses_with(insert(graph, put, A.where.self, mask, value, source, like=put))
-
-
-def _gather_windows(graph: GraphModule, unfold: Any) -> None:
-    """Replace an unfold by a gather. LiteRT's converter would pad it in more dimensions than its kernels know."""
-    source, axis, size, step = unfold.args
-    before = shape_of(source)
-    dimension = axis % len(before)
-    count = shape_of(unfold)[dimension]
-    places = torch.arange(count)[:, None] * step + torch.arange(size)
-    index = add_constant(graph, unfold, f"{unfold.name}.index", places.flatten())
-    gathered = insert(graph, unfold, A.index_select.default, source, dimension, index)
-    windows = (*before[:dimension], count, size, *before[dimension + 1 :])
-    split = insert(graph, unfold, A.reshape.default, gathered, windows)
-    order = [place for place in range(len(windows)) if place != dimension + 1]
-    unfold.target, unfold.args = A.permute.default, (split, [*order, dimension + 1])
-
-
-def _gather_overlaps(graph: GraphModule, fold: Any) -> None:
-    """Replace a fold by a gather of the values that overlap at each pixel, and their sum.
-
-    torch decomposes it into an addition at computed places, which LiteRT doesn't know.
-    """
-    columns, (height, width), *window = fold.args
-    channels = shape_of(fold)[-3]
-    # The pixel, counted from 1, to which each value of a channel is added; 0 for the padding.
-    pixels = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
-    targets = nn.functional.unfold(pixels, *window).flatten().long()
-    counts = torch.bincount(targets)
-    values = targets.argsort(stable=True)[counts[0] :]  # in the order of the pixels, without those of the padding
-    pixel = targets[values] - 1
-    rank = torch.arange(len(values)) - (counts.cumsum(0) - counts[0])[pixel]
-    places = torch.full((int(counts[1:].max()), height * width), len(targets))  # by default the zero behind the values
-    places[rank, pixel] = values
-    flat = insert(graph, fold, A.reshape.default, columns, [-1, channels, len(targets)])
-    padded = insert(graph, fold, A.pad.default, flat, [0, 1])
-    index = add_constant(graph, fold, f"{fold.name}.index", places.flatten())
-    gathered = insert(graph, fold, A.index_select.default, padded, 2, index)
-    overlaps = insert(graph, fold, A.reshape.default, gathered, [-1, channels, *places.shape])
-    total = insert(graph, fold, A.sum.dim_IntList, overlaps, [2])
-    fold.target, fold.args = A.reshape.default, (total, list(shape_of(fold)))
-
-
-def _give_attention_four_axes(graph: GraphModule, attention: Any) -> None:
-    """Give an attention over fewer or more than four axes four, the only number that torch's export to ONNX takes."""
-    shape = shape_of(attention)
-    masks = attention.args[3:4]
-    if any(mask is not None and shape_of(mask)[:-2] != shape[:-2] for mask in masks):
-        return  # broadcasting a mask over some of many axes is rare
-    outer = [1] * (3 - len(shape)) + [math.prod(shape[:-3]), *shape[-3:-2]]
-    values = [
-        None if value is None else insert(graph, attention, A.reshape.default, value, [*outer, *shape_of(value)[-2:]])
-        for value in attention.args[:4]
-    ]
-    arguments = (*values, *attention.args[4:])
-    output = insert(graph, attention, attention.target, *arguments, like=attention, **attention.kwargs)
-    if any(mask is not None for mask in masks):
-        # With a mask, torch may choose another kernel each time it is traced, and their outputs differ in strides.
-        output = insert(graph, attention, A.clone.default, output, memory_format=torch.contiguous_format)
-    attention.replace_all_uses_with(insert(graph, attention, A.reshape.default, output, list(shape)))
-    graph.graph.erase_node(attention)  # which dead code elimination keeps, because it might drop values at random
-
-
 def copy_sharing(module: M) -> M:
     """A deep copy that shares the module's tensors, so changes to the copy must replace tensors, not write to them.
 
     Memory may not have room for two copies of a network with billions of weights.
     """
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def fold_biases(graph: GraphModule) -> None:
+    """Fold what is added to each channel behind a convolution or linear layer into its bias, as in files of Paddle."""
+    for node in list(graph.graph.nodes):
+        if node.target is not A.add.Tensor or node.kwargs:
+            continue
+        for layer, added in (node.args, node.args[::-1]):
+            shift = _per_channel(layer, constant(graph, added))
+            if shift is None or len(layer.users) != 1:
+                continue
+            old = constant(graph, argument(layer, 2, None))
+            bias = add_constant(graph, layer, f"{layer_name(layer)}.bias", shift if old is None else old + shift)
+            before, layer.args = layer.args, (*layer.args[:2], bias, *layer.args[3:])
+            drop_constants(graph, before[2:3])
+            node.replace_all_uses_with(layer)
+            break
+
+
+def _per_channel(layer: Any, value: Tensor | None) -> Tensor | None:
+    """A value [C] for each output channel of a layer, if it broadcasts so; None for other nodes and shapes."""
+    if value is None or not isinstance(layer, Node) or layer.target not in (A.conv2d.default, A.linear.default):
+        return None
+    shape = [1] * len(shape_of(layer))
+    axis = 1 if layer.target is A.conv2d.default else len(shape) - 1
+    shape[axis] = shape_of(layer)[axis]
+    return value.flatten() if [1] * (len(shape) - value.ndim) + list(value.shape) == shape else None
 
 
 def fold_batch_norms(graph: GraphModule) -> None:
@@ -259,9 +172,11 @@ def _fold_behind(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -
 
 
 STEPS: tuple[Callable[[GraphModule], object], ...] = (
+    rename_operations,
     remove_no_ops,
     replace_operations,
     fold_constants,
+    fold_biases,
     fold_batch_norms,
 )
 """The steps of `simplify`. Each leaves a graph whose nodes have their fake tensors."""

@@ -78,6 +78,13 @@ def constant(graph: GraphModule, node: Any) -> Tensor | None:
     return None
 
 
+def is_view_of_constant(node: Any) -> bool:
+    """Whether a node is a parameter, or nothing but views of one."""
+    while isinstance(node, Node) and node.target in CONSTANT_VIEWS:
+        node = node.args[0]
+    return isinstance(node, Node) and node.op == "get_attr"
+
+
 def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> Node:
     """Insert a get_attr node for a copy of `value` before `before`. A suffix makes the name unique."""
     base = "rw_" + name.replace(".", "_")

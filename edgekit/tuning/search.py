@@ -5,13 +5,15 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
-from edgekit.errors import BundleError, EdgekitError, EngineError, StageError, UsageError
+from edgekit.errors import BundleError, EdgekitError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.measure.memory import resident_bytes
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
@@ -48,7 +50,7 @@ DEATHS = 3
 def tune(options: Options, search: Search, reporter: Reporter) -> Report:
     """Search, write OUTPUT/recipe.toml, build its bundles and judge them on held-out images. Returns the report.
 
-    An interrupted search resumes after its completed trials. Raises EngineError if no trial completes.
+    An interrupted search resumes after its completed trials. Raises StageError if no trial completes.
     """
     check_search(options, search)
     check_tools(options)
@@ -67,8 +69,10 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
                 "times the result"
             )
         until = time.time() + 60 * search.minutes if search.minutes else float("inf")
-        Workers(options, search, file, until, tables, reporter).run()
+        workers = Workers(options, search, file, until, tables, reporter)
+        workers.run()
         trials = {target: table.trials() for target, table in tables.items()}
+        check_completed(trials, workers.failures, workers.was_stopped)
         orders = {target: table.layers() or [] for target, table in tables.items()}
         recipe = write_recipe(run.path / RECIPE, ready, trials, orders)
         return verdict(run, ready, recipe, options, trials, reporter)
@@ -98,6 +102,11 @@ class Workers:
         self._reported: set[tuple[str, int]] = set()
         self._alive: list[BaseProcess] = []
         self._deaths = 0
+        self._errors: SimpleQueue[str] = get_context("spawn").SimpleQueue()
+        self.failures: list[str] = []
+        """Reasons for which workers ended before they had run all trials."""
+        self.was_stopped = False
+        """Whether the time was up before all trials had run."""
 
     def run(self) -> None:
         """Run until no trial is left, or the time is up. Ctrl-C ends the workers."""
@@ -107,15 +116,18 @@ class Workers:
                 time.sleep(POLL_S)
                 self._supervise()
                 self._report()
+            self.was_stopped = bool(self._alive)
             if self._alive:
                 self._reporter.say(f"stopped after {self._search.minutes:g} minutes: using the completed trials")
         finally:
             for process in self._alive:
                 _end(process)
+        while not self._errors.empty():
+            self.failures.append(self._errors.get())
         self._report()
 
     def _start(self) -> BaseProcess:
-        return spawn(begin, (*self._arguments, tracebacks.wanted()))
+        return spawn(begin, (*self._arguments, tracebacks.wanted(), self._errors))
 
     def _supervise(self) -> None:
         for process in list(self._alive):
@@ -128,7 +140,8 @@ class Workers:
             if process.exitcode in (0, EdgekitError.exit_code, StageError.exit_code):
                 continue  # it is done, or has reported an error that another worker would meet too
             self._deaths += 1
-            self._reporter.warn(f"a worker died (exit status {process.exitcode}); see {library_log.current()}")
+            self.failures.append(f"a worker died (exit status {process.exitcode})")
+            self._reporter.warn(f"{self.failures[-1]}; see {library_log.current()}")
             if self._deaths <= DEATHS:
                 self._alive.append(self._start())
 
@@ -136,6 +149,7 @@ class Workers:
         """Kill a worker, and fail its trial for good."""
         process.kill()
         process.join()
+        self.failures.append(f"a worker {reason}")
         for table in self._tables.values():
             table.finish(worker_name(process.pid), "fail", reason)
 
@@ -175,10 +189,23 @@ def describe(trial: Trial) -> str:
     return f"{title}: drop {figures.drop_top1_points:+.2f} points, {rest}{missed}"
 
 
+def check_completed(trials: Mapping[str, Sequence[Trial]], failures: Sequence[str], was_stopped: bool) -> None:
+    """Raise StageError, with what failed, if a target has no completed trial."""
+    for target, target_trials in trials.items():
+        if best(target_trials) is not None:
+            continue
+        reasons = dict.fromkeys((*(trial.reason for trial in target_trials if trial.reason is not None), *failures))
+        stopped = ("the time was up",) if was_stopped else ()
+        raise StageError(
+            f"{target}: no trial was completed: {'; '.join((*reasons, *stopped))}",
+            fix="Allow more time with --budget-minutes" if was_stopped and not reasons else "",
+        )
+
+
 def write_recipe(
     path: Path, ready: SplitJob, trials: Mapping[str, Sequence[Trial]], orders: Mapping[str, Sequence[str]]
 ) -> Recipe:
-    """Write the best choices of each target as one recipe; EngineError if a target has no completed trial.
+    """Write the best choices of each target, which has a completed trial, as one recipe.
 
     `orders` has each target's layers in the order in which trials leave them in float.
     """
@@ -186,10 +213,7 @@ def write_recipe(
     recipe, notes = job.recipe, []
     for target, target_trials in trials.items():
         winner = best(target_trials)
-        if winner is None:
-            reasons = "; ".join(dict.fromkeys(trial.reason for trial in target_trials if trial.reason is not None))
-            problem = f"{target}: no trial was completed{': ' + reasons if reasons else ''}"
-            raise EngineError(problem, fix="" if reasons else "Allow more time with --budget-minutes")
+        assert winner is not None
         recipe = with_choices(recipe, target, winner.choices, orders[target])
         notes.append(f"{target}: {describe(winner)}")
     recipe = replace(

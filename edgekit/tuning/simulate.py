@@ -92,10 +92,11 @@ class Simulation:
                 return values[origin]
             quantize: Any = origin.args[0]
             source = quantize.args[0]
+            plain = self._weights[source][0] if source.op == "get_attr" else values[source]
             if not self._is_on(node, source, active):
-                return values[source]
+                return plain
             if origin not in values:
-                levels = quantize.target(values[source], *quantize.args[1:])
+                levels = quantize.target(plain, *quantize.args[1:])
                 values[origin] = origin.target(levels, *origin.args[1:], **origin.kwargs)
             return values[origin]
 

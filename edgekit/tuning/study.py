@@ -1,5 +1,6 @@
 """A study: one target's trials, which are planned once and run by all workers, and the best of them."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -7,8 +8,10 @@ from dataclasses import asdict
 from threading import Event, Thread
 from typing import Any
 
-from edgekit.errors import StageError, UsageError
+from edgekit.errors import EdgekitError, StageError, UsageError
 from edgekit.report.search_document import TargetSearch, TrialSummary
+from edgekit.support import tracebacks
+from edgekit.tuning.bugs import bug_of
 from edgekit.tuning.database import TrialTable
 from edgekit.tuning.space import Choices
 from edgekit.tuning.trial import Figures, Trial
@@ -42,8 +45,9 @@ def drain(
 ) -> None:
     """Run trials until none is waiting or running anywhere, or until the time `until` (as of time.time()).
 
-    A StageError of `measure` fails the trial for good. A trial is pruned if one with fewer layers in float met the
-    bounds, because it can't be the best. Other exceptions, such as KeyboardInterrupt, return the trial to the queue.
+    A StageError of `measure` fails the trial for good, and so does a bug in edgekit, whose traceback is printed. A
+    trial is pruned if one with fewer layers in float met the bounds, because it can't be the best. An InputError, such
+    as for a full disk, and KeyboardInterrupt return the trial to the queue.
     """
     while time.time() < until:
         number = table.claim(worker)
@@ -68,7 +72,11 @@ def _run(table: TrialTable, worker: str, number: int, measure: Callable[[Choices
         table.finish(worker, "complete", figures=figures)
     except StageError as error:
         table.finish(worker, "fail", str(error))
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, EdgekitError):
+            print(tracebacks.text_of(error), file=sys.stderr)
+            table.finish(worker, "fail", bug_of(error))
+            return
         table.release(worker)
         raise
 

@@ -337,3 +337,31 @@ def test_batch_norms_without_weights_are_folded() -> None:
     assert not calls(graph, A.batch_norm.default)
     assert len(calls(graph, A.mul.Tensor)) == 1  # the norm without a convolution
     torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+class Biases(nn.Module):
+    """Layers whose biases are added behind them, as in files of Paddle, and sums that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 1)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 5, bias=False)
+        self.biases = nn.ParameterList([torch.randn(4, 1, 1), torch.randn(1, 4, 1, 1), torch.randn(5)])
+        self.place = nn.Parameter(torch.randn(1, 4, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x) + self.biases[0])
+        y = self.biases[1] + self.second(x)
+        z = self.second(y)
+        logits: Tensor = self.biases[2] + self.head((z + self.place + z * y).mean((2, 3)))
+        return logits
+
+
+def test_biases_behind_layers_are_folded() -> None:
+    torch.manual_seed(0)
+    network, x = Biases().eval().requires_grad_(False), torch.randn(1, 3, 8, 8)
+    graph = export_graph(network, (1, 3, 8, 8))
+    assert len(calls(graph, A.add.Tensor)) == 2
+    assert not calls(graph, A.batch_norm.default)
+    assert len(calls(graph, A.mul.Tensor)) == 1
+    torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)

@@ -31,7 +31,6 @@ COMMANDS = {
     "quantize": ["--target", "onnx", "--target", "openvino", *CALIBRATION],
     "compile": ["--target", "onnx"],
     "sensitivity": ["--target", "onnx", *CALIBRATION, *EVALUATION],
-    "tune": ["--target", "onnx", "--num-tuning-samples", "4", *CALIBRATION, *EVALUATION],
     "deploy": ["--target", "onnx", "--precision", "int8", *CALIBRATION, *EVALUATION],
 }
 

@@ -14,11 +14,15 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import load_recipe
+from edgekit.errors import StageError
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select, split
 from edgekit.report import load_report
 from edgekit.report.search_document import TrialSummary
 from edgekit.runtime.bundle import read_bundle
+from edgekit.tuning.search import check_completed
+from edgekit.tuning.space import Choices
+from edgekit.tuning.trial import Trial
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,39 @@ def test_a_completed_search_reuses_its_trials(tuned: Path, arguments: list[str],
     assert [trial.number for trial in trials_of(folder)] == [0, 1, 2]
 
 
+def trial(reason: str | None = None) -> Trial:
+    choices = Choices("histogram", False, "none", 0)
+    return Trial(0, choices, "waiting" if reason is None else "fail", None, reason, None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "failures", "was_stopped", "problem", "fix"),
+    [
+        (None, [], True, "the time was up", "Allow more time with --budget-minutes"),
+        (None, ["a bug in edgekit"], False, "a bug in edgekit", ""),
+        ("NNCF failed", ["a worker died"], False, "NNCF failed; a worker died", ""),
+        ("NNCF failed", [], True, "NNCF failed; the time was up", ""),
+    ],
+)
+def test_a_search_without_a_result_says_what_failed(
+    reason: str | None, failures: list[str], was_stopped: bool, problem: str, fix: str
+) -> None:
+    with pytest.raises(StageError) as caught:
+        check_completed({"onnx": [trial(reason)]}, failures, was_stopped)
+    assert caught.value.problem == f"onnx: no trial was completed: {problem}"
+    assert caught.value.fix == fix
+
+
+def test_the_error_of_a_worker_is_not_blamed_on_the_time(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = ["tests.helpers.odd:two_faced", "--imgsz", "16", *arguments[arguments.index("--data") :]]
+    assert main(["tune", *job, "--trials", "1", "-o", str(tmp_path / "run")]) == 1
+    err = capfd.readouterr().err
+    assert "onnx: no trial was completed: edgekit can't convert 'tests.helpers.odd:two_faced' correctly" in err
+    assert "--budget-minutes" not in err
+
+
 def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
     folder = str(tmp_path / "run")
     assert main(["tune", *arguments, "--trials", "1", "--budget-minutes", "0.01", "-o", folder]) == 1
@@ -114,7 +151,7 @@ def test_budgets(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
     assert main(["tune", *arguments, "--trials", "1", "--budget-memory", "50", "-o", folder]) == 1
     err = capfd.readouterr().err
     assert "a worker died (exit status -9)" in err
-    assert "no trial was completed" in err
+    assert "no trial was completed: a worker used " in err
     assert "Traceback" not in err
 
 

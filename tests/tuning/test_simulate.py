@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compiler.export import export_graph
+from edgekit.compiler.graph import Q
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe, load_recipe
+from edgekit.measure.accuracy import snr_db
 from edgekit.tuning.simulate import Simulation
 from tests.helpers.residual import Residual
 
@@ -155,4 +157,34 @@ def test_residual_sums_switch_with_the_layers_before_them(images: Any, target: s
     simulation = Simulation(real, wants)
     on = [name for name in simulation.layers if name not in left]
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
+
+
+class Latent(torch.nn.Module):
+    """Attention whose queries don't depend on the image, as in SigLIP's pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.keys = torch.nn.Conv2d(3, 16, 8, 8), torch.nn.Linear(16, 32)
+        self.latent, self.head = torch.nn.Parameter(torch.randn(1, 2, 1, 8)), torch.nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.keys(self.patches(x).flatten(2).transpose(1, 2)).reshape(1, 16, 2, 2, 8)
+        keys, values = tokens.permute(2, 0, 3, 1, 4).unbind(0)
+        pooled = torch.nn.functional.scaled_dot_product_attention(self.latent * 2, keys, values)
+        logits: torch.Tensor = self.head(pooled.flatten(1))
+        return logits
+
+
+def test_an_int8_constant(images: Any) -> None:
+    graph = export_graph(Latent().eval().requires_grad_(False), (1, 3, 32, 32))
+    default = load_recipe("default")
+    wants = replace(default.targets["openvino"], quantize_attention=True)
+    recipe = replace(default, targets={"openvino": wants}, weight_rounding="nearest", estimator="minmax")
+    real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, "openvino")
+    quantizers = real.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default)
+    assert any(node.args[0].op == "get_attr" for node in quantizers)
+    simulation = Simulation(real, wants)
+    assert snr_db(answers(real, images[0]), simulation.run(images[0], simulation.layers).logits) > 20
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)

@@ -147,6 +147,19 @@ def test_a_trial_that_fails_records_its_reason_and_affects_no_other(file: Path) 
     assert (search.best, search.front) == (None, ())
 
 
+def test_a_bug_costs_its_trial_and_is_called_one(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def measure(choices: Choices) -> Figures:
+        if choices.smooth_quant:
+            raise KeyError("model_constant_49")
+        return figures(choices)
+
+    table = finished(file, POINTS[:4], measure)
+    reasons = {trial.reason for trial in table.trials() if trial.state == "fail"}
+    assert reasons == {"a bug in edgekit, not in your input (KeyError: 'model_constant_49')"}
+    assert states(table)["complete"] == sum(not point.smooth_quant for point in POINTS[:4])
+    assert "Traceback" in capfd.readouterr().err
+
+
 def test_an_interrupted_study_is_resumed(file: Path, table: TrialTable) -> None:
     done: list[Choices] = []
 

@@ -14,7 +14,16 @@ from edgekit.compat.torchao import (
     QuantizationSpec,
     Quantizer,
 )
-from edgekit.compiler.graph import A, behind_views, constant, is_depthwise, is_padding, layer_name, shape_of
+from edgekit.compiler.graph import (
+    A,
+    behind_views,
+    constant,
+    is_depthwise,
+    is_padding,
+    is_view_of_constant,
+    layer_name,
+    shape_of,
+)
 from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe
 
@@ -109,6 +118,8 @@ def int8_inputs(node: Node) -> list[Any]:
         return [node.args[0]]
     if node.target is not A.add.Tensor or not all(isinstance(value, Node) for value in node.args):
         return []
+    if any(is_view_of_constant(value) for value in node.args):
+        return []  # a position embedding or a bias isn't a residual
     return list(node.args) if len({shape_of(value) for value in node.args}) == 1 else []
 
 

@@ -107,3 +107,22 @@ def test_pooling_does_not_change_the_scale(graph: GraphModule, samples: list[NDA
     for sample in samples:
         wanted, actual = (net(torch.from_numpy(sample)) for net in (graph, quantized))
         assert 0 < (wanted - actual).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_a_sum_with_a_constant_is_no_residual(samples: list[NDArray[np.float32]]) -> None:
+    class Placed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 1)
+            self.place = torch.nn.Parameter(torch.randn(1, 4, SIZE - 2, SIZE - 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.one(x) + self.place
+            logits: torch.Tensor = (self.two(x) + x).mean((2, 3))
+            return logits
+
+    graph = quantize(export_graph(Placed().eval(), (1, 3, SIZE, SIZE)), samples, recipe("onnx", True), "onnx")
+    placed, residual = graph.graph.find_nodes(op="call_function", target=A.add.Tensor)
+    assert placed.args[1].op == "get_attr"
+    assert all(value.target is Q.dequantize_per_tensor.default for value in residual.all_input_nodes)
