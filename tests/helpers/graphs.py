@@ -42,8 +42,9 @@ def check_values(graph: GraphModule) -> None:
 
 
 def _values(graph: GraphModule) -> list[Node]:
-    """All nodes but the output and subgraphs, such as those of an enabled autocast."""
-    nodes = (node for node in graph.graph.nodes if node.op != "output")
+    """All nodes with a value: not the output, assertions, and subgraphs such as those of an enabled autocast."""
+    without = {"output", torch.ops.aten._assert_tensor_metadata.default}
+    nodes = (node for node in graph.graph.nodes if node.target not in without)
     return [node for node in nodes if node.op != "get_attr" or constant(graph, node) is not None]
 
 
