@@ -1,6 +1,6 @@
 """All commands. Importing this module registers them with the application."""
 
-from edgekit.cli import deploy, devices, explain, plan, soup, steps, tune, view
+from edgekit.cli import deploy, devices, explain, plan, soup, steps, tune, verdicts, view
 from edgekit.cli.app import app, run
 
-__all__ = ["app", "deploy", "devices", "explain", "plan", "run", "soup", "steps", "tune", "view"]
+__all__ = ["app", "deploy", "devices", "explain", "plan", "run", "soup", "steps", "tune", "verdicts", "view"]

@@ -74,7 +74,7 @@ def job_options(
         seed=making.seed,
         output=making.output,
         timing=Timing(measuring.threads, measuring.warmup, measuring.iterations),
-        gates=gates_of(measuring),
+        gates=gates_of(measuring.max_drop, measuring.min_speedup),
         devices=devices_of(measuring.device),
         offline=measuring.offline,
         force=measuring.force,
@@ -84,14 +84,12 @@ def job_options(
     return options
 
 
-def gates_of(measuring: Measuring) -> Gates:
+def gates_of(max_drop: float | None = None, min_speedup: float | None = None) -> Gates:
     """The gates. A bound that the user states is a claim, which the interval must confirm."""
     gates = Gates()
-    if measuring.min_speedup is not None:
-        gates = replace(gates, min_speedup=measuring.min_speedup, needs_steady_timing=measuring.min_speedup > 0)
-    if measuring.max_drop is None:
-        return gates
-    return replace(gates, max_drop=measuring.max_drop, must_show_drop=True)
+    if min_speedup is not None:
+        gates = replace(gates, min_speedup=min_speedup, needs_steady_timing=min_speedup > 0)
+    return gates if max_drop is None else replace(gates, max_drop=max_drop, must_show_drop=True)
 
 
 def data_of(path: Path | None) -> Path:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgekit.config.runtimes import find_runtime
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
+from edgekit.errors import UsageError
 from edgekit.measure import machine
+from edgekit.measure.baselines import Group, baselines_of, is_baseline
 from edgekit.measure.gates import judge_latency
 from edgekit.measure.measure_bundles import measure_group
-from edgekit.measure.settings import Timing
+from edgekit.measure.settings import Gates, Timing
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Measurement, Row
 from edgekit.runtime.bundle import read_bundle
@@ -32,15 +35,23 @@ class Benchmark:
 
 
 def benchmark_devices(
-    paths: Sequence[Path], devices: Sequence[Device], timing: Timing, reporter: Reporter, offline: bool = False
+    paths: Sequence[Path],
+    devices: Sequence[Device],
+    timing: Timing,
+    reporter: Reporter,
+    offline: bool = False,
+    gates: Gates | None = None,
 ) -> Benchmark:
     """Measure each bundle on each device. The rows of a device that fails contain its error.
 
     On this machine, one process times all bundles in turns. On a device, each runtime has its own process, so that a
-    crash doesn't affect the other runtimes.
+    crash doesn't affect the other runtimes. With gates, each bundle has to beat its baselines of the same runtime.
+    Raises UsageError if a bundle is the only one of its runtime then.
     """
     check_threads(timing.threads)
     bundles = {str(path): read_bundle(path) for path in paths}
+    if gates is not None:
+        _check_comparable(bundles)
 
     def measure(device: Device) -> Sequence[Measurement]:
         if device != THIS:
@@ -48,5 +59,19 @@ def benchmark_devices(
         measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
         return list(measured.values())
 
-    rows = tuple(judge_latency(row) for row in each_device(devices, measure))
+    rows = tuple(
+        judge_latency(row, gates, baselines_of(row.name, bundles) if row.name in bundles else ())
+        for row in each_device(devices, measure)
+    )
     return Benchmark(device=rows[0].device, results=rows)
+
+
+def _check_comparable(bundles: Group) -> None:
+    """Raise UsageError for a bundle that has nothing to beat, and that no other bundle has to beat."""
+    for name, bundle in bundles.items():
+        if not baselines_of(name, bundles) and not is_baseline(name, bundles):
+            raise UsageError(
+                f"--min-speedup compares bundles of one runtime, and '{name}' is the only one for "
+                f"{find_runtime(bundle.manifest.target).title}",
+                fix="Also give the float bundle of this runtime, or leave out `--min-speedup`",
+            )

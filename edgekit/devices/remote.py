@@ -15,8 +15,9 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
+from edgekit.measure.baselines import Group
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
-from edgekit.measure.measure_bundles import EvaluationImages, Group, failed
+from edgekit.measure.measure_bundles import EvaluationImages, failed
 from edgekit.measure.rows import Built, Machine, MeasurementStore, measure_bundles
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement

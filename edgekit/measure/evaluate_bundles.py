@@ -11,10 +11,11 @@ from edgekit.images.selection import Selection, select
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
+from edgekit.measure.settings import Gates
 from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
 from edgekit.report.row import Failure
 from edgekit.report.serialization import to_json
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.support.files import replace_text, writing
 from edgekit.support.progress import Reporter
@@ -41,19 +42,24 @@ def evaluate_bundles(
     threads: int | None,
     reporter: Reporter,
     scale: Scale | None = None,
+    reference: Path | None = None,
+    gates: Gates | None = None,
 ) -> BundleEvaluation:
-    """Evaluate bundles on the same images, and compare each with the first one that works."""
+    """Evaluate bundles on the same images, and compare each with one of them.
+
+    That is `reference`, which is evaluated too, or else the first float bundle, or else the first bundle. With gates,
+    the others must not lose more accuracy. Raises UsageError if the bundles can't be compared.
+    """
     scale = scale or Scale()
     check_threads(threads)
     if threads is None and (scale.workers or scale.scheduler):
         threads = 1  # the workers already run in parallel
-    bundles = [read_bundle(path) for path in paths]
-    for bundle in bundles:
-        if bundle.labels != bundles[0].labels:
-            raise UsageError(
-                f"the labels of '{bundle.path}' differ from those of '{bundles[0].path}'",
-                fix="Evaluate these bundles separately",
-            )
+    bundles = _read(paths, reference)
+    if gates is not None and len(bundles) < 2:
+        raise UsageError(
+            f"--max-drop compares bundles, and '{bundles[0].path}' is the only one",
+            fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
+        )
     dataset = open_dataset(data.absolute() if scale.scheduler else data, bundles[0].labels)
     if dataset.assumption:
         reporter.say(f"no folder has the name of a class, such as '{bundles[0].labels[0]}': {dataset.assumption}")
@@ -76,12 +82,25 @@ def evaluate_bundles(
                     raise
                 reporter.failed(name, error)
                 answers.append(Failure.of("evaluate", error))
-        document = compare_bundles(bundles, answers, chosen)
+        document = compare_bundles(bundles, answers, chosen, reference, gates)
         if run:
             file = run.path / "evaluation.json"
             with writing(file):
                 replace_text(file, to_json(document))
     return document
+
+
+def _read(paths: Sequence[Path], reference: Path | None) -> list[Bundle]:
+    """The bundles, after the reference if it isn't one of them. Raises UsageError unless all have the same labels."""
+    extra = [reference] if reference and reference.resolve() not in {path.resolve() for path in paths} else []
+    bundles = [read_bundle(path) for path in (*extra, *paths)]
+    for bundle in bundles:
+        if bundle.labels != bundles[0].labels:
+            raise UsageError(
+                f"the labels of '{bundle.path}' differ from those of '{bundles[0].path}'",
+                fix="Evaluate these bundles separately",
+            )
+    return bundles
 
 
 def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecutor, reporter: Reporter) -> Selection:

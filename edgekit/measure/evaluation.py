@@ -1,7 +1,8 @@
-"""The document of `edgekit evaluate`: compares the predictions of bundles with those of the first one that works."""
+"""The document of `edgekit evaluate`: compares the predictions of bundles with those of one of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,8 @@ from edgekit.images.selection import Selection
 from edgekit.measure.accuracy import Predictions, compare
 from edgekit.measure.calibrated_on import calibrated_on
 from edgekit.measure.chance import reference_of
-from edgekit.measure.gates import chance_gate, verdict_of
+from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
+from edgekit.measure.settings import Gates
 from edgekit.report.document import Reference, Unreadable
 from edgekit.report.gate import Gate
 from edgekit.report.row import Accuracy, Count, Failure, Verdict
@@ -73,7 +75,7 @@ class BundleEvaluation:
     evaluation: EvaluatedImages
     """Images that all bundles were evaluated on."""
     reference: Reference | None
-    """The first bundle that worked, with which the others are compared; null if none worked."""
+    """The bundle that the others are compared with; null if none worked."""
     results: tuple[EvaluatedBundle, ...]
     """One entry for each bundle."""
 
@@ -89,32 +91,100 @@ class BundleEvaluation:
         return (*random, *self.doubts, *_overlap(self.evaluation))
 
 
+@dataclass(frozen=True)
+class _Versus:
+    """The bundle that the others are compared with, and what is known about all of them."""
+
+    bundle: Bundle
+    predictions: Predictions
+    figures: Reference
+    random: bool
+    """Whether any bundle has random weights."""
+    exempt_floats: bool
+    """Whether int8 bundles are compared with a float one, so that the drop of other float bundles is not judged."""
+    lost: Path | None
+    """Path of the bundle that this one replaces because its evaluation failed."""
+
+
 def compare_bundles(
-    bundles: Sequence[Bundle], answers: Sequence[Predictions | Failure], chosen: Selection
+    bundles: Sequence[Bundle],
+    answers: Sequence[Predictions | Failure],
+    chosen: Selection,
+    reference: Path | None = None,
+    gates: Gates | None = None,
 ) -> BundleEvaluation:
-    """Compare and judge the predictions of bundles for the chosen images, or the failures that replace them."""
-    random = any(_has_random_weights(bundle) for bundle in bundles)
-    labels = np.array([sample.label for sample in chosen.samples], np.int64)
-    reference: Reference | None = None
-    first: Predictions | None = None
-    rows: list[EvaluatedBundle] = []
+    """Compare and judge the predictions of bundles for the chosen images, or the failures that replace them.
+
+    `reference` is the path of one of the bundles. Without it, or if it failed, the others are compared with the first
+    float bundle that worked, or else the first bundle that worked. A gate on the drop needs the reference itself.
+    """
+    versus = _versus(bundles, answers, chosen, reference)
+    rows = []
     for bundle, answer in zip(bundles, answers, strict=True):
-        name = str(bundle.path)
         if isinstance(answer, Failure):
-            rows.append(EvaluatedBundle(bundle=name, verdict="error", reasons=(str(answer),), failure=answer))
-            continue
-        if first is None or reference is None:
-            first, reference = answer, reference_of(name, answer, labels, len(bundle.labels), random)
-        gates = (chance_gate(random, reference.near_chance),)
-        verdict, reasons = verdict_of(gates)
-        accuracy = compare(answer, first, versus=reference.engine)
-        rows.append(EvaluatedBundle(bundle=name, accuracy=accuracy, verdict=verdict, reasons=reasons, gates=gates))
+            row = EvaluatedBundle(bundle=str(bundle.path), verdict="error", reasons=(str(answer),), failure=answer)
+        else:
+            assert versus is not None, "a bundle that worked can be the one to compare with"
+            row = _judged(bundle, answer, versus, gates)
+        rows.append(row)
     return BundleEvaluation(
-        accuracy_meaningful=not random,
+        accuracy_meaningful=not any(map(_has_random_weights, bundles)),
         evaluation=_images(chosen, bundles),
-        reference=reference,
+        reference=versus.figures if versus else None,
         results=tuple(rows),
     )
+
+
+def _versus(
+    bundles: Sequence[Bundle], answers: Sequence[Predictions | Failure], chosen: Selection, reference: Path | None
+) -> _Versus | None:
+    """Choose the bundle to compare with; None if none worked."""
+    wanted = reference.resolve() if reference else None
+    ranked = sorted(
+        zip(bundles, answers, strict=True),
+        key=lambda pair: (pair[0].path.resolve() != wanted, pair[0].manifest.precision != "float"),
+    )
+    worked = [(bundle, answer) for bundle, answer in ranked if isinstance(answer, Predictions)]
+    if not worked:
+        return None
+    bundle, answer = worked[0]
+    labels = np.array([sample.label for sample in chosen.samples], np.int64)
+    random = any(map(_has_random_weights, bundles))
+    return _Versus(
+        bundle=bundle,
+        predictions=answer,
+        figures=reference_of(str(bundle.path), answer, labels, len(bundle.labels), random),
+        random=random,
+        exempt_floats=bundle.manifest.precision == "float" and any(b.manifest.precision == "int8" for b in bundles),
+        lost=None if bundle is ranked[0][0] else ranked[0][0].path,
+    )
+
+
+def _judged(bundle: Bundle, predictions: Predictions, versus: _Versus, gates: Gates | None) -> EvaluatedBundle:
+    """Compare the predictions of a bundle, and judge its drop if the user stated a bound."""
+    accuracy = compare(predictions, versus.predictions, versus=versus.figures.engine)
+    outcomes = [chance_gate(versus.random, versus.figures.near_chance)]
+    if gates is not None:
+        not_applicable = _not_applicable(bundle, versus)
+        drop = drop_gate(accuracy, gates, not_applicable)
+        if versus.lost and not_applicable in (None, COMPARED):
+            drop = replace(drop, verdict="inconclusive", reasons=(f"'{versus.lost}', the reference, failed",))
+        elif drop.verdict in ("pass", "inconclusive"):
+            accuracy = replace(accuracy, bound=bound_of(accuracy, gates.max_drop))
+        outcomes.append(drop)
+    verdict, reasons = verdict_of(outcomes)
+    return EvaluatedBundle(
+        bundle=str(bundle.path), accuracy=accuracy, verdict=verdict, reasons=reasons, gates=tuple(outcomes)
+    )
+
+
+def _not_applicable(bundle: Bundle, versus: _Versus) -> str | None:
+    """Why the gate on the drop does not apply to a bundle; None if it does."""
+    if versus.random:
+        return NO_ACCURACY
+    if bundle is versus.bundle:
+        return COMPARED
+    return NOT_INT8 if versus.exempt_floats and bundle.manifest.precision == "float" else None
 
 
 def _images(chosen: Selection, bundles: Sequence[Bundle]) -> EvaluatedImages:

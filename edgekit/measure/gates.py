@@ -16,6 +16,7 @@ from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, 
 SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
 SATURATING = "pairs of INT8 weights can saturate on x86 processors without VNNI, where this bundle is less accurate"
 NOT_INT8 = "this gate applies to int8 bundles"
+COMPARED = "the other bundles are compared with this one"
 NO_ACCURACY = "random weights have no accuracy"
 NEAR_CHANCE = "the reference is near chance, so no accuracy means anything"
 EMULATED = "timings of an emulated device are not comparable"
@@ -30,11 +31,12 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     """
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
-    drop = _drop_gate(measured, gates, random_weights)
+    only_int8 = None if measured.precision == "int8" else NOT_INT8
+    drop = drop_gate(measured.accuracy, gates, only_int8 or (NO_ACCURACY if random_weights else None))
     outcomes = (
         chance_gate(random_weights, near_chance),
         drop,
-        _speed_gate(measured, gates),
+        _speed_gate(measured, gates, only_int8),
         _timing_gate(measured, gates),
     )
     verdict, reasons = verdict_of(outcomes)
@@ -68,14 +70,13 @@ def chance_gate(random_weights: bool, near_chance: bool) -> Gate:
     return replace(gate, verdict="inconclusive", reasons=(NEAR_CHANCE,)) if near_chance else gate
 
 
-def _drop_gate(measured: Measurement, gates: Gates, random_weights: bool) -> Gate:
-    """Compare the drop of top-1 with the largest one allowed."""
+def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
+    """Compare the drop of top-1 with the largest one allowed, unless there is a reason why the gate doesn't apply."""
     gate = Gate(name="max-drop", verdict="pass", figure="accuracy.drop_top1_points", limit=gates.max_drop)
-    accuracy = measured.accuracy
-    if measured.precision != "int8":
-        return _skipped(gate, NOT_INT8)
-    if random_weights or accuracy is None:
-        return _skipped(gate, NO_ACCURACY if random_weights else "accuracy was not measured")
+    if not_applicable:
+        return _skipped(gate, not_applicable)
+    if accuracy is None:
+        return _skipped(gate, "accuracy was not measured")
     if reason := _drop_reason(accuracy, gates.max_drop):
         return replace(gate, verdict="fail", reasons=(reason,))
     if reason := _unconfirmed(accuracy, bound_of(accuracy, gates.max_drop)):
@@ -83,16 +84,19 @@ def _drop_gate(measured: Measurement, gates: Gates, random_weights: bool) -> Gat
     return gate
 
 
-def _speed_gate(measured: Measurement, gates: Gates) -> Gate:
-    """Compare the speed-up with the smallest one required."""
+def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None, baselines: Sequence[str] = ()) -> Gate:
+    """Compare the speed-up with the smallest one required, unless there is a reason why the gate doesn't apply.
+
+    `baselines` are the names of the bundles to beat; without them, it is the runtime's float bundle.
+    """
     gate = Gate(name="min-speedup", verdict="pass", figure="speedup.ratio", limit=gates.min_speedup)
-    if measured.precision != "int8":
-        return _skipped(gate, NOT_INT8)
+    if not_applicable:
+        return _skipped(gate, not_applicable)
     if measured.device.emulated:
         return _skipped(gate, EMULATED)
     if gates.min_speedup <= 0:
         return _skipped(gate, "--min-speedup 0 turns this gate off")
-    reason = _speed_reason(measured.speedup, gates.min_speedup)
+    reason = _speed_reason(measured.speedup, gates.min_speedup, baselines)
     return replace(gate, verdict="fail", reasons=(reason,)) if reason else gate
 
 
@@ -111,11 +115,20 @@ def _skipped(gate: Gate, reason: str) -> Gate:
     return replace(gate, verdict="skipped", reasons=(reason,))
 
 
-def judge_latency(measured: Measurement) -> Row:
-    """Turn a measurement into a row of `edgekit benchmark`, which has remarks but no gates."""
+def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: Sequence[str] = ()) -> Row:
+    """Turn a measurement into a row of `edgekit benchmark`, which has gates only if the user stated a speed-up.
+
+    `baselines` are the names of the bundles that this one has to beat.
+    """
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
-    return _row(measured, "pass", (), [*_remarks(measured), *_unsteady(measured)])
+    if gates is None:
+        return _row(measured, "pass", (), [*_remarks(measured), *_unsteady(measured)])
+    speed = _speed_gate(measured, gates, None if baselines else COMPARED, baselines)
+    outcomes = (speed, _timing_gate(measured, gates))
+    verdict, reasons = verdict_of(outcomes)
+    steady = () if gates.needs_steady_timing else _unsteady(measured)
+    return _row(measured, verdict, reasons, [*_remarks(measured), *steady], outcomes)
 
 
 def _row(
@@ -167,7 +180,7 @@ def _unsteady(measured: Measurement) -> list[str]:
 def _judge_low(low: LowPrecision | None, gates: Gates, random_weights: bool) -> LowPrecision | None:
     if low is None:
         return None
-    reason = None if random_weights else _drop_reason(low.accuracy, gates.max_drop)
+    reason = None if random_weights or low.accuracy is None else _drop_reason(low.accuracy, gates.max_drop)
     return replace(low, verdict="fail" if reason else "pass")
 
 
@@ -202,15 +215,16 @@ def _drop_reason(accuracy: Accuracy, most: float) -> str | None:
     )
 
 
-def _speed_reason(speedup: Speedup | None, least: float) -> str | None:
+def _speed_reason(speedup: Speedup | None, least: float, baselines: Sequence[str]) -> str | None:
     if speedup is None:
-        return "the float bundle could not be timed, so there is no baseline for the speed-up"
+        names = " or ".join(baselines) or "the float bundle"
+        return f"{names} could not be timed, so there is no baseline for the speed-up"
     low, high = speedup.ci95
     if low > least:
         return None
+    baseline = speedup.baseline if baselines else f"its {float_of(speedup)}"
     return (
-        f"{speedup.ratio:.2f}x its {float_of(speedup)} (95 % interval {low:.2f} to {high:.2f}), "
-        f"but more than {least:g} is required"
+        f"{speedup.ratio:.2f}x {baseline} (95 % interval {low:.2f} to {high:.2f}), but more than {least:g} is required"
     )
 
 

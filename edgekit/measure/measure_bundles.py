@@ -17,27 +17,22 @@ from edgekit.errors import EdgekitError, StageError
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import Predictions, changed_classes, compare, predict
+from edgekit.measure.baselines import F32, Call, Group, is_baseline, speedup_of
 from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.fresh_process import Fresh, measure_fresh
-from edgekit.measure.latency import Times, speedup
+from edgekit.measure.latency import Times
 from edgekit.measure.profiled import Profiled, profile_bundle, runs_for
 from edgekit.measure.settings import Timing
 from edgekit.measure.throughput import measure_streams
 from edgekit.measure.timing import Timed, latency_of, time_end_to_end, time_in_turns
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Accuracy, EndToEnd, Failure, LowPrecision, Measurement, Roofline, Speedup, Stage
+from edgekit.report.row import Accuracy, EndToEnd, Failure, LowPrecision, Measurement, Roofline, Stage
 from edgekit.report.under_load import Energy, Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import Session, open_session
 from edgekit.support.each_bundle import each_bundle
 from edgekit.support.progress import Reporter, Step
-
-Group = Mapping[str, Bundle]
-"""Bundles by name."""
-Call = tuple[str, str]
-"""Name of a bundle, and the number format that it computes in."""
-F32 = "f32"
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,8 @@ class LowSession:
     """Session of a float bundle in bf16 or f16, and its accuracy."""
 
     session: Session
-    accuracy: Accuracy
+    accuracy: Accuracy | None
+    """None without images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +94,8 @@ def measure_group(
 ) -> dict[str, Measurement]:
     """Measure each bundle, with timing in turns in this process. An error of a bundle, or a bug, costs its row.
 
-    With images, the bundles are also evaluated, float bundles also run in bf16 or f16 where their runtime would choose
-    that, and the baseline of an INT8 speed-up is the fastest float. Without images, the bundles are timed on a golden
-    sample, and the baseline is the first bundle that works.
+    Float bundles also run in bf16 or f16 where their runtime would choose that: the baseline of an INT8 speed-up is the
+    fastest float. With images, the bundles are also evaluated. Without images, they are timed on a golden sample.
     """
     try:
         measured, failures = _measured(group, timing, device, reporter, images)
@@ -123,12 +118,16 @@ def _measured(
     with ExitStack() as stack:
 
         def opening(name: str) -> Opened:
-            return _open(name, group[name], timing, images, stack, reporter)
+            return _open(name, group, timing, images, stack, reporter)
 
         opened, unopened = each_bundle(group, opening, reporter)
         times = _time(opened, timing, images, reporter)
     timed = [name for name in opened if name not in times.failures]
-    measured, unmeasured = each_bundle(timed, lambda name: _measurement(name, opened, times, device, images), reporter)
+
+    def measurement(name: str) -> Measurement:
+        return _measurement(name, group, opened[name], times, device, images)
+
+    measured, unmeasured = each_bundle(timed, measurement, reporter)
     failures = {name: Failure.of(stage, error) for name, error in unopened.items()}
     failures |= {name: Failure.of("benchmark", error) for name, error in {**times.failures, **unmeasured}.items()}
     return measured, failures
@@ -148,26 +147,27 @@ def failed(
 
 
 def _open(
-    name: str, bundle: Bundle, timing: Timing, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
+    name: str, group: Group, timing: Timing, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
 ) -> Opened:
     """Open and check a bundle, and evaluate it on the images; raises StageError."""
+    bundle = group[name]
     # This comes first, because a runtime that crashes then takes down only the fresh process.
     fresh = measure_fresh(bundle.path, check_threads(timing.threads))
     session = stack.enter_context(open_session(bundle, timing.threads))
     session.verify()
-    if images is None:
-        profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
-        return Opened(bundle=bundle, session=session, fresh=fresh, profiled=profiled)
-    predictions = _predict(f"{name}: evaluate", session, images, reporter)
-    changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
-    accuracy = replace(compare(predictions, images.reference), changes=changes)
+    accuracy = None
+    if images is not None:
+        predictions = _predict(f"{name}: evaluate", session, images, reporter)
+        changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
+        accuracy = replace(compare(predictions, images.reference), changes=changes)
     profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
-    low = _open_low(name, session, images, stack, reporter)
+    judged = images is not None or is_baseline(name, group)
+    low = _open_low(name, session, images, stack, reporter) if judged else None
     return Opened(bundle=bundle, session=session, fresh=fresh, profiled=profiled, accuracy=accuracy, low=low)
 
 
 def _open_low(
-    name: str, session: Session, images: EvaluationImages, stack: ExitStack, reporter: Reporter
+    name: str, session: Session, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
 ) -> LowSession | None:
     """Open and evaluate the bundle in bf16 or f16; None if its runtime would not choose that, or fails.
 
@@ -178,6 +178,8 @@ def _open_low(
         if low is None:
             return None
         stack.enter_context(low)
+        if images is None:
+            return LowSession(low, None)
         predictions = _predict(f"{_label(name, computes_in(low))}: evaluate", low, images, reporter)
         return LowSession(low, compare(predictions, images.reference))
     except StageError as error:
@@ -262,10 +264,10 @@ def _end_to_end(session: Session, files: Sequence[bytes]) -> Callable[[], object
 
 
 def _measurement(
-    name: str, opened: Mapping[str, Opened], times: GroupTimes, device: DeviceFacts, images: EvaluationImages | None
+    name: str, group: Group, this: Opened, times: GroupTimes, device: DeviceFacts, images: EvaluationImages | None
 ) -> Measurement:
     """Put together the measurement of one bundle."""
-    this, timed, manifest = opened[name], times.timed, opened[name].bundle.manifest
+    timed, manifest = times.timed, this.bundle.manifest
     threads = this.session.threads
     latency = latency_of(timed.times[name, F32], threads, this.fresh)
     end_to_end = times.end_to_end.get(name)
@@ -281,7 +283,7 @@ def _measurement(
         accuracy=this.accuracy,
         latency_ms=latency,
         end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
-        speedup=_over_first(name, timed) if images is None else _over_fastest_float(name, opened, timed),
+        speedup=speedup_of(name, group, timed),
         int8=None if images is None and manifest.precision == "float" else this.profiled.int8,
         profile=this.profiled.time,
         limit=roofline(device, macs, manifest.precision, threads, latency.p50),
@@ -292,21 +294,6 @@ def _measurement(
         energy=times.energy.get(name),
         throughput=times.throughput.get(name),
     )
-
-
-def _over_fastest_float(name: str, opened: Mapping[str, Opened], timed: Timed[Call]) -> Speedup | None:
-    """Speed-up of an INT8 bundle over the fastest float in its group, in f32, bf16 or f16."""
-    floats = [call for call in timed.times if opened[call[0]].bundle.manifest.precision == "float"]
-    if opened[name].bundle.manifest.precision != "int8" or not floats:
-        return None
-    fastest = min(floats, key=lambda call: float(np.median(timed.times[call])))
-    return speedup(fastest[0], timed.times[fastest], timed.times[name, F32], fastest[1])
-
-
-def _over_first(name: str, timed: Timed[Call]) -> Speedup | None:
-    """Speed-up over the first bundle that works; None for that bundle itself."""
-    first = next(iter(timed.times))
-    return None if first == (name, F32) else speedup(first[0], timed.times[first], timed.times[name, F32])
 
 
 def _low_precision(name: str, this: Opened, timed: Timed[Call]) -> LowPrecision | None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from edgekit.config.precisions import Precision
-from edgekit.measure.measure_bundles import EvaluationImages, Group, measure_group
+from edgekit.measure.baselines import Group
+from edgekit.measure.measure_bundles import EvaluationImages, measure_group
 from edgekit.measure.settings import Timing
 from edgekit.measure.versions import measuring_versions
 from edgekit.report.device_facts import DeviceFacts

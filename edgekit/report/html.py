@@ -156,8 +156,10 @@ def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
     """Latency and accuracy of a float bundle in bf16 or f16."""
     if low is None:
         return ""
-    drop = f"drop {low.accuracy.drop_top1_points:.2f} points, " if meaningful else ""
-    words = f"{low.computes_in}: p50 {_scaled(low.p50_ms)}, {drop}agreement {low.accuracy.agreement:.1%}"
+    words = f"{low.computes_in}: p50 {_scaled(low.p50_ms)}"
+    if low.accuracy:
+        drop = f", drop {low.accuracy.drop_top1_points:.2f} points" if meaningful else ""
+        words += f"{drop}, agreement {low.accuracy.agreement:.1%}"
     return f"{words}; the drop exceeds the limit" if low.verdict == "fail" else words
 
 

@@ -174,8 +174,8 @@ class LowPrecision:
 
     computes_in: Literal["bf16", "f16"]
     """Number format that the runtime computed in."""
-    accuracy: Accuracy
-    """Accuracy of the bundle in that format."""
+    accuracy: Accuracy | None
+    """Accuracy of the bundle in that format; null without evaluation images."""
     p50_ms: Milliseconds
     """Median latency in that format, in milliseconds."""
     verdict: Literal["pass", "fail"] | None = None

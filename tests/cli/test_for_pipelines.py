@@ -56,6 +56,30 @@ def test_benchmark_and_evaluate_write_both_files(
     assert "top-1 %" in second
 
 
+def test_benchmark_and_evaluate_fail_if_a_bound_is_missed(
+    finished_run: Path, photos: Path, tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    float_, int8 = (str(finished_run / name) for name in ("onnx-float", "onnx-int8"))
+    few = ["--threads", "1", "--iterations", "4", "--warmup", "0"]
+    assert main(["benchmark", int8, float_, *few, "--min-speedup", "1000", *arguments]) == 1
+    assert f"x {float_} (95 % interval " in capfd.readouterr().out
+    assert failures(tmp_path) == 1
+    images = ["--data", str(photos), "--num-eval-samples", "20", "--threads", "1"]
+    assert main(["evaluate", int8, "--reference", float_, *images, "--max-drop", "0.1", *arguments]) == 1
+    assert "cannot confirm a drop of at most 0.1 points" in capfd.readouterr().out
+    assert failures(tmp_path) == 1
+    assert main(["evaluate", int8, float_, *images, "--max-drop", "90", *arguments]) == 0
+    assert failures(tmp_path) == 0
+
+
+def test_a_bound_needs_a_bundle_to_compare_with(finished_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    int8, other = (str(finished_run / name) for name in ("onnx-int8", "tflite-float"))
+    assert main(["benchmark", int8, other, "--min-speedup", "1"]) == 2
+    assert f"'{int8}' is the only one for ONNX Runtime" in capfd.readouterr().err
+    assert main(["evaluate", int8, "--data", str(finished_run), "--max-drop", "1"]) == 2
+    assert "`--reference BUNDLE`" in capfd.readouterr().err
+
+
 def test_deploy_writes_both_files_if_a_gate_fails(
     job_arguments: list[str], tmp_path: Path, arguments: list[str]
 ) -> None:

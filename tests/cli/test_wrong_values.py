@@ -76,6 +76,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--streams": number("0", "-1", "257", lowest="1", highest="256"),
     "--max-drop": number("-1", "101", "inf", lowest="0", highest="100", kind="a number"),
     "--min-speedup": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
+    "--reference": text("gone", "notes.txt", names=("a bundle",)),
     "--workers": number("0", "-1", "1025", lowest="1", highest="1024"),
     "--scheduler": text("here", "tcp://", "http://host:1", "host:port", names=("tcp://HOST:8786",)),
     "--top": number("0", "-1", lowest="1"),

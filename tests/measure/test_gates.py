@@ -219,7 +219,24 @@ def test_a_failed_measurement_is_an_error_with_its_reason() -> None:
         assert judged.bundle is None
 
 
-def test_a_benchmark_has_no_gates() -> None:
+def test_a_benchmark_has_the_gates_that_the_user_states() -> None:
+    stated = Gates(min_speedup=1.2, needs_steady_timing=True)
+    fast = judge_latency(measurement(), stated, ["onnx-float"])
+    assert (fast.verdict, outcomes(fast)) == ("pass", {"min-speedup": "pass", "steady-timing": "pass"})
+    slow = judge_latency(measurement(speedup=speedup(1.3, 1.1, 1.4, "bf16")), stated, ["onnx-float"])
+    assert slow.verdict == "fail"
+    assert slow.reasons == ("1.30x onnx-float in bf16 (95 % interval 1.10 to 1.40), but more than 1.2 is required",)
+    lonely = judge_latency(measurement(speedup=None), stated, ["onnx-float"])
+    assert lonely.reasons == ("onnx-float could not be timed, so there is no baseline for the speed-up",)
+    unsteady = judge_latency(measurement(latency_ms=latency(spread=0.9), thermal=conditions()), stated, ["onnx-float"])
+    assert unsteady.verdict == "inconclusive"
+    baseline = judge_latency(measurement(precision="float"), stated)
+    assert (baseline.verdict, outcomes(baseline)["min-speedup"]) == ("pass", "skipped")
+    board = judge_latency(measurement(device=device("pi", emulated=True)), stated, ["onnx-float"])
+    assert set(outcomes(board).values()) == {"skipped"}
+
+
+def test_a_benchmark_has_no_other_gates() -> None:
     measured = measurement(speedup=speedup(0.5, 0.4, 0.6), accuracy=None, latency_ms=latency(spread=0.9))
     judged = judge_latency(replace(measured, thermal=conditions()))
     assert (judged.verdict, judged.reasons) == ("pass", ())

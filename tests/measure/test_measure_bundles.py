@@ -197,6 +197,7 @@ def test_int8_is_compared_with_the_fastest_float(
     low = float_.low_precision
     assert low is not None
     assert (low.computes_in, low.p50_ms, low.verdict) == ("bf16", low_ms, None)
+    assert low.accuracy is not None
     assert low.accuracy.count == 6
     assert int8.low_precision is None
     fastest = min(4.0, low_ms)

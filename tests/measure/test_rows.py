@@ -9,7 +9,8 @@ import pytest
 
 from edgekit.errors import CompileError, StageError, UnreachableError
 from edgekit.measure import rows
-from edgekit.measure.measure_bundles import EvaluationImages, Group
+from edgekit.measure.baselines import Group
+from edgekit.measure.measure_bundles import EvaluationImages
 from edgekit.measure.rows import (
     Built,
     Machine,

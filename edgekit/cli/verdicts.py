@@ -1,0 +1,267 @@
+"""The steps that measure and judge bundles as commands: evaluate and benchmark."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit.cli import panels
+from edgekit.cli.app import app
+from edgekit.cli.arguments import Bundles
+from edgekit.cli.checks import check_images, check_scheduler
+from edgekit.cli.for_pipelines import check_files, write_files
+from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines, flat
+from edgekit.cli.options import data_of, devices_of, gates_of, seconds_of
+from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.shared import (
+    MOST_THREADS,
+    Devices,
+    EvalCount,
+    Iterations,
+    Json,
+    Labelled,
+    Offline,
+    Quiet,
+    Seed,
+    Streams,
+    Sustain,
+    Threads,
+    Warmup,
+)
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.measure.evaluation import EvaluatedBundle
+    from edgekit.report.row import Row
+
+EVALUATE_EXAMPLES = """
+Examples:
+  edgekit evaluate runs/demo/onnx-float runs/demo/onnx-int8 --data photos
+  edgekit evaluate new/onnx-int8 --reference old/onnx-int8 --data photos \\
+      --max-drop 0.5
+"""
+BENCHMARK_EXAMPLES = """
+Examples:
+  edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8
+  edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8 --min-speedup 1.2
+  edgekit benchmark runs/demo/tflite-int8 --device pi5 --threads 4
+  edgekit benchmark runs/demo/tflite-int8 --device pi5 --sustain 10m
+  edgekit benchmark runs/demo/tflite-int8 --device pi5 --streams 4 --threads 1
+"""
+
+
+@app.command(rich_help_panel=panels.STEPS, epilog=EVALUATE_EXAMPLES)
+@flat
+def evaluate(
+    bundles: Bundles,
+    files: ForPipelines,
+    data: Labelled = None,
+    num_eval_samples: EvalCount = None,
+    seed: Seed = 0,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            show_default="the first float bundle, or else the first bundle",
+            rich_help_panel=panels.BUNDLES,
+            help="Bundle that the others are compared with.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="POINTS",
+            show_default="no gate",
+            rich_help_panel=panels.GATES,
+            help="Largest loss of top-1 accuracy against the reference, in percentage points, with which a bundle "
+            "passes. Its whole 95 % confidence interval must lie within the bound. Float bundles are exempt if int8 "
+            "bundles are compared with one.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            metavar="N",
+            show_default="all cores, or 1 for each of several workers",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Number of threads that the runtime uses in each process.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_THREADS,
+            metavar="N",
+            show_default="1, in this process",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Number of processes to spread the images over.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            rich_help_panel=panels.MEASUREMENT,
+            help="Address of a Dask scheduler, such as tcp://HOST:8786, whose workers evaluate too. They need the "
+            "bundles and images at the same paths. Dask sends pickles, which can run code, so use it only between "
+            "machines that you trust, on a private network.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            rich_help_panel=panels.OUTPUT,
+            help="Folder for finished parts, from which the same command resumes after an interruption.",
+        ),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure the accuracy of bundles on labelled images.
+
+    Prints top-1 and top-5 accuracy, and each bundle's drop compared with a
+    reference, such as the float bundle. The exit code is 1 if a bundle misses
+    --max-drop, or if the interval can't confirm it.
+    """
+    from edgekit.measure.evaluate_bundles import Scale, evaluate_bundles
+    from edgekit.report.junit import junit_of_rows
+    from edgekit.report.markdown import summary_of_rows
+    from edgekit.support.progress import Reporter
+    from edgekit.support.run_folder import check_output
+
+    images = data_of(data)
+    check_images(images)
+    check_scheduler(scheduler)
+    check_files(files)
+    if output is not None:
+        check_output(output)
+    with clean_stdout() as out:
+        scale = Scale(workers, scheduler, output)
+        reporter = Reporter(quiet)
+        gates = None if max_drop is None else gates_of(max_drop=max_drop)
+        evaluation = evaluate_bundles(
+            bundles, images, num_eval_samples, seed, threads, reporter, scale, reference=reference, gates=gates
+        )
+        if json_:
+            emit(out, evaluation)
+            for warning in evaluation.warnings:
+                reporter.warn(warning)
+        else:
+            out.writelines(f"warning: {warning}\n" for warning in evaluation.warnings)
+            out.writelines(f"{line}\n" for row in evaluation.results for line in _accuracy_lines(row))
+    title, rows, meaningful = "edgekit evaluate", evaluation.results, evaluation.accuracy_meaningful
+    write_files(
+        files,
+        lambda: junit_of_rows(title, rows, meaningful, evaluation.doubts),
+        lambda: summary_of_rows(title, rows, meaningful, evaluation.warnings),
+    )
+    return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
+
+
+@app.command(rich_help_panel=panels.STEPS, epilog=BENCHMARK_EXAMPLES)
+@flat
+def benchmark(
+    context: typer.Context,
+    bundles: Bundles,
+    files: ForPipelines,
+    device: Devices = None,
+    offline: Offline = False,
+    threads: Threads = None,
+    warmup: Warmup = 20,
+    iterations: Iterations = 200,
+    sustain: Sustain = None,
+    streams: Streams = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=MOST_SPEEDUP,
+            metavar="FACTOR",
+            show_default="no gate",
+            rich_help_panel=panels.GATES,
+            help="Factor by which an int8 bundle must be faster than the fastest float bundle of its runtime, and "
+            "bundles of one precision faster than the first one, 95 % confidence interval included.",
+        ),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure the latency, memory and energy of bundles, here or on devices.
+
+    The bundles take turns, so that all of them meet the same conditions; on a
+    device, each runtime has a process. Int8 bundles are compared with the
+    fastest float bundle of their runtime, in bf16 or f16 where the runtime
+    would choose that, and others with the first one. The exit code is 1 if a
+    bundle misses --min-speedup, or if the timing is too unsteady to tell.
+    """
+    iterations_source = context.get_parameter_source("iterations")
+    if sustain is not None and iterations_source is not None and iterations_source.name == "COMMANDLINE":
+        raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
+    from edgekit.devices.benchmark import benchmark_devices
+    from edgekit.measure.settings import Timing
+    from edgekit.report.junit import junit_of_rows
+    from edgekit.report.markdown import summary_of_rows
+    from edgekit.support.progress import Reporter
+
+    check_files(files)
+    with clean_stdout() as out:
+        timing, devices = Timing(threads, warmup, iterations, seconds_of(sustain), streams), devices_of(device)
+        gates = gates_of(min_speedup=min_speedup) if min_speedup else None
+        measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline, gates)
+        if json_:
+            emit(out, measured)
+        else:
+            out.writelines(f"{line}\n" for row in measured.results for line in _latency_lines(row, len(devices) > 1))
+    title, rows = "edgekit benchmark", measured.results
+    write_files(files, lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
+    return 0 if all(row.verdict == "pass" for row in measured.results) else 1
+
+
+def _accuracy_lines(row: "EvaluatedBundle") -> Iterator[str]:
+    """A bundle's figures, and the reasons why it did not pass."""
+    accuracy = row.accuracy
+    if accuracy is None:
+        yield f"{row.bundle}: {'; '.join(row.reasons)}"
+        return
+    low, high = accuracy.drop_ci95_points
+    yield (
+        f"{row.bundle}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}, "
+        f"drop {accuracy.drop_top1_points:+.2f} points [{low:+.2f}, {high:+.2f}], "
+        f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
+        f"(McNemar p = {accuracy.mcnemar_p:.2g}), agreement {accuracy.agreement:.2%}, n = {accuracy.count}"
+    )
+    for reason in row.reasons:
+        yield f"{row.bundle}: {row.verdict}: {reason}"
+
+
+def _latency_lines(row: "Row", several: bool) -> Iterator[str]:
+    """A row's figures, its energy where a sensor was read, its streams, its sustained run, and the notes on it."""
+    from edgekit.report.telemetry_text import energy_words, stream_words, sustain_lines
+
+    latency, speedup = row.latency_ms, row.speedup
+    emulated = " (emulated: timings are not comparable)" if row.device.emulated else ""
+    name = f"{row.device.name}{emulated}: {row.name}" if several or emulated else row.name
+    if latency is None:
+        yield f"{name}: {'; '.join(row.reasons)}"
+        return
+    versus = f", {speedup.ratio:.2f}x {speedup.baseline}" if speedup else ""
+    yield (
+        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, {latency.threads} threads, "
+        f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
+    )
+    if row.energy and row.energy.inference_mj is not None:
+        yield f"{name}: {energy_words(row.energy)}"
+    if words := stream_words(row):
+        yield f"{name}: {words}"
+    yield from sustain_lines(name, row)
+    for note in row.notes:
+        yield f"{name}: {row.verdict}: {note}"
