@@ -169,17 +169,19 @@ def photos(shared_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_images(tiny_network: Any, tiny_golden: Golden, photos: Path) -> EvaluationImages:
-    """Six images, of which the tiny network classifies all but one as labelled."""
+    """Six images, of which the tiny network classifies all but one as labelled, and its doubled logits for four."""
     import torch
 
     pixels = np.concatenate([tiny_golden.pixels, tiny_golden.pixels[:, ::-1]])
     normalized = (pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1).astype(np.float32)
     with torch.inference_mode():
-        best = tiny_network(torch.from_numpy(normalized)).numpy().argmax(1)
+        logits = tiny_network(torch.from_numpy(normalized)).numpy()
+    best = logits.argmax(1)
     hit = np.arange(6) > 0
     labels = np.where(hit, best, (best + 1) % 10)
     files = [path.read_bytes() for path in sorted(photos.glob("*/0.png"))]
-    return EvaluationImages(LabelledCrops(pixels, labels), Predictions(best, hit, hit), files, "key of the images")
+    crops, reference = LabelledCrops(pixels, labels), Predictions(best, hit, hit)
+    return EvaluationImages(crops, reference, files, "key of the images", logits=2 * logits[:4])
 
 
 @pytest.fixture(scope="session")

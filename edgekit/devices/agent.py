@@ -193,6 +193,7 @@ def images_of(sent: SentImages, store: Path) -> EvaluationImages:
         [(store / digest).read_bytes() for digest in sent.files],
         "",
         sent.names,
+        np.load(store / sent.logits, allow_pickle=False) if sent.logits else None,
     )
 
 

@@ -28,6 +28,8 @@ class SentImages:
     """SHA-256 of a few encoded image files, for end-to-end times."""
     names: tuple[str, ...] = ()
     """Names of the images."""
+    logits: str | None = None
+    """SHA-256 of a .npy file with torch's logits for the first images, float32 [M,classes]."""
 
 
 @dataclass(frozen=True, kw_only=True)

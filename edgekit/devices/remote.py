@@ -131,7 +131,11 @@ class Board:
             files = [Path(folder) / str(index) for index in range(len(images.files))]
             for path, content in zip(files, images.files, strict=True):
                 path.write_bytes(content)
-            first, *others = send_files(self._connection, self.facts, [Path(pixels), *files])
+            logits = []
+            if images.logits is not None:
+                logits = [Path(folder) / "logits.npy"]
+                np.save(logits[0], images.logits)
+            first, *others = send_files(self._connection, self.facts, [Path(pixels), *files, *logits])
         reference = images.reference
         return SentImages(
             pixels=first,
@@ -139,8 +143,9 @@ class Board:
             best=tuple(reference.best.tolist()),
             hit1=tuple(reference.hit1.tolist()),
             hit5=tuple(reference.hit5.tolist()),
-            files=tuple(others),
+            files=tuple(others[: len(files)]),
             names=tuple(images.names),
+            logits=others[-1] if logits else None,
         )
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, log10
+from math import inf, isfinite, log10
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from edgekit.measure.paired import mcnemar, paired_interval
 from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.row import Accuracy
 
+Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A model: an image [1,C,H,W] to logits [1,classes]."""
 CLASSES, EXAMPLES = 100, 5
 """Most classes with changed predictions, and most images of each, that a report lists."""
 
@@ -52,7 +55,7 @@ def joined(parts: Sequence[Answers]) -> Predictions:
 
 
 def predict(
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    run: Run,
     images: Iterable[tuple[NDArray[np.float32], int]],
     names: Sequence[str] = (),
 ) -> Predictions:
@@ -146,3 +149,33 @@ def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     if not noise:
         return inf
     return 10 * log10(power / noise) if power else -inf
+
+
+class SnrMeter:
+    """Measures the signal-to-noise ratio of a model's logits while the model is run on images for another purpose."""
+
+    def __init__(self, reference: NDArray[np.float32] | None) -> None:
+        """`reference` are the logits [M,classes] for the first M images, or None to measure nothing."""
+        self._reference = np.empty((0, 0), np.float32) if reference is None else reference
+        self._logits: list[NDArray[np.float32]] = []
+
+    def watched(self, run: Run) -> Run:
+        """The same model, with a look at its logits for the first images."""
+        if not len(self._reference):
+            return run
+
+        def watch(image: NDArray[np.float32]) -> NDArray[np.float32]:
+            logits = run(image)
+            if len(self._logits) < len(self._reference):
+                self._logits.append(logits[0])
+            return logits
+
+        return watch
+
+    @property
+    def db(self) -> float | None:
+        """The ratio in decibels; None without a reference, or for equal logits, whose ratio is infinite."""
+        if not self._logits:
+            return None
+        ratio = snr_db(self._reference[: len(self._logits)], np.stack(self._logits))
+        return ratio if isfinite(ratio) else None

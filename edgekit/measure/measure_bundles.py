@@ -16,7 +16,7 @@ from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EdgekitError, StageError
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import open_image
-from edgekit.measure.accuracy import Predictions, changed_classes, compare, predict
+from edgekit.measure.accuracy import Predictions, SnrMeter, changed_classes, compare, predict
 from edgekit.measure.baselines import F32, Call, Group, is_baseline, speedup_of
 from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.fresh_process import Fresh, measure_fresh
@@ -49,6 +49,8 @@ class EvaluationImages:
     """Hash of everything that measurements depend on: the images in their order, their labels, and the network."""
     names: Sequence[str] = ()
     """Paths of the images within their data set, in the same order; empty where they are unknown."""
+    logits: NDArray[np.float32] | None = None
+    """Torch's logits [M,classes] for the first M images, for the signal-to-noise ratio; None to leave that out."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Opened:
     fresh: Fresh
     profiled: Profiled
     accuracy: Accuracy | None = None
+    snr_db: float | None = None
     low: LowSession | None = None
     """The same bundle in bf16 or f16, or None if its runtime would not choose that itself."""
 
@@ -155,15 +158,17 @@ def _open(
     fresh = measure_fresh(bundle.path, check_threads(timing.threads))
     session = stack.enter_context(open_session(bundle, timing.threads))
     session.verify()
-    accuracy = None
+    accuracy, snr = None, SnrMeter(images.logits if images else None)
     if images is not None:
-        predictions = _predict(f"{name}: evaluate", session, images, reporter)
+        predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
         changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
         accuracy = replace(compare(predictions, images.reference), changes=changes)
     profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_low(name, session, images, stack, reporter) if judged else None
-    return Opened(bundle=bundle, session=session, fresh=fresh, profiled=profiled, accuracy=accuracy, low=low)
+    return Opened(
+        bundle=bundle, session=session, fresh=fresh, profiled=profiled, accuracy=accuracy, snr_db=snr.db, low=low
+    )
 
 
 def _open_low(
@@ -180,7 +185,8 @@ def _open_low(
         stack.enter_context(low)
         if images is None:
             return LowSession(low, None)
-        predictions = _predict(f"{_label(name, computes_in(low))}: evaluate", low, images, reporter)
+        title = f"{_label(name, computes_in(low))}: evaluate"
+        predictions = _predict(title, low, images, reporter, SnrMeter(None))
         return LowSession(low, compare(predictions, images.reference))
     except StageError as error:
         reporter.warn(f"{name} in bf16 or f16: {error}", error)
@@ -224,9 +230,9 @@ def _label(name: str, computed_in: str) -> str:
     return name if computed_in == F32 else f"{name} in {computed_in}"
 
 
-def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter) -> Predictions:
+def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter, snr: SnrMeter) -> Predictions:
     with reporter.stage(title, len(images.crops)) as step:
-        return predict(session, _normalized(session.bundle, images, step), images.names)
+        return predict(snr.watched(session), _normalized(session.bundle, images, step), images.names)
 
 
 def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
@@ -281,6 +287,7 @@ def _measurement(
         size_bytes=this.bundle.size_bytes,
         macs=macs,
         accuracy=this.accuracy,
+        snr_db=this.snr_db,
         latency_ms=latency,
         end_to_end_ms=None if end_to_end is None else EndToEnd(float(np.median(end_to_end))),
         speedup=speedup_of(name, group, timed),

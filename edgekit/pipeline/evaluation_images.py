@@ -21,6 +21,9 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from edgekit.support.stored_results import Inputs
 
+MOST_LOGITS, LOGITS_BYTES = 2_000, 8 << 20
+"""Most images for the signal-to-noise ratio, and most bytes of their logits: 2,000 images of 1,000 classes, and 96 of
+21,843. They are stored in the run folder and sent to devices."""
 FILES = 32
 """Image files that are kept undecoded, to time the whole path from file to label."""
 
@@ -34,7 +37,44 @@ def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -
     files = [job.dataset.read(sample) for sample in chosen[:FILES]]
     inputs = reference_inputs(job)
     names = [sample.name for sample in chosen]
-    return EvaluationImages(crops, torch_answers(job.network, crops, inputs, run, reporter), files, inputs.key, names)
+    first = FirstLogits(job.network)
+    predictions = torch_answers(job.network, crops, inputs, run, reporter, first)
+    logits = first.of(crops, inputs, run)
+    return EvaluationImages(crops, predictions, files, inputs.key, names, logits)
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """Logits in a run folder."""
+
+    images: int
+    """Number of images."""
+    data: bytes
+    """Logits [images,classes] as little-endian float32."""
+
+
+class FirstLogits:
+    """Torch's logits for the first evaluation images: at most `MOST_LOGITS` images, and `LOGITS_BYTES`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._limit = max(1, min(MOST_LOGITS, LOGITS_BYTES // (4 * network.classes)))
+        self._rows: list[NDArray[np.float32]] = []
+
+    def add(self, row: NDArray[np.float32]) -> None:
+        """Keep the logits [classes] of the next image, unless there are enough."""
+        if len(self._rows) < self._limit:
+            self._rows.append(row.copy())
+
+    def of(self, crops: LabelledCrops, inputs: "ReferenceInputs", run: RunFolder) -> NDArray[np.float32]:
+        """The logits [M,classes]: those that were added, or of an earlier run, or else computed here."""
+        stored = None if self._rows else run.recall("reference-logits", inputs, StoredLogits)
+        if stored is not None and len(stored.data) == 4 * stored.images * self._network.classes:
+            return np.frombuffer(stored.data, "<f4").reshape(stored.images, -1)
+        rows = self._rows or list(batched_logits(self._network, crops.pixels[: self._limit]))
+        logits = np.vstack(rows)
+        run.remember("reference-logits", inputs, StoredLogits(len(logits), logits.astype("<f4").tobytes()))
+        return logits
 
 
 def reserve(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -80,9 +120,17 @@ def reference_inputs(job: Job) -> ReferenceInputs:
 
 
 def torch_answers(
-    network: Network, crops: LabelledCrops, inputs: ReferenceInputs, run: RunFolder, reporter: Reporter
+    network: Network,
+    crops: LabelledCrops,
+    inputs: ReferenceInputs,
+    run: RunFolder,
+    reporter: Reporter,
+    first: FirstLogits | None = None,
 ) -> Predictions:
-    """Predictions of torch's float network for the evaluation images, from an earlier run if it has them."""
+    """Predictions of torch's float network for the evaluation images, from an earlier run if it has them.
+
+    If they are computed, `first` gets the logits of the images.
+    """
     stored = run.recall("reference", inputs, Answers)
     if stored is not None:
         return joined([stored])
@@ -91,6 +139,8 @@ def torch_answers(
         def answers() -> Iterator[tuple[NDArray[np.float32], int]]:
             rows = (row for logits in batched_logits(network, crops.pixels) for row in logits)
             for row, label in zip(rows, crops.labels, strict=True):
+                if first is not None:
+                    first.add(row)
                 yield row[None], int(label)
                 step()
 

@@ -202,6 +202,9 @@ class Measurement:
     """Number of multiply-accumulates of one inference."""
     accuracy: Accuracy | None = None
     """Accuracy on the evaluation images, compared with the float network."""
+    snr_db: float | None = None
+    """Signal-to-noise ratio of the logits against torch's on the first evaluation images, at most 2,000, in decibels;
+    null where they are equal, and in reports of an edgekit without it."""
     latency_ms: Latency | None = None
     """Latency of one inference at batch 1, in milliseconds."""
     end_to_end_ms: EndToEnd | None = None
@@ -229,7 +232,7 @@ class Measurement:
     """Stage that failed and its error; null where the row has figures."""
 
     def __post_init__(self) -> None:
-        figures = (self.accuracy, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit,
+        figures = (self.accuracy, self.snr_db, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit,
                    self.size_bytes, self.peak_rss_bytes, self.energy, self.throughput, self.profile)  # fmt: skip
         if self.failure and any(figure is not None for figure in figures):
             raise ValueError("a row with a failure must not have figures")
@@ -306,6 +309,8 @@ FIGURES: tuple[Figure, ...] = (
            meaning="power under load minus idle power, times the seconds of one inference"),
     Figure(path="end_to_end_ms.p50", title="end to end", unit="ms", rank=11, csv="end_to_end_p50_ms",
            meaning="median time from an encoded image file to logits, including decoding and preprocessing"),
+    Figure(path="snr_db", title="SNR", unit="dB", digits=1, better="higher", rank=11,
+           meaning="signal-to-noise ratio of the logits against torch's, on the first evaluation images"),
     Figure(path="accuracy.top5", title="top-5", unit="%", scale=100, rank=12, csv="top5_percent",
            meaning="share of images whose right class is among the five highest-scoring ones"),
     Figure(path="accuracy.count", title="images", unit="n", digits=0, rank=13, csv="eval_images",

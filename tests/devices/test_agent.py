@@ -204,6 +204,8 @@ def two_bundles(job: AgentJob, cache: Path, make_bundle: MakeBundle) -> AgentJob
 def with_images(two_bundles: AgentJob, cache: Path, tiny_images: EvaluationImages, tmp_path: Path) -> AgentJob:
     """A job of `edgekit deploy` with the same bundles and images to evaluate on."""
     np.save(tmp_path / "pixels.npy", tiny_images.crops.pixels)
+    assert tiny_images.logits is not None
+    np.save(tmp_path / "logits.npy", tiny_images.logits)
     sent = SentImages(
         pixels=store_bytes(cache, (tmp_path / "pixels.npy").read_bytes()),
         labels=tuple(tiny_images.crops.labels.tolist()),
@@ -211,6 +213,7 @@ def with_images(two_bundles: AgentJob, cache: Path, tiny_images: EvaluationImage
         hit1=tuple(tiny_images.reference.hit1.tolist()),
         hit5=tuple(tiny_images.reference.hit5.tolist()),
         files=tuple(store_bytes(cache, file) for file in tiny_images.files[:2]),
+        logits=store_bytes(cache, (tmp_path / "logits.npy").read_bytes()),
     )
     return replace(two_bundles, images=sent)
 
@@ -250,6 +253,7 @@ def test_a_device_sends_its_profile_and_the_names_of_changed_images(with_images:
     for row in measured.rows:
         assert row.profile is not None
         assert row.profile.kinds
+        assert row.snr_db == pytest.approx(20 * np.log10(2), abs=1e-3)
         assert row.accuracy is not None
         assert [change.examples[0].image for change in row.accuracy.changes or ()] == ["2.png"]
 

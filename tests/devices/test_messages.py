@@ -45,6 +45,7 @@ def every_figure() -> Measurement:
         scheme="w8a8",
         macs=10**12,
         accuracy=accuracy(0.1 + 0.2, changes=CHANGES),
+        snr_db=33.25,
         latency_ms=latency(1 / 3),
         end_to_end_ms=EndToEnd(12.5),
         int8=Int8(share_of_macs=0.9, method="x", float_layers=("stem", "head"), simulated=False),
@@ -144,6 +145,7 @@ def test_a_job_survives_the_wire(images: bool) -> None:
         hit5=(True, True),
         files=("cd", "ef"),
         names=("a.jpg", ODD_NAME),
+        logits="01",
     )
     job = AgentJob(
         name="pi",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure.accuracy import CLASSES, EXAMPLES, Predictions, changed_classes, compare, predict, snr_db
+from edgekit.measure.accuracy import CLASSES, EXAMPLES, Predictions, SnrMeter, changed_classes, compare, predict, snr_db
 from edgekit.report.changes import ChangedImage, ClassChange
 
 
@@ -93,3 +93,23 @@ def test_signal_to_noise() -> None:
     assert snr_db(logits, logits * np.float32(1.1)) == pytest.approx(20, abs=1e-3)
     assert snr_db(logits, logits) == np.inf
     assert snr_db(np.zeros_like(logits), logits) == -np.inf
+
+
+def test_signal_to_noise_of_the_first_images_of_a_run() -> None:
+    reference = np.array([[3, 4], [0, 5]], np.float32)
+    meter = SnrMeter(reference)
+    answers = iter([reference[:1], reference[1:] + 0.5, np.full((1, 2), 99, np.float32)])
+    run = meter.watched(lambda _: next(answers))
+    assert meter.db is None
+    run(reference)
+    assert meter.db is None, "the ratio of equal logits is infinite"
+    run(reference)
+    assert meter.db == pytest.approx(20)
+    assert run(reference)[0, 0] == 99
+    assert meter.db == pytest.approx(20), "torch's logits of the third image are unknown"
+
+
+def test_without_a_reference_there_is_no_signal_to_noise() -> None:
+    meter = SnrMeter(None)
+    meter.watched(lambda image: image)(np.ones((1, 2), np.float32))
+    assert meter.db is None

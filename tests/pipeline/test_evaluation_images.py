@@ -1,11 +1,19 @@
-"""The file of evaluation images has its disk space before the first image is written."""
+"""The file of evaluation images has its disk space before the first image is written; torch's first logits are kept."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgekit.pipeline.evaluation_images import reserve
+from edgekit.images.crops import crop_samples
+from edgekit.images.dataset import open_dataset
+from edgekit.models import Network
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline import evaluation_images
+from edgekit.pipeline.evaluation_images import FirstLogits, ReferenceInputs, reserve
+from edgekit.support.run_folder import open_run
 
 
 def test_disk_space_is_reserved_where_the_system_has_no_call_for_it(
@@ -19,3 +27,25 @@ def test_disk_space_is_reserved_where_the_system_has_no_call_for_it(
     pixels[:] = 7
     assert pixels.sum(dtype=int) == 7 * pixels.size
     assert path.stat().st_size == size
+
+
+def test_first_logits_are_kept_or_recalled_or_computed(
+    tiny_convnext: Network, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(photos, tiny_convnext.labels)
+    crops = crop_samples(dataset, dataset.samples[:6], tiny_convnext.preprocessing)
+    logits = torch_logits(tiny_convnext, crops.pixels)
+    inputs = ReferenceInputs(tiny_convnext.identity, ("a",), (0,))
+    for most, size, count in ((4, 1 << 20, 4), (100, 2 * 10 * 4, 2), (100, 1, 1), (100, 1 << 20, 6)):
+        monkeypatch.setattr(evaluation_images, "MOST_LOGITS", most)
+        monkeypatch.setattr(evaluation_images, "LOGITS_BYTES", size)
+        with open_run(tmp_path / f"run-{count}") as run:
+            computed = FirstLogits(tiny_convnext).of(crops, inputs, run)
+            np.testing.assert_allclose(computed, logits[:count], rtol=1e-4, atol=1e-5)
+            kept = FirstLogits(tiny_convnext)
+            for row in 2 * logits:
+                kept.add(row)
+            assert np.array_equal(kept.of(crops, inputs, run), 2 * logits[:count])
+            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, inputs, run), 2 * logits[:count])
+            other = replace(inputs, labels=(1,))
+            assert np.array_equal(FirstLogits(tiny_convnext).of(crops, other, run), computed)
