@@ -3,8 +3,8 @@
     python -m benchmarks.processors --data imagenet-500.zip --models demo,convnextv2_atto
 
 Each model is calibrated twice for each runtime. The Q/DQ graph in torch gives what exact arithmetic computes, which is
-also what processors with VNNI compute. The bundles run on this machine, and in QEMU's user-mode emulation
-(qemu-user-static) of a processor with AVX2 but no VNNI. On this machine, both bundles are timed in turns.
+also what processors with VNNI compute. The bundles run on this machine, and if it has VNNI, also in QEMU's user-mode
+emulation (qemu-user-static) of a processor with AVX2 but no VNNI. On this machine, both bundles are timed in turns.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--targets", default=",".join(RUNTIMES), help=f"default: {', '.join(RUNTIMES)}")
+    parser.add_argument("--emulate", action="store_true", help="emulate a processor on a machine without VNNI, too")
     add_data(parser)
     args = parser.parse_args()
     for name in args.models.split(","):
@@ -76,12 +77,12 @@ def main() -> None:
         if data is None:
             parser.error(f"{name}: name ImageNet images with --data; without them run --models demo")
         for target in args.targets.split(","):
-            row = measure(name, target, data)
+            row = measure(name, target, data, args.emulate or not lacks_vnni())
             keep_rows(HERE / "processors.json", [row], ("model", "target"))
             print(row)
 
 
-def measure(name: str, target: str, data: Path) -> Row:
+def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
     """Signal-to-noise ratios of the logits in dB, numbers of pairs that can saturate, and the ratio of the times."""
     subject = MODELS[name]
     options = Options(
@@ -97,8 +98,8 @@ def measure(name: str, target: str, data: Path) -> Row:
     pixels = crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing).pixels
     images = job.network.preprocessing.normalize(pixels)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        found = compare(job, target, Path(folder), torch_logits(job.network, pixels), images)
-    machine_facts = {"cpu": machine.describe().cpu, "vnni": not lacks_vnni(), "emulated": EMULATED}
+        found = compare(job, target, Path(folder), torch_logits(job.network, pixels), images, emulate)
+    machine_facts = {"cpu": machine.describe().cpu, "vnni": not lacks_vnni(), "emulated": EMULATED if emulate else None}
     return (
         {"model": name, "target": target, "images": EVALUATION, "calibration_images": CALIBRATION}
         | found
@@ -106,7 +107,9 @@ def measure(name: str, target: str, data: Path) -> Row:
     )
 
 
-def compare(job: Job, target: str, folder: Path, reference: NDArray[np.float32], images: NDArray[np.float32]) -> Row:
+def compare(
+    job: Job, target: str, folder: Path, reference: NDArray[np.float32], images: NDArray[np.float32], emulate: bool
+) -> Row:
     """Make a bundle without and one with limited pairs, and compare them with torch's logits and with each other."""
     np.save(folder / "images.npy", images)
     graphs, bundles, row = PreparedGraphs(job, Reporter()), {}, {}
@@ -114,7 +117,7 @@ def compare(job: Job, target: str, folder: Path, reference: NDArray[np.float32],
         bundles[weights], exact = build(graphs.with_recipe(recipe(job, limit)), target, folder / weights, images)
         pairs = bundles[weights].manifest.pairs_that_can_saturate
         row[weights] = {"pairs_that_can_saturate": pairs, "exact_db": round(snr_db(reference, exact), 1)}
-    for where, logits in (("host", on_host), ("emulated", on_emulated)):
+    for where, logits in (("host", on_host), *([("emulated", on_emulated)] if emulate else [])):
         for weights, values in zip(bundles, logits(folder, list(bundles.values())), strict=True):
             row[weights][f"{where}_db"] = round(snr_db(reference, values), 1)
             row[weights][f"{where}_agreement"] = float((values.argmax(1) == reference.argmax(1)).mean())
