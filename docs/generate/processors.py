@@ -41,8 +41,7 @@ def processors_note() -> str:
 
 def without_vnni(bundle: Row) -> float:
     """Signal-to-noise ratio in dB on a processor without VNNI: emulated, or of the machine itself."""
-    ratio: float = bundle.get("emulated_db", bundle["host_db"])
-    return ratio
+    return float(bundle["emulated_db"] if "emulated_db" in bundle else bundle["host_db"])
 
 
 def _line(row: Row) -> tuple[str, ...]:

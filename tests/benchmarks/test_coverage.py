@@ -37,12 +37,9 @@ def test_the_smallest_network_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 SAMPLE = (
-    "convnext",
     "efficientnet",
-    "resnet",
     "mobilenetv3",
     "byobnet",
-    "vision_transformer",
     "maxxvit",
     "nfnet",
     "mambaout",
