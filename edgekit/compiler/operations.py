@@ -1,13 +1,14 @@
 """Replaces operations that passes or runtimes don't know by others with the same values."""
 
 import math
+import operator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, add_constant, argument, insert, shape_of
+from edgekit.compiler.graph import A, add_constant, argument, insert, pair, shape_of
 
 EQUIVALENT = {
     A.view.default: A.reshape.default,  # which works with any strides, and rewrites change them
@@ -35,6 +36,8 @@ def replace_operations(graph: GraphModule) -> None:
             _replace_copy(graph, node)
         elif node.target is A.index_put.default:
             _put_by_mask(graph, node)
+        elif node.target is A.adaptive_max_pool2d.default:
+            _pool_evenly(graph, node)
         elif node.target is A.unfold.default:
             _gather_windows(graph, node)
         elif node.target is A.col2im.default:
@@ -69,6 +72,23 @@ def _put_by_mask(graph: GraphModule, put: Any) -> None:
     (mask,) = indices
     if mask.meta["val"].dtype == torch.bool and shape_of(mask) == shape_of(source):
         put.replace_all_uses_with(insert(graph, put, A.where.self, mask, value, source, like=put))
+
+
+def _pool_evenly(graph: GraphModule, pool: Any) -> None:
+    """Replace an adaptive max pooling, which LiteRT doesn't know, by a maximum or one with a fixed window."""
+    source, to = pool.args[0], pair(pool.args[1])
+    sides = shape_of(source)[-2:]
+    window = [side // parts for side, parts in zip(sides, to, strict=True)]
+    if any(user.target is not operator.getitem or (user.args[1] and user.users) for user in pool.users):
+        return  # because the places of the values are needed
+    if to == (1, 1):
+        pooled = insert(graph, pool, A.amax.default, source, [-2, -1], True, like=pool)
+    elif all(size * parts == side for size, parts, side in zip(window, to, sides, strict=True)):
+        pooled = insert(graph, pool, A.max_pool2d.default, source, window, window, like=pool)
+    else:
+        return
+    for values in [user for user in pool.users if not user.args[1]]:
+        values.replace_all_uses_with(pooled)
 
 
 def _gather_windows(graph: GraphModule, unfold: Any) -> None:

@@ -365,3 +365,11 @@ def test_biases_behind_layers_are_folded() -> None:
     assert not calls(graph, A.batch_norm.default)
     assert len(calls(graph, A.mul.Tensor)) == 1
     torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "target"), [(1, A.amax.default), ((2, 4), A.max_pool2d.default)])
+def test_adaptive_max_pooling_becomes_what_all_runtimes_have(size: Any, target: Any) -> None:
+    network, x = nn.AdaptiveMaxPool2d(size), torch.randn(1, 3, 8, 12)
+    graph = export_graph(network.eval(), (1, 3, 8, 12))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [target]
+    torch.testing.assert_close(graph(x), network(x))

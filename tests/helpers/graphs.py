@@ -22,6 +22,7 @@ OTHERS = {
     "edgekit.runtime.onnx.backend": ("fold_weights",),
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
     "edgekit.runtime.tflite.backend": (
+        "flatten_single_rows",
         "requantize_paddings",
         "separate_concatenations",
         "separate_quantizers",

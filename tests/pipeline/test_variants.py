@@ -1,39 +1,94 @@
-"""Networks with the arguments that users give them, at sizes that no stride divides, as INT8 on all runtimes."""
+"""Networks as users train them, through the real pipeline: all six bundles of each compute what torch does.
 
+Each combines several choices, because most of the time goes into the converters.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.images.crops import crop_samples
+from edgekit.measure.accuracy import snr_db
+from edgekit.models import parse_model_args
+from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.job import prepare
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.parity import PARITY, difference
 from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter
 
-TINY = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
-VARIANTS: dict[str, tuple[str, int | tuple[int, int], dict[str, Any]]] = {
-    "small patches": ("convnextv2_atto", 32, {**TINY, "patch_size": 2, "num_classes": 10}),
-    "convolutions as MLP, odd and not square": (
-        "convnext_atto",
-        (45, 38),
-        {**TINY, "conv_mlp": True, "num_classes": 11},
+SNR_DB = 6
+"""Lowest signal-to-noise ratio in decibels of the differences between images. Random weights amplify INT8's noise."""
+CONVNEXT = "depths=(1,1,1,1),dims=(8,8,16,16)"
+VIT = "depth=1,embed_dim=32,num_heads=2"
+
+
+@dataclass(frozen=True)
+class Variant:
+    model: str
+    arguments: str
+    size: tuple[int, int]
+    """Height and width in pixels."""
+
+
+VARIANTS = {
+    "ConvNeXt V2 for small images": Variant(
+        "convnextv2_atto", f"{CONVNEXT},patch_size=2,conv_mlp=True,num_classes=2", (36, 44)
     ),
-    "no class token": (
+    "grey ConvNeXt with small kernels, down to one pixel": Variant(
+        "convnext_atto",
+        f"{CONVNEXT},in_chans=1,kernel_sizes=(3,5,5,3),conv_mlp=False,global_pool='max',num_classes=11",
+        (37, 40),
+    ),
+    "grey ViT with registers and without class token": Variant(
         "vit_tiny_patch16_224",
-        32,
-        {"patch_size": 8, "depth": 1, "class_token": False, "global_pool": "avg", "num_classes": 10},
+        f"{VIT},patch_size=7,in_chans=1,reg_tokens=2,class_token=False,global_pool='avg',num_classes=11",
+        (28, 35),
+    ),
+    "distilled DeiT": Variant("deit_tiny_distilled_patch16_224", f"{VIT},patch_size=8,num_classes=11", (32, 32)),
+    "ResNet with two poolings": Variant(
+        "resnet10t", "channels=(8,8,16,16),global_pool='catavgmax',num_classes=2", (33, 47)
     ),
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_is_deployed_on_all_runtimes(variant: str, photos: Path, tmp_path: Path) -> None:
-    name, size, arguments = VARIANTS[variant]
-    model = ModelOptions(name, weights="random", imgsz=size, model_args=arguments)
-    options = Options(model, photos, num_calibration_samples=4, num_eval_samples=4)
-    job = prepare(options, Reporter(quiet=True))
-    built = build_all(job, tuple(RUNTIMES), tmp_path, Reporter(quiet=True), precisions=("int8",))
-    assert {name: error for name, error in built.items() if not isinstance(error, Bundle)} == {}
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight colour images of each of two classes."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
+    for index in range(16):
+        path = folder / f"class_{index % 2}" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        small = Image.fromarray(random.integers(0, 256, (6, 5, 3), np.uint8))
+        small.resize((60, 56), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_six_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Path) -> None:
+    variant, reporter = VARIANTS[name], Reporter(quiet=True)
+    arguments = parse_model_args(variant.arguments)
+    model = ModelOptions(variant.model, "random", arguments, imgsz=variant.size, crop_pct=1.0)
+    job = prepare(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
+    preprocessing = job.network.preprocessing
+    assert preprocessing.input_shape == (1, arguments.get("in_chans", 3), *variant.size)
+    assert job.network.classes == arguments["num_classes"]
+    pixels = crop_samples(job.dataset, job.evaluation.samples, preprocessing).pixels
+    expected = torch_logits(job.network, pixels)
+    built = build_all(job, tuple(RUNTIMES), tmp_path, reporter)
+    assert len(built) == 2 * len(RUNTIMES)
+    for title, bundle in built.items():
+        assert isinstance(bundle, Bundle), (title, bundle)
+        with Session(bundle) as session:
+            logits = session(preprocessing.normalize(pixels))
+        if bundle.manifest.precision == "float":
+            assert difference(logits, expected) <= PARITY, title
+        else:
+            assert SNR_DB < snr_db(expected - expected.mean(0), logits - logits.mean(0)) < 80, title

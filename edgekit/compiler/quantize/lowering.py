@@ -1,12 +1,13 @@
 """Small rewrites of a calibrated graph before it is compiled."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, Q, add_constant, argument, constant, insert, pair, replace_layer
+from edgekit.compiler.graph import A, Q, add_constant, argument, constant, insert, pair, replace_layer, shape_of
 
 DEQUANTIZE = Q.dequantize_per_tensor.default
 
@@ -119,6 +120,25 @@ def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
     padded = insert(graph, pool, A.pad.default, source, [width, width, height, height])
     pool.args = (padded, *pool.args[1:3])
     return padded
+
+
+def flatten_single_rows(graph: GraphModule) -> int:
+    """Compute each Linear on a single row [1,1,1,C], as behind one pixel, on [1,C], in place; returns their number.
+
+    LiteRT's converter makes a product of matrices of it that its own checks refuse.
+    """
+    changed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=A.linear.default):
+        shape = shape_of(node)
+        if len(shape) != 4 or math.prod(shape[:3]) != 1:
+            continue
+        row = insert(graph, node, A.reshape.default, node.args[0], [1, shape_of(node.args[0])[-1]], like=node)
+        flat = insert(graph, node, A.linear.default, row, *node.args[1:], like=node)
+        node.replace_all_uses_with(insert(graph, node, A.reshape.default, flat, list(shape), like=node))
+        graph.graph.erase_node(node)
+        changed += 1
+    graph.recompile()
+    return changed
 
 
 VIEWS = {

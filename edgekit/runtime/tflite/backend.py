@@ -13,7 +13,12 @@ from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
-from edgekit.compiler.quantize.lowering import requantize_paddings, separate_concatenations, separate_quantizers
+from edgekit.compiler.quantize.lowering import (
+    flatten_single_rows,
+    requantize_paddings,
+    separate_concatenations,
+    separate_quantizers,
+)
 from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
@@ -37,6 +42,7 @@ class Backend:
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
         graph.training = False
+        flatten_single_rows(graph)
         for tensor in (*graph.parameters(), *graph.buffers()):
             # The converter frees its own contiguous copies before it reads them.
             tensor.data = tensor.data.contiguous()
