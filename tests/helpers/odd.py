@@ -83,3 +83,29 @@ def _seeded(size: tuple[int, int], *layers: nn.Module) -> nn.Module:
     network = nn.Sequential(*layers)
     randomize(network, size)
     return network
+
+
+class PaddleBlock(nn.Module):
+    """A residual block with squeeze-excite and h-swish whose biases stand apart, as in files that Paddle exports."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(channels, 16, 1, bias=False), nn.Conv2d(16, channels, 1, bias=False)
+        self.squeeze, self.excite = nn.Conv2d(16, 8, 1, bias=False), nn.Conv2d(8, 16, 1, bias=False)
+        self.norm, self.depthwise = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.biases = nn.ParameterList([torch.randn(1, size, 1, 1) for size in (8, 16)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.wide(x))
+        y = self.depthwise(y * F.relu6(y + 3) / 6)
+        gate = F.relu(self.squeeze(y.mean((2, 3), keepdim=True)) + self.biases[0])
+        gate = F.relu6(self.excite(gate) + self.biases[1] + 3) / 6
+        narrow: torch.Tensor = self.narrow(y * gate)
+        return x + narrow
+
+
+def paddle(classes: int = 10) -> nn.Module:
+    """[1,3,16,16] -> [1,classes], also on the meta device."""
+    torch.manual_seed(0)
+    layers = (PaddleBlock(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), *layers)

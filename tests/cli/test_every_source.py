@@ -1,0 +1,150 @@
+"""Every command that takes a model takes one from every source."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgekit.cli.main import main
+from edgekit.measure import measure_bundles as measure
+from edgekit.measure.fresh_process import Fresh
+from edgekit.models import load_network, parse_model_args
+from edgekit.models.options import ModelOptions
+from edgekit.report import load_report
+from tests.helpers.odd import paddle
+from tests.helpers.onnx_files import SIDE, exported
+
+VIT = "patch_size=8,depth=1,embed_dim=32,num_heads=2,num_classes=10"
+CLIP = "clip_tiny_of_tests"
+CLIP_CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+CALIBRATION = ["--num-calibration-samples", "4"]
+TIMING = ["--warmup", "0", "--iterations", "2", "--threads", "1"]
+GATES = ["--min-speedup", "0", "--max-drop", "100"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Arguments that name a network."""
+
+    model: list[str]
+    weights: list[str] = field(default_factory=list)
+    """Arguments that `plan` doesn't need."""
+
+
+def _vit(folder: Path, seed: int) -> Path:
+    options = ModelOptions("vit_tiny_patch16_224", "random", parse_model_args(VIT), imgsz=32)
+    path = folder / f"vit{seed}.safetensors"
+    save_file(load_network(options, seed=seed).module.state_dict(), path)
+    return path
+
+
+def timm(folder: Path) -> Network:
+    model = ["vit_tiny_patch16_224", "--model-args", VIT, "--imgsz", "32"]
+    return Network(model, ["--weights", str(_vit(folder, 0))])
+
+
+def soup(folder: Path) -> Network:
+    path = folder / "soup.safetensors"
+    assert main(["soup", *(str(_vit(folder, seed)) for seed in range(2)), "-o", str(path), "--quiet"]) == 0
+    return Network(timm(folder).model, ["--weights", str(path)])
+
+
+def open_clip(folder: Path) -> Network:
+    library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
+    (folder / f"{CLIP}.json").write_text(json.dumps(CLIP_CONFIG))
+    library.add_model_config(folder)
+    torch.manual_seed(0)
+    towers = library.create_model(CLIP, pretrained=None, load_weights=False)
+    save_file({name: value.contiguous() for name, value in towers.state_dict().items()}, folder / "clip.safetensors")
+    (folder / "labels.txt").write_text("\n".join(f"class_{label}" for label in range(10)))
+    weights = ["--weights", str(folder / "clip.safetensors"), "--labels", str(folder / "labels.txt")]
+    return Network([f"open_clip:{CLIP}"], weights)
+
+
+def factory(folder: Path) -> Network:
+    return Network(["tests.helpers.odd:paddle", "--imgsz", str(SIDE)])
+
+
+def onnx(folder: Path) -> Network:
+    """Squeeze-excite and h-swish with separate biases, at which `tune` and `sensitivity` once failed."""
+    path = exported(folder / "paddle.onnx", paddle(), dynamic=False)
+    return Network([str(path), "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"])
+
+
+SOURCES = {make.__name__: make for make in (timm, open_clip, factory, onnx, soup)}
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Network:
+    return SOURCES[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def folder(network: Network, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a run, whose bundles `sensitivity` takes from `deploy`."""
+    return str(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture
+def job(network: Network, photos: Path) -> list[str]:
+    """The network, its weights, the images and the cheapest runtime."""
+    return [*network.model, *network.weights, "--data", str(photos), "--target", "onnx", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no other process, because each imports everything again: workers of `tune`, and the one for memory."""
+
+    def begun(begin: Any, arguments: Any) -> Any:
+        begin(*arguments)
+        return SimpleNamespace(
+            pid=os.getpid(), exitcode=0, is_alive=lambda: False, kill=lambda: None, join=lambda *_: None
+        )
+
+    monkeypatch.setattr("edgekit.tuning.search.spawn", begun)
+    monkeypatch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+
+
+def deployed(folder: str) -> list[str | None]:
+    """The bundles in a report that have figures. Nobody has trained the networks, so no verdict can be more."""
+    return [row.bundle for row in load_report(Path(folder)).results if row.verdict != "error" and row.accuracy]
+
+
+def test_deploy(job: list[str], folder: str) -> None:
+    main(["deploy", *job, *CALIBRATION, *TIMING, *GATES, "--num-eval-samples", "4", "-o", folder])
+    assert deployed(folder) == ["onnx-float", "onnx-int8"]
+
+
+def test_sensitivity(job: list[str], folder: str) -> None:
+    few = [*CALIBRATION, "--num-eval-samples", "4", "--threads", "1"]
+    assert main(["sensitivity", *job, *few, "--max-drop", "100", "-o", folder]) == 0
+
+
+def test_quantize_and_compile(job: list[str], tmp_path: Path) -> None:
+    graphs, bundles = str(tmp_path / "graphs"), str(tmp_path / "bundles")
+    assert main(["quantize", *job, *CALIBRATION, "-o", graphs]) == 0
+    assert main(["compile", graphs, "-o", bundles, "--quiet"]) == 0
+
+
+def test_tune(job: list[str], tmp_path: Path) -> None:
+    few = [*CALIBRATION, *TIMING, *GATES, "--num-tuning-samples", "4", "--num-eval-samples", "4", "--trials", "1"]
+    main(["tune", *job, *few, "-o", str(tmp_path / "run")])
+    assert deployed(str(tmp_path / "run")) == ["onnx-float", "onnx-int8"]
+    assert (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_plan(network: Network, capfd: pytest.CaptureFixture[str]) -> None:
+    model = [part for part in network.model if part not in ("--mean", "--std", "0.5,0.5,0.5")]
+    capfd.readouterr()
+    assert main(["plan", *model, "--target", "onnx", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["params"] > 0
