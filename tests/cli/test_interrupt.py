@@ -96,7 +96,8 @@ def test_ctrl_c_at_each_stage(
     for row in load_report(folder).results:
         for name in ("size_bytes", "accuracy", "scheme", "int8", "verdict"):
             assert getattr(row, name) == getattr(undisturbed[row.bundle], name)
-    assert sorted(each.name for each in (folder / ".edgekit").glob("*.json")) == ["reference.json"]
+    kept = sorted(each.name for each in (folder / ".edgekit").glob("*.json"))
+    assert kept == ["reference-logits.json", "reference.json"]
 
 
 def test_ctrl_c_while_it_starts(job_arguments: list[str], tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_path_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
         read_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("key", list(tiny_manifest().to_dict()))
+@pytest.mark.parametrize("key", sorted(tiny_manifest().to_dict().keys() - {"pairs_that_can_saturate"}))
 def test_every_key_is_required(folder: Path, key: str) -> None:
     rewrite(folder, lambda values: values.pop(key))
     with pytest.raises(BundleError, match=f"'{key}'"):

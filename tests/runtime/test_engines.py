@@ -117,7 +117,7 @@ def test_low_precision_applies_to_float_models_where_the_runtime_chooses_it(
 ) -> None:
     from edgekit.runtime.openvino import engine as openvino
 
-    bundle = make_bundle("openvino", precision=precision)
+    bundle = make_bundle("openvino", precision=precision, pairs_that_can_saturate=0)
     for choice, computes_in in ((None, "f32"), ("bf16", "bf16")):
         monkeypatch.setattr(openvino.Engine, "low_precision_float", lambda self, choice=choice: choice)
         with edgekit.load(bundle, low_precision=True) as session:
