@@ -10,10 +10,10 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/edgekit demo
 
-# What CI runs. Each of the four uses one core, so two run at a time.
+# What CI runs. Each of the four uses one core, so two run at a time: the tests, which take longest, begin at once.
 check: $(READY)
 	rm -rf $(SHARED)
-	$(BOTH) lint docs test-all-1 test-all-2
+	$(BOTH) test-all-1 test-all-2 lint docs
 
 lint: $(READY)
 	$(BIN)/ruff format --check
