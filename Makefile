@@ -35,10 +35,10 @@ figures: $(READY)
 COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import counts, coverage, figures, headlines, instructions, models, peers, processors, trained"
 PAGES = README.md $(shell find docs -name '*.md')
 
-# Two processes share the tests, each on a core of its own; what each has to say comes when it ends.
+# Two processes share the tests, each on a core of its own, and say a line for each file that is finished.
 SHARED := build/tests
-PYTEST := -m pytest --shared $(SHARED) --durations 10 -p no:cacheprovider
-BOTH = $(MAKE) --no-print-directory --jobs 2 --output-sync=target
+PYTEST := -m pytest --quiet --shared $(SHARED) -p no:cacheprovider
+BOTH = $(MAKE) --no-print-directory --jobs 2
 
 # While you work: without what takes minutes or makes environments of its own.
 test: $(READY)

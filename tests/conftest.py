@@ -50,9 +50,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)  # when the terminal's plugin is there
 def pytest_configure(config: pytest.Config) -> None:
     if folder := config.getoption("shared"):
-        config.pluginmanager.register(SharedRun(folder.absolute()))
+        terminal = config.pluginmanager.getplugin("terminalreporter")
+        config.pluginmanager.register(SharedRun(folder.absolute(), terminal))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Processes that share a run: each test runs in one of them, and shared resources are made once."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from pathlib import Path
 import pytest
 from tests.helpers.sharing import SharedRun
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    config.pluginmanager.register(SharedRun(Path("shared").absolute()))
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    config.pluginmanager.register(SharedRun(Path("shared").absolute(), terminal))
 
 @pytest.fixture(scope="module")
 def opened():
@@ -39,26 +42,35 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def printed(project: Path, *more: str) -> list[str]:
-    """Run the tests in one process; return the lines that they print."""
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-c", os.devnull, *more]
+def printed(project: Path, code: int = 0) -> list[str]:
+    """Run the tests in one process, which exits with this code; return the lines that they print."""
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:anyio", "-p", "no:cacheprovider", "-c", os.devnull]
     command += ["--rootdir", ".", "."]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line.lstrip(".") for line in done.stdout.splitlines()]
-    return [line for line in lines if line.startswith(("one", "two", "open", "close"))]
+    assert done.returncode == code, done.stdout + done.stderr
+    return [re.sub(r"\d+\.\d s$", "N s", line) for line in done.stdout.splitlines()]
 
 
 def test_a_file_that_another_process_has_claimed_is_skipped(project: Path) -> None:
     claims = project / "shared" / "claims"
     claims.mkdir(parents=True)
     (claims / "one.test_b.py").touch()
-    assert printed(project) == [
-        "open", "one.test_a 0", "one.test_a 1", "close", "open", "two.test_c 0", "two.test_c 1", "close",
+    lines = printed(project)
+    assert lines[:10] == [
+        "open", "one.test_a 0", "one.test_a 1", "close", "[ 33%] one/test_a.py: 2 passed in N s",
+        "open", "two.test_c 0", "two.test_c 1", "close", "[ 67%] two/test_c.py: 2 passed in N s",
     ]  # fmt: skip
     assert {path.name for path in claims.iterdir()} == {"one.test_a.py", "one.test_b.py", "two.test_c.py"}
-    assert printed(project) == [], "nothing is left for a third process"
+    assert "test_" not in "".join(printed(project)), "nothing is left for a third process"
+
+
+def test_a_failure_is_named_when_it_happens(project: Path) -> None:
+    failing = project / "one" / "test_a.py"
+    failing.write_text(failing.read_text() + "    assert at == 0, 'at is not 0'\n")
+    lines = printed(project, code=1)
+    failure = lines.index("FAILED one/test_a.py::test_it[1]: AssertionError: at is not 0")
+    assert lines[failure + 2] == "[ 33%] one/test_a.py: 1 passed, 1 failed in N s"
 
 
 def test_a_resource_is_made_once_and_again_after_a_failure(tmp_path: Path) -> None:

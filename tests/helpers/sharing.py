@@ -6,9 +6,12 @@ claims the next file when it has finished one, so both end at about the same tim
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, groupby, pairwise
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -49,22 +52,31 @@ def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPath
 
 
 class SharedRun:
-    """The pytest plugin of a process that shares a run."""
+    """The pytest plugin of a process that shares a run.
 
-    def __init__(self, folder: Path) -> None:
+    Says a line for each file that is finished and each test that fails, instead of a letter for each test, so that the
+    output of several processes can be read on one terminal.
+    """
+
+    def __init__(self, folder: Path, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
         self._claims = folder / "claims"
         self._claims.mkdir(parents=True, exist_ok=True)
+        self._sizes: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(
             key=lambda item: next((rank for rank, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
         )
+        self._sizes = Counter(self._claim_of(item).name for item in items)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """Like pytest's own loop, but only for files that no other process has claimed."""
         if session.config.option.collectonly or session.testsfailed:
             return None
+        began = monotonic()
         # pytest tears down the fixtures that the next test doesn't need, so claim the next one before this one runs.
         for item, following in pairwise(chain(self._claimed(session.items), (None,))):
             assert item is not None
@@ -73,16 +85,56 @@ class SharedRun:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:
                 raise session.Interrupted(session.shouldstop)
+            if following is None or self._claim_of(following) != self._claim_of(item):
+                self._say_finished(item, monotonic() - began)
+                began = monotonic()
         return True
 
-    def _claimed(self, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
-        for name, tests in groupby(items, key=lambda item: item.nodeid.partition("::")[0]):
-            if self._claim(name):
-                yield from tests
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
+        """Leave out the letter and the word of each test."""
+        category, *_ = yield
+        return category, "", ""
 
-    def _claim(self, name: str) -> bool:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            self._outcomes[report.outcome] += 1
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = f": {crash.message.splitlines()[0]}" if crash else ""
+            self._terminal.write_line(f"FAILED {report.nodeid}{why}")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self) -> Generator[None, None, None]:
+        """Let one process after the other tell its failures."""
+        with FileLock(self._claims.with_name("summary.lock")):
+            yield
+            self._terminal.flush()
+
+    def _say_finished(self, item: pytest.Item, seconds: float) -> None:
+        self._claim_of(item).write_text("finished")
+        finished = sum(self._sizes[claim.name] for claim in self._claims.iterdir() if claim.stat().st_size)
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self._outcomes.items())
+        self._outcomes.clear()
+        share = finished / self._sizes.total()
+        self._terminal.write_line(f"[{share:4.0%}] {_file_of(item)}: {outcomes} in {seconds:.1f} s")
+
+    def _claimed(self, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+        for _, tests in groupby(items, key=_file_of):
+            first, *others = tests
+            if self._claim(first):
+                yield from (first, *others)
+
+    def _claim(self, item: pytest.Item) -> bool:
         try:
-            os.close(os.open(self._claims / name.replace("/", "."), os.O_CREAT | os.O_EXCL))
+            os.close(os.open(self._claim_of(item), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return False
         return True
+
+    def _claim_of(self, item: pytest.Item) -> Path:
+        return self._claims / _file_of(item).replace("/", ".")
+
+
+def _file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

@@ -42,8 +42,8 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
 def with_fitted_head(network: Any, data: Path) -> dict[str, Any]:
     """The state dict of a timm network, with the head that classifies the images of a data set best (ridge regression).
 
-    With a head at random, the accuracy would be near chance, and no row would pass. A smaller `RIDGE` would tell more of
-    the images apart, and amplify what quantization adds.
+    With a head at random, the accuracy would be near chance, and no row would pass. With a smaller `RIDGE`, the head
+    would tell more of the images apart, and amplify what quantization adds.
     """
     import torch
 
