@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.sharing import made_once
+from tests.helpers.sharing import LONGEST, made_once
 from tests.helpers.tiny import ROOT
 
 CONFTEST = """
@@ -63,6 +63,13 @@ def test_a_file_that_another_process_has_claimed_is_skipped(project: Path) -> No
     ]  # fmt: skip
     assert {path.name for path in claims.iterdir()} == {"one.test_a.py", "one.test_b.py", "two.test_c.py"}
     assert "test_" not in "".join(printed(project)), "nothing is left for a third process"
+
+
+def test_a_file_stays_in_one_piece(project: Path) -> None:
+    """Also when a parameter reads like the name of a file that runs first."""
+    file = project / "one" / "test_b.py"
+    file.write_text(file.read_text().replace("range(2)", f"(0, {LONGEST[0]!r})"))
+    assert "[ 67%] one/test_b.py: 2 passed in N s" in printed(project)
 
 
 def test_a_failure_is_named_when_it_happens(project: Path) -> None:

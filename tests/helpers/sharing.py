@@ -67,9 +67,10 @@ class SharedRun:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(
-            key=lambda item: next((rank for rank, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
-        )
+        def rank(item: pytest.Item) -> int:
+            return next((at for at, name in enumerate(LONGEST) if _file_of(item).endswith(name)), len(LONGEST))
+
+        items.sort(key=rank)
         self._sizes = Counter(self._claim_of(item).name for item in items)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
