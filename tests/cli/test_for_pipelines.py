@@ -66,7 +66,7 @@ def test_benchmark_and_evaluate_fail_if_a_bound_is_missed(
     assert failures(tmp_path) == 1
     images = ["--data", str(photos), "--num-eval-samples", "20", "--threads", "1"]
     assert main(["evaluate", int8, "--reference", float_, *images, "--max-drop", "0.1", *arguments]) == 1
-    assert "cannot confirm a drop of at most 0.1 points" in capfd.readouterr().out
+    assert "at most 0.1 " in capfd.readouterr().out
     assert failures(tmp_path) == 1
     assert main(["evaluate", int8, float_, *images, "--max-drop", "90", *arguments]) == 0
     assert failures(tmp_path) == 0
