@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import panels
+from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.checks import check_file
+from edgekit.cli.checks import check_file, check_recipe
 from edgekit.cli.for_pipelines import check_files, write_files, writing
 from edgekit.cli.groups import ForPipelines, flat
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import Json, Offline, OneDevice, Threads
 from edgekit.errors import OutputError
 from edgekit.support.files import replace_text
@@ -187,13 +187,27 @@ def compare(
 
 
 @app.command(rich_help_panel=panels.DEVICES)
-def targets(json_: Json = False) -> None:
+def targets(
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.recipes,
+            help="Recipe, or a TOML file that holds one, whose rewrites to list instead.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
     """List the runtimes, device classes and recipes.
 
-    These are the values of --target, --device-class and --recipe.
+    These are the values of --target, --device-class and --recipe. With --recipe, list the rewrites of one recipe for
+    each runtime and precision, in the order of application.
     """
     from edgekit.config.catalogue import list_catalogue
 
+    if recipe is not None:
+        _list_rewrites(recipe, json_)
+        return
     catalogue = list_catalogue()
     with clean_stdout() as out:
         if json_:
@@ -224,6 +238,26 @@ def doctor(json_: Json = False) -> int:
                     out.write(f"{'':<8} fix: {finding.fix}\n")
             out.write("all checks passed\n" if diagnosis.healthy else "problems found; suggested fixes above\n")
     return 0 if diagnosis.healthy else 1
+
+
+def _list_rewrites(recipe: str, json_: bool) -> None:
+    from edgekit.config.catalogue import list_rewrites
+    from edgekit.support.progress import Reporter
+
+    check_recipe(recipe)
+    with clean_stdout() as out:
+        with loading(Reporter(quiet=json_)):
+            from edgekit.compiler.rewrites import PASSES
+        document = list_rewrites(recipe, PASSES)
+        if json_:
+            emit(out, document)
+            return
+        out.write(f"{document.name}: {document.description}\n")
+        for row in document.rewrites:
+            table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
+            if row.precision == "float":
+                out.write(f"{table} {', '.join(row.device_classes)}\n" if row.device_classes else f"{table}\n")
+            out.write(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}\n")
 
 
 def _changes(row: "RowComparison") -> Iterator[str]:

@@ -1,10 +1,13 @@
-"""The catalogue that `edgekit targets` prints: runtimes, device classes and recipes."""
+"""What `edgekit targets` prints: runtimes, device classes and recipes, or the rewrites of one recipe."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.config.recipes import list_recipes, load_recipe
+from edgekit.config.precisions import PRECISIONS, Precision
+from edgekit.config.recipes import TargetRecipe, list_recipes, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 
 
@@ -51,3 +54,59 @@ def list_catalogue() -> Catalogue:
         device_classes=tuple(Described(row.name, row.description) for row in classes),
         recipes=tuple(Described(row.name, row.description) for row in recipes),
     )
+
+
+@dataclass(frozen=True)
+class ListedRewrites:
+    """The rewrites that a table of a recipe enables for the bundles of one precision."""
+
+    target: str
+    """Runtime of the table."""
+    on: str | None
+    """Pattern of device classes of a table under `on`; None for the runtime's own table."""
+    device_classes: tuple[str, ...]
+    """Shipped device classes to which the table applies, sorted by name."""
+    precision: Precision
+    """Whether the list is for float or INT8 bundles."""
+    rewrites: tuple[str, ...]
+    """Names of the rewrites in the order of application."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRewrites:
+    """The document of `edgekit targets --recipe`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    name: str
+    """Name of the recipe."""
+    description: str
+    """One sentence about the recipe."""
+    rewrites: tuple[ListedRewrites, ...]
+    """The list of each table and precision, with `add` and `drop` applied."""
+
+
+def list_rewrites(recipe_name: str, passes: Collection[str]) -> RecipeRewrites:
+    """List the rewrites of a recipe, given by name or file. `passes` are all rewrites in their order of application.
+
+    Raises ProfileError as `load_recipe` does.
+    """
+    recipe = load_recipe(recipe_name, passes)
+    listed = []
+    for target, row in recipe.targets.items():
+        for pattern, variant, classes in _tables(row):
+            for precision in PRECISIONS:
+                names = tuple(name for name in passes if name in variant.rewrites_of(precision))
+                listed.append(ListedRewrites(target, pattern, classes, precision, names))
+    return RecipeRewrites(name=recipe.name, description=recipe.description, rewrites=tuple(listed))
+
+
+def _tables(row: TargetRecipe) -> Iterator[tuple[str | None, TargetRecipe, tuple[str, ...]]]:
+    """Each table of a runtime: the pattern after `on`, the settings, and the shipped device classes that take them."""
+    left = list_device_classes()
+    variants = []
+    for pattern, variant in row.on.items():
+        variants.append((pattern, variant, tuple(name for name in left if fnmatchcase(name, pattern))))
+        left = tuple(name for name in left if not fnmatchcase(name, pattern))
+    yield None, row, left
+    yield from variants

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.config.precisions import Precision, Scheme
+from edgekit.config.rewrite_lists import with_full_lists
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError
@@ -23,7 +24,10 @@ class TargetRecipe:
     """
 
     rewrites: tuple[str, ...]
-    """Names of the rewrites to apply to the graph; may be empty. Their order doesn't matter."""
+    """Names of the rewrites to apply to the graph; may be empty. Their order doesn't matter.
+
+    Under `on`, `{ add = [...], drop = [...] }` says what differs from the runtime's list.
+    """
     activations: Literal["uint8", "int8"]
     """Integer type of quantized activations."""
     quantize_outputs: bool
@@ -31,7 +35,11 @@ class TargetRecipe:
     quantize_depthwise: bool
     """Whether to quantize depthwise convolutions too."""
     int8_rewrites: tuple[str, ...] | None = None
-    """The value of `rewrites` for INT8 bundles; without the key, they get the same rewrites as float bundles."""
+    """The value of `rewrites` for INT8 bundles; without the key, they get the same rewrites as float bundles.
+
+    `{ add = [...], drop = [...] }` says what differs from `rewrites` of the same table, `{}` that nothing does. A table
+    under `on` without this key takes the runtime's value, so that its `add` and `drop` extend the `rewrites` there.
+    """
     quantize_gelu: bool = False
     """Whether a GELU that follows a quantized layer goes from INT8 to INT8.
 
@@ -169,7 +177,11 @@ def load_recipe(name_or_path: str | Path, rewrites: Collection[str] | None = Non
 
 def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str] | None = None) -> Recipe:
     """Build a recipe from a table and check it as `load_recipe` does. Messages name `where` as the table's source."""
-    recipe = build(Recipe, table, where)
+    full = {
+        key: with_full_lists(value, f"{where}: [{key}]") if key in RUNTIMES and isinstance(value, Mapping) else value
+        for key, value in table.items()
+    }
+    recipe = build(Recipe, full, where)
     for name, target in recipe.targets.items():
         for row in (target, *target.on.values()):
             for key in ("rewrites", "int8_rewrites"):

@@ -261,6 +261,26 @@ def test_targets(capfd: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_targets_of_a_recipe(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each table's rewrites are listed in the order of application, with `add` and `drop` applied."""
+    assert main(["targets", "--recipe", "vit"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    place = lines.index('[openvino.on."x86-64-*"] x86-64-v3, x86-64-v4')
+    assert lines[place + 1 : place + 3] == [
+        "  float  layer-scale, layer-norm-affine, polynomial-gelu",
+        "  int8   layer-scale, layer-norm-affine, coarse-polynomial-gelu",
+    ]
+    assert main(["targets", "--recipe", "convnextv2", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    listed = {(row["target"], row["on"], row["precision"]): row for row in document["rewrites"]}
+    int8 = listed["tflite", None, "int8"]
+    assert int8["device_classes"] == ["x86-64-v3", "x86-64-v4"]
+    assert int8["rewrites"][:3] == ["channels-last", "image-patch-linear", "layer-scale"]
+    assert listed["tflite", "raspberry-pi-*", "int8"]["device_classes"] == ["raspberry-pi-5"], "4 has a table before"
+    assert main(["targets", "--recipe", "convnext"]) == 2
+    assert "'convnextv2'" in capfd.readouterr().err
+
+
 def test_json_is_alone_on_stdout_whatever_libraries_print() -> None:
     """In a process of its own: here sys.stdout is pytest's."""
     done = python(
