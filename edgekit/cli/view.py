@@ -193,6 +193,7 @@ def targets(
         typer.Option(
             metavar="NAME",
             autocompletion=completion.recipes,
+            rich_help_panel=panels.BUNDLES,
             help="Recipe, or a TOML file that holds one, whose rewrites to list instead.",
         ),
     ] = None,

@@ -109,6 +109,7 @@ COMMANDS = {
     "compare": ["images", "images"],
     "classify": ["bundle", "image.png"],
     "plan": ["convnextv2_atto"],
+    "targets": [],
     "soup": ["a.safetensors", "b.safetensors", "--output", "soup.safetensors", "--data", "images"],
     "sensitivity": JOB,
     "tune": JOB,
