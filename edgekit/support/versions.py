@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Iterable
+from functools import cache
 
 from edgekit.support.sources import code_sha256
 
@@ -20,8 +21,9 @@ def release(version: str, parts: int = 5) -> tuple[int, ...]:
     return tuple((release + [0] * parts)[:parts])
 
 
+@cache
 def installed_version(distribution: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution, or None. It stays the same while the process runs."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

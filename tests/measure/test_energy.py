@@ -23,7 +23,7 @@ MOST = 1_000_000
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for milliseconds."""
     monkeypatch.setattr(energy, "EVERY_S", 0.001)
-    monkeypatch.setattr(energy, "LOAD_S", 0.01)
+    monkeypatch.setattr(energy, "LOAD_S", 0.05)
 
 
 @pytest.fixture

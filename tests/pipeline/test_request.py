@@ -1,6 +1,5 @@
 """A request depends on everything that a bundle depends on, and on nothing else."""
 
-import importlib.metadata
 import platform
 from dataclasses import fields, replace
 from typing import Any
@@ -15,6 +14,7 @@ from edgekit.models import Network
 from edgekit.pipeline import request
 from edgekit.pipeline.request import ROOMS, BundleRequest, provenance_of, shaping_distributions, versions
 from edgekit.support.sources import code_sha256
+from edgekit.support.versions import installed_version
 from tests.helpers.tiny import X86
 
 CHANGED: Any = ("changed",)
@@ -104,9 +104,10 @@ def test_torchvision_is_among_the_packages() -> None:
 def test_it_depends_on_the_version_of_each_package(
     tiny_convnext: Network, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real = key_of(tiny_convnext), importlib.metadata.version
+    before, real = key_of(tiny_convnext), installed_version
     assert package in versions(), "the tests install every package that affects bundles"
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99" if name == package else real(name))
+    changed = "edgekit.support.versions.installed_version"
+    monkeypatch.setattr(changed, lambda name: "99" if name == package else real(name))
     assert key_of(tiny_convnext) != before
 
 

@@ -6,6 +6,7 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
+from edgekit.compat.torch_onnx import keep_translations
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.config.device_classes import DeviceClass
@@ -21,6 +22,7 @@ class Backend:
     """Compiler for ONNX Runtime."""
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
+        keep_translations()
         fold_weights(graph)
         example = example_input(graph)
         with compiler_errors("onnx"):
