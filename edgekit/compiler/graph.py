@@ -1,19 +1,20 @@
-"""Helpers for rewrites of an exported graph.
+"""Helpers for passes over an exported graph.
 
 A graph of `edgekit.compiler.export` is a `GraphModule` of ATen operations at batch 1. At any moment, each node except
 the output has a fake tensor in ``node.meta["val"]``, from which rewrites read its shape and dtype. `set_values`
 computes them in a graph that a library made; `insert` and `add_constant` do so for the nodes that they make.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
+from torch.fx.node import Argument, map_arg
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgekit.compat.torch import fake_tensors
@@ -21,6 +22,8 @@ from edgekit.compiler.constant_files import stored
 
 A = torch.ops.aten
 Q = torch.ops.quantized_decomposed
+
+M = TypeVar("M", bound=nn.Module)
 
 CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
 
@@ -33,6 +36,14 @@ class Layer:
     op: str
     """Kind of the operation: "conv", "depthwise", "linear" or "matmul"."""
     macs: int
+
+
+def copy_sharing(module: M) -> M:
+    """A deep copy that shares the module's tensors, so changes to the copy must replace tensors, not write to them.
+
+    Memory may not have room for two copies of a network with billions of weights.
+    """
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 def refresh(graph: GraphModule) -> GraphModule:
@@ -145,6 +156,18 @@ def insert_layer(graph: GraphModule, before: Node, target: Any, source: Node, we
 
 def _value(node: Node) -> Any:
     return node.meta["val"]
+
+
+def node_of(argument: Argument) -> Node:
+    """An argument that must be a node. Raises TypeError for any other."""
+    if not isinstance(argument, Node):
+        raise TypeError(f"expected a node of the graph, not {argument!r}")
+    return argument
+
+
+def operand(node: Node, position: int = 0) -> Node:
+    """The node at a position among a node's arguments. Raises TypeError if a number or None is there."""
+    return node_of(node.args[position])
 
 
 def shape_of(node: Any) -> tuple[int, ...]:

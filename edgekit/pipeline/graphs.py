@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import copy_sharing, simplify
+from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.simplify import simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import ParityError

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from benchmarks.noise import QUANTIZE, kind_of, logits
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
+from tests.helpers.graphs import export_graph
 
 
 class Residual(nn.Module):

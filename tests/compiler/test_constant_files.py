@@ -10,9 +10,9 @@ from torch import nn
 from benchmarks.memory import memory_of
 from edgekit.compiler import constant_files
 from edgekit.compiler.constant_files import constants_in, stored
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.rewrites import rewrite
 from edgekit.errors import OutputError
+from tests.helpers.graphs import export_graph
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8, torch.int64, torch.bfloat16])

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.export import COPIES, export_graph
 from edgekit.compiler.graph import (
     A,
     Layer,
@@ -20,9 +19,10 @@ from edgekit.compiler.graph import (
     pair,
     refresh,
     set_weights,
-    shape_of,
 )
 from edgekit.compiler.rewrites import PASSES, rewrite
+from edgekit.compiler.simplify.no_ops import COPIES
+from tests.helpers.graphs import export_graph
 
 SHAPE = (1, 3, 16, 16)
 
@@ -169,38 +169,6 @@ def test_pair(value: Any, wanted: tuple[int, int]) -> None:
     assert pair(value) == wanted
 
 
-class Norms(nn.Module):
-    """Batch norms that can't be folded into the convolution before them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.padded = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.pointwise = nn.Conv2d(8, 8, 1)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
-        norm: Any
-        for norm in self.norms:
-            for values in norm.parameters():
-                nn.init.uniform_(values, 0.5, 2.0)
-            norm.running_mean.uniform_(-1, 1)
-            norm.running_var.uniform_(0.5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
-        x = x + self.pointwise(self.norms[0](x))
-        logits: Tensor = self.padded(self.norms[1](x)).mean((2, 3))
-        return logits
-
-
-def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
-    torch.manual_seed(0)
-    network, x = Norms().eval(), torch.randn(1, 3, 8, 8)
-    graph = export_graph(network, (1, 3, 8, 8))
-    assert not any(node.target is A.batch_norm.default for node in graph.graph.nodes)
-    assert sum(node.target is A.mul.Tensor for node in graph.graph.nodes) == 1  # the norm before the padded convolution
-    with torch.no_grad():
-        torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
-
-
 def test_replaced_weights_are_deleted(network: Small, graph: GraphModule) -> None:
     (layer, _) = calls(graph, A.linear.default)
     old = str(layer.args[1].target)  # type: ignore[union-attr]
@@ -250,126 +218,3 @@ def test_an_enabled_autocast_stays() -> None:
 
     x = torch.randn(SHAPE)
     assert export_graph(Half(), SHAPE)(x).dtype == Half()(x).dtype == torch.bfloat16
-
-
-class BlockAttention(nn.Module):
-    """Attention within blocks of an image, as in NesT."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = x.reshape(1, 3, 2, 4, 8, 4).unbind(1)
-        return nn.functional.scaled_dot_product_attention(query, key, value)
-
-
-class WindowAttention(nn.Module):
-    """Attention with a mask over windows, without an axis for the batch, as in SAM."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = x.reshape(3, 4, 16, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, query @ key.mT)
-        return mixed.reshape(1, 4, 16, 4).transpose(1, 2).reshape(1, 16, 16)
-
-
-@pytest.mark.parametrize(("network", "shape"), [(BlockAttention, (2, 4, 8, 4)), (WindowAttention, (1, 4, 16, 4))])
-def test_an_attention_gets_four_axes(network: type[nn.Module], shape: tuple[int, ...]) -> None:
-    graph, x = export_graph(network(), (1, 3, 16, 16)), torch.randn(1, 3, 16, 16)
-    (attention,) = graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
-    assert shape_of(attention) == shape
-    torch.testing.assert_close(graph(x), network()(x))
-    torch.export.export(graph, (x,)).run_decompositions()
-
-
-@pytest.mark.parametrize(
-    ("size", "window"),
-    [
-        ((8, 8), (3, 1, 1, 2)),
-        ((7, 9), (3, 1, 1, 1)),
-        ((8, 10), (2, 1, 0, 2)),
-        ((9, 9), ((3, 2), (2, 1), (1, 0), (1, 3))),
-    ],
-)
-def test_a_fold_becomes_a_gather(size: tuple[int, int], window: tuple[Any, ...]) -> None:
-    """The windows overlap, are separate, or leave pixels out."""
-
-    class Fold(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.fold(x, size, *window)
-
-    columns = nn.functional.unfold(torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0)), *window)
-    graph = export_graph(Fold(), tuple(columns.shape))
-    assert not graph.graph.find_nodes(op="call_function", target=A.col2im.default)
-    torch.testing.assert_close(graph(columns), Fold()(columns))
-
-
-def test_infinite_limits_are_removed() -> None:
-    class Clipped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.least, self.low, self.high, self.most = (
-                nn.Buffer(torch.tensor(limit)) for limit in (-float("inf"), -0.5, 0.5, float("inf"))
-            )
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.clamp(torch.clamp(x, self.least, self.most), self.low, self.high)
-
-    graph, x = export_graph(Clipped(), (1, 3, 4, 4)), torch.randn(1, 3, 4, 4)
-    assert len(calls(graph, A.clamp.Tensor)) == 1
-    torch.testing.assert_close(graph(x), Clipped()(x))
-
-
-def test_padding_of_width_0_is_removed() -> None:
-    class Padded(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.pad(nn.functional.pad(x, (0, 0, 0, 0)), (0, 1))
-
-    graph, x = export_graph(Padded(), (1, 3, 4, 4)), torch.randn(1, 3, 4, 4)
-    assert len(calls(graph, A.pad.default)) == 1
-    torch.testing.assert_close(graph(x), Padded()(x))
-
-
-def test_batch_norms_without_weights_are_folded() -> None:
-    torch.manual_seed(0)
-    norms: Any = [nn.BatchNorm2d(8, affine=False) for _ in range(2)]
-    for norm in norms:
-        norm.running_mean.uniform_(-1, 1)
-        norm.running_var.uniform_(0.5, 3)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), norms[0], nn.ReLU(), norms[1], nn.AvgPool2d(3)).eval()
-    graph, x = export_graph(network, (1, 3, 8, 8)), torch.randn(1, 3, 8, 8)
-    assert not calls(graph, A.batch_norm.default)
-    assert len(calls(graph, A.mul.Tensor)) == 1  # the norm without a convolution
-    torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
-
-
-class Biases(nn.Module):
-    """Layers whose biases are added behind them, as in files of Paddle, and sums that are none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 1)
-        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 5, bias=False)
-        self.biases = nn.ParameterList([torch.randn(4, 1, 1), torch.randn(1, 4, 1, 1), torch.randn(5)])
-        self.place = nn.Parameter(torch.randn(1, 4, 6, 6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.first(x) + self.biases[0])
-        y = self.biases[1] + self.second(x)
-        z = self.second(y)
-        logits: Tensor = self.biases[2] + self.head((z + self.place + z * y).mean((2, 3)))
-        return logits
-
-
-def test_biases_behind_layers_are_folded() -> None:
-    torch.manual_seed(0)
-    network, x = Biases().eval().requires_grad_(False), torch.randn(1, 3, 8, 8)
-    graph = export_graph(network, (1, 3, 8, 8))
-    assert len(calls(graph, A.add.Tensor)) == 2
-    assert not calls(graph, A.batch_norm.default)
-    assert len(calls(graph, A.mul.Tensor)) == 1
-    torch.testing.assert_close(graph(x), network(x), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("size", "target"), [(1, A.amax.default), ((2, 4), A.max_pool2d.default)])
-def test_adaptive_max_pooling_becomes_what_all_runtimes_have(size: Any, target: Any) -> None:
-    network, x = nn.AdaptiveMaxPool2d(size), torch.randn(1, 3, 8, 12)
-    graph = export_graph(network.eval(), (1, 3, 8, 12))
-    assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [target]
-    torch.testing.assert_close(graph(x), network(x))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.compiler.export import export_graph
+from tests.helpers.graphs import export_graph
 
 SHAPE = (1, 4, 6, 6)
 Function = Callable[[Tensor], Tensor]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, argument, constant, is_depthwise, layers
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.config.device_classes import list_device_classes
@@ -22,7 +21,7 @@ from edgekit.config.recipes import recipe_for
 from edgekit.errors import ProfileError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models.random_weights import random_images, randomize
-from tests.helpers.graphs import check_values
+from tests.helpers.graphs import check_values, export_graph
 from tests.helpers.tiny import ROOT
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 10}

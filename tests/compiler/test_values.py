@@ -8,12 +8,11 @@ import timm
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, insert
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.config.recipes import recipe_for
 from edgekit.config.runtimes import RUNTIMES
-from tests.helpers.graphs import check_values
+from tests.helpers.graphs import check_values, export_graph
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 10}
 

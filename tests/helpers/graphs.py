@@ -1,19 +1,19 @@
-"""Checks that hold for every graph, after every pass."""
+"""Graphs of small networks, and checks that hold for every graph after every pass."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_map
 
-from edgekit.compiler import export
-from edgekit.compiler.export import copy_sharing
-from edgekit.compiler.graph import constant, set_values
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler import rewrites, simplify
+from edgekit.compiler.export import trace
+from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
 
 CALIBRATION = ("center_weights", "minimize_range_mse", "tie_pools", "widen_scales", "limit_keys")
 ROUNDING = ("round_weights", "fit_weights")
@@ -30,6 +30,34 @@ OTHERS = {
     ),
 }
 """The passes that change a graph and aren't in a table, by the module that calls them."""
+
+
+@torch.no_grad()
+def export_graph(module: nn.Module, shape: Sequence[int]) -> GraphModule:
+    """The simplified graph of `module` for float32 inputs of `shape` [1,C,H,W]. The module is not changed."""
+    return simplify.simplify(trace(module, shape))
+
+
+def simplified(
+    module: nn.Module, image: torch.Tensor, *passes: Callable[[GraphModule], int]
+) -> tuple[GraphModule, int]:
+    """The traced graph of a module after these passes, and the number of places that the last of them changed.
+
+    Asserts that every pass leaves right fake tensors, and that the graph computes what the module does.
+    """
+    module = module.eval().requires_grad_(False)
+    graph, places = trace(module, image.shape), 0
+    for apply in passes:
+        places = apply(graph)
+        check_values(graph)
+    refresh(graph)
+    torch.testing.assert_close(graph(image.clone()), module(image.clone()), rtol=1e-5, atol=1e-5)
+    return graph, places
+
+
+def targets_of(graph: GraphModule) -> list[Any]:
+    """The operations of a graph, in its order."""
+    return [node.target for node in graph.graph.nodes if node.op == "call_function"]
 
 
 def check_values(graph: GraphModule) -> None:
@@ -74,9 +102,9 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    for name, apply in PASSES.items():
-        patch.setitem(PASSES, name, checked(apply, check_none_is_missing))
-    patch.setattr(export, "STEPS", tuple(checked(step, check_none_is_missing) for step in export.STEPS))
+    for name, apply in rewrites.PASSES.items():
+        patch.setitem(rewrites.PASSES, name, checked(apply, check_none_is_missing))
+    patch.setattr(simplify, "PASSES", tuple(checked(apply, check_none_is_missing) for apply in simplify.PASSES))
     for place, names in OTHERS.items():
         module = importlib.import_module(place)
         for name in names:

@@ -11,7 +11,6 @@ import torch
 from onnx import helper, numpy_helper
 
 from edgekit.cli.main import main
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, layers
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models import load_network
@@ -19,6 +18,7 @@ from edgekit.models.meta import build_meta
 from edgekit.models.onnx_source import OnnxReference
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report
+from tests.helpers.graphs import export_graph
 from tests.helpers.onnx_files import SIDE, Mixed, exported, written
 
 pytest.importorskip("onnx2pytorch", reason="needs the onnx-models extra")

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from edgekit.cli.main import main
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import layers
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
 from edgekit.models.options import ModelOptions
+from tests.helpers.graphs import export_graph
 
 NAME = "coca_tiny_of_tests"
 TEXT = {"context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.cli.main import main
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.first_difference import first_differing_layer
 from edgekit.errors import EdgekitError, ModelError, ParityError
 from edgekit.models.logits import torch_logits
@@ -19,6 +18,7 @@ from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs
 from edgekit.pipeline.parity import check_graph
 from edgekit.pipeline.prepared import ParitySamples
+from tests.helpers.graphs import export_graph
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import scale
 from edgekit.cli.main import main
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import layers
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
@@ -21,6 +20,7 @@ from edgekit.models import meta, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, job, plan
 from edgekit.pipeline.options import Options
+from tests.helpers.graphs import export_graph
 from tests.helpers.runtimes import registered
 from tests.helpers.tiny import TINY_ARGS
 

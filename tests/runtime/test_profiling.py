@@ -44,7 +44,6 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     import timm
     import torch
 
-    from edgekit.compiler.export import export_graph
     from edgekit.compiler.graph import layers
     from edgekit.compiler.quantize.calibrate import quantize
     from edgekit.compiler.quantize.placement import Placement
@@ -52,6 +51,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     from edgekit.config.recipes import load_recipe
     from edgekit.runtime.backend import load_backend
     from edgekit.support.libraries import quiet
+    from tests.helpers.graphs import export_graph
 
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"dims": (24, 24, 32, 48), "depths": (1, 1, 1, 1), "num_classes": CLASSES}

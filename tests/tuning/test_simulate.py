@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import Q
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.tuning.simulate import Simulation
+from tests.helpers.graphs import export_graph
 from tests.helpers.residual import Residual
 
 LAYERS = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import copy_sharing
+from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_scale
 from edgekit.compiler.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.compiler.rewrites.channels_last import channels_last

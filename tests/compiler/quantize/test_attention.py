@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 SHAPE = (1, 3, 16, 16)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, Q, constant, layer_name, layers
 from edgekit.compiler.quantize.calibrate import ESTIMATORS, quantize
 from edgekit.compiler.quantize.lowering import fold_weights
@@ -26,6 +25,7 @@ from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.prepared import ParitySamples
 from edgekit.pipeline.request import BundleRequest
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 

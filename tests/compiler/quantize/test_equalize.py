@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.rewrites import rewrite
+from tests.helpers.graphs import export_graph
 
 SIZE = (1, 3, 8, 8)
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, constant
 from edgekit.compiler.interpreter import live_bytes
 from edgekit.compiler.quantize import fit
@@ -19,6 +18,7 @@ from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, input_rows, round_levels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
+from tests.helpers.graphs import export_graph
 
 Images = list[NDArray[np.float32]]
 SHAPE = (1, 3, 16, 16)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule, Interpreter
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import constant
 from edgekit.compiler.interpreter import CachedWeightInterpreter
 from edgekit.compiler.quantize import gptq
@@ -19,6 +18,7 @@ from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
+from tests.helpers.graphs import export_graph
 
 SIZE = (1, 3, 12, 12)
 

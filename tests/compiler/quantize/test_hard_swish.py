@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.lowering import decompose_hard_swish
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import load_backend
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 SIZE = 16

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import constant, has_int8_weights
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.calibrate import quantize
@@ -26,6 +25,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.support.weight_pairs import count_saturating, pairings
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 from tests.helpers.x86 import run_python
 

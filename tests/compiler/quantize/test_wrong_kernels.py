@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.export import export_graph
 from edgekit.errors import CompileError
 from edgekit.runtime.onnx.backend import Backend
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.export import export_graph
 from edgekit.runtime.onnx.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.export import export_graph
 from edgekit.config.device_classes import load_device_class
 from edgekit.runtime.openvino.axes import ops, split_reductions
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.openvino.engine import compile_for_cpu
+from tests.helpers.graphs import export_graph
 
 
 def compiled(model: openvino.Model, x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 import edgekit
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
@@ -22,6 +21,7 @@ from edgekit.runtime.profiling import profile_model
 from edgekit.runtime.tflite import engine
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import SIDE, X86, MakeBundle
 

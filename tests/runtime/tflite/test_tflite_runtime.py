@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.compiler.export import export_graph
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import load_recipe
@@ -21,6 +20,7 @@ from edgekit.pipeline.prepared import ParitySamples
 from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.environments import find_python, new_environment, run
+from tests.helpers.graphs import export_graph
 
 pytestmark = pytest.mark.slow
 

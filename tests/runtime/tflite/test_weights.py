@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.export import copy_sharing, export_graph
+from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
 from edgekit.config.recipes import load_recipe
@@ -19,6 +19,7 @@ from edgekit.runtime.tflite import backend
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.runtime.tflite.weights import put_weights
 from edgekit.support.libraries import quiet
+from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
 

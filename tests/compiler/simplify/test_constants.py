@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.export import export_graph
 from edgekit.compiler.graph import A, constant, layers
+from edgekit.compiler.simplify.constants import fold_constants
+from tests.helpers.graphs import export_graph, simplified
 
 SHAPE = (1, 3, 8, 8)
 
@@ -30,6 +31,17 @@ class Standardized(nn.Module):
         return logits
 
 
+class Fixed(nn.Module):
+    """A product and a sum of constants, a view of one, and what depends on the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor, self.shift = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(1, 1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.factor * 2 + 1) + x / (self.shift + 5) + self.factor.reshape(1, 8)
+
+
 @pytest.fixture(scope="module")
 def network() -> Standardized:
     torch.manual_seed(0)
@@ -44,6 +56,11 @@ def test_the_graph_has_constants_for_them(network: Standardized) -> None:
     assert constant(graph, conv.args[1]) is not None
     x = torch.randn(SHAPE)
     torch.testing.assert_close(graph(x), network(x))
+
+
+def test_each_value_that_the_image_meets_is_counted() -> None:
+    _, places = simplified(Fixed(), torch.randn(SHAPE), fold_constants)
+    assert places == 2
 
 
 def test_random_numbers_are_drawn_for_each_image(network: Standardized) -> None:

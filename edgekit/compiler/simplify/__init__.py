@@ -1,0 +1,52 @@
+"""Simplification of a traced graph: passes that every network goes through before the rewrites of a recipe.
+
+Each pass changes the graph in place, leaves every node with its fake tensor, and returns the number of places that it
+changed. It may leave nodes without users, which `simplify` removes at the end. All passes are exact up to rounding.
+"""
+
+from collections.abc import Callable
+
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import refresh
+from edgekit.compiler.simplify.attention import give_attention_four_axes
+from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
+from edgekit.compiler.simplify.biases import fold_biases
+from edgekit.compiler.simplify.constants import fold_constants
+from edgekit.compiler.simplify.equivalents import compare_booleans, rename_operations
+from edgekit.compiler.simplify.no_ops import (
+    remove_assertions,
+    remove_copies,
+    remove_empty_paddings,
+    remove_infinite_limits,
+)
+from edgekit.compiler.simplify.pooling import fix_adaptive_max_pooling
+from edgekit.compiler.simplify.windows import gather_overlaps, gather_windows
+from edgekit.compiler.simplify.writes import remove_overwritten, select_by_mask
+
+PASSES: tuple[Callable[[GraphModule], int], ...] = (
+    rename_operations,
+    remove_assertions,
+    remove_copies,
+    remove_infinite_limits,
+    remove_empty_paddings,
+    compare_booleans,
+    restore_batch_norms,
+    remove_overwritten,
+    select_by_mask,
+    fix_adaptive_max_pooling,
+    gather_windows,
+    gather_overlaps,
+    give_attention_four_axes,
+    fold_constants,
+    fold_biases,
+    fold_batch_norms,
+)
+"""The passes in the order of application."""
+
+
+def simplify(graph: GraphModule) -> GraphModule:
+    """Apply every pass in `PASSES` to a traced graph, in place. Returns the same graph, without unused nodes."""
+    for apply in PASSES:
+        apply(graph)
+    return refresh(graph)

@@ -1,0 +1,84 @@
+"""Removes batch norms, which in evaluation are a factor and a constant per channel."""
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    argument,
+    constant,
+    insert,
+    layer_name,
+    operand,
+    pair,
+    set_weights,
+    shape_of,
+)
+
+
+def restore_batch_norms(graph: GraphModule) -> int:
+    """Replace the form that a batch norm gets when torch makes a graph functional. Returns the number of norms."""
+    norms = graph.graph.find_nodes(op="call_function", target=A._native_batch_norm_legit_no_training.default)
+    for node in norms:
+        *inputs, momentum, eps = node.args
+        norm = insert(graph, node, A.batch_norm.default, *inputs, False, momentum, eps, False, like=node)
+        for first in list(node.users):
+            first.replace_all_uses_with(norm)
+    return len(norms)
+
+
+@torch.no_grad()
+def fold_batch_norms(graph: GraphModule) -> int:
+    """Fold each batch norm into the convolution before it or the 1x1 one after it; others become a product and a sum.
+
+    Only those that compute their statistics from the image remain, as an instance norm does. NNCF would fold any other
+    into the convolution before it even if that has other consumers. Returns the number of norms removed.
+    """
+    removed = 0
+    for node in graph.graph.find_nodes(op="call_function", target=A.batch_norm.default):
+        weight, bias, mean, variance = (constant(graph, a) for a in node.args[1:5])
+        if mean is None or variance is None:
+            continue
+        scale = torch.rsqrt(variance.double() + node.args[7]) * (1 if weight is None else weight.double())
+        shift = (0 if bias is None else bias.double()) - mean.double() * scale
+        if not (_fold_before(graph, node, scale, shift) or _fold_after(graph, node, scale, shift)):
+            shape = (1, -1, *[1] * (len(shape_of(node)) - 2))
+            factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
+            offset = add_constant(graph, node, f"{layer_name(node)}.shift", shift.float().view(shape))
+            product = insert(graph, node, A.mul.Tensor, node.args[0], factor, like=node)
+            node.replace_all_uses_with(insert(graph, node, A.add.Tensor, product, offset, like=node))
+        removed += 1
+    return removed
+
+
+def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
+    """Fold into the convolution before the norm, if the norm is its only consumer."""
+    conv = operand(norm)
+    if conv.target is not A.conv2d.default or len(conv.users) != 1:
+        return False
+    kernel = constant(graph, conv.args[1])
+    if kernel is None:
+        return False
+    old = constant(graph, argument(conv, 2, None))
+    moved = shift if old is None else shift + old.double() * scale
+    set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), moved.float())
+    norm.replace_all_uses_with(conv)
+    return True
+
+
+def _fold_after(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
+    """Fold into the 1x1 convolution that is the norm's only consumer, unless padding adds zeros that need the shift."""
+    conv = next(iter(norm.users), None)
+    if conv is None or len(norm.users) != 1 or conv.target is not A.conv2d.default:
+        return False
+    kernel = constant(graph, conv.args[1])
+    unpadded = pair(argument(conv, 4, [0, 0])) == (0, 0) and argument(conv, 6, 1) == 1
+    if kernel is None or not unpadded or kernel.shape[2:] != (1, 1):
+        return False
+    old = constant(graph, argument(conv, 2, None))
+    moved = (kernel.double() * shift.view(1, -1, 1, 1)).sum((1, 2, 3)) + (0 if old is None else old.double())
+    set_weights(graph, conv, (kernel.double() * scale.view(1, -1, 1, 1)).float(), moved.float())
+    norm.replace_all_uses_with(operand(norm))
+    return True

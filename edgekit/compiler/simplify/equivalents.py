@@ -1,0 +1,34 @@
+"""Replaces operations that passes or runtimes don't know by equivalent ones with the same arguments."""
+
+import torch
+from torch.fx import GraphModule
+
+from edgekit.compiler.graph import A
+
+EQUIVALENT = {
+    A.view.default: A.reshape.default,  # which works with any strides, and rewrites change them
+    A.__and__.Tensor: A.bitwise_and.Tensor,
+    A.__or__.Tensor: A.bitwise_or.Tensor,
+    A.__xor__.Tensor: A.bitwise_xor.Tensor,
+}
+"""Operations, and others that compute the same of the same arguments."""
+
+
+def rename_operations(graph: GraphModule) -> int:
+    """Replace each operation in `EQUIVALENT`. Returns the number of operations replaced."""
+    known = [node for node in graph.graph.nodes if node.target in EQUIVALENT]
+    for node in known:
+        node.target = EQUIVALENT[node.target]
+    return len(known)
+
+
+def compare_booleans(graph: GraphModule) -> int:
+    """Replace the exclusive or of booleans by "not equal", because LiteRT has no other operation for it.
+
+    Returns the number of operations replaced.
+    """
+    nodes = graph.graph.find_nodes(op="call_function", target=A.bitwise_xor.Tensor)
+    booleans = [node for node in nodes if node.meta["val"].dtype == torch.bool]
+    for node in booleans:
+        node.target = A.ne.Tensor
+    return len(booleans)

@@ -1,0 +1,61 @@
+"""Removes nodes whose value is that of their input. Dead code elimination would keep dropout as random."""
+
+from collections.abc import Callable
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, argument, constant, operand
+from edgekit.compiler.in_place import is_same, keeps_dtype
+
+COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
+"""Operations that do nothing but copy their input, which in a functional graph is the same as their input."""
+
+
+def remove_assertions(graph: GraphModule) -> int:
+    """Remove torch.export's checks of dtypes and devices. Returns the number of checks removed."""
+    assertions = graph.graph.find_nodes(op="call_function", target=A._assert_tensor_metadata.default)
+    for node in assertions:
+        graph.graph.erase_node(node)
+    return len(assertions)
+
+
+def remove_copies(graph: GraphModule) -> int:
+    """Remove copies, conversions to the dtype that a value has, and dropout. Returns the number of nodes removed."""
+    return _remove(graph, lambda node: node.target in COPIES or is_same(node) or keeps_dtype(node))
+
+
+def remove_infinite_limits(graph: GraphModule) -> int:
+    """Remove each clamp to the range from minus infinity to infinity, as in Gemma before its training.
+
+    Returns the number of clamps removed.
+    """
+
+    def clips_nothing(node: Node) -> bool:
+        if node.target is not A.clamp.Tensor:
+            return False
+        limits = [constant(graph, limit) for limit in node.args[1:]]
+        return all(limit is not None and bool(torch.isinf(limit).all()) for limit in limits)
+
+    return _remove(graph, clips_nothing)
+
+
+def remove_empty_paddings(graph: GraphModule) -> int:
+    """Remove each padding that adds no pixels, which networks have where its width depends on the size of the image.
+
+    Returns the number of paddings removed.
+    """
+
+    def pads_nothing(node: Node) -> bool:
+        return node.target is A.pad.default and not any(argument(node, 1, None))
+
+    return _remove(graph, pads_nothing)
+
+
+def _remove(graph: GraphModule, is_no_op: Callable[[Node], bool]) -> int:
+    """Replace the nodes for which `is_no_op` holds by their first input. Returns the number of nodes removed."""
+    no_ops = [node for node in graph.graph.nodes if is_no_op(node)]
+    for node in no_ops:
+        node.replace_all_uses_with(operand(node))
+        graph.graph.erase_node(node)
+    return len(no_ops)

@@ -1,0 +1,84 @@
+"""Batch norms become part of convolutions, or a product and a sum."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.compiler.export import trace
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
+from tests.helpers.graphs import simplified, targets_of
+
+
+def with_statistics(norm: Any) -> Any:
+    """The norm with random statistics and, if it has any, random weights."""
+    for values in norm.parameters():
+        nn.init.uniform_(values, 0.5, 2.0)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 3)
+    return norm
+
+
+class Norms(nn.Module):
+    """Batch norms that can't be folded into the convolution before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.padded = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pointwise = nn.Conv2d(8, 8, 1)
+        self.norms = nn.ModuleList(with_statistics(nn.BatchNorm2d(8)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.pointwise(self.norms[0](x))
+        logits: Tensor = self.padded(self.norms[1](x)).mean((2, 3))
+        return logits
+
+
+def test_batch_norms_before_convolutions_are_folded_exactly() -> None:
+    torch.manual_seed(0)
+    graph, places = simplified(Norms(), torch.randn(1, 3, 8, 8), fold_batch_norms)
+    assert places == 2
+    assert A.batch_norm.default not in targets_of(graph)
+    assert targets_of(graph).count(A.mul.Tensor) == 1  # the norm before the padded convolution
+
+
+def test_batch_norms_without_weights_are_folded() -> None:
+    torch.manual_seed(0)
+    norms = [with_statistics(nn.BatchNorm2d(8, affine=False)) for _ in range(2)]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), norms[0], nn.ReLU(), norms[1], nn.AvgPool2d(3))
+    graph, places = simplified(network, torch.randn(1, 3, 8, 8), fold_batch_norms)
+    assert places == 2
+    assert A.batch_norm.default not in targets_of(graph)
+    assert targets_of(graph).count(A.mul.Tensor) == 1  # the norm without a convolution
+
+
+def test_a_norm_over_the_image_itself_stays() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False))
+    graph, places = simplified(network, torch.randn(1, 3, 8, 8), fold_batch_norms)
+    assert places == 0
+    assert A.batch_norm.default in targets_of(graph)
+
+
+class Written(nn.Module):
+    """A batch norm beside a write that only torch's own functionalization can handle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = with_statistics(nn.BatchNorm2d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x) * 2
+        y[:, 0] += 1
+        return y
+
+
+def test_a_functional_batch_norm_is_one_again() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 4, 4)
+    assert A._native_batch_norm_legit_no_training.default in targets_of(trace(Written(), image.shape))
+    graph, places = simplified(Written(), image, restore_batch_norms)
+    assert places == 1
+    assert targets_of(graph).count(A.batch_norm.default) == 1
+    assert A._native_batch_norm_legit_no_training.default not in targets_of(graph)

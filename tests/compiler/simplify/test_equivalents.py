@@ -1,0 +1,35 @@
+"""Operations that passes or runtimes don't know become equivalent ones."""
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.equivalents import compare_booleans, rename_operations
+from tests.helpers.graphs import simplified, targets_of
+
+IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Logic(nn.Module):
+    """Each operator of Python on booleans, an exclusive or of integers, and a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        outside = (x < -1) | (x > 1)
+        inside = (outside ^ (x > 0)) & (x < 2)
+        levels = (x * 10).int()
+        return torch.where(inside, x, levels ^ 3).view(1, -1)
+
+
+def test_operators_and_views_get_other_names() -> None:
+    graph, places = simplified(Logic(), IMAGE, rename_operations)
+    assert places == 4
+    targets = targets_of(graph)
+    for new in (A.bitwise_and.Tensor, A.bitwise_or.Tensor, A.bitwise_xor.Tensor, A.reshape.default):
+        assert targets.count(new) == 1
+
+
+def test_an_exclusive_or_of_booleans_is_a_comparison() -> None:
+    graph, places = simplified(Logic(), IMAGE, rename_operations, compare_booleans)
+    assert places == 1
+    assert targets_of(graph).count(A.ne.Tensor) == 1
+    assert A.bitwise_xor.Tensor not in targets_of(graph)

@@ -1,0 +1,61 @@
+"""Nodes whose value is that of their input are removed."""
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.no_ops import (
+    remove_assertions,
+    remove_copies,
+    remove_empty_paddings,
+    remove_infinite_limits,
+)
+from tests.helpers.graphs import simplified, targets_of
+
+IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Copies(nn.Module):
+    """A copy, two conversions to the same dtype, dropout, and a conversion that changes the dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().float().to(torch.float32, copy=True)
+        return nn.functional.dropout(x, 0.5, self.training).double() * 2
+
+
+def test_checks_of_dtypes_are_removed() -> None:
+    graph, places = simplified(Copies(), IMAGE, remove_assertions)
+    assert places > 0
+    assert A._assert_tensor_metadata.default not in targets_of(graph)
+
+
+def test_copies_are_removed() -> None:
+    graph, places = simplified(Copies(), IMAGE, remove_assertions, remove_copies)
+    assert places > 0
+    assert targets_of(graph) == [A.to.dtype, A.mul.Tensor]
+
+
+def test_infinite_limits_are_removed() -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.least, self.low, self.high, self.most = (
+                nn.Buffer(torch.tensor(limit)) for limit in (-float("inf"), -0.5, 0.5, float("inf"))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(torch.clamp(x, self.least, self.most), self.low, self.high)
+
+    graph, places = simplified(Clipped(), IMAGE, remove_infinite_limits)
+    assert places == 1
+    assert targets_of(graph) == [A.clamp.Tensor]
+
+
+def test_padding_of_width_0_is_removed() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.pad(nn.functional.pad(x, (0, 0, 0, 0)), (0, 1))
+
+    graph, places = simplified(Padded(), IMAGE, remove_empty_paddings)
+    assert places == 1
+    assert targets_of(graph) == [A.pad.default]

@@ -1,0 +1,37 @@
+"""What torch makes of writing into a tensor becomes what was written, or a choice."""
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.writes import remove_overwritten, select_by_mask
+from tests.helpers.graphs import simplified, targets_of
+
+IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_value_that_is_written_over_another_replaces_it() -> None:
+    class Copied(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.empty_like(x, dtype=torch.float64)
+            y.copy_(x[:, :1])
+            return y * 2
+
+    graph, places = simplified(Copied(), IMAGE, remove_overwritten)
+    assert places == 1
+    assert targets_of(graph)[-3:] == [A.to.dtype, A.expand.default, A.mul.Tensor]
+
+
+def test_a_value_that_is_written_where_a_mask_says_is_selected() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y[y > 0.5] = 0.5
+            y[:, torch.tensor([0, 2])] = 1.0
+            return y
+
+    graph, places = simplified(Masked(), IMAGE, select_by_mask)
+    assert places == 1
+    targets = targets_of(graph)
+    assert targets.count(A.where.self) == 1
+    assert targets.count(A.index_put.default) == 1
