@@ -21,8 +21,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from benchmarks.peerlib.models import SUBJECTS, add_data, check_data
 from benchmarks.peers import CALIBRATION, HERE
 from benchmarks.rows import Row, keep_rows
+from edgekit.compiler.execution.threads import at_once, side_by_side
 from edgekit.compiler.graph import A, Q
-from edgekit.compiler.interpreter import at_once, side_by_side
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db

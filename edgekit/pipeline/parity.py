@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from edgekit.compiler.execution.threads import is_small
 from edgekit.compiler.first_difference import first_differing_layer
-from edgekit.compiler.interpreter import is_small
 from edgekit.errors import ModelError, ParityError
 from edgekit.models import Network
 from edgekit.pipeline.prepared import ParitySamples

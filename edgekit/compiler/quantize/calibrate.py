@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
+from edgekit.compiler.execution.threads import at_once, threads
 from edgekit.compiler.graph import Q, set_values
-from edgekit.compiler.interpreter import at_once, threads
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights

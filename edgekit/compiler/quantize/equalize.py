@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.graph import A, add_constant, argument, constant, refresh, shape_of
-from edgekit.compiler.interpreter import Collector
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
@@ -86,7 +86,7 @@ class _PeakCollector(Collector[Tensor]):
         self._places = places
         self.peaks: dict[Node, Tensor] = {}
 
-    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         peak: Tensor = output.abs().movedim(self._places[node].axis, 0).flatten(1).amax(1)
         return peak
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.execution.memory import subset_that_fits
+from edgekit.compiler.execution.node_by_node import NodeByNode, Values
+from edgekit.compiler.execution.threads import at_once, side_by_side
 from edgekit.compiler.graph import (
     A,
     add_constant,
@@ -27,7 +30,6 @@ from edgekit.compiler.graph import (
     set_int8_weights,
     shape_of,
 )
-from edgekit.compiler.interpreter import NodeByNode, Values, at_once, side_by_side, that_fit
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, input_rows, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 
@@ -53,7 +55,7 @@ def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limi
     more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias; those that share weights don't change.
     With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI.
     """
-    walk = _Walk(graph, that_fit(graph, samples, MEMORY_BYTES // 2), limit_pairs)
+    walk = _Walk(graph, subset_that_fits(graph, samples, MEMORY_BYTES // 2), limit_pairs)
     fitted = sum(walk.visit(node) for node in list(graph.graph.nodes))
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
+from edgekit.compiler.execution.collector import Collector
+from edgekit.compiler.execution.memory import VALUES_BYTES, subset_that_fits
+from edgekit.compiler.execution.node_by_node import NodeByNode, Values
 from edgekit.compiler.graph import A, argument, constant, has_int8_weights, pair, set_int8_weights
-from edgekit.compiler.interpreter import VALUES_BYTES, Collector, NodeByNode, Values, that_fit
 from edgekit.compiler.quantize.saturation import pairings_of
 from edgekit.errors import CompileError
 from edgekit.support.weight_pairs import LARGEST_SUM
@@ -70,7 +72,7 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
     Uses as many of the images as fit into `VALUES_BYTES`.
     """
     rounded = 0
-    nodes, values = NodeByNode(graph, that_fit(graph, samples, VALUES_BYTES)), Values()
+    nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, VALUES_BYTES)), Values()
     for node in list(graph.graph.nodes):
         inputs = node.all_input_nodes
         weight = _quantized_weight(graph, node, MOST_INPUTS_OF_LARGE)
@@ -143,7 +145,7 @@ class _HessianCollector(Collector[Tensor]):
         super().__init__(graph, layers)
         self.hessians: dict[Node, Tensor] = {}
 
-    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         rows = input_rows(node, *inputs[:2])
         return rows.mT @ rows
 

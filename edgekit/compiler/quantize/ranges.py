@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.graph import A, Q, behind_views, constant, is_padding
-from edgekit.compiler.interpreter import Collector
 
 BINS = 8192
 MOST_VALUES = 1 << 16
@@ -57,7 +57,7 @@ class _Histograms(Collector[Tensor]):
         self._weights = {node: _channel_weights(graph, node) for node in nodes}
         self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in nodes}
 
-    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         x = inputs[0]
         step = _step(x.numel())
         low, high = representable_range(node)

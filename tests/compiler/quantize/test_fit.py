@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
+from edgekit.compiler.execution.memory import live_bytes
 from edgekit.compiler.graph import A, constant
-from edgekit.compiler.interpreter import live_bytes
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, input_rows, round_levels

@@ -1,18 +1,16 @@
 """GPTQ chooses the levels of weights for the layer's output, not just for the weights."""
 
-from collections import Counter
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.fx import GraphModule, Interpreter
+from torch.fx import GraphModule
 
 from edgekit.compiler.graph import constant
-from edgekit.compiler.interpreter import CachedWeightInterpreter
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
@@ -127,27 +125,3 @@ def test_correlated_inputs_give_less_error_than_rounding_to_nearest(inputs: int)
 def test_the_same_images_give_the_same_weights() -> None:
     for (one, _), (other, _) in zip(weights(quantized("gptq")), weights(quantized("gptq")), strict=True):
         assert torch.equal(one, other)
-
-
-def test_weights_are_quantized_once_for_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = quantized("nearest")
-    count = len(weights(graph))
-    ran: Counter[str] = Counter()
-
-    def call(self: Interpreter, target: Any, args: Any, kwargs: Any) -> Any:
-        ran[str(target)] += 1
-        return Interpreter.call_function(self, target, args, kwargs)
-
-    monkeypatch.setattr(CachedWeightInterpreter, "call_function", call)
-    interpreter = CachedWeightInterpreter(graph)
-    for image in images(3, 1):
-        x = torch.from_numpy(image)
-        assert torch.equal(interpreter.run(x), graph(x))
-    assert ran["quantized_decomposed.quantize_per_channel.default"] == count
-    assert ran["quantized_decomposed.dequantize_per_channel.default"] == count
-    ran.clear()
-    monkeypatch.setattr("edgekit.compiler.interpreter.CACHED_BYTES", 0)
-    interpreter = CachedWeightInterpreter(graph)
-    for image in images(3, 1):
-        interpreter.run(torch.from_numpy(image))
-    assert ran["quantized_decomposed.dequantize_per_channel.default"] == 3 * count

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node, symbolic_trace
 
-from edgekit.compiler import interpreter
-from edgekit.compiler.interpreter import Collector, at_once, live_bytes, side_by_side, threads
+from edgekit.compiler.execution import collector
+from edgekit.compiler.execution.collector import Collector
+from edgekit.compiler.execution.memory import live_bytes
+from edgekit.compiler.execution.threads import threads
 
 
 class Sums(Collector[Tensor]):
@@ -23,12 +25,11 @@ class Sums(Collector[Tensor]):
         self.sums: dict[Node, Tensor] = {}
         self.threads: set[int] = set()
 
-    def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         self.threads.add(threading.get_ident())
         if not torch.isfinite(output).all():
             raise ValueError("not finite")
-        copied: Tensor = output.clone()
-        return copied
+        return output.clone()
 
     def add(self, node: Node, part: Tensor) -> None:
         self.sums[node] = self.sums[node] + part if node in self.sums else part
@@ -49,12 +50,12 @@ def images(count: int) -> list[NDArray[np.float32]]:
 def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, nodes = network()
     if not small:
-        monkeypatch.setattr(interpreter, "SMALL", 100)
-        monkeypatch.setattr(interpreter, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
+        monkeypatch.setattr("edgekit.compiler.execution.threads.SMALL", 100)
+        monkeypatch.setattr(collector, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
     with torch.no_grad(), threads(count):
-        collector = Sums(graph, nodes)
-        collector.collect(images(9))
-    assert (len(collector.threads) > 1) == (count > 1 and small)
+        sums = Sums(graph, nodes)
+        sums.collect(images(9))
+    assert (len(sums.threads) > 1) == (count > 1 and small)
     with torch.no_grad(), threads(1):
         for node in nodes:
             expected = torch.zeros(())
@@ -63,13 +64,13 @@ def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch:
                 seen.garbage_collect_values = False
                 seen.run(torch.from_numpy(image))
                 expected = expected + seen.env[node]
-            assert torch.equal(collector.sums[node], expected)
+            assert torch.equal(sums.sums[node], expected)
 
 
 @pytest.mark.parametrize("slow", [None, 2, 4])
 def test_an_image_that_fails_ends_the_others(slow: int | None) -> None:
     class SlowSums(Sums):
-        def measure(self, node: Node, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
             if self._image == slow:
                 time.sleep(0.2)  # so that the other image fails first
             return super().measure(node, inputs, output)
@@ -79,23 +80,3 @@ def test_an_image_that_fails_ends_the_others(slow: int | None) -> None:
     samples[3][:] = np.nan
     with torch.no_grad(), threads(3), pytest.raises(ValueError, match="not finite"):
         SlowSums(graph, nodes).collect(samples)
-
-
-def test_results_come_in_order_and_threads_are_given_back() -> None:
-    with threads(2):
-        assert list(side_by_side(lambda item: (item, torch.get_num_threads()), range(20), 4)) == [
-            (item, 1) for item in range(20)
-        ]
-        assert torch.get_num_threads() == 2
-
-
-def test_gradients_are_off_in_every_thread() -> None:
-    assert list(side_by_side(lambda _: torch.is_grad_enabled(), range(4), 2)) == [False] * 4
-
-
-def test_a_large_network_runs_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, _ = network()
-    with threads(2):
-        assert at_once(graph) == 2
-        monkeypatch.setattr(interpreter, "SMALL", 100)
-        assert at_once(graph) == 1

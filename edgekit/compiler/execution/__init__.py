@@ -1,0 +1,1 @@
+"""Runs a graph in torch on many images, to calibrate it."""

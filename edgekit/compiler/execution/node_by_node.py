@@ -1,0 +1,55 @@
+"""Runs a graph on all images, one node after another."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
+
+from edgekit.compiler.execution.threads import at_once, threads
+
+Values: TypeAlias = dict[Node, Any]
+"""Value of each node: a list with one value per image, or a single value if it doesn't depend on the image."""
+
+
+class NodeByNode:
+    """Runs each node on all images before the next node, so that a large weight is read once for all of them.
+
+    The caller visits the nodes in the graph's order, keeps their values, and frees them with `forget`. It may change
+    constants of nodes that it hasn't visited yet.
+    """
+
+    def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
+        self.images = images
+        self._interpreter = Interpreter(graph)
+        self._threads = max(1, torch.get_num_threads() // at_once(graph))
+        self._users_left = Counter(used for node in graph.graph.nodes for used in node.all_input_nodes)
+
+    def run(self, node: Node, values: Values) -> Any:
+        """The value of a node, as `Values` describes it, from the values of its inputs."""
+        if node.op == "placeholder":
+            return list(self.images)
+
+        def compute(index: int) -> Any:
+            args, kwargs = (of_image(part, values, index) for part in (node.args, node.kwargs))
+            return getattr(self._interpreter, node.op)(node.target, args, kwargs)
+
+        per_image = any(isinstance(values[used], list) for used in node.all_input_nodes)
+        with threads(self._threads):
+            return [compute(index) for index in range(len(self.images))] if per_image else compute(0)
+
+    def forget(self, inputs: Iterable[Node], *sides: Values) -> None:
+        """Free the values of a node's inputs, on each side, after its run, unless later nodes need them."""
+        for used in inputs:
+            self._users_left[used] -= 1
+            if not self._users_left[used]:
+                for values in sides:
+                    del values[used]
+
+
+def of_image(arguments: Any, values: Values, index: int) -> Any:
+    """Arguments of a node, in which the values of one image replace the nodes."""
+    return map_arg(arguments, lambda used: values[used][index] if isinstance(values[used], list) else values[used])
