@@ -14,6 +14,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "recipe keys": settings.recipe_keys,
     "runtime keys": settings.runtime_keys,
     "rewrites": settings.rewrites,
+    "lowerings": settings.lowerings,
     "recipe file": settings.recipe_file,
     "shipped device classes": settings.shipped_device_classes,
     "device class keys": settings.device_class_keys,

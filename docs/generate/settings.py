@@ -10,7 +10,9 @@ from docs.generate.markdown import code, plain, table
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.device_classes import DeviceClass, list_device_classes, load_device_class
 from edgekit.config.recipes import Recipe, TargetRecipe, list_recipes, load_recipe
+from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import data_folder
+from edgekit.runtime.backend import load_lowering
 
 TYPES = {str: "string", bool: "true or false", int: "integer above 0", float: "number above 0"}
 
@@ -32,6 +34,15 @@ def runtime_keys() -> str:
 def rewrites() -> str:
     rows = [(code(name), _first_sentence(rewrite.__doc__ or "")) for name, rewrite in PASSES.items()]
     return table(("rewrite", "what it does"), rows)
+
+
+def lowerings() -> str:
+    rows = [
+        (code(runtime.name), code(name), plain(lowering.description))
+        for runtime in RUNTIMES.values()
+        for name, lowering in load_lowering(runtime.name).named.items()
+    ]
+    return table(("runtime", "lowering", "what it does"), rows)
 
 
 def shipped_device_classes() -> str:

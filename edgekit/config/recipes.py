@@ -50,16 +50,8 @@ class TargetRecipe:
 
     Sums behind linear layers stay in float: the values that transformers add up are too unequal for one INT8 range.
     """
-    quantize_attention: bool = False
-    """Whether the queries and keys of attention are INT8, in one operation of OpenVINO that only gains from both.
-
-    The key is meant for [openvino] on x86.
-    """
-    hard_swish_in_float: bool = False
-    """Whether to write a HardSwish between Q/DQ as a product, which LiteRT's converter leaves in float.
-
-    The key is meant for [tflite].
-    """
+    lowerings: tuple[str, ...] = ()
+    """Names of lowerings of this runtime to apply to INT8 bundles. Their order doesn't matter."""
     limit_weight_pairs: bool = True
     """Whether to limit weights so that no pair of them saturates on x86 processors without VNNI.
 
@@ -184,18 +176,19 @@ def parse_recipe(table: Mapping[str, Any], where: str, rewrites: Collection[str]
     recipe = build(Recipe, full, where)
     for name, target in recipe.targets.items():
         for row in (target, *target.on.values()):
+            _check_names(row.lowerings, RUNTIMES[name].lowerings, "lowering", f"{where}: [{name}] lowerings")
             for key in ("rewrites", "int8_rewrites"):
-                _check_rewrites(getattr(row, key) or (), rewrites, f"{where}: [{name}] {key}")
-    _check_rewrites(recipe.optional_rewrites, rewrites, f"{where}: optional_rewrites")
+                _check_names(getattr(row, key) or (), rewrites, "pass", f"{where}: [{name}] {key}")
+    _check_names(recipe.optional_rewrites, rewrites, "pass", f"{where}: optional_rewrites")
     if recipe.equalization is not None and recipe.equalization > 1:
         raise ProfileError(f"{where}: equalization is {recipe.equalization}", valid="a number above 0, up to 1")
     return recipe
 
 
-def _check_rewrites(names: Iterable[str], rewrites: Collection[str] | None, where: str) -> None:
+def _check_names(names: Iterable[str], valid: Collection[str] | None, kind: str, where: str) -> None:
     for name in names:
-        if rewrites is not None and name not in rewrites:
-            raise unknown(name, rewrites, "pass", where)
+        if valid is not None and name not in valid:
+            raise unknown(name, valid, kind, where)
 
 
 def recipe_for(model_name: str, rewrites: Collection[str] | None = None) -> Recipe:

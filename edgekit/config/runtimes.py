@@ -29,7 +29,8 @@ class Runtime:
     """A runtime that edgekit compiles for. On the command line and in JSON it is called a target.
 
     Its folder is edgekit/runtime/NAME. The SDK runs `engine`; `profiler` finds the layers that ran in integer kernels.
-    Both import only numpy and the runtime. `backend` compiles and needs torch. Each is imported when it is needed.
+    Both import only numpy and the runtime. `backend` compiles, and `lowering` has what quantization needs to know; both
+    need torch. Each is imported when it is needed.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Runtime:
     """INT8 schemes that the backend can compile."""
     saturating_inputs: tuple[Literal["uint8", "int8"], ...] = ()
     """Types of layer inputs for which its INT8 kernels on x86 without VNNI add two products in 16 bits."""
+    lowerings: tuple[str, ...] = ()
+    """Names of the lowerings in its folder, which recipes enable."""
     session_options: tuple[str, ...] = ()
     """Options in a manifest's `session` that the engine accepts."""
     unused_files: tuple[str, ...] = ()
@@ -82,6 +85,11 @@ class Runtime:
     def backend_module(self) -> str:
         """Module that contains `Backend`."""
         return f"edgekit.runtime.{self.name}.backend"
+
+    @property
+    def lowering_module(self) -> str:
+        """Module that contains `LOWERING`."""
+        return f"edgekit.runtime.{self.name}.lowering"
 
     @property
     def profiler_module(self) -> str:
@@ -134,6 +142,7 @@ register(
         compiler_distributions=("openvino",),
         schemes=("w8a8", "w8"),
         saturating_inputs=("uint8", "int8"),  # its kernels shift int8 to uint8
+        lowerings=("int8-attention",),
         session_options=("inference_precision",),
     )
 )
@@ -171,6 +180,7 @@ register(
         compiler_dependencies=("litert-converter", "jax", "jaxlib"),
         # Not w8: the converter expands INT8 weights back to float where activations are float.
         schemes=("w8a8",),
+        lowerings=("float-hard-swish",),
         session_options=("inference_precision",),
         # GPU accelerators: 17 MB of 124 MB, which nothing here loads.
         unused_files=("ai_edge_litert/libLiteRt*Accelerator.so",),

@@ -28,7 +28,7 @@ def unknown(name: str, choices: Collection[str], kind: str = "value", where: str
     """The error for a name that is not one of `choices`. `where` is the place in a file, if it comes from one."""
     place = f"{where}: " if where else ""
     fix = as_sentences(did_you_mean(name, choices), fix)
-    return ProfileError(f"{place}unknown {kind} '{name}'", valid=", ".join(choices), fix=fix)
+    return ProfileError(f"{place}unknown {kind} '{name}'", valid=", ".join(choices) or "none", fix=fix)
 
 
 def read_table(kind: Literal["targets", "calibration"], source: str | Path, noun: str) -> tuple[str, dict[str, Any]]:

@@ -8,11 +8,13 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import layers
 from edgekit.compiler.quantize.calibrate import placement_of, quantize
+from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import find_runtime
 from edgekit.pipeline.prepared import GraphFacts, ParitySamples, Prepared
 from edgekit.pipeline.request import BundleRequest, provenance_of
+from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.manifest import ManifestLayer
 
 
@@ -32,7 +34,8 @@ def quantize_stage(
     names = wants.rewrites_of(request.precision)
     done = rewrite(graph, names)
     rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
-    placement = placement_of(recipe, request.target, rewritten)
+    lowering = load_lowering(request.target)
+    placement = placement_of(recipe, request.target, lowering, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
     covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
     table = tuple(
@@ -40,11 +43,12 @@ def quantize_stage(
         for _, layer in layers(graph)
     )
     if int8:
-        rewritten = quantize(rewritten, calibration, recipe, request.target, on_sample, limits_pairs(request))
+        limit_pairs = limits_pairs(request)
+        rewritten = quantize(rewritten, calibration, recipe, request.target, lowering, on_sample, limit_pairs)
     facts = GraphFacts(
         target=request.target,
         precision=request.precision,
-        scheme=_scheme(recipe, wants) if int8 else "float32",
+        scheme=_scheme(recipe, wants, lowering) if int8 else "float32",
         preprocessing=network.preprocessing,
         labels=network.labels,
         layers=table,
@@ -64,7 +68,7 @@ def limits_pairs(request: BundleRequest) -> bool:
     return wants.limit_weight_pairs and adds_in_16_bits
 
 
-def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:
+def _scheme(recipe: Recipe, wants: TargetRecipe, lowering: RuntimeLowering) -> str:
     """Describe in words what an int8 bundle computes in int8."""
     if recipe.scheme == "w8":
         return "w8, int8 weights per channel of dense layers, computed with in float"
@@ -72,8 +76,7 @@ def _scheme(recipe: Recipe, wants: TargetRecipe) -> str:
     parts = [f"static w8a8, int8 weights per channel, {wants.activations} {where} of dense layers"]
     if wants.quantize_gelu:
         parts.append("GELU from int8 to int8")
-    if wants.quantize_attention:
-        parts.append("int8 queries and keys of attention")
+    parts += [enabled.scheme for enabled in lowering.enabled(wants) if enabled.scheme]
     if wants.quantize_residuals:
         parts.append("residual sums from int8 to int8")
     return ", ".join(parts)

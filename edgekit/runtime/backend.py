@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch.fx import GraphModule
 
+from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import CompileError
@@ -77,10 +78,16 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
-__all__ = ["Artifact", "Backend", "compiler_errors", "load_backend"]
+__all__ = ["Artifact", "Backend", "compiler_errors", "load_backend", "load_lowering"]
 
 
 def load_backend(target: str) -> Backend:
     """Import the backend of a target; raises MissingExtraError if it needs a package that is not installed."""
     backend: Backend = import_needed(find_runtime(target).backend_module, "build").Backend()
     return backend
+
+
+def load_lowering(target: str) -> RuntimeLowering:
+    """Import what quantizing for a target needs to know, without its compiler."""
+    lowering: RuntimeLowering = import_needed(find_runtime(target).lowering_module, "build").LOWERING
+    return lowering

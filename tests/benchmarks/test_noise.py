@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from benchmarks.noise import QUANTIZE, kind_of, logits
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers import fake_runtime
 from tests.helpers.ssh_server import Server
@@ -25,6 +26,7 @@ rewrites = ["layer-norm-affine"]
 activations = "int8"
 quantize_outputs = true
 quantize_depthwise = false
+lowerings = ["tanh"]
 """
 FAKE = ["--target", "fake"]
 
@@ -81,6 +83,10 @@ class Checkout:
         """The document that a command prints."""
         return json.loads(self.run(*arguments, "--json", status=status))
 
+    def errors(self) -> str:
+        """What all commands have printed to stderr."""
+        return self._errors.read_text()
+
     def close(self) -> None:
         self._process.communicate()
 
@@ -122,6 +128,25 @@ def test_quantize_and_compile_its_graph(checkout: Checkout, photos: Path, tiny_w
     checkout.run("compile", tmp_path / "graphs", "-o", tmp_path / "bundles", "--quiet")
     manifest = json.loads((tmp_path / "bundles" / "fake-int8" / "manifest.json").read_text())
     assert (manifest["target"], manifest["provenance"]["rewrites"]) == ("fake", ["layer-norm-affine"])
+
+
+def test_its_own_lowering_reaches_the_bundle(bundles: list[Path]) -> None:
+    """No file outside its folder, its row and its table knows the quirk."""
+    schemes = [json.loads((bundle / "manifest.json").read_text())["scheme"] for bundle in bundles]
+    assert schemes[0] == "float32"
+    assert schemes[1].endswith(", GELU by tanh")
+    gelus = [
+        [node.kwargs.get("approximate", "none") for node in graph.graph.nodes if "gelu" in str(node.target)]
+        for graph in (torch.export.load(bundle / "model.pt2") for bundle in bundles)
+    ]
+    assert [set(kinds) for kinds in gelus] == [{"none"}, {"tanh"}]
+
+
+def test_a_lowering_of_another_runtime_is_refused(checkout: Checkout, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'name = "mine"\ndescription = "a mistake"\n{RECIPE.replace("tanh", "float-hard-swish")}')
+    checkout.run("targets", "--recipe", recipe, status=2)
+    assert "[fake] lowerings: unknown lowering 'float-hard-swish'" in checkout.errors()
 
 
 def test_evaluate_and_benchmark(checkout: Checkout, bundles: list[Path], photos: Path) -> None:

@@ -265,6 +265,18 @@ def test_the_names_of_rewrites_are_checked(tmp_path: Path) -> None:
         profiles.load_recipe(path, rewrites=["fold-afine", "grn-sum"])
 
 
+def test_the_names_of_lowerings_are_those_of_the_runtime(tmp_path: Path) -> None:
+    path = edited(tmp_path, "calibration", "default", '"float-hard-swish"', '"float-hard-swsh"')
+    with pytest.raises(ProfileError, match=r"\[tflite\] lowerings: unknown lowering 'float-hard-swsh'") as caught:
+        profiles.load_recipe(path)
+    assert caught.value.valid == "float-hard-swish"
+    assert "'float-hard-swish'" in caught.value.fix
+    path = edited(tmp_path, "calibration", "default", "[onnx]\n", '[onnx]\nlowerings = ["float-hard-swish"]\n')
+    with pytest.raises(ProfileError, match=r"\[onnx\] lowerings: unknown lowering 'float-hard-swish'") as caught:
+        profiles.load_recipe(path)
+    assert caught.value.valid == "none"
+
+
 @pytest.mark.parametrize("kind", [device_classes.DeviceClass, profiles.Recipe, profiles.TargetRecipe])
 def test_every_key_is_documented(kind: type) -> None:
     (body,) = (node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef))

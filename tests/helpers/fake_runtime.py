@@ -15,7 +15,7 @@ import torch
 
 from edgekit.config.runtimes import Runtime
 from edgekit.support.libraries import quiet
-from tests.helpers.fake import backend, engine, profiler
+from tests.helpers.fake import backend, engine, lowering, profiler
 from tests.helpers.fake.backend import Backend
 from tests.helpers.fake.engine import Engine
 from tests.helpers.runtimes import registered
@@ -32,6 +32,7 @@ ROW = Runtime(
     oldest_version="2.12",
     excluded_version="3",
     compiler_distributions=(),
+    lowerings=("tanh",),
 )
 """The fake runtime's row in the table of runtimes."""
 
@@ -39,7 +40,12 @@ ROW = Runtime(
 @contextmanager
 def added() -> Iterator[Runtime]:
     """Add the runtime to the table, and its modules under the names in its row, in this process only."""
-    modules = {ROW.engine_module: engine, ROW.backend_module: backend, ROW.profiler_module: profiler}
+    modules = {
+        ROW.engine_module: engine,
+        ROW.backend_module: backend,
+        ROW.lowering_module: lowering,
+        ROW.profiler_module: profiler,
+    }
     with registered(ROW), pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch.utils._pytree import tree_map
 from edgekit.compiler import rewrites, simplify
 from edgekit.compiler.export import trace
 from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.runtime.backend import load_lowering
 
 CALIBRATION = ("center_weights", "minimize_range_mse", "tie_pools", "widen_scales", "limit_keys")
 ROUNDING = ("round_weights", "fit_weights")
 OTHERS = {
-    "edgekit.compiler.quantize.calibrate": ("equalize", *CALIBRATION, *ROUNDING, "decompose_hard_swish"),
+    "edgekit.compiler.quantize.calibrate": ("equalize", *CALIBRATION, *ROUNDING),
     "edgekit.runtime.onnx.backend": ("fold_weights",),
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
     "edgekit.runtime.tflite.backend": (
@@ -105,6 +108,10 @@ def check_every_pass(patch: pytest.MonkeyPatch) -> None:
     for name, apply in rewrites.PASSES.items():
         patch.setitem(rewrites.PASSES, name, checked(apply, check_none_is_missing))
     patch.setattr(simplify, "PASSES", tuple(checked(apply, check_none_is_missing) for apply in simplify.PASSES))
+    for target in RUNTIMES:
+        named: Any = load_lowering(target).named
+        for name, lowering in named.items():
+            patch.setitem(named, name, replace(lowering, rewrite=checked(lowering.rewrite, check_values)))
     for place, names in OTHERS.items():
         module = importlib.import_module(place)
         for name in names:

@@ -31,6 +31,7 @@ from edgekit.pipeline.graphs import PreparedGraphs
 from edgekit.pipeline.job import Job, prepare
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
+from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
 from edgekit.support import tracebacks
@@ -370,6 +371,7 @@ def test_rows_of_the_table(runtime: Runtime) -> None:
     assert hasattr(import_module(runtime.engine_module), "Engine")
     assert hasattr(import_module(runtime.backend_module), "Backend")
     assert hasattr(import_module(runtime.profiler_module), "Profiler")
+    assert tuple(load_lowering(runtime.name).named) == runtime.lowerings
     requirement = Requirement(runtime.requirement)
     assert requirement.name == runtime.distributions[0]
     assert requirement.specifier.contains(version(requirement.name))

@@ -45,12 +45,12 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     import torch
 
     from edgekit.compiler.graph import layers
-    from edgekit.compiler.quantize.calibrate import quantize
     from edgekit.compiler.quantize.placement import Placement
     from edgekit.compiler.rewrites import rewrite
     from edgekit.config.recipes import load_recipe
     from edgekit.runtime.backend import load_backend
     from edgekit.support.libraries import quiet
+    from tests.helpers.calibration import quantize
     from tests.helpers.graphs import export_graph
 
     torch.manual_seed(0)

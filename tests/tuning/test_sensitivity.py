@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.cli.main import main
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from edgekit.images.crops import LabelledCrops
@@ -24,6 +23,7 @@ from edgekit.support.progress import Reporter
 from edgekit.tuning import analysis
 from edgekit.tuning.sensitivity import Trials, block_of, measure
 from edgekit.tuning.simulate import Simulation
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
 QUIET = Reporter(quiet=True)

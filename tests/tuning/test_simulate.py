@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import Q
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.tuning.simulate import Simulation
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.residual import Residual
 
@@ -180,7 +180,7 @@ class Latent(torch.nn.Module):
 def test_an_int8_constant(images: Any) -> None:
     graph = export_graph(Latent().eval().requires_grad_(False), (1, 3, 32, 32))
     default = load_recipe("default")
-    wants = replace(default.targets["openvino"], quantize_attention=True)
+    wants = replace(default.targets["openvino"], lowerings=("int8-attention",))
     recipe = replace(default, targets={"openvino": wants}, weight_rounding="nearest", estimator="minmax")
     real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, "openvino")
     quantizers = real.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default)

@@ -14,11 +14,11 @@ from edgekit.compiler.graph import Q, set_values
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
-from edgekit.compiler.quantize.lowering import center_weights, decompose_hard_swish, tie_pools
+from edgekit.compiler.quantize.lowering import center_weights, tie_pools
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import minimize_range_mse
+from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
-from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
@@ -37,21 +37,22 @@ def quantize(
     samples: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     target: str,
+    lowering: RuntimeLowering,
     on_sample: Callable[[], None] = lambda: None,
     limit_pairs: bool = False,
 ) -> GraphModule:
     """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,C,H,W].
 
-    The graph is consumed. Statistics are collected one image at a time, because batches distort them (nncf#2619). With
-    `limit_pairs`, nothing saturates in kernels that add two products in 16 bits. Raises CompileError if NNCF fails, for
-    example on activations that aren't finite.
+    `lowering` is the runtime's. The graph is consumed. Statistics are collected one image at a time, because batches
+    distort them (nncf#2619). With `limit_pairs`, nothing saturates in kernels that add two products in 16 bits. Raises
+    CompileError if NNCF fails, for example on activations that aren't finite.
     """
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
         on_sample()
         return torch.from_numpy(sample)
 
-    placement = placement_of(recipe, target, graph)
+    placement = placement_of(recipe, target, lowering, graph)
     with torch.no_grad(), quiet():
         if recipe.equalization:
             equalize(graph, samples, recipe.equalization)
@@ -81,15 +82,16 @@ def quantize(
             round_weights(quantized, samples, limit_pairs)
         elif recipe.weight_rounding == "fit":
             fit_weights(quantized, samples, limit_pairs)
-        if recipe.targets[target].hard_swish_in_float:
-            decompose_hard_swish(quantized)
+        for enabled in lowering.enabled(recipe.targets[target]):
+            enabled.rewrite(quantized)
     return quantized
 
 
-def placement_of(recipe: Recipe, target: str, graph: GraphModule) -> Placement:
+def placement_of(recipe: Recipe, target: str, lowering: RuntimeLowering, graph: GraphModule) -> Placement:
     """The recipe's placement for a runtime, without the layers that its INT8 kernels would compute wrongly."""
-    wrong = miscomputed_layers(graph, target) if recipe.scheme == "w8a8" else ()
-    return Placement(recipe.targets[target], (*recipe.float_layers, *wrong), recipe.scheme)
+    wrong = lowering.miscomputed_layers(graph) if recipe.scheme == "w8a8" else ()
+    wants = recipe.targets[target]
+    return Placement(wants, (*recipe.float_layers, *wrong), recipe.scheme, tuple(lowering.enabled(wants)))
 
 
 def _check_scales(graph: GraphModule) -> None:

@@ -1,13 +1,9 @@
-"""Small rewrites of a calibrated graph before it is compiled."""
-
-import math
-from collections.abc import Iterable
-from typing import Any
+"""Small rewrites of a calibrated graph that don't depend on the runtime."""
 
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, Q, add_constant, argument, constant, insert, pair, replace_layer, shape_of
+from edgekit.compiler.graph import A, Q, add_constant, constant, replace_layer
 
 DEQUANTIZE = Q.dequantize_per_tensor.default
 
@@ -51,24 +47,6 @@ def center_weights(graph: GraphModule) -> int:
 
 
 @torch.no_grad()
-def decompose_hard_swish(graph: GraphModule) -> int:
-    """Replace HardSwish by x / 6 * clamp(x + 3, 0, 6), in place. Returns the number of operations replaced.
-
-    The order of the factors matters: LiteRT's converter recognizes the usual clamp(x + 3, 0, 6) * x / 6, and fuses it
-    into HardSwish again.
-    """
-    changed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=A.hardswish.default):
-        x = node.args[0]
-        gate = insert(graph, node, A.clamp.default, insert(graph, node, A.add.Tensor, x, 3.0), 0.0, 6.0)
-        sixth = insert(graph, node, A.mul.Tensor, x, 1 / 6)
-        replace_layer(graph, node, insert(graph, node, A.mul.Tensor, sixth, gate))
-        changed += 1
-    graph.recompile()
-    return changed
-
-
-@torch.no_grad()
 def fold_weights(graph: GraphModule) -> int:
     """Replace the float weights before Q/DQ by their int8 levels, in place. Returns the number of weights replaced.
 
@@ -85,148 +63,3 @@ def fold_weights(graph: GraphModule) -> int:
         folded += 1
     graph.recompile()
     return folded
-
-
-def requantize_paddings(graph: GraphModule) -> int:
-    """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place. Returns their number.
-
-    The values don't change. LiteRT's converter would move the quantizer behind the pooling, whose range is narrower,
-    to its input, where it clips.
-    """
-    changed = 0
-    for pool in graph.graph.find_nodes(op="call_function", target=A.avg_pool2d.default):
-        padded = _explicit_padding(graph, pool)
-        source: Any = padded.args[0]
-        if padded.target is not A.pad.default or source.target is not DEQUANTIZE:
-            continue
-        scale_and_range = source.args[1:]
-        quantized = insert(graph, pool, Q.quantize_per_tensor.default, padded, *scale_and_range)
-        again = insert(graph, pool, DEQUANTIZE, quantized, *scale_and_range)
-        pool.args = (again, *pool.args[1:])
-        changed += 1
-    graph.recompile()
-    return changed
-
-
-def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
-    """Split the padding that an average pooling counts from the pooling; return the pooling's input."""
-    source: Node = pool.args[0]  # type: ignore[assignment]
-    height, width = pair(argument(pool, 3, 0))
-    rounded_up, counted, divisor = (
-        argument(pool, place, default) for place, default in ((4, False), (5, True), (6, None))
-    )
-    if (height, width) == (0, 0) or rounded_up or not counted or divisor:
-        return source
-    padded = insert(graph, pool, A.pad.default, source, [width, width, height, height])
-    pool.args = (padded, *pool.args[1:3])
-    return padded
-
-
-def flatten_single_rows(graph: GraphModule) -> int:
-    """Compute each Linear on a single row [1,1,1,C], as behind one pixel, on [1,C], in place; returns their number.
-
-    LiteRT's converter makes a product of matrices of it that its own checks refuse.
-    """
-    changed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=A.linear.default):
-        shape = shape_of(node)
-        if len(shape) != 4 or math.prod(shape[:3]) != 1:
-            continue
-        row = insert(graph, node, A.reshape.default, node.args[0], [1, shape_of(node.args[0])[-1]], like=node)
-        flat = insert(graph, node, A.linear.default, row, *node.args[1:], like=node)
-        node.replace_all_uses_with(insert(graph, node, A.reshape.default, flat, list(shape), like=node))
-        graph.graph.erase_node(node)
-        changed += 1
-    graph.recompile()
-    return changed
-
-
-VIEWS = {
-    A.reshape.default, A.flatten.using_ints, A.permute.default, A.transpose.int, A.slice.Tensor, A.select.int,
-    A.expand.default, A.unsqueeze.default, A.squeeze.dim,
-}  # fmt: skip
-"""Operations through which LiteRT's converter passes a scale on."""
-PARTS = {A.slice.Tensor, A.select.int}
-NEARLY_ONE = 1 + 2**-23
-"""The float32 next to 1: the converter would remove a product with 1."""
-
-
-def separate_concatenations(graph: GraphModule) -> int:
-    """Keep the ranges of int8 inputs of concatenations whose output is float, in place; returns how many it changed.
-
-    LiteRT's converter would give all inputs the scale of one of them and clip the others, such as the class token: the
-    signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the output, with the
-    range of all. Otherwise the int8 inputs are multiplied by nearly 1.
-    """
-    changed = 0
-    for cat in graph.graph.find_nodes(op="call_function", target=A.cat.default):
-        sources = [_dequantizer(value) for value in cat.args[0]]
-        ranges = {source.args[1:] for source in sources if source is not None}
-        if not ranges or any(user.target is Q.quantize_per_tensor.default for user in cat.users):
-            continue
-        if None in sources:
-            inputs = [
-                value if source is None else insert(graph, cat, A.mul.Tensor, value, NEARLY_ONE)
-                for value, source in zip(cat.args[0], sources, strict=True)
-            ]
-            cat.args = (inputs, *cat.args[1:])
-        else:
-            _quantize_output(graph, cat, _common_range(ranges))
-        changed += 1
-    graph.recompile()
-    return changed
-
-
-def separate_quantizers(graph: GraphModule) -> int:
-    """Keep the converter from moving quantizers to where they do harm, in place. Returns how many it changed.
-
-    LiteRT's converter moves a quantizer to the value that the views before it rearrange. If that is a softmax, it takes
-    an INT8 kernel, which refuses every range except [0, 1). If a view takes a part of the value, all other parts, such
-    as the class token, are clipped to the range of this one: coat_lite_tiny had 6 instead of 16 dB.
-    """
-    changed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default):
-        value: Any = node.args[0]
-        source = _source(value)
-        if source.target is A.softmax.int or (source.target is not DEQUANTIZE and _takes_a_part(value)):
-            node.args = (insert(graph, node, A.mul.Tensor, value, NEARLY_ONE), *node.args[1:])
-            changed += 1
-    graph.recompile()
-    return changed
-
-
-def _takes_a_part(value: Any) -> bool:
-    """Whether the views that make a value leave out a part of their source that others read."""
-    while value.target in VIEWS:
-        view, value = value, value.args[0]
-        if view.target in PARTS and len(value.users) > 1:
-            return True
-    return False
-
-
-def _quantize_output(graph: GraphModule, node: Node, scale_and_range: tuple[Any, ...]) -> None:
-    quantized = insert(graph, node.next, Q.quantize_per_tensor.default, node, *scale_and_range)
-    again = insert(graph, node.next.next, DEQUANTIZE, quantized, *scale_and_range)
-    node.replace_all_uses_with(again, delete_user_cb=lambda user: user is not quantized)
-
-
-def _dequantizer(value: Any) -> Any:
-    """The node that dequantizes a value, if the value is only rearranged after that; else None."""
-    source = _source(value)
-    return source if source.target is DEQUANTIZE else None
-
-
-def _source(value: Any) -> Any:
-    """The node whose values a node only rearranges."""
-    while value.target in VIEWS:
-        value = value.args[0]
-    return value
-
-
-def _common_range(ranges: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Arguments (scale, zero point, least, most, dtype) that represent all values of these ranges."""
-    _, _, least, most, dtype = next(iter(ranges))
-    low = min(scale * (least - zero) for scale, zero, *_ in ranges)
-    high = max(scale * (most - zero) for scale, zero, *_ in ranges)
-    scale = (high - low) / (most - least)
-    return scale, round(least - low / scale), least, most, dtype

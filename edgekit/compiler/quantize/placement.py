@@ -24,6 +24,7 @@ from edgekit.compiler.graph import (
     layer_name,
     shape_of,
 )
+from edgekit.compiler.quantize.runtime_lowering import Lowering
 from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe
 
@@ -36,7 +37,13 @@ TABLES = {A.gelu.default}
 class Placement(Quantizer):  # type: ignore[misc]
     """Placement of Q/DQ for one runtime: weights and inputs of dense layers, optionally their outputs and GELU."""
 
-    def __init__(self, target: TargetRecipe, float_layers: Sequence[str], scheme: Scheme = "w8a8") -> None:
+    def __init__(
+        self,
+        target: TargetRecipe,
+        float_layers: Sequence[str],
+        scheme: Scheme = "w8a8",
+        lowerings: Sequence[Lowering] = (),
+    ) -> None:
         super().__init__()
         low, high, dtype = (0, 255, torch.uint8) if target.activations == "uint8" else (-128, 127, torch.int8)
         self._activation = QuantizationSpec(dtype, MinMaxObserver, low, high, torch.per_tensor_affine)
@@ -45,6 +52,7 @@ class Placement(Quantizer):  # type: ignore[misc]
             torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0
         )
         self._target, self._float_layers, self._scheme = target, tuple(float_layers), scheme
+        self._lowerings = tuple(lowerings)
 
     def covers(self, node: Node) -> bool:
         """Whether this node's weights become integers, and in the scheme w8a8 also its operation."""
@@ -74,10 +82,10 @@ class Placement(Quantizer):  # type: ignore[misc]
                             marks[user] = QuantizationAnnotation(_annotated=True, output_qspec=self._activation)
             for annotated, annotation in marks.items():
                 annotated.meta["quantization_annotation"] = annotation
-        if self._target.quantize_attention and self._scheme == "w8a8":
-            for node in model.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default):
-                queries_and_keys = dict.fromkeys(node.args[:2], self._symmetric)
-                node.meta["quantization_annotation"] = QuantizationAnnotation(queries_and_keys, _annotated=True)
+        for lowering in self._lowerings if self._scheme == "w8a8" else ():
+            for node, values in lowering.symmetric_inputs(model).items():
+                symmetric = dict.fromkeys(values, self._symmetric)
+                node.meta["quantization_annotation"] = QuantizationAnnotation(symmetric, _annotated=True)
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node in model.graph.nodes:
                 makers = [without_activation(value) for value in int8_inputs(node)]

@@ -13,19 +13,19 @@ from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding
 from edgekit.compiler.graph import example_input
-from edgekit.compiler.quantize.lowering import (
-    flatten_single_rows,
-    requantize_paddings,
-    separate_concatenations,
-    separate_quantizers,
-)
-from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.float_ends import quantize_inside, tabulate_gelus
-from edgekit.runtime.tflite.weights import put_weights
+from edgekit.runtime.tflite.lowering import (
+    flatten_single_rows,
+    requantize_paddings,
+    separate_concatenations,
+    separate_quantizers,
+)
+from edgekit.runtime.tflite.take_weights import take_weights
+from edgekit.runtime.tflite.weights import Key, Levels, put_weights
 
 HALVES = b"fp16accfp16"
 """Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CompileError
 
-# The types of `edgekit.compiler.quantize.take_weights`, which isn't on devices.
 Key: TypeAlias = tuple[int, bytes]
+"""Identifies a weight in the graph and in the .tflite file: its number of values, and its scales as float32 bytes."""
 Levels: TypeAlias = NDArray[np.int8]
+"""Weights in INT8, [out,in] or [out,in,H,W]."""
 
 DEPTHWISE_AXIS = 3
 """Axis of the channels in the weights of a depthwise convolution, [1,H,W,channels]. All other weights have axis 0."""

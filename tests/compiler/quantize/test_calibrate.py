@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, Q, constant, layer_name, layers
-from edgekit.compiler.quantize.calibrate import ESTIMATORS, quantize
+from edgekit.compiler.quantize.calibrate import ESTIMATORS
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.rewrites import rewrite
@@ -25,6 +25,7 @@ from edgekit.models.logits import torch_logits
 from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.prepared import ParitySamples
 from edgekit.pipeline.request import BundleRequest
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
@@ -52,11 +53,11 @@ def samples() -> list[NDArray[np.float32]]:
 
 
 def recipe(target: dict[str, Any] | None = None, **changes: Any) -> Recipe:
-    """The default recipe with another table for onnx."""
+    """The default recipe with another table, the same for each runtime."""
     default = load_recipe("default")
     plain: dict[str, Any] = {"activations": "uint8", "quantize_outputs": False, "quantize_depthwise": False}
     row = replace(default.targets["onnx"], **(plain | (target or {})))
-    return replace(default, targets=dict(default.targets) | {"onnx": row}, **changes)
+    return replace(default, targets=dict.fromkeys(default.targets, row), **changes)
 
 
 def quantized(graph: GraphModule, samples: Any, wants: Recipe, **more: Any) -> GraphModule:
@@ -273,8 +274,7 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "quantize_depthwise": True,
     "quantize_gelu": True,
     "quantize_residuals": True,
-    "quantize_attention": True,
-    "hard_swish_in_float": True,
+    "lowerings": ("float-hard-swish",),
     "limit_weight_pairs": False,
     "estimator": "mean-minmax",
     "smooth_quant": True,
@@ -282,19 +282,23 @@ SETTINGS_OF_A_TARGET: dict[str, Any] = {
     "float_layers": ("stem",),
 }
 NEEDS: dict[str, dict[str, Any]] = {"quantize_gelu": {"quantize_outputs": True}}
+OF_A_RUNTIME = {"lowerings": "tflite"}
+"""Settings whose value is valid for one runtime alone. The others are tried with onnx."""
 ABOUT_IT = {"name", "description", "architectures", "optional_rewrites", "targets", "num_calibration_samples"}
 """Settings that don't affect the graph: name, models and targets of the recipe, number of images, and warnings."""
 
 
-def prepared(wants: Recipe, device_class: DeviceClass = X86) -> tuple[str, dict[str, torch.Tensor]]:
-    """Code and constants of the graph that a job would compile for onnx."""
+def prepared(
+    wants: Recipe, device_class: DeviceClass = X86, target: str = "onnx"
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """Code and constants of the graph that a job would compile."""
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
     size = Preprocessing(12, 12, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     module = Everything().eval().requires_grad_(False)
     network = Network(module, "everything", "factory", "random", "0" * 64, 1000, 4, size, tuple("abcd"), None)
     pixels = np.zeros((1, 12, 12, 3), np.uint8)
-    request = BundleRequest(network, "onnx", "int8", wants.for_class(device_class.name), device_class)
+    request = BundleRequest(network, target, "int8", wants.for_class(device_class.name), device_class)
     samples = ParitySamples(pixels, torch_logits(network, pixels))
     graph = quantize_stage(request, export_graph(module, (1, 3, 12, 12)), samples, images).graph
     return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
@@ -325,9 +329,9 @@ def test_each_setting_of_a_recipe_changes_the_graph(name: str, unchanged: Any) -
 
 @pytest.mark.parametrize("name", SETTINGS_OF_A_TARGET)
 def test_each_setting_of_a_target_changes_the_graph(name: str, unchanged: Any) -> None:
-    base = PLAINEST | NEEDS.get(name, {})
-    before = prepared(recipe(base)) if name in NEEDS else unchanged
-    assert not same(before, prepared(recipe(base | {name: SETTINGS_OF_A_TARGET[name]})))
+    base, target = PLAINEST | NEEDS.get(name, {}), OF_A_RUNTIME.get(name, "onnx")
+    before = prepared(recipe(base), target=target) if name in NEEDS or target != "onnx" else unchanged
+    assert not same(before, prepared(recipe(base | {name: SETTINGS_OF_A_TARGET[name]}), target=target))
 
 
 def test_a_variant_changes_the_graph_only_for_its_device_class(unchanged: Any) -> None:

@@ -14,10 +14,10 @@ from torch.fx import GraphModule
 from edgekit.compiler.execution.memory import live_bytes
 from edgekit.compiler.graph import A, constant
 from edgekit.compiler.quantize import fit
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, input_rows, round_levels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
 Images = list[NDArray[np.float32]]

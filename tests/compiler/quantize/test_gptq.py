@@ -12,10 +12,10 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import constant
 from edgekit.compiler.quantize import gptq
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
 SIZE = (1, 3, 12, 12)

@@ -16,10 +16,10 @@ from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A
-from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.lowering import requantize_paddings
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
+from edgekit.runtime.tflite.lowering import requantize_paddings
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 

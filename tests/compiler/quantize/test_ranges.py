@@ -10,10 +10,10 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import Q
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.ranges import MOST_VALUES, _step
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 
 SIZE = (1, 8, 16, 16)

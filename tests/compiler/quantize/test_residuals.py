@@ -16,10 +16,10 @@ from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A, Q
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_backend
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.residual import Residual
 from tests.helpers.tiny import X86

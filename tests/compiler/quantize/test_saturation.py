@@ -18,13 +18,13 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import constant, has_int8_weights
 from edgekit.compiler.quantize import gptq
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.support.weight_pairs import count_saturating, pairings
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 from tests.helpers.x86 import run_python

@@ -13,7 +13,6 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 import edgekit
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
@@ -21,6 +20,7 @@ from edgekit.runtime.profiling import profile_model
 from edgekit.runtime.tflite import engine
 from edgekit.runtime.tflite.backend import Backend
 from edgekit.support.libraries import quiet
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import SIDE, X86, MakeBundle

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.lowering import separate_quantizers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.tflite.backend import Backend
+from edgekit.runtime.tflite.lowering import separate_quantizers
 from edgekit.support.libraries import quiet
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86

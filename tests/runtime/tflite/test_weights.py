@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.take_weights import Key, Levels, take_weights
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import CompileError
 from edgekit.runtime.tflite import backend
 from edgekit.runtime.tflite.backend import Backend
-from edgekit.runtime.tflite.weights import put_weights
+from edgekit.runtime.tflite.take_weights import take_weights
+from edgekit.runtime.tflite.weights import Key, Levels, put_weights
 from edgekit.support.libraries import quiet
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86

@@ -1,22 +1,15 @@
-"""Takes the INT8 weights out of a graph, for a converter that would hold several copies of them in float."""
+"""Takes the INT8 weights out of a graph, because LiteRT's converter would hold several copies of them in float."""
 
-from typing import TypeAlias
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.constant_files import stored
 from edgekit.compiler.graph import Q, add_constant, constant, drop_constants
+from edgekit.runtime.tflite.weights import Key, Levels
 
-Key: TypeAlias = tuple[int, bytes]
-"""Number of values and bytes of the scales, float32 [out], by which weights are known in the graph and in its file."""
-Levels: TypeAlias = NDArray[np.int8]
-"""Weights in INT8, [out,in] or [out,in,H,W]."""
 AT_ONCE = 1 << 20
-"""Weights that are rounded at once, which takes several values in double for each."""
+"""Weights rounded per step; each needs several float64 temporaries."""
 
 
 @torch.no_grad()

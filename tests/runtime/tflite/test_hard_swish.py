@@ -13,11 +13,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.lowering import decompose_hard_swish
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import load_backend
-from tests.helpers.graphs import export_graph
+from edgekit.runtime.tflite.lowering import decompose_hard_swish
+from tests.helpers.calibration import quantize
+from tests.helpers.graphs import check_values, export_graph
 from tests.helpers.tiny import X86
 
 SIZE = 16
@@ -40,13 +40,14 @@ def samples() -> list[NDArray[np.float32]]:
 
 def recipe(in_float: bool) -> Recipe:
     default = load_recipe("default").for_target("tflite")
-    row = replace(default.targets["tflite"], hard_swish_in_float=in_float)
+    row = replace(default.targets["tflite"], lowerings=("float-hard-swish",) if in_float else ())
     return replace(default, targets={**default.targets, "tflite": row})
 
 
 def test_decomposition_is_exact(graph: GraphModule, samples: list[NDArray[np.float32]]) -> None:
     before = [graph(torch.from_numpy(sample)) for sample in samples]
     assert decompose_hard_swish(graph) == 1
+    check_values(graph)
     assert not graph.graph.find_nodes(op="call_function", target=A.hardswish.default)
     for sample, wanted in zip(samples, before, strict=True):
         torch.testing.assert_close(graph(torch.from_numpy(sample)), wanted, rtol=1e-5, atol=1e-6)
@@ -67,7 +68,7 @@ def test_operators_after_conversion(
 
 def test_device_classes_of_the_shipped_recipe() -> None:
     rows = {name: load_recipe("default").for_class(name).targets["tflite"] for name in ("x86-64-v4", "raspberry-pi-5")}
-    assert {name: row.hard_swish_in_float for name, row in rows.items()} == {
-        "x86-64-v4": True,
-        "raspberry-pi-5": False,
+    assert {name: row.lowerings for name, row in rows.items()} == {
+        "x86-64-v4": ("float-hard-swish",),
+        "raspberry-pi-5": (),
     }

@@ -12,11 +12,11 @@ from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A
-from edgekit.compiler.quantize.calibrate import quantize
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
@@ -40,7 +40,8 @@ class Attention(nn.Module):
 
 def recipe(on: bool) -> Recipe:
     default = load_recipe("default")
-    return replace(default, targets={"openvino": replace(default.targets["openvino"], quantize_attention=on)})
+    lowerings = ("int8-attention",) if on else ()
+    return replace(default, targets={"openvino": replace(default.targets["openvino"], lowerings=lowerings)})
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
-"""Finds layers that a runtime's INT8 kernels compute wrongly. They stay in float."""
+"""What OpenVINO needs of a graph: INT8 attention, which a recipe may name, and layers that it would compute wrongly."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, argument, layer_name, pair, shape_of
+from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
 
 _AMX_BYTES = 64
 """Bytes in a row of AMX's tiles."""
 
 
-def miscomputed_layers(graph: GraphModule, target: str) -> tuple[str, ...]:
-    """Names of the layers whose INT8 results would be wrong on some processor that the runtime supports.
+def miscomputed_layers(graph: GraphModule) -> tuple[str, ...]:
+    """Names of the layers whose INT8 results would be wrong on some processor that OpenVINO supports.
 
     On processors with AMX, OpenVINO 2026.4 computes two kinds of convolutions of few input channels wrongly, in
     oneDNN's kernel brgconv_avx512_amx:
@@ -21,8 +25,6 @@ def miscomputed_layers(graph: GraphModule, target: str) -> tuple[str, ...]:
 
     The rules were found by trying about 200 shapes, and match some that came out right.
     """
-    if target != "openvino":
-        return ()
     return tuple(layer_name(node) for node in graph.graph.nodes if _is_miscomputed_with_amx(node))
 
 
@@ -36,3 +38,22 @@ def _is_miscomputed_with_amx(node: Node) -> bool:
     _, stride = pair(argument(node, 3, 1))
     _, padding = pair(argument(node, 4, 0))
     return stride >= 4 and padding == 0 and channels < _AMX_BYTES < row and row % _AMX_BYTES == 0
+
+
+def queries_and_keys(graph: GraphModule) -> Mapping[Node, tuple[Any, ...]]:
+    """Queries and keys of each attention. OpenVINO has one operation for it, which only gains if both are INT8."""
+    nodes = graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
+    return {node: node.args[:2] for node in nodes}
+
+
+LOWERING = RuntimeLowering(
+    named={
+        "int8-attention": Lowering(
+            "Queries and keys of attention are INT8, in one operation of OpenVINO that is faster on x86 with both.",
+            symmetric_inputs=queries_and_keys,
+            scheme="int8 queries and keys of attention",
+        )
+    },
+    miscomputed_layers=miscomputed_layers,
+)
+"""What quantizing for OpenVINO needs to know."""

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.quantize.calibrate import quantize
-from edgekit.compiler.quantize.wrong_kernels import miscomputed_layers
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.openvino.backend import Backend
+from edgekit.runtime.openvino.lowering import miscomputed_layers
+from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
@@ -52,14 +52,13 @@ def test_layers_are_found(
     channels: int, kernel: int, stride: int, padding: int, groups: int, wrong: tuple[str, ...]
 ) -> None:
     graph = export_graph(network(channels, kernel, stride, padding, groups), shape(channels, groups))
-    assert miscomputed_layers(graph, "openvino") == wrong
-    assert miscomputed_layers(graph, "onnx") == ()
+    assert miscomputed_layers(graph) == wrong
 
 
 @pytest.mark.parametrize(("outputs", "wrong"), [(64, ()), (96, ("0",))])
 def test_groups_of_few_channels_with_many_outputs_are_found(outputs: int, wrong: tuple[str, ...]) -> None:
     graph = export_graph(nn.Sequential(nn.Conv2d(24, outputs, 3, 2, 1, groups=2)).eval(), shape(12, 2))
-    assert miscomputed_layers(graph, "openvino") == wrong
+    assert miscomputed_layers(graph) == wrong
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""What a runtime asks of quantization beyond the settings that all runtimes share; see `runtime/NAME/lowering.py`."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from edgekit.config.recipes import TargetRecipe
+from edgekit.errors import ProfileError
+
+
+def _no_inputs(graph: GraphModule) -> Mapping[Node, tuple[Any, ...]]:
+    return {}
+
+
+def _no_places(graph: GraphModule) -> int:
+    return 0
+
+
+def _no_layers(graph: GraphModule) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """A form of some operations that suits one runtime. A recipe enables it by name."""
+
+    description: str
+    """One sentence for the documentation."""
+    symmetric_inputs: Callable[[GraphModule], Mapping[Node, tuple[Any, ...]]] = _no_inputs
+    """Finds, before calibration, operations and those of their inputs that become INT8 with the zero point 0."""
+    rewrite: Callable[[GraphModule], int] = _no_places
+    """Changes the calibrated graph in place, and returns the number of places."""
+    scheme: str | None = None
+    """Phrase for a bundle's scheme, for a lowering that puts more values into INT8."""
+
+
+@dataclass(frozen=True)
+class RuntimeLowering:
+    """What one runtime asks of quantization."""
+
+    named: Mapping[str, Lowering] = field(default_factory=dict)
+    """Lowerings by the names in the runtime's row, in the order of application."""
+    miscomputed_layers: Callable[[GraphModule], tuple[str, ...]] = _no_layers
+    """Names of the layers that the runtime's INT8 kernels would compute wrongly, and that stay in float."""
+
+    def enabled(self, wants: TargetRecipe) -> Iterator[Lowering]:
+        """The lowerings that a recipe's table names. Raises ProfileError for an unknown name."""
+        if unknown := set(wants.lowerings) - self.named.keys():
+            raise ProfileError(f"unknown lowering {', '.join(sorted(unknown))}", valid=", ".join(self.named) or "none")
+        return (lowering for name, lowering in self.named.items() if name in wants.lowerings)
