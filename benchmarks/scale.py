@@ -74,7 +74,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     from edgekit.pipeline import worker as apart
     from edgekit.pipeline.job import prepare
     from edgekit.pipeline.options import Options
-    from edgekit.pipeline.plan import shape_of_model
+    from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
     from edgekit.support.progress import Reporter
     from edgekit.support.run_folder import open_run
@@ -218,7 +218,8 @@ def fit() -> None:
     """
     from edgekit.config.recipes import recipe_for
     from edgekit.models.options import ModelOptions
-    from edgekit.pipeline.plan import STAGES, shape_of_model, size_of_weights, terms
+    from edgekit.pipeline.plan import STAGES, size_of_weights, terms
+    from edgekit.pipeline.plan_shape import shape_of_model
 
     rows = [row for row in read_rows(ROWS) if row["model"] in FITTED]
     models = sorted({row["model"] for row in rows}, key=FITTED.index)

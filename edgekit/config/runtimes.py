@@ -59,6 +59,8 @@ class Runtime:
     """INT8 schemes that the backend can compile."""
     saturating_inputs: tuple[Literal["uint8", "int8"], ...] = ()
     """Types of layer inputs for which its INT8 kernels on x86 without VNNI add two products in 16 bits."""
+    bytes_per_channel: int = 4
+    """Bytes that a model file has for each output channel of INT8 weights, by default those of a float32 scale."""
     lowerings: tuple[str, ...] = ()
     """Names of the lowerings in its folder, which recipes enable."""
     session_options: tuple[str, ...] = ()
@@ -180,6 +182,7 @@ register(
         compiler_dependencies=("litert-converter", "jax", "jaxlib"),
         # Not w8: the converter expands INT8 weights back to float where activations are float.
         schemes=("w8a8",),
+        bytes_per_channel=24,  # an int64 zero point with the scale, and both again for the bias
         lowerings=("float-hard-swish",),
         session_options=("inference_precision",),
         # GPU accelerators: 17 MB of 124 MB, which nothing here loads.

@@ -1,64 +1,36 @@
-"""Predicts memory, time and sizes of a job from the network on torch's meta device, without weights.
+"""Predicts memory, time and sizes of a job from the shape of the network, without weights.
 
 Sizes follow from the layers and the recipe. Peaks and times are linear fits to measured runs, which
 `benchmarks/scale.py --fit` makes.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import msgspec
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, hessian_bytes
-from edgekit.compiler.rewrites import PASSES
+from edgekit.compiler.rewrites import PASSES, weights_after
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.config.recipes import Recipe, recipe_for
 from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
-from edgekit.errors import InputError, ModelError, PlanError
+from edgekit.errors import InputError, PlanError
 from edgekit.images.calibration_list import read_list
 from edgekit.measure.memory import machine_memory
-from edgekit.models.forward import run_on_rgb_or_grey
-from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job import choose_class, choose_recipe, for_size
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_document import Fit, NominalLatency, Plan, PlannedBundle, PlannedStage
+from edgekit.pipeline.plan_shape import Shape, shape_of_model
 from edgekit.support.libraries import quiet
 
 GIB = 2**30
 STAGES = ("load", "export", "rewrite", "compile float", "quantize", "compile int8", "run")
-
-CHANNEL_BYTES = {"tflite": 24}
-"""Bytes for each output channel of an int8 weight, where they aren't only a float32 scale.
-
-TFLite stores an int64 zero point with the scale, and both again for the bias.
-"""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The properties of a network from which sizes and memory follow."""
-
-    params: int
-    macs: int
-    dense: tuple[tuple[str, int, int, bool], ...]
-    """(name, number of weights, output channels, depthwise) of each convolution and Linear."""
-    expanded: int
-    """Values of a graph's constants beyond its parameters: relative position biases of each pair of positions."""
-    blocks: int
-    """Weights of the depthwise layers that `depthwise-blocks` changes, which take 47 times the space then."""
-    channels: int
-    """Channels of an image."""
-    size: tuple[int, int]
-    """Input size (height, width) in pixels."""
 
 
 def plan_model(
@@ -120,50 +92,6 @@ def _nominal(device_class: DeviceClass, macs: int) -> NominalLatency:
     threads = device_class.threads
     float_ms, int8_ms = (device_class.nominal_ms(macs, precision, threads) for precision in PRECISIONS)
     return NominalLatency(device_class=device_class.name, threads=threads, float_ms=float_ms, int8_ms=int8_ms)
-
-
-def shape_of_model(options: ModelOptions) -> Shape:
-    """Measure the shape of a network without creating its weights."""
-    module, size = build_meta(options)
-    counter = FlopCounterMode(display=False)
-    on_blocks: set[nn.Conv2d] = set()
-
-    def see(layer: Any, _: object, output: torch.Tensor) -> None:
-        if layer.kernel_size == (7, 7) and layer.groups == output.shape[1] and not any(n % 4 for n in output.shape[2:]):
-            on_blocks.add(layer)
-
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(see)
-    try:
-        with torch.no_grad():
-            channels, _ = run_on_rgb_or_grey(module, lambda channels: torch.zeros(1, channels, *size, device="meta"))
-            with counter:
-                module(torch.zeros(1, channels, *size, device="meta"))
-    except Exception as error:  # a network may raise anything on an unsupported size, or on meta tensors
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})",
-            fix="Correct `--imgsz` or `--model-args`",
-        ) from error
-    dense = tuple(
-        (name, layer.weight.numel(), layer.weight.shape[0], getattr(layer, "groups", 1) > 1)
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    )
-    params = sum(parameter.numel() for parameter in module.parameters())
-    # The flop counter counts a multiply-accumulate as two operations.
-    macs, blocks = counter.get_total_flops() // 2, sum(layer.weight.numel() for layer in on_blocks)
-    return Shape(params, macs, dense, _expanded(module), blocks, channels, size)
-
-
-def _expanded(module: nn.Module) -> int:
-    count = 0
-    for layer in module.modules():
-        index, table = (getattr(layer, f"relative_position_{name}", None) for name in ("index", "bias_table"))
-        if isinstance(index, torch.Tensor) and isinstance(table, torch.Tensor):
-            count += index.numel() * table.shape[-1]
-    return count
 
 
 @dataclass(frozen=True)
@@ -245,10 +173,12 @@ def size_of_weights(shape: Shape, recipe: Recipe, target: str, precision: Precis
     """Bytes of the weights in a bundle."""
     size = 4 * (shape.params + shape.expanded)
     if precision == "int8":
-        own = CHANNEL_BYTES.get(target, 4)
+        own, names = find_runtime(target).bytes_per_channel, recipe.targets[target].rewrites_of("int8")
         size += sum(own * channels - 3 * weights for weights, channels in _in_int8(shape, recipe, target))
-        if "depthwise-blocks" in recipe.targets[target].rewrites_of("int8"):
-            size += (47 - 4) * shape.blocks
+        for convolution in shape.convolutions:
+            after = weights_after(names, convolution)
+            if after is not None:
+                size += after - 4 * math.prod(convolution.weight)
     return size
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, argument, constant, is_depthwise, layers
-from edgekit.compiler.rewrites import PASSES, rewrite
+from edgekit.compiler.rewrites import PASSES, WEIGHTS_AFTER, ConvolutionShape, rewrite, weights_after
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import recipe_for
@@ -235,6 +235,22 @@ def test_all_rewrites_of_a_recipe_together(
     for _, layer in layers(rewritten):
         if layer.name in macs and layer.op in ("conv", "linear"):
             assert layer.macs == macs[layer.name]
+
+
+@pytest.mark.parametrize("name", WEIGHTS_AFTER)
+@pytest.mark.parametrize(("side", "stride"), [(8, 1), (9, 1), (20, 1), (16, 2)])
+def test_a_pass_makes_as_many_weights_as_it_says(name: str, side: int, stride: int) -> None:
+    conv = torch.nn.Conv2d(2, 2, 7, stride, padding=3, groups=2)
+    rewritten = rewrite(export_graph(conv.eval(), (1, 2, side, side)), [name])
+    (kernel,) = {
+        constant(rewritten.graph, node.args[1])
+        for node in rewritten.graph.graph.find_nodes(op="call_function", target=A.conv2d.default)
+    }
+    output = (side // stride, side // stride)
+    expected = weights_after([name], ConvolutionShape((2, 1, 7, 7), output, (stride, stride), (3, 3), (1, 1), 2))
+    assert kernel is not None
+    assert rewritten.counts[name] == (expected is not None)
+    assert kernel.numel() == (expected or conv.weight.numel())
 
 
 def test_counts_of_passes_are_in_the_order_of_the_passes(networks: Any) -> None:

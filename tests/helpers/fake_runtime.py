@@ -20,7 +20,7 @@ from tests.helpers.fake.backend import Backend
 from tests.helpers.fake.engine import Engine
 from tests.helpers.runtimes import registered
 
-__all__ = ["FOLDER", "ROW", "Backend", "Engine", "added", "embedded"]
+__all__ = ["FOLDER", "ROW", "Backend", "Engine", "added", "embedded", "loaded"]
 
 FOLDER = Path(__file__).parent / "fake"
 ROW = Runtime(
@@ -50,6 +50,12 @@ def added() -> Iterator[Runtime]:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
         yield ROW
+
+
+def loaded(bundle: Path) -> torch.export.ExportedProgram:
+    """Read the model file of a bundle."""
+    with quiet():
+        return torch.export.load(bundle / "model.pt2")
 
 
 def embedded(model: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import scale
 from edgekit.cli.main import main
 from edgekit.compiler.graph import layers
+from edgekit.compiler.rewrites import ConvolutionShape
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, FileLimit
@@ -20,6 +21,7 @@ from edgekit.models import meta, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import deploy, job, plan
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.plan_shape import shape_of_model
 from tests.helpers.graphs import export_graph
 from tests.helpers.runtimes import registered
 from tests.helpers.tiny import TINY_ARGS
@@ -62,7 +64,7 @@ def test_predictions_for_giants() -> None:
 
 
 def test_above_150_million_parameters_gptq_replaces_the_fit() -> None:
-    shape = plan.shape_of_model(TINY)
+    shape = shape_of_model(TINY)
     recipe = load_recipe("vit")
     assert recipe.weight_rounding == "fit"
     *_, gptq, moments, _ = plan.terms(shape, recipe, "tflite", "quantize")
@@ -72,7 +74,7 @@ def test_above_150_million_parameters_gptq_replaces_the_fit() -> None:
 
 
 def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
-    shape = plan.shape_of_model(TINY)
+    shape = shape_of_model(TINY)
     assert shape.params == tiny_convnext.params
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     assert shape.macs == sum(layer.macs for _, layer in layers(graph))
@@ -95,7 +97,7 @@ def test_the_giants_are_planned_without_their_memory(name: str, millions: int, m
         built.append(meta.build_meta(options))
         return built[-1]
 
-    monkeypatch.setattr("edgekit.pipeline.plan.build_meta", build_meta)
+    monkeypatch.setattr("edgekit.pipeline.plan_shape.build_meta", build_meta)
     planned = plan.plan_model(
         ModelOptions(name), device_class=load_device_class("raspberry-pi-4"), memory_of_class=True
     )
@@ -119,6 +121,32 @@ def test_the_recipe_is_that_of_the_device_class() -> None:
         for name in ("raspberry-pi-5", "raspberry-pi-4")
     )
     assert on_blocks - plain > 3_800_000
+
+
+def test_a_rewrite_tells_the_plan_how_many_weights_it_makes() -> None:
+    """Only a 7x7 depthwise convolution with stride 1 gets more, however alike another one looks."""
+    row = replace(load_recipe("convnextv2").targets["tflite"], int8_rewrites=("depthwise-blocks",))
+    recipe = replace(load_recipe("convnextv2"), targets={"tflite": row})
+    tiny = replace(shape_of_model(TINY), convolutions=())
+    plain = ConvolutionShape((8, 1, 7, 7), (12, 12), (1, 1), (3, 3), (1, 1), 8)
+    for convolution, more in (
+        (plain, 8 * 16 * 16 * 9 - 4 * 8 * 49),
+        (replace(plain, output=(12, 13)), 0),
+        (replace(plain, stride=(2, 2)), 0),
+        (replace(plain, padding=(0, 0)), 0),
+        (replace(plain, groups=1, weight=(8, 8, 7, 7)), 0),
+    ):
+        shape = replace(tiny, convolutions=(convolution,))
+        size, without = (plan.size_of_weights(each, recipe, "tflite", "int8") for each in (shape, tiny))
+        assert size - without == more, convolution
+
+
+def test_a_runtimes_row_has_the_bytes_of_a_channel() -> None:
+    shape, recipe = shape_of_model(TINY), load_recipe("default")
+    channels = sum(channels for _, _, channels, _ in shape.dense)
+    before = plan.size_of_weights(shape, recipe, "onnx", "int8")
+    with registered(replace(RUNTIMES["onnx"], bytes_per_channel=5)):
+        assert plan.size_of_weights(shape, recipe, "onnx", "int8") - before == channels
 
 
 def test_a_job_is_planned_with_its_own_recipe_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

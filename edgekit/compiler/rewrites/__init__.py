@@ -4,7 +4,7 @@ Those of `gelu` approximate, all others are exact up to rounding. Each pass chan
 number of places that it changed. The recipes document the measurements that justify the passes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch.fx import GraphModule
@@ -14,10 +14,13 @@ from edgekit.compiler.rewrites.affine import fold_layer_norm_affine, fold_layer_
 from edgekit.compiler.rewrites.channels_first import channels_first, channels_first_layer_norm
 from edgekit.compiler.rewrites.channels_last import channels_last
 from edgekit.compiler.rewrites.depthwise import (
+    ConvolutionShape,
     depthwise_blocks,
     depthwise_rows,
     split_depthwise,
     split_depthwise_in_three,
+    weights_on_blocks,
+    weights_on_rows,
 )
 from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
 from edgekit.compiler.rewrites.layer_norm import half_precision_layer_norm, plain_layer_norm, rows_layer_norm
@@ -29,6 +32,8 @@ from edgekit.compiler.rewrites.response_norm import (
     vector_norm_sum,
 )
 from edgekit.errors import ProfileError
+
+__all__ = ["PASSES", "WEIGHTS_AFTER", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
     "channels-last": channels_last,
@@ -53,6 +58,18 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "polynomial-gelu": polynomial_gelu,
     "tanh-gelu": tanh_gelu,
 }
+
+WEIGHTS_AFTER: dict[str, Callable[[ConvolutionShape], int | None]] = {
+    "depthwise-blocks": weights_on_blocks,
+    "depthwise-rows": weights_on_rows,
+}
+"""For each pass that enlarges convolutions, the number of weights afterwards; None for those that it doesn't change."""
+
+
+def weights_after(names: Collection[str], shape: ConvolutionShape) -> int | None:
+    """Number of weights that the named passes give a convolution; None if they keep the number."""
+    counts = (count(shape) for name, count in WEIGHTS_AFTER.items() if name in names)
+    return next((count for count in counts if count is not None), None)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Turns large depthwise kernels into what XNNPACK has fast kernels for: small ones, or grouped ones on blocks."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,6 @@ from edgekit.compiler.graph import (
     argument,
     constant,
     insert,
-    is_depthwise,
     layer_name,
     pair,
     refresh,
@@ -44,6 +44,45 @@ BLOCK = 4
 """Side of a block, in pixels."""
 WIDEST_ROW = 16
 """Most columns of a row that becomes a group: its weights and products grow with the square."""
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """The settings of a convolution from which it follows whether and how a rewrite changes it."""
+
+    weight: tuple[int, ...]
+    """Shape of the weights, (outputs, inputs per group, height, width)."""
+    output: tuple[int, ...]
+    """Height and width of the output."""
+    stride: tuple[int, ...]
+    """Steps along height and width."""
+    padding: tuple[int, ...]
+    """Zeros above and below, and left and right."""
+    dilation: tuple[int, ...]
+    """Distances of the kernel's taps along height and width."""
+    groups: int
+    """Number of groups."""
+
+    @property
+    def is_seven_by_seven(self) -> bool:
+        """Whether it is a 7x7 depthwise convolution with stride 1 and 'same' padding."""
+        plain = self.stride == self.dilation == (1, 1) and self.padding == (3, 3)
+        return plain and self.groups > 1 and self.weight[1:] == (1, 7, 7)
+
+
+def weights_on_blocks(shape: ConvolutionShape) -> int | None:
+    """Number of weights after `depthwise-blocks`; None if it doesn't change the convolution."""
+    if not shape.is_seven_by_seven or any(side % BLOCK for side in shape.output):
+        return None
+    return shape.weight[0] * BLOCK**2 * BLOCK**2 * 3 * 3
+
+
+def weights_on_rows(shape: ConvolutionShape) -> int | None:
+    """Number of weights after `depthwise-rows`; None if it doesn't change the convolution."""
+    width = shape.output[1]
+    if not shape.is_seven_by_seven or width > WIDEST_ROW:
+        return None
+    return shape.weight[0] * width * width * 7
 
 
 def split_depthwise(graph: GraphModule) -> int:
@@ -88,14 +127,17 @@ def _split(graph: GraphModule, sizes: tuple[Part, ...]) -> int:
 
 def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
     """Yield (node, weight [C,1,7,7]) of the depthwise convolutions with stride 1 and 'same' padding."""
-    for node in list(graph.graph.nodes):
-        if not is_depthwise(node):
-            continue
+    for node in graph.graph.find_nodes(op="call_function", target=A.conv2d.default):
         weight = constant(graph, node.args[1])
-        plain = pair(argument(node, 3, 1)) == (1, 1) and pair(argument(node, 5, 1)) == (1, 1)
-        if weight is None or weight.shape[1:] != (1, 7, 7) or pair(argument(node, 4, 0)) != (3, 3) or not plain:
-            continue
-        yield node, weight
+        if weight is not None and _shape(node).is_seven_by_seven:
+            yield node, weight
+
+
+def _shape(node: Any) -> ConvolutionShape:
+    """The shape of a convolution in a graph."""
+    stride, padding, dilation = (pair(argument(node, place, value)) for place, value in ((3, 1), (4, 0), (5, 1)))
+    groups = argument(node, 6, 1)
+    return ConvolutionShape(shape_of(node.args[1]), shape_of(node)[-2:], stride, padding, dilation, groups)
 
 
 @torch.no_grad()
@@ -147,7 +189,7 @@ def _regroup(graph: GraphModule, form: Callable[[GraphModule, Any, Tensor, Call]
 
 def _on_blocks(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Node | None:
     n, channels, height, width = shape_of(node)
-    if height % BLOCK or width % BLOCK:
+    if weights_on_blocks(_shape(node)) is None:
         return None
     tall, wide = height // BLOCK, width // BLOCK
     x = call(A.permute.default, node.args[0], TO_LAST)
@@ -167,7 +209,7 @@ def _on_blocks(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Nod
 
 def _on_rows(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Node | None:
     n, channels, height, width = shape_of(node)
-    if width > WIDEST_ROW:
+    if weights_on_rows(_shape(node)) is None:
         return None
     x = call(A.permute.default, node.args[0], TO_LAST)
     x = call(A.permute.default, x, [0, 1, 3, 2])

@@ -1,0 +1,85 @@
+"""The shape of a network, measured on torch's meta device, without weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgekit.compiler.rewrites import ConvolutionShape
+from edgekit.errors import ModelError
+from edgekit.models.forward import run_on_rgb_or_grey
+from edgekit.models.meta import build_meta
+from edgekit.models.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The properties of a network from which sizes and memory follow."""
+
+    params: int
+    macs: int
+    dense: tuple[tuple[str, int, int, bool], ...]
+    """(name, number of weights, output channels, depthwise) of each convolution and Linear."""
+    expanded: int
+    """Values of a graph's constants beyond its parameters: relative position biases of each pair of positions."""
+    convolutions: tuple[ConvolutionShape, ...]
+    """All convolutions that an image passes."""
+    channels: int
+    """Channels of an image."""
+    size: tuple[int, int]
+    """Input size (height, width) in pixels."""
+
+
+def shape_of_model(options: ModelOptions) -> Shape:
+    """Measure the shape of a network without creating its weights."""
+    module, size = build_meta(options)
+    counter = FlopCounterMode(display=False)
+    convolutions: dict[nn.Conv2d, ConvolutionShape] = {}
+
+    def see(layer: Any, _: object, output: torch.Tensor) -> None:
+        convolutions[layer] = _convolution_shape(layer, output)
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(see)
+    try:
+        with torch.no_grad():
+            channels, _ = run_on_rgb_or_grey(module, lambda channels: torch.zeros(1, channels, *size, device="meta"))
+            with counter:
+                module(torch.zeros(1, channels, *size, device="meta"))
+    except Exception as error:  # a network may raise anything on an unsupported size, or on meta tensors
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})",
+            fix="Correct `--imgsz` or `--model-args`",
+        ) from error
+    dense = tuple(
+        (name, layer.weight.numel(), layer.weight.shape[0], getattr(layer, "groups", 1) > 1)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    )
+    params = sum(parameter.numel() for parameter in module.parameters())
+    # The flop counter counts a multiply-accumulate as two operations.
+    macs = counter.get_total_flops() // 2
+    return Shape(params, macs, dense, _expanded(module), tuple(convolutions.values()), channels, size)
+
+
+def _convolution_shape(layer: nn.Conv2d, output: torch.Tensor) -> ConvolutionShape:
+    """The shape of a convolution. One that pads by reflection, for example, has no padding of its own in a graph."""
+    padding = layer.padding if layer.padding_mode == "zeros" else (0, 0)
+    if isinstance(padding, str):
+        sides = zip(layer.kernel_size, layer.dilation, strict=True)
+        padding = tuple(dilation * (size - 1) // 2 if padding == "same" else 0 for size, dilation in sides)
+    weight, extent = tuple(layer.weight.shape), tuple(output.shape[-2:])
+    return ConvolutionShape(weight, extent, layer.stride, padding, layer.dilation, layer.groups)
+
+
+def _expanded(module: nn.Module) -> int:
+    count = 0
+    for layer in module.modules():
+        index, table = (getattr(layer, f"relative_position_{name}", None) for name in ("index", "bias_table"))
+        if isinstance(index, torch.Tensor) and isinstance(table, torch.Tensor):
+            count += index.numel() * table.shape[-1]
+    return count
