@@ -1,12 +1,13 @@
 """The platforms that edgekit runs on, and combinations of packages and machines that are known to fail.
 
-compatibility.toml has the rows. `edgekit doctor` and the reference page read them through this module.
+The platforms of a runtime are in the table of runtimes, all other rows in compatibility.toml. `edgekit doctor` and the
+reference page read both through this module.
 """
 
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -15,31 +16,22 @@ from typing import Literal
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from edgekit.config.runtimes import RUNTIMES
+from edgekit.config.runtimes import RUNTIMES, Machine, Wheels
 from edgekit.config.toml_reader import build
 from edgekit.errors import ProfileError
 
 FILE = "compatibility.toml"
-Machine = Literal["x86_64", "aarch64"]
 _ISSUE = re.compile(r"([\w.-]+/[\w.-]+)#(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Support:
+class Support(Wheels):
     """One package that edgekit needs, on one kind of processor."""
 
     runtime: str | None = None
     """Name of the runtime that the package brings, as in `RUNTIMES`; None for what makes bundles."""
     package: str
     """The package and its accepted versions, as a requirement that pip understands."""
-    machine: Machine
-    """Architecture of the processor, as uname prints it."""
-    pythons: tuple[str, ...]
-    """Python versions for which the package publishes wheels."""
-    glibc: str
-    """Oldest version of glibc on which pip can install it."""
-    tested: tuple[str, ...] = ()
-    """Where edgekit's tests run with it."""
 
     @property
     def title(self) -> str:
@@ -126,10 +118,22 @@ class KnownBad:
 
 @dataclass(frozen=True, kw_only=True)
 class Compatibility:
-    """Everything in compatibility.toml."""
+    """The contents of compatibility.toml."""
 
-    support: tuple[Support, ...]
+    builders: tuple[Support, ...]
+    """Packages that make bundles."""
     known_bad: tuple[KnownBad, ...]
+    """Combinations that are known to fail."""
+
+    @property
+    def support(self) -> tuple[Support, ...]:
+        """The packages of all runtimes in the order of the table, and those that make bundles."""
+        runtimes = [
+            Support(runtime=runtime.name, package=runtime.requirement, **asdict(wheels))
+            for runtime in RUNTIMES.values()
+            for wheels in runtime.wheels
+        ]
+        return (*runtimes, *self.builders)
 
     def support_of(self, runtime: str, machine: str) -> Support | None:
         """The row of a runtime on a kind of processor, or None if it has no wheels there."""
@@ -152,7 +156,7 @@ def parse(text: str) -> Compatibility:
     _check_requirements([row.package for row in support])
     for row in known_bad:
         _check_requirements([*row.packages, *row.uninstall, *row.install], row.python, row.name)
-    return Compatibility(support=support, known_bad=known_bad)
+    return Compatibility(builders=support, known_bad=known_bad)
 
 
 def _check_requirements(requirements: list[str], python: str = "", name: str = "support") -> None:

@@ -24,6 +24,23 @@ class FileLimit:
     """Whether the backend can write larger weights into a file beside the model; if not, a larger model fails."""
 
 
+Machine = Literal["x86_64", "aarch64"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheels:
+    """The platforms on which pip can install a package, on one kind of processor."""
+
+    machine: Machine
+    """Architecture of the processor, as uname prints it."""
+    pythons: tuple[str, ...]
+    """Python versions for which the package publishes wheels."""
+    glibc: str
+    """Oldest version of glibc with which pip can install it."""
+    tested: tuple[str, ...] = ()
+    """Where edgekit's tests run with it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """A runtime that edgekit compiles for. On the command line and in JSON it is called a target.
@@ -51,6 +68,8 @@ class Runtime:
     """Oldest version of the first distribution that works."""
     excluded_version: str
     """First newer version of that distribution that edgekit does not accept."""
+    wheels: tuple[Wheels, ...] = ()
+    """Platforms on which the first distribution can be installed; empty if they aren't known."""
     compiler_distributions: tuple[str, ...]
     """Distributions that the backend imports in addition to `COMPILER_DISTRIBUTIONS`."""
     compiler_dependencies: tuple[str, ...] = ()
@@ -131,6 +150,12 @@ def runtime_of_suffix(suffix: str) -> Runtime | None:
     return next((runtime for runtime in RUNTIMES.values() if runtime.model_suffix == suffix), None)
 
 
+# Where wheels exist was looked up in November 2026 for the newest ones within each range, with
+#   pip download --no-deps --only-binary=:all: --platform manylinux_2_GLIBC_MACHINE --python-version VERSION PACKAGE
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+CI = ("Python 3.11",)
+RASPBERRY_PIS = ("Debian 12 on an emulated Raspberry Pi 5", "Debian 13 on an emulated Raspberry Pi 4")
+
 register(
     Runtime(
         name="openvino",
@@ -141,6 +166,10 @@ register(
         distributions=("openvino",),
         oldest_version="2026.4",
         excluded_version="2026.5",
+        wheels=(
+            Wheels(machine="x86_64", pythons=PYTHONS, glibc="2.28", tested=CI),
+            Wheels(machine="aarch64", pythons=PYTHONS, glibc="2.35", tested=RASPBERRY_PIS),
+        ),
         compiler_distributions=("openvino",),
         schemes=("w8a8", "w8"),
         saturating_inputs=("uint8", "int8"),  # its kernels shift int8 to uint8
@@ -160,6 +189,10 @@ register(
         distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
         oldest_version="1.20",
         excluded_version="2",
+        wheels=(
+            Wheels(machine="x86_64", pythons=PYTHONS, glibc="2.28", tested=CI),
+            Wheels(machine="aarch64", pythons=PYTHONS, glibc="2.28", tested=RASPBERRY_PIS),
+        ),
         compiler_distributions=("onnx", "onnxscript"),
         compiler_dependencies=("onnx-ir", "protobuf", "ml_dtypes"),
         schemes=("w8a8", "w8"),
@@ -178,6 +211,11 @@ register(
         distributions=("ai-edge-litert", "tflite-runtime"),
         oldest_version="2.0",
         excluded_version="3",
+        wheels=(
+            # Its own wheels need 2.27; those of NumPy and Pillow, which every runtime needs, 2.28.
+            Wheels(machine="x86_64", pythons=PYTHONS, glibc="2.28", tested=CI),
+            Wheels(machine="aarch64", pythons=PYTHONS, glibc="2.28", tested=RASPBERRY_PIS),
+        ),
         compiler_distributions=("ai-edge-litert", "litert-torch", "flatbuffers"),
         compiler_dependencies=("litert-converter", "jax", "jaxlib"),
         # Not w8: the converter expands INT8 weights back to float where activations are float.

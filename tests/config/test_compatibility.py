@@ -2,14 +2,17 @@
 
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from edgekit.config.compatibility import KnownBad, load_compatibility, parse
-from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
+from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Wheels
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.errors import ProfileError
 from edgekit.support.versions import release
+from tests.helpers import fake_runtime
+from tests.helpers.runtimes import registered
 from tests.helpers.tiny import ROOT
 
 ROWS = {row.name: row for row in load_compatibility().known_bad}
@@ -96,6 +99,18 @@ def test_support_is_what_the_extras_require() -> None:
             assert row.package == RUNTIMES[row.runtime].requirement
         else:
             assert row.requirement.name in COMPILER_DISTRIBUTIONS
+
+
+def test_a_new_runtime_brings_its_platforms() -> None:
+    """No file besides its row names them."""
+    wheels = Wheels(machine="aarch64", pythons=("3.13",), glibc="2.36")
+    compatibility = load_compatibility()
+    with registered(replace(fake_runtime.ROW, wheels=(wheels,))):
+        row = compatibility.support_of("fake", "aarch64")
+        assert row is not None
+        assert (row.title, row.package, row.glibc) == ("Fake", fake_runtime.ROW.requirement, "2.36")
+        assert compatibility.support_of("fake", "x86_64") is None
+    assert compatibility.support_of("fake", "aarch64") is None
 
 
 def test_support_is_what_devices_are_checked_for() -> None:
