@@ -1,0 +1,24 @@
+"""The lowerings that a recipe names, in the folders of the runtimes."""
+
+from dataclasses import replace
+
+import pytest
+
+from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
+from edgekit.config.recipes import PLAIN
+from edgekit.errors import ProfileError
+
+FIRST, SECOND = Lowering("The first."), Lowering("The second.")
+BOTH = RuntimeLowering(named={"first": FIRST, "second": SECOND})
+
+
+def test_they_are_applied_in_the_order_of_the_runtime() -> None:
+    assert list(BOTH.enabled(replace(PLAIN, lowerings=("second", "first")))) == [FIRST, SECOND]
+    assert list(BOTH.enabled(replace(PLAIN, lowerings=("second",)))) == [SECOND]
+    assert list(BOTH.enabled(PLAIN)) == []
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ProfileError, match="unknown lowering third") as caught:
+        BOTH.enabled(replace(PLAIN, lowerings=("first", "third")))
+    assert caught.value.valid == "first, second"
