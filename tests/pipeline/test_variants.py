@@ -1,6 +1,7 @@
 """Networks as users train them, through the real pipeline: all six bundles of each compute what torch does.
 
-Each combines several choices, because most of the time goes into the converters.
+Each combines several choices, and two runtimes stand for the third, because most of the time goes into the converters.
+The job itself compares the float graph with torch.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.job import prepare
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.parity import PARITY, difference
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter
@@ -36,25 +36,30 @@ class Variant:
     arguments: str
     size: tuple[int, int]
     """Height and width in pixels."""
+    targets: tuple[str, ...]
 
 
 VARIANTS = {
     "ConvNeXt V2 for small images": Variant(
-        "convnextv2_atto", f"{CONVNEXT},patch_size=2,conv_mlp=True,num_classes=2", (36, 44)
+        "convnextv2_atto", f"{CONVNEXT},patch_size=2,conv_mlp=True,num_classes=2", (36, 44), tuple(RUNTIMES)
     ),
     "grey ConvNeXt with small kernels, down to one pixel": Variant(
         "convnext_atto",
         f"{CONVNEXT},in_chans=1,kernel_sizes=(3,5,5,3),conv_mlp=False,global_pool='max',num_classes=11",
         (37, 40),
+        ("onnx", "tflite"),
     ),
     "grey ViT with registers and without class token": Variant(
         "vit_tiny_patch16_224",
         f"{VIT},patch_size=7,in_chans=1,reg_tokens=2,class_token=False,global_pool='avg',num_classes=11",
         (28, 35),
+        ("openvino", "tflite"),
     ),
-    "distilled DeiT": Variant("deit_tiny_distilled_patch16_224", f"{VIT},patch_size=8,num_classes=11", (32, 32)),
+    "distilled DeiT": Variant(
+        "deit_tiny_distilled_patch16_224", f"{VIT},patch_size=8,num_classes=11", (32, 32), ("onnx",)
+    ),
     "ResNet with two poolings": Variant(
-        "resnet10t", "channels=(8,8,16,16),global_pool='catavgmax',num_classes=2", (33, 47)
+        "resnet10t", "channels=(8,8,16,16),global_pool='catavgmax',num_classes=2", (33, 47), ("openvino", "tflite")
     ),
 }
 
@@ -72,7 +77,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_six_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Path) -> None:
+def test_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Path) -> None:
     variant, reporter = VARIANTS[name], Reporter(quiet=True)
     arguments = parse_model_args(variant.arguments)
     model = ModelOptions(variant.model, "random", arguments, imgsz=variant.size, crop_pct=1.0)
@@ -82,13 +87,10 @@ def test_six_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path
     assert job.network.classes == arguments["num_classes"]
     pixels = crop_samples(job.dataset, job.evaluation.samples, preprocessing).pixels
     expected = torch_logits(job.network, pixels)
-    built = build_all(job, tuple(RUNTIMES), tmp_path, reporter)
-    assert len(built) == 2 * len(RUNTIMES)
+    built = build_all(job, variant.targets, tmp_path, reporter, precisions=("int8",))
+    assert len(built) == len(variant.targets)
     for title, bundle in built.items():
         assert isinstance(bundle, Bundle), (title, bundle)
         with Session(bundle) as session:
             logits = session(preprocessing.normalize(pixels))
-        if bundle.manifest.precision == "float":
-            assert difference(logits, expected) <= PARITY, title
-        else:
-            assert SNR_DB < snr_db(expected - expected.mean(0), logits - logits.mean(0)) < 80, title
+        assert SNR_DB < snr_db(expected - expected.mean(0), logits - logits.mean(0)) < 80, title
