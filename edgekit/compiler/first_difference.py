@@ -28,7 +28,7 @@ def _outputs(network: nn.Module, image: Tensor) -> dict[str, list[Tensor]]:
     """The outputs of each layer, in the order of its calls."""
     outputs: dict[str, list[Tensor]] = {}
 
-    def remember(name: str, output: Any) -> None:
+    def remember(name: str, output: Tensor | tuple[Tensor, ...]) -> None:
         if isinstance(output, Tensor):
             outputs.setdefault(name, []).append(output.clone())  # a later layer may write into it
 
@@ -45,7 +45,7 @@ def _outputs(network: nn.Module, image: Tensor) -> dict[str, list[Tensor]]:
     return outputs
 
 
-def _is_own(node: Any, outputs: dict[str, list[Tensor]]) -> bool:
+def _is_own(node: Node, outputs: dict[str, list[Tensor]]) -> bool:
     """Whether a node gives the output of a layer that ran once and has the weights of the network."""
     name = layer_name(node)
     weight = node.args[1] if len(node.args) > 1 else None

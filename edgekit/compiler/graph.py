@@ -6,10 +6,8 @@ computes them in a graph that a library made; `insert` and `add_constant` do so 
 """
 
 import copy
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,18 +22,11 @@ A = torch.ops.aten
 Q = torch.ops.quantized_decomposed
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+Operation: TypeAlias = Callable[..., Any]
+"""An operation that a node calls."""
 
 CONSTANT_VIEWS = {A.reshape.default, A.permute.default, A.unsqueeze.default, A.expand.default}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """An operation that multiplies and accumulates, and can therefore run in integer kernels."""
-
-    name: str
-    op: str
-    """Kind of the operation: "conv", "depthwise", "linear" or "matmul"."""
-    macs: int
 
 
 def copy_sharing(module: M) -> M:
@@ -74,22 +65,29 @@ def _placeholder(graph: GraphModule) -> Node:
     return placeholder
 
 
-def constant(graph: GraphModule, node: Any) -> Tensor | None:
+def constant(graph: GraphModule, node: Argument) -> Tensor | None:
     """The constant value of `node` (a parameter, or views of one), or None if it depends on the input."""
     if not isinstance(node, Node):
         return None
     if node.op == "get_attr":
-        value: Any = graph
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
+        path, _, name = str(node.target).rpartition(".")
+        value = getattr(graph.get_submodule(path), name)
         return value.detach() if isinstance(value, Tensor) else None
     if node.target in CONSTANT_VIEWS:
         inner = constant(graph, node.args[0])
-        return None if inner is None else node.target(inner, *node.args[1:], **node.kwargs)
+        return None if inner is None else operation_of(node)(inner, *node.args[1:], **node.kwargs)
     return None
 
 
-def is_view_of_constant(node: Any) -> bool:
+def weight_of(graph: GraphModule, node: Argument) -> Tensor:
+    """The constant value of a node that must have one. Raises TypeError if it depends on the input."""
+    value = constant(graph, node)
+    if value is None:
+        raise TypeError(f"expected a constant of the graph, not {node!r}")
+    return value
+
+
+def is_view_of_constant(node: Argument) -> bool:
     """Whether a node is a parameter, or nothing but views of one."""
     while isinstance(node, Node) and node.target in CONSTANT_VIEWS:
         node = node.args[0]
@@ -119,7 +117,7 @@ def replace_layer(graph: GraphModule, old: Node, new: Node) -> None:
     drop_constants(graph, args)
 
 
-def drop_constants(graph: GraphModule, args: Sequence[Any]) -> None:
+def drop_constants(graph: GraphModule, args: Sequence[Argument]) -> None:
     """Delete unused constants among these arguments, which frees their memory before a pass makes the next ones."""
     for node in args:
         if isinstance(node, Node) and node.op == "get_attr" and not node.users:
@@ -133,7 +131,9 @@ def _delete(graph: GraphModule, name: str) -> None:
     delattr(graph.get_submodule(path), last)
 
 
-def insert(graph: GraphModule, before: Node, target: Any, *args: Any, like: Node | None = None, **kwargs: Any) -> Node:
+def insert(
+    graph: GraphModule, before: Node, target: Operation, *args: Argument, like: Node | None = None, **kwargs: Argument
+) -> Node:
     """Insert a call of `target` before `before`. It gets the module path of `like`, so that layers keep their names."""
     with graph.graph.inserting_before(before):
         node = graph.graph.call_function(target, args, kwargs)
@@ -144,7 +144,9 @@ def insert(graph: GraphModule, before: Node, target: Any, *args: Any, like: Node
     return node
 
 
-def insert_layer(graph: GraphModule, before: Node, target: Any, source: Node, weight: Tensor, bias: Any) -> Node:
+def insert_layer(
+    graph: GraphModule, before: Node, target: Operation, source: Node, weight: Tensor, bias: Tensor | None
+) -> Node:
     """Insert a convolution or linear layer in place of the layer `before`, whose name it and its constants get."""
     name = layer_name(before)
     constants = [
@@ -152,92 +154,6 @@ def insert_layer(graph: GraphModule, before: Node, target: Any, source: Node, we
         for part, value in (("weight", weight), ("bias", bias))
     ]
     return insert(graph, before, target, source, *constants, like=before)
-
-
-def _value(node: Node) -> Any:
-    return node.meta["val"]
-
-
-def node_of(argument: Argument) -> Node:
-    """An argument that must be a node. Raises TypeError for any other."""
-    if not isinstance(argument, Node):
-        raise TypeError(f"expected a node of the graph, not {argument!r}")
-    return argument
-
-
-def operand(node: Node, position: int = 0) -> Node:
-    """The node at a position among a node's arguments. Raises TypeError if a number or None is there."""
-    return node_of(node.args[position])
-
-
-def shape_of(node: Any) -> tuple[int, ...]:
-    return tuple(node.meta["val"].shape)
-
-
-def layer_name(node: Node) -> str:
-    """Dotted path of the module that the node came from, as in the network's state dict."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return str(path) or node.name
-
-
-def is_depthwise(node: Node) -> bool:
-    return node.target is A.conv2d.default and argument(node, 6, 1) > 1 and shape_of(node.args[1])[1] == 1
-
-
-def has_int8_weights(node: Any) -> bool:
-    """Whether a node is a convolution or linear layer whose weights have Q/DQ with a scale for each output channel."""
-    if node.target not in (A.conv2d.default, A.linear.default):
-        return False
-    dequantizer: Any = node.args[1]
-    return bool(dequantizer.target is Q.dequantize_per_channel.default and dequantizer.args[3] == 0)
-
-
-def argument(node: Node, position: int, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else default
-
-
-def is_padding(node: Any) -> bool:
-    """Whether a node pads height and width with zeros for a single convolution, whose kernel can do the padding."""
-    if node.target is not A.pad.default or len(node.args[1]) > 4 or argument(node, 3, 0):
-        return False
-    zeros = argument(node, 2, "constant") == "constant"
-    return zeros and [user.target for user in node.users] == [A.conv2d.default]
-
-
-def behind_views(node: Any) -> Any:
-    """The convolution for which two views turn rows [N,H*W,C] into [N,C,H,W], if `node` is the first view.
-
-    The node itself if it isn't.
-    """
-    if node.target is A.reshape.default and len(node.args[1]) == 4:
-        permutes = list(node.users)
-        if [(p.target, *p.args[1:]) for p in permutes] == [(A.permute.default, [0, 3, 1, 2])]:
-            users = list(permutes[0].users)
-            if [user.target for user in users] == [A.conv2d.default]:
-                return users[0]
-    return node
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """A pair that ATen gives as n, [n] or [n, m]."""
-    items = list(value) if isinstance(value, list | tuple) else [value]
-    return (items[0], items[-1])
-
-
-def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
-    """Yield every multiply-accumulate operation of a float graph, with its MACs at batch 1."""
-    for node in graph.graph.nodes:
-        if node.target is A.conv2d.default:
-            macs = math.prod(shape_of(node)) * math.prod(shape_of(node.args[1])[1:])
-            yield node, Layer(layer_name(node), "depthwise" if is_depthwise(node) else "conv", macs)
-        elif node.target is A.linear.default:
-            yield node, Layer(layer_name(node), "linear", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
-        elif node.target in (A.matmul.default, A.bmm.default) and constant(graph, node.args[0]) is None:
-            yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
-        elif node.target is A.scaled_dot_product_attention.default:
-            query, key = shape_of(node.args[0]), shape_of(node.args[1])
-            yield node, Layer(layer_name(node), "matmul", 2 * math.prod(query) * key[-2])
 
 
 def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | None) -> None:
@@ -250,15 +166,92 @@ def set_weights(graph: GraphModule, node: Node, weight: Tensor, bias: Tensor | N
     drop_constants(graph, old)
 
 
-def set_int8_weights(graph: GraphModule, node: Any, weight: Tensor | None = None, scale: Tensor | None = None) -> None:
-    """Give the Q/DQ of a layer's weights other float weights, another scale [out], or both."""
-    dequantizer = node.args[1]
-    quantizer = dequantizer.args[0]
-    old = quantizer.args[:2]
-    new_weight, new_scale = (
-        before if value is None else add_constant(graph, quantizer, f"{node.name}.{name}", value)
-        for name, value, before in (("weight", weight, old[0]), ("scale", scale, old[1]))
-    )
-    quantizer.args = (new_weight, new_scale, *quantizer.args[2:])
-    dequantizer.args = (quantizer, new_scale, *dequantizer.args[2:])
-    drop_constants(graph, [before for before in old if before not in (new_weight, new_scale)])
+def node_of(argument: Argument) -> Node:
+    """An argument that must be a node. Raises TypeError for any other."""
+    if not isinstance(argument, Node):
+        raise TypeError(f"expected a node of the graph, not {argument!r}")
+    return argument
+
+
+def literal(argument: Argument, kind: type[T]) -> T:
+    """An argument that must be a literal of this type. Raises TypeError for any other."""
+    if not isinstance(argument, kind):
+        raise TypeError(f"expected {kind.__name__}, not {argument!r}")
+    return argument
+
+
+def integers(argument: Argument) -> list[int]:
+    """An argument that must be a list or tuple of integers. Raises TypeError for any other."""
+    if not isinstance(argument, list | tuple):
+        raise TypeError(f"expected a list of integers, not {argument!r}")
+    return [literal(item, int) for item in argument]
+
+
+def pair(argument: Argument) -> tuple[int, int]:
+    """A pair that ATen gives as n, [n] or [n, m]."""
+    items = [argument] if isinstance(argument, int) else integers(argument)
+    return (items[0], items[-1])
+
+
+def argument(node: Node, position: int, default: Argument = None) -> Argument:
+    """The argument at a position, or the operation's default, which a graph may leave out."""
+    return node.args[position] if len(node.args) > position else default
+
+
+def operand(node: Node, position: int = 0) -> Node:
+    """The node at a position among a node's arguments. Raises TypeError if a literal is there."""
+    return node_of(node.args[position])
+
+
+def operation_of(node: Node) -> Operation:
+    """The operation that a node calls. Raises TypeError for a node that calls none."""
+    if not callable(node.target):
+        raise TypeError(f"expected a call of an operation, not {node.format_node()}")
+    return node.target
+
+
+def value_of(node: Argument) -> Tensor:
+    """The fake tensor of a node, which has a shape and a dtype."""
+    return literal(node_of(node).meta["val"], Tensor)
+
+
+def shape_of(node: Argument) -> tuple[int, ...]:
+    """The shape of a node's value."""
+    return tuple(value_of(node).shape)
+
+
+def _value(node: Node) -> Argument:
+    value: Argument = node.meta["val"]  # a tensor, or several
+    return value
+
+
+def layer_name(node: Node) -> str:
+    """Dotted path of the module that the node came from, as in the network's state dict."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    return str(path) or node.name
+
+
+def is_padding(node: Argument) -> bool:
+    """Whether a node pads height and width with zeros for a single convolution, whose kernel can do the padding."""
+    if not isinstance(node, Node) or node.target is not A.pad.default:
+        return False
+    if len(integers(node.args[1])) > 4 or argument(node, 3):
+        return False
+    zeros = argument(node, 2, "constant") == "constant"
+    return zeros and [user.target for user in node.users] == [A.conv2d.default]
+
+
+def behind_views(node: Node) -> Node:
+    """If `node` starts the reshape and permute that feed rows [N,H*W,C] into a convolution as [N,C,H,W], that layer.
+
+    Otherwise the node itself.
+    """
+    shape = node.args[1] if node.target is A.reshape.default else None
+    if isinstance(shape, list | tuple) and len(shape) == 4:
+        permutes = list(node.users)
+        if [(p.target, *p.args[1:]) for p in permutes] == [(A.permute.default, [0, 3, 1, 2])]:
+            users = list(permutes[0].users)
+            if [user.target for user in users] == [A.conv2d.default]:
+                return users[0]
+    return node

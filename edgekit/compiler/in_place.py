@@ -4,13 +4,11 @@ torch.export keeps `relu_` and `x[:, 0] += 1` as they are, but edgekit's passes 
 node changed another's value.
 """
 
-from typing import Any
-
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from edgekit.compat.torch import is_mutable, out_of_place, shared_argument
-from edgekit.compiler.graph import A, set_values
+from edgekit.compiler.graph import A, operand, set_values, value_of
 from edgekit.compiler.inline import inline_wrapped
 
 SAME = {A.alias.default, A.detach.default}
@@ -44,7 +42,7 @@ def write_out_of_place(graph: GraphModule) -> bool:
     memory: dict[Node, Node] = {}  # for each node, the one whose memory its value is in
     for node in list(graph.graph.nodes):
         if is_same(node):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(operand(node))
             graph.graph.erase_node(node)
             continue
         memory[node] = node
@@ -60,21 +58,21 @@ def write_out_of_place(graph: GraphModule) -> bool:
     return True
 
 
-def is_same(node: Any) -> bool:
+def is_same(node: Node) -> bool:
     """Whether a node returns its input itself, not a copy."""
     if node.target in DROPOUTS:
         return not node.args[2]
     if node.target is A.contiguous.default:
-        return len(node.args) == 1 and not node.kwargs and bool(node.args[0].meta["val"].is_contiguous())
+        return len(node.args) == 1 and not node.kwargs and value_of(node.args[0]).is_contiguous()
     return node.target in SAME or (keeps_dtype(node) and len(node.args) == 2 and not node.kwargs)
 
 
-def keeps_dtype(node: Any) -> bool:
+def keeps_dtype(node: Node) -> bool:
     """Whether a node converts a value to the type that it has."""
-    return node.target is A.to.dtype and bool(node.args[0].meta["val"].dtype == node.args[1])
+    return node.target is A.to.dtype and value_of(node.args[0]).dtype == node.args[1]
 
 
-def _is_read_elsewhere(write: Node, written: Any, memory: dict[Node, Node]) -> bool:
+def _is_read_elsewhere(write: Node, written: Node, memory: dict[Node, Node]) -> bool:
     """Whether a node behind a write reads the same memory, but not through the node that is written to."""
     views = (node for node, owner in memory.items() if owner is memory[written] and node not in (written, write))
     return any(user > write for view in views for user in view.users)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import layers
+from edgekit.compiler.layers import layers
 from edgekit.compiler.quantize.calibrate import placement_of, quantize
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.rewrites import rewrite

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, Q, layer_name
-from edgekit.compiler.quantize.ranges import consumers, representable_range
+from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.quantize.ranges import consumers
+from edgekit.compiler.quantizers import quantizers
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import PreparedGraphs
@@ -86,12 +87,10 @@ def _compare(
 
 def _ranges(graph: GraphModule) -> Iterator[tuple[str, float]]:
     """Yield (name, width of the range) of each quantized activation."""
-    for node in graph.graph.nodes:
-        if node.target is not Q.quantize_per_tensor.default:
-            continue
-        dense = [user for user in consumers(node) if user.target in (A.conv2d.default, A.linear.default)]
-        low, high = representable_range(node)
-        yield f"the input of {layer_name(dense[0])}" if dense else f"the output of {node.args[0]}", high - low
+    for quantizer in quantizers(graph):
+        dense = [layer for user in consumers(quantizer) if (layer := dense_layer(user)) is not None]
+        low, high = quantizer.representable_range
+        yield f"the input of {dense[0].name}" if dense else f"the output of {quantizer.source}", high - low
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgekit import __version__
-from edgekit.compiler.graph import layers
+from edgekit.compiler.layers import layers
 from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
 from edgekit.images.crops import crop_samples
@@ -151,7 +151,7 @@ def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sampl
     if recipe.weight_rounding != "nearest":
         nearest = replace(recipe, weight_rounding="nearest")
         unrounded = graphs.with_recipe(nearest).prepare(prepared.facts.target, "int8").graph
-    simulation = Simulation(prepared.graph, recipe.targets[prepared.facts.target], unrounded)
+    simulation = Simulation(prepared.graph, unrounded)
     preprocessing = job.network.preprocessing
     return Trials(simulation, crop_samples(job.dataset, samples, preprocessing), preprocessing)
 

@@ -2,23 +2,25 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import A, Q, argument, constant, has_int8_weights, is_padding, layer_name
-from edgekit.compiler.quantize.placement import ACTIVATIONS, TABLES, without_activation
-from edgekit.config.recipes import TargetRecipe
-
-QUANTIZE = (Q.quantize_per_tensor.default, Q.quantize_per_channel.default)
-DEQUANTIZE = (Q.dequantize_per_tensor.default, Q.dequantize_per_channel.default)
-PASSING = (A.add.Tensor, A.max_pool2d.default)
-"""Operations besides layers that `Placement` may quantize from INT8 to INT8."""
+from edgekit.compiler.graph import constant, operation_of
+from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
+from edgekit.compiler.quantizers import (
+    DEQUANTIZE,
+    DEQUANTIZE_CHANNELS,
+    QUANTIZATIONS,
+    int8_weight,
+    owners_of,
+    quantizer_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +43,18 @@ class Simulation:
     weights, `unrounded` is the same graph with the original ones. The fit of the other layers stays as it is.
     """
 
-    def __init__(self, graph: GraphModule, wants: TargetRecipe, unrounded: GraphModule | None = None) -> None:
-        self._graph, self._wants, self._unrounded = graph, wants, unrounded or graph
+    def __init__(self, graph: GraphModule, unrounded: GraphModule | None = None) -> None:
+        self._graph = graph
         self._nodes: list[Node] = list(graph.graph.nodes)
-        self._layer_of: dict[Node, str] = {}
-        for node in filter(has_int8_weights, self._nodes):
-            self._layer_of |= dict.fromkeys(filter(is_padding, node.all_input_nodes), layer_name(node))
-            self._layer_of[node] = layer_name(node)
+        self._layers = {layer.node: layer for layer in dense_layers(graph) if int8_weight(layer.node) is not None}
+        self._int8 = _int8_constants(graph, self._layers.values())
+        self._float = self._int8 | _float_constants(unrounded or graph, self._layers.values())
         self._first: dict[str, int] = {}
         for index, node in enumerate(self._nodes):
-            if node in self._layer_of:
-                self._first.setdefault(self._layer_of[node], index)
+            for value in node.all_input_nodes:
+                if value.target in (DEQUANTIZE, DEQUANTIZE_CHANNELS):
+                    for name in sorted(owners_of(value)):
+                        self._first.setdefault(name, index)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -72,7 +75,7 @@ class Simulation:
         for node in self._nodes[start:-1]:
             if node.op == "placeholder":
                 values[node] = torch.from_numpy(image)
-            elif node.op != "get_attr" and node.target not in (*QUANTIZE, *DEQUANTIZE):
+            elif node.op != "get_attr" and node.target not in QUANTIZATIONS:
                 args, kwargs = self._arguments(node, values, active)
                 values[node] = self._function(node)(*args, **kwargs)
         ((logits,),) = self._arguments(self._nodes[-1], values, active)[0]
@@ -80,78 +83,49 @@ class Simulation:
 
     def _function(self, node: Node) -> Callable[..., Any]:
         """The callable of a node: an operation, or a module that NNCF inserted, for example to smooth."""
-        return self._graph.get_submodule(str(node.target)) if node.op == "call_module" else cast(Any, node.target)
+        return self._graph.get_submodule(str(node.target)) if node.op == "call_module" else operation_of(node)
 
     def _arguments(self, node: Node, values: dict[Node, Any], active: frozenset[str]) -> Any:
         """Positional and keyword arguments of a node, with the current values."""
+        layer = self._layers.get(node)
+        constants = self._int8 if layer is not None and layer.name in active else self._float
 
         def value(origin: Node) -> Any:
-            if origin.op == "get_attr" or origin in self._weights:
-                return self._weights[origin][self._layer_of.get(node) in active]
-            if origin.target not in DEQUANTIZE:
+            if origin in constants:
+                return constants[origin]
+            quantizer = quantizer_of(origin)
+            if quantizer is None:
                 return values[origin]
-            quantize: Any = origin.args[0]
-            source = quantize.args[0]
-            plain = self._weights[source][0] if source.op == "get_attr" else values[source]
-            if not self._is_on(node, source, active):
+            plain = self._float[quantizer.source] if quantizer.source in self._float else values[quantizer.source]
+            if owners_of(origin).isdisjoint(active):
                 return plain
             if origin not in values:
-                levels = quantize.target(plain, *quantize.args[1:])
-                values[origin] = origin.target(levels, *origin.args[1:], **origin.kwargs)
+                levels = operation_of(quantizer.node)(plain, *quantizer.grid)
+                values[origin] = operation_of(origin)(levels, *quantizer.grid, **origin.kwargs)
             return values[origin]
 
         return map_arg(node.args, value), map_arg(node.kwargs, value)
 
-    def _is_on(self, user: Node, source: Any, active: frozenset[str]) -> bool:
-        """Whether the Q/DQ between `source` and `user` is on, because one of the two needs it."""
-        wanted = self._layer_of.get(user) in active or not active.isdisjoint(self._passing.get(user, ()))
-        made = self._wants.quantize_outputs and self._maker.get(source) in active
-        return wanted or made or not active.isdisjoint(self._passing.get(without_activation(source), ()))
 
-    @cached_property
-    def _maker(self) -> dict[Node, str]:
-        """The layer whose integer kernel writes a node's value: for the layer itself, its activation and its table."""
-        makers = {}
-        for node, name in self._layer_of.items():
-            makers[node] = name
-            makers |= {user: name for user in node.users if user.target in ACTIVATIONS}
-        for node in self._nodes:
-            behind: Any = node.args[0] if node.target in TABLES else None
-            if behind is not None and behind.target in DEQUANTIZE and behind.args[0].args[0] in makers:
-                makers[node] = makers[behind.args[0].args[0]]
-        return makers
+def _int8_constants(graph: GraphModule, layers: Collection[DenseLayer]) -> dict[Node, Tensor | None]:
+    """Values of the constants of a graph, and of the weights of its layers between INT8 and float."""
+    values = {node: constant(graph, node) for node in graph.graph.nodes if node.op == "get_attr"}
+    for layer in layers:
+        quantizer = int8_weight(layer.node)
+        assert quantizer is not None
+        values[layer.weight] = quantizer.rounded(graph)
+    return values
 
-    @cached_property
-    def _passing(self) -> dict[Node, set[str]]:
-        """For each residual sum and max pooling from INT8 to INT8, the layers before it. One in INT8 suffices."""
-        makers_of: dict[Node, set[str]] = {}
-        if not self._wants.quantize_residuals:
-            return makers_of
-        for node in (node for node in self._nodes if node.target in PASSING):
-            values: list[Any] = node.all_input_nodes
-            if all(value.target in DEQUANTIZE for value in values):
-                makers = {self._maker.get(value.args[0].args[0]) for value in values}
-                makers_of[node] = {name for name in makers if name is not None}
-        return makers_of
 
-    @cached_property
-    def _weights(self) -> dict[Node, tuple[Any, Any]]:
-        """For each constant, its value where its layer is in float, and where it is in INT8."""
-        weights: dict[Node, tuple[Any, Any]] = {}
-        originals = {node.name: node for node in self._unrounded.graph.nodes}
-        for node in self._nodes:
-            if node.op == "get_attr":
-                value = constant(self._graph, node)
-                weights[node] = value, value
-            elif node.target is Q.dequantize_per_channel.default:
-                source, scale, zero, *rest = node.args[0].args  # type: ignore[union-attr]
-                plain, scales, zeros = (constant(self._graph, item) for item in (source, scale, zero))
-                levels = Q.quantize_per_channel.default(plain, scales, zeros, *rest)
-                original: Any = originals[node.name]
-                float_ = constant(self._unrounded, original.args[0].args[0])
-                weights[node] = float_, Q.dequantize_per_channel.default(levels, scales, zeros, *rest)
-            elif has_int8_weights(node) and argument(node, 2, None) is not None:
-                bias: Any = node.args[2]
-                original = originals[node.name]
-                weights[bias] = constant(self._unrounded, original.args[2]), constant(self._graph, bias)
-        return weights
+def _float_constants(unrounded: GraphModule, layers: Collection[DenseLayer]) -> dict[Node, Tensor | None]:
+    """Original weights and biases of the layers, from the graph that has nodes of the same names."""
+    originals = {node.name: node for node in unrounded.graph.nodes}
+    values: dict[Node, Tensor | None] = {}
+    for layer in layers:
+        original, quantizer = dense_layer(originals[layer.node.name]), int8_weight(originals[layer.node.name])
+        assert original is not None
+        assert quantizer is not None
+        values[layer.weight] = constant(unrounded, quantizer.source)
+        if layer.bias is not None:
+            values[layer.bias] = constant(unrounded, original.bias)
+    return values

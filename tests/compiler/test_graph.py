@@ -9,17 +9,15 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import (
     A,
-    Layer,
     add_constant,
     constant,
     example_input,
-    is_depthwise,
     layer_name,
-    layers,
     pair,
     refresh,
     set_weights,
 )
+from edgekit.compiler.layers import Layer, layers
 from edgekit.compiler.rewrites import PASSES, rewrite
 from edgekit.compiler.simplify.no_ops import COPIES
 from tests.helpers.graphs import export_graph
@@ -125,8 +123,6 @@ def test_constants_and_values_that_depend_on_the_input(graph: GraphModule) -> No
     assert constant(graph, stem.args[0]) is None
     assert constant(graph, spatial) is None
     assert constant(graph, 3) is None
-    assert is_depthwise(spatial)
-    assert not is_depthwise(stem)
     assert layer_name(spatial) == "spatial"
 
 

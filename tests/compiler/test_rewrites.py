@@ -1,5 +1,6 @@
 """Every rewrite preserves the network's function, and changes the graph as intended."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, argument, constant, is_depthwise, layers
+from edgekit.compiler.graph import A, constant
+from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.rewrites import PASSES, WEIGHTS_AFTER, ConvolutionShape, rewrite, weights_after
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.precisions import PRECISIONS
@@ -376,9 +378,9 @@ def test_split_depthwise_has_small_kernels_with_all_taps(
 ) -> None:
     _, graph = cached("convnextv2", networks)
     rewritten = rewrite(graph, [rewrite_name]).graph
-    kernels = [tuple(n.args[1].meta["val"].shape[2:]) for n in rewritten.graph.nodes if is_depthwise(n)]
+    kernels = [layer.kernel for layer in dense_layers(rewritten) if layer.is_depthwise]
     assert kernels == sizes * 4
-    assert sum(rows * columns for rows, columns in kernels) == 4 * 49
+    assert sum(math.prod(kernel) for kernel in kernels) == 4 * 49
 
 
 @pytest.mark.parametrize(
@@ -388,10 +390,10 @@ def test_grouped_kernels_replace_depthwise_ones(
     rewrite_name: str, kernels: list[tuple[int, int]], networks: Any
 ) -> None:
     _, graph = cached("convnextv2", networks)
-    nodes = list(rewrite(graph, ["channels-last", rewrite_name]).graph.graph.nodes)
-    grouped = [node for node in nodes if node.target is A.conv2d.default and argument(node, 6, 1) > 1]
-    assert [tuple(n.args[1].meta["val"].shape[2:]) for n in grouped if not is_depthwise(n)] == kernels
-    assert sum(map(is_depthwise, nodes)) == 4 - len(kernels)
+    rewritten = rewrite(graph, ["channels-last", rewrite_name]).graph
+    grouped = [layer for layer in dense_layers(rewritten) if layer.groups > 1]
+    assert [layer.kernel for layer in grouped if not layer.is_depthwise] == kernels
+    assert sum(layer.is_depthwise for layer in grouped) == 4 - len(kernels)
 
 
 @pytest.mark.parametrize("rewrite_name", PLAIN_NORMS)

@@ -11,7 +11,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from edgekit.cli.main import main
-from edgekit.compiler.graph import A, layers
+from edgekit.compiler.graph import A
+from edgekit.compiler.layers import layers
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models import load_network
 from edgekit.models.meta import build_meta

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from edgekit.cli.main import main
-from edgekit.compiler.graph import layers
+from edgekit.compiler.layers import layers
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
 from edgekit.models.options import ModelOptions

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import scale
 from edgekit.cli.main import main
-from edgekit.compiler.graph import layers
+from edgekit.compiler.layers import layers
 from edgekit.compiler.rewrites import ConvolutionShape
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe

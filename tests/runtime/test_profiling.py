@@ -44,7 +44,7 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
     import timm
     import torch
 
-    from edgekit.compiler.graph import layers
+    from edgekit.compiler.layers import layers
     from edgekit.compiler.quantize.placement import Placement
     from edgekit.compiler.rewrites import rewrite
     from edgekit.config.recipes import load_recipe

@@ -58,7 +58,7 @@ def trials(tiny_convnext: Any) -> Trials:
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     recipe = load_recipe("convnextv2")
     real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites).graph, images[:4], recipe, "onnx")
-    return Trials(Simulation(real, recipe.targets["onnx"]), crops, tiny_convnext.preprocessing)
+    return Trials(Simulation(real), crops, tiny_convnext.preprocessing)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_worst_layer_is_named(tiny_convnext: Any) -> None:
     pixels = random_crops(range(10)).pixels
     images = list(tiny_convnext.preprocessing.normalize(pixels)[:, None])
     real = quantize(rewrite(graph, recipe.targets["onnx"].rewrites).graph, [images[0] / 1000], recipe, "onnx")
-    simulation = Simulation(real, recipe.targets["onnx"])
+    simulation = Simulation(real)
     labels = np.array([simulation.run(image, ()).logits.argmax() for image in images])
     trials = Trials(simulation, LabelledCrops(pixels, labels), tiny_convnext.preprocessing)
     measured = measure(trials, "onnx", {}, 0, QUIET)

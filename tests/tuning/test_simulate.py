@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import Q
+from edgekit.compiler.graph import A, Q
 from edgekit.compiler.rewrites import rewrite
-from edgekit.config.recipes import Recipe, TargetRecipe, load_recipe
+from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.tuning.simulate import Simulation
 from tests.helpers.calibration import quantize
@@ -37,11 +37,11 @@ def images() -> list[NDArray[np.float32]]:
     return [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(3)]
 
 
-def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> tuple[GraphModule, TargetRecipe]:
+def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> GraphModule:
     plain = {"weight_rounding": "nearest", "estimator": "histogram"}  # independent of the other layers
     recipe: Recipe = replace(load_recipe("convnextv2"), **plain | changes)
     wants = recipe.targets[target]
-    return quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target), wants
+    return quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target)
 
 
 def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,8 +51,8 @@ def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float3
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
 def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> None:
-    real, wants = quantized(graph, images, target)
-    simulation = Simulation(real, wants)
+    real = quantized(graph, images, target)
+    simulation = Simulation(real)
     assert set(simulation.layers) == set(LAYERS)
     for image in images:
         everything = simulation.run(image, simulation.layers).logits
@@ -69,9 +69,9 @@ def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> Non
 def test_layers_off_is_the_graph_with_these_layers_in_float(
     graph: GraphModule, images: Any, target: str, left: tuple[str, ...]
 ) -> None:
-    real, wants = quantized(graph, images, target)
-    wanted, _ = quantized(graph, images, target, float_layers=left)
-    simulation = Simulation(real, wants)
+    real = quantized(graph, images, target)
+    wanted = quantized(graph, images, target, float_layers=left)
+    simulation = Simulation(real)
     everything = simulation.run(images[0], simulation.layers)
     on = [name for name in simulation.layers if name not in left]
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
@@ -80,44 +80,73 @@ def test_layers_off_is_the_graph_with_these_layers_in_float(
 
 def test_a_table_after_a_layer_switches_with_it(graph: GraphModule, images: Any) -> None:
     board = load_recipe("convnextv2").for_class("raspberry-pi-4").targets
-    real, wants = quantized(graph, images, "tflite", targets=board)
-    simulation = Simulation(real, wants)
+    real = quantized(graph, images, "tflite", targets=board)
+    simulation = Simulation(real)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
-    wanted, _ = quantized(graph, images, "tflite", targets=board, float_layers=["*.fc1"])
+    wanted = quantized(graph, images, "tflite", targets=board, float_layers=["*.fc1"])
     on = [name for name in simulation.layers if not name.endswith(".fc1")]
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "fit"])
 def test_a_layer_that_is_off_uses_its_original_weights(graph: GraphModule, images: Any, rounding: str) -> None:
-    real, wants = quantized(graph, images, "onnx", weight_rounding=rounding)
-    unrounded, _ = quantized(graph, images, "onnx")
-    simulation = Simulation(real, wants, unrounded)
+    real = quantized(graph, images, "onnx", weight_rounding=rounding)
+    unrounded = quantized(graph, images, "onnx")
+    simulation = Simulation(real, unrounded)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
-    without = Simulation(real, wants)
+    without = Simulation(real)
     assert not np.allclose(without.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-3)
 
 
 def test_smoothing_applies_to_both_float_and_int8(graph: GraphModule, images: Any) -> None:
-    real, wants = quantized(graph, images, "onnx", smooth_quant=True)
-    simulation = Simulation(real, wants)
+    real = quantized(graph, images, "onnx", smooth_quant=True)
+    simulation = Simulation(real)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
-    real, wants = quantized(graph, images, "tflite", smooth_quant=True)
-    simulation = Simulation(real, wants)
+    real = quantized(graph, images, "tflite", smooth_quant=True)
+    simulation = Simulation(real)
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
 
 
 def test_a_run_continues_from_another(graph: GraphModule, images: Any) -> None:
-    real, wants = quantized(graph, images, "tflite")
-    simulation = Simulation(real, wants)
+    real = quantized(graph, images, "tflite")
+    simulation = Simulation(real)
     nothing = simulation.run(images[0], ())
     for name in simulation.layers:
         alone, continued = simulation.run(images[0], [name]), simulation.run(images[0], [name], nothing)
         assert np.array_equal(alone.logits, continued.logits), name
         assert not np.array_equal(alone.logits, nothing.logits), name
     assert np.array_equal(simulation.run(images[0], (), nothing).logits, nothing.logits)
+
+
+class RowNorm(torch.nn.Module):
+    """A norm over the channels between two convolutions, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.depthwise, self.norm = torch.nn.Conv2d(3, 3, 3, groups=3), torch.nn.LayerNorm(3)
+        self.pointwise = torch.nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.depthwise(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits: torch.Tensor = self.pointwise(x).mean((2, 3))
+        return logits
+
+
+def test_a_quantizer_before_views_switches_with_the_layer_behind_them(images: Any) -> None:
+    graph = export_graph(RowNorm().eval().requires_grad_(False), (1, 3, 32, 32))
+    default = load_recipe("default")
+    wants = replace(default.targets["openvino"], rewrites=("rows-layer-norm",), int8_rewrites=None)
+    recipe = replace(default, targets={"openvino": wants}, weight_rounding="nearest", estimator="minmax")
+    real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, "openvino")
+    before_views = real.graph.find_nodes(op="call_function", target=A.reshape.default)[-1]
+    assert before_views.args[0].target is Q.dequantize_per_tensor.default
+    simulation = Simulation(real)
+    assert simulation.layers == ("depthwise", "pointwise")
+    assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
@@ -136,7 +165,7 @@ def test_a_padding_switches_with_its_layer(images: Any, target: str) -> None:
         return quantize(rewrite(graph, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
 
     real = quantized_without()
-    simulation = Simulation(real, wants)
+    simulation = Simulation(real)
     everything = simulation.run(images[0], simulation.layers)
     assert np.array_equal(everything.logits, answers(real, images[0]))
     on = [name for name in simulation.layers if name != "4"]
@@ -154,7 +183,7 @@ def test_residual_sums_switch_with_the_layers_before_them(images: Any, target: s
     assert wants.quantize_residuals
     real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target)
     wanted = quantize(rewrite(graph, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
-    simulation = Simulation(real, wants)
+    simulation = Simulation(real)
     on = [name for name in simulation.layers if name not in left]
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
@@ -185,6 +214,6 @@ def test_an_int8_constant(images: Any) -> None:
     real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, "openvino")
     quantizers = real.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default)
     assert any(node.args[0].op == "get_attr" for node in quantizers)
-    simulation = Simulation(real, wants)
+    simulation = Simulation(real)
     assert snr_db(answers(real, images[0]), simulation.run(images[0], simulation.layers).logits) > 20
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.execution.threads import at_once, threads
-from edgekit.compiler.graph import Q, set_values
+from edgekit.compiler.graph import set_values
 from edgekit.compiler.quantize.equalize import equalize
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
@@ -19,6 +19,7 @@ from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import minimize_range_mse
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
+from edgekit.compiler.quantizers import quantizers
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
@@ -69,7 +70,7 @@ def quantize(
                 fold_quantize=False,
             )
         assert isinstance(quantized, GraphModule)
-        set_values(quantized)
+        placement.write_owners(set_values(quantized))
         _check_scales(quantized)
         center_weights(quantized)
         if recipe.estimator == "mse":
@@ -96,6 +97,6 @@ def placement_of(recipe: Recipe, target: str, lowering: RuntimeLowering, graph: 
 
 def _check_scales(graph: GraphModule) -> None:
     """Raise CompileError if NNCF ignored that an activation is never finite."""
-    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default):
-        if not 0 < node.args[1] < math.inf:
-            raise CompileError(f"NNCF can't calibrate the graph: the values of '{node.args[0]}' are not finite")
+    for quantizer in quantizers(graph):
+        if not 0 < quantizer.scale < math.inf:
+            raise CompileError(f"NNCF can't calibrate the graph: the values of '{quantizer.source}' are not finite")

@@ -7,16 +7,17 @@ channels there and multiplies the layer's weights. The function and its operatio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
 from edgekit.compiler.execution.collector import Collector
-from edgekit.compiler.graph import A, add_constant, argument, constant, refresh, shape_of
+from edgekit.compiler.graph import A, add_constant, argument, constant, integers, operand, refresh, shape_of, weight_of
+from edgekit.compiler.layers import DenseLayer
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
@@ -24,8 +25,8 @@ from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 class _Place:
     """A node with a factor per channel."""
 
-    node: Any
-    layers: list[Node]
+    node: Node
+    layers: list[DenseLayer]
     """Dense layers, which are the node's only consumers."""
     axis: int
     """Axis of the channels."""
@@ -51,10 +52,10 @@ def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strengt
     return len(places)
 
 
-def _match(graph: GraphModule, node: Any) -> _Place | None:
+def _match(graph: GraphModule, node: Node) -> _Place | None:
     if node.target is A.layer_norm.default:
-        affine = (constant(graph, argument(node, position, None)) for position in (2, 3))
-        if len(node.args[1]) != 1 or any(part is None for part in affine):
+        affine = (constant(graph, argument(node, position)) for position in (2, 3))
+        if len(integers(node.args[1])) != 1 or any(part is None for part in affine):
             return None
         axis = len(shape_of(node)) - 1
     elif node.target is A.mul.Tensor and (weight := _response_weight(graph, node.args[1])) is not None:
@@ -68,11 +69,11 @@ def _match(graph: GraphModule, node: Any) -> _Place | None:
     return None if below is None else _Place(node, below, axis)
 
 
-def _response_weight(graph: GraphModule, factor: Any) -> Tensor | None:
+def _response_weight(graph: GraphModule, factor: Argument) -> Tensor | None:
     """The weight of ``n * weight + 1``, which `fold_response_norm` makes; None for other nodes."""
     if not isinstance(factor, Node) or factor.target is not A.add.Tensor or len(factor.users) != 1:
         return None
-    product: Any = factor.args[0]
+    product = factor.args[0]
     if factor.args[1] != 1.0 or not isinstance(product, Node) or product.target is not A.mul.Tensor:
         return None
     return constant(graph, product.args[1])
@@ -87,8 +88,7 @@ class _PeakCollector(Collector[Tensor]):
         self.peaks: dict[Node, Tensor] = {}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        peak: Tensor = output.abs().movedim(self._places[node].axis, 0).flatten(1).amax(1)
-        return peak
+        return output.abs().movedim(self._places[node].axis, 0).flatten(1).amax(1)
 
     def add(self, node: Node, part: Tensor) -> None:
         self.peaks[node] = torch.maximum(part, self.peaks[node]) if node in self.peaks else part
@@ -98,8 +98,7 @@ def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) 
     """Divisor of each channel, [C]; 1 for channels that are always zero."""
     weights = torch.zeros_like(peaks)
     for layer in place.layers:
-        weight = constant(graph, layer.args[1])
-        assert weight is not None
+        weight = weight_of(graph, layer.weight)
         weights = torch.maximum(weights, weight.abs().movedim(1, 0).flatten(1).amax(1))
     alive = (peaks > 0) & (weights > 0)
     divisor = peaks.where(alive, torch.ones(())) ** strength / weights.where(alive, torch.ones(())) ** (1 - strength)
@@ -110,18 +109,13 @@ def _divide(graph: GraphModule, place: _Place, divisor: Tensor) -> None:
     """Divide the channels of the place's output by changing its constants."""
     node = place.node
     if node.target is A.layer_norm.default:
-        affine = [constant(graph, node.args[position]) for position in (2, 3)]
-        new = [
-            add_constant(graph, node, f"{node.name}.{index}", part / divisor)
-            for index, part in enumerate(affine)
-            if part is not None
-        ]
+        affine = [weight_of(graph, node.args[position]) for position in (2, 3)]
+        new = [add_constant(graph, node, f"{node.name}.{index}", part / divisor) for index, part in enumerate(affine)]
         node.args = (*node.args[:2], *new, *node.args[4:])
         return
-    factor = node.args[1]
-    product = factor.args[0]
-    weight = constant(graph, product.args[1])
-    assert weight is not None
+    factor = operand(node, 1)
+    product = operand(factor)
+    weight = weight_of(graph, product.args[1])
     shape = weight.shape
     product.args = (product.args[0], add_constant(graph, product, f"{node.name}.weight", weight / divisor.view(shape)))
     factor.args = (product, add_constant(graph, factor, f"{node.name}.one", 1 / divisor.view(shape)))

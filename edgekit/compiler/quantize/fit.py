@@ -7,9 +7,10 @@ remains on average. Only constants change, so runtimes compile the same kernels.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import reduce
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ from edgekit.compiler.execution.memory import subset_that_fits
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values
 from edgekit.compiler.execution.threads import at_once, side_by_side
 from edgekit.compiler.graph import (
-    A,
     add_constant,
-    argument,
     constant,
     drop_constants,
-    has_int8_weights,
-    set_int8_weights,
+    operand,
     shape_of,
+    weight_of,
 )
+from edgekit.compiler.layers import DenseLayer, dense_layer
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, input_rows, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
+from edgekit.compiler.quantizers import QUANTIZATIONS, int8_weight, set_int8_weights
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
@@ -71,36 +72,38 @@ class _Walk:
         self._exact: Values = {}
         self._quantized: Values = {}
 
-    def visit(self, node: Any) -> bool:
+    def visit(self, node: Node) -> bool:
         """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
         inputs = node.all_input_nodes
-        fits = _can_be_fitted(self._graph, node) and isinstance(self._quantized[node.args[0]], list)
-        if fits:
-            self._quantized[node.args[1]] = self._fit(node)
+        layer = _layer_to_fit(self._graph, node)
+        if layer is not None and not isinstance(self._quantized[layer.source], list):
+            layer = None  # it doesn't depend on the image
+        if layer is not None:
+            self._quantized[layer.weight] = self._fit(layer)
         for side in (self._exact, self._quantized):
-            if side is self._exact and _is_quantization(node):
-                side[node] = side[node.args[0]]
+            if side is self._exact and node.target in QUANTIZATIONS:
+                side[node] = side[operand(node)]
             elif node.op != "output":
                 side[node] = self._nodes.run(node, side)
-        if fits and argument(node, 2, None) is not None:
-            self._correct_bias(node)
+        if layer is not None and layer.bias is not None:
+            self._correct_bias(layer)
         self._nodes.forget(inputs, self._exact, self._quantized)
-        return fits
+        return layer is not None
 
-    def _fit(self, node: Any) -> Tensor:
+    def _fit(self, layer: DenseLayer) -> Tensor:
         """Give a layer new levels and scales. Returns its new weight, whole multiples of the scales."""
-        quantizer = node.args[1].args[0]
-        weight, scale = (constant(self._graph, argument) for argument in quantizer.args[:2])
-        assert weight is not None
-        assert scale is not None
-        low, high = quantizer.args[4:6]
-        groups = argument(node, 6, 1) if node.target is A.conv2d.default else 1
-        best, scales = (part.double().reshape(groups, len(weight) // groups, -1) for part in (weight, scale))
-        pairings = pairings_of(node, weight) if self._limit_pairs else []
+        quantizer = int8_weight(layer.node)
+        assert quantizer is not None
+        weight, scale = quantizer.weight_and_scale(self._graph)
+        low, high = quantizer.low, quantizer.high
+        best, scales = (
+            part.double().reshape(layer.groups, len(weight) // layer.groups, -1) for part in (weight, scale)
+        )
+        pairings = pairings_of(layer, weight) if self._limit_pairs else []
         if best.shape[2] > MOST_INPUTS:
             levels = (best / scales).round().clamp(low, high)
         else:
-            halves = self._moments(node, weight)
+            halves = self._moments(layer, weight)
             both = halves[0] + halves[1]
             best = best + _correction(best, both, _choose_damping(best, halves))
             widest = torch.maximum(best.abs().amax(2) / high, scales[:, :, 0] / 2)
@@ -108,39 +111,35 @@ class _Walk:
             compensation = Compensation.of(both.covariance, list(weight.shape))
             levels = round_levels(best, compensation, scales[:, :, 0], low, high, pairings)
         fitted = (levels * scales).float().view(weight.shape)
-        set_int8_weights(self._graph, node, fitted, scales.float().flatten())
+        set_int8_weights(self._graph, layer.node, fitted, scales.float().flatten())
         return fitted
 
-    def _moments(self, node: Any, weight: Tensor) -> tuple["_Moments", "_Moments"]:
+    def _moments(self, layer: DenseLayer, weight: Tensor) -> tuple["_Moments", "_Moments"]:
         """The moments of a layer's inputs in each half of the images."""
-        exact, quantized = self._exact[node.args[0]], self._quantized[node.args[0]]
-        positions = math.prod(shape_of(node)) // len(weight)
+        exact, quantized = self._exact[layer.source], self._quantized[layer.source]
+        positions = math.prod(shape_of(layer.node)) // len(weight)
         surplus = len(exact) * positions // (ROWS_PER_INPUT * weight[0].numel())
         skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
         stride = _stride(surplus // skipped, positions)
-        centred = argument(node, 2, None) is not None
 
         def of_image(sides: tuple[Tensor, Tensor]) -> _Moments:
-            return _Moments.of(*(input_rows(node, side, weight)[:, ::stride].contiguous() for side in sides))
+            return _Moments.of(*(input_rows(layer, side)[:, ::stride].contiguous() for side in sides))
 
         def moments(images: slice) -> _Moments:
-            total = _Moments()
             both = list(zip(exact[images], quantized[images], strict=True))
-            for part in side_by_side(of_image, both, self._at_once):
-                total = total + part
-            return total.centred() if centred else total
+            total = reduce(operator.add, side_by_side(of_image, both, self._at_once))
+            return total if layer.bias is None else total.centred()
 
         first = moments(slice(0, None, 2 * skipped))
         return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
 
-    def _correct_bias(self, node: Any) -> None:
+    def _correct_bias(self, layer: DenseLayer) -> None:
         """Move the mean error of each channel, over all images and positions, into the layer's bias."""
-        axis = 1 if node.target is A.conv2d.default else -1
-        error: Any = 0
+        node, axis = layer.node, layer.channel_axis
+        bias = weight_of(self._graph, layer.bias)
+        error = torch.zeros(len(bias), dtype=torch.float64)
         for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
             error = error + (exact - quantized).movedim(axis, 0).flatten(1).mean(1).double() / len(self._nodes.images)
-        bias = constant(self._graph, node.args[2])
-        assert bias is not None
         new = add_constant(self._graph, node, f"{node.name}.bias", (bias.double() + error).float())
         old, node.args = node.args, (*node.args[:2], new, *node.args[3:])
         drop_constants(self._graph, old[2:3])
@@ -152,14 +151,14 @@ class _Walk:
 class _Moments:
     """Sums over rows of a layer's inputs, float64."""
 
-    rows: int = 0
-    exact: Any = 0
+    rows: int
+    exact: Tensor
     """Sum of the exact rows, [groups,in]."""
-    quantized: Any = 0
+    quantized: Tensor
     """Sum of the quantized rows, [groups,in]."""
-    cross: Any = 0
+    cross: Tensor
     """Products of the exact with the quantized inputs, [groups,in,in]."""
-    covariance: Any = 0
+    covariance: Tensor
     """Products of the quantized inputs with each other, [groups,in,in]."""
 
     @classmethod
@@ -222,15 +221,10 @@ def _stride(wanted: int, positions: int) -> int:
     return stride
 
 
-def _is_quantization(node: Node) -> bool:
-    """Whether the node is one of those that the float network doesn't have."""
-    return str(node.target).startswith("quantized_decomposed.")
-
-
-def _can_be_fitted(graph: GraphModule, node: Any) -> bool:
-    """Whether a layer has int8 weights and shares no constant with another layer."""
-    if not has_int8_weights(node):
-        return False
-    dequantizer, bias = node.args[1], argument(node, 2, None)
-    own = [dequantizer, dequantizer.args[0], *([] if bias is None else [bias])]
-    return all(len(part.users) == 1 for part in own) and (bias is None or constant(graph, bias) is not None)
+def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:
+    """The layer that a node computes, if it has int8 weights and shares no constant with another layer."""
+    layer, quantizer = dense_layer(node), int8_weight(node)
+    if layer is None or quantizer is None or (layer.bias is not None and constant(graph, layer.bias) is None):
+        return None
+    own = [layer.weight, quantizer.node, *([] if layer.bias is None else [layer.bias])]
+    return layer if all(len(part.users) == 1 for part in own) else None

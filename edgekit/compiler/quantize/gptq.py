@@ -4,9 +4,11 @@ Rounding each weight to the nearest level minimizes the error of the weights, no
 channels are correlated, so later weights can compensate an earlier rounding error.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import reduce
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,8 +20,10 @@ from torch.nn import functional as F
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.execution.memory import VALUES_BYTES, subset_that_fits
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values
-from edgekit.compiler.graph import A, argument, constant, has_int8_weights, pair, set_int8_weights
+from edgekit.compiler.graph import constant, shape_of
+from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
 from edgekit.compiler.quantize.saturation import pairings_of
+from edgekit.compiler.quantizers import int8_weight, set_int8_weights
 from edgekit.errors import CompileError
 from edgekit.support.weight_pairs import LARGEST_SUM
 
@@ -60,8 +64,8 @@ def _round_groups(graph: GraphModule, samples: Sequence[NDArray[np.float32]], li
     for group in _groups(graph):
         collector = _HessianCollector(graph, group)
         collector.collect(samples)
-        for node in group:
-            _round(graph, node, collector.hessians.pop(node), limit_pairs)
+        for layer in group:
+            _round(graph, layer, collector.hessians.pop(layer.node), limit_pairs)
             rounded += 1
     return rounded
 
@@ -75,11 +79,11 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
     nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, VALUES_BYTES)), Values()
     for node in list(graph.graph.nodes):
         inputs = node.all_input_nodes
-        weight = _quantized_weight(graph, node, MOST_INPUTS_OF_LARGE)
-        if weight is not None and isinstance(values[node.args[0]], list):
-            rows = (input_rows(node, x, weight) for x in values[node.args[0]])
-            hessian: Any = sum(each.mT @ each for each in rows)
-            values[node.args[1]] = _round(graph, node, hessian, limit_pairs)
+        layer = dense_layer(node)
+        if layer and _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE) and isinstance(values[layer.source], list):
+            rows = (input_rows(layer, x) for x in values[layer.source])
+            hessian = reduce(torch.add, (each.mT @ each for each in rows))
+            values[layer.weight] = _round(graph, layer, hessian, limit_pairs)
             rounded += 1
         if node.op != "output":
             values[node] = nodes.run(node, values)
@@ -87,21 +91,19 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
     return rounded
 
 
-def _round(graph: GraphModule, node: Any, hessian: Tensor, limit_pairs: bool) -> Tensor:
+def _round(graph: GraphModule, layer: DenseLayer, hessian: Tensor, limit_pairs: bool) -> Tensor:
     """Replace a layer's weight by whole multiples of its scales. Returns it."""
-    quantizer = node.args[1].args[0]
-    weight, scale = constant(graph, quantizer.args[0]), constant(graph, quantizer.args[1])
-    assert weight is not None
-    assert scale is not None
-    low, high = quantizer.args[4:6]
+    quantizer = int8_weight(layer.node)
+    assert quantizer is not None
+    weight, scale = quantizer.weight_and_scale(graph)
     compensation = Compensation.of(hessian, list(weight.shape))
-    pairings = pairings_of(node, weight) if limit_pairs else []
+    pairings = pairings_of(layer, weight) if limit_pairs else []
     channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
     for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
-        levels = round_levels(part[None], compensation, scales[None], low, high, pairings)[0]
+        levels = round_levels(part[None], compensation, scales[None], quantizer.low, quantizer.high, pairings)[0]
         parts.append((levels * scales.double()[:, None]).float())
     rounded = torch.cat(parts).view(weight.shape)
-    set_int8_weights(graph, node, rounded)
+    set_int8_weights(graph, layer.node, rounded)
     return rounded
 
 
@@ -112,57 +114,61 @@ def hessian_bytes(inputs: Iterable[int], weights: int) -> int:
     return min(MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= MOST_INPUTS))
 
 
-def _groups(graph: GraphModule) -> Iterator[list[Any]]:
+def _groups(graph: GraphModule) -> Iterator[list[DenseLayer]]:
     """Yield dense layers with quantized weights, in groups whose Hessians fit into `MEMORY_BYTES`."""
-    group: list[Any] = []
+    group: list[DenseLayer] = []
     used = 0
-    for node in list(graph.graph.nodes):
-        weight = _quantized_weight(graph, node, MOST_INPUTS)
-        if weight is None:
+    for layer in dense_layers(graph):
+        if not _can_be_rounded(graph, layer, MOST_INPUTS):
             continue
-        size = weight[0].numel() ** 2 * 4
+        size = _inputs(layer) ** 2 * 4
         if group and used + size > MEMORY_BYTES:
             yield group
             group, used = [], 0
-        group.append(node)
+        group.append(layer)
         used += size
     if group:
         yield group
 
 
-def _quantized_weight(graph: GraphModule, node: Any, most: int) -> Tensor | None:
-    """The weight of a dense layer whose Q/DQ has one scale per output channel; None for other nodes."""
-    if not has_int8_weights(node) or argument(node, 6, 1) != 1:
-        return None
-    weight = constant(graph, node.args[1].args[0].args[0])
-    return weight if weight is not None and weight[0].numel() <= most else None
+def _can_be_rounded(graph: GraphModule, layer: DenseLayer, most: int) -> bool:
+    """Whether a layer isn't grouped, has constant weights in INT8, and at most this many inputs."""
+    quantizer = int8_weight(layer.node)
+    if quantizer is None or layer.groups != 1 or constant(graph, quantizer.source) is None:
+        return False
+    return _inputs(layer) <= most
+
+
+def _inputs(layer: DenseLayer) -> int:
+    """Number of inputs that meet each output's weights."""
+    return math.prod(shape_of(layer.weight)[1:])
 
 
 class _HessianCollector(Collector[Tensor]):
     """Sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
 
-    def __init__(self, graph: GraphModule, layers: Sequence[Node]) -> None:
-        super().__init__(graph, layers)
+    def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer]) -> None:
+        self._layers = {layer.node: layer for layer in layers}
+        super().__init__(graph, self._layers)
         self.hessians: dict[Node, Tensor] = {}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        rows = input_rows(node, *inputs[:2])
+        rows = input_rows(self._layers[node], inputs[0])
         return rows.mT @ rows
 
     def add(self, node: Node, part: Tensor) -> None:
         self.hessians[node] = self.hessians[node] + part if node in self.hessians else part
 
 
-def input_rows(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+def input_rows(layer: DenseLayer, x: Tensor) -> Tensor:
     """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in]."""
-    if node.target is A.linear.default:
+    if not layer.is_conv:
         return x.flatten(0, -2)[None]
-    stride, padding, dilation = (
-        pair(argument(node, position, default)) for position, default in ((3, 1), (4, 0), (5, 1))
-    )
-    pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
-    columns = x[0].flatten(1) if pointwise else F.unfold(x, weight.shape[2:], dilation, padding, stride)[0]
-    return columns.view(argument(node, 6, 1), -1, columns.shape[-1]).transpose(1, 2)
+    if layer.kernel == layer.stride == (1, 1) and layer.padding == (0, 0):
+        columns = x[0].flatten(1)
+    else:
+        columns = F.unfold(x, layer.kernel, layer.dilation, layer.padding, layer.stride)[0]
+    return columns.view(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Placement of Q/DQ for each runtime, as a quantizer for NNCF."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -14,17 +14,10 @@ from edgekit.compat.torchao import (
     QuantizationSpec,
     Quantizer,
 )
-from edgekit.compiler.graph import (
-    A,
-    behind_views,
-    constant,
-    is_depthwise,
-    is_padding,
-    is_view_of_constant,
-    layer_name,
-    shape_of,
-)
+from edgekit.compiler.graph import A, behind_views, constant, is_padding, is_view_of_constant, operand, shape_of
+from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
 from edgekit.compiler.quantize.runtime_lowering import Lowering
+from edgekit.compiler.quantizers import DEQUANTIZE, DEQUANTIZE_CHANNELS, quantizer_of, set_owners
 from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe
 
@@ -53,65 +46,90 @@ class Placement(Quantizer):  # type: ignore[misc]
         )
         self._target, self._float_layers, self._scheme = target, tuple(float_layers), scheme
         self._lowerings = tuple(lowerings)
+        # Layers for whose sake a node's inputs or its output are quantized, by the node's name, which NNCF keeps.
+        self._input_owners: dict[str, set[str]] = defaultdict(set)
+        self._output_owners: dict[str, set[str]] = defaultdict(set)
 
     def covers(self, node: Node) -> bool:
         """Whether this node's weights become integers, and in the scheme w8a8 also its operation."""
-        if node.target not in (A.conv2d.default, A.linear.default):
+        layer = dense_layer(node)
+        if layer is None or (layer.is_depthwise and not self._target.quantize_depthwise):
             return False
-        if is_depthwise(node) and not self._target.quantize_depthwise:
-            return False
-        return not any(fnmatchcase(layer_name(node), pattern) for pattern in self._float_layers)
+        return not any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers)
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        for node in model.graph.nodes:
-            if not self.covers(node) or constant(model, node.args[1]) is None:
-                continue
-            consumer = self._first_consumer(node)
-            marks = {node: QuantizationAnnotation(input_qspec_map={node.args[1]: self._weight}, _annotated=True)}
-            if self._scheme == "w8":
-                node.meta["quantization_annotation"] = marks[node]
-                continue
-            mark = marks.setdefault(consumer, QuantizationAnnotation(_annotated=True))
-            mark.input_qspec_map[consumer.args[0]] = self._activation
-            if self._target.quantize_outputs:
-                last = marks.setdefault(_last(node), QuantizationAnnotation(_annotated=True))
-                last.output_qspec = self._activation
-                if self._target.quantize_gelu:
-                    for user in node.users:
-                        if user.target in TABLES:
-                            marks[user] = QuantizationAnnotation(_annotated=True, output_qspec=self._activation)
-            for annotated, annotation in marks.items():
-                annotated.meta["quantization_annotation"] = annotation
+        """Mark the nodes whose inputs or output NNCF has to quantize."""
+        for layer in dense_layers(model):
+            if self.covers(layer.node) and constant(model, layer.weight) is not None:
+                _mark(layer.node).input_qspec_map[layer.weight] = self._weight
+                if self._scheme == "w8a8":
+                    self._quantize_input(layer)
+                    self._quantize_output(layer)
         for lowering in self._lowerings if self._scheme == "w8a8" else ():
             for node, values in lowering.symmetric_inputs(model).items():
-                symmetric = dict.fromkeys(values, self._symmetric)
-                node.meta["quantization_annotation"] = QuantizationAnnotation(symmetric, _annotated=True)
+                _mark(node).input_qspec_map.update(dict.fromkeys(values, self._symmetric))
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node in model.graph.nodes:
-                makers = [without_activation(value) for value in int8_inputs(node)]
-                if any(self.covers(maker) and maker.target is A.conv2d.default for maker in makers):
-                    self._annotate_residual(node)
+                self._quantize_residual(node)
         return model
 
-    def _first_consumer(self, layer: Any) -> Any:
+    def write_owners(self, graph: GraphModule) -> None:
+        """Write into each DQ of a graph that NNCF quantized by this placement which layers it serves.
+
+        A graph without any of these layers in INT8 would not have this DQ. The DQ of attention serves no layer.
+        """
+        for node in graph.graph.nodes:
+            if node.target is DEQUANTIZE_CHANNELS:
+                layers = (dense_layer(user) for user in node.users)
+                set_owners(node, {layer.name for layer in layers if layer is not None})
+            elif node.target is DEQUANTIZE:
+                quantizer = quantizer_of(node)
+                assert quantizer is not None
+                owners = set(self._output_owners[quantizer.source.name])
+                set_owners(node, owners.union(*(self._input_owners[user.name] for user in node.users)))
+
+    def _quantize_input(self, layer: DenseLayer) -> None:
+        consumer = self._first_consumer(layer)
+        _mark(consumer).input_qspec_map[consumer.args[0]] = self._activation
+        self._input_owners[consumer.name].add(layer.name)
+
+    def _first_consumer(self, layer: DenseLayer) -> Node:
         """The node before which the input of a layer is quantized."""
-        value = layer.args[0]
+        value = layer.source
         if is_padding(value):
             return value  # zeros stay zeros, and the kernel can then do the padding
         if "rows-layer-norm" in self._target.rewrites_of("int8") and value.target is A.permute.default:
-            view = value.args[0]
-            if behind_views(view) is layer and view.args[0].target is A.layer_norm.default:
+            view = operand(value)
+            if behind_views(view) is layer.node and operand(view).target is A.layer_norm.default:
                 return view  # OpenVINO's kernel for the norm then quantizes too
-        return layer
+        return layer.node
 
-    def _annotate_residual(self, node: Node) -> None:
-        mark = QuantizationAnnotation(dict.fromkeys(int8_inputs(node), self._activation), _annotated=True)
-        node.meta["quantization_annotation"] = mark
-        behind = _last(node).meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
-        behind.output_qspec = self._activation
+    def _quantize_output(self, layer: DenseLayer) -> None:
+        if not self._target.quantize_outputs:
+            return
+        tables = [user for user in layer.node.users if user.target in TABLES and self._target.quantize_gelu]
+        for node in (_last(layer.node), *tables):
+            _mark(node).output_qspec = self._activation
+            self._output_owners[node.name].add(layer.name)
+
+    def _quantize_residual(self, node: Node) -> None:
+        """Quantize a residual sum or a max pooling behind a convolution in INT8, from INT8 to INT8."""
+        makers = (dense_layer(without_activation(value)) for value in int8_inputs(node))
+        owners = {maker.name for maker in makers if maker is not None and maker.is_conv and self.covers(maker.node)}
+        if not owners:
+            return
+        _mark(node).input_qspec_map.update(dict.fromkeys(int8_inputs(node), self._activation))
+        _mark(_last(node)).output_qspec = self._activation
+        self._input_owners[node.name] |= owners
+        self._output_owners[_last(node).name] |= owners
 
     def validate(self, model: GraphModule) -> None:
         """Do nothing: `annotate` only marks supported nodes."""
+
+
+def _mark(node: Node) -> QuantizationAnnotation:
+    """The annotation of a node, which NNCF reads."""
+    return node.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
 
 
 def _last(node: Node) -> Node:
@@ -120,17 +138,18 @@ def _last(node: Node) -> Node:
     return users[0] if len(users) == 1 and users[0].target in ACTIVATIONS else node
 
 
-def int8_inputs(node: Node) -> list[Any]:
+def int8_inputs(node: Node) -> list[Node]:
     """Inputs of a residual sum or a max pooling, which can run in int8; none for other nodes."""
     if node.target is A.max_pool2d.default:
-        return [node.args[0]]
-    if node.target is not A.add.Tensor or not all(isinstance(value, Node) for value in node.args):
+        return [operand(node)]
+    if node.target is not A.add.Tensor:
         return []
-    if any(is_view_of_constant(value) for value in node.args):
-        return []  # a position embedding or a bias isn't a residual
-    return list(node.args) if len({shape_of(value) for value in node.args}) == 1 else []
+    inputs = [value for value in node.args if isinstance(value, Node)]
+    if len(inputs) < len(node.args) or any(is_view_of_constant(value) for value in inputs):
+        return []  # a number, a position embedding or a bias isn't a residual
+    return inputs if len({shape_of(value) for value in inputs}) == 1 else []
 
 
-def without_activation(node: Any) -> Any:
+def without_activation(node: Node) -> Node:
     """The node itself, or its input if the node is an activation that a kernel applies."""
-    return node.args[0] if node.target in ACTIVATIONS else node
+    return operand(node) if node.target in ACTIVATIONS else node

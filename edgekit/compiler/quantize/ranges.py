@@ -7,7 +7,6 @@ differ.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.collector import Collector
-from edgekit.compiler.graph import A, Q, behind_views, constant, is_padding
+from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of
+from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.quantizers import Quantizer, quantizers, set_grid, weight_quantizer_of
 
 BINS = 8192
 MOST_VALUES = 1 << 16
@@ -35,16 +36,14 @@ def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]
     The graph must have been calibrated on the same images with the whole range of each activation. Symmetric ranges
     stay. Returns the number of ranges changed.
     """
-    quantizers = graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default)
-    nodes = [node for node in quantizers if not _is_symmetric(node)]
-    histograms = _Histograms(graph, nodes)
+    asymmetric = [quantizer for quantizer in quantizers(graph) if not _is_symmetric(quantizer)]
+    histograms = _Histograms(graph, asymmetric)
     histograms.collect(samples)
     changed = 0
-    for node in nodes:
-        scale, zero = _best(node, histograms.mass[node])
-        changed += scale != node.args[1]
-        for part in (node, *(user for user in node.users if user.target is Q.dequantize_per_tensor.default)):
-            part.args = (part.args[0], scale, zero, *part.args[3:])
+    for quantizer in asymmetric:
+        scale, zero = _best(quantizer, histograms.mass[quantizer.node])
+        changed += scale != quantizer.scale
+        set_grid(quantizer, (scale, zero, *quantizer.grid[2:]))
     graph.recompile()
     return changed
 
@@ -52,15 +51,16 @@ def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]
 class _Histograms(Collector[Tensor]):
     """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
 
-    def __init__(self, graph: GraphModule, nodes: Sequence[Node]) -> None:
-        super().__init__(graph, nodes)
-        self._weights = {node: _channel_weights(graph, node) for node in nodes}
-        self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in nodes}
+    def __init__(self, graph: GraphModule, of: Sequence[Quantizer]) -> None:
+        self._quantizers = {quantizer.node: quantizer for quantizer in of}
+        super().__init__(graph, self._quantizers)
+        self._weights = {quantizer.node: _channel_weights(graph, quantizer) for quantizer in of}
+        self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in self._quantizers}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         x = inputs[0]
         step = _step(x.numel())
-        low, high = representable_range(node)
+        low, high = self._quantizers[node].representable_range
         bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
         return torch.bincount(bins, self._sample_weights(node, x, step), BINS)
 
@@ -85,48 +85,41 @@ def _step(count: int) -> int:
     return step
 
 
-def consumers(node: Any) -> list[Any]:
+def consumers(quantizer: Quantizer) -> list[Node]:
     """Consumers of a quantizer's output, looking through DQ, padding and the views behind rows."""
-    users = (user for dequantize in node.users for user in dequantize.users)
+    users = (user for dequantize in quantizer.node.users for user in dequantize.users)
     return [next(iter(user.users)) if is_padding(user) else behind_views(user) for user in users]
 
 
-def _is_symmetric(node: Any) -> bool:
+def _is_symmetric(quantizer: Quantizer) -> bool:
     """Whether a kernel needs the zero point 0, as for the queries and keys of attention."""
-    return any(user.target is A.scaled_dot_product_attention.default for user in consumers(node))
+    return any(user.target is A.scaled_dot_product_attention.default for user in consumers(quantizer))
 
 
-def representable_range(node: Any) -> tuple[float, float]:
-    """Smallest and largest value that a quantizer can represent."""
-    _, scale, zero, low, high = node.args[:5]
-    return (low - zero) * scale, (high - zero) * scale
-
-
-def _channel_weights(graph: GraphModule, node: Any) -> tuple[int, Tensor] | None:
+def _channel_weights(graph: GraphModule, quantizer: Quantizer) -> tuple[int, Tensor] | None:
     """(axis, mean square [C] of the weights of each channel); None if not only dense layers consume the value."""
     total, axis = None, -1
-    for layer in consumers(node):
-        dequantizer = layer.args[1] if layer.target in (A.conv2d.default, A.linear.default) else None
-        if dequantizer is None or dequantizer.target is not Q.dequantize_per_channel.default:
-            return None
-        weight = constant(graph, dequantizer.args[0].args[0])
-        if weight is None or (layer.target is A.conv2d.default and len(layer.args) > 6 and layer.args[6] != 1):
+    for user in consumers(quantizer):
+        layer = dense_layer(user)
+        of_weight = None if layer is None else weight_quantizer_of(layer.weight)
+        weight = None if of_weight is None else constant(graph, of_weight.source)
+        if layer is None or weight is None or layer.groups != 1:
             return None
         # Q either stands directly before a convolution, or on the rows that views turn into its input.
-        axis = 1 if layer.target is A.conv2d.default and layer.args[0].target is not A.permute.default else -1
+        axis = 1 if layer.is_conv and layer.source.target is not A.permute.default else -1
         square = weight.double().square().movedim(1, 0).flatten(1).mean(1)
         total = square if total is None else total + square
     return None if total is None else (axis, total / total.mean())
 
 
-def _best(node: Any, mass: Tensor) -> tuple[float, int]:
+def _best(quantizer: Quantizer, mass: Tensor) -> tuple[float, int]:
     """Scale and zero point of the range with the smallest error."""
-    _, whole_scale, whole_zero, least, most = node.args[:5]
-    low, high = representable_range(node)
+    least, most = quantizer.low, quantizer.high
+    low, high = quantizer.representable_range
     values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
-    output = _consumer_function(node)
+    output = _consumer_function(quantizer)
     wanted = output(values)
-    best: tuple[float, float, int] = (math.inf, whole_scale, whole_zero)
+    best: tuple[float, float, int] = (math.inf, quantizer.scale, quantizer.zero_point)
     for share in SHARES if low < 0 else SHARES[-1:]:
         scales = (high * SHARES - low * share).clamp(min=1e-12) / (most - least)
         zeros = (least - low * share / scales).round().clamp(least, most)
@@ -139,10 +132,11 @@ def _best(node: Any, mass: Tensor) -> tuple[float, int]:
     return best[1:]
 
 
-def _consumer_function(node: Any) -> Callable[[Tensor], Tensor]:
+def _consumer_function(quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
     """The activation that alone consumes a quantizer's output, or the identity."""
-    users = consumers(node)
+    users = consumers(quantizer)
     if len(users) != 1 or users[0].target not in POINTWISE:
         return lambda values: values
     (activation,) = users
-    return lambda values: activation.target(values, *activation.args[1:], **activation.kwargs)
+    function = operation_of(activation)
+    return lambda values: function(values, *activation.args[1:], **activation.kwargs)

@@ -8,20 +8,20 @@ In a product of two activations, the second one takes the place of the weights.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, Q, argument, constant, has_int8_weights, insert, set_int8_weights
+from edgekit.compiler.graph import A, constant, insert
+from edgekit.compiler.layers import DenseLayer, dense_layers
+from edgekit.compiler.quantizers import int8_weight, quantizer_of, set_grid, set_int8_weights
 from edgekit.support.weight_pairs import LARGEST_SUM, pairings
 
 
-def pairings_of(layer: Any, weight: Tensor) -> list[Tensor]:
+def pairings_of(layer: DenseLayer, weight: Tensor) -> list[Tensor]:
     """How kernels may pair a layer's inputs within a group: int64 [pairs,2] each. Empty if it has no pairs."""
-    groups = argument(layer, 6, 1) if layer.target is A.conv2d.default else 1
-    return [torch.from_numpy(pairs) for pairs in pairings(weight.shape, groups)]
+    return [torch.from_numpy(pairs) for pairs in pairings(weight.shape, layer.groups)]
 
 
 def safe_scales(weight: Tensor, scales: Tensor, pairings: Sequence[Tensor]) -> Tensor:
@@ -40,13 +40,14 @@ def widen_scales(graph: GraphModule) -> int:
     Returns the number of layers whose scales changed.
     """
     changed = 0
-    for node in filter(has_int8_weights, list(graph.graph.nodes)):
-        weight, scale = (constant(graph, argument) for argument in node.args[1].args[0].args[:2])
-        if weight is None or scale is None:
+    for layer in dense_layers(graph):
+        quantizer = int8_weight(layer.node)
+        if quantizer is None or constant(graph, quantizer.source) is None:
             continue
-        wider = safe_scales(weight.flatten(1), scale, pairings_of(node, weight))
+        weight, scale = quantizer.weight_and_scale(graph)
+        wider = safe_scales(weight.flatten(1), scale, pairings_of(layer, weight))
         if not torch.equal(wider, scale):
-            set_int8_weights(graph, node, scale=wider)
+            set_int8_weights(graph, layer.node, scale=wider)
             changed += 1
     graph.recompile()
     return changed
@@ -59,15 +60,13 @@ def limit_keys(graph: GraphModule) -> int:
     """
     limited = 0
     for attention in graph.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default):
-        dequantizer = attention.args[1]
-        if dequantizer.target is not Q.dequantize_per_tensor.default:
+        quantizer = quantizer_of(attention.args[1])
+        if quantizer is None:
             continue
-        quantizer = dequantizer.args[0]
-        key, scale, *rest = quantizer.args
-        bound = LARGEST_SUM // 2 * 2 * scale
-        quantizer.args = (insert(graph, quantizer, A.clamp.default, key, -bound, bound), 2 * scale, *rest)
-        for node in list(quantizer.users):
-            node.args = (quantizer, 2 * scale, *rest)
+        node, bound = quantizer.node, LARGEST_SUM // 2 * 2 * quantizer.scale
+        clamped = insert(graph, node, A.clamp.default, quantizer.source, -bound, bound)
+        node.args = (clamped, *node.args[1:])
+        set_grid(quantizer, (2 * quantizer.scale, *quantizer.grid[1:]))
         limited += 1
     graph.recompile()
     return limited

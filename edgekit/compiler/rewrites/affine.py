@@ -1,42 +1,42 @@
 """Folds scales and shifts into dense layers: the affine part of a LayerNorm, and layer scale."""
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, argument, constant, pair, refresh, set_weights, shape_of
+from edgekit.compiler.graph import A, argument, constant, integers, operand, refresh, set_weights, shape_of, weight_of
+from edgekit.compiler.layers import DenseLayer, dense_layer
 
-DENSE = (A.conv2d.default, A.linear.default)
 
-
-def dense_consumers(node: Node) -> list[Node] | None:
+def dense_consumers(node: Node) -> list[DenseLayer] | None:
     """The dense layers that consume `node`, looking through permutes, or None if it has any other consumer.
 
     A convolution with padding counts as another consumer, because its border would see the shift.
     """
-    consumers: list[Node] = []
+    consumers: list[DenseLayer] = []
     for user in node.users:
+        layer = dense_layer(user)
         if user.target is A.permute.default:
             below = dense_consumers(user)
             if below is None:
                 return None
             consumers += below
-        elif user.target in DENSE and user.args[0] is node and user.args[1] is not node:
-            padded = user.target is A.conv2d.default and pair(argument(user, 4, 0)) != (0, 0)
-            if padded or argument(user, 6, 1) != 1:
-                return None
-            consumers.append(user)
+        elif layer is not None and layer.source is node and layer.weight is not node and _shifts_evenly(layer):
+            consumers.append(layer)
         else:
             return None
     return consumers or None
 
 
-def fold_input_affine(graph: GraphModule, layer: Node, scale: Tensor | None, shift: Tensor | None) -> None:
+def _shifts_evenly(layer: DenseLayer) -> bool:
+    """Whether a shift of a layer's input shifts each output channel by the same amount everywhere."""
+    return layer.padding == (0, 0) and layer.groups == 1
+
+
+def fold_input_affine(graph: GraphModule, layer: DenseLayer, scale: Tensor | None, shift: Tensor | None) -> None:
     """Change `layer` so that its output for x is its former output for x * scale + shift, per input channel."""
-    weight, bias = constant(graph, layer.args[1]), constant(graph, argument(layer, 2, None))
-    assert weight is not None
+    weight, bias = weight_of(graph, layer.weight), constant(graph, layer.bias)
     exact = weight.double()
     if shift is not None:
         taps = shift.double().view(1, -1, *[1] * (weight.ndim - 2))
@@ -44,7 +44,7 @@ def fold_input_affine(graph: GraphModule, layer: Node, scale: Tensor | None, shi
         bias = (moved if bias is None else bias.double() + moved).float()
     if scale is not None:
         exact = exact * scale.double().view(1, -1, *[1] * (weight.ndim - 2))
-    set_weights(graph, layer, exact.float(), bias)
+    set_weights(graph, layer.node, exact.float(), bias)
 
 
 @torch.no_grad()
@@ -55,9 +55,9 @@ def fold_layer_norm_affine(graph: GraphModule) -> int:
     """
     folded = 0
     for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(node.args[1]) != 1:
+        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1:
             continue
-        weight, bias = constant(graph, argument(node, 2, None)), constant(graph, argument(node, 3, None))
+        weight, bias = constant(graph, argument(node, 2)), constant(graph, argument(node, 3))
         below = dense_consumers(node)
         if below is None or (weight is None and bias is None):
             continue
@@ -82,12 +82,12 @@ def fold_layer_scale(graph: GraphModule) -> int:
         for value, factor in (node.args, node.args[::-1]):
             gamma = constant(graph, factor)
             layer = _scaled_layer(value, gamma) if gamma is not None else None
-            weight = constant(graph, layer.args[1]) if layer is not None else None
+            weight = constant(graph, layer.weight) if layer is not None else None
             if gamma is None or layer is None or weight is None:
                 continue
-            bias = constant(graph, argument(layer, 2, None))
+            bias = constant(graph, layer.bias)
             scaled = weight * gamma.reshape(-1, *[1] * (weight.ndim - 1))
-            set_weights(graph, layer, scaled, None if bias is None else bias * gamma.flatten())
+            set_weights(graph, layer.node, scaled, None if bias is None else bias * gamma.flatten())
             node.replace_all_uses_with(value)
             folded += 1
             break
@@ -95,18 +95,18 @@ def fold_layer_scale(graph: GraphModule) -> int:
     return folded
 
 
-def _scaled_layer(value: Any, gamma: Tensor) -> Any:
+def _scaled_layer(value: Argument, gamma: Tensor) -> DenseLayer | None:
     """The dense layer that `gamma` scales per channel, at most one permute away; None if it has other consumers."""
     if not isinstance(value, Node) or len(value.users) != 1:
         return None
-    rank = len(shape_of(value)) if value.op == "call_function" else 0
-    layer: Any = value
-    axis = 1 if value.target is A.conv2d.default else rank - 1
-    if value.target is A.permute.default:
-        layer, order = cast(tuple[Any, Any], value.args[:2])
-        axis = list(order).index(1 if layer.target is A.conv2d.default else rank - 1)
-    if layer.target not in DENSE or len(layer.users) != 1:
+    permuted = value.target is A.permute.default
+    layer = dense_layer(operand(value) if permuted else value)
+    if layer is None or len(layer.node.users) != 1:
         return None
+    rank = len(shape_of(value))
+    axis = layer.channel_axis % rank
+    if permuted:
+        axis = integers(value.args[1]).index(axis)
     shape = [1] * rank
     shape[axis] = shape_of(value)[axis]
     broadcast = [1] * (rank - gamma.ndim) + list(gamma.shape)

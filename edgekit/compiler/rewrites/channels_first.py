@@ -4,22 +4,24 @@ OpenVINO stores the channels last in memory anyway, but only for operations whos
 permute to [N,H,W,C] or back copies the tensor.
 """
 
-from typing import Any
-
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
 from edgekit.compiler.graph import (
     A,
+    Operation,
     add_constant,
     argument,
     constant,
     insert,
     insert_layer,
+    integers,
     refresh,
     replace_layer,
     shape_of,
 )
+from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 
@@ -30,12 +32,13 @@ def channels_first(graph: GraphModule) -> int:
     Returns the number of layers replaced.
     """
     converted = 0
-    for node in list(graph.graph.nodes):
-        weight = constant(graph, argument(node, 1, None)) if node.target is A.linear.default else None
+    for layer in dense_layers(graph):
+        node = layer.node
+        weight = None if layer.is_conv else constant(graph, layer.weight)
         if weight is None or len(shape_of(node)) != 4:
             continue
-        inner = insert(graph, node, A.permute.default, node.args[0], TO_FIRST, like=node)
-        bias = constant(graph, argument(node, 2, None))
+        inner = insert(graph, node, A.permute.default, layer.source, TO_FIRST, like=node)
+        bias = constant(graph, layer.bias)
         conv = insert_layer(graph, node, A.conv2d.default, inner, weight[:, :, None, None], bias)
         replace_layer(graph, node, insert(graph, node, A.permute.default, conv, TO_LAST, like=node))
         converted += 1
@@ -56,7 +59,7 @@ def channels_first_layer_norm(graph: GraphModule) -> int:
     """
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(node.args[1]) != 1 or len(shape_of(node)) != 4:
+        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1 or len(shape_of(node)) != 4:
             continue
         node.replace_all_uses_with(_decompose(graph, node))
         changed += 1
@@ -65,10 +68,10 @@ def channels_first_layer_norm(graph: GraphModule) -> int:
     return changed
 
 
-def _decompose(graph: GraphModule, node: Any) -> Any:
+def _decompose(graph: GraphModule, node: Node) -> Node:
     """Insert the operations that replace the LayerNorm `node`, and return the last of them."""
 
-    def call(target: Any, *args: Any) -> Any:
+    def call(target: Operation, *args: Argument) -> Node:
         return insert(graph, node, target, *args, like=node)
 
     channels, eps = shape_of(node)[-1], argument(node, 4, 1e-5)
@@ -81,7 +84,7 @@ def _decompose(graph: GraphModule, node: Any) -> Any:
     variance = call(A.add.Tensor, call(A.relu.default, variance), eps)  # rounding must not make it negative
     out = call(A.mul.Tensor, call(A.sub.Tensor, x, mean), call(A.rsqrt.default, variance))
     for position, target in ((2, A.mul.Tensor), (3, A.add.Tensor)):
-        affine = constant(graph, argument(node, position, None))
+        affine = constant(graph, argument(node, position))
         if affine is not None:
             out = call(target, out, add_constant(graph, node, f"{node.name}.{position}", affine[:, None, None]))
     return call(A.permute.default, out, TO_LAST)

@@ -3,23 +3,22 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
 from edgekit.compiler.graph import (
     A,
+    Operation,
     add_constant,
-    argument,
     constant,
     insert,
-    layer_name,
-    pair,
     refresh,
     shape_of,
 )
+from edgekit.compiler.layers import DenseLayer, dense_layers
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 Part = tuple[tuple[int, ...], tuple[int, ...]]
@@ -107,15 +106,15 @@ def split_depthwise_in_three(graph: GraphModule) -> int:
 @torch.no_grad()
 def _split(graph: GraphModule, sizes: tuple[Part, ...]) -> int:
     split = 0
-    for node, weight in _seven_by_seven(graph):
-        bias = argument(node, 2, None)
+    for layer, weight in _seven_by_seven(graph):
+        node, bias = layer.node, layer.bias
         parts: list[Node] = []
         for rows, columns in sizes:
             taps = weight[:, :, [3 + row for row in rows]][..., [3 + column for column in columns]]
             kernel = add_constant(graph, node, f"{node.name}.taps", taps)
             dilation = [rows[1] - rows[0], columns[1] - columns[0]]
-            args = (kernel, None if parts else bias, [1, 1], [rows[-1], columns[-1]], dilation, argument(node, 6, 1))
-            parts.append(insert(graph, node, A.conv2d.default, node.args[0], *args, like=node))
+            args = (kernel, None if parts else bias, [1, 1], [rows[-1], columns[-1]], dilation, layer.groups)
+            parts.append(insert(graph, node, A.conv2d.default, layer.source, *args, like=node))
         total = parts[0]
         for part in parts[1:]:
             total = insert(graph, node, A.add.Tensor, total, part, like=node)
@@ -125,19 +124,18 @@ def _split(graph: GraphModule, sizes: tuple[Part, ...]) -> int:
     return split
 
 
-def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
-    """Yield (node, weight [C,1,7,7]) of the depthwise convolutions with stride 1 and 'same' padding."""
-    for node in graph.graph.find_nodes(op="call_function", target=A.conv2d.default):
-        weight = constant(graph, node.args[1])
-        if weight is not None and _shape(node).is_seven_by_seven:
-            yield node, weight
+def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[DenseLayer, Tensor]]:
+    """Yield (layer, weight [C,1,7,7]) of the depthwise convolutions with stride 1 and 'same' padding."""
+    for layer in dense_layers(graph):
+        weight = constant(graph, layer.weight) if layer.is_conv else None
+        if weight is not None and _shape(layer).is_seven_by_seven:
+            yield layer, weight
 
 
-def _shape(node: Any) -> ConvolutionShape:
+def _shape(layer: DenseLayer) -> ConvolutionShape:
     """The shape of a convolution in a graph."""
-    stride, padding, dilation = (pair(argument(node, place, value)) for place, value in ((3, 1), (4, 0), (5, 1)))
-    groups = argument(node, 6, 1)
-    return ConvolutionShape(shape_of(node.args[1]), shape_of(node)[-2:], stride, padding, dilation, groups)
+    sides = (layer.stride, layer.padding, layer.dilation)
+    return ConvolutionShape(shape_of(layer.weight), shape_of(layer.node)[-2:], *sides, layer.groups)
 
 
 @torch.no_grad()
@@ -169,37 +167,37 @@ Call = Callable[..., Node]
 """Inserts a call of an operation in place of a convolution."""
 
 
-def _regroup(graph: GraphModule, form: Callable[[GraphModule, Any, Tensor, Call], Node | None]) -> int:
+def _regroup(graph: GraphModule, form: Callable[[GraphModule, DenseLayer, Tensor, Call], Node | None]) -> int:
     """Replace convolutions by what `form` returns on [N,H,W,C]; it returns None for those that stay."""
     changed = 0
-    for node, weight in _seven_by_seven(graph):
+    for layer, weight in _seven_by_seven(graph):
 
-        def call(target: Any, *args: Any, at: Node = node) -> Node:
+        def call(target: Operation, *args: Argument, at: Node = layer.node) -> Node:
             return insert(graph, at, target, *args, like=at)
 
-        new = form(graph, node, weight, call)
+        new = form(graph, layer, weight, call)
         if new is None:
             continue
-        node.replace_all_uses_with(call(A.permute.default, new, TO_FIRST))
+        layer.node.replace_all_uses_with(call(A.permute.default, new, TO_FIRST))
         changed += 1
     refresh(graph)
     sink_permutes(graph, TO_FIRST)
     return changed
 
 
-def _on_blocks(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Node | None:
-    n, channels, height, width = shape_of(node)
-    if weights_on_blocks(_shape(node)) is None:
+def _on_blocks(graph: GraphModule, layer: DenseLayer, weight: Tensor, call: Call) -> Node | None:
+    n, channels, height, width = shape_of(layer.node)
+    if weights_on_blocks(_shape(layer)) is None:
         return None
     tall, wide = height // BLOCK, width // BLOCK
-    x = call(A.permute.default, node.args[0], TO_LAST)
+    x = call(A.permute.default, layer.source, TO_LAST)
     # Two transposes are faster than one of six axes.
     x = call(A.reshape.default, x, [n * tall, BLOCK, wide, BLOCK * channels])
     x = call(A.permute.default, x, [0, 2, 1, 3])
     x = call(A.reshape.default, x, [1, n * tall * wide, BLOCK * BLOCK, channels])
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n, tall, wide, channels * BLOCK * BLOCK])
-    x = _grouped(graph, node, x, _block_weight(weight), [1, 1])
+    x = _grouped(graph, layer, x, _block_weight(weight), [1, 1])
     x = call(A.reshape.default, x, [1, n * tall * wide, channels, BLOCK * BLOCK])
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n * tall, wide, BLOCK, BLOCK * channels])
@@ -207,27 +205,27 @@ def _on_blocks(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Nod
     return call(A.reshape.default, x, [n, height, width, channels])
 
 
-def _on_rows(graph: GraphModule, node: Any, weight: Tensor, call: Call) -> Node | None:
-    n, channels, height, width = shape_of(node)
-    if weights_on_rows(_shape(node)) is None:
+def _on_rows(graph: GraphModule, layer: DenseLayer, weight: Tensor, call: Call) -> Node | None:
+    n, channels, height, width = shape_of(layer.node)
+    if weights_on_rows(_shape(layer)) is None:
         return None
-    x = call(A.permute.default, node.args[0], TO_LAST)
+    x = call(A.permute.default, layer.source, TO_LAST)
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n, height, 1, channels * width])
-    x = _grouped(graph, node, x, _row_weight(weight, width), [3, 0])
+    x = _grouped(graph, layer, x, _row_weight(weight, width), [3, 0])
     x = call(A.reshape.default, x, [n, height, channels, width])
     return call(A.permute.default, x, [0, 1, 3, 2])
 
 
-def _grouped(graph: GraphModule, node: Any, x: Node, weight: Tensor, padding: list[int]) -> Node:
-    """Insert a convolution on channels last, in which each channel of the depthwise one `node` is a group of pixels."""
-    pixels, bias = weight.shape[1], constant(graph, argument(node, 2, None))
-    kernel = add_constant(graph, node, f"{layer_name(node)}.weight", weight)
+def _grouped(graph: GraphModule, layer: DenseLayer, x: Node, weight: Tensor, padding: list[int]) -> Node:
+    """Insert a convolution on channels last, in which each channel of a depthwise one is a group of pixels."""
+    node, pixels, bias = layer.node, weight.shape[1], constant(graph, layer.bias)
+    kernel = add_constant(graph, node, f"{layer.name}.weight", weight)
     repeated = None
     if bias is not None:
-        repeated = add_constant(graph, node, f"{layer_name(node)}.bias", bias.repeat_interleave(pixels))
+        repeated = add_constant(graph, node, f"{layer.name}.bias", bias.repeat_interleave(pixels))
     first = insert(graph, node, A.permute.default, x, TO_FIRST, like=node)
-    settings = ([1, 1], padding, [1, 1], argument(node, 6, 1))
+    settings = ([1, 1], padding, [1, 1], layer.groups)
     conv = insert(graph, node, A.conv2d.default, first, kernel, repeated, *settings, like=node)
     return insert(graph, node, A.permute.default, conv, TO_LAST, like=node)
 

@@ -8,8 +8,9 @@ from functools import reduce
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, insert, refresh
+from edgekit.compiler.graph import A, Operation, insert, refresh
 
 SEVEN = (
     3.95,
@@ -63,7 +64,7 @@ def _polynomial(graph: GraphModule, limit: float, coefficients: Sequence[float])
     for node in found:
         x = node.args[0]
 
-        def call(target: object, *args: object, at: Node = node) -> Node:
+        def call(target: Operation, *args: Argument, at: Node = node) -> Node:
             return insert(graph, at, target, *args, like=at)
 
         t = call(A.clamp.default, x, -limit, limit)

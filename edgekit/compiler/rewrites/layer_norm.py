@@ -1,12 +1,24 @@
 """Writes LayerNorm in the operations that a runtime computes fastest."""
 
 import math
-from typing import Any
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, argument, constant, insert, refresh, set_weights, shape_of
+from edgekit.compiler.graph import (
+    A,
+    Operation,
+    argument,
+    constant,
+    insert,
+    integers,
+    operand,
+    refresh,
+    set_weights,
+    shape_of,
+)
+from edgekit.compiler.layers import dense_layer
 
 
 @torch.no_grad()
@@ -37,11 +49,11 @@ def rows_layer_norm(graph: GraphModule) -> int:
     """
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(node.args[1]) != 1 or len(shape_of(node)) != 4:
+        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1 or len(shape_of(node)) != 4:
             continue
         images, height, width, channels = shape_of(node)
 
-        def call(target: Any, *args: Any, at: Any = node) -> Any:
+        def call(target: Operation, *args: Argument, at: Node = node) -> Node:
             return insert(graph, at, target, *args, like=at)
 
         value = node.args[0]
@@ -60,25 +72,25 @@ def rows_layer_norm(graph: GraphModule) -> int:
     return changed
 
 
-def _centre(graph: GraphModule, value: Any) -> bool:
+def _centre(graph: GraphModule, value: Node) -> bool:
     """If `value` permutes the output of a dense convolution that nothing else reads, centre that layer's weights.
 
     Returns whether it does.
     """
-    layer = value.args[0] if value.target is A.permute.default else None
-    if layer is None or layer.target is not A.conv2d.default or argument(layer, 6, 1) != 1 or len(layer.users) != 1:
+    layer = dense_layer(operand(value)) if value.target is A.permute.default else None
+    if layer is None or not layer.is_conv or layer.groups != 1 or len(layer.node.users) != 1:
         return False
-    weight, bias = (constant(graph, argument(layer, position, None)) for position in (1, 2))
+    weight, bias = constant(graph, layer.weight), constant(graph, layer.bias)
     if weight is None:
         return False
-    set_weights(graph, layer, weight - weight.mean(0, keepdim=True), None if bias is None else bias - bias.mean())
+    set_weights(graph, layer.node, weight - weight.mean(0, keepdim=True), None if bias is None else bias - bias.mean())
     return True
 
 
-def _affine(graph: GraphModule, node: Any, value: Any) -> Any:
+def _affine(graph: GraphModule, node: Node, value: Node) -> Node:
     """Apply the weight and bias of the LayerNorm `node` to a normalized value."""
     for position, target in ((2, A.mul.Tensor), (3, A.add.Tensor)):
-        part = argument(node, position, None)
+        part = argument(node, position)
         if part is not None:
             value = insert(graph, node, target, value, part, like=node)
     return value
@@ -87,7 +99,7 @@ def _affine(graph: GraphModule, node: Any, value: Any) -> Any:
 def _decompose(graph: GraphModule, apart: bool) -> int:
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target is not A.layer_norm.default or len(node.args[1]) != 1:
+        if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1:
             continue
         _replace(graph, node, apart)
         changed += 1
@@ -95,8 +107,8 @@ def _decompose(graph: GraphModule, apart: bool) -> int:
     return changed
 
 
-def _replace(graph: GraphModule, node: Any, apart: bool) -> None:
-    def call(target: Any, *args: Any) -> Any:
+def _replace(graph: GraphModule, node: Node, apart: bool) -> None:
+    def call(target: Operation, *args: Argument) -> Node:
         return insert(graph, node, target, *args, like=node)
 
     x = node.args[0]

@@ -1,14 +1,23 @@
-"""Moves permutes between [N,C,H,W] and [N,H,W,C] down the graph until they meet their inverse.
-
-Nodes are typed Any here, because torch types the arguments of a node as a union of everything.
-"""
+"""Moves permutes between [N,C,H,W] and [N,H,W,C] down the graph until they meet their inverse."""
 
 import math
-from typing import Any
 
 from torch.fx import GraphModule, Node
+from torch.fx.node import Argument, Target
 
-from edgekit.compiler.graph import A, add_constant, argument, constant, insert, pair, refresh, shape_of
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    argument,
+    constant,
+    insert,
+    integers,
+    operand,
+    operation_of,
+    pair,
+    refresh,
+    shape_of,
+)
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -17,7 +26,11 @@ ELEMENTWISE = {
     A.hardtanh.default, A.clamp.default, A.tanh.default, A.sqrt.default, A.rsqrt.default, A.neg.default,
     A.pow.Tensor_Scalar, A.add.Tensor, A.sub.Tensor, A.mul.Tensor, A.div.Tensor, A.addcmul.default,
 }  # fmt: skip
-REDUCTIONS = {A.mean.dim: 1, A.sum.dim_IntList: 1, A.linalg_vector_norm.default: 2}  # position of the axes
+REDUCTIONS: dict[Target, int] = {
+    A.mean.dim: 1,
+    A.sum.dim_IntList: 1,
+    A.linalg_vector_norm.default: 2,
+}  # position of the axes
 
 
 def sink_permutes(graph: GraphModule, order: list[int]) -> None:
@@ -27,17 +40,17 @@ def sink_permutes(graph: GraphModule, order: list[int]) -> None:
     refresh(graph)
 
 
-def is_permute(node: Any, order: list[int]) -> bool:
+def is_permute(node: Argument, order: list[int]) -> bool:
     """Whether a node is a permute of this order."""
-    return isinstance(node, Node) and node.target is A.permute.default and list(argument(node, 1, ())) == order
+    return isinstance(node, Node) and node.target is A.permute.default and integers(node.args[1]) == order
 
 
-def _sink(graph: GraphModule, node: Any, order: list[int]) -> None:
+def _sink(graph: GraphModule, node: Node, order: list[int]) -> None:
     """Move a permute from the node's inputs to its output, or cancel it."""
     if node.op != "call_function" or not any(is_permute(value, order) for value in node.all_input_nodes):
         return
     if is_permute(node, _inverse(order)):
-        node.replace_all_uses_with(node.args[0].args[0])
+        node.replace_all_uses_with(operand(operand(node)))
     elif node.target in ELEMENTWISE:
         _sink_elementwise(graph, node, order)
     elif node.target in REDUCTIONS:
@@ -50,27 +63,27 @@ def _inverse(order: list[int]) -> list[int]:
     return TO_LAST if order == TO_FIRST else TO_FIRST
 
 
-def _sink_head(graph: GraphModule, node: Any) -> None:
+def _sink_head(graph: GraphModule, node: Node) -> None:
     """Remove the permute before a pooling to one pixel, and before a flatten behind that."""
-    first = node.args[0]
+    first = operand(node)
     if node.target is A.adaptive_avg_pool2d.default and pair(node.args[1]) == (1, 1):
         mean = insert(graph, node, A.mean.dim, first.args[0], [1, 2], True, like=node)
         _finish(graph, node, mean, TO_FIRST)
     elif node.target not in (A.flatten.using_ints, A.reshape.default) or not is_permute(first, TO_FIRST):
         return
     elif math.prod(shape_of(first)[2:]) == 1:  # this permute is only a view
-        node.replace_input_with(first, first.args[0])
+        node.replace_input_with(first, operand(first))
         node.target, node.args = A.reshape.default, (first.args[0], list(shape_of(node)))
 
 
 def _sink_elementwise(graph: GraphModule, node: Node, order: list[int]) -> None:
     inverse = _inverse(order)
-    args: list[Any] = []
+    args: list[Argument] = []
     for value in node.args:
         if not isinstance(value, Node) or len(shape_of(value)) == 0:
             args.append(value)
         elif is_permute(value, order):
-            args.append(value.args[0])
+            args.append(operand(value))
         elif (fixed := constant(graph, value)) is not None:
             fixed = fixed.reshape([1] * (4 - fixed.ndim) + list(fixed.shape)).permute(inverse)
             args.append(add_constant(graph, node, f"{value.name}_permuted", fixed))
@@ -78,21 +91,21 @@ def _sink_elementwise(graph: GraphModule, node: Node, order: list[int]) -> None:
             return  # broadcasting along the width or the channels is rare
         else:
             args.append(insert(graph, node, A.permute.default, value, inverse, like=node))
-    _finish(graph, node, insert(graph, node, node.target, *args, like=node, **node.kwargs), order)
+    _finish(graph, node, insert(graph, node, operation_of(node), *args, like=node, **node.kwargs), order)
 
 
-def _sink_reduction(graph: GraphModule, node: Any, order: list[int]) -> None:
+def _sink_reduction(graph: GraphModule, node: Node, order: list[int]) -> None:
     position = REDUCTIONS[node.target]
-    axes = argument(node, position, None)
-    if axes is None:
+    over = argument(node, position)
+    if over is None:
         return
     keep = argument(node, position + 1, False)
-    axes = sorted(order[axis % 4] for axis in axes)
+    axes = sorted(order[axis % 4] for axis in integers(over))
     if not keep and axes != ([1, 2] if order == TO_FIRST else [2, 3]):
         return
     args = list(node.args)
-    args[0], args[position] = node.args[0].args[0], axes
-    reduced = insert(graph, node, node.target, *args, like=node, **node.kwargs)
+    args[0], args[position] = operand(operand(node)), axes
+    reduced = insert(graph, node, operation_of(node), *args, like=node, **node.kwargs)
     if keep:
         _finish(graph, node, reduced, order)
     else:

@@ -1,23 +1,22 @@
 """Converts patch convolutions to Linear. Their kernels are as large as their strides, so they see each pixel once."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import (
     A,
-    argument,
     constant,
     insert,
     insert_layer,
-    pair,
+    operand,
     refresh,
     replace_layer,
     shape_of,
 )
+from edgekit.compiler.layers import DenseLayer, dense_layers
 from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 
@@ -29,10 +28,11 @@ def patch_linear(graph: GraphModule) -> int:
     Returns the number of convolutions replaced.
     """
 
-    def rows_of(node: Any, weight: Tensor) -> tuple[Any, Tensor] | None:
-        if not is_permute(node.args[0], TO_FIRST):
+    def rows_of(layer: DenseLayer, weight: Tensor) -> tuple[Node, Tensor] | None:
+        node = layer.node
+        if not is_permute(layer.source, TO_FIRST):
             return None
-        inner = node.args[0].args[0]
+        inner = operand(layer.source)
         n, height, width, channels = shape_of(inner)
         rows, columns = weight.shape[2:]
         tall, wide = height // rows, width // columns
@@ -52,8 +52,8 @@ def image_patch_linear(graph: GraphModule) -> int:
     Returns the number of convolutions replaced.
     """
 
-    def rows_of(node: Any, weight: Tensor) -> tuple[Any, Tensor] | None:
-        image = node.args[0]
+    def rows_of(layer: DenseLayer, weight: Tensor) -> tuple[Node, Tensor] | None:
+        node, image = layer.node, layer.source
         if image.op != "placeholder":
             return None
         n, channels, height, width = shape_of(image)
@@ -68,18 +68,18 @@ def image_patch_linear(graph: GraphModule) -> int:
 
 
 @torch.no_grad()
-def _become_linear(graph: GraphModule, rows_of: Callable[[Any, Tensor], tuple[Any, Tensor] | None]) -> int:
+def _become_linear(graph: GraphModule, rows_of: Callable[[DenseLayer, Tensor], tuple[Node, Tensor] | None]) -> int:
     """Replace patch convolutions by a Linear each. Returns the number of convolutions replaced.
 
     `rows_of` returns the patches [N,height,width,in] and the matching weight [out,in], or None to leave a convolution.
     """
     changed = 0
-    for node, weight in _patch_convolutions(graph):
-        rows = rows_of(node, weight)
+    for layer, weight in _patch_convolutions(graph):
+        node, rows = layer.node, rows_of(layer, weight)
         if rows is None:
             continue
         patches, flat = rows
-        linear = insert_layer(graph, node, A.linear.default, patches, flat, constant(graph, argument(node, 2, None)))
+        linear = insert_layer(graph, node, A.linear.default, patches, flat, constant(graph, layer.bias))
         replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
         changed += 1
     refresh(graph)
@@ -87,15 +87,13 @@ def _become_linear(graph: GraphModule, rows_of: Callable[[Any, Tensor], tuple[An
     return changed
 
 
-def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[Any, Tensor]]:
-    """Yield (node, weight [out,C,k,k]) of the convolutions whose patches cover the input without overlap."""
-    for node in list(graph.graph.nodes):
-        if node.target is not A.conv2d.default:
+def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[DenseLayer, Tensor]]:
+    """Yield (layer, weight [out,C,k,k]) of the convolutions whose patches cover the input without overlap."""
+    for layer in dense_layers(graph):
+        weight, stride = constant(graph, layer.weight), layer.stride
+        if weight is None or layer.kernel != stride or stride == (1, 1):
             continue
-        weight, stride = constant(graph, node.args[1]), pair(argument(node, 3, 1))
-        plain = pair(argument(node, 4, 0)) == (0, 0) and argument(node, 6, 1) == 1
-        if weight is None or tuple(weight.shape[2:]) != stride or stride == (1, 1) or not plain:
-            continue
-        height, width = shape_of(node.args[0])[2:]
-        if height % stride[0] == 0 and width % stride[1] == 0:
-            yield node, weight
+        height, width = shape_of(layer.source)[2:]
+        plain = layer.padding == (0, 0) and layer.groups == 1
+        if plain and height % stride[0] == 0 and width % stride[1] == 0:
+            yield layer, weight

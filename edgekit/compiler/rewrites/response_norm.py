@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, constant, insert, refresh, shape_of
+from edgekit.compiler.graph import A, add_constant, constant, insert, integers, operand, refresh, shape_of
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
@@ -43,20 +42,19 @@ def fold_response_norm(graph: GraphModule) -> int:
     return folded
 
 
-def _match(graph: GraphModule, node: Any) -> tuple[Any, Any, torch.Tensor, torch.Tensor] | None:
-    """x, n, weight and bias of ``add(x, addcmul(bias, weight, mul(x, n)))``; None for other nodes.
-
-    Nodes are typed Any here, because torch types the arguments of a node as a union of everything.
-    """
-    if node.target is not A.add.Tensor or not isinstance(node.args[1], Node):
+def _match(graph: GraphModule, node: Node) -> tuple[Node, Node, torch.Tensor, torch.Tensor] | None:
+    """x, n, weight and bias of ``add(x, addcmul(bias, weight, mul(x, n)))``; None for other nodes."""
+    if node.target is not A.add.Tensor:
         return None
     x, inner = node.args
+    if not isinstance(x, Node) or not isinstance(inner, Node):
+        return None
     if inner.target is not A.addcmul.default or inner.kwargs or len(inner.users) != 1:
         return None
-    bias, weight, product = constant(graph, inner.args[0]), constant(graph, inner.args[1]), inner.args[2]
+    bias, weight, product = constant(graph, inner.args[0]), constant(graph, inner.args[1]), operand(inner, 2)
     if bias is None or weight is None or product.target is not A.mul.Tensor or product.args[0] is not x:
         return None
-    return x, product.args[1], weight, bias
+    return x, operand(product, 1), weight, bias
 
 
 @torch.no_grad()
@@ -95,7 +93,7 @@ def _vector_norm(graph: GraphModule, length_of: Callable[[GraphModule, Node, Nod
     for node in list(graph.graph.nodes):
         if node.target is not A.linalg_vector_norm.default or node.args[1] != 2 or len(node.args) < 4:
             continue
-        x, _, axes, keep = node.args[:4]
+        x, axes, keep = operand(node), integers(node.args[2]), node.args[3]
         square = insert(graph, node, A.mul.Tensor, x, x, like=node)
         if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
             length = length_of(graph, node, square)

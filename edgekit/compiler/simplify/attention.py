@@ -5,7 +5,7 @@ import math
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, insert, shape_of
+from edgekit.compiler.graph import A, insert, operation_of, shape_of
 
 
 def give_attention_four_axes(graph: GraphModule) -> int:
@@ -32,7 +32,7 @@ def _reshape(graph: GraphModule, attention: Node) -> bool:
         for value in attention.args[:4]
     ]
     arguments = (*values, *attention.args[4:])
-    output = insert(graph, attention, attention.target, *arguments, like=attention, **attention.kwargs)
+    output = insert(graph, attention, operation_of(attention), *arguments, like=attention, **attention.kwargs)
     if any(mask is not None for mask in masks):
         # With a mask, torch may choose another kernel each time it is traced, and their outputs differ in strides.
         output = insert(graph, attention, A.clone.default, output, memory_format=torch.contiguous_format)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.graph import add_constant, constant, is_view_of_constant, layer_name
+from edgekit.compiler.graph import add_constant, constant, is_view_of_constant, layer_name, operation_of
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def fold_constants(graph: GraphModule) -> int:
             if value is not None:
                 values[node] = value
         elif _is_fixed(node, values):
-            values[node] = node.target(*map_arg(node.args, values.get), **map_arg(node.kwargs, values.get))
+            values[node] = operation_of(node)(*map_arg(node.args, values.get), **map_arg(node.kwargs, values.get))
     for node in [node for node in values if node.op == "call_function"]:
         if (
             is_view_of_constant(node)

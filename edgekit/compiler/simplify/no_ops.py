@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, argument, constant, operand
+from edgekit.compiler.graph import A, constant, integers, operand
 from edgekit.compiler.in_place import is_same, keeps_dtype
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
@@ -47,7 +47,7 @@ def remove_empty_paddings(graph: GraphModule) -> int:
     """
 
     def pads_nothing(node: Node) -> bool:
-        return node.target is A.pad.default and not any(argument(node, 1, None))
+        return node.target is A.pad.default and not any(integers(node.args[1]))
 
     return _remove(graph, pads_nothing)
 

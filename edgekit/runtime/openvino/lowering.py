@@ -5,7 +5,8 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, argument, layer_name, pair, shape_of
+from edgekit.compiler.graph import A, layer_name, shape_of
+from edgekit.compiler.layers import dense_layer
 from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
 
 _AMX_BYTES = 64
@@ -29,14 +30,15 @@ def miscomputed_layers(graph: GraphModule) -> tuple[str, ...]:
 
 
 def _is_miscomputed_with_amx(node: Node) -> bool:
-    if node.target is not A.conv2d.default:
+    layer = dense_layer(node)
+    if layer is None or not layer.is_conv:
         return False
-    (outputs, channels, _, width), groups = shape_of(node.args[1]), argument(node, 6, 1)
+    outputs, channels, _, width = shape_of(layer.weight)
     row = width * channels
-    if groups > 1:
-        return channels < _AMX_BYTES // 2 and (row > _AMX_BYTES or outputs // groups > _AMX_BYTES // 2)
-    _, stride = pair(argument(node, 3, 1))
-    _, padding = pair(argument(node, 4, 0))
+    if layer.groups > 1:
+        return channels < _AMX_BYTES // 2 and (row > _AMX_BYTES or outputs // layer.groups > _AMX_BYTES // 2)
+    _, stride = layer.stride
+    _, padding = layer.padding
     return stride >= 4 and padding == 0 and channels < _AMX_BYTES < row and row % _AMX_BYTES == 0
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, Q, constant, layer_name, layers
+from edgekit.compiler.graph import A, Q, constant, layer_name
+from edgekit.compiler.layers import layers
 from edgekit.compiler.quantize.calibrate import ESTIMATORS
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantize.placement import Placement

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.execution.memory import live_bytes
 from edgekit.compiler.graph import A, constant
+from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.gptq import Compensation, input_rows, round_levels
 from edgekit.compiler.rewrites import rewrite
@@ -199,11 +200,11 @@ def test_layers_that_share_weights_stay_as_they_are() -> None:
 )
 def test_input_rows_are_what_the_weights_meet(layer: nn.Conv2d) -> None:
     graph = export_graph(layer.eval(), (1, 4, 9, 7))
-    (node,) = graph.graph.find_nodes(op="call_function", target=A.conv2d.default)
+    (dense,) = dense_layers(graph)
     x = torch.randn(1, 4, 9, 7)
     weight = layer.weight.detach().view(layer.groups, -1, layer.weight[0].numel())
     assert layer.bias is not None
-    outputs = (input_rows(node, x, layer.weight) @ weight.mT).mT.flatten(0, 1) + layer.bias[:, None]
+    outputs = (input_rows(dense, x) @ weight.mT).mT.flatten(0, 1) + layer.bias[:, None]
     torch.testing.assert_close(outputs.flatten(), layer(x).flatten())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import constant, has_int8_weights
+from edgekit.compiler.layers import DenseLayer, dense_layers
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
+from edgekit.compiler.quantizers import int8_weight
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
@@ -90,24 +91,25 @@ def quantized(target: str, limit_pairs: bool, rounding: Literal["nearest", "gptq
     return quantize(export_graph(Saturating().eval(), SHAPE), images(), recipe, target, limit_pairs=limit_pairs)
 
 
-def levels_of(graph: GraphModule) -> list[tuple[Any, NDArray[np.int8]]]:
+def levels_of(graph: GraphModule) -> list[tuple[DenseLayer, NDArray[np.int8]]]:
     """Each layer with INT8 weights and their levels."""
     found = []
-    for node in filter(has_int8_weights, graph.graph.nodes):
-        weight, scale = (constant(graph, argument) for argument in node.args[1].args[0].args[:2])
-        assert weight is not None
-        assert scale is not None
+    for layer in dense_layers(graph):
+        quantizer = int8_weight(layer.node)
+        if quantizer is None:
+            continue
+        weight, scale = quantizer.weight_and_scale(graph)
         levels = (weight.double() / scale.double().view(-1, *[1] * (weight.ndim - 1))).round().clamp(-127, 127)
-        found.append((node, levels.to(torch.int8).numpy()))
+        found.append((layer, levels.to(torch.int8).numpy()))
     return found
 
 
 def saturating(graph: GraphModule) -> int:
     """Number of pairs of a Q/DQ graph that can saturate."""
     total = 0
-    for node, levels in levels_of(graph):
+    for layer, levels in levels_of(graph):
         rows = levels.reshape(len(levels), -1).astype(int)
-        for pairs in pairings_of(node, torch.from_numpy(levels)):
+        for pairs in pairings_of(layer, torch.from_numpy(levels)):
             total += int((abs(rows[:, pairs[:, 0]] + rows[:, pairs[:, 1]]) > 128).sum())
     return total
 

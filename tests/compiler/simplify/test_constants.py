@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekit.compiler.graph import A, constant, layers
+from edgekit.compiler.graph import A, constant
+from edgekit.compiler.layers import layers
 from edgekit.compiler.simplify.constants import fold_constants
 from tests.helpers.graphs import export_graph, simplified
 

@@ -1,0 +1,103 @@
+"""Layers of a graph: convolutions, linear layers, and products of two activations."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch.fx import GraphModule, Node
+from torch.fx.node import Argument
+
+from edgekit.compiler.graph import A, argument, constant, layer_name, literal, operand, pair, shape_of
+
+Kind: TypeAlias = Literal["conv", "depthwise", "linear", "matmul"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operation that multiplies and accumulates, and can therefore run in integer kernels."""
+
+    name: str
+    op: Kind
+    macs: int
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """A convolution or linear layer, as its node describes it. It becomes stale when the node changes."""
+
+    node: Node
+    name: str
+    """Dotted path of its module, as in the network's state dict."""
+    source: Node
+    """Node whose value the layer reads."""
+    weight: Node
+    """Node with the weight, [out,in/groups,H,W] or [out,in]. In a Q/DQ graph, it may be a DQ."""
+    bias: Node | None
+    """Node with the bias, [out]."""
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    """Zeros on each side of the height and of the width."""
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether it is a convolution on [N,C,H,W]; otherwise it is a linear layer on [...,C]."""
+        return self.node.target is A.conv2d.default
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Height and width of a convolution's kernel; empty for a linear layer."""
+        return shape_of(self.weight)[2:]
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each output channel reads one input channel, of several."""
+        return self.groups > 1 and shape_of(self.weight)[1] == 1
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the channels in its input and output: 1, or -1 for a linear layer."""
+        return 1 if self.is_conv else -1
+
+
+def dense_layer(node: Argument) -> DenseLayer | None:
+    """The convolution or linear layer that a node computes, or None for any other node or a literal."""
+    if not isinstance(node, Node) or node.target not in (A.conv2d.default, A.linear.default):
+        return None
+    bias = argument(node, 2)
+    operands = (layer_name(node), operand(node), operand(node, 1), bias if isinstance(bias, Node) else None)
+    if node.target is A.linear.default:
+        return DenseLayer(node, *operands)
+    stride, padding, dilation = (
+        pair(argument(node, position, default)) for position, default in ((3, 1), (4, 0), (5, 1))
+    )
+    return DenseLayer(node, *operands, stride, padding, dilation, literal(argument(node, 6, 1), int))
+
+
+def dense_layers(graph: GraphModule) -> Iterator[DenseLayer]:
+    """Yield the convolutions and linear layers in the graph's order, read when it comes to each.
+
+    The graph may be changed meanwhile: layers that are added are not visited.
+    """
+    for node in list(graph.graph.nodes):
+        layer = dense_layer(node)
+        if layer is not None:
+            yield layer
+
+
+def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
+    """Yield every multiply-accumulate operation of a float graph, with its MACs at batch 1."""
+    for node in graph.graph.nodes:
+        dense = dense_layer(node)
+        if dense is not None and dense.is_conv:
+            macs = math.prod(shape_of(node)) * math.prod(shape_of(dense.weight)[1:])
+            yield node, Layer(dense.name, "depthwise" if dense.is_depthwise else "conv", macs)
+        elif dense is not None:
+            yield node, Layer(dense.name, "linear", math.prod(shape_of(node)) * shape_of(dense.source)[-1])
+        elif node.target in (A.matmul.default, A.bmm.default) and constant(graph, node.args[0]) is None:
+            yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
+        elif node.target is A.scaled_dot_product_attention.default:
+            query, key = shape_of(node.args[0]), shape_of(node.args[1])
+            yield node, Layer(layer_name(node), "matmul", 2 * math.prod(query) * key[-2])
