@@ -15,7 +15,7 @@ from edgekit.pipeline.plan import plan_model
 
 pytestmark = pytest.mark.slow
 PARITY = 1e-3
-CALIBRATION, EVALUATION = 8, 24
+CALIBRATION, EVALUATION = 16, 40
 """Numbers of images."""
 # Input side, arguments, and the smallest agreement of INT8 with float. The sides are at most half the published ones,
 # and most families have fewer blocks, so that each model takes a minute at most. The kinds of layers are the same.
@@ -27,10 +27,10 @@ MEMBERS: dict[str, tuple[int, dict[str, Any], float]] = {
 
 
 def add_small_coca(folder: Path) -> None:
-    """Tell open_clip about coca_ViT-B-32 with a twelfth of its blocks, under the name coca_small."""
+    """Tell open_clip about coca_ViT-B-32 with a sixth of its blocks, under the name coca_small."""
     open_clip = pytest.importorskip("open_clip", reason="needs the open-clip extra")
     config = open_clip.get_model_config("coca_ViT-B-32")
-    config["vision_cfg"]["layers"] = 1
+    config["vision_cfg"]["layers"] = 2
     (folder / "coca_small.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder)
 
