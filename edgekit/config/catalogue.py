@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
@@ -103,10 +102,6 @@ def list_rewrites(recipe_name: str, passes: Collection[str]) -> RecipeRewrites:
 
 def _tables(row: TargetRecipe) -> Iterator[tuple[str | None, TargetRecipe, tuple[str, ...]]]:
     """Each table of a runtime: the pattern after `on`, the settings, and the shipped device classes that take them."""
-    left = list_device_classes()
-    variants = []
-    for pattern, variant in row.on.items():
-        variants.append((pattern, variant, tuple(name for name in left if fnmatchcase(name, pattern))))
-        left = tuple(name for name in left if not fnmatchcase(name, pattern))
-    yield None, row, left
-    yield from variants
+    patterns = {name: row.pattern_of(name) for name in list_device_classes()}
+    for pattern, variant in ((None, row), *row.on.items()):
+        yield pattern, variant, tuple(name for name in patterns if patterns[name] == pattern)

@@ -77,6 +77,10 @@ class TargetRecipe:
         """Names of the rewrites for the graph of a float or an INT8 bundle."""
         return self.rewrites if precision == "float" or self.int8_rewrites is None else self.int8_rewrites
 
+    def pattern_of(self, device_class: str) -> str | None:
+        """The pattern under `on` whose table applies to a device class; None if the runtime's own does."""
+        return next((pattern for pattern in self.on if fnmatchcase(device_class, pattern)), None)
+
 
 PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, quantize_depthwise=False)
 """The settings for a runtime that a recipe has no table for."""
@@ -142,8 +146,9 @@ class Recipe:
 
     def for_class(self, device_class: str) -> "Recipe":
         """The recipe for one device class, with the overrides under `on` applied to each target's table."""
+        patterns = {name: row.pattern_of(device_class) for name, row in self.targets.items()}
         rows = {
-            name: next((row.on[p] for p in row.on if fnmatchcase(device_class, p)), replace(row, on={}))
+            name: replace(row, on={}) if (pattern := patterns[name]) is None else row.on[pattern]
             for name, row in self.targets.items()
         }
         return replace(self, targets=rows)

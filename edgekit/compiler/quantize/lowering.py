@@ -3,9 +3,8 @@
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, Q, add_constant, constant, replace_layer
-
-DEQUANTIZE = Q.dequantize_per_tensor.default
+from edgekit.compiler.graph import A, add_constant, constant, replace_layer
+from edgekit.compiler.quantizers import QUANTIZE_CHANNELS, quantizer_of, set_grid
 
 
 def tie_pools(graph: GraphModule) -> int:
@@ -15,13 +14,13 @@ def tie_pools(graph: GraphModule) -> int:
     """
     tied = 0
     for pool in graph.graph.find_nodes(op="call_function", target=A.max_pool2d.default):
-        if pool.args[0].target is not DEQUANTIZE:
+        before = quantizer_of(pool.args[0])
+        if before is None:
             continue
-        before = pool.args[0].args[1:]
-        for behind in [user for user in pool.users if user.target is Q.quantize_per_tensor.default]:
-            for node in (behind, *behind.users):
-                node.args = (node.args[0], *before)
-            tied += 1
+        for behind in (quantizer_of(user) for user in pool.users):
+            if behind is not None:
+                set_grid(behind, before.grid)
+                tied += 1
     graph.recompile()
     return tied
 
@@ -34,7 +33,7 @@ def center_weights(graph: GraphModule) -> int:
     then refuses the file.
     """
     changed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
         zeros = constant(graph, node.args[2])
         if zeros is None or not bool(zeros.any()):
             continue
@@ -54,7 +53,7 @@ def fold_weights(graph: GraphModule) -> int:
     because names of nodes change when `edgekit quantize` writes a graph to a file, and the files would differ.
     """
     folded = 0
-    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
         weight, *args = (constant(graph, arg) if isinstance(arg, Node) else arg for arg in node.args)
         if weight is None:
             continue

@@ -7,8 +7,9 @@ import torch
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import A, Q, add_constant, constant, example_input, insert, replace_layer
+from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, replace_layer
 from edgekit.compiler.quantize.lowering import fold_weights
+from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.axes import split_reductions
@@ -37,7 +38,7 @@ class Backend:
 
 def decompose_weight_quantizers(graph: GraphModule) -> None:
     """Turn the DQ of a folded weight into a cast and a product: OpenVINO's frontend ignores a DQ without its Q."""
-    nodes = graph.graph.find_nodes(op="call_function", target=Q.dequantize_per_channel.default)
+    nodes = graph.graph.find_nodes(op="call_function", target=DEQUANTIZE_CHANNELS)
     for place, node in enumerate(nodes):  # numbers don't depend on names, like those of `fold_weights`
         levels, scale = (constant(graph, argument) for argument in node.args[:2])
         if levels is None or scale is None or levels.dtype != torch.int8:

@@ -1,16 +1,16 @@
 """What LiteRT's converter needs of a graph: rewrites that work around it, and the lowerings that a recipe may name."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, Q, argument, insert, pair, replace_layer, shape_of
+from edgekit.compiler.graph import A, argument, insert, pair, replace_layer, shape_of
 from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
+from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
 
-DEQUANTIZE = Q.dequantize_per_tensor.default
 VIEWS = {
     A.reshape.default, A.flatten.using_ints, A.permute.default, A.transpose.int, A.slice.Tensor, A.select.int,
     A.expand.default, A.unsqueeze.default, A.squeeze.dim,
@@ -67,13 +67,10 @@ def requantize_paddings(graph: GraphModule) -> int:
     changed = 0
     for pool in graph.graph.find_nodes(op="call_function", target=A.avg_pool2d.default):
         padded = _explicit_padding(graph, pool)
-        source: Any = padded.args[0]
-        if padded.target is not A.pad.default or source.target is not DEQUANTIZE:
+        quantizer = quantizer_of(padded.args[0]) if padded.target is A.pad.default else None
+        if quantizer is None:
             continue
-        scale_and_range = source.args[1:]
-        quantized = insert(graph, pool, Q.quantize_per_tensor.default, padded, *scale_and_range)
-        again = insert(graph, pool, DEQUANTIZE, quantized, *scale_and_range)
-        pool.args = (again, *pool.args[1:])
+        pool.args = (_insert_quantizer(graph, pool, padded, quantizer.grid), *pool.args[1:])
         changed += 1
     graph.recompile()
     return changed
@@ -102,18 +99,19 @@ def separate_concatenations(graph: GraphModule) -> int:
     """
     changed = 0
     for cat in graph.graph.find_nodes(op="call_function", target=A.cat.default):
-        sources = [_dequantizer(value) for value in cat.args[0]]
-        ranges = {source.args[1:] for source in sources if source is not None}
-        if not ranges or any(user.target is Q.quantize_per_tensor.default for user in cat.users):
+        found = [_quantizer_behind(value) for value in cat.args[0]]
+        int8 = [quantizer for quantizer in found if quantizer is not None]
+        if not int8 or any(user.target is QUANTIZE for user in cat.users):
             continue
-        if None in sources:
+        if len(int8) < len(found):
             inputs = [
-                value if source is None else insert(graph, cat, A.mul.Tensor, value, NEARLY_ONE)
-                for value, source in zip(cat.args[0], sources, strict=True)
+                value if quantizer is None else insert(graph, cat, A.mul.Tensor, value, NEARLY_ONE)
+                for value, quantizer in zip(cat.args[0], found, strict=True)
             ]
             cat.args = (inputs, *cat.args[1:])
         else:
-            _quantize_output(graph, cat, _common_range(ranges))
+            again = _insert_quantizer(graph, cat.next, cat, _common_grid(int8))
+            cat.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
         changed += 1
     graph.recompile()
     return changed
@@ -127,8 +125,8 @@ def separate_quantizers(graph: GraphModule) -> int:
     as the class token, are clipped to the range of this one: coat_lite_tiny had 6 instead of 16 dB.
     """
     changed = 0
-    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_tensor.default):
-        value: Any = node.args[0]
+    for quantizer in quantizers(graph):
+        node, value = quantizer.node, quantizer.source
         source = _source(value)
         if source.target is A.softmax.int or (source.target is not DEQUANTIZE and _takes_a_part(value)):
             node.args = (insert(graph, node, A.mul.Tensor, value, NEARLY_ONE), *node.args[1:])
@@ -146,16 +144,15 @@ def _takes_a_part(value: Any) -> bool:
     return False
 
 
-def _quantize_output(graph: GraphModule, node: Node, scale_and_range: tuple[Any, ...]) -> None:
-    quantized = insert(graph, node.next, Q.quantize_per_tensor.default, node, *scale_and_range)
-    again = insert(graph, node.next.next, DEQUANTIZE, quantized, *scale_and_range)
-    node.replace_all_uses_with(again, delete_user_cb=lambda user: user is not quantized)
+def _insert_quantizer(graph: GraphModule, before: Node, value: Node, grid: Grid) -> Node:
+    """Insert Q/DQ of a value before a node; return the DQ."""
+    return insert(graph, before, DEQUANTIZE, insert(graph, before, QUANTIZE, value, *grid), *grid)
 
 
-def _dequantizer(value: Any) -> Any:
-    """The node that dequantizes a value, if the value is only rearranged after that; else None."""
+def _quantizer_behind(value: Any) -> Quantizer | None:
+    """The quantizer of a value, if the value is only rearranged after that; else None."""
     source = _source(value)
-    return source if source.target is DEQUANTIZE else None
+    return quantizer_of(source) if source.target is DEQUANTIZE else None
 
 
 def _source(value: Any) -> Any:
@@ -165,13 +162,12 @@ def _source(value: Any) -> Any:
     return value
 
 
-def _common_range(ranges: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Arguments (scale, zero point, least, most, dtype) that represent all values of these ranges."""
-    _, _, least, most, dtype = next(iter(ranges))
-    low = min(scale * (least - zero) for scale, zero, *_ in ranges)
-    high = max(scale * (most - zero) for scale, zero, *_ in ranges)
-    scale = (high - low) / (most - least)
-    return scale, round(least - low / scale), least, most, dtype
+def _common_grid(int8: Sequence[Quantizer]) -> Grid:
+    """The grid that represents the values of all these quantizers."""
+    lows, highs = zip(*(quantizer.representable_range for quantizer in int8), strict=True)
+    low, high, first = min(lows), max(highs), int8[0]
+    scale = (high - low) / (first.high - first.low)
+    return scale, round(first.low - low / scale), first.low, first.high, first.dtype
 
 
 LOWERING = RuntimeLowering(

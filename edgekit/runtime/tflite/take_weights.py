@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.constant_files import stored
-from edgekit.compiler.graph import Q, add_constant, constant, drop_constants
+from edgekit.compiler.graph import add_constant, constant, drop_constants
+from edgekit.compiler.quantizers import QUANTIZE_CHANNELS
 from edgekit.runtime.tflite.weights import Key, Levels
 
 AT_ONCE = 1 << 20
@@ -19,7 +20,7 @@ def take_weights(graph: GraphModule) -> dict[Key, Levels]:
     Weights with the same key but other values, such as two fixed filters, stay in the graph.
     """
     found: dict[Key, list[tuple[Node, Tensor]]] = {}
-    for node in graph.graph.find_nodes(op="call_function", target=Q.quantize_per_channel.default):
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
         weight, scales = (constant(graph, argument) for argument in node.args[:2])
         if weight is None or scales is None or node.args[3] != 0:
             continue
