@@ -17,7 +17,7 @@ def tie_pools(graph: GraphModule) -> int:
         before = quantizer_of(pool.args[0])
         if before is None:
             continue
-        for behind in (quantizer_of(user) for user in pool.users):
+        for behind in [quantizer_of(user) for user in pool.users]:  # a list: a new grid changes the users
             if behind is not None:
                 set_grid(behind, before.grid)
                 tied += 1
