@@ -15,7 +15,7 @@ from PIL import Image
 from edgekit.cli.main import main
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure.accuracy import Predictions
-from edgekit.measure.measure_bundles import EvaluationImages
+from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.runtime.bundle import Golden, write_bundle
 from edgekit.support import distribution
 from tests.helpers.environments import PIP, build, new_environment, run

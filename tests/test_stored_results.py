@@ -18,8 +18,8 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.images.selection import select
 from edgekit.measure import shards
 from edgekit.measure.accuracy import Answers, Predictions
-from edgekit.measure.measure_bundles import EvaluationImages
-from edgekit.measure.rows import Machine, MeasurementStore, RowInputs
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.measurement_store import GroupInputs, Machine, MeasurementStore
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.shards import SerialExecutor, Shard, ShardInputs, evaluate_shards
 from edgekit.models.identity import NetworkIdentity
@@ -61,7 +61,7 @@ BUNDLE = BundleInputs(
     versions=VERSIONS,
 )
 REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), (0, 1))
-ROW = RowInputs(
+ROW = GroupInputs(
     bundles=(("onnx-float", "18"), ("onnx-int8", "29")),
     images=REFERENCE.key,
     image_names=("cat/1.png", "dog/1.png"),
@@ -227,7 +227,7 @@ MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (BundleInputs, make_bundle_of),
     (BundleInputs, make_graph),
     (ReferenceInputs, make_reference),
-    (RowInputs, make_row),
+    (GroupInputs, make_row),
     (ShardInputs, make_shard),
     (SensitivityInputs, make_sensitivity),
     (StudyInputs, make_study),

@@ -16,9 +16,11 @@ from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
 from edgekit.measure.baselines import Group
+from edgekit.measure.built_bundles import BuiltBundles, measure_built
+from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_model
-from edgekit.measure.measure_bundles import EvaluationImages, failed
-from edgekit.measure.rows import Built, Machine, MeasurementStore, measure_bundles
+from edgekit.measure.measurement import failed_measurement
+from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
@@ -179,7 +181,7 @@ def inspect_on(device: Device, path: Path, threads: int | None, reporter: Report
 
 def measure_on_device(
     device: Device,
-    built: Built,
+    built: BuiltBundles,
     timing: Timing,
     reporter: Reporter,
     offline: bool = False,
@@ -215,6 +217,6 @@ def measure_on_device(
                 raise
             reporter.failed(f"{device.name}: measuring {', '.join(group)}", error)
             failure = Failure.of("device", error)
-        return {name: failed(name, bundle, failure, facts, images) for name, bundle in group.items()}
+        return {name: failed_measurement(name, bundle, failure, facts, images) for name, bundle in group.items()}
 
-    return measure_bundles(built, facts, measure)
+    return measure_built(built, facts, measure)

@@ -16,6 +16,12 @@ Call = tuple[str, str]
 F32 = "f32"
 
 
+def label_of(call: Call) -> str:
+    """The name of the bundle, and its number format unless that is f32."""
+    name, computed_in = call
+    return name if computed_in == F32 else f"{name} in {computed_in}"
+
+
 def baselines_of(name: str, group: Group) -> tuple[str, ...]:
     """Names of the bundles that a bundle has to beat, of which the fastest counts; none for a baseline itself.
 

@@ -15,9 +15,10 @@ from edgekit.images.calibration_list import doubts, write_list
 from edgekit.images.overlap import copies_of
 from edgekit.images.stores import open_store
 from edgekit.measure import machine
+from edgekit.measure.built_bundles import measure_here
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import judge, recommend
-from edgekit.measure.rows import MeasurementStore, lost_with_device, measure_here
+from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.job import Job, prepare, with_device_class

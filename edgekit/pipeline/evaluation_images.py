@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.measure.accuracy import Answers, Predictions, joined, predict
-from edgekit.measure.measure_bundles import EvaluationImages
+from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.models import Network
 from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits

@@ -13,7 +13,8 @@ from edgekit.devices.registry import THIS
 from edgekit.errors import DataError, EngineError, UsageError
 from edgekit.images.selection import Selection, split
 from edgekit.measure import machine
-from edgekit.measure.measure_bundles import EvaluationImages, measure_group
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.group import measure_group
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgekit.cli.main import main
-from edgekit.measure import measure_bundles as measure
+from edgekit.measure import opened_bundle
 from edgekit.measure.fresh_process import Fresh
 from edgekit.models import load_network, parse_model_args
 from edgekit.models.options import ModelOptions
@@ -112,7 +112,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr("edgekit.tuning.search.spawn", begun)
-    monkeypatch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
 
 
 def deployed(folder: str) -> list[str | None]:

@@ -151,7 +151,7 @@ def test_a_bug_costs_one_bundle(
     make_bundle: MakeBundle, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command has a bug in its work for the first of two bundles."""
-    from edgekit.measure import measure_bundles, shards
+    from edgekit.measure import opened_bundle, shards
 
     def broken(real: Any) -> Any:
         calls = iter(range(9))
@@ -164,7 +164,7 @@ def test_a_bug_costs_one_bundle(
         return mistaken
 
     paths = [make_bundle("onnx", name) for name in ("first", "second")]
-    for command, owner, name in (("evaluate", shards, "predict"), ("benchmark", measure_bundles, "profile_bundle")):
+    for command, owner, name in (("evaluate", shards, "predict"), ("benchmark", opened_bundle, "profile_bundle")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, broken(getattr(owner, name)))
             more = ["--data", photos] if command == "evaluate" else ["--iterations", 3, "--warmup", 0]

@@ -29,7 +29,7 @@ from edgekit.devices.messages import (
     encode,
 )
 from edgekit.errors import BundleError, DeviceError
-from edgekit.measure.measure_bundles import EvaluationImages
+from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.settings import Timing
 from tests.helpers.failing_engine import MESSAGE, Phase
 from tests.helpers.tiny import MakeBundle
@@ -130,7 +130,7 @@ def broken_agent(owner: str, name: str) -> list[str]:
 
 
 def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: AgentJob) -> None:
-    messages, _ = run(job, broken_agent("edgekit.measure.measure_bundles", "profile_bundle"))
+    messages, _ = run(job, broken_agent("edgekit.measure.opened_bundle", "profile_bundle"))
     (bug,) = (message for message in messages if isinstance(message, Bug))
     assert (bug.what, bug.kind) == ("it's", "KeyError")
     assert "Traceback (most recent call last)" in bug.traceback

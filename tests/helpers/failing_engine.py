@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.measure import measure_bundles
+from edgekit.measure import group_times
 from edgekit.runtime.manifest import Manifest
 
 Phase = Literal["model alone", "end to end"]
@@ -20,7 +20,7 @@ MESSAGE = "the accelerator was lost"
 def failing_engine(target: str, bundle: str, phase: Phase = "model alone", computed_in: str = "f32") -> Iterator[None]:
     """Make the engine of the bundle with this folder name raise in one phase of the timing, in one precision."""
     engine: Any = importlib.import_module(RUNTIMES[target].engine_module).Engine
-    measure: Any = measure_bundles
+    times: Any = group_times
     open_model, run = engine.__init__, engine.run
     broken: set[Any] = set()
     phases: list[str] = []
@@ -48,6 +48,6 @@ def failing_engine(target: str, bundle: str, phase: Phase = "model alone", compu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "__init__", opened)
         patch.setattr(engine, "run", ran)
-        patch.setattr(measure, "time_in_turns", during("model alone", measure.time_in_turns))
-        patch.setattr(measure, "time_end_to_end", during("end to end", measure.time_end_to_end))
+        patch.setattr(times, "time_in_turns", during("model alone", times.time_in_turns))
+        patch.setattr(times, "time_end_to_end", during("end to end", times.time_end_to_end))
         yield

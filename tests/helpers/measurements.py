@@ -1,8 +1,11 @@
 """Measurements with plausible figures. A test sets the figures that matter to it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from edgekit.config.precisions import Precision
+from edgekit.measure.baselines import Group
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Accuracy, Failure, Latency, Measurement, Speedup, Stage
@@ -85,3 +88,22 @@ def failed(stage: Stage = "compile", target: str = "onnx", on: DeviceFacts | Non
     """Measurement of an int8 bundle for which a stage failed."""
     failure = Failure(stage, "CompileError", "refused")
     return Measurement(target=target, precision="int8", device=on or device(), failure=failure)
+
+
+class FakeMeasure:
+    """Fake measurement of a group that records its calls and returns one measurement per bundle."""
+
+    def __init__(self, failure: Failure | None = None) -> None:
+        self.groups: list[list[str]] = []
+        self._failure = failure
+
+    def __call__(self, group: Group) -> Mapping[str, Measurement]:
+        self.groups.append(list(group))
+        return {name: self._measured(name) for name in group}
+
+    def _measured(self, name: str) -> Measurement:
+        if self._failure:
+            return replace(failed(), failure=self._failure)
+        thermal = conditions(series=(sample(48.25), sample(None)), throttled=("throttled",))
+        target, _, precision = name.rpartition("-")
+        return measurement("int8" if precision == "int8" else "float", target, thermal=thermal)

@@ -1,10 +1,14 @@
 """Bundles of the tiny network that the tests measure as a group."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from edgekit.measure import measure_bundles
+from edgekit.measure import opened_bundle
 from edgekit.measure.fresh_process import Fresh
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.run_folder import RunFolder, open_run
 from tests.helpers.tiny import MakeBundle
 
 
@@ -30,4 +34,10 @@ def openvino_group(make_bundle: MakeBundle) -> dict[str, Bundle]:
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the fresh process of each bundle by fixed figures."""
-    monkeypatch.setattr(measure_bundles, "measure_fresh", lambda path, threads: Fresh(20.0, 3.0, 50_000_000))
+    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(20.0, 3.0, 50_000_000))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunFolder]:
+    with open_run(tmp_path / "run") as opened:
+        yield opened

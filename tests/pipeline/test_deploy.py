@@ -16,8 +16,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import EngineError
-from edgekit.measure import measure_bundles as measure
-from edgekit.measure import steadiness
+from edgekit.measure import opened_bundle, steadiness
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.profiled import profile_bundle
 from edgekit.models import network
@@ -43,7 +42,7 @@ WRITTEN = {"report.json", "report.html", "report.csv", "calibration.json", ".edg
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Add the fake runtime, which needs no converter, to the table. A separate process wouldn't have it."""
-    monkeypatch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
     with fake_runtime.added():
         yield
 
@@ -53,7 +52,7 @@ def fake_done(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory
     """A finished run for the fake runtime alone."""
     folder = tmp_path_factory.mktemp("fake_done") / "run"
     with pytest.MonkeyPatch.context() as patch, fake_runtime.added():
-        patch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
         assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
 
@@ -300,14 +299,14 @@ def test_a_bug_in_the_measuring_of_a_bundle_costs_its_row(
             raise IndexError("no such layer")
         return real(bundle, *arguments)
 
-    monkeypatch.setattr(measure, "profile_bundle", mistaken)
+    monkeypatch.setattr(opened_bundle, "profile_bundle", mistaken)
     assert again("--json") == 1
     out, err = capfd.readouterr()
     float_, int8 = parse(out, Report, "stdout").results
     assert (float_.verdict, int8.verdict) == ("pass", "error")
     assert int8.failure is not None
     assert (int8.failure.stage, int8.failure.error) == ("bug in edgekit", "IndexError")
-    assert int8.failure.message.startswith("IndexError: no such layer (edgekit/measure/measure_bundles.py:")
+    assert int8.failure.message.startswith("IndexError: no such layer (edgekit/measure/opened_bundle.py:")
     assert "fake-int8: this is a bug in edgekit" in err
     assert "IndexError: no such layer" in (tmp_path / "run" / STATE / library_log.NAME).read_text()
 
@@ -394,7 +393,7 @@ def test_a_run_folder_reveals_no_local_folders(
             raise EngineError(f"'{path}' can't run in a separate process")
         return Fresh(1.0, 1.0, 1_000_000)
 
-    monkeypatch.setattr(measure, "measure_fresh", lost)
+    monkeypatch.setattr(opened_bundle, "measure_fresh", lost)
     options = ["--weights", str(weights), f"--data={data}", "--num-eval-samples", "29", "-o", str(folder)]
     assert main(["deploy", *job_arguments, *options, "--target", "fake", "--json"]) == 1
     out, err = capfd.readouterr()
@@ -417,7 +416,7 @@ POINTS: list[tuple[Any, str, int]] = [
     (graphs, "quantize_stage", 0),
     (bundle, "read_bundle", 1),
     (images, "predict", 0),
-    (measure, "predict", 1),
+    (opened_bundle, "predict", 1),
     (steadiness, "alternate", 0),
     (pipeline, "write_report", 0),
 ]

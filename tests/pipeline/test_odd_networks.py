@@ -13,7 +13,7 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
-from edgekit.measure import measure_bundles as measure
+from edgekit.measure import opened_bundle
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.fresh_process import Fresh
 from edgekit.models.logits import torch_logits
@@ -68,7 +68,7 @@ def grey_run(grey_job: list[str], calibrating: list[str], tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("grey") / "run"
     quick = ["--threads", "1", "--iterations", "3", "--warmup", "0", "--min-speedup", "0", "--max-drop", "100"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
         assert main(["deploy", *grey_job, *calibrating, *quick, "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
 

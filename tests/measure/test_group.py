@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgekit.config.device_classes import load_device_class
 from edgekit.errors import EngineError
-from edgekit.measure import measure_bundles as measure
-from edgekit.measure import profiled, steadiness, timing
+from edgekit.measure import group as group_module
+from edgekit.measure import group_times, measurement, opened_bundle, profiled, steadiness, timing
 from edgekit.measure.accuracy import Predictions, predict
-from edgekit.measure.measure_bundles import EvaluationImages, measure_group, roofline
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.group import measure_group
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement, Speedup, Stage
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
@@ -94,16 +94,26 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     assert low <= int8.speedup.ratio <= high
 
 
-@pytest.mark.parametrize("name", ["profile_bundle", "_measurement", "_call", "speedup_of", "EnergyMeter"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (opened_bundle, "profile_bundle"),
+        (group_module, "measurement_of"),
+        (group_times, "_call"),
+        (measurement, "speedup_of"),
+        (group_times, "EnergyMeter"),
+    ],
+)
 def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
     group: dict[str, Bundle],
     tiny_images: EvaluationImages,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    owner: ModuleType,
     name: str,
 ) -> None:
     """In the work for the second bundle; EnergyMeter is for all of them."""
-    real, calls = getattr(measure, name), iter(range(9))
+    real, calls = getattr(owner, name), iter(range(9))
     of_second = 0 if name == "EnergyMeter" else 1
 
     def mistaken(*arguments: Any, **more: Any) -> Any:
@@ -116,7 +126,7 @@ def test_a_bug_costs_its_row_and_is_blamed_on_nobody(
         nothing: dict[str, int] = {}
         return (lambda: nothing["val"]) if next(calls) == of_second else call
 
-    monkeypatch.setattr(measure, name, broken_call if name == "_call" else mistaken)
+    monkeypatch.setattr(owner, name, broken_call if name == "_call" else mistaken)
     float_, int8 = measure_all(group, tiny_images).values()
     assert int8.failure is not None
     assert (int8.failure.stage, int8.failure.error) == ("bug in edgekit", "KeyError")
@@ -160,7 +170,7 @@ def test_a_sustained_benchmark_has_a_time_series(group: dict[str, Bundle]) -> No
 
 
 def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
+    monkeypatch.setattr(group_times, "EnergyMeter", lambda reporter: SimpleNamespace(measure=lambda call: ENERGY))
     for each in measure_all(group, None, replace(TIMING, streams=2)).values():
         assert each.energy == ENERGY
         assert each.throughput is not None
@@ -169,7 +179,7 @@ def test_energy_and_streams_of_each_bundle(group: dict[str, Bundle], monkeypatch
 
 def test_a_stream_that_fails_loses_its_own_row(group: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     error = EngineError("no memory for it")
-    monkeypatch.setattr(measure, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
+    monkeypatch.setattr(group_times, "measure_streams", lambda *_: ({"onnx-int8": THROUGHPUT}, {"onnx-float": error}))
     float_, int8 = measure_all(group, None, replace(TIMING, streams=2)).values()
     assert_lost(float_, "benchmark", "no memory for it")
     assert (int8.failure, int8.throughput, int8.speedup) == (None, THROUGHPUT, None)
@@ -297,7 +307,7 @@ def test_bf16_that_cannot_be_evaluated_loses_only_that_figure(
             raise error
         return predict(run, pictures, names)
 
-    monkeypatch.setattr(measure, "predict", fail)
+    monkeypatch.setattr(opened_bundle, "predict", fail)
     float_, int8 = measure_all(openvino_group, tiny_images).values()
     assert_complete(float_)
     assert_complete(int8)
@@ -355,7 +365,7 @@ def test_every_failure_is_a_measurement(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(measure, name, fail)
+    monkeypatch.setattr(opened_bundle, name, fail)
     measured = measure_all(group, tiny_images if stage == "evaluate" else None)
     assert [each.failure for each in measured.values()] == [Failure.of(stage, error)] * 2
 
@@ -381,18 +391,9 @@ def test_macs_are_the_sum_of_all_layers(make_bundle: MakeBundle, tiny_images: Ev
     assert measured.macs == 400
 
 
-def test_the_bound_is_of_the_measured_device_and_not_of_the_bundle() -> None:
-    here = device(device_class="x86-64-v4", cores=2)
-    limit = roofline(here, 10**9, "int8", threads=8, p50_ms=20.0)
-    bound = load_device_class("x86-64-v4").nominal_ms(10**9, "int8", 2)
-    assert limit is not None
-    assert (limit.bound_ms, limit.fraction) == (bound, bound / 20)
-    assert roofline(device(device_class=None), 10**9, "int8", threads=1, p50_ms=20.0) is None
-
-
 def test_end_to_end_cycles_through_the_files(make_bundle: MakeBundle, tiny_images: EvaluationImages) -> None:
     with Session(read_bundle(make_bundle("onnx")), 1) as session:
-        call = measure._end_to_end(session, tiny_images.files[:2])
+        call = group_times._end_to_end(session, tiny_images.files[:2])
         first, second, third = (call() for _ in range(3))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, np.ndarray)

@@ -1,23 +1,18 @@
-"""Measure all bundles of a run: group them by runtime, resume measurements of an interrupted run, measure the rest."""
+"""Measurements in a run folder, from which an interrupted run resumes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from edgekit.config.precisions import Precision
 from edgekit.measure.baselines import Group
-from edgekit.measure.measure_bundles import EvaluationImages, measure_group
+from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.settings import Timing
-from edgekit.measure.versions import measuring_versions
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Failure, Measurement
-from edgekit.runtime.bundle import Bundle
+from edgekit.report.row import Measurement
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from edgekit.support.stored_results import Inputs
 
-Built = Mapping[str, Bundle | Exception]
-"""Bundles by name; instead of a bundle, the error of making it."""
 MeasureGroup = Callable[[Group], Mapping[str, Measurement]]
 
 
@@ -36,7 +31,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class RowInputs(Inputs):
+class GroupInputs(Inputs):
     """What the measurements of a group of bundles depend on, except for the passing state of the machine."""
 
     bundles: tuple[tuple[str, str], ...]
@@ -81,56 +76,12 @@ class MeasurementStore:
             self.run.remember(name, inputs, measured)
         return measured
 
-    def inputs(self, group: Group, machine: Machine) -> RowInputs:
+    def inputs(self, group: Group, machine: Machine) -> GroupInputs:
         """What the measurements of these bundles on this machine depend on."""
         bundles = tuple((name, bundle.sha256) for name, bundle in group.items())
-        return RowInputs(bundles, self.images.key, tuple(self.images.names), self.timing, machine)
-
-
-def measure_bundles(built: Built, device: DeviceFacts, measure: MeasureGroup) -> list[Measurement]:
-    """Measure each bundle, and return one measurement per bundle or error in the same order.
-
-    `measure` gets the bundles of one runtime at a time.
-    """
-    measured = {name: _not_made(name, device, error) for name, error in built.items() if isinstance(error, Exception)}
-    for group in by_runtime(built).values():
-        measured |= measure(group)
-    return [measured[name] for name in built]
-
-
-def by_runtime(built: Built) -> dict[str, dict[str, Bundle]]:
-    """Group the bundles by target, without those that could not be made."""
-    groups: dict[str, dict[str, Bundle]] = {}
-    for name, bundle in built.items():
-        if isinstance(bundle, Bundle):
-            groups.setdefault(bundle.manifest.target, {})[name] = bundle
-    return groups
-
-
-def _not_made(name: str, device: DeviceFacts, error: Exception) -> Measurement:
-    """Measurement of a bundle that could not be made; its name is TARGET-PRECISION."""
-    target, _, precision = name.rpartition("-")
-    kind: Precision = "int8" if precision == "int8" else "float"
-    return Measurement(target=target, precision=kind, device=device, failure=Failure.of("compile", error))
+        return GroupInputs(bundles, self.images.key, tuple(self.images.names), self.timing, machine)
 
 
 def lost_with_device(measured: Measurement) -> bool:
     """Whether the device failed and not the bundle, so that the same command may succeed later."""
     return measured.failure is not None and measured.failure.stage == "device"
-
-
-def measure_here(
-    built: Built, device: DeviceFacts, images: EvaluationImages, timing: Timing, run: RunFolder, reporter: Reporter
-) -> Sequence[Measurement]:
-    """Measure the bundles of a report on this machine."""
-
-    store = MeasurementStore(run, images, timing)
-
-    def measure(group: Group) -> Mapping[str, Measurement]:
-        return measure_group(group, timing, device, reporter, images)
-
-    def resumed(group: Group) -> Mapping[str, Measurement]:
-        target = next(iter(group.values())).manifest.target
-        return store.resumed(group, Machine(device, measuring_versions(target)), measure, reporter)
-
-    return measure_bundles(built, device, resumed)

@@ -1,0 +1,62 @@
+"""Measures accuracy, latency, memory and INT8 kernels of a group of bundles, which are timed in turns.
+
+All measurements use the same sessions as apps do. A bundle that fails loses only its own measurement.
+"""
+
+from contextlib import ExitStack
+
+from edgekit.errors import EdgekitError
+from edgekit.measure.baselines import Group
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.group_times import time_group
+from edgekit.measure.measurement import failed_measurement, measurement_of
+from edgekit.measure.opened_bundle import OpenedBundle, open_bundle
+from edgekit.measure.settings import Timing
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.row import Failure, Measurement, Stage
+from edgekit.support.each_bundle import each_bundle
+from edgekit.support.progress import Reporter
+
+
+def measure_group(
+    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None = None
+) -> dict[str, Measurement]:
+    """Measure each bundle, with timing in turns in this process. An error of a bundle, or a bug, costs its row.
+
+    Float bundles also run in bf16 or f16 where their runtime would choose that: the baseline of an INT8 speed-up is the
+    fastest float. With images, the bundles are also evaluated. Without images, they are timed on a golden sample.
+    """
+    try:
+        measured, failures = _measured(group, timing, device, reporter, images)
+    except Exception as error:  # a bug in what the bundles share
+        if isinstance(error, EdgekitError):
+            raise
+        reporter.failed(f"measuring {', '.join(group)}", error)
+        measured, failures = {}, dict.fromkeys(group, Failure.of("benchmark", error))
+    return {
+        name: failed_measurement(name, bundle, failures[name], device, images) if name in failures else measured[name]
+        for name, bundle in group.items()
+    }
+
+
+def _measured(
+    group: Group, timing: Timing, device: DeviceFacts, reporter: Reporter, images: EvaluationImages | None
+) -> tuple[dict[str, Measurement], dict[str, Failure]]:
+    """Measurements of the bundles that work, and why the others don't."""
+    stage: Stage = "benchmark" if images is None else "evaluate"
+    with ExitStack() as stack:
+
+        def opening(name: str) -> OpenedBundle:
+            return open_bundle(name, group, timing, images, stack, reporter)
+
+        opened, unopened = each_bundle(group, opening, reporter)
+        times = time_group(opened, timing, images, reporter)
+    timed = [name for name in opened if name not in times.failures]
+
+    def measurement(name: str) -> Measurement:
+        return measurement_of(name, group, opened[name], times, device, images)
+
+    measured, unmeasured = each_bundle(timed, measurement, reporter)
+    failures = {name: Failure.of(stage, error) for name, error in unopened.items()}
+    failures |= {name: Failure.of("benchmark", error) for name, error in {**times.failures, **unmeasured}.items()}
+    return measured, failures

@@ -1,0 +1,112 @@
+"""A bundle whose session is open, and what is measured on the way there: all that isn't timed in turns."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import StageError
+from edgekit.images.preprocess import open_image
+from edgekit.measure.accuracy import Predictions, SnrMeter, changed_classes, compare, predict
+from edgekit.measure.baselines import Group, is_baseline, label_of
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.fresh_process import Fresh, measure_fresh
+from edgekit.measure.profiled import Profiled, profile_bundle, runs_for
+from edgekit.measure.settings import Timing
+from edgekit.report.row import Accuracy
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.engine import check_threads
+from edgekit.runtime.session import Session, open_session
+from edgekit.support.progress import Reporter, Step
+
+
+@dataclass(frozen=True)
+class LowPrecisionSession:
+    """Session of a float bundle in bf16 or f16, and its accuracy."""
+
+    session: Session
+    accuracy: Accuracy | None
+    """None without images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedBundle:
+    """A bundle whose session is open, and the measurements before timing."""
+
+    bundle: Bundle
+    session: Session
+    fresh: Fresh
+    profiled: Profiled
+    accuracy: Accuracy | None = None
+    snr_db: float | None = None
+    low: LowPrecisionSession | None = None
+    """The same bundle in bf16 or f16, or None if its runtime would not choose that itself."""
+
+    def example(self, images: EvaluationImages | None) -> NDArray[np.float32]:
+        """The first image, or without images a golden sample, normalized: float32 [1,C,H,W]."""
+        if images is not None:
+            return self.session.preprocess(open_image(images.files[0]))
+        return self.bundle.manifest.preprocessing.normalize(self.bundle.golden().pixels[0])
+
+
+def open_bundle(
+    name: str, group: Group, timing: Timing, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
+) -> OpenedBundle:
+    """Open and check a bundle, and evaluate it on the images; raises StageError."""
+    bundle = group[name]
+    # This comes first, because a runtime that crashes then takes down only the fresh process.
+    fresh = measure_fresh(bundle.path, check_threads(timing.threads))
+    session = stack.enter_context(open_session(bundle, timing.threads))
+    session.verify()
+    accuracy, snr = None, SnrMeter(images.logits if images else None)
+    if images is not None:
+        predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
+        changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
+        accuracy = replace(compare(predictions, images.reference), changes=changes)
+    profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
+    judged = images is not None or is_baseline(name, group)
+    low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
+    return OpenedBundle(
+        bundle=bundle, session=session, fresh=fresh, profiled=profiled, accuracy=accuracy, snr_db=snr.db, low=low
+    )
+
+
+def _open_in_low_precision(
+    name: str, session: Session, images: EvaluationImages | None, stack: ExitStack, reporter: Reporter
+) -> LowPrecisionSession | None:
+    """Open and evaluate the bundle in bf16 or f16; None if its runtime would not choose that, or fails.
+
+    It may fail although f32 works, because f16 overflows above 65504.
+    """
+    try:
+        low = session.in_low_precision()
+        if low is None:
+            return None
+        stack.enter_context(low)
+        if images is None:
+            return LowPrecisionSession(low, None)
+        title = f"{label_of((name, computes_in(low)))}: evaluate"
+        predictions = _predict(title, low, images, reporter, SnrMeter(None))
+        return LowPrecisionSession(low, compare(predictions, images.reference))
+    except StageError as error:
+        reporter.warn(f"{name} in bf16 or f16: {error}", error)
+        return None
+
+
+def computes_in(session: Session) -> Literal["bf16", "f16"]:
+    """Number format of a session from `Session.in_low_precision`."""
+    return "bf16" if session.bundle.manifest.session["inference_precision"] == "bf16" else "f16"
+
+
+def _predict(title: str, session: Session, images: EvaluationImages, reporter: Reporter, snr: SnrMeter) -> Predictions:
+    with reporter.stage(title, len(images.crops)) as step:
+        return predict(snr.watched(session), _normalized(session.bundle, images, step), images.names)
+
+
+def _normalized(bundle: Bundle, images: EvaluationImages, step: Step) -> Iterator[tuple[NDArray[np.float32], int]]:
+    for image, label in images.crops.normalized(bundle.manifest.preprocessing):
+        yield image, label
+        step()
