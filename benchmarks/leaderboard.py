@@ -37,8 +37,8 @@ def measure(
     from edgekit.models.logits import batched_logits
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.build import build_one
-    from edgekit.pipeline.graphs import PreparedGraphs
-    from edgekit.pipeline.job import prepare
+    from edgekit.pipeline.graphs import JobGraphs
+    from edgekit.pipeline.job import load_job
     from edgekit.pipeline.options import Options
     from edgekit.runtime.profiling import profile
     from edgekit.runtime.session import open_session
@@ -46,11 +46,11 @@ def measure(
 
     reporter = Reporter(quiet=True)
     network = ModelOptions(model, weights="random", imgsz=imgsz, model_args=dict(model_args))
-    job = prepare(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
+    job = load_job(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
     size = job.network.preprocessing
     crops = crop_samples(job.dataset, job.evaluation.samples, size)
     expected = np.concatenate(list(batched_logits(job.network, crops.pixels, 8)))
-    graphs, rows = PreparedGraphs(job, reporter), []
+    graphs, rows = JobGraphs(job, reporter), []
     counts: dict[Precision, int] = {"float": FLOAT_IMAGES, "int8": count}
     for target in TARGETS:
         row: dict[str, Any] = {

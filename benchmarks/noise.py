@@ -26,8 +26,8 @@ from edgekit.compiler.graph import A, Q
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import prepare
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 
@@ -58,9 +58,9 @@ def measure(name: str, target: str, data: Path) -> list[Row]:
     subject, reporter = SUBJECTS[name], Reporter()
     options = Options(subject.model, subject.data or data, calibration_data=subject.calibration_data,
                       num_calibration_samples=CALIBRATION, num_eval_samples=EVALUATION)  # fmt: skip
-    job = prepare(options, reporter)
+    job = load_job(options, reporter)
     job = replace(job, recipe=replace(job.recipe, weight_rounding="nearest"))
-    graph = PreparedGraphs(job, reporter).prepare(target, "int8").graph
+    graph = JobGraphs(job, reporter).graph_to_compile(target, "int8").graph
     size = job.network.preprocessing
     images = list(size.normalize(crop_samples(job.dataset, job.evaluation.samples, size).pixels)[:, None])
     quantizers = {node: kind_of(node) for node in graph.graph.nodes if node.target in QUANTIZE}

@@ -127,7 +127,7 @@ def make(
     from edgekit.measure.profiled import ran_in_int8
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.build import build_all
-    from edgekit.pipeline.job import prepare
+    from edgekit.pipeline.job import load_job
     from edgekit.pipeline.options import Options
 
     subject, reporter = SUBJECTS[name], Reporter()
@@ -140,7 +140,7 @@ def make(
         device_class=device_class,
     )
     folder = args.work / name / (device_class or "")
-    job = prepare(options, reporter)
+    job = load_job(options, reporter)
     size = job.network.preprocessing
     pixels = crop_samples(job.dataset, job.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(job.calibration_dataset, job.calibration.samples, size)]

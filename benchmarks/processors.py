@@ -30,9 +30,9 @@ from edgekit.measure import machine
 from edgekit.measure.accuracy import snr_db
 from edgekit.measure.latency import alternate, ratio
 from edgekit.models.logits import torch_logits
-from edgekit.pipeline.build import compile_prepared
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.build import compile_graph
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profiling import profile
@@ -94,7 +94,7 @@ def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
         num_calibration_samples=CALIBRATION,
         num_eval_samples=EVALUATION,
     )
-    job = prepare(options, Reporter())
+    job = load_job(options, Reporter())
     pixels = crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing).pixels
     images = job.network.preprocessing.normalize(pixels)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
@@ -112,7 +112,7 @@ def compare(
 ) -> Row:
     """Make a bundle without and one with limited pairs, and compare them with torch's logits and with each other."""
     np.save(folder / "images.npy", images)
-    graphs, bundles, row = PreparedGraphs(job, Reporter()), {}, {}
+    graphs, bundles, row = JobGraphs(job, Reporter()), {}, {}
     for weights, limit in (("unlimited", False), ("limited", True)):
         bundles[weights], exact = build(graphs.with_recipe(recipe(job, limit)), target, folder / weights, images)
         pairs = bundles[weights].manifest.pairs_that_can_saturate
@@ -139,13 +139,13 @@ def recipe(job: Job, limit: bool) -> Recipe:
 
 
 def build(
-    graphs: PreparedGraphs, target: str, folder: Path, images: NDArray[np.float32]
+    graphs: JobGraphs, target: str, folder: Path, images: NDArray[np.float32]
 ) -> tuple[Bundle, NDArray[np.float32]]:
     """An INT8 bundle, and the logits that its graph computes in exact arithmetic."""
-    prepared = graphs.prepare(target, "int8")
+    to_compile = graphs.graph_to_compile(target, "int8")
     with torch.no_grad(), quiet():
-        exact = np.concatenate([prepared.graph(torch.from_numpy(image[None])).numpy() for image in images])
-    return compile_prepared(prepared, folder / "int8", Reporter(quiet=True)), exact
+        exact = np.concatenate([to_compile.graph(torch.from_numpy(image[None])).numpy() for image in images])
+    return compile_graph(to_compile, folder / "int8", Reporter(quiet=True)), exact
 
 
 def on_host(folder: Path, bundles: Sequence[Bundle]) -> list[NDArray[np.float32]]:

@@ -72,7 +72,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline import worker as apart
-    from edgekit.pipeline.job import prepare
+    from edgekit.pipeline.job import load_job
     from edgekit.pipeline.options import Options
     from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
@@ -90,7 +90,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         with stages.stage("load"):
             load_backend(target)
             options = Options(network, data, targets=(target,), num_calibration_samples=count)
-            job = prepare(options, Reporter(quiet=True), evaluate=False)
+            job = load_job(options, Reporter(quiet=True), evaluate=False)
         with apart.parked(job, run) as job:
             rows = list(stages.rows)
             for name in ("float", "int8", "run"):
@@ -121,8 +121,8 @@ def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[s
     from edgekit.compiler.constant_files import constants_in
     from edgekit.config.precisions import Precision
     from edgekit.pipeline.compile import compile_stage
-    from edgekit.pipeline.graphs import PreparedGraphs
-    from edgekit.pipeline.worker import load_job
+    from edgekit.pipeline.graphs import JobGraphs
+    from edgekit.pipeline.worker import load_parked
     from edgekit.runtime.backend import load_backend
     from edgekit.runtime.bundle import read_bundle
     from edgekit.runtime.session import open_session
@@ -137,13 +137,13 @@ def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[s
     precision: Precision = "float" if name == "float" else "int8"
     load_backend(target)
     with constants_in(folder):
-        graphs = PreparedGraphs(load_job(file), Reporter(quiet=True))
+        graphs = JobGraphs(load_parked(file), Reporter(quiet=True))
         with stages.stage("export"):
             graphs.exported()
         with stages.stage("rewrite" if name == "float" else "quantize"):
-            prepared = graphs.prepare(target, precision)
+            to_compile = graphs.graph_to_compile(target, precision)
         with stages.stage(f"compile {name}"):
-            sizes[f"compile {name}"] = compile_stage(prepared, folder / name)[0].size_bytes
+            sizes[f"compile {name}"] = compile_stage(to_compile, folder / name)[0].size_bytes
     return [
         row | {"size_bytes": sizes.get(row["stage"])}
         for row in stages.rows

@@ -131,12 +131,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_bundle: MakeBund
 def make_bundle_of(place: Place, inputs: Any) -> None:
     """Build a bundle with these inputs, or reuse the one that is there."""
 
-    def compiled(prepared: object, path: Path, reporter: Reporter) -> Bundle:
+    def compiled(to_compile: object, path: Path, reporter: Reporter) -> Bundle:
         place.made()
         return read_bundle(place.make_bundle("onnx", f"run/{path.name}", fingerprint=inputs.key))
 
-    place.patch.setattr(build, "compile_prepared", compiled)
-    graphs: Any = SimpleNamespace(inputs=lambda *_: inputs, job=SimpleNamespace(parked=None), prepare=lambda *_: None)
+    place.patch.setattr(build, "compile_graph", compiled)
+    graphs: Any = SimpleNamespace(
+        inputs=lambda *_: inputs, job=SimpleNamespace(parked=None), graph_to_compile=lambda *_: None
+    )
     build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8", QUIET)
 
 
@@ -205,7 +207,9 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
         place.patch.setattr(analysis, name, lambda *_: None)
     place.patch.setattr(analysis, "measure", measure)
     place.patch.setattr(analysis, "sensitivity_inputs", lambda *_: inputs)
-    graphs: Any = SimpleNamespace(job=SimpleNamespace(evaluation=SimpleNamespace(samples=())), prepare=lambda *_: None)
+    graphs: Any = SimpleNamespace(
+        job=SimpleNamespace(evaluation=SimpleNamespace(samples=())), graph_to_compile=lambda *_: None
+    )
     options: Any = SimpleNamespace(gates=Gates(), timing=Timing())
     assert analysis._analysed(graphs, "onnx", options, place.run, QUIET) == result
 

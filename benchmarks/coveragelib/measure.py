@@ -22,8 +22,8 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profiling import profile
@@ -96,7 +96,7 @@ class _Measured:
         self._size = network.preprocessing
         self._pixels = crop_samples(self._job.dataset, self._job.evaluation.samples, self._size).pixels
         self._expected = torch_logits(network, self._pixels)
-        self._graphs = PreparedGraphs(self._job, self._reporter)
+        self._graphs = JobGraphs(self._job, self._reporter)
         self._graphs.exported()
         self.facts: Row = {
             "params": network.params, "input": self._size.height, "recipe": self._job.recipe.name,
@@ -116,7 +116,7 @@ class _Measured:
                 num_eval_samples=request.count,
             )
             try:
-                return prepare(counted, self._reporter)
+                return load_job(counted, self._reporter)
             except ModelError:
                 if side == request.side:
                     raise

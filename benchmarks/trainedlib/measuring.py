@@ -20,8 +20,8 @@ from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.measure.profiled import ran_in_int8
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import prepare
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
@@ -33,8 +33,8 @@ class Bench:
 
     def __init__(self, options: Options, images: int) -> None:
         self.reporter = Reporter(quiet=True)
-        self.job = prepare(options, self.reporter)
-        self.graphs = PreparedGraphs(self.job, self.reporter)
+        self.job = load_job(options, self.reporter)
+        self.graphs = JobGraphs(self.job, self.reporter)
         chosen = split(self.job.evaluation, images)[0].samples
         self.crops = crop_samples(self.job.dataset, chosen, self.job.network.preprocessing)
         self.float_logits = np.concatenate(list(batched_logits(self.job.network, self.crops.pixels)))
@@ -73,7 +73,7 @@ class Bench:
         }
         return row | figures | {"cpu": machine.describe().cpu} | when
 
-    def _edgekit(self, runtime: str, graphs: PreparedGraphs, folder: Path) -> Row:
+    def _edgekit(self, runtime: str, graphs: JobGraphs, folder: Path) -> Row:
         bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)
         with open_session(bundle, 1) as session:
             figures = self._figures(session)

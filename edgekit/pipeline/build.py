@@ -8,9 +8,9 @@ from types import MappingProxyType
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.errors import BundleError, CompileError
 from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.graph_to_compile import GraphToCompile
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job
-from edgekit.pipeline.prepared import Prepared
 from edgekit.pipeline.request import BundleInputs
 from edgekit.pipeline.worker import build_apart
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -28,7 +28,7 @@ def build_all(
     precisions: tuple[Precision, ...] = PRECISIONS,
 ) -> dict[str, Bundle | Exception]:
     """Bundles by name in the report's order, or the error of one that failed. Bundles in `refused` are skipped."""
-    graphs = PreparedGraphs(job, reporter)
+    graphs = JobGraphs(job, reporter)
     pairs = {f"{target}-{precision}": (target, precision) for target, precision in product(targets, precisions)}
 
     def build(name: str) -> Bundle:
@@ -41,38 +41,38 @@ def build_all(
 
 
 def build_one(
-    graphs: PreparedGraphs,
+    graphs: JobGraphs,
     target: str,
     precision: Precision,
     path: Path,
     reporter: Reporter,
-    prepared: Prepared | None = None,
+    to_compile: GraphToCompile | None = None,
 ) -> Bundle:
-    """Return the bundle at `path`, and build it unless a valid one is there; `prepared` is its graph if it exists."""
+    """Return the bundle at `path`, and build it unless a valid one is there; `to_compile` is its graph if it exists."""
     existing = _existing_bundle(path, graphs.inputs(target, precision))
     if existing is not None:
         reporter.say(f"{path.name}: reused from an earlier run")
         return existing
-    if graphs.job.parked and prepared is None:
+    if graphs.job.parked and to_compile is None:
         return build_apart(graphs.job.parked, target, precision, path, reporter)
-    return compile_prepared(prepared or graphs.prepare(target, precision), path, reporter)
+    return compile_graph(to_compile or graphs.graph_to_compile(target, precision), path, reporter)
 
 
-def compile_prepared(prepared: Prepared, path: Path, reporter: Reporter) -> Bundle:
+def compile_graph(to_compile: GraphToCompile, path: Path, reporter: Reporter) -> Bundle:
     """Compile a graph to a bundle at `path`."""
-    warn_of_unmatched(prepared, reporter)
+    warn_of_unmatched(to_compile, reporter)
     with reporter.stage(f"{path.name}: compile"), quiet():
-        bundle, difference = compile_stage(prepared, path)
+        bundle, difference = compile_stage(to_compile, path)
     reporter.say(
         f"{path.name}: differs from torch by {difference:.1e} of the largest logit on "
-        f"{len(prepared.samples.pixels)} images"
+        f"{len(to_compile.samples.pixels)} images"
     )
     return bundle
 
 
-def warn_of_unmatched(prepared: Prepared, reporter: Reporter) -> None:
+def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
     """Warn the recipe's author that some of its rewrites have no effect."""
-    facts = prepared.facts
+    facts = to_compile.facts
     if not facts.unmatched:
         return
     recipe, model = facts.provenance.recipe, facts.provenance.model.name

@@ -15,8 +15,8 @@ import torch
 from edgekit import __version__
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import ParityError
+from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile
 from edgekit.pipeline.parity import PARITY, difference
-from edgekit.pipeline.prepared import GraphFacts, Prepared
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
 from edgekit.runtime.manifest import EngineRequirement, Manifest
@@ -29,19 +29,19 @@ GOLDEN_SPREAD = {"float": 1e-2, "int8": 0.3}
 """Tolerance of golden samples in standard deviations of the logits: kernels of other processors round differently."""
 
 
-def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:
+def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2) -> tuple[Bundle, float]:
     """Compile, check on real images and write the bundle; return it and its largest difference from torch's logits.
 
     The difference is a fraction of the largest logit. A float bundle that exceeds `PARITY` raises ParityError and isn't
     written.
     """
-    facts, samples, title = prepared.facts, prepared.samples, find_runtime(prepared.facts.target).title
+    facts, samples, title = to_compile.facts, to_compile.samples, find_runtime(to_compile.facts.target).title
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.compile-", dir=path.parent) as name:
         folder = Path(name)
         with writing(folder):
-            artifact = _compiled(prepared, folder)
+            artifact = _compiled(to_compile, folder)
         files = {file: folder / file for file in artifact.files}
         golden = Golden(samples.pixels[:golden_count], samples.logits[:golden_count], 0.0)
         int8 = facts.precision == "int8"
@@ -69,10 +69,10 @@ def compile_stage(prepared: Prepared, path: Path, golden_count: int = 2) -> tupl
         return write_bundle(path, files, manifest, facts.labels, golden), off
 
 
-def _compiled(prepared: Prepared, folder: Path) -> Artifact:
-    backend = load_backend(prepared.facts.target)
+def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
+    backend = load_backend(to_compile.facts.target)
     with quiet(), torch.no_grad():
-        return backend.compile(prepared.graph, folder, embedded(prepared.facts), prepared.facts.device_class)
+        return backend.compile(to_compile.graph, folder, embedded(to_compile.facts), to_compile.facts.device_class)
 
 
 def embedded(facts: GraphFacts) -> str:

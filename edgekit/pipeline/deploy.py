@@ -21,7 +21,7 @@ from edgekit.measure.gates import judge, recommend
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
-from edgekit.pipeline.job import Job, prepare, with_device_class
+from edgekit.pipeline.job import Job, load_job, with_device_class
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.stability import check_stability
@@ -44,7 +44,7 @@ def deploy(options: Options, reporter: Reporter) -> Report:
     check_tools(options)
     options = with_device_class(options)
     refused = Refusals() if options.force else refusals(options)
-    job = prepare(options, reporter)
+    job = load_job(options, reporter)
     if refused.unplanned:
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
     with open_run(options.folder) as run, parked(job, run) as job:
@@ -79,7 +79,7 @@ class PlannedRun:
 def plan(options: Options, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(options)
-    job = prepare(options, reporter)
+    job = load_job(options, reporter)
     return PlannedRun(
         model=job.network.name,
         weights=job.network.weights,

@@ -16,10 +16,10 @@ from edgekit.config.recipes import Recipe
 from edgekit.errors import ParityError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import torch_logits
-from edgekit.pipeline.calibrate import quantize_stage
+from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.parity import check_graph
-from edgekit.pipeline.prepared import ParitySamples, Prepared
+from edgekit.pipeline.quantize import quantize_stage
 from edgekit.pipeline.request import BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
 from edgekit.support.libraries import quiet
@@ -37,7 +37,7 @@ def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
     return BundleRequest(job.network, target, precision, job.recipe, job.device_class, *images)
 
 
-class PreparedGraphs:
+class JobGraphs:
     """Graphs of one job. The network is exported once, for the first graph."""
 
     def __init__(self, job: Job, reporter: Reporter) -> None:
@@ -56,7 +56,7 @@ class PreparedGraphs:
         pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
         return ParitySamples(pixels, torch_logits(job.network, pixels))
 
-    def with_recipe(self, recipe: Recipe) -> "PreparedGraphs":
+    def with_recipe(self, recipe: Recipe) -> "JobGraphs":
         """The same job with another recipe. It shares the loaded network and the exported graph."""
         other = copy(self)
         other.job = replace(self.job, recipe=recipe)
@@ -67,7 +67,7 @@ class PreparedGraphs:
         """What one bundle of the job depends on."""
         return request_of(self.job, target, precision).inputs
 
-    def prepare(self, target: str, precision: Precision, part: slice = slice(None)) -> Prepared:
+    def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
         """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
         graph = self.exported()
         images = self._calibration[part] if precision == "int8" else []

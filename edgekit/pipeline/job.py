@@ -48,7 +48,7 @@ class Job:
     """File from which another process can load the job and map its weights; None if the job is only in memory."""
 
 
-def prepare(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
+def load_job(options: Options, reporter: Reporter, evaluate: bool = True) -> Job:
     """Load the network and choose the images. This reports every mistake in the input before the long work starts."""
     listed = read_list(options.calibration_list, PASSES) if options.calibration_list else None
     recipe = choose_recipe(options, listed)

@@ -13,7 +13,7 @@ from edgekit.compiler.execution.threads import is_small
 from edgekit.compiler.first_difference import first_differing_layer
 from edgekit.errors import ModelError, ParityError
 from edgekit.models import Network
-from edgekit.pipeline.prepared import ParitySamples
+from edgekit.pipeline.graph_to_compile import ParitySamples
 
 PARITY = 1e-3
 """Largest allowed difference of a float model's logits from torch's, as a fraction of the largest logit."""

@@ -14,7 +14,7 @@ from edgekit.compiler.quantize.ranges import consumers
 from edgekit.compiler.quantizers import quantizers
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
-from edgekit.pipeline.graphs import PreparedGraphs
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job
 from edgekit.report.document import RangeRatio, Stability
 from edgekit.support.progress import Reporter
@@ -32,7 +32,7 @@ def check_stability(job: Job, targets: tuple[str, ...], reporter: Reporter) -> l
 
     Warns if the ranges differ so much that more images are needed.
     """
-    graphs = PreparedGraphs(job, reporter)
+    graphs = JobGraphs(job, reporter)
     samples = job.evaluation.samples[:MOST_IMAGES]
     preprocessing = job.network.preprocessing
     images = [image for image, _ in crop_samples(job.dataset, samples, preprocessing).normalized(preprocessing)]
@@ -63,10 +63,10 @@ def doubt_of(stability: Stability) -> str | None:
 
 
 def _compare(
-    graphs: PreparedGraphs, target: str, images: list[NDArray[np.float32]], expected: NDArray[np.float32]
+    graphs: JobGraphs, target: str, images: list[NDArray[np.float32]], expected: NDArray[np.float32]
 ) -> Stability | None:
     """The comparison for one target, or None if its graph has no quantized activation."""
-    one, other = (graphs.prepare(target, "int8", half).graph for half in HALVES)
+    one, other = (graphs.graph_to_compile(target, "int8", half).graph for half in HALVES)
     widths, other_widths = dict(_ranges(one)), dict(_ranges(other))
     ratios = {name: max(width / other_widths[name], other_widths[name] / width) for name, width in widths.items()}
     if not ratios:

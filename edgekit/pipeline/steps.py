@@ -9,10 +9,10 @@ from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
 from edgekit.pipeline.build import build_all, warn_of_unmatched
 from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import prepare
+from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_graph
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.prepared import STAGE, load_prepared, read_facts, save_prepared
 from edgekit.pipeline.worker import parked
 from edgekit.report.row import Failure
 from edgekit.runtime.backend import load_backend
@@ -59,19 +59,19 @@ def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
 def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
-    job = prepare(options, reporter, evaluate=False)
+    job = load_job(options, reporter, evaluate=False)
     with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-        graphs = PreparedGraphs(job, reporter)
+        graphs = JobGraphs(job, reporter)
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
             if _has_graph(folder, graphs.inputs(target, "int8").key):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
-                prepared = graphs.prepare(target, "int8")
-                warn_of_unmatched(prepared, reporter)
-                save_prepared(prepared, folder)
+                to_compile = graphs.graph_to_compile(target, "int8")
+                warn_of_unmatched(to_compile, reporter)
+                save_graph(to_compile, folder)
             return str(folder)
 
         targets = {f"{target}-int8": target for target in options.targets}
@@ -105,7 +105,7 @@ def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBu
             name = names[folder]
             with reporter.stage(f"{name}: compile"), quiet():
                 # no more than one graph in memory
-                bundle, _ = compile_stage(load_prepared(Path(folder)), run.path / name)
+                bundle, _ = compile_stage(load_graph(Path(folder)), run.path / name)
             return str(bundle.path)
 
         bundles, errors = each_bundle(names, compiled, reporter)
@@ -118,7 +118,7 @@ def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)
-    job = prepare(options, reporter, evaluate=False)
+    job = load_job(options, reporter, evaluate=False)
     with open_run(options.folder) as run, parked(job, run) as job:
         built = build_all(job, options.targets, run.path, reporter, precisions=("float",))
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))

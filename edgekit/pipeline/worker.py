@@ -56,10 +56,10 @@ def parked(job: Job, run: RunFolder) -> Iterator[Job]:
             write_out(out.fileno())
         del job  # frees its weights now instead of at the end of the block
         with constants_in(folder):
-            yield load_job(file)
+            yield load_parked(file)
 
 
-def load_job(file: Path) -> Job:
+def load_parked(file: Path) -> Job:
     """Load the job that `parked` wrote. Unpickling is safe because this same command wrote the file."""
     job: Job = torch.load(file, mmap=True, weights_only=False)
     return replace(job, parked=file)

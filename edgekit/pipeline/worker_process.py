@@ -13,9 +13,9 @@ from threading import Thread
 
 from edgekit.compiler.constant_files import constants_in
 from edgekit.errors import EdgekitError
-from edgekit.pipeline.build import compile_prepared
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.worker import load_job
+from edgekit.pipeline.build import compile_graph
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.worker import load_parked
 from edgekit.support.progress import Reporter
 from edgekit.support.tracebacks import kind_of, summary_of, text_of
 
@@ -27,9 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     file, reporter = Path(job), Reporter(quiet=bool(quiet))
     try:
         with constants_in(file.parent):
-            graphs = PreparedGraphs(load_job(file), reporter)
-            prepared = graphs.prepare(target, "int8" if precision == "int8" else "float")
-            compile_prepared(prepared, Path(path), reporter)
+            graphs = JobGraphs(load_parked(file), reporter)
+            to_compile = graphs.graph_to_compile(target, "int8" if precision == "int8" else "float")
+            compile_graph(to_compile, Path(path), reporter)
     except EdgekitError as error:
         fields = {"problem": error.problem, "valid": error.valid, "fix": error.fix}
         print(json.dumps({"error": {"kind": type(error).__name__, **fields}, "traceback": text_of(error)}))

@@ -15,10 +15,10 @@ from edgekit.images.dataset import Sample
 from edgekit.measure import machine
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.graph_to_compile import GraphToCompile
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.prepared import Prepared
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report import load_report, write_report
 from edgekit.report.device_facts import DeviceFacts
@@ -54,9 +54,9 @@ def analyse(options: Options, reporter: Reporter) -> Sensitivity:
     import_needed("matplotlib", "build")
     for target in options.targets:
         load_backend(target)
-    job = prepare(options, reporter)
+    job = load_job(options, reporter)
     with open_run(options.folder) as run:
-        graphs = PreparedGraphs(job, reporter)
+        graphs = JobGraphs(job, reporter)
         parts = [_analysed(graphs, target, options, run, reporter) for target in options.targets]
         sensitivity = document(job, options, parts)
         picture, _ = draw_sensitivity(sensitivity, standalone=True)
@@ -108,7 +108,7 @@ class SensitivityInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def sensitivity_inputs(graphs: PreparedGraphs, target: str, options: Options) -> SensitivityInputs:
+def sensitivity_inputs(graphs: JobGraphs, target: str, options: Options) -> SensitivityInputs:
     """What one target's part of the document depends on."""
     return SensitivityInputs(
         bundles=tuple(graphs.inputs(target, precision) for precision in PRECISIONS),
@@ -121,7 +121,7 @@ def sensitivity_inputs(graphs: PreparedGraphs, target: str, options: Options) ->
 
 
 def _analysed(
-    graphs: PreparedGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
+    graphs: JobGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
     inputs = sensitivity_inputs(graphs, target, options)
@@ -130,33 +130,33 @@ def _analysed(
         reporter.say(f"{target}: reused from an earlier run")
         return earlier
     job = graphs.job
-    prepared = graphs.prepare(target, "int8")
-    trials = simulate(graphs, prepared, job.evaluation.samples)
+    to_compile = graphs.graph_to_compile(target, "int8")
+    trials = simulate(graphs, to_compile, job.evaluation.samples)
     measured = measure(
         trials,
         target,
         layer_macs(graphs),
         options.gates.max_drop,
         reporter,
-        lambda: layer_times(graphs, prepared, options.timing.threads, run, reporter),
+        lambda: layer_times(graphs, to_compile, options.timing.threads, run, reporter),
     )
     run.remember(f"sensitivity-{target}", inputs, measured)
     return measured
 
 
-def simulate(graphs: PreparedGraphs, prepared: Prepared, samples: Sequence[Sample]) -> Trials:
+def simulate(graphs: JobGraphs, to_compile: GraphToCompile, samples: Sequence[Sample]) -> Trials:
     """Trials of a graph that was calibrated for one target, on these evaluation samples."""
     job, recipe = graphs.job, graphs.job.recipe
     unrounded = None
     if recipe.weight_rounding != "nearest":
         nearest = replace(recipe, weight_rounding="nearest")
-        unrounded = graphs.with_recipe(nearest).prepare(prepared.facts.target, "int8").graph
-    simulation = Simulation(prepared.graph, unrounded)
+        unrounded = graphs.with_recipe(nearest).graph_to_compile(to_compile.facts.target, "int8").graph
+    simulation = Simulation(to_compile.graph, unrounded)
     preprocessing = job.network.preprocessing
     return Trials(simulation, crop_samples(job.dataset, samples, preprocessing), preprocessing)
 
 
-def layer_macs(graphs: PreparedGraphs) -> dict[str, int]:
+def layer_macs(graphs: JobGraphs) -> dict[str, int]:
     """Multiply-accumulates of each layer."""
     macs: Counter[str] = Counter()
     for _, layer in layers(graphs.exported()):
@@ -165,14 +165,14 @@ def layer_macs(graphs: PreparedGraphs) -> dict[str, int]:
 
 
 def layer_times(
-    graphs: PreparedGraphs, prepared: Prepared, threads: int | None, run: RunFolder, reporter: Reporter
+    graphs: JobGraphs, to_compile: GraphToCompile, threads: int | None, run: RunFolder, reporter: Reporter
 ) -> dict[str, LayerTime]:
     """Time in ms of each layer's kernels in float and INT8, for the layers that the runtime's profiler reports."""
     by_precision: dict[str, Mapping[str, float]] = {}
-    target = prepared.facts.target
+    target = to_compile.facts.target
     try:
         for precision in PRECISIONS:
-            graph = prepared if precision == "int8" else None
+            graph = to_compile if precision == "int8" else None
             bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
                 by_layer: dict[str, float] = {}

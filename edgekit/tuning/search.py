@@ -35,7 +35,7 @@ from edgekit.tuning.options import Search
 from edgekit.tuning.space import to_toml, with_choices
 from edgekit.tuning.study import best, summary
 from edgekit.tuning.trial import Trial
-from edgekit.tuning.worker import SplitJob, prepare_search, trial_gates, worker_name
+from edgekit.tuning.worker import SplitJob, load_split_job, trial_gates, worker_name
 from edgekit.tuning.worker_process import begin
 
 RECIPE, PICTURE, DATABASE = "recipe.toml", "tuning.svg", "tune.db"
@@ -56,7 +56,7 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
     check_tools(options)
     with open_run(options.folder) as run:
         file = database_file(search.storage or str(run.path / DATABASE))
-        ready = prepare_search(options, search, reporter)
+        ready = load_split_job(options, search, reporter)
         tables = {
             target: TrialTable(file, ready.study_name(target, options, search), search.silence_s)
             for target in options.targets

@@ -19,8 +19,8 @@ from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.evaluation_images import ReferenceInputs, crop_images, reference_inputs
-from edgekit.pipeline.graphs import PreparedGraphs, request_of
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.graphs import JobGraphs, request_of
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report.row import Measurement
@@ -88,14 +88,14 @@ class StudyInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def prepare_search(options: Options, search: Search, reporter: Reporter) -> SplitJob:
+def load_split_job(options: Options, search: Search, reporter: Reporter) -> SplitJob:
     """Load the network, then choose and split the images. DataError if one part would be empty."""
     tuning, held_out = search.num_tuning_samples, options.num_eval_samples
     for name, count in (("--num-tuning-samples", tuning), ("--num-eval-samples", held_out)):
         if count is not None and count < 1:
             raise UsageError(f"{name} is {count}", valid="a whole number from 1")
     both = tuning + held_out if tuning and held_out else None
-    job = prepare(replace(options, num_eval_samples=both), reporter)
+    job = load_job(replace(options, num_eval_samples=both), reporter)
     total = len(job.evaluation.samples)
     count = tuning or (total - held_out if held_out else total // 2)
     first, rest = split(job.evaluation, max(0, count))
@@ -115,7 +115,7 @@ class Bench:
 
     def __init__(
         self,
-        graphs: PreparedGraphs,
+        graphs: JobGraphs,
         target: str,
         options: Options,
         folder: Path,
@@ -132,7 +132,7 @@ class Bench:
         job = self._graphs.job
         samples = job.evaluation.samples[:ORDERING_IMAGES]
         with self._turns.computing():
-            simulated = simulate(self._graphs, self._graphs.prepare(self._target, "int8"), samples)
+            simulated = simulate(self._graphs, self._graphs.graph_to_compile(self._target, "int8"), samples)
             alone = {name: frozenset([name]) for name in simulated.simulation.layers}
             simulated.run(alone.values())
         noise = {name: simulated.noise(mixture) for name, mixture in alone.items()}
@@ -148,9 +148,9 @@ class Bench:
         names = [f"{self._target}-{precision}" for precision in ("float", "int8")]
         with self._turns.computing():
             base = build_one(self._graphs, self._target, "float", self._folder / names[0], self._quiet)
-            prepared = self._graphs.with_recipe(recipe).prepare(self._target, "int8")
+            to_compile = self._graphs.with_recipe(recipe).graph_to_compile(self._target, "int8")
             with quiet():
-                bundle, _ = compile_stage(prepared, self._folder / names[1])
+                bundle, _ = compile_stage(to_compile, self._folder / names[1])
         pair, timing = dict(zip(names, (base, bundle), strict=True)), self._options.timing
         with self._turns.timing():
             measured = measure_group(pair, timing, machine.describe(), self._quiet, self._images)[names[1]]
@@ -201,8 +201,8 @@ def work(options: Options, search: Search, file: Path, until: float) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     reporter, turns = Reporter(quiet=True), Turns(file)
     with turns.computing():
-        ready = prepare_search(options, search, reporter)
-    graphs = PreparedGraphs(ready.job, reporter)
+        ready = load_split_job(options, search, reporter)
+    graphs = JobGraphs(ready.job, reporter)
     run = RunFolder(options.folder)
     name = worker_name(os.getpid())
     with run.workspace("tune") as workspace:

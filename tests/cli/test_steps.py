@@ -181,7 +181,7 @@ def test_compile_and_quantize_go_on_after_a_bug(
     job: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgekit.pipeline import graphs
-    from edgekit.pipeline.calibrate import quantize_stage
+    from edgekit.pipeline.quantize import quantize_stage
 
     def mistaken(*_: object) -> None:
         raise KeyError("val")

@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from edgekit.pipeline.prepared import GRAPH, SAMPLES, STAGE, GraphFacts
+from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, STAGE, GraphFacts
 from edgekit.pipeline.request import ModelOrigin, Provenance
 from edgekit.report.serialization import to_json
 from tests.helpers.tiny import X86, tiny_manifest

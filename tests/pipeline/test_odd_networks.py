@@ -19,7 +19,7 @@ from edgekit.measure.fresh_process import Fresh
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
 from edgekit.report import load_report
@@ -86,7 +86,7 @@ def differences(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def loaded_job(name: str, size: tuple[int, int], pictures: Path) -> Job:
     model = ModelOptions(name, imgsz=size, crop_pct=1.0)
     options = Options(model, pictures / "evaluation", pictures / "calibration", num_calibration_samples=CALIBRATION)
-    return prepare(options, Reporter(quiet=True))
+    return load_job(options, Reporter(quiet=True))
 
 
 def check_logits(job: Job, bundles: dict[str, Bundle]) -> None:

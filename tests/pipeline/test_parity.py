@@ -16,8 +16,8 @@ from edgekit.models.logits import torch_logits
 from edgekit.models.network import load_network
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs
+from edgekit.pipeline.graph_to_compile import ParitySamples
 from edgekit.pipeline.parity import check_graph
-from edgekit.pipeline.prepared import ParitySamples
 from tests.helpers.graphs import export_graph
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import stability
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.stability import check_stability, doubt_of
 from edgekit.report.document import RangeRatio, Stability
@@ -36,13 +36,15 @@ class RecordingReporter(Reporter):
 
 def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundles are measured by then, and must not be lost."""
-    graphs: Any = SimpleNamespace(prepare=lambda *_: SimpleNamespace(graph=torch.fx.symbolic_trace(torch.nn.ReLU())))
+    graphs: Any = SimpleNamespace(
+        graph_to_compile=lambda *_: SimpleNamespace(graph=torch.fx.symbolic_trace(torch.nn.ReLU()))
+    )
     job: Any = SimpleNamespace(
         evaluation=SimpleNamespace(samples=[]),
         network=SimpleNamespace(preprocessing=SimpleNamespace(), module=None),
         dataset=None,
     )
-    monkeypatch.setattr(stability, "PreparedGraphs", lambda *_: graphs)
+    monkeypatch.setattr(stability, "JobGraphs", lambda *_: graphs)
     monkeypatch.setattr(stability, "crop_samples", lambda *_: SimpleNamespace(normalized=lambda _: []))
     monkeypatch.setattr(stability, "_logits", lambda *_: None)
     reporter = RecordingReporter()
@@ -58,7 +60,7 @@ def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
     from tests.helpers.tiny import TINY_ARGS
 
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
-    return lambda data: prepare(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
+    return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
 
 
 def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.pipeline import steps
-from edgekit.pipeline.prepared import GRAPH, SAMPLES
+from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES
 from edgekit.support.progress import Reporter
 from tests.helpers.graph_folder import FINGERPRINT, graph_folder
 
@@ -42,7 +42,7 @@ def test_only_one_graph_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     for name in "abc":
         graph_folder(tmp_path / "graphs" / name)
-    monkeypatch.setattr(steps, "load_prepared", load)
+    monkeypatch.setattr(steps, "load_graph", load)
     monkeypatch.setattr(steps, "compile_stage", compile_stage)
     steps.compile_graphs(tmp_path / "graphs", tmp_path / "out", Reporter(quiet=True))
     assert len(loaded) == 3

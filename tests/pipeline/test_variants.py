@@ -18,7 +18,7 @@ from edgekit.models import parse_model_args
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all
-from edgekit.pipeline.job import prepare
+from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
@@ -81,7 +81,7 @@ def test_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Pa
     variant, reporter = VARIANTS[name], Reporter(quiet=True)
     arguments = parse_model_args(variant.arguments)
     model = ModelOptions(variant.model, "random", arguments, imgsz=variant.size, crop_pct=1.0)
-    job = prepare(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
+    job = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
     preprocessing = job.network.preprocessing
     assert preprocessing.input_shape == (1, arguments.get("in_chans", 3), *variant.size)
     assert job.network.classes == arguments["num_classes"]

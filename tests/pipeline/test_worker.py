@@ -17,8 +17,8 @@ from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import job, worker
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.worker import build_apart, parked
 from edgekit.report.row import Failure
@@ -34,7 +34,7 @@ def small(photos: Path) -> Job:
     from tests.helpers.tiny import TINY_ARGS
 
     model = ModelOptions("convnextv2_atto", "random", parse_model_args(TINY_ARGS), imgsz=32)
-    return prepare(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
+    return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
 
 
 @pytest.fixture
@@ -76,15 +76,15 @@ def test_constants_in_files_make_the_same_bundles(
     target: str, small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = Reporter(quiet=True)
-    expected = build_one(PreparedGraphs(small, reporter), target, "int8", tmp_path / "in-memory", reporter)
+    expected = build_one(JobGraphs(small, reporter), target, "int8", tmp_path / "in-memory", reporter)
     monkeypatch.setattr(constant_files, "LARGE_BYTES", 0)
     with constants_in(tmp_path):
-        bundle = build_one(PreparedGraphs(small, reporter), target, "int8", tmp_path / "in-files", reporter)
+        bundle = build_one(JobGraphs(small, reporter), target, "int8", tmp_path / "in-files", reporter)
     assert bundle.manifest.files == expected.manifest.files
 
 
 def test_weights_of_a_parked_job_are_mapped(small: Job, file: Path) -> None:
-    state = worker.load_job(file).network.module.state_dict()
+    state = worker.load_parked(file).network.module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
     assert str(file) in Path("/proc/self/maps").read_text()
 
@@ -102,9 +102,9 @@ def test_weights_of_very_large_networks_are_not_fitted(
 
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
-    assert prepare(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
+    assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
     monkeypatch.setattr(job, "LARGE", 0)
-    recipe = prepare(options, Reporter(quiet=True)).recipe
+    recipe = load_job(options, Reporter(quiet=True)).recipe
     assert recipe.weight_rounding == "gptq"
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 

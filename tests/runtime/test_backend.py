@@ -27,8 +27,8 @@ from edgekit.errors import CompileError
 from edgekit.measure.profiled import ran_in_int8
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all, build_one
-from edgekit.pipeline.graphs import PreparedGraphs
-from edgekit.pipeline.job import Job, prepare
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
 from edgekit.runtime.backend import load_lowering
@@ -44,13 +44,13 @@ SNR_DB = 15
 
 @pytest.fixture(scope="session")
 def tiny_job(photos: Path, tiny_weights: Path) -> Job:
-    """The same job as `finished_run`, prepared in Python."""
+    """The same job as `finished_run`, loaded in Python."""
     from edgekit.models import parse_model_args
     from tests.helpers.tiny import TINY_ARGS
 
     args = parse_model_args(TINY_ARGS)
     model = ModelOptions("convnextv2_atto", str(tiny_weights), args, imgsz=32, crop_pct=1.0)
-    return prepare(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    return load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
 
 
 def with_row(job: Job) -> Job:
@@ -161,7 +161,7 @@ def test_a_rewrite_that_matches_nothing_warns_unless_the_recipe_calls_it_optiona
         recipe = load_recipe("convnextv2")
         wants = replace(recipe.targets["fake"], rewrites=("response-norm", "layer-scale"))
         recipe = replace(recipe, targets={**recipe.targets, "fake": wants}, optional_rewrites=optional)
-        graphs = PreparedGraphs(replace(tiny_job, recipe=recipe), Reporter(quiet=True))
+        graphs = JobGraphs(replace(tiny_job, recipe=recipe), Reporter(quiet=True))
         bundle = build_one(graphs, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
     assert bundle.manifest.provenance["rewrites"] == ["response-norm"]
     warning = "these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale."
@@ -265,7 +265,7 @@ def test_gelu_from_int8_to_int8_is_a_table(tiny_job: Job, tmp_path: Path) -> Non
 
     reporter = Reporter(quiet=True)
     recipe = load_recipe("convnextv2").for_class("raspberry-pi-4")
-    graphs = PreparedGraphs(tiny_job, reporter).with_recipe(recipe)
+    graphs = JobGraphs(tiny_job, reporter).with_recipe(recipe)
     bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle", reporter)
     model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())
     (graph,) = model.subgraphs
@@ -345,7 +345,7 @@ def test_a_mistake_in_the_export_is_not_blamed_on_the_model(tiny_job: Job, monke
 
     monkeypatch.setattr("edgekit.pipeline.graphs.simplify", mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
-        PreparedGraphs(tiny_job, Reporter(quiet=True)).exported()
+        JobGraphs(tiny_job, Reporter(quiet=True)).exported()
 
 
 def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(

@@ -77,7 +77,7 @@ def test_a_trial_is_built_and_measured_in_different_turns(tmp_path: Path, monkey
     monkeypatch.setattr(worker, "with_choices", note("recipe", None))
     monkeypatch.setattr(worker, "measure_group", measure_group)
     monkeypatch.setattr(worker, "figures", lambda *arguments: arguments)
-    graphs: Any = SimpleNamespace(job=SimpleNamespace(recipe=None), prepare=note("calibrated", None))
+    graphs: Any = SimpleNamespace(job=SimpleNamespace(recipe=None), graph_to_compile=note("calibrated", None))
     graphs.with_recipe = lambda _: graphs
     bench = worker.Bench(graphs, "onnx", Options(ModelOptions("x"), tmp_path), tmp_path, None, turns)  # type: ignore[arg-type]
     bench.measure(Choices("mse", False, "none", 0))

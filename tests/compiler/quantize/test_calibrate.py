@@ -23,8 +23,8 @@ from edgekit.errors import CompileError
 from edgekit.images.preprocess import Preprocessing
 from edgekit.models import Network
 from edgekit.models.logits import torch_logits
-from edgekit.pipeline.calibrate import quantize_stage
-from edgekit.pipeline.prepared import ParitySamples
+from edgekit.pipeline.graph_to_compile import ParitySamples
+from edgekit.pipeline.quantize import quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

@@ -14,9 +14,9 @@ from edgekit.config.recipes import load_recipe
 from edgekit.models import Network, load_network
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.calibrate import quantize_stage
 from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.prepared import ParitySamples
+from edgekit.pipeline.graph_to_compile import ParitySamples
+from edgekit.pipeline.quantize import quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.environments import find_python, new_environment, run
@@ -53,8 +53,8 @@ def test_a_bundle_gives_the_same_scores_in_tflite_runtime(
     )
     samples = ParitySamples(pixels, torch_logits(network, pixels))
     graph = export_graph(network.module, (1, 3, SIDE, SIDE))
-    prepared = quantize_stage(request, graph, samples, images if precision == "int8" else [])
-    compile_stage(prepared, tmp_path / "bundle")
+    to_compile = quantize_stage(request, graph, samples, images if precision == "int8" else [])
+    compile_stage(to_compile, tmp_path / "bundle")
     image = tmp_path / "image.png"
     Image.fromarray(pixels[-1]).save(image)
     with edgekit.load(tmp_path / "bundle", threads=1, verify=True) as session:

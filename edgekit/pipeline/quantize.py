@@ -12,7 +12,7 @@ from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import find_runtime
-from edgekit.pipeline.prepared import GraphFacts, ParitySamples, Prepared
+from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile, ParitySamples
 from edgekit.pipeline.request import BundleRequest, provenance_of
 from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.manifest import ManifestLayer
@@ -24,7 +24,7 @@ def quantize_stage(
     samples: ParitySamples,
     calibration: Sequence[NDArray[np.float32]] = (),
     on_sample: Callable[[], None] = lambda: None,
-) -> Prepared:
+) -> GraphToCompile:
     """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
 
     `on_sample` is called after each calibration image. Raises CompileError when NNCF fails.
@@ -57,7 +57,7 @@ def quantize_stage(
         fingerprint=request.inputs.key,
         unmatched=tuple(name for name in names if name not in {*matched, *recipe.optional_rewrites}),
     )
-    return Prepared(rewritten, facts, samples)
+    return GraphToCompile(rewritten, facts, samples)
 
 
 def limits_pairs(request: BundleRequest) -> bool:

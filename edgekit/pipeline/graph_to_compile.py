@@ -30,7 +30,7 @@ GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """Properties of a prepared graph, for the manifest of its bundle."""
+    """Properties of a graph to compile, for the manifest of its bundle."""
 
     target: str
     precision: Precision
@@ -56,7 +56,7 @@ class ParitySamples:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class GraphToCompile:
     """A graph for one runtime, float or with Q/DQ, and everything else that its bundle needs."""
 
     graph: GraphModule
@@ -64,53 +64,53 @@ class Prepared:
     samples: ParitySamples
 
 
-def save_prepared(prepared: Prepared, folder: Path) -> None:
-    """Write a prepared graph to a folder for `load_prepared`, and replace an older one.
+def save_graph(to_compile: GraphToCompile, folder: Path) -> None:
+    """Write a graph to a folder for `load_graph`, and replace an older one.
 
     Raises OutputError if the folder can't be written or contains something else.
     """
-    samples = prepared.samples
-    example = (torch.zeros(prepared.facts.preprocessing.input_shape),)
+    samples = to_compile.samples
+    example = (torch.zeros(to_compile.facts.preprocessing.input_shape),)
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / STAGE).exists():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         with replacing(folder) as beside:
             beside.mkdir(parents=True)
             with quiet(), torch.no_grad():
-                torch.export.save(torch.export.export(prepared.graph, example), beside / GRAPH)
+                torch.export.save(torch.export.export(to_compile.graph, example), beside / GRAPH)
             np.savez(beside / SAMPLES, pixels=samples.pixels, logits=samples.logits)
-            (beside / STAGE).write_text(to_json(prepared.facts), encoding="utf-8")
+            (beside / STAGE).write_text(to_json(to_compile.facts), encoding="utf-8")
 
 
-def load_prepared(folder: Path) -> Prepared:
-    """Load a graph that `save_prepared` wrote, with weights_only=True. Raises InputError for any other folder."""
+def load_graph(folder: Path) -> GraphToCompile:
+    """Load a graph that `save_graph` wrote, with weights_only=True. Raises InputError for any other folder."""
     # numpy and torch raise almost anything on a damaged file.
-    refused = LibraryErrors(lambda raised: _not_prepared(folder, raised))
+    refused = LibraryErrors(lambda raised: _not_a_graph(folder, raised))
     facts = read_facts(folder)
     with quiet(), weights_only_loads(), refused, np.load(folder / SAMPLES, allow_pickle=False) as arrays:
         samples = ParitySamples(arrays["pixels"], arrays["logits"])
         graph = torch.export.load(folder / GRAPH).module(check_guards=False)
     assert isinstance(graph, GraphModule)
-    return Prepared(set_values(graph), facts, samples)
+    return GraphToCompile(set_values(graph), facts, samples)
 
 
 def read_facts(folder: Path) -> GraphFacts:
-    """Read the facts that `save_prepared` wrote, without its graph, which may be gigabytes.
+    """Read the facts that `save_graph` wrote, without its graph, which may be gigabytes.
 
     Raises InputError if the facts are damaged or a file is no longer whole, and UsageError for an unknown target.
     """
     try:
         facts = msgspec.json.decode((folder / STAGE).read_bytes(), type=GraphFacts)
     except (OSError, msgspec.DecodeError) as error:
-        raise _not_prepared(folder, error if isinstance(error, OSError) else f"{STAGE}: {error}") from error
+        raise _not_a_graph(folder, error if isinstance(error, OSError) else f"{STAGE}: {error}") from error
     find_runtime(facts.target)
     for name in (GRAPH, SAMPLES):
         if not zipfile.is_zipfile(folder / name):
-            raise _not_prepared(folder, f"{name} is missing or damaged")
+            raise _not_a_graph(folder, f"{name} is missing or damaged")
     return facts
 
 
-def _not_prepared(folder: Path, reason: object) -> InputError:
+def _not_a_graph(folder: Path, reason: object) -> InputError:
     return InputError(
         f"'{folder}' is not a graph that `edgekit quantize` wrote: {reason}",
         fix="Make one with `edgekit quantize MODEL`",
