@@ -56,7 +56,7 @@ def test_adding_removing_and_renaming_files_changes_it(copy: Path) -> None:
     [
         "compiler/graph.py", "compiler/rewrites/layout.py", "compiler/quantize/calibrate.py",
         "compiler/quantize/equalize.py", "compiler/quantize/ranges.py", "compiler/quantize/gptq.py",
-        "config/recipes.py", "images/preprocess.py", "models/checkpoint.py", "pipeline/calibrate.py",
+        "config/recipes.py", "images/preprocess.py", "models/checkpoint.py", "pipeline/quantize.py",
         "pipeline/compile.py", "runtime/bundle.py", "runtime/manifest.py", "runtime/onnx/backend.py",
         "runtime/onnx/fusion.py", "runtime/openvino/axes.py", "runtime/tflite/backend.py",
     ],
