@@ -69,10 +69,11 @@ class Stages:
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
     """Measure the rows of one model and target: load it in this process, and run the other stages in new processes."""
+    from edgekit.config import sizes
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline import worker as apart
-    from edgekit.pipeline.job import load_job
+    from edgekit.pipeline.job import load_job_to_build
     from edgekit.pipeline.options import Options
     from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
@@ -80,7 +81,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     from edgekit.support.run_folder import open_run
 
     network = ModelOptions(model, weights="random", imgsz=224)
-    apart.LARGE = 0
+    sizes.BUILT_APART_FROM = 0
     with (
         peak_of_this_process() as peak,
         tempfile.TemporaryDirectory(dir=HERE.parent) as folder,
@@ -90,7 +91,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         with stages.stage("load"):
             load_backend(target)
             options = Options(network, data, targets=(target,), num_calibration_samples=count)
-            job = load_job(options, Reporter(quiet=True), evaluate=False)
+            job = load_job_to_build(options, Reporter(quiet=True))
         with apart.parked(job, run) as job:
             rows = list(stages.rows)
             for name in ("float", "int8", "run"):
@@ -161,7 +162,8 @@ def tables() -> None:
     """Write SCALE.md and the picture."""
     import matplotlib
 
-    from edgekit.compiler.quantize.gptq import LARGE, MOST_INPUTS_OF_LARGE
+    from edgekit.compiler.quantize.gptq import MOST_INPUTS_OF_LARGE
+    from edgekit.config.sizes import ROUNDED_TOGETHER_UP_TO
     from edgekit.pipeline.plan import STAGES
 
     matplotlib.use("Agg")
@@ -177,7 +179,8 @@ def tables() -> None:
         "system can drop.",
         f"Times are CPU seconds of one run on {', '.join(sorted({row['cpu'] for row in rows}))}, whose two cores",
         "were shared with other processes, so exponents are more reliable than seconds. GPTQ rounds the weights; above",
-        f"{LARGE / 1e6:.0f} M parameters, only those of layers with at most {MOST_INPUTS_OF_LARGE:,} inputs.", "",
+        f"{ROUNDED_TOGETHER_UP_TO / 1e6:.0f} M parameters, only those of layers with at most "
+        f"{MOST_INPUTS_OF_LARGE:,} inputs.", "",
         "| target | stage | " + " | ".join(dict.fromkeys(r["model"].removeprefix("convnextv2_") for r in rows))
         + " | exponent s | exponent GiB |",
     ]  # fmt: skip

@@ -113,6 +113,11 @@ def select_listed(
     return _selection_of(taken, dataset.path)
 
 
+def no_images(source: Path) -> Selection:
+    """None of the images of the data set at this path."""
+    return _selection_of([], source)
+
+
 def _selection_of(rows: Sequence[tuple[Sample, str, bytes]], source: Path) -> Selection:
     samples, hashes, dhashes = (tuple(column) for column in zip(*rows, strict=True)) if rows else ((), (), ())
     lines = sorted(f"{sample.name} {digest}\n" for sample, digest, _ in rows)

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from edgekit.config import sizes
 from edgekit.models.forward import run_on_rgb_or_grey
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers whose running statistics are measured on random images."""
-VERY_LARGE = 1_000_000_000
-"""Number of parameters above which 2 random images replace 8, whose values take a GiB beside the weights."""
 
 
 @torch.no_grad()
@@ -49,7 +48,8 @@ def _measure_batch_norms(module: nn.Module, size: tuple[int, int]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # fixes the order of sums, so that every machine gets the same statistics
     module.train()
-    count = 2 if sum(parameter.numel() for parameter in module.parameters()) > VERY_LARGE else 8
+    params = sum(parameter.numel() for parameter in module.parameters())
+    count = 8 if params <= sizes.EIGHT_RANDOM_IMAGES_UP_TO else 2
     try:
         run_on_rgb_or_grey(module, lambda channels: random_images(count, size, channels))
     finally:

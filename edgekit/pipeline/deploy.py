@@ -21,7 +21,8 @@ from edgekit.measure.gates import judge, recommend
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
 from edgekit.pipeline.build import build_all
 from edgekit.pipeline.evaluation_images import crop_images
-from edgekit.pipeline.job import Job, load_job, with_device_class
+from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.stability import check_stability

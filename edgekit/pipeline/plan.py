@@ -23,7 +23,7 @@ from edgekit.errors import InputError, PlanError
 from edgekit.images.calibration_list import read_list
 from edgekit.measure.memory import machine_memory
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job import choose_class, choose_recipe, for_size
+from edgekit.pipeline.job_settings import choose_class, choose_recipe, for_size
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_document import Fit, NominalLatency, Plan, PlannedBundle, PlannedStage
 from edgekit.pipeline.plan_shape import Shape, shape_of_model

@@ -11,7 +11,7 @@ from edgekit.pipeline.build import build_all, warn_of_unmatched
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_graph
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import load_job
+from edgekit.pipeline.job import load_job_to_build
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.worker import parked
 from edgekit.report.row import Failure
@@ -59,7 +59,7 @@ def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
 def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
-    job = load_job(options, reporter, evaluate=False)
+    job = load_job_to_build(options, reporter)
     with open_run(options.folder) as run, parked(job, run) as job:
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
         graphs = JobGraphs(job, reporter)
@@ -118,7 +118,7 @@ def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)
-    job = load_job(options, reporter, evaluate=False)
+    job = load_job_to_build(options, reporter)
     with open_run(options.folder) as run, parked(job, run) as job:
         built = build_all(job, options.targets, run.path, reporter, precisions=("float",))
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))

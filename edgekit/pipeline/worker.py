@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from edgekit.compiler.constant_files import constants_in, write_out
+from edgekit.config import sizes
 from edgekit.config.precisions import Precision
 from edgekit.errors import CompileError, rebuild
 from edgekit.measure.fresh_process import signal_name
@@ -35,8 +36,6 @@ BEGIN = (
 """Code of the other process. `import_needed` captures what libraries print while they are imported."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
 """For glibc, which otherwise seldom returns freed weights of up to 32 MB: convnextv2_huge has 54 of that size."""
-LARGE = 50_000_000
-"""Number of parameters from which bundles are built in separate processes."""
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def parked(job: Job, run: RunFolder) -> Iterator[Job]:
 
     Small networks, and those of a factory, whose code can't be pickled, stay as they are. OutputError for a full disk.
     """
-    if job.network.params < LARGE or job.network.source == "factory":
+    if job.network.params < sizes.BUILT_APART_FROM or job.network.source == "factory":
         yield job
         return
     with run.workspace("weights") as folder:

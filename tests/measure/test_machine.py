@@ -1,18 +1,12 @@
 """Facts about the machine, and None where they are unknown."""
 
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgekit.cli.options import channels_of, size_of
-from edgekit.devices.registry import THIS, Device
-from edgekit.errors import UnreachableError, UsageError
 from edgekit.measure import machine, probe
-from edgekit.models.options import ModelOptions
-from edgekit.pipeline import job
-from edgekit.pipeline.options import Options
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.serialization import parse, to_json
 from edgekit.runtime.engine import default_threads
@@ -78,34 +72,7 @@ def test_the_processor_has_a_name_without_linux_files(tmp_path: Path, monkeypatc
     assert machine._cpu(tmp_path) is None
 
 
-def test_a_machine_without_a_class_needs_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "host_class", lambda: None)
-    with pytest.raises(UsageError, match=r"--device-class") as caught:
-        job.choose_class(Options(ModelOptions("x"), Path("data")))
-    assert "raspberry-pi-4" in str(caught.value)
-    chosen = job.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5"))
-    assert chosen.name == "raspberry-pi-5"
-
-
 def test_texts_of_options() -> None:
     assert (size_of("224"), size_of("224X320"), size_of(None)) == (224, (224, 320), None)
     assert channels_of("mean", "0.5, 0.25,1") == (0.5, 0.25, 1.0)
     assert channels_of("std", "0.5") == (0.5,)
-
-
-def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    board = Device("pi", "ssh://pi", "raspberry-pi-5")
-    options = Options(ModelOptions("x"), Path("data"), devices=(board, THIS))
-    assert job.choose_class(options).name == "raspberry-pi-5"
-
-    def unreachable(device: Device) -> str:
-        raise UnreachableError(f"{device.name}: no connection.")
-
-    monkeypatch.setattr(job, "class_of_remote", unreachable)
-    with pytest.raises(UnreachableError, match="pi: no connection") as caught:
-        job.choose_class(options)
-    assert "--device-class" in caught.value.fix
-    assert job.choose_class(replace(options, device_class="raspberry-pi-4")).name == "raspberry-pi-4"
-    monkeypatch.setattr(job, "class_of_remote", lambda device: None)
-    with pytest.raises(UsageError, match=r"no device class fits 'pi'.*--device-class"):
-        job.choose_class(options)

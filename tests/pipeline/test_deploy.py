@@ -483,19 +483,3 @@ def test_measurements_survive_an_interrupt(
     monkeypatch.setattr(steadiness, "alternate", None)  # not called again
     assert again() == 0
     assert "fake: resumed the measurements of an interrupted run" in capfd.readouterr().err
-
-
-def test_fewer_images_than_the_recipe_wants_is_a_warning(again: Callable[..., int], photos: Path, capfd: Any) -> None:
-    from edgekit.config.recipes import load_recipe
-    from edgekit.images.dataset import open_dataset
-    from edgekit.models.options import ModelOptions
-    from edgekit.pipeline.job import choose
-    from edgekit.pipeline.options import Options
-    from edgekit.support.progress import Reporter
-
-    dataset = open_dataset(photos, [f"class_{index}" for index in range(10)])
-    options = Options(ModelOptions("x"), photos)
-    recipe = replace(load_recipe("default"), num_calibration_samples=128)
-    calibration, evaluation = choose(dataset, dataset, recipe, options, True, Reporter(quiet=True))
-    assert (len(calibration.samples), len(evaluation.samples)) == (20, 20)
-    assert "has only 40 images: calibrating on 20 of them" in capfd.readouterr().err

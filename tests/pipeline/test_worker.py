@@ -11,11 +11,12 @@ import torch
 from edgekit.cli.main import main
 from edgekit.compiler import constant_files
 from edgekit.compiler.constant_files import constants_in
+from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, OutputError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline import job, worker
+from edgekit.pipeline import worker
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
@@ -39,7 +40,7 @@ def small(photos: Path) -> Job:
 
 @pytest.fixture
 def file(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(worker, "LARGE", 0)
+    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     with open_run(tmp_path / "run") as run, parked(small, run) as job:
         assert job.parked is not None
         yield job.parked
@@ -48,7 +49,7 @@ def file(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def test_bundles_equal_those_of_a_single_process(
     job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LARGE", 0)
+    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     run = ["deploy", *job_arguments, "--target", "openvino", "-o", str(tmp_path / "run"), "--quiet", "--json"]
     assert main(run) == 0
     for name in ("openvino-float", "openvino-int8"):
@@ -60,7 +61,7 @@ def test_bundles_equal_those_of_a_single_process(
 def test_the_steps_alone_make_the_same_bundles(
     photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LARGE", 0)
+    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     job = [*TINY_MODEL, "--weights", str(tiny_weights), "--data", str(photos), "--target", "openvino", "--quiet"]
     for step, output in (("quantize", "graphs"), ("compile", "float")):
         count = ["--num-calibration-samples", "10"] if step == "quantize" else []
@@ -103,7 +104,7 @@ def test_weights_of_very_large_networks_are_not_fitted(
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
     assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
-    monkeypatch.setattr(job, "LARGE", 0)
+    monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
     recipe = load_job(options, Reporter(quiet=True)).recipe
     assert recipe.weight_rounding == "gptq"
     assert "weights are rounded by GPTQ" in capfd.readouterr().err

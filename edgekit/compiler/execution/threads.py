@@ -9,16 +9,15 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-SMALL = 50_000_000
-"""Number of weights up to which several images run side by side. The layers of larger networks keep all cores busy."""
+from edgekit.config import sizes
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def is_small(network: nn.Module) -> bool:
-    """Whether a network has at most `SMALL` weights."""
-    return sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())) <= SMALL
+    """Whether a network has at most `sizes.SIDE_BY_SIDE_UP_TO` weights."""
+    return sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())) <= sizes.SIDE_BY_SIDE_UP_TO
 
 
 def at_once(network: nn.Module) -> int:

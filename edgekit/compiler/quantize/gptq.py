@@ -24,6 +24,7 @@ from edgekit.compiler.graph import constant, shape_of
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
 from edgekit.compiler.quantize.saturation import pairings_of
 from edgekit.compiler.quantizers import int8_weight, set_int8_weights
+from edgekit.config import sizes
 from edgekit.errors import CompileError
 from edgekit.support.weight_pairs import LARGEST_SUM
 
@@ -32,10 +33,9 @@ PERCDAMP = 0.01
 BLOCK = 32
 MOST_INPUTS = 8192
 """Largest number of inputs of a layer whose weights GPTQ rounds. For more inputs, the Hessian needs gigabytes."""
-LARGE = 150_000_000
-"""Number of weights above which a network is large."""
 MOST_INPUTS_OF_LARGE = 4096
-"""`MOST_INPUTS` in large networks: the time for a layer grows with the cube of its inputs, up to a minute for 8192."""
+"""`MOST_INPUTS` in networks above `sizes.ROUNDED_TOGETHER_UP_TO`. The time for a layer grows with the cube of its
+inputs, up to a minute for 8192."""
 WEIGHTS_AT_ONCE = 1 << 24
 """Weights of a layer that are rounded at once, which takes several values in double for each."""
 MEMORY_BYTES = 1 << 30
@@ -51,7 +51,7 @@ def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], li
     pair of rounded weights saturates; the scales must come from `saturation.widen_scales`.
     """
     weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
-    round_all = _round_layer_by_layer if weights > LARGE else _round_groups
+    round_all = _round_layer_by_layer if weights > sizes.ROUNDED_TOGETHER_UP_TO else _round_groups
     rounded = round_all(graph, samples, limit_pairs)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -109,7 +109,7 @@ def _round(graph: GraphModule, layer: DenseLayer, hessian: Tensor, limit_pairs: 
 
 def hessian_bytes(inputs: Iterable[int], weights: int) -> int:
     """Bytes of the Hessians that are held at once, for layers of so many inputs in a network of so many weights."""
-    if weights > LARGE:
+    if weights > sizes.ROUNDED_TOGETHER_UP_TO:
         return max((4 * count * count for count in inputs if count <= MOST_INPUTS_OF_LARGE), default=0)
     return min(MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= MOST_INPUTS))
 

@@ -50,7 +50,7 @@ def images(count: int) -> list[NDArray[np.float32]]:
 def test_sums_have_the_order_of_the_images(count: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, nodes = network()
     if not small:
-        monkeypatch.setattr("edgekit.compiler.execution.threads.SMALL", 100)
+        monkeypatch.setattr("edgekit.config.sizes.SIDE_BY_SIDE_UP_TO", 100)
         monkeypatch.setattr(collector, "VALUES_BYTES", 4 * live_bytes(graph, torch.from_numpy(images(1)[0])))
     with torch.no_grad(), threads(count):
         sums = Sums(graph, nodes)

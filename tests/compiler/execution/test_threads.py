@@ -31,6 +31,6 @@ def test_a_large_network_runs_one_image_at_a_time(monkeypatch: pytest.MonkeyPatc
     network = nn.Linear(10, 9)
     with threads(2):
         assert at_once(network) == 2
-        monkeypatch.setattr("edgekit.compiler.execution.threads.SMALL", 98)
+        monkeypatch.setattr("edgekit.config.sizes.SIDE_BY_SIDE_UP_TO", 98)
         assert not is_small(network)
         assert at_once(network) == 1

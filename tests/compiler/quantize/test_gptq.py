@@ -14,6 +14,7 @@ from edgekit.compiler.graph import constant
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.rewrites import rewrite
+from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -86,7 +87,7 @@ def test_weights_are_whole_levels_and_depthwise_weights_stay() -> None:
 
 def test_a_large_network_is_rounded_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     nearest, whole = quantized("nearest"), quantized("gptq")
-    monkeypatch.setattr(gptq, "LARGE", 0)
+    monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
     monkeypatch.setattr(gptq, "MOST_INPUTS_OF_LARGE", 100)
     monkeypatch.setattr(gptq, "WEIGHTS_AT_ONCE", 10 * 27)  # a few channels at a time
     large = quantized("gptq")

@@ -21,6 +21,7 @@ from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 from edgekit.compiler.quantizers import int8_weight
+from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
@@ -121,7 +122,7 @@ def test_no_pair_saturates_however_weights_are_rounded(rounding: Literal["neares
 
 
 def test_no_pair_of_a_large_network_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gptq, "LARGE", 0)
+    monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
     monkeypatch.setattr(gptq, "MOST_INPUTS_OF_LARGE", 30)  # some layers stay rounded to nearest
     assert saturating(quantized("openvino", limit_pairs=True)) == 0
 

@@ -1,0 +1,50 @@
+"""The settings of a job: the device class of its first device, and rounding that its size allows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgekit.config import sizes
+from edgekit.config.recipes import load_recipe
+from edgekit.devices.registry import THIS, Device
+from edgekit.errors import UnreachableError, UsageError
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline import job_settings
+from edgekit.pipeline.job_settings import for_size
+from edgekit.pipeline.options import Options
+
+
+def test_a_machine_without_a_class_needs_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_settings, "host_class", lambda: None)
+    with pytest.raises(UsageError, match=r"--device-class") as caught:
+        job_settings.choose_class(Options(ModelOptions("x"), Path("data")))
+    assert "raspberry-pi-4" in str(caught.value)
+    chosen = job_settings.choose_class(Options(ModelOptions("x"), Path("data"), device_class="raspberry-pi-5"))
+    assert chosen.name == "raspberry-pi-5"
+
+
+def test_the_class_is_that_of_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Device("pi", "ssh://pi", "raspberry-pi-5")
+    options = Options(ModelOptions("x"), Path("data"), devices=(board, THIS))
+    assert job_settings.choose_class(options).name == "raspberry-pi-5"
+
+    def unreachable(device: Device) -> str:
+        raise UnreachableError(f"{device.name}: no connection.")
+
+    monkeypatch.setattr(job_settings, "class_of_remote", unreachable)
+    with pytest.raises(UnreachableError, match="pi: no connection") as caught:
+        job_settings.choose_class(options)
+    assert "--device-class" in caught.value.fix
+    assert job_settings.choose_class(replace(options, device_class="raspberry-pi-4")).name == "raspberry-pi-4"
+    monkeypatch.setattr(job_settings, "class_of_remote", lambda device: None)
+    with pytest.raises(UsageError, match=r"no device class fits 'pi'.*--device-class"):
+        job_settings.choose_class(options)
+
+
+def test_only_large_networks_are_not_fitted() -> None:
+    fit = replace(load_recipe("default"), weight_rounding="fit")
+    assert for_size(fit, sizes.ROUNDED_TOGETHER_UP_TO) is fit
+    assert for_size(fit, sizes.ROUNDED_TOGETHER_UP_TO + 1).weight_rounding == "gptq"
+    nearest = replace(fit, weight_rounding="nearest")
+    assert for_size(nearest, sizes.ROUNDED_TOGETHER_UP_TO + 1) is nearest
