@@ -53,8 +53,9 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
 
 def verdict_of(gates: Sequence[Gate]) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict that these gates give together, and the reasons of those that did not pass."""
-    failed, unsettled = _reasons(gates, "fail"), _reasons(gates, "inconclusive")
-    return "fail" if failed else "inconclusive" if unsettled else "pass", (*failed, *unsettled)
+    outcomes = {gate.verdict for gate in gates}
+    verdict: Verdict = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+    return verdict, (*_reasons(gates, "fail"), *_reasons(gates, "inconclusive"))
 
 
 def _reasons(gates: Sequence[Gate], verdict: str) -> list[str]:
@@ -77,11 +78,13 @@ def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | Non
         return _skipped(gate, not_applicable)
     if accuracy is None:
         return _skipped(gate, "accuracy was not measured")
-    if reason := _drop_reason(accuracy, gates.max_drop):
-        return replace(gate, verdict="fail", reasons=(reason,))
-    if reason := _unconfirmed(accuracy, bound_of(accuracy, gates.max_drop)):
-        return replace(gate, verdict="inconclusive" if gates.must_show_drop else "pass", reasons=(reason,))
-    return gate
+    if not _keeps_accuracy(accuracy, gates.max_drop):
+        return replace(gate, verdict="fail", reasons=(_drop_reason(accuracy, gates.max_drop),))
+    bound = bound_of(accuracy, gates.max_drop)
+    if bound.shown:
+        return gate
+    unconfirmed = _unconfirmed_reason(accuracy, bound)
+    return replace(gate, verdict="inconclusive" if gates.must_show_drop else "pass", reasons=(unconfirmed,))
 
 
 def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None, baselines: Sequence[str] = ()) -> Gate:
@@ -96,8 +99,14 @@ def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None,
         return _skipped(gate, EMULATED)
     if gates.min_speedup <= 0:
         return _skipped(gate, "--min-speedup 0 turns this gate off")
-    reason = _speed_reason(measured.speedup, gates.min_speedup, baselines)
-    return replace(gate, verdict="fail", reasons=(reason,)) if reason else gate
+    speedup = measured.speedup
+    if speedup is None:
+        names = " or ".join(baselines) or "the float bundle"
+        reason = f"{names} could not be timed, so there is no baseline for the speed-up"
+        return replace(gate, verdict="fail", reasons=(reason,))
+    if speedup.ci95[0] > gates.min_speedup:
+        return gate
+    return replace(gate, verdict="fail", reasons=(_speed_reason(speedup, gates.min_speedup, baselines),))
 
 
 def _timing_gate(measured: Measurement, gates: Gates) -> Gate:
@@ -180,8 +189,8 @@ def _unsteady(measured: Measurement) -> list[str]:
 def _judge_low(low: LowPrecision | None, gates: Gates, random_weights: bool) -> LowPrecision | None:
     if low is None:
         return None
-    reason = None if random_weights or low.accuracy is None else _drop_reason(low.accuracy, gates.max_drop)
-    return replace(low, verdict="fail" if reason else "pass")
+    judged = None if random_weights else low.accuracy
+    return replace(low, verdict="pass" if judged is None or _keeps_accuracy(judged, gates.max_drop) else "fail")
 
 
 def bound_of(accuracy: Accuracy, most: float) -> Bound:
@@ -194,9 +203,7 @@ def bound_of(accuracy: Accuracy, most: float) -> Bound:
     return Bound(max_drop_points=most, shown=accuracy.drop_ci95_points[1] <= most, images_needed=needed)
 
 
-def _unconfirmed(accuracy: Accuracy, bound: Bound) -> str | None:
-    if bound.shown:
-        return None
+def _unconfirmed_reason(accuracy: Accuracy, bound: Bound) -> str:
     low, high = accuracy.drop_ci95_points
     needed = f"about {bound.images_needed:,} images are needed" if bound.images_needed else "more images would not help"
     return (
@@ -205,9 +212,12 @@ def _unconfirmed(accuracy: Accuracy, bound: Bound) -> str | None:
     )
 
 
-def _drop_reason(accuracy: Accuracy, most: float) -> str | None:
-    if accuracy.drop_top1_points <= most:
-        return None
+def _keeps_accuracy(accuracy: Accuracy, most: float) -> bool:
+    """Whether top-1 drops by at most `most` points."""
+    return accuracy.drop_top1_points <= most
+
+
+def _drop_reason(accuracy: Accuracy, most: float) -> str:
     low, high = accuracy.drop_ci95_points
     return (
         f"top-1 drops by {accuracy.drop_top1_points:.2f} points (95 % interval {low:.2f} to {high:.2f}, "
@@ -215,13 +225,8 @@ def _drop_reason(accuracy: Accuracy, most: float) -> str | None:
     )
 
 
-def _speed_reason(speedup: Speedup | None, least: float, baselines: Sequence[str]) -> str | None:
-    if speedup is None:
-        names = " or ".join(baselines) or "the float bundle"
-        return f"{names} could not be timed, so there is no baseline for the speed-up"
+def _speed_reason(speedup: Speedup, least: float, baselines: Sequence[str]) -> str:
     low, high = speedup.ci95
-    if low > least:
-        return None
     baseline = speedup.baseline if baselines else f"its {float_of(speedup)}"
     return (
         f"{speedup.ratio:.2f}x {baseline} (95 % interval {low:.2f} to {high:.2f}), but more than {least:g} is required"

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, judge, judge_latency, recommend
+from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, judge, judge_latency, recommend, verdict_of
 from edgekit.measure.settings import Gates
+from edgekit.report.gate import Gate, GateName
 from edgekit.report.row import Bound, Int8, LowPrecision, Row
 from edgekit.report.under_load import Energy
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
@@ -182,6 +183,20 @@ def outcomes(judged: Row) -> dict[str, str]:
     return {gate.name: gate.verdict for gate in judged.gates}
 
 
+def named(judged: Row, name: GateName) -> Gate:
+    """The gate of a row with this name."""
+    (gate,) = (gate for gate in judged.gates if gate.name == name)
+    return gate
+
+
+def test_a_verdict_comes_from_the_gates_and_not_from_their_reasons() -> None:
+    passed = Gate(name="above-chance", verdict="pass", reasons=("a remark",))
+    failed_, unsettled = (Gate(name="max-drop", verdict=verdict) for verdict in ("fail", "inconclusive"))
+    assert verdict_of([passed]) == ("pass", ())
+    assert verdict_of([passed, unsettled]) == ("inconclusive", ())
+    assert verdict_of([unsettled, passed, failed_]) == ("fail", ())
+
+
 def test_a_row_has_the_outcome_of_each_gate() -> None:
     judged = row(Gates(max_drop=0.5, min_speedup=1.2), drop=0.7)
     assert outcomes(judged) == {
@@ -190,12 +205,12 @@ def test_a_row_has_the_outcome_of_each_gate() -> None:
         "min-speedup": "pass",
         "steady-timing": "skipped",
     }
-    _, drop, speed, _ = judged.gates
+    drop, speed = named(judged, "max-drop"), named(judged, "min-speedup")
     assert (drop.figure, drop.limit, drop.reasons) == ("accuracy.drop_top1_points", 0.5, judged.reasons)
     assert (speed.figure, speed.limit, speed.reasons) == ("speedup.ratio", 1.2, ())
     unconfirmed = row(STATED_DROP, drop=0.7)
     assert outcomes(unconfirmed)["max-drop"] == "inconclusive"
-    assert row(drop=0.7).gates[1] == replace(unconfirmed.gates[1], verdict="pass")
+    assert named(row(drop=0.7), "max-drop") == replace(named(unconfirmed, "max-drop"), verdict="pass")
     claim = replace(GATES, needs_steady_timing=True)
     assert outcomes(row(claim))["steady-timing"] == "pass"
     unsteady = row(claim, precision="float", latency_ms=latency(spread=0.9), thermal=conditions())
