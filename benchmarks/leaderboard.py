@@ -40,7 +40,7 @@ def measure(
     from edgekit.pipeline.graphs import JobGraphs
     from edgekit.pipeline.job import load_job
     from edgekit.pipeline.options import Options
-    from edgekit.runtime.profiling import profile
+    from edgekit.runtime.profile_bundle import profile_bundle
     from edgekit.runtime.session import open_session
     from edgekit.support.progress import Reporter
 
@@ -70,7 +70,7 @@ def measure(
                 else:
                     row["snr_db"] = round(10 * float(np.log10((wanted**2).sum() / (error**2).sum())), 1)
                     row["agreement"] = round(float((logits.argmax(1) == wanted.argmax(1)).mean()), 4)
-                    row["int8_share_of_macs"] = round(profile(bundle, 1).share_of_macs, 3)
+                    row["int8_share_of_macs"] = round(profile_bundle(bundle, 1).share_of_macs, 3)
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows

@@ -124,7 +124,7 @@ def make(
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
     from edgekit.images.crops import crop_each, crop_samples
-    from edgekit.measure.profiled import ran_in_int8
+    from edgekit.measure.profile_summary import summarize_profile
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.build import build_all
     from edgekit.pipeline.job import load_job
@@ -155,7 +155,7 @@ def make(
     with reporter.stage("stock tools"), quiet():
         made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {
-        (bundle.manifest.target, "edgekit int8"): ran_in_int8(bundle, 1).share_of_macs
+        (bundle.manifest.target, "edgekit int8"): summarize_profile(bundle, 1).int8.share_of_macs
         for bundle in bundles.values()
         if bundle.manifest.precision == "int8"
     }

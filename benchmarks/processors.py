@@ -35,7 +35,7 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.profiling import profile
+from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.runtime.saturation import lacks_vnni
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
@@ -121,7 +121,7 @@ def compare(
         for weights, values in zip(bundles, logits(folder, list(bundles.values())), strict=True):
             row[weights][f"{where}_db"] = round(snr_db(reference, values), 1)
             row[weights][f"{where}_agreement"] = float((values.argmax(1) == reference.argmax(1)).mean())
-    kernels = [[(op.name, op.kernel) for op in profile(bundle, 1).ops] for bundle in bundles.values()]
+    kernels = [[(op.name, op.kernel) for op in profile_bundle(bundle, 1).ops] for bundle in bundles.values()]
     versions = bundles["limited"].manifest.provenance["versions"]
     runtime = {"runtime": f"{RUNTIMES[target].title} {versions[RUNTIMES[target].distributions[0]]}"}
     return (

@@ -26,7 +26,7 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.profiling import profile
+from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import first_line
 from edgekit.support.progress import Reporter
@@ -144,7 +144,7 @@ class _Measured:
         figures: Row = {
             "agreement": round(float((logits.argmax(1) == self._expected.argmax(1)).mean()), 4),
             "snr_db": round(snr, 1),
-            "int8_share_of_macs": round(profile(bundle, 1, 1).share_of_macs, 3),
+            "int8_share_of_macs": round(profile_bundle(bundle, 1, 1).share_of_macs, 3),
         }
         return figures | self._stock if snr < LOW_SNR_DB else figures
 

@@ -17,7 +17,7 @@ from edgekit.images.crops import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
-from edgekit.measure.profiled import ran_in_int8
+from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
@@ -77,7 +77,7 @@ class Bench:
         bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)
         with open_session(bundle, 1) as session:
             figures = self._figures(session)
-        share = ran_in_int8(bundle, 1).share_of_macs
+        share = summarize_profile(bundle, 1).int8.share_of_macs
         return figures | {"int8_share_of_macs": None if share is None else round(share, 3)}
 
     def _stock(self, runtime: str, name: str, folder: Path) -> Row:

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from edgekit.config.compatibility import load_compatibility
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices.probed_facts import ProbedFacts, PythonFacts
+from edgekit.devices.probe_result import InstalledPython, ProbeResult
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
@@ -54,7 +54,7 @@ class DeviceCheck(Struct, frozen=True, kw_only=True):
     """Device class that the user set, or else the matching one."""
     proposed_class: str | None
     """Device class that matches the hardware."""
-    facts: ProbedFacts
+    facts: ProbeResult
     """Results of the probe."""
     lacks: tuple[str, ...]
     """Problems that prevent or distort a measurement, each with its fix."""
@@ -62,7 +62,7 @@ class DeviceCheck(Struct, frozen=True, kw_only=True):
     """Verdict for each runtime."""
 
 
-def probe(connection: Connection) -> ProbedFacts:
+def probe(connection: Connection) -> ProbeResult:
     """Probe a device without changing anything on it. Raises a DeviceError if the probe can't run."""
     device = connection.device
     done = connection.run(["python3", "-I", "-"], source(PROBE).encode())
@@ -71,10 +71,10 @@ def probe(connection: Connection) -> ProbedFacts:
             f"{device.name}: python3 can't be run there ({done.err.strip()[-200:]})",
             fix="On Debian and Raspberry Pi OS, run `sudo apt install python3 python3-venv` on the device",
         )
-    return connection.answer(done, ProbedFacts, "the probe")
+    return connection.answer(done, ProbeResult, "the probe")
 
 
-def python_of(device: str, facts: ProbedFacts) -> PythonFacts:
+def python_of(device: str, facts: ProbeResult) -> InstalledPython:
     """The Python to use: the first suitable one on the path. DevicePythonError if there is none."""
     for python in facts.pythons:
         if OLDEST_PYTHON <= release(python.version, parts=2) <= NEWEST_PYTHON:
@@ -111,12 +111,12 @@ def check(device: Device) -> DeviceCheck:
     )
 
 
-def _verdict(device: str, facts: ProbedFacts, runtime: str) -> Verdict:
+def _verdict(device: str, facts: ProbeResult, runtime: str) -> Verdict:
     reason = reason_against(device, facts) or wheel_problem(runtime, facts)
     return Verdict(reason is None, reason)
 
 
-def wheel_problem(runtime: str, facts: ProbedFacts) -> str | None:
+def wheel_problem(runtime: str, facts: ProbeResult) -> str | None:
     """Why one runtime can't be installed on a machine where others can, or None."""
     support = load_compatibility().support_of(runtime, facts.machine)
     if support is None or facts.glibc is None or release(facts.glibc, parts=2) >= release(support.glibc, parts=2):
@@ -125,7 +125,7 @@ def wheel_problem(runtime: str, facts: ProbedFacts) -> str | None:
     return f"{wheels} need glibc {support.glibc} or newer, but it is {facts.glibc}"
 
 
-def reason_against(device: str, facts: ProbedFacts) -> str | None:
+def reason_against(device: str, facts: ProbeResult) -> str | None:
     """Why no runtime can be installed there, or None."""
     if facts.machine not in MACHINES:
         return f"no runtime is published for {facts.machine}, only for {' and '.join(MACHINES)}"
@@ -141,7 +141,7 @@ def reason_against(device: str, facts: ProbedFacts) -> str | None:
     return None
 
 
-def lacks(device: Device, facts: ProbedFacts) -> list[str]:
+def lacks(device: Device, facts: ProbeResult) -> list[str]:
     """Problems that prevent or distort a measurement there, each with its fix."""
     problems = []
     reason = reason_against(device.name, facts)
@@ -165,7 +165,7 @@ def lacks(device: Device, facts: ProbedFacts) -> list[str]:
     return problems
 
 
-def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int], streams: int = 0) -> None:
+def check_memory(device: str, facts: ProbeResult, sizes: Mapping[str, int], streams: int = 0) -> None:
     """Raise DeviceMemoryError if too little memory is free for the runtime and all bundles, which are open together.
 
     Each bundle counts twice, for the bytes of its file and at least as much for the weights in the runtime's layout.
@@ -183,7 +183,7 @@ def check_memory(device: str, facts: ProbedFacts, sizes: Mapping[str, int], stre
         )
 
 
-def row_device(device: Device, facts: ProbedFacts) -> DeviceFacts:
+def row_device(device: Device, facts: ProbeResult) -> DeviceFacts:
     """A probed device, as reports describe it. Its Python is the one that environments there are made with."""
     try:
         python = python_of(device.name, facts).version

@@ -15,7 +15,7 @@ from edgekit import __version__
 from edgekit.config.compatibility import KnownBad, load_compatibility
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, wheel_problem
-from edgekit.devices.probed_facts import ProbedFacts, facts_of
+from edgekit.devices.probe_result import ProbeResult, read_probe
 from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
 from edgekit.support.distribution import install_command, pip_command, pip_install
@@ -66,7 +66,7 @@ class Diagnosis:
 
 def examine(root: Path = Path("/"), hub: str = HUB, installed: Installed = installed_version) -> Diagnosis:
     """Check this machine. `root` is the folder that contains proc and sys, `hub` the address of published weights."""
-    facts = facts_of(probe(root))
+    facts = read_probe(probe(root))
     findings = (
         *_system(facts),
         *_runtimes(facts, installed),
@@ -79,7 +79,7 @@ def examine(root: Path = Path("/"), hub: str = HUB, installed: Installed = insta
     return Diagnosis(healthy=all(finding.status != "broken" for finding in findings), findings=findings)
 
 
-def _system(facts: ProbedFacts) -> Iterator[Finding]:
+def _system(facts: ProbeResult) -> Iterator[Finding]:
     version, python = sys.version_info[:2], platform.python_version()
     oldest, newest = (".".join(map(str, limit)) for limit in (OLDEST_PYTHON, NEWEST_PYTHON))
     if OLDEST_PYTHON <= version <= NEWEST_PYTHON:
@@ -101,7 +101,7 @@ def _system(facts: ProbedFacts) -> Iterator[Finding]:
         yield Finding("int8 instructions", "warning", "no dot product", fix)
 
 
-def _device_class(facts: ProbedFacts) -> Finding:
+def _device_class(facts: ProbeResult) -> Finding:
     features = " ".join(facts.noted_features or ()) or "no relevant features"
     if facts.matching_class:
         return Finding("device class", "ok", f"{facts.matching_class} ({features})")
@@ -109,7 +109,7 @@ def _device_class(facts: ProbedFacts) -> Finding:
     return Finding("device class", "warning", f"none matches ({features})", fix)
 
 
-def _runtimes(facts: ProbedFacts, installed: Installed) -> list[Finding]:
+def _runtimes(facts: ProbeResult, installed: Installed) -> list[Finding]:
     """A finding for each runtime, and one more if none works."""
     findings = [_runtime(runtime, facts, installed) for runtime in RUNTIMES.values()]
     if not any(finding.status == "ok" for finding in findings):
@@ -118,7 +118,7 @@ def _runtimes(facts: ProbedFacts, installed: Installed) -> list[Finding]:
     return findings
 
 
-def _runtime(runtime: Runtime, facts: ProbedFacts, installed: Installed) -> Finding:
+def _runtime(runtime: Runtime, facts: ProbeResult, installed: Installed) -> Finding:
     """Import the runtime in another process, because one compiled for another processor is killed by a signal."""
     module = next((name for name in runtime.import_names if _is_installed(name)), None)
     if module is None:
@@ -181,7 +181,7 @@ def _outdated(installed: Installed) -> Iterator[Finding]:
             yield Finding(f"{distribution} {version}", "warning", f"edgekit requires {runtime.requirement}", fix)
 
 
-def _known_bad(facts: ProbedFacts, installed: Installed) -> Iterator[Finding]:
+def _known_bad(facts: ProbeResult, installed: Installed) -> Iterator[Finding]:
     """Known-bad combinations that apply to this machine."""
     for row in load_compatibility().known_bad:
         versions = row.applies(installed, facts.machine, facts.board, platform.python_version())
@@ -202,7 +202,7 @@ def _cure(row: KnownBad) -> str:
     return f"{row.cure}: {' && '.join(commands)}"
 
 
-def _room(facts: ProbedFacts, installed: Installed) -> Iterator[Finding]:
+def _room(facts: ProbeResult, installed: Installed) -> Iterator[Finding]:
     disk = ENOUGH_DISK if installed("torch") else ENOUGH_DISK + BUILD_DISK
     for name, free, enough, fix in (
         ("free memory", facts.memory_available_bytes, ENOUGH_MEMORY, "Close programs, or make bundles elsewhere"),

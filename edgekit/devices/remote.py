@@ -25,7 +25,7 @@ from edgekit.measure.settings import Timing
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
-from edgekit.runtime.profiling import target_of
+from edgekit.runtime.profile_bundle import target_of
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
 from edgekit.support.versions import release

@@ -15,7 +15,7 @@ from typing import IO
 from edgekit.config.runtimes import find_runtime
 from edgekit.devices.check import python_of, reason_against, wheel_problem
 from edgekit.devices.faults import exit_error, full_disk
-from edgekit.devices.probed_facts import ProbedFacts
+from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.requests import (
     CleanAnswer,
     CleanRequest,
@@ -47,7 +47,7 @@ def requirements_of(target: str, minimum: str | None) -> list[str]:
 
 
 def ensure_environment(
-    connection: Connection, facts: ProbedFacts, target: str, minimum: str | None = None, offline: bool = False
+    connection: Connection, facts: ProbeResult, target: str, minimum: str | None = None, offline: bool = False
 ) -> str:
     """Create the environment for a target unless it exists, and return the path of its Python.
 
@@ -90,7 +90,7 @@ def ensure_environment(
     return connection.answer(done, EnvironmentAnswer, "the set-up").python
 
 
-def send_files(connection: Connection, facts: ProbedFacts, paths: Sequence[Path]) -> list[str]:
+def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]) -> list[str]:
     """Copy the files that the device lacks, and verify them there. Returns their SHA-256, which are their names there.
 
     Raises DeviceFullError, before sending anything, if they don't fit.
@@ -121,7 +121,7 @@ def send_files(connection: Connection, facts: ProbedFacts, paths: Sequence[Path]
     return hashes
 
 
-def fetch_wheels(device: str, facts: ProbedFacts, requirements: Sequence[str], folder: Path) -> None:
+def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], folder: Path) -> None:
     """Let this machine's pip download wheels for the device's processor, glibc and Python, including pip's own."""
     python = release(python_of(device, facts).version, parts=2)
     libc = release(facts.glibc or "", parts=2)[1]
@@ -141,7 +141,7 @@ def fetch_wheels(device: str, facts: ProbedFacts, requirements: Sequence[str], f
         )
 
 
-def clean(connection: Connection, facts: ProbedFacts) -> bool:
+def clean(connection: Connection, facts: ProbeResult) -> bool:
     """Delete edgekit's folder on the device. Returns whether it existed."""
     python = python_of(connection.device.name, facts).path
     request = CleanRequest(cache=facts.cache)
@@ -179,7 +179,7 @@ def _feed(pipe: IO[bytes], paths: Sequence[Path]) -> bool:
     return True
 
 
-def _setup_error(device: str, facts: ProbedFacts, target: str, status: int, stderr: str) -> DeviceError:
+def _setup_error(device: str, facts: ProbeResult, target: str, status: int, stderr: str) -> DeviceError:
     title = find_runtime(target).title
     if "No matching distribution" in stderr or "no matching distributions" in stderr:
         version = python_of(device, facts).version

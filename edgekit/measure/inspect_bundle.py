@@ -10,13 +10,13 @@ from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import GoldenError
 from edgekit.measure.gates import SATURATING
-from edgekit.measure.profiled import int8_of
+from edgekit.measure.profile_summary import int8_of
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Int8
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import OpProfile, Profile
-from edgekit.runtime.profiling import profile, profile_model, target_of
+from edgekit.runtime.profile_bundle import profile_bundle, profile_model, target_of
 from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.runtime.session import VerifyResult, golden_error, open_session
 from edgekit.support.libraries import quiet
@@ -136,7 +136,7 @@ def inspect_bundle(path: Path, threads: int | None, name: str | None = None) -> 
         golden = session.compare_golden()
         engine = f"{session.engine_name} {session.engine_version}"
     with quiet():
-        ran = profile(bundle, threads)
+        ran = profile_bundle(bundle, threads)
     return BundleInspection(
         bundle=name or str(path),
         target=manifest.target,

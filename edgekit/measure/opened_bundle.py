@@ -14,7 +14,7 @@ from edgekit.measure.accuracy import Predictions, SnrMeter, changed_classes, com
 from edgekit.measure.baselines import Group, is_baseline, label_of
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.fresh_process import Fresh, measure_fresh
-from edgekit.measure.profiled import Profiled, profile_bundle, runs_for
+from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Accuracy
 from edgekit.runtime.bundle import Bundle
@@ -39,7 +39,7 @@ class OpenedBundle:
     bundle: Bundle
     session: Session
     fresh: Fresh
-    profiled: Profiled
+    profile: ProfileSummary
     accuracy: Accuracy | None = None
     snr_db: float | None = None
     low: LowPrecisionSession | None = None
@@ -66,11 +66,11 @@ def open_bundle(
         predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
         changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
         accuracy = replace(compare(predictions, images.reference), changes=changes)
-    profiled = profile_bundle(bundle, session.threads, runs_for(fresh.first_ms))
+    profile = summarize_profile(bundle, session.threads, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
     return OpenedBundle(
-        bundle=bundle, session=session, fresh=fresh, profiled=profiled, accuracy=accuracy, snr_db=snr.db, low=low
+        bundle=bundle, session=session, fresh=fresh, profile=profile, accuracy=accuracy, snr_db=snr.db, low=low
     )
 
 

@@ -27,7 +27,7 @@ from edgekit.report.sensitivity import draw_sensitivity
 from edgekit.report.sensitivity_document import ImageSet, LayerTime, NamedModel, Sensitivity, TargetSensitivity
 from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.profiling import profile
+from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.support.files import replace_text, writing
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
@@ -176,7 +176,7 @@ def layer_times(
             bundle = build_one(graphs, target, precision, run.path / f"{target}-{precision}", reporter, graph)
             with reporter.stage(f"{bundle.path.name}: profile"), quiet():
                 by_layer: dict[str, float] = {}
-                for op in profile(bundle, threads).ops:
+                for op in profile_bundle(bundle, threads).ops:
                     if op.ms is not None:
                         by_layer[op.name] = by_layer.get(op.name, 0.0) + op.ms
                 by_precision[precision] = by_layer

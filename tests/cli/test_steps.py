@@ -164,7 +164,7 @@ def test_a_bug_costs_one_bundle(
         return mistaken
 
     paths = [make_bundle("onnx", name) for name in ("first", "second")]
-    for command, owner, name in (("evaluate", shards, "predict"), ("benchmark", opened_bundle, "profile_bundle")):
+    for command, owner, name in (("evaluate", shards, "predict"), ("benchmark", opened_bundle, "summarize_profile")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, broken(getattr(owner, name)))
             more = ["--data", photos] if command == "evaluate" else ["--iterations", 3, "--warmup", 0]

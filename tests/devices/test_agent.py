@@ -130,7 +130,7 @@ def broken_agent(owner: str, name: str) -> list[str]:
 
 
 def test_a_bug_costs_its_row_and_its_traceback_reaches_the_host(job: AgentJob) -> None:
-    messages, _ = run(job, broken_agent("edgekit.measure.opened_bundle", "profile_bundle"))
+    messages, _ = run(job, broken_agent("edgekit.measure.opened_bundle", "summarize_profile"))
     (bug,) = (message for message in messages if isinstance(message, Bug))
     assert (bug.what, bug.kind) == ("it's", "KeyError")
     assert "Traceback (most recent call last)" in bug.traceback

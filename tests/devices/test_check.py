@@ -11,7 +11,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import check
-from edgekit.devices.probed_facts import ProbedFacts, PythonFacts, facts_of
+from edgekit.devices.probe_result import InstalledPython, ProbeResult, read_probe
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.errors import DeviceMemoryError, DevicePythonError
@@ -40,13 +40,13 @@ def root(folder: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.fixture
-def facts(tmp_path: Path) -> ProbedFacts:
+def facts(tmp_path: Path) -> ProbeResult:
     """A Raspberry Pi 5 without problems."""
     return replace(
-        facts_of(probe.probe(root(tmp_path, PI5))),
+        read_probe(probe.probe(root(tmp_path, PI5))),
         machine="aarch64",
         glibc="2.41",
-        pythons=(PythonFacts("/usr/bin/python3", "3.13.5", True),),
+        pythons=(InstalledPython("/usr/bin/python3", "3.13.5", True),),
         throttled=None,
         disk_free_bytes=9 << 30,
         cache_writable=True,
@@ -103,15 +103,18 @@ def test_the_script_runs_alone() -> None:
         ({"glibc": None}, "no runtime is published for a system without glibc"),
         ({"glibc": "2.17"}, "its glibc is 2.17, but the runtimes need 2.28 or newer"),
         ({"pythons": ()}, "the device has no Python, but edgekit needs Python 3.11 to 3.14. Install"),
-        ({"pythons": (PythonFacts("p", "3.9.2", True),)}, "the device has Python 3.9.2, but edgekit needs Python 3.11"),
+        (
+            {"pythons": (InstalledPython("p", "3.9.2", True),)},
+            "the device has Python 3.9.2, but edgekit needs Python 3.11",
+        ),
     ],
 )
-def test_reasons_against(facts: ProbedFacts, change: dict[str, Any], reason: str | None) -> None:
+def test_reasons_against(facts: ProbeResult, change: dict[str, Any], reason: str | None) -> None:
     actual = check.reason_against("pi", replace(facts, **change))
     assert actual is None if reason is None else reason in str(actual)
 
 
-def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbedFacts) -> None:
+def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbeResult) -> None:
     old = replace(facts, machine="aarch64", glibc="2.31")
     problems = {runtime: check.wheel_problem(runtime, old) for runtime in RUNTIMES}
     assert {runtime for runtime, problem in problems.items() if problem} == {"openvino"}
@@ -127,31 +130,31 @@ def test_openvino_s_wheels_for_arm_need_a_newer_glibc(facts: ProbedFacts) -> Non
         ({"cache_writable": False}, "can't be written"),
         ({"board": "Raspberry Pi 9"}, "no device class matches"),
         ({"throttled": Throttling(1, ("under-voltage",), ())}, "the firmware reports under-voltage now"),
-        ({"pythons": (PythonFacts("/p", "3.11.2", False),)}, "sudo apt install python3-venv"),
+        ({"pythons": (InstalledPython("/p", "3.11.2", False),)}, "sudo apt install python3-venv"),
     ],
 )
-def test_problems_of_a_device(facts: ProbedFacts, change: dict[str, Any], part: str) -> None:
+def test_problems_of_a_device(facts: ProbeResult, change: dict[str, Any], part: str) -> None:
     pi = Device("pi", "ssh://pi")
     assert check.lacks(pi, facts) == []
     (problem,) = check.lacks(pi, replace(facts, **change))
     assert part in problem
 
 
-def test_a_class_that_the_user_set_solves_the_problem(facts: ProbedFacts) -> None:
+def test_a_class_that_the_user_set_solves_the_problem(facts: ProbeResult) -> None:
     strange = replace(facts, board="Raspberry Pi 9")
     assert strange.matching_class is None
     assert check.lacks(Device("pi", "ssh://pi", "raspberry-pi-5"), strange) == []
 
 
-def test_the_first_suitable_python(facts: ProbedFacts) -> None:
-    old, new = (PythonFacts(version, version, True) for version in ("3.9.2", "3.12.1"))
+def test_the_first_suitable_python(facts: ProbeResult) -> None:
+    old, new = (InstalledPython(version, version, True) for version in ("3.9.2", "3.12.1"))
     assert check.python_of("pi", replace(facts, pythons=(old, new))) == new
     with pytest.raises(DevicePythonError, match=r"pi: the device has Python 3\.9\.2") as caught:
         check.python_of("pi", replace(facts, pythons=(old,)))
     assert caught.value.valid == "Python 3.11 to 3.14"
 
 
-def test_memory_that_is_clearly_too_small(facts: ProbedFacts) -> None:
+def test_memory_that_is_clearly_too_small(facts: ProbeResult) -> None:
     free = replace(facts, memory_available_bytes=300_000_000)
     check.check_memory("pi", free, {"small": 10_000_000})
     check.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
@@ -229,7 +232,7 @@ def test_the_shape_of_a_device_that_was_never_reached() -> None:
     assert (unknown.name, unknown.device_class, unknown.cpu) == ("pi", "raspberry-pi-5", None)
 
 
-def test_the_shape_of_a_device_that_was_probed(facts: ProbedFacts) -> None:
+def test_the_shape_of_a_device_that_was_probed(facts: ProbeResult) -> None:
     row = check.row_device(Device("pi", "ssh://pi"), facts)
     assert (row.name, row.device_class, row.cpu) == ("pi", "raspberry-pi-5", "Raspberry Pi 5 Model B Rev 1.0")
     assert (row.memory_bytes, row.python) == (4000 * 1024, "3.13.5")
@@ -237,7 +240,10 @@ def test_the_shape_of_a_device_that_was_probed(facts: ProbedFacts) -> None:
     assert row.system.endswith(" aarch64")
 
 
-def test_the_python_of_a_row_is_the_one_that_environments_are_made_with(facts: ProbedFacts) -> None:
-    old, suitable = PythonFacts("/usr/bin/python3", "3.9.2", True), PythonFacts("/usr/bin/python3.12", "3.12.1", True)
+def test_the_python_of_a_row_is_the_one_that_environments_are_made_with(facts: ProbeResult) -> None:
+    old, suitable = (
+        InstalledPython("/usr/bin/python3", "3.9.2", True),
+        InstalledPython("/usr/bin/python3.12", "3.12.1", True),
+    )
     assert check.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old, suitable))).python == "3.12.1"
     assert check.row_device(Device("pi", "ssh://pi"), replace(facts, pythons=(old,))).python is None

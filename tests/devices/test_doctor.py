@@ -17,7 +17,7 @@ from edgekit.cli.main import main
 from edgekit.config.compatibility import load_compatibility
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.devices import doctor
-from edgekit.devices.probed_facts import ProbedFacts, facts_of
+from edgekit.devices.probe_result import ProbeResult, read_probe
 from edgekit.support.distribution import install_command, pip_command, pip_install
 
 NOWHERE = "http://127.0.0.1:9"
@@ -85,7 +85,7 @@ def test_every_finding_that_is_not_ok_has_its_fix(tmp_path: Path, monkeypatch: p
     assert install_command("openvino") in str(named(diagnosis)["OpenVINO"].fix)
 
 
-FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbedFacts)) | {
+FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbeResult)) | {
     "machine": "x86_64", "kernel": "6.1.0", "glibc": "2.36", "pythons": (), "cache": "/cache", "cache_writable": True,
     "disk_free_bytes": 10,
 }  # fmt: skip
@@ -93,7 +93,7 @@ FACTS: dict[str, Any] = dict.fromkeys(each.name for each in fields(ProbedFacts))
 
 
 def test_old_glibc_and_little_room() -> None:
-    facts = facts_of({**FACTS, "glibc": "2.17", "memory_available_bytes": 1 << 30})
+    facts = read_probe({**FACTS, "glibc": "2.17", "memory_available_bytes": 1 << 30})
     system = {finding.name: finding for finding in doctor._system(facts)}
     assert (system["glibc"].status, system["glibc"].found) == ("broken", "2.17")
     assert "glibc 2.28 or newer" in str(system["glibc"].fix)
@@ -105,7 +105,7 @@ def test_old_glibc_and_little_room() -> None:
 
 def test_disk_space_counts_the_packages_that_are_not_installed_yet() -> None:
     """With torch they take 6.3 GB, as the README says."""
-    facts = facts_of({**FACTS, "disk_free_bytes": 8 * 10**9})
+    facts = read_probe({**FACTS, "disk_free_bytes": 8 * 10**9})
     _, before = doctor._room(facts, dict[str, str]().get)
     _, after = doctor._room(facts, {"torch": "2.9"}.get)
     assert (before.status, before.fix) == ("warning", "Free 12 GB of disk space before making bundles")
@@ -121,7 +121,7 @@ def test_an_older_runtime_than_edgekit_requires(version: str, bad: bool) -> None
 
 def test_openvino_s_wheels_for_arm_need_a_newer_glibc_than_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.devices.doctor.importlib.util.find_spec", lambda name: None)
-    facts = facts_of({**FACTS, "machine": "aarch64", "glibc": "2.31"})
+    facts = read_probe({**FACTS, "machine": "aarch64", "glibc": "2.31"})
     findings = {finding.name: finding for finding in doctor._runtimes(facts, lambda distribution: None)}
     assert "glibc 2.35" in findings["OpenVINO"].found
     assert findings["OpenVINO"].fix
@@ -160,7 +160,7 @@ def test_a_known_bad_combination_is_a_finding_with_its_cure(
 
 def test_what_works_has_no_known_bad_finding() -> None:
     good = {"openvino": "2026.4.1", "onnxruntime": "1.32.0", "torch": "2.13.0", "torchao": "0.18.0"}
-    assert list(doctor._known_bad(facts_of(PI_4), good.get)) == []
+    assert list(doctor._known_bad(read_probe(PI_4), good.get)) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.devices import transport
 from edgekit.devices.faults import exit_error
-from edgekit.devices.probed_facts import ProbedFacts
+from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
 from edgekit.devices.requests import CleanRequest
 from edgekit.devices.transport import connect
@@ -160,7 +160,7 @@ def test_a_login_script_that_prints(server: Server) -> None:
     with connect(server.device()) as connection:
         done = connection.run(["echo", "Welcome!"])
         with pytest.raises(DeviceError, match=r"an unreadable answer \('Welcome!'\)"):
-            connection.answer(done, ProbedFacts, "the probe")
+            connection.answer(done, ProbeResult, "the probe")
 
 
 @pytest.mark.parametrize(

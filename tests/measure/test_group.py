@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.errors import EngineError
 from edgekit.measure import group as group_module
-from edgekit.measure import group_times, measurement, opened_bundle, profiled, steadiness, timing
+from edgekit.measure import group_times, measurement, opened_bundle, profile_summary, steadiness, timing
 from edgekit.measure.accuracy import Predictions, predict
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group import measure_group
@@ -97,7 +97,7 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (opened_bundle, "profile_bundle"),
+        (opened_bundle, "summarize_profile"),
         (group_module, "measurement_of"),
         (group_times, "_call"),
         (measurement, "speedup_of"),
@@ -230,7 +230,7 @@ def test_each_session_is_opened_once_and_closed(
         sessions.append(self)
 
     monkeypatch.setattr(Session, "__init__", note)
-    monkeypatch.setattr(profiled, "profile", refuse_to_profile)  # it would open another session
+    monkeypatch.setattr(profile_summary, "profile_bundle", refuse_to_profile)  # it would open another session
     measure_all(openvino_group, tiny_images)
     computed = [each.bundle.manifest.session.get("inference_precision", "f32") for each in sessions]
     names = [each.bundle.path.name for each in sessions]

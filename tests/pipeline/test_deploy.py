@@ -18,7 +18,7 @@ from edgekit.cli.main import main
 from edgekit.errors import EngineError
 from edgekit.measure import opened_bundle, steadiness
 from edgekit.measure.fresh_process import Fresh
-from edgekit.measure.profiled import profile_bundle
+from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models import network
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
@@ -292,14 +292,14 @@ def test_a_compiler_that_refuses_and_a_bug_only_fail_their_rows(
 def test_a_bug_in_the_measuring_of_a_bundle_costs_its_row(
     again: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    real = profile_bundle
+    real = summarize_profile
 
     def mistaken(bundle: Any, *arguments: Any) -> Any:
         if bundle.manifest.precision == "int8":
             raise IndexError("no such layer")
         return real(bundle, *arguments)
 
-    monkeypatch.setattr(opened_bundle, "profile_bundle", mistaken)
+    monkeypatch.setattr(opened_bundle, "summarize_profile", mistaken)
     assert again("--json") == 1
     out, err = capfd.readouterr()
     float_, int8 = parse(out, Report, "stdout").results

@@ -24,7 +24,7 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError
-from edgekit.measure.profiled import ran_in_int8
+from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_all, build_one
 from edgekit.pipeline.graphs import JobGraphs
@@ -278,7 +278,7 @@ def test_gelu_from_int8_to_int8_is_a_table(tiny_job: Job, tmp_path: Path) -> Non
     assert all(layer["int8"] for layer in bundle.manifest.layers if layer["op"] != "depthwise")
     int8_macs = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
     share = int8_macs / sum(layer["macs"] for layer in bundle.manifest.layers)
-    assert ran_in_int8(bundle, 1).share_of_macs == pytest.approx(share)
+    assert summarize_profile(bundle, 1).int8.share_of_macs == pytest.approx(share)
 
 
 COMPILERS = {

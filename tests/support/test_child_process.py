@@ -10,7 +10,7 @@ import edgekit
 from edgekit.devices.doctor import _import_failure
 from edgekit.measure.cluster import executor_of
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.profiling import profile
+from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, spawn, start_python
 from tests.helpers.tiny import MakeBundle
 
@@ -67,7 +67,7 @@ def test_child_environment_is_restored(before: str | None, monkeypatch: pytest.M
 
 
 def test_litert_s_profiler_runs_in_any_folder(make_bundle: MakeBundle, hostile_folder: Path) -> None:
-    report = profile(read_bundle(make_bundle("tflite")), threads=1, runs=1)
+    report = profile_bundle(read_bundle(make_bundle("tflite")), threads=1, runs=1)
     assert report.method.startswith("LiteRT's profiler")
 
 

@@ -19,7 +19,7 @@ from edgekit.runtime.bundle import Bundle, Golden, read_bundle, write_bundle
 from edgekit.runtime.onnx.onnx_file import read_onnx
 from edgekit.runtime.openvino import profiler as openvino
 from edgekit.runtime.profile import matrix_macs
-from edgekit.runtime.profiling import Profile, profile, profile_model
+from edgekit.runtime.profile_bundle import Profile, profile_bundle, profile_model
 from edgekit.runtime.tflite import profiler as tflite
 from edgekit.runtime.tflite.litert import parse_summary
 from tests.helpers.tiny import CLASSES, SIDE, X86, MakeBundle, compile_all, tiny_labels, tiny_manifest
@@ -80,14 +80,14 @@ def int8_profiles(tiny_golden: Golden, tmp_path_factory: pytest.TempPathFactory)
         )
         files = {name: folder / name for name in artifact.files}
         bundle = write_bundle(folder / "bundle", files, manifest, tiny_labels(), tiny_golden)
-        profiles[target] = (bundle, profile(bundle, threads=1, runs=2))
+        profiles[target] = (bundle, profile_bundle(bundle, threads=1, runs=2))
     return profiles
 
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_a_float_bundle_has_nothing_in_integer_kernels(make_bundle: MakeBundle, target: str) -> None:
     bundle = read_bundle(make_bundle(target))
-    measured = profile(bundle, threads=1, runs=2)
+    measured = profile_bundle(bundle, threads=1, runs=2)
     assert (measured.share_of_macs, measured.int8_macs, measured.simulated) == (0.0, 0, False)
     assert measured.total_macs == pytest.approx(sum(layer["macs"] for layer in bundle.manifest.layers), rel=0.01)
     assert len(measured.float_layers) == len(measured.ops) == 2
@@ -262,7 +262,7 @@ def test_int8_that_is_computed_in_float_is_called_simulated(
     """OpenVINO does this with convolutions on aarch64. Here no kernel's name counts as integer."""
     bundle, _ = int8_profiles["openvino"]
     monkeypatch.setattr(openvino, "INTEGER", re.compile("never"))
-    measured = profile(bundle, threads=1, runs=1)
+    measured = profile_bundle(bundle, threads=1, runs=1)
     assert measured.simulated
     assert measured.share_of_macs == 0
     assert any("OpenVINO has no integer kernel for it here" in (op.reason or "") for op in measured.ops)
@@ -300,7 +300,7 @@ def test_without_litert_s_profiler_the_method_admits_inference(
 ) -> None:
     bundle, observed = int8_profiles["tflite"]
     monkeypatch.setattr(tflite, "_kernels", lambda *_: (kernels, "" if kernels else "this package has none"))
-    measured = profile(bundle, threads=1, runs=1)
+    measured = profile_bundle(bundle, threads=1, runs=1)
     assert measured.share_of_macs == observed.share_of_macs
     assert measured.float_layers == observed.float_layers
     assert "not observed while it ran" in measured.method
@@ -347,7 +347,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path, make_bundle: MakeBundle) ->
         profile_model(tmp_path / "model.onnx")
     bundle = read_bundle(make_bundle("onnx"))
     with pytest.raises(UsageError, match="runs is 0"):
-        profile(bundle, runs=0)
+        profile_bundle(bundle, runs=0)
     with pytest.raises(UsageError, match="threads is 0"):
         profile_model(bundle.model_path, threads=0)
 
@@ -362,6 +362,7 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
 def test_importing_it_loads_no_runtime() -> None:
     modules = ", ".join(target.profiler_module for target in RUNTIMES.values())
     heavy = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "nncf")
-    code = f"import sys, edgekit.runtime.profiling, {modules}; print([name for name in {heavy} if name in sys.modules])"
+    imports = f"import sys, edgekit.runtime.profile_bundle, {modules}"
+    code = f"{imports}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,19 +3,19 @@
 import pytest
 
 from edgekit.errors import EngineError
-from edgekit.measure import profiled
-from edgekit.measure.profiled import MOST_RUNS, profile_bundle, ran_in_int8, runs_for, time_of
+from edgekit.measure import profile_summary
+from edgekit.measure.profile_summary import MOST_RUNS, runs_for, summarize_profile, time_of
 from edgekit.report.row import Int8
 from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import OpProfile, Profile
-from edgekit.runtime.profiling import RUNS
+from edgekit.runtime.profile_bundle import RUNS
 from tests.helpers.tiny import MakeBundle
 
 
 def test_int8_comes_from_the_runtime_and_not_from_the_manifest(make_bundle: MakeBundle) -> None:
     layers = [{"name": "conv", "op": "conv", "macs": 48600, "int8": True}]
-    int8 = ran_in_int8(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1)
+    int8 = summarize_profile(read_bundle(make_bundle("onnx", precision="int8", layers=layers)), 1).int8
     assert int8.share_of_macs == 0
     assert int8.float_layers is not None
     assert "conv" in int8.float_layers
@@ -23,7 +23,7 @@ def test_int8_comes_from_the_runtime_and_not_from_the_manifest(make_bundle: Make
 
 
 def test_a_profile_has_every_kind_and_layer(make_bundle: MakeBundle) -> None:
-    times = profile_bundle(read_bundle(make_bundle("onnx")), 1).time
+    times = summarize_profile(read_bundle(make_bundle("onnx")), 1).time
     assert times.missing is None
     assert {layer.name for layer in times.layers} >= {"conv"}
     assert not any(layer.int8 for layer in times.layers)
@@ -34,8 +34,8 @@ def test_a_runtime_without_a_profile_gives_the_reason(make_bundle: MakeBundle, m
     def refuse(*_: object) -> None:
         raise EngineError("no counters here")
 
-    monkeypatch.setattr(profiled, "profile", refuse)
-    found = profile_bundle(read_bundle(make_bundle("onnx")), 1)
+    monkeypatch.setattr(profile_summary, "profile_bundle", refuse)
+    found = summarize_profile(read_bundle(make_bundle("onnx")), 1)
     assert found.int8 == Int8(share_of_macs=None, method="unknown: no counters here", float_layers=None, simulated=None)
     assert found.time == TimeProfile(missing="no counters here")
 

@@ -12,12 +12,12 @@ from edgekit.runtime.engine import check_threads, engine_errors
 from edgekit.runtime.profile import OpProfile, Profile, RuntimeProfiler, with_layer_names
 from edgekit.runtime.session import Session
 
-__all__ = ["OpProfile", "Profile", "profile", "profile_model", "target_of"]
+__all__ = ["OpProfile", "Profile", "profile_bundle", "profile_model", "target_of"]
 
 RUNS = 5
 
 
-def profile(bundle: Bundle, threads: int | None = None, runs: int = RUNS) -> Profile:
+def profile_bundle(bundle: Bundle, threads: int | None = None, runs: int = RUNS) -> Profile:
     """Profile the model of a bundle on random input, with the options of its session.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a runtime's profiler says of a bundle: which part ran in integer kernels, and where the time goes."""
+"""The summary of a bundle's profile: which part ran in integer kernels, and where the time goes."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from edgekit.report.row import Int8
 from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import Profile
-from edgekit.runtime.profiling import RUNS, profile
+from edgekit.runtime.profile_bundle import RUNS, profile_bundle
 from edgekit.support.libraries import quiet
 
 PROFILED_MS = 1000.0
@@ -18,31 +18,28 @@ DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Profiled:
-    """One profile of a bundle, summarized."""
+class ProfileSummary:
+    """What a profile says of a bundle."""
 
     int8: Int8
+    """The part that ran in integer kernels."""
     time: TimeProfile
+    """Times of the kinds of operations, and of the layers."""
 
 
-def profile_bundle(bundle: Bundle, threads: int, runs: int = RUNS) -> Profiled:
+def summarize_profile(bundle: Bundle, threads: int, runs: int = RUNS) -> ProfileSummary:
     """Profile a bundle. If the runtime gives no profile, the figures are None or empty, and the reason is in both."""
     try:
         with quiet():
-            ran = profile(bundle, threads, runs)
+            ran = profile_bundle(bundle, threads, runs)
     except EngineError as error:
         unknown = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
-        return Profiled(_with_pairs(unknown, bundle), TimeProfile(missing=str(error)))
-    return Profiled(_with_pairs(int8_of(ran), bundle), time_of(ran))
+        return ProfileSummary(_with_pairs(unknown, bundle), TimeProfile(missing=str(error)))
+    return ProfileSummary(_with_pairs(int8_of(ran), bundle), time_of(ran))
 
 
 def _with_pairs(int8: Int8, bundle: Bundle) -> Int8:
     return replace(int8, pairs_that_can_saturate=bundle.manifest.pairs_that_can_saturate)
-
-
-def ran_in_int8(bundle: Bundle, threads: int) -> Int8:
-    """The part of a bundle that runs in integer kernels."""
-    return profile_bundle(bundle, threads).int8
 
 
 def runs_for(first_ms: float) -> int:

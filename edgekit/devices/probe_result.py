@@ -1,4 +1,4 @@
-"""The probe's results for a machine: a device or this one."""
+"""The result of `edgekit.measure.probe` on a machine: a device or this one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from edgekit.report.conditions import MachineState
 
 
 @dataclass(frozen=True)
-class PythonFacts:
+class InstalledPython:
     """A Python on the path."""
 
     path: str
@@ -22,8 +22,8 @@ class PythonFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbedFacts(MachineState):
-    """Results of `edgekit.measure.probe` on a machine. None stands for unknown. Sizes are in bytes."""
+class ProbeResult(MachineState):
+    """Result of `edgekit.measure.probe` on a machine. None stands for unknown. Sizes are in bytes."""
 
     board: str | None
     """Model of the board, from the device tree."""
@@ -35,7 +35,7 @@ class ProbedFacts(MachineState):
     """Whether QEMU emulates the processor."""
     glibc: str | None
     """Version of glibc, or None for another C library."""
-    pythons: tuple[PythonFacts, ...]
+    pythons: tuple[InstalledPython, ...]
     """Pythons on the path, in order of preference."""
     cpu: str | None
     """Name of the processor."""
@@ -62,6 +62,6 @@ class ProbedFacts(MachineState):
         return class_of(self.board, self.features or ())
 
 
-def facts_of(probed: Any) -> ProbedFacts:
+def read_probe(probed: Any) -> ProbeResult:
     """Convert the probe's output; msgspec.ValidationError if it has another shape."""
-    return msgspec.convert(probed, ProbedFacts)
+    return msgspec.convert(probed, ProbeResult)
