@@ -34,15 +34,14 @@ from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.support.stored_results import Inputs, reasons, without_effect
 from edgekit.tuning import analysis
 from edgekit.tuning.analysis import SensitivityInputs
-from edgekit.tuning.database import TrialTable
-from edgekit.tuning.options import Search
 from edgekit.tuning.space import Choices
-from edgekit.tuning.study import planned
-from edgekit.tuning.worker import SplitJob, StudyInputs
+from edgekit.tuning.study import Searcher, StudyInputs, StudyStore
+from edgekit.tuning.trial import Figures
 from tests.helpers.changes import changes
 from tests.helpers.measurements import device, measurement
 from tests.helpers.searches import sensitivity
 from tests.helpers.tiny import MakeBundle
+from tests.helpers.trials import FakeBench, figures
 
 QUIET = Reporter(quiet=True)
 VERSIONS = {"edgekit": "0.1", "torch": "2.12"}
@@ -70,7 +69,7 @@ ROW = GroupInputs(
 )
 SHARD = ShardInputs("18", 1, ("f6",), (0,), "Zen 3", VERSIONS)
 SENSITIVITY = SensitivityInputs((BUNDLE,), REFERENCE, 1.0, 1, device(), "3a")
-STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), Gates(), 3, "3a")
+STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "3a")
 
 SAMPLES: dict[type[Inputs], Inputs] = {type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY)}
 """Inputs of each kind of stored result."""
@@ -215,16 +214,14 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
 
 
 def make_study(place: Place, inputs: Any) -> None:
-    """Plan the trials of a study with these inputs, or reuse those of the study in the database."""
+    """Run a trial of a study with these inputs, or reuse it."""
 
-    def plan() -> tuple[list[str], list[Choices]]:
+    def measure(choices: Choices) -> Figures:
         place.made()
-        return ["layer"], []
+        return figures(choices)
 
-    place.patch.setattr(SplitJob, "study_inputs", lambda *_: inputs)
-    job: Any = SimpleNamespace(network=SimpleNamespace(name="tiny"))
-    name = SplitJob(job, job).study_name("onnx", job, Search())
-    assert planned(TrialTable(place.run.path / "tune.db", name, 60), "worker", plan) == ["layer"]
+    searcher = Searcher(StudyStore(place.run, "onnx", inputs), FakeBench(measure), Gates(), QUIET)
+    assert [trial.state for trial in searcher.search(load_recipe("convnextv2"), 1).trials] == ["complete"]
 
 
 MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [

@@ -12,7 +12,6 @@ from edgekit.pipeline.options import Options
 
 RANDOM = "random"
 LARGEST_SEED = 2**63 - 1
-SQLITE_HEADER = b"SQLite format 3\0"
 # A host name or address, and a port; Dask takes tcp:// for granted.
 _SCHEDULER = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
 
@@ -134,27 +133,3 @@ def check_scheduler(address: str | None) -> None:
             valid="the address of a Dask scheduler, such as tcp://HOST:8786",
             fix="Start one with `dask scheduler`, which prints its address",
         )
-
-
-def check_storage(storage: str | None) -> None:
-    """Raise UsageError unless this names a SQLite file, or a new file in a folder."""
-    if storage is None:
-        return
-    path = Path(storage.removeprefix("sqlite:///"))
-    if "://" not in str(path) and str(path) != ":memory:" and _is_database(path):
-        return
-    raise UsageError(
-        f"--storage is '{storage}'",
-        valid="the path of a SQLite file, which may be new, in an existing folder; or sqlite:///PATH",
-        fix="Give it like --storage tune.db",
-    )
-
-
-def _is_database(path: Path) -> bool:
-    try:
-        if not path.exists():
-            return path.absolute().parent.is_dir()
-        with path.open("rb") as file:
-            return file.read(len(SQLITE_HEADER)) in (b"", SQLITE_HEADER)
-    except OSError:
-        return False

@@ -7,11 +7,10 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.checks import check_storage
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source, flat
 from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit, loading
-from edgekit.cli.shared import MOST_THREADS, Json, Quiet, Threads
+from edgekit.cli.shared import Json, Quiet, Threads
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import import_needed
 
@@ -90,7 +89,7 @@ def sensitivity(
 
 @dataclass
 class Searching:
-    """The extent of the search and its resources."""
+    """The extent of the search."""
 
     num_tuning_samples: Annotated[
         int | None,
@@ -120,47 +119,9 @@ class Searching:
             metavar="MINUTES",
             show_default="no limit",
             rich_help_panel=panels.SEARCH,
-            help="Time limit of the search in minutes. The final measurement comes after it.",
+            help="Minutes after which no further trial starts. The final measurement comes after the search.",
         ),
     ] = None
-    budget_memory: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="MB",
-            show_default="no limit",
-            rich_help_panel=panels.SEARCH,
-            help="Memory limit of each worker in MB. A trial that needs more is abandoned.",
-        ),
-    ] = None
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=MOST_THREADS,
-            metavar="N",
-            rich_help_panel=panels.SEARCH,
-            help="Number of processes that search. They calibrate side by side, and each one times alone.",
-        ),
-    ] = 1
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            show_default="tune.db in the output folder",
-            rich_help_panel=panels.SEARCH,
-            help="SQLite file of the search. Several commands can share one file, and then search together.",
-        ),
-    ] = None
-    silence: Annotated[
-        int,
-        typer.Option(
-            min=6,
-            metavar="SECONDS",
-            rich_help_panel=panels.SEARCH,
-            help="Seconds without a heartbeat after which a worker counts as dead, and another one repeats its trial.",
-        ),
-    ] = 60
 
 
 @app.command(rich_help_panel=panels.ANALYSIS)
@@ -178,8 +139,8 @@ def tune(
 ) -> int:
     """Search for the fastest recipe that stays within --max-drop.
 
-    Trials run on this machine. With another --device, speed is judged only in
-    the final measurement there. Images that the search never saw judge the
+    Trials run on this machine, one at a time. With another --device, speed is
+    judged only in the final measurement there. Images that the search never saw judge the
     result. Writes recipe.toml and its bundles and report to the run folder.
     After an interruption, the same command resumes.
     """
@@ -187,15 +148,10 @@ def tune(
     from edgekit.tuning.options import Search
 
     options = _job(model, making, calibrating, measuring, source, context.obj)
-    check_storage(searching.storage)
     search = Search(
         trials=searching.trials,
         minutes=searching.budget_minutes,
-        memory_mb=searching.budget_memory,
-        workers=searching.workers,
-        storage=searching.storage,
         num_tuning_samples=searching.num_tuning_samples,
-        silence_s=searching.silence,
     )
     with clean_stdout() as out:
         import_needed("tomlkit", "tune")

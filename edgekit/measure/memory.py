@@ -4,7 +4,6 @@ psutil reads it wherever edgekit has its `cli` extra. Devices don't have psutil,
 """
 
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +29,6 @@ def machine_memory() -> Memory:
         return Memory(facts["memory_bytes"], facts["memory_available_bytes"])
     memory = psutil.virtual_memory()
     return Memory(memory.total, memory.available)
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process, or 0 if it has ended. Needs psutil."""
-    import psutil
-
-    with suppress(psutil.Error):
-        return int(psutil.Process(pid).memory_info().rss)
-    return 0
 
 
 def peak_rss_bytes() -> int:

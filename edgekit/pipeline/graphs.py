@@ -57,10 +57,11 @@ class JobGraphs:
         return ParitySamples(pixels, torch_logits(job.network, pixels))
 
     def with_recipe(self, recipe: Recipe) -> "JobGraphs":
-        """The same job with another recipe. It shares the loaded network and the exported graph."""
+        """The same job with another recipe. It shares the network, its exported graph and the calibration images."""
+        self.exported()
+        _ = self.samples, self._calibration  # computed here, so that all copies share them
         other = copy(self)
         other.job = replace(self.job, recipe=recipe)
-        other.samples = self.samples
         return other
 
     def inputs(self, target: str, precision: Precision) -> BundleInputs:

@@ -13,8 +13,8 @@ class TrialSummary:
 
     number: int
     """Number of the trial within the study."""
-    state: Literal["waiting", "running", "complete", "pruned", "fail"]
-    """State of the trial."""
+    state: Literal["complete", "fail", "pruned", "untried"]
+    """Outcome: "pruned" if a recipe with fewer layers in float had met the bounds, "untried" if the time was up."""
     met: bool
     """Whether the trial met the bounds on drop and speedup, measured on the tuning images."""
     estimator: str

@@ -8,15 +8,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
 from edgekit.support import library_log
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Environment variable with the effect of Python's option -P, for children that libraries start."""
@@ -55,16 +51,6 @@ def start_python(
         text=True,
         env=_environment() | dict(variables),
     )
-
-
-def spawn(target: Callable[..., object], arguments: Sequence[Any]) -> "BaseProcess":
-    """Start a fresh process that calls `target`. A forked one would share threads and connections with this one."""
-    import multiprocessing  # the agent on a device doesn't need it
-
-    process = multiprocessing.get_context("spawn").Process(target=target, args=tuple(arguments))
-    with child_environment():
-        process.start()
-    return process
 
 
 @contextmanager

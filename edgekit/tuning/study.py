@@ -1,167 +1,175 @@
-"""A study: one target's trials, which are planned once and run by all workers, and the best of them."""
+"""A study: the trials for one target, which run one after the other and are stored in the run folder as they end.
 
-import sys
+Only one trial runs at a time, because a calibration beside it would distort its latency.
+"""
+
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from threading import Event, Thread
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from edgekit.errors import EdgekitError, StageError, UsageError
-from edgekit.report.search_document import TargetSearch, TrialSummary
+from edgekit.config.precisions import PRECISIONS
+from edgekit.config.recipes import Recipe
+from edgekit.errors import EdgekitError, costs_a_row
+from edgekit.measure import machine
+from edgekit.measure.settings import Gates, Timing
+from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
+from edgekit.pipeline.graphs import request_of
+from edgekit.pipeline.job import Job
+from edgekit.pipeline.request import BundleInputs
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.support import tracebacks
-from edgekit.tuning.bugs import bug_of
-from edgekit.tuning.database import TrialTable
-from edgekit.tuning.space import Choices
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
+from edgekit.support.sources import code_sha256
+from edgekit.support.stored_results import Inputs
+from edgekit.tuning.analysis import ROOMS
+from edgekit.tuning.ranking import describe, title, within
+from edgekit.tuning.space import Choices, plan
 from edgekit.tuning.trial import Figures, Trial
 
-POLL_S = 0.5
-"""Seconds between two checks of other workers' progress."""
 
+@dataclass(frozen=True)
+class StudyInputs(Inputs):
+    """What the figures of a study's trials depend on, besides their choices.
 
-def planned(
-    table: TrialTable,
-    worker: str,
-    make: Callable[[], tuple[list[str], list[Choices]]],
-    wait: Callable[[float], None] = time.sleep,
-) -> list[str]:
-    """Let one worker queue the plan that `make` returns while the others wait. Returns the order of layers."""
-    while (layers := table.layers()) is None:
-        if table.claim_plan(worker):
-            with _heartbeat(table, lambda: table.claim_plan(worker)):
-                table.plan(*make())
-        else:
-            wait(POLL_S)
-    return layers
-
-
-def drain(
-    table: TrialTable,
-    worker: str,
-    measure: Callable[[Choices], Figures],
-    until: float,
-    wait: Callable[[float], None] = time.sleep,
-) -> None:
-    """Run trials until none is waiting or running anywhere, or until the time `until` (as of time.time()).
-
-    A StageError of `measure` fails the trial for good, and so does a bug in edgekit, whose traceback is printed. A
-    trial is pruned if one with fewer layers in float met the bounds, because it can't be the best. An InputError, such
-    as for a full disk, and KeyboardInterrupt return the trial to the queue.
+    Bounds and budgets are not among them, so a search with other bounds reuses the trials.
     """
-    while time.time() < until:
-        number = table.claim(worker)
-        if number is not None:
-            _run(table, worker, number, measure)
-        elif any(trial.state == "running" for trial in table.trials()):
-            wait(POLL_S)  # until the other worker finishes its trial or is lost
-        else:
-            return
+
+    bundles: tuple[BundleInputs, ...]
+    """What the float bundle and the int8 one of the recipe to improve depend on."""
+    reference: ReferenceInputs
+    """What torch's predictions for the tuning images depend on."""
+    timing: Timing
+    """How the trials are timed."""
+    device: DeviceFacts
+    """The machine on which they are timed."""
+    code_sha256: str
+    """Hash of edgekit's code in `ROOMS`."""
 
 
-def _run(table: TrialTable, worker: str, number: int, measure: Callable[[Choices], Figures]) -> None:
-    """Run one trial. If the worker counts as lost meanwhile, its result is discarded."""
-    try:
-        trials = table.trials()
-        choices = trials[number].choices
-        if any(trial.choices.layers_in_float < choices.layers_in_float for trial in within(trials)):
-            table.finish(worker, "pruned")
-            return
-        with _heartbeat(table, lambda: table.beat(worker)):
-            figures = measure(choices)
-        table.finish(worker, "complete", figures=figures)
-    except StageError as error:
-        table.finish(worker, "fail", str(error))
-    except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, EdgekitError):
-            print(tracebacks.text_of(error), file=sys.stderr)
-            table.finish(worker, "fail", bug_of(error))
-            return
-        table.release(worker)
-        raise
-
-
-@contextmanager
-def _heartbeat(table: TrialTable, beat: Callable[[], object]) -> Iterator[None]:
-    """Call `beat` regularly from a thread while the block runs."""
-    stop = Event()
-
-    def run() -> None:
-        while not stop.wait(table.silence_s / 6):
-            with suppress(UsageError):  # the worker itself reports it at its next write
-                beat()
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def complete(trials: Sequence[Trial]) -> list[tuple[Trial, Figures]]:
-    """The completed trials with their figures."""
-    return [(trial, trial.figures) for trial in trials if trial.figures is not None]
-
-
-def within(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that met the bounds on the tuning images.
-
-    Estimator and bias correction change numbers, but not the operations. It is therefore enough if any trial with the
-    same layers in float and the same smoothing was fast enough, so that a busy moment doesn't decide.
-    """
-    fast = {_structure(trial) for trial, figures in complete(trials) if figures.fast_enough}
-    return [trial for trial, figures in complete(trials) if figures.drop_kept and _structure(trial) in fast]
-
-
-def _structure(trial: Trial) -> tuple[int, bool]:
-    return trial.choices.layers_in_float, trial.choices.smooth_quant
-
-
-def best(trials: Sequence[Trial]) -> Trial | None:
-    """The best trial; None if none is complete.
-
-    Of the trials that met the bounds, it is the one with the fewest layers in float, and among equals the one that
-    agrees most with the float network. If none met them, it is the one with the smallest drop. Times don't decide among
-    these, so the result doesn't depend on which worker ran which trial.
-    """
-    passed = within(trials)
-
-    def rank(pair: tuple[Trial, Figures]) -> tuple[Any, ...]:
-        trial, figures = pair
-        accuracy = (-figures.agreement, figures.drop_top1_points)
-        settings = (trial.choices.bias_correction != "none", trial.choices.estimator)
-        cost = _structure(trial)
-        return (*cost, *accuracy, *settings) if passed else (*reversed(accuracy), *cost, *settings)
-
-    winner = min(complete(passed or trials), key=rank, default=None)
-    return None if winner is None else winner[0]
-
-
-def front(trials: Sequence[Trial]) -> list[int]:
-    """Numbers of the trials that are Pareto-optimal in drop and latency."""
-    points = {trial.number: (figures.drop_top1_points, figures.time_share) for trial, figures in complete(trials)}
-
-    def is_beaten(own: tuple[float, float]) -> bool:
-        return any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in points.values())
-
-    return [number for number, point in points.items() if not is_beaten(point)]
-
-
-def summary(trials: Sequence[Trial], target: str) -> TargetSearch:
-    """One target's part of the report: its trials, the Pareto front of drop and latency, and the best trial."""
-    winner, passed = best(trials), {trial.number for trial in within(trials)}
-    rows = tuple(
-        TrialSummary(
-            number=trial.number,
-            state=trial.state,
-            met=trial.number in passed,
-            reason=trial.reason,
-            **asdict(trial.choices),
-            **({} if trial.figures is None else vars(trial.figures)),
-        )
-        for trial in trials
+def study_inputs(job: Job, target: str, timing: Timing) -> StudyInputs:
+    """What the trials of a job for one target depend on."""
+    return StudyInputs(
+        bundles=tuple(request_of(job, target, precision).inputs for precision in PRECISIONS),
+        reference=reference_inputs(job),
+        timing=timing,
+        device=machine.describe(),
+        code_sha256=code_sha256(ROOMS),
     )
-    best_number = None if winner is None else winner.number
-    return TargetSearch(target=target, trials=rows, front=tuple(front(trials)), best=best_number)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The trials for one target."""
+
+    layers: tuple[str, ...]
+    """The layers in the order in which trials leave them in float."""
+    trials: tuple[Trial, ...] = ()
+    """The trials in the order of the plan. The stored study has only those that ran."""
+
+
+@dataclass(frozen=True)
+class StudyStore:
+    """One target's study in the run folder, from which the same command resumes after an interruption."""
+
+    run: RunFolder
+    target: str
+    inputs: Inputs
+
+    def load(self) -> Study | None:
+        """The study of an earlier run with the same inputs."""
+        return self.run.recall(f"study-{self.target}", self.inputs, Study)
+
+    def save(self, study: Study) -> None:
+        """Replace the stored study."""
+        self.run.remember(f"study-{self.target}", self.inputs, study)
+
+
+class Bench(Protocol):
+    """Measures trials for one target."""
+
+    def layers(self) -> tuple[str, ...]:
+        """The layers in the order in which trials leave them in float."""
+        ...
+
+    def measure(self, choices: Choices, layers: Sequence[str]) -> Figures:
+        """Measure a trial, with the order of `layers`. Raises StageError if it can't be built or measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """Runs the trials of a study that no earlier run has finished."""
+
+    store: StudyStore
+    bench: Bench
+    gates: Gates
+    reporter: Reporter
+    now: Callable[[], float] = time.monotonic
+    """Clock in seconds."""
+
+    def search(self, recipe: Recipe, limit: int | None = None, until: float = float("inf")) -> Study:
+        """Run the plan for this recipe, at most `limit` trials of it.
+
+        After the time `until` only the first trial runs, so that every study has one. A trial is pruned if one with
+        fewer layers in float met the bounds, because it can't be the best. A StageError fails its trial, and so does a
+        bug in edgekit. Any other error, such as for a full disk, and KeyboardInterrupt end the search; trials that have
+        ended stay stored.
+        """
+        target = self.store.target
+        layers, done = self._resumed()
+        points = plan(recipe.for_target(target), len(layers))[:limit]
+        trials: list[Trial] = []
+        for number, choices in enumerate(points):
+            if choices in done:
+                trial = replace(done[choices], number=number)
+            elif choices.layers_in_float > self._most_in_float(trials):
+                trial = Trial(number, choices, "pruned")
+            elif done and self.now() >= until:
+                trial = Trial(number, choices, "untried")
+            else:
+                trial = done[choices] = self._run(number, choices, layers)
+                self.store.save(Study(layers, tuple(done.values())))
+                self._report([*trials, trial], points, done)
+            trials.append(trial)
+        if untried := sum(trial.state == "untried" for trial in trials):
+            self.reporter.say(f"{target}: the time is up: {untried} recipes were not tried")
+        return Study(layers, tuple(trials))
+
+    def _resumed(self) -> tuple[tuple[str, ...], dict[Choices, Trial]]:
+        """The order of the layers, and the trials that ended in an earlier run."""
+        target = self.store.target
+        study = self.store.load()
+        if study is None:
+            with self.reporter.stage(f"{target}: order the layers by their noise"):
+                study = Study(self.bench.layers())
+            self.store.save(study)
+        if study.trials:
+            self.reporter.say(f"{target}: {len(study.trials)} trials reused from an earlier run")
+        return study.layers, {trial.choices: trial for trial in study.trials}
+
+    def _most_in_float(self, trials: Sequence[Trial]) -> float:
+        """Number of layers in float above which a trial can't be the best any more."""
+        return min((trial.choices.layers_in_float for trial in within(trials, self.gates)), default=float("inf"))
+
+    def _report(self, trials: Sequence[Trial], points: Sequence[Choices], done: Collection[Choices]) -> None:
+        """Print a line for the last trial if it is complete. That of a failed one has been printed."""
+        trial = trials[-1]
+        if trial.state == "complete":
+            most = self._most_in_float(trials)
+            left = sum(point.layers_in_float <= most and point not in done for point in points)
+            self.reporter.say(f"{self.store.target}: {describe(trial, self.gates)}; {left} to go")
+
+    def _run(self, number: int, choices: Choices, layers: Sequence[str]) -> Trial:
+        trial = Trial(number, choices, "fail")
+        name = f"{self.store.target}: {title(trial)}"
+        try:
+            with self.reporter.stage(name):
+                return replace(trial, state="complete", figures=self.bench.measure(choices, layers))
+        except Exception as error:
+            if not costs_a_row(error):
+                raise
+            self.reporter.failed(name, error)
+            is_bug = not isinstance(error, EdgekitError)
+            return replace(trial, reason=f"bug in edgekit: {tracebacks.summary_of(error)}" if is_bug else str(error))

@@ -1,11 +1,8 @@
 """Every command that takes a model takes one from every source."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -103,15 +100,7 @@ def job(network: Network, photos: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start no other process, because each imports everything again: workers of `tune`, and the one for memory."""
-
-    def begun(begin: Any, arguments: Any) -> Any:
-        begin(*arguments)
-        return SimpleNamespace(
-            pid=os.getpid(), exitcode=0, is_alive=lambda: False, kill=lambda: None, join=lambda *_: None
-        )
-
-    monkeypatch.setattr("edgekit.tuning.search.spawn", begun)
+    """Measure no memory in another process, which imports everything again."""
     monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
 
 

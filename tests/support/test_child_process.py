@@ -1,7 +1,6 @@
 """Child processes import their parent's packages, and nothing from the current folder."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from edgekit.devices.doctor import _import_failure
 from edgekit.measure.cluster import executor_of
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile_bundle import profile_bundle
-from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, spawn, start_python
+from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, start_python
 from tests.helpers.tiny import MakeBundle
 
 
@@ -43,12 +42,6 @@ def test_start_python_adds_variables() -> None:
     ) as child:
         out, _ = child.communicate()
     assert out.split() == ["red", "True"]
-
-
-def test_a_spawned_process_has_its_parents_packages(hostile_folder: Path) -> None:
-    process = spawn(time.sleep, (0,))
-    process.join(60)
-    assert process.exitcode == 0
 
 
 def test_workers_of_a_cluster_have_their_parents_packages(hostile_folder: Path) -> None:
