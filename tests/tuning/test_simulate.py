@@ -1,6 +1,8 @@
 """Layers switched on and off in one quantized graph, compared with graphs quantized with those layers."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,14 +46,40 @@ def quantized(graph: GraphModule, images: Any, target: str, **changes: Any) -> G
     return quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target)
 
 
+@pytest.fixture(scope="module")
+def plain(graph: GraphModule, images: Any) -> Callable[[str], GraphModule]:
+    """A function that returns the graph for a target, quantized without further changes. Tests must not change it."""
+    return cache(lambda target: quantized(graph, images, target))
+
+
+@pytest.fixture(scope="module")
+def residual() -> GraphModule:
+    torch.manual_seed(0)
+    return export_graph(Residual().eval(), (1, 3, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def quantized_residual(residual: GraphModule, images: Any) -> Callable[..., GraphModule]:
+    """A function that quantizes the small ResNet for a target, with some layers in float. Tests must not change it."""
+    recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
+
+    @cache
+    def make(target: str, left: tuple[str, ...] = ()) -> GraphModule:
+        wants = recipe.targets[target]
+        assert wants.quantize_residuals
+        return quantize(rewrite(residual, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
+
+    return make
+
+
 def answers(graph: GraphModule, image: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.no_grad():
         return graph(torch.from_numpy(image))[0].numpy()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
-def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> None:
-    real = quantized(graph, images, target)
+def test_all_on_and_all_off(graph: GraphModule, plain: Callable[[str], GraphModule], images: Any, target: str) -> None:
+    real = plain(target)
     simulation = Simulation(real)
     assert set(simulation.layers) == set(LAYERS)
     for image in images:
@@ -67,9 +95,9 @@ def test_all_on_and_all_off(graph: GraphModule, images: Any, target: str) -> Non
     "left", [("stages.0.blocks.0.mlp.fc2",), ("stages.2.blocks.0.mlp.fc1", "stages.3.downsample.1"), LAYERS[1:-1]]
 )
 def test_layers_off_is_the_graph_with_these_layers_in_float(
-    graph: GraphModule, images: Any, target: str, left: tuple[str, ...]
+    graph: GraphModule, plain: Callable[[str], GraphModule], images: Any, target: str, left: tuple[str, ...]
 ) -> None:
-    real = quantized(graph, images, target)
+    real = plain(target)
     wanted = quantized(graph, images, target, float_layers=left)
     simulation = Simulation(real)
     everything = simulation.run(images[0], simulation.layers)
@@ -89,10 +117,11 @@ def test_a_table_after_a_layer_switches_with_it(graph: GraphModule, images: Any)
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "fit"])
-def test_a_layer_that_is_off_uses_its_original_weights(graph: GraphModule, images: Any, rounding: str) -> None:
+def test_a_layer_that_is_off_uses_its_original_weights(
+    graph: GraphModule, plain: Callable[[str], GraphModule], images: Any, rounding: str
+) -> None:
     real = quantized(graph, images, "onnx", weight_rounding=rounding)
-    unrounded = quantized(graph, images, "onnx")
-    simulation = Simulation(real, unrounded)
+    simulation = Simulation(real, plain("onnx"))
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
     assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
     without = Simulation(real)
@@ -109,9 +138,8 @@ def test_smoothing_applies_to_both_float_and_int8(graph: GraphModule, images: An
     assert np.array_equal(simulation.run(images[0], simulation.layers).logits, answers(real, images[0]))
 
 
-def test_a_run_continues_from_another(graph: GraphModule, images: Any) -> None:
-    real = quantized(graph, images, "tflite")
-    simulation = Simulation(real)
+def test_a_run_continues_from_another(plain: Callable[[str], GraphModule], images: Any) -> None:
+    simulation = Simulation(plain("tflite"))
     nothing = simulation.run(images[0], ())
     for name in simulation.layers:
         alone, continued = simulation.run(images[0], [name]), simulation.run(images[0], [name], nothing)
@@ -175,18 +203,18 @@ def test_a_padding_switches_with_its_layer(images: Any, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
 @pytest.mark.parametrize("left", [(), ("one",), ("two", "three"), ("three",), ("one", "two"), ("head",)])
-def test_residual_sums_switch_with_the_layers_before_them(images: Any, target: str, left: tuple[str, ...]) -> None:
-    torch.manual_seed(0)
-    graph = export_graph(Residual().eval(), (1, 3, 32, 32))
-    recipe = replace(load_recipe("default"), weight_rounding="nearest", estimator="minmax")
-    wants = recipe.targets[target]
-    assert wants.quantize_residuals
-    real = quantize(rewrite(graph, wants.rewrites).graph, images, recipe, target)
-    wanted = quantize(rewrite(graph, wants.rewrites).graph, images, replace(recipe, float_layers=left), target)
-    simulation = Simulation(real)
+def test_residual_sums_switch_with_the_layers_before_them(
+    residual: GraphModule,
+    quantized_residual: Callable[..., GraphModule],
+    images: Any,
+    target: str,
+    left: tuple[str, ...],
+) -> None:
+    simulation = Simulation(quantized_residual(target))
     on = [name for name in simulation.layers if name not in left]
+    wanted = quantized_residual(target, left)
     assert np.array_equal(simulation.run(images[0], on).logits, answers(wanted, images[0]))
-    assert np.allclose(simulation.run(images[0], ()).logits, answers(graph, images[0]), atol=1e-4)
+    assert np.allclose(simulation.run(images[0], ()).logits, answers(residual, images[0]), atol=1e-4)
 
 
 class Latent(torch.nn.Module):
