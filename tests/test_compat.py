@@ -277,6 +277,47 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
         torch.testing.assert_close(tower(image)[0], wanted)
 
 
+def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch import nn
+
+    from edgekit.compat import torch_export
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 8, 3, stride=2)
+            self.norm = nn.LayerNorm(8)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.convolution(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            left, right = nn.functional.gelu(x).chunk(2, 1)
+            logits: torch.Tensor = self.head(nn.functional.adaptive_avg_pool2d(left * right, 1).flatten(1))
+            return logits.softmax(1)
+
+    def described(program: torch.export.ExportedProgram) -> list[tuple[object, ...]]:
+        places = {node: place for place, node in enumerate(program.graph.nodes)}
+        return [
+            (
+                node.target if node.op == "call_function" else node.op,
+                torch.fx.node.map_arg(node.args, lambda operand: f"%{places[operand]}"),
+                getattr(node.meta.get("val"), "shape", None),
+            )
+            for node in program.graph.nodes
+        ]
+
+    torch.manual_seed(0)
+    network, image = Small().eval(), torch.rand(1, 3, 8, 8)
+    program = torch.export.export(network, (image,))
+    expected = program.run_decompositions()
+    with torch_export.decomposing_by_node(), monkeypatch.context() as patch:
+        patch.delattr(torch_export, "_decompose_by_tracing")
+        decomposed = program.run_decompositions()
+    assert described(decomposed) == described(expected)
+    torch.testing.assert_close(decomposed.module()(image), network(image))
+
+
 def test_torch_traces_code_that_reads_tensors() -> None:
     import torch
     from torch import nn

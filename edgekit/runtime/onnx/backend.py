@@ -6,6 +6,7 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
+from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_onnx import keep_translations
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import fold_weights
@@ -25,7 +26,7 @@ class Backend:
         keep_translations()
         fold_weights(graph)
         example = example_input(graph)
-        with compiler_errors("onnx"):
+        with compiler_errors("onnx"), decomposing_by_node():
             program = torch.onnx.export(
                 torch.export.export(graph, (example,)),
                 (),

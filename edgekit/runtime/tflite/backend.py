@@ -12,6 +12,7 @@ from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding
+from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import example_input
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
@@ -60,7 +61,7 @@ class Backend:
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)
         example = example_input(graph)
-        with compiler_errors("tflite"):
+        with compiler_errors("tflite"), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
         names = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra], weights)

@@ -1,0 +1,173 @@
+"""torch.export: decomposes a program node by node, which takes a fraction of the time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from operator import getitem
+from typing import Any, TypeAlias
+
+import torch
+from torch._export.utils import _detect_fake_mode_from_gm, _special_op_to_preserve_cia
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
+from torch.export import ExportedProgram, exported_program
+from torch.export.graph_signature import OutputKind
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+Table: TypeAlias = dict[Any, Callable[..., Any]]
+"""Decompositions by operation."""
+
+_decompose_by_tracing: Callable[..., ExportedProgram] = exported_program._decompose_exported_program
+_OF_ONE_NODE = {"val", "tensor_meta", "original_aten"}
+"""Keys of the meta data that the nodes of a decomposition don't take over from the node that they replace."""
+
+
+@contextmanager
+def decomposing_by_node() -> Iterator[None]:
+    """Let `ExportedProgram.run_decompositions` in this block trace only those nodes that it decomposes.
+
+    Checked with torch 2.13, which traces the whole program through autograd and functionalization. The converters of
+    the three runtimes call it for every graph, LiteRT's three times, and spend most of their time in it. The block
+    replaces a private function of torch, for all threads.
+    """
+    exported_program._decompose_exported_program = _decompose  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        exported_program._decompose_exported_program = _decompose_by_tracing
+
+
+def _decompose(
+    program: ExportedProgram, *, cia_to_decomp: Table, python_decomp_table: Table, **options: Any
+) -> ExportedProgram:
+    """Do what torch's function of this signature does.
+
+    A program that changes its inputs or calls subgraphs is left to torch.
+    """
+    mode = _detect_fake_mode_from_gm(program.graph_module)
+    if mode is not None and _is_plain(program):
+        kept = {op for op, how in cia_to_decomp.items() if how is _special_op_to_preserve_cia}
+        return _with_graph(program, _Decomposition(python_decomp_table, kept, mode).of(program.graph))
+    return _decompose_by_tracing(
+        program, cia_to_decomp=cia_to_decomp, python_decomp_table=python_decomp_table, **options
+    )
+
+
+def _is_plain(program: ExportedProgram) -> bool:
+    """Whether a program only calls functions and changes nothing."""
+    kinds = {spec.kind for spec in program.graph_signature.output_specs}
+    operations = {node.op for node in program.graph.nodes}
+    return kinds <= {OutputKind.USER_OUTPUT} and operations <= {"placeholder", "call_function", "output"}
+
+
+def _with_graph(program: ExportedProgram, graph: Graph) -> ExportedProgram:
+    """A program with the same inputs and weights, and a graph with the same placeholders."""
+    module = GraphModule(program.graph_module, graph)
+    module.meta.update(program.graph_module.meta)
+    outputs: Any = graph.output_node().args[0]
+    specs = [
+        replace(spec, arg=replace(spec.arg, name=node.name))
+        for spec, node in zip(program.graph_signature.output_specs, outputs, strict=True)
+    ]
+    return ExportedProgram(
+        root=module,
+        graph=graph,
+        graph_signature=replace(program.graph_signature, output_specs=specs),
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+    )
+
+
+class _Decomposition:
+    """Copies a graph, and inserts in place of each node that has a decomposition the nodes that it consists of."""
+
+    def __init__(self, table: Table, kept: set[OpOverload], mode: FakeTensorMode) -> None:
+        self._table, self._kept, self._mode = table, kept, mode
+        self._graph = Graph()
+        self._new: dict[Node, Any] = {}
+        """For each node of the old graph the new node, or the nodes if its value is a tuple."""
+        self._traced: dict[Any, Graph] = {}
+
+    def of(self, graph: Graph) -> Graph:
+        """The decomposed copy of a graph."""
+        with torch.no_grad(), self._mode:
+            for node in graph.nodes:
+                if node.op != "call_function":
+                    self._new[node] = self._graph.node_copy(node, self._new.__getitem__)
+                elif self._stays(node.target):
+                    self._new[node] = self._copy(node)
+                else:
+                    self._new[node] = self._expand(node)
+        self._graph.eliminate_dead_code()
+        return self._graph
+
+    def _stays(self, target: Any) -> bool:
+        if target is getitem or target in self._kept:
+            return True
+        if not isinstance(target, OpOverload) or target in self._table:
+            return False
+        name = target._schema.name, target._schema.overload_name
+        return not torch._C._dispatch_has_kernel_for_dispatch_key(
+            ".".join(filter(None, name)), "CompositeImplicitAutograd"
+        )
+
+    def _copy(self, node: Node) -> Any:
+        """Copy a node. The strides of its value may be others than before, because those of its inputs may be."""
+        if node.target is getitem:
+            args: Any = map_arg(node.args, self._new.__getitem__)
+            parts, index = args
+            if not isinstance(parts, Node):
+                return parts[index]
+        copied = self._graph.node_copy(node, self._new.__getitem__)
+        assert callable(copied.target)
+        args, kwargs = map_arg((copied.args, copied.kwargs), _value)
+        value = copied.meta["val"] = copied.target(*args, **kwargs)
+        if isinstance(value, FakeTensor):
+            copied.meta["tensor_meta"] = _extract_tensor_metadata(value)
+        return copied
+
+    def _expand(self, node: Node) -> Any:
+        """Insert the nodes that a node consists of. Returns the one, or those, with its value."""
+        leaves, spec = tree_flatten((node.args, node.kwargs))
+        inputs = [self._new[leaf] for leaf in leaves if isinstance(leaf, Node)]
+        inner: dict[Node, Any] = {}
+        for part in self._trace(node.target, leaves, spec, [_value(value) for value in inputs]).nodes:
+            if part.op == "placeholder":
+                inner[part] = inputs[len(inner)]
+            elif part.op == "call_function":
+                inner[part] = copied = self._graph.node_copy(part, inner.__getitem__)
+                copied.meta = {key: value for key, value in node.meta.items() if key not in _OF_ONE_NODE} | part.meta
+            else:
+                result = map_arg(part.args[0], inner.__getitem__)
+        return result
+
+    def _trace(self, target: Any, leaves: Sequence[Any], spec: TreeSpec, values: Sequence[FakeTensor]) -> Graph:
+        """The operations of a call. The leaves of its arguments that are nodes have these values, in this order."""
+
+        def call(*tensors: Any) -> Any:
+            remaining = iter(tensors)
+            args, kwargs = tree_unflatten(
+                [next(remaining) if isinstance(leaf, Node) else leaf for leaf in leaves], spec
+            )
+            return target(*args, **kwargs)
+
+        shapes = tuple((value.shape, value.stride(), value.dtype) for value in values)
+        key = target, tuple(None if isinstance(leaf, Node) else repr(leaf) for leaf in leaves), spec, shapes
+        if key not in self._traced:
+            functional = dispatch_functionalize(call, FunctionalTensorMode(export=True))
+            graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*values).graph
+            graph.eliminate_dead_code(lambda part: part.op in ("placeholder", "output"))
+            self._traced[key] = graph
+        return self._traced[key]
+
+
+def _value(node: Node) -> Any:
+    return node.meta["val"]
