@@ -308,7 +308,7 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
         ]
 
     torch.manual_seed(0)
-    network, image = Small().eval(), torch.rand(1, 3, 8, 8)
+    network, image = nn.Sequential(Small()).eval(), torch.rand(1, 3, 8, 8)  # whose input is called "input"
     program = torch.export.export(network, (image,))
     expected = program.run_decompositions()
     with torch_export.decomposing_by_node(), monkeypatch.context() as patch:

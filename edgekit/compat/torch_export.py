@@ -102,6 +102,7 @@ class _Decomposition:
             for node in graph.nodes:
                 if node.op != "call_function":
                     self._new[node] = self._graph.node_copy(node, self._new.__getitem__)
+                    self._new[node].name = node.name  # a copied graph would rename inputs with a builtin's name
                 elif self._stays(node.target):
                     self._new[node] = self._copy(node)
                 else:
