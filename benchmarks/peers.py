@@ -126,7 +126,7 @@ def make(
     from edgekit.images.crops import crop_each, crop_samples
     from edgekit.measure.profile_summary import summarize_profile
     from edgekit.models.logits import torch_logits
-    from edgekit.pipeline.build import build_all
+    from edgekit.pipeline.builder import SingleProcessBuilder, build_all
     from edgekit.pipeline.job import load_job
     from edgekit.pipeline.options import Options
 
@@ -144,7 +144,9 @@ def make(
     size = job.network.preprocessing
     pixels = crop_samples(job.dataset, job.evaluation.samples, size).pixels
     calibration = [size.normalize(crop) for crop in crop_each(job.calibration_dataset, job.calibration.samples, size)]
-    built = build_all(job, tuple(runtime for runtime in runtimes if runtime in RUNTIMES), folder, reporter)
+    built = build_all(
+        SingleProcessBuilder(job), tuple(runtime for runtime in runtimes if runtime in RUNTIMES), folder, reporter
+    )
     bundles = {bundle_name: bundle for bundle_name, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
     for bundle_name, error in built.items():

@@ -69,19 +69,17 @@ class Stages:
 
 def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, Any]]:
     """Measure the rows of one model and target: load it in this process, and run the other stages in new processes."""
-    from edgekit.config import sizes
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
-    from edgekit.pipeline import worker as apart
     from edgekit.pipeline.job import load_job_to_build
     from edgekit.pipeline.options import Options
+    from edgekit.pipeline.parked_job import ParkedJob
     from edgekit.pipeline.plan_shape import shape_of_model
     from edgekit.runtime.backend import load_backend
     from edgekit.support.progress import Reporter
     from edgekit.support.run_folder import open_run
 
     network = ModelOptions(model, weights="random", imgsz=224)
-    sizes.BUILT_APART_FROM = 0
     with (
         peak_of_this_process() as peak,
         tempfile.TemporaryDirectory(dir=HERE.parent) as folder,
@@ -92,11 +90,13 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
             load_backend(target)
             options = Options(network, data, targets=(target,), num_calibration_samples=count)
             job = load_job_to_build(options, Reporter(quiet=True))
-        with apart.parked(job, run) as job:
+        with run.workspace("weights") as parking:
+            parked = ParkedJob.write(job, parking)
+            job = parked.job  # so that the one in memory is freed
             rows = list(stages.rows)
             for name in ("float", "int8", "run"):
                 own = memory_of(os.getpid())  # of this process, which waits, as that of `deploy` does
-                rows += [row | {"peak_bytes": row["peak_bytes"] + own} for row in part(name, job.parked, target)]
+                rows += [row | {"peak_bytes": row["peak_bytes"] + own} for row in part(name, parked.file, target)]
     shared = {
         "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
         "target": target, "calibration_images": count, "cpu": machine.describe().cpu,
@@ -104,7 +104,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     return [shared | {"size_bytes": None} | row for row in rows]
 
 
-def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
+def part(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     """Measure rows with `stages_of` in a new process."""
     command = [sys.executable, "-m", "benchmarks.scale", "--part", name, str(file), target]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -113,17 +113,15 @@ def part(name: str, file: Path | None, target: str) -> list[dict[str, Any]]:
 
 
 def stages_of(name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    """Build one bundle of a parked job, or run both bundles, in this process as `worker_process` does."""
+    """Build one bundle of a parked job, or run both bundles, in this process as `build_process` does."""
     with peak_of_this_process() as peak:
         return _measured(Stages(peak), name, file, target)
 
 
 def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[str, Any]]:
-    from edgekit.compiler.constant_files import constants_in
     from edgekit.config.precisions import Precision
     from edgekit.pipeline.compile import compile_stage
-    from edgekit.pipeline.graphs import JobGraphs
-    from edgekit.pipeline.worker import load_parked
+    from edgekit.pipeline.parked_job import ParkedJob
     from edgekit.runtime.backend import load_backend
     from edgekit.runtime.bundle import read_bundle
     from edgekit.runtime.session import open_session
@@ -137,14 +135,13 @@ def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[s
         return stages.rows
     precision: Precision = "float" if name == "float" else "int8"
     load_backend(target)
-    with constants_in(folder):
-        graphs = JobGraphs(load_parked(file), Reporter(quiet=True))
-        with stages.stage("export"):
-            graphs.exported()
-        with stages.stage("rewrite" if name == "float" else "quantize"):
-            to_compile = graphs.graph_to_compile(target, precision)
-        with stages.stage(f"compile {name}"):
-            sizes[f"compile {name}"] = compile_stage(to_compile, folder / name)[0].size_bytes
+    graphs = ParkedJob(file).graphs(Reporter(quiet=True))
+    with stages.stage("export"):
+        graphs.exported()
+    with stages.stage("rewrite" if name == "float" else "quantize"):
+        to_compile = graphs.graph_to_compile(target, precision)
+    with stages.stage(f"compile {name}"):
+        sizes[f"compile {name}"] = compile_stage(to_compile, folder / name)[0].size_bytes
     return [
         row | {"size_bytes": sizes.get(row["stage"])}
         for row in stages.rows

@@ -135,9 +135,7 @@ def make_bundle_of(place: Place, inputs: Any) -> None:
         return read_bundle(place.make_bundle("onnx", f"run/{path.name}", fingerprint=inputs.key))
 
     place.patch.setattr(build, "compile_graph", compiled)
-    graphs: Any = SimpleNamespace(
-        inputs=lambda *_: inputs, job=SimpleNamespace(parked=None), graph_to_compile=lambda *_: None
-    )
+    graphs: Any = SimpleNamespace(inputs=lambda *_: inputs, graph_to_compile=lambda *_: None)
     build_one(graphs, "onnx", "int8", place.run.path / "onnx-int8", QUIET)
 
 

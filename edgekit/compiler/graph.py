@@ -16,7 +16,7 @@ from torch.fx.node import Argument, map_arg
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgekit.compat.torch import fake_tensors
-from edgekit.compiler.constant_files import stored
+from edgekit.compiler.constant_store import store_of
 
 A = torch.ops.aten
 Q = torch.ops.quantized_decomposed
@@ -102,7 +102,7 @@ def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> 
     while hasattr(graph, attribute):
         count += 1
         attribute = f"{base}_{count}"
-    graph.register_buffer(attribute, stored(value))
+    graph.register_buffer(attribute, store_of(graph).keep(value))
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(attribute)
     node.meta["val"] = _placeholder(graph).meta["val"].fake_mode.from_tensor(getattr(graph, attribute))

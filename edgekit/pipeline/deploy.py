@@ -19,14 +19,13 @@ from edgekit.measure.built_bundles import measure_here
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import judge, recommend
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
-from edgekit.pipeline.build import build_all
+from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.stability import check_stability
-from edgekit.pipeline.worker import parked
 from edgekit.report import write_report
 from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
 from edgekit.report.row import Measurement, Row
@@ -48,10 +47,13 @@ def deploy(options: Options, reporter: Reporter) -> Report:
     job = load_job(options, reporter)
     if refused.unplanned:
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
-    with open_run(options.folder) as run, parked(job, run) as job:
+    with open_run(options.folder) as run, builder_of(job, run) as builder:
+        job = builder.job  # a large network's, so that the one in memory is freed
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-        rows, reference = bundles_and_rows(job, options, run, reporter, refused.reasons)
-        stability = check_stability(job, options.targets, reporter) if options.check_stability else ()
+        rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons)
+        stability = (
+            check_stability(builder.graphs(reporter), options.targets, reporter) if options.check_stability else ()
+        )
         report = assemble(job, options, rows, reference, stability)
         write_report(report, run.path)
         if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only the missing rows
@@ -108,14 +110,19 @@ def check_tools(options: Options) -> None:
 
 
 def bundles_and_rows(
-    job: Job, options: Options, run: RunFolder, reporter: Reporter, refused: Mapping[str, str] = MappingProxyType({})
+    builder: Builder,
+    options: Options,
+    run: RunFolder,
+    reporter: Reporter,
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Row], Reference]:
     """Build or reuse the bundles, evaluate and time them. Returns the report's rows, and the accuracy of torch.
 
     A bundle in `refused` is skipped, and its row has the reason.
     """
+    job = builder.job
     random = job.network.weights == "random"
-    built = build_all(job, options.targets, run.path, reporter, refused, options.precisions)
+    built = build_all(builder, options.targets, run.path, reporter, refused, options.precisions)
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
         reference = reference_of("torch", images.reference, images.crops.labels, job.network.classes, random)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
+from edgekit.compiler.constant_store import MEMORY, ConstantStore, keep_constants_in
 from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.simplify import simplify
 from edgekit.config.precisions import Precision
@@ -27,8 +28,6 @@ from edgekit.support.progress import Reporter
 
 PARITY_IMAGES = 8
 """Calibration images on which the graph and each bundle are compared with torch."""
-COMPARED = "compared.npz"
-"""File beside a parked job with the images and logits on which one of its processes has compared the graph."""
 
 
 def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
@@ -38,10 +37,17 @@ def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
 
 
 class JobGraphs:
-    """Graphs of one job. The network is exported once, for the first graph."""
+    """Graphs of one job. The network is exported once, for the first graph.
 
-    def __init__(self, job: Job, reporter: Reporter) -> None:
+    New constants of the graphs are in `constants`. If other processes have graphs of the same job, `compared` is the
+    file in which the first one stores that it has compared the graph with torch, with the images and logits.
+    """
+
+    def __init__(
+        self, job: Job, reporter: Reporter, constants: ConstantStore = MEMORY, compared: Path | None = None
+    ) -> None:
         self.job, self.reporter = job, reporter
+        self._constants, self._compared = constants, compared
         self._graph: GraphModule | None = None
         self._refusal: ParityError | None = None
 
@@ -96,7 +102,9 @@ class JobGraphs:
             raise self._refusal
         if self._graph is None:
             with self.reporter.stage("simplify"), quiet():
-                graph = simplify(copy_sharing(self.job.network.traced))
+                graph = copy_sharing(self.job.network.traced)
+                keep_constants_in(graph, self._constants)
+                simplify(graph)
             self._compare(graph)
             self._graph = graph
         return self._graph
@@ -114,7 +122,3 @@ class JobGraphs:
         if self._compared:
             with writing(self._compared), replacing(self._compared) as beside, beside.open("wb") as file:
                 np.savez(file, pixels=self.samples.pixels, logits=self.samples.logits)
-
-    @property
-    def _compared(self) -> Path | None:
-        return self.job.parked and self.job.parked.with_name(COMPARED)

@@ -1,7 +1,6 @@
 """A job: the network, its images and its settings, which every stage gets."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -48,8 +47,6 @@ class Job:
     """Images that the bundles are evaluated on; none if the job only builds them."""
     lookalikes: tuple[tuple[str, str], ...] = ()
     """(name, name of a calibration image) of the evaluation images that look like calibration images."""
-    parked: Path | None = None
-    """File from which another process can load the job and map its weights; None if the job is only in memory."""
 
 
 def load_job(options: Options, reporter: Reporter) -> Job:

@@ -15,7 +15,6 @@ from edgekit.compiler.quantizers import quantizers
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job
 from edgekit.report.document import RangeRatio, Stability
 from edgekit.support.progress import Reporter
 
@@ -27,12 +26,12 @@ WIDEST = 2.0
 """Ratio of the widths of a range in both halves above which it depends on chance."""
 
 
-def check_stability(job: Job, targets: tuple[str, ...], reporter: Reporter) -> list[Stability]:
+def check_stability(graphs: JobGraphs, targets: tuple[str, ...], reporter: Reporter) -> list[Stability]:
     """Compare the INT8 models of the two halves of the calibration images, for each target.
 
     Warns if the ranges differ so much that more images are needed.
     """
-    graphs = JobGraphs(job, reporter)
+    job = graphs.job
     samples = job.evaluation.samples[:MOST_IMAGES]
     preprocessing = job.network.preprocessing
     images = [image for image, _ in crop_samples(job.dataset, samples, preprocessing).normalized(preprocessing)]

@@ -7,13 +7,12 @@ from typing import Literal
 
 from edgekit.errors import InputError
 from edgekit.images.calibration_list import write_list
-from edgekit.pipeline.build import build_all, warn_of_unmatched
+from edgekit.pipeline.build import warn_of_unmatched
+from edgekit.pipeline.builder import build_all, builder_of
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_graph
-from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import load_job_to_build
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.worker import parked
 from edgekit.report.row import Failure
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
@@ -60,9 +59,10 @@ def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
     job = load_job_to_build(options, reporter)
-    with open_run(options.folder) as run, parked(job, run) as job:
+    with open_run(options.folder) as run, builder_of(job, run) as builder:
+        job = builder.job  # a large network's, so that the one in memory is freed
         write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-        graphs = JobGraphs(job, reporter)
+        graphs = builder.graphs(reporter)
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
@@ -119,8 +119,9 @@ def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:
     for target in options.targets:
         load_backend(target)
     job = load_job_to_build(options, reporter)
-    with open_run(options.folder) as run, parked(job, run) as job:
-        built = build_all(job, options.targets, run.path, reporter, precisions=("float",))
+    with open_run(options.folder) as run, builder_of(job, run) as builder:
+        del job  # which a large network's builder doesn't need
+        built = build_all(builder, options.targets, run.path, reporter, precisions=("float",))
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
     errors = {name: error for name, error in built.items() if isinstance(error, Exception)}
     return CompiledBundles(bundles=bundles, failures=not_made(errors))

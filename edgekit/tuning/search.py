@@ -12,6 +12,7 @@ from edgekit.devices.registry import THIS
 from edgekit.errors import BundleError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.measure.settings import Gates
+from edgekit.pipeline.builder import SingleProcessBuilder
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
@@ -135,7 +136,7 @@ def verdict(
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-    rows, reference = bundles_and_rows(job, options, run, reporter)
+    rows, reference = bundles_and_rows(SingleProcessBuilder(job), options, run, reporter)
     gates = trial_gates(options)
     parts = [summary(target, study.trials, gates) for target, study in studies.items()]
     tuning = SearchSummary(

@@ -18,7 +18,7 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.measure.fresh_process import Fresh
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.build import build_all
+from edgekit.pipeline.builder import SingleProcessBuilder, build_all
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
@@ -115,7 +115,7 @@ def test_grey_images_odd_paddings_and_two_classes(grey_run: Path, pictures: Path
 
 def test_same_padding_and_21843_classes(pictures: Path, tmp_path: Path) -> None:
     job = loaded_job("tests.helpers.odd:wide", WIDE_SIZE, pictures)
-    built = build_all(job, TARGETS, tmp_path, Reporter(quiet=True))
+    built = build_all(SingleProcessBuilder(job), TARGETS, tmp_path, Reporter(quiet=True))
     bundles = {name: bundle for name, bundle in built.items() if isinstance(bundle, Bundle)}
     check_logits(job, bundles)
     assert {bundle.manifest.classes for bundle in bundles.values()} == {21_843}

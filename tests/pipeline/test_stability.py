@@ -15,6 +15,7 @@ from PIL import Image
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import stability
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.stability import check_stability, doubt_of
@@ -36,19 +37,18 @@ class RecordingReporter(Reporter):
 
 def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundles are measured by then, and must not be lost."""
-    graphs: Any = SimpleNamespace(
-        graph_to_compile=lambda *_: SimpleNamespace(graph=torch.fx.symbolic_trace(torch.nn.ReLU()))
-    )
     job: Any = SimpleNamespace(
         evaluation=SimpleNamespace(samples=[]),
         network=SimpleNamespace(preprocessing=SimpleNamespace(), module=None),
         dataset=None,
     )
-    monkeypatch.setattr(stability, "JobGraphs", lambda *_: graphs)
+    graphs: Any = SimpleNamespace(
+        job=job, graph_to_compile=lambda *_: SimpleNamespace(graph=torch.fx.symbolic_trace(torch.nn.ReLU()))
+    )
     monkeypatch.setattr(stability, "crop_samples", lambda *_: SimpleNamespace(normalized=lambda _: []))
     monkeypatch.setattr(stability, "_logits", lambda *_: None)
     reporter = RecordingReporter()
-    assert check_stability(job, ("onnx",), reporter) == []
+    assert check_stability(graphs, ("onnx",), reporter) == []
     assert reporter.warnings == [
         "onnx: no activation is quantized, so the choice of calibration images changes no range"
     ]
@@ -63,9 +63,13 @@ def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
     return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
 
 
+def graphs_of(job: Job) -> JobGraphs:
+    return JobGraphs(job, Reporter(quiet=True))
+
+
 def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:
     reporter = RecordingReporter()
-    (stability,) = check_stability(job(photos), ("openvino",), reporter)
+    (stability,) = check_stability(graphs_of(job(photos)), ("openvino",), reporter)
     assert (stability.target, stability.images, stability.evaluation_images) == ("openvino", (5, 5), 30)
     ranges = stability.range_ratio
     assert 1 <= ranges.median <= ranges.greatest
@@ -80,7 +84,7 @@ def test_equal_halves_give_equal_models(job: Callable[[Path], Job], photos: Path
     whole = job(photos)
     first = whole.calibration.samples[:2]
     twins = replace(whole, calibration=replace(whole.calibration, samples=(first[0], first[0], first[1], first[1])))
-    (stability,) = check_stability(twins, ("openvino",), RecordingReporter())
+    (stability,) = check_stability(graphs_of(twins), ("openvino",), RecordingReporter())
     assert stability.range_ratio.greatest == 1
     assert (stability.snr_between_db, stability.agreement) == (None, 1)
 
@@ -94,7 +98,7 @@ def test_a_dark_half_is_a_warning(job: Callable[[Path], Job], photos: Path, tmp_
         with Image.open(path) as image:
             Image.fromarray((np.asarray(image) // 64).astype(np.uint8)).save(path)
     reporter = RecordingReporter()
-    (stability,) = check_stability(whole, ("openvino",), reporter)
+    (stability,) = check_stability(graphs_of(whole), ("openvino",), reporter)
     (warning,) = reporter.warnings
     assert warning == doubt_of(stability)
     assert f"the range at {stability.range_ratio.layer} is" in warning

@@ -17,7 +17,7 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models import parse_model_args
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.build import build_all
+from edgekit.pipeline.builder import SingleProcessBuilder, build_all
 from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
 from edgekit.runtime.bundle import Bundle
@@ -87,7 +87,7 @@ def test_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Pa
     assert job.network.classes == arguments["num_classes"]
     pixels = crop_samples(job.dataset, job.evaluation.samples, preprocessing).pixels
     expected = torch_logits(job.network, pixels)
-    built = build_all(job, variant.targets, tmp_path, reporter, precisions=("int8",))
+    built = build_all(SingleProcessBuilder(job), variant.targets, tmp_path, reporter, precisions=("int8",))
     assert len(built) == len(variant.targets)
     for title, bundle in built.items():
         assert isinstance(bundle, Bundle), (title, bundle)

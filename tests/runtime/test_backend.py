@@ -26,7 +26,8 @@ from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, r
 from edgekit.errors import CompileError
 from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.build import build_all, build_one
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.builder import SingleProcessBuilder, build_all
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
@@ -63,7 +64,7 @@ def fake_run(tiny_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundles of the fake runtime."""
     folder = tmp_path_factory.mktemp("fake")
     with fake_runtime.added():
-        made = build_all(with_row(tiny_job), ("fake",), folder, Reporter(quiet=True))
+        made = build_all(SingleProcessBuilder(with_row(tiny_job)), ("fake",), folder, Reporter(quiet=True))
     assert [type(each) for each in made.values()] == [Bundle, Bundle], made
     return folder
 
@@ -297,7 +298,9 @@ def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
         raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
 
     monkeypatch.setattr(COMPILERS[runtime.name], refuse)
-    made = build_all(with_row(tiny_job), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
+    made = build_all(
+        SingleProcessBuilder(with_row(tiny_job)), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",)
+    )
     (error,) = made.values()
     assert isinstance(error, CompileError)
     assert error.problem == f"{runtime.title}'s compiler refused the graph: operation 'foo' is unknown"
@@ -307,7 +310,14 @@ def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
 @pytest.mark.parametrize("show", [True, False])
 def test_a_row_that_fails_shows_its_traceback_on_request(tiny_job: Job, tmp_path: Path, capfd: Any, show: bool) -> None:
     with tracebacks.shown(show):
-        build_all(tiny_job, ("onnx",), tmp_path, Reporter(quiet=True), {"onnx-float": "no room"}, ("float",))
+        build_all(
+            SingleProcessBuilder(tiny_job),
+            ("onnx",),
+            tmp_path,
+            Reporter(quiet=True),
+            {"onnx-float": "no room"},
+            ("float",),
+        )
     err = capfd.readouterr().err
     assert "warning: onnx-float: skipped: no room" in err
     assert ("edgekit.errors.CompileError: skipped" in err) is show
@@ -330,7 +340,7 @@ def test_a_mistake_in_a_backend_is_not_blamed_on_the_compiler(
 
     monkeypatch.setattr(import_module(runtime.backend_module), OURS[runtime.name], mistaken)
     (error,) = build_all(
-        with_row(tiny_job), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("int8",)
+        SingleProcessBuilder(with_row(tiny_job)), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("int8",)
     ).values()
     assert isinstance(error, KeyError)
     assert list(tmp_path.iterdir()) == []
@@ -360,7 +370,7 @@ def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
         SimpleNamespace(convert=lambda *_, **__: pad_channels_last(None)),  # type: ignore[arg-type]
     )
     (error,) = build_all(
-        with_row(tiny_job), ("tflite",), tmp_path, Reporter(quiet=True), precisions=("float",)
+        SingleProcessBuilder(with_row(tiny_job)), ("tflite",), tmp_path, Reporter(quiet=True), precisions=("float",)
     ).values()
     assert isinstance(error, TypeError | AttributeError)
 

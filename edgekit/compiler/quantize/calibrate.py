@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
+from edgekit.compiler.constant_store import keep_constants_in, store_of
 from edgekit.compiler.execution.threads import at_once, threads
 from edgekit.compiler.graph import set_values
 from edgekit.compiler.quantize.equalize import equalize
@@ -70,6 +71,7 @@ def quantize(
                 fold_quantize=False,
             )
         assert isinstance(quantized, GraphModule)
+        keep_constants_in(quantized, store_of(graph))
         placement.write_owners(set_values(quantized))
         _check_scales(quantized)
         center_weights(quantized)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.constant_files import stored
+from edgekit.compiler.constant_store import store_of
 from edgekit.compiler.graph import add_constant, constant, drop_constants
 from edgekit.compiler.quantizers import QUANTIZE_CHANNELS
 from edgekit.runtime.tflite.weights import Key, Levels
@@ -24,7 +24,7 @@ def take_weights(graph: GraphModule) -> dict[Key, Levels]:
         weight, scales = (constant(graph, argument) for argument in node.args[:2])
         if weight is None or scales is None or node.args[3] != 0:
             continue
-        levels = stored(_rounded(weight, scales, *node.args[4:6]))
+        levels = store_of(graph).keep(_rounded(weight, scales, *node.args[4:6]))
         found.setdefault((levels.numel(), scales.numpy().tobytes()), []).append((node, levels))
     alike = {key: group for key, group in found.items() if all(torch.equal(group[0][1], other) for _, other in group)}
     for node, levels in (each for group in alike.values() for each in group):

@@ -1,4 +1,4 @@
-"""The process that builds one bundle of a large network, started by `edgekit.pipeline.worker`.
+"""The process that builds one bundle of a large network, started by `edgekit.pipeline.parked_job`.
 
 The arguments of `main` are JOB TARGET PRECISION BUNDLE, then `quiet` to print no progress. It prints an error as one
 JSON object on stdout.
@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
-from edgekit.compiler.constant_files import constants_in
 from edgekit.errors import EdgekitError
 from edgekit.pipeline.build import compile_graph
-from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.worker import load_parked
+from edgekit.pipeline.parked_job import ParkedJob
 from edgekit.support.progress import Reporter
 from edgekit.support.tracebacks import kind_of, summary_of, text_of
 
@@ -24,12 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     """Build one bundle; return the process's exit status."""
     Thread(target=_end_with_parent, daemon=True).start()
     job, target, precision, path, *quiet = arguments
-    file, reporter = Path(job), Reporter(quiet=bool(quiet))
+    reporter = Reporter(quiet=bool(quiet))
     try:
-        with constants_in(file.parent):
-            graphs = JobGraphs(load_parked(file), reporter)
-            to_compile = graphs.graph_to_compile(target, "int8" if precision == "int8" else "float")
-            compile_graph(to_compile, Path(path), reporter)
+        graphs = ParkedJob(Path(job)).graphs(reporter)
+        to_compile = graphs.graph_to_compile(target, "int8" if precision == "int8" else "float")
+        compile_graph(to_compile, Path(path), reporter)
     except EdgekitError as error:
         fields = {"problem": error.problem, "valid": error.valid, "fix": error.fix}
         print(json.dumps({"error": {"kind": type(error).__name__, **fields}, "traceback": text_of(error)}))

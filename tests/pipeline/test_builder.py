@@ -9,21 +9,21 @@ import pytest
 import torch
 
 from edgekit.cli.main import main
-from edgekit.compiler import constant_files
-from edgekit.compiler.constant_files import constants_in
+from edgekit.compiler import constant_store
+from edgekit.compiler.constant_store import MappedFiles
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, OutputError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline import worker
 from edgekit.pipeline.build import build_one
+from edgekit.pipeline.builder import SingleProcessBuilder, builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.worker import build_apart, parked
+from edgekit.pipeline.parked_job import ParkedJob
 from edgekit.report.row import Failure
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 from edgekit.support.tracebacks import BugElsewhere
@@ -39,11 +39,17 @@ def small(photos: Path) -> Job:
 
 
 @pytest.fixture
-def file(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def parked(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ParkedJob]:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
-    with open_run(tmp_path / "run") as run, parked(small, run) as job:
-        assert job.parked is not None
-        yield job.parked
+    with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
+        assert isinstance(builder, ParkedJob)
+        yield builder
+
+
+def build(parked: ParkedJob, target: str, path: Path) -> Bundle:
+    """Build a float bundle in another process."""
+    reporter = Reporter(quiet=True)
+    return parked.build(parked.graphs(reporter), target, "float", path, reporter)
 
 
 def test_bundles_equal_those_of_a_single_process(
@@ -78,22 +84,22 @@ def test_constants_in_files_make_the_same_bundles(
 ) -> None:
     reporter = Reporter(quiet=True)
     expected = build_one(JobGraphs(small, reporter), target, "int8", tmp_path / "in-memory", reporter)
-    monkeypatch.setattr(constant_files, "LARGE_BYTES", 0)
-    with constants_in(tmp_path):
-        bundle = build_one(JobGraphs(small, reporter), target, "int8", tmp_path / "in-files", reporter)
+    monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
+    graphs = JobGraphs(small, reporter, MappedFiles(tmp_path))
+    bundle = build_one(graphs, target, "int8", tmp_path / "in-files", reporter)
     assert bundle.manifest.files == expected.manifest.files
 
 
-def test_weights_of_a_parked_job_are_mapped(small: Job, file: Path) -> None:
-    state = worker.load_parked(file).network.module.state_dict()
+def test_weights_of_a_parked_job_are_mapped(small: Job, parked: ParkedJob) -> None:
+    state = parked.job.network.module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
-    assert str(file) in Path("/proc/self/maps").read_text()
+    assert str(parked.file) in Path("/proc/self/maps").read_text()
 
 
 def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
-    with open_run(tmp_path / "run") as run, parked(small, run) as same:
-        assert same is small
-        assert small.parked is None
+    with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
+        assert isinstance(builder, SingleProcessBuilder)
+        assert builder.job is small
 
 
 def test_weights_of_very_large_networks_are_not_fitted(
@@ -110,28 +116,28 @@ def test_weights_of_very_large_networks_are_not_fitted(
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 
 
-def test_an_error_reaches_the_parent(file: Path, tmp_path: Path) -> None:
+def test_an_error_reaches_the_parent(parked: ParkedJob, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken") as caught:
-        build_apart(file, "openvino", "float", tmp_path / "taken/bundle", Reporter(quiet=True))
+        build(parked, "openvino", tmp_path / "taken/bundle")
     (note,) = caught.value.__notes__
     assert "In the process that built 'bundle': Traceback" in note
     assert "NotADirectoryError" in note or "FileExistsError" in note
 
 
-def test_a_bug_in_edgekit_is_reported_as_one(file: Path, tmp_path: Path) -> None:
+def test_a_bug_in_edgekit_is_reported_as_one(parked: ParkedJob, tmp_path: Path) -> None:
     with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)\n") as caught:
-        build_apart(file, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
+        build(parked, "fake", tmp_path / "bundle")
     (note,) = caught.value.__notes__
     assert "In the other process: Traceback" in note
     failure = Failure.of("compile", caught.value)
     assert (failure.stage, failure.error) == ("bug in edgekit", "KeyError")
 
 
-def test_a_process_that_is_killed(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed(parked: ParkedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     os.chmod(script, 0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     with pytest.raises(CompileError, match=r"ended by SIGKILL \(probably out of memory"):
-        build_apart(file, "openvino", "float", tmp_path / "bundle", Reporter(quiet=True))
+        build(parked, "openvino", tmp_path / "bundle")
