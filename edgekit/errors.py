@@ -50,9 +50,9 @@ class EdgekitError(Exception):
     def __init__(self, problem: str, *, valid: str = "", fix: str = "") -> None:
         super().__init__(problem)
         self.problem = problem
-        """What was wrong, with the value received: a clause without a final period."""
+        """The problem, with the value received: a clause without a final period."""
         self.valid = valid
-        """What would have been valid: a noun phrase, or empty where nothing else could have been given."""
+        """Valid values: a noun phrase, or empty where nothing else could have been given."""
         self.fix = fix
         """The option, command or action that fixes it: an imperative sentence, or empty."""
 

@@ -1,4 +1,4 @@
-"""Fixtures of several test files, such as the data beside the checkout and a tiny network for every runtime."""
+"""Fixtures of several test files, such as the data next to the checkout and a tiny network for every runtime."""
 
 import os
 import shutil
@@ -59,10 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder `shared/data` beside the checkout. Without it, tests skip, but fail in CI."""
+    """The folder `shared/data` next to the checkout. Without it, tests skip, but fail in CI."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        reason = "needs the data sets in shared/data beside the checkout"
+        reason = "needs the data sets in shared/data next to the checkout"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

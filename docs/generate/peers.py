@@ -1,4 +1,4 @@
-"""edgekit beside the stock tools: the tables of docs/concepts/comparison.md, from the JSON of `benchmarks.peers`."""
+"""edgekit next to the stock tools: the tables of docs/concepts/comparison.md, from the JSON of `benchmarks.peers`."""
 
 import json
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Peers:
-    """edgekit's INT8 beside everything else that one runtime ran of one model, with one number of threads."""
+    """edgekit's INT8 next to everything else that one runtime ran of one model, with one number of threads."""
 
     model: str
     weights: str

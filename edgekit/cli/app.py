@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     except SystemExit as ended:  # --show-completion and --install-completion
         return int(ended.code or 0)
     except usage_error() as error:
-        if not arguments:  # Typer raises an error that has no message, behind the help
+        if not arguments:  # Typer raises an error that has no message, after the help
             return 0
         raise usage_error_of(error, arguments, command.commands) from None
     return result if isinstance(result, int) else 0

@@ -93,7 +93,7 @@ def check_file(option: str, path: Path | None) -> None:
 
 
 def _obstacle(path: Path) -> tuple[str, str]:
-    """What prevents a file from being written, and what to do about it; two empty strings if nothing does."""
+    """The problem that prevents a file from being written, and its fix; two empty strings without a problem."""
     folder = path.absolute().parent
     if path.is_dir():
         return "it is a folder", f"Name a file in it, such as {path / 'NAME'}"

@@ -167,7 +167,7 @@ class Calibrating:
 
 @dataclass
 class Wanted:
-    """Which bundles to make, their INT8 scheme, and whether to check the calibration's stability."""
+    """Bundles to make, their INT8 scheme, and whether to check the calibration's stability."""
 
     precision: Annotated[
         list[str] | None,
@@ -192,7 +192,7 @@ class Wanted:
 
 @dataclass
 class Measuring:
-    """How and where to measure, and the gates."""
+    """Devices, settings of the measurements, and the gates."""
 
     num_eval_samples: Annotated[
         int | None,

@@ -1,4 +1,7 @@
-"""Options as text to values of a job. Every mistake is an InputError, and is raised before torch is loaded."""
+"""Converts the text of options into the values of a job.
+
+Every mistake is an InputError, and is raised before torch is loaded.
+"""
 
 import math
 import re

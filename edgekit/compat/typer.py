@@ -38,7 +38,7 @@ class RejectedValue:
 
 
 def rejected_value(error: Any) -> RejectedValue | None:
-    """The rejected value behind a usage error, or None if the error has another cause.
+    """The rejected value of a usage error, or None if the error has another cause.
 
     Checked with typer 0.29: `param` of the error is the option, and its cause is pydantic's ValidationError.
     """

@@ -1,4 +1,4 @@
-"""Where graphs keep their constants: in memory, or in mapped files.
+"""Stores for the constants of graphs: memory, or mapped files.
 
 A network of billions of weights is rewritten several times on the way to INT8, and each rewrite makes new weights. In
 mapped files, all of them are page cache, which the system writes out and drops when memory is short.

@@ -73,6 +73,6 @@ def keeps_dtype(node: Node) -> bool:
 
 
 def _is_read_elsewhere(write: Node, written: Node, memory: dict[Node, Node]) -> bool:
-    """Whether a node behind a write reads the same memory, but not through the node that is written to."""
+    """Whether a node after a write reads the same memory, but not through the node that is written to."""
     views = (node for node, owner in memory.items() if owner is memory[written] and node not in (written, write))
     return any(user > write for view in views for user in view.users)

@@ -1,4 +1,4 @@
-"""What `edgekit targets` prints: runtimes, device classes and recipes, or the rewrites of one recipe."""
+"""The documents of `edgekit targets`: runtimes, device classes and recipes, or the rewrites of one recipe."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass

@@ -35,7 +35,7 @@ class Support(Wheels):
 
     @property
     def title(self) -> str:
-        """What the package is for, as a table names it."""
+        """Purpose of the package, as a table names it."""
         return RUNTIMES[self.runtime].title if self.runtime else "Making bundles"
 
     @property
@@ -63,9 +63,9 @@ class KnownBad:
     status: Literal["warning", "broken"]
     """Whether edgekit can't be used at all ("broken") or only in part."""
     effect: str
-    """What happens, as a clause."""
+    """Effect of the combination, as a clause."""
     cure: str
-    """What to do about it, as an imperative sentence without a final period."""
+    """Cure, as an imperative sentence without a final period."""
     uninstall: tuple[str, ...] = ()
     """Packages that the cure removes first."""
     install: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class KnownBad:
     extra: str | None = None
     """Extra of edgekit that the cure installs."""
     sources: tuple[str, ...]
-    """Where the facts come from: issues on GitHub as owner/repository#number, or other sources in words."""
+    """Sources of the facts: issues on GitHub as owner/repository#number, or other sources in words."""
 
     @property
     def requirements(self) -> tuple[Requirement, ...]:

@@ -48,7 +48,7 @@ class TargetRecipe:
     quantize_residuals: bool = False
     """Whether residual sums and max pooling that follow a quantized convolution go from INT8 to INT8.
 
-    Sums behind linear layers stay in float: the values that transformers add up are too unequal for one INT8 range.
+    Sums after linear layers stay in float: the values that transformers add up are too unequal for one INT8 range.
     """
     lowerings: tuple[str, ...] = ()
     """Names of lowerings of this runtime to apply to INT8 bundles. Their order doesn't matter."""
@@ -88,7 +88,7 @@ PLAIN = TargetRecipe(rewrites=(), activations="int8", quantize_outputs=False, qu
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to calibrate a family of models.
+    """The calibration of a family of models.
 
     Its fields are the keys of a TOML file in calibration/, but for `targets`, which holds the file's tables.
     """

@@ -21,7 +21,7 @@ class FileLimit:
     format: str
     """Kind of file, as messages name it, such as "a TFLite file"."""
     external_data: bool = False
-    """Whether the backend can write larger weights into a file beside the model; if not, a larger model fails."""
+    """Whether the backend can write larger weights into a file next to the model; if not, a larger model fails."""
 
 
 Machine = Literal["x86_64", "aarch64"]
@@ -38,7 +38,7 @@ class Wheels:
     glibc: str
     """Oldest version of glibc with which pip can install it."""
     tested: tuple[str, ...] = ()
-    """Where edgekit's tests run with it."""
+    """Places where edgekit's tests run with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Runtime:
     model_suffix: str
     """Suffix of a model file, unique to this runtime."""
     companion_suffixes: tuple[str, ...] = ()
-    """Suffixes of the files that a model file may need beside it. Each replaces `model_suffix`."""
+    """Suffixes of the files that a model file may need next to it. Each replaces `model_suffix`."""
     file_limit: FileLimit | None = None
     """Size limit of the model file's format, or None where no model comes near it."""
     import_names: tuple[str, ...]

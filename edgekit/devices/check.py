@@ -175,8 +175,8 @@ def check_memory(device: str, facts: ProbeResult, sizes: Mapping[str, int], stre
     needed = ENGINE_BYTES + 2 * total
     if free is not None and free < needed:
         bundles = ", ".join(f"'{bundle}' ({size / 1e6:.0f} MB)" for bundle, size in sizes.items())
-        beside = f" and {streams} streams" if streams else ""
-        demand = f"about {needed / 1e6:.0f} MB are needed for {bundles}{beside}"
+        more = f" and {streams} streams" if streams else ""
+        demand = f"about {needed / 1e6:.0f} MB are needed for {bundles}{more}"
         raise DeviceMemoryError(
             f"{device}: {free / 1e6:.0f} MB of memory are free, but {demand}",
             fix="Close other programs there, measure fewer bundles at once, or choose a smaller model",

@@ -41,13 +41,13 @@ class Finding:
     """The result of one check."""
 
     name: str
-    """What was checked."""
+    """Subject of the check."""
     status: Status
     """Whether it is in order; "broken" means that edgekit can't be used on this machine."""
     found: str
-    """What the check found."""
+    """Finding of the check."""
     fix: str | None = None
-    """What to do about it, as an imperative sentence without a final period; None if the status is "ok"."""
+    """Fix, as an imperative sentence without a final period; None if the status is "ok"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _package(module: str) -> str:
 
 
 def _import_failure(module: str) -> str | None:
-    """What goes wrong when a module is imported, or None if it can be imported."""
+    """Problem of importing a module, or None if it can be imported."""
     try:
         done = run_python(["-c", f"import {module}"], timeout=IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -45,7 +45,7 @@ class AgentJob:
     bundles: dict[str, dict[str, str]]
     """SHA-256 of each file in the store, by the name of its bundle and its own name."""
     timing: Timing
-    """How to measure."""
+    """Settings of the measurement."""
     images: SentImages | None = None
     """Images to evaluate on."""
     inspect: bool = False
@@ -63,7 +63,7 @@ class Bug(Struct, frozen=True, tag="bug"):
     """A bug in edgekit, which cost one row."""
 
     what: str
-    """What failed."""
+    """Work that failed."""
     kind: str
     """Name of the exception's class."""
     summary: str

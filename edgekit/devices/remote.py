@@ -78,8 +78,8 @@ class Board:
             target, oldest, files = bundle.manifest.target, bundle.manifest.engine["minimum"], files_of(bundle)
         else:
             target, oldest = target_of(path), None
-            beside = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
-            files = [path, *(file for file in beside if file.is_file())]
+            companions = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
+            files = [path, *(file for file in companions if file.is_file())]
         python = self._ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
         with self._reporter.stage(f"{self.device.name}: copy"):
             job = self._job({str(path): files}, Timing(threads=threads), inspect=True)

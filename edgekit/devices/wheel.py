@@ -23,7 +23,7 @@ from edgekit.support import distribution
 _STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
 NAME = f"{_STEM}-py3-none-any.whl"
 REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
-"""Requirements of the agent besides a runtime: the package's own dependencies, and msgspec for messages."""
+"""Requirements of the agent in addition to a runtime: the package's own dependencies, and msgspec for messages."""
 _LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644

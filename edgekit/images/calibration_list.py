@@ -13,7 +13,7 @@ from edgekit.images.selection import Selection
 from edgekit.support.files import write_json
 
 FEWEST = 32
-"""With fewer images, ranges depend on the choice of images."""
+"""Fewest images with which ranges don't depend on the choice of images."""
 FIX = "Use the calibration.json of a run folder"
 
 

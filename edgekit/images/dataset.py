@@ -44,7 +44,7 @@ class Dataset:
 
     @property
     def assumption(self) -> str | None:
-        """Which folder is taken as which output, in words, if only the order of the folders tells."""
+        """The outputs for which the folders are taken, in words, if only the order of the folders tells."""
         if not self.by_order:
             return None
         folders = sorted({sample.class_name for sample in self.samples})

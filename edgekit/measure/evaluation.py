@@ -86,7 +86,7 @@ class BundleEvaluation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the reader must know before any figure."""
+        """The facts that the reader must know before any figure."""
         random = () if self.accuracy_meaningful else (RANDOM,)
         return (*random, *self.doubts, *_overlap(self.evaluation))
 

@@ -172,7 +172,7 @@ def inspect_model(path: Path, threads: int | None, name: str | None = None) -> M
 
 
 def summary(inspection: Inspection, here: str | None) -> str:
-    """One line on what ran where. `here` is the class of this machine, which counts for an inspection without a device.
+    """One line on what ran where. `here` is this machine's class, used when the inspection names no device.
 
     It looks like "98 % of the multiply-accumulates ran in INT8; in float: stem, head; LiteRT 2.3.0 on x86-64-v4".
     """

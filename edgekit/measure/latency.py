@@ -20,9 +20,9 @@ Times = NDArray[np.float64]
 BLOCK = 10
 """Rounds of one block of the bootstrap."""
 FEWEST_BLOCKS = 20
-"""With fewer blocks the intervals are too short: with 3 blocks, 79 of 100 cover the true ratio instead of 95."""
+"""Fewest blocks. Fewer give intervals that are too short: with 3, 79 of 100 cover the true ratio instead of 95."""
 MOST_BLOCKS = 200
-"""In runs of more than 2,000 rounds, blocks get longer instead of more, which bounds the bootstrap's time."""
+"""Most blocks. In runs of more than 2,000 rounds, blocks get longer instead, which bounds the bootstrap's time."""
 RESAMPLES = 2000
 
 

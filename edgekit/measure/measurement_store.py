@@ -21,9 +21,9 @@ class Machine:
     """The machine that measures a group of bundles, as far as its measurements depend on it."""
 
     device: DeviceFacts
-    """Its hardware and system."""
+    """Hardware and system of the machine."""
     versions: Mapping[str, str]
-    """Versions of the runtime, Python and edgekit there."""
+    """Versions of the runtime, Python and edgekit on the machine."""
     address: str | None = None
     """ssh:// address; None for the machine that edgekit runs on."""
     ssh_config: str | None = None
@@ -32,7 +32,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class GroupInputs(Inputs):
-    """What the measurements of a group of bundles depend on, except for the passing state of the machine."""
+    """Inputs of the measurements of a group of bundles, except for the passing state of the machine."""
 
     bundles: tuple[tuple[str, str], ...]
     """Name and `Bundle.sha256` of each bundle, in the order in which they take turns."""
@@ -41,9 +41,9 @@ class GroupInputs(Inputs):
     image_names: tuple[str, ...]
     """Names of the images, which rows list where predictions changed."""
     timing: Timing
-    """How latency and throughput are measured."""
+    """Settings of latency and throughput."""
     machine: Machine
-    """The machine that measures them."""
+    """The machine that measures the bundles."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MeasurementStore:
         return measured
 
     def inputs(self, group: Group, machine: Machine) -> GroupInputs:
-        """What the measurements of these bundles on this machine depend on."""
+        """Inputs of the measurements of these bundles on this machine."""
         bundles = tuple((name, bundle.sha256) for name, bundle in group.items())
         return GroupInputs(bundles, self.images.key, tuple(self.images.names), self.timing, machine)
 

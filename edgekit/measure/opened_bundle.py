@@ -1,4 +1,4 @@
-"""A bundle whose session is open, and what is measured on the way there: all that isn't timed in turns."""
+"""A bundle whose session is open, and the measurements that don't take turns."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ class LowPrecisionSession:
 
     session: Session
     accuracy: Accuracy | None
-    """None without images."""
+    """Accuracy in this format; None without images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class ProfileSummary:
-    """What a profile says of a bundle."""
+    """The figures of a profile that a report has."""
 
     int8: Int8
     """The part that ran in integer kernels."""

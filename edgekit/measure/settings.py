@@ -1,11 +1,11 @@
-"""How bundles are timed, and the gates that they must pass."""
+"""Settings: the timing of bundles, and the gates that they must pass."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How latency and throughput are measured. Stored figures depend on every field."""
+    """Settings of latency and throughput. Stored figures depend on every field."""
 
     threads: int | None = None
     """Number of threads; None for every physical core that the process may use."""

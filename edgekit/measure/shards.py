@@ -28,7 +28,7 @@ SHARD = 100
 
 @dataclass(frozen=True)
 class ShardInputs(Inputs):
-    """What the predictions of a bundle for some images depend on."""
+    """Inputs of the predictions of a bundle for some images."""
 
     bundle: str
     """`Bundle.sha256`."""
@@ -53,7 +53,7 @@ class Shard:
     dataset: Dataset
     """The data set, with only the samples of this shard."""
     inputs: ShardInputs
-    """What the predictions depend on."""
+    """Inputs of the predictions."""
 
 
 class ShardExecutor(Protocol):

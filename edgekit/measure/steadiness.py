@@ -1,4 +1,4 @@
-"""Decide whether a latency is reliable. It is not for any of these reasons, in this order:
+"""Decide whether a latency is reliable. Any of the following makes it unreliable, checked in this order:
 
 - heat: the processor was throttled during timing;
 - other load: other processes used more than a tenth of the CPUs that the session's threads need;
@@ -10,7 +10,7 @@ are too short to tell, and systems that report nothing, count as reliable. A sus
 there they are only remarks.
 
 Reasons for the limits: on two shared virtual cores, a ConvNeXt V2 atto of 8 ms drifted by 3 to 6 % when nothing else
-ran and by 67 to 98 % beside two busy loops. A model of 1 ms drifted by 13 to 44 % when nothing else ran. Other
+ran and by 67 to 98 % next to two busy loops. A model of 1 ms drifted by 13 to 44 % when nothing else ran. Other
 processes used at most 0.05 CPUs there, and 1.0 to 1.4 with the loops.
 """
 
@@ -92,7 +92,7 @@ def other_load(conditions: Conditions, threads: int) -> str | None:
     if other is None or other + min(threads, cpus) <= cpus + MOST_TAKEN * threads:
         return None
     return (
-        f"other processes used {other:.1f} of {cpus} CPUs beside {threads} thread{'s' if threads > 1 else ''}: "
+        f"other processes used {other:.1f} of {cpus} CPUs in addition to {threads} thread{'s' if threads > 1 else ''}: "
         "stop them, or use fewer --threads"
     )
 

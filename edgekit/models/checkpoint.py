@@ -153,7 +153,7 @@ def _read_file(path: Path) -> tuple[Any, object]:
             with safetensors.safe_open(path, "pt") as file:
                 metadata = file.metadata()
             return safetensors.torch.load_file(path), metadata
-        # timm's and the ConvNeXt repository's training scripts save an argparse.Namespace beside the weights. torch
+        # timm's and the ConvNeXt repository's training scripts save an argparse.Namespace next to the weights. torch
         # warns of pickle formats that it may fail on; if it does fail, the error below reports it.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -226,7 +226,7 @@ def _wrong_tensors(state: State, module: nn.Module) -> list[str]:
 
 
 def _fix(state: State, module: nn.Module) -> str:
-    """How to load the file if only the number of classes differs, or else how to find one that fits."""
+    """Advice to load the file if only the number of classes differs, or else to find one that fits."""
     other_checkpoint = "Choose a checkpoint of this very model, or correct MODEL and `--model-args`"
     wanted = module.state_dict()
     differing = [name for name in wanted.keys() | state.keys() if _shape(state, name) != _shape(wanted, name)]

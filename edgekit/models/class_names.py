@@ -1,4 +1,4 @@
-"""Class names that a model's file carries: in the metadata of an ONNX or safetensors file, or beside a state dict."""
+"""Class names that a model's file carries: in the metadata of an ONNX or safetensors file, or next to a state dict."""
 
 import argparse
 import ast
@@ -41,7 +41,7 @@ class StoredNames:
     """Path of keys at which the file stores it, such as "names"."""
     names: tuple[str, ...] = ()
     problem: str = ""
-    """Why the value is not a list of names; empty if it is one."""
+    """Reason why the value is not a list of names; empty if it is one."""
 
 
 def stored_names(content: object) -> tuple[StoredNames, ...]:

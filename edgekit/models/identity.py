@@ -18,7 +18,7 @@ ROOMS = ("compat", "compiler", "config", "images", "models")
 
 @dataclass(frozen=True)
 class NetworkIdentity:
-    """What a network computes, as an input of stored results. Equal identities give equal bundles and predictions."""
+    """Identity of a network, as an input of stored results. Equal identities give equal bundles and predictions."""
 
     name: str
     """Name of the model."""

@@ -20,7 +20,7 @@ class Labels:
     origin: str | None = None
     """Key of the model's own file that has the names; None for those of a labels file, ImageNet's and numbered ones."""
     doubt: str | None = None
-    """Why other names that the model's file contains are ignored, in words."""
+    """Reason why other names that the model's file contains are ignored, in words."""
 
 
 def choose_labels(path: Path | None, classes: int, stored: Sequence[StoredNames], file: str) -> Labels:

@@ -56,7 +56,7 @@ class Network:
     labels_origin: str | None = None
     """Key under which the network's own file has the labels; None if they come from elsewhere."""
     labels_doubt: str | None = None
-    """Why class names in the network's own file are ignored, as a sentence for the user."""
+    """Reason why class names in the network's own file are ignored, as a sentence for the user."""
 
     @cached_property
     def traced(self) -> GraphModule:
@@ -80,7 +80,7 @@ class Network:
 
     @property
     def identity(self) -> NetworkIdentity:
-        """What the network computes, as an input of stored results."""
+        """Identity of the network, as an input of stored results."""
         versions = {"edgekit": __version__, **versions_of(DISTRIBUTIONS, ROOMS)}
         return NetworkIdentity(self.name, self.weights_sha256, self.graph_sha256, self.preprocessing, versions)
 

@@ -21,7 +21,7 @@ from edgekit.compat.torch import trace_with_values
 
 A = torch.ops.aten
 _DEFAULTS: tuple[Any, ...] = (None, None, [1, 1], [0, 0], [1, 1], 1)
-"""Values of the arguments of a convolution behind its input, if they are left out."""
+"""Values of the arguments of a convolution after its input, if they are left out."""
 
 
 class OneByOne(nn.Module):

@@ -1,4 +1,7 @@
-"""Models named `open_clip:NAME`: an image tower with a head, which the text tower may help to build."""
+"""Models named `open_clip:NAME`: an image tower with a classification head.
+
+Without a trained head, the text tower builds one from the names of the classes.
+"""
 
 import difflib
 from dataclasses import replace

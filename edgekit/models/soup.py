@@ -80,9 +80,9 @@ def greedy(paths: Sequence[Path], accuracies: Sequence[float], accuracy: Callabl
 
 def save_soup(state: State, path: Path, record: SoupRecord) -> None:
     """Write a soup with its record in the metadata, atomically. Raises OutputError if the file can't be written."""
-    with writing(path), replacing(path) as beside:
+    with writing(path), replacing(path) as temporary:
         try:
-            save_file(state, beside, metadata=record_metadata(record))
+            save_file(state, temporary, metadata=record_metadata(record))
         except SafetensorError as error:  # safetensors raises it for a full disk, too
             raise OSError(str(error)) from error
 

@@ -68,7 +68,7 @@ class SoupRecord:
     accuracy: SoupAccuracies | None = None
     held_out: HeldOut | None = None
     final_count: int | None = None
-    """Number of images behind `final_top1`."""
+    """Number of images on which `final_top1` was measured."""
 
 
 def read_record(path: Path) -> SoupRecord | None:

@@ -103,7 +103,7 @@ def _allocate(file: BinaryIO, header: int) -> None:
 
 @dataclass(frozen=True)
 class ReferenceInputs(Inputs):
-    """What torch's predictions for the evaluation images depend on. The key is `EvaluationImages.key`."""
+    """Inputs of torch's predictions for the evaluation images. The key is `EvaluationImages.key`."""
 
     network: NetworkIdentity
     """The network."""
@@ -114,7 +114,7 @@ class ReferenceInputs(Inputs):
 
 
 def reference_inputs(job: Job) -> ReferenceInputs:
-    """What torch's predictions for the evaluation images of a job depend on."""
+    """Inputs of torch's predictions for the evaluation images of a job."""
     labels = tuple(sample.label for sample in job.evaluation.samples)
     return ReferenceInputs(job.network.identity, job.evaluation.hashes, labels)
 

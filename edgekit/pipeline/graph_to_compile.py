@@ -74,12 +74,12 @@ def save_graph(to_compile: GraphToCompile, folder: Path) -> None:
     with writing(folder):
         if folder.is_dir() and any(folder.iterdir()) and not (folder / STAGE).exists():
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        with replacing(folder) as beside:
-            beside.mkdir(parents=True)
+        with replacing(folder) as temporary:
+            temporary.mkdir(parents=True)
             with quiet(), torch.no_grad():
-                torch.export.save(torch.export.export(to_compile.graph, example), beside / GRAPH)
-            np.savez(beside / SAMPLES, pixels=samples.pixels, logits=samples.logits)
-            (beside / STAGE).write_text(to_json(to_compile.facts), encoding="utf-8")
+                torch.export.save(torch.export.export(to_compile.graph, example), temporary / GRAPH)
+            np.savez(temporary / SAMPLES, pixels=samples.pixels, logits=samples.logits)
+            (temporary / STAGE).write_text(to_json(to_compile.facts), encoding="utf-8")
 
 
 def load_graph(folder: Path) -> GraphToCompile:

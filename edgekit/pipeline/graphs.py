@@ -71,7 +71,7 @@ class JobGraphs:
         return other
 
     def inputs(self, target: str, precision: Precision) -> BundleInputs:
-        """What one bundle of the job depends on."""
+        """Inputs of one bundle of the job."""
         return request_of(self.job, target, precision).inputs
 
     def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
@@ -120,5 +120,5 @@ class JobGraphs:
                 self._refusal = error
                 raise
         if self._compared:
-            with writing(self._compared), replacing(self._compared) as beside, beside.open("wb") as file:
+            with writing(self._compared), replacing(self._compared) as temporary, temporary.open("wb") as file:
                 np.savez(file, pixels=self.samples.pixels, logits=self.samples.logits)

@@ -17,7 +17,7 @@ from edgekit.support.progress import Reporter
 
 @dataclass(frozen=True)
 class JobSettings:
-    """How the bundles of a job are made."""
+    """Settings with which the bundles of a job are made."""
 
     recipe: Recipe
     """The recipe for the device class, with the scheme of the options."""

@@ -18,7 +18,7 @@ from edgekit.pipeline.graph_to_compile import ParitySamples
 PARITY = 1e-3
 """Largest allowed difference of a float model's logits from torch's, as a fraction of the largest logit."""
 ROUNDINGS = 10
-"""How often a graph, which computes in another order, may differ by as much as float32 from double."""
+"""Largest difference of a graph, which computes in another order, as a multiple of that between float32 and double."""
 
 
 def difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

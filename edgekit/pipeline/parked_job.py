@@ -33,7 +33,7 @@ BEGIN = (
 )
 """Code of the other process. `import_needed` captures what libraries print while they are imported."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
-"""For glibc, which otherwise seldom returns freed weights of up to 32 MB: convnextv2_huge has 54 of that size."""
+"""Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
 COMPARED = "compared.npz"
 """File next to the job, in which its first process stores that it has compared the graph with torch."""
 

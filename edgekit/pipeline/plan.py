@@ -101,7 +101,7 @@ class Refusals:
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Reason with the numbers, by the bundle's name."""
     unplanned: InputError | None = None
-    """Why the job could not be planned, in which case no bundle is refused."""
+    """Reason why the job could not be planned, in which case no bundle is refused."""
 
 
 def refusals(options: Options) -> Refusals:

@@ -1,4 +1,4 @@
-"""The document of `edgekit plan`, and the fit behind its peaks and times."""
+"""The document of `edgekit plan`, and the fit from which its peaks and times come."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -23,10 +23,10 @@ ROOMS = ("compat", "compiler", "config", "images", "models", "pipeline", "runtim
 
 @dataclass(frozen=True)
 class CalibrationInputs:
-    """What only an int8 bundle depends on."""
+    """Inputs of int8 bundles only."""
 
     recipe: Recipe
-    """How to calibrate, without the tables of the runtimes."""
+    """The recipe without the tables of the runtimes."""
     sha256: str
     """`Selection.sha256` of the calibration images."""
     images: tuple[str, ...]
@@ -35,7 +35,7 @@ class CalibrationInputs:
 
 @dataclass(frozen=True)
 class BundleInputs(Inputs):
-    """What a bundle, or a stored graph for it, depends on. The bundle's fingerprint is the key.
+    """Inputs of a bundle, or of a stored graph for it. The bundle's fingerprint is the key.
 
     The golden samples of a float bundle may come from other images.
     """
@@ -53,7 +53,7 @@ class BundleInputs(Inputs):
     device_class: DeviceClass
     """Machines that the bundle is for."""
     calibration: CalibrationInputs | None
-    """What an int8 bundle is calibrated with; None for a float bundle."""
+    """Inputs of the calibration; None for a float bundle."""
     versions: Mapping[str, str]
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
@@ -79,7 +79,7 @@ class BundleRequest:
 
     @property
     def inputs(self) -> BundleInputs:
-        """What the bundle depends on."""
+        """Inputs of the bundle."""
         recipe, calibration = self.target_recipe, None
         if self.precision == "int8":
             shared = replace(recipe, targets={})

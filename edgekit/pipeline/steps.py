@@ -29,7 +29,7 @@ class NotMade:
     name: str
     """Name of its folder, TARGET-PRECISION."""
     failure: Failure
-    """Why it could not be made."""
+    """Reason why it could not be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class CompiledBundles:
 
 
 def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
-    """What could not be made, by name, for a document."""
+    """Graphs or bundles that could not be made, for a document."""
     return tuple(NotMade(name=name, failure=Failure.of("compile", error)) for name, error in errors.items())
 
 

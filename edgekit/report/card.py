@@ -1,4 +1,4 @@
-"""A model card, as model hubs show it: YAML metadata, and a page that has the original beside the optimized model."""
+"""A model card, as model hubs show it: YAML metadata, and a page that has the original next to the optimized model."""
 
 import re
 import shlex
@@ -136,7 +136,7 @@ def _line(name: str, figure: Figure, rows: dict[str, Row], report: Report) -> li
 
 
 def _in_int8(row: Row) -> str:
-    """What the runtime's profiler says about a row."""
+    """The finding of the runtime's profiler for a row."""
     if row.int8 is None or row.int8.share_of_macs is None:
         return f"{row.label}: unknown{f' ({row.int8.method})' if row.int8 else ''}"
     share = f"{row.int8.share_of_macs * 100:.0f} % of the multiply-accumulates ran in integer kernels"

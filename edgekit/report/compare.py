@@ -154,7 +154,7 @@ def _regressions(row: RowComparison, new: Row) -> list[str]:
 
 
 def regression(figure: Figure, row: RowComparison) -> str | None:
-    """How a figure got worse beyond the noise, in words; None if it did not."""
+    """Description of a figure that got worse beyond the noise; None if it did not."""
     change = row.changes.get(figure.csv_column)
     if change and _is_worse(figure, change) and not _is_only_relative(figure, row):
         return f"{figure.title} got worse: {describe_change(figure, change)}"

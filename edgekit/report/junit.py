@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEASURED = "measured"
 """Name of the test case of a row's measurement, which passes if the row has figures."""
-NOT_JUDGED = "a change of this figure is shown and not judged, because it has no interval"
+NOT_JUDGED = "reported for information: without an interval, a change of this figure can't be a regression"
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -73,7 +73,7 @@ def _outcome(gate: Gate) -> "Result | None":
 
 
 def _measured(gate: Gate, row: Judged) -> list[str]:
-    """What was measured and the limit, for a gate that applies; and the remarks on one that passed."""
+    """The measured figure and the limit, for a gate that applies; and the remarks on one that passed."""
     if gate.verdict == "skipped":
         return []
     remarks = gate.reasons if gate.verdict == "pass" else ()

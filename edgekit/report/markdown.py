@@ -77,7 +77,7 @@ def _notes(rows: Iterable[Judged]) -> list[str]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 2) -> str:
-    """A table, whose cells are Markdown without line breaks and bars. Columns behind the first `names` have numbers."""
+    """A table, whose cells are Markdown without line breaks and bars. Columns after the first `names` have numbers."""
     rule = ["---"] * names + ["---:"] * (len(heads) - names)
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *rows))
 
@@ -96,5 +96,5 @@ def escaped(text: str) -> str:
 
 
 def _page(title: str, *parts: str) -> str:
-    """A section of Markdown, behind which another one can be appended."""
+    """A section of Markdown, to which another one can be appended."""
     return "\n\n".join(filter(None, (f"## {escaped(title)}", *parts))) + "\n\n"

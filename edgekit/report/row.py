@@ -144,7 +144,7 @@ class Speedup:
 
 @dataclass(frozen=True, kw_only=True)
 class Int8:
-    """Which part of the model ran in integer kernels, according to the runtime's profiler."""
+    """The part of the model that ran in integer kernels, according to the runtime's profiler."""
 
     share_of_macs: Fraction | None
     method: str
@@ -350,7 +350,7 @@ FIGURES: tuple[Figure, ...] = (
            meaning="99th percentile of the latency of one inference while all streams run"),
 )
 # fmt: on
-"""The table behind `all_figures`."""
+"""The table from which `all_figures` reads."""
 
 
 def all_figures() -> tuple[Figure, ...]:

@@ -30,7 +30,7 @@ def heading(report: Report) -> str:
 
 
 def warnings(report: Report) -> list[str]:
-    """What the reader must know before any figure: every output has it at its top."""
+    """The facts that the reader must know before any figure: every output has it at its top."""
     if not report.model.accuracy_meaningful:
         return [RANDOM]
     return near_chance(report.reference, report.evaluation.count)

@@ -36,7 +36,7 @@ def energy_words(energy: Energy | None) -> str:
 
 
 def stream_words(row: Measurement) -> str:
-    """The throughput of several streams, and the latency of a single one beside it."""
+    """The throughput of several streams, next to the latency of a single one."""
     many, one = row.throughput, row.latency_ms
     if many is None or one is None:
         return ""

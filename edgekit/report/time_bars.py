@@ -1,4 +1,4 @@
-"""Where the time goes, for report.html: kinds of operation as bars, and the slowest layers, float beside INT8."""
+"""Times for report.html: kinds of operation as bars, and the slowest layers, float next to INT8."""
 
 import re
 from collections.abc import Container, Iterable, Mapping
@@ -16,7 +16,7 @@ OTHERS = "all others"
 TOLERANCE = 0.1
 """Largest difference between the profiler's sum and the measured latency, as a share of the latency."""
 NUMBER_FORMAT = re.compile(r"^(DynamicQuantize|QLinear|Fused|Dynamic |Q(?=[A-Z]))|(IntegerToFloat|Integer|Quantized)$")
-"""What a runtime adds to the name of an operation in another number format, or with another operation fused into it."""
+"""Part of an operation's name for which a runtime has another number format, or another operation fused into it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Timing:
     bundles: tuple[str, ...]
     """Names of the bundles that have times, float first."""
     sentences: tuple[str, ...]
-    """The profiler's sum beside the measured latency for each bundle, or the reason why there are no times."""
+    """The profiler's sum next to the measured latency for each bundle, or the reason why there are no times."""
     picture: tuple[str, str] | None
     """SVG element of the bars, and its description in words; None if no bundle has times."""
     layers: tuple[LayerLine, ...]
@@ -60,7 +60,7 @@ def timings(report: Report) -> list[Timing]:
 
 
 def sum_words(row: Row) -> str:
-    """The profiler's sum beside the measured latency, or the reason why there are no times."""
+    """The profiler's sum next to the measured latency, or the reason why there are no times."""
     profile, latency = row.profile, row.latency_ms
     if profile is None or profile.sum_ms is None or latency is None:
         reason = (profile.missing if profile else None) or "it was not profiled"

@@ -146,7 +146,7 @@ def write_bundle(
     labels: Sequence[str],
     golden: Golden,
 ) -> Bundle:
-    """Write a bundle in a temporary folder beside `path`, then rename it.
+    """Write a bundle in a temporary folder next to `path`, then rename it.
 
     An older bundle at `path` is replaced, and stays untouched if writing fails.
 

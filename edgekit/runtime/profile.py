@@ -30,7 +30,7 @@ class OpProfile:
     ms: float | None = None
     """Time of one run in milliseconds, or None if the runtime doesn't report it for this operation alone."""
     reason: str | None = None
-    """Why the operation ran in float; None for an integer kernel."""
+    """Reason why the operation ran in float; None for an integer kernel."""
     quantized: bool = False
     """Whether the file quantizes both its input and its weights (or second input)."""
 

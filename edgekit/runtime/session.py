@@ -42,7 +42,7 @@ class VerifyResult:
 class Session:
     """A model that is ready to run; `edgekit.load` opens one.
 
-    Several threads may share a session. OpenVINO and LiteRT run one image at a time behind a lock, and ONNX Runtime
+    Several threads may share a session. OpenVINO and LiteRT guard their one request with a lock, and ONNX Runtime
     runs concurrently. Preprocessing needs no lock. Use a session in a `with` block, or call `close`.
 
     Examples:

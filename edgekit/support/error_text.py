@@ -1,4 +1,4 @@
-"""How errors are shown on the command line, and what each one means in general."""
+"""The text of errors on the command line, and the general meaning of each kind."""
 
 import inspect
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from edgekit.errors import EdgekitError
 
 @dataclass(frozen=True)
 class Explanation:
-    """What an error means, from the docstring of its class."""
+    """The meaning of an error, from the docstring of its class."""
 
     name: str
     """Name of the class, such as "BundleError"."""

@@ -20,8 +20,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a temporary file in UTF-8 and rename it, so that readers see the old or the new file. Raises OSError."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8", newline="")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def append_text(path: Path, text: str) -> None:
@@ -32,37 +32,37 @@ def append_text(path: Path, text: str) -> None:
     path = path.resolve()  # a link stays one
     before = path.read_bytes() if path.exists() else b""
     separator = b"\n" if before and not before.endswith(b"\n") else b""
-    with replacing(path) as beside:
-        beside.write_bytes(before + separator + text.encode())
+    with replacing(path) as temporary:
+        temporary.write_bytes(before + separator + text.encode())
         if before:
-            shutil.copymode(path, beside)
+            shutil.copymode(path, temporary)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` for a new file or folder, which replaces `path` when the block ends.
+    """Yields a temporary path next to `path` for a new file or folder, which replaces `path` when the block ends.
 
     If the block or the rename raises, the new file or folder is removed and the old one is restored. A killed process
     leaves `.NAME.tmp-PID` or `.NAME.old-PID` behind. Raises OSError.
     """
-    beside, old = (path.with_name(f".{path.name}.{role}-{os.getpid()}") for role in ("tmp", "old"))
-    _remove(beside)
+    temporary, old = (path.with_name(f".{path.name}.{role}-{os.getpid()}") for role in ("tmp", "old"))
+    _remove(temporary)
     try:
-        yield beside
-        if beside.is_dir() and path.is_dir():
-            _swap(beside, path, old)
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            _swap(temporary, path, old)
         else:
-            beside.replace(path)
+            temporary.replace(path)
     finally:
-        _remove(beside)
+        _remove(temporary)
 
 
-def _swap(beside: Path, path: Path, old: Path) -> None:
+def _swap(temporary: Path, path: Path, old: Path) -> None:
     """Replace one folder with another. No system call does that in one step, unless the old folder is empty."""
     _remove(old)
     try:
         path.rename(old)
-        beside.rename(path)
+        temporary.rename(path)
     finally:
         if old.exists() and not path.exists():
             old.rename(path)

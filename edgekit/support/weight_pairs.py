@@ -18,7 +18,7 @@ _MEMORY_BYTES = 1 << 26
 
 
 def pairings(shape: Sequence[int], groups: int = 1) -> list[NDArray[np.int64]]:
-    """How kernels pair the inputs of a layer whose weight has this shape, [out,in] or [out,in,*kernel].
+    """The pairs that kernels make of the inputs of a layer whose weight has this shape, [out,in] or [out,in,*kernel].
 
     Each pairing is an array [pairs,2] of indices into `weight.reshape(out, -1)`, within a group. Kernels put channels
     last. Some of them count inputs through all positions of a convolution's kernel, others start anew at each position,

@@ -92,12 +92,12 @@ def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> 
 
 @dataclass(frozen=True)
 class SensitivityInputs(Inputs):
-    """What the sensitivity of a network's layers for one target depends on."""
+    """Inputs of the sensitivity of a network's layers for one target."""
 
     bundles: tuple[BundleInputs, ...]
-    """What the float bundle and the int8 one depend on, in which the layers are timed."""
+    """Inputs of the float and the int8 bundle in which the layers are timed."""
     reference: ReferenceInputs
-    """What torch's predictions for the images depend on, with which the simulated ones are compared."""
+    """Inputs of torch's predictions for the images, with which the simulated ones are compared."""
     max_drop: float
     """`Gates.max_drop`, which decides how many layers must stay in float."""
     threads: int | None
@@ -109,7 +109,7 @@ class SensitivityInputs(Inputs):
 
 
 def sensitivity_inputs(graphs: JobGraphs, target: str, options: Options) -> SensitivityInputs:
-    """What one target's part of the document depends on."""
+    """Inputs of one target's part of the document."""
     return SensitivityInputs(
         bundles=tuple(graphs.inputs(target, precision) for precision in PRECISIONS),
         reference=reference_inputs(graphs.job),

@@ -60,7 +60,7 @@ def _literally(name: str) -> str:
 
 
 def order_of(noise: Mapping[str, float], macs: Mapping[str, int]) -> list[str]:
-    """Layers sorted by the noise that they avoid in float per multiply-accumulate, highest first."""
+    """Layers sorted by the noise removed per multiply-accumulate that stays in float, largest first."""
     return sorted(noise, key=lambda name: (-noise[name] / max(1, macs.get(name, 0)), name))
 
 

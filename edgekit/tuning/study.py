@@ -1,6 +1,6 @@
 """A study: the trials for one target, which run one after the other and are stored in the run folder as they end.
 
-Only one trial runs at a time, because a calibration beside it would distort its latency.
+Only one trial runs at a time, because a calibration next to it would distort its latency.
 """
 
 import time
@@ -31,17 +31,17 @@ from edgekit.tuning.trial import Figures, Trial
 
 @dataclass(frozen=True)
 class StudyInputs(Inputs):
-    """What the figures of a study's trials depend on, besides their choices.
+    """Inputs of the figures of a study's trials, except for the choices of each trial.
 
     Bounds and budgets are not among them, so a search with other bounds reuses the trials.
     """
 
     bundles: tuple[BundleInputs, ...]
-    """What the float bundle and the int8 one of the recipe to improve depend on."""
+    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve."""
     reference: ReferenceInputs
-    """What torch's predictions for the tuning images depend on."""
+    """Inputs of torch's predictions for the tuning images."""
     timing: Timing
-    """How the trials are timed."""
+    """Settings with which the trials are timed."""
     device: DeviceFacts
     """The machine on which they are timed."""
     code_sha256: str
@@ -49,7 +49,7 @@ class StudyInputs(Inputs):
 
 
 def study_inputs(job: Job, target: str, timing: Timing) -> StudyInputs:
-    """What the trials of a job for one target depend on."""
+    """Inputs of the trials of a job for one target."""
     return StudyInputs(
         bundles=tuple(request_of(job, target, precision).inputs for precision in PRECISIONS),
         reference=reference_inputs(job),

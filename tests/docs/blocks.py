@@ -2,7 +2,7 @@
 
 The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks need, a page
 makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies a run
-of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here stands behind a
+of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here follows a
 comment `<!-- skip: next "reason" -->`.
 """
 

@@ -158,7 +158,7 @@ def test_a_benchmark_has_no_images(group: dict[str, Bundle]) -> None:
     assert second.speedup is not None
     assert (second.speedup.versus, second.speedup.versus_precision) == ("onnx-float", "f32")
     assert second.int8 is not None
-    assert first.profile is not None, "its times stand beside those of INT8"
+    assert first.profile is not None, "its times stand next to those of INT8"
     assert first.profile.kinds
 
 

@@ -64,7 +64,7 @@ def test_other_load(threads: int, cpus: int, other: float, reliable: bool) -> No
         assert reasons == []
     else:
         (reason,) = reasons
-        assert f"other processes used {other:.1f} of {cpus} CPUs beside {threads} thread" in reason
+        assert f"other processes used {other:.1f} of {cpus} CPUs in addition to {threads} thread" in reason
 
 
 def test_spread_compares_blocks_and_not_rounds() -> None:

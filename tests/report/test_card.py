@@ -21,7 +21,7 @@ def card_of(whole: Report) -> ModelCard:
 
 
 def compared(card: ModelCard) -> dict[str, list[str]]:
-    """The lines of the table that has the original beside the optimized model."""
+    """The lines of the table that has the original next to the optimized model."""
     section = card.text.partition("## Original and optimized")[2].partition("\n## ")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
     return {name: values for name, *values in cells}

@@ -1,4 +1,4 @@
-"""Where the time goes: float beside INT8, and the profiler's sum beside the measured latency."""
+"""Where the time goes: float next to INT8, and the profiler's sum next to the measured latency."""
 
 from dataclasses import replace
 

@@ -34,7 +34,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
         self._turns = Turns()
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> R:
-        """What one image contributes to a node's sum, from the values of the node's input nodes and its own value.
+        """Contribution of one image to a node's sum, from the values of the node's input nodes and its own value.
 
         It may run for several images at the same time and on a copy of the collector, so it must not set attributes.
         """

@@ -25,7 +25,7 @@ def subset_that_fits(graph: GraphModule, samples: Sequence[NDArray[np.float32]],
 
 
 def number_that_fits(graph: GraphModule, image: Tensor, memory: int) -> int:
-    """How many images like this one fit into `memory` bytes when run node by node; at least one."""
+    """Number of images like this one that fit into `memory` bytes when run node by node; at least one."""
     return max(1, memory // live_bytes(graph, image))
 
 

@@ -21,7 +21,7 @@ def is_small(network: nn.Module) -> bool:
 
 
 def at_once(network: nn.Module) -> int:
-    """How many images to run side by side: torch's number of threads, or 1 for a large network."""
+    """Number of images to run side by side: torch's number of threads, or 1 for a large network."""
     return torch.get_num_threads() if is_small(network) else 1
 
 

@@ -41,9 +41,10 @@ DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 NOISE = 1e-9
 """Variance that any input has, as a share of its mean square."""
 ROWS_PER_INPUT = 200
-"""Rows that the second moments are taken from, for each input of a layer. More cost time and change little."""
+"""Rows sampled per input of a layer to estimate second moments. More rows cost time and change little."""
 MOST_INPUTS_PER_ROW = 32
-"""Inputs of a layer for each row of half of the images. With more, a fit costs minutes and helps on no other image."""
+"""Largest ratio of a layer's inputs to the rows in one half of the images. Above it, a fit takes minutes and doesn't
+generalize."""
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
 
@@ -182,7 +183,7 @@ class _Moments:
 
 
 def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
-    """The damping with which weights fitted to one half of the images err least on the other half, in both directions.
+    """The damping with the smallest two-fold cross-validation error between the halves of the images.
 
     Infinity, which leaves the weight as it is, if all of them increase the error, or if there are too few rows.
     """
@@ -203,7 +204,7 @@ def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
 
 
 def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:
-    """What to add to a weight [groups,out,in] so that its outputs come closest to the exact ones."""
+    """The change of a weight [groups,out,in] with which its outputs come closest to the exact ones."""
     if damping == math.inf:
         return torch.zeros_like(weight)
     damped = moments.covariance.clone()

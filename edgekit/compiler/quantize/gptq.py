@@ -37,7 +37,7 @@ MOST_INPUTS_OF_LARGE = 4096
 """`MOST_INPUTS` in networks above `sizes.ROUNDED_TOGETHER_UP_TO`. The time for a layer grows with the cube of its
 inputs, up to a minute for 8192."""
 WEIGHTS_AT_ONCE = 1 << 24
-"""Weights of a layer that are rounded at once, which takes several values in double for each."""
+"""Weights of a layer rounded per step; each needs several float64 temporaries."""
 MEMORY_BYTES = 1 << 30
 """Memory for the Hessians of the layers that one pass over the images collects."""
 
@@ -108,7 +108,7 @@ def _round(graph: GraphModule, layer: DenseLayer, hessian: Tensor, limit_pairs: 
 
 
 def hessian_bytes(inputs: Iterable[int], weights: int) -> int:
-    """Bytes of the Hessians that are held at once, for layers of so many inputs in a network of so many weights."""
+    """Bytes of the Hessians held at once, for layers with these numbers of inputs in a network of this size."""
     if weights > sizes.ROUNDED_TOGETHER_UP_TO:
         return max((4 * count * count for count in inputs if count <= MOST_INPUTS_OF_LARGE), default=0)
     return min(MEMORY_BYTES, sum(4 * count * count for count in inputs if count <= MOST_INPUTS))
@@ -173,7 +173,7 @@ def input_rows(layer: DenseLayer, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Compensation:
-    """How later weights of a layer compensate the rounding error of each weight."""
+    """Compensation of the rounding error of each weight by the later weights of its layer."""
 
     order: Tensor
     """Inputs in the order in which their weights are rounded, int64 [groups,in]."""
@@ -233,7 +233,7 @@ def round_levels(
 
 
 def _partners(pairs: Tensor, order: Tensor) -> Tensor:
-    """For each place in an order [groups,in] of rounding, the place of the input's partner; -1 if it has none."""
+    """Place of each input's partner in an order of rounding, both [groups,in]; -1 for an input without a partner."""
     inputs = order.shape[1]
     partner = torch.full((inputs,), inputs)
     partner[pairs] = pairs.flip(1)

@@ -17,9 +17,9 @@ def tie_pools(graph: GraphModule) -> int:
         before = quantizer_of(pool.args[0])
         if before is None:
             continue
-        for behind in [quantizer_of(user) for user in pool.users]:  # a list: a new grid changes the users
-            if behind is not None:
-                set_grid(behind, before.grid)
+        for after in [quantizer_of(user) for user in pool.users]:  # a list: a new grid changes the users
+            if after is not None:
+                set_grid(after, before.grid)
                 tied += 1
     graph.recompile()
     return tied

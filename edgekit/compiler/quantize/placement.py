@@ -113,7 +113,7 @@ class Placement(Quantizer):  # type: ignore[misc]
             self._output_owners[node.name].add(layer.name)
 
     def _quantize_residual(self, node: Node) -> None:
-        """Quantize a residual sum or a max pooling behind a convolution in INT8, from INT8 to INT8."""
+        """Quantize a residual sum or a max pooling after a convolution in INT8, from INT8 to INT8."""
         makers = (dense_layer(without_activation(value)) for value in int8_inputs(node))
         owners = {maker.name for maker in makers if maker is not None and maker.is_conv and self.covers(maker.node)}
         if not owners:

@@ -86,7 +86,7 @@ def _step(count: int) -> int:
 
 
 def consumers(quantizer: Quantizer) -> list[Node]:
-    """Consumers of a quantizer's output, looking through DQ, padding and the views behind rows."""
+    """Consumers of a quantizer's output, looking through DQ, padding and the views that follow rows."""
     users = (user for dequantize in quantizer.node.users for user in dequantize.users)
     return [next(iter(user.users)) if is_padding(user) else behind_views(user) for user in users]
 

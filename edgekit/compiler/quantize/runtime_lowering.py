@@ -1,4 +1,4 @@
-"""What a runtime asks of quantization beyond the settings that all runtimes share; see `runtime/NAME/lowering.py`."""
+"""A runtime's own part of quantization, beyond the settings that all runtimes share; see `runtime/NAME/lowering.py`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Lowering:
 
 @dataclass(frozen=True)
 class RuntimeLowering:
-    """What one runtime asks of quantization."""
+    """The lowerings of one runtime."""
 
     named: Mapping[str, Lowering] = field(default_factory=dict)
     """Lowerings by the names in the runtime's row, in the order of application."""

@@ -20,7 +20,7 @@ from edgekit.support.weight_pairs import LARGEST_SUM, pairings
 
 
 def pairings_of(layer: DenseLayer, weight: Tensor) -> list[Tensor]:
-    """How kernels may pair a layer's inputs within a group: int64 [pairs,2] each. Empty if it has no pairs."""
+    """Pairings that kernels may use for a layer's inputs within a group: int64 [pairs,2] each. Empty without pairs."""
     return [torch.from_numpy(pairs) for pairs in pairings(weight.shape, layer.groups)]
 
 

@@ -63,7 +63,7 @@ WEIGHTS_AFTER: dict[str, Callable[[ConvolutionShape], int | None]] = {
     "depthwise-blocks": weights_on_blocks,
     "depthwise-rows": weights_on_rows,
 }
-"""For each pass that enlarges convolutions, the number of weights afterwards; None for those that it doesn't change."""
+"""The number of weights after each pass that enlarges convolutions; None for those that it doesn't change."""
 
 
 def weights_after(names: Collection[str], shape: ConvolutionShape) -> int | None:

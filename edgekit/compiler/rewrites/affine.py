@@ -49,7 +49,7 @@ def fold_input_affine(graph: GraphModule, layer: DenseLayer, scale: Tensor | Non
 
 @torch.no_grad()
 def fold_layer_norm_affine(graph: GraphModule) -> int:
-    """Fold LayerNorm's weight and bias into the dense layers behind it.
+    """Fold LayerNorm's weight and bias into the dense layers after it.
 
     Returns the number of norms changed.
     """

@@ -53,7 +53,7 @@ def channels_first_layer_norm(graph: GraphModule) -> int:
 
     Both reductions read the original tensor, so that centring, scaling and the operations after them need only one more
     pass. The variance is therefore the mean square minus the square of the mean. In float32 this loses precision by the
-    factor by which the squared mean exceeds the variance: a digit or two behind a depthwise convolution.
+    factor by which the squared mean exceeds the variance: a digit or two after a depthwise convolution.
 
     Returns the number of norms changed.
     """

@@ -1,4 +1,4 @@
-"""Turns large depthwise kernels into what XNNPACK has fast kernels for: small ones, or grouped ones on blocks."""
+"""Replaces large depthwise convolutions by forms that XNNPACK runs fast: small kernels, or grouped ones on blocks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -64,7 +64,7 @@ def _inverse(order: list[int]) -> list[int]:
 
 
 def _sink_head(graph: GraphModule, node: Node) -> None:
-    """Remove the permute before a pooling to one pixel, and before a flatten behind that."""
+    """Remove the permute before a pooling to one pixel, and before a flatten that follows it."""
     first = operand(node)
     if node.target is A.adaptive_avg_pool2d.default and pair(node.args[1]) == (1, 1):
         mean = insert(graph, node, A.mean.dim, first.args[0], [1, 2], True, like=node)

@@ -23,7 +23,7 @@ from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 def patch_linear(graph: GraphModule) -> int:
     """Replace each k x k convolution with stride k by a Linear on k*k*C values.
 
-    The input must already be channels last, behind a permute, as in ConvNeXt's downsampling but not in its stem.
+    The input must already be channels last, after a permute, as in ConvNeXt's downsampling but not in its stem.
 
     Returns the number of convolutions replaced.
     """

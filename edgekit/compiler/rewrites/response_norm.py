@@ -71,7 +71,7 @@ def vector_norm_sum(graph: GraphModule) -> int:
 
 @torch.no_grad()
 def vector_norm_mean(graph: GraphModule) -> int:
-    """Replace ``norm(x)`` like `vector-norm-sum`, with the mean over both axes right behind the square.
+    """Replace ``norm(x)`` like `vector-norm-sum`, with the mean over both axes right after the square.
 
     XNNPACK fuses the two, which is faster on x86 but leaves f16 on Arm. Returns the number of norms changed.
     """

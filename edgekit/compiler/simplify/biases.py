@@ -1,4 +1,4 @@
-"""Folds what is added to each channel behind a convolution or linear layer into its bias, as in files of Paddle."""
+"""Folds constants that are added to the channels of a dense layer into its bias, as files of Paddle need it."""
 
 from torch import Tensor
 from torch.fx import GraphModule, Node

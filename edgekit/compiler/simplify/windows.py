@@ -56,7 +56,7 @@ def _places(targets: torch.Tensor, pixels: int) -> torch.Tensor:
     """Places of the values that overlap at each pixel, int64 [most overlaps,pixels].
 
     `targets`, int64 [values], has the pixel of each value, counted from 1, or 0 for the padding. A pixel with fewer
-    values than others gets the place behind the last value, where the caller puts a zero.
+    values than others gets the place after the last value, where the caller puts a zero.
     """
     counts = torch.bincount(targets)
     values = targets.argsort(stable=True)[counts[0] :]  # in the order of the pixels, without those of the padding

@@ -74,10 +74,10 @@ def receive(folder: Path, files: "dict[str, int]") -> "list[str]":
     make_room(folder, files)
     damaged = []
     for name, size in files.items():
-        beside = folder / f".{name}.tmp-{os.getpid()}"
+        temporary = folder / f".{name}.tmp-{os.getpid()}"
         digest, left = hashlib.sha256(), size
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 while left:
                     chunk = sys.stdin.buffer.read(min(left, CHUNK))
                     if not chunk:
@@ -88,12 +88,12 @@ def receive(folder: Path, files: "dict[str, int]") -> "list[str]":
                 file.flush()
                 os.fsync(file.fileno())
             if digest.hexdigest() == name:
-                beside.replace(folder / name)
+                temporary.replace(folder / name)
             else:
                 damaged.append(name)
         finally:
-            if beside.exists():
-                beside.unlink()
+            if temporary.exists():
+                temporary.unlink()
     return damaged
 
 

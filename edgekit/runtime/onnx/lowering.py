@@ -1,6 +1,6 @@
-"""What ONNX Runtime needs of a graph: nothing beyond a recipe's settings."""
+"""Lowering for ONNX Runtime: nothing beyond a recipe's settings."""
 
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 
 LOWERING = RuntimeLowering()
-"""What quantizing for ONNX Runtime needs to know."""
+"""Lowerings of ONNX Runtime, for quantization: none."""

@@ -20,7 +20,7 @@ INTEGER_INPUTS = {
 }
 """Positions of the zero point of the activations and of the weights in the inputs of integer operations."""
 FLOAT_OPERATIONS = ("Conv", "MatMul", "Gemm")
-"""Operations that ONNX Runtime turns into integer ones behind DequantizeLinear."""
+"""Operations that ONNX Runtime turns into integer ones where they follow DequantizeLinear."""
 REARRANGING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Operations that may stand between the activations and DequantizeLinear."""
 

@@ -42,7 +42,7 @@ def compile_for_cpu(model: Any, config: Mapping[str, str | int]) -> Any:
 
 
 class Engine:
-    """One infer request behind a lock, with OpenVINO's latency hint.
+    """One infer request, guarded by a lock, with OpenVINO's latency hint.
 
     The manifest's session option "inference_precision" is "f32" (default), "bf16" or "f16". By default OpenVINO would
     choose bf16 or f16 where the processor supports it, and the results would differ from those in f32.

@@ -1,4 +1,4 @@
-"""What OpenVINO needs of a graph: INT8 attention, which a recipe may name, and layers that it would compute wrongly."""
+"""Lowering for OpenVINO: INT8 attention, which a recipe may name, and layers that it would compute wrongly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -58,4 +58,4 @@ LOWERING = RuntimeLowering(
     },
     miscomputed_layers=miscomputed_layers,
 )
-"""What quantizing for OpenVINO needs to know."""
+"""Lowerings of OpenVINO, for quantization."""

@@ -35,7 +35,7 @@ F16, F16_OFFERED = b"reduced_precision_support", b"reduced_precision_offered"
 
 
 class Engine:
-    """One interpreter behind a lock. Input or output in int8 or uint8 is converted by its scale and zero point.
+    """One interpreter, guarded by a lock. Input or output in int8 or uint8 is converted by its scale and zero point.
 
     The manifest's session option "inference_precision" is "f32" (default) or "f16". In f16 the model is loaded into
     memory, with the offer in it renamed.

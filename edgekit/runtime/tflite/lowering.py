@@ -1,4 +1,4 @@
-"""What LiteRT's converter needs of a graph: rewrites that work around it, and the lowerings that a recipe may name."""
+"""Lowering for LiteRT's converter: rewrites that work around it, and the lowerings that a recipe may name."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def decompose_hard_swish(graph: GraphModule) -> int:
 
 
 def flatten_single_rows(graph: GraphModule) -> int:
-    """Compute each Linear on a single row [1,1,1,C], as behind one pixel, on [1,C], in place; returns their number.
+    """Compute each Linear on a single row [1,1,1,C], as after a pooling, on [1,C], in place; returns their number.
 
     LiteRT's converter makes a product of matrices of it that its own checks refuse.
     """
@@ -61,7 +61,7 @@ def flatten_single_rows(graph: GraphModule) -> int:
 def requantize_paddings(graph: GraphModule) -> int:
     """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place. Returns their number.
 
-    The values don't change. LiteRT's converter would move the quantizer behind the pooling, whose range is narrower,
+    The values don't change. LiteRT's converter would move the quantizer after the pooling, whose range is narrower,
     to its input, where it clips.
     """
     changed = 0
@@ -178,4 +178,4 @@ LOWERING = RuntimeLowering(
         )
     }
 )
-"""What quantizing for LiteRT needs to know."""
+"""Lowerings of LiteRT, for quantization."""
