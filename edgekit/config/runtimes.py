@@ -65,7 +65,9 @@ class Runtime:
     distributions: tuple[str, ...]
     """Distributions that contain such a module. edgekit installs the first; the others are alternatives."""
     oldest_version: str
-    """Oldest version of the first distribution that works."""
+    """Oldest version of the first distribution that edgekit installs and is tested with."""
+    oldest_loading_version: str
+    """Oldest version of that distribution that opens the model files. Bundles refuse older ones."""
     excluded_version: str
     """First newer version of that distribution that edgekit does not accept."""
     wheels: tuple[Wheels, ...] = ()
@@ -165,6 +167,7 @@ register(
         import_names=("openvino",),
         distributions=("openvino",),
         oldest_version="2026.4",
+        oldest_loading_version="2024.0",
         excluded_version="2026.5",
         wheels=(
             Wheels(machine="x86_64", pythons=PYTHONS, glibc="2.28", tested=CI),
@@ -188,6 +191,7 @@ register(
         import_names=("onnxruntime",),
         distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
         oldest_version="1.20",
+        oldest_loading_version="1.18.0",
         excluded_version="2",
         wheels=(
             Wheels(machine="x86_64", pythons=PYTHONS, glibc="2.28", tested=CI),
@@ -210,6 +214,7 @@ register(
         import_names=("ai_edge_litert.interpreter", "tflite_runtime.interpreter"),
         distributions=("ai-edge-litert", "tflite-runtime"),
         oldest_version="2.0",
+        oldest_loading_version="1.0.0",
         excluded_version="3",
         wheels=(
             # Its own wheels need 2.27; those of NumPy and Pillow, which every runtime needs, 2.28.

@@ -91,6 +91,7 @@ def embedded(facts: GraphFacts) -> str:
 
 
 def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
+    runtime = find_runtime(facts.target)
     return Manifest(
         target=facts.target,
         precision=facts.precision,
@@ -103,7 +104,7 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         output_name=artifact.output_name,
         classes=len(facts.labels),
         preprocessing=facts.preprocessing,
-        engine=EngineRequirement(package=artifact.package, minimum=artifact.minimum),
+        engine=EngineRequirement(package=runtime.distributions[0], minimum=runtime.oldest_loading_version),
         device_class=facts.device_class.name,
         fingerprint=facts.fingerprint,
         session=artifact.session,

@@ -26,10 +26,6 @@ class Artifact:
     """Name of the model's input tensor."""
     output_name: str
     """Name of the model's output tensor."""
-    package: str
-    """Distribution that runs the model, such as "onnxruntime"."""
-    minimum: str
-    """Oldest version of `package` that loads the file."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     """Order of the input's axes in the model file."""
     session: Mapping[str, Any] = field(default_factory=dict)

@@ -30,6 +30,7 @@ ROW = Runtime(
     import_names=("torch",),
     distributions=("torch",),
     oldest_version="2.12",
+    oldest_loading_version="2.0",
     excluded_version="3",
     compiler_distributions=(),
     lowerings=("tanh",),

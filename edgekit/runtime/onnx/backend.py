@@ -47,7 +47,7 @@ class Backend:
         files = save(model, folder)
         # MatMul + Add is faster than Gemm, and Gelu alone is faster than BiasGelu, which has an older kernel.
         session = {"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]}
-        return Artifact("model.onnx", files, "image", "logits", "onnxruntime", "1.18.0", session=session)
+        return Artifact("model.onnx", files, input_name="image", output_name="logits", session=session)
 
 
 def strip(model: onnx.ModelProto) -> None:

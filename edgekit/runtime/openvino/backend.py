@@ -34,7 +34,7 @@ class Backend:
         with compiler_errors("openvino"):
             # Compressing the weights to 16 bits would change the float model.
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
-        return Artifact("model.xml", ("model.xml", "model.bin"), "image", "logits", "openvino", "2024.0")
+        return Artifact("model.xml", ("model.xml", "model.bin"), input_name="image", output_name="logits")
 
 
 def decompose_weight_quantizers(graph: GraphModule) -> None:

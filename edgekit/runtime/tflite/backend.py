@@ -64,8 +64,8 @@ class Backend:
         with compiler_errors("tflite"), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
-        names = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra], weights)
-        return Artifact("model.tflite", ("model.tflite",), *names, "ai-edge-litert", "1.0.0")
+        image, logits = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra], weights)
+        return Artifact("model.tflite", ("model.tflite",), input_name=image, output_name=logits)
 
 
 def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[Key, Levels]) -> tuple[str, str]:

@@ -21,7 +21,7 @@ class Backend:
                 del node.meta[key]
         with compiler_errors("fake"):
             torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
-        return Artifact("model.pt2", ("model.pt2",), "image", "logits", "torch", "2.0")
+        return Artifact("model.pt2", ("model.pt2",), input_name="image", output_name="logits")
 
 
 def store_weights_as_int8(graph: GraphModule) -> None:
