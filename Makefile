@@ -40,6 +40,10 @@ SHARED := build/tests
 PYTEST := -m pytest --quiet --shared $(SHARED) -p no:cacheprovider
 BOTH = $(MAKE) --no-print-directory --jobs 2
 
+# One thread each: two of torch's threads wait for each other at every operation if one shares its core with the other
+# process.
+test-1 test-2 test-all-1 test-all-2 coverage-1 coverage-2: export OMP_NUM_THREADS = 1
+
 # While you work: without what takes minutes or makes environments of its own.
 test: $(READY)
 	rm -rf $(SHARED)
