@@ -292,9 +292,10 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.norm(self.convolution(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            left, right = nn.functional.gelu(x).chunk(2, 1)
-            logits: torch.Tensor = self.head(nn.functional.adaptive_avg_pool2d(left * right, 1).flatten(1))
-            return logits.softmax(1)
+            left, right = nn.functional.gelu(nn.functional.adaptive_avg_pool2d(x, 2)).flatten(2).chunk(2, 1)
+            query, key, value = (rows.transpose(1, 2) for rows in (left, right, left * right))
+            logits: torch.Tensor = self.head(nn.functional.scaled_dot_product_attention(query, key, value).mean(1))
+            return logits
 
     def described(program: torch.export.ExportedProgram) -> list[tuple[object, ...]]:
         places = {node: place for place, node in enumerate(program.graph.nodes)}

@@ -164,7 +164,9 @@ class _Decomposition:
         key = target, tuple(None if isinstance(leaf, Node) else repr(leaf) for leaf in leaves), spec, shapes
         if key not in self._traced:
             functional = dispatch_functionalize(call, FunctionalTensorMode(export=True))
-            graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*values).graph
+            # Nodes of equal calls share their value. The tracer would take two inputs with the same value for one.
+            own = [value.detach() for value in values]
+            graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*own).graph
             graph.eliminate_dead_code(lambda part: part.op in ("placeholder", "output"))
             self._traced[key] = graph
         return self._traced[key]
