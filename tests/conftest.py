@@ -40,8 +40,9 @@ from tests.helpers.tiny import (
 settings.register_profile("quick", derandomize=True, max_examples=30, deadline=None, database=None)
 settings.register_profile("search", max_examples=2000, deadline=None, database=None)
 settings.load_profile("quick")
-# Background jobs of a shell ignore SIGINT, and so would the processes that the tests start.
+# Background jobs of a shell ignore SIGINT, and those of nohup SIGHUP; so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
