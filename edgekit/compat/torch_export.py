@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from operator import getitem
 from typing import Any, TypeAlias
 
 import torch
+from torch._export import utils
 from torch._export.utils import _detect_fake_mode_from_gm, _special_op_to_preserve_cia
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -31,15 +33,19 @@ _OF_ONE_NODE = {"val", "tensor_meta", "original_aten"}
 def decomposing_by_node() -> Iterator[None]:
     """Let `ExportedProgram.run_decompositions` in this block trace only those nodes that it decomposes.
 
-    Checked with torch 2.13, which traces the whole program through autograd and functionalization. The converters of
-    the three runtimes call it for every graph, LiteRT's three times, and spend most of their time in it. The block
-    replaces a private function of torch, for all threads.
+    Checked with torch 2.13, which traces the whole program through autograd and functionalization, and before that
+    lists torch's operations again for each of their namespaces. The converters of the three runtimes call it for every
+    graph, LiteRT's three times, and spend most of their time in it. The block replaces two private functions of torch,
+    for all threads.
     """
+    list_operations = utils._materialize_cpp_cia_ops
     exported_program._decompose_exported_program = _decompose  # type: ignore[assignment]
+    utils._materialize_cpp_cia_ops = cache(list_operations)
     try:
         yield
     finally:
         exported_program._decompose_exported_program = _decompose_by_tracing
+        utils._materialize_cpp_cia_ops = list_operations
 
 
 def _decompose(
