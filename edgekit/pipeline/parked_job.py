@@ -69,9 +69,9 @@ class ParkedJob:
         return JobGraphs(self.job, reporter, MappedFiles(folder), folder / COMPARED)
 
     def build(self, graphs: JobGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
-        """Build the bundle at `path` in another process, which makes graphs of its own.
+        """Build the bundle at `path` in another process. That process exports the network itself; `graphs` is not used.
 
-        Raises its errors here, or CompileError if it is killed.
+        Raises the errors of that process, or CompileError if it is killed.
         """
         arguments = ["-c", BEGIN, str(self.file), target, precision, str(path), *(["quiet"] if reporter.quiet else [])]
         # However this process ends, the pipe to the other one's stdin ends with it.

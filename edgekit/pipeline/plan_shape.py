@@ -67,7 +67,7 @@ def shape_of_model(options: ModelOptions) -> Shape:
 
 
 def _convolution_shape(layer: nn.Conv2d, output: torch.Tensor) -> ConvolutionShape:
-    """The shape that a convolution has in a graph, where padding by anything but zeros is a node of its own."""
+    """The shape of an exported convolution. Padding with anything but zeros is a separate node, so it doesn't count."""
     padding = layer.padding if layer.padding_mode == "zeros" else (0, 0)
     if isinstance(padding, str):
         sides = zip(layer.kernel_size, layer.dilation, strict=True)

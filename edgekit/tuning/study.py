@@ -112,10 +112,10 @@ class Searcher:
     def search(self, recipe: Recipe, limit: int | None = None, until: float = float("inf")) -> Study:
         """Run the plan for this recipe, at most `limit` trials of it.
 
-        After the time `until` only the first trial runs, so that every study has one. A trial is pruned if one with
-        fewer layers in float met the bounds, because it can't be the best. A StageError fails its trial, and so does a
-        bug in edgekit. Any other error, such as for a full disk, and KeyboardInterrupt end the search; trials that have
-        ended stay stored.
+        After the time `until` only the first trial runs, so that every study has one. Once a trial meets the bounds,
+        those with more layers in float are pruned, because they can't be better. If a trial raises a StageError or hits
+        a bug in edgekit, only that trial fails. Other errors, such as a full disk, and KeyboardInterrupt end the
+        search; trials that have ended stay stored.
         """
         target = self.store.target
         layers, done = self._resumed()
