@@ -40,7 +40,7 @@ class EnvironmentRequest:
     wheels: Mapping[str, str]
     """SHA-256 of each wheel in the store, by its file name."""
     offline: bool
-    """Whether pip installs from the wheels only, without an index."""
+    """Whether the wheels are all that the environment needs, and are unpacked without pip."""
     unused: tuple[str, ...]
     """Glob patterns, relative to site-packages, of files to remove."""
 

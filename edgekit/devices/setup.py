@@ -122,7 +122,7 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
 
 
 def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], folder: Path) -> None:
-    """Let this machine's pip download wheels for the device's processor, glibc and Python, including pip's own."""
+    """Let this machine's pip download wheels for the device's processor, glibc and Python."""
     python = release(python_of(device, facts).version, parts=2)
     libc = release(facts.glibc or "", parts=2)[1]
     platforms = [f"manylinux_2_{minor}_{facts.machine}" for minor in range(libc, 16, -1)]
@@ -131,7 +131,7 @@ def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], f
     arguments += [word for abi in (f"cp{python[0]}{python[1]}", "abi3", "none") for word in ("--abi", abi)]
     for platform in (*platforms, f"manylinux2014_{facts.machine}"):
         arguments += ["--platform", platform]
-    done = run_python([*arguments, "--dest", str(folder), *requirements, "pip"])
+    done = run_python([*arguments, "--dest", str(folder), *requirements])
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise DeviceSetupError(

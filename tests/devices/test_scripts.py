@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -82,22 +82,32 @@ def test_a_full_disk_deletes_old_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert names(tmp_path) == set()
 
 
-def test_unused_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packages = tmp_path / "lib" / "python3.11" / "site-packages" / "ai_edge_litert"
-    monkeypatch.setattr(venv, "create", lambda place, **_: packages.mkdir(parents=True))
-
-    def install(command: list[str]) -> None:
-        for name in ("libLiteRt.so", "libLiteRtWebGpuAccelerator.so"):
-            (packages / name).touch()
-
-    monkeypatch.setattr(environment, "run", install)
+def test_wheels_are_unpacked_without_what_no_model_needs(tmp_path: Path) -> None:
+    wheel = "ai_edge_litert-2.1.0"
+    members = {
+        "ai_edge_litert/interpreter.py": "packages",
+        "ai_edge_litert/libLiteRt.so": "packages",
+        "ai_edge_litert/libLiteRtWebGpuAccelerator.so": "",
+        f"{wheel}.data/platlib/ai_edge_litert/kernels.so": "packages",
+        f"{wheel}.data/purelib/litert.py": "packages",
+        f"{wheel}.data/scripts/litert": "",
+        f"{wheel}.data/purelib/": "",
+        f"{wheel}.dist-info/METADATA": "packages",
+    }
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "digest").touch()
-    wheels = {"edgekit_deploy-0.1.0-py3-none-any.whl": "digest"}
+    with zipfile.ZipFile(tmp_path / "files" / "digest", "w") as archive:
+        for name in members:
+            archive.writestr(name, name)
     unused = RUNTIMES["tflite"].unused_files
-    request = {"wheels": wheels, "requirements": ["ai-edge-litert"], "offline": True, "unused": unused}
-    environment.install(tmp_path, tmp_path / "bin" / "python", tmp_path, request)
-    assert names(packages) == {"libLiteRt.so"}
+    request = {"wheels": {f"{wheel}.whl": "digest"}, "requirements": [], "offline": True, "unused": unused}
+    place = tmp_path / "environment"
+    environment.install(place, place / "bin" / "python", tmp_path, request)
+    (packages,) = place.glob("lib/python3*/site-packages")
+    files = {path.relative_to(packages).as_posix(): path.read_text() for path in packages.rglob("*") if path.is_file()}
+    expected = {name for name, where in members.items() if where}
+    assert set(files.values()) == expected
+    assert set(files) == {name.partition("lib/")[2] if ".data/" in name else name for name in expected}
+    assert os.access(place / "bin" / "python", os.X_OK)
 
 
 def test_environments_used_last_are_kept(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 The argument is a JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline", "unused"}.
 The answer is {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY. A file in it that is written
 last marks it as complete, and is touched at each use. Creating an environment deletes the others that are neither among
-the 6 used last nor were used within the last hour. Wheels are in CACHE/files. Offline, pip itself is one of the wheels,
-so neither an index nor ensurepip is needed. At the end the script removes pip, and the files in site-packages that
-match a glob pattern in "unused". The request {"cache", "clean": true} deletes the cache folder, and its answer is
-{"removed": BOOL}.
+the 6 used last nor were used within the last hour. Wheels are in CACHE/files. Offline, the script unpacks them, and the
+environment needs neither pip nor an index. Otherwise pip also installs the requirements, and is removed afterwards. At
+the end the script removes the files in site-packages that match a glob pattern in "unused". The request {"cache",
+"clean": true} deletes the cache folder, and its answer is {"removed": BOOL}.
 """
 
 import json
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 COMPLETE = "edgekit-complete"
@@ -61,28 +62,47 @@ def drop_old(environments: Path) -> None:
 
 
 def install(place: Path, python: Path, cache: Path, request: "dict[str, object]") -> None:
-    """Create the environment and let pip fill it; exits with pip's status if that fails."""
-    offline, wheels = request["offline"], place / "wheels"
-    venv.create(place, with_pip=not offline, symlinks=True)
-    wheels.mkdir()
-    for name, digest in dict(request["wheels"]).items():  # type: ignore[call-overload]
-        os.link(cache / "files" / digest, wheels / name)
-    pip = next((str(wheel) for wheel in wheels.glob("pip-*.whl")), None)
-    command = [str(python), "-I", f"{pip}/pip"] if pip else [str(python), "-I", "-m", "pip"]
-    command += ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
-    # Python compiles each module when it is first imported. Compiling all takes minutes on a slow board, and 30 MB.
-    command += ["--only-binary=:all:", "--no-compile"]
-    command += ["--no-index", "--find-links", str(wheels)] if offline else []
-    (own,) = wheels.glob("edgekit_deploy-*.whl")
-    command += [str(own)]
-    command += list(request["requirements"])  # type: ignore[call-overload]
-    run(command)
-    shutil.rmtree(wheels)
-    if not offline:
-        run([str(python), "-I", "-m", "pip", "uninstall", "--quiet", "--yes", "pip"])
+    """Create the environment, and fill it."""
+    wheels = {name: cache / "files" / digest for name, digest in dict(request["wheels"]).items()}  # type: ignore[call-overload]
+    venv.create(place, with_pip=not request["offline"], symlinks=True)
+    (packages,) = place.glob("lib/python3*/site-packages")
+    if request["offline"]:
+        for wheel in wheels.values():
+            unpack(wheel, packages)
+    else:
+        install_with_pip(place, python, wheels, list(request["requirements"]))  # type: ignore[call-overload]
     for pattern in list(request["unused"]):  # type: ignore[call-overload]
-        for path in place.glob(f"lib/python3*/site-packages/{pattern}"):
+        for path in packages.glob(pattern):
             path.unlink()
+
+
+def unpack(wheel: Path, packages: Path) -> None:
+    """Unpack a wheel without the scripts, headers and data in its .data folder, which nothing here uses.
+
+    pip needs longer to load itself than this takes.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            top, _, rest = member.filename.partition("/")
+            if top.endswith(".data"):
+                scheme, _, member.filename = rest.partition("/")
+                if scheme not in ("purelib", "platlib") or not member.filename:
+                    continue
+            archive.extract(member, packages)
+
+
+def install_with_pip(place: Path, python: Path, files: "dict[str, Path]", requirements: "list[str]") -> None:
+    """Install the wheels and, from the package index, the requirements; exits with pip's status if that fails."""
+    wheels = place / "wheels"
+    wheels.mkdir()
+    for name, file in files.items():
+        os.link(file, wheels / name)
+    pip = [str(python), "-I", "-m", "pip"]
+    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
+    # Python compiles each module when it is first imported. Compiling all takes minutes on a slow board, and 30 MB.
+    run([*command, "--only-binary=:all:", "--no-compile", *map(str, wheels.iterdir()), *requirements])
+    shutil.rmtree(wheels)
+    run([*pip, "uninstall", "--quiet", "--yes", "pip"])
 
 
 def run(command: "list[str]") -> None:
