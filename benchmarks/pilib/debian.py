@@ -65,8 +65,9 @@ def _unpack_userland(suite: str, root: Path) -> None:
     with replacing(root) as beside:
         command = ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract"]
         command += ["--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr", f"--include={','.join(_PACKAGES)}"]
-        command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
         _run([*command, suite, str(beside), _mirror()])
+        for name in _LEFT_OUT:  # faster than mmdebstrap's own filter, which is written in Perl
+            shutil.rmtree(beside / "usr/share" / name)
         _links(beside)
 
 

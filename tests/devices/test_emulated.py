@@ -18,7 +18,7 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.devices.transport import connect
 from edgekit.report import load_report
 from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated, write_vcgencmd
-from tests.helpers.pmic import IDLE_W, LOAD_W, PI4, fake_pmic
+from tests.helpers.pmic import IDLE_W, LOAD_W, fake_pmic
 from tests.helpers.tiny import ROOT
 
 pytestmark = pytest.mark.slow
@@ -45,12 +45,6 @@ def boards(key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield servers
 
 
-@pytest.fixture(scope="module")
-def run_folder(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished run."""
-    return shutil.copytree(finished_run, tmp_path_factory.mktemp("boards") / "run")
-
-
 def run_cli(arguments: list[str]) -> Any:
     """Run an edgekit command in a separate process. It must succeed. Returns its JSON document."""
     done = subprocess.run([sys.executable, "-m", "edgekit", *arguments], capture_output=True, text=True, check=False)
@@ -58,14 +52,21 @@ def run_cli(arguments: list[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_deploy_here_and_on_a_board(
-    run_folder: Path, job_arguments: list[str], boards: dict[str, Emulated], capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def deployed(
+    finished_run: Path, job_arguments: list[str], boards: dict[str, Emulated], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run folder of a job here and on the first board, a Raspberry Pi 5 with a power sensor."""
+    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("deployed") / "run")
+    write_vcgencmd(boards[FIRST].root, fake_pmic(Path("/usr/local/bin/answers-$PPID")))
     where = [word for target in FIRST_TARGETS for word in ("--target", target)] + ["--device", "local"]
     few = ["--num-eval-samples", "10", "--iterations", "2", "--warmup", "0", "--offline"]
-    assert main(["deploy", *job_arguments, *where, "--device", FIRST, *few, "-o", str(run_folder)]) == 0
-    assert capfd.readouterr().err.count("reused from an earlier run") == 4
-    report = load_report(run_folder)
+    assert main(["deploy", *job_arguments, *where, "--device", FIRST, *few, "-o", str(run)]) == 0
+    return run
+
+
+def test_deploy_here_and_on_a_board(deployed: Path) -> None:
+    report = load_report(deployed)
     assert [row.device.name for row in report.results] == ["local"] * 4 + [FIRST] * 4
     assert {row.verdict for row in report.results} <= {"pass", "inconclusive"}
     for here, there in zip(report.results[:4], report.results[4:], strict=True):
@@ -85,26 +86,27 @@ def test_deploy_here_and_on_a_board(
     (other,) = report.recommendation.others
     assert (other.device, other.bundle) == (FIRST, None)
     assert "emulated under QEMU" in other.why
-    page = (run_folder / "report.html").read_text()
+    page = (deployed / "report.html").read_text()
     assert f"Emulated by QEMU: {FIRST}." in page
     assert f"{FIRST} (emulated)" in page
 
 
-def test_energy_on_a_pi_5(run_folder: Path, boards: dict[str, Emulated]) -> None:
-    root = boards[FIRST].root
-    write_vcgencmd(root, fake_pmic(Path("/usr/local/bin/answers")))
-    options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
-    (row,) = run_cli(["benchmark", str(run_folder / "onnx-int8"), "--device", FIRST, *options])["results"]
-    write_vcgencmd(root, PI4)
-    energy = row["energy"]
-    assert (energy["source"], energy["idle_w"], energy["load_w"]) == ("vcgencmd pmic_read_adc", IDLE_W, LOAD_W)
-    joules = (LOAD_W - IDLE_W) * energy["seconds"] / energy["inferences"]
-    assert energy["inference_mj"] == pytest.approx(1000 * joules)
+def test_energy_on_a_pi_5(deployed: Path) -> None:
+    rows = [row for row in load_report(deployed).results if row.device.name == FIRST]
+    assert len(rows) == len(FIRST_TARGETS) * len(PRECISIONS)
+    for row in rows:
+        energy = row.energy
+        assert energy is not None
+        assert (energy.source, energy.idle_w, energy.load_w) == ("vcgencmd pmic_read_adc", IDLE_W, LOAD_W)
+        assert energy.seconds is not None
+        assert energy.inferences is not None
+        joules = (LOAD_W - IDLE_W) * energy.seconds / energy.inferences
+        assert energy.inference_mj == pytest.approx(1000 * joules)
 
 
-def test_bundles_on_the_other_board(run_folder: Path, boards: dict[str, Emulated]) -> None:
+def test_bundles_on_the_other_board(finished_run: Path, boards: dict[str, Emulated]) -> None:
     """`edgekit benchmark` runs the golden samples first, so a row that passed has logits within the tolerance."""
-    bundles = [str(run_folder / f"{SECOND_TARGET}-{precision}") for precision in PRECISIONS]
+    bundles = [str(finished_run / f"{SECOND_TARGET}-{precision}") for precision in PRECISIONS]
 
     options = ["--offline", "--warmup", "0", "--iterations", "2", "--threads", "1", "--json", "--quiet"]
     rows = run_cli(["benchmark", *bundles, "--device", SECOND, *options])["results"]
@@ -120,13 +122,12 @@ def test_bundles_on_the_other_board(run_folder: Path, boards: dict[str, Emulated
         assert "a Raspberry Pi 4 has no such sensor" in row["energy"]["source"]
 
 
-@pytest.mark.parametrize("name", BOARDS)
-def test_commands_of_the_documentation(name: str, boards: dict[str, Emulated]) -> None:
+def test_commands_of_the_documentation(boards: dict[str, Emulated]) -> None:
     """Run the commands of docs/how-to/raspberry-pi.md on the board, where the user is root already."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/raspberry-pi.md").read_text(), re.DOTALL)
     commands = "".join(blocks).replace("sudo ", "").splitlines()
     assert len(commands) >= 9
-    with connect(boards[name].device()) as connection:
+    with connect(boards[SECOND].device()) as connection:
         for command in commands:
             done = connection.run(["sh", "-c", command])
             assert (done.status, done.err) == (0, ""), command

@@ -28,13 +28,14 @@ LOAD = adc({"3V7_WL_SW": (0.5, 3.0), "VDD_CORE": (5.0, 1.0)})
 def fake_pmic(count: Path, after: str = f"echo '{LOAD}'") -> str:
     """The script. It counts its answers in the file `count`; those after the idle ones are printed by `after`.
 
-    The first answer tells that there is a sensor.
+    The shell expands variables in the file's name: with $PPID, each process has a count. The first answer tells that
+    there is a sensor.
     """
     return f"""#!/bin/sh
 [ "$1" = get_throttled ] && echo "throttled=0x0" && exit
 [ "$1" = pmic_read_adc ] || exit 255
-read -r answers 2>/dev/null <'{count}' || answers=0
-echo $((answers + 1)) >'{count}'
+read -r answers 2>/dev/null <"{count}" || answers=0
+echo $((answers + 1)) >"{count}"
 if [ "$answers" -le {IDLE_SAMPLES} ]; then
 echo '{IDLE}'
 else
