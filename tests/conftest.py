@@ -17,8 +17,7 @@ from edgekit.images.crops import LabelledCrops
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.runtime.bundle import Golden, write_bundle
-from edgekit.support import distribution
-from tests.helpers.environments import PIP, build, new_environment, run
+from tests.helpers.environments import build, install_as_printed, new_environment
 from tests.helpers.sharing import SharedRun, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
 from tests.helpers.tiny import (
@@ -105,12 +104,10 @@ def wheel(sdist: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def cli_python(wheel: Path, shared_folder: Path) -> Path:
-    """The Python of an environment with the wheel and the extra `cli`, installed as messages say."""
+    """The Python of an environment with the wheel and the extra `cli`, which was installed as the message says."""
 
     def make(folder: Path) -> None:
-        python = new_environment(folder / "env", wheel)
-        done = run(*PIP, "--python", python, "install", "--quiet", f"{distribution.NAME}[cli]", cwd=folder)
-        assert done.returncode == 0, done.stderr
+        install_as_printed(new_environment(folder / "env", wheel, lent=["pip"]), folder)
 
     return made_once(shared_folder, "cli_python", make) / "env" / "bin" / "python"
 

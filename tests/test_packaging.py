@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import tarfile
 import zipfile
 from email import message_from_string
@@ -15,7 +16,8 @@ from edgekit import __version__
 from edgekit.config.device_classes import list_device_classes
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
-from tests.helpers.environments import ROOT, find_python, new_environment, run
+from edgekit.support import distribution
+from tests.helpers.environments import PIP, ROOT, find_python, install_as_printed, new_environment, run
 
 EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "onnx-models", "docs", "dev"}
 
@@ -102,7 +104,9 @@ HEAVY = {"torch", "timm", "nncf", "typer", "rich", "msgspec", "openvino", "onnx"
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.11", "3.13"])  # 3.13 is in Debian 13, and so on a Raspberry Pi
 def test_the_sdk_works_with_numpy_and_pillow_alone(version: str, wheel: Path, tmp_path: Path) -> None:
-    python = new_environment(tmp_path / "env", wheel, python=find_python(version))
+    executable = find_python(version)
+    lent = ["numpy", "pillow"] if executable == sys.executable else []
+    python = new_environment(tmp_path / "env", wheel, python=executable, lent=lent)
     done = run(python, "-I", "-W", "error", "-c", SDK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -131,31 +135,19 @@ def test_the_command_without_torch_names_the_extra_that_brings_it(cli_python: Pa
     assert "Traceback" not in done.stderr
 
 
-PRINT_COMMAND = "from edgekit.support.distribution import install_command; print(install_command('cli'))"
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["editable", "wheel", "not installed"])
-def test_the_command_in_a_message_works_as_printed(way: str, wheel: Path, tmp_path: Path) -> None:
-    """Whichever way edgekit was installed: a shell runs the command, and then the command line starts."""
+def test_the_command_in_a_message_works_as_printed(cli_python: Path, tmp_path: Path) -> None:
+    """In a checkout that isn't installed, which is then an editable one. `cli_python` was installed so from a wheel."""
     checkout = copy_checkout(tmp_path / "a checkout")
-    requirements: dict[str, list[str | Path]] = {
-        "editable": ["--editable", checkout],
-        "wheel": [wheel],
-        "not installed": ["numpy", "pillow"],
-    }
-    python = new_environment(tmp_path / "an environment", *requirements[way], with_pip=True)
-    cwd = checkout if way == "not installed" else tmp_path
-    command = run(python, "-c", PRINT_COMMAND, cwd=cwd).stdout.strip()
-    before = run(python, "-m", "edgekit", "--help", cwd=cwd)
-    assert (before.returncode, before.stdout) == (2, "")
-    assert command in before.stderr
-    done = run("sh", "-c", command, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert run(python.with_name("edgekit"), "--help", cwd=tmp_path).returncode == 0
-    location = run(python, "-c", "import edgekit; print(edgekit.__file__)", cwd=tmp_path).stdout
-    in_checkout = way in ("editable", "not installed")
-    assert Path(location.strip()).is_relative_to(checkout if in_checkout else python.parents[1])
+    listed = run(*PIP, "--python", cli_python, "list", "--format=freeze", cwd=tmp_path).stdout.split()
+    others = {line.partition("==")[0] for line in listed} - {distribution.NAME, "typer"}
+    python = new_environment(tmp_path / "an environment", lent=sorted(others))
+    for cwd in (checkout, tmp_path):
+        install_as_printed(python, cwd)
+        location = run(python, "-c", "import edgekit; print(edgekit.__file__)", cwd=tmp_path).stdout
+        assert Path(location.strip()).is_relative_to(checkout)
+        done = run(*PIP, "--python", python, "uninstall", "--yes", "--quiet", "typer", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 def copy_checkout(folder: Path) -> Path:
