@@ -3,17 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo check lint docs figures test test-1 test-2 test-all test-all-1 test-all-2 coverage coverage-1 coverage-2 build clean
+.PHONY: demo check lint docs current figures test test-1 test-2 test-all test-all-1 test-all-2 coverage coverage-1 coverage-2 build clean
 .DELETE_ON_ERROR:
 
 # The whole job on the model and images that edgekit ships.
 demo: $(READY)
 	$(BIN)/edgekit demo
 
-# What CI runs. Each of the four uses one core, so two run at a time: the tests, which take longest, begin at once.
+# What CI runs. Each of the four uses one core, so two run at a time: the tests, which take longest, begin at once. They
+# build the site too, as strictly as `docs`.
 check: $(READY)
 	rm -rf $(SHARED)
-	$(BOTH) test-all-1 test-all-2 lint docs
+	$(BOTH) test-all-1 test-all-2 lint current
 
 lint: $(READY)
 	$(BIN)/ruff format --check
@@ -21,11 +22,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# The documentation site in build/site. Dead links, pages outside of the navigation and figures that are out of date fail;
-# with --quiet MkDocs would count no warnings.
-docs: $(READY)
-	$(COG) --check --diff --verbosity=0 $(PAGES)
+# The documentation site in build/site. Dead links and pages outside of the navigation fail; with --quiet MkDocs would
+# count no warnings.
+docs: current
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# Figures that are out of date fail.
+current: $(READY)
+	$(COG) --check --diff --verbosity=0 $(PAGES)
 
 # Writes the figures of the benchmarks' JSON into README and docs.
 figures: $(READY)

@@ -55,31 +55,35 @@ def test_the_search_works_in_a_folder(chromium: str, site: Path, tmp_path: Path)
     assert any("reference/errors.html" in link for link in results)
 
 
-@pytest.mark.parametrize("path", WIDE)
-def test_a_page_fits_on_a_phone(chromium: str, site: Path, path: str, tmp_path: Path) -> None:
-    """The page is in a frame, because a window can't be as narrow as a phone."""
+def test_wide_pages_fit_on_a_phone(chromium: str, site: Path, tmp_path: Path) -> None:
+    """Each page is in a frame, because a window can't be as narrow as a phone."""
     copy = shutil.copytree(site, tmp_path / "site")
     measure = "const { scrollWidth, clientWidth } = document.documentElement"
-    tell = f"onload = () => {{ {measure}; parent.postMessage(`${{innerWidth}} ${{scrollWidth - clientWidth}}`, '*') }}"
-    page = (copy / path).read_text()
-    (copy / path).write_text(page.replace("</body>", f"<script>{tell}</script></body>"))
-    note = "<title>none</title><script>onmessage = (event) => { document.title = event.data }</script>"
-    frame = f'<iframe style="border: 0" width="390" height="1000" src="{path}"></iframe>'
-    (copy / "frame.html").write_text(f"<!doctype html><meta charset=utf-8>{note}<body>{frame}")
-    dumped = browse(chromium, (copy / "frame.html").as_uri(), tmp_path)
-    assert re.findall("<title>(.*?)</title>", dumped) == ["390 0"]
+    for path in WIDE:
+        widths = f"`{path} ${{innerWidth}} ${{scrollWidth - clientWidth}}`"
+        tell = f"onload = () => {{ {measure}; parent.postMessage({widths}, '*') }}"
+        page = (copy / path).read_text()
+        (copy / path).write_text(page.replace("</body>", f"<script>{tell}</script></body>"))
+    note = "<title></title><script>onmessage = (event) => { document.title += `${event.data};` }</script>"
+    frames = "".join(f'<iframe style="border: 0" width="390" height="1000" src="{path}"></iframe>' for path in WIDE)
+    (copy / "frames.html").write_text(f"<!doctype html><meta charset=utf-8>{note}<body>{frames}")
+    (title,) = re.findall("<title>(.*?)</title>", browse(chromium, (copy / "frames.html").as_uri(), tmp_path))
+    assert set(title.split(";")) == {"", *(f"{path} 390 0" for path in WIDE)}
 
 
 def test_the_build_refuses_dead_links_and_pages_outside_of_the_navigation(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=ignored)
-    with (tmp_path / "docs/index.md").open("a") as page:
-        page.write("\n[page](no-such-page.md) [anchor](reference/errors.md#no-such-error)\n")
-    (tmp_path / "docs/stray.md").write_text("# Stray\n")
+    """A site of three pages with the settings of the whole one."""
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\nhooks: []\nnav: [index.md, other.md]\n")
+    (tmp_path / "docs").mkdir()
+    for name, text in (
+        ("index.md", "[page](no-such-page.md) [anchor](other.md#no-such-anchor)"),
+        ("other.md", "# Other"),
+        ("stray.md", "# Stray"),
+    ):
+        (tmp_path / "docs" / name).write_text(f"{text}\n")
     done = subprocess.run(
         [*BUILD, str(tmp_path / "site")], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode != 0
-    for defect in ("no-such-page.md", "no-such-error", "stray.md"):
+    for defect in ("no-such-page.md", "no-such-anchor", "stray.md"):
         assert re.search(rf"WARNING.*{defect}|^.*- {defect}", done.stderr, re.MULTILINE), done.stderr
