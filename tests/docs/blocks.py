@@ -3,7 +3,7 @@
 The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks need, a page
 makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies a run
 of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here follows a
-comment `<!-- skip: next "reason" -->`.
+comment `<!-- skip: next "reason" -->`. In tests, `edgekit` is a fork of a process that has imported torch.
 """
 
 import os
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,28 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from edgekit.models.demo import assets
+from tests.helpers.forks import forked_edgekit
 from tests.helpers.sharing import made_once
 from tests.helpers.tiny import ROOT
 
 LONGEST_S = 600
+SLOW = frozenset(
+    ROOT / page
+    for page in (
+        "README.md",
+        "docs/reference/sdk.md",
+        "docs/how-to/choose.md",
+        "docs/how-to/gate-in-ci.md",
+        "docs/how-to/giant-models.md",
+        "docs/how-to/model-card.md",
+        "docs/how-to/onnx-files.md",
+        "docs/how-to/other-machines.md",
+        "docs/how-to/soups.md",
+        "docs/tutorials/int8-slower-or-less-accurate.md",
+        "docs/tutorials/your-own-model.md",
+    )
+)
+"""Pages that make bundles, or copy a run whose bundles are made for the first of them."""
 COLUMNS = "100"
 """Width of the terminal: what a page shows of an output is that wide."""
 FEW = (
@@ -34,13 +52,15 @@ FEW = (
 """Options with which the demo takes little time and passes."""
 
 
-def run_bash(script: str, folder: Path) -> str:
+def run_bash(script: str, folder: Path, commands: Path | None = None) -> str:
     """Run a script in a folder, which is also its HOME: what it printed, on both streams.
+
+    It finds `edgekit` in the folder `commands`, or else next to this Python.
 
     Raises AssertionError with the output if a command fails.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "EDGEKIT_", "COVERAGE_"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join(map(str, filter(None, (commands, Path(sys.executable).parent, os.environ["PATH"]))))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
@@ -57,12 +77,19 @@ def run_bash(script: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def demo_run(shared_folder: Path) -> Callable[[str], None]:
+def commands() -> Iterator[Path]:
+    """The folder of a command `edgekit` that starts at once."""
+    with forked_edgekit() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(shared_folder: Path, commands: Path) -> Callable[[str], None]:
     """Copies a run of the demo to a path."""
 
     def copy(path: str) -> None:
         def make(place: Path) -> None:
-            run_bash(f"edgekit demo {FEW} -o run", place)
+            run_bash(f"edgekit demo {FEW} -o run", place, commands)
 
         shutil.copytree(made_once(shared_folder, "demo_run", make) / "run", path)
 
@@ -70,7 +97,8 @@ def demo_run(shared_folder: Path) -> Callable[[str], None]:
 
 
 def _evaluate_bash(example: Example) -> None:
-    example.namespace["output"] = run_bash(str(example.parsed), Path.cwd())
+    namespace = example.namespace
+    namespace["output"] = run_bash(str(example.parsed), Path.cwd(), namespace.get("commands"))
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
@@ -89,7 +117,7 @@ SYBIL = Sybil(
     parsers=[CodeBlockParser("bash", _evaluate_bash), PythonCodeBlockParser(), SkipParser()],
     path=str(ROOT),
     patterns=["README.md", "docs/*.md", "docs/*/*.md", "docs/*/*/*.md"],
-    fixtures=["demo_run"],
+    fixtures=["commands", "demo_run"],
     setup=enter_folder,
     teardown=leave_folder,
 )

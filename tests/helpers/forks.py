@@ -1,0 +1,116 @@
+"""A folder with a command `edgekit` that is a fork of a process in which torch and the converters are imported already.
+
+A small job spends most of its time on these imports, and the pages of the documentation run dozens of small jobs.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgekit.cli.main import entry
+from tests.helpers.tiny import ROOT
+
+IMPORTED = (
+    "edgekit.cli.commands",
+    "edgekit.pipeline.deploy",
+    "edgekit.report.html",
+    "edgekit.runtime.onnx.backend",
+    "edgekit.runtime.onnx.engine",
+    "edgekit.runtime.openvino.backend",
+    "edgekit.runtime.openvino.engine",
+    "edgekit.runtime.tflite.backend",
+    "edgekit.runtime.tflite.engine",
+    "matplotlib.figure",
+    "onnxruntime",
+    "timm",
+)
+COMMAND = """#!{python} -SE
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect("{address}")
+    message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [len(message).to_bytes(4, "big")], [0, 1, 2])
+    server.sendall(message)
+    sys.exit(int(server.recv(4)))
+"""
+"""Hands its arguments, folder, environment and standard streams to the process, and ends with the fork's exit code."""
+
+
+@contextmanager
+def forked_edgekit() -> Iterator[Path]:
+    """Start the process, and yield the folder for PATH. Commands that run when the context ends run on."""
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
+        folder = Path(name)
+        address, command = folder / "socket", folder / "edgekit"
+        command.write_text(COMMAND.format(python=sys.executable, address=address))
+        command.chmod(0o755)
+        with subprocess.Popen(
+            [sys.executable, "-m", __name__, str(address)],
+            cwd=ROOT,
+            env=os.environ | {"HOME": name, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdin=subprocess.PIPE,  # it ends when this process closes the pipe, or dies
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            yield folder
+            process.communicate()
+
+
+def serve(address: str) -> None:
+    """Fork for each connection, until the standard input ends."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            with connection:
+                if os.fork() == 0:
+                    listener.close()
+                    _answer(connection)
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()  # which counts their CPU time as that of the tests
+    os._exit(0)  # the libraries' own clean-up takes seconds
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run a command in a child, and tell the client its exit code."""
+    size, fds, *_ = socket.recv_fds(connection, 4, 3)
+    with connection.makefile("rb") as stream:
+        arguments, folder, variables = json.loads(stream.read(int.from_bytes(size, "big")))
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        connection.sendall(str(os.waitstatus_to_exitcode(status) % 256).encode())
+        os._exit(0)
+    connection.close()
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = ["edgekit", *arguments]
+    try:
+        entry()
+    except SystemExit as end:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(int(end.code or 0))  # the converters' own clean-up would wait for a thread that the parent has
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
