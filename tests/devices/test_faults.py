@@ -72,6 +72,20 @@ def undisturbed(
     return load_report(run)
 
 
+@pytest.fixture(scope="module")
+def measured_here(
+    board: Server, command: list[str], finished_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a run that couldn't reach the board. Copies of it need no more measurements on this machine."""
+    run = fresh_copy(finished_run, tmp_path_factory.mktemp("here") / "run")
+    start = stop_server(board, None)
+    try:
+        assert main([*command, str(run)]) == 1
+    finally:
+        start()
+    return run
+
+
 def meanwhile(board: Server, action: Callable[[], object]) -> Undo:
     """Perform the action as soon as an agent works on the board."""
     stack = ExitStack()
@@ -138,7 +152,7 @@ def fill_disk(board: Server, patch: pytest.MonkeyPatch) -> Undo:
     return lambda: subprocess.run(["umount", str(files)], check=True)
 
 
-def stop_server(board: Server, patch: pytest.MonkeyPatch) -> Undo:
+def stop_server(board: Server, patch: pytest.MonkeyPatch | None) -> Undo:
     board.process.terminate()
     board.process.wait(10)
 
@@ -172,10 +186,10 @@ def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 )
 def test_a_fault_and_the_run_after_it(
     fault: Callable[[Server, pytest.MonkeyPatch], Undo], problem: str, lost: list[str], board: Server,
-    command: list[str], finished_run: Path, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: list[str], measured_here: Path, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    run = fresh_copy(finished_run, tmp_path / "run")
+    run = shutil.copytree(measured_here, tmp_path / "run")
     shutil.rmtree(board.cache / "files", ignore_errors=True)
     undo = fault(board, monkeypatch)
     try:

@@ -179,7 +179,8 @@ def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
     (server.folder / "own.whl").write_bytes(wheel)
     with zipfile.ZipFile(server.folder / "own.whl") as archive:
         archive.extractall(packages)
-    (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Unlike a plain path, this also reads the .pth files there.
+    (packages / "lent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     (place / "edgekit-complete").touch()
     (server.cache / "files").mkdir(exist_ok=True)
     return place
