@@ -14,6 +14,8 @@ from edgekit.compiler.constant_store import MappedFiles
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, OutputError
+from edgekit.measure import opened_bundle
+from edgekit.measure.fresh_process import Fresh
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
@@ -27,13 +29,11 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 from edgekit.support.tracebacks import BugElsewhere
-from tests.helpers.tiny import TINY_MODEL
+from tests.helpers.tiny import TINY_ARGS, TINY_MODEL
 
 
 @pytest.fixture
 def small(photos: Path) -> Job:
-    from tests.helpers.tiny import TINY_ARGS
-
     model = ModelOptions("convnextv2_atto", "random", parse_model_args(TINY_ARGS), imgsz=32)
     return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
 
@@ -56,11 +56,11 @@ def test_bundles_equal_those_of_a_single_process(
     job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
-    run = ["deploy", *job_arguments, "--target", "openvino", "-o", str(tmp_path / "run"), "--quiet", "--json"]
-    assert main(run) == 0
-    for name in ("openvino-float", "openvino-int8"):
-        mine, other = (read_bundle(folder / name).manifest for folder in (tmp_path / "run", finished_run))
-        assert mine.files == other.files
+    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    one = ["--target", "openvino", "--precision", "int8", "-o", str(tmp_path / "run"), "--quiet", "--json"]
+    assert main(["deploy", *job_arguments, *one]) == 0
+    mine, other = (read_bundle(folder / "openvino-int8").manifest for folder in (tmp_path / "run", finished_run))
+    assert mine.files == other.files
     assert not list((tmp_path / "run/.edgekit").glob("build-*"))
 
 
@@ -80,14 +80,15 @@ def test_the_steps_alone_make_the_same_bundles(
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_constants_in_files_make_the_same_bundles(
-    target: str, small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str, photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     reporter = Reporter(quiet=True)
-    expected = build_one(JobGraphs(small, reporter), target, "int8", tmp_path / "in-memory", reporter)
+    job = load_job(Options(model, photos, num_calibration_samples=10), reporter)
     monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
-    graphs = JobGraphs(small, reporter, MappedFiles(tmp_path))
+    graphs = JobGraphs(job, reporter, MappedFiles(tmp_path))
     bundle = build_one(graphs, target, "int8", tmp_path / "in-files", reporter)
-    assert bundle.manifest.files == expected.manifest.files
+    assert bundle.manifest.files == read_bundle(finished_run / f"{target}-int8").manifest.files
 
 
 def test_weights_of_a_parked_job_are_mapped(small: Job, parked: ParkedJob) -> None:
@@ -105,8 +106,6 @@ def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
 def test_weights_of_very_large_networks_are_not_fitted(
     photos: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.helpers.tiny import TINY_ARGS
-
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
     assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
