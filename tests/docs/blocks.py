@@ -7,12 +7,15 @@ comment `<!-- skip: next "reason" -->`. In tests, `edgekit` is a fork of a proce
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +80,19 @@ def run_bash(script: str, folder: Path, commands: Path | None = None) -> str:
 
 
 @pytest.fixture(scope="session")
-def commands() -> Iterator[Path]:
-    """The folder of a command `edgekit` that starts at once."""
-    with forked_edgekit() as folder:
-        yield folder
+def commands() -> Iterator[Callable[[], Path]]:
+    """Returns the folder of a command `edgekit` that starts at once, and starts the process that it forks."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(forked_edgekit()))
 
 
 @pytest.fixture(scope="session")
-def demo_run(shared_folder: Path, commands: Path) -> Callable[[str], None]:
+def demo_run(shared_folder: Path, commands: Callable[[], Path]) -> Callable[[str], None]:
     """Copies a run of the demo to a path."""
 
     def copy(path: str) -> None:
         def make(place: Path) -> None:
-            run_bash(f"edgekit demo {FEW} -o run", place, commands)
+            run_bash(f"edgekit demo {FEW} -o run", place, commands())
 
         shutil.copytree(made_once(shared_folder, "demo_run", make) / "run", path)
 
@@ -97,8 +100,9 @@ def demo_run(shared_folder: Path, commands: Path) -> Callable[[str], None]:
 
 
 def _evaluate_bash(example: Example) -> None:
-    namespace = example.namespace
-    namespace["output"] = run_bash(str(example.parsed), Path.cwd(), namespace.get("commands"))
+    script, start = str(example.parsed), example.namespace.get("commands")
+    commands = start() if start and re.search(r"\bedgekit [a-z]", script) else None
+    example.namespace["output"] = run_bash(script, Path.cwd(), commands)
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
