@@ -14,6 +14,7 @@ from benchmarks.memory import memory_of, memory_of_tree, peak_of_this_process
 from tests.helpers.tiny import TINY_MODEL
 
 
+@pytest.mark.slow
 def test_a_row_has_memory_seconds_and_bundles(photos: Path, tmp_path: Path) -> None:
     name, *more = TINY_MODEL
     rows = giants.deploy(name, ("onnx", "openvino"), photos, [*more, "--precision", "int8"], tmp_path)

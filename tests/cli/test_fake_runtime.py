@@ -19,6 +19,7 @@ from tests.helpers import fake_runtime
 from tests.helpers.ssh_server import Server
 from tests.helpers.tiny import ROOT, TINY_MODEL
 
+pytestmark = pytest.mark.slow
 RECIPE = """
 [fake]
 rewrites = ["layer-norm-affine"]

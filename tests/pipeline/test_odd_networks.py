@@ -28,6 +28,7 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from tests.helpers.odd import GREY_SIZE, WIDE_SIZE
 
+pytestmark = pytest.mark.slow
 TARGETS = tuple(RUNTIMES)
 BUNDLES = [f"{target}-{precision}" for target in TARGETS for precision in ("float", "int8")]
 SNR_DB = 12

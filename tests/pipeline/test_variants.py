@@ -24,6 +24,7 @@ from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter
 
+pytestmark = pytest.mark.slow
 SNR_DB = 6
 """Lowest signal-to-noise ratio in decibels of the differences between images. Random weights amplify INT8's noise."""
 CONVNEXT = "depths=(1,1,1,1),dims=(8,8,16,16)"
