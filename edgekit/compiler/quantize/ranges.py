@@ -116,7 +116,8 @@ def _best(quantizer: Quantizer, mass: Tensor) -> tuple[float, int]:
     """Scale and zero point of the range with the smallest error."""
     least, most = quantizer.low, quantizer.high
     low, high = quantizer.representable_range
-    values = low + (torch.arange(BINS, dtype=torch.float64) + 0.5) * (high - low) / BINS
+    (filled,) = mass.nonzero(as_tuple=True)  # most bins of a small activation, or of one with outliers, are empty
+    values, mass = low + (filled.double() + 0.5) * (high - low) / BINS, mass[filled]
     output = _consumer_function(quantizer)
     wanted = output(values)
     best: tuple[float, float, int] = (math.inf, quantizer.scale, quantizer.zero_point)
