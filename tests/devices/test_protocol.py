@@ -92,9 +92,9 @@ END = 'printf \'{"type": "end"}\\n\''
         ("echo boom >&2; exit 3", DeviceError, "exit status 3: boom"),
     ],
 )
-def test_ends_of_an_agent(lent_board: Server, script: str, kind: type[DeviceError], part: str) -> None:
+def test_ends_of_an_agent(board: Server, script: str, kind: type[DeviceError], part: str) -> None:
     with pytest.raises(kind) as caught:
-        run_fake_agent(lent_board, script, Reporter(quiet=True))
+        run_fake_agent(board, script, Reporter(quiet=True))
     assert type(caught.value) is kind
     assert part in str(caught.value)
 
@@ -104,14 +104,14 @@ def said(message: Message) -> str:
     return f"printf '%s\\n' '{encode(message).decode().strip()}'"
 
 
-def test_a_bug_on_the_device_is_not_blamed_on_it(lent_board: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_on_the_device_is_not_blamed_on_it(board: Server, capfd: pytest.CaptureFixture[str]) -> None:
     trace = "Traceback (most recent call last):"
     failed, of_a_row = Failed("KeyError", "KeyError: 7", traceback=trace), Bug("int8", "KeyError", "KeyError: 7", trace)
     with pytest.raises(BugElsewhere, match=r"^KeyError: 7\n") as caught:
-        run_fake_agent(lent_board, f"{said(failed)}; {END}", Reporter(quiet=True))
+        run_fake_agent(board, f"{said(failed)}; {END}", Reporter(quiet=True))
     assert trace in caught.value.__notes__[0]
     capfd.readouterr()
-    run_fake_agent(lent_board, f"{said(of_a_row)}; {ROWS}; {END}", Reporter(quiet=True))
+    run_fake_agent(board, f"{said(of_a_row)}; {ROWS}; {END}", Reporter(quiet=True))
     err = capfd.readouterr().err
     assert trace in err
     assert "board: int8: this is a bug in edgekit" in err
@@ -127,11 +127,11 @@ def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Measured 
         return run_agent(connection, str(fake), job, reporter)
 
 
-def test_lines_that_are_not_messages_are_ignored(lent_board: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_that_are_not_messages_are_ignored(board: Server, capfd: pytest.CaptureFixture[str]) -> None:
     noise = "echo 'a library says hello'; echo; printf '\\377\\n'; echo '{\"type\": \"unheard of\"}'"
     stage = 'echo \'{"type": "stage", "title": "time", "total": 3}\'; echo \'{"type": "step", "done": 3}\''
     warning = 'echo \'{"type": "warning", "text": "it is hot"}\'; echo \'{"type": "alive"}\''
-    answer = run_fake_agent(lent_board, f"{noise}; {stage}; {noise}; {warning}; {ROWS}; {noise}; {END}", Reporter())
+    answer = run_fake_agent(board, f"{noise}; {stage}; {noise}; {warning}; {ROWS}; {noise}; {END}", Reporter())
     assert answer == Measured(())
     lines = capfd.readouterr().err.splitlines()
     assert "warning: board: it is hot" in lines
