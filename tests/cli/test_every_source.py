@@ -1,4 +1,4 @@
-"""Every command that takes a model takes one from every source."""
+"""Every command that takes a model takes one from every kind of source."""
 
 import json
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from edgekit.report import load_report
 from tests.helpers.odd import paddle
 from tests.helpers.onnx_files import SIDE, exported
 
+pytestmark = pytest.mark.slow
 VIT = "patch_size=8,depth=1,embed_dim=32,num_heads=2,num_classes=10"
 CLIP = "clip_tiny_of_tests"
 CLIP_CONFIG = {
@@ -79,6 +80,8 @@ def onnx(folder: Path) -> Network:
 
 
 SOURCES = {make.__name__: make for make in (timm, open_clip, factory, onnx, soup)}
+ANALYZED = pytest.mark.parametrize("network", ["timm", "open_clip", "onnx"], indirect=True, scope="module")
+"""A soup has timm's network, and `factory` makes the one that the ONNX file was exported from."""
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -114,17 +117,20 @@ def test_deploy(job: list[str], folder: str) -> None:
     assert deployed(folder) == ["onnx-float", "onnx-int8"]
 
 
+@ANALYZED
 def test_sensitivity(job: list[str], folder: str) -> None:
     few = [*CALIBRATION, "--num-eval-samples", "4", "--threads", "1"]
     assert main(["sensitivity", *job, *few, "--max-drop", "100", "-o", folder]) == 0
 
 
+@ANALYZED
 def test_quantize_and_compile(job: list[str], tmp_path: Path) -> None:
     graphs, bundles = str(tmp_path / "graphs"), str(tmp_path / "bundles")
     assert main(["quantize", *job, *CALIBRATION, "-o", graphs]) == 0
     assert main(["compile", graphs, "-o", bundles, "--quiet"]) == 0
 
 
+@ANALYZED
 def test_tune(job: list[str], tmp_path: Path) -> None:
     few = [*CALIBRATION, *TIMING, *GATES, "--num-tuning-samples", "4", "--num-eval-samples", "4", "--trials", "1"]
     main(["tune", *job, *few, "-o", str(tmp_path / "run")])
