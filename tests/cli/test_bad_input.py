@@ -160,7 +160,7 @@ def test_the_whole_job_with_corrupt_images(images: Path, tmp_path: Path, capfd: 
     for name in ("cat/0.png", "dog/1.png"):
         (data / name).write_bytes(b"\x89PNG broken")
     counts = ("--num-calibration-samples", "8", "--iterations", "20", "--warmup", "2")
-    more = ("--target", "tflite", *counts, "--min-speedup", "0")
+    more = ("--target", "onnx", *counts, "--min-speedup", "0")
     assert main(tiny(data, *more, "-o", str(run), "--json")) == 0
     out, err = capfd.readouterr()
     report = json.loads(out)
@@ -171,17 +171,17 @@ def test_the_whole_job_with_corrupt_images(images: Path, tmp_path: Path, capfd: 
     assert report["evaluation"]["overlap_with_calibration"] == 0
     assert report["model"]["accuracy_meaningful"] is False
     assert sorted(each.name for each in run.iterdir() if not each.name.startswith(".")) == [
-        "calibration.json", "report.csv", "report.html", "report.json", "tflite-float", "tflite-int8",
+        "calibration.json", "onnx-float", "onnx-int8", "report.csv", "report.html", "report.json",
     ]  # fmt: skip
 
     image = str(next((images / "cat").iterdir()))
-    bundles = [str(run / name) for name in ("tflite-float", "tflite-int8")]
+    bundles = [str(run / name) for name in ("onnx-float", "onnx-int8")]
     for command in (
         ["classify", bundles[0], image, "--json"],
         ["evaluate", *bundles, "--data", str(images), "--json"],
         ["benchmark", *bundles, "--iterations", "10", "--json"],
         ["inspect", bundles[1], "--json"],
-        ["inspect", f"{bundles[1]}/model.tflite", "--json"],
+        ["inspect", f"{bundles[1]}/model.onnx", "--json"],
         ["report", str(run), "--json"],
         ["targets", "--json"],
     ):
@@ -189,15 +189,3 @@ def test_the_whole_job_with_corrupt_images(images: Path, tmp_path: Path, capfd: 
         json.loads(capfd.readouterr().out)
         assert main([each for each in command if each != "--json"]) == 0, command
         assert capfd.readouterr().out
-
-
-def test_steps(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    source = tiny(images)[1:]
-    graphs, made = str(tmp_path / "graphs"), str(tmp_path / "bundles")
-    assert main(["quantize", *source, "--num-calibration-samples", "4", "--target", "onnx", "-o", graphs]) == 0
-    assert main(["compile", graphs, "-o", made]) == 0
-    assert main(["compile", *source, "--target", "onnx", "-o", made]) == 0
-    capfd.readouterr()
-    assert main(["evaluate", f"{made}/onnx-float", f"{made}/onnx-int8", "--data", str(images), "--json"]) == 0
-    results = json.loads(capfd.readouterr().out)["results"]
-    assert [row["accuracy"]["count"] for row in results] == [40, 40]
