@@ -4,6 +4,7 @@ import inspect
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -277,6 +278,40 @@ def test_an_image_tower_of_open_clip_is_built_alone() -> None:
         torch.testing.assert_close(tower(image)[0], wanted)
 
 
+_traced_with_jax: list[object] = []
+
+
+def test_conversions_share_what_jax_lowers_an_operation_to() -> None:
+    import jax.numpy
+    from litert_converter.mlir import ir
+    from litert_torch.backend.export_utils import create_ir_context
+    from litert_torch.backend.jax_bridge import _wrap
+    from litert_torch.backend.lowerings.context import LoweringContext
+
+    from edgekit.compat.litert_torch import share_lowerings
+
+    def pair_of(value: float) -> object:
+        _traced_with_jax.append(value)
+        return jax.numpy.full((2,), value)
+
+    def lowered(value: float) -> str:
+        context = create_ir_context()
+        with context, ir.Location.unknown():
+            module = ir.Module.create()
+            with ir.InsertionPoint(module.body):
+                _wrap.wrap(pair_of)(LoweringContext(context, module), value)
+            return re.sub("pair_of_[0-9a-z_]+", "", str(module))
+
+    share_lowerings()
+    serialize = _wrap._stablehlo_to_vhlo
+    share_lowerings()
+    assert _wrap._stablehlo_to_vhlo is serialize, "a second call adds another layer"
+    _traced_with_jax.clear()
+    first, again, real = lowered(1), lowered(1), lowered(1.0)
+    assert first == again != real
+    assert str(_traced_with_jax) == "[1, 1.0]", "each conversion lowers an operation anew"
+
+
 def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from torch import nn
@@ -315,8 +350,27 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
     with torch_export.decomposing_by_node(), monkeypatch.context() as patch:
         patch.delattr(torch_export, "_decompose_by_tracing")
         decomposed = program.run_decompositions()
-    assert described(decomposed) == described(expected)
+        patch.delattr(torch_export, "make_fx")  # the second time, nothing is traced
+        again = program.run_decompositions()
+    assert described(decomposed) == described(again) == described(expected)
     torch.testing.assert_close(decomposed.module()(image), network(image))
+
+
+def test_each_composite_operation_of_litert_torch_keeps_its_own_mark() -> None:
+    import torch
+    from litert_torch import fx_infra
+    from litert_torch._convert.fx_passes import BuildAtenCompositePass
+    from torch import nn
+
+    from edgekit.compat.torch_export import decomposing_by_node
+
+    network = nn.Sequential(nn.Hardswish(), nn.Hardswish())
+    with decomposing_by_node():
+        program = torch.export.export(network, (torch.zeros(1, 3),))
+        program = fx_infra.run_passes(program, [BuildAtenCompositePass()])
+        program = fx_infra.safe_run_decompositions(program, {})
+    marks = [node.args[3] for node in program.graph.nodes if "mark" in str(node.target)]
+    assert (len(marks), len(set(marks))) == (4, 2), marks
 
 
 def test_torch_traces_code_that_reads_tensors() -> None:

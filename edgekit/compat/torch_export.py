@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import getitem
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -21,12 +22,20 @@ from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from edgekit.support.bounded import Bounded
+
 Table: TypeAlias = dict[Any, Callable[..., Any]]
 """Decompositions by operation."""
 
 _decompose_by_tracing: Callable[..., ExportedProgram] = exported_program._decompose_exported_program
-_OF_ONE_NODE = {"val", "tensor_meta", "original_aten"}
+_VALUES = {"val", "tensor_meta", "eager_input_vals"}
+"""Keys of the meta data that depend on the tracer's fake mode."""
+_OF_ONE_NODE = _VALUES | {"original_aten"}
 """Keys of the meta data that the nodes of a decomposition don't take over from the node that they replace."""
+_REUSABLE = {"aten", "quantized_decomposed"}
+"""Namespaces of operations without a state."""
+_traced: Bounded[Any, Graph] = Bounded(1024)
+"""The operations that a call consists of, without values, for the calls that this process traced last."""
 
 
 @contextmanager
@@ -35,8 +44,8 @@ def decomposing_by_node() -> Iterator[None]:
 
     Checked with torch 2.13, which traces the whole program through autograd and functionalization, and before that
     lists torch's operations again for each of their namespaces. The converters of the three runtimes call it for every
-    graph, LiteRT's three times, and spend most of their time in it. The block replaces two private functions of torch,
-    for all threads.
+    graph, LiteRT's three times, and spend most of their time in it. Equal operations are traced once for all programs
+    of this process. The block replaces two private functions of torch, for all threads.
     """
     list_operations = utils._materialize_cpp_cia_ops
     exported_program._decompose_exported_program = _decompose  # type: ignore[assignment]
@@ -97,10 +106,10 @@ class _Decomposition:
 
     def __init__(self, table: Table, kept: set[OpOverload], mode: FakeTensorMode) -> None:
         self._table, self._kept, self._mode = table, kept, mode
+        self._key_of_table = frozenset(table.items())
         self._graph = Graph()
         self._new: dict[Node, Any] = {}
         """For each node of the old graph the new node, or the nodes if its value is a tuple."""
-        self._traced: dict[Any, Graph] = {}
 
     def of(self, graph: Graph) -> Graph:
         """The decomposed copy of a graph."""
@@ -134,11 +143,7 @@ class _Decomposition:
             if not isinstance(parts, Node):
                 return parts[index]
         copied = self._graph.node_copy(node, self._new.__getitem__)
-        assert callable(copied.target)
-        args, kwargs = map_arg((copied.args, copied.kwargs), _value)
-        value = copied.meta["val"] = copied.target(*args, **kwargs)
-        if isinstance(value, FakeTensor):
-            copied.meta["tensor_meta"] = _extract_tensor_metadata(value)
+        _set_value(copied)
         return copied
 
     def _expand(self, node: Node) -> Any:
@@ -152,6 +157,7 @@ class _Decomposition:
             elif part.op == "call_function":
                 inner[part] = copied = self._graph.node_copy(part, inner.__getitem__)
                 copied.meta = {key: value for key, value in node.meta.items() if key not in _OF_ONE_NODE} | part.meta
+                _set_value(copied)
             else:
                 result = map_arg(part.args[0], inner.__getitem__)
         return result
@@ -167,15 +173,47 @@ class _Decomposition:
             return target(*args, **kwargs)
 
         shapes = tuple((value.shape, value.stride(), value.dtype) for value in values)
-        key = target, tuple(None if isinstance(leaf, Node) else repr(leaf) for leaf in leaves), spec, shapes
-        if key not in self._traced:
+        literals = tuple(None if isinstance(leaf, Node) else repr(leaf) for leaf in leaves)
+        key = _identity(target), literals, spec, shapes, self._key_of_table
+        graph = _traced.get(key)
+        if graph is None:
             functional = dispatch_functionalize(call, FunctionalTensorMode(export=True))
             # Nodes of equal calls share their value. The tracer would take two inputs with the same value for one.
             own = [value.detach() for value in values]
             graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*own).graph
             graph.eliminate_dead_code(lambda part: part.op in ("placeholder", "output"))
-            self._traced[key] = graph
-        return self._traced[key]
+            for part in graph.nodes:
+                part.meta = {key: value for key, value in part.meta.items() if key not in _VALUES}
+            if _is_reusable(graph):
+                _traced[key] = graph
+        return graph
+
+
+def _is_reusable(graph: Graph) -> bool:
+    """Whether a graph stands for each equal call. LiteRT's converter numbers the composite operations that it marks."""
+    targets = (node.target for node in graph.nodes if node.op == "call_function")
+    return all(target is getitem or getattr(target, "namespace", None) in _REUSABLE for target in targets)
+
+
+def _identity(target: Any) -> Any:
+    """An operation itself. Of a Python function, which a converter makes anew for each node, what it computes with."""
+    if not isinstance(target, FunctionType):
+        return target
+    try:
+        cells = tuple(cell.cell_contents for cell in target.__closure__ or ())
+        identity = target.__code__, cells, target.__defaults__, repr((cells, target.__defaults__))
+        hash(identity)
+    except (TypeError, ValueError):  # something without a hash, or a variable without a value
+        return target
+    return identity
+
+
+def _set_value(node: Node) -> None:
+    assert callable(node.target)
+    args, kwargs = map_arg((node.args, node.kwargs), _value)
+    value = node.meta["val"] = node.target(*args, **kwargs)
+    if isinstance(value, FakeTensor):
+        node.meta["tensor_meta"] = _extract_tensor_metadata(value)
 
 
 def _value(node: Node) -> Any:

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule
 
-from edgekit.compat.litert_torch import register_padding
+from edgekit.compat.litert_torch import register_padding, share_lowerings
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compiler.graph import example_input
 from edgekit.config.device_classes import DeviceClass
@@ -42,6 +42,7 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_padding()
+        share_lowerings()
         graph.training = False
         flatten_single_rows(graph)
         for tensor in (*graph.parameters(), *graph.buffers()):
