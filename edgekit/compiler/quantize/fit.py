@@ -36,6 +36,8 @@ from edgekit.compiler.quantizers import QUANTIZATIONS, int8_weight, set_int8_wei
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
+WIDE = 1024
+"""Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
 NOISE = 1e-9
@@ -47,6 +49,9 @@ MOST_INPUTS_PER_ROW = 32
 generalize."""
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
+ROWS_SHARE = 4
+"""Images are taken together until they have a row for this many inputs. Otherwise most of the time would go into adding
+matrices of [in,in]."""
 
 
 @torch.no_grad()
@@ -104,9 +109,9 @@ class _Walk:
         if best.shape[2] > MOST_INPUTS:
             levels = (best / scales).round().clamp(low, high)
         else:
-            halves = self._moments(layer, weight)
+            halves = self._moments(layer, best)
             both = halves[0] + halves[1]
-            best = best + _correction(best, both, _choose_damping(best, halves))
+            best = best + _correction(both, _choose_damping(halves))
             widest = torch.maximum(best.abs().amax(2) / high, scales[:, :, 0] / 2)
             scales = safe_scales(best, widest, pairings)[:, :, None].float().double()
             compensation = Compensation.of(both.covariance, list(weight.shape))
@@ -116,19 +121,30 @@ class _Walk:
         return fitted
 
     def _moments(self, layer: DenseLayer, weight: Tensor) -> tuple["_Moments", "_Moments"]:
-        """The moments of a layer's inputs in each half of the images."""
+        """The moments of a layer with a weight [groups,out,in] in each half of the images."""
         exact, quantized = self._exact[layer.source], self._quantized[layer.source]
-        positions = math.prod(shape_of(layer.node)) // len(weight)
-        surplus = len(exact) * positions // (ROWS_PER_INPUT * weight[0].numel())
+        groups, outputs, inputs = weight.shape
+        positions = math.prod(shape_of(layer.node)) // (groups * outputs)
+        surplus = len(exact) * positions // (ROWS_PER_INPUT * inputs)
         skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
         stride = _stride(surplus // skipped, positions)
 
-        def of_image(sides: tuple[Tensor, Tensor]) -> _Moments:
-            return _Moments.of(*(input_rows(layer, side)[:, ::stride].contiguous() for side in sides))
+        def rows(images: Sequence[Tensor]) -> Tensor:
+            return torch.cat([input_rows(layer, image)[:, ::stride] for image in images], 1)
+
+        centre = rows(quantized[:1]).mean(1, keepdim=True)
+        if layer.bias is None:
+            centre.zero_()
+        together = max(1, inputs * stride // (ROWS_SHARE * positions))
+
+        def of_images(images: list[tuple[Tensor, Tensor]]) -> _Moments:
+            exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
+            return _Moments.of(weight.float(), exact_rows, quantized_rows, centre)
 
         def moments(images: slice) -> _Moments:
             both = list(zip(exact[images], quantized[images], strict=True))
-            total = reduce(operator.add, side_by_side(of_image, both, self._at_once))
+            parts = [both[start : start + together] for start in range(0, len(both), together)]
+            total = reduce(operator.add, side_by_side(of_images, parts, self._at_once))
             return total if layer.bias is None else total.centred()
 
         first = moments(slice(0, None, 2 * skipped))
@@ -150,68 +166,69 @@ class _Walk:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums over rows of a layer's inputs, float64."""
+    """Sums over rows of a layer's inputs, float64. Its error is what the exact inputs give minus what the quantized give."""
 
     rows: int
-    exact: Tensor
-    """Sum of the exact rows, [groups,in]."""
-    quantized: Tensor
-    """Sum of the quantized rows, [groups,in]."""
-    cross: Tensor
-    """Products of the exact with the quantized inputs, [groups,in,in]."""
+    inputs: Tensor
+    """Sum of the quantized inputs, [groups,in]."""
+    errors: Tensor
+    """Sum of the errors, [groups,out]."""
+    missing: Tensor
+    """Products of the errors with the quantized inputs, [groups,out,in]."""
     covariance: Tensor
     """Products of the quantized inputs with each other, [groups,in,in]."""
 
     @classmethod
-    def of(cls, exact: Tensor, quantized: Tensor) -> "_Moments":
-        """The moments of rows [groups,rows,in]."""
-        sides = (exact.double(), quantized.double())
-        products = (side.mT @ sides[1] for side in sides)
-        return cls(exact.shape[1], *(side.sum(1) for side in sides), *products)
+    def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "_Moments":
+        """The moments of rows [groups,rows,in], all float32. Products are about the `centre` [groups,1,in]."""
+        difference, quantized = (exact - quantized).mT, quantized - centre
+        outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
+        if 2 * outputs * rows < inputs * (outputs + rows):
+            missing = (weight @ difference) @ quantized
+        else:
+            missing = weight @ (difference @ quantized)
+        sums = quantized.sum(1), (weight @ difference.sum(2, keepdim=True))[:, :, 0]
+        return cls(rows, *(part.double() for part in (*sums, missing, quantized.mT @ quantized)))
 
     def __add__(self, other: "_Moments") -> "_Moments":
         return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def centred(self) -> "_Moments":
         """The products about the means, for a layer whose bias takes up the difference of the means."""
-        mean = self.quantized[:, None, :] / max(1, self.rows)
-        cross, covariance = (s[:, :, None] * mean for s in (self.exact, self.quantized))
-        covariance = self.covariance - covariance
+        mean = self.inputs[:, None, :] / max(1, self.rows)
+        covariance = self.covariance - self.inputs[:, :, None] * mean
         # Differences of large numbers may be slightly negative where inputs hardly vary.
         covariance.diagonal(dim1=1, dim2=2).add_(NOISE * self.covariance.diagonal(dim1=1, dim2=2))
-        return replace(self, cross=self.cross - cross, covariance=covariance)
+        return replace(self, missing=self.missing - self.errors[:, :, None] * mean, covariance=covariance)
+
+    def error_on(self, other: "_Moments", damping: float) -> float:
+        """The squared error on other rows after a fit to these, minus that without a fit."""
+        change = _correction(self, damping, torch.float32)
+        remaining = change @ other.covariance.float() - 2 * other.missing.float()
+        return float((change * remaining).sum())
 
 
-def _choose_damping(weight: Tensor, halves: tuple[_Moments, _Moments]) -> float:
-    """The damping with the smallest two-fold cross-validation error between the halves of the images.
+def _choose_damping(halves: tuple[_Moments, _Moments]) -> float:
+    """The damping with the smallest cross-validation error between the halves of the images.
 
     Infinity, which leaves the weight as it is, if all of them increase the error, or if there are too few rows.
     """
     first, second = halves
-    if first is second or min(first.rows, second.rows) < max(2, weight.shape[2] // MOST_INPUTS_PER_ROW):
+    inputs = first.inputs.shape[1]
+    if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
         return math.inf
-
-    directions = [(half, other, weight @ other.cross) for half, other in ((first, second), (second, first))]
-
-    def error(damping: float) -> float:
-        total = 0.0
-        for half, other, wanted in directions:
-            fitted = weight + _correction(weight, half, damping)
-            total += float((fitted * (fitted @ other.covariance - 2 * wanted)).sum())
-        return total
-
-    return min((*DAMPINGS, math.inf), key=error)
+    folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
+    return min((*DAMPINGS, math.inf), key=lambda damping: sum(half.error_on(other, damping) for half, other in folds))
 
 
-def _correction(weight: Tensor, moments: _Moments, damping: float) -> Tensor:
+def _correction(moments: _Moments, damping: float, dtype: torch.dtype = torch.float64) -> Tensor:
     """The change of a weight [groups,out,in] with which its outputs come closest to the exact ones."""
     if damping == math.inf:
-        return torch.zeros_like(weight)
-    damped = moments.covariance.clone()
+        return torch.zeros_like(moments.missing, dtype=dtype)
+    damped = moments.covariance.to(dtype, copy=True)
     diagonal = damped.diagonal(dim1=1, dim2=2)
     diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
-    missing = weight @ (moments.cross - moments.covariance)
-    return torch.cholesky_solve(missing.mT, torch.linalg.cholesky(damped)).mT
+    return torch.cholesky_solve(moments.missing.mT.to(dtype), torch.linalg.cholesky(damped)).mT
 
 
 def _stride(wanted: int, positions: int) -> int:

@@ -30,6 +30,8 @@ from edgekit.support.weight_pairs import LARGEST_SUM
 
 PERCDAMP = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
+TRIANGLE = 512
+"""Size of a triangular matrix that is inverted at once."""
 BLOCK = 32
 MOST_INPUTS = 8192
 """Largest number of inputs of a layer whose weights GPTQ rounds. For more inputs, the Hessian needs gigabytes."""
@@ -190,13 +192,27 @@ class Compensation:
         matrix = matrix.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
         matrix.diagonal(dim1=1, dim2=2).add_(damping)
         try:
-            factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), upper=True)
+            # With both axes reversed, the lower factor of the Hessian is the inverse of the upper factor of its inverse.
+            factor = _inverse(torch.linalg.cholesky(matrix.flip(1, 2)).flip(1, 2))
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CompileError(
                 f"GPTQ can't round weights {shape}: the Hessian of their inputs can't be inverted",
                 fix='Set weight_rounding = "nearest" in the recipe',
             ) from error
         return cls(order, factor)
+
+
+def _inverse(triangle: Tensor) -> Tensor:
+    """The inverse of upper triangular matrices [groups,n,n], by halves: most of the work is in matrix products."""
+    size = triangle.shape[1]
+    if size <= TRIANGLE:
+        return torch.linalg.solve_triangular(triangle, torch.eye(size, dtype=triangle.dtype)[None], upper=True)
+    first, last = slice(0, size // 2), slice(size // 2, size)
+    inverse = torch.zeros_like(triangle)
+    for part in (first, last):
+        inverse[:, part, part] = _inverse(triangle[:, part, part])
+    inverse[:, first, last] = -inverse[:, first, first] @ triangle[:, first, last] @ inverse[:, last, last]
+    return inverse
 
 
 def round_levels(
