@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from edgekit.config.precisions import Precision, Scheme
 from edgekit.config.rewrite_lists import with_full_lists
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.config.toml_reader import build, read_table, shipped_names, unknown
 from edgekit.errors import ProfileError
+
+Estimator: TypeAlias = Literal["histogram", "minmax", "mean-minmax", "mse"]
+"""Estimators of activation ranges."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class TargetRecipe:
     The INT8 model then computes the same on every x86 processor. The key has no effect on Arm, nor in a runtime whose
     kernels never add products in 16 bits.
     """
-    estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] | None = None
+    estimator: Estimator | None = None
     """The recipe's `estimator` for this runtime; without the key, the recipe's value applies."""
     smooth_quant: bool | None = None
     """The recipe's `smooth_quant` for this runtime; without the key, the recipe's value applies."""
@@ -113,7 +116,7 @@ class Recipe:
     """INT8 scheme: "w8a8" quantizes weights and activations, "w8" quantizes only the weights and computes in float."""
     num_calibration_samples: int = 128
     """Number of images to calibrate on."""
-    estimator: Literal["histogram", "minmax", "mean-minmax", "mse"] = "histogram"
+    estimator: Estimator = "histogram"
     """Estimator of activation ranges.
 
     "histogram", "minmax" and "mean-minmax" are NNCF's; "mse" minimizes the weighted mean square error of quantization.

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any, Literal
 
 from edgekit.compiler.quantize.calibrate import ESTIMATORS
-from edgekit.config.recipes import Recipe
+from edgekit.config.recipes import Estimator, Recipe
 from edgekit.support.libraries import import_needed
 
 
@@ -18,7 +18,7 @@ from edgekit.support.libraries import import_needed
 class Choices:
     """One point of the search space, for one target."""
 
-    estimator: Literal["histogram", "minmax", "mean-minmax", "mse"]
+    estimator: Estimator
     """Estimator of activation ranges."""
     smooth_quant: bool
     """Whether to apply SmoothQuant."""

@@ -1,7 +1,7 @@
 """Calibrates a graph with NNCF: inserts quantize/dequantize nodes (Q/DQ) according to a recipe."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ from edgekit.compiler.quantize.ranges import minimize_range_mse
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
 from edgekit.compiler.quantizers import quantizers
-from edgekit.config.recipes import Recipe
+from edgekit.config.recipes import Estimator, Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
 
-ESTIMATORS = {
+ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
     "minmax": RangeEstimatorParametersSet.MINMAX,
     "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
