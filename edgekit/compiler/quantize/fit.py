@@ -166,7 +166,7 @@ class _Walk:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums over rows of a layer's inputs, float64. Its error is what the exact inputs give minus what the quantized give."""
+    """Sums over rows of inputs, float64. An error is the output from an exact row minus that from the quantized row."""
 
     rows: int
     inputs: Tensor

@@ -192,7 +192,7 @@ class Compensation:
         matrix = matrix.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
         matrix.diagonal(dim1=1, dim2=2).add_(damping)
         try:
-            # With both axes reversed, the lower factor of the Hessian is the inverse of the upper factor of its inverse.
+            # The lower factor with both axes reversed is the inverse of the upper factor of the inverse.
             factor = _inverse(torch.linalg.cholesky(matrix.flip(1, 2)).flip(1, 2))
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CompileError(
@@ -206,7 +206,10 @@ def _inverse(triangle: Tensor) -> Tensor:
     """The inverse of upper triangular matrices [groups,n,n], by halves: most of the work is in matrix products."""
     size = triangle.shape[1]
     if size <= TRIANGLE:
-        return torch.linalg.solve_triangular(triangle, torch.eye(size, dtype=triangle.dtype)[None], upper=True)
+        inverse: Tensor = torch.linalg.solve_triangular(
+            triangle, torch.eye(size, dtype=triangle.dtype)[None], upper=True
+        )
+        return inverse
     first, last = slice(0, size // 2), slice(size // 2, size)
     inverse = torch.zeros_like(triangle)
     for part in (first, last):
