@@ -9,7 +9,7 @@ remains on average. Only constants change, so runtimes compile the same kernels.
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import reduce
 
 import numpy as np
@@ -40,8 +40,6 @@ WIDE = 1024
 """Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
-NOISE = 1e-9
-"""Variance that any input has, as a share of its mean square."""
 ROWS_PER_INPUT = 200
 """Rows sampled per input of a layer to estimate second moments. More rows cost time and change little."""
 MOST_INPUTS_PER_ROW = 32
@@ -49,7 +47,7 @@ MOST_INPUTS_PER_ROW = 32
 generalize."""
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
-ROWS_SHARE = 4
+ROWS_SHARE = 2
 """Images are taken together until they have a row for this many inputs. Otherwise most of the time would go into adding
 matrices of [in,in]."""
 
@@ -132,20 +130,20 @@ class _Walk:
         def rows(images: Sequence[Tensor]) -> Tensor:
             return torch.cat([input_rows(layer, image)[:, ::stride] for image in images], 1)
 
-        centre = rows(quantized[:1]).mean(1, keepdim=True)
-        if layer.bias is None:
-            centre.zero_()
         together = max(1, inputs * stride // (ROWS_SHARE * positions))
-
-        def of_images(images: list[tuple[Tensor, Tensor]]) -> _Moments:
-            exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
-            return _Moments.of(weight.float(), exact_rows, quantized_rows, centre)
 
         def moments(images: slice) -> _Moments:
             both = list(zip(exact[images], quantized[images], strict=True))
+            centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
+            if layer.bias is None:  # which otherwise takes up the difference of the means
+                centre.zero_()
+
+            def of_images(images: list[tuple[Tensor, Tensor]]) -> _Moments:
+                exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
+                return _Moments.of(weight.float(), exact_rows, quantized_rows, centre)
+
             parts = [both[start : start + together] for start in range(0, len(both), together)]
-            total = reduce(operator.add, side_by_side(of_images, parts, self._at_once))
-            return total if layer.bias is None else total.centred()
+            return reduce(operator.add, side_by_side(of_images, parts, self._at_once))
 
         first = moments(slice(0, None, 2 * skipped))
         return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
@@ -169,37 +167,24 @@ class _Moments:
     """Sums over rows of inputs, float64. An error is the output from an exact row minus that from the quantized row."""
 
     rows: int
-    inputs: Tensor
-    """Sum of the quantized inputs, [groups,in]."""
-    errors: Tensor
-    """Sum of the errors, [groups,out]."""
     missing: Tensor
-    """Products of the errors with the quantized inputs, [groups,out,in]."""
+    """Products of the errors with the quantized inputs about the centre, [groups,out,in]."""
     covariance: Tensor
-    """Products of the quantized inputs with each other, [groups,in,in]."""
+    """Products of the quantized inputs about the centre with each other, [groups,in,in]."""
 
     @classmethod
     def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "_Moments":
-        """The moments of rows [groups,rows,in], all float32. Products are about the `centre` [groups,1,in]."""
+        """The moments of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
         difference, quantized = (exact - quantized).mT, quantized - centre
         outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
         if 2 * outputs * rows < inputs * (outputs + rows):
             missing = (weight @ difference) @ quantized
         else:
             missing = weight @ (difference @ quantized)
-        sums = quantized.sum(1), (weight @ difference.sum(2, keepdim=True))[:, :, 0]
-        return cls(rows, *(part.double() for part in (*sums, missing, quantized.mT @ quantized)))
+        return cls(rows, missing.double(), (quantized.mT @ quantized).double())
 
     def __add__(self, other: "_Moments") -> "_Moments":
         return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def centred(self) -> "_Moments":
-        """The products about the means, for a layer whose bias takes up the difference of the means."""
-        mean = self.inputs[:, None, :] / max(1, self.rows)
-        covariance = self.covariance - self.inputs[:, :, None] * mean
-        # Differences of large numbers may be slightly negative where inputs hardly vary.
-        covariance.diagonal(dim1=1, dim2=2).add_(NOISE * self.covariance.diagonal(dim1=1, dim2=2))
-        return replace(self, missing=self.missing - self.errors[:, :, None] * mean, covariance=covariance)
 
     def error_on(self, other: "_Moments", damping: float) -> float:
         """The squared error on other rows after a fit to these, minus that without a fit."""
@@ -214,7 +199,7 @@ def _choose_damping(halves: tuple[_Moments, _Moments]) -> float:
     Infinity, which leaves the weight as it is, if all of them increase the error, or if there are too few rows.
     """
     first, second = halves
-    inputs = first.inputs.shape[1]
+    inputs = first.covariance.shape[1]
     if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
         return math.inf
     folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
