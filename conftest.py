@@ -1,4 +1,4 @@
-"""Lets pytest collect the code blocks of the documentation beside the tests."""
+"""Lets pytest collect the code blocks of the documentation with the tests."""
 
 import pytest
 

@@ -174,7 +174,7 @@ def test_bash_completes_with_the_script_that_the_command_shows() -> None:
     """The console script shows the completion script to bash, which then calls the console script to complete."""
     bash, command = shutil.which("bash"), Path(sys.executable).parent / "edgekit"
     if bash is None or not command.is_file():
-        pytest.skip("needs bash, and edgekit's console script beside this Python")
+        pytest.skip("needs bash, and edgekit's console script next to this Python")
     script = f"""
 edgekit() {{ {command} "$@"; }}
 source <(edgekit --show-completion)

@@ -27,7 +27,7 @@ def test_help_and_other_commands_leave_out_what_they_do_not_need(arguments: list
 def show_help(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Any:
-    """The text that `--help` prints behind these words, at both widths."""
+    """The text that `--help` prints after these words, at both widths."""
     monkeypatch.setenv("COLUMNS", request.param)
 
     def shown(*words: str) -> str:

@@ -14,18 +14,18 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Between(nn.Module):
-    """Convolutions before and behind a function."""
+    """Convolutions before and after a function."""
 
     def __init__(self, function: Function) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.function = function
-        self.before, self.norm, self.behind = nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1)
+        self.before, self.norm, self.after = nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1)
         assert self.norm.running_mean is not None
         self.norm.running_mean.uniform_(-1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.behind(self.function(self.norm(self.before(x)))).mean((2, 3))
+        logits: Tensor = self.after(self.function(self.norm(self.before(x)))).mean((2, 3))
         return logits
 
 

@@ -41,7 +41,7 @@ def test_int8_has_to_beat_the_floats_of_its_runtime(names: list[str], baselines:
 
 
 def timed(**milliseconds: float) -> Timed[Call]:
-    """Times of calls in f32, or in the format behind two underscores; an underscore stands for a hyphen."""
+    """Times of calls in f32, or in the format after two underscores; an underscore stands for a hyphen."""
     times = {}
     for key, value in milliseconds.items():
         name, _, computed_in = key.partition("__")

@@ -1,4 +1,4 @@
-"""Images that a bundle was calibrated on, recognized by the bundle's manifest or the calibration.json beside it."""
+"""Images that a bundle was calibrated on, recognized by the bundle's manifest or the calibration.json next to it."""
 
 from collections.abc import Mapping
 from pathlib import Path

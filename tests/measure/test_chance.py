@@ -16,7 +16,7 @@ def reference(best: NDArray[np.int64], labels: NDArray[np.int64], outputs: int =
 
 
 def answers(right: int, count: int, classes: int = 4) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Predictions of which so many are right, the others by the same distance, and balanced labels."""
+    """Predictions of which this many are right, the others by the same distance, and balanced labels."""
     labels = np.arange(count) % classes
     return (labels + (np.arange(count) >= right)) % classes, labels
 

@@ -55,7 +55,7 @@ def states(study: Study) -> Counter[str]:
 
 
 def failing(times: int, error: BaseException) -> Callable[[Choices], Figures]:
-    """Figures of trials, of which the one after so many raises the error."""
+    """Figures of trials, of which the one after this many raises the error."""
     ended: list[Choices] = []
 
     def measure(choices: Choices) -> Figures:

@@ -44,7 +44,7 @@ def half_precision_layer_norm(graph: GraphModule) -> int:
 def rows_layer_norm(graph: GraphModule) -> int:
     """Compute LayerNorm over the channels of [N,H,W,C] on rows [N,H*W,C], the form that OpenVINO has one kernel for.
 
-    Behind a dense convolution that nothing else reads, the mean is zero once the convolution's weights are centred over
+    After a dense convolution that nothing else reads, the mean is zero once the convolution's weights are centred over
     its outputs, so a root mean square replaces the norm. Returns the number of norms changed.
     """
     changed = 0

@@ -19,7 +19,7 @@ SIZE = (1, 3, 8, 8)
 
 
 class ResponseNorm(nn.Module):
-    """GRN as in timm, behind a pointwise convolution whose channels differ a hundredfold."""
+    """GRN as in timm, after a pointwise convolution whose channels differ a hundredfold."""
 
     def __init__(self) -> None:
         super().__init__()

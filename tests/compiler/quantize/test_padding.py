@@ -74,7 +74,7 @@ def tflite_operations(path: Path) -> Counter[str]:
     [
         ("openvino", openvino_operations, {"Pad": 0, "Convolution": 3}),
         ("onnx", onnx_operations, {"Pad": 0, "QLinearConv": 3}),
-        # XNNPACK fuses a padding into the convolution right behind it, so only the input's transpose may remain.
+        # XNNPACK fuses a padding into the convolution right after it, so only the input's transpose may remain.
         ("tflite", tflite_operations, {"TRANSPOSE": 1, "CONV_2D": 2, "DEPTHWISE_CONV_2D": 1}),
     ],
 )
@@ -113,8 +113,8 @@ def test_padding_of_an_average_keeps_the_range_before_it(
         torch.testing.assert_close(quantized(image), expected)
     if changed:
         (average,) = quantized.graph.find_nodes(op="call_function", target=A.avg_pool2d.default)
-        behind, (before,) = average.args[0], quantized.graph.find_nodes(op="call_function", target=A.pad.default)
-        assert behind.args[1:] == before.args[0].args[1:]
+        after, (before,) = average.args[0], quantized.graph.find_nodes(op="call_function", target=A.pad.default)
+        assert after.args[1:] == before.args[0].args[1:]
 
 
 def pooled(pool: nn.Module, samples: list[NDArray[np.float32]]) -> GraphModule:

@@ -66,8 +66,8 @@ def test_values_that_an_activation_suppresses_are_clipped(activation: nn.Module)
         layer.weight.copy_(10 * torch.eye(8)[:, :, None, None] + torch.rand(8, 8, 1, 1))
         layer.bias.zero_()
 
-    def lowest(behind: nn.Module) -> float:
-        graph = calibrated(nn.Sequential(layer, behind, nn.Flatten()), noise(), "mse", "tflite")
+    def lowest(activation: nn.Module) -> float:
+        graph = calibrated(nn.Sequential(layer, activation, nn.Flatten()), noise(), "mse", "tflite")
         return representable_range(graph, 1)[0]
 
     assert lowest(activation) > -10

@@ -101,9 +101,9 @@ def test_openvino_adds_inside_a_convolution_and_pools_integers(
 def test_pooling_does_not_change_the_scale(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
     quantized = quantize(graph, samples, recipe(target, True), target)
     (pool,) = quantized.graph.find_nodes(op="call_function", target=A.max_pool2d.default)
-    (behind,) = pool.users
-    assert behind.target is Q.quantize_per_tensor.default
-    assert {node.args[1:] for node in (behind, *behind.users)} == {pool.args[0].args[1:]}
+    (after,) = pool.users
+    assert after.target is Q.quantize_per_tensor.default
+    assert {node.args[1:] for node in (after, *after.users)} == {pool.args[0].args[1:]}
     for sample in samples:
         wanted, actual = (net(torch.from_numpy(sample)) for net in (graph, quantized))
         assert 0 < (wanted - actual).abs().max() < 0.05 * wanted.abs().max()

@@ -62,7 +62,7 @@ def test_a_norm_over_the_image_itself_stays() -> None:
 
 
 class Written(nn.Module):
-    """A batch norm beside a write that only torch's own functionalization can handle."""
+    """A batch norm next to a write that only torch's own functionalization can handle."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from tests.helpers.graphs import simplified, targets_of
 
 
 class Biases(nn.Module):
-    """Layers whose biases are added behind them, as in files of Paddle, and sums that are none."""
+    """Layers whose biases are added after them, as in files of Paddle, and sums that are none."""
 
     def __init__(self) -> None:
         super().__init__()

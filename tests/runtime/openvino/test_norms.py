@@ -18,4 +18,4 @@ def test_a_single_kernel_normalizes_and_quantizes(finished_run: Path) -> None:
     counts = kernels(finished_run / "openvino-int8")
     # before the first linear layer of each of the four blocks, and before three downsamplings
     assert counts["MVN", "u8"] == 7
-    assert counts["RMS", "f32"] == 1  # behind the stem, whose weights are centred
+    assert counts["RMS", "f32"] == 1  # after the stem, whose weights are centred

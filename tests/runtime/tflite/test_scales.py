@@ -23,7 +23,7 @@ SHAPE = (1, 3, 16, 16)
 
 
 class Concatenated(nn.Module):
-    """A pooled value that a convolution reads alone, and another one beside values of a larger range."""
+    """A pooled value that a convolution reads alone, and another one next to values of a larger range."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Concatenated(nn.Module):
 
 
 class ClassToken(nn.Module):
-    """Tokens of small values behind a class token of large ones."""
+    """Tokens of small values after a class token of large ones."""
 
     def __init__(self) -> None:
         super().__init__()
