@@ -10,14 +10,17 @@ from edgekit.errors import WeightsError
 from edgekit.models import Network
 
 BATCH = 16
-"""Images that torch computes at a time."""
+"""Images whose logits are handed on together."""
 
 
 @torch.no_grad()
 def torch_logits(network: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits [N,classes] of the float network for cropped images [N,H,W,C]. WeightsError if a value isn't finite."""
+    """Logits [N,classes] of the float network for cropped images [N,H,W,C]. WeightsError if a value isn't finite.
+
+    The network sees one image at a time, as in a bundle: its code may rely on that.
+    """
     images = torch.from_numpy(network.preprocessing.normalize(pixels))
-    logits: NDArray[np.float32] = network.module(images).numpy()
+    logits: NDArray[np.float32] = torch.cat([network.module(image[None]) for image in images]).numpy()
     if not np.isfinite(logits).all():
         raise WeightsError(
             f"model '{network.name}' returns NaN or infinity for a real image: its weights are damaged",
@@ -27,6 +30,6 @@ def torch_logits(network: Network, pixels: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 def batched_logits(network: Network, pixels: NDArray[np.uint8], batch: int = BATCH) -> Iterator[NDArray[np.float32]]:
-    """Compute the logits of any number of images in batches [batch,classes]; the last one may be smaller."""
+    """Compute the logits of any number of images, in arrays [batch,classes]; the last one may be smaller."""
     for start in range(0, len(pixels), batch):
         yield torch_logits(network, pixels[start : start + batch])

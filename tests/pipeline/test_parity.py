@@ -87,6 +87,41 @@ class Batches(Small):
         return logits - logits.mean(0) * (len(x) > 1)
 
 
+class TakesOneImage(Small):
+    """Its forward has the batch size 1 in it, as code for a device often has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.act(self.norm(self.stem(x))))
+        logits: Tensor = self.head(x.reshape(1, 8, -1).mean(2))
+        return logits
+
+
+class Untrained(Small):
+    """Its head has the zeros with which many networks begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+def untrained() -> nn.Module:
+    return Untrained()
+
+
+class RaisesOnABatch(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(5)[None]
+
+
+def takes_one_image() -> nn.Module:
+    return TakesOneImage()
+
+
+def raises_on_a_batch() -> nn.Module:
+    return RaisesOnABatch()
+
+
 def small() -> nn.Module:
     return Small()
 
@@ -111,8 +146,9 @@ def checked(factory: str, change: Any = lambda graph: None) -> EdgekitError | No
     return None
 
 
-def test_a_right_graph_passes() -> None:
-    assert checked("small") is None
+@pytest.mark.parametrize("factory", ["small", "untrained"])
+def test_a_right_graph_passes(factory: str) -> None:
+    assert checked(factory) is None
 
 
 def test_a_network_that_draws_random_numbers() -> None:
@@ -126,6 +162,11 @@ def test_a_network_whose_logits_depend_on_the_batch() -> None:
     error = checked("batches")
     assert isinstance(error, ModelError)
     assert "for an image alone than for the same image in a batch" in error.problem
+
+
+@pytest.mark.parametrize("factory", ["takes_one_image", "raises_on_a_batch"])
+def test_a_network_for_one_image_at_a_time_passes(factory: str) -> None:
+    assert checked(factory) is None
 
 
 def spoil(layer: str) -> Any:
