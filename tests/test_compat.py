@@ -327,6 +327,7 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.norm(self.convolution(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            x = nn.functional.interpolate(x, size=(5, 5), mode="bilinear")
             left, right = nn.functional.gelu(nn.functional.adaptive_avg_pool2d(x, 2)).flatten(2).chunk(2, 1)
             query, key, value = (rows.transpose(1, 2) for rows in (left, right, left * right))
             logits: torch.Tensor = self.head(nn.functional.scaled_dot_product_attention(query, key, value).mean(1))
@@ -346,6 +347,8 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
     torch.manual_seed(0)
     network, image = nn.Sequential(Small()).eval(), torch.rand(1, 3, 8, 8)  # whose input is called "input"
     program = torch.export.export(network, (image,))
+    (resize,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.upsample_bilinear2d.vec)
+    resize.target = lambda *args: torch.ops.aten.upsample_bilinear2d.vec(*args)  # as LiteRT's converter wraps it
     expected = program.run_decompositions()
     with torch_export.decomposing_by_node(), monkeypatch.context() as patch:
         patch.delattr(torch_export, "_decompose_by_tracing")

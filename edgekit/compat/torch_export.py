@@ -9,12 +9,14 @@ from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._export import utils
 from torch._export.utils import _detect_fake_mode_from_gm, _special_op_to_preserve_cia
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
 from torch.export import ExportedProgram, exported_program
+from torch.export.exported_program import _override_composite_implicit_decomp
 from torch.export.graph_signature import OutputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -67,7 +69,9 @@ def _decompose(
     mode = _detect_fake_mode_from_gm(program.graph_module)
     if mode is not None and _is_plain(program):
         kept = {op for op, how in cia_to_decomp.items() if how is _special_op_to_preserve_cia}
-        return _with_graph(program, _Decomposition(python_decomp_table, kept, mode).of(program.graph))
+        # Python functions that call an operation, such as the converters' composites, get the same decompositions.
+        with _override_composite_implicit_decomp(cia_to_decomp), enable_python_dispatcher():
+            return _with_graph(program, _Decomposition(python_decomp_table, kept, mode).of(program.graph))
     return _decompose_by_tracing(
         program, cia_to_decomp=cia_to_decomp, python_decomp_table=python_decomp_table, **options
     )
