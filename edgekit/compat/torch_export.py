@@ -69,9 +69,10 @@ def _decompose(
     mode = _detect_fake_mode_from_gm(program.graph_module)
     if mode is not None and _is_plain(program):
         kept = {op for op, how in cia_to_decomp.items() if how is _special_op_to_preserve_cia}
+        decomposition = _Decomposition(python_decomp_table, cia_to_decomp, kept, mode)
         # Python functions that call an operation, such as the converters' composites, get the same decompositions.
         with _override_composite_implicit_decomp(cia_to_decomp), enable_python_dispatcher():
-            return _with_graph(program, _Decomposition(python_decomp_table, kept, mode).of(program.graph))
+            return _with_graph(program, decomposition.of(program.graph))
     return _decompose_by_tracing(
         program, cia_to_decomp=cia_to_decomp, python_decomp_table=python_decomp_table, **options
     )
@@ -108,9 +109,11 @@ def _with_graph(program: ExportedProgram, graph: Graph) -> ExportedProgram:
 class _Decomposition:
     """Copies a graph, and inserts in place of each node that has a decomposition the nodes that it consists of."""
 
-    def __init__(self, table: Table, kept: set[OpOverload], mode: FakeTensorMode) -> None:
+    def __init__(self, table: Table, implicit: Table, kept: set[OpOverload], mode: FakeTensorMode) -> None:
         self._table, self._kept, self._mode = table, kept, mode
-        self._key_of_table = frozenset(table.items())
+        # torch makes its own implicit decompositions anew each time, as partial functions. Others are a converter's.
+        own = {op: how for op, how in implicit.items() if isinstance(how, FunctionType)}
+        self._key_of_tables = frozenset(table.items()), frozenset(own.items())
         self._graph = Graph()
         self._new: dict[Node, Any] = {}
         """For each node of the old graph the new node, or the nodes if its value is a tuple."""
@@ -178,7 +181,7 @@ class _Decomposition:
 
         shapes = tuple((value.shape, value.stride(), value.dtype) for value in values)
         literals = tuple(None if isinstance(leaf, Node) else repr(leaf) for leaf in leaves)
-        key = _identity(target), literals, spec, shapes, self._key_of_table
+        key = _identity(target), literals, spec, shapes, self._key_of_tables
         graph = _traced.get(key)
         if graph is None:
             functional = dispatch_functionalize(call, FunctionalTensorMode(export=True))
