@@ -48,7 +48,7 @@ def grey(classes: int = 2) -> nn.Module:
 
 
 def wide(classes: int = 21_843) -> nn.Module:
-    """[1,3,31,33] -> [1,classes], with TensorFlow's 'same' padding as in timm's tf_ models."""
+    """[1,3,31,33] -> [1,classes], with TensorFlow's 'same' padding as in timm's tf_ models, and a resized feature map."""
     return _seeded(
         WIDE_SIZE,
         Conv2dSame(3, 8, 3, stride=2),
@@ -58,8 +58,9 @@ def wide(classes: int = 21_843) -> nn.Module:
         AvgPool2dSame(3, stride=2),
         Conv2dSame(8, 2, 3, dilation=2),
         nn.ReLU6(),
+        nn.Upsample((6, 7), mode="bilinear"),
         nn.Flatten(),
-        nn.Linear(2 * 4 * 5, classes),
+        nn.Linear(2 * 6 * 7, classes),
     )
 
 

@@ -78,7 +78,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Path) -> None:
+def test_bundles_compute_what_torch_does(
+    name: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     variant, reporter = VARIANTS[name], Reporter(quiet=True)
     arguments = parse_model_args(variant.arguments)
     model = ModelOptions(variant.model, "random", arguments, imgsz=variant.size, crop_pct=1.0)
@@ -95,3 +97,4 @@ def test_bundles_compute_what_torch_does(name: str, pictures: Path, tmp_path: Pa
         with Session(bundle) as session:
             logits = session(preprocessing.normalize(pixels))
         assert SNR_DB < snr_db(expected - expected.mean(0), logits - logits.mean(0)) < 80, title
+    assert "optional_rewrites" not in capsys.readouterr().err  # the user can't mend a shipped recipe
