@@ -287,11 +287,16 @@ def giants() -> list[dict[str, Any]]:
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.plan import plan_model
 
-    comparisons = []
+    peaks: dict[tuple[str, int], dict[str, int]] = {}
     for row in read_rows(GIANTS):
-        planned = plan_model(ModelOptions(row["model"], weights="random", imgsz=row["input"]), (row["target"],))
-        (peak,) = (bundle.peak_bytes for bundle in planned.artifacts if bundle.precision == "int8")
-        comparisons.append({"model": row["model"], "target": row["target"], "peak": (peak, row["peak_bytes"])})
+        peaks.setdefault((row["model"], row["input"]), {})[row["target"]] = row["peak_bytes"]
+    comparisons = []
+    for (model, size), measured in peaks.items():
+        planned = plan_model(ModelOptions(model, weights="random", imgsz=size), tuple(measured))
+        predicted = {bundle.target: bundle.peak_bytes for bundle in planned.artifacts if bundle.precision == "int8"}
+        comparisons += [
+            {"model": model, "target": target, "peak": (predicted[target], peak)} for target, peak in measured.items()
+        ]
     return comparisons
 
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.compiler.rewrites import ConvolutionShape
 from edgekit.errors import ModelError
+from edgekit.images.preprocess import CHANNELS
 from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
@@ -38,6 +39,9 @@ def shape_of_model(options: ModelOptions) -> Shape:
     counter = FlopCounterMode(display=False)
     convolutions: dict[nn.Conv2d, ConvolutionShape] = {}
 
+    def image(channels: int) -> torch.Tensor:
+        return torch.zeros(1, channels, *size, device="meta")
+
     def see(layer: Any, _: object, output: torch.Tensor) -> None:
         convolutions[layer] = _convolution_shape(layer, output)
 
@@ -46,9 +50,11 @@ def shape_of_model(options: ModelOptions) -> Shape:
             layer.register_forward_hook(see)
     try:
         with torch.no_grad():
-            channels, _ = run_on_rgb_or_grey(module, lambda channels: torch.zeros(1, channels, *size, device="meta"))
             with counter:
-                module(torch.zeros(1, channels, *size, device="meta"))
+                channels, _ = run_on_rgb_or_grey(module, image)
+            if channels != CHANNELS[0]:  # else what failed is counted too
+                with counter:
+                    module(image(channels))
     except Exception as error:  # a network may raise anything on an unsupported size, or on meta tensors
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

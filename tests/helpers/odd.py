@@ -48,7 +48,7 @@ def grey(classes: int = 2) -> nn.Module:
 
 
 def wide(classes: int = 21_843) -> nn.Module:
-    """[1,3,31,33] -> [1,classes], with TensorFlow's 'same' padding as in timm's tf_ models, and a resized feature map."""
+    """[1,3,31,33] -> [1,classes], with TensorFlow's 'same' padding as in timm's tf_ models, and a resize."""
     return _seeded(
         WIDE_SIZE,
         Conv2dSame(3, 8, 3, stride=2),
