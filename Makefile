@@ -10,11 +10,11 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/edgekit demo
 
-# What CI runs. Each of the four uses one core, so two run at a time: the tests, which take longest, begin at once. They
-# build the site too, as strictly as `docs`.
+# What CI runs. Each of the four uses one core, so two run at a time, and the second half of the tests follows when lint has
+# passed. The tests build the site too, as strictly as `docs`.
 check: $(READY)
 	rm -rf $(SHARED)
-	$(BOTH) test-all-1 test-all-2 lint current
+	$(BOTH) lint test-all-1 test-all-2 current
 
 lint: $(READY)
 	$(BIN)/ruff format --check

@@ -1,5 +1,6 @@
 """Fixtures of several test files, such as the data next to the checkout and a tiny network for every runtime."""
 
+import gc
 import os
 import shutil
 import signal
@@ -42,6 +43,8 @@ settings.load_profile("quick")
 # Background jobs of a shell ignore SIGINT, and those of nohup SIGHUP; so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# By default a tenth of the time goes into searching torch's many objects for cycles.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,9 +26,10 @@ def compile_all(network: Any, shape: tuple[int, ...], folder: Path) -> Path:
     import torch
 
     from edgekit.compat.openvino import openvino
+    from edgekit.compat.torch_export import decomposing_by_node
 
     x = torch.zeros(shape)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), decomposing_by_node():
         warnings.simplefilter("ignore")  # of the converters
         program = torch.export.export(network, (x,))
         names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
