@@ -41,7 +41,7 @@ PAGES = README.md $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own, and say a line for each file that is finished.
 SHARED := build/tests
-PYTEST := -m pytest --quiet --shared $(SHARED) -p no:cacheprovider
+PYTEST := -m pytest --quiet --shared=$(SHARED) -p no:cacheprovider
 BOTH = $(MAKE) --no-print-directory --jobs 2
 
 # One thread each: two of torch's threads wait for each other at every operation if one shares its core with the other
