@@ -5,6 +5,7 @@ from docs.generate.figures import BENCHMARKS
 from docs.generate.markdown import table
 from edgekit.config.runtimes import RUNTIMES
 
+NOTHING = "–"  # noqa: RUF001
 HEADS = (
     "model",
     "runtime",
@@ -53,7 +54,7 @@ def _line(row: Row) -> tuple[str, ...]:
         f"{before['pairs_that_can_saturate']:,} → {after['pairs_that_can_saturate']:,}",
         f"{before['exact_db']:.1f} → {after['exact_db']:.1f}",
         f"{without_vnni(before):.1f} → {without_vnni(after):.1f}",
-        f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})" if before["pairs_that_can_saturate"] else NOTHING,
     )
 
 
