@@ -1,11 +1,10 @@
 """Table of INT8 on x86 processors without VNNI, from benchmarks/processors.json, which cog writes into the Markdown."""
 
 from benchmarks.rows import Row, read_rows
-from docs.generate.figures import BENCHMARKS
+from docs.generate.figures import BENCHMARKS, NOTHING
 from docs.generate.markdown import table
 from edgekit.config.runtimes import RUNTIMES
 
-NOTHING = "–"  # noqa: RUF001
 HEADS = (
     "model",
     "runtime",

@@ -208,7 +208,8 @@ def _identity(target: Any) -> Any:
         return target
     try:
         cells = tuple(cell.cell_contents for cell in target.__closure__ or ())
-        identity = target.__code__, cells, target.__defaults__, repr((cells, target.__defaults__))
+        defaults = target.__defaults__, *(target.__kwdefaults__ or {}).items()
+        identity = target.__module__, target.__code__, cells, defaults, repr((cells, defaults))
         hash(identity)
     except (TypeError, ValueError):  # something without a hash, or a variable without a value
         return target

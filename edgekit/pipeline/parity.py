@@ -13,6 +13,7 @@ from edgekit.compiler.execution.threads import is_small
 from edgekit.compiler.first_difference import first_differing_layer
 from edgekit.errors import ModelError, ParityError
 from edgekit.models import Network
+from edgekit.models.logits import one_by_one
 from edgekit.pipeline.graph_to_compile import ParitySamples
 
 PARITY = 1e-3
@@ -35,11 +36,11 @@ def difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> fl
 def check_graph(network: Network, graph: GraphModule, samples: ParitySamples) -> None:
     """Raise ParityError if the graph's logits differ from the network's, or ModelError if the network is the reason."""
     images = torch.from_numpy(network.preprocessing.normalize(samples.pixels))
-    off = difference(_one_by_one(graph, images), samples.logits)
+    off = difference(one_by_one(graph, images), samples.logits)
     off_together = difference(_together(network.module, images, samples.logits), samples.logits)
     if max(off, off_together) <= PARITY:
         return
-    if difference(_one_by_one(network.module, images), samples.logits) > PARITY:
+    if difference(one_by_one(network.module, images), samples.logits) > PARITY:
         raise ModelError(
             f"model '{network.name}' returns other logits when it runs again on the same image",
             valid="a network that draws no random numbers and keeps nothing from one image for the next",
@@ -72,13 +73,8 @@ def _rounding(module: nn.Module, images: Tensor, alone: NDArray[np.float32]) -> 
     if not is_small(module):
         return 0.0
     with suppress(RuntimeError):
-        return difference(alone, _one_by_one(copy.deepcopy(module).double(), images.double()))
+        return difference(alone, one_by_one(copy.deepcopy(module).double(), images.double()))
     return 0.0
-
-
-def _one_by_one(module: nn.Module, images: Tensor) -> NDArray[np.float32]:
-    """Logits [N,classes] of images that run alone, as in a graph. A network may write into its input."""
-    return np.concatenate([np.asarray(module(image[None].clone())) for image in images])
 
 
 def _together(module: nn.Module, images: Tensor, alone: NDArray[np.float32]) -> NDArray[np.float32]:

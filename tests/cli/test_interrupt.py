@@ -52,7 +52,7 @@ def press_ctrl_c(stderr: IO[str], group: int, event: str) -> list[str]:
 
 
 def announce_stages(command: list[str], stderr: Path) -> None:
-    """Run edgekit in this process, which says when a stage begins."""
+    """Run edgekit in this process, and print a line to stderr when a stage begins."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(stderr, os.O_WRONLY), 2)

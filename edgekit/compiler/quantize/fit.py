@@ -47,9 +47,9 @@ MOST_INPUTS_PER_ROW = 32
 generalize."""
 MOMENT_IMAGES = 32
 """Images that these rows come from, if each has enough positions."""
-ROWS_SHARE = 2
-"""Images are taken together until they have a row for this many inputs. Otherwise most of the time would go into adding
-matrices of [in,in]."""
+INPUTS_PER_ROW = 2
+"""Images are taken together until they have one row for this many inputs. With fewer, most of the time would go into
+adding matrices of [in,in]."""
 
 
 @torch.no_grad()
@@ -130,13 +130,13 @@ class _Walk:
         def rows(images: Sequence[Tensor]) -> Tensor:
             return torch.cat([input_rows(layer, image)[:, ::stride] for image in images], 1)
 
-        together = max(1, inputs * stride // (ROWS_SHARE * positions))
+        together = max(1, inputs * stride // (INPUTS_PER_ROW * positions))
 
         def moments(images: slice) -> _Moments:
             both = list(zip(exact[images], quantized[images], strict=True))
-            centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
-            if layer.bias is None:  # which otherwise takes up the difference of the means
-                centre.zero_()
+            centre = torch.zeros(groups, 1, inputs)
+            if layer.bias is not None:  # which takes up the difference of the means
+                centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
 
             def of_images(images: list[tuple[Tensor, Tensor]]) -> _Moments:
                 exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
