@@ -1,4 +1,4 @@
-"""Every command that takes a model takes one from every kind of source."""
+"""Every command that takes a model takes one from every source."""
 
 import json
 from dataclasses import dataclass, field
@@ -80,8 +80,6 @@ def onnx(folder: Path) -> Network:
 
 
 SOURCES = {make.__name__: make for make in (timm, open_clip, factory, onnx, soup)}
-ANALYZED = pytest.mark.parametrize("network", ["timm", "open_clip", "onnx"], indirect=True, scope="module")
-"""A soup has timm's network, and `factory` makes the one that the ONNX file was exported from."""
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -117,20 +115,17 @@ def test_deploy(job: list[str], folder: str) -> None:
     assert deployed(folder) == ["onnx-float", "onnx-int8"]
 
 
-@ANALYZED
 def test_sensitivity(job: list[str], folder: str) -> None:
     few = [*CALIBRATION, "--num-eval-samples", "4", "--threads", "1"]
     assert main(["sensitivity", *job, *few, "--max-drop", "100", "-o", folder]) == 0
 
 
-@ANALYZED
 def test_quantize_and_compile(job: list[str], tmp_path: Path) -> None:
     graphs, bundles = str(tmp_path / "graphs"), str(tmp_path / "bundles")
     assert main(["quantize", *job, *CALIBRATION, "-o", graphs]) == 0
     assert main(["compile", graphs, "-o", bundles, "--quiet"]) == 0
 
 
-@ANALYZED
 def test_tune(job: list[str], tmp_path: Path) -> None:
     few = [*CALIBRATION, *TIMING, *GATES, "--num-tuning-samples", "4", "--num-eval-samples", "4", "--trials", "1"]
     main(["tune", *job, *few, "-o", str(tmp_path / "run")])

@@ -265,20 +265,18 @@ def test_a_compiler_that_refuses_and_a_bug_only_fail_their_rows(
 
     monkeypatch.setattr("torch.onnx.export", refuse)
     monkeypatch.setattr("edgekit.runtime.tflite.backend.flatten_single_rows", mistaken)
-    two = ["--target", "onnx", "--target", "tflite"]
-    assert main(["deploy", *job_arguments, *two, "-o", str(folder), "--json"]) == 1
+    assert main(["deploy", *job_arguments, "-o", str(folder), "--json"]) == 1
     out, err = capfd.readouterr()
     assert "warning: onnx-int8: ONNX Runtime's compiler refused the graph: unsupported operation" in err
     assert err.count("Traceback") == 1, "of the bug"
     assert "tflite-int8: this is a bug in edgekit, not in your input. A report needs" in err
     log = (folder / STATE / library_log.NAME).read_text()
     assert "== tflite-int8: bug in edgekit\nTraceback (most recent call last):\n" in log
-    assert reused_bundles(err) == {"onnx-float", "tflite-float"}
+    assert reused_bundles(err) == BUNDLES - {"onnx-int8", "tflite-int8"}
     report = parse(out, Report, "stdout")
     assert load_report(folder) == report
     verdicts = {f"{row.target}-{row.precision}": row.verdict for row in report.results}
-    passed = dict.fromkeys(("onnx-float", "tflite-float"), "pass")
-    assert verdicts == passed | dict.fromkeys(("onnx-int8", "tflite-int8"), "error")
+    assert verdicts == dict.fromkeys(BUNDLES, "pass") | {"onnx-int8": "error", "tflite-int8": "error"}
     failed, bug = (row for row in report.results if row.verdict == "error")
     assert failed.reasons == ("compile: ONNX Runtime's compiler refused the graph: unsupported operation",)
     assert failed.failure is not None
