@@ -196,6 +196,39 @@ def test_typer_tells_which_value_it_rejected() -> None:
     assert (command_path(missing), subcommands(missing)) == ("app more", ("a", "b"))
 
 
+def test_typer_shows_no_types_in_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    from edgekit.compat.typer import plain_help
+
+    def count(
+        files: list[Path],
+        number: int = typer.Option(1, min=1, max=9),
+        flag: bool = False,
+        word: Word = Word.one,
+        share: float = typer.Option(0.5, show_default="half"),
+        name: str = typer.Option("", help="A name.", show_default="required, mostly"),
+    ) -> None:
+        pass
+
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = []
+    for plain in (False, True):
+        app = typer.Typer(add_completion=False)
+        app.command("count")(count)
+        command = typer.main.get_command(app)
+        if plain:
+            plain_help(command, "Settings")
+        command.main(args=["--help"], prog_name="app", standalone_mode=False)
+        shown.append(" ".join(capsys.readouterr().out.split()))
+    noise = ("<list[Path]>", "<int range>", "[1<=x<=9]", "<bool>", "default: (half)", "{files}")
+    assert [text for text in noise if text in shown[0]] == list(noise), "typer shows less: do without plain_help"
+    assert [text for text in noise if text in shown[1]] == []
+    for text in ("files...", "one|two", "[default: half]", "[required, mostly]", "Settings", "[default: 1]"):
+        assert text in shown[1]
+    assert "mostly" not in shown[1].replace("[required, mostly]", "")
+
+
 def test_torch_operations_that_write_into_their_input() -> None:
     import torch
 

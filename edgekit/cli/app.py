@@ -1,5 +1,6 @@
 """The Typer application, where the commands register, and the function that runs one command line."""
 
+import copy
 import functools
 import os
 from typing import Annotated, Any
@@ -11,21 +12,31 @@ from edgekit import __version__
 from edgekit.cli import panels
 from edgekit.cli.names import COMMAND, COMPLETION
 from edgekit.cli.usage import check_not_empty, usage_error_of
-from edgekit.compat.typer import usage_error
+from edgekit.compat.typer import plain_help, usage_error
 from edgekit.support import tracebacks
 
 # Typer imports pydantic to convert the value of an option that nobody gave, unless its default is a bool. That would
 # make `edgekit COMMAND --help` 45 ms slower.
-_UNSET_FLAGS = {"help": False, "install_completion": False, "show_completion": False}
+_UNSET_FLAGS = {"help": False, "version": False, "install_completion": False, "show_completion": False}
+_HELP = """
+Quantize an image classifier to INT8, and measure accuracy and speed on the device that will run it.
+
+Begin with `edgekit demo`, which brings its own model and images. Then deploy
+your own model with your own images:
+
+  edgekit deploy resnet18 --weights best.pth --data photos
+
+`edgekit COMMAND -h` lists the options of a command, with examples.
+"""
 
 
 class PanelOrder(TyperGroup):
-    """The group of all commands, listed panel by panel."""
+    """The group of all commands: those that a new user meets first, then the others."""
 
     def list_commands(self, context: Any) -> list[str]:
         """The names of the commands in the order in which `--help` shows them."""
-        panel_of = {name: getattr(command, "rich_help_panel", None) for name, command in self.commands.items()}
-        return sorted(self.commands, key=lambda name: panels.COMMAND_PANELS.index(str(panel_of[name])))
+        order = panels.COMMAND_ORDER
+        return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
 
 
 app = typer.Typer(
@@ -34,8 +45,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"default_map": _UNSET_FLAGS},
-    help="Quantize an image classifier to INT8, and measure accuracy and speed on the device that will run it.",
+    context_settings={"default_map": _UNSET_FLAGS, "help_option_names": ["-h", "--help"]},
+    help=_HELP,
 )
 
 
@@ -63,9 +74,23 @@ def run(arguments: list[str]) -> int:
 @functools.cache
 def _command() -> Any:
     """The application with all its commands, which takes a while to make."""
-    application = typer.main.get_command(app)
+    application: Any = typer.main.get_command(app)
     _keep_summaries_whole(application)
+    (version,) = (option for option in application.params if option.name == "version")
+    plain_help(application, None)
+    for command in application.commands.values():
+        _finish(command, version)
     return application
+
+
+def _finish(command: Any, version: Any) -> None:
+    """Clear a command's help of types, and let it and its subcommands take `--version` as the application does."""
+    plain_help(command, panels.OUTPUT)
+    own = copy.copy(version)
+    own.hidden, own.expose_value = True, False
+    command.params.append(own)
+    for subcommand in getattr(command, "commands", {}).values():
+        _finish(subcommand, version)
 
 
 def _keep_summaries_whole(group: Any) -> None:
@@ -87,9 +112,18 @@ def _complete(command: Any) -> int:
     return 1
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"edgekit {__version__}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
 def top(
-    version: Annotated[bool, typer.Option("--version", help="Print edgekit's version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", is_eager=True, callback=_print_version, help="Print edgekit's version."),
+    ] = False,
     traceback: Annotated[  # `main` takes it out of the command line: it is here for the help
         bool,
         typer.Option(
@@ -98,6 +132,4 @@ def top(
         ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"edgekit {__version__}")
-        raise typer.Exit
+    """Set up nothing: every command does its own work."""

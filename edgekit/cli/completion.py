@@ -40,14 +40,14 @@ def error_classes() -> tuple[str, ...]:
     return tuple(name for name in error_names() if name != EdgekitError.__name__)
 
 
-def runtimes() -> tuple[str, ...]:
+def runtimes(incomplete: str) -> list[str]:
     """Names of the runtimes, for `--target`."""
-    return tuple(RUNTIMES)
+    return _behind_commas(incomplete, RUNTIMES)
 
 
-def precisions() -> tuple[str, ...]:
+def precisions(incomplete: str) -> list[str]:
     """Precisions of bundles."""
-    return PRECISIONS
+    return _behind_commas(incomplete, PRECISIONS)
 
 
 def schemes() -> tuple[str, ...]:
@@ -79,9 +79,9 @@ def shipped_device_classes() -> Iterable[str]:
 
 
 @_offering
-def devices() -> Iterable[str]:
+def devices(incomplete: str) -> Iterable[str]:
     """This machine, and the devices that the user saved."""
-    return [LOCAL, *saved_devices()]
+    return _behind_commas(incomplete, (LOCAL, *saved_devices()))
 
 
 @_offering
@@ -106,6 +106,13 @@ def models() -> Iterable[str]:
 def models_and_demo() -> Iterable[str]:
     """`demo`, and models of timm and of open_clip."""
     return ["demo", *models()]
+
+
+def _behind_commas(incomplete: str, names: Iterable[str]) -> list[str]:
+    """The names that a list may go on with, each behind what was typed up to the last comma."""
+    typed, comma, _ = incomplete.rpartition(",")
+    taken = typed.split(",")
+    return [f"{typed}{comma}{name}" for name in names if name not in taken]
 
 
 def _files(incomplete: str, *suffixes: str) -> list[str]:

@@ -8,7 +8,7 @@ from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import Calibrating, ForPipelines, Making, Measuring, Source, Wanted, flat
+from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted, flat
 from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import DryRun, Json, Quiet
@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@app.command(rich_help_panel=panels.MAIN_JOB, epilog=DEPLOY_EXAMPLES)
+@app.command(rich_help_panel=panels.COMMANDS, epilog=DEPLOY_EXAMPLES)
 @flat
 def deploy(
     context: typer.Context,
@@ -51,11 +51,11 @@ def deploy(
     return _run(options, wanted, files, json_, quiet, dry_run)
 
 
-@app.command(rich_help_panel=panels.MAIN_JOB)
+@app.command(rich_help_panel=panels.COMMANDS)
 @flat
 def demo(
     context: typer.Context,
-    making: Making,
+    making: MakingDemo,
     calibrating: Calibrating,
     measuring: Measuring,
     wanted: Wanted,

@@ -25,7 +25,7 @@ devices = typer.Typer(
     help="Add, list, check, clean and remove devices.\n\nA device is another machine that edgekit reaches over SSH.",
     epilog=EXAMPLES,
 )
-app.add_typer(devices, name="devices", rich_help_panel=panels.DEVICES)
+app.add_typer(devices, name="devices", rich_help_panel=panels.MORE)
 
 Name = Annotated[
     str,

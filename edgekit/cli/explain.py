@@ -14,7 +14,7 @@ from edgekit.errors import UsageError
 WIDEST = 100
 
 
-@app.command(rich_help_panel=panels.DEVICES)
+@app.command(rich_help_panel=panels.MORE)
 def explain(
     name: Annotated[
         str | None,

@@ -15,6 +15,9 @@ from edgekit.cli.shared import (
     Devices,
     Iterations,
     Labelled,
+    LabelledOfDemo,
+    LabelledOfModel,
+    LabelledUnlessDemo,
     Offline,
     RecipeName,
     Scheme,
@@ -133,6 +136,27 @@ class Making:
 
 
 @dataclass
+class MakingDemo(Making):
+    """The same for `edgekit demo`, which has its own weights, images and run folder."""
+
+    data: LabelledOfDemo = None
+
+
+@dataclass
+class MakingFloat(Making):
+    """The same for `edgekit compile`, which needs images only for a model."""
+
+    data: LabelledOfModel = None
+
+
+@dataclass
+class MakingOrDemo(Making):
+    """The same for commands whose model can be `demo`."""
+
+    data: LabelledUnlessDemo = None
+
+
+@dataclass
 class Calibrating:
     """The images to calibrate on."""
 
@@ -176,7 +200,7 @@ class Wanted:
             autocompletion=completion.precisions,
             show_default="both",
             rich_help_panel=panels.BUNDLES,
-            help=f"Precision of the bundles to make: {' or '.join(PRECISIONS)}. Repeatable.",
+            help=f"Precisions of the bundles to make: {', '.join(PRECISIONS)}. Repeatable, or a list with commas.",
         ),
     ] = None
     scheme: Scheme = None
@@ -223,10 +247,10 @@ class Measuring:
             min=0,
             max=100,
             metavar="POINTS",
-            show_default="1, compared with the measured drop alone",
+            show_default="the measured loss may be 1 point, whatever its interval",
             rich_help_panel=panels.GATES,
-            help="Largest loss of top-1 accuracy, in percentage points, with which an int8 bundle passes. Its whole "
-            "95 % confidence interval must lie within the bound.",
+            help="Largest loss of top-1 accuracy, in percentage points, with which an int8 bundle passes. The whole "
+            "95 % confidence interval of the loss must lie within it.",
         ),
     ] = None
     min_speedup: Annotated[

@@ -12,7 +12,7 @@ from edgekit.cli.checks import check_job, check_labels, check_weights
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
-from edgekit.config.runtimes import RUNTIMES, find_runtime
+from edgekit.config.runtimes import RUNTIMES, runtime_called
 from edgekit.devices.registry import THIS, Device, find_device
 from edgekit.errors import UsageError
 from edgekit.measure.settings import Gates, Timing
@@ -106,16 +106,30 @@ def data_of(path: Path | None) -> Path:
     return path
 
 
+def listed(option: str, values: list[str] | None) -> list[str]:
+    """The names in the values of an option that takes several: repeated, separated by commas, or both."""
+    names = [name.strip() for value in values or () for name in value.split(",")]
+    if "" in names:
+        raise UsageError(
+            f"{option} has an empty name in '{','.join(values or ())}'",
+            valid="names, separated by commas without spaces",
+            fix="Remove the comma too many",
+        )
+    return names
+
+
 def targets_of(names: list[str] | None) -> tuple[str, ...]:
     """The runtimes that the user chose, without repetitions; all if there are none."""
-    return tuple(dict.fromkeys(find_runtime(name).name for name in names)) if names else tuple(RUNTIMES)
+    chosen = listed("--target", names)
+    return tuple(dict.fromkeys(runtime_called(name).name for name in chosen)) if chosen else tuple(RUNTIMES)
 
 
 def precisions_of(names: list[str] | None) -> tuple[Precision, ...]:
     """The precisions that the user chose, in the report's order; both if there are none."""
-    if unknown := sorted(set(names or ()) - set(PRECISIONS)):
+    chosen = listed("--precision", names)
+    if unknown := sorted(set(chosen) - set(PRECISIONS)):
         raise UsageError(f"--precision is '{unknown[0]}'", valid=" or ".join(PRECISIONS))
-    return tuple(precision for precision in PRECISIONS if not names or precision in names)
+    return tuple(precision for precision in PRECISIONS if not chosen or precision in chosen)
 
 
 def scheme_of(name: str | None) -> Scheme | None:
@@ -186,4 +200,5 @@ def seconds_of(text: str | None) -> float | None:
 
 def devices_of(names: list[str] | None) -> tuple[Device, ...]:
     """The devices that the user chose, without repetitions; this machine if there are none."""
-    return tuple(find_device(name) for name in dict.fromkeys(names)) if names else (THIS,)
+    chosen = listed("--device", names)
+    return tuple(find_device(name) for name in dict.fromkeys(chosen)) if chosen else (THIS,)

@@ -1,12 +1,16 @@
 """Titles of the panels in which `--help` groups commands and options."""
 
-MAIN_JOB = "Main job"
-STEPS = "Steps"
-ANALYSIS = "Analysis"
-DEVICES = "Devices and help"
+COMMANDS = "Commands"
+MORE = "More"
 
-COMMAND_PANELS = (MAIN_JOB, STEPS, ANALYSIS, DEVICES)
+COMMAND_PANELS = (COMMANDS, MORE)
 """The panels of commands, in the order in which `--help` shows them."""
+COMMAND_ORDER = (
+    "demo", "deploy", "benchmark", "inspect", "tune", "doctor",
+    "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "targets",
+    "devices", "explain",
+)  # fmt: skip
+"""The commands in the order in which `--help` shows them; others come last."""
 
 MODEL = "Model"
 IMAGES = "Images"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-@app.command(rich_help_panel=panels.ANALYSIS)
+@app.command(rich_help_panel=panels.MORE)
 @flat
 def plan(
     model: Model,

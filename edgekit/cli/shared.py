@@ -1,5 +1,6 @@
 """Single options that several commands share."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,13 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.checks import check_seed
+from edgekit.compat.typer import REQUIRED
 from edgekit.config.runtimes import RUNTIMES
 
+RUNTIME_NAMES = ", ".join(
+    runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
+)
+"""The names that `--target` takes, in words."""
 MOST_THREADS = 1024
 MOST_STREAMS = 256
 
@@ -74,24 +80,28 @@ Streams = Annotated[
         "--threads states each one's threads.",
     ),
 ]
-Labelled = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="PATH",
-        rich_help_panel=panels.IMAGES,
-        help="Labelled images: a folder or a zip with one folder of images for each class.",
-    ),
-]
+_data = functools.partial(
+    typer.Option,
+    "--data",
+    metavar="PATH",
+    rich_help_panel=panels.IMAGES,
+    help="Labelled images: a folder or a zip with one folder of images for each class.",
+)
+Labelled = Annotated[Path | None, _data(show_default=REQUIRED)]
+LabelledOptional = Annotated[Path | None, _data()]
+LabelledOfDemo = Annotated[Path | None, _data(show_default="edgekit's own images")]
+LabelledOfModel = Annotated[Path | None, _data(show_default=f"{REQUIRED} for a model")]
+LabelledUnlessDemo = Annotated[Path | None, _data(show_default=f"{REQUIRED}, except for demo")]
 Targets = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
+        "--runtime",
         metavar="RUNTIME",
         autocompletion=completion.runtimes,
         show_default="all",
         rich_help_panel=panels.BUNDLES,
-        help=f"Runtime to compile for: {', '.join(RUNTIMES)}. Repeatable.",
+        help=f"Runtimes to compile for: {RUNTIME_NAMES}. Repeatable, or a list such as onnx,tflite.",
     ),
 ]
 DeviceClassName = Annotated[
@@ -125,8 +135,8 @@ Devices = Annotated[
         autocompletion=completion.devices,
         show_default="local",
         rich_help_panel=panels.DEVICE,
-        help="Device to measure on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST. "
-        "Repeatable.",
+        help="Devices to measure on: local (this machine), names from `edgekit devices list`, or ssh://USER@HOST. "
+        "Repeatable, or a list such as local,pi5.",
     ),
 ]
 OneDevice = Annotated[

@@ -12,7 +12,8 @@ from edgekit.cli.checks import check_images, check_soup_output
 from edgekit.cli.groups import Source, flat
 from edgekit.cli.options import model_options
 from edgekit.cli.output import clean_stdout, emit, loading
-from edgekit.cli.shared import Json, Labelled, Quiet, Seed
+from edgekit.cli.shared import Json, LabelledOptional, Quiet, Seed
+from edgekit.compat.typer import REQUIRED
 from edgekit.errors import UsageError
 from edgekit.models.options import ModelOptions
 
@@ -27,7 +28,7 @@ class Method(StrEnum):
     greedy = "greedy"
 
 
-@app.command(rich_help_panel=panels.ANALYSIS)
+@app.command(rich_help_panel=panels.MORE)
 @flat
 def soup(
     members: Annotated[
@@ -41,8 +42,9 @@ def soup(
             "--output",
             "-o",
             metavar="FILE",
+            show_default=REQUIRED,
             rich_help_panel=panels.OUTPUT,
-            help="The .safetensors file to write. This option is required.",
+            help="The .safetensors file to write.",
         ),
     ] = None,
     method: Annotated[
@@ -63,7 +65,7 @@ def soup(
             help="Model of the checkpoints: a timm name, open_clip:NAME, module:factory, or demo.",
         ),
     ] = None,
-    data: Labelled = None,
+    data: LabelledOptional = None,
     num_held_out_samples: Annotated[
         int | None,
         typer.Option(

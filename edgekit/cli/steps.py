@@ -10,7 +10,7 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.checks import check_device_class, check_images, check_recipe
-from edgekit.cli.groups import Calibrating, Making, Source, flat
+from edgekit.cli.groups import Calibrating, Making, MakingFloat, Source, flat
 from edgekit.cli.options import job_options, model_options, scheme_of, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command(rich_help_panel=panels.STEPS)
+@app.command(rich_help_panel=panels.MORE)
 @flat
 def quantize(
     model: Model,
@@ -58,7 +58,7 @@ def quantize(
     return 1 if quantized.failures else 0
 
 
-@app.command(name="compile", rich_help_panel=panels.STEPS)
+@app.command(name="compile", rich_help_panel=panels.MORE)
 @flat
 def compile_(
     source: Annotated[
@@ -70,7 +70,7 @@ def compile_(
             "module:factory or a .onnx file.",
         ),
     ],
-    making: Making,
+    making: MakingFloat,
     network: Source,
     json_: Json = False,
     quiet: Quiet = False,

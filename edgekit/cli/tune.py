@@ -7,7 +7,7 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.groups import Calibrating, Making, Measuring, Source, flat
+from edgekit.cli.groups import Calibrating, Making, MakingOrDemo, Measuring, Source, flat
 from edgekit.cli.options import demo_options, job_options, model_options
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import Json, Quiet, Threads
@@ -35,12 +35,12 @@ def _job(
     return job_options(model_options(model, making.weights, source), making, calibrating, measuring, command)
 
 
-@app.command(rich_help_panel=panels.ANALYSIS)
+@app.command(rich_help_panel=panels.MORE)
 @flat
 def sensitivity(
     context: typer.Context,
     model: Model,
-    making: Making,
+    making: MakingOrDemo,
     calibrating: Calibrating,
     source: Source,
     num_eval_samples: Annotated[
@@ -124,12 +124,12 @@ class Searching:
     ] = None
 
 
-@app.command(rich_help_panel=panels.ANALYSIS)
+@app.command(rich_help_panel=panels.COMMANDS)
 @flat
 def tune(
     context: typer.Context,
     model: Model,
-    making: Making,
+    making: MakingOrDemo,
     calibrating: Calibrating,
     measuring: Measuring,
     searching: Searching,
@@ -140,9 +140,9 @@ def tune(
     """Search for the fastest recipe that stays within --max-drop.
 
     Trials run on this machine, one at a time. With another --device, speed is
-    judged only in the final measurement there. Images that the search never saw judge the
-    result. Writes recipe.toml and its bundles and report to the run folder.
-    After an interruption, the same command resumes.
+    judged only in the final measurement there. Images that the search never
+    saw judge the result. Writes recipe.toml and its bundles and report to the
+    run folder. After an interruption, the same command resumes.
     """
     from edgekit.support.progress import Reporter
     from edgekit.tuning.options import Search

@@ -51,7 +51,7 @@ Examples:
 """
 
 
-@app.command(rich_help_panel=panels.STEPS, epilog=EVALUATE_EXAMPLES)
+@app.command(rich_help_panel=panels.MORE, epilog=EVALUATE_EXAMPLES)
 @flat
 def evaluate(
     bundles: Bundles,
@@ -167,7 +167,7 @@ def evaluate(
     return 0 if all(row.verdict == "pass" for row in evaluation.results) else 1
 
 
-@app.command(rich_help_panel=panels.STEPS, epilog=BENCHMARK_EXAMPLES)
+@app.command(rich_help_panel=panels.COMMANDS, epilog=BENCHMARK_EXAMPLES)
 @flat
 def benchmark(
     context: typer.Context,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.report.compare import RowComparison
 
 
-@app.command(rich_help_panel=panels.STEPS)
+@app.command(rich_help_panel=panels.COMMANDS)
 def inspect(
     bundle: Annotated[
         Path,
@@ -39,8 +39,8 @@ def inspect(
     """Show what a bundle contains and which of its layers run in integer kernels.
 
     The first line says what ran where. Runs the bundle's golden samples and
-    compares the outputs; a difference is an error after the output. A layer that runs in float is listed with the
-    reason.
+    compares the outputs; a difference is an error after the output. A layer
+    that runs in float is listed with the reason.
     """
     from edgekit.devices.registry import find_device
     from edgekit.devices.remote import inspect_on
@@ -87,7 +87,7 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
         yield f"note: {SIMULATED}"
 
 
-@app.command(rich_help_panel=panels.STEPS)
+@app.command(rich_help_panel=panels.MORE)
 def classify(
     bundle: BundlePath,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
@@ -117,7 +117,7 @@ def classify(
             out.writelines(f"{scored.score:7.2%}  {scored.label}\n" for scored in result.top)
 
 
-@app.command(rich_help_panel=panels.STEPS)
+@app.command(rich_help_panel=panels.MORE)
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     card: Annotated[
@@ -152,7 +152,7 @@ def report(
             render_table(document, Console(file=out))
 
 
-@app.command(rich_help_panel=panels.ANALYSIS)
+@app.command(rich_help_panel=panels.MORE)
 @flat
 def compare(
     before: Annotated[
@@ -186,7 +186,7 @@ def compare(
     return 0 if comparison.verdict == "pass" else 1
 
 
-@app.command(rich_help_panel=panels.DEVICES)
+@app.command(rich_help_panel=panels.MORE)
 def targets(
     recipe: Annotated[
         str | None,
@@ -201,8 +201,9 @@ def targets(
 ) -> None:
     """List the runtimes, device classes and recipes.
 
-    These are the values of --target, --device-class and --recipe. With --recipe, list the rewrites of one recipe for
-    each runtime and precision, in the order of application.
+    These are the values of --target, --device-class and --recipe. With
+    --recipe, list the rewrites of one recipe for each runtime and precision,
+    in the order of application.
     """
     from edgekit.config.catalogue import list_catalogue
 
@@ -219,7 +220,7 @@ def targets(
             out.writelines(f"{label:<12}  {entry.name}: {entry.description}\n" for entry in entries)
 
 
-@app.command(rich_help_panel=panels.DEVICES)
+@app.command(rich_help_panel=panels.COMMANDS)
 def doctor(json_: Json = False) -> int:
     """Check this machine, and print the fix for each problem.
 

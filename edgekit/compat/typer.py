@@ -1,4 +1,4 @@
-"""Typer: the base class of its usage errors, and their details besides the message."""
+"""Typer: the base class of its usage errors, their details besides the message, and a help without types."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,3 +65,46 @@ def command_path(error: Any) -> str | None:
 def subcommands(error: Any) -> tuple[str, ...]:
     """Names of the subcommands of a usage error's command; empty if it has none."""
     return tuple(getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", ()))
+
+
+REQUIRED = "required"
+"""Beginning of an option's `show_default` if a command needs the option although Typer does not demand it."""
+
+
+def plain_help(command: Any, panel: str | None) -> None:
+    """Leave types, ranges and parentheses out of a command's help, and put `--help` into a panel.
+
+    Checked with typer 0.29, which has no setting for it: without this, a flag has the type `<bool>`, a path `<Path>`, a
+    number `[x>=1]`, and a default in words stands in parentheses. The reference pages give the ranges.
+    """
+    for parameter in command.params:
+        _plain(parameter)
+    help_option_of = command.get_help_option
+
+    def get_help_option(context: Any) -> Any:
+        option = help_option_of(context)
+        if option is not None:
+            _plain(option)
+            option.rich_help_panel = panel
+        return option
+
+    command.get_help_option = get_help_option
+
+
+def _plain(parameter: Any) -> None:
+    """Show a parameter's name, placeholder, choices and default, and mark it if it is required."""
+    is_option = parameter.param_type_name == "option"
+    placeholder = parameter.metavar if is_option and not parameter.is_flag else None
+    if is_option and placeholder is None and parameter.type_descriptor.is_choice:
+        placeholder = parameter.display_type(None).strip("<>")
+    default_of, shown = parameter._get_default_string, parameter.show_default
+    parameter.display_type_rich = lambda ctx: placeholder
+    parameter._get_number_range_help_str = lambda: None
+    parameter._get_default_string = lambda **given: shown if given["show_default_is_str"] else default_of(**given)
+    if not is_option:
+        dots = "..." if parameter.nargs != 1 else ""
+        name = f"{parameter.display_name_raw}{dots}"
+        parameter.get_usage_pieces = lambda ctx: [name if parameter.required else f"[{name}]"]
+    elif isinstance(shown, str) and shown.startswith(REQUIRED):
+        parameter.show_default = False
+        parameter.help = f"{parameter.help} [dim red]\\[{shown}][/]"

@@ -54,6 +54,8 @@ class Runtime:
     """Name of the folder, of the extra in pyproject.toml, and of the table in a recipe."""
     title: str
     """Name that the runtime's own project uses."""
+    aliases: tuple[str, ...] = ()
+    """Other names that the command line accepts. Files and JSON have `name` alone."""
     model_suffix: str
     """Suffix of a model file, unique to this runtime."""
     companion_suffixes: tuple[str, ...] = ()
@@ -147,6 +149,11 @@ def find_runtime(name: str) -> Runtime:
     raise UsageError(f"unknown target '{name}'", valid=", ".join(RUNTIMES), fix=fix)
 
 
+def runtime_called(name: str) -> Runtime:
+    """The runtime with this name or alias; UsageError with the valid names if it doesn't exist."""
+    return next((runtime for runtime in RUNTIMES.values() if name in runtime.aliases), None) or find_runtime(name)
+
+
 def runtime_of_suffix(suffix: str) -> Runtime | None:
     """The runtime whose model files have this suffix, or None."""
     return next((runtime for runtime in RUNTIMES.values() if runtime.model_suffix == suffix), None)
@@ -184,6 +191,7 @@ register(
     Runtime(
         name="onnx",
         title="ONNX Runtime",
+        aliases=("onnxruntime", "ort"),
         model_suffix=".onnx",
         companion_suffixes=(".onnx.data",),
         # A protobuf can't exceed 2 GiB, and the graph takes some of that.
@@ -208,6 +216,7 @@ register(
     Runtime(
         name="tflite",
         title="LiteRT",
+        aliases=("litert",),
         model_suffix=".tflite",
         # Offsets in the file are signed 32-bit numbers.
         file_limit=FileLimit(2**31, "a TFLite file"),

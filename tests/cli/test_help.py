@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from edgekit import __version__
 from edgekit.cli import panels
 from edgekit.cli.main import main
 from tests.helpers.command_line import all_commands
 
-JOB = {"deploy": panels.MAIN_JOB, "benchmark": panels.STEPS, "tune": panels.ANALYSIS, "devices": panels.DEVICES}
+JOB = {"deploy": panels.COMMANDS, "benchmark": panels.COMMANDS, "tune": panels.COMMANDS, "devices": panels.MORE}
+FIRST = ["demo", "deploy", "benchmark", "inspect", "tune", "doctor"]
 
 
 @pytest.mark.parametrize(
@@ -57,15 +59,77 @@ def test_commands_are_grouped_and_no_summary_is_truncated(show_help: Any) -> Non
     for name, command in all_commands():
         if " " in name:
             continue
-        panel = words_of(shown[command.rich_help_panel])
-        summary = command.help.partition("\n\n")[0].split()
-        start = panel.index(name) + 1
-        assert panel[start : start + len(summary)] == summary, name
+        summary = " ".join(command.help.partition("\n\n")[0].split())
+        assert f"{name} {summary}" in " ".join(words_of(shown[command.rich_help_panel])), name
+
+
+def listed(panel: str) -> list[str]:
+    """The names of the commands in a panel."""
+    return [line[2:].split(" ")[0] for line in panel.splitlines() if not line.startswith("│  ")]
+
+
+def test_the_first_page_shows_six_commands_and_where_to_begin(show_help: Any) -> None:
+    text = show_help()
+    shown = by_panel(text)
+    assert listed(shown[panels.COMMANDS]) == FIRST
+    names = {name.split()[0] for name, _ in all_commands()}
+    assert sorted(listed(shown[panels.MORE])) == sorted(names - set(FIRST))
+    assert set(panels.COMMAND_ORDER) == names
+    assert text.index("Begin with `edgekit demo`") < text.index(panels.COMMANDS)
+    assert "edgekit deploy resnet18 --weights best.pth --data photos" in text
+
+
+@pytest.mark.parametrize("words", [name for name, _ in all_commands()] + ["", "devices"])
+def test_short_names_of_help_and_version(words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*words.split(), "-h"]) == 0
+    short = capfd.readouterr().out
+    assert main([*words.split(), "--help"]) == 0
+    assert capfd.readouterr().out == short
+    for option in ("-V", "--version"):
+        assert main([*words.split(), option]) == 0
+        assert capfd.readouterr().out == f"edgekit {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [name for name, _ in all_commands()] + [""])
+def test_no_types_and_ranges_in_help(words: str, show_help: Any) -> None:
+    shown = " ".join(words_of(show_help(*words.split())))
+    assert not re.search(r"<\w+|TEXT|INTEGER|\[[\d.<>=x]+\]|default: \(|\{", shown), shown
+
+
+REQUIRED = {
+    "deploy": "--data PATH [required]",
+    "quantize": "--data PATH [required]",
+    "evaluate": "--data PATH [required]",
+    "compile": "--data PATH [required for a model]",
+    "tune": "--data PATH [required, except for demo]",
+    "sensitivity": "--data PATH [required, except for demo]",
+    "soup": "--output -o FILE [required]",
+}
+
+
+@pytest.mark.parametrize("words", [name for name, _ in all_commands()])
+def test_required_options_are_marked(words: str) -> None:
+    """`--help` prints what the reference page has in its column of defaults."""
+    command = dict(all_commands())[words]
+    marked = [
+        f"{' '.join(option.opts)} {option.metavar} [{option.show_default}]"
+        for option in command.params
+        if str(option.show_default).startswith("required")
+    ]
+    assert marked == ([REQUIRED[words]] if words in REQUIRED else [])
+
+
+def test_the_mark_and_the_default_in_words_are_shown(show_help: Any) -> None:
+    shown = by_panel(show_help("deploy"))
+    assert "[required]" in words_of(shown[panels.IMAGES])
+    assert "[required]" not in words_of(by_panel(show_help("demo"))[panels.IMAGES])
+    gates = " ".join(words_of(shown[panels.GATES]))
+    assert "[default: the measured loss may be 1 point, whatever its interval]" in gates
 
 
 @pytest.mark.parametrize(("name", "panel"), JOB.items())
 def test_a_command_is_in_its_panel(name: str, panel: str, show_help: Any) -> None:
-    assert name in [line[2:].split(" ")[0] for line in by_panel(show_help())[panel].splitlines()]
+    assert name in listed(by_panel(show_help())[panel])
 
 
 def test_every_option_is_documented_in_a_titled_panel() -> None:
@@ -84,8 +148,8 @@ def test_the_options_of_deploy_stand_panel_by_panel(show_help: Any) -> None:
     place = {"--weights": panels.MODEL, "--data": panels.IMAGES, "--target": panels.BUNDLES, "--output": panels.OUTPUT}
     place |= {"--device": panels.DEVICE, "--threads": panels.MEASUREMENT, "--max-drop": panels.GATES}
     for option, panel in place.items():
-        assert option in words_of(shown[panel])
-    assert "[default: (all)]" in " ".join(words_of(shown[panels.BUNDLES]))
+        assert option in " ".join(words_of(shown[panel])).replace(",", " ").split()
+    assert "[default: all]" in " ".join(words_of(shown[panels.BUNDLES]))
 
 
 @pytest.mark.parametrize("words", [name for name, _ in all_commands()] + ["", "devices"])

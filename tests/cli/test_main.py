@@ -17,18 +17,18 @@ from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
 
 COMMANDS = [
-    "deploy",
     "demo",
+    "deploy",
+    "benchmark",
+    "inspect",
+    "doctor",
     "quantize",
     "compile",
     "evaluate",
-    "benchmark",
-    "inspect",
     "classify",
     "report",
     "compare",
     "targets",
-    "doctor",
     "devices",
 ]
 # fmt: off

@@ -116,11 +116,11 @@ COMMANDS = {
 
 
 def options() -> Iterator[tuple[str, str]]:
-    """Each command with each of its options that takes a value."""
+    """Each command with each of its options that takes a value, by the option's first name."""
     for name, command in all_commands():
         for option in command.params:
             if option.param_type_name == "option" and not option.is_flag:
-                yield name, max(option.opts, key=len)
+                yield name, next(each for each in option.opts if each.startswith("--"))
 
 
 @pytest.fixture
