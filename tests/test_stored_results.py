@@ -144,10 +144,10 @@ def make_graph(place: Place, inputs: Any) -> None:
     stored = place.run.path / "fingerprint"
 
     def read(folder: Path) -> Any:
-        return SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else "")
+        return SimpleNamespace(fingerprint=stored.read_text() if stored.exists() else "", labels=())
 
     place.patch.setattr(steps, "read_facts", read)
-    if not steps._has_graph(place.run.path, inputs.key):
+    if not steps._has_graph(place.run.path, inputs):
         place.made()
         stored.write_text(inputs.key)
 

@@ -147,12 +147,15 @@ def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) ->
 
 
 def _in_turns(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
-    """Yield one sample of each class, then a second one of each, and so on. `seed` determines both orders."""
-    by_class: dict[int, list[Sample]] = {}
+    """Yield one sample of each class, then a second one of each, and so on. `seed` determines both orders.
+
+    Labels have no influence, so a corrected list of class names chooses the same images.
+    """
+    by_class: dict[str, list[Sample]] = {}
     for sample in samples:
-        by_class.setdefault(sample.label, []).append(sample)
+        by_class.setdefault(sample.class_name, []).append(sample)
     shuffler = random.Random(seed)
-    queues = [by_class[label] for label in sorted(by_class)]
+    queues = [by_class[name] for name in sorted(by_class)]
     shuffler.shuffle(queues)
     for queue in queues:
         shuffler.shuffle(queue)

@@ -7,6 +7,7 @@ from edgekit.errors import BundleError
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.relabel import differs_in_labels, relabel
 from edgekit.pipeline.request import BundleInputs
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.libraries import quiet
@@ -52,12 +53,18 @@ def warn_of_unmatched(to_compile: GraphToCompile, reporter: Reporter) -> None:
 
 
 def reused_bundle(path: Path, inputs: BundleInputs, reporter: Reporter) -> Bundle | None:
-    """The bundle at `path` if it is intact and was made from these inputs."""
+    """The bundle at `path` if it is intact and was made from these inputs, or from others in the names of classes only.
+
+    Those it replaces.
+    """
     try:
         bundle = read_bundle(path)
     except BundleError:
         return None
-    if bundle.manifest.fingerprint != inputs.key:
-        return None
-    reporter.say(f"{path.name}: reused from an earlier run")
-    return bundle
+    if bundle.manifest.fingerprint == inputs.key:
+        reporter.say(f"{path.name}: reused from an earlier run")
+        return bundle
+    if differs_in_labels(bundle, inputs):
+        reporter.say(f"{path.name}: reused from an earlier run, with other class names")
+        return relabel(bundle, inputs)
+    return None

@@ -5,6 +5,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,21 +72,23 @@ def compile_stage(to_compile: GraphToCompile, path: Path, golden_count: int = 2)
 
 def _compiled(to_compile: GraphToCompile, folder: Path) -> Artifact:
     backend = load_backend(to_compile.facts.target)
+    facts = to_compile.facts
+    metadata = embedded(facts, facts.labels, facts.provenance.model.name)
     with quiet(), torch.no_grad():
-        return backend.compile(to_compile.graph, folder, embedded(to_compile.facts), to_compile.facts.device_class)
+        return backend.compile(to_compile.graph, folder, metadata, facts.device_class)
 
 
-def embedded(facts: GraphFacts) -> str:
-    """The JSON that a model file contains, so that it can run without its bundle."""
+def embedded(of: GraphFacts | Manifest, labels: Sequence[str], model: str | None) -> str:
+    """The JSON that a model file contains, so that it can run without its bundle. `model` is the network's name."""
     return json.dumps(
         {
             "edgekit": __version__,
-            "target": facts.target,
-            "precision": facts.precision,
-            "scheme": facts.scheme,
-            "preprocessing": facts.preprocessing.to_dict(),
-            "labels": list(facts.labels),
-            "model": facts.provenance.model.name,
+            "target": of.target,
+            "precision": of.precision,
+            "scheme": of.scheme,
+            "preprocessing": of.preprocessing.to_dict(),
+            "labels": list(labels),
+            "model": model,
         }
     )
 

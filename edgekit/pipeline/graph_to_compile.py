@@ -22,7 +22,7 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.pipeline.request import Provenance
 from edgekit.report.serialization import to_json
 from edgekit.runtime.manifest import ManifestLayer
-from edgekit.support.files import replacing, writing
+from edgekit.support.files import replace_text, replacing, writing
 from edgekit.support.libraries import LibraryErrors, quiet
 
 GRAPH, STAGE, SAMPLES = "graph.pt2", "stage.json", "samples.npz"
@@ -108,6 +108,12 @@ def read_facts(folder: Path) -> GraphFacts:
         if not zipfile.is_zipfile(folder / name):
             raise _not_a_graph(folder, f"{name} is missing or damaged")
     return facts
+
+
+def save_facts(facts: GraphFacts, folder: Path) -> None:
+    """Replace the facts of a graph that `save_graph` wrote."""
+    with writing(folder / STAGE):
+        replace_text(folder / STAGE, to_json(facts))
 
 
 def _not_a_graph(folder: Path, reason: object) -> InputError:

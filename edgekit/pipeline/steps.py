@@ -1,7 +1,7 @@
 """Implements `edgekit quantize` and `edgekit compile`, the two halves of building bundles."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +10,10 @@ from edgekit.images.calibration_list import write_list
 from edgekit.pipeline.build import warn_of_unmatched
 from edgekit.pipeline.builder import build_all, builder_of
 from edgekit.pipeline.compile import compile_stage
-from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_graph
+from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_facts, save_graph
 from edgekit.pipeline.job import load_job_to_build
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BundleInputs
 from edgekit.report.row import Failure
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
@@ -66,7 +67,7 @@ def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
 
         def quantized(name: str) -> str:
             target, folder = targets[name], run.path / f"{name}-graph"
-            if _has_graph(folder, graphs.inputs(target, "int8").key):
+            if _has_graph(folder, graphs.inputs(target, "int8")):
                 reporter.say(f"{folder.name}: reused from an earlier run")
             else:
                 to_compile = graphs.graph_to_compile(target, "int8")
@@ -79,11 +80,16 @@ def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
     return QuantizedGraphs(graphs=tuple(folders.values()), failures=not_made(errors))
 
 
-def _has_graph(folder: Path, fingerprint: str) -> bool:
+def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
+    """Whether a folder has the graph of these inputs. One that differs in class names only gets the new names."""
     try:
-        return read_facts(folder).fingerprint == fingerprint
+        facts = read_facts(folder)
     except InputError:
         return False
+    if facts.fingerprint == replace(inputs, labels=facts.labels).key != inputs.key:
+        facts = replace(facts, labels=inputs.labels, fingerprint=inputs.key)
+        save_facts(facts, folder)
+    return facts.fingerprint == inputs.key
 
 
 def compile_graphs(source: Path, output: Path, reporter: Reporter) -> CompiledBundles:

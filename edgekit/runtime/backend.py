@@ -1,4 +1,4 @@
-"""The contract of a backend: one method that compiles a graph to the files that a runtime loads."""
+"""The contract of a backend: compiles a graph to the files that a runtime loads, and renews the metadata in them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +51,15 @@ class Backend(Protocol):
 
         Raises:
             CompileError: The runtime's compiler refused the graph; the message quotes its first line.
+        """
+        ...
+
+    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+        """Replace the metadata in a model file. The file becomes what `compile` writes with this metadata.
+
+        Args:
+            model_file: The `Artifact.model_file` that `compile` wrote. Its other files don't contain the metadata.
+            metadata: JSON text, in ASCII.
         """
         ...
 

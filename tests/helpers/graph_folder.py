@@ -11,7 +11,7 @@ from tests.helpers.tiny import X86, tiny_manifest
 FINGERPRINT = "0" * 64
 
 
-def graph_folder(folder: Path) -> Path:
+def graph_folder(folder: Path, fingerprint: str = FINGERPRINT) -> Path:
     """Make such a folder for ONNX Runtime: its graph and samples are empty archives."""
     facts = GraphFacts(
         target="onnx",
@@ -24,7 +24,7 @@ def graph_folder(folder: Path) -> Path:
             {}, ModelOrigin("tiny", "timm", "random", "0" * 64, 1, None), "default", (), "nearest", "0" * 64
         ),
         device_class=X86,
-        fingerprint=FINGERPRINT,
+        fingerprint=fingerprint,
         unmatched=(),
     )
     folder.mkdir(parents=True)

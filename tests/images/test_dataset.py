@@ -246,6 +246,13 @@ def test_selection_is_balanced_repeatable_and_a_prefix_of_a_larger_one(place: Pa
     assert len(select(dataset, 0, 0).samples) == len(select(dataset, None, 0).samples) == 16
 
 
+def test_the_order_of_the_labels_has_no_influence_on_the_choice(place: Path) -> None:
+    make(place, contents({"cat": 9, "dog": 5, "owl": 2}))
+    chosen, other = (select(open_dataset(place, labels), 9, 0) for labels in (LABELS, LABELS[::-1]))
+    assert [sample.label for sample in chosen.samples] != [sample.label for sample in other.samples]
+    assert (chosen.hashes, chosen.sha256) == (other.hashes, other.sha256)
+
+
 def test_nothing_excluded_is_chosen_again(place: Path) -> None:
     members = contents({"cat": 6, "dog": 6})
     members["cat/copy.png"] = members["cat/0.png"]

@@ -194,6 +194,34 @@ def test_other_options_reuse_the_bundles_that_they_do_not_affect(
     assert ("evaluate torch" in err) == evaluates_torch
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["other names", "another order"])
+def test_other_class_names_are_put_into_the_bundles(
+    again: Callable[..., int], job_arguments: list[str], photos: Path, tmp_path: Path, capfd: Any, order: int
+) -> None:
+    """Nothing is calibrated or compiled anew, and the bundles and figures are those of a new run with these names.
+
+    In another order, the classes of the images change, but not the images to calibrate on.
+    """
+    names = [path.name.replace("_", " ") for path in sorted(photos.iterdir())][::order]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    labels = ["--labels", str(tmp_path / "names.txt")]
+    status = 0 if order == 1 else 1  # most classes are wrong
+    assert again(*labels) == status
+    err = capfd.readouterr().err
+    assert err.count("reused from an earlier run, with other class names") == 2
+    assert not re.search("calibrate|rewrite|compile", err)
+    assert leftovers(tmp_path / "run") == []
+    assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "new"), *labels]) == status
+    for name in ("fake-float", "fake-int8"):
+        renamed, new = (read_bundle(tmp_path / folder / name) for folder in ("run", "new"))
+        assert renamed.labels == new.labels == tuple(names)
+        model = new.manifest.model_file
+        assert fake_runtime.embedded(renamed.model_path) == fake_runtime.embedded(new.model_path)
+        files = {**new.manifest.files, model: renamed.manifest.files[model]}  # a zip that depends on its own name
+        assert renamed.manifest == replace(new.manifest, files=files)
+    assert alike(*(load_report(tmp_path / folder) for folder in ("run", "new")))
+
+
 def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..., int], capfd: Any) -> None:
     """The name, weights and number of parameters are the same: only the code differs."""
     args = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10,act_layer='relu'"

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,19 +10,42 @@ from typing import Any
 import pytest
 
 from edgekit.pipeline import steps
-from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES
+from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, read_facts
 from edgekit.support.progress import Reporter
-from tests.helpers.graph_folder import FINGERPRINT, graph_folder
+from edgekit.support.stored_results import Inputs
+from tests.helpers.graph_folder import graph_folder
+
+
+@dataclass(frozen=True)
+class NamedInputs(Inputs):
+    """Inputs of a graph, as far as the tests need them."""
+
+    target: str
+    labels: tuple[str, ...]
+
+
+def has_graph(folder: Path, inputs: Any) -> bool:
+    return steps._has_graph(folder, inputs)
 
 
 def test_an_earlier_graph_is_recognised_without_loading_it(tmp_path: Path) -> None:
-    folder, truncated, incomplete = (graph_folder(tmp_path / name) for name in "abc")
+    same, other = NamedInputs("onnx", ()), NamedInputs("tflite", ())
+    folder, truncated, incomplete = (graph_folder(tmp_path / name, same.key) for name in "abc")
     (truncated / GRAPH).write_bytes(b"PK")
     (incomplete / SAMPLES).unlink()
-    assert steps._has_graph(folder, FINGERPRINT)
-    assert not steps._has_graph(folder, "of another")
-    assert not steps._has_graph(truncated, FINGERPRINT)
-    assert not steps._has_graph(incomplete, FINGERPRINT)
+    assert has_graph(folder, same)
+    assert not has_graph(folder, other)
+    assert not has_graph(truncated, same)
+    assert not has_graph(incomplete, same)
+
+
+def test_a_graph_gets_other_class_names_and_nothing_else(tmp_path: Path) -> None:
+    folder = graph_folder(tmp_path / "graph", NamedInputs("onnx", ()).key)
+    before, named = read_facts(folder), NamedInputs("onnx", ("cat", "dog"))
+    assert has_graph(folder, named)
+    assert read_facts(folder) == replace(before, labels=named.labels, fingerprint=named.key)
+    assert not has_graph(folder, NamedInputs("tflite", ("cat", "owl")))
+    assert read_facts(folder).labels == ("cat", "dog")
 
 
 def test_only_one_graph_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ passes the same tests.
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -32,7 +33,7 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
-from edgekit.runtime.backend import load_lowering
+from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
 from edgekit.support import tracebacks
@@ -252,6 +253,22 @@ def test_the_model_file_alone_tells_how_to_run_it(bundle: Bundle) -> None:
         manifest.scheme,
     )
     assert metadata["model"] == "convnextv2_atto"
+
+
+def test_metadata_is_replaced_as_if_the_graph_was_compiled_with_it(bundle: Bundle, tmp_path: Path) -> None:
+    """Back and forth gives the bytes that the compiler wrote. The fake runtime's zip also depends on its own name."""
+    manifest = bundle.manifest
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    model = tmp_path / "bundle" / manifest.model_file
+    compiled = METADATA[manifest.target](model)
+    backend, names = load_backend(manifest.target), ["<\"&'>", 'an <edgekit value="', "schön\u2028\t\x7f", "\\n"]
+    backend.replace_metadata(model, json.dumps({"labels": names}))
+    assert METADATA[manifest.target](model) == {"labels": names}
+    with Session(replace(bundle, path=model.parent), 1) as session:
+        assert session.verify().max_abs_difference <= bundle.golden().tolerance
+    backend.replace_metadata(model, json.dumps(compiled))
+    assert METADATA[manifest.target](model) == compiled
+    assert manifest.target == "fake" or model.read_bytes() == bundle.model_path.read_bytes()
 
 
 def test_only_int8_files_of_litert_allow_f16_for_the_float_layers(finished_run: Path) -> None:

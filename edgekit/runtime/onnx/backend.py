@@ -49,6 +49,12 @@ class Backend:
         session = {"disabled_optimizers": ["MatMulAddFusion", "BiasGeluFusion"]}
         return Artifact("model.onnx", files, input_name="image", output_name="logits", session=session)
 
+    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+        model = onnx.load(model_file, load_external_data=False)
+        (entry,) = (entry for entry in model.metadata_props if entry.key == "edgekit")
+        entry.value = metadata
+        model_file.write_bytes(model.SerializeToString())
+
 
 def strip(model: onnx.ModelProto) -> None:
     """Remove the exporter's stack traces, which are half of a small file."""

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import torch
 from torch.fx import GraphModule
@@ -14,6 +15,10 @@ from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.axes import split_reductions
+
+METADATA = '<edgekit value="'
+"""Start of the element with the metadata. It is the last one of a model.xml."""
+QUOTE = {'"': "&quot;"}
 
 
 class Backend:
@@ -35,6 +40,12 @@ class Backend:
             # Compressing the weights to 16 bits would change the float model.
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         return Artifact("model.xml", ("model.xml", "model.bin"), input_name="image", output_name="logits")
+
+    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+        # In the text, because OpenVINO would also write other names and a new file of weights.
+        before, start, rest = model_file.read_text("utf-8").rpartition(METADATA)
+        _, end, after = rest.partition('"')
+        model_file.write_text(f"{before}{start}{escape(metadata, QUOTE)}{end}{after}", "utf-8", newline="\n")
 
 
 def decompose_weight_quantizers(graph: GraphModule) -> None:

@@ -30,6 +30,8 @@ from edgekit.runtime.tflite.weights import Key, Levels, put_weights
 
 HALVES = b"fp16accfp16"
 """Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""
+METADATA = b"edgekit"
+"""Name of the metadata that describes the bundle."""
 
 
 class Backend:
@@ -65,8 +67,14 @@ class Backend:
         with compiler_errors("tflite"), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
-        image, logits = finish(folder / "model.tflite", [(b"edgekit", metadata.encode()), *extra], weights)
+        image, logits = finish(folder / "model.tflite", [(METADATA, metadata.encode()), *extra], weights)
         return Artifact("model.tflite", ("model.tflite",), input_name=image, output_name=logits)
+
+    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+        model = schema.ModelT.InitFromPackedBuf(np.fromfile(model_file, np.uint8))
+        (entry,) = (entry for entry in model.metadata if entry.name == METADATA)
+        model.buffers[entry.buffer].data = list(metadata.encode())
+        model_file.write_bytes(packed(model, model_file.stat().st_size + len(metadata)))
 
 
 def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[Key, Levels]) -> tuple[str, str]:
@@ -83,11 +91,16 @@ def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[
         entry = schema.MetadataT()
         entry.name, entry.buffer = name, len(model.buffers) - 1
         model.metadata = [*(model.metadata or []), entry]
-    builder = flatbuffers.Builder(path.stat().st_size + sum(len(content) for _, content in entries) + 1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
     graph = model.subgraphs[0]
     names = tuple(graph.tensors[ends[0]].name.decode() for ends in (graph.inputs, graph.outputs))
+    file = packed(model, path.stat().st_size + sum(len(content) for _, content in entries))
     del model, graph  # which read the old file
-    with path.open("wb") as file:
-        file.write(memoryview(builder.Bytes)[builder.Head() :])
+    path.write_bytes(file)
     return names
+
+
+def packed(model: schema.ModelT, size: int) -> memoryview:
+    """A model as a flatbuffer, whose size is about `size` bytes."""
+    builder = flatbuffers.Builder(size + 1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return memoryview(builder.Bytes)[builder.Head() :]

@@ -23,6 +23,9 @@ class Backend:
             torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
         return Artifact("model.pt2", ("model.pt2",), input_name="image", output_name="logits")
 
+    def replace_metadata(self, model_file: Path, metadata: str) -> None:
+        torch.export.save(torch.export.load(model_file), model_file, extra_files={"edgekit": metadata})
+
 
 def store_weights_as_int8(graph: GraphModule) -> None:
     """Compute the Q of each constant in advance, and delete unused constants."""
