@@ -117,10 +117,10 @@ class UsageError(InputError):
 class DataError(InputError):
     """A data set is missing, empty or too small, or its classes don't fit the model.
 
-    Cause: `--data` or `--calibration-data` is not a folder or zip with one folder of images per class, or the folders
-    are not named like the model's classes.
-    Cure: Arrange the images as DATA/CLASS/IMAGE. If the model has its own classes, name them with `--labels FILE`, one
-    class per line in the order of the model's outputs.
+    Cause: `--data` or `--calibration-data` is in none of the layouts that edgekit reads, is damaged, or its labels are
+    not the model's classes.
+    Cure: Arrange the images as DATA/CLASS/IMAGE, or list them in a CSV with the columns path and label. If the model
+    has its own classes, name them with `--labels FILE`, one class per line in the order of the model's outputs.
     """
 
 

@@ -19,7 +19,20 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.support import distribution
 from tests.helpers.environments import PIP, ROOT, find_python, install_as_printed, new_environment, run
 
-EXTRAS = {"openvino", "onnx", "tflite", "cli", "build", "scale", "tune", "open-clip", "onnx-models", "docs", "dev"}
+EXTRAS = {
+    "openvino",
+    "onnx",
+    "tflite",
+    "cli",
+    "build",
+    "scale",
+    "tune",
+    "open-clip",
+    "onnx-models",
+    "parquet",
+    "docs",
+    "dev",
+}
 
 
 @pytest.fixture(scope="module")

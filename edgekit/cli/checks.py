@@ -33,10 +33,10 @@ def check_job(options: Options) -> None:
 
 
 def check_images(path: Path) -> None:
-    """Raise DataError unless the path is a folder or a zip, or lies in a zip."""
-    from edgekit.images.stores import open_store
+    """Raise DataError unless the path is an image set in one of the layouts, or a part of one."""
+    from edgekit.images.layouts.lookup import open_layout  # numpy
 
-    open_store(path)
+    open_layout(path)
 
 
 def check_device_class(name: str | None) -> None:

@@ -164,9 +164,9 @@ class Calibrating:
         Path | None,
         typer.Option(
             metavar="PATH",
-            show_default="a part of --data that is left out of the evaluation",
+            show_default="the split train of --data, or else a part that is left out of the evaluation",
             rich_help_panel=panels.IMAGES,
-            help="Images to calibrate on, in the same layout as --data.",
+            help="Images to calibrate on, in any layout that --data takes.",
         ),
     ] = None
     num_calibration_samples: Annotated[

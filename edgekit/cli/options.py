@@ -98,9 +98,11 @@ def gates_of(max_drop: float | None = None, min_speedup: float | None = None) ->
 def data_of(path: Path | None) -> Path:
     """The images that the user gave; there is no default."""
     if path is None:
+        from edgekit.images.layouts.lookup import VALID
+
         raise UsageError(
             "no images were given",
-            valid="a folder or a zip with one folder of images for each class",
+            valid=VALID,
             fix="Name labelled images with --data PATH",
         )
     return path

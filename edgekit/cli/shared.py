@@ -85,7 +85,9 @@ _data = functools.partial(
     "--data",
     metavar="PATH",
     rich_help_panel=panels.IMAGES,
-    help="Labelled images: a folder or a zip with one folder of images for each class.",
+    help="Labelled images: a folder or a zip with one folder of images for each class, a CSV of path and label, "
+    "Parquet, or tar shards of WebDataset. If it has the splits train and val (or test), train is for the calibration, "
+    "and val for the evaluation.",
 )
 Labelled = Annotated[Path | None, _data(show_default=REQUIRED)]
 LabelledOptional = Annotated[Path | None, _data()]

@@ -1,31 +1,29 @@
-"""Labelled image sets: a folder or a zip with one folder of images for each class. Zips are not unpacked."""
+"""Labelled images: a set in any layout, whose labels have become outputs of a model."""
 
 import os
+import shlex
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
-from edgekit.errors import DataError, ImageError, as_sentences, did_you_mean
+from edgekit.errors import DataError, ImageError
+from edgekit.images.class_indices import LabelledSet, class_indices, match_names
+from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Part, Store, Terms
+from edgekit.images.layouts.lookup import VALID, open_layout
 from edgekit.images.preprocess import open_image
-from edgekit.images.stores import LAYOUT, Store, open_store
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-)
 _SHOWN = 4
-"""Most folders that a message lists."""
-_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test"))
+"""Most classes that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image: its path relative to the data set (with `/`), the model's class index, and its class folder."""
+    """One image: its path relative to the data set (with `/`), the model's class index, and the name of its class."""
 
     name: str
     label: int
@@ -39,21 +37,12 @@ class Dataset:
     path: Path
     samples: tuple[Sample, ...]
     _store: Store
-    by_order: bool = False
-    """Whether no class folder has the name of a class, so that the folders in sorted order are taken as the classes."""
-
-    @property
-    def assumption(self) -> str | None:
-        """The outputs for which the folders are taken, in words, if only the order of the folders tells."""
-        if not self.by_order:
-            return None
-        folders = sorted({sample.class_name for sample in self.samples})
-        pairs = [f"{index} = {name}" for index, name in enumerate(folders[:_SHOWN])]
-        return (
-            f"the folders of '{self.path}' in alphabetical order are taken as outputs 0 to {len(folders) - 1} "
-            f"({', '.join(pairs)}{', …' if len(folders) > _SHOWN else ''}). If the network was trained with another "
-            "order, list its classes with `--labels FILE`"
-        )
+    class_term: str = "folder"
+    """What names an image's class: "folder" or "label"."""
+    assumption: str | None = None
+    """The outputs for which the classes are taken, in words, if only the order of the classes tells."""
+    origin: str | None = None
+    """The set of which this is a split and why this split was chosen, in words; None for a whole set."""
 
     def read(self, sample: Sample) -> bytes:
         """Bytes of the sample's file. Raises ImageError with the names of the data set and the sample."""
@@ -61,109 +50,141 @@ class Dataset:
             return self._store.read(sample.name)
         # zipfile raises RuntimeError for encryption, and its subclass NotImplementedError for an unknown compression
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError) as error:
-            raise ImageError(f"can't read image '{self.path}/{sample.name}': {error}") from error
+            reason = getattr(error, "strerror", None) or error  # without the path, which reports must not contain
+            raise ImageError(f"can't read image '{self.path}/{sample.name}': {reason}") from error
 
     def image(self, sample: Sample) -> Image.Image:
         """The image as RGB. Raises ImageError with the names of the data set and the sample."""
         return open_image(self.read(sample), f"{self.path}/{sample.name}")
 
 
-def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
-    """List the images of a folder, a zip, or a folder inside a zip (`images.zip/val`), with their class indices.
+@dataclass(frozen=True)
+class Datasets:
+    """Images to calibrate and to evaluate on: two splits of a set, or twice the same object for a set without splits.
 
-    `labels` are the model's class names in order; `folders`, if known, are the folder names of the classes in the same
-    order. Without it, folders are ImageNet wnids if the model has 1,000 classes, or else labels. If no folder is a
-    label and there are as many folders as classes, they are the classes in sorted order. Raises DataError otherwise.
+    Images of a set without splits are shared out between the two purposes when they are selected.
     """
-    path = Path(path)
-    store = open_store(path)
-    images = sorted({name for name in store.names() if _is_image(name)})
-    if not images:
-        raise DataError(f"'{path}' contains no images", valid=LAYOUT)
-    depth = _depth_of_classes(images)
-    parts = [name.split("/") for name in images]
-    loose = [name for name, part in zip(images, parts, strict=True) if len(part) == depth + 1]
-    if loose:
-        raise DataError(
-            f"'{path}' has {len(loose)} images outside a class folder, such as '{loose[0]}'",
-            fix="Move each image into the folder of its class",
-        )
-    present = sorted({part[depth] for part in parts})
-    if _SPLITS.issuperset(name.casefold() for name in present):
-        inner = "/".join([str(path), *parts[0][:depth], present[-1]])
-        raise DataError(
-            f"'{path}' contains the splits {', '.join(present)} instead of classes",
-            fix=f"Choose one split, such as --data {inner}",
-        )
-    indices, by_order = _class_indices(path, present, labels, folders)
-    samples = (Sample(name, indices[part[depth]], part[depth]) for name, part in zip(images, parts, strict=True))
-    return Dataset(path, tuple(samples), store, by_order)
+
+    calibration: Dataset
+    evaluation: Dataset
+    origin: str | None = None
+    """The splits and what each is for, in words; None for a set without splits."""
 
 
-def _class_indices(
-    path: Path, present: list[str], labels: Sequence[str], folders: Sequence[str] | None
-) -> tuple[dict[str, int], bool]:
-    """Class index of each folder that is present, and whether it is only assumed from the order of the folders."""
-    if folders is not None:
-        return _match(path, present, folders), False
-    wnids = imagenet_wnids()
-    if len(labels) == len(wnids) and set(present) <= set(wnids):
-        return {name: wnids.index(name) for name in present}, False
-    if len(present) == len(labels) and not _positions(present, labels, _plain):
-        return {name: index for index, name in enumerate(present)}, True
-    return _match(path, present, labels), False
+def open_datasets(
+    path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None
+) -> Datasets:
+    """List the images of a set in any layout, or of a part of one (`images.zip/val`), with their class indices.
 
-
-def _match(path: Path, present: list[str], names: Sequence[str]) -> dict[str, int]:
-    matched: dict[str, int] = {}
-    for spelling in (str, _plain):
-        matched = _positions(present, names, spelling)
-        if len(matched) == len(present):
-            return matched
-    unknown = [name for name in present if name not in matched]
-    listed = ", ".join(f"'{name}'" for name in unknown[:8]) + (" …" if len(unknown) > 8 else "")
-    raise DataError(
-        f"{len(unknown)} of the {len(present)} class folders in '{path}' are not among the model's {len(names)} "
-        f"classes: {listed}",
-        fix=as_sentences(
-            did_you_mean(unknown[0], names),
-            "Name the folders after the classes, or list the classes in order with --labels FILE",
-        ),
+    The split train, if there is one, is for the calibration, and val or test for the evaluation. `labels` are the
+    model's class names in order; `folders`, if known, are the labels of the classes in the same order. Without it,
+    labels are ImageNet wnids if the model has 1,000 classes, or class names, or indices. If no label is the name of a
+    class and there are as many different ones as classes, they are the classes in sorted order, or in the order that
+    the set gives. Raises DataError otherwise.
+    """
+    listed = _ListedSet(Path(path), labels, folders)
+    if listed.training is listed.evaluation:
+        whole = listed.dataset(listed.training)
+        return Datasets(whole, whole)
+    return Datasets(
+        listed.dataset(listed.training),
+        listed.dataset(listed.evaluation),
+        f"{listed.splits}: calibrating on {listed.training.split}, evaluating on {listed.evaluation.split}; "
+        "--calibration-data and --data choose others",
     )
 
 
-def _positions(present: Sequence[str], names: Sequence[str], spelling: Callable[[str], str]) -> dict[str, int]:
-    """Index of each folder whose name, in this spelling, is that of exactly one class."""
-    indices: dict[str, list[int]] = {}
-    for index, name in enumerate(names):
-        indices.setdefault(spelling(name), []).append(index)
-    candidates = {name: indices.get(spelling(name), []) for name in present}
-    return {name: places[0] for name, places in candidates.items() if len(places) == 1}
+def open_dataset(path: str | os.PathLike[str], labels: Sequence[str], folders: Sequence[str] | None = None) -> Dataset:
+    """The images to evaluate on: val or test of a set with splits, or the whole set. Otherwise as `open_datasets`."""
+    listed = _ListedSet(Path(path), labels, folders)
+    evaluation = listed.dataset(listed.evaluation)
+    if listed.training is listed.evaluation:
+        return evaluation
+    command = f"`--data {shlex.quote(str(listed.training.path))}`"
+    origin = f"{listed.splits}: evaluating on {listed.evaluation.split}; {command} takes another one"
+    return replace(evaluation, origin=origin)
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ").casefold()
+class _ListedSet:
+    """The images of a set, and its parts for calibration and evaluation, which may be the same one."""
+
+    def __init__(self, path: Path, labels: Sequence[str], folders: Sequence[str] | None) -> None:
+        layout = open_layout(path)
+        self._terms, self._contents = layout.terms, layout.contents()
+        self._labels, self._folders = labels, folders
+        self.training, self.evaluation = _purposes(path, self._contents)
+        self.splits = f"'{path}' has the splits {', '.join(part.split for part in self._contents.parts)}"
+        """The splits of the set, in words."""
+
+    def dataset(self, part: Part) -> Dataset:
+        """The images of one part as a data set, whose classes are those of the part for calibration."""
+        _check(part, self._terms)
+        classes = self._contents.classes
+        names = classes or tuple(sorted({str(image.label) for image in self.training.images}))
+        present = frozenset(image.label for image in part.images if image.label is not None)
+        images = LabelledSet(part.path, self._terms.label, present, names, bool(classes))
+        if self._folders is None:
+            indices, by_order = class_indices(images, self._labels)
+        else:
+            matched = match_names(images, sorted(map(str, present)), self._folders)
+            indices, by_order = {label: matched[str(label)] for label in present}, False
+        samples = [
+            Sample(image.name, indices[image.label], _class_name(image.label, classes))
+            for image in part.images
+            if image.label is not None
+        ]
+        return Dataset(
+            part.path,
+            tuple(sorted(samples, key=lambda sample: sample.name)),
+            part.store,
+            self._terms.label,
+            _assumption(images) if by_order else None,
+        )
 
 
-@lru_cache
-def imagenet_wnids() -> tuple[str, ...]:
-    """The 1,000 WordNet ids of ImageNet-1K, in the order of the class indices."""
-    return tuple((files("edgekit") / "_assets" / "imagenet_wnids.txt").read_text("utf-8").splitlines())
+def _purposes(path: Path, contents: Contents) -> tuple[Part, Part]:
+    """The parts for calibration and evaluation. Raises DataError for splits of which one of the two is missing."""
+    parts = {part.split.casefold(): part for part in contents.parts}
+    if len(contents.parts) == 1:
+        return contents.parts[0], contents.parts[0]
+    training = next((parts[name] for name in TRAINING_SPLITS if name in parts), None)
+    evaluation = next((parts[name] for name in EVALUATION_SPLITS if name in parts), None)
+    if training is None or evaluation is None:
+        raise DataError(
+            f"'{path}' contains the splits {', '.join(part.split for part in contents.parts)} instead of classes",
+            valid="the splits train and val, or train and test; or one split alone",
+            fix=f"Choose one split, such as --data {contents.parts[-1].path}",
+        )
+    return training, evaluation
 
 
-def _is_image(name: str) -> bool:
-    """Whether a name is that of an image, but not a hidden file, a resource fork of macOS or a path outside the zip."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-        return False
-    return path.suffix.lower() in SUFFIXES
+def _check(part: Part, terms: Terms) -> None:
+    """Raise DataError for a set without images, images without a label, or an image with two labels."""
+    if not part.images:
+        raise DataError(f"'{part.path}' contains no images", valid=VALID)
+    if unlabelled := [image.name for image in part.images if image.label is None]:
+        raise DataError(
+            f"'{part.path}' has {len(unlabelled)} images {terms.unlabelled}, such as '{unlabelled[0]}'", fix=terms.fix
+        )
+    name, count = Counter(image.name for image in part.images).most_common(1)[0]
+    if count > 1:
+        both = ", ".join(
+            f"'{label}'" for label in sorted(str(image.label) for image in part.images if image.name == name)
+        )
+        raise DataError(f"'{part.path}' has '{name}' with {count} labels: {both}", fix="Leave one label for each image")
 
 
-def _depth_of_classes(images: Sequence[str]) -> int:
-    """Number of folders above the class folders. A single folder that contains only folders is a wrapper."""
-    parts = [name.split("/") for name in images]
-    shortest = min(len(part) for part in parts)
-    depth = 0
-    while shortest >= depth + 3 and len({part[depth] for part in parts}) == 1:
-        depth += 1
-    return depth
+def _class_name(label: str | int, classes: Sequence[str]) -> str:
+    return classes[label] if isinstance(label, int) and label < len(classes) else str(label)
+
+
+def _assumption(images: LabelledSet) -> str:
+    names = images.names
+    pairs = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:_SHOWN]))
+    what = f"{images.term}s of '{images.path}' in alphabetical order"
+    if images.numbered:
+        what = f"classes of '{images.path}' in its own order"
+    return (
+        f"the {what} are taken as outputs 0 to {len(names) - 1} ({pairs}{', …' if len(names) > _SHOWN else ''}). If "
+        "the network was trained with another order, list its classes with `--labels FILE`"
+    )

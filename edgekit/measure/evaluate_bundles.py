@@ -61,8 +61,12 @@ def evaluate_bundles(
             fix="Name the bundle to compare with, such as the float bundle, with `--reference BUNDLE`",
         )
     dataset = open_dataset(data.absolute() if scale.scheduler else data, bundles[0].labels)
+    if dataset.origin:
+        reporter.say(dataset.origin)
     if dataset.assumption:
-        reporter.say(f"no folder has the name of a class, such as '{bundles[0].labels[0]}': {dataset.assumption}")
+        reporter.say(
+            f"no {dataset.class_term} has the name of a class, such as '{bundles[0].labels[0]}': {dataset.assumption}"
+        )
     with ExitStack() as stack:
         stack.callback(close_session)
         run = stack.enter_context(open_run(scale.output)) if scale.output else None

@@ -21,6 +21,8 @@ def report_class_order(network: Network, options: ModelOptions, dataset: Dataset
     if not dataset.assumption:
         return
     if options.labels or network.labels_origin or network.classes == IMAGENET_CLASSES:
-        reporter.warn(f"no folder has the name of a class, such as '{network.labels[0]}': {dataset.assumption}")
+        reporter.warn(
+            f"no {dataset.class_term} has the name of a class, such as '{network.labels[0]}': {dataset.assumption}"
+        )
     else:
         reporter.say(f"the names of the classes are unknown: {dataset.assumption}")

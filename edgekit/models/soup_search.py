@@ -113,6 +113,8 @@ class _MemberEvaluation:
         with quiet():
             self.network = load_network(replace(model, weights=str(options.members[0])), seed=options.seed)
         dataset = open_dataset(data, self.network.labels)
+        if dataset.origin:
+            reporter.say(dataset.origin)
         report_class_order(self.network, model, dataset, reporter)
         count = options.num_held_out_samples or max(1, len(dataset.samples) // 2)
         self.held_out = select(dataset, count, options.seed)

@@ -12,8 +12,8 @@ from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.images.calibration_list import doubts, write_list
+from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
-from edgekit.images.stores import open_store
 from edgekit.measure import machine
 from edgekit.measure.built_bundles import measure_here
 from edgekit.measure.chance import reference_of
@@ -102,7 +102,7 @@ def check_tools(options: Options) -> None:
     """Raise an InputError for an unusable output, missing data or a missing package."""
     check_output(options.folder)
     for path in filter(None, (options.data, options.calibration_data)):
-        open_store(path)
+        open_layout(path)
     for package in REPORT_PACKAGES:
         import_needed(package, "build")
     for target in options.targets:

@@ -8,18 +8,17 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError
 from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import Dataset
+from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import Selection, no_images
 from edgekit.models import Network, load_network
 from edgekit.models.class_order import report_class_order
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import (
-    Datasets,
     choose_calibration,
     choose_evaluation,
+    datasets_of,
     find_lookalikes,
-    open_datasets,
     warn_of_doubts,
     warn_of_overlap,
     warn_of_unreadable,
@@ -115,7 +114,9 @@ def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) ->
 
 def _open(options: Options, network: Network, reporter: Reporter) -> Datasets:
     """Open the data sets, and compare the order of their classes with the network's."""
-    datasets = open_datasets(options, network.labels)
+    datasets = datasets_of(options, network.labels)
+    if datasets.origin:
+        reporter.say(datasets.origin)
     report_class_order(network, options.model, datasets.evaluation, reporter)
     return datasets
 

@@ -1,12 +1,12 @@
 """The images of a job: opens its data sets, and chooses the images for calibration and for evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
 from edgekit.images.calibration_list import CalibrationList, doubts
-from edgekit.images.dataset import Dataset, open_dataset
+from edgekit.images.dataset import Dataset, Datasets, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, select, select_listed
 from edgekit.models.soup_record import held_out_of
@@ -14,19 +14,15 @@ from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 
 
-@dataclass(frozen=True)
-class Datasets:
-    """The data sets of a job, which may be the same one."""
+def datasets_of(options: Options, labels: Sequence[str]) -> Datasets:
+    """Open the data sets of the options. Raises DataError if one isn't usable with these labels.
 
-    evaluation: Dataset
-    calibration: Dataset
-
-
-def open_datasets(options: Options, labels: Sequence[str]) -> Datasets:
-    """Open the data sets of the options. Raises DataError if one isn't usable with these labels."""
-    dataset = open_dataset(options.data, labels)
-    other = open_dataset(options.calibration_data, labels) if options.calibration_data else dataset
-    return Datasets(dataset, other)
+    If the images to calibrate on were given, those to evaluate on are all of `--data`, or its split for that.
+    """
+    if options.calibration_data is None:
+        return open_datasets(options.data, labels)
+    calibration, evaluation = open_datasets(options.calibration_data, labels), open_dataset(options.data, labels)
+    return Datasets(calibration.calibration, evaluation, evaluation.origin)
 
 
 def choose_calibration(

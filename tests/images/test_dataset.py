@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from edgekit.errors import DataError, ImageError, UsageError
-from edgekit.images.dataset import Dataset, Sample, imagenet_wnids, open_dataset
+from edgekit.images.class_indices import imagenet_wnids
+from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import select
 from edgekit.models.labels import resolve_labels
 
@@ -86,9 +87,6 @@ def test_a_folder_inside_a_zip(tmp_path: Path) -> None:
     dataset = open_dataset(place / "set/val", LABELS)
     assert [sample.name for sample in dataset.samples] == ["cat/0.png", "cat/1.png", "owl/0.png"]
     assert dataset.read(dataset.samples[0]) == members["set/val/cat/0.png"]
-    with pytest.raises(DataError, match="splits train, val") as caught:
-        open_dataset(place, LABELS)
-    assert f"--data {place / 'set/val'}" in caught.value.fix
     with pytest.raises(DataError, match="no images"):
         open_dataset(place / "elsewhere", LABELS)
 

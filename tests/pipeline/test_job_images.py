@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.config.recipes import load_recipe
-from edgekit.images.dataset import open_dataset
+from edgekit.images.dataset import Datasets, open_dataset
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job_images import Datasets, choose_calibration, choose_evaluation
+from edgekit.pipeline.job_images import choose_calibration, choose_evaluation
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 

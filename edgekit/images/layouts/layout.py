@@ -1,0 +1,113 @@
+"""The contract of a layout, the images and splits that it lists, and what layouts have in common."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, Protocol, Self
+
+MAX_IMAGE_BYTES = 512 << 20
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+)
+TRAINING_SPLITS = ("train", "training")
+EVALUATION_SPLITS = ("val", "valid", "validation", "test")
+"""Names of splits in the order in which one of them is chosen to evaluate on."""
+SPLITS = (*TRAINING_SPLITS, *EVALUATION_SPLITS)
+PATH_COLUMNS = ("path", "filepath", "imagepath", "file", "filename", "imagefile", "image", "img")
+LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "classname", "cls")
+"""Names of columns as `plain_column` writes them; the first one that a table has is used."""
+
+Label = str | int
+"""Class of an image: its name, or its index."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image: its name in the part of the set that contains it, unique and with `/`; and its label, if it has one."""
+
+    name: str
+    label: Label | None
+
+
+class Store(Protocol):
+    """Reads images by name. Threads can share it, and so can processes, which pickle or fork it."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image's file. Raises an OSError, KeyError or ValueError, or an error of zipfile."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a set, or the whole of a set without splits, for which `split` is empty."""
+
+    split: str
+    path: Path
+    """Path with which `--data` names this part alone."""
+    images: tuple[ListedImage, ...]
+    store: Store
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The parts of a set. It has several only if they are splits."""
+
+    parts: tuple[Part, ...]
+    classes: tuple[str, ...] = ()
+    """Names of the classes for labels that are indices, if the set has them."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Words of a layout for messages."""
+
+    label: str
+    """What gives an image its class, in the singular."""
+    unlabelled: str
+    """What is wrong with an image without a class."""
+    fix: str
+    """What to do about images without a class."""
+
+
+class Layout(Protocol):
+    """An image set in one layout."""
+
+    description: ClassVar[str]
+    """The layout as part of a sentence that lists valid sets."""
+    terms: ClassVar[Terms]
+
+    @classmethod
+    def open(cls, place: Path, inner: str) -> Self | None:
+        """The set at a path that exists or is a pattern of shards, or None if it has another layout.
+
+        `inner` is what follows the path in the user's argument, such as "val" in `images.zip/val`; mostly it is empty.
+        Lists no images. Raises DataError for a set of this layout that can't be used, and MissingExtraError for a
+        layout whose package is not installed.
+        """
+        ...
+
+    def contents(self) -> Contents:
+        """List the images. Raises DataError for a set that is damaged."""
+        ...
+
+
+def is_visible(name: str) -> bool:
+    """Whether this is neither a hidden file, nor a resource fork of macOS, nor a path that leads out of the set."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and not any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def is_image(name: str) -> bool:
+    """Whether a path in a set is that of an image."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and is_visible(name)
+
+
+def plain_column(name: str) -> str:
+    """A column's name in lower case, without underscores, hyphens and spaces."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def find_column(columns: Sequence[str], wanted: Iterable[str]) -> str | None:
+    """The column with the first of the wanted names, or None."""
+    names = {plain_column(column): column for column in reversed(columns)}
+    return next((names[name] for name in wanted if name in names), None)

@@ -1,0 +1,218 @@
+"""Parquet as data-set hubs write it: a column of image bytes and one of labels. It needs pyarrow, an extra."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from edgekit.errors import DataError
+from edgekit.images.layouts.layout import (
+    LABEL_COLUMNS,
+    MAX_IMAGE_BYTES,
+    Contents,
+    Label,
+    ListedImage,
+    Part,
+    Terms,
+    find_column,
+)
+from edgekit.images.layouts.shards import Shard, Shards, find_shards
+from edgekit.support.libraries import import_needed
+
+if TYPE_CHECKING:
+    from pyarrow import DataType, Schema
+    from pyarrow.parquet import FileMetaData, ParquetFile
+
+EXTRA = "parquet"
+LARGEST_GROUP = 256 << 20
+"""Most bytes of images in a row group, which is read as a whole. Hubs write groups of 100 images."""
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "imagebytes", "bytes", "pixels")
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A Parquet file, or a folder or pattern of them, whose names may tell the split."""
+
+    shards: Shards
+    split: str
+    """The only split to list; empty for all."""
+    image: str
+    """Path of the column with the bytes, such as "image.bytes"."""
+    label: str
+    classes: tuple[str, ...]
+    """Names of the classes in the order of the labels, if the schema has them."""
+    description: ClassVar[str] = "Parquet with the columns image and label"
+    terms: ClassVar[Terms] = Terms("label", "without a label", "Choose a split that has labels, or remove these rows")
+
+    @classmethod
+    def open(cls, place: Path, inner: str) -> Self | None:
+        """The set of files with the suffix .parquet. Raises DataError unless the first has the columns."""
+        shards = find_shards(place, ".parquet")
+        if shards is None or (inner and not shards.has_split(inner)):
+            return None
+        first = shards.files[0].file
+        schema = _open(first).schema_arrow
+        names = _class_names(schema)
+        image, label = _image_column(schema, first), _label_column(schema, first, names)
+        return cls(shards, inner, image, label, names.get(label, ()))
+
+    def contents(self) -> Contents:
+        """Read the labels of all rows. Raises DataError for a damaged file, or row groups that are too large."""
+        parts = []
+        for split, path, shards in self.shards.parts(self.split):
+            images = tuple(image for shard in shards for image in self._rows(shard))
+            parts.append(Part(split, path, images, ParquetStore(self.shards.root, self.image)))
+        return Contents(tuple(parts), self.classes)
+
+    def _rows(self, shard: Shard) -> list[ListedImage]:
+        with _open(shard.file) as file:
+            _check_groups(shard.file, file.metadata, self.image)
+            try:
+                column = file.read(columns=[self.label], use_threads=False).column(0)
+            except (KeyError, IndexError, OSError, ValueError) as error:
+                raise DataError(f"can't read the column '{self.label}' of '{shard.file}': {error}") from error
+        if len(column) != file.metadata.num_rows:
+            raise DataError(f"'{shard.file}' has no column '{self.label}', unlike other files of the set")
+        return [ListedImage(shard.within(str(row)), _label(value)) for row, value in enumerate(column.to_pylist())]
+
+
+@dataclass(frozen=True)
+class ParquetStore:
+    """Reads images from row groups. The name of an image is the file's, if there are several, and the row."""
+
+    root: Path
+    """Folder that the files' names are relative to; for a single file, that file."""
+    column: str
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an image. Reads its row group, unless that is one of the last two."""
+        shard, _, row = name.rpartition("/")
+        file, index = self.root / shard if shard else self.root, int(row)
+        metadata = _metadata(file)
+        for group in range(metadata.num_row_groups):
+            count = metadata.row_group(group).num_rows
+            if index < count:
+                content = _images(file, group, self.column)[index].as_py()
+                break
+            index -= count
+        else:
+            raise KeyError(f"row {row}")
+        while isinstance(content, Mapping):
+            content = content["bytes"]
+        if content is None:
+            raise ValueError("the row has no bytes")
+        if len(content) > MAX_IMAGE_BYTES:
+            raise OSError(f"its size exceeds {MAX_IMAGE_BYTES} bytes")
+        return bytes(content)
+
+
+def _parquet() -> Any:
+    return import_needed("pyarrow.parquet", EXTRA)
+
+
+def _open(file: Path) -> "ParquetFile":
+    parquet = _parquet()
+    try:
+        return parquet.ParquetFile(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{file}' is not a Parquet file: {getattr(error, 'strerror', None) or error}") from error
+
+
+@lru_cache(maxsize=64)
+def _metadata(file: Path) -> "FileMetaData":
+    return _parquet().read_metadata(file)
+
+
+@lru_cache(maxsize=2)
+def _images(file: Path, group: int, column: str) -> Any:
+    """The column of a row group. Each call opens the file, so that threads and forked processes share no position."""
+    with _parquet().ParquetFile(file, metadata=_metadata(file)) as opened:
+        return opened.read_row_group(group, columns=[column], use_threads=False).column(0)
+
+
+def _image_column(schema: "Schema", file: Path) -> str:
+    """Path of the column with image bytes: binary, or `bytes` in a struct. The usual names come first."""
+    paths = {field.name: path for field in schema if (path := _bytes_in(field.name, field.type))}
+    name = find_column([*paths], IMAGE_COLUMNS) or (next(iter(paths)) if len(paths) == 1 else None)
+    if name is None:
+        raise _wrong_columns(schema, file, "image bytes", "a binary column, or a struct with the binary field bytes")
+    return paths[name]
+
+
+def _bytes_in(name: str, kind: "DataType") -> str:
+    types = import_needed("pyarrow.types", EXTRA)
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return f"{name}.bytes" if index >= 0 and _bytes_in("bytes", kind.field(index).type) else ""
+    return name if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) else ""
+
+
+def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str]]) -> str:
+    """The column with a usual name, or else the only one whose classes the schema names."""
+    types = import_needed("pyarrow.types", EXTRA)
+
+    def is_label(kind: "DataType") -> bool:
+        if types.is_dictionary(kind):
+            return is_label(kind.value_type)
+        return bool(
+            types.is_null(kind) or types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)
+        )
+
+    columns = [field.name for field in schema if is_label(field.type)]
+    name = find_column(columns, LABEL_COLUMNS) or (next(iter(names)) if len(names) == 1 else None)
+    if name is None or name not in columns:
+        raise _wrong_columns(schema, file, "labels", f"integers or texts, called {', '.join(LABEL_COLUMNS)}")
+    return name
+
+
+def _wrong_columns(schema: "Schema", file: Path, what: str, valid: str) -> DataError:
+    columns = ", ".join(f"'{field.name}' ({field.type})" for field in schema)
+    return DataError(
+        f"'{file}' has no column with {what}: its columns are {columns}", valid=valid, fix="Rename or add the column"
+    )
+
+
+def _class_names(schema: "Schema") -> dict[str, tuple[str, ...]]:
+    """Names of the classes by column: the `ClassLabel` features in the metadata that Hugging Face's datasets writes."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: tuple(map(str, feature["names"]))
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _label(value: object) -> Label | None:
+    """The label of a row. Hubs write -1 for the unknown labels of a test split."""
+    if isinstance(value, int):
+        return value if value >= 0 else None
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _check_groups(file: Path, metadata: "FileMetaData", column: str) -> None:
+    """Raise DataError for a file whose row groups are too large to read one for each image."""
+    largest = 0
+    for group in range(metadata.num_row_groups):
+        chunks = (metadata.row_group(group).column(index) for index in range(metadata.num_columns))
+        largest = max(
+            largest, *(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column), 0
+        )
+    if largest <= LARGEST_GROUP:
+        return
+    target = file.with_stem(f"{file.stem}-groups")
+    code = (
+        "import pyarrow.parquet as p; "
+        f"f = p.ParquetFile({str(file)!r}); w = p.ParquetWriter({str(target)!r}, f.schema_arrow); "
+        "[w.write_batch(b) for b in f.iter_batches(100)]; w.close()"
+    )
+    raise DataError(
+        f"a row group of '{file}' has {largest >> 20} MiB of images, and is read as a whole",
+        valid=f"at most {LARGEST_GROUP >> 20} MiB",
+        fix=f"Write it in smaller groups: python -c {shlex.quote(code)}",
+    )

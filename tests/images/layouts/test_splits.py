@@ -1,0 +1,120 @@
+"""Sets whose splits train and val are for calibration and evaluation, in every layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import DataError
+from edgekit.images.dataset import Datasets, open_dataset, open_datasets
+from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_table, write_tar, write_zip
+
+LABELS = ["cat", "dog", "owl"]
+TRAIN = {f"train/{name}/1.png": image_bytes(seed) for seed, name in enumerate(LABELS)}
+VAL = {"val/cat/1.png": image_bytes(5), "val/owl/1.png": image_bytes(6)}
+TEST = {"test/dog/1.png": image_bytes(7)}
+
+
+def classes_of(datasets: Datasets) -> tuple[list[str], list[str]]:
+    return (
+        [sample.class_name for sample in datasets.calibration.samples],
+        [sample.class_name for sample in datasets.evaluation.samples],
+    )
+
+
+def folders(place: Path) -> Path:
+    return write_folder(place / "set", TRAIN | VAL)
+
+
+def zipped(place: Path) -> Path:
+    return write_zip(place / "set.zip", {f"photos/{name}": image for name, image in (TRAIN | VAL).items()})
+
+
+def table(place: Path) -> Path:
+    write_folder(place, TRAIN | VAL)
+    rows = [(name, name.split("/")[1], name.split("/")[0]) for name in TRAIN | VAL]
+    return write_table(place / "set.csv", [("file_name", "Class", "split"), *rows])
+
+
+def parquet(place: Path) -> Path:
+    pytest.importorskip("pyarrow", reason="needs the parquet extra")
+    write_parquet(place / "set/data/train-00000-of-00001.parquet", [*TRAIN.values()], [0, 1, 2], LABELS)
+    write_parquet(place / "set/data/val-00000-of-00001.parquet", [*VAL.values()], [0, 2], LABELS)
+    return place / "set"
+
+
+def tars(place: Path) -> Path:
+    for split, members in (("train", TRAIN), ("val", VAL)):
+        for index, (name, image) in enumerate(members.items()):
+            content = {"1.png": image, "1.cls": name.split("/")[1].encode()}
+            write_tar(place / f"set/{split}-{index:03}.tar", content)
+    return place / "set"
+
+
+@pytest.mark.parametrize("write", [folders, zipped, table, parquet, tars])
+def test_train_calibrates_and_val_evaluates(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    place = write(tmp_path)
+    datasets = open_datasets(place, LABELS)
+    assert classes_of(datasets) == (["cat", "dog", "owl"], ["cat", "owl"])
+    assert [sample.label for sample in datasets.evaluation.samples] == [0, 2]
+    assert datasets.origin == (
+        f"'{place}' has the splits train, val: calibrating on train, evaluating on val; --calibration-data and --data "
+        "choose others"
+    )
+    alone = open_dataset(place, LABELS)
+    assert alone.samples == datasets.evaluation.samples
+    assert str(alone.origin).startswith(f"'{place}' has the splits train, val: evaluating on val; `--data {place}")
+    for dataset in (datasets.calibration, datasets.evaluation):
+        part = open_datasets(dataset.path, LABELS)
+        assert part.calibration is part.evaluation
+        assert part.evaluation.samples == dataset.samples, "the path of a split names it alone"
+        assert part.origin is None
+        assert [part.evaluation.read(sample) for sample in dataset.samples] == [
+            dataset.read(sample) for sample in dataset.samples
+        ]
+
+
+def test_a_class_that_only_train_has_keeps_its_place(tmp_path: Path) -> None:
+    datasets = open_datasets(folders(tmp_path), ["class_0", "class_1", "class_2"])
+    assert [sample.label for sample in datasets.evaluation.samples] == [0, 2]
+    assert "0 = cat, 1 = dog, 2 = owl" in str(datasets.evaluation.assumption)
+    extra = write_folder(tmp_path / "set", {"val/fox/1.png": image_bytes(8)})
+    with pytest.raises(DataError, match=r"3 class folders in '.*val' are not among"):
+        open_datasets(extra, ["class_0", "class_1", "class_2"])
+
+
+@pytest.mark.parametrize(
+    ("splits", "calibration", "evaluation"),
+    [
+        (["train", "test"], "train", "test"),
+        (["Training", "Validation", "test"], "Training", "Validation"),
+        (["train", "valid", "val"], "train", "val"),
+    ],
+)
+def test_the_splits_that_are_chosen(tmp_path: Path, splits: list[str], calibration: str, evaluation: str) -> None:
+    datasets = open_datasets(write_folder(tmp_path, {f"{name}/cat/1.png": b"" for name in splits}), LABELS)
+    assert datasets.calibration.path == tmp_path / calibration
+    assert datasets.evaluation.path == tmp_path / evaluation
+
+
+def test_splits_of_which_one_is_missing(tmp_path: Path) -> None:
+    write_folder(tmp_path / "two", VAL | TEST)
+    with pytest.raises(DataError, match="splits test, val instead of classes") as caught:
+        open_dataset(tmp_path / "two", LABELS)
+    assert caught.value.fix == f"Choose one split, such as --data {tmp_path / 'two/val'}"
+    one = open_datasets(write_folder(tmp_path / "one", TRAIN), LABELS)
+    assert one.calibration is one.evaluation
+    assert len(one.evaluation.samples) == 3
+
+
+def test_a_split_without_class_folders_is_refused_only_if_it_is_used(tmp_path: Path) -> None:
+    place = write_folder(tmp_path, TRAIN | VAL | {"test/1.png": b"", "test/2.png": b""})
+    assert len(open_dataset(place, LABELS).samples) == 2
+    with pytest.raises(DataError, match=r"2 images outside a class folder, such as '1\.png'"):
+        open_dataset(place / "test", LABELS)
+
+
+def test_a_split_that_does_not_exist(tmp_path: Path) -> None:
+    for place, message in ((table(tmp_path), "has no split 'test'"), (tars(tmp_path), "doesn't exist")):
+        with pytest.raises(DataError, match=message):
+            open_dataset(place / "test", LABELS)

@@ -1,0 +1,132 @@
+"""CSV and TSV files of paths and labels."""
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import DataError, ImageError
+from edgekit.images.dataset import open_dataset
+from edgekit.images.selection import select
+from tests.helpers.layouts import image_bytes, write_folder, write_table
+
+LABELS = ["cat", "dog", "owl"]
+NAMES = ["a.png", "b c.png", "in/c.png"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with three images."""
+    return write_folder(tmp_path / "set", {name: image_bytes(seed) for seed, name in enumerate(NAMES)})
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("header", [("path", "label"), ("Category", "File_Name"), ("id", "image", "target")])
+def test_delimiters_and_names_of_columns(place: Path, delimiter: str, header: tuple[str, ...]) -> None:
+    cells = [("1", name, label) for name, label in zip(NAMES, ["dog", "cat", "owl"], strict=True)]
+    if header[0] == "Category":
+        rows: list[tuple[str, ...]] = [(label, name) for _, name, label in cells]
+    else:
+        rows = [row[3 - len(header) :] for row in cells]
+    dataset = open_dataset(write_table(place / "set.csv", [header, *rows], delimiter), LABELS)
+    assert [(sample.name, sample.label) for sample in dataset.samples] == [
+        ("a.png", 1),
+        ("b c.png", 0),
+        ("in/c.png", 2),
+    ]
+    assert [dataset.read(sample) for sample in dataset.samples] == [image_bytes(seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "model", "indices"),
+    [
+        (["0", "2", "1"], LABELS, [0, 2, 1]),
+        (["1", "0", "1"], ["1", "0", "owl"], [0, 1, 0]),  # names of classes, not indices
+        (["cat", "cat", "owl"], LABELS, [0, 0, 2]),
+    ],
+)
+def test_labels_are_names_or_indices(place: Path, labels: list[str], model: list[str], indices: list[int]) -> None:
+    rows = [("path", "label"), *zip(NAMES, labels, strict=True)]
+    dataset = open_dataset(write_table(place / "set.csv", rows), model)
+    assert [sample.label for sample in dataset.samples] == indices
+    assert dataset.assumption is None
+
+
+def test_an_index_out_of_range(place: Path) -> None:
+    table = write_table(place / "set.csv", [("path", "label"), *zip(NAMES, "123", strict=True)])
+    with pytest.raises(DataError, match=r"has the label 3, but the model has 3 classes") as caught:
+        open_dataset(table, LABELS)
+    assert "from 0 to 2" in caught.value.valid
+
+
+def test_a_missing_file_is_skipped_and_counted(place: Path, tmp_path: Path) -> None:
+    rows = [("path", "label"), (NAMES[0], "cat"), ("gone.png", "dog"), ("", ""), (NAMES[2], "owl")]
+    dataset = open_dataset(write_table(place / "set.csv", rows), LABELS)
+    chosen = select(dataset, 0, 0)
+    assert sorted(sample.name for sample in chosen.samples) == ["a.png", "in/c.png"]
+    ((name, reason),) = chosen.unreadable
+    assert name == "gone.png"
+    assert reason == "can't read image 'gone.png': No such file or directory"
+    assert str(tmp_path) not in reason
+    with pytest.raises(ImageError, match=r"set\.csv/gone\.png"):
+        dataset.image(dataset.samples[1])
+
+
+def test_paths_that_start_elsewhere(place: Path) -> None:
+    (place / "tables").mkdir()
+    table = write_table(place / "tables/set.csv", [("path", "label"), *((name, "cat") for name in NAMES)])
+    with pytest.raises(DataError, match=r"none of the first 3 files .* exists, such as 'a\.png'") as caught:
+        open_dataset(table, LABELS)
+    assert f"'{place / 'tables'}'" in caught.value.fix
+
+
+@pytest.mark.parametrize("prefix", ["..", "absolute"])
+def test_images_outside_the_folder_of_the_csv(place: Path, prefix: str) -> None:
+    (place / "tables").mkdir()
+    start = str(place) if prefix == "absolute" else prefix
+    rows = [("path", "label"), *((f"{start}/{name}", "cat") for name in NAMES)]
+    dataset = open_dataset(write_table(place / "tables/set.csv", rows), LABELS)
+    assert [sample.name for sample in dataset.samples] == NAMES, "no local folder, because reports contain names"
+    assert dataset.read(dataset.samples[0]) == image_bytes(0)
+
+
+def test_rows_without_a_label(place: Path) -> None:
+    table = write_table(place / "set.csv", [("path", "label"), ("a.png", "cat"), ("b c.png", ""), ("in/c.png",)])
+    with pytest.raises(DataError, match=r"2 images without a label, such as 'b c\.png'") as caught:
+        open_dataset(table, LABELS)
+    assert "Write their labels" in caught.value.fix
+
+
+def test_a_row_twice_and_an_image_with_two_labels(place: Path) -> None:
+    rows = [("path", "label"), ("a.png", "cat"), ("./a.png", "cat"), ("in/c.png", "owl")]
+    assert len(open_dataset(write_table(place / "set.csv", rows), LABELS).samples) == 2
+    with pytest.raises(DataError, match=r"has 'a\.png' with 2 labels: 'cat', 'dog'"):
+        open_dataset(write_table(place / "set.csv", [*rows, ("a.png", "dog")]), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "its first line has nothing"),
+        (b"id,label\n1,cat\n", "no column with the paths of images: its first line has 'id', 'label'"),
+        (b"path,text\na.png,cat\n", "no column with the labels of images: its first line has 'path', 'text'"),
+        (b"a.png,cat\nin/c.png,owl\n", "no column with the paths"),
+        (b"path,label\n", "contains no images"),
+        (b"path,label\n,cat\n", "line 2 of .* has no path"),
+        (b"path,label\na.png,\xff\xfe\n", "can't decode byte"),
+        (b"path,label,split\na.png,cat,train\nin/c.png,owl,fold1\n", "1 entries of .* have the split 'fold1', and"),
+        (
+            b"path,label,split\na.png,cat,train\nin/c.png,owl,\n",
+            "1 entries of .* have no split, and others have 'train'",
+        ),
+    ],
+)
+def test_tables_that_can_not_be_used(place: Path, content: bytes, problem: str) -> None:
+    (place / "set.csv").write_bytes(content)
+    with pytest.raises(DataError, match=problem) as caught:
+        open_dataset(place / "set.csv", LABELS)
+    assert caught.value.valid or caught.value.fix
+
+
+def test_a_byte_order_mark_and_another_suffix(place: Path) -> None:
+    (place / "set.TSV").write_bytes(b"\xef\xbb\xbfpath\tlabel\r\na.png\tcat\r\n")
+    assert len(open_dataset(place / "set.TSV", LABELS).samples) == 1
