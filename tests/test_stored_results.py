@@ -26,7 +26,9 @@ from edgekit.models.identity import NetworkIdentity
 from edgekit.pipeline import build, evaluation_images, steps
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, torch_answers
+from edgekit.pipeline.repair_store import Ranking, RepairInputs, RepairState, RepairStore
 from edgekit.pipeline.request import BundleInputs, CalibrationInputs
+from edgekit.report.repair import RepairAttempt
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
@@ -71,7 +73,11 @@ SHARD = ShardInputs("18", 1, ("f6",), (0,), "Zen 3", VERSIONS)
 SENSITIVITY = SensitivityInputs((BUNDLE,), REFERENCE, 1.0, 1, device(), "3a")
 STUDY = StudyInputs((BUNDLE,), REFERENCE, Timing(), device(), "3a")
 
-SAMPLES: dict[type[Inputs], Inputs] = {type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY)}
+REPAIR = RepairInputs((BUNDLE,), REFERENCE, Timing(), device(), "ssh://pi@pi4", "3a")
+
+SAMPLES: dict[type[Inputs], Inputs] = {
+    type(each): each for each in (BUNDLE, REFERENCE, ROW, SHARD, SENSITIVITY, STUDY, REPAIR)
+}
 """Inputs of each kind of stored result."""
 CHANGES = [(inputs, path, changed) for inputs in SAMPLES.values() for path, changed in changes(inputs)]
 NAMES = [f"{type(inputs).__name__}.{path}" for inputs, path, _ in CHANGES]
@@ -200,13 +206,14 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
         place.made()
         return result
 
-    for name in ("simulate", "layer_macs"):
+    for name in ("simulate", "layer_macs", "crop_samples"):
         place.patch.setattr(analysis, name, lambda *_: None)
     place.patch.setattr(analysis, "measure", measure)
     place.patch.setattr(analysis, "sensitivity_inputs", lambda *_: inputs)
-    graphs: Any = SimpleNamespace(
-        job=SimpleNamespace(evaluation=SimpleNamespace(samples=())), graph_to_compile=lambda *_: None
+    job = SimpleNamespace(
+        dataset=None, evaluation=SimpleNamespace(samples=()), network=SimpleNamespace(preprocessing=None)
     )
+    graphs: Any = SimpleNamespace(job=job, graph_to_compile=lambda *_: None)
     options: Any = SimpleNamespace(gates=Gates(), timing=Timing())
     assert analysis._analysed(graphs, "onnx", options, place.run, QUIET) == result
 
@@ -222,6 +229,15 @@ def make_study(place: Place, inputs: Any) -> None:
     assert [trial.state for trial in searcher.search(load_recipe("convnextv2"), 1).trials] == ["complete"]
 
 
+def make_repair(place: Place, inputs: Any) -> None:
+    """Begin a repair with these inputs, or resume it."""
+    store = RepairStore(place.run, "onnx", inputs)
+    if store.load() is None:
+        place.made()
+        store.save(RepairState(Ranking(8, (("fc",),)), (RepairAttempt(drop_top1_points=2.0),)))
+    assert store.load() is not None
+
+
 MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (BundleInputs, make_bundle_of),
     (BundleInputs, make_graph),
@@ -230,6 +246,7 @@ MAKERS: Sequence[tuple[type[Inputs], Callable[[Place, Inputs], None]]] = [
     (ShardInputs, make_shard),
     (SensitivityInputs, make_sensitivity),
     (StudyInputs, make_study),
+    (RepairInputs, make_repair),
 ]
 """For each stored result, a function that makes it or, if it was stored with equal inputs, reuses it."""
 

@@ -92,6 +92,7 @@ def _run(options: Options, wanted: Wanted, files: ForPipelines, json_: bool, qui
         with loading(reporter):
             from edgekit.pipeline.deploy import deploy as do_job
             from edgekit.pipeline.deploy import plan
+            from edgekit.tuning.repair import rank_layers
         if dry_run:
             planned = plan(options, reporter)
             if json_:
@@ -99,7 +100,7 @@ def _run(options: Options, wanted: Wanted, files: ForPipelines, json_: bool, qui
             else:
                 out.writelines(f"{key}: {value}\n" for key, value in vars(planned).items())
             return 0
-        report = do_job(options, reporter)
+        report = do_job(options, reporter, None if wanted.no_repair else rank_layers)
         if json_:
             emit(out, report)
         else:

@@ -191,7 +191,7 @@ class Calibrating:
 
 @dataclass
 class Wanted:
-    """Bundles to make, their INT8 scheme, and whether to check the calibration's stability."""
+    """Bundles to make, their INT8 scheme, and whether to check the calibration's stability and to repair bundles."""
 
     precision: Annotated[
         list[str] | None,
@@ -210,6 +210,16 @@ class Wanted:
             "--check-stability",
             rich_help_panel=panels.BUNDLES,
             help="Calibrate on each half of the images as well, and compare the results.",
+        ),
+    ] = False
+    no_repair: Annotated[
+        bool,
+        typer.Option(
+            "--no-repair",
+            rich_help_panel=panels.GATES,
+            help="Leave an int8 bundle that misses --max-drop as it is. Otherwise edgekit ranks its layers on "
+            "calibration images, keeps the noisiest in float and measures again, at most three times, as long as int8 "
+            "stays faster than float.",
         ),
     ] = False
 

@@ -156,6 +156,20 @@ class Recipe:
         }
         return replace(self, targets=rows)
 
+    def keeping_in_float(self, target: str, layers: Iterable[str]) -> "Recipe":
+        """The recipe with these layers of one target in float as well.
+
+        The overrides under `on` are gone, because the choice is for one device class.
+        """
+        patterns = (*self.for_target(target).float_layers, *map(_literally, layers))
+        row = replace(self.targets[target], on={}, float_layers=patterns)
+        return replace(self, targets={**self.targets, target: row})
+
+
+def _literally(name: str) -> str:
+    """An fnmatch pattern that matches only this name."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
 
 OWN = ("estimator", "smooth_quant", "bias_correction", "float_layers")
 """Keys of the recipe that a target's table may override."""

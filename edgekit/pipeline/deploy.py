@@ -15,7 +15,7 @@ from edgekit.images.calibration_list import doubts, write_list
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
 from edgekit.measure import machine
-from edgekit.measure.built_bundles import measure_here
+from edgekit.measure.built_bundles import BuiltBundles, measure_here
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import judge, recommend
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
@@ -25,6 +25,8 @@ from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
+from edgekit.pipeline.repair import Repairs, repairs_of
+from edgekit.pipeline.repair_store import RankLayers, restore
 from edgekit.pipeline.stability import check_stability
 from edgekit.report import write_report
 from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
@@ -39,25 +41,35 @@ from edgekit.support.shareable import shareable_command, without_folders
 REPORT_PACKAGES = ("jinja2", "matplotlib")
 
 
-def deploy(options: Options, reporter: Reporter) -> Report:
-    """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed."""
+def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None) -> Report:
+    """Run the whole job and write the run folder. Returns the report; its rows' verdicts tell whether gates passed.
+
+    With `rank`, INT8 bundles that miss the accuracy bound are repaired: the layers that it ranks first stay in float.
+    """
     check_tools(options)
     options = with_device_class(options)
     refused = Refusals() if options.force else refusals(options)
     job = load_job(options, reporter)
     if refused.unplanned:
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
-    with open_run(options.folder) as run, builder_of(job, run) as builder:
-        job = builder.job  # a large network's, so that the one in memory is freed
-        write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-        rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons)
-        stability = (
-            check_stability(builder.graphs(reporter), options.targets, reporter) if options.check_stability else ()
-        )
-        report = assemble(job, options, rows, reference, stability)
-        write_report(report, run.path)
-        if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only the missing rows
-            run.forget()
+    with open_run(options.folder) as run:
+        repairs = repairs_of(job, options, run, rank, reporter) if rank else None
+        if repairs:
+            job = replace(job, recipe=repairs.recipe)
+        restore(job, options.targets, run)
+        with builder_of(job, run) as builder:
+            job = builder.job  # a large network's, so that the one in memory is freed
+            write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
+            rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs)
+            if repairs:
+                write_list(run.path / "calibration.json", job.calibration, repairs.recipe, options.seed)
+            stability = (
+                check_stability(builder.graphs(reporter), options.targets, reporter) if options.check_stability else ()
+            )
+            report = assemble(job, options, rows, reference, stability)
+            write_report(report, run.path)
+            if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only those rows
+                run.forget()
     return report
 
 
@@ -115,10 +127,12 @@ def bundles_and_rows(
     run: RunFolder,
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
+    repairs: Repairs | None = None,
 ) -> tuple[list[Row], Reference]:
     """Build or reuse the bundles, evaluate and time them. Returns the report's rows, and the accuracy of torch.
 
-    A bundle in `refused` is skipped, and its row has the reason.
+    A bundle in `refused` is skipped, and its row has the reason. With `repairs`, one that misses the accuracy bound is
+    repaired, unless the reference is near chance, where no accuracy means anything.
     """
     job = builder.job
     random = job.network.weights == "random"
@@ -129,14 +143,18 @@ def bundles_and_rows(
         for warning in near_chance(reference, len(images.crops)):
             reporter.warn(warning)
 
-        def measure(device: Device) -> Sequence[Measurement]:
+        def measure(device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
             if device == THIS:
-                return measure_here(built, machine.describe(), images, options.timing, run, reporter)
+                return measure_here(bundles, machine.describe(), images, options.timing, run, reporter)
             store = MeasurementStore(run, images, options.timing)
-            return measure_on_device(device, built, options.timing, reporter, options.offline, images, store)
+            return measure_on_device(device, bundles, options.timing, reporter, options.offline, images, store)
 
-        measured = [_shareable(row, run.path) for row in each_device(options.devices, measure)]
-    return [judge(row, options.gates, random, reference.near_chance) for row in measured], reference
+        measured = each_device(options.devices, lambda device: measure(device, built))
+        if repairs and not reference.near_chance:
+            measured = repairs.repair(built, measured, measure)
+    shareable = (_shareable(row, run.path) for row in measured)
+    rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
+    return [repairs.described(row) for row in rows] if repairs else rows, reference
 
 
 def _shareable(measured: Measurement, folder: Path) -> Measurement:

@@ -20,6 +20,7 @@ from edgekit.report.conditions import Conditions, Sustained
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.figure import TIMES, Figure
 from edgekit.report.gate import Gate
+from edgekit.report.repair import Repair
 from edgekit.report.time_profile import TimeProfile
 from edgekit.report.under_load import Energy, Throughput
 from edgekit.support import tracebacks
@@ -257,6 +258,8 @@ class Row(Measurement):
     """Remarks on the row that do not affect its verdict."""
     gates: tuple[Gate, ...] = ()
     """Outcome of each gate; empty for a row with a failure, and where nothing is gated."""
+    repair: Repair | None = None
+    """Attempts to bring the accuracy within its bound; null where none was needed or wanted."""
 
     @property
     def label(self) -> str:

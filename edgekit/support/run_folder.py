@@ -26,7 +26,9 @@ STATE = ".edgekit"
 LOCK = "lock"
 """File in that folder that the process working in the run has locked. The operating system releases the lock of a
 process that was killed."""
-LEFTOVERS = (f"{STATE}/build-*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
+ATTEMPTS = "attempts"
+"""Folder in `STATE` with bundles that `edgekit deploy` tried when it repaired one."""
+LEFTOVERS = (f"{STATE}/build-*", f"{STATE}/{ATTEMPTS}/.*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
 """Glob patterns of the files that a killed process can leave behind."""
 
 

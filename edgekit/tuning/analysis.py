@@ -10,8 +10,7 @@ from edgekit import __version__
 from edgekit.compiler.layers import layers
 from edgekit.config.precisions import PRECISIONS
 from edgekit.errors import InputError, StageError, UsageError
-from edgekit.images.crops import crop_samples
-from edgekit.images.dataset import Sample
+from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.measure import machine
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
@@ -131,7 +130,7 @@ def _analysed(
         return earlier
     job = graphs.job
     to_compile = graphs.graph_to_compile(target, "int8")
-    trials = simulate(graphs, to_compile, job.evaluation.samples)
+    trials = simulate(graphs, to_compile, crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing))
     measured = measure(
         trials,
         target,
@@ -144,16 +143,15 @@ def _analysed(
     return measured
 
 
-def simulate(graphs: JobGraphs, to_compile: GraphToCompile, samples: Sequence[Sample]) -> Trials:
-    """Trials of a graph that was calibrated for one target, on these evaluation samples."""
+def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Trials:
+    """Trials of a graph that was calibrated for one target, on these images."""
     job, recipe = graphs.job, graphs.job.recipe
     unrounded = None
     if recipe.weight_rounding != "nearest":
         nearest = replace(recipe, weight_rounding="nearest")
         unrounded = graphs.with_recipe(nearest).graph_to_compile(to_compile.facts.target, "int8").graph
     simulation = Simulation(to_compile.graph, unrounded)
-    preprocessing = job.network.preprocessing
-    return Trials(simulation, crop_samples(job.dataset, samples, preprocessing), preprocessing)
+    return Trials(simulation, images, job.network.preprocessing)
 
 
 def layer_macs(graphs: JobGraphs) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgekit.errors import EngineError
+from edgekit.images.crops import crop_samples
 from edgekit.measure import machine
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group import measure_group
@@ -44,8 +45,10 @@ class TargetBench:
 
     def layers(self) -> tuple[str, ...]:
         """The layers, those first that add the most noise per multiply-accumulate."""
-        samples = self._graphs.job.evaluation.samples[:ORDERING_IMAGES]
-        simulated = simulate(self._graphs, self._graphs.graph_to_compile(self._target, "int8"), samples)
+        job = self._graphs.job
+        samples = job.evaluation.samples[:ORDERING_IMAGES]
+        crops = crop_samples(job.dataset, samples, job.network.preprocessing)
+        simulated = simulate(self._graphs, self._graphs.graph_to_compile(self._target, "int8"), crops)
         alone = {name: frozenset([name]) for name in simulated.simulation.layers}
         simulated.run(alone.values())
         noise = {name: simulated.noise(mixture) for name, mixture in alone.items()}

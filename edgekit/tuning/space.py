@@ -43,20 +43,14 @@ def plan(recipe: Recipe, layers: int) -> list[Choices]:
 
 def with_choices(recipe: Recipe, target: str, choices: Choices, order: Sequence[str]) -> Recipe:
     """The recipe with these choices for one target. `order` has the layers in the order of leaving them in float."""
+    kept = recipe.keeping_in_float(target, order[: choices.layers_in_float])
     row = replace(
-        recipe.targets[target],
+        kept.targets[target],
         estimator=choices.estimator,
         smooth_quant=choices.smooth_quant,
         bias_correction=choices.bias_correction,
-        on={},  # the tuned settings are for one device class
-        float_layers=(*recipe.for_target(target).float_layers, *map(_literally, order[: choices.layers_in_float])),
     )
-    return replace(recipe, targets={**recipe.targets, target: row})
-
-
-def _literally(name: str) -> str:
-    """An fnmatch pattern that matches only this name."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+    return replace(kept, targets={**kept.targets, target: row})
 
 
 def order_of(noise: Mapping[str, float], macs: Mapping[str, int]) -> list[str]:

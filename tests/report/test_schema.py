@@ -14,6 +14,7 @@ from edgekit.errors import InputError
 from edgekit.report import load_report, report_schema, write_report
 from edgekit.report.conditions import Sustained, SustainedLatency, SustainedPoint
 from edgekit.report.document import Lookalike, RangeRatio, Recommendation, Report, Stability
+from edgekit.report.repair import Repair, RepairAttempt
 from edgekit.report.row import Bound, LowPrecision
 from edgekit.report.serialization import to_json
 from tests.helpers.reports import (
@@ -34,6 +35,11 @@ from tests.helpers.reports import (
 from tests.helpers.searches import search, sensitivity
 
 Document = dict[str, Any]
+MISSED = RepairAttempt(
+    drop_top1_points=2.0, drop_ci95_points=(1.5, 2.5), p50_ms=5.0, speedup=1.8, speedup_ci95=(1.7, 1.9)
+)
+KEPT = replace(MISSED, float_layers=("stem",), drop_top1_points=0.5)
+REFUSED = RepairAttempt(float_layers=("stem", "head"), error="compile: refused")
 
 
 def full_report() -> Report:
@@ -55,6 +61,9 @@ def full_report() -> Report:
             energy=ENERGY,
             throughput=THROUGHPUT,
             remarks=("slower when hot",),
+            repair=Repair(
+                device="local", max_drop_points=1.0, ranking_images=32, attempts=(MISSED, KEPT, REFUSED), chosen=1
+            ),
         ),
         replace(ROWS[FAILED], device=device("pi", emulated=True, system="Linux", python="3.12.1")),
     )

@@ -1,0 +1,170 @@
+"""Repairs INT8 bundles that miss the accuracy bound: keeps the layers that cost the most in float, and measures again.
+
+Calibration images rank the layers; the evaluation images only judge the bundles. The first device judges, and the
+others measure only the bundle that is shipped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from edgekit.config import sizes
+from edgekit.config.recipes import Recipe
+from edgekit.devices.registry import Device
+from edgekit.errors import costs_a_row
+from edgekit.measure.built_bundles import BuiltBundles
+from edgekit.measure.gates import judge
+from edgekit.measure.settings import Gates
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.repair_store import (
+    Ranking,
+    RankLayers,
+    RepairState,
+    RepairStore,
+    attempt_of,
+    repair_inputs,
+)  # fmt: skip
+from edgekit.pipeline.repair_target import MeasuredBundles, TargetRepair
+from edgekit.report.repair import Repair, repair_words
+from edgekit.report.row import Measurement, Row
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import RunFolder
+
+MOST_ATTEMPTS = 3
+"""Largest number of bundles with more layers in float that the evaluation images judge for one row."""
+Measure = Callable[[Device, BuiltBundles], Sequence[Measurement]]
+"""Measures bundles on a device, one measurement each."""
+
+
+class Repairs:
+    """The repairs of one job's INT8 bundles, one for each target."""
+
+    def __init__(self, job: Job, options: Options, run: RunFolder, rank: RankLayers, reporter: Reporter) -> None:
+        self._job, self._options, self._run, self._rank, self._reporter = job, options, run, rank, reporter
+        self._stores = {
+            target: RepairStore(run, target, repair_inputs(job, target, options)) for target in options.targets
+        }
+        states = {target: state for target, store in self._stores.items() if (state := store.load())}
+        self._float_layers = {target: state.shipped(options.gates).float_layers for target, state in states.items()}
+        self._repairs: dict[str, Repair] = {}
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the bundles: the job's, with the layers that repairs keep in float."""
+        recipe = self._job.recipe
+        for target, layers in self._float_layers.items():
+            recipe = _with_layers(recipe, target, layers)
+        return recipe
+
+    def repair(self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure) -> list[Measurement]:
+        """Repair the bundles whose rows on the first device miss the bound of the drop.
+
+        `measured` has the measurements of all bundles for each device in turn. Returns them with those of the repaired
+        bundles in place of the old ones.
+        """
+        first, *others = self._options.devices
+        starts = range(0, len(measured), len(built))
+        rows = [dict(zip(built, measured[start : start + len(built)], strict=True)) for start in starts]
+        repaired: dict[str, Bundle | Exception] = {}
+        for target in self._options.targets:
+            group = {name: bundle for name, bundle in built.items() if name.startswith(f"{target}-")}
+            if not isinstance(group.get(f"{target}-int8"), Bundle):
+                continue
+            before = MeasuredBundles(group, {name: rows[0][name] for name in group})
+            after = self._repair(target, before, lambda bundles: measure(first, bundles))
+            rows[0] |= after.rows
+            if after.bundles != group:
+                repaired |= after.bundles
+        for device, rows_of_device in zip(others, rows[1:], strict=True):
+            if repaired:
+                rows_of_device |= dict(zip(repaired, measure(device, repaired), strict=True))
+        return [measurement for rows_of_device in rows for measurement in rows_of_device.values()]
+
+    def described(self, row: Row) -> Row:
+        """The row with the repair of its bundle, if there was one."""
+        repair = self._repairs.get(row.name)
+        return (
+            row
+            if repair is None or row.failure
+            else replace(row, repair=repair, remarks=(*row.remarks, repair_words(repair)))
+        )
+
+    def _repair(
+        self, target: str, shipped: MeasuredBundles, measure: Callable[[BuiltBundles], Sequence[Measurement]]
+    ) -> MeasuredBundles:
+        """Repair one target's bundle if its row misses the bound, as far as no earlier command has done so."""
+        store, gates = self._stores[target], self._options.gates
+        state = store.load() or self._begin(store, shipped.rows[store.name])
+        if state is None:
+            return shipped
+
+        def build(layers: Sequence[str], path: Path) -> Bundle:
+            graphs = self._graphs.with_recipe(_with_layers(self._job.recipe, target, layers))
+            return build_one(graphs, target, "int8", path, self._reporter)
+
+        state, shipped = TargetRepair(store, gates, self._reporter, build, measure).run(state, shipped)
+        chosen = state.decision(gates)
+        if chosen is None or (chosen == 0 and state.is_within(gates)):
+            return shipped
+        self._float_layers[target] = state.attempts[chosen].float_layers
+        self._repairs[store.name] = Repair(
+            device=self._options.devices[0].name,
+            max_drop_points=gates.max_drop,
+            ranking_images=state.ranking.images,
+            attempts=state.attempts,
+            chosen=chosen,
+        )
+        return shipped
+
+    def _begin(self, store: RepairStore, measured: Measurement) -> RepairState | None:
+        """Rank the layers if the row misses the bound; None if it doesn't, or if they can't be ranked."""
+        if not misses_bound(measured, self._options.gates):
+            return None
+        own = attempt_of(measured)
+        missed = f"{store.name}: top-1 drops by {own.drop_top1_points:.2f} points"
+        self._reporter.say(f"{missed}, at most {self._options.gates.max_drop:g} are allowed: looking for the layers")
+        try:
+            ranking = self._rank(self._graphs, store.target)
+        except Exception as error:
+            if not costs_a_row(error):
+                raise
+            self._reporter.failed(f"{store.name}: repair", error)
+            return None
+        state = RepairState(Ranking(ranking.images, ranking.attempts[:MOST_ATTEMPTS]), (own,))
+        store.save(state)
+        return state
+
+    @cached_property
+    def _graphs(self) -> JobGraphs:
+        """Graphs of the recipe's own bundles."""
+        return JobGraphs(self._job, self._reporter)
+
+
+def repairs_of(job: Job, options: Options, run: RunFolder, rank: RankLayers, reporter: Reporter) -> Repairs | None:
+    """The repairs of a job; None if nothing can be repaired.
+
+    Random weights have no accuracy. A large network's weights stay in mapped files, which a simulation would load.
+    """
+    if job.network.weights == "random" or "int8" not in options.precisions:
+        return None
+    if job.network.params >= sizes.BUILT_APART_FROM:
+        least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"
+        reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
+        return None
+    return Repairs(job, options, run, rank, reporter)
+
+
+def misses_bound(measured: Measurement, gates: Gates) -> bool:
+    """Whether a row has too large a drop, and isn't too slow anyway. Layers in float only make it slower."""
+    verdicts = {gate.name: gate.verdict for gate in judge(measured, gates, random_weights=False).gates}
+    return verdicts.get("max-drop") == "fail" and verdicts.get("min-speedup") != "fail"
+
+
+def _with_layers(recipe: Recipe, target: str, layers: Sequence[str]) -> Recipe:
+    """The recipe with these layers of one target in float, or the very same recipe without any."""
+    return recipe.keeping_in_float(target, layers) if layers else recipe

@@ -1,0 +1,50 @@
+"""Rank the layers of an INT8 bundle that lost too much accuracy, on calibration images, for `edgekit deploy`."""
+
+from collections.abc import Iterator, Sequence
+
+from edgekit.images.crops import crop_samples
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.repair_store import Ranking
+from edgekit.tuning.analysis import simulate
+from edgekit.tuning.sensitivity import Trials
+
+IMAGES = 32
+"""Largest number of calibration images on which layers are ranked."""
+NOISE_LEFT = (1 / 4, 1 / 16, 1 / 64)
+"""Share of the INT8 noise that each attempt may leave: its amplitude, and about the drop with it, halves each time."""
+
+
+def rank_layers(graphs: JobGraphs, target: str) -> Ranking:
+    """The noisiest layers of the job's INT8 bundle for a target, for each attempt as many as cut the noise enough.
+
+    Simulates the bundle in torch. No attempt leaves all layers in float. Raises StageError.
+    """
+    job = graphs.job
+    samples = job.calibration.samples[:IMAGES]
+    crops = crop_samples(job.calibration_dataset, samples, job.network.preprocessing)
+    trials = simulate(graphs, graphs.graph_to_compile(target, "int8"), crops)
+    layers = trials.simulation.layers
+    with graphs.reporter.stage(f"{target}-int8: rank {len(layers)} layers", len(samples)) as step:
+        trials.run([frozenset([name]) for name in layers], step)
+    order = sorted(layers, key=lambda name: (-trials.noise(frozenset([name])), name))
+    return Ranking(len(samples), tuple(_attempts(trials, order)))
+
+
+def _attempts(trials: Trials, order: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The layers of each attempt: the fewest from the front of the order that leave no more noise than allowed."""
+    whole, count = trials.noise(trials.everything), 0
+    for share in NOISE_LEFT:
+        low, high = count, len(order)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if _noise_without(trials, order[:middle]) <= share * whole else (middle, high)
+        if count < high < len(order):
+            count = high
+            yield tuple(order[:count])
+
+
+def _noise_without(trials: Trials, layers: Sequence[str]) -> float:
+    """Noise of all layers in INT8 except for these."""
+    mixture = trials.everything - frozenset(layers)
+    trials.run([mixture])
+    return trials.noise(mixture)

@@ -1,0 +1,380 @@
+"""INT8 bundles that miss the accuracy bound: layers stay in float until they keep it."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.errors import CompileError
+from edgekit.measure import opened_bundle
+from edgekit.measure.fresh_process import Fresh
+from edgekit.measure.settings import Gates
+from edgekit.pipeline import deploy as pipeline
+from edgekit.pipeline import repair as repairing
+from edgekit.pipeline import repair_target
+from edgekit.pipeline.build import build_one
+from edgekit.pipeline.repair import MOST_ATTEMPTS, Repairs, misses_bound, repairs_of
+from edgekit.pipeline.repair_store import Ranking, RepairState, RepairStore, attempt_of
+from edgekit.pipeline.repair_target import MeasuredBundles
+from edgekit.report import load_report
+from edgekit.report.repair import Repair, RepairAttempt, repair_words
+from edgekit.report.row import Row
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import STATE, open_run
+from edgekit.tuning import repair as ranking
+from tests.helpers import fake_runtime, fragile
+from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
+from tests.helpers.sharing import made_once
+
+RECIPE = """
+name = "whole-ranges"
+description = "Weights rounded to nearest, so that nothing makes up for the range of the middle layer"
+estimator = "minmax"
+"""
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def arguments(photos: Path, shared_folder: Path) -> list[str]:
+    """Arguments of `edgekit deploy` for the fragile network, without --target and --output."""
+
+    def make(folder: Path) -> None:
+        fragile.save_trained(photos, folder / "fragile.safetensors")
+        (folder / "recipe.toml").write_text(RECIPE)
+
+    folder = made_once(shared_folder, "fragile", make)
+    model = ["tests.helpers.fragile:network", "--weights", str(folder / "fragile.safetensors")]
+    size = ["--imgsz", "32", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--crop-pct", "1"]
+    counts = ["--num-calibration-samples", "10", "--iterations", "5", "--warmup", "1", "--threads", "1"]
+    making = ["--data", str(photos), "--recipe", str(folder / "recipe.toml"), "--min-speedup", "0"]
+    return [*model, *size, *counts, *making]
+
+
+@pytest.fixture
+def deploy(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """A function that deploys for the fake runtime to tmp_path/run."""
+    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    with fake_runtime.added():
+        yield lambda *more: main(["deploy", *arguments, "--target", "fake", "-o", str(tmp_path / "run"), *more])
+
+
+def int8_row(folder: Path) -> Row:
+    (row,) = (row for row in load_report(folder).results if row.precision == "int8")
+    return row
+
+
+def calibrations(progress: str) -> int:
+    """How often a command calibrated."""
+    return sum(": calibrate: " in line for line in progress.splitlines())
+
+
+def unneeded(*_: object) -> Ranking:
+    raise AssertionError("the layers are ranked although nothing has to be repaired")
+
+
+def test_the_destroyed_layer_alone_stays_in_float(arguments: list[str], tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "run"
+    assert main(["deploy", *arguments, "--target", "onnx", "-o", str(folder)]) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    row = int8_row(folder)
+    assert row.verdict == "pass"
+    assert row.accuracy
+    assert row.accuracy.drop_top1_points <= 1
+    assert row.repair
+    before, after = row.repair.attempts
+    assert (before.float_layers, after.float_layers) == ((), (fragile.FRAGILE,))
+    assert (row.repair.chosen, row.repair.ranking_images, row.repair.device) == (1, 10, "local")
+    assert before.drop_top1_points is not None
+    assert before.drop_top1_points > 20
+    assert after.drop_top1_points == row.accuracy.drop_top1_points
+    assert repair_words(row.repair) in out
+    bundle = read_bundle(folder / "onnx-int8")
+    assert [layer["name"] for layer in bundle.manifest.layers if not layer["int8"]] == [fragile.FRAGILE]
+    listed = json.loads((folder / "calibration.json").read_text())
+    assert listed["recipe"]["targets"]["onnx"]["float_layers"] == [fragile.FRAGILE]
+
+
+def test_without_repair_the_row_fails(deploy: Callable[..., int], tmp_path: Path) -> None:
+    assert deploy("--no-repair") == 1
+    row = int8_row(tmp_path / "run")
+    assert (row.verdict, row.repair) == ("fail", None)
+    assert not (tmp_path / "run" / STATE / "attempts").exists()
+
+
+def test_other_commands_in_the_folder_make_no_bundle_anew(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    folder = tmp_path / "run"
+    assert deploy() == 0
+    first = int8_row(folder)
+    fingerprint = read_bundle(folder / "fake-int8").manifest.fingerprint
+    assert calibrations(capfd.readouterr().err) == 3, "the recipe's own, once more to rank its layers, and the attempt"
+    monkeypatch.setattr(ranking, "rank_layers", unneeded)
+    assert deploy() == 0
+    err = capfd.readouterr().err
+    assert "fake-int8: reused from an earlier run" in err
+    assert calibrations(err) == 0
+    assert err.count("fake-int8: evaluate") == 1, "only the repaired bundle is measured again"
+    assert int8_row(folder).repair == first.repair
+    assert deploy("--max-drop", "100") == 0
+    assert calibrations(capfd.readouterr().err) == 0
+    loose = int8_row(folder)
+    assert loose.repair is None, "the recipe's own bundle keeps this bound"
+    assert read_bundle(folder / "fake-int8").manifest.fingerprint != fingerprint
+    assert deploy("--no-repair") == 1
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"class_{label}\n" for label in reversed(range(10))))
+    assert deploy("--labels", str(labels)) == 1, "nothing is right in this order, so nothing is concluded"
+    assert deploy() == 0
+    assert calibrations(capfd.readouterr().err) == 0
+    assert read_bundle(folder / "fake-int8").manifest.fingerprint == fingerprint
+
+
+def test_the_list_of_calibration_images_reproduces_the_repaired_bundle(
+    deploy: Callable[..., int], arguments: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    assert deploy() == 0
+    capfd.readouterr()
+    own = {"--recipe", "--num-calibration-samples"}
+    pairs = zip(arguments[1::2], arguments[2::2], strict=True)
+    rest = [text for pair in pairs if pair[0] not in own for text in pair]
+    listed = ["--calibration-list", str(tmp_path / "run" / "calibration.json"), "--no-repair", "--target", "fake"]
+    assert main(["deploy", arguments[0], *rest, *listed, "-o", str(tmp_path / "run")]) == 0
+    assert "fake-int8: reused from an earlier run" in capfd.readouterr().err
+
+
+def ranked(*attempts: Sequence[str]) -> Callable[..., Ranking]:
+    return lambda *_: Ranking(10, tuple(map(tuple, attempts)))
+
+
+def test_at_most_three_attempts_and_the_best_of_them(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [("last",), ("last", "head"), ("last", "head", "first"), ("last", "head", "first", "middle")]
+    monkeypatch.setattr(ranking, "rank_layers", ranked(*sets))
+    assert deploy() == 1
+    row = int8_row(tmp_path / "run")
+    assert row.verdict == "fail"
+    assert row.repair
+    assert [attempt.float_layers for attempt in row.repair.attempts] == [(), *sets[:MOST_ATTEMPTS]]
+    drops = [attempt.drop_top1_points or 0.0 for attempt in row.repair.attempts]
+    assert row.repair.chosen == drops.index(min(drops))
+    assert row.accuracy
+    assert row.accuracy.drop_top1_points == min(drops), "the row has the bundle of that attempt"
+    assert any(note.startswith("not repaired: kept in float, last: drop ") for note in row.notes)
+    assert any("the evaluation images judged 4 INT8 bundles" in note for note in row.notes)
+
+
+def test_an_attempt_that_fails_costs_itself(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr(ranking, "rank_layers", ranked(("last",), ("last", "middle")))
+    real = build_one
+
+    def refuse(graphs: Any, target: str, precision: Any, path: Path, reporter: Reporter) -> Any:
+        if path.name.endswith("-1"):
+            raise CompileError(f"can't write {tmp_path / 'run'}/secret")
+        return real(graphs, target, precision, path, reporter)
+
+    monkeypatch.setattr(repairing, "build_one", refuse)
+    assert deploy() == 0
+    repair = int8_row(tmp_path / "run").repair
+    assert repair
+    assert repair.chosen == 2
+    assert "can't write" in (repair.attempts[1].error or "")
+    assert str(tmp_path) not in (repair.attempts[1].error or ""), "reports are shared"
+    assert "fake-int8: repair: can't write" in capfd.readouterr().err
+
+
+def test_layers_that_cannot_be_ranked_leave_the_row_as_it_is(
+    deploy: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def refuse(*_: object) -> Ranking:
+        raise CompileError("NNCF can't calibrate the graph")
+
+    monkeypatch.setattr(ranking, "rank_layers", refuse)
+    assert deploy() == 1
+    row = int8_row(tmp_path / "run")
+    assert (row.verdict, row.repair) == ("fail", None)
+    assert "fake-int8: repair: NNCF can't calibrate the graph" in capfd.readouterr().err
+
+
+POINTS: list[tuple[Any, str, int]] = [
+    (ranking, "simulate", 0),
+    (repairing, "build_one", 0),
+    (pipeline, "measure_here", 1),
+    (repair_target, "ship", 0),
+    (pipeline, "write_report", 0),
+]
+"""Where Ctrl-C arrives, in the order of a repair: (owner, function, number of calls that still succeed)."""
+
+
+def test_an_interrupted_repair_resumes(deploy: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    folder, calibrated = tmp_path / "run", 0
+    for owner, name, spared in POINTS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, _interrupting(getattr(owner, name), spared))
+            assert deploy() == 130, name
+        calibrated += calibrations(capfd.readouterr().err)
+        assert read_bundle(folder / "fake-int8")
+    assert deploy() == 0
+    assert calibrated + calibrations(capfd.readouterr().err) == 4, "once more than undisturbed: to rank the layers"
+    row = int8_row(folder)
+    assert row.repair
+    assert row.repair.result.float_layers == (fragile.FRAGILE,)
+    left = [path.name for path in (folder / STATE).rglob(".*")]
+    assert left == []
+
+
+def _interrupting(real: Callable[..., Any], spared: int) -> Callable[..., Any]:
+    """Call `real` a number of times, and then simulate Ctrl-C."""
+    left = iter(range(spared))
+
+    def call(*args: Any, **more: Any) -> Any:
+        if next(left, None) is not None:
+            return real(*args, **more)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not interrupted")
+
+    return call
+
+
+def test_a_guessing_reference_is_not_repaired(
+    deploy: Callable[..., int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classes of these folders are in another order than the network's."""
+    for label in range(10):
+        shutil.copytree(photos / f"class_{(label + 3) % 10}", tmp_path / "data" / f"class_{label}")
+    monkeypatch.setattr(ranking, "rank_layers", unneeded)
+    assert deploy("--data", str(tmp_path / "data"), "--max-drop", "0") == 1
+    row = int8_row(tmp_path / "run")
+    assert (row.verdict, row.repair) == ("inconclusive", None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "params", "precisions"),
+    [("random", 1000, ("float", "int8")), ("w", 50_000_000, ("float", "int8")), ("w", 1000, ("float",))],
+)
+def test_jobs_that_are_never_repaired(weights: str, params: int, precisions: tuple[str, ...]) -> None:
+    job: Any = SimpleNamespace(network=SimpleNamespace(weights=weights, params=params))
+    options: Any = SimpleNamespace(precisions=precisions)
+    run: Any = None
+    assert repairs_of(job, options, run, ranked(), QUIET) is None
+
+
+FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
+
+
+def test_only_an_accuracy_that_is_too_low_is_repaired() -> None:
+    def int8(drop: float, speed: Any = FAST, **more: Any) -> Any:
+        return measurement(precision="int8", accuracy=accuracy(drop), speedup=speed, **more)
+
+    assert misses_bound(int8(1.2), Gates())
+    assert not misses_bound(int8(0.9), Gates())
+    assert not misses_bound(int8(0.9), Gates(must_show_drop=True)), "too few images: the verdict is inconclusive"
+    assert not misses_bound(int8(1.2, SLOW), Gates()), "layers in float make it slower still"
+    assert misses_bound(int8(1.2, SLOW), Gates(min_speedup=0))
+    assert misses_bound(int8(1.2, SLOW, device=device(emulated=True)), Gates())
+    assert not misses_bound(failed(), Gates())
+
+
+def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> RepairState:
+    """A repair with these drops and speedups, of which the first is the recipe's own bundle."""
+    ranks = tuple(tuple("abc"[: count + 1]) for count in range(sets))
+    made = tuple(
+        RepairAttempt(
+            drop_top1_points=drop,
+            speedup=speed,
+            speedup_ci95=None if speed is None else (speed - 0.1, speed + 0.1),
+            error="refused" if drop is None else None,
+        )
+        for drop, speed in attempts
+    )
+    return RepairState(Ranking(8, ranks), made)
+
+
+@pytest.mark.parametrize(
+    ("repair", "decision"),
+    [
+        (state((3.0, 1.5)), None),
+        (state((3.0, 1.5), sets=0), 0),
+        (state((3.0, 1.5), (0.5, 1.4)), 1),
+        (state((3.0, 1.5), (2.0, 1.4)), None),
+        (state((3.0, 1.5), (0.5, 1.05)), 0),
+        (state((3.0, 1.5), (2.0, 1.4), (1.5, 1.05)), 1),
+        (state((3.0, 1.5), (None, None)), None),
+        (state((3.0, 1.5), (None, None), (0.5, 1.4)), 2),
+        (state((3.0, 1.5), (2.0, 1.4), (4.0, 1.3), (3.5, 1.3)), 1),
+        (state((3.0, 1.5), (3.0, 1.4), (3.0, 1.3), (3.0, 1.3)), 0),
+        (state((0.9, 1.5), (0.5, 1.4)), 0),
+        (state((3.0, None), (0.5, None)), 1),
+    ],
+    ids=[
+        "the first attempt", "nothing to try", "within the bound", "the next attempt", "no longer faster",
+        "the most accurate that is faster", "a failed attempt", "after a failed attempt", "used up", "none helped",
+        "a looser bound than before", "an emulated device",
+    ],
+)  # fmt: skip
+def test_decisions(repair: RepairState, decision: int | None) -> None:
+    assert repair.decision(Gates()) == decision
+
+
+def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
+    measured = measurement(precision="int8", accuracy=accuracy(1.2), speedup=SLOW, device=device(emulated=True))
+    assert (attempt_of(measured).speedup, attempt_of(measured).speedup_ci95) == (None, None)
+    assert attempt_of(measured, ["a"]).float_layers == ("a",)
+
+
+def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: Any = {name: object() for name in ("onnx-float", "onnx-int8", "tflite-float", "tflite-int8")}
+    monkeypatch.setattr(repairing, "Bundle", object)
+    monkeypatch.setattr(repairing, "repair_inputs", lambda *_: Gates())
+    monkeypatch.setattr(RepairStore, "load", lambda *_: None)
+
+    def repaired(self: Repairs, target: str, shipped: MeasuredBundles, measure: Any) -> MeasuredBundles:
+        if target == "onnx":
+            return shipped
+        bundles: Any = {**shipped.bundles, "tflite-int8": "repaired"}
+        return MeasuredBundles(bundles, dict(zip(bundles, measure(bundles), strict=True)))
+
+    monkeypatch.setattr(Repairs, "_repair", repaired)
+    calls: list[tuple[str, list[str], bool]] = []
+
+    def measure(device: Any, bundles: Any) -> Any:
+        calls.append((device.name, list(bundles), bundles["tflite-int8"] == "repaired"))
+        return [f"new {name} on {device.name}" for name in bundles]
+
+    devices = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
+    options: Any = SimpleNamespace(devices=devices, targets=("onnx", "tflite"), gates=Gates())
+    before: Any = [f"{name} on {device.name}" for device in devices for name in built]
+    job: Any = None
+    with open_run(tmp_path / "run") as run:
+        after = Repairs(job, options, run, ranked(), QUIET).repair(built, before, measure)
+    group = ["tflite-float", "tflite-int8"]
+    assert calls == [("pi4", group, True), ("pi5", group, True)]
+    for name, row in zip(before, after, strict=True):
+        assert row == (f"new {name}" if "tflite" in name else name)
+
+
+def test_words() -> None:
+    own = RepairAttempt(drop_top1_points=2.0, speedup=1.8)
+    kept = RepairAttempt(float_layers=("a", "b", "c", "d", "e"), drop_top1_points=0.25, speedup=1.6)
+    refused = RepairAttempt(float_layers=("a",), error="compile: refused")
+    common: Any = {"device": "local", "max_drop_points": 1.0, "ranking_images": 32}
+    assert repair_words(Repair(attempts=(own, kept), chosen=1, **common)) == (
+        "repaired: 5 layers (a, b, c, d, …) kept in float changed the drop from 2.00 to 0.25 points and the speedup "
+        "over float from 1.80x to 1.60x; the evaluation images judged 2 INT8 bundles"
+    )
+    assert repair_words(Repair(attempts=(own, refused), chosen=0, **common)) == (
+        "not repaired: kept in float, a: compile: refused; the evaluation images judged 2 INT8 bundles, and this is "
+        "the recipe's own bundle"
+    )
+    assert repair_words(Repair(attempts=(own,), chosen=0, **common)).startswith("not repaired: no set of layers")
