@@ -138,7 +138,7 @@ class _ListedSet:
             tuple(sorted(samples, key=lambda sample: sample.name)),
             part.store,
             self._terms.label,
-            _assumption(images) if by_order else None,
+            _assumption(replace(images, path=self.training.path)) if by_order else None,
         )
 
 

@@ -35,6 +35,7 @@ SLOW = frozenset(
         "README.md",
         "docs/reference/sdk.md",
         "docs/how-to/choose.md",
+        "docs/how-to/data-layouts.md",
         "docs/how-to/gate-in-ci.md",
         "docs/how-to/giant-models.md",
         "docs/how-to/model-card.md",
