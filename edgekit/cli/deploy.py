@@ -1,18 +1,20 @@
 """`edgekit deploy` and `edgekit demo`, which run the whole job."""
 
 from dataclasses import replace
+from typing import Annotated
 
 import typer
 
 from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Model
+from edgekit.cli.arguments import ModelOrRun
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted, flat
-from edgekit.cli.options import demo_options, job_options, model_options, precisions_of, scheme_of
+from edgekit.cli.options import precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.saved_job import DEMO, GivenJob, announce, check_again, continued, run_of, with_output
 from edgekit.cli.shared import DryRun, Json, Quiet
-from edgekit.pipeline.options import Options, check_scheme
+from edgekit.pipeline.options import check_scheme
 
 DEPLOY_EXAMPLES = """
 Examples:
@@ -22,6 +24,7 @@ Examples:
   edgekit deploy resnet18 --data photos --device pi5 --target tflite
   edgekit deploy resnet18 --data photos --max-drop 0.5 --json > report.json
   edgekit deploy resnet18 --data photos --junit junit.xml --summary summary.md
+  edgekit deploy --again runs/resnet18 --labels corrected.txt
 """
 
 
@@ -29,13 +32,21 @@ Examples:
 @flat
 def deploy(
     context: typer.Context,
-    model: Model,
+    model: ModelOrRun,
     making: Making,
     calibrating: Calibrating,
     measuring: Measuring,
     source: Source,
     wanted: Wanted,
     files: ForPipelines,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            rich_help_panel=panels.MODEL,
+            help="Run the job of the run folder that is given as MODEL again. Options replace its own.",
+        ),
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -46,9 +57,18 @@ def deploy(
     the report in several formats. The exit code is 0 if every bundle passed
     its gates and 1 if not. After an interruption, the same command resumes.
     """
-    network = model_options(model, making.weights, source)
-    options = job_options(network, making, calibrating, measuring, context.obj)
-    return _run(options, wanted, files, json_, quiet, dry_run)
+    given = GivenJob(
+        model=model, making=making, calibrating=calibrating, measuring=measuring, source=source, wanted=wanted
+    )
+    command: tuple[str, ...] = context.obj
+    if again:
+        check_again(model)
+    if run := run_of(model, making.output):
+        given = continued(given, run, context)
+        command = ("deploy", *given.arguments)
+        announce(run, command, quiet)
+        given = with_output(given, making.output or run)
+    return _run(given, command, files, json_, quiet, dry_run)
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
@@ -68,22 +88,25 @@ def demo(
 
     The model is a small ConvNeXt V2, the images are from CIFAR-10.
     """
-    options = demo_options(making, calibrating, measuring, context.obj)
-    return _run(options, wanted, files, json_, quiet, dry_run)
+    given = GivenJob(model=DEMO, making=making, calibrating=calibrating, measuring=measuring, wanted=wanted)
+    return _run(given, context.obj, files, json_, quiet, dry_run)
 
 
-def _run(options: Options, wanted: Wanted, files: ForPipelines, json_: bool, quiet: bool, dry_run: bool) -> int:
+def _run(
+    given: GivenJob, command: tuple[str, ...], files: ForPipelines, json_: bool, quiet: bool, dry_run: bool
+) -> int:
     """Run or plan the job, and print the result."""
     from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
     from edgekit.support.progress import Reporter
 
+    options = given.options(command)
     check_files(files)
     options = replace(
         options,
-        precisions=precisions_of(wanted.precision),
-        scheme=scheme_of(wanted.scheme),
-        check_stability=wanted.check_stability,
+        precisions=precisions_of(given.wanted.precision),
+        scheme=scheme_of(given.wanted.scheme),
+        check_stability=given.wanted.check_stability,
     )
     if options.scheme:
         check_scheme(options.scheme, options.targets)

@@ -1,15 +1,17 @@
 """`edgekit sensitivity`, which ranks layers by lost accuracy, and `edgekit tune`, which searches for a recipe."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.groups import Calibrating, Making, MakingOrDemo, Measuring, Source, flat
-from edgekit.cli.options import demo_options, job_options, model_options
+from edgekit.cli.groups import Calibrating, MakingOrDemo, Measuring, Source, flat
+from edgekit.cli.options import scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.saved_job import GivenJob, announce, arguments_of, continued, explicit_options, run_of, with_output
 from edgekit.cli.shared import Json, Quiet, Threads
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import import_needed
@@ -21,18 +23,25 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models_and_demo,
-        help="A timm name, open_clip:NAME, module:factory, a .onnx file, or demo for edgekit's own model.",
+        help="A run folder, whose job is used; or a timm name, open_clip:NAME, module:factory, a .onnx file, or demo "
+        "for edgekit's own model.",
     ),
 ]
 
 
-def _job(
-    model: str, making: Making, calibrating: Calibrating, measuring: Measuring, source: Source, command: Any
-) -> Options:
-    """The job that the options describe; "demo" is edgekit's own model, with its images and threads."""
-    if model == "demo":
-        return demo_options(making, calibrating, measuring, command)
-    return job_options(model_options(model, making.weights, source), making, calibrating, measuring, command)
+def _options(given: GivenJob, command: tuple[str, ...]) -> Options:
+    """The options of an analysis, with the scheme of the job and both precisions."""
+    return replace(given.options(command), scheme=scheme_of(given.wanted.scheme), as_given=None)
+
+
+def _of_run(given: GivenJob, run: Path, context: typer.Context) -> GivenJob:
+    """The job of a run folder for `sensitivity`, which simulates on few images."""
+    job = continued(given, run, context)
+    count, drop = job.measuring.num_eval_samples or SAMPLES, job.measuring.max_drop
+    if "num_eval_samples" not in explicit_options(context):
+        count = min(count, SAMPLES)
+    drop = given.measuring.max_drop if drop is None else drop
+    return replace(job, measuring=replace(job.measuring, num_eval_samples=count, max_drop=drop))
 
 
 @app.command(rich_help_panel=panels.MORE)
@@ -69,7 +78,14 @@ def sensitivity(
     from edgekit.support.progress import Reporter
 
     measuring = Measuring(num_eval_samples=num_eval_samples, max_drop=max_drop, threads=threads)
-    options = _job(model, making, calibrating, measuring, source, context.obj)
+    given = GivenJob(model=model, making=making, calibrating=calibrating, measuring=measuring, source=source)
+    command: tuple[str, ...] = context.obj
+    if run := run_of(model, making.output):
+        given = _of_run(given, run, context)
+        command = ("sensitivity", *given.arguments)
+        announce(run, command, quiet)
+        given = with_output(given, making.output or run)
+    options = _options(given, command)
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
@@ -124,6 +140,18 @@ class Searching:
     ] = None
 
 
+def _split(given: GivenJob, searching: Searching, measuring: Measuring) -> tuple[GivenJob, Searching]:
+    """Split the evaluation images of a run between the search and the verdict, unless the command line says how."""
+    total = given.measuring.num_eval_samples
+    if searching.num_tuning_samples is not None or measuring.num_eval_samples is not None:
+        held_out = measuring.num_eval_samples
+    elif total is None:
+        return given, searching
+    else:
+        searching, held_out = replace(searching, num_tuning_samples=total // 2), total - total // 2
+    return replace(given, measuring=replace(given.measuring, num_eval_samples=held_out)), searching
+
+
 @app.command(rich_help_panel=panels.COMMANDS)
 @flat
 def tune(
@@ -147,7 +175,15 @@ def tune(
     from edgekit.support.progress import Reporter
     from edgekit.tuning.options import Search
 
-    options = _job(model, making, calibrating, measuring, source, context.obj)
+    given = GivenJob(model=model, making=making, calibrating=calibrating, measuring=measuring, source=source)
+    command: tuple[str, ...] = context.obj
+    if run := run_of(model, making.output):
+        given = continued(given, run, context)
+        given, searching = _split(given, searching, measuring)
+        command = ("tune", *given.arguments, *arguments_of(searching))
+        announce(run, command, quiet)
+        given = with_output(given, making.output or run.with_name(f"{run.name}-tuned"))
+    options = _options(given, command)
     search = Search(
         trials=searching.trials,
         minutes=searching.budget_minutes,

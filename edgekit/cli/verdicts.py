@@ -14,6 +14,7 @@ from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines, flat
 from edgekit.cli.options import data_of, devices_of, gates_of, seconds_of
 from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.saved_job import bundles_of
 from edgekit.cli.shared import (
     MOST_THREADS,
     Devices,
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
 
 EVALUATE_EXAMPLES = """
 Examples:
+  edgekit evaluate runs/demo --data photos
   edgekit evaluate runs/demo/onnx-float runs/demo/onnx-int8 --data photos
   edgekit evaluate new/onnx-int8 --reference old/onnx-int8 --data photos \\
       --max-drop 0.5
 """
 BENCHMARK_EXAMPLES = """
 Examples:
+  edgekit benchmark runs/demo --device pi5
   edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8
   edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8 --min-speedup 1.2
   edgekit benchmark runs/demo/tflite-int8 --device pi5 --threads 4
@@ -138,6 +141,7 @@ def evaluate(
     from edgekit.support.progress import Reporter
     from edgekit.support.run_folder import check_output
 
+    bundles = bundles_of(bundles)
     images = data_of(data)
     check_images(images)
     check_scheduler(scheduler)
@@ -213,6 +217,7 @@ def benchmark(
     from edgekit.support.progress import Reporter
 
     check_files(files)
+    bundles = bundles_of(bundles)
     with clean_stdout() as out:
         timing, devices = Timing(threads, warmup, iterations, seconds_of(sustain), streams), devices_of(device)
         gates = gates_of(min_speedup=min_speedup) if min_speedup else None

@@ -53,6 +53,7 @@ def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None)
     if refused.unplanned:
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
     with open_run(options.folder) as run:
+        run.keep_job(options.as_given)
         repairs = repairs_of(job, options, run, rank, reporter) if rank else None
         if repairs:
             job = replace(job, recipe=repairs.recipe)

@@ -1,8 +1,9 @@
 """The options of a job. It imports nothing heavy, so the command line can check its arguments before loading torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgekit.config.precisions import PRECISIONS, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, find_runtime
@@ -43,6 +44,8 @@ class Options:
     force: bool = False
     """Whether to build bundles even if the plan predicts that they won't fit."""
     command: tuple[str, ...] = ()
+    as_given: Mapping[str, Any] | None = None
+    """The job as JSON values, which the run folder keeps for later commands."""
 
     @property
     def folder(self) -> Path:

@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,8 @@ STATE = ".edgekit"
 LOCK = "lock"
 """File in that folder that the process working in the run has locked. The operating system releases the lock of a
 process that was killed."""
+JOB = f"{STATE}/job.json"
+"""File with the options of the run's job, which contains local paths: it is never copied elsewhere."""
 ATTEMPTS = "attempts"
 """Folder in `STATE` with bundles that `edgekit deploy` tried when it repaired one."""
 LEFTOVERS = (f"{STATE}/build-*", f"{STATE}/{ATTEMPTS}/.*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
@@ -55,6 +57,13 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError):  # not there, damaged, or not of this type
             pass
         return None
+
+    def keep_job(self, options: Mapping[str, Any] | None) -> None:
+        """Keep the options of the job that works in this run, and no longer those of an earlier one."""
+        if options is None:
+            (self.path / JOB).unlink(missing_ok=True)
+        else:
+            write_json(self.path / JOB, options)
 
     def forget(self) -> None:
         """Delete the stored rows of a completed run, so that the next run measures again."""
