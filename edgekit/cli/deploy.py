@@ -63,7 +63,7 @@ def deploy(
     command: tuple[str, ...] = context.obj
     if again:
         check_again(model)
-    if run := run_of(model, making.output):
+    if run := run_of(model, None if again else making.output):
         given = continued(given, run, context)
         command = ("deploy", *given.arguments)
         announce(run, command, quiet)

@@ -73,8 +73,9 @@ def continued(given: GivenJob, run: Path, context: typer.Context) -> GivenJob:
 
     Raises InputError if the folder has no job, or if a file of the job is not there any more.
     """
-    explicit = explicit_options(context)
-    saved = read_job(run)
+    explicit, saved = explicit_options(context), read_job(run)
+    if "device" in explicit:  # whose class decides, unless the command line states another
+        saved = replace(saved, making=replace(saved.making, device_class=None))
     _check_paths(saved, run, explicit)
     groups = {name: _merged(getattr(given, name), getattr(saved, name), explicit) for name in GROUPS}
     return replace(saved, **groups)

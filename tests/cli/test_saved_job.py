@@ -35,7 +35,7 @@ ALL = GivenJob(
     calibrating=Calibrating(Path("/b"), 4, Path("/c")),
     measuring=Measuring(5, ["local"], True, True, 2, 6, 7, 0.5, 1.5),
     source=Source("a=1", "32", "0.5", "0.6", "bicubic", 0.9, Path("/d")),
-    wanted=Wanted(["int8"], "w8", True),
+    wanted=Wanted(["int8"], "w8", True, True),
 )
 """A job in which no option is at its default, except for the output."""
 
@@ -72,7 +72,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 def test_a_run_is_its_job_again(called: Callable[..., Any], run: Path, job_arguments: list[str]) -> None:
     whole: Options = called("deploy", *job_arguments, "-o", run)[0]
-    for arguments in (["--again", run], [run]):
+    for arguments in (["--again", run], [run], ["--again", run, "-o", run]):
         options: Options = called("deploy", *arguments)[0]
         assert replace(options, command=whole.command) == whole
         again: Options = called(*options.command, "-o", run)[0]
@@ -87,6 +87,14 @@ def test_options_replace_those_of_the_run(called: Callable[..., Any], run: Path,
     assert options.gates == replace(before.gates, max_drop=0.5, must_show_drop=True)
     same = {name: getattr(before, name) for name in ("targets", "output", "gates", "command", "as_given")}
     assert replace(options, **same) == before
+
+
+def test_bundles_are_made_for_the_class_of_another_device(called: Callable[..., Any], run: Path) -> None:
+    job = json.loads((run / JOB).read_text())
+    job["making"]["device_class"] = "raspberry-pi-4"
+    (run / JOB).write_text(json.dumps(job))
+    assert called("deploy", run)[0].device_class == "raspberry-pi-4"
+    assert called("deploy", run, "--device", "ssh://pi@board")[0].device_class is None
 
 
 def test_sensitivity_of_a_run(called: Callable[..., Any], run: Path) -> None:
