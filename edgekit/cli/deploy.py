@@ -123,7 +123,7 @@ def _run(
             else:
                 out.writelines(f"{key}: {value}\n" for key, value in vars(planned).items())
             return 0
-        report = do_job(options, reporter, None if wanted.no_repair else rank_layers)
+        report = do_job(options, reporter, None if given.wanted.no_repair else rank_layers)
         if json_:
             emit(out, report)
         else:
