@@ -96,7 +96,7 @@ class Source:
         Path | None,
         typer.Option(
             metavar="FILE",
-            show_default="those in the model's file, or ImageNet's for 1000 classes",
+            show_default="those in the model's file, those of the images, or ImageNet's for 1000 classes",
             rich_help_panel=panels.MODEL,
             help="Text file with one class name per line, in the order of the model's outputs.",
         ),

@@ -101,7 +101,7 @@ def _indices_of_names(
         # Classes that the set numbers are the model's unless a name contradicts that.
         agree = images.numbered and len(known) < len(labels) and all(order[name] == known[name] for name in known)
         if not known or agree:
-            return {name: order[name] for name in present}, True
+            return {name: order[name] for name in present}, not known
     return match_names(images, present, labels), False
 
 

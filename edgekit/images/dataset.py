@@ -41,6 +41,8 @@ class Dataset:
     """What names an image's class: "folder" or "label"."""
     assumption: str | None = None
     """The outputs for which the classes are taken, in words, if only the order of the classes tells."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes in the order that `assumption` states; empty without an assumption."""
     origin: str | None = None
     """The set of which this is a split and why this split was chosen, in words; None for a whole set."""
 
@@ -139,6 +141,7 @@ class _ListedSet:
             part.store,
             self._terms.label,
             _assumption(replace(images, path=self.training.path)) if by_order else None,
+            images.names if by_order else (),
         )
 
 

@@ -13,7 +13,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from edgekit.models import load_network
 from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
-from edgekit.models.class_order import report_class_order
+from edgekit.models.class_order import settle_classes
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import check_members, greedy, mean, save_soup
@@ -115,7 +115,7 @@ class _MemberEvaluation:
         dataset = open_dataset(data, self.network.labels)
         if dataset.origin:
             reporter.say(dataset.origin)
-        report_class_order(self.network, model, dataset, reporter)
+        settle_classes(self.network, model, dataset, reporter)
         count = options.num_held_out_samples or max(1, len(dataset.samples) // 2)
         self.held_out = select(dataset, count, options.seed)
         rest = select(dataset, None, options.seed, exclude=self.held_out, exact=False)

@@ -11,7 +11,7 @@ from edgekit.images.crops import crop_samples
 from edgekit.images.dataset import Dataset, Datasets
 from edgekit.images.selection import Selection, no_images
 from edgekit.models import Network, load_network
-from edgekit.models.class_order import report_class_order
+from edgekit.models.class_order import settle_classes
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import (
@@ -55,7 +55,7 @@ def load_job(options: Options, reporter: Reporter) -> Job:
     """
     settings = choose_settings(options)
     network, recipe = _load(options, settings, reporter)
-    datasets = _open(options, network, reporter)
+    network, datasets = _open(options, network, reporter)
     calibration = choose_calibration(datasets, recipe, options, reporter, settings.listed)
     evaluation = choose_evaluation(datasets.evaluation, calibration, options, reporter)
     warn_of_unreadable(reporter, calibration, evaluation)
@@ -79,7 +79,7 @@ def load_job_to_build(options: Options, reporter: Reporter) -> Job:
     """Load the network and choose calibration images, for bundles that are not evaluated. Otherwise as `load_job`."""
     settings = choose_settings(options)
     network, recipe = _load(options, settings, reporter)
-    datasets = _open(options, network, reporter)
+    network, datasets = _open(options, network, reporter)
     calibration = choose_calibration(datasets, recipe, options, reporter, settings.listed, leave_half=False)
     warn_of_unreadable(reporter, calibration)
     warn_of_doubts(calibration, network.classes, reporter)
@@ -112,13 +112,12 @@ def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) ->
         reporter.warn("the weights are random: accuracy is meaningless, but sizes, speed and agreement are valid")
 
 
-def _open(options: Options, network: Network, reporter: Reporter) -> Datasets:
-    """Open the data sets, and compare the order of their classes with the network's."""
+def _open(options: Options, network: Network, reporter: Reporter) -> tuple[Network, Datasets]:
+    """Open the data sets, and settle the classes of the network, which is returned with their names."""
     datasets = datasets_of(options, network.labels)
     if datasets.origin:
         reporter.say(datasets.origin)
-    report_class_order(network, options.model, datasets.evaluation, reporter)
-    return datasets
+    return settle_classes(network, options.model, datasets.evaluation, reporter), datasets
 
 
 def _check_network(network: Network, dataset: Dataset, calibration: Selection, reporter: Reporter) -> None:

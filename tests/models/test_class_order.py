@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekit.images.dataset import open_dataset
-from edgekit.models.class_order import report_class_order
+from edgekit.models.class_order import settle_classes
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
 from edgekit.support.progress import Reporter
@@ -17,13 +17,20 @@ ASSUMED = "alphabetical order are taken as outputs 0 to 2 (0 = cat, 1 = dog, 2 =
 
 
 @pytest.fixture
-def say(tmp_path: Path, capfd: Any) -> Any:
-    """A function that returns what is said about a network with these facts and the folders cat, dog and owl."""
-    for name in ("cat", "dog", "owl"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        (tmp_path / "data" / name / "1.png").touch()
+def settle(tmp_path: Path, capfd: Any) -> Any:
+    """A function that returns the names of a network with these facts and folders, and what is said about them."""
 
-    def output(labels: tuple[str, ...], file: Path | None = None, quiet: bool = False, **facts: Any) -> str:
+    def output(
+        labels: tuple[str, ...],
+        file: Path | None = None,
+        quiet: bool = False,
+        folders: tuple[str, ...] = ("cat", "dog", "owl"),
+        **facts: Any,
+    ) -> tuple[tuple[str, ...], str]:
+        data = tmp_path / f"set-{abs(hash(folders))}"
+        for name in folders:
+            (data / name).mkdir(parents=True, exist_ok=True)
+            (data / name / "1.png").touch()
         network = Network(
             module=torch.nn.Identity(),
             name="resnet18",
@@ -37,17 +44,23 @@ def say(tmp_path: Path, capfd: Any) -> Any:
             license_note=None,
             **facts,
         )
-        dataset = open_dataset(tmp_path / "data", labels)
-        report_class_order(network, ModelOptions("resnet18", labels=file), dataset, Reporter(quiet))
-        return str(capfd.readouterr().err)
+        options = ModelOptions("resnet18", labels=file)
+        settled = settle_classes(network, options, open_dataset(data, labels), Reporter(quiet))
+        return settled.labels, str(capfd.readouterr().err)
 
     return output
+
+
+@pytest.fixture
+def say(settle: Any) -> Any:
+    """A function that returns what is said about the classes."""
+    return lambda *arguments, **facts: settle(*arguments, **facts)[1]
 
 
 def test_without_names_the_assumed_order_is_printed_once(say: Any) -> None:
     numbered = ("class_0", "class_1", "class_2")
     said = say(numbered)
-    assert said.startswith("the names of the classes are unknown: the folders of ")
+    assert said.startswith("class names: the folders of ")
     assert said.count(ASSUMED) == 1
     assert say(numbered, quiet=True) == ""
 
@@ -63,3 +76,17 @@ def test_the_origin_of_names_is_printed(say: Any) -> None:
     assert say(("owl", "cat", "dog"), labels_origin="names") == "class names: 'names' in 'best.pth'\n"
     assert say(("owl", "cat", "dog"), Path("labels.txt")) == ""
     assert say(("owl", "cat", "dog"), labels_doubt="names are ignored") == "warning: names are ignored\n"
+
+
+def test_folders_name_the_classes_of_a_network_without_names(settle: Any) -> None:
+    numbered = ("class_0", "class_1", "class_2")
+    assert settle(numbered)[0] == ("cat", "dog", "owl")
+    assert settle(numbered, folders=numbered)[0] == numbered
+    assert settle(("Katze", "Hund", "Eule"), Path("labels.txt"))[0] == ("Katze", "Hund", "Eule")
+    assert settle(("Katze", "Hund", "Eule"), labels_origin="names")[0] == ("Katze", "Hund", "Eule")
+
+
+@pytest.mark.parametrize("name", [" dog", "do\ng"])
+def test_a_folder_whose_name_no_list_of_labels_can_have(settle: Any, name: str) -> None:
+    numbered = ("class_0", "class_1", "class_2")
+    assert settle(numbered, folders=("cat", name, "owl"))[0] == numbered

@@ -8,9 +8,10 @@ import pytest
 from edgekit.config.recipes import load_recipe
 from edgekit.images.dataset import Datasets, open_dataset
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.job_images import choose_calibration, choose_evaluation
+from edgekit.pipeline.job_images import choose_calibration, choose_evaluation, datasets_of
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
+from tests.helpers.layouts import image_bytes, write_folder
 
 RECIPE = replace(load_recipe("default"), num_calibration_samples=128)
 
@@ -37,3 +38,24 @@ def test_all_other_images_are_for_the_evaluation(datasets: Datasets, photos: Pat
     evaluation = choose_evaluation(datasets.evaluation, calibration, options, reporter)
     assert (len(calibration.samples), len(evaluation.samples)) == (10, 30)
     assert not {sample.name for sample in calibration.samples} & {sample.name for sample in evaluation.samples}
+
+
+def test_the_images_of_splits(tmp_path: Path) -> None:
+    names = [f"{split}/cat/{index}.png" for split in ("train", "val") for index in range(4)] + ["other/dog/1.png"]
+    write_folder(tmp_path, {f"set/{name}": image_bytes(seed) for seed, name in enumerate(names[:-1])})
+    write_folder(tmp_path, {names[-1]: image_bytes(9)})
+    options = Options(ModelOptions("x"), tmp_path / "set", num_calibration_samples=4)
+    datasets = datasets_of(options, ["cat", "dog"])
+    calibration = choose_calibration(datasets, RECIPE, options, Reporter(quiet=True))
+    evaluation = choose_evaluation(datasets.evaluation, calibration, options, Reporter(quiet=True))
+    assert (calibration.source, evaluation.source) == (tmp_path / "set/train", tmp_path / "set/val")
+    assert (len(calibration.samples), len(evaluation.samples)) == (4, 4), "all of each, though names are the same"
+
+    other = datasets_of(replace(options, calibration_data=tmp_path / "other"), ["cat", "dog"])
+    assert other.calibration.path == tmp_path / "other"
+    assert other.evaluation.path == tmp_path / "set/val"
+    assert "evaluating on val" in str(other.origin)
+    assert "calibrating" not in str(other.origin)
+
+    both = datasets_of(replace(options, calibration_data=tmp_path / "set"), ["cat", "dog"])
+    assert both.calibration.path == tmp_path / "set/train"

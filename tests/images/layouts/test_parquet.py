@@ -51,6 +51,7 @@ def test_class_names(
 ) -> None:
     dataset = open_dataset(write_parquet(tmp_path / "set.parquet", IMAGES, labels, classes), model)
     assert [sample.label for sample in dataset.samples] == indices
+    assert dataset.assumption is None
 
 
 def test_an_order_of_classes_that_contradicts_the_model(tmp_path: Path) -> None:

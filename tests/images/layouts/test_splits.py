@@ -80,6 +80,7 @@ def test_a_class_that_only_train_has_keeps_its_place(tmp_path: Path) -> None:
     assumption = str(datasets.evaluation.assumption)
     assert assumption.startswith(f"the folders of '{tmp_path / 'set/train'}' in alphabetical order")
     assert "0 = cat, 1 = dog, 2 = owl" in assumption
+    assert datasets.evaluation.class_names == ("cat", "dog", "owl")
     extra = write_folder(tmp_path / "set", {"val/fox/1.png": image_bytes(8)})
     with pytest.raises(DataError, match=r"3 class folders in '.*val' are not among"):
         open_datasets(extra, ["class_0", "class_1", "class_2"])
