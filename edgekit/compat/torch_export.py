@@ -70,12 +70,24 @@ def _decompose(
     if mode is not None and _is_plain(program):
         kept = {op for op, how in cia_to_decomp.items() if how is _special_op_to_preserve_cia}
         decomposition = _Decomposition(python_decomp_table, cia_to_decomp, kept, mode)
-        # Python functions that call an operation, such as the converters' composites, get the same decompositions.
-        with _override_composite_implicit_decomp(cia_to_decomp), enable_python_dispatcher():
+        with _decompositions_in_functions(program.graph, cia_to_decomp):
             return _with_graph(program, decomposition.of(program.graph))
     return _decompose_by_tracing(
         program, cia_to_decomp=cia_to_decomp, python_decomp_table=python_decomp_table, **options
     )
+
+
+@contextmanager
+def _decompositions_in_functions(graph: Graph, cia_to_decomp: Table) -> Iterator[None]:
+    """Let Python functions that a graph calls, such as the converters' composites, decompose what they call.
+
+    A graph without such functions is spared the preparation of all of torch's operations, which takes 0.1 s.
+    """
+    if any(isinstance(node.target, FunctionType) for node in graph.nodes):
+        with _override_composite_implicit_decomp(cia_to_decomp), enable_python_dispatcher():
+            yield
+    else:
+        yield
 
 
 def _is_plain(program: ExportedProgram) -> bool:
