@@ -38,7 +38,7 @@ class Ranking:
     """The layers to keep in float in each attempt."""
 
     images: int
-    """Number of calibration images on which the layers were ranked."""
+    """Number of calibration images on which INT8 was simulated to choose the layers."""
     attempts: tuple[tuple[str, ...], ...]
     """Names of the layers for each attempt, the noisiest first. Each attempt keeps more of them than the one before."""
 

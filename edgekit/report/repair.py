@@ -39,7 +39,7 @@ class Repair:
     max_drop_points: float
     """Largest drop in top-1 that the gate allows, in percentage points."""
     ranking_images: Annotated[int, Meta(ge=0)]
-    """Number of calibration images on which the layers were ranked; evaluation images rank nothing."""
+    """Number of calibration images on which INT8 was simulated to choose the layers."""
     attempts: Annotated[tuple[RepairAttempt, ...], Meta(min_length=1)]
     """Bundles that the evaluation images judged, in order; the first is the recipe's own."""
     chosen: Annotated[int, Meta(ge=0)]

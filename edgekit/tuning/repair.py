@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from edgekit.images.crops import crop_samples
+from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.repair_store import Ranking
 from edgekit.tuning.analysis import simulate
 from edgekit.tuning.sensitivity import Trials
 
-IMAGES = 32
-"""Largest number of calibration images on which layers are ranked."""
+RANKING_IMAGES = 32
+"""Largest number of calibration images on which each layer is simulated alone."""
+NOISE_IMAGES = 128
+"""Largest number of calibration images on which sets of layers are. On few, the noise depends on their choice."""
 NOISE_LEFT = (1 / 4, 1 / 16, 1 / 64)
 """Share of the INT8 noise that each attempt may leave: its amplitude, and about the drop with it, halves each time."""
 
@@ -20,18 +22,22 @@ def rank_layers(graphs: JobGraphs, target: str) -> Ranking:
     Simulates the bundle in torch. No attempt leaves all layers in float. Raises StageError.
     """
     job = graphs.job
-    samples = job.calibration.samples[:IMAGES]
+    samples = job.calibration.samples[:NOISE_IMAGES]
     crops = crop_samples(job.calibration_dataset, samples, job.network.preprocessing)
     trials = simulate(graphs, graphs.graph_to_compile(target, "int8"), crops)
-    layers = trials.simulation.layers
-    with graphs.reporter.stage(f"{target}-int8: rank {len(layers)} layers", len(samples)) as step:
-        trials.run([frozenset([name]) for name in layers], step)
-    order = sorted(layers, key=lambda name: (-trials.noise(frozenset([name])), name))
-    return Ranking(len(samples), tuple(_attempts(trials, order)))
+    first = LabelledCrops(crops.pixels[:RANKING_IMAGES], crops.labels[:RANKING_IMAGES])
+    title, layers = f"{target}-int8", trials.simulation.layers
+    with graphs.reporter.stage(f"{title}: rank {len(layers)} layers", len(first)) as step:
+        alone = Trials(trials.simulation, first, trials.preprocessing)
+        alone.run([frozenset([name]) for name in layers], step)
+    order = sorted(layers, key=lambda name: (-alone.noise(frozenset([name])), name))
+    with graphs.reporter.stage(f"{title}: choose layers to keep in float"):
+        return Ranking(len(samples), tuple(_attempts(trials, order)))
 
 
 def _attempts(trials: Trials, order: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The layers of each attempt: the fewest from the front of the order that leave no more noise than allowed."""
+    trials.run([])
     whole, count = trials.noise(trials.everything), 0
     for share in NOISE_LEFT:
         low, high = count, len(order)
