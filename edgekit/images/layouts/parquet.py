@@ -69,14 +69,26 @@ class Parquet:
 
     def _rows(self, shard: Shard) -> list[ListedImage]:
         with _open(shard.file) as file:
+            self._check_columns(file.schema_arrow, shard.file)
             _check_groups(shard.file, file.metadata, self.image)
             try:
                 column = file.read(columns=[self.label], use_threads=False).column(0)
-            except (KeyError, IndexError, OSError, ValueError) as error:
-                raise DataError(f"can't read the column '{self.label}' of '{shard.file}': {error}") from error
-        if len(column) != file.metadata.num_rows:
-            raise DataError(f"'{shard.file}' has no column '{self.label}', unlike other files of the set")
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"can't read the column '{self.label}' of '{shard.file}': {error}", fix="Write the file again"
+                ) from error
         return [ListedImage(shard.within(str(row)), _label(value)) for row, value in enumerate(column.to_pylist())]
+
+    def _check_columns(self, schema: "Schema", file: Path) -> None:
+        """Raise DataError unless a file has the columns of the first one, and its classes in the same order."""
+        names = _class_names(schema)
+        columns = _image_column(schema, file), _label_column(schema, file, names)
+        if (*columns, names.get(self.label, ())) != (self.image, self.label, self.classes):
+            raise DataError(
+                f"'{file}' has other columns or classes than '{self.shards.files[0].file}'",
+                valid=f"'{self.image}' and '{self.label}', with the same names of classes",
+                fix="Move the files of other sets away",
+            )
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,10 @@ def _open(file: Path) -> "ParquetFile":
     try:
         return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
-        raise DataError(f"'{file}' is not a Parquet file: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(
+            f"'{file}' is not a Parquet file: {getattr(error, 'strerror', None) or error}",
+            fix="Download or write the file again",
+        ) from error
 
 
 @lru_cache(maxsize=64)
@@ -169,10 +184,15 @@ def _label_column(schema: "Schema", file: Path, names: Mapping[str, Sequence[str
 
 
 def _wrong_columns(schema: "Schema", file: Path, what: str, valid: str) -> DataError:
-    columns = ", ".join(f"'{field.name}' ({field.type})" for field in schema)
     return DataError(
-        f"'{file}' has no column with {what}: its columns are {columns}", valid=valid, fix="Rename or add the column"
+        f"'{file}' has no column with {what}: its columns are {_columns_of(schema)}",
+        valid=valid,
+        fix="Rename or add the column",
     )
+
+
+def _columns_of(schema: "Schema") -> str:
+    return ", ".join(f"'{field.name}' ({field.type})" for field in schema)
 
 
 def _class_names(schema: "Schema") -> dict[str, tuple[str, ...]]:
