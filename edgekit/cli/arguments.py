@@ -12,8 +12,9 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models,
-        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME, module:factory for your "
-        "own code, or the path of a .onnx file.",
+        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, torchvision:NAME, open_clip:NAME, hf_hub:USER/MODEL, "
+        "module:factory for your own code, or the path of a .onnx file, a checkpoint or a folder that save_pretrained "
+        "wrote.",
     ),
 ]
 ModelOrRun = Annotated[

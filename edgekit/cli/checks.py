@@ -52,13 +52,14 @@ def check_recipe(name: str | None) -> None:
 
 
 def check_weights(weights: str | None) -> None:
-    """Raise WeightsError unless this is a file, `random`, or None."""
-    if weights in (None, RANDOM) or Path(str(weights)).is_file():
+    """Raise WeightsError unless this is a file, a folder with a saved model, `random`, or None."""
+    if weights in (None, RANDOM) or Path(str(weights)).is_file() or (Path(str(weights)) / "config.json").is_file():
         return
-    problem = "is a folder" if Path(str(weights)).is_dir() else "doesn't exist"
+    problem = "is a folder without config.json" if Path(str(weights)).is_dir() else "doesn't exist"
     raise WeightsError(
         f"the checkpoint '{weights}' {problem}",
-        valid="a .safetensors, .pth, .pt or .bin file, or random for untrained weights",
+        valid="a .safetensors, .pth, .pt, .bin or .ckpt file, a folder that save_pretrained wrote, or random for "
+        "untrained weights",
         fix="Correct --weights, or leave it out for the published weights",
     )
 

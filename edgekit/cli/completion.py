@@ -93,7 +93,7 @@ def saved_devices() -> Iterable[str]:
 @_offering
 def weights(incomplete: str) -> Iterable[str]:
     """`random`, and checkpoint files."""
-    return ["random", *_files(incomplete, ".safetensors", ".pth", ".pt", ".bin")]
+    return ["random", *_files(incomplete, ".safetensors", ".pth", ".pt", ".bin", ".ckpt")]
 
 
 @_offering

@@ -19,8 +19,8 @@ from edgekit.pipeline.options import check_scheme
 DEPLOY_EXAMPLES = """
 Examples:
   edgekit deploy resnet18 --data photos
-  edgekit deploy resnet18 --weights best.pth --model-args num_classes=10 \\
-      --labels labels.txt --data validation.zip
+  edgekit deploy resnet18 --weights best.pth --data photos
+  edgekit deploy my-saved-model --data validation.zip --labels labels.txt
   edgekit deploy resnet18 --data photos --device pi5 --target tflite
   edgekit deploy resnet18 --data photos --max-drop 0.5 --json > report.json
   edgekit deploy resnet18 --data photos --junit junit.xml --summary summary.md

@@ -41,7 +41,8 @@ class Source:
         typer.Option(
             metavar="KEY=VALUE",
             rich_help_panel=panels.MODEL,
-            help="Arguments for the model's constructor, separated by commas, such as num_classes=10,conv_mlp=True.",
+            help="Arguments for the model's constructor, separated by commas, such as num_classes=10,conv_mlp=True. "
+            "A checkpoint gives num_classes itself.",
         ),
     ] = None
     imgsz: Annotated[
@@ -114,7 +115,8 @@ class Making:
             autocompletion=completion.weights,
             show_default="the published weights",
             rich_help_panel=panels.MODEL,
-            help="Checkpoint (.safetensors or .pth), or random for untrained weights.",
+            help="Checkpoint (.safetensors, .pth or .ckpt), folder that save_pretrained wrote, or random for untrained "
+            "weights.",
         ),
     ] = None
     data: Labelled = None

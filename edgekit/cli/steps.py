@@ -100,7 +100,7 @@ def compile_(
 def _compile_job(source: str, making: Making, network: Source) -> Options | Path:
     """The job of compiling a model; for a folder of graphs, which know their own job, only the output folder."""
     model = model_options(source, making.weights, network)
-    if not Path(source).is_dir():
+    if not Path(source).is_dir() or model.is_checkpoint:
         return job_options(model, making, Calibrating(num_calibration_samples=8))
     targets_of(making.target)
     check_device_class(making.device_class)

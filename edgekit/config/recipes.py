@@ -215,7 +215,7 @@ def _check_names(names: Iterable[str], valid: Collection[str] | None, kind: str,
 
 def recipe_for(model_name: str, rewrites: Collection[str] | None = None) -> Recipe:
     """The shipped recipe with the longest pattern that matches this model's name."""
-    name = model_name.rsplit("/", 1)[-1].lower()
+    name = model_name.rsplit("/", 1)[-1].lower().removeprefix("torchvision:")
     recipes = [load_recipe(recipe, rewrites) for recipe in list_recipes()]
     fits = [(len(pattern), r) for r in recipes for pattern in r.architectures if fnmatchcase(name, pattern)]
     return max(fits, key=lambda fit: fit[0])[1]

@@ -42,6 +42,8 @@ class StoredNames:
     names: tuple[str, ...] = ()
     problem: str = ""
     """Reason why the value is not a list of names; empty if it is one."""
+    file: str = ""
+    """Name of the file that stores it, if that is not the one with the network or its weights."""
 
 
 def stored_names(content: object) -> tuple[StoredNames, ...]:

@@ -21,7 +21,7 @@ def settle_classes(network: Network, options: ModelOptions, dataset: Dataset, re
     if network.labels_doubt:
         reporter.warn(network.labels_doubt)
     if network.labels_origin:
-        reporter.say(f"class names: '{network.labels_origin}' in '{Path(network.weights).name}'")
+        reporter.say(f"class names: '{network.labels_origin}' in '{network.labels_file or Path(network.weights).name}'")
     if not dataset.assumption:
         return network
     if options.labels or network.labels_origin or network.classes == IMAGENET_CLASSES:

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from edgekit.errors import ModelError, UsageError
-from edgekit.models.checkpoint import fit_weights, open_checkpoint, state_sha256
+from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.inputs import parse_size
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.source import LoadedModule
-from edgekit.support.hashes import file_sha256
+from edgekit.models.state_dict import fit_weights, state_sha256
+from edgekit.models.weight_notes import notes_on_tensors
 
 
 class FactorySource:
@@ -54,8 +55,9 @@ class FactorySource:
             return LoadedModule(module, "factory", state_sha256(module), None)
         path = Path(weights)
         checkpoint = open_checkpoint(path)
-        fit_weights(module, checkpoint.state, path)
-        return LoadedModule(module, weights, file_sha256(path), None, class_names=checkpoint.class_names)
+        notes = notes_on_tensors(fit_weights(module, checkpoint.state, path), checkpoint, path)
+        file = str(checkpoint.files[0]) if path.is_dir() else weights
+        return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the network with `factory(**model_args)`."""

@@ -1,10 +1,13 @@
-"""Downloads published weights into the hub's cache; an error explains how to get the file another way."""
+"""Downloads from the hub into its cache; an error explains how to get the files another way."""
+
+from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import PretrainedCfg
 
 from edgekit.errors import HubError
+from edgekit.models.saved_folder import CONFIG, PREPROCESSOR
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT_S = 5.0
@@ -49,4 +52,51 @@ def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
         f"can't download the weights of {model} ({type(error).__name__}: {reason})",
         fix=f"Download {file} on a machine with a network, and pass the file with `--weights FILE`. To measure speed "
         "alone, use `--weights random`",
+    )
+
+
+def fetch_repository(repository: str, *, weights: bool) -> Path:
+    """The folder with a saved model of the hub repository `USER/MODEL[@REVISION]`, which is downloaded if needed.
+
+    It has the configuration and the preprocessing, and with `weights` the first of the files that the repository has.
+    Raises HubError if the hub can't be reached or doesn't have the files.
+    """
+    name, _, revision = repository.partition("@")
+    config = _cached_or_downloaded(name, revision, (CONFIG,), repository)
+    assert config is not None
+    if weights:
+        _cached_or_downloaded(name, revision, _FILES, repository)
+    _cached_or_downloaded(name, revision, (PREPROCESSOR,), repository, needed=False)
+    return config.parent
+
+
+def _cached_or_downloaded(
+    name: str, revision: str, files: tuple[str, ...], repository: str, *, needed: bool = True
+) -> Path | None:
+    """The first of these files that the repository has; None without one that is not needed."""
+    for file in files:
+        cached = try_to_load_from_cache(name, file, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    for file in files:
+        try:
+            get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=_TIMEOUT_S)
+            return Path(hf_hub_download(name, file, revision=revision or None))
+        except EntryNotFoundError as error:
+            if needed and file == files[-1]:
+                raise _repository_error(repository, files, error) from error
+        except Exception as error:  # as in `fetch`
+            if needed:
+                raise _repository_error(repository, files, error) from error
+            return None
+    return None
+
+
+def _repository_error(repository: str, files: tuple[str, ...], error: Exception) -> HubError:
+    reason = str(error).strip().split("\n")[0][:200]
+    return HubError(
+        f"can't download {' or '.join(files)} of the hub repository {repository} ({type(error).__name__}: {reason})",
+        valid="a repository USER/MODEL of timm's or transformers' models that this machine can reach",
+        fix=f"Download {CONFIG}, {_FILES[0]} and, if it has one, {PREPROCESSOR} of {repository} into a folder on a "
+        "machine with a network, and name the folder in place of the repository, or pass it with `--weights FOLDER`",
     )

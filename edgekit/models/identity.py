@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models.checkpoint import tensors_sha256
+from edgekit.models.state_dict import tensors_sha256
 from edgekit.support.hashes import digest
 
 DISTRIBUTIONS = ("torch", "torchvision", "timm", "open_clip_torch", "safetensors", "onnx2pytorch", "numpy", "pillow")

@@ -17,13 +17,17 @@ _RGB = "three numbers, for red, green and blue"
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Values of `--imgsz`, `--mean`, `--std`, `--interpolation` and `--crop-pct`; None keeps the model's own value."""
+    """Values of `--imgsz`, `--mean`, `--std`, `--interpolation` and `--crop-pct`, and the way to crop.
+
+    None keeps the model's own value.
+    """
 
     size: tuple[int, int] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     interpolation: str | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
 
 
 def parse_size(imgsz: object) -> tuple[int, int] | None:
@@ -73,7 +77,7 @@ def resolve_preprocessing(module: nn.Module, options: InputOptions, channels: in
         width=width,
         interpolation=config["interpolation"] if options.interpolation is None else options.interpolation,
         crop_pct=config["crop_pct"] if options.crop_pct is None else options.crop_pct,
-        crop_mode=config["crop_mode"],
+        crop_mode=config["crop_mode"] if options.crop_mode is None else options.crop_mode,
         mean=_per_channel("mean", options.mean, config["mean"], channels),
         std=_per_channel("std", options.std, config["std"], channels),
     )

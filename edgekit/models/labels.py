@@ -19,6 +19,8 @@ class Labels:
     names: tuple[str, ...]
     origin: str | None = None
     """Key of the model's own file that has the names; None for those of a labels file, ImageNet's and numbered ones."""
+    file: str = ""
+    """Name of that file, if it is not the one with the network or its weights."""
     doubt: str | None = None
     """Reason why other names that the model's file contains are ignored, in words."""
 
@@ -33,7 +35,7 @@ def choose_labels(path: Path | None, classes: int, stored: Sequence[StoredNames]
         return Labels(resolve_labels(path, classes))
     fitting = next((entry for entry in stored if not entry.problem and len(entry.names) == classes), None)
     if fitting is not None:
-        return Labels(fitting.names, fitting.key)
+        return Labels(fitting.names, fitting.key, fitting.file)
     problems = [f"'{entry.key}' {entry.problem or f'has {len(entry.names)} names'}" for entry in stored]
     doubt = (
         f"the class names in '{file}' are ignored, because the model has {classes} outputs and {'; '.join(problems)}"

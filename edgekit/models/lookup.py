@@ -5,8 +5,15 @@ from edgekit.models.onnx_source import OnnxSource
 from edgekit.models.open_clip_source import OpenClipSource
 from edgekit.models.source import ModelSource
 from edgekit.models.timm_source import TimmSource
+from edgekit.models.torchvision_source import TorchvisionSource
 
-SOURCES: tuple[ModelSource, ...] = (OpenClipSource(), OnnxSource(), FactorySource(), TimmSource())
+SOURCES: tuple[ModelSource, ...] = (
+    OpenClipSource(),
+    TorchvisionSource(),
+    OnnxSource(),
+    FactorySource(),
+    TimmSource(),
+)
 """Model sources in the order in which they are tried. timm's names have no prefix, so timm comes last."""
 
 

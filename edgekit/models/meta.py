@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import EdgekitError, ModelError
+from edgekit.models.identify import identify
 from edgekit.models.inputs import resolve_size
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
@@ -12,9 +13,10 @@ from edgekit.models.options import ModelOptions
 def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:
     """Build the module on the meta device in eval mode; return it and its input's (height, width) in pixels.
 
-    Downloads nothing and reads no weights. Raises ModelError or UsageError for an invalid name or arguments, and
-    ModelError for a factory that needs real tensors.
+    Loads no weights, and downloads nothing but a hub repository that is the model. Raises ModelError or UsageError for
+    an invalid name or arguments, ModelError for a factory that needs real tensors, and the errors of `identify`.
     """
+    options = identify(options).options
     source = find_source(options.name)
     size = source.input_size(options)
     try:

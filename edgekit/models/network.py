@@ -13,15 +13,16 @@ from edgekit import __version__
 from edgekit.compiler.export import trace
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import Preprocessing
-from edgekit.models.checkpoint import check_finite
 from edgekit.models.forward import run_on_rgb_or_grey
+from edgekit.models.identify import identify
 from edgekit.models.identity import DISTRIBUTIONS, ROOMS, NetworkIdentity, graph_sha256
 from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size
 from edgekit.models.labels import choose_labels
 from edgekit.models.lookup import find_source
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
-from edgekit.models.source import Reference
+from edgekit.models.source import Note, Reference
+from edgekit.models.state_dict import check_finite
 from edgekit.support.libraries import first_line
 from edgekit.support.versions import versions_of
 
@@ -36,10 +37,10 @@ _ONE_LOGIT = (
 class Network:
     """A module float32 [1,C,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
 
-    `source` is "timm", "open_clip", "onnx" or "factory". `weights` is "random", "factory", the path of a file as the
-    user wrote it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the state dict's
-    content if there is no file of weights alone. `license_note` is a sentence for the user. `reference` is the original
-    of an imported network.
+    `source` is "timm", "torchvision", "open_clip", "onnx" or "factory". `weights` is "random", "factory", the path of
+    a file as the user wrote it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the
+    state dict's content if there is no file of weights alone. `license_note` is a sentence for the user. `reference` is
+    the original of an imported network.
     """
 
     module: nn.Module
@@ -55,8 +56,12 @@ class Network:
     reference: Reference | None = None
     labels_origin: str | None = None
     """Key under which the network's own file has the labels; None if they come from elsewhere."""
+    labels_file: str = ""
+    """Name of that file, if it is not the one in `weights`."""
     labels_doubt: str | None = None
     """Reason why class names in the network's own file are ignored, as a sentence for the user."""
+    notes: tuple[Note, ...] = ()
+    """What was inferred from the network's files."""
 
     @cached_property
     def traced(self) -> GraphModule:
@@ -97,13 +102,15 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     `seed` determines random weights and the random numbers that a factory draws. Raises ModelError, WeightsError,
     HubError, UsageError or MissingExtraError.
     """
+    identified = identify(options)
+    options = identified.options
     source = find_source(options.name)
     size = source.input_size(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded = source.load(options, seed)
     module = loaded.module.eval().requires_grad_(False)
-    inputs = InputOptions(size, options.mean, options.std, options.interpolation, options.crop_pct)
+    inputs = InputOptions(size, options.mean, options.std, options.interpolation, options.crop_pct, options.crop_mode)
     check_finite(module, loaded.weights)
     channels, classes = _count_channels_and_classes(module, options.name, resolve_size(module, size))
     preprocessing = resolve_preprocessing(module, inputs, channels)
@@ -121,7 +128,9 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
         license_note=loaded.license_note,
         reference=loaded.reference,
         labels_origin=labels.origin,
+        labels_file=labels.file,
         labels_doubt=labels.doubt,
+        notes=(*identified.notes, *loaded.notes),
     )
 
 

@@ -13,12 +13,12 @@ from torch import nn
 
 from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.images.preprocess import CHANNELS
-from edgekit.models.checkpoint import state_sha256
 from edgekit.models.class_names import stored_names
 from edgekit.models.inputs import parse_size
 from edgekit.models.onnx_import import import_graph
 from edgekit.models.options import ONNX_SUFFIX, ModelOptions
 from edgekit.models.source import LoadedModule
+from edgekit.models.state_dict import state_sha256
 from edgekit.runtime.engine import import_runtime
 from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.libraries import first_line, quiet

@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 from edgekit.compat.open_clip import build_vision_tower, keep_first_query
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import State, fit_weights, open_checkpoint, state_sha256
+from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
+from edgekit.models.state_dict import State, fit_weights, state_sha256
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import import_needed
 

@@ -8,20 +8,26 @@ ModelArgs: TypeAlias = dict[str, Any]
 """Keyword arguments of a model's constructor, as parsed from `--model-args`: Python literals."""
 
 ONNX_SUFFIX = ".onnx"
+TORCHVISION = "torchvision:"
+"""Prefix of the names of torchvision's models."""
+HUB_PREFIXES = ("hf_hub:", "hf-hub:")
+"""Prefixes of the names of repositories on the Hugging Face hub, of which timm uses the first two."""
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""Suffixes of checkpoint files, in lower case."""
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Options that choose a network and its preprocessing; None keeps the model's own value.
 
-    `name` is a timm name (`convnextv2_atto.fcmae_ft_in1k`), `open_clip:NAME`, `module:factory` or the path of a `.onnx`
-    file.
+    `name` is a timm name (`convnextv2_atto.fcmae_ft_in1k`), `torchvision:NAME`, `open_clip:NAME`, `hf_hub:USER/MODEL`,
+    `module:factory`, or the path of a `.onnx` file, of a checkpoint or of a folder that save_pretrained wrote.
     """
 
     name: str
     weights: str | None = None
-    """Path of a checkpoint file, "random" for seeded random weights (not for factories), or None for the source's own
-    weights: timm's default tag for a name without one."""
+    """Path of a checkpoint file or saved folder, "random" for seeded random weights (not for factories), or None for
+    the source's own weights: timm's default tag for a name without one."""
     model_args: ModelArgs = field(default_factory=dict)
     imgsz: int | tuple[int, int] | None = None
     """Input size in pixels: one side of a square, or (height, width)."""
@@ -31,12 +37,30 @@ class ModelOptions:
     """Standard deviations of red, green and blue, or of grey, in 0-1."""
     interpolation: str | None = None
     crop_pct: float | None = None
+    crop_mode: str | None = None
+    """One of `CROP_MODES` of the preprocessing. The command line has no option for it; saved folders have it."""
     trained_from_scratch: bool = False
     """Whether the weights of a file are known not to be derived from published ones, whose licence could apply."""
     labels: Path | None = None
     """File with one class name per line, in the order of the logits."""
 
     @property
+    def is_checkpoint(self) -> bool:
+        """Whether the name is the path of a checkpoint file or of a folder with a saved model, which need not exist."""
+        name, path = self.name.lower(), Path(self.name)
+        if ":" in name or name.endswith(ONNX_SUFFIX):
+            return False
+        return name.endswith(CHECKPOINT_SUFFIXES) or path.is_file() or (path / "config.json").is_file()
+
+    @property
+    def run_name(self) -> str:
+        """The name for the run folder: without the suffix of a checkpoint file."""
+        name = self.short_name
+        return Path(name).stem if self.is_checkpoint and name.lower().endswith(CHECKPOINT_SUFFIXES) else name
+
+    @property
     def short_name(self) -> str:
         """The name without the folders of a file: reports are shared, and must not reveal them."""
+        if self.is_checkpoint:
+            return Path(self.name).resolve().name
         return Path(self.name).name if self.name.lower().endswith(ONNX_SUFFIX) else self.name

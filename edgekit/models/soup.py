@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from edgekit.errors import WeightsError
-from edgekit.models.checkpoint import State
 from edgekit.models.soup_record import SoupRecord, record_metadata
+from edgekit.models.state_dict import State
 from edgekit.support.files import replacing, writing
 
 

@@ -12,12 +12,13 @@ from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from edgekit.models import load_network
-from edgekit.models.checkpoint import State, fit_weights, read_checkpoint
+from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.class_order import settle_classes
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.models.soup import check_members, greedy, mean, save_soup
 from edgekit.models.soup_record import HeldOut, Method, SoupAccuracies, SoupAccuracy, SoupMember, SoupRecord
+from edgekit.models.state_dict import State, fit_weights
 from edgekit.support.files import writing
 from edgekit.support.hashes import file_sha256
 from edgekit.support.libraries import quiet

@@ -20,6 +20,15 @@ class Reference(Protocol):
 
 
 @dataclass(frozen=True)
+class Note:
+    """A sentence for the user about what was inferred from the files of a network."""
+
+    text: str
+    doubtful: bool = False
+    """Whether it is a warning, which is also printed when quiet."""
+
+
+@dataclass(frozen=True)
 class LoadedModule:
     """A module float32 [N,C,H,W] -> logits [N,classes] on the CPU with its weights, and the origin of the weights.
 
@@ -33,6 +42,8 @@ class LoadedModule:
     reference: "Reference | None" = None
     class_names: tuple[StoredNames, ...] = ()
     """Lists of class names that the file of the network or of its weights contains."""
+    notes: tuple[Note, ...] = ()
+    """What the source inferred from the files."""
 
 
 class ModelSource(Protocol):

@@ -10,14 +10,15 @@ from torch import nn
 
 from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models.checkpoint import fit_weights, open_checkpoint, state_sha256
+from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
-from edgekit.support.hashes import file_sha256
+from edgekit.models.state_dict import fit_weights, state_sha256
+from edgekit.models.weight_notes import notes_on_tensors
 
 _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
@@ -36,18 +37,12 @@ def resolve_name(name: str) -> PretrainedCfg:
         fix = f"Use '{new_name}'" if new_name else "Choose another model"
         raise ModelError(f"'{architecture}' is a former model name, which {change}", fix=fix)
     if not timm.is_model(architecture):
-        if Path(name).is_file():
-            raise ModelError(
-                f"'{name}' is a file, and a checkpoint doesn't say which network it belongs to",
-                valid="a name of timm's, open_clip:NAME, module:factory for your own code, or the path of a .onnx file",
-                fix=f"Name the network, such as convnextv2_atto, and add `--weights {name}`",
-            )
         similar = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
         examples = ", ".join(similar) or f"convnextv2_atto and {len(timm.list_models()) - 1} more"
         raise ModelError(
             f"unknown model '{name}'",
-            valid=f"a name of timm's ({examples}), open_clip:NAME, module:factory for your own code, or the path of a "
-            ".onnx file",
+            valid=f"a name of timm's ({examples}), torchvision:NAME, open_clip:NAME, hf_hub:USER/MODEL, module:factory "
+            "for your own code, or the path of a .onnx file, of a checkpoint or of a folder that save_pretrained wrote",
             fix="Correct the model's name",
         )
     tags = timm.models.get_arch_pretrained_cfgs(architecture)
@@ -87,9 +82,10 @@ class TimmSource:
         path = Path(weights)
         checkpoint = open_checkpoint(path)
         module = _build(name, arguments, pretrained=False)
-        fit_weights(module, checkpoint.state, path, checkpoint_filter(str(config.architecture)))
+        own = fit_weights(module, checkpoint.state, path, checkpoint_filter(str(config.architecture)))
         note = None if options.trained_from_scratch else _note_on_file(config, path)
-        return LoadedModule(module, weights, file_sha256(path), note, class_names=checkpoint.class_names)
+        file, notes = str(checkpoint.files[0]) if path.is_dir() else weights, notes_on_tensors(own, checkpoint, path)
+        return LoadedModule(module, file, checkpoint.sha256, note, class_names=checkpoint.class_names, notes=notes)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         arguments = _constructor_arguments(options, resolve_name(options.name))

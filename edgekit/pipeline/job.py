@@ -99,7 +99,9 @@ def _load(options: Options, settings: JobSettings, reporter: Reporter) -> tuple[
 
 
 def _report_origin(network: Network, model: ModelOptions, reporter: Reporter) -> None:
-    """Say what the user should know about the origin of the weights and of the normalization."""
+    """Say what was inferred from the network's files, and where its weights and normalization come from."""
+    for note in network.notes:
+        (reporter.warn if note.doubtful else reporter.say)(note.text)
     if network.license_note:
         reporter.say(network.license_note)
     if network.source == "onnx" and None in (model.mean, model.std):

@@ -11,6 +11,7 @@ from edgekit.devices.check import class_of_remote
 from edgekit.devices.registry import THIS
 from edgekit.errors import DeviceError, UsageError
 from edgekit.images.calibration_list import CalibrationList, read_list
+from edgekit.models.identify import identify
 from edgekit.pipeline.options import Options, check_scheme
 from edgekit.support.progress import Reporter
 
@@ -48,7 +49,7 @@ def choose_recipe(options: Options, listed: CalibrationList | None) -> Recipe:
     """The recipe of the options, or that of the list of calibration images, or that of the model's family."""
     if options.recipe:
         return load_recipe(options.recipe, PASSES)
-    return listed.recipe if listed else recipe_for(options.model.name, PASSES)
+    return listed.recipe if listed else recipe_for(identify(options.model, options.command).options.name, PASSES)
 
 
 def choose_class(options: Options) -> DeviceClass:

@@ -50,7 +50,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Path of the run folder: `output`, or a folder named after the model."""
-        return self.output or Path("runs") / self.model.short_name.replace("/", "_").replace(":", "_")
+        return self.output or Path("runs") / self.model.run_name.replace("/", "_").replace(":", "_")
 
 
 def check_scheme(scheme: Scheme, targets: Sequence[str]) -> None:

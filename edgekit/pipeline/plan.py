@@ -22,6 +22,7 @@ from edgekit.config.runtimes import RUNTIMES, FileLimit, find_runtime
 from edgekit.errors import InputError, PlanError
 from edgekit.images.calibration_list import read_list
 from edgekit.measure.memory import machine_memory
+from edgekit.models.identify import identify
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_settings import choose_class, choose_recipe, for_size
 from edgekit.pipeline.options import Options
@@ -50,6 +51,7 @@ def plan_model(
     """
     targets = tuple(RUNTIMES) if targets is None else targets
     with quiet():
+        options = identify(options).options
         shape = shape_of_model(options)
     wants = recipe or recipe_for(options.name, PASSES)
     if device_class:

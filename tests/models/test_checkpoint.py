@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from edgekit.errors import WeightsError
 from edgekit.models import Network, load_network
-from edgekit.models.checkpoint import check_finite, read_checkpoint
+from edgekit.models.checkpoint import read_checkpoint
 from edgekit.models.options import ModelOptions
+from edgekit.models.state_dict import check_finite
 
 TINY: dict[str, Any] = {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1), "num_classes": 10}
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin()
@@ -273,7 +274,14 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 
 
 def test_a_whole_module_is_refused(network: Network, tmp_path: Path) -> None:
-    assert "model.state_dict()" in refusal(network.module, tmp_path).fix
+    """The error has the two lines of Python that save the weights, wherever in the file the module is."""
+    for content, weights in ((network.module, "content"), ({"epoch": 3, "model": network.module}, "content['model']")):
+        _, first, second = refusal(content, tmp_path).fix.split("\n")
+        saved = tmp_path / "weights-weights.pth"
+        lines = f"{first.strip()}\n{second.strip()}"
+        exec(lines.replace("'weights-weights.pth'", repr(str(saved))))
+        assert f"torch.save({weights}.state_dict(), " in second
+        assert torch.equal(load(saved).module(IMAGES), network.module(IMAGES))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])

@@ -19,6 +19,7 @@ from edgekit.models.source import LoadedModule, ModelSource
         ("convnextv2_atto.fcmae_ft_in1k", "timm"),
         ("no such model", "timm"),
         ("open_clip:coca_ViT-B-32", "open_clip"),
+        ("torchvision:convnext_tiny", "torchvision"),
         ("my_models:build", "factory"),
         ("runs/My.ONNX", "onnx"),
         ("my.models:Group.build", "factory"),

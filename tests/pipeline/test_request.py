@@ -41,7 +41,9 @@ PROVENANCE = {
     "license_note": "it follows from the name",
     "reference": "the network was compared with it before",
     "labels_origin": "`labels` are what it says",
+    "labels_file": "`labels` are what it says",
     "labels_doubt": "it is for people",
+    "notes": "they are for people",
 }
 """Other fields that change no bundle, each with the reason."""
 

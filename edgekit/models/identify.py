@@ -1,0 +1,207 @@
+"""Completes a network's options from its files: the architecture, the number of classes and the preprocessing.
+
+What the user states stays; what is inferred becomes a note. Identifying a second time changes nothing.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from edgekit.compat.timm import CheckpointFilter, checkpoint_filter
+from edgekit.errors import EdgekitError, ModelError
+from edgekit.models.checkpoint import Checkpoint, open_checkpoint
+from edgekit.models.coatnet import register_coatnet_7
+from edgekit.models.description import Inputs
+from edgekit.models.hub import fetch_repository
+from edgekit.models.nearest import nearest
+from edgekit.models.options import HUB_PREFIXES, TORCHVISION, ModelArgs, ModelOptions
+from edgekit.models.saved_folder import describe_folder
+from edgekit.models.source import ModelSource, Note
+from edgekit.models.state_dict import classes_of_head, own_tensors
+from edgekit.models.timm_source import TimmSource
+from edgekit.models.torchvision_source import TorchvisionSource, torchvision_models
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The options of a network after they were completed, and what was inferred."""
+
+    options: ModelOptions
+    notes: tuple[Note, ...] = ()
+
+
+def identify(options: ModelOptions, command: Sequence[str] = ()) -> Identified:
+    """Complete the options of a network whose weights are a file, or whose name is a checkpoint or a hub repository.
+
+    `command` is the user's command line, which the error for a checkpoint of an unknown architecture corrects. Raises
+    ModelError, WeightsError or HubError.
+    """
+    named = _architecture(options, command)
+    options, notes = named.options, list(named.notes)
+    source = _source(options.name)
+    if source is None or options.weights in (None, "random"):
+        return Identified(options, tuple(notes))
+    path = Path(str(options.weights))
+    checkpoint = open_checkpoint(path)
+    file = checkpoint.files[0].name
+    options, note = _with_description(options, checkpoint)
+    notes += note
+    if "num_classes" not in options.model_args:
+        classes = _classes(options, source, checkpoint, path)
+        if classes is not None:
+            options = _with_arguments(options, {"num_classes": classes})
+            notes.append(Note(f"classes: {classes}, from the classifier in '{file}'"))
+    return Identified(options, tuple(notes))
+
+
+def _source(name: str) -> ModelSource | None:
+    """The source of a network that edgekit builds itself by name; None for the others, which know their own classes."""
+    if name.startswith(TORCHVISION):
+        return TorchvisionSource()
+    return TimmSource() if _is_timm(name) else None
+
+
+def _is_timm(name: str) -> bool:
+    register_coatnet_7()
+    return timm.is_model(name.partition(".")[0])
+
+
+def _architecture(options: ModelOptions, command: Sequence[str]) -> Identified:
+    """The options with a name of timm's or torchvision's in place of a checkpoint, a saved folder or a repository."""
+    repository = next((options.name.removeprefix(p) for p in HUB_PREFIXES if options.name.startswith(p)), None)
+    if repository is not None:
+        path = fetch_repository(repository, weights=options.weights is None)
+    elif options.is_checkpoint and not _is_timm(options.name):
+        path = Path(options.name)
+    else:
+        return Identified(options)
+    if path.is_dir():
+        description, state = describe_folder(path)[0], None
+    else:
+        checkpoint = open_checkpoint(path)
+        description, state = checkpoint.description, checkpoint.state
+    name = _known(description.architecture, state)
+    if name is None:
+        assert state is not None or description.architecture
+        raise _unknown_architecture(path, description.architecture, description.origin, state, command)
+    arguments = {**description.model_args, **options.model_args} if path.is_dir() else options.model_args
+    found = replace(options, name=name, weights=options.weights or str(path), model_args=arguments)
+    where = f" of '{options.short_name}'" if path.is_dir() else ""
+    return Identified(found, (Note(f"architecture: {name}, from {description.origin}{where}"),))
+
+
+def _known(architecture: str | None, state: dict[str, torch.Tensor] | None) -> str | None:
+    """The architecture as edgekit names it, or None. A name of both timm and torchvision is the one that fits."""
+    if architecture is None:
+        return None
+    plain = architecture.rpartition("/")[2]
+    candidates = [plain] if ":" not in plain and _is_timm(plain) else []
+    bare = plain.removeprefix(TORCHVISION)
+    if bare in torchvision_models():
+        candidates.insert(0 if plain.startswith(TORCHVISION) else len(candidates), f"{TORCHVISION}{bare}")
+    if len(candidates) < 2 or state is None:
+        return candidates[0] if candidates else None
+    return next((name for name in candidates if _fits(name, state)), candidates[0])
+
+
+def _fits(name: str, state: dict[str, torch.Tensor]) -> bool:
+    source = _source(name)
+    assert source is not None
+    module = _meta(source, ModelOptions(name))
+    own = own_tensors(state, module, Path(name), _filter(name)).state
+    return own.keys() == module.state_dict().keys()
+
+
+def _with_description(options: ModelOptions, checkpoint: Checkpoint) -> tuple[ModelOptions, list[Note]]:
+    """The options with the constructor arguments and the preprocessing that the checkpoint states."""
+    description = checkpoint.description
+    if description.model_args and _known(description.architecture, None) == options.name.partition(".")[0]:
+        options = _with_arguments(options, description.model_args)
+    inputs: Inputs = description.inputs
+    size = inputs.size if options.imgsz is None and "img_size" not in options.model_args else None
+    stated = {
+        "imgsz": size,
+        "mean": inputs.mean,
+        "std": inputs.std,
+        "interpolation": inputs.interpolation,
+        "crop_pct": inputs.crop_pct,
+        "crop_mode": inputs.crop_mode,
+    }
+    new: dict[str, Any] = {
+        key: value for key, value in stated.items() if value is not None and getattr(options, key) is None
+    }
+    if not new:
+        return options, []
+    words = {"imgsz": "x".join(map(str, size or ())), "crop_mode": f"crop {inputs.crop_mode}"}
+    listed = ", ".join(words.get(key) or f"{key} {_short(value)}" for key, value in new.items())
+    return replace(options, **new), [Note(f"preprocessing: {listed}, from {description.inputs_origin}")]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{number:g}" for number in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _with_arguments(options: ModelOptions, arguments: ModelArgs) -> ModelOptions:
+    return replace(options, model_args={**arguments, **options.model_args})
+
+
+def _classes(options: ModelOptions, source: ModelSource, checkpoint: Checkpoint, path: Path) -> int | None:
+    """Number of classes of the checkpoint's head, if that differs from the architecture's own."""
+    try:
+        module = _meta(source, options)
+    except EdgekitError:
+        # An architecture that is published without a classifier gets one to compare with; loading reports the rest.
+        try:
+            module = _meta(source, _with_arguments(options, {"num_classes": 2}))
+        except EdgekitError:
+            return None
+    state = own_tensors(checkpoint.state, module, path, _filter(options.name)).state
+    return classes_of_head(state, module)
+
+
+def _meta(source: ModelSource, options: ModelOptions) -> nn.Module:
+    with torch.device("meta"):
+        return source.build_meta(options)
+
+
+def _filter(name: str) -> CheckpointFilter | None:
+    return None if name.startswith(TORCHVISION) else checkpoint_filter(name.partition(".")[0])
+
+
+def _unknown_architecture(
+    path: Path, stated: str | None, origin: str, state: dict[str, torch.Tensor] | None, command: Sequence[str]
+) -> ModelError:
+    """The error for a checkpoint whose architecture edgekit doesn't know, with the command that names the nearest."""
+    said = f"says that it belongs to '{stated}' ({origin}), which is no name of timm's or torchvision's"
+    problem = f"'{path}' is a checkpoint that {said if stated else 'does not say which network it belongs to'}"
+    found = nearest(state) if state is not None else []
+    if not found:
+        return ModelError(
+            problem,
+            valid="a name of timm's or torchvision's with `--weights FILE`, or module:factory for your own code",
+            fix=f"Name the network: {_corrected(command, path, 'ARCHITECTURE')}",
+        )
+    listed = ", ".join(f"{match.name} ({match.share:.0%})" for match in found)
+    return ModelError(
+        problem,
+        valid=f"by the names and shapes of its tensors, the nearest networks are {listed}",
+        fix=f"Name the network: {_corrected(command, path, found[0].name)}",
+    )
+
+
+def _corrected(command: Sequence[str], path: Path, name: str) -> str:
+    """The user's command with the network's name, and the checkpoint as its weights."""
+    given = list(command) or ["deploy", str(path), "--data", "PHOTOS"]
+    try:
+        place = given.index(str(path))
+    except ValueError:
+        return f"edgekit deploy {name} --weights {shlex.quote(str(path))} --data PHOTOS"
+    return f"edgekit {shlex.join([*given[:place], name, '--weights', str(path), *given[place + 1 :]])}"

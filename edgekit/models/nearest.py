@@ -1,0 +1,99 @@
+"""Finds the timm architectures whose tensors are most like those of a checkpoint."""
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from torch import Tensor
+
+from edgekit.compat.timm import checkpoint_filter
+from edgekit.models.options import TORCHVISION
+from edgekit.models.state_dict import State, own_tensors
+from edgekit.models.torchvision_source import torchvision_models
+from edgekit.support.libraries import quiet
+
+BUDGET_S = 5.0
+"""CPU time in seconds after which no further architecture is built."""
+_SHOWN = 3
+_ENOUGH = 0.5
+# Names that tell a family of timm, and patterns of its architectures. Families whose tensors have the same names are
+# in one row.
+_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"stages\.\d+\.(blocks\.)?\d+\.(mlp\.)?grn\.", ("convnextv2*",)),
+    (r"(stages\.\d+\.blocks\.\d+\.conv_dw|downsample_layers\.\d+\.\d+|stages\.\d+\.\d+\.dwconv)\.", ("convnext*",)),
+    (r"layer1\.0\.(conv1|se)\.", ("resnet*", "resnext*", "wide_resnet*", "ecaresnet*", "seresne*", "legacy_se*")),
+    (r"blocks\.\d+\.attn\.qkv\.", ("vit_*", "deit*", "beit*", "eva*", "cait*", "xcit*")),
+    (r"layers\.\d+\.blocks\.\d+\.attn\.(qkv|relative_position_bias_table|cpb_mlp)", ("swin*",)),
+    (r"conv_stem\.", ("mobilenet*", "efficientnet*", "tf_efficientnet*", "mnasnet*", "fbnet*", "ghostnet*", "mixnet*")),
+    (r"features\.denseblock1\.", ("densenet*",)),
+    (r"features\.\d+\.(weight|bias)$", ("vgg*",)),
+    (r"s1\.b1\.conv1\.", ("regnet*",)),
+    (r"stages\.\d+\.blocks\.\d+\.(0|1)\.", ("davit*",)),
+    (r"stages\.\d+\.blocks\.\d+\.(conv|attn)\.", ("coatnet*", "maxvit*", "coatnext*")),
+)
+_TORCHVISION = r"(features\.\d+\.\d+\.|encoder\.layers\.encoder_layer_|trunk_output\.|stage2\.0\.branch|inception3a\.)"
+_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+
+
+@dataclass(frozen=True)
+class Match:
+    """An architecture and how much of a checkpoint fits it."""
+
+    name: str
+    share: float
+    """Fraction of the tensors, of the checkpoint or of the architecture, that agree in name and shape."""
+
+
+def nearest(state: State) -> list[Match]:
+    """The architectures with the most tensors of the same name and shape, the best first; none if no family is known.
+
+    Builds the architectures of the family on the meta device, those with short names first, and stops at one that fits
+    entirely or after `BUDGET_S`.
+    """
+    best: list[Match] = []
+    end = time.process_time() + BUDGET_S
+    for name in _candidates(state):
+        share = _share(state, name)
+        best = sorted([*best, Match(name, share)], key=lambda match: -match.share)[:_SHOWN]
+        # Only the classifier may differ: it has a weight and a bias.
+        if share * len(state) >= len(state) - 2.5 or time.process_time() > end:
+            break
+    return [match for match in best if match.share >= _ENOUGH and match.share >= best[0].share - 0.2]
+
+
+def _candidates(state: State) -> list[str]:
+    names = "\n".join(state)
+    if re.search(_TORCHVISION, names):
+        return [f"{TORCHVISION}{name}" for name in sorted(torchvision_models(), key=lambda name: (len(name), name))]
+    patterns = next((patterns for key, patterns in _FAMILIES if re.search(key, names, re.MULTILINE)), ())
+    found = [name for pattern in patterns for name in sorted(timm.list_models(pattern), key=lambda n: (len(n), n))]
+    return _like_vit(state, found)
+
+
+def _like_vit(state: State, names: list[str]) -> list[str]:
+    """The names with the width and the patches of a ViT first, of which there are hundreds."""
+    kernel = next((value for key, value in state.items() if key.endswith("patch_embed.proj.weight")), None)
+    if kernel is None or kernel.ndim != 4:
+        return names
+    wanted = (_SIZES.get(kernel.shape[0], "giant"), f"patch{kernel.shape[-1]}")
+    return sorted(names, key=lambda name: -sum(word in name for word in wanted))
+
+
+def _share(state: State, name: str) -> float:
+    """Fraction of the tensors that agree; 0 for a network that can't be built."""
+    try:
+        with torch.device("meta"), quiet():
+            if name.startswith(TORCHVISION):
+                module, rename = torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=None), None
+            else:
+                module, rename = timm.create_model(name), checkpoint_filter(name)
+        own = own_tensors(state, module, Path(name), rename).state
+    except Exception:  # the code of any network of timm, on a checkpoint of another
+        return 0.0
+    wanted: dict[str, Tensor] = module.state_dict()
+    same = sum(value.shape == wanted[key].shape for key, value in own.items() if key in wanted)
+    return same / max(len(own), len(wanted))

@@ -1,0 +1,142 @@
+"""Models named `torchvision:NAME` or `torchvision:NAME.WEIGHTS`: torchvision's image classifiers."""
+
+import difflib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torchvision
+from torch import nn
+
+from edgekit.errors import HubError, ModelError, UsageError, WeightsError
+from edgekit.models.checkpoint import open_checkpoint
+from edgekit.models.inputs import parse_size, resolve_size, size_of_model
+from edgekit.models.options import TORCHVISION, ModelOptions
+from edgekit.models.random_weights import randomize
+from edgekit.models.source import LoadedModule
+from edgekit.models.state_dict import fit_weights, state_sha256
+from edgekit.models.weight_notes import notes_on_tensors
+
+_SIDE = 224
+
+
+class TorchvisionSource:
+    """Source of torchvision's image classifiers."""
+
+    name: ClassVar[str] = "torchvision"
+
+    def recognizes(self, name: str) -> bool:
+        return name.startswith(TORCHVISION)
+
+    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
+        return size_of_model(options)
+
+    def load(self, options: ModelOptions, seed: int) -> LoadedModule:
+        """Build a model in float32 on the CPU. `options.weights` is None for published weights, "random", or a file.
+
+        Raises ModelError for a name or arguments that torchvision refuses, WeightsError if the weights don't exist or
+        don't fit, and HubError if published weights can't be downloaded.
+        """
+        model, tag = _parse(options.name)
+        published = _published(model, tag)
+        if options.weights is None:
+            return _download(options, model, published)
+        module = _build(options, model)
+        if options.weights == "random":
+            randomize(module, resolve_size(module, size_of_model(options)))
+            return LoadedModule(module, "random", state_sha256(module), None)
+        path = Path(options.weights)
+        checkpoint = open_checkpoint(path)
+        own = fit_weights(module, checkpoint.state, path)
+        notes = notes_on_tensors(own, checkpoint, path)
+        file = str(checkpoint.files[0]) if path.is_dir() else options.weights
+        return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
+
+    def build_meta(self, options: ModelOptions) -> nn.Module:
+        return _build(options, _parse(options.name)[0])
+
+
+def torchvision_models() -> list[str]:
+    """Names of torchvision's image classifiers."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _parse(name: str) -> tuple[str, str]:
+    """The model and the tag of its weights. Raises ModelError for an unknown model."""
+    model, _, tag = name.removeprefix(TORCHVISION).partition(".")
+    if model not in torchvision_models():
+        similar = difflib.get_close_matches(model, torchvision_models(), n=4, cutoff=0.5)
+        raise ModelError(
+            f"unknown model '{TORCHVISION}{model}'",
+            valid=f"names of torchvision's classifiers, such as {', '.join(similar) or 'convnext_tiny'}",
+            fix=f"Correct the name after {TORCHVISION}",
+        )
+    return model, tag
+
+
+def _published(model: str, tag: str) -> Any:
+    """torchvision's entry of published weights, by default the recommended ones. WeightsError for an unknown tag."""
+    tags = torchvision.models.get_model_weights(model)
+    if tag and tag not in tags.__members__:
+        raise WeightsError(
+            f"torchvision publishes no weights '{tag}' for '{TORCHVISION}{model}'",
+            valid=", ".join(f"{TORCHVISION}{model}.{name}" for name in tags.__members__),
+            fix="Choose one of these names, or pass a checkpoint with `--weights FILE`",
+        )
+    return tags[tag or "DEFAULT"]
+
+
+def _build(options: ModelOptions, model: str) -> nn.Module:
+    """The model with the preprocessing of its published weights, and without weights of its own."""
+    tag = options.name.removeprefix(TORCHVISION).partition(".")[2]
+    preprocessing = _published(model, tag).transforms()
+    arguments = dict(options.model_args)
+    if {"weights", "weights_backbone"} & arguments.keys():
+        raise UsageError("--model-args can't set 'weights'", fix="Choose weights with `--weights`")
+    size = parse_size(options.imgsz) or parse_size(arguments.pop("img_size", None))
+    crop, resize = preprocessing.crop_size[0], preprocessing.resize_size[0]
+    if model.startswith("vit_"):
+        side = size or (crop, crop)
+        if side[0] != side[1]:
+            raise UsageError(f"--imgsz is {options.imgsz}", valid=f"a square, the only shape that {model} takes")
+        arguments.setdefault("image_size", side[0])
+    try:
+        module: nn.Module = torchvision.models.get_model(model, weights=None, **arguments)
+    except Exception as error:  # a wrong argument can make a constructor raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"torchvision can't build '{model}' with {arguments} ({type(error).__name__}: {reason})",
+            fix="Correct `--model-args`",
+        ) from error
+    # timm's code, and so ours, reads the preprocessing from this attribute.
+    module.pretrained_cfg = {  # type: ignore[assignment]
+        "input_size": (3, crop, crop),
+        "mean": tuple(preprocessing.mean),
+        "std": tuple(preprocessing.std),
+        "interpolation": preprocessing.interpolation.value,
+        "crop_pct": crop / resize,
+    }
+    return module
+
+
+def _download(options: ModelOptions, model: str, published: Any) -> LoadedModule:
+    module = _build(options, model)
+    own = published.meta["categories"]
+    if (classes := options.model_args.get("num_classes", len(own))) != len(own):
+        raise WeightsError(
+            f"the published weights of '{options.name}' have {len(own)} classes, but --model-args sets {classes}: an "
+            "untrained head would be meaningless",
+            fix="Pass a fine-tuned checkpoint with `--weights FILE`",
+        )
+    try:
+        state = torch.hub.load_state_dict_from_url(published.url, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the network, of the disk, and of torch.hub for a file that is cut off
+        reason = str(error).strip().split("\n")[0][:200]
+        raise HubError(
+            f"can't download the weights of {options.name} ({type(error).__name__}: {reason})",
+            fix=f"Download {published.url} on a machine with a network, and pass the file with `--weights FILE`. To "
+            "measure speed alone, use `--weights random`",
+        ) from error
+    fit_weights(module, state, Path(published.url))
+    return LoadedModule(module, published.name, state_sha256(module), None)
