@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OUTPUT, REPORT, PICTURE = HERE / "demo.txt", HERE / "demo.json", HERE.parent / "docs" / "report.png"
-COLUMNS = 130
+COLUMNS = 80
 """Width of the terminal, in characters."""
 BROWSER = (
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",

@@ -1,6 +1,6 @@
 """`edgekit deploy` and `edgekit demo`, which run the whole job."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
@@ -10,10 +10,12 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import ModelOrRun
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted, flat
+from edgekit.cli.next_steps import after_job
 from edgekit.cli.options import precisions_of, scheme_of
-from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
 from edgekit.cli.saved_job import DEMO, GivenJob, announce, check_again, continued, run_of, with_output
-from edgekit.cli.shared import DryRun, Json, Quiet
+from edgekit.cli.shared import DryRun, Json, Quiet, Wide
+from edgekit.cli.typed import Typed
 from edgekit.pipeline.options import check_scheme
 
 DEPLOY_EXAMPLES = """
@@ -47,6 +49,7 @@ def deploy(
             help="Run the job of the run folder that is given as MODEL again. Options replace its own.",
         ),
     ] = False,
+    wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -68,7 +71,7 @@ def deploy(
         command = ("deploy", *given.arguments)
         announce(run, command, quiet)
         given = with_output(given, making.output or run)
-    return _run(given, command, files, json_, quiet, dry_run)
+    return _run(given, command, files, Printing(Typed.of(context), wide, json_, quiet, dry_run))
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
@@ -80,6 +83,7 @@ def demo(
     measuring: Measuring,
     wanted: Wanted,
     files: ForPipelines,
+    wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
     dry_run: DryRun = False,
@@ -89,12 +93,21 @@ def demo(
     The model is a small ConvNeXt V2, the images are from CIFAR-10.
     """
     given = GivenJob(model=DEMO, making=making, calibrating=calibrating, measuring=measuring, wanted=wanted)
-    return _run(given, context.obj, files, json_, quiet, dry_run)
+    return _run(given, context.obj, files, Printing(Typed.of(context), wide, json_, quiet, dry_run))
 
 
-def _run(
-    given: GivenJob, command: tuple[str, ...], files: ForPipelines, json_: bool, quiet: bool, dry_run: bool
-) -> int:
+@dataclass(frozen=True)
+class Printing:
+    """What a job prints, and the command line from which it makes the next ones."""
+
+    typed: Typed
+    wide: bool
+    json: bool
+    quiet: bool
+    dry_run: bool
+
+
+def _run(given: GivenJob, command: tuple[str, ...], files: ForPipelines, printing: Printing) -> int:
     """Run or plan the job, and print the result."""
     from edgekit.report.junit import junit_of_report
     from edgekit.report.markdown import summary_of_report
@@ -111,28 +124,25 @@ def _run(
     if options.scheme:
         check_scheme(options.scheme, options.targets)
     with clean_stdout() as out:
-        reporter = Reporter(quiet)
+        reporter = Reporter(printing.quiet)
         with loading(reporter):
             from edgekit.pipeline.deploy import deploy as do_job
             from edgekit.pipeline.deploy import plan
             from edgekit.tuning.repair import rank_layers
-        if dry_run:
+        if printing.dry_run:
             planned = plan(options, reporter)
-            if json_:
+            if printing.json:
                 emit(out, planned)
             else:
                 out.writelines(f"{key}: {value}\n" for key, value in vars(planned).items())
             return 0
         report = do_job(options, reporter, None if given.wanted.no_repair else rank_layers)
-        if json_:
+        if printing.json:
             emit(out, report)
         else:
-            from rich.console import Console
-
-            from edgekit.report import render_table
-
-            render_table(report, Console(file=out))
-            out.write(f"\n{options.folder}/report.html\n")
+            show_report(report, out, printing.wide)
+            show_steps(after_job(report, options.folder, printing.typed, options), out)
+            out.write(f"\nReport: {options.folder}/report.html\n")
     write_files(
         files,
         lambda: junit_of_report(report),

@@ -2,15 +2,21 @@
 
 import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgekit.support.libraries import needs
 
 if TYPE_CHECKING:
+    from edgekit.cli.next_steps import NextStep
+    from edgekit.report.document import Report
     from edgekit.support.progress import Reporter
 
+WIDTH = 80
+"""Most columns of what commands print, however wide the terminal is."""
 LOADING = "Loading PyTorch and the compilers"
 
 
@@ -39,6 +45,34 @@ def loading(reporter: "Reporter") -> Iterator[None]:
     announced = contextlib.nullcontext() if "torch" in sys.modules else reporter.loading(LOADING)
     with announced, needs("build"):
         yield
+
+
+def answer_width() -> int:
+    """Most columns of a line that a command prints."""
+    return min(shutil.get_terminal_size().columns, WIDTH)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A paragraph whose lines are not longer than this; the indentation of a line stays."""
+    indent = text[: len(text) - len(text.lstrip())]
+    return textwrap.wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
+
+
+def show_report(report: "Report", out: TextIO, wide: bool) -> None:
+    """Print the answer of a run, or a wide table."""
+    from rich.console import Console
+
+    from edgekit.report import render_answer, render_table
+
+    (render_table if wide else render_answer)(report, Console(file=out))
+
+
+def show_steps(steps: "Iterable[NextStep]", out: TextIO) -> None:
+    """Print the next commands behind an empty line; nothing if there are none."""
+    from edgekit.cli.next_steps import lines_of
+
+    lines = lines_of(steps, answer_width())
+    out.writelines(f"{line}\n" for line in ["", *lines] if lines)
 
 
 def emit(out: TextIO, document: Any) -> None:

@@ -179,6 +179,14 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", rich_help_panel=panels.OUTPUT, help="Show no progress. Warnings are still printed."),
 ]
+Wide = Annotated[
+    bool,
+    typer.Option(
+        "--wide",
+        rich_help_panel=panels.OUTPUT,
+        help="Print a table with every column that fits the terminal, instead of the short answer.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

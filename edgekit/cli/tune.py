@@ -9,10 +9,12 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.groups import Calibrating, MakingOrDemo, Measuring, Source, flat
+from edgekit.cli.next_steps import after_job, after_sensitivity
 from edgekit.cli.options import scheme_of
-from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
 from edgekit.cli.saved_job import GivenJob, announce, arguments_of, continued, explicit_options, run_of, with_output
-from edgekit.cli.shared import Json, Quiet, Threads
+from edgekit.cli.shared import Json, Quiet, Threads, Wide
+from edgekit.cli.typed import Typed
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import import_needed
 
@@ -99,6 +101,7 @@ def sensitivity(
             from edgekit.report.sensitivity import render_sensitivity
 
             render_sensitivity(analysis, Console(file=out))
+            show_steps(after_sensitivity(analysis, options.folder, Typed.of(context)), out)
             out.write(f"\n{options.folder}/sensitivity.json\n{options.folder}/sensitivity.svg\n")
     return 0 if all(part.verdict == "pass" for part in analysis.targets) else 1
 
@@ -162,6 +165,7 @@ def tune(
     measuring: Measuring,
     searching: Searching,
     source: Source,
+    wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -198,13 +202,11 @@ def tune(
         if json_:
             emit(out, report)
         else:
-            from rich.console import Console
-
-            from edgekit.report import render_table
             from edgekit.report.tuning import lines
 
-            render_table(report, Console(file=out))
-            if report.tuning:
-                out.writelines(f"{line}\n" for line in lines(report.tuning))
-            out.write(f"\n{options.folder}/recipe.toml\n{options.folder}/report.html\n")
+            show_report(report, out, wide)
+            for line in lines(report.tuning) if report.tuning else ():
+                out.writelines(f"{part}\n" for part in wrapped(line, answer_width()))
+            show_steps(after_job(report, options.folder, Typed.of(context), options), out)
+            out.write(f"\nRecipe: {options.folder}/recipe.toml\nReport: {options.folder}/report.html\n")
     return 0 if all(row.verdict == "pass" for row in report.results) else 1

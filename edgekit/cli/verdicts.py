@@ -1,8 +1,7 @@
 """The steps that measure and judge bundles as commands: evaluate and benchmark."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,8 +11,9 @@ from edgekit.cli.arguments import Bundles
 from edgekit.cli.checks import check_images, check_scheduler
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines, flat
+from edgekit.cli.next_steps import after_benchmark, after_evaluate
 from edgekit.cli.options import data_of, devices_of, gates_of, seconds_of
-from edgekit.cli.output import clean_stdout, emit
+from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of
 from edgekit.cli.shared import (
     MOST_THREADS,
@@ -29,12 +29,10 @@ from edgekit.cli.shared import (
     Sustain,
     Threads,
     Warmup,
+    Wide,
 )
+from edgekit.cli.typed import Typed
 from edgekit.errors import UsageError
-
-if TYPE_CHECKING:
-    from edgekit.measure.evaluation import EvaluatedBundle
-    from edgekit.report.row import Row
 
 EVALUATE_EXAMPLES = """
 Examples:
@@ -57,6 +55,7 @@ Examples:
 @app.command(rich_help_panel=panels.MORE, epilog=EVALUATE_EXAMPLES)
 @flat
 def evaluate(
+    context: typer.Context,
     bundles: Bundles,
     files: ForPipelines,
     data: Labelled = None,
@@ -126,6 +125,7 @@ def evaluate(
             help="Folder for finished parts, from which the same command resumes after an interruption.",
         ),
     ] = None,
+    wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -160,8 +160,11 @@ def evaluate(
             for warning in evaluation.warnings:
                 reporter.warn(warning)
         else:
-            out.writelines(f"warning: {warning}\n" for warning in evaluation.warnings)
-            out.writelines(f"{line}\n" for row in evaluation.results for line in _accuracy_lines(row))
+            from edgekit.cli.measured import accuracy_answer
+
+            out.writelines(f"{line}\n" for line in accuracy_answer(evaluation, answer_width(), wide))
+            count = evaluation.evaluation.count
+            show_steps(after_evaluate(evaluation.results, count, images, Typed.of(context)), out)
     title, rows, meaningful = "edgekit evaluate", evaluation.results, evaluation.accuracy_meaningful
     write_files(
         files,
@@ -196,6 +199,7 @@ def benchmark(
             "bundles of one precision faster than the first one, 95 % confidence interval included.",
         ),
     ] = None,
+    wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -225,48 +229,10 @@ def benchmark(
         if json_:
             emit(out, measured)
         else:
-            out.writelines(f"{line}\n" for row in measured.results for line in _latency_lines(row, len(devices) > 1))
+            from edgekit.cli.measured import latency_answer
+
+            out.writelines(f"{line}\n" for line in latency_answer(measured.results, answer_width(), wide))
+            show_steps(after_benchmark(measured.results, Typed.of(context)), out)
     title, rows = "edgekit benchmark", measured.results
     write_files(files, lambda: junit_of_rows(title, rows), lambda: summary_of_rows(title, rows))
     return 0 if all(row.verdict == "pass" for row in measured.results) else 1
-
-
-def _accuracy_lines(row: "EvaluatedBundle") -> Iterator[str]:
-    """A bundle's figures, and the reasons why it did not pass."""
-    accuracy = row.accuracy
-    if accuracy is None:
-        yield f"{row.bundle}: {'; '.join(row.reasons)}"
-        return
-    low, high = accuracy.drop_ci95_points
-    yield (
-        f"{row.bundle}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}, "
-        f"drop {accuracy.drop_top1_points:+.2f} points [{low:+.2f}, {high:+.2f}], "
-        f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
-        f"(McNemar p = {accuracy.mcnemar_p:.2g}), agreement {accuracy.agreement:.2%}, n = {accuracy.count}"
-    )
-    for reason in row.reasons:
-        yield f"{row.bundle}: {row.verdict}: {reason}"
-
-
-def _latency_lines(row: "Row", several: bool) -> Iterator[str]:
-    """A row's figures, its energy where a sensor was read, its streams, its sustained run, and the notes on it."""
-    from edgekit.report.telemetry_text import energy_words, stream_words, sustain_lines
-
-    latency, speedup = row.latency_ms, row.speedup
-    emulated = " (emulated: timings are not comparable)" if row.device.emulated else ""
-    name = f"{row.device.name}{emulated}: {row.name}" if several or emulated else row.name
-    if latency is None:
-        yield f"{name}: {'; '.join(row.reasons)}"
-        return
-    versus = f", {speedup.ratio:.2f}x {speedup.baseline}" if speedup else ""
-    yield (
-        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, {latency.threads} threads, "
-        f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
-    )
-    if row.energy and row.energy.inference_mj is not None:
-        yield f"{name}: {energy_words(row.energy)}"
-    if words := stream_words(row):
-        yield f"{name}: {words}"
-    yield from sustain_lines(name, row)
-    for note in row.notes:
-        yield f"{name}: {row.verdict}: {note}"

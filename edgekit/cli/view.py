@@ -13,8 +13,10 @@ from edgekit.cli.arguments import BundlePath
 from edgekit.cli.checks import check_file, check_recipe
 from edgekit.cli.for_pipelines import check_files, write_files, writing
 from edgekit.cli.groups import ForPipelines, flat
-from edgekit.cli.output import clean_stdout, emit, loading
-from edgekit.cli.shared import Json, Offline, OneDevice, Threads
+from edgekit.cli.next_steps import after_job, keeps_job
+from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
+from edgekit.cli.shared import Json, Offline, OneDevice, Threads, Wide
+from edgekit.cli.typed import Typed
 from edgekit.errors import OutputError
 from edgekit.support.files import replace_text
 
@@ -119,6 +121,7 @@ def classify(
 
 @app.command(rich_help_panel=panels.MORE)
 def report(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     card: Annotated[
         Path | None,
@@ -128,10 +131,11 @@ def report(
             help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
         ),
     ] = None,
+    wide: Wide = False,
     json_: Json = False,
 ) -> None:
-    """Print a run's table, and rewrite its report.html and report.csv."""
-    from edgekit.report import load_report, render_table, write_report
+    """Print a run's answer, and rewrite its report.html and report.csv."""
+    from edgekit.report import load_report, write_report
     from edgekit.report.card import render_card
 
     check_file("--card", card)
@@ -147,9 +151,9 @@ def report(
         if json_:
             emit(out, document)
         else:
-            from rich.console import Console
-
-            render_table(document, Console(file=out))
+            show_report(document, out, wide)
+            if folder.is_dir() and keeps_job(folder):
+                show_steps(after_job(document, folder, Typed.of(context)), out)
 
 
 @app.command(rich_help_panel=panels.MORE)

@@ -5,6 +5,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from edgekit.report.confidence import sentences as note_sentences
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure
 from edgekit.report.plot import draw
@@ -48,6 +49,7 @@ def render_html(report: Report) -> str:
         details=[(row, _details(report, row)) for row in report.results],
         provenance=provenance(report),
         several=len(report.devices) > 1,
+        sentences=note_sentences,
     )
 
 

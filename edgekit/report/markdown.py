@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgekit.report.compare import Comparison, compared_figures, describe_change
+from edgekit.report.confidence import sentences
 from edgekit.report.document import Report
 from edgekit.report.figure import NOTHING, Figure
 from edgekit.report.judged import Judged, main_figures
@@ -73,7 +74,7 @@ def _cells(row: Judged, figures: Iterable[Figure], meaningful: bool) -> list[str
 
 
 def _notes(rows: Iterable[Judged]) -> list[str]:
-    return [f"{row.label}: {row.verdict}: {note}" for row in rows for note in row.notes]
+    return [f"{row.label}: {row.verdict}: {note}" for row in rows for note in sentences(row)]
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 2) -> str:

@@ -24,10 +24,12 @@ def noisiest(rows: Sequence[Part]) -> list[Part]:
 
 
 def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
-    """Print the noisiest blocks and layers for each runtime, then the layers that should stay in float."""
+    """Print the layers that should stay in float for each runtime, then the noisiest blocks and layers."""
     import_needed("rich", "cli")
     from rich.text import Text
 
+    for part in sensitivity.targets:
+        console.print(Text(f"{part.target}-int8: {advice(sensitivity, part)}", style="bold"))
     images = sensitivity.evaluation.count
     console.print(Text(f"{sensitivity.model.name}, recipe {sensitivity.recipe}: simulated on {images:,} images."))
     for part in sensitivity.targets:
@@ -36,7 +38,6 @@ def render_sensitivity(sensitivity: Sensitivity, console: "Console") -> None:
             console.print(_table(sensitivity, title, rows))
             if len(rows) > SHOWN:
                 console.print(Text(f"and {len(rows) - SHOWN} more in sensitivity.json"))
-        console.print(Text(advice(sensitivity, part), style="bold"))
 
 
 def whole(sensitivity: Sensitivity, part: TargetSensitivity) -> str:

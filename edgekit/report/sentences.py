@@ -53,21 +53,20 @@ def near_chance(reference: Reference, images: int) -> list[str]:
 
 def conditions(report: Report) -> list[str]:
     """Sentences on the conditions under which the figures were measured."""
-    emulated = list(dict.fromkeys(row.device.name for row in report.results if row.device.emulated))
-    if not emulated:
-        return _measured_with(report)
-    names = ", ".join(emulated)
+    return [*_measured_with(report), *emulated(report.results)]
+
+
+def emulated(rows: Iterable[Row]) -> list[str]:
+    """The warning of emulated devices; empty if there are none."""
+    names = ", ".join(dict.fromkeys(row.device.name for row in rows if row.device.emulated))
     return [
-        *_measured_with(report),
-        f"Emulated by QEMU: {names}. Timings of an emulated device are not comparable, so no gate judges them.",
-    ]
+        f"Emulated by QEMU: {names}. Timings of an emulated device are not comparable, so no gate judges them."
+    ] * bool(names)
 
 
 def _measured_with(report: Report) -> list[str]:
-    timed = [row.latency_ms for row in report.results if row.latency_ms]
-    runs, threads = _range(latency.count for latency in timed), _range(latency.threads for latency in timed)
     timing = (
-        f"Latency: model alone, batch 1, {runs} timed runs, threads: {threads}. "
+        f"Latency: {timing_words(report.results)}. "
         f"Speedup: over the runtime's fastest float bundle{_low_precision(report.results)}."
     )
     if not report.model.accuracy_meaningful:
@@ -79,6 +78,13 @@ def _measured_with(report: Report) -> list[str]:
         f"Accuracy: {images}; {reference.engine} reaches top-1 {top1}, top-5 {top5}. A drop above 0 is worse.",
         timing,
     ]
+
+
+def timing_words(rows: Iterable[Row]) -> str:
+    """How the latencies of these rows were measured."""
+    timed = [row.latency_ms for row in rows if row.latency_ms]
+    runs, threads = _range(latency.count for latency in timed), _range(latency.threads for latency in timed)
+    return f"model alone, batch 1, {runs} timed runs, threads: {threads}"
 
 
 def _low_precision(rows: Iterable[Row]) -> str:

@@ -1,12 +1,16 @@
-"""The report as a table for a terminal or a pipe."""
+"""The report for a terminal or a pipe: the answer within 80 columns, or a table with every column that fits."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.report.document import Report
+from edgekit.report.answer import caption, columns, decision, float_line, remarks, rows_on, unsteady
+from edgekit.report.columns import lines_of
+from edgekit.report.confidence import sentences
+from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import DETAIL_RANK, Figure
 from edgekit.report.row import Row, Verdict, table_figures
-from edgekit.report.sentences import conditions, heading, recommendation, warnings
+from edgekit.report.sentences import conditions, emulated, heading, recommendation, warnings
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -15,6 +19,67 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 COLOURS: dict[Verdict, str] = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "bold red"}
+
+WIDTH = 80
+"""Most columns of the answer, however wide the terminal is."""
+
+
+def render_answer(report: Report, console: "Console") -> None:
+    """Print warnings, what to ship and what that gains and costs, a line for each INT8 bundle, and one for float.
+
+    No line is longer than 80 columns or the console. `render_table` shows more figures.
+    """
+    import_needed("rich", "cli")
+    for warning in (*warnings(report), *emulated(report.results), *unsteady(report.results)):
+        write(console, warning, "bold red")
+    advised = (report.recommendation, *report.recommendation.others)
+    for advice in advised:
+        headline, *details = decision(report, advice)
+        write(console, headline, "bold")
+        write(console, " ".join(details))
+    for advice in advised:
+        _write_rows(report, advice, console, several=len(advised) > 1)
+    console.print()
+    write(console, caption(report))
+    for row in report.results:
+        shipped = any((advice.device, advice.bundle) == (row.device.name, row.bundle) for advice in advised)
+        for remark in remarks(row, shipped, several=len(report.devices) > 1):
+            write(console, remark, COLOURS[row.verdict])
+
+
+def _write_rows(report: Report, advice: Recommendation, console: "Console", several: bool) -> None:
+    """The table of the INT8 bundles on one device, and a line with the float ones."""
+    from rich.text import Text
+
+    rows = rows_on(report, advice.device)
+    int8 = [row for row in rows if row.precision == "int8"]
+    console.print()
+    if several:
+        write(console, f"On {rows[0].device.label}:" if rows else f"On {advice.device}:")
+    if int8:
+        lines = lines_of(columns(int8, report.model.accuracy_meaningful), width_of(console))
+        for line in lines:
+            verdict = next((row.verdict for row in int8 if line.endswith(f"  {row.verdict}")), None)
+            text = Text(line)
+            if verdict:
+                text.stylize(COLOURS[verdict], len(line) - len(verdict))
+            elif line.endswith("unconfirmed"):
+                text.stylize(COLOURS["inconclusive"], len(line) - len("unconfirmed"))
+            console.print(text, no_wrap=True, crop=False, overflow="ignore")
+    write(console, float_line(rows))
+
+
+def write(console: "Console", text: str, style: str = "") -> None:
+    """Print a paragraph whose lines fit the answer's width; nothing if it is empty."""
+    from rich.text import Text
+
+    for line in textwrap.wrap(text, width_of(console), break_on_hyphens=False):
+        console.print(Text(line, style=style), no_wrap=True, crop=False, overflow="ignore")
+
+
+def width_of(console: "Console") -> int:
+    """The width of the answer on this console."""
+    return min(console.width, WIDTH)
 
 
 def render_table(report: Report, console: "Console") -> None:
@@ -99,5 +164,5 @@ def _why(row: Row, several: bool) -> "Text":
     from rich.text import Text
 
     where = f" on {row.device.label}" if several else ""
-    notes = "; ".join(row.notes) or "no reason recorded"
+    notes = " ".join(sentences(row)) or "no reason recorded"
     return Text.assemble((f"{row.name}{where}: {row.verdict}", COLOURS[row.verdict]), f": {notes}")

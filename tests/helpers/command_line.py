@@ -1,6 +1,6 @@
-"""The commands of the Typer application, for tests that walk through all of them."""
+"""The commands of the Typer application, for tests that walk through all of them or parse a command line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -13,3 +13,15 @@ def all_commands() -> Iterator[tuple[str, Any]]:
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         for sub_name, sub_command in getattr(command, "commands", {"": command}).items():
             yield f"{name} {sub_name}".strip(), sub_command
+
+
+def context_of(words: Sequence[str]) -> Any:
+    """The context of a parsed command line, as commands get it; raises what the command line itself would raise."""
+    group: Any = typer.main.get_command(app)
+    top = group.make_context("edgekit", list(words), obj=tuple(words))
+    name, *rest = words
+    command = group.commands[name]
+    if hasattr(command, "commands"):
+        name, *rest = rest
+        command = command.commands[name]
+    return command.make_context(name, rest, parent=top, obj=tuple(words))

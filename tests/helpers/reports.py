@@ -1,13 +1,14 @@
 """Reports and their parts with plausible figures. A test changes what it is about, by keyword or with `replace`."""
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 from rich.console import Console
 
 from edgekit.config.precisions import Precision
-from edgekit.report import render_table
+from edgekit.report import render_answer, render_table
 from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
@@ -248,8 +249,17 @@ def report_with(index: int, **changes: Any) -> Report:
 
 
 def printed(whole: Report, width: int) -> str:
-    """The text of a report on a terminal of this width."""
+    """The table of a report on a terminal of this width."""
+    return _printed(render_table, whole, width)
+
+
+def answered(whole: Report, width: int = 80) -> str:
+    """The answer of a report on a terminal of this width."""
+    return _printed(render_answer, whole, width)
+
+
+def _printed(render: Callable[[Report, Console], None], whole: Report, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    render_table(whole, console)
+    render(whole, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

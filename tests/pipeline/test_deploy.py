@@ -342,8 +342,11 @@ def test_a_bug_in_the_measuring_of_a_bundle_costs_its_row(
 def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--min-speedup", "1000") == 1
     lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines if line.startswith(("fake-float ", "fake-int8 "))] == ["pass", "fail"]
-    assert [line.partition(":")[0] for line in lines if line.partition(":")[2].startswith(" fail")] == ["fake-int8"]
+    assert [line.split()[-1] for line in lines if line.startswith("fake-int8  ")] == ["fail"]
+    assert any(line.startswith("Float: fake ") for line in lines)
+    assert [line.partition(":")[0] for line in lines if " failed:" in line] == ["fake-int8 failed"]
+    assert any(line.startswith("Or see which layers of fake-int8 run in float") for line in lines)
+    assert any(line.startswith("Or search for a better recipe for fake-int8") for line in lines)
     float_, int8 = load_report(tmp_path / "run").results
     assert (float_.verdict, int8.verdict) == ("pass", "fail")
     assert "more than 1000 is required" in int8.reasons[0]
@@ -353,7 +356,12 @@ def test_a_gate_that_fails(again: Callable[..., int], tmp_path: Path, capfd: Any
 def test_twenty_images_are_too_few_to_confirm_a_gate(again: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     assert again("--max-drop", "10") == 1
     out = " ".join(capfd.readouterr().out.split())
-    assert re.search(r"fake-int8: inconclusive: cannot confirm a drop of at most 10 points .* about \d+ images", out)
+    assert re.search(
+        r"fake-int8 is inconclusive\. Not confirmed: the loss may be up to [\d.]+ points\. "
+        r"About [\d,]+ images would settle 10 points; this run had 20\.",
+        out,
+    )
+    assert re.search(r"(Next,|Or) evaluate on (more|all) images.*: edgekit deploy .* --num-eval-samples \d+", out)
     int8 = load_report(tmp_path / "run").results[1]
     assert (int8.verdict, lookup(int8, "accuracy.bound.shown")) == ("inconclusive", False)
     assert 'class="inconclusive"' in (tmp_path / "run" / "report.html").read_text()

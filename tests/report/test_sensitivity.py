@@ -21,6 +21,7 @@ def test_table() -> None:
     text = printed(sensitivity())
     assert "convnextv2_atto, recipe convnextv2: simulated on 2,000 images." in text
     (whole,) = (line for line in text.splitlines() if line.startswith("onnx: "))
+    assert text.startswith(f"onnx-int8: {advice(sensitivity(), TARGET)}\n")
     assert "20.0 dB" in whole
     assert whole.endswith("2.00 points [95 %: 1.00, 3.00]")
     (layer,) = (line.split() for line in text.splitlines() if line.startswith("stem.0 "))

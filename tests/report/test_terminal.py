@@ -28,8 +28,8 @@ def test_table_at_160_columns() -> None:
         "openvino-int8", "4.3", "76.55", "0.09 [-0.11, 0.29]", "98.5", "7.70", "8.09", "9.24", "1.88 [1.86, 1.90]",
         "96", "30", "121", "10.80", "33.4", "93.04", "pass",
     ]  # fmt: skip
-    assert "onnx-int8: error: compile: onnxruntime refused node 'MatMul_3' [opset 21]" in lines
-    assert "tflite-int8: fail: drop of 1.31 points is more than --max-drop 1.0" in lines
+    assert "onnx-int8: error: compile: onnxruntime refused node 'MatMul_3' [opset 21]." in lines
+    assert "tflite-int8: fail: drop of 1.31 points is more than --max-drop 1.0." in lines
     assert lines[-1] == "Ship openvino-int8 on local: the fastest of those that passed every gate"
 
 
@@ -87,7 +87,7 @@ def test_an_emulated_device_is_marked() -> None:
 
 def test_remarks_on_rows_that_passed_are_shown() -> None:
     text = printed(report_with(BEST, remarks=("slower when hot",)), 160)
-    assert "openvino-int8: pass: slower when hot" in text.splitlines()
+    assert "openvino-int8: pass: slower when hot." in text.splitlines()
 
 
 def test_table_with_nothing_to_ship() -> None:

@@ -1,0 +1,151 @@
+"""What `edgekit evaluate` and `edgekit benchmark` print: the answer, then a line for each bundle."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edgekit.cli.output import wrapped
+from edgekit.report.answer import UNSTEADY, figure_at, unsteady, with_interval
+from edgekit.report.columns import Column, lines_of
+from edgekit.report.confidence import ended, sentences
+from edgekit.report.figure import NOTHING
+from edgekit.report.sentences import emulated, timing_words
+from edgekit.report.telemetry_text import energy_words, stream_words, sustain_lines
+
+if TYPE_CHECKING:
+    from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle
+    from edgekit.report.row import Row
+
+
+def accuracy_answer(evaluation: "BundleEvaluation", width: int, wide: bool) -> Iterator[str]:
+    """The lines of `edgekit evaluate`, none longer than `width` unless `wide`."""
+    for warning in evaluation.warnings:
+        yield from wrapped(f"warning: {warning}", width)
+    rows, reference = evaluation.results, evaluation.reference
+    if reference is not None:
+        yield from wrapped(_loss_of(evaluation), width)
+    yield ""
+    if wide:
+        yield from (line for row in rows for line in _accuracy_line(row))
+    else:
+        yield from lines_of(_accuracy_columns(rows, evaluation.accuracy_meaningful), width)
+    for row in rows:
+        for note in sentences(row):
+            yield from wrapped(f"{row.bundle}: {'' if row.failure else f'{row.verdict}: '}{note}", width)
+
+
+def _loss_of(evaluation: "BundleEvaluation") -> str:
+    """What the bundles lose against the one they are compared with, in one or two sentences."""
+    assert evaluation.reference is not None
+    name, count = evaluation.reference.engine, f"{evaluation.evaluation.count:,} images"
+    if not evaluation.accuracy_meaningful:
+        return f"The weights are random, so only the agreement with {name} on {count} means anything."
+    compared = [(row, row.accuracy) for row in evaluation.results if row.accuracy and row.bundle != name]
+    reached = f"{name} reaches top-1 {100 * evaluation.reference.top1:.2f} % on {count}"
+    if not compared:
+        return f"{reached}."
+    row, accuracy = max(compared, key=lambda pair: pair[1].drop_top1_points)
+    low, high = accuracy.drop_ci95_points
+    most = "" if len(compared) == 1 else "most, "
+    return (
+        f"{row.bundle} loses {most}{accuracy.drop_top1_points:.2f} points of top-1 (95 % interval {low:.2f} to "
+        f"{high:.2f}): {reached}."
+    )
+
+
+def _accuracy_columns(rows: Sequence["EvaluatedBundle"], meaningful: bool) -> list[Column]:
+    top1, loss, agreement = map(figure_at, ("accuracy.top1", "accuracy.drop_top1_points", "accuracy.agreement"))
+    return [
+        Column("", [row.bundle for row in rows], left=True),
+        Column("top-1", [top1.text(row, meaningful) for row in rows]),
+        Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows]),
+        Column("agreement", [agreement.text(row) for row in rows], rank=1),
+        Column("verdict", [_word(row) for row in rows], left=True),
+    ]
+
+
+def _word(row: "EvaluatedBundle") -> str:
+    """The verdict, if anything was judged."""
+    judged = row.verdict != "pass" or any(gate.name == "max-drop" and gate.verdict == "pass" for gate in row.gates)
+    return row.verdict if judged else NOTHING
+
+
+def latency_answer(rows: Sequence["Row"], width: int, wide: bool) -> Iterator[str]:
+    """The lines of `edgekit benchmark`, none longer than `width` unless `wide`."""
+    for warning in (*emulated(rows), *unsteady(rows)):
+        yield from wrapped(f"warning: {warning}", width)
+    several = len({row.device.name for row in rows}) > 1
+    for device in dict.fromkeys(row.device.name for row in rows):
+        measured = [row for row in rows if row.device.name == device]
+        yield from wrapped(_fastest(measured, several), width)
+        yield ""
+        if not wide:
+            yield from lines_of(_latency_columns(measured), width)
+            yield from wrapped(f"Latency: {timing_words(measured)}.", width)
+        for row in measured:
+            yield from _more_on(row, width, wide, several)
+
+
+def _fastest(rows: Sequence["Row"], several: bool) -> str:
+    """The fastest bundle on a device, with its latency and speed-up."""
+    where = f" on {rows[0].device.label}" if several or rows[0].device.name != "local" else ""
+    timed = [(row.latency_ms.p50, row) for row in rows if row.latency_ms]
+    if not timed:
+        return f"No bundle could be timed{where}."
+    p50, row = min(timed, key=lambda pair: pair[0])
+    versus = f", {row.speedup.ratio:.2f}x {row.speedup.baseline}" if row.speedup else ""
+    return f"Fastest{where}: {row.name}, {p50:.2f} ms{versus}."
+
+
+def _latency_columns(rows: Sequence["Row"]) -> list[Column]:
+    p50, p99, ratio, peak = map(figure_at, ("latency_ms.p50", "latency_ms.p99", "speedup.ratio", "peak_rss_bytes"))
+    return [
+        Column("", [row.name for row in rows], left=True),
+        Column("p50 ms", [p50.text(row) for row in rows]),
+        Column("p99 ms", [p99.text(row) for row in rows], rank=1),
+        Column("speedup (95 %)", [with_interval(ratio, row) for row in rows]),
+        Column("peak MB", [peak.text(row) for row in rows], rank=2),
+        Column("verdict", [row.verdict for row in rows], left=True),
+    ]
+
+
+def _more_on(row: "Row", width: int, wide: bool, several: bool) -> Iterator[str]:
+    """A row's energy where a sensor was read, its streams, its sustained run, and the notes on it."""
+    emulation = " (emulated: timings are not comparable)" if row.device.emulated else ""
+    name = f"{row.device.name}{emulation}: {row.name}" if several or emulation else row.name
+    lines = list(_latency_line(name, row)) if wide else []
+    if row.energy and row.energy.inference_mj is not None:
+        lines.append(f"{name}: {energy_words(row.energy)}")
+    if words := stream_words(row):
+        lines.append(f"{name}: {words}")
+    lines += sustain_lines(name, row)
+    for note in row.notes:
+        if not note.startswith(UNSTEADY):
+            lines.append(f"{name}: {'' if row.failure else f'{row.verdict}: '}{ended(note)}")
+    for line in lines:
+        yield from [line] if wide else wrapped(line, width)
+
+
+def _accuracy_line(row: "EvaluatedBundle") -> Iterator[str]:
+    """All figures of a bundle."""
+    accuracy = row.accuracy
+    if accuracy is None:
+        return
+    low, high = accuracy.drop_ci95_points
+    yield (
+        f"{row.bundle}: top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%}, "
+        f"drop {accuracy.drop_top1_points:+.2f} points [{low:+.2f}, {high:+.2f}], "
+        f"{accuracy.right_to_wrong} right to wrong, {accuracy.wrong_to_right} wrong to right "
+        f"(McNemar p = {accuracy.mcnemar_p:.2g}), agreement {accuracy.agreement:.2%}, n = {accuracy.count}"
+    )
+
+
+def _latency_line(name: str, row: "Row") -> Iterator[str]:
+    """All figures of a row's latency."""
+    latency, speedup = row.latency_ms, row.speedup
+    if latency is None:
+        return
+    versus = f", {speedup.ratio:.2f}x {speedup.baseline}" if speedup else ""
+    yield (
+        f"{name}: p50 {latency.p50:.2f} ms, p90 {latency.p90:.2f}, p99 {latency.p99:.2f}, {latency.threads} threads, "
+        f"n = {latency.count}, peak {(row.peak_rss_bytes or 0) / 1e6:.0f} MB{versus}"
+    )

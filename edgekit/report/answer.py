@@ -1,0 +1,178 @@
+"""The answer that a run gives: what to ship, what it gains, what it costs and how sure that is, in sentences."""
+
+from collections.abc import Iterator, Sequence
+
+from edgekit.report.columns import Column
+from edgekit.report.confidence import UNCONFIRMED, confidence, ended, is_unconfirmed, sentences
+from edgekit.report.document import Recommendation, Report
+from edgekit.report.figure import NOTHING, Figure
+from edgekit.report.row import Accuracy, Row, Verdict, all_figures
+from edgekit.report.sentences import timing_words
+
+UNSTEADY = "unreliable timing: "
+"""Beginning of the remarks on a latency that other load, heat or drift disturbed."""
+
+VERBS: dict[Verdict, str] = {
+    "pass": "",
+    "fail": " failed",
+    "inconclusive": " is inconclusive",
+    "error": " has an error",
+}
+"""What leads from a bundle's name to a reason of its verdict."""
+
+
+def figure_at(path: str) -> Figure:
+    """The figure with this path."""
+    return next(figure for figure in all_figures() if figure.path == path)
+
+
+def decision(report: Report, advice: Recommendation) -> list[str]:
+    """The bundle to ship to one device with its gain over the fastest float, and the accuracy that it costs."""
+    rows = rows_on(report, advice.device)
+    where = "" if len(report.devices) == 1 and advice.device in (None, "local") else f" on {advice.device}"
+    shipped = next((row for row in rows if row.bundle == advice.bundle and row.latency_ms), None)
+    if advice.bundle is None or shipped is None:
+        return [f"Ship {advice.bundle or 'nothing'}{where}: {ended(advice.why.partition(': see the rows')[0])}"]
+    if shipped.precision == "float":
+        figures = f"{_float_ms(shipped):.2f} ms, {_megabytes(shipped)} MB"
+        return [f"Ship {_float_name(shipped)}{where}: {figures}.", *_why_float(shipped, rows)]
+    headline = f"Ship {shipped.name}{where}: {_gain(shipped, rows)}."
+    if shipped.accuracy is None:
+        return [headline, "What it costs in accuracy was not measured."]
+    return [headline, *_cost(shipped.accuracy, report.reference.top1, report.model.accuracy_meaningful)]
+
+
+def rows_on(report: Report, device: str | None) -> list[Row]:
+    """The rows of one device; all of them if it has no name."""
+    return [row for row in report.results if device is None or row.device.name == device]
+
+
+def _gain(row: Row, rows: Sequence[Row]) -> str:
+    """The latency and size of an INT8 bundle beside those of the fastest float bundle of any runtime."""
+    p50, size = row.latency_ms.p50 if row.latency_ms else 0.0, _megabytes(row)
+    floats = [other for other in rows if other.precision == "float" and other.latency_ms and other.verdict == "pass"]
+    if not floats:
+        return f"{p50:.2f} ms, {size} MB; there is no float bundle to compare with"
+    best = min(floats, key=_float_ms)
+    its_own = row.speedup and row.speedup.baseline == _float_name(best)
+    ratio = row.speedup.ratio if row.speedup and its_own else _float_ms(best) / p50
+    return (
+        f"{p50:.2f} ms instead of {_float_ms(best):.2f} ({ratio:.2f}x) and {size} MB instead of {_megabytes(best)}, "
+        f"compared with the fastest float, {_float_name(best)}"
+    )
+
+
+def _cost(accuracy: Accuracy, reference: float, meaningful: bool) -> Iterator[str]:
+    """The top-1 that a bundle keeps, and whether the images confirm it."""
+    if not meaningful:
+        yield "What it costs in accuracy is unknown, because the weights are random."
+        return
+    yield f"Top-1 is {100 * accuracy.top1:.2f} % instead of {100 * reference:.2f} %."
+    yield confidence(accuracy)
+
+
+def _why_float(shipped: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """How to run the float bundle, and why no INT8 bundle is better."""
+    if _float_name(shipped) != shipped.name:
+        yield "Load it with edgekit.load(…, low_precision=True)."
+    int8 = [row for row in rows if row.precision == "int8"]
+    passed = [row for row in int8 if row.verdict == "pass" and row.latency_ms]
+    if passed:
+        best = min(passed, key=lambda row: row.latency_ms.p50 if row.latency_ms else 0.0)
+        assert best.latency_ms is not None
+        yield f"No INT8 bundle that passed is faster: {best.name} takes {best.latency_ms.p50:.2f} ms."
+    elif int8:
+        yield "No INT8 bundle passed."
+
+
+def columns(rows: Sequence[Row], meaningful: bool) -> list[Column]:
+    """A table of INT8 bundles: latency, speed-up, size, accuracy and its loss, and the verdict."""
+    p50, ratio, size = map(figure_at, ("latency_ms.p50", "speedup.ratio", "size_bytes"))
+    top1, loss = map(figure_at, ("accuracy.top1", "accuracy.drop_top1_points"))
+    speedups = [ratio.text(row) for row in rows]
+    return [
+        Column("", [row.name for row in rows], left=True),
+        Column("ms", [p50.text(row) for row in rows]),
+        Column("speedup", [text if text == NOTHING else f"{text}x" for text in speedups]),
+        Column("MB", [size.text(row) for row in rows], rank=2),
+        Column("top-1", [top1.text(row, meaningful) for row in rows], rank=3),
+        Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows], rank=1),
+        Column("verdict", [verdict_word(row) for row in rows], left=True),
+    ]
+
+
+def with_interval(figure: Figure, row: object, meaningful: bool = True) -> str:
+    """A figure with its interval, such as "0.40 (-0.58 to 1.57)"."""
+    text, ends = figure.text(row, meaningful), figure.ends(row, meaningful)
+    return f"{text} ({figure.number(ends[0])} to {figure.number(ends[1])})" if ends else text
+
+
+def verdict_word(row: Row) -> str:
+    """The verdict, or "unconfirmed" for a row that passes on its measured loss alone."""
+    return "unconfirmed" if row.verdict == "pass" and is_unconfirmed(row.accuracy) else row.verdict
+
+
+def float_line(rows: Sequence[Row]) -> str:
+    """The latency of each runtime's float bundle on one line; empty if there is none."""
+    floats = [row for row in rows if row.precision == "float"]
+    timed = [row for row in floats if row.latency_ms]
+    words = [
+        f"{row.target} {row.latency_ms.p50:.2f}{'' if index else ' ms'}{_low(row)}"
+        for index, row in enumerate(timed)
+        if row.latency_ms
+    ]
+    words += [f"{row.target} failed" for row in floats if not row.latency_ms]
+    return f"Float: {', '.join(words)}." if words else ""
+
+
+def _low(row: Row) -> str:
+    return f" ({row.low_precision.p50_ms:.2f} in {row.low_precision.computes_in})" if row.low_precision else ""
+
+
+def caption(report: Report) -> str:
+    """How the figures of the table were measured."""
+    loss = f" Loss: against {report.reference.engine}, {report.evaluation.count:,} images."
+    return f"Latency: {timing_words(report.results)}.{loss if report.model.accuracy_meaningful else ''}"
+
+
+def unsteady(rows: Sequence[Row]) -> list[str]:
+    """Warnings of unreliable latencies, each with its reason and all rows that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    several = len({row.device.name for row in rows}) > 1
+    for row in rows:
+        for note in row.notes:
+            if note.startswith(UNSTEADY):
+                concerned.setdefault(note.removeprefix(UNSTEADY), []).append(row.label if several else row.name)
+    return [f"Unreliable timing of {', '.join(names)}: {reason}." for reason, names in concerned.items()]
+
+
+def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
+    """Sentences on a row: why it did not pass, and what to know about it beyond the decision and the warnings."""
+    name = row.label if several else row.name
+    lines = []
+    for note, sentence in zip(row.notes, sentences(row), strict=True):
+        if note.startswith(UNSTEADY) or (shipped and note.startswith(UNCONFIRMED)):
+            continue
+        if note.startswith(UNCONFIRMED):
+            lead = f"{name} passes:" if row.verdict == "pass" else f"{name} is inconclusive."
+        else:
+            lead = f"{name}{VERBS[row.verdict] if note in row.reasons else ''}:"
+        lines.append(f"{lead} {sentence}")
+    return lines
+
+
+def _float_ms(row: Row) -> float:
+    """Median latency of a float bundle in its fastest format, in milliseconds."""
+    p50 = row.latency_ms.p50 if row.latency_ms else float("inf")
+    low = row.low_precision
+    return low.p50_ms if low and low.verdict == "pass" and low.p50_ms < p50 else p50
+
+
+def _float_name(row: Row) -> str:
+    """Name of a float bundle, with the number format that makes it fastest unless that is f32."""
+    low, latency = row.low_precision, row.latency_ms
+    return f"{row.name} in {low.computes_in}" if low and latency and _float_ms(row) < latency.p50 else row.name
+
+
+def _megabytes(row: Row) -> str:
+    return figure_at("size_bytes").text(row)

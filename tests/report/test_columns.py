@@ -1,0 +1,31 @@
+"""Columns of text within a width."""
+
+import pytest
+
+from edgekit.report.columns import Column, lines_of
+
+NAMES = Column("", ["onnx-int8", "tflite-int8"], left=True)
+MS = Column("ms", ["0.81", "10.50"])
+SIZE = Column("MB", ["2.5", "2.9"], rank=2)
+VERDICT = Column("verdict", ["pass", "fail"], left=True)
+LONG = Column("", ["runs/" + "a" * 60 + "/onnx-int8", "x"], left=True)
+
+
+def test_a_table() -> None:
+    assert lines_of([NAMES, MS, SIZE, VERDICT], 80) == [
+        "                ms   MB  verdict",
+        "onnx-int8     0.81  2.5  pass",
+        "tflite-int8  10.50  2.9  fail",
+    ]
+
+
+def test_the_highest_rank_is_left_out_first() -> None:
+    assert lines_of([NAMES, MS, SIZE, VERDICT], 30)[0].split() == ["ms", "verdict"]
+
+
+@pytest.mark.parametrize("width", [30, 40, 80])
+def test_long_names_have_lines_of_their_own(width: int) -> None:
+    lines = lines_of([LONG, MS, SIZE, VERDICT], width)
+    assert max(map(len, lines)) <= width
+    assert LONG.texts[0] in "".join(lines)
+    assert lines[-2:] == ["x", "  10.50  2.9  fail"]
