@@ -1,5 +1,6 @@
 """The graphs of one job: exports the network once, then rewrites and calibrates it for each runtime."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +27,9 @@ from edgekit.support.files import replacing, writing
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
+COMPARED, CHECKED = "compared.npz", "calibration.npy"
+"""Files that the processes of a job share: the images and logits with which the graph was compared with torch, and the
+crops of the calibration images, for which torch's logits are finite."""
 PARITY_IMAGES = 8
 """Calibration images on which the graph and each bundle are compared with torch."""
 
@@ -39,15 +43,17 @@ def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
 class JobGraphs:
     """Graphs of one job. The network is exported once, for the first graph.
 
-    New constants of the graphs are in `constants`. If other processes have graphs of the same job, `compared` is the
-    file in which the first one stores that it has compared the graph with torch, with the images and logits.
+    New constants of the graphs are in `constants`. If other processes have graphs of the same job, `shared` is a folder
+    in which the first one stores that it has compared the graph with torch, and the calibration images that it checked.
     """
 
     def __init__(
-        self, job: Job, reporter: Reporter, constants: ConstantStore = MEMORY, compared: Path | None = None
+        self, job: Job, reporter: Reporter, constants: ConstantStore = MEMORY, shared: Path | None = None
     ) -> None:
         self.job, self.reporter = job, reporter
-        self._constants, self._compared = constants, compared
+        self._constants = constants
+        self._compared = shared / COMPARED if shared else None
+        self._checked = shared / CHECKED if shared else None
         self._graph: GraphModule | None = None
         self._refusal: ParityError | None = None
 
@@ -85,13 +91,27 @@ class JobGraphs:
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
         """Calibration images, float32 [1,C,H,W]. WeightsError if torch returns NaN for one, which NNCF would ignore."""
-        job, images = self.job, []
+        if self._checked and self._checked.exists():
+            crops: Sequence[NDArray[np.uint8]] = np.load(self._checked, mmap_mode="r", allow_pickle=False)
+        else:
+            crops = self._check_calibration()
+        return [self.job.network.preprocessing.normalize(pixels) for pixels in crops]
+
+    def _check_calibration(self) -> list[NDArray[np.uint8]]:
+        """Crop the calibration images, uint8 [H,W,C], and let torch predict each. Those of `samples` have been."""
+        job, crops = self.job, list(self.samples.pixels)
         with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
-            for pixels in crop_each(job.calibration_dataset, job.calibration.samples, job.network.preprocessing):
-                torch_logits(job.network, pixels[None])
-                images.append(job.network.preprocessing.normalize(pixels))
+            for _ in crops:
                 step()
-        return images
+            rest = job.calibration.samples[len(crops) :]
+            for pixels in crop_each(job.calibration_dataset, rest, job.network.preprocessing):
+                torch_logits(job.network, pixels[None])
+                crops.append(pixels)
+                step()
+        if self._checked:
+            with writing(self._checked), replacing(self._checked) as temporary, temporary.open("wb") as file:
+                np.save(file, np.stack(crops))
+        return crops
 
     def exported(self) -> GraphModule:
         """The network's graph before any rewrite. It is shared: don't change it.

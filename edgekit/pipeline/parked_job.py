@@ -34,8 +34,6 @@ BEGIN = (
 """Code of the other process. `import_needed` captures what libraries print while they are imported."""
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
 """Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
-COMPARED = "compared.npz"
-"""File next to the job, in which its first process stores that it has compared the graph with torch."""
 
 
 class ParkedJob:
@@ -64,9 +62,9 @@ class ParkedJob:
         return job
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
-        """The graphs of the job. The processes of a job share the comparison with torch."""
+        """The graphs of the job. Its processes share the comparison with torch and the checked calibration images."""
         folder = self.file.parent
-        return JobGraphs(self.job, reporter, MappedFiles(folder), folder / COMPARED)
+        return JobGraphs(self.job, reporter, MappedFiles(folder), folder)
 
     def build(self, graphs: JobGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
         """Build the bundle at `path` in another process. That process exports the network itself; `graphs` is not used.
