@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -121,7 +121,9 @@ class ParquetStore:
         return bytes(content)
 
 
+@cache
 def _parquet() -> Any:
+    """The module, imported once, because the import silences both streams of the process, which threads share."""
     return import_needed("pyarrow.parquet", EXTRA)
 
 

@@ -155,6 +155,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_parquet(tmp_path / "set.parquet", IMAGES, NUMBERS)
+    parquet._parquet.cache_clear()
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtraError, match="'pyarrow' is not installed") as caught:
         open_layout(place)
