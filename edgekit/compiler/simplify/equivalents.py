@@ -6,7 +6,8 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import A
 
 EQUIVALENT = {
-    A.view.default: A.reshape.default,  # which works with any strides, and rewrites change them
+    A.view.default: A.reshape.default,  # which works with any strides, and passes change them
+    A._unsafe_view.default: A.reshape.default,
     A.__and__.Tensor: A.bitwise_and.Tensor,
     A.__or__.Tensor: A.bitwise_or.Tensor,
     A.__xor__.Tensor: A.bitwise_xor.Tensor,

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
 from edgekit.compiler.simplify.equivalents import compare_booleans, rename_operations
+from edgekit.compiler.simplify.no_ops import remove_copies
 from tests.helpers.graphs import simplified, targets_of
 
 IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -33,3 +34,17 @@ def test_an_exclusive_or_of_booleans_is_a_comparison() -> None:
     assert places == 1
     assert targets_of(graph).count(A.ne.Tensor) == 1
     assert A.bitwise_xor.Tensor not in targets_of(graph)
+
+
+class Rows(nn.Module):
+    """The reshape of a permuted value, as torch traces it in functions of torchvision's Swin: a copy and a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = A._unsafe_view.default(x.permute(0, 2, 3, 1).contiguous(), [-1, 3])
+        return rows
+
+
+def test_the_view_of_a_copy_needs_no_copy() -> None:
+    graph, _ = simplified(Rows(), IMAGE, rename_operations, remove_copies)
+    assert targets_of(graph) == [A.permute.default, A.reshape.default]
+    torch.testing.assert_close(graph(IMAGE), Rows()(IMAGE))
