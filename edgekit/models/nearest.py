@@ -1,5 +1,6 @@
 """Finds the timm architectures whose tensors are most like those of a checkpoint."""
 
+import fnmatch
 import re
 import time
 from dataclasses import dataclass
@@ -16,26 +17,34 @@ from edgekit.models.state_dict import State, own_tensors
 from edgekit.models.torchvision_source import torchvision_models
 from edgekit.support.libraries import quiet
 
-BUDGET_S = 5.0
+BUDGET_S = 3.0
 """CPU time in seconds after which no further architecture is built."""
 _SHOWN = 3
 _ENOUGH = 0.5
-# Names that tell a family of timm, and patterns of its architectures. Families whose tensors have the same names are
-# in one row.
+# Names that tell a family, and patterns of its architectures. Families with the same names are in one row.
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"features\.\d+\.\d+\.layer_scale", ("torchvision:convnext_*",)),
+    (r"features\.\d+\.\d+\.block\.\d+\.", ("torchvision:efficientnet_*",)),
+    (r"features\.\d+\.block\.\d+\.", ("torchvision:mobilenet_v3_*",)),
+    (r"features\.\d+\.conv\.\d+\.", ("torchvision:mobilenet_v2",)),
+    (r"features\.\d+\.squeeze\.", ("torchvision:squeezenet*",)),
+    (r"features\.\d+\.\d+\.attn\.", ("torchvision:swin_*",)),
+    (r"encoder\.layers\.encoder_layer_\d+\.", ("torchvision:vit_*",)),
+    (r"trunk_output\.", ("torchvision:regnet_*",)),
+    (r"stage2\.0\.branch1\.", ("torchvision:shufflenet_*",)),
     (r"stages\.\d+\.(blocks\.)?\d+\.(mlp\.)?grn\.", ("convnextv2*",)),
     (r"(stages\.\d+\.blocks\.\d+\.conv_dw|downsample_layers\.\d+\.\d+|stages\.\d+\.\d+\.dwconv)\.", ("convnext*",)),
     (r"layer1\.0\.(conv1|se)\.", ("resnet*", "resnext*", "wide_resnet*", "ecaresnet*", "seresne*", "legacy_se*")),
     (r"blocks\.\d+\.attn\.qkv\.", ("vit_*", "deit*", "beit*", "eva*", "cait*", "xcit*")),
     (r"layers\.\d+\.blocks\.\d+\.attn\.(qkv|relative_position_bias_table|cpb_mlp)", ("swin*",)),
-    (r"conv_stem\.", ("mobilenet*", "efficientnet*", "tf_efficientnet*", "mnasnet*", "fbnet*", "ghostnet*", "mixnet*")),
+    (r"conv_head\.bias", ("mobilenetv3*", "tf_mobilenetv3*", "ghostnet*", "lcnet*", "fbnetv3*")),
+    (r"conv_stem\.", ("efficientnet*", "mobilenetv*", "tf_efficientnet*", "mnasnet*", "fbnet*", "mixnet*")),
     (r"features\.denseblock1\.", ("densenet*",)),
     (r"features\.\d+\.(weight|bias)$", ("vgg*",)),
     (r"s1\.b1\.conv1\.", ("regnet*",)),
     (r"stages\.\d+\.blocks\.\d+\.(0|1)\.", ("davit*",)),
     (r"stages\.\d+\.blocks\.\d+\.(conv|attn)\.", ("coatnet*", "maxvit*", "coatnext*")),
 )
-_TORCHVISION = r"(features\.\d+\.\d+\.|encoder\.layers\.encoder_layer_|trunk_output\.|stage2\.0\.branch|inception3a\.)"
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
@@ -67,11 +76,15 @@ def nearest(state: State) -> list[Match]:
 
 def _candidates(state: State) -> list[str]:
     names = "\n".join(state)
-    if re.search(_TORCHVISION, names):
-        return [f"{TORCHVISION}{name}" for name in sorted(torchvision_models(), key=lambda name: (len(name), name))]
     patterns = next((patterns for key, patterns in _FAMILIES if re.search(key, names, re.MULTILINE)), ())
-    found = [name for pattern in patterns for name in sorted(timm.list_models(pattern), key=lambda n: (len(n), n))]
+    found = [name for pattern in patterns for name in sorted(_names(pattern), key=lambda name: (len(name), name))]
     return _like_vit(state, found)
+
+
+def _names(pattern: str) -> list[str]:
+    if pattern.startswith(TORCHVISION):
+        return fnmatch.filter([f"{TORCHVISION}{name}" for name in torchvision_models()], pattern)
+    return timm.list_models(pattern)
 
 
 def _like_vit(state: State, names: list[str]) -> list[str]:

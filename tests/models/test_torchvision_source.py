@@ -1,0 +1,77 @@
+"""torchvision's classifiers: names, checkpoints of its training script, preprocessing and downloads that fail."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from edgekit.config.recipes import recipe_for
+from edgekit.errors import HubError, ModelError, UsageError, WeightsError
+from edgekit.models import load_network
+from edgekit.models.meta import build_meta
+from edgekit.models.options import ModelOptions
+
+NAME = "torchvision:squeezenet1_1"
+IMAGES = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64).sin()
+
+
+def test_a_checkpoint_of_its_training_script(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = torchvision.models.squeezenet1_1(num_classes=3).eval()
+    averaged = {"n_averaged": torch.tensor(2), **{f"module.{k}": v for k, v in trained.state_dict().items()}}
+    raw = {name: 0 * value for name, value in trained.state_dict().items()}
+    settings = argparse.Namespace(
+        model="squeezenet1_1", val_crop_size=64, val_resize_size=80, interpolation="bilinear", device="cuda"
+    )
+    torch.save({"model": raw, "model_ema": averaged, "epoch": 1, "args": settings}, tmp_path / "best.pth")
+    for options in (
+        ModelOptions(NAME, weights=str(tmp_path / "best.pth")),
+        ModelOptions(str(tmp_path / "best.pth")),
+    ):
+        network = load_network(options)
+        assert (network.name, network.source, network.classes) == (NAME, "torchvision", 3)
+        assert torch.equal(network.module(IMAGES), trained(IMAGES))
+        preprocessing = network.preprocessing
+        assert (preprocessing.width, preprocessing.crop_pct, preprocessing.interpolation) == (64, 0.8, "bilinear")
+        assert preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_random_weights_have_the_published_preprocessing() -> None:
+    network = load_network(ModelOptions(NAME, weights="random"))
+    assert network.classes == 1000
+    assert (network.preprocessing.width, network.preprocessing.crop_pct) == (224, 224 / 256)
+    assert build_meta(ModelOptions(NAME, imgsz=96))[1] == (96, 96)
+
+
+def test_the_recipe_is_that_of_the_family() -> None:
+    assert recipe_for("torchvision:convnext_tiny").name == recipe_for("convnext_tiny").name == "convnextv2"
+    assert recipe_for("torchvision:vit_b_16").name == "vit"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"name": "torchvision:convnxt_tiny"}, ModelError, "unknown model 'torchvision:convnxt_tiny'.*convnext_tiny"),
+        ({"name": f"{NAME}.OLD"}, WeightsError, f"no weights 'OLD'.*{NAME}.IMAGENET1K_V1"),
+        ({"model_args": {"num_classes": 7}}, WeightsError, "have 1000 classes, but --model-args sets 7"),
+        ({"model_args": {"depth": 7}}, ModelError, "can't build 'squeezenet1_1' with {'depth': 7}"),
+        ({"model_args": {"weights": None}}, UsageError, "can't set 'weights'"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        load_network(ModelOptions(**{"name": NAME, **options}))
+
+
+def test_weights_that_can_not_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
+    with pytest.raises(HubError, match=r"can't download the weights of torchvision:squeezenet1_1") as caught:
+        load_network(ModelOptions(NAME))
+    assert "squeezenet1_1-" in caught.value.fix
+    assert "`--weights FILE`" in caught.value.fix
