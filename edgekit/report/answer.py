@@ -19,6 +19,8 @@ VERBS: dict[Verdict, str] = {
     "error": " has an error",
 }
 """What leads from a bundle's name to a reason of its verdict."""
+UNCONFIRMED_VERBS: dict[Verdict, str] = {"pass": " passes:", "inconclusive": " is inconclusive."}
+"""What leads from its name to a loss that is not confirmed; a bundle that failed has other reasons too."""
 
 
 def figure_at(path: str) -> Figure:
@@ -154,7 +156,7 @@ def remarks(row: Row, shipped: bool, several: bool) -> list[str]:
         if note.startswith(UNSTEADY) or (shipped and note.startswith(UNCONFIRMED)):
             continue
         if note.startswith(UNCONFIRMED):
-            lead = f"{name} passes:" if row.verdict == "pass" else f"{name} is inconclusive."
+            lead = f"{name}{UNCONFIRMED_VERBS.get(row.verdict, ':')}"
         else:
             lead = f"{name}{VERBS[row.verdict] if note in row.reasons else ''}:"
         lines.append(f"{lead} {sentence}")

@@ -88,6 +88,9 @@ def test_an_inconclusive_row_says_what_is_missing() -> None:
     unsettled = row("onnx", "int8", accuracy=unsure(None), verdict="inconclusive", reasons=(UNSURE,))
     text = words(answered(report(results=(*ROWS[:3], unsettled))))
     assert "onnx-int8 is inconclusive. Not confirmed: the loss may be up to 1.57 points. More than these 500" in text
+    failed = replace(unsettled, verdict="fail", reasons=("too slow", UNSURE))
+    text = words(answered(report(results=(*ROWS[:3], failed))))
+    assert "onnx-int8 failed: too slow. onnx-int8: Not confirmed: the loss may be up to 1.57 points." in text
 
 
 def test_the_reason_that_the_answer_replaces_is_the_one_that_gates_give() -> None:
