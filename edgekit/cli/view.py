@@ -14,7 +14,7 @@ from edgekit.cli.checks import check_file, check_recipe
 from edgekit.cli.for_pipelines import check_files, write_files, writing
 from edgekit.cli.groups import ForPipelines, flat
 from edgekit.cli.next_steps import after_job, keeps_job
-from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
+from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
 from edgekit.cli.shared import Json, Offline, OneDevice, Threads, Wide
 from edgekit.cli.typed import Typed
 from edgekit.errors import OutputError
@@ -22,7 +22,7 @@ from edgekit.support.files import replace_text
 
 if TYPE_CHECKING:
     from edgekit.measure.inspect_bundle import Inspection
-    from edgekit.report.compare import RowComparison
+    from edgekit.report.compare import Comparison, RowComparison
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
@@ -181,11 +181,7 @@ def compare(
         if json_:
             emit(out, comparison)
         else:
-            out.writelines(f"note: {note}\n" for note in comparison.notes)
-            out.writelines(line for row in comparison.results for line in _changes(row))
-            out.writelines(f"worse: {text}\n" for text in comparison.regressions)
-            if not comparison.regressions:
-                out.write("nothing got worse beyond the noise\n")
+            out.writelines(f"{line}\n" for line in _compared(comparison, answer_width()))
     write_files(files, lambda: junit_of_comparison(comparison), lambda: summary_of_comparison(comparison))
     return 0 if comparison.verdict == "pass" else 1
 
@@ -266,12 +262,25 @@ def _list_rewrites(recipe: str, json_: bool) -> None:
             out.write(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}\n")
 
 
+def _compared(comparison: "Comparison", width: int) -> Iterator[str]:
+    """What got worse, then the notes on both runs and every change."""
+    for text in comparison.regressions:
+        yield from wrapped(f"worse: {text}", width)
+    if not comparison.regressions:
+        yield "nothing got worse beyond the noise"
+    for note in comparison.notes:
+        yield from wrapped(f"note: {note}", width)
+    for row in comparison.results:
+        for line in _changes(row):
+            yield from wrapped(line, width)
+
+
 def _changes(row: "RowComparison") -> Iterator[str]:
     """The verdicts of a row in both runs, and its changes, as lines of text."""
     from edgekit.report.compare import compared_figures, describe_change
 
     first, second = row.verdicts
-    yield f"{row.label}: {first or 'missing'} -> {second or 'missing'}\n"
+    yield f"{row.label}: {first or 'missing'} -> {second or 'missing'}"
     for figure in compared_figures():
         if change := row.changes.get(figure.csv_column):
-            yield f"  {figure.title}: {describe_change(figure, change)}\n"
+            yield f"  {figure.title}: {describe_change(figure, change)}"
