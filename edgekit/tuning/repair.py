@@ -5,13 +5,16 @@ from collections.abc import Iterator, Sequence
 from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.repair_store import Ranking
+from edgekit.support.progress import Step
 from edgekit.tuning.analysis import simulate
 from edgekit.tuning.sensitivity import Trials
 
 RANKING_IMAGES = 32
 """Largest number of calibration images on which each layer is simulated alone."""
-NOISE_IMAGES = 128
+NOISE_IMAGES = 64
 """Largest number of calibration images on which sets of layers are. On few, the noise depends on their choice."""
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Numbers of layers in float that are simulated."""
 NOISE_LEFT = (1 / 4, 1 / 16, 1 / 64)
 """Share of the INT8 noise that each attempt may leave: its amplitude, and about the drop with it, halves each time."""
 
@@ -31,26 +34,18 @@ def rank_layers(graphs: JobGraphs, target: str) -> Ranking:
         alone = Trials(trials.simulation, first, trials.preprocessing)
         alone.run([frozenset([name]) for name in layers], step)
     order = sorted(layers, key=lambda name: (-alone.noise(frozenset([name])), name))
-    with graphs.reporter.stage(f"{title}: choose layers to keep in float"):
-        return Ranking(len(samples), tuple(_attempts(trials, order)))
+    with graphs.reporter.stage(f"{title}: simulate layers in float", len(samples)) as step:
+        return Ranking(len(samples), tuple(_attempts(trials, order, step)))
 
 
-def _attempts(trials: Trials, order: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _attempts(trials: Trials, order: Sequence[str], on_image: Step = lambda: None) -> Iterator[tuple[str, ...]]:
     """The layers of each attempt: the fewest from the front of the order that leave no more noise than allowed."""
-    trials.run([])
-    whole, count = trials.noise(trials.everything), 0
+    counts = [count for count in COUNTS if count < len(order)]
+    mixtures = {count: trials.everything - frozenset(order[:count]) for count in counts}
+    trials.run(mixtures.values(), on_image)
+    whole, tried = trials.noise(trials.everything), 0
     for share in NOISE_LEFT:
-        low, high = count, len(order)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if _noise_without(trials, order[:middle]) <= share * whole else (middle, high)
-        if count < high < len(order):
-            count = high
+        enough = (n for n in counts if n > tried and trials.noise(mixtures[n]) <= share * whole)
+        if (count := next(enough, None)) is not None:
+            tried = count
             yield tuple(order[:count])
-
-
-def _noise_without(trials: Trials, layers: Sequence[str]) -> float:
-    """Noise of all layers in INT8 except for these."""
-    mixture = trials.everything - frozenset(layers)
-    trials.run([mixture])
-    return trials.noise(mixture)

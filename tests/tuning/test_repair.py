@@ -15,7 +15,7 @@ class Noises:
         self._noises, self.everything = noises, frozenset(noises)
         self._ran = {self.everything}
 
-    def run(self, mixtures: Iterable[frozenset[str]]) -> None:
+    def run(self, mixtures: Iterable[frozenset[str]], on_image: Any) -> None:
         self._ran |= set(mixtures)
 
     def noise(self, mixture: frozenset[str]) -> float:
