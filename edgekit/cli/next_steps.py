@@ -42,7 +42,7 @@ def after_job(report: "Report", folder: Path, typed: Typed, options: "Options | 
     yield from _better_recipes(report.results, folder, typed)
     if unsure := _rows(report.results, "max-drop", "inconclusive"):
         left = None
-        if options and typed.value("num_eval_samples"):
+        if options and (options.num_eval_samples or typed.value("num_eval_samples")):
             taken = 0 if options.calibration_data else report.calibration.count
             left = _images_in(options.data, folder / str(unsure[0].bundle), taken + len(report.evaluation.unreadable))
         yield _more_images(unsure, report.evaluation.count, left, typed)

@@ -187,10 +187,7 @@ def _plain(job: GivenJob) -> dict[str, Any]:
 
     groups = {name: _absolute(getattr(job, name)) for name in GROUPS}
     groups["making"] = replace(groups["making"], output=None)
-    model = Path(job.model)
-    if model.is_file() or (model / "config.json").is_file():
-        job = replace(job, model=str(model.absolute()))
-    kept = replace(job, **groups)
+    kept = replace(job, model=_absolute_text(job.model), **groups)
     plain: dict[str, Any] = msgspec.to_builtins(kept, enc_hook=str)
     return plain
 
@@ -200,9 +197,15 @@ def _absolute(group: Any) -> Any:
     for name, value in vars(group).items():
         if isinstance(value, Path):
             changes[name] = value.absolute()
-        elif name in ("weights", "recipe", "device_class") and value is not None and os.path.isfile(value):
-            changes[name] = str(Path(value).absolute())
+        elif name in ("weights", "recipe", "device_class") and value is not None:
+            changes[name] = _absolute_text(value)
     return replace(group, **changes)
+
+
+def _absolute_text(value: str) -> str:
+    """The absolute path of a file or of a folder with a saved model; other texts, such as a name, as they are."""
+    path = Path(value)
+    return str(path.absolute()) if path.is_file() or (path / "config.json").is_file() else value
 
 
 def arguments_of(group: Any) -> Iterator[str]:

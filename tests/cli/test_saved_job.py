@@ -198,8 +198,16 @@ def test_every_option_is_kept() -> None:
 
 def test_relative_paths_are_kept_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("best.pth").touch()
+    for file in ("best.pth", "saved/config.json", "photos/cat/1.png"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
     given = replace(ALL, making=Making(weights="best.pth", data=Path("photos.zip/val"), output=Path("run")))
+    for name, kept in (
+        ("saved", str(tmp_path / "saved")),
+        ("best.pth", str(tmp_path / "best.pth")),
+        ("photos", "photos"),
+    ):
+        assert _plain(replace(given, model=name))["model"] == kept, "no model is called like a folder of images"
     making = _plain(given)["making"]
     assert making["weights"] == str(tmp_path / "best.pth")
     assert making["data"] == str(tmp_path / "photos.zip" / "val")
