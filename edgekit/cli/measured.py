@@ -56,9 +56,9 @@ def _accuracy_columns(rows: Sequence["EvaluatedBundle"], meaningful: bool) -> li
     top1, loss, agreement = map(figure_at, ("accuracy.top1", "accuracy.drop_top1_points", "accuracy.agreement"))
     return [
         Column("", [row.bundle for row in rows], left=True),
-        Column("top-1", [top1.text(row, meaningful) for row in rows]),
+        Column("top-1", [top1.text(row, meaningful) for row in rows], rank=1),
         Column("loss, points (95 %)", [with_interval(loss, row, meaningful) for row in rows]),
-        Column("agreement", [agreement.text(row) for row in rows], rank=1),
+        Column("agreement", [agreement.text(row) for row in rows], rank=2),
         Column("verdict", [_word(row) for row in rows], left=True),
     ]
 
@@ -101,9 +101,9 @@ def _latency_columns(rows: Sequence["Row"]) -> list[Column]:
     return [
         Column("", [row.name for row in rows], left=True),
         Column("p50 ms", [p50.text(row) for row in rows]),
-        Column("p99 ms", [p99.text(row) for row in rows], rank=1),
-        Column("speedup (95 %)", [with_interval(ratio, row) for row in rows]),
-        Column("peak MB", [peak.text(row) for row in rows], rank=2),
+        Column("p99 ms", [p99.text(row) for row in rows], rank=2),
+        Column("speedup (95 %)", [with_interval(ratio, row) for row in rows], rank=1),
+        Column("peak MB", [peak.text(row) for row in rows], rank=3),
         Column("verdict", [row.verdict for row in rows], left=True),
     ]
 

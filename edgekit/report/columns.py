@@ -35,17 +35,27 @@ def lines_of(columns: Sequence[Column], width: int) -> list[str]:
 
     If the names in the first column leave no space for the other columns, each name has lines of its own.
     """
-    kept = list(columns)
-    while _width(kept) > width and (last := max(kept, key=lambda column: column.rank)).rank:
-        kept.remove(last)
+    kept = _fitting(columns, width)
     if _width(kept) <= width:
-        return [GAP.join(cells).rstrip() for cells in zip(*(column.cells() for column in kept), strict=True)]
+        return _lines(kept)
     names, *others = columns
-    head, *lines = lines_of(others, width - len(INDENT))
+    head, *lines = _lines(_fitting(others, width - len(INDENT)))
     broken = [f"{INDENT}{head}"]
     for name, line in zip(names.texts, lines, strict=True):
         broken += [*textwrap.wrap(name, width), f"{INDENT}{line}"]
     return broken
+
+
+def _fitting(columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns without those of the highest ranks, until they fit or none can be left out."""
+    kept = list(columns)
+    while _width(kept) > width and (last := max(kept, key=lambda column: column.rank)).rank:
+        kept.remove(last)
+    return kept
+
+
+def _lines(columns: Sequence[Column]) -> list[str]:
+    return [GAP.join(cells).rstrip() for cells in zip(*(column.cells() for column in columns), strict=True)]
 
 
 def _width(columns: Sequence[Column]) -> int:
