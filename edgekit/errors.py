@@ -135,8 +135,8 @@ class ImageError(InputError):
 class ModelError(InputError):
     """A model name is unknown, or a factory doesn't return a classifier.
 
-    Cause: The name is not one of timm's or open_clip's, `module:factory` can't be imported, or its network doesn't take
-    images [N, 3, H, W] and return logits [N, classes].
+    Cause: The name is not one of timm's, torchvision's or open_clip's, a checkpoint doesn't say its architecture,
+    `module:factory` can't be imported, or its network doesn't take images [N, 3, H, W] and return logits [N, classes].
     Cure: Check the name with `python -c "import timm; print(timm.list_models('convnext*'))"`, or run from the folder
     that holds your module. `--model-args` and `--imgsz` adjust the network's arguments and input size.
     """
@@ -147,8 +147,8 @@ class WeightsError(InputError):
 
     Cause: The file belongs to another architecture or number of classes, is damaged, or contains pickled code, which
     edgekit doesn't run.
-    Cure: Give the checkpoint of this very model. Set the number of classes with `--model-args num_classes=N`, and save
-    a pickled checkpoint as .safetensors.
+    Cure: Give the checkpoint of this very model; without num_classes in `--model-args`, its head gives the number of
+    classes. Of a file with pickled code, save the weights alone with the two lines of Python in the message.
     """
 
 
