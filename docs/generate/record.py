@@ -19,6 +19,8 @@ from edgekit.measure import machine
 from tests.docs.blocks import FEW, SYBIL, enter_folder, leave_folder, run_bash
 
 BEHIND = re.compile(r"\s*```text\n(.*?)```", re.DOTALL)
+HOME = "/home/you"
+"""Stands for the folder in which a page ran."""
 RECORDED = re.compile(r"(?<=<!-- recorded -->\n).*\n")
 
 
@@ -38,7 +40,8 @@ def record(page: Path) -> None:
                     continue
             behind = BEHIND.match(text, example.region.end)
             if behind:
-                outputs.append((behind.span(1), document.namespace.pop("output", "") or printed.getvalue()))
+                output = document.namespace.pop("output", "") or printed.getvalue()
+                outputs.append((behind.span(1), output.replace(str(Path.cwd()), HOME)))
     finally:
         leave_folder(document.namespace)
     for (start, end), output in reversed(outputs):
