@@ -77,8 +77,14 @@ def _architecture(options: ModelOptions, command: Sequence[str]) -> Identified:
     repository = next((options.name.removeprefix(p) for p in HUB_PREFIXES if options.name.startswith(p)), None)
     if repository is not None:
         path = fetch_repository(repository, weights=options.weights is None)
-    elif options.is_checkpoint and not _is_timm(options.name):
+    elif options.is_checkpoint and (options.has_checkpoint_suffix or not _is_timm(options.name)):
         path = Path(options.name)
+        if not path.exists():
+            raise ModelError(
+                f"'{path}' is the name of a checkpoint, and there is no such file",
+                valid="a checkpoint file, a folder that save_pretrained wrote, or a model's name",
+                fix="Correct the path",
+            )
     else:
         return Identified(options)
     if path.is_dir():

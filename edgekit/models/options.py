@@ -50,13 +50,18 @@ class ModelOptions:
         name, path = self.name.lower(), Path(self.name)
         if ":" in name or name.endswith(ONNX_SUFFIX):
             return False
-        return name.endswith(CHECKPOINT_SUFFIXES) or path.is_file() or (path / "config.json").is_file()
+        return self.has_checkpoint_suffix or path.is_file() or (path / "config.json").is_file()
+
+    @property
+    def has_checkpoint_suffix(self) -> bool:
+        """Whether the name ends like that of a file: `resnet18.pth` isn't the tag `pth` of timm's resnet18."""
+        return self.name.lower().endswith(CHECKPOINT_SUFFIXES)
 
     @property
     def run_name(self) -> str:
         """The name for the run folder: without the suffix of a checkpoint file."""
         name = self.short_name
-        return Path(name).stem if self.is_checkpoint and name.lower().endswith(CHECKPOINT_SUFFIXES) else name
+        return Path(name).stem if self.is_checkpoint and self.has_checkpoint_suffix else name
 
     @property
     def short_name(self) -> str:

@@ -175,14 +175,24 @@ def test_a_checkpoint_as_the_model(state: dict[str, Tensor], trained: Network, t
     assert (options.short_name, options.run_name) == ("best.pth", "best")
 
 
-def test_a_checkpoint_that_does_not_say_its_architecture_gets_the_whole_command(tmp_path: Path) -> None:
-    path = tmp_path / "best.pth"
+@pytest.mark.parametrize("name", ["best.pth", "resnet18.pth"])
+def test_a_checkpoint_that_does_not_say_its_architecture_gets_the_whole_command(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is called like a network of timm is a file."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
     torch.save({"model": timm.create_model("resnet18", num_classes=4).state_dict()}, path)
     with pytest.raises(ModelError) as caught:
         identify(ModelOptions(str(path)), ("deploy", str(path), "--data", "my photos"))
     assert caught.value.problem == f"'{path}' is a checkpoint that does not say which network it belongs to"
     assert "the nearest networks are resnet18 (98%)" in caught.value.valid
     assert caught.value.fix == f"Name the network: edgekit deploy resnet18 --weights {path} --data 'my photos'"
+
+
+def test_a_missing_checkpoint_as_the_model() -> None:
+    with pytest.raises(ModelError, match=r"'missing.pth' is the name of a checkpoint, and there is no such file"):
+        identify(ModelOptions("missing.pth"))
 
 
 def test_an_architecture_that_nobody_knows_is_named(tmp_path: Path) -> None:
