@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from edgekit.report.document import Report
     from edgekit.support.progress import Reporter
 
-WIDTH = 80
-"""Most columns of what commands print, however wide the terminal is."""
 LOADING = "Loading PyTorch and the compilers"
 
 
@@ -49,6 +47,8 @@ def loading(reporter: "Reporter") -> Iterator[None]:
 
 def answer_width() -> int:
     """Most columns of a line that a command prints."""
+    from edgekit.report.terminal import WIDTH
+
     return min(shutil.get_terminal_size().columns, WIDTH)
 
 

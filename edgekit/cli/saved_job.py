@@ -99,12 +99,12 @@ def read_job(run: Path) -> GivenJob:
         raise InputError(
             f"run '{run}' keeps no job",
             valid="a folder in which `edgekit deploy` or `edgekit demo` of this version ran",
-            fix=f"Deploy the model once more with all options and `--output {run}`, which reuses what is there",
+            fix=f"Deploy the model again with all options and `--output {run}`; finished bundles are reused",
         ) from None
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(
             f"the job of run '{run}' can't be read: {JOB}: {error}",
-            fix=f"Deploy the model once more with all options and `--output {run}`",
+            fix=f"Deploy the model again with all options and `--output {run}`",
         ) from error
 
 

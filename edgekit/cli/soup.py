@@ -1,5 +1,6 @@
 """`edgekit soup`, which averages several fine-tunes into one checkpoint."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,41 @@ class Method(StrEnum):
     greedy = "greedy"
 
 
+@dataclass
+class Choice:
+    """How the members of a soup are chosen."""
+
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            show_default="greedy with --data, else uniform",
+            rich_help_panel=panels.MODEL,
+            help="uniform averages all members; greedy adds a member only if it raises the accuracy on held-out "
+            "images.",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=completion.models_and_demo,
+            rich_help_panel=panels.MODEL,
+            help="Model of the checkpoints: a timm name, open_clip:NAME, module:factory, or demo.",
+        ),
+    ] = None
+    data: LabelledOptional = None
+    num_held_out_samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default="half of them",
+            rich_help_panel=panels.IMAGES,
+            help="Number of images that choose the members. The remaining images give the final accuracy.",
+        ),
+    ] = None
+
+
 @app.command(rich_help_panel=panels.MORE)
 @flat
 def soup(
@@ -36,6 +72,7 @@ def soup(
         typer.Argument(metavar="CHECKPOINT", help="Checkpoints (.safetensors) of fine-tunes of one model."),
     ],
     source: Source,
+    choice: Choice,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -45,35 +82,6 @@ def soup(
             show_default=REQUIRED,
             rich_help_panel=panels.OUTPUT,
             help="The .safetensors file to write.",
-        ),
-    ] = None,
-    method: Annotated[
-        Method | None,
-        typer.Option(
-            show_default="greedy with --data, else uniform",
-            rich_help_panel=panels.MODEL,
-            help="uniform averages all members; greedy adds a member only if it raises the accuracy on held-out "
-            "images.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=completion.models_and_demo,
-            rich_help_panel=panels.MODEL,
-            help="Model of the checkpoints: a timm name, open_clip:NAME, module:factory, or demo.",
-        ),
-    ] = None,
-    data: LabelledOptional = None,
-    num_held_out_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default="half of them",
-            rich_help_panel=panels.IMAGES,
-            help="Number of images that choose the members. The remaining images give the final accuracy.",
         ),
     ] = None,
     seed: Seed = 0,
@@ -94,18 +102,24 @@ def soup(
             "no output was given", valid="the path of a .safetensors file", fix="Name one with --output FILE"
         )
     check_soup_output(output)
-    if data is not None:
-        check_images(data)
-    network: ModelOptions | None = model_options(model or "", None, source)
-    if model is None or model == "demo":
-        network = demo_model() if model else None
+    if choice.data is not None:
+        check_images(choice.data)
+    network: ModelOptions | None = model_options(choice.model or "", None, source)
+    if choice.model is None or choice.model == "demo":
+        network = demo_model() if choice.model else None
     with clean_stdout() as out:
         reporter = Reporter(quiet)
         with loading(reporter):
             from edgekit.models.soup_search import SoupOptions, make_soup
-        greedy = method is Method.greedy if method else data is not None
+        greedy = choice.method is Method.greedy if choice.method else choice.data is not None
         options = SoupOptions(
-            tuple(members), output, "greedy" if greedy else "uniform", network, data, num_held_out_samples, seed
+            tuple(members),
+            output,
+            "greedy" if greedy else "uniform",
+            network,
+            choice.data,
+            choice.num_held_out_samples,
+            seed,
         )
         record = make_soup(options, reporter)
         if json_:

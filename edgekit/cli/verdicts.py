@@ -1,5 +1,6 @@
 """The steps that measure and judge bundles as commands: evaluate and benchmark."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -52,15 +53,10 @@ Examples:
 """
 
 
-@app.command(rich_help_panel=panels.MORE, epilog=EVALUATE_EXAMPLES)
-@flat
-def evaluate(
-    context: typer.Context,
-    bundles: Bundles,
-    files: ForPipelines,
-    data: Labelled = None,
-    num_eval_samples: EvalCount = None,
-    seed: Seed = 0,
+@dataclass
+class Compared:
+    """The bundle that `edgekit evaluate` compares the others with, and how much they may lose against it."""
+
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +65,7 @@ def evaluate(
             rich_help_panel=panels.BUNDLES,
             help="Bundle that the others are compared with.",
         ),
-    ] = None,
+    ] = None
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -82,7 +78,13 @@ def evaluate(
             "passes. Its whole 95 % confidence interval must lie within the bound. Float bundles are exempt if int8 "
             "bundles are compared with one.",
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass
+class Scaling:
+    """The processes that evaluate, and the folder of what they have finished."""
+
     threads: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +95,7 @@ def evaluate(
             rich_help_panel=panels.MEASUREMENT,
             help="Number of threads that the runtime uses in each process.",
         ),
-    ] = None,
+    ] = None
     workers: Annotated[
         int | None,
         typer.Option(
@@ -104,7 +106,7 @@ def evaluate(
             rich_help_panel=panels.MEASUREMENT,
             help="Number of processes to spread the images over.",
         ),
-    ] = None,
+    ] = None
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +116,7 @@ def evaluate(
             "bundles and images at the same paths. Dask sends pickles, which can run code, so use it only between "
             "machines that you trust, on a private network.",
         ),
-    ] = None,
+    ] = None
     output: Annotated[
         Path | None,
         typer.Option(
@@ -124,7 +126,20 @@ def evaluate(
             rich_help_panel=panels.OUTPUT,
             help="Folder for finished parts, from which the same command resumes after an interruption.",
         ),
-    ] = None,
+    ] = None
+
+
+@app.command(rich_help_panel=panels.MORE, epilog=EVALUATE_EXAMPLES)
+@flat
+def evaluate(
+    context: typer.Context,
+    bundles: Bundles,
+    files: ForPipelines,
+    compared: Compared,
+    scaling: Scaling,
+    data: Labelled = None,
+    num_eval_samples: EvalCount = None,
+    seed: Seed = 0,
     wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -144,16 +159,22 @@ def evaluate(
     bundles = bundles_of(bundles)
     images = data_of(data)
     check_images(images)
-    check_scheduler(scheduler)
+    check_scheduler(scaling.scheduler)
     check_files(files)
-    if output is not None:
-        check_output(output)
+    if scaling.output is not None:
+        check_output(scaling.output)
     with clean_stdout() as out:
-        scale = Scale(workers, scheduler, output)
         reporter = Reporter(quiet)
-        gates = None if max_drop is None else gates_of(max_drop=max_drop)
         evaluation = evaluate_bundles(
-            bundles, images, num_eval_samples, seed, threads, reporter, scale, reference=reference, gates=gates
+            bundles,
+            images,
+            num_eval_samples,
+            seed,
+            scaling.threads,
+            reporter,
+            Scale(scaling.workers, scaling.scheduler, scaling.output),
+            reference=compared.reference,
+            gates=None if compared.max_drop is None else gates_of(max_drop=compared.max_drop),
         )
         if json_:
             emit(out, evaluation)

@@ -2,8 +2,8 @@
 
 The running package may be a checkout or an installed one. A build system could build only the checkout, and a device
 needs only a part of the package. This module therefore writes the wheel itself: Python and text files unchanged, device
-classes and recipes in the place where an installed package has them, without the demo. The same content gives the same
-bytes, so the wheel's hash identifies it.
+classes and recipes in the place where an installed package has them, without the demo and the rooms that only make
+bundles. The same content gives the same bytes, so the wheel's hash identifies it.
 """
 
 import base64
@@ -24,7 +24,8 @@ _STEM = f"{distribution.NAME.replace('-', '_')}-{__version__}"
 NAME = f"{_STEM}-py3-none-any.whl"
 REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
 """Requirements of the agent in addition to a runtime: the package's own dependencies, and msgspec for messages."""
-_LEFT_OUT = frozenset(("__pycache__", "demo", "_data"))
+_LEFT_OUT = frozenset(("__pycache__", "_data", "compiler", "demo", "tuning"))
+"""Folders that a device doesn't need, because it makes no bundles, and those that get another place."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644
 """Mode of a regular file that its owner may write. Without it, some programs unpack files that nobody may read."""

@@ -13,7 +13,7 @@ from edgekit.support.progress import Reporter
 
 
 def settle_classes(network: Network, options: ModelOptions, dataset: Dataset, reporter: Reporter) -> Network:
-    """The network, with the data set's names of the classes if it has none of its own.
+    """The network. If it doesn't name its classes, it gets the names that the data set has.
 
     Report where the names come from and, where none is the name of a folder or label, the assumed order. The order is
     only an assumption without names. With names, that none of them is found is worth a warning.

@@ -36,10 +36,10 @@ class OwnTensors:
 def own_tensors(state: State, module: nn.Module, path: Path, rename: Rename | None = None) -> OwnTensors:
     """Find the tensors of a module in a checkpoint's state dict.
 
-    The network may be an attribute of what was saved, as in Lightning, whose other tensors are left out. If its
-    classifier is a layer of its own beside the network, the only linear layer that fits is taken. `rename` maps the
-    state dict of another layout to the module's; it is called only if the tensors don't fit as they are. Raises
-    WeightsError if `rename` fails.
+    What was saved may have the network as an attribute, as in Lightning; its other tensors are left out. If the network
+    there ends before the classifier, and exactly one linear layer next to it fits, that layer is taken as the
+    classifier. `rename` maps the state dict of another layout to the module's. It is called only if the tensors don't
+    fit as they are. Raises WeightsError if `rename` fails.
     """
     wanted = module.state_dict()
     prefix = _prefix(state, wanted)

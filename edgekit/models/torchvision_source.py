@@ -88,7 +88,7 @@ def _published(model: str, tag: str) -> Any:
 
 
 def _build(options: ModelOptions, model: str) -> nn.Module:
-    """The model with the preprocessing of its published weights, and without weights of its own."""
+    """The untrained network, with the preprocessing of its published weights."""
     tag = options.name.removeprefix(TORCHVISION).partition(".")[2]
     preprocessing = _published(model, tag).transforms()
     arguments = dict(options.model_args)

@@ -14,7 +14,7 @@ from edgekit.support.files import writing
 
 def differs_in_labels(bundle: Bundle, inputs: BundleInputs) -> bool:
     """Whether a bundle was made from these inputs, but with other class names."""
-    return bundle.manifest.fingerprint == replace(inputs, labels=bundle.labels).key != inputs.key
+    return inputs.differ_in_labels_alone(bundle.manifest.fingerprint, bundle.labels)
 
 
 def relabel(bundle: Bundle, inputs: BundleInputs) -> Bundle:

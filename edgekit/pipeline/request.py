@@ -57,6 +57,10 @@ class BundleInputs(Inputs):
     versions: Mapping[str, str]
     """Versions of the packages that compile and run bundles, of Python and of edgekit, and the hash of its code."""
 
+    def differ_in_labels_alone(self, fingerprint: str, labels: tuple[str, ...]) -> bool:
+        """Whether something with this fingerprint was made from these inputs, but with other class names: `labels`."""
+        return fingerprint == replace(self, labels=labels).key != self.key
+
 
 @dataclass(frozen=True)
 class BundleRequest:

@@ -86,7 +86,7 @@ def _has_graph(folder: Path, inputs: BundleInputs) -> bool:
         facts = read_facts(folder)
     except InputError:
         return False
-    if facts.fingerprint == replace(inputs, labels=facts.labels).key != inputs.key:
+    if inputs.differ_in_labels_alone(facts.fingerprint, facts.labels):
         facts = replace(facts, labels=inputs.labels, fingerprint=inputs.key)
         save_facts(facts, folder)
     return facts.fingerprint == inputs.key

@@ -33,7 +33,7 @@ class Column:
 def lines_of(columns: Sequence[Column], width: int) -> list[str]:
     """The heading and a line for each row, none longer than `width`, without columns that don't fit.
 
-    If the names in the first column leave no space for the other columns, each name has lines of its own.
+    If the names in the first column leave no space for the others, each name stands above its row.
     """
     kept = _fitting(columns, width)
     if _width(kept) <= width:

@@ -18,7 +18,7 @@ ASSUMED = "alphabetical order are taken as outputs 0 to 2 (0 = cat, 1 = dog, 2 =
 
 @pytest.fixture
 def settle(tmp_path: Path, capfd: Any) -> Any:
-    """A function that returns the names of a network with these facts and folders, and what is said about them."""
+    """Settles the classes of a network. Returns their names, and what was printed."""
 
     def output(
         labels: tuple[str, ...],
@@ -53,7 +53,7 @@ def settle(tmp_path: Path, capfd: Any) -> Any:
 
 @pytest.fixture
 def say(settle: Any) -> Any:
-    """A function that returns what is said about the classes."""
+    """Settles the classes of a network. Returns what was printed."""
     return lambda *arguments, **facts: settle(*arguments, **facts)[1]
 
 

@@ -34,6 +34,7 @@ from edgekit.runtime.bundle import read_bundle
 from edgekit.support import library_log
 from edgekit.support.run_folder import LOCK, STATE
 from tests.helpers import fake_runtime
+from tests.helpers.interrupts import interrupting
 
 BUNDLES = {f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")}
 WRITTEN = {"report.json", "report.html", "report.csv", "calibration.json", ".edgekit"}
@@ -481,19 +482,6 @@ def test_interrupted_at_every_stage_and_then_finished(
     assert reused_bundles(capfd.readouterr().err) == {"fake-float", "fake-int8"}
     assert alike(load_report(tmp_path / "run"), load_report(fake_done))
     assert leftovers(tmp_path / "run") == []
-
-
-def interrupting(real: Callable[..., Any], spared: int) -> Callable[..., Any]:
-    """Call `real` a number of times, and then simulate Ctrl-C."""
-    left = iter(range(spared))
-
-    def call(*args: Any, **more: Any) -> Any:
-        if next(left, None) is not None:
-            return real(*args, **more)
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("not interrupted")
-
-    return call
 
 
 def test_an_interrupt_that_a_compiler_swallows(

@@ -1,9 +1,7 @@
 """INT8 bundles that miss the accuracy bound: layers stay in float until they keep it."""
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +29,7 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, open_run
 from edgekit.tuning import repair as ranking
 from tests.helpers import fake_runtime, fragile
+from tests.helpers.interrupts import interrupting
 from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
 from tests.helpers.sharing import made_once
 
@@ -221,7 +220,7 @@ def test_an_interrupted_repair_resumes(deploy: Callable[..., int], tmp_path: Pat
     folder, calibrated = tmp_path / "run", 0
     for owner, name, spared in POINTS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, _interrupting(getattr(owner, name), spared))
+            patch.setattr(owner, name, interrupting(getattr(owner, name), spared))
             assert deploy() == 130, name
         calibrated += calibrations(capfd.readouterr().err)
         assert read_bundle(folder / "fake-int8")
@@ -232,19 +231,6 @@ def test_an_interrupted_repair_resumes(deploy: Callable[..., int], tmp_path: Pat
     assert row.repair.result.float_layers == (fragile.FRAGILE,)
     left = [path.name for path in (folder / STATE).rglob(".*")]
     assert left == []
-
-
-def _interrupting(real: Callable[..., Any], spared: int) -> Callable[..., Any]:
-    """Call `real` a number of times, and then simulate Ctrl-C."""
-    left = iter(range(spared))
-
-    def call(*args: Any, **more: Any) -> Any:
-        if next(left, None) is not None:
-            return real(*args, **more)
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("not interrupted")
-
-    return call
 
 
 def test_a_guessing_reference_is_not_repaired(

@@ -50,8 +50,8 @@ class Parquet:
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
         """The set of files with the suffix .parquet. Raises DataError unless the first has the columns."""
-        shards = find_shards(place, ".parquet")
-        if shards is None or (inner and not shards.has_split(inner)):
+        shards = find_shards(place, ".parquet", inner)
+        if shards is None:
             return None
         first = shards.files[0].file
         schema = _open(first).schema_arrow

@@ -40,10 +40,6 @@ class Shards:
     """Folder that the names of the files are relative to; for a single file, that file."""
     files: tuple[Shard, ...]
 
-    def has_split(self, split: str) -> bool:
-        """Whether the name of a file tells this split."""
-        return any(shard.split == split for shard in self.files)
-
     def parts(self, split: str) -> list[tuple[str, Path, list[Shard]]]:
         """(split, path that names it, its files) of each split, or of the split `split` alone. Raises DataError."""
         return by_split(self.files, lambda shard: shard.split, self.place, split)
@@ -54,12 +50,19 @@ def is_pattern(path: Path) -> bool:
     return _RANGE.search(str(path)) is not None
 
 
-def find_shards(place: Path, suffix: str) -> Shards | None:
-    """The files with a suffix that a path names; None if it names no such set.
+def find_shards(place: Path, suffix: str, split: str) -> Shards | None:
+    """The files with a suffix that a path names; None if it names no such set, or one without the split `split`.
 
-    A folder with images is a set of those, whatever else it has. Raises DataError if the pattern names a file that
-    doesn't exist.
+    An empty `split` asks for none. A folder with images is a set of those, whatever else it has. Raises DataError if
+    the pattern names a file that doesn't exist.
     """
+    shards = _find(place, suffix)
+    if shards is None or not split or any(shard.split == split for shard in shards.files):
+        return shards
+    return None
+
+
+def _find(place: Path, suffix: str) -> Shards | None:
     if os.path.isdir(place):
         names = []
         for name in files_in(place):

@@ -44,8 +44,8 @@ class WebDataset:
     @classmethod
     def open(cls, place: Path, inner: str) -> Self | None:
         """The set of files with the suffix .tar. Raises DataError unless the first is a tar without compression."""
-        shards = find_shards(place, ".tar")
-        if shards is None or (inner and not shards.has_split(inner)):
+        shards = find_shards(place, ".tar", inner)
+        if shards is None:
             return None
         first = shards.files[0].file
         try:
