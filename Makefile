@@ -36,8 +36,8 @@ figures: $(READY)
 	$(COG) -r --verbosity=1 $(PAGES)
 
 # Each block calls a function of one of these modules of docs/generate.
-COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import counts, coverage, figures, headlines, instructions, models, peers, processors, trained"
-PAGES = README.md $(shell find docs -name '*.md')
+COG = $(BIN)/python -m cogapp -I . -p "from docs.generate import commands, compatibility, counts, coverage, errors, examples, figures, headlines, instructions, models, peers, processors, report, sdk, settings, trained"
+PAGES = README.md benchmarks/MODELS.md $(shell find docs -name '*.md')
 
 # Two processes share the tests, each on a core of its own, and say a line for each file that is finished.
 SHARED := build/tests

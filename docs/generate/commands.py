@@ -1,4 +1,4 @@
-"""A page for each command, read from the Typer application."""
+"""The pages of the commands, read from the Typer application."""
 
 import inspect
 import re
@@ -11,8 +11,6 @@ import edgekit.cli.commands  # noqa: F401  # registers every command
 from docs.generate.markdown import code, paragraphs, plain, table
 from edgekit.cli.app import app
 
-FOLDER = "reference/commands"
-OVERVIEW = f"{FOLDER}/index.md"
 DEFAULT_PANEL = "Options"
 Words = tuple[str, ...]
 """What is typed behind `edgekit` to call a command."""
@@ -39,19 +37,15 @@ def _walk(group: Any, words: Words) -> Iterator[tuple[Words, Any]]:
                 yield from _walk(command, (*words, name))
 
 
-def path_of(words: Words) -> str:
-    return f"{FOLDER}/{'-'.join(words)}.md"
+def page_of(words: Words) -> str:
+    """The name of a command's page in docs/reference/commands, which has its heading and what `command` returns."""
+    return f"{'-'.join(words)}.md"
 
 
-def navigation() -> list[dict[str, str]]:
-    """The entries of the navigation."""
-    return [{" ".join(words): path_of(words)} for words in all_commands()]
-
-
-def pages() -> dict[str, str]:
-    """Markdown by path."""
-    every = all_commands()
-    return {path_of(words): _page(words, command, _below(every, words)) for words, command in every.items()}
+def command(typed: str) -> str:
+    """What the page of a command, such as "devices add", has below its heading."""
+    every, words = all_commands(), tuple(typed.split())
+    return _page(words, every[words], _below(every, words))
 
 
 def command_sections() -> str:
@@ -61,12 +55,15 @@ def command_sections() -> str:
     for words, command in every.items():
         panel = _text(every[words[:1]].rich_help_panel) or DEFAULT_PANEL
         panels.setdefault(panel, {})[words] = command
-    return "\n\n".join(part for panel, members in panels.items() for part in (f"## {panel}", _command_table(members)))
+    return (
+        "\n\n".join(part for panel, members in panels.items() for part in (f"## {panel}", _command_table(members)))
+        + "\n"
+    )
 
 
 def _command_table(members: Mapping[Words, Any]) -> str:
     rows = [
-        (f"[{code('edgekit ' + ' '.join(words))}]({path_of(words).rpartition('/')[2]})", _summary(command))
+        (f"[{code('edgekit ' + ' '.join(words))}]({page_of(words)})", _summary(command))
         for words, command in members.items()
     ]
     return table(("command", "what it does"), rows)
@@ -78,7 +75,7 @@ def _below(every: Mapping[Words, Any], words: Words) -> dict[Words, Any]:
 
 
 def exit_codes() -> str:
-    return table(("code", "meaning"), EXIT_CODES)
+    return table(("code", "meaning"), EXIT_CODES) + "\n"
 
 
 def _page(words: Words, command: Any, below: Mapping[Words, Any]) -> str:
@@ -91,7 +88,7 @@ def _page(words: Words, command: Any, below: Mapping[Words, Any]) -> str:
         *(["COMMAND"] if below else []),
         *(["[OPTIONS]"] * bool(options)),
     ]
-    parts = [f"# edgekit {' '.join(words)}", *paragraphs(inspect.cleandoc(command.help or "")), _block(" ".join(typed))]
+    parts = [*paragraphs(inspect.cleandoc(command.help or "")), _block(" ".join(typed))]
     if below:
         parts += ["## Commands", _command_table(below)]
     if arguments:
@@ -104,7 +101,7 @@ def _page(words: Words, command: Any, below: Mapping[Words, Any]) -> str:
         parts += [f"## {panel}", table(("option", "meaning", "default"), map(option_row, members))]
     if command.epilog:
         parts += ["## Examples", _block(_examples(command.epilog))]
-    return "\n\n".join([*parts, "## Exit codes", exit_codes()]) + "\n"
+    return "\n\n".join([*parts, "The [exit codes](index.md#exit-codes) are those of every command."]) + "\n"
 
 
 def _examples(epilog: str) -> str:
@@ -114,7 +111,8 @@ def _examples(epilog: str) -> str:
 
 
 def _block(text: str) -> str:
-    return f"```bash\n{text}\n```"
+    """A block that the tests of the documentation don't run: those of the command line check every example."""
+    return f"```shell\n{text}\n```"
 
 
 def _summary(command: Any) -> str:

@@ -9,7 +9,7 @@ NOTHING = "–"  # noqa: RUF001
 def supported() -> str:
     """A line for each runtime on each kind of processor."""
     heads = ("runtime", "package", "processor", "Python", "glibc", "edgekit is tested on")
-    return table(heads, map(_support_cells, load_compatibility().support))
+    return table(heads, map(_support_cells, load_compatibility().support)) + "\n"
 
 
 def _support_cells(row: Support) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def _support_cells(row: Support) -> tuple[str, ...]:
 
 def known_bad() -> str:
     """A section for each combination that is known to fail."""
-    return "\n\n".join(part for row in load_compatibility().known_bad for part in _section(row))
+    return "\n\n".join(part for row in load_compatibility().known_bad for part in _section(row)) + "\n"
 
 
 def _section(row: KnownBad) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""Table of the smallest classifier of each timm module, from benchmarks/coverage.json."""
+"""Tables of the smallest classifier of each timm module, from benchmarks/coverage.json."""
 
 import json
+from textwrap import shorten
 
 from benchmarks.rows import Row, read_rows
 from docs.generate.figures import BENCHMARKS
@@ -11,6 +12,8 @@ USUAL = 8
 """Number of calibration images of most networks."""
 PARITY = 1e-3
 """Largest allowed difference of a float bundle's logits from torch's, as a share of the largest logit."""
+LONGEST = 120
+"""Characters of a reason in the table of failures."""
 
 
 def coverage_summary() -> str:
@@ -36,11 +39,27 @@ def coverage_summary() -> str:
 
 def coverage_table() -> str:
     """A line for each module and runtime: the figures, or why there are none."""
-    order = list(RUNTIMES)
-    rows = sorted(read_rows(BENCHMARKS / "coverage.json"), key=lambda row: (row["module"], order.index(row["target"])))
     figures = ("float differs by", "agreement", "SNR", "`nncf.quantize`", "MACs in int8")
     heads = ("module", "model", "runtime", *figures, "fails")
-    return table(heads, map(_cells, rows)) + "\n"
+    return table(heads, map(_cells, _rows())) + "\n"
+
+
+def failures_table() -> str:
+    """A line for each module and runtime that doesn't work."""
+    failures = [(row, reason) for row in _rows() if (reason := _failure(row))]
+    rows = [(*_about(row), plain(shorten(reason, LONGEST, placeholder=" …"))) for row, reason in failures]
+    return table(("module", "model", "runtime", "why"), rows) + "\n"
+
+
+def _rows() -> list[Row]:
+    """All rows, by module and in the order of the runtimes."""
+    order = list(RUNTIMES)
+    return sorted(read_rows(BENCHMARKS / "coverage.json"), key=lambda row: (row["module"], order.index(row["target"])))
+
+
+def _about(row: Row) -> tuple[str, str, str]:
+    side = f", {row['input']} px" if "input" in row else ""
+    return code(row["module"]), code(row["model"]) + side, RUNTIMES[row["target"]].title
 
 
 def _failure(row: Row) -> str | None:
@@ -54,8 +73,7 @@ def _failure(row: Row) -> str | None:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    side = f", {row['input']} px" if "input" in row else ""
-    about = (code(row["module"]), code(row["model"]) + side, RUNTIMES[row["target"]].title)
+    about = _about(row)
     parity = f"{row['float_parity']:.0e}" if "float_parity" in row else ""
     fails = plain(_failure(row) or "")
     if "reason" in row:

@@ -13,8 +13,7 @@ def error_sections() -> str:
     names = errors.error_names()
     parts = [table(("error", "what happened", "exit code"), map(_row, names))]
     for name in names:
-        # The second anchor is the one that the SDK's page looks for.
-        parts += [f"[](){{#edgekit.errors.{name}}}", f"## {name}", *_section(name)]
+        parts += [f"## {name}", *_section(name)]
     return "\n\n".join(parts) + "\n"
 
 

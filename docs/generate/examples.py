@@ -1,18 +1,13 @@
 """The examples for apps, as code blocks."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "examples"
-LANGUAGES = {".py": "python", ".cpp": "cpp", "": "dockerfile"}
+LANGUAGES = {".py": "py", ".cpp": "cpp", "": "dockerfile"}
+"""The tests of the documentation run blocks of `python`, and not of `py`: the examples have tests of their own."""
 
 
-def blocks() -> dict[str, Callable[[], str]]:
-    """The parts "example NAME", one for each file."""
-    files = sorted(path for path in FOLDER.iterdir() if path.suffix in LANGUAGES and path.is_file())
-    return {f"example {path.name}": partial(_block, path) for path in files}
-
-
-def _block(path: Path) -> str:
-    return f'```{LANGUAGES[path.suffix]} title="docs/examples/{path.name}"\n{path.read_text().rstrip()}\n```'
+def example(name: str) -> str:
+    """A file of docs/examples as a code block, with its path above."""
+    path = FOLDER / name
+    return f"`docs/examples/{name}`:\n\n```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').rstrip()}\n```\n"

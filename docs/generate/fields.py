@@ -32,7 +32,7 @@ def fields_of(cls: type[Any]) -> tuple[Field, ...]:
 
 
 def _own_fields(cls: type[Any]) -> tuple[Field, ...]:
-    source = _module(cls.__module__)[cls.__qualname__]
+    source = package()[f"{cls.__module__}.{cls.__qualname__}".removeprefix("edgekit.")]
     names = cls.__annotations__
     return tuple(
         Field(
@@ -47,7 +47,6 @@ def _own_fields(cls: type[Any]) -> tuple[Field, ...]:
 
 
 @cache
-def _module(name: str) -> griffe.Module:
-    module = griffe.load(name, search_paths=[ROOT])
-    assert isinstance(module, griffe.Module)
-    return module
+def package() -> griffe.Object | griffe.Alias:
+    """The source of edgekit."""
+    return griffe.load("edgekit", search_paths=[ROOT], docstring_parser="google", resolve_aliases=True)

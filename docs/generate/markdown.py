@@ -28,5 +28,5 @@ def paragraphs(text: str) -> list[str]:
 
 
 def anchor(text: str) -> str:
-    """The anchor that a heading of one word gets."""
+    """The anchor that a heading gets, on the site and on code hosts."""
     return re.sub(r"[^\w -]", "", text.lower()).strip().replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Tables of the models that were tried, from the benchmarks' JSON, which cog writes into docs/concepts/models.md."""
+"""Tables of the models that were tried, from the benchmarks' JSON, for benchmarks/MODELS.md and a summary in docs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ class TriedModel:
     """Input side in pixels."""
     weights: str
     benchmark: str
-    """The module in `benchmarks` that ran it, which is also the anchor of its section on the page."""
+    """The module in `benchmarks` that ran it, which is also the heading of its section on the page."""
     outcomes: Mapping[str, Outcome]
     """By runtime."""
 
@@ -122,6 +122,30 @@ def _model_cells(model: TriedModel) -> tuple[str, ...]:
     outcomes = (str(model.outcomes.get(runtime, Outcome("not run yet"))) for runtime in RUNTIMES)
     link = f"[{model.benchmark}](#{model.benchmark})"
     return code(model.name), code(model.recipe), ", ".join(size) or NOTHING, model.weights, *outcomes, link
+
+
+def families_table() -> str:
+    """A line for each recipe: its networks, their sizes, and the range of INT8's signal-to-noise ratio by runtime."""
+    by_recipe: dict[str, list[TriedModel]] = {}
+    for model in tried_models():
+        by_recipe.setdefault(model.recipe, []).append(model)
+    heads = ("recipe", "networks", "parameters", *(f"{each.title}, dB" for each in RUNTIMES.values()))
+    return table(heads, [_family_cells(recipe, own) for recipe, own in sorted(by_recipe.items())]) + "\n"
+
+
+def _family_cells(recipe: str, own: list[TriedModel]) -> tuple[str, ...]:
+    names = dict.fromkeys(code(model.name) for model in own)
+    sizes = [model.params / 1e6 for model in own if model.params]
+    ratios = (
+        [outcome.snr_db for model in own if (outcome := model.outcomes.get(runtime)) and outcome.snr_db is not None]
+        for runtime in RUNTIMES
+    )
+    return code(recipe), ", ".join(names), f"{_range(sizes)} M", *map(_range, ratios)
+
+
+def _range(values: list[float]) -> str:
+    ends = dict.fromkeys(f"{value:,.1f}" for value in (min(values), max(values))) if values else ()
+    return " to ".join(ends) or NOTHING
 
 
 def systems_table() -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from docs.generate.fields import Field, fields_of
-from docs.generate.markdown import code, plain, table
+from docs.generate.markdown import anchor, code, plain, table
 from edgekit.report.document import Report
 from edgekit.report.row import Row, all_figures
 
@@ -59,7 +59,7 @@ def report_sections() -> str:
     """A section with a table of fields for each object in report.json."""
     parts, by_class = [], sections()
     for section in by_class.values():
-        parts += [f"## {section.path or 'The report'} {{#{_anchor(section.path)}}}", section.meaning]
+        parts += [f"## {_heading(section)}", section.meaning]
         rows = [_row(field, by_class) for field in section.fields]
         parts.append(table(("field", "meaning", "type", "example"), rows))
     return "\n\n".join(parts) + "\n"
@@ -69,15 +69,15 @@ def _row(field: Documented, by_class: Mapping[type[Any], Section]) -> tuple[str,
     """A line of a section's table; an object links to its own section."""
     name = code(field.path.rpartition(".")[2])
     if field.inner:
-        name = f"[{name}](#{_anchor(by_class[field.inner].path)})"
+        name = f"[{name}](#{anchor(_heading(by_class[field.inner]))})"
     else:
-        name = f'<a id="{_anchor(field.path)}"></a>{name}'
+        name = f'<a id="{field.path.replace("[]", "")}"></a>{name}'
     kind = field.json_type + (f", {field.unit}" if field.unit else "") + (", or null" if field.optional else "")
     return name, field.meaning, kind, field.example
 
 
-def _anchor(path: str) -> str:
-    return path.replace("[]", "") or "report"
+def _heading(section: Section) -> str:
+    return section.path or "The report"
 
 
 def sections() -> dict[type[Any], Section]:

@@ -20,7 +20,7 @@ TYPES = {str: "string", bool: "true or false", int: "integer above 0", float: "n
 def shipped_recipes() -> str:
     recipes = map(load_recipe, list_recipes())
     rows = [(code(each.name), plain(each.description), ", ".join(map(code, each.architectures))) for each in recipes]
-    return table(("recipe", "for", "patterns of model names"), rows)
+    return table(("recipe", "for", "patterns of model names"), rows) + "\n"
 
 
 def recipe_keys() -> str:
@@ -33,7 +33,7 @@ def runtime_keys() -> str:
 
 def rewrites() -> str:
     rows = [(code(name), _first_sentence(rewrite.__doc__ or "")) for name, rewrite in PASSES.items()]
-    return table(("rewrite", "what it does"), rows)
+    return table(("rewrite", "what it does"), rows) + "\n"
 
 
 def lowerings() -> str:
@@ -42,7 +42,7 @@ def lowerings() -> str:
         for runtime in RUNTIMES.values()
         for name, lowering in load_lowering(runtime.name).named.items()
     ]
-    return table(("runtime", "lowering", "what it does"), rows)
+    return table(("runtime", "lowering", "what it does"), rows) + "\n"
 
 
 def shipped_device_classes() -> str:
@@ -56,7 +56,7 @@ def shipped_device_classes() -> str:
         )
         for each in map(load_device_class, list_device_classes())
     ]
-    return table(("class", "machines", "processor", "cores", "f32 / int8 MAC per cycle and core"), rows)
+    return table(("class", "machines", "processor", "cores", "f32 / int8 MAC per cycle and core"), rows) + "\n"
 
 
 def device_class_keys() -> str:
@@ -85,7 +85,7 @@ def _keys(cls: type[Any]) -> str:
         for field in fields_of(cls)
         if "tables" not in metadata[field.name]
     ]
-    return table(("key", "takes", "default", "meaning"), rows)
+    return table(("key", "takes", "default", "meaning"), rows) + "\n"
 
 
 def _valid(hint: Any, choices: Iterable[str] | None) -> str:
@@ -115,4 +115,4 @@ def _first_sentence(docstring: str) -> str:
 
 
 def _file(kind: Literal["targets", "calibration"], name: str) -> str:
-    return f"```toml\n{(data_folder(kind) / f'{name}.toml').read_text(encoding='utf-8').rstrip()}\n```"
+    return f"```toml\n{(data_folder(kind) / f'{name}.toml').read_text(encoding='utf-8').rstrip()}\n```\n"

@@ -9,8 +9,8 @@ from tests.docs.blocks import SYBIL, run_bash
 from tests.helpers.tiny import ROOT
 
 PAGES = [path for path in sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))) if SYBIL.should_parse(path)]
-LANGUAGES = {"bash", "python", "console", "text", "toml", "json", "yaml"}
-"""Blocks in the first two run."""
+LANGUAGES = {"bash", "python", "text", "toml", "json", "yaml", "shell", "py", "cpp", "dockerfile"}
+"""Blocks in the first two run. The last four are generated: usage, signatures and examples, which have other tests."""
 ON_A_BOARD = ROOT / "docs/how-to/raspberry-pi.md"
 """Its blocks in `sh` run on emulated boards: tests/devices/test_emulated.py."""
 

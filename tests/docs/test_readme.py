@@ -1,33 +1,31 @@
-"""README and docs as a code host shows them: links lead somewhere, and a page says which parts only the site has."""
+"""README and docs as a code host shows them: links lead somewhere, and nothing is left for the site to fill in."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from docs.generate.parts import REPOSITORY_NOTE, fill
 from tests.helpers.tiny import ROOT
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS)
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "benchmarks").glob("*.md")), *DOCS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_with_generated_parts_says_where_they_are(page: Path) -> None:
-    text = page.read_text()
-    generated = "<!-- generate: " in text or "\n::: " in text
-    assert (REPOSITORY_NOTE.search(text) is not None) == generated
-    assert "<!-- only" not in REPOSITORY_NOTE.sub("", text)
-
-
-def test_the_site_has_no_notes_for_readers_of_the_repository() -> None:
-    assert fill("one\n<!-- only in the repository -->\n> note\n<!-- end -->\n\ntwo\n") == "one\n\ntwo\n"
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_has_nothing_that_only_the_site_fills_or_understands(page: Path) -> None:
+    text = re.sub(r"```.*?```|`.*?`", "code", page.read_text(), flags=re.DOTALL)
+    assert re.findall(r"<!-- generate|^:::|^!!!|^\?\?\?|^===|\{#", text, re.MULTILINE) == []
+    assert re.findall(r"\[\[\[cog.*?\]\]\] -->\s*<!-- \[\[\[end", text) == []
 
 
 def test_it_is_short() -> None:

@@ -1,15 +1,16 @@
 """The reference: nothing that the code has is missing from it."""
 
+import inspect
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from docs.generate import commands, compatibility, report, settings
+import edgekit
+from docs.generate import commands, compatibility, report, sdk, settings
 from docs.generate.errors import error_sections
 from docs.generate.fields import fields_of
 from docs.generate.markdown import anchor, plain, table
-from docs.generate.parts import PARTS, fill
 from edgekit.cli.panels import COMMAND_PANELS
 from edgekit.config.compatibility import load_compatibility
 from edgekit.config.device_classes import DeviceClass
@@ -19,13 +20,15 @@ from edgekit.report import load_report, report_schema
 from edgekit.report.row import all_figures
 from tests.helpers.tiny import ROOT
 
+PAGES = ROOT / "docs/reference/commands"
+
 
 def test_every_command_has_a_page_with_each_of_its_parameters() -> None:
-    pages = commands.pages()
     every = commands.all_commands()
     assert {("deploy",), ("demo",), ("doctor",), ("devices", "add"), ("devices", "clean")} <= every.keys()
+    assert {path.name for path in PAGES.glob("*.md")} == {"index.md", *map(commands.page_of, every)}
     for words, command in every.items():
-        page = pages[commands.path_of(words)]
+        page = (PAGES / commands.page_of(words)).read_text()
         assert page.startswith(f"# edgekit {' '.join(words)}\n")
         for parameter in command.params:
             is_option = parameter.param_type_name == "option"
@@ -34,7 +37,7 @@ def test_every_command_has_a_page_with_each_of_its_parameters() -> None:
 
 
 def test_a_group_lists_its_commands() -> None:
-    page = commands.pages()["reference/commands/devices.md"]
+    page = commands.command("devices")
     assert "[`edgekit devices add`](devices-add.md)" in page
     assert "(deploy.md)" not in page
 
@@ -47,8 +50,7 @@ def test_the_overview_has_the_panels_of_the_help() -> None:
 
 
 def test_examples_of_the_help_can_be_copied() -> None:
-    page = commands.pages()["reference/commands/deploy.md"]
-    assert "\nedgekit deploy " in page.partition("## Examples\n\n```bash")[2]
+    assert "\nedgekit deploy " in commands.command("deploy").partition("## Examples\n\n```shell")[2]
 
 
 def test_options_are_grouped_by_their_panels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +58,7 @@ def test_options_are_grouped_by_their_panels(monkeypatch: pytest.MonkeyPatch) ->
     option = next(each for each in demo.params if each.name == "threads")
     monkeypatch.setattr(option, "rich_help_panel", "Speed")
     monkeypatch.setattr(commands, "all_commands", lambda: {("demo",): demo})
-    (page,) = commands.pages().values()
-    before, panel, after = page.partition("## Speed\n")
+    before, panel, after = commands.command("demo").partition("## Speed\n")
     assert panel
     assert "`--threads`" not in before
     assert "`--threads`" in after
@@ -130,14 +131,12 @@ def test_every_combination_that_fails_is_listed_with_its_sources() -> None:
         assert all(f"({address})" in section if address else text in section for text, address in row.links)
 
 
-def test_every_generated_part_is_on_a_page() -> None:
-    pages = "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
-    assert [name for name in PARTS if f"<!-- generate: {name} -->" not in pages] == []
-
-
-def test_a_page_that_asks_for_an_unknown_part_is_refused() -> None:
-    with pytest.raises(KeyError, match="no such part"):
-        fill("# Page\n\n<!-- generate: no such part -->\n")
+def test_the_sdk_has_every_argument_and_error_of_a_function() -> None:
+    section = sdk.sdk_sections().partition("## edgekit.load\n")[2].partition("\n## ")[0]
+    parameters = inspect.signature(edgekit.load).parameters
+    assert parameters
+    assert all(f"\n| `{name}` | `" in section for name in parameters)
+    assert "\n| [`GoldenError`](errors.md#goldenerror) | With `verify`" in section
 
 
 def test_text_of_the_code_stays_what_it_is_in_markdown() -> None:

@@ -74,7 +74,7 @@ def test_wide_pages_fit_on_a_phone(chromium: str, site: Path, tmp_path: Path) ->
 
 def test_the_build_refuses_dead_links_and_pages_outside_of_the_navigation(tmp_path: Path) -> None:
     """A site of three pages with the settings of the whole one."""
-    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\nhooks: []\nnav: [index.md, other.md]\n")
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\nnav: [index.md, other.md]\n")
     (tmp_path / "docs").mkdir()
     for name, text in (
         ("index.md", "[page](no-such-page.md) [anchor](other.md#no-such-anchor)"),

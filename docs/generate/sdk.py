@@ -1,0 +1,95 @@
+"""The SDK, from the signatures and docstrings of its source."""
+
+import re
+from collections.abc import Iterator
+
+import griffe
+from griffe import DocstringSectionKind as Kind
+
+from docs.generate.fields import package
+from docs.generate.markdown import anchor, code, plain, table
+from edgekit.errors import error_names
+
+NAMES = (
+    "edgekit.load",
+    "edgekit.Session",
+    "edgekit.runtime.session.VerifyResult",
+    "edgekit.runtime.SaturationWarning",
+    "edgekit.runtime.bundle.Bundle",
+    "edgekit.runtime.manifest.Manifest",
+    "edgekit.images.preprocess.Preprocessing",
+)
+"""What the page documents, by the names that an app imports."""
+ERRORS = re.compile(rf"`?\b({'|'.join(error_names())})\b`?")
+
+
+def sdk_sections() -> str:
+    """A section for each class and function."""
+    return "\n\n".join(part for name in NAMES for part in _section(name)) + "\n"
+
+
+def _section(name: str) -> Iterator[str]:
+    found = package()[name.removeprefix("edgekit.")]
+    item = found.final_target if isinstance(found, griffe.Alias) else found
+    yield f"## {name}"
+    if isinstance(item, griffe.Class):
+        yield from _of_class(item)
+    else:
+        yield from _of_function(item, name)
+
+
+def _of_class(item: griffe.Class) -> Iterator[str]:
+    yield from _docstring(item)
+    own = sorted(
+        (member for member in item.members.values() if member.has_docstring), key=lambda each: each.lineno or 0
+    )
+    public = [member for member in own if not member.name.startswith("_") or member.name == "__call__"]
+    attributes = [member for member in public if isinstance(member, griffe.Attribute)]
+    if attributes:
+        rows = [(code(each.name), _type(each.annotation), _line(each)) for each in attributes]
+        yield table(("attribute", "type", "meaning"), rows)
+    for member in public:
+        if isinstance(member, griffe.Function):
+            yield f"### {code(f'{item.name}.{member.name}')}"
+            yield from _of_function(member, member.name)
+
+
+def _of_function(item: griffe.Object, name: str) -> Iterator[str]:
+    assert isinstance(item, griffe.Function)
+    yield f"```py\n{item.signature(name=name).replace('(self, ', '(').replace('(self)', '()')}\n```"
+    yield from _docstring(item)
+
+
+def _docstring(item: griffe.Object) -> Iterator[str]:
+    """The parts of a docstring: text, tables of arguments and errors, and examples."""
+    assert item.docstring
+    for section in item.docstring.parsed:
+        match section.kind:
+            case Kind.text:
+                yield _linked(section.value)
+            case Kind.parameters:
+                rows = [(code(each.name), _type(each.annotation), plain(each.description)) for each in section.value]
+                yield table(("argument", "type", "meaning"), rows)
+            case Kind.returns:
+                yield "**Returns:** " + " ".join(plain(each.description) for each in section.value)
+            case Kind.raises:
+                errors = [(_linked(str(each.annotation)), plain(each.description)) for each in section.value]
+                yield table(("raises", "if"), errors)
+            case Kind.examples:
+                yield from (text for _, text in section.value)
+            case other:
+                raise NotImplementedError(f"{item.path}: a section of the kind {other.value}")
+
+
+def _line(item: griffe.Object) -> str:
+    assert item.docstring
+    return plain(item.docstring.value)
+
+
+def _type(annotation: object) -> str:
+    return code(str(annotation)) if annotation else ""
+
+
+def _linked(text: str) -> str:
+    """Text in which the names of errors lead to their page."""
+    return ERRORS.sub(lambda found: f"[{code(found[1])}](errors.md#{anchor(found[1])})", text)
