@@ -1,4 +1,4 @@
-"""Classify what a camera sees, and print a line whenever the best label changes.
+"""Classify what a camera sees, print a line whenever the best label changes, and at the end the frames per second.
 
 python camera.py BUNDLE                     a USB camera, through OpenCV: pip install opencv-python-headless
 python camera.py BUNDLE --camera door.mp4   a recording, through OpenCV
@@ -9,6 +9,7 @@ picamera2 needs an environment of `python3 -m venv --system-site-packages`, and 
 
 import argparse
 import sys
+import time
 from collections.abc import Generator
 from contextlib import closing
 
@@ -59,15 +60,20 @@ def main() -> None:
     parser.add_argument("--camera", default="0", help="number of a camera, or a video file (default: 0)")
     parser.add_argument("--picamera", action="store_true", help="use a Raspberry Pi's camera module")
     options = parser.parse_args()
-    last, count = None, 0
+    last, count, start = None, 0, 0.0
     frames = picamera_frames() if options.picamera else opencv_frames(options.camera)
     with edgekit.load(options.bundle) as classifier, closing(frames):
-        for frame in frames:
-            count += 1
-            [(label, score)] = classifier.classify(frame, top=1)
-            if label != last:
-                print(f"{label} {score:.0%}", flush=True)
-                last = label
+        try:
+            for frame in frames:
+                start = start or time.monotonic()
+                [(label, score)] = classifier.classify(frame, top=1)
+                count += 1
+                if label != last:
+                    print(f"{label} {score:.0%}", flush=True)
+                    last = label
+        finally:
+            if count:
+                print(f"{count / (time.monotonic() - start):.1f} frames per second", file=sys.stderr)
     if not count or options.camera.isdecimal():
         sys.exit(f"The camera gave no more frames after {count}. Check its cable, then start again.")
 

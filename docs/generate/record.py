@@ -2,8 +2,9 @@
 
     python -m docs.generate.record docs/tutorials/your-own-model.md ...
 
-It runs a page's blocks as the tests do. A block whose output is not shown has no `text` block right behind it. The line
-behind `<!-- recorded -->` gets the day and the processor. Record pages that show times on a machine at rest.
+It runs a page's blocks as the tests do, and those that are skipped `if(not recording, ...)`. A block whose output is
+not shown has no `text` block right behind it. The line behind `<!-- recorded -->` gets the day and the processor.
+Record pages that show times on a machine at rest.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ def record(page: Path) -> None:
     """Run a page and rewrite its outputs."""
     document = SYBIL.parse(page)
     text, outputs = document.text, []
+    document.namespace["recording"] = True
     document.namespace["demo_run"] = lambda path: run_bash(f"edgekit demo {FEW} -o {path}", Path.cwd())
     enter_folder(document.namespace)
     try:

@@ -261,7 +261,7 @@ def recommend_for(device: str, rows: Sequence[Row]) -> Recommendation:
     if best.precision == "float":
         why += "; ship float: no int8 bundle that passed is faster"
     if computed_in:
-        why += f" than it is in {computed_in}, as edgekit.load(…, low_precision=True) runs it"
+        why += f" than float in {computed_in}, which edgekit.load(…, low_precision=True) chooses"
     others = [f"{row.target}-{row.precision}" for row in rows if row.verdict != "pass"]
     if others:
         why += f"; not passed: {', '.join(others)}"

@@ -3,7 +3,9 @@
 The folder has `photos/`, the demo's evaluation images with a folder for each class. What else the blocks need, a page
 makes in an invisible block: `<!-- invisible-code-block: bash ... -->`. In Python, `demo_run("runs/demo")` copies a run
 of `edgekit demo` on a few images there, which is made once for all pages. A block that can't run here follows a
-comment `<!-- skip: next "reason" -->`. In tests, `edgekit` is a fork of a process that has imported torch.
+comment `<!-- skip: next "reason" -->`, and one that takes minutes, and runs only when its output is recorded,
+`<!-- skip: next if(not recording, reason="...") -->`. In tests, `edgekit` is a fork of a process that has imported
+torch.
 """
 
 import os
@@ -108,6 +110,7 @@ def _evaluate_bash(example: Example) -> None:
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
+    namespace.setdefault("recording", False)
     namespace["page_folder"], namespace["checkout"] = tempfile.TemporaryDirectory(prefix="edgekit-docs-"), Path.cwd()
     os.chdir(namespace["page_folder"].name)
     with zipfile.ZipFile(assets() / "evaluation.zip") as images:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from configparser import ConfigParser
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -135,7 +136,25 @@ def test_the_camera_loop_prints_each_change_of_the_label(
     assert [line.rpartition(" ")[0] for line in lines] == [label for label, _ in groupby(labels_of(bundle, frames))]
     assert last == end
     unplugged = "The camera gave no more frames after 12. Check its cable, then start again.\n"
-    assert (done.returncode, done.stderr) == ((0, "") if arguments else (1, unplugged))
+    rate, *others = done.stderr.splitlines(keepends=True)
+    assert re.fullmatch(r"\d+\.\d frames per second\n", rate)
+    assert (done.returncode, others) == ((0, []) if arguments else (1, [unplugged]))
+
+
+def test_the_service_starts_the_camera_loop_with_a_bundle_in_the_home(bundle: Path, tmp_path: Path) -> None:
+    unit = ConfigParser(interpolation=None)
+    unit.read(EXAMPLES / "edgekit-camera.service")
+    frames = random_frames(3)
+    np.save(tmp_path / "frames.npy", np.stack([np.asarray(frame) for frame in frames]))
+    (tmp_path / "picamera2.py").write_text(PICAMERA2)
+    for path, target in (("camera/bin/python", sys.executable), ("camera.py", EXAMPLES / "camera.py")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).symlink_to(target)
+    (tmp_path / "tflite-int8").symlink_to(bundle)
+    words = unit["Service"]["ExecStart"].replace("%h", str(tmp_path)).split()
+    words[0] = os.readlink(words[0])  # a link to an environment's Python would start without the environment
+    done = subprocess.run(words, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "closed"
 
 
 @pytest.mark.parametrize(
