@@ -10,7 +10,6 @@ from edgekit.cli.app import app
 from edgekit.cli.arguments import ModelOrRun
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted, flat
-from edgekit.cli.next_steps import after_job
 from edgekit.cli.options import precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
 from edgekit.cli.saved_job import DEMO, GivenJob, announce, check_again, continued, run_of, with_output
@@ -140,6 +139,8 @@ def _run(given: GivenJob, command: tuple[str, ...], files: ForPipelines, printin
         if printing.json:
             emit(out, report)
         else:
+            from edgekit.cli.next_steps import after_job
+
             show_report(report, out, printing.wide)
             show_steps(after_job(report, options.folder, printing.typed, options), out)
             out.write(f"\nReport: {options.folder}/report.html\n")

@@ -18,6 +18,7 @@ from edgekit.cli.shared import (
     LabelledOfDemo,
     LabelledOfModel,
     LabelledUnlessDemo,
+    NoThumbnails,
     Offline,
     RecipeName,
     Scheme,
@@ -277,6 +278,7 @@ class Measuring:
             "included, with its whole 95 % confidence interval. 0 turns the gate off.",
         ),
     ] = None
+    no_thumbnails: NoThumbnails = False
 
 
 @dataclass

@@ -81,6 +81,7 @@ def job_options(
         devices=devices_of(measuring.device),
         offline=measuring.offline,
         force=measuring.force,
+        thumbnails=not measuring.no_thumbnails,
         command=command,
     )
     check_job(options)

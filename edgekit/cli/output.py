@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from edgekit.support.libraries import needs
 
 if TYPE_CHECKING:
-    from edgekit.cli.next_steps import NextStep
     from edgekit.report.document import Report
+    from edgekit.report.next_steps import NextStep
     from edgekit.support.progress import Reporter
 
 LOADING = "Loading PyTorch and the compilers"

@@ -187,6 +187,14 @@ Wide = Annotated[
         help="Print a table with every column that fits the terminal, instead of the short answer.",
     ),
 ]
+NoThumbnails = Annotated[
+    bool,
+    typer.Option(
+        "--no-thumbnails",
+        rich_help_panel=panels.OUTPUT,
+        help="Leave thumbnails of the images that INT8 classifies differently out of report.html.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

@@ -9,7 +9,6 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.groups import Calibrating, MakingOrDemo, Measuring, Source, flat
-from edgekit.cli.next_steps import after_job, after_sensitivity
 from edgekit.cli.options import scheme_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
 from edgekit.cli.saved_job import GivenJob, announce, arguments_of, continued, explicit_options, run_of, with_output
@@ -98,6 +97,7 @@ def sensitivity(
         else:
             from rich.console import Console
 
+            from edgekit.cli.next_steps import after_sensitivity
             from edgekit.report.sensitivity import render_sensitivity
 
             render_sensitivity(analysis, Console(file=out))
@@ -202,6 +202,7 @@ def tune(
         if json_:
             emit(out, report)
         else:
+            from edgekit.cli.next_steps import after_job
             from edgekit.report.tuning import lines
 
             show_report(report, out, wide)

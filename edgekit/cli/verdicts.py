@@ -12,7 +12,6 @@ from edgekit.cli.arguments import Bundles
 from edgekit.cli.checks import check_images, check_scheduler
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines, flat
-from edgekit.cli.next_steps import after_benchmark, after_evaluate
 from edgekit.cli.options import data_of, devices_of, gates_of, seconds_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of
@@ -182,6 +181,7 @@ def evaluate(
                 reporter.warn(warning)
         else:
             from edgekit.cli.measured import accuracy_answer
+            from edgekit.cli.next_steps import after_evaluate
 
             out.writelines(f"{line}\n" for line in accuracy_answer(evaluation, answer_width(), wide))
             count = evaluation.evaluation.count
@@ -251,6 +251,7 @@ def benchmark(
             emit(out, measured)
         else:
             from edgekit.cli.measured import latency_answer
+            from edgekit.cli.next_steps import after_benchmark
 
             out.writelines(f"{line}\n" for line in latency_answer(measured.results, answer_width(), wide))
             show_steps(after_benchmark(measured.results, Typed.of(context)), out)

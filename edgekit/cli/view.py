@@ -13,9 +13,8 @@ from edgekit.cli.arguments import BundlePath
 from edgekit.cli.checks import check_file, check_recipe
 from edgekit.cli.for_pipelines import check_files, write_files, writing
 from edgekit.cli.groups import ForPipelines, flat
-from edgekit.cli.next_steps import after_job, keeps_job
 from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
-from edgekit.cli.shared import Json, Offline, OneDevice, Threads, Wide
+from edgekit.cli.shared import Json, NoThumbnails, Offline, OneDevice, Threads, Wide
 from edgekit.cli.typed import Typed
 from edgekit.errors import OutputError
 from edgekit.support.files import replace_text
@@ -131,6 +130,7 @@ def report(
             help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
         ),
     ] = None,
+    no_thumbnails: NoThumbnails = False,
     wide: Wide = False,
     json_: Json = False,
 ) -> None:
@@ -142,7 +142,7 @@ def report(
     with clean_stdout() as out:
         document = load_report(folder)
         try:
-            write_report(document, folder if folder.is_dir() else folder.parent)
+            write_report(document, folder if folder.is_dir() else folder.parent, not no_thumbnails)
         except OutputError as error:
             print(f"warning: {error}", file=sys.stderr)
         if card is not None:
@@ -151,6 +151,8 @@ def report(
         if json_:
             emit(out, document)
         else:
+            from edgekit.cli.next_steps import after_job, keeps_job
+
             show_report(document, out, wide)
             if folder.is_dir() and keeps_job(folder):
                 show_steps(after_job(document, folder, Typed.of(context)), out)

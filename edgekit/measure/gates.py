@@ -73,7 +73,13 @@ def chance_gate(random_weights: bool, near_chance: bool) -> Gate:
 
 def drop_gate(accuracy: Accuracy | None, gates: Gates, not_applicable: str | None = None) -> Gate:
     """Compare the drop of top-1 with the largest one allowed, unless there is a reason why the gate doesn't apply."""
-    gate = Gate(name="max-drop", verdict="pass", figure="accuracy.drop_top1_points", limit=gates.max_drop)
+    gate = Gate(
+        name="max-drop",
+        verdict="pass",
+        figure="accuracy.drop_top1_points",
+        limit=gates.max_drop,
+        whole_interval=gates.must_show_drop,
+    )
     if not_applicable:
         return _skipped(gate, not_applicable)
     if accuracy is None:
@@ -92,7 +98,9 @@ def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None,
 
     `baselines` are the names of the bundles to beat; without them, it is the runtime's float bundle.
     """
-    gate = Gate(name="min-speedup", verdict="pass", figure="speedup.ratio", limit=gates.min_speedup)
+    gate = Gate(
+        name="min-speedup", verdict="pass", figure="speedup.ratio", limit=gates.min_speedup, whole_interval=True
+    )
     if not_applicable:
         return _skipped(gate, not_applicable)
     if measured.device.emulated:

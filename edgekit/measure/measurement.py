@@ -26,6 +26,7 @@ def measurement_of(
         target=manifest.target,
         precision=manifest.precision,
         device=device,
+        engine=f"{this.session.engine_name} {this.session.engine_version}",
         bundle=name,
         scheme=manifest.scheme,
         size_bytes=this.bundle.size_bytes,

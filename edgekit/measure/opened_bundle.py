@@ -12,6 +12,7 @@ from edgekit.errors import StageError
 from edgekit.images.preprocess import open_image
 from edgekit.measure.accuracy import Predictions, SnrMeter, changed_classes, compare, predict
 from edgekit.measure.baselines import Group, is_baseline, label_of
+from edgekit.measure.by_class import right_by_class
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
@@ -65,7 +66,8 @@ def open_bundle(
     if images is not None:
         predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
         changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
-        accuracy = replace(compare(predictions, images.reference), changes=changes)
+        right = right_by_class(predictions, images.crops.labels)
+        accuracy = replace(compare(predictions, images.reference), changes=changes, right_by_class=right)
     profile = summarize_profile(bundle, session.threads, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None

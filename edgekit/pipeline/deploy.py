@@ -1,7 +1,7 @@
 """Runs the whole job: from a model and images to bundles, measurements and a report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
 from edgekit.measure import machine
 from edgekit.measure.built_bundles import BuiltBundles, measure_here
+from edgekit.measure.by_class import evaluated_classes, right_by_class
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import judge, recommend
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
@@ -28,8 +29,10 @@ from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.repair import Repairs, repairs_of
 from edgekit.pipeline.repair_store import RankLayers, restore
 from edgekit.pipeline.stability import check_stability
+from edgekit.pipeline.thumbnails import keep_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
+from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import Measurement, Row
 from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
@@ -68,6 +71,7 @@ def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None)
                 check_stability(builder.graphs(reporter), options.targets, reporter) if options.check_stability else ()
             )
             report = assemble(job, options, rows, reference, stability)
+            keep_thumbnails(report, job, options, run.path, reporter)
             write_report(report, run.path)
             if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only those rows
                 run.forget()
@@ -141,6 +145,7 @@ def bundles_and_rows(
     with run.workspace("images") as workspace:
         images = crop_images(job, workspace, run, reporter)
         reference = reference_of("torch", images.reference, images.crops.labels, job.network.classes, random)
+        reference = replace(reference, right_by_class=right_by_class(images.reference, images.crops.labels))
         for warning in near_chance(reference, len(images.crops)):
             reporter.warn(warning)
 
@@ -173,6 +178,7 @@ def assemble(
     shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
     evaluated = {sample.name for sample in job.evaluation.samples}
     return Report(
+        name=options.folder.resolve().name or None,
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=shareable_command(options.command),
@@ -193,6 +199,7 @@ def assemble(
             unreadable=tuple(Unreadable(*image) for image in job.evaluation.unreadable),
             copies_left_out=tuple(copies_of(job.evaluation, job.calibration)),
             lookalikes=tuple(Lookalike(*pair) for pair in job.lookalikes if pair[0] in evaluated),
+            classes=evaluated_classes((sample.label for sample in job.evaluation.samples), job.network.labels),
         ),
         reference=reference,
         results=tuple(rows),
@@ -214,4 +221,5 @@ def describe_model(job: Job, macs: int) -> Model:
         classes=network.classes,
         accuracy_meaningful=network.weights != "random",
         license=network.license_note,
+        preprocessing=PreprocessingFacts(**asdict(network.preprocessing)),
     )

@@ -43,6 +43,8 @@ class Options:
     """Whether this machine downloads the devices' packages instead of the devices themselves."""
     force: bool = False
     """Whether to build bundles even if the plan predicts that they won't fit."""
+    thumbnails: bool = True
+    """Whether the report's page shows thumbnails of images whose predicted class INT8 changed."""
     command: tuple[str, ...] = ()
     as_given: Mapping[str, Any] | None = None
     """The job as JSON values, which the run folder keeps for later commands."""

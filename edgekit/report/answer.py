@@ -7,10 +7,12 @@ from edgekit.report.confidence import UNCONFIRMED, confidence, ended, is_unconfi
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure
 from edgekit.report.row import Accuracy, Row, Verdict, all_figures
-from edgekit.report.sentences import timing_words
+from edgekit.report.sentences import emulated, timing_words, warnings
 
 UNSTEADY = "unreliable timing: "
 """Beginning of the remarks on a latency that other load, heat or drift disturbed."""
+UNCONFIRMED_WORD = "unconfirmed"
+"""Stands for the verdict of a row that passes although its images can't confirm that its loss is within the bound."""
 
 VERBS: dict[Verdict, str] = {
     "pass": "",
@@ -26,6 +28,16 @@ UNCONFIRMED_VERBS: dict[Verdict, str] = {"pass": " passes:", "inconclusive": " i
 def figure_at(path: str) -> Figure:
     """The figure with this path."""
     return next(figure for figure in all_figures() if figure.path == path)
+
+
+def alerts(report: Report) -> list[str]:
+    """What to know before the decision: warnings of the whole run, emulated devices, and unreliable timing."""
+    return [*warnings(report), *emulated(report.results), *unsteady(report.results)]
+
+
+def advised(report: Report) -> tuple[Recommendation, ...]:
+    """The recommendation for each device."""
+    return (report.recommendation, *report.recommendation.others)
 
 
 def decision(report: Report, advice: Recommendation) -> list[str]:
@@ -110,8 +122,8 @@ def with_interval(figure: Figure, row: object, meaningful: bool = True) -> str:
 
 
 def verdict_word(row: Row) -> str:
-    """The verdict, or "unconfirmed" for a row that passes on its measured loss alone."""
-    return "unconfirmed" if row.verdict == "pass" and is_unconfirmed(row.accuracy) else row.verdict
+    """The verdict, or another word for a row that passes on its measured loss alone."""
+    return UNCONFIRMED_WORD if row.verdict == "pass" and is_unconfirmed(row.accuracy) else row.verdict
 
 
 def float_line(rows: Sequence[Row]) -> str:
@@ -135,6 +147,17 @@ def caption(report: Report) -> str:
     """How the figures of the table were measured."""
     loss = f" Loss: against {report.reference.engine}, {report.evaluation.count:,} images."
     return f"Latency: {timing_words(report.results)}.{loss if report.model.accuracy_meaningful else ''}"
+
+
+def all_remarks(report: Report) -> list[tuple[Row, str]]:
+    """The remarks on each row."""
+    shipped = {(advice.device, advice.bundle) for advice in advised(report)}
+    several = len(report.devices) > 1
+    return [
+        (row, remark)
+        for row in report.results
+        for remark in remarks(row, (row.device.name, row.bundle) in shipped, several)
+    ]
 
 
 def unsteady(rows: Sequence[Row]) -> list[str]:

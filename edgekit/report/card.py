@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edgekit.report.answer import advised
 from edgekit.report.document import Model, Report
 from edgekit.report.figure import Figure
-from edgekit.report.markdown import bold, bullets, escaped, table, table_of_rows
+from edgekit.report.markdown import bold, bullets, decision_parts, escaped, table, table_of_rows
 from edgekit.report.provenance import provenance
 from edgekit.report.row import Row, all_figures
-from edgekit.report.sentences import conditions, heading, layer_names, recommendation, warnings
+from edgekit.report.sentences import conditions, heading, layer_names, warnings
 from edgekit.support.libraries import import_needed
 
 OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.share_of_macs")
@@ -87,7 +88,8 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
     parts = [
         f"# {escaped(report.model.name)}: {' and '.join(dict.fromkeys(row.precision for row in pair)) or 'no bundle'}",
         escaped(heading(report)),
-        bold([*warnings(report), *recommendation(report).splitlines()]),
+        bold(warnings(report)),
+        *(part for advice in advised(report) for part in decision_parts(report, advice)),
         "## Original and optimized",
         _comparison(report, pair),
         *map(escaped, conditions(report)),
@@ -104,7 +106,7 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
         "Paths are shown without their folders. With `--calibration-list calibration.json`, a file of the run folder, "
         "the command makes the same bundles on the same kind of processor.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _comparison(report: Report, pair: Sequence[Row]) -> str:

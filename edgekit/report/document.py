@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import Count, Fraction, Interval, Row
 from edgekit.report.search_document import SearchSummary
 from edgekit.report.sensitivity_document import Sensitivity
@@ -36,6 +37,8 @@ class Model:
     """Whether accuracies mean anything; false for random weights."""
     license: str | None = None
     """Note on the licence of the published weights."""
+    preprocessing: PreprocessingFacts | None = None
+    """Conversion of an image to the network's input; null in reports of an edgekit without it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,16 @@ class Calibration:
     """Comparison of models from two halves of the images, for each runtime; empty without `--check-stability`."""
 
 
+@dataclass(frozen=True)
+class EvaluatedClass:
+    """A class that evaluation images have."""
+
+    label: str
+    """Name of the class."""
+    images: Count
+    """Number of evaluation images of this class."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The evaluation images, and their overlap with the calibration images."""
@@ -127,6 +140,9 @@ class Evaluation:
     """Images that were left out because their content is that of a calibration image."""
     lookalikes: tuple[Lookalike, ...] = ()
     """Evaluation images that look like a calibration image."""
+    classes: tuple[EvaluatedClass, ...] | None = None
+    """Classes that the images have, in the order of the network's outputs; null for more than 1,000 classes, and in
+    reports of an edgekit without it."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +163,8 @@ class Reference:
     near_chance: bool = False
     """Whether the interval reaches down to chance and ends below the middle between chance and 1, so that no accuracy
     means anything; false for random weights, whose accuracies mean nothing anyway."""
+    right_by_class: tuple[Count, ...] | None = None
+    """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,8 @@ class Report:
 
     schema_version: Literal[1] = 1
     """Version of the document's format."""
+    name: str | None = None
+    """Name of the run, which is that of its folder; null in reports of an edgekit without it."""
     edgekit: str
     """Version of edgekit that wrote the document."""
     created: Timestamp
@@ -191,6 +211,12 @@ class Report:
     """Recipes that `edgekit tune` tried before it made these bundles; null for other commands."""
     sensitivity: Sensitivity | None = None
     """Result of `edgekit sensitivity` in the same run folder; null where it was not run."""
+
+    @property
+    def title(self) -> str:
+        """Name of the run and of its model, such as "vehicles (resnet18)"; one name if they have the same."""
+        model = self.model.name
+        return model if self.name in (None, model) else f"{self.name} ({model})"
 
     @property
     def devices(self) -> list[str]:

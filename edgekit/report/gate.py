@@ -19,5 +19,8 @@ class Gate:
     """Path of the figure that the gate judges, such as "accuracy.drop_top1_points"; null for gates without a limit."""
     limit: float | None = None
     """Limit of that figure, in the units of report.json."""
+    whole_interval: bool | None = None
+    """Whether the whole 95 % interval must meet the limit, instead of the measured value alone; null for gates without
+    a limit, and in reports of an edgekit without it."""
     reasons: tuple[str, ...] = ()
     """Reasons for an outcome other than "pass", and remarks on one that is "pass"."""

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.report.answer import advised, decision
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, regression
 from edgekit.report.document import Report
 from edgekit.report.gate import Gate
 from edgekit.report.judged import Judged, main_figures
+from edgekit.report.limits import limits
 from edgekit.report.row import all_figures
 from edgekit.report.sentences import warnings
 from edgekit.support.libraries import import_needed
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from junitparser import TestCase
     from junitparser.junitparser import Result
 
+DECISION = "ship"
+"""Name of the class of the test cases that say what to ship to each device."""
 MEASURED = "measured"
 """Name of the test case of a row's measurement, which passes if the row has figures."""
 NOT_JUDGED = "reported for information: without an interval, a change of this figure can't be a regression"
@@ -23,9 +27,14 @@ _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 def junit_of_report(report: Report) -> str:
-    """JUnit XML of a report, as `junit_of_rows` writes it."""
+    """JUnit XML of a report: doubts about the reference, the decision for each device, and the rows' test cases."""
     meaningful = report.model.accuracy_meaningful
-    return junit_of_rows(report.model.name, report.results, meaningful, warnings(report) if meaningful else ())
+    cases = [
+        *_doubt_cases(warnings(report) if meaningful else ()),
+        *_decision_cases(report),
+        *(case for row in report.results for case in _row_cases(row, meaningful)),
+    ]
+    return _document(report.title, cases)
 
 
 def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, doubts: Sequence[str] = ()) -> str:
@@ -50,6 +59,18 @@ def _doubt_cases(doubts: Sequence[str]) -> "Iterable[TestCase]":
 
     for doubt in doubts:
         yield _case("reference", "above-chance", _result(Failure, doubt, "inconclusive"), [])
+
+
+def _decision_cases(report: Report) -> "Iterable[TestCase]":
+    """What to ship to each device, and what that gains and costs; skipped for nothing, since rows fail themselves."""
+    import_needed("junitparser", "cli")
+    from junitparser import Skipped
+
+    for advice in advised(report):
+        headline, *details = decision(report, advice)
+        result = None if advice.bundle else _result(Skipped, headline, "nothing to ship")
+        lines = [*(() if result else (headline,)), *details, limits(report.results)]
+        yield _case(DECISION, str(advice.device), result, [line for line in lines if line])
 
 
 def _row_cases(row: Judged, meaningful: bool) -> "Iterable[TestCase]":

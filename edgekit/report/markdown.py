@@ -1,29 +1,50 @@
 """Markdown summaries of results, such as GitHub shows on the page of a job."""
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
+from edgekit.report.answer import advised, alerts, all_remarks, decision
 from edgekit.report.compare import Comparison, compared_figures, describe_change
 from edgekit.report.confidence import sentences
-from edgekit.report.document import Report
+from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure
 from edgekit.report.judged import Judged, main_figures
-from edgekit.report.sentences import conditions, heading, recommendation, warnings
+from edgekit.report.limits import limits
+from edgekit.report.next_steps import RUN, steps_in_report
+from edgekit.report.sentences import heading, measured_with
 
 UNCHANGED = "Nothing got worse beyond the noise."
 
 
 def summary_of_report(report: Report) -> str:
-    """The model, warnings, the bundle to ship, a table of the rows, why rows did not pass, and the conditions."""
-    meaningful = report.model.accuracy_meaningful
+    """Alerts, the decision for each device, the limits, a table of the rows, remarks, next steps and the conditions."""
     return _page(
-        heading(report),
-        bold(warnings(report)),
-        bold(recommendation(report).splitlines()),
-        table_of_rows(report.results, meaningful),
-        bullets(_notes(report.results)),
-        *map(escaped, conditions(report)),
+        report.title,
+        bold(alerts(report)),
+        *(part for advice in advised(report) for part in decision_parts(report, advice)),
+        escaped(limits(report.results)),
+        table_of_rows(report.results, report.model.accuracy_meaningful),
+        bullets(remark for _, remark in all_remarks(report)),
+        _steps(report),
+        escaped(heading(report)),
+        *map(escaped, measured_with(report)),
     )
+
+
+def decision_parts(report: Report, advice: Recommendation) -> list[str]:
+    """Paragraphs with the bundle to ship to a device, and what that gains and costs."""
+    headline, *details = decision(report, advice)
+    return [bold([headline]), escaped(" ".join(details))]
+
+
+def _steps(report: Report) -> str:
+    """The next steps, with their commands."""
+    steps = [
+        f"- {escaped(step.purpose)}{f': `{shlex.join(step.command)}`' if step.command else ''}"
+        for step in steps_in_report(report)
+    ]
+    return "\n".join([f"Next, with {RUN} for the run folder:", "", *steps]) if steps else ""
 
 
 def summary_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, warnings: Sequence[str] = ()) -> str:

@@ -1,11 +1,21 @@
 """Facts about the origin of a report's figures, for the page and the model card."""
 
 import shlex
+from collections.abc import Sequence
 
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.document import Calibration, Evaluation, Report
 from edgekit.report.figure import NOTHING
+from edgekit.report.preprocessing import preprocessing_words
+from edgekit.report.row import Row
 from edgekit.report.sentences import stability_words
+
+
+def origin(report: Report) -> str:
+    """When, with what and on which machines the report was made, in one line."""
+    machines = dict.fromkeys(_short(row.device, len(report.devices) > 1) for row in report.results)
+    on = f" on {', '.join(machines)}" if machines else ""
+    return f"Measured{on}; {report.created[:10]}, edgekit {report.edgekit}."
 
 
 def provenance(report: Report) -> dict[str, str]:
@@ -17,18 +27,30 @@ def provenance(report: Report) -> dict[str, str]:
         "Weights": f"{model.weights}, SHA-256 {model.weights_sha256 or NOTHING}",
         **({"License": model.license} if model.license else {}),
         "Classes": f"{model.classes:,}",
+        **({"Preprocessing": preprocessing_words(model.preprocessing)} if model.preprocessing else {}),
         "Calibration": _calibration(calibration),
         **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},
         "Evaluation": _evaluation(report.evaluation),
-        **{f"Device {row.device.name}": _machine(row.device) for row in report.results},
+        **{f"Device {device}": _machine(device, report.results) for device in report.devices},
     }
 
 
-def _machine(device: DeviceFacts) -> str:
-    """The facts of a device in words."""
+def _short(device: DeviceFacts, several: bool) -> str:
+    """The machine by its processor, after its name if there are several."""
+    processor = device.cpu or "an unknown processor"
+    return f"{device.label}: {processor}" if several else processor
+
+
+def _machine(name: str, rows: Sequence[Row]) -> str:
+    """The facts of a device in words, with the versions of the runtimes on it."""
+    own = [row for row in rows if row.device.name == name]
+    device = own[0].device
     cores, memory = device.cores or "unknown", _gib(device.memory_bytes)
     processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
-    return f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
+    python = f"Python {device.python}" if device.python else None
+    versions = dict.fromkeys((device.system, python, *(row.engine for row in own)))
+    words = f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
+    return ", ".join(filter(None, (words, *versions)))
 
 
 def _calibration(part: Calibration) -> str:

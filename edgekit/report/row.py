@@ -91,6 +91,8 @@ class Accuracy:
     """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
     changes: tuple[ClassChange, ...] | None = None
     """Classes with changed predictions, the worst first, at most 100; null in reports of an edgekit without it."""
+    right_by_class: tuple[Count, ...] | None = None
+    """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,9 @@ class Measurement:
     """Precision of the bundle: "float" or "int8"."""
     device: DeviceFacts
     """Machine that the bundle was measured on."""
+    engine: str | None = None
+    """Distribution of the runtime that ran the bundle, with its version, such as "onnxruntime 1.27.1"; null for a
+    failure, and in reports of an edgekit without it."""
     bundle: str | None = None
     """Name of the bundle, which is its folder within the run folder; null where none was made."""
     scheme: str | None = None
@@ -281,7 +286,7 @@ class Row(Measurement):
 FIGURES: tuple[Figure, ...] = (
     Figure(path="size_bytes", title="size", unit="MB", digits=1, scale=1e-6, better="lower", tolerance=0.01,
            rank=4,
-           meaning="size of the files that the runtime loads, in bytes"),
+           meaning="size of the files that the runtime loads"),
     Figure(path="accuracy.top1", title="top-1", unit="%", scale=100, rank=2, csv="top1_percent",
            meaning="share of images whose highest-scoring class is the right one"),
     Figure(path="accuracy.drop_top1_points", title="drop", unit="points", interval="accuracy.drop_ci95_points",
@@ -304,9 +309,10 @@ FIGURES: tuple[Figure, ...] = (
            csv="pairs_that_can_saturate",
            meaning="number of pairs of INT8 weights that can saturate on x86 processors without VNNI"),
     Figure(path="limit.fraction", title="of rated", unit="%", digits=0, scale=100, rank=5, csv="bound_percent",
-           meaning="latency at the device class's nominal peak rate, as a share of the measured p50"),
+           meaning="latency at the device class's nominal peak rate, as a share of the measured p50; above 100 % where "
+                   "the processor's clock is higher than the class's"),
     Figure(path="peak_rss_bytes", title="peak", unit="MB", digits=0, scale=1e-6, better="lower", rank=8,
-           meaning="peak resident memory of a process that runs only this bundle, in bytes"),
+           meaning="peak resident memory of a process that runs only this bundle"),
     Figure(path="energy.inference_mj", title="energy", unit="mJ", better="lower", rank=7, optional=True,
            csv="inference_mj",
            meaning="power under load minus idle power, times the seconds of one inference"),

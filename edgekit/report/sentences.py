@@ -2,23 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from edgekit.report.document import Recommendation, Reference, Report, Stability
+from edgekit.report.document import Reference, Report, Stability
 from edgekit.report.row import Row
 
 RANDOM = "Accuracy is meaningless: the weights are random."
 SHOWN = 8
 """Number of names in a list before it is cut short."""
-
-
-def recommendation(report: Report) -> str:
-    """The recommended bundle and the reason, with a sentence for each device."""
-    first = report.recommendation
-    return "\n".join(_advice(advice) for advice in (first, *first.others))
-
-
-def _advice(advice: Recommendation) -> str:
-    where = f" on {advice.device}" if advice.device else ""
-    return f"Ship {advice.bundle or 'nothing'}{where}: {advice.why}"
 
 
 def heading(report: Report) -> str:
@@ -53,7 +42,7 @@ def near_chance(reference: Reference, images: int) -> list[str]:
 
 def conditions(report: Report) -> list[str]:
     """Sentences on the conditions under which the figures were measured."""
-    return [*_measured_with(report), *emulated(report.results)]
+    return [*measured_with(report), *emulated(report.results)]
 
 
 def emulated(rows: Iterable[Row]) -> list[str]:
@@ -64,7 +53,8 @@ def emulated(rows: Iterable[Row]) -> list[str]:
     ] * bool(names)
 
 
-def _measured_with(report: Report) -> list[str]:
+def measured_with(report: Report) -> list[str]:
+    """Sentences on how accuracy and latency were measured."""
     timing = (
         f"Latency: {timing_words(report.results)}. "
         f"Speedup: over the runtime's fastest float bundle{_low_precision(report.results)}."

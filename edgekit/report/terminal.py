@@ -4,13 +4,23 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.report.answer import caption, columns, decision, float_line, remarks, rows_on, unsteady
+from edgekit.report.answer import (
+    UNCONFIRMED_WORD,
+    advised,
+    alerts,
+    all_remarks,
+    caption,
+    columns,
+    decision,
+    float_line,
+    rows_on,
+)
 from edgekit.report.columns import lines_of
 from edgekit.report.confidence import sentences
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import DETAIL_RANK, Figure
 from edgekit.report.row import Row, Verdict, table_figures
-from edgekit.report.sentences import conditions, emulated, heading, recommendation, warnings
+from edgekit.report.sentences import conditions, heading, warnings
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
@@ -30,21 +40,19 @@ def render_answer(report: Report, console: "Console") -> None:
     No line is longer than 80 columns or the console. `render_table` shows more figures.
     """
     import_needed("rich", "cli")
-    for warning in (*warnings(report), *emulated(report.results), *unsteady(report.results)):
-        write(console, warning, "bold red")
-    advised = (report.recommendation, *report.recommendation.others)
-    for advice in advised:
+    for alert in alerts(report):
+        write(console, alert, "bold red")
+    recommendations = advised(report)
+    for advice in recommendations:
         headline, *details = decision(report, advice)
         write(console, headline, "bold")
         write(console, " ".join(details))
-    for advice in advised:
-        _write_rows(report, advice, console, several=len(advised) > 1)
+    for advice in recommendations:
+        _write_rows(report, advice, console, several=len(recommendations) > 1)
     console.print()
     write(console, caption(report))
-    for row in report.results:
-        shipped = any((advice.device, advice.bundle) == (row.device.name, row.bundle) for advice in advised)
-        for remark in remarks(row, shipped, several=len(report.devices) > 1):
-            write(console, remark, COLOURS[row.verdict])
+    for row, remark in all_remarks(report):
+        write(console, remark, COLOURS[row.verdict])
 
 
 def _write_rows(report: Report, advice: Recommendation, console: "Console", several: bool) -> None:
@@ -63,8 +71,8 @@ def _write_rows(report: Report, advice: Recommendation, console: "Console", seve
             text = Text(line)
             if verdict:
                 text.stylize(COLOURS[verdict], len(line) - len(verdict))
-            elif line.endswith("unconfirmed"):
-                text.stylize(COLOURS["inconclusive"], len(line) - len("unconfirmed"))
+            elif line.endswith(UNCONFIRMED_WORD):
+                text.stylize(COLOURS["inconclusive"], len(line) - len(UNCONFIRMED_WORD))
             console.print(text, no_wrap=True, crop=False, overflow="ignore")
     write(console, float_line(rows))
 
@@ -83,7 +91,7 @@ def width_of(console: "Console") -> int:
 
 
 def render_table(report: Report, console: "Console") -> None:
-    """Print one line per row, then the reasons of rows that did not pass, and the bundle to ship.
+    """Print one line per row, then the reasons of rows that did not pass, and the decision for each device.
 
     Columns are dropped, highest rank first, until the table fits the console. Details are dropped before intervals move
     to a second line.
@@ -104,7 +112,9 @@ def render_table(report: Report, console: "Console") -> None:
     for row in report.results:
         if row.verdict != "pass" or row.remarks:
             console.print(_why(row, several=len(report.devices) > 1))
-    console.print(Text(recommendation(report), style="bold"))
+    for advice in advised(report):
+        headline, *details = decision(report, advice)
+        console.print(Text(headline, style="bold"), Text(" ".join(details)), sep="\n" if details else "")
 
 
 def _fitting(report: Report, console: "Console") -> tuple["Table", list[Figure]]:

@@ -38,6 +38,7 @@ def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
         drawn = axes.bxp(
             boxes, positions=range(len(timed)), orientation="horizontal", widths=0.55, showfliers=False,
             patch_artist=True, medianprops={"color": INK, "linewidth": 1.6}, boxprops={"edgecolor": SERIES[0]},
+            whiskerprops={"color": INK}, capprops={"color": INK},
         )  # fmt: skip
         for place, ((row, latency), box) in enumerate(zip(timed, drawn["boxes"], strict=True)):
             box.set_facecolor(SERIES[0] if row.precision == "int8" else GROUND)

@@ -12,6 +12,7 @@ from edgekit.report.html import render_html
 from edgekit.report.row import Row, all_figures
 from edgekit.report.schema import FILE
 from edgekit.report.serialization import to_json
+from edgekit.report.thumbnails import read_thumbnails
 from edgekit.support.files import replace_text
 
 Value = str | float | int | None
@@ -28,6 +29,7 @@ LABELS: dict[str, Callable[[Report, Row], Value]] = {
     "scheme": lambda report, row: row.scheme,
     "device": lambda report, row: row.device.name,
     "device_class": lambda report, row: row.device.device_class,
+    "engine": lambda report, row: row.engine,
     "device_emulated": lambda report, row: _text(bool(row.device.emulated)),
     "verdict": lambda report, row: row.verdict,
     "reasons": lambda report, row: "; ".join(row.reasons),
@@ -42,15 +44,15 @@ LABELS: dict[str, Callable[[Report, Row], Value]] = {
 """Columns of report.csv that are not figures, and the functions that give their cells."""
 
 
-def write_report(report: Report, folder: Path) -> None:
+def write_report(report: Report, folder: Path, thumbnails: bool = True) -> None:
     """Write report.json, report.csv and report.html into `folder`, and create it if necessary.
 
-    The JSON comes first, so that the measurements are saved even if one of the others fails. Raises OutputError if the
-    folder can't be written.
+    The page gets the thumbnails that the run keeps, unless it shall have none. The JSON comes first, so that the
+    measurements are saved even if one of the others fails. Raises OutputError if the folder can't be written.
     """
     _write(folder / FILE, to_json(report))
     _write(folder / "report.csv", render_csv(report))
-    _write(folder / "report.html", render_html(report))
+    _write(folder / "report.html", render_html(report, read_thumbnails(folder) if thumbnails else {}))
 
 
 def render_csv(report: Report) -> str:

@@ -17,6 +17,7 @@ from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.thumbnails import keep_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Report
 from edgekit.report.search_document import SearchSummary, TargetSearch
@@ -147,6 +148,7 @@ def verdict(
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )
     report = replace(assemble(job, options, rows, reference), tuning=tuning)
+    keep_thumbnails(report, job, options, run.path, reporter)
     write_report(report, run.path)
     with writing(run.path / PICTURE):
         replace_text(run.path / PICTURE, draw_tuning(tuning, standalone=True)[0])

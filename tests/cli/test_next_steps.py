@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from edgekit.cli.next_steps import (
-    NextStep,
     after_benchmark,
     after_evaluate,
     after_job,
@@ -24,6 +23,7 @@ from edgekit.models.options import ModelOptions
 from edgekit.pipeline.options import Options
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.gate import Gate, GateName
+from edgekit.report.next_steps import RUN, NextStep, steps_in_report
 from edgekit.report.row import Bound, Failure, Row
 from edgekit.support.run_folder import JOB as JOB_FILE
 from tests.helpers.command_line import context_of
@@ -200,6 +200,23 @@ def test_a_run_that_keeps_its_job_stands_for_the_options(tmp_path: Path) -> None
         ["sensitivity", str(run), "--target", "onnx"],
         ["tune", str(run), "--target", "onnx", "--output", f"{run}-tuned"],
     ]
+
+
+def test_a_report_leads_to_commands_on_its_run_folder() -> None:
+    whole = with_rows(judged("max-drop", "fail"), judged("min-speedup", "fail", "tflite"))
+    assert commands(steps_in_report(whole)) == [
+        ["sensitivity", RUN, "--target", "onnx"],
+        ["inspect", f"{RUN}/tflite-int8"],
+        ["tune", RUN, "--target", "onnx,tflite", "--output", f"{RUN}-tuned"],
+    ]
+    tuned = steps_in_report(replace(whole, command=("tune", "demo")))
+    assert "tune" not in [words[0] for words in commands(tuned)]
+
+
+def test_a_reference_near_chance_comes_before_every_other_step() -> None:
+    whole = with_rows(judged("max-drop", "fail"))
+    (step,) = steps_in_report(replace(whole, reference=replace(whole.reference, near_chance=True)))
+    assert step.command == ()
 
 
 @pytest.mark.parametrize("width", [40, 80])

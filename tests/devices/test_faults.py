@@ -216,7 +216,8 @@ def without_times(report: Report) -> Report:
     """A report without the fields that differ between runs."""
     assert {row.verdict for row in report.results} == {"pass"}
     rows = tuple(map(without_latency, report.results))
-    return replace(report, created="", command=(), recommendation=Recommendation(None, None, ""), results=rows)
+    nothing = Recommendation(None, None, "")
+    return replace(report, name=None, created="", command=(), recommendation=nothing, results=rows)
 
 
 def without_latency(row: Row) -> Row:

@@ -1,7 +1,7 @@
 """Reports and their parts with plausible figures. A test changes what it is about, by keyword or with `replace`."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,8 +12,18 @@ from edgekit.report import render_answer, render_table
 from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.document import Calibration, Evaluation, Model, Recommendation, Reference, Report, Unreadable
+from edgekit.report.document import (
+    Calibration,
+    EvaluatedClass,
+    Evaluation,
+    Model,
+    Recommendation,
+    Reference,
+    Report,
+    Unreadable,
+)
 from edgekit.report.gate import Gate
+from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import (
     Accuracy,
     EndToEnd,
@@ -83,6 +93,15 @@ CHANGES = (
     ClassChange(label="dog", images=900, reference_right=700, right=704, flipped=11),
 )
 """Two classes with changed predictions, the worst first."""
+PREPROCESSING = PreprocessingFacts(
+    height=224,
+    width=224,
+    interpolation="bicubic",
+    crop_pct=0.875,
+    crop_mode="center",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 MODEL = Model(
     name="convnextv2_atto",
     source="timm",
@@ -246,6 +265,23 @@ def report_with(index: int, **changes: Any) -> Report:
     rows = list(ROWS)
     rows[index] = replace(rows[index], **changes)
     return report(results=tuple(rows))
+
+
+def by_class(whole: Report, reference: Sequence[int], **bundles: Sequence[int]) -> Report:
+    """The report on 100 images of each class, of which the reference and each `TARGET_PRECISION` get these right."""
+    classes = tuple(EvaluatedClass(f"class {index}", 100) for index in range(len(reference)))
+    rows = [
+        replace(row, accuracy=replace(row.accuracy, right_by_class=tuple(bundles[key])))
+        if row.accuracy and (key := f"{row.target}_{row.precision}") in bundles
+        else row
+        for row in whole.results
+    ]
+    return replace(
+        whole,
+        evaluation=replace(whole.evaluation, classes=classes),
+        reference=replace(whole.reference, right_by_class=tuple(reference)),
+        results=tuple(rows),
+    )
 
 
 def printed(whole: Report, width: int) -> str:

@@ -1,5 +1,6 @@
 """The whole job: the files that it writes, what it reuses, and how it handles failures."""
 
+import base64
 import csv
 import json
 import os
@@ -7,7 +8,8 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 from edgekit.cli.main import main
+from edgekit.config.runtimes import find_runtime
 from edgekit.errors import EngineError
 from edgekit.measure import opened_bundle, steadiness
 from edgekit.measure.fresh_process import Fresh
@@ -24,11 +27,13 @@ from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
 from edgekit.pipeline import graphs
 from edgekit.report import load_report
+from edgekit.report.by_class import changed_rows, shown_images
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import lookup
 from edgekit.report.row import Latency
 from edgekit.report.sentences import RANDOM
 from edgekit.report.serialization import parse
+from edgekit.report.thumbnails import read_thumbnails
 from edgekit.runtime import bundle
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support import library_log
@@ -88,10 +93,11 @@ def alike(one: Report, other: Report) -> bool:
 
 
 def timeless(report: Report, latency: Latency | None) -> Report:
-    """The report without its times, and without sizes, because the fake runtime's size depends on names in a zip."""
+    """The report without its name and times, and without sizes: the fake runtime's depends on names in a zip."""
     timed: dict[str, Any] = dict.fromkeys(("end_to_end_ms", "speedup", "limit", "thermal", "peak_rss_bytes"))
     rows = tuple(replace(row, **timed, latency_ms=latency, size_bytes=0) for row in report.results)
-    return replace(report, results=rows, created="", command=(), recommendation=Recommendation(None, None, ""))
+    nothing = Recommendation(None, None, "")
+    return replace(report, name=None, results=rows, created="", command=(), recommendation=nothing)
 
 
 def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: Path) -> None:
@@ -124,6 +130,30 @@ def test_run_folder_and_report(finished_run: Path, photos: Path, tiny_weights: P
             assert row.int8
             assert (row.int8.share_of_macs or 0) > 0.5
             assert row.int8.pairs_that_can_saturate == 0
+
+
+def test_the_report_says_what_ran_and_counts_each_class(finished_run: Path) -> None:
+    report = load_report(finished_run)
+    assert report.name == "run"
+    assert report.model.preprocessing is not None
+    assert asdict(report.model.preprocessing) == asdict(read_bundle(finished_run / "onnx-int8").manifest.preprocessing)
+    assert report.evaluation.classes is not None
+    assert sum(each.images for each in report.evaluation.classes) == report.evaluation.count
+    assert sum(report.reference.right_by_class or ()) == round(report.reference.top1 * report.evaluation.count)
+    for row in report.results:
+        assert row.accuracy
+        assert sum(row.accuracy.right_by_class or ()) == round(row.accuracy.top1 * row.accuracy.count)
+        package = find_runtime(row.target).distributions[0]
+        assert row.engine == f"{package} {version(package)}"
+
+
+def test_the_page_has_thumbnails_of_exactly_the_flipped_images_that_it_names(finished_run: Path) -> None:
+    flipped = {shown.image for shown in shown_images(changed_rows(load_report(finished_run)))}
+    thumbnails = read_thumbnails(finished_run)
+    assert flipped
+    assert thumbnails.keys() == flipped
+    html = (finished_run / "report.html").read_text("utf-8")
+    assert all(base64.b64encode(jpeg).decode() in html for jpeg in thumbnails.values())
 
 
 def test_calibration_file(finished_run: Path, photos: Path) -> None:

@@ -1,6 +1,7 @@
 """report.html in a real browser: requests, console messages, sorting, contrast, descriptions of pictures and width."""
 
 import html
+import io
 import json
 import re
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from edgekit.report.html import render_html
-from tests.helpers.reports import BEST, CHANGES, FLOAT_TIMES, INT8_TIMES, ROWS, accuracy, report, report_with
+from tests.helpers.reports import BEST, CHANGES, FLOAT_TIMES, INT8_TIMES, ROWS, accuracy, by_class, report, report_with
 
 # This script runs in the page and checks what a person would see and do. The contrast of each text with its background
 # is WCAG's.
@@ -35,13 +37,12 @@ while (walker.nextNode()) {
   const [a, b] = [light(rgba(element.closest("svg") ? style.fill : style.color)), light(ground(element))];
   contrasts.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), walker.currentNode.data.trim()]);
 }
-const table = document.querySelector("section[aria-labelledby=results] table");
-const names = () => [...table.tBodies[0].rows].map((row) => row.children[0].textContent);
-const heads = [...table.tHead.rows[0].cells];
-const sorted = (title) => {
-  const head = heads.find((cell) => cell.textContent.startsWith(title));
+const [int8, floats] = document.querySelectorAll("section[aria-labelledby=results] table");
+const names = (table) => [...table.tBodies[0].rows].map((row) => row.children[0].textContent);
+const sorted = (table, title) => {
+  const head = [...table.tHead.rows[0].cells].find((cell) => cell.textContent.startsWith(title));
   head.querySelector("button").click();
-  return [head.getAttribute("aria-sort"), names()];
+  return [head.getAttribute("aria-sort"), names(table)];
 };
 const facts = {
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
@@ -50,10 +51,13 @@ const facts = {
   requests: performance.getEntriesByType("resource").map((entry) => entry.name),
   least: contrasts.sort((one, other) => one[0] - other[0]).slice(0, 3),
   texts: contrasts.length,
-  first: names(),
-  up: sorted("p50"),
-  down: sorted("p50"),
-  word: sorted("verdict"),
+  first: names(int8),
+  up: sorted(int8, "p50"),
+  down: sorted(int8, "p50"),
+  word: sorted(int8, "verdict"),
+  floats: sorted(floats, "p50"),
+  folded: !floats.checkVisibility(),
+  images: [...document.images].map((image) => image.naturalWidth),
   pictures: [...document.querySelectorAll("svg")].map((svg) => svg.closest("[role=img]")?.getAttribute("aria-label")),
   unnamed: [...document.querySelectorAll("img:not([alt]), button:empty")].length,
 };
@@ -85,6 +89,13 @@ def inspect(chromium: str, page: str, folder: Path, width: int, dark: bool) -> d
     return facts
 
 
+def small_jpeg() -> bytes:
+    """A picture of 48 x 32 pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (48, 32), "teal").save(file, "JPEG")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_in_a_browser(chromium: str, tmp_path: Path, width: int, dark: bool) -> None:
@@ -92,16 +103,19 @@ def test_page_in_a_browser(chromium: str, tmp_path: Path, width: int, dark: bool
     changed = accuracy(changes=CHANGES)
     whole = report_with(BEST, verdict="inconclusive", reasons=reasons, accuracy=changed, profile=INT8_TIMES)
     whole = replace(whole, results=(replace(ROWS[0], profile=FLOAT_TIMES), *whole.results[1:]))
-    facts = inspect(chromium, render_html(whole), tmp_path, width, dark)
+    whole = by_class(replace(whole, name="a long name of a run " * 5), [90] * 12, openvino_int8=[89] * 12)
+    facts = inspect(chromium, render_html(whole, {"cat/0007.jpg": small_jpeg()}), tmp_path, width, dark)
     assert (facts["dark"], facts["width"]) == (dark, width)
     assert facts["overflow"] <= 0, "the page must not scroll sideways; wide tables scroll in their own frame"
     assert facts["requests"] == []
     assert facts["texts"] > 100
     assert facts["least"][0][0] >= 4.5, facts["least"]
-    assert facts["first"] == [row.name for row in ROWS]
-    fastest = ["tflite-int8", "openvino-int8", "tflite-float", "openvino-float", "onnx-float", "onnx-int8"]
-    assert facts["up"] == ["ascending", fastest]
-    assert facts["down"] == ["descending", [*reversed(fastest[:-1]), "onnx-int8"]]
+    assert facts["first"] == ["openvino-int8", "onnx-int8", "tflite-int8"]
+    assert facts["up"] == ["ascending", ["tflite-int8", "openvino-int8", "onnx-int8"]]
+    assert facts["down"] == ["descending", ["openvino-int8", "tflite-int8", "onnx-int8"]]
+    assert facts["floats"] == ["ascending", ["tflite-float", "openvino-float", "onnx-float"]]
+    assert facts["folded"]
+    assert facts["images"] == [48]
     assert facts["word"][0] == "ascending"
     assert facts["word"][1][0] == "onnx-int8", "error is the first of the verdicts"
     assert facts["pictures"]

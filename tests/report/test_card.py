@@ -77,7 +77,7 @@ def test_without_a_recommendation_the_first_int8_bundle_is_compared() -> None:
     nothing = Recommendation("local", None, "no bundle passed its gates")
     card = card_of(report(recommendation=nothing, results=(row("tflite", "float"), *ROWS[:2])))
     assert compared(card)["figure"] == ["original (openvino-float)", "optimized (openvino-int8)"]
-    assert "Ship nothing on local" in card.text
+    assert "Ship nothing: no bundle passed its gates." in card.text
 
 
 def test_a_run_of_one_precision_or_of_failures_has_a_card() -> None:

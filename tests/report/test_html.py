@@ -1,5 +1,6 @@
 """report.html: the page is self-contained, and the recommendation comes first."""
 
+import base64
 import re
 import sys
 from dataclasses import replace
@@ -8,9 +9,10 @@ from typing import Literal
 import pytest
 
 from edgekit.errors import MissingExtraError
+from edgekit.report.answer import alerts, decision
 from edgekit.report.document import Lookalike, Recommendation
 from edgekit.report.html import render_html
-from edgekit.report.row import Int8, LowPrecision
+from edgekit.report.row import Int8, LowPrecision, table_figures
 from edgekit.report.under_load import Energy
 from edgekit.support.distribution import install_command
 from tests.helpers.page import Page
@@ -19,9 +21,11 @@ from tests.helpers.reports import (
     CHANGES,
     ENERGY,
     FAILED,
+    PREPROCESSING,
     RANDOM_MODEL,
     ROWS,
     accuracy,
+    by_class,
     device,
     printed,
     report,
@@ -29,14 +33,31 @@ from tests.helpers.reports import (
 )
 from tests.helpers.searches import search, sensitivity
 
+JPEG = b"\xff\xd8 the bytes of a small image"
+
+
+def tables_of(page: Page) -> tuple[list[str], list[str]]:
+    """Names of the bundles in the two tables of results."""
+    names = [attributes.get("data-value") for tag, attributes in page.elements if tag == "th"]
+    bundles = [name for name in names if name]
+    int8 = [name for name in bundles if name.endswith("int8")]
+    assert bundles[: len(int8)] == int8
+    return int8, bundles[len(int8) :]
+
+
+def details_of(html: str) -> list[bool]:
+    """Whether each fold of the page is open."""
+    return ["open" in attributes for tag, attributes in Page(html).elements if tag == "details"]
+
 
 def test_page_is_self_contained() -> None:
-    html = render_html(report(sensitivity=sensitivity(), tuning=search()))
+    whole = report_with(BEST, accuracy=accuracy(changes=CHANGES))
+    html = render_html(replace(whole, sensitivity=sensitivity(), tuning=search()), {"cat/0007.jpg": JPEG})
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
     for tag, attributes in page.elements:
-        assert tag not in ("link", "img", "iframe", "object", "base")
-        assert "src" not in attributes
+        assert tag not in ("link", "iframe", "object", "base")
+        assert str(attributes.get("src", "data:")).startswith("data:")
         assert all(value.startswith("#") for key, value in attributes.items() if value and key.endswith("href"))
     assert {tag for tag, _ in page.elements} >= {"main", "h1", "table", "svg", "figure", "script"}
     heads = [attributes for tag, attributes in page.elements if tag == "th"]
@@ -47,7 +68,7 @@ def test_page_is_self_contained() -> None:
 def test_the_recommendation_comes_first() -> None:
     text = Page(render_html(report())).words
     places = [
-        text.index(heading) for heading in ("Ship openvino-int8 on local", "Results", "Accuracy against", "Provenance")
+        text.index(heading) for heading in ("Ship openvino-int8: 7.70 ms", "Results", "Accuracy against", "Provenance")
     ]
     assert places == sorted(places)
     for piece in (
@@ -59,8 +80,8 @@ def test_the_recommendation_comes_first() -> None:
         "1 unreadable",
         "48 to 53 °C, 2400 MHz, not throttled, other processes used 0.1 of 4 CPUs",
         "57 right to wrong, 48 wrong to right of 10,000 images, McNemar p = 0.43",
-        "onnx-int8: error: compile: onnxruntime refused node",
-        "tflite-int8: fail: drop of 1.31 points",
+        "onnx-int8 has an error: compile: onnxruntime refused node",
+        "tflite-int8 failed: drop of 1.31 points",
     ):
         assert piece in text
 
@@ -110,8 +131,8 @@ def test_page_shows_the_energy_and_its_source() -> None:
 def test_page_shows_what_int8_changed_class_by_class() -> None:
     whole = report_with(BEST, accuracy=accuracy(changes=CHANGES))
     text = Page(render_html(whole)).words
-    assert "cat1,00080078042cat/0007.jpgcat → dogcat/0009.jpgfox → cat" in text
-    assert text.index("cat1,000") < text.index("dog900")
+    assert "cat42cat/0007.jpgcat → dogcat/0009.jpgfox → cat1,000800780" in text
+    assert text.index("cat42") < text.index("dog11")
     assert "more classes" not in text
     many = tuple(replace(CHANGES[1], label=f"class {index}") for index in range(13))
     text = Page(render_html(report_with(BEST, accuracy=accuracy(changes=many)))).words
@@ -121,12 +142,70 @@ def test_page_shows_what_int8_changed_class_by_class() -> None:
         assert "Predictions that INT8 changed" not in Page(render_html(other)).words
 
 
+def test_the_first_box_is_the_answer_of_the_terminal() -> None:
+    for whole in (report(), report(results=(ROWS[FAILED],), recommendation=Recommendation("local", None, "none"))):
+        text = Page(render_html(whole)).words
+        assert " ".join(decision(whole, whole.recommendation)) in text
+        assert all(alert in text for alert in alerts(whole))
+
+
+def test_float_rows_are_folded() -> None:
+    tables, folded = tables_of(Page(render_html(report())))
+    assert tables == ["openvino-int8", "onnx-int8", "tflite-int8"]
+    assert folded == ["openvino-float", "onnx-float", "tflite-float"]
+    assert details_of(render_html(report()))[0] is False
+    shipped = report(recommendation=Recommendation("local", "onnx-float", "fastest"))
+    assert details_of(render_html(shipped))[0] is True
+
+
+def test_each_column_has_its_meaning_as_a_tooltip() -> None:
+    titles = [attributes.get("title") for tag, attributes in Page(render_html(report())).elements if tag == "th"]
+    meanings = [figure.meaning for figure in table_figures(ROWS)]
+    assert sorted(filter(None, titles)) == sorted(2 * meanings)
+
+
+def test_page_says_what_the_run_was() -> None:
+    model = replace(report().model, preprocessing=PREPROCESSING)
+    rows = tuple(replace(row, engine=None if row.failure else f"{row.target} 1.2") for row in ROWS)
+    own = device(system="Linux 6.12 aarch64", python="3.13.5")
+    whole = report(name="vehicles", model=model, results=tuple(replace(row, device=own) for row in rows))
+    text = Page(render_html(whole)).words
+    for piece in (
+        "vehicles (convnextv2_atto)",
+        "Measured on AMD EPYC; 2026-01-01, edgekit 0.1.0.",
+        "Limits: a loss of top-1 of at most 1 point; a speedup over float of more than 1x.",
+        "scale to cover 256x256 (bicubic), then crop the centre to 224x224; mean 0.485, 0.456, 0.406",
+        "Linux 6.12 aarch64, Python 3.13.5, openvino 1.2, onnx 1.2, tflite 1.2",
+        "Runtimeonnx 1.2",
+        "Gatesmax-drop: fail, min-speedup: pass",
+    ):
+        assert piece in text
+
+
+def test_page_shows_the_accuracy_of_each_class() -> None:
+    whole = by_class(report(), [90, 80], openvino_int8=[90, 78], tflite_int8=[91, 80])
+    text = Page(render_html(whole)).words
+    assert "class 110080.078.0-2.080.0 class 010090.090.091.0+1.0" in text
+    assert "more classes" not in text
+    many = by_class(report(), [90] * 12, openvino_int8=[89] * 12)
+    assert "2 more classes" in Page(render_html(many)).words
+
+
+def test_thumbnails_are_those_of_flipped_images() -> None:
+    whole = report_with(BEST, accuracy=accuracy(changes=CHANGES))
+    thumbnails = {"cat/0009.jpg": JPEG, "not/flipped.jpg": JPEG}
+    sources = [attributes["src"] for tag, attributes in Page(render_html(whole, thumbnails)).elements if tag == "img"]
+    assert sources == [f"data:image/jpeg;base64,{base64.b64encode(JPEG).decode()}"]
+    assert "<img" not in render_html(whole)
+
+
 def test_page_with_random_weights_shows_latency_only() -> None:
-    html = render_html(report(model=RANDOM_MODEL))
+    html = render_html(by_class(report(model=RANDOM_MODEL), [90], openvino_int8=[89]))
     page = Page(html)
     assert "Accuracy is meaningless" in page.text
     assert "76.55" not in html
     assert "top-1, %" not in html
+    assert "Accuracy of each class" not in html
     label = next(a["aria-label"] for _, a in page.elements if a.get("role") == "img")
     assert label == (
         "Latency on local: openvino-float p50 14.50 ms, p5 to p95 14.06 to 15.95, p99 17.40; "
@@ -169,7 +248,8 @@ def test_page_without_any_figure() -> None:
     nothing = Recommendation("local", None, "no bundle passed its gates")
     page = Page(render_html(report(results=(ROWS[FAILED],), recommendation=nothing)))
     assert "svg" not in {tag for tag, _ in page.elements}
-    assert "Ship nothing on local: no bundle passed its gates" in page.words
+    assert "Ship nothing: no bundle passed its gates." in page.words
+    assert "edgekit explain CompileError" in page.words
     assert "onnx-int8 error" in page.words
 
 

@@ -5,8 +5,11 @@ from dataclasses import replace
 from junitparser import JUnitXml, TestCase
 
 from edgekit.measure.evaluation import EvaluatedBundle
+from edgekit.report.answer import decision
 from edgekit.report.compare import compare_runs
-from edgekit.report.junit import MEASURED, junit_of_comparison, junit_of_rows
+from edgekit.report.document import Recommendation
+from edgekit.report.junit import DECISION, MEASURED, junit_of_comparison, junit_of_report, junit_of_rows
+from edgekit.report.limits import limits
 from edgekit.report.row import Failure
 from tests.helpers.reports import BEST, FAILED, ROWS, accuracy, device, failed_row, gates, report, report_with, row
 
@@ -44,6 +47,22 @@ def test_each_row_and_gate_is_a_test_case() -> None:
     assert found[ROWS[FAILED].label, MEASURED].system_out is None
     assert ROWS[LOST].reasons[0] not in found[ROWS[LOST].label, MEASURED].system_out
     assert sum(label == ROWS[FAILED].label for label, _ in found) == 1
+
+
+def test_a_report_begins_with_the_decision_for_each_device() -> None:
+    pi = [replace(each, device=device("pi")) for each in ROWS[:2]]
+    both = Recommendation("local", "openvino-int8", "fastest", (Recommendation("pi", None, "no bundle passed."),))
+    whole = report(results=(*ROWS, *pi), recommendation=both)
+    (suite,) = JUnitXml.fromstring(junit_of_report(whole).encode())
+    assert suite.name == whole.title
+    found = list(suite)
+    local, other = found[:2]
+    assert [(case.classname, case.name) for case in (local, other)] == [(DECISION, "local"), (DECISION, "pi")]
+    assert local.system_out.splitlines() == [*decision(whole, both), limits(whole.results)]
+    assert outcome(local) == ("pass", "")
+    assert outcome(other) == ("Skipped", decision(whole, both.others[0])[0])
+    rest = list(cases(junit_of_rows("x", whole.results)))
+    assert [(case.classname, case.name) for case in found[2:]] == rest
 
 
 def test_a_gate_that_could_not_be_confirmed_fails_only_where_the_row_does() -> None:

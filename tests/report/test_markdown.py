@@ -4,10 +4,12 @@ import re
 
 from markdown_it import MarkdownIt
 
+from edgekit.report.answer import decision
 from edgekit.report.compare import compare_runs
+from edgekit.report.limits import limits
 from edgekit.report.markdown import UNCHANGED, escaped, summary_of_comparison, summary_of_report, summary_of_rows
 from edgekit.report.row import Failure
-from edgekit.report.sentences import RANDOM, recommendation
+from edgekit.report.sentences import RANDOM
 from tests.helpers.page import Page
 from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, failed_row, report, report_with
 
@@ -22,12 +24,20 @@ def lines(text: str, label: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_report_begins_with_the_recommendation() -> None:
+def test_a_report_begins_with_the_answer() -> None:
     text = summary_of_report(report())
     words = page(text).words
     places = [
         words.index(piece)
-        for piece in ("convnextv2_atto (timm,", recommendation(report()), "verdict", "drop of 1.31 points", "Accuracy:")
+        for piece in (
+            *decision(report(), report().recommendation),
+            limits(ROWS),
+            "verdict",
+            "tflite-int8 failed: drop of 1.31 points",
+            "edgekit tune RUN",
+            "convnextv2_atto (timm,",
+            "Accuracy:",
+        )
     ]
     assert places == sorted(places)
     assert lines(text, "openvino-int8 on local")[:4] == ["openvino-int8 on local", "pass", "7.70", "0.09 [-0.11, 0.29]"]
@@ -40,7 +50,7 @@ def test_a_report_begins_with_the_recommendation() -> None:
 def test_random_weights_have_no_accuracy() -> None:
     text = summary_of_report(report(model=RANDOM_MODEL))
     assert RANDOM in page(text).words
-    assert "top-1" not in text
+    assert "top-1 %" not in text
 
 
 def test_text_is_shown_as_it_is() -> None:

@@ -1,0 +1,83 @@
+"""Thumbnails of flipped images: small JPEG files of what the network saw."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.cli.groups import Making, Measuring
+from edgekit.cli.saved_job import DEMO, GivenJob
+from edgekit.images.dataset import open_dataset
+from edgekit.images.preprocess import Preprocessing
+from edgekit.pipeline.thumbnails import SIDE, make_thumbnails
+from edgekit.report.by_class import CLASSES, EXAMPLES
+from edgekit.report.changes import ChangedImage, ClassChange
+from edgekit.report.document import Report
+from edgekit.support.progress import Reporter
+from tests.helpers.reports import BEST, RANDOM_MODEL, accuracy, report, report_with
+from tests.helpers.tiny import tiny_labels
+
+WIDE = Preprocessing(96, 128, "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+GREY = Preprocessing(32, 32, "bilinear", 1.0, "center", (0.5,), (0.5,))
+
+
+def flipped(*names: str) -> Report:
+    """A report with a changed class for each of these images."""
+    changes = tuple(
+        ClassChange(
+            label=name, images=1, reference_right=1, right=0, flipped=1, examples=(ChangedImage(name, "a", "b"),)
+        )
+        for name in names
+    )
+    return report_with(BEST, accuracy=accuracy(changes=changes))
+
+
+@pytest.mark.parametrize(("preprocessing", "size", "mode"), [(WIDE, (SIDE, 48), "RGB"), (GREY, (32, 32), "L")])
+def test_a_thumbnail_is_the_crop_made_smaller(
+    photos: Path, preprocessing: Preprocessing, size: tuple[int, int], mode: str
+) -> None:
+    made = make_thumbnails(
+        flipped("class_1/0.png"), open_dataset(photos, tiny_labels()), preprocessing, Reporter(quiet=True)
+    )
+    assert list(made) == ["class_1/0.png"]
+    with Image.open(io.BytesIO(made["class_1/0.png"])) as image:
+        assert (image.format, image.size, image.mode) == ("JPEG", size, mode)
+        seen = Image.fromarray(preprocessing.crop(Image.open(photos / "class_1/0.png").convert("RGB")).squeeze())
+        difference = np.asarray(image.convert("L"), int) - np.asarray(seen.resize(size).convert("L"), int)
+        assert np.abs(difference).mean() < 10
+
+
+def test_only_images_that_the_page_shows_have_one(photos: Path) -> None:
+    dataset = open_dataset(photos, tiny_labels())
+    names = [sample.name for sample in dataset.samples]
+    made = make_thumbnails(flipped(*names), dataset, GREY, Reporter(quiet=True))
+    assert list(made) == names[:CLASSES]
+    examples = tuple(ChangedImage(name, "a", "b") for name in names[:5])
+    one = ClassChange(label="a", images=5, reference_right=5, right=0, flipped=5, examples=examples)
+    whole = report_with(BEST, accuracy=accuracy(changes=(one,)))
+    assert list(make_thumbnails(whole, dataset, GREY, Reporter(quiet=True))) == names[:EXAMPLES]
+    for other in (report(), report(model=RANDOM_MODEL, results=whole.results)):
+        assert make_thumbnails(other, dataset, GREY, Reporter(quiet=True)) == {}
+
+
+def test_an_image_that_is_gone_costs_its_thumbnail(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "class_0"
+    folder.mkdir()
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes((photos / "class_0" / name).read_bytes())
+    dataset = open_dataset(tmp_path, ["class_0"])
+    (folder / "0.png").unlink()
+    made = make_thumbnails(flipped("class_0/0.png", "class_0/1.png"), dataset, GREY, Reporter(quiet=True))
+    assert list(made) == ["class_0/1.png"]
+    assert "class_0/0.png" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_the_option_turns_them_off(without: bool) -> None:
+    given = GivenJob(model=DEMO, making=Making(), measuring=Measuring(no_thumbnails=without))
+    assert given.options(()).thumbnails is not without
+    assert ("--no-thumbnails" in given.arguments) is without
