@@ -22,6 +22,7 @@ from tests.helpers.pmic import IDLE_W, LOAD_W, fake_pmic
 from tests.helpers.tiny import ROOT
 
 pytestmark = pytest.mark.slow
+PAGE = ROOT / "docs/how-to/raspberry-pi.md"
 BOARDS = {f"{suite}-{core}": (suite, core) for suite, core in zip(PYTHONS, MODELS, strict=True)}
 """Two boards cover every release and every core. More would take minutes each under QEMU."""
 FIRST, SECOND = BOARDS
@@ -128,9 +129,21 @@ def test_finished_bundles_on_a_board(
             assert "a Raspberry Pi 4 has no such sensor" in row["energy"]["source"]
 
 
+def test_a_check_prints_the_lines_that_the_documentation_shows(
+    boards: dict[str, Emulated], capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = re.search(r"edgekit devices check pi5\n```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert shown
+    assert main(["devices", "check", FIRST]) == 0
+    printed, documented = (
+        [line.partition(":")[0] for line in text.splitlines()] for text in (capfd.readouterr().out, shown[1])
+    )
+    assert printed == documented
+
+
 def test_commands_of_the_documentation(boards: dict[str, Emulated]) -> None:
-    """Run the commands of docs/how-to/raspberry-pi.md on the board, where the user is root already."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/raspberry-pi.md").read_text(), re.DOTALL)
+    """Run the commands of the page on the board, where the user is root already."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     commands = "".join(blocks).replace("sudo ", "").splitlines()
     assert len(commands) >= 9
     with connect(boards[SECOND].device()) as connection:
