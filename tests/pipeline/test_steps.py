@@ -11,6 +11,7 @@ import pytest
 
 from edgekit.pipeline import steps
 from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, read_facts
+from edgekit.pipeline.request import BundleInputs
 from edgekit.support.progress import Reporter
 from edgekit.support.stored_results import Inputs
 from tests.helpers.graph_folder import graph_folder
@@ -22,6 +23,7 @@ class NamedInputs(Inputs):
 
     target: str
     labels: tuple[str, ...]
+    differ_in_labels_alone = BundleInputs.differ_in_labels_alone
 
 
 def has_graph(folder: Path, inputs: Any) -> bool:
