@@ -1,6 +1,7 @@
 """Layers of a graph: convolutions, linear layers, and products of two activations."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -85,6 +86,19 @@ def dense_layers(graph: GraphModule) -> Iterator[DenseLayer]:
         layer = dense_layer(node)
         if layer is not None:
             yield layer
+
+
+def distinct_names(graph: GraphModule) -> dict[Node, str]:
+    """A name for each dense layer that no other has: a module's second layer is called "name (2)".
+
+    It is the same in the graphs of all runtimes, because rewrites keep the order of layers.
+    """
+    seen: Counter[str] = Counter()
+    names = {}
+    for layer in dense_layers(graph):
+        seen[layer.name] += 1
+        names[layer.node] = layer.name if seen[layer.name] == 1 else f"{layer.name} ({seen[layer.name]})"
+    return names
 
 
 def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import Q, add_constant, drop_constants, literal, operand, weight_of
-from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.graph import Q, add_constant, constant, drop_constants, literal, operand, weight_of
+from edgekit.compiler.layers import DenseLayer, dense_layer
 
 QUANTIZE, DEQUANTIZE = Q.quantize_per_tensor.default, Q.dequantize_per_tensor.default
 QUANTIZE_CHANNELS, DEQUANTIZE_CHANNELS = Q.quantize_per_channel.default, Q.dequantize_per_channel.default
@@ -19,6 +19,8 @@ QUANTIZATIONS = {QUANTIZE, DEQUANTIZE, QUANTIZE_CHANNELS, DEQUANTIZE_CHANNELS}
 
 _OWNERS = "edgekit_owners"
 """Key of a DQ's meta data for the layers that it serves."""
+_PLACES = "edgekit_places"
+"""Key of a Q's meta data for the places where its levels are read or written."""
 
 Grid: TypeAlias = tuple[float, int, int, int, torch.dtype]
 """Scale, zero point, lowest level, highest level and dtype of the levels: the arguments that Q and DQ share."""
@@ -147,10 +149,44 @@ def set_owners(dequantizer: Node, layers: Iterable[str]) -> None:
     dequantizer.meta[_OWNERS] = frozenset(layers)
 
 
+def places_of(quantizer: Node) -> frozenset[str]:
+    """The places of a Q, such as "the input of head.fc": the same in every runtime's graph of a network.
+
+    Raises KeyError in a graph that was read from a file.
+    """
+    places: frozenset[str] = quantizer.meta[_PLACES]
+    return places
+
+
+def set_places(quantizer: Node, places: Iterable[str]) -> None:
+    """Write the places of a Q into its meta data."""
+    quantizer.meta[_PLACES] = frozenset(places)
+
+
 def set_grid(quantizer: Quantizer, grid: Grid) -> None:
     """Give a quantizer's Q and every DQ of it another scale and range."""
     for node in (quantizer.node, *quantizer.node.users):
         node.args = (node.args[0], *grid)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """What a layer in INT8 computes with, beyond its input."""
+
+    weight: Tensor
+    """Float weight, [out,in/groups,H,W] or [out,in]; after rounding, whole multiples of the scales."""
+    scale: Tensor
+    """Scales of the weight, [out]."""
+    bias: Tensor | None
+    """Bias, [out]."""
+
+
+def layer_weights(graph: GraphModule, layer: DenseLayer) -> LayerWeights | None:
+    """The weights of a layer; None if they aren't in INT8 with a scale for each output channel, or not constant."""
+    quantizer = int8_weight(layer.node)
+    if quantizer is None or constant(graph, quantizer.source) is None:
+        return None
+    return LayerWeights(*quantizer.weight_and_scale(graph), constant(graph, layer.bias))
 
 
 def set_int8_weights(graph: GraphModule, node: Node, weight: Tensor | None = None, scale: Tensor | None = None) -> None:

@@ -156,6 +156,24 @@ class Recipe:
         }
         return replace(self, targets=rows)
 
+    def sharing_calibration(self, target: str) -> dict[str, TargetRecipe]:
+        """The tables of the runtimes that can share one calibration with a target, which is among them.
+
+        Without `float_layers`, so that the calibration stays the same when a repair keeps layers of one runtime in
+        float; that runtime then shares it no longer. Empty if there is no other runtime, or if a setting makes NNCF
+        change the graph.
+        """
+        own = self.targets[target]
+        plain = self.scheme == "w8a8" and self.bias_correction == "none" and not self.smooth_quant
+        if not plain or own.float_layers is not None:
+            return {}
+        alike = {
+            name: replace(row, float_layers=None, on={})
+            for name, row in self.targets.items()
+            if (row.estimator, row.smooth_quant, row.bias_correction) == (None, None, None)
+        }
+        return alike if target in alike and len(alike) > 1 else {}
+
     def keeping_in_float(self, target: str, layers: Iterable[str]) -> "Recipe":
         """The recipe with these layers of one target in float as well.
 

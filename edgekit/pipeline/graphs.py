@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.constant_store import MEMORY, ConstantStore, keep_constants_in
 from edgekit.compiler.graph import copy_sharing
+from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.simplify import simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
@@ -21,7 +22,7 @@ from edgekit.models.logits import torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.parity import check_graph
-from edgekit.pipeline.quantize import quantize_stage
+from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
 from edgekit.support.libraries import quiet
@@ -56,6 +57,7 @@ class JobGraphs:
         self._checked = shared / CHECKED if shared else None
         self._graph: GraphModule | None = None
         self._refusal: ParityError | None = None
+        self._shared: dict[str, Calibration] = {}
 
     @cached_property
     def samples(self) -> ParitySamples:
@@ -82,11 +84,22 @@ class JobGraphs:
 
     def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
         """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
-        graph = self.exported()
+        graph, request = self.exported(), request_of(self.job, target, precision)
         images = self._calibration[part] if precision == "int8" else []
-        title = f"{target}-{precision}: {'calibrate' if images else 'rewrite'}"
-        with self.reporter.stage(title, len(images) or None) as step, quiet():
-            return quantize_stage(request_of(self.job, target, precision), graph, self.samples, images, step)
+        shared = self._calibrated(request, part) if request.shared_tables else None
+        title = f"{target}-{precision}: {'calibrate' if images and shared is None else 'rewrite'}"
+        with self.reporter.stage(title, None if shared else len(images) or None) as step, quiet():
+            return quantize_stage(request, graph, self.samples, images, step, shared)
+
+    def _calibrated(self, request: BundleRequest, part: slice) -> Calibration:
+        """The calibration that several runtimes share, made for the first of them."""
+        recipe = replace(request.target_recipe, targets=request.shared_tables)
+        key = f"{recipe!r} {part!r}"
+        if key not in self._shared:
+            images = self._calibration[part]
+            with self.reporter.stage("calibrate", len(images)) as step, quiet():
+                self._shared[key] = calibrate_together(request, self.exported(), images, step)
+        return self._shared[key]
 
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:

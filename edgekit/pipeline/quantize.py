@@ -1,15 +1,20 @@
 """Rewrites an exported graph for one runtime and calibrates it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
+from edgekit.compiler.graph import copy_sharing
 from edgekit.compiler.layers import layers
-from edgekit.compiler.quantize.calibrate import placement_of, quantize
+from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantize, quantize_like
+from edgekit.compiler.quantize.calibration import Calibration
+from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.rewrites import rewrite
+from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import find_runtime
 from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile, ParitySamples
@@ -24,10 +29,12 @@ def quantize_stage(
     samples: ParitySamples,
     calibration: Sequence[NDArray[np.float32]] = (),
     on_sample: Callable[[], None] = lambda: None,
+    shared: Calibration | None = None,
 ) -> GraphToCompile:
     """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
 
-    `on_sample` is called after each calibration image. Raises CompileError when NNCF fails.
+    Where the calibration that its runtimes share fits the graph, it takes the place of an own one. `on_sample` is
+    called after each calibration image. Raises CompileError when NNCF fails.
     """
     network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
     wants = recipe.targets[request.target]
@@ -43,8 +50,10 @@ def quantize_stage(
         for _, layer in layers(graph)
     )
     if int8:
-        limit_pairs = limits_pairs(request)
-        rewritten = quantize(rewritten, calibration, recipe, request.target, lowering, on_sample, limit_pairs)
+        settings = (recipe, request.target, lowering)
+        limit_pairs = limits_pairs(recipe, request.target, request.device_class)
+        alike = shared and quantize_like(copy_sharing(rewritten), calibration[0], shared, *settings, limit_pairs)
+        rewritten = alike or quantize(rewritten, calibration, *settings, on_sample, limit_pairs)
     facts = GraphFacts(
         target=request.target,
         precision=request.precision,
@@ -60,11 +69,42 @@ def quantize_stage(
     return GraphToCompile(rewritten, facts, samples)
 
 
-def limits_pairs(request: BundleRequest) -> bool:
-    """Whether pairs of weights of this INT8 bundle must not saturate on x86 without VNNI."""
-    recipe = request.target_recipe
-    wants, inputs = recipe.targets[request.target], find_runtime(request.target).saturating_inputs
-    adds_in_16_bits = wants.activations in inputs and recipe.scheme == "w8a8" and not request.device_class.is_arm
+def calibrate_together(
+    request: BundleRequest,
+    graph: GraphModule,
+    images: Sequence[NDArray[np.float32]],
+    on_sample: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Calibrate the exported graph for all runtimes of the request's `shared_tables`, on float32 images [1,C,H,W].
+
+    It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has.
+    """
+    tables = request.shared_tables
+    common = [set(table.rewrites_of("int8")) for table in tables.values()]
+    rewritten = rewrite(graph, set.intersection(*common)).graph
+    first, recipe = next(iter(tables.values())), request.target_recipe
+    union = replace(
+        first,
+        rewrites=(),
+        int8_rewrites=None,
+        activations="int8",
+        quantize_outputs=any(table.quantize_outputs for table in tables.values()),
+        quantize_depthwise=True,  # some runtime's rewrites may make dense layers of depthwise ones
+        quantize_gelu=any(table.quantize_gelu for table in tables.values()),
+        quantize_residuals=any(table.quantize_residuals for table in tables.values()),
+    )
+    lowerings = {name: tuple(load_lowering(name).enabled(table)) for name, table in tables.items()}
+    settings = (recipe.float_layers, recipe.scheme)
+    placements = [Placement(table, *settings, lowerings[name]) for name, table in tables.items()]
+    of_all = Placement(union, *settings, [lowering for each in lowerings.values() for lowering in each])
+    limit_pairs = any(limits_pairs(recipe, name, request.device_class) for name in tables)
+    return calibrate(rewritten, images, recipe, placements, of_all, on_sample, limit_pairs)
+
+
+def limits_pairs(recipe: Recipe, target: str, device_class: DeviceClass) -> bool:
+    """Whether pairs of weights of a target's INT8 bundle must not saturate on x86 without VNNI."""
+    wants, inputs = recipe.targets[target], find_runtime(target).saturating_inputs
+    adds_in_16_bits = wants.activations in inputs and recipe.scheme == "w8a8" and not device_class.is_arm
     return wants.limit_weight_pairs and adds_in_16_bits
 
 

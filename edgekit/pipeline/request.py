@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit import __version__
+from edgekit.config import sizes
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe, TargetRecipe
@@ -31,6 +32,8 @@ class CalibrationInputs:
     """`Selection.sha256` of the calibration images."""
     images: tuple[str, ...]
     """SHA-256 of each calibration image, in their order."""
+    shared: Mapping[str, TargetRecipe]
+    """Tables of the runtimes that share the calibration; none for a runtime that is calibrated alone."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,23 @@ class BundleRequest:
         return self.recipe.for_target(self.target)
 
     @property
+    def shared_tables(self) -> Mapping[str, TargetRecipe]:
+        """The recipe's tables for the runtimes that share this one's calibration; none if it is calibrated alone.
+
+        A network in mapped files is calibrated for each runtime in a process of its own.
+        """
+        if self.precision == "float" or self.network.params >= sizes.BUILT_APART_FROM:
+            return {}
+        return self.recipe.sharing_calibration(self.target)
+
+    @property
     def inputs(self) -> BundleInputs:
         """Inputs of the bundle."""
         recipe, calibration = self.target_recipe, None
         if self.precision == "int8":
             shared = replace(recipe, targets={})
-            calibration = CalibrationInputs(shared, self.calibration_sha256, self.calibration_images)
+            images = self.calibration_sha256, self.calibration_images
+            calibration = CalibrationInputs(shared, *images, self.shared_tables)
         return BundleInputs(
             network=self.network.identity,
             labels=self.network.labels,

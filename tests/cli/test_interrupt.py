@@ -15,7 +15,7 @@ from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 
-STAGES = ["export", "onnx-float: compile", "onnx-int8: calibrate", "onnx-int8: evaluate", "onnx-float, onnx-int8: time"]
+STAGES = ["export", "onnx-float: compile", "calibrate", "onnx-int8: evaluate", "onnx-float, onnx-int8: time"]
 """Ctrl-C comes when this one begins."""
 
 INTERRUPTED = "Interrupted. Completed work was saved; run the same command again to resume."

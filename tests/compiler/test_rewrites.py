@@ -63,6 +63,7 @@ CONVNEXT_V2 = {
     "half-precision-layer-norm": 9,
     "channels-first-layer-norm": 9,
     "rows-layer-norm": 9,
+    "centred-layer-norm": 1,
 }
 CASES = {
     "convnextv2": Case(
@@ -99,6 +100,7 @@ CASES = {
             "half-precision-layer-norm": 9,
             "channels-first-layer-norm": 9,
             "rows-layer-norm": 9,
+            "centred-layer-norm": 1,
         },
     ),
     "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 22}),
@@ -112,7 +114,13 @@ CASES = {
     "davit": Case(
         "davit_tiny",
         {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 4), "num_classes": 10},
-        places={"patch-linear": 1, "layer-norm-affine": 7, "channels-first-layer-norm": 3, "rows-layer-norm": 3}
+        places={
+            "patch-linear": 1,
+            "layer-norm-affine": 7,
+            "channels-first-layer-norm": 3,
+            "rows-layer-norm": 3,
+            "centred-layer-norm": 1,
+        }
         | dict.fromkeys(PLAIN_NORMS, 11)
         | dict.fromkeys(GELUS, 4),
     ),
@@ -258,7 +266,7 @@ def test_a_pass_makes_as_many_weights_as_it_says(name: str, side: int, stride: i
 def test_counts_of_passes_are_in_the_order_of_the_passes(networks: Any) -> None:
     _, graph = cached("convnextv2", networks)
     counts = rewrite(graph, ["response-norm", "layer-scale", "channels-last"]).counts
-    assert list(counts.items()) == [("channels-last", 8), ("layer-scale", 0), ("response-norm", 4)]
+    assert list(counts.items()) == [("layer-scale", 0), ("response-norm", 4), ("channels-last", 8)]
 
 
 def test_channels_last_leaves_one_pair_of_transposes_around_each_spatial_convolution(networks: Any) -> None:

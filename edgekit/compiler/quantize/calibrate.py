@@ -1,26 +1,36 @@
 """Calibrates a graph with NNCF: inserts quantize/dequantize nodes (Q/DQ) according to a recipe."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence, Set
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.constant_store import keep_constants_in, store_of
 from edgekit.compiler.execution.threads import at_once, threads
-from edgekit.compiler.graph import set_values
-from edgekit.compiler.quantize.equalize import equalize
+from edgekit.compiler.graph import constant, set_values, weight_of
+from edgekit.compiler.layers import dense_layers, distinct_names
+from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, Range
+from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
-from edgekit.compiler.quantize.lowering import center_weights, tie_pools
+from edgekit.compiler.quantize.lowering import center_weights, tie_pools, use_all_levels
 from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.ranges import minimize_range_mse
+from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
-from edgekit.compiler.quantizers import quantizers
+from edgekit.compiler.quantizers import (
+    LayerWeights,
+    Quantizer,
+    layer_weights,
+    places_of,
+    quantizers,
+    weight_quantizer_of,
+)
 from edgekit.config.recipes import Estimator, Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
@@ -45,49 +55,203 @@ def quantize(
 ) -> GraphModule:
     """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,C,H,W].
 
-    `lowering` is the runtime's. The graph is consumed. Statistics are collected one image at a time, because batches
-    distort them (nncf#2619). With `limit_pairs`, nothing saturates in kernels that add two products in 16 bits. Raises
-    CompileError if NNCF fails, for example on activations that aren't finite.
+    `lowering` is the runtime's. The graph is consumed. With `limit_pairs`, nothing saturates in kernels that add two
+    products in 16 bits. Raises CompileError if NNCF fails, for example on activations that aren't finite.
+    """
+    placement = placement_of(recipe, target, lowering, graph)
+    with torch.no_grad(), quiet():
+        if recipe.equalization:
+            equalize(graph, samples, recipe.equalization)
+        quantized = _insert(graph, samples, recipe, placement, on_sample)
+        if recipe.estimator == "mse":
+            minimize_range_mse(quantized, samples)
+        _round(quantized, samples, recipe, limit_pairs)
+        return _finish(quantized, recipe, target, lowering)
+
+
+def calibrate(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    placements: Sequence[Placement],
+    union: Placement,
+    on_sample: Callable[[], None] = lambda: None,
+    limit_pairs: bool = False,
+) -> Calibration:
+    """Calibrate a graph for several runtimes with these placements, on images float32 [1,C,H,W].
+
+    `union` has the Q/DQ of all placements. Values that only a minority quantizes get a range, but stay exact, so the
+    weights are rounded for what most runtimes compute. The graph is consumed. `limit_pairs` says whether some of the
+    runtimes need weights of which no pair saturates. Raises CompileError as `quantize` does.
+    """
+    names = distinct_names(graph)
+    before = {
+        names[layer.node]: (weight_of(graph, layer.weight), constant(graph, layer.bias))
+        for layer in dense_layers(graph)
+        if union.quantizes(graph, layer)
+    }
+    places, layers = (_of_most(found) for found in zip(*(p.places(graph) for p in placements), strict=True))
+    with torch.no_grad(), quiet():
+        divisors = find_divisors(graph, samples, recipe.equalization) if recipe.equalization else {}
+        divide(graph, divisors)
+        quantized = _insert(graph, samples, recipe, union, on_sample)
+        consumed = effects(quantized)
+        idle = _idle(quantized, places, layers)
+        if recipe.estimator == "mse":
+            minimize_range_mse(quantized, samples, consumed)
+        ranges = _ranges(quantizers(quantized))
+        for node in idle:
+            quantized.graph.erase_node(node)
+        quantized.recompile()
+        unlimited = _weights(quantized) if limit_pairs else {}
+        _round(quantized, samples, recipe, limit_pairs, unlimited)
+    names = distinct_names(quantized)
+    calibrated = {
+        names[node]: CalibratedLayer(*before[names[node]], limited=weights, unlimited=unlimited.get(node, weights))
+        for node, weights in _weights(quantized).items()
+    }
+    return Calibration(divisors, ranges, calibrated)
+
+
+def _of_most(found: Collection[Iterable[str]]) -> set[str]:
+    """What more than half of these have."""
+    counts = Counter(name for names in found for name in names)
+    return {name for name, count in counts.items() if 2 * count > len(found)}
+
+
+def _idle(quantized: GraphModule, places: Set[str], layers: Set[str]) -> list[Node]:
+    """Let the values outside of these places, and the weights of other layers, stay exact. Returns the unused Qs."""
+    names = distinct_names(quantized)
+    for layer in list(dense_layers(quantized)):
+        weights = weight_quantizer_of(layer.weight)
+        if weights is not None and names[layer.node] not in layers:
+            layer.weight.replace_all_uses_with(weights.source)
+            quantized.graph.erase_node(layer.weight)
+            quantized.graph.erase_node(weights.node)
+    idle = []
+    for quantizer in quantizers(quantized):
+        if places_of(quantizer.node).isdisjoint(places):
+            for dequantizer in list(quantizer.node.users):
+                dequantizer.replace_all_uses_with(quantizer.source)
+                quantized.graph.erase_node(dequantizer)
+            idle.append(quantizer.node)
+    quantized.recompile()
+    return idle
+
+
+def _ranges(of: Iterable[Quantizer]) -> dict[str, Range]:
+    """The ranges of quantizers, by their places."""
+    return {
+        place: Range(quantizer.scale, quantizer.zero_point - quantizer.low)
+        for quantizer in of
+        for place in places_of(quantizer.node)
+    }
+
+
+def quantize_like(
+    graph: GraphModule,
+    sample: NDArray[np.float32],
+    calibration: Calibration,
+    recipe: Recipe,
+    target: str,
+    lowering: RuntimeLowering,
+    limit_pairs: bool = False,
+) -> GraphModule | None:
+    """What `quantize` returns, with the ranges and weights of a calibration; `sample` is any image float32 [1,C,H,W].
+
+    The graph is consumed. Returns None if the calibration doesn't fit this runtime's graph.
+    """
+    placement = placement_of(recipe, target, lowering, graph)
+    layouts = calibration.layouts(graph, placement)
+    if layouts is None or not _rounds_alike(graph, placement, recipe, layouts):
+        return None
+    with torch.no_grad(), quiet():
+        divide(graph, calibration.divisors)
+        quantized = _insert(graph, [sample], recipe, placement)
+        if not calibration.write(quantized, {node.name: layout for node, layout in layouts.items()}, limit_pairs):
+            return None
+        tie_pools(quantized)
+        if limit_pairs:
+            limit_keys(quantized)
+        return _finish(quantized, recipe, target, lowering)
+
+
+def _rounds_alike(graph: GraphModule, placement: Placement, recipe: Recipe, layouts: Collection[Node]) -> bool:
+    """Whether the layers that only this runtime has in INT8 are rounded to nearest, for which their scales suffice."""
+    own = [layer for layer in dense_layers(graph) if placement.quantizes(graph, layer) and layer.node not in layouts]
+    return (
+        not own
+        or recipe.weight_rounding == "nearest"
+        or (recipe.weight_rounding == "gptq" and all(layer.groups > 1 for layer in own))
+    )
+
+
+def _insert(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    placement: Placement,
+    on_sample: Callable[[], None] = lambda: None,
+) -> GraphModule:
+    """Let NNCF insert Q/DQ with the ranges that it finds. Reads each image once, more often to correct biases.
+
+    NNCF collects statistics one image at a time, because batches distort them (nncf#2619).
     """
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
         on_sample()
         return torch.from_numpy(sample)
 
-    placement = placement_of(recipe, target, lowering, graph)
-    with torch.no_grad(), quiet():
-        if recipe.equalization:
-            equalize(graph, samples, recipe.equalization)
-        refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
-        with refuse, threads(torch.get_num_threads() // at_once(graph)):
-            quantized = quantize_pt2e(
-                graph,
-                placement,
-                nncf.Dataset(samples, feed),
-                subset_size=len(samples),
-                fast_bias_correction=FAST_BIAS_CORRECTION[recipe.bias_correction],
-                smooth_quant=recipe.smooth_quant,
-                activations_range_estimator_params=ESTIMATORS[recipe.estimator],
-                fold_quantize=False,
-            )
-        assert isinstance(quantized, GraphModule)
-        keep_constants_in(quantized, store_of(graph))
-        placement.write_owners(set_values(quantized))
-        _check_scales(quantized)
-        center_weights(quantized)
-        if recipe.estimator == "mse":
-            minimize_range_mse(quantized, samples)
-        tie_pools(quantized)
-        if limit_pairs:
-            widen_scales(quantized)
-            limit_keys(quantized)
-        if recipe.weight_rounding == "gptq":
-            round_weights(quantized, samples, limit_pairs)
-        elif recipe.weight_rounding == "fit":
-            fit_weights(quantized, samples, limit_pairs)
-        for enabled in lowering.enabled(recipe.targets[target]):
-            enabled.rewrite(quantized)
+    refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
+    with refuse, threads(torch.get_num_threads() // at_once(graph)):
+        quantized = quantize_pt2e(
+            graph,
+            placement,
+            nncf.Dataset(samples, feed),
+            subset_size=len(samples),
+            fast_bias_correction=FAST_BIAS_CORRECTION[recipe.bias_correction],
+            smooth_quant=recipe.smooth_quant,
+            activations_range_estimator_params=ESTIMATORS[recipe.estimator],
+            fold_quantize=False,
+        )
+    assert isinstance(quantized, GraphModule)
+    keep_constants_in(quantized, store_of(graph))
+    placement.write_owners(set_values(quantized))
+    _check_scales(quantized)
+    center_weights(quantized)
+    use_all_levels(quantized)
     return quantized
+
+
+def _round(
+    quantized: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    limit_pairs: bool,
+    unlimited: MutableMapping[Node, LayerWeights] | None = None,
+) -> None:
+    """Round the weights of a Q/DQ graph with its final ranges, in place, and the weights in `unlimited`."""
+    tie_pools(quantized)
+    if limit_pairs:
+        widen_scales(quantized)
+        limit_keys(quantized)
+    if recipe.weight_rounding == "gptq":
+        round_weights(quantized, samples, limit_pairs, unlimited)
+    elif recipe.weight_rounding == "fit":
+        fit_weights(quantized, samples, limit_pairs, unlimited)
+
+
+def _finish(quantized: GraphModule, recipe: Recipe, target: str, lowering: RuntimeLowering) -> GraphModule:
+    """Apply the runtime's own lowerings to a calibrated graph, in place. Returns it."""
+    for enabled in lowering.enabled(recipe.targets[target]):
+        enabled.rewrite(quantized)
+    return quantized
+
+
+def _weights(quantized: GraphModule) -> dict[Node, LayerWeights]:
+    """The weights of the layers in INT8, by their nodes."""
+    layers = dense_layers(quantized)
+    return {layer.node: weights for layer in layers if (weights := layer_weights(quantized, layer)) is not None}
 
 
 def placement_of(recipe: Recipe, target: str, lowering: RuntimeLowering, graph: GraphModule) -> Placement:

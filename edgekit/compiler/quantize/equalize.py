@@ -5,8 +5,9 @@ dense layer already has a factor per channel (ConvNeXt V2's response norm, a Lay
 channels there and multiplies the layer's weights. The function and its operations stay the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.fx.node import Argument
 
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.graph import A, add_constant, argument, constant, integers, operand, refresh, shape_of, weight_of
-from edgekit.compiler.layers import DenseLayer
+from edgekit.compiler.layers import DenseLayer, distinct_names
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
@@ -31,20 +32,42 @@ class _Place:
     axis: int
     """Axis of the channels."""
 
+    key: frozenset[str]
+    """Distinct names of the layers, which are the same in every runtime's graph of a network."""
 
-@torch.no_grad()
+
+Divisors: TypeAlias = Mapping[frozenset[str], Tensor]
+"""Divisor of each channel [C] at each place, by the distinct names of the layers that read it."""
+
+
 def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> int:
     """Equalize a float graph in place, on images float32 [1,C,H,W]. Returns the number of places changed.
 
     `strength`, from 0 to 1, is the share of a channel's range that moves into the weights: SmoothQuant's alpha.
     """
-    places = {node: place for node in graph.graph.nodes if (place := _match(graph, node)) is not None}
+    return divide(graph, find_divisors(graph, samples, strength))
+
+
+@torch.no_grad()
+def find_divisors(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> Divisors:
+    """The divisors that `equalize` would use. Reads each image once, unless the graph has no place."""
+    places = _places(graph)
     if not places:
-        return 0
+        return {}
     collector = _PeakCollector(graph, places)
     collector.collect(samples)
-    for node, place in places.items():
-        divisor = _divisor(graph, place, collector.peaks[node], strength)
+    return {place.key: _divisor(graph, place, collector.peaks[node], strength) for node, place in places.items()}
+
+
+@torch.no_grad()
+def divide(graph: GraphModule, divisors: Divisors) -> int:
+    """Divide the channels at each place of a float graph, in place. Returns the number of places changed.
+
+    Raises KeyError if the divisors are of another network's graph.
+    """
+    places = _places(graph)
+    for place in places.values():
+        divisor = divisors[place.key]
         _divide(graph, place, divisor)
         for layer in place.layers:
             fold_input_affine(graph, layer, divisor, None)
@@ -52,7 +75,12 @@ def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strengt
     return len(places)
 
 
-def _match(graph: GraphModule, node: Node) -> _Place | None:
+def _places(graph: GraphModule) -> dict[Node, _Place]:
+    names = distinct_names(graph)
+    return {node: place for node in graph.graph.nodes if (place := _match(graph, node, names)) is not None}
+
+
+def _match(graph: GraphModule, node: Node, names: Mapping[Node, str]) -> _Place | None:
     if node.target is A.layer_norm.default:
         affine = (constant(graph, argument(node, position)) for position in (2, 3))
         if len(integers(node.args[1])) != 1 or any(part is None for part in affine):
@@ -66,7 +94,9 @@ def _match(graph: GraphModule, node: Node) -> _Place | None:
     else:
         return None
     below = dense_consumers(node)
-    return None if below is None else _Place(node, below, axis)
+    if below is None:
+        return None
+    return _Place(node, below, axis, frozenset(names[layer.node] for layer in below))
 
 
 def _response_weight(graph: GraphModule, factor: Argument) -> Tensor | None:

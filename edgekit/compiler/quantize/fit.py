@@ -8,8 +8,8 @@ remains on average. Only constants change, so runtimes compile the same kernels.
 
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 
 import numpy as np
@@ -26,13 +26,14 @@ from edgekit.compiler.graph import (
     constant,
     drop_constants,
     operand,
+    operation_of,
     shape_of,
     weight_of,
 )
 from edgekit.compiler.layers import DenseLayer, dense_layer
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, input_rows, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
-from edgekit.compiler.quantizers import QUANTIZATIONS, int8_weight, set_int8_weights
+from edgekit.compiler.quantizers import QUANTIZATIONS, LayerWeights, int8_weight, set_int8_weights
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
@@ -53,14 +54,20 @@ adding matrices of [in,in]."""
 
 
 @torch.no_grad()
-def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool = False) -> int:
+def fit_weights(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    limit_pairs: bool = False,
+    unlimited: MutableMapping[Node, LayerWeights] | None = None,
+) -> int:
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
     Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
     more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias; those that share weights don't change.
-    With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI.
+    With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI. The weights in `unlimited`
+    are fitted too, without this limit.
     """
-    walk = _Walk(graph, subset_that_fits(graph, samples, MEMORY_BYTES // 2), limit_pairs)
+    walk = _Walk(graph, subset_that_fits(graph, samples, MEMORY_BYTES // 2), limit_pairs, unlimited or {})
     fitted = sum(walk.visit(node) for node in list(graph.graph.nodes))
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -70,8 +77,15 @@ def fit_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limi
 class _Walk:
     """Visits the nodes in order, and holds the values of both sides until the last node that needs them."""
 
-    def __init__(self, graph: GraphModule, images: Sequence[Tensor], limit_pairs: bool) -> None:
+    def __init__(
+        self,
+        graph: GraphModule,
+        images: Sequence[Tensor],
+        limit_pairs: bool,
+        unlimited: MutableMapping[Node, LayerWeights],
+    ) -> None:
         self._graph, self._nodes, self._limit_pairs = graph, NodeByNode(graph, images), limit_pairs
+        self._unlimited = unlimited
         self._at_once = at_once(graph)
         self._exact: Values = {}
         self._quantized: Values = {}
@@ -100,22 +114,29 @@ class _Walk:
         assert quantizer is not None
         weight, scale = quantizer.weight_and_scale(self._graph)
         low, high = quantizer.low, quantizer.high
-        best, scales = (
-            part.double().reshape(layer.groups, len(weight) // layer.groups, -1) for part in (weight, scale)
-        )
-        pairings = pairings_of(layer, weight) if self._limit_pairs else []
-        if best.shape[2] > MOST_INPUTS:
-            levels = (best / scales).round().clamp(low, high)
-        else:
+        best = weight.double().reshape(layer.groups, len(weight) // layer.groups, -1)
+        compensation = None
+        if best.shape[2] <= MOST_INPUTS:
             halves = self._moments(layer, best)
             both = halves[0] + halves[1]
             best = best + _correction(both, _choose_damping(halves))
-            widest = torch.maximum(best.abs().amax(2) / high, scales[:, :, 0] / 2)
-            scales = safe_scales(best, widest, pairings)[:, :, None].float().double()
             compensation = Compensation.of(both.covariance, list(weight.shape))
-            levels = round_levels(best, compensation, scales[:, :, 0], low, high, pairings)
-        fitted = (levels * scales).float().view(weight.shape)
-        set_int8_weights(self._graph, layer.node, fitted, scales.float().flatten())
+
+        def rounded(scale: Tensor, pairings: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+            """The weight with other scales, and these; `scale` has those of the weight before the fit."""
+            scales = scale.double().view(best.shape[:2])
+            if compensation is None:
+                levels = (best / scales[:, :, None]).round().clamp(low, high)
+            else:
+                scales = safe_scales(best, torch.maximum(best.abs().amax(2) / high, scales / 2), pairings)
+                scales = scales.float().double()
+                levels = round_levels(best, compensation, scales, low, high, pairings)
+            return (levels * scales[:, :, None]).float().view(weight.shape), scales.float().flatten()
+
+        fitted, scale = rounded(scale, pairings_of(layer, weight) if self._limit_pairs else [])
+        set_int8_weights(self._graph, layer.node, fitted, scale)
+        if other := self._unlimited.get(layer.node):
+            self._unlimited[layer.node] = LayerWeights(*rounded(other.scale), other.bias)
         return fitted
 
     def _moments(self, layer: DenseLayer, weight: Tensor) -> tuple["_Moments", "_Moments"]:
@@ -155,11 +176,22 @@ class _Walk:
         error = torch.zeros(len(bias), dtype=torch.float64)
         for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
             error = error + (exact - quantized).movedim(axis, 0).flatten(1).mean(1).double() / len(self._nodes.images)
-        new = add_constant(self._graph, node, f"{node.name}.bias", (bias.double() + error).float())
+        corrected = (bias.double() + error).float()
+        if other := self._unlimited.get(node):
+            self._unlimited[node] = replace(other, bias=corrected + self._mean_difference(layer, other.weight))
+        new = add_constant(self._graph, node, f"{node.name}.bias", corrected)
         old, node.args = node.args, (*node.args[:2], new, *node.args[3:])
         drop_constants(self._graph, old[2:3])
         shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()
         self._quantized[node] = [quantized + shift for quantized in self._quantized[node]]
+
+    def _mean_difference(self, layer: DenseLayer, weight: Tensor) -> Tensor:
+        """What the layer's outputs lose on average if it gets another weight: [out]. It is linear in its input."""
+        inputs = self._quantized[layer.source]
+        mean = sum(image / len(inputs) for image in inputs)
+        lost = self._quantized[layer.weight] - weight
+        difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
+        return difference.movedim(layer.channel_axis, 0).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ channels are correlated, so later weights can compensate an earlier rounding err
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Self
 
 import numpy as np
@@ -23,7 +23,7 @@ from edgekit.compiler.execution.node_by_node import NodeByNode, Values
 from edgekit.compiler.graph import constant, shape_of
 from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
 from edgekit.compiler.quantize.saturation import pairings_of
-from edgekit.compiler.quantizers import int8_weight, set_int8_weights
+from edgekit.compiler.quantizers import LayerWeights, int8_weight, set_int8_weights
 from edgekit.config import sizes
 from edgekit.errors import CompileError
 from edgekit.support.weight_pairs import LARGEST_SUM
@@ -45,34 +45,44 @@ MEMORY_BYTES = 1 << 30
 
 
 @torch.no_grad()
-def round_weights(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool = False) -> int:
+def round_weights(
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    limit_pairs: bool = False,
+    unlimited: MutableMapping[Node, LayerWeights] | None = None,
+) -> int:
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
     The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
     inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest. With `limit_pairs`, no
-    pair of rounded weights saturates; the scales must come from `saturation.widen_scales`.
+    pair of rounded weights saturates; the scales must come from `saturation.widen_scales`. The weights in `unlimited`
+    are rounded too, without this limit.
     """
     weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
     round_all = _round_layer_by_layer if weights > sizes.ROUNDED_TOGETHER_UP_TO else _round_groups
-    rounded = round_all(graph, samples, limit_pairs)
+    rounded = round_all(graph, samples, partial(_round, graph, limit_pairs=limit_pairs, unlimited=unlimited or {}))
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return rounded
 
 
-def _round_groups(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool) -> int:
+def _round_groups(
+    graph: GraphModule, samples: Sequence[NDArray[np.float32]], round_layer: Callable[[DenseLayer, Tensor], Tensor]
+) -> int:
     """Collect many Hessians in one pass over the images, which is fast."""
     rounded = 0
     for group in _groups(graph):
         collector = _HessianCollector(graph, group)
         collector.collect(samples)
         for layer in group:
-            _round(graph, layer, collector.hessians.pop(layer.node), limit_pairs)
+            round_layer(layer, collector.hessians.pop(layer.node))
             rounded += 1
     return rounded
 
 
-def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float32]], limit_pairs: bool) -> int:
+def _round_layer_by_layer(
+    graph: GraphModule, samples: Sequence[NDArray[np.float32]], round_layer: Callable[[DenseLayer, Tensor], Tensor]
+) -> int:
     """Hold one Hessian at a time, and let each layer see the rounding of all layers before it.
 
     Uses as many of the images as fit into `VALUES_BYTES`.
@@ -85,7 +95,7 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
         if layer and _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE) and isinstance(values[layer.source], list):
             rows = (input_rows(layer, x) for x in values[layer.source])
             hessian = reduce(torch.add, (each.mT @ each for each in rows))
-            values[layer.weight] = _round(graph, layer, hessian, limit_pairs)
+            values[layer.weight] = round_layer(layer, hessian)
             rounded += 1
         if node.op != "output":
             values[node] = nodes.run(node, values)
@@ -93,20 +103,31 @@ def _round_layer_by_layer(graph: GraphModule, samples: Sequence[NDArray[np.float
     return rounded
 
 
-def _round(graph: GraphModule, layer: DenseLayer, hessian: Tensor, limit_pairs: bool) -> Tensor:
-    """Replace a layer's weight by whole multiples of its scales. Returns it."""
+def _round(
+    graph: GraphModule,
+    layer: DenseLayer,
+    hessian: Tensor,
+    limit_pairs: bool,
+    unlimited: MutableMapping[Node, LayerWeights],
+) -> Tensor:
+    """Replace a layer's weight by whole multiples of its scales, and its weight in `unlimited`. Returns the former."""
     quantizer = int8_weight(layer.node)
     assert quantizer is not None
     weight, scale = quantizer.weight_and_scale(graph)
     compensation = Compensation.of(hessian, list(weight.shape))
-    pairings = pairings_of(layer, weight) if limit_pairs else []
-    channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
-    for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
-        levels = round_levels(part[None], compensation, scales[None], quantizer.low, quantizer.high, pairings)[0]
-        parts.append((levels * scales.double()[:, None]).float())
-    rounded = torch.cat(parts).view(weight.shape)
-    set_int8_weights(graph, layer.node, rounded)
-    return rounded
+
+    def rounded(weight: Tensor, scale: Tensor, pairings: Sequence[Tensor] = ()) -> Tensor:
+        channels, parts = max(1, WEIGHTS_AT_ONCE // weight[0].numel()), []
+        for part, scales in zip(torch.split(weight.flatten(1), channels), torch.split(scale, channels), strict=True):
+            levels = round_levels(part[None], compensation, scales[None], quantizer.low, quantizer.high, pairings)[0]
+            parts.append((levels * scales.double()[:, None]).float())
+        return torch.cat(parts).view(weight.shape)
+
+    if other := unlimited.get(layer.node):
+        unlimited[layer.node] = replace(other, weight=rounded(other.weight, other.scale))
+    new = rounded(weight, scale, pairings_of(layer, weight) if limit_pairs else [])
+    set_int8_weights(graph, layer.node, new)
+    return new
 
 
 def hessian_bytes(inputs: Iterable[int], weights: int) -> int:

@@ -4,7 +4,15 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, add_constant, constant, replace_layer
-from edgekit.compiler.quantizers import QUANTIZE_CHANNELS, quantizer_of, set_grid
+from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.quantizers import (
+    QUANTIZE_CHANNELS,
+    int8_weight,
+    layer_weights,
+    quantizer_of,
+    set_grid,
+    set_int8_weights,
+)
 
 
 def tie_pools(graph: GraphModule) -> int:
@@ -41,6 +49,27 @@ def center_weights(graph: GraphModule) -> int:
         for part in (node, *node.users):
             part.args = (*part.args[:2], centred, *part.args[3:])
         changed += 1
+    graph.recompile()
+    return changed
+
+
+@torch.no_grad()
+def use_all_levels(graph: GraphModule) -> int:
+    """Give weights that use half of their levels a scale at which they use all, in place. Returns their number.
+
+    NNCF halves the levels of the first layers against saturation, which `saturation` prevents with a smaller loss and
+    only where it can happen.
+    """
+    changed = 0
+    for layer in dense_layers(graph):
+        quantizer, weights = int8_weight(layer.node), layer_weights(graph, layer)
+        if quantizer is None or weights is None:
+            continue
+        largest = weights.weight.abs().flatten(1).amax(1) / quantizer.high
+        halved = (largest > 0) & (weights.scale > 1.5 * largest)
+        if halved.any():
+            set_int8_weights(graph, layer.node, scale=torch.where(halved, largest, weights.scale))
+            changed += 1
     graph.recompile()
     return changed
 

@@ -1,7 +1,7 @@
 """Placement of Q/DQ for each runtime, as a quantizer for NNCF."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -14,10 +14,26 @@ from edgekit.compat.torchao import (
     QuantizationSpec,
     Quantizer,
 )
-from edgekit.compiler.graph import A, behind_views, constant, is_padding, is_view_of_constant, operand, shape_of
-from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
+from edgekit.compiler.graph import (
+    A,
+    behind_views,
+    constant,
+    copy_sharing,
+    is_padding,
+    is_view_of_constant,
+    operand,
+    shape_of,
+)
+from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, distinct_names
 from edgekit.compiler.quantize.runtime_lowering import Lowering
-from edgekit.compiler.quantizers import DEQUANTIZE, DEQUANTIZE_CHANNELS, quantizer_of, set_owners
+from edgekit.compiler.quantizers import (
+    DEQUANTIZE,
+    DEQUANTIZE_CHANNELS,
+    quantizer_of,
+    quantizers,
+    set_owners,
+    set_places,
+)
 from edgekit.config.precisions import Scheme
 from edgekit.config.recipes import TargetRecipe
 
@@ -49,6 +65,10 @@ class Placement(Quantizer):  # type: ignore[misc]
         # Layers for whose sake a node's inputs or its output are quantized, by the node's name, which NNCF keeps.
         self._input_owners: dict[str, set[str]] = defaultdict(set)
         self._output_owners: dict[str, set[str]] = defaultdict(set)
+        # Places of quantized inputs, by the names of the node and of its input, and of quantized outputs.
+        self._input_places: dict[tuple[str, str], str] = {}
+        self._output_places: dict[str, str] = {}
+        self._names: Mapping[Node, str] = {}
 
     def covers(self, node: Node) -> bool:
         """Whether this node's weights become integers, and in the scheme w8a8 also its operation."""
@@ -57,10 +77,22 @@ class Placement(Quantizer):  # type: ignore[misc]
             return False
         return not any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers)
 
+    def quantizes(self, graph: GraphModule, layer: DenseLayer) -> bool:
+        """Whether this layer gets Q/DQ: it is covered, and its weight doesn't depend on the image."""
+        return self.covers(layer.node) and constant(graph, layer.weight) is not None
+
+    def places(self, graph: GraphModule) -> tuple[set[str], set[str]]:
+        """Places of the quantizers, and distinct names of the layers in INT8, that a float graph would get."""
+        names = distinct_names(graph)
+        layers = {names[layer.node] for layer in dense_layers(graph) if self.quantizes(graph, layer)}
+        self.annotate(copy_sharing(graph))
+        return {*self._input_places.values(), *self._output_places.values()}, layers
+
     def annotate(self, model: GraphModule) -> GraphModule:
         """Mark the nodes whose inputs or output NNCF has to quantize."""
+        self._names = distinct_names(model)
         for layer in dense_layers(model):
-            if self.covers(layer.node) and constant(model, layer.weight) is not None:
+            if self.quantizes(model, layer):
                 _mark(layer.node).input_qspec_map[layer.weight] = self._weight
                 if self._scheme == "w8a8":
                     self._quantize_input(layer)
@@ -68,13 +100,15 @@ class Placement(Quantizer):  # type: ignore[misc]
         for lowering in self._lowerings if self._scheme == "w8a8" else ():
             for node, values in lowering.symmetric_inputs(model).items():
                 _mark(node).input_qspec_map.update(dict.fromkeys(values, self._symmetric))
+                self._name_inputs(node, values)
         if self._target.quantize_residuals and self._scheme == "w8a8":
             for node in model.graph.nodes:
                 self._quantize_residual(node)
         return model
 
     def write_owners(self, graph: GraphModule) -> None:
-        """Write into each DQ of a graph that NNCF quantized by this placement which layers it serves.
+        """Write into each DQ of a graph that NNCF quantized by this placement which layers it serves, into each Q its
+        places.
 
         A graph without any of these layers in INT8 would not have this DQ. The DQ of attention serves no layer.
         """
@@ -87,11 +121,18 @@ class Placement(Quantizer):  # type: ignore[misc]
                 assert quantizer is not None
                 owners = set(self._output_owners[quantizer.source.name])
                 set_owners(node, owners.union(*(self._input_owners[user.name] for user in node.users)))
+        for quantizer in quantizers(graph):
+            source = quantizer.source.name
+            readers = (user.name for dequantizer in quantizer.node.users for user in dequantizer.users)
+            places = [self._input_places.get((reader, source)) for reader in readers]
+            places.append(self._output_places.get(source))
+            set_places(quantizer.node, [place for place in places if place is not None])
 
     def _quantize_input(self, layer: DenseLayer) -> None:
         consumer = self._first_consumer(layer)
         _mark(consumer).input_qspec_map[consumer.args[0]] = self._activation
         self._input_owners[consumer.name].add(layer.name)
+        self._input_places[consumer.name, operand(consumer).name] = f"the input of {self._names[layer.node]}"
 
     def _first_consumer(self, layer: DenseLayer) -> Node:
         """The node before which the input of a layer is quantized."""
@@ -111,6 +152,8 @@ class Placement(Quantizer):  # type: ignore[misc]
         for node in (_last(layer.node), *tables):
             _mark(node).output_qspec = self._activation
             self._output_owners[node.name].add(layer.name)
+            what = "table" if node in tables else "output"
+            self._output_places[node.name] = f"the {what} of {self._names[layer.node]}"
 
     def _quantize_residual(self, node: Node) -> None:
         """Quantize a residual sum or a max pooling after a convolution in INT8, from INT8 to INT8."""
@@ -122,6 +165,12 @@ class Placement(Quantizer):  # type: ignore[misc]
         _mark(_last(node)).output_qspec = self._activation
         self._input_owners[node.name] |= owners
         self._output_owners[_last(node).name] |= owners
+        self._name_inputs(node, int8_inputs(node))
+        self._output_places[_last(node).name] = f"the output of {node.name}"
+
+    def _name_inputs(self, node: Node, values: Sequence[Node]) -> None:
+        for index, value in enumerate(values):
+            self._input_places[node.name, value.name] = f"input {index} of {node.name}"
 
     def validate(self, model: GraphModule) -> None:
         """Do nothing: `annotate` only marks supported nodes."""

@@ -6,7 +6,8 @@ differ.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,19 +30,42 @@ POINTWISE = {A.gelu.default, A.silu.default, A.hardswish.default, A.sigmoid.defa
 """Activations that map some values to nearly the same output."""
 
 
+@dataclass(frozen=True)
+class Effect:
+    """The effect of a quantizer's errors on the operations that consume its value."""
+
+    weights: tuple[int, Tensor] | None
+    """Axis of the channels, and the mean square [C] of the weights of each channel; None if errors weigh the same."""
+    function: Callable[[Tensor], Tensor]
+    """The activation that alone consumes the value, or the identity."""
+
+
+def effects(graph: GraphModule) -> dict[Node, Effect]:
+    """The effects of the quantizers whose ranges `minimize_range_mse` narrows, by their Qs."""
+    return {
+        quantizer.node: Effect(_channel_weights(graph, quantizer), _consumer_function(quantizer))
+        for quantizer in quantizers(graph)
+        if not _is_symmetric(quantizer)
+    }
+
+
 @torch.no_grad()
-def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> int:
+def minimize_range_mse(
+    graph: GraphModule, samples: Sequence[NDArray[np.float32]], of: Mapping[Node, Effect] | None = None
+) -> int:
     """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
 
     The graph must have been calibrated on the same images with the whole range of each activation. Symmetric ranges
-    stay. Returns the number of ranges changed.
+    stay. `of` has the effects of the quantizers if their values are no longer consumed. Reads each image once. Returns
+    the number of ranges changed.
     """
-    asymmetric = [quantizer for quantizer in quantizers(graph) if not _is_symmetric(quantizer)]
-    histograms = _Histograms(graph, asymmetric)
+    of = effects(graph) if of is None else of
+    asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
+    histograms = _Histograms(graph, asymmetric, of)
     histograms.collect(samples)
     changed = 0
     for quantizer in asymmetric:
-        scale, zero = _best(quantizer, histograms.mass[quantizer.node])
+        scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)
         changed += scale != quantizer.scale
         set_grid(quantizer, (scale, zero, *quantizer.grid[2:]))
     graph.recompile()
@@ -51,10 +75,10 @@ def minimize_range_mse(graph: GraphModule, samples: Sequence[NDArray[np.float32]
 class _Histograms(Collector[Tensor]):
     """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
 
-    def __init__(self, graph: GraphModule, of: Sequence[Quantizer]) -> None:
+    def __init__(self, graph: GraphModule, of: Sequence[Quantizer], effects: Mapping[Node, Effect]) -> None:
         self._quantizers = {quantizer.node: quantizer for quantizer in of}
         super().__init__(graph, self._quantizers)
-        self._weights = {quantizer.node: _channel_weights(graph, quantizer) for quantizer in of}
+        self._effects = effects
         self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in self._quantizers}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
@@ -69,7 +93,7 @@ class _Histograms(Collector[Tensor]):
 
     def _sample_weights(self, node: Node, x: Tensor, step: int) -> Tensor | None:
         """Weight of each sampled value; None if all weights are equal."""
-        weights = self._weights[node]
+        weights = self._effects[node].weights
         if weights is None:
             return None
         axis, per_channel = weights
@@ -112,13 +136,12 @@ def _channel_weights(graph: GraphModule, quantizer: Quantizer) -> tuple[int, Ten
     return None if total is None else (axis, total / total.mean())
 
 
-def _best(quantizer: Quantizer, mass: Tensor) -> tuple[float, int]:
-    """Scale and zero point of the range with the smallest error."""
+def _best(quantizer: Quantizer, mass: Tensor, output: Callable[[Tensor], Tensor]) -> tuple[float, int]:
+    """Scale and zero point of the range with the smallest error of the output."""
     least, most = quantizer.low, quantizer.high
     low, high = quantizer.representable_range
     (filled,) = mass.nonzero(as_tuple=True)  # most bins of a small activation, or of one with outliers, are empty
     values, mass = low + (filled.double() + 0.5) * (high - low) / BINS, mass[filled]
-    output = _consumer_function(quantizer)
     wanted = output(values)
     best: tuple[float, float, int] = (math.inf, quantizer.scale, quantizer.zero_point)
     for share in SHARES if low < 0 else SHARES[-1:]:

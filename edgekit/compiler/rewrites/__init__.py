@@ -23,7 +23,12 @@ from edgekit.compiler.rewrites.depthwise import (
     weights_on_rows,
 )
 from edgekit.compiler.rewrites.gelu import coarse_polynomial_gelu, polynomial_gelu, tanh_gelu
-from edgekit.compiler.rewrites.layer_norm import half_precision_layer_norm, plain_layer_norm, rows_layer_norm
+from edgekit.compiler.rewrites.layer_norm import (
+    centre_before_layer_norm,
+    half_precision_layer_norm,
+    plain_layer_norm,
+    rows_layer_norm,
+)
 from edgekit.compiler.rewrites.patches import image_patch_linear, patch_linear
 from edgekit.compiler.rewrites.response_norm import (
     fold_response_norm,
@@ -36,12 +41,13 @@ from edgekit.errors import ProfileError
 __all__ = ["PASSES", "WEIGHTS_AFTER", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
-    "channels-last": channels_last,
-    "patch-linear": patch_linear,
-    "image-patch-linear": image_patch_linear,
     "layer-scale": fold_layer_scale,
     "layer-norm-affine": fold_layer_norm_affine,
     "response-norm": fold_response_norm,
+    "centred-layer-norm": centre_before_layer_norm,
+    "channels-last": channels_last,
+    "patch-linear": patch_linear,
+    "image-patch-linear": image_patch_linear,
     "channels-first": channels_first,
     "channels-first-layer-norm": channels_first_layer_norm,
     "rows-layer-norm": rows_layer_norm,

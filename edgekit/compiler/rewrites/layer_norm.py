@@ -22,6 +22,20 @@ from edgekit.compiler.layers import dense_layer
 
 
 @torch.no_grad()
+def centre_before_layer_norm(graph: GraphModule) -> int:
+    """Centre the weights of each dense convolution that only a LayerNorm over its outputs reads.
+
+    The norm subtracts the mean, so its output stays the same. Returns the number of convolutions changed.
+    """
+    centred = 0
+    for node in graph.graph.find_nodes(op="call_function", target=A.layer_norm.default):
+        alone = len(integers(node.args[1])) == 1 and len(operand(node).users) == 1
+        centred += alone and _centre(graph, operand(node))
+    refresh(graph)
+    return centred
+
+
+@torch.no_grad()
 def plain_layer_norm(graph: GraphModule) -> int:
     """Decompose LayerNorm over the last axis into means, a square and one reciprocal square root.
 

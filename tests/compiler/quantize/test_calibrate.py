@@ -12,10 +12,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import A, Q, constant, layer_name
-from edgekit.compiler.layers import layers
+from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.quantize.calibrate import ESTIMATORS
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantize.placement import Placement
+from edgekit.compiler.quantizers import layer_weights
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.device_classes import DeviceClass, load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
@@ -74,6 +75,16 @@ def counted(graph: GraphModule) -> Counter[str]:
         elif "quantize_per_tensor" in str(node.target) and "dequantize" not in str(node.target):
             counts[f"activations {node.args[3]}..{node.args[4]}"] += 1
     return counts
+
+
+def test_weights_use_all_their_levels(graph: GraphModule, samples: Any) -> None:
+    """NNCF would give the first layer half of them."""
+    result = quantized(graph, samples, recipe(weight_rounding="nearest"))
+    found = [weights for layer in dense_layers(result) if (weights := layer_weights(result, layer)) is not None]
+    assert len(found) == 2
+    for weights in found:
+        largest = weights.weight.abs().flatten(1).amax(1) / weights.scale
+        torch.testing.assert_close(largest, torch.full_like(largest, 127))
 
 
 def errors(graph: GraphModule, result: GraphModule, samples: Any) -> list[float]:

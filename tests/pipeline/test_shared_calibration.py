@@ -1,0 +1,177 @@
+"""One calibration for several runtimes: their graphs get what a calibration of their own would find."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from timm import create_model
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
+from torch.fx import GraphModule
+
+from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.quantize.calibration import Calibration
+from edgekit.compiler.quantizers import int8_weight, quantizers
+from edgekit.config import sizes
+from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.images.preprocess import Preprocessing
+from edgekit.measure.accuracy import snr_db
+from edgekit.models import Network
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline.graph_to_compile import ParitySamples
+from edgekit.pipeline.quantize import calibrate_together, quantize_stage
+from edgekit.pipeline.request import BundleRequest
+from edgekit.support.weight_pairs import count_saturating
+from tests.helpers.graphs import export_graph, targets_of
+from tests.helpers.residual import Residual
+from tests.helpers.tiny import X86
+
+
+def convnext() -> nn.Module:
+    return create_model("convnextv2_atto", num_classes=5, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
+
+
+def vit() -> nn.Module:
+    arguments: dict[str, Any] = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 32, "patch_size": 8}
+    return create_model("vit_tiny_patch16_224", num_classes=5, **arguments)
+
+
+def mobilenet() -> nn.Module:
+    blocks = [["ir_r1_k3_s1_e2_c8_se0.25"], ["ir_r1_k5_s2_e2_c16_se0.25"]]
+    block_args: Any = decode_arch_def(blocks)  # type: ignore[no-untyped-call]
+    return MobileNetV3(block_args, num_classes=5, stem_size=8, num_features=16, act_layer=nn.Hardswish)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "convnextv2": convnext,
+    "vit": vit,
+    "resnet": Residual,
+    "default": mobilenet,
+}
+"""Small networks, by the recipe of their family."""
+
+
+@cache
+def network(family: str) -> Network:
+    torch.manual_seed(0)
+    module = NETWORKS[family]().eval().requires_grad_(False)
+    size = Preprocessing(32, 32, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return Network(module, family, "timm", "random", "0" * 64, 1000, 5, size, tuple("abcde"), None)
+
+
+@cache
+def exported(family: str) -> GraphModule:
+    return export_graph(network(family).module, (1, 3, 32, 32))
+
+
+def images(count: int = 8) -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return [random.normal(size=(1, 3, 32, 32)).astype(np.float32) for _ in range(count)]
+
+
+def request(family: str, target: str, recipe: Recipe | None = None) -> BundleRequest:
+    recipe = recipe or load_recipe(family)
+    return BundleRequest(network(family), target, "int8", recipe.for_class(X86.name), X86)
+
+
+def plain(family: str) -> Recipe:
+    """The family's recipe, but no value depends on how another was quantized."""
+    return replace(load_recipe(family), estimator="minmax", weight_rounding="nearest")
+
+
+@cache
+def together(family: str, asking: str = "onnx", *, simple: bool = False) -> Calibration:
+    asked = request(family, asking, plain(family) if simple else None)
+    return calibrate_together(asked, exported(family), images())
+
+
+def graph_of(asked: BundleRequest, family: str, shared: Calibration | None, count: int = 8) -> GraphModule:
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    samples = ParitySamples(pixels, torch_logits(asked.network, pixels))
+    return quantize_stage(asked, exported(family), samples, images(count), shared=shared).graph
+
+
+def levels(graph: GraphModule) -> dict[str, NDArray[np.int8]]:
+    """INT8 weights of the layers, by the names of their nodes."""
+    found = ((layer.node.name, int8_weight(layer.node)) for layer in dense_layers(graph))
+    return {
+        name: (
+            weight.rounded(graph) / weight.weight_and_scale(graph)[1].view(-1, *[1] * (weight.rounded(graph).ndim - 1))
+        )
+        .round()
+        .to(torch.int8)
+        .numpy()
+        for name, weight in found
+        if weight is not None
+    }
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("family", NETWORKS)
+def test_ranges_and_weights_are_those_of_an_own_calibration(family: str, target: str) -> None:
+    asked = request(family, target, plain(family))
+    own = graph_of(asked, family, None)
+    shared = graph_of(asked, family, together(family, simple=True), count=1)  # one image would give other ranges
+    approximate = any("gelu" in name for name in asked.target_recipe.targets[target].rewrites_of("int8"))
+    assert targets_of(shared) == targets_of(own)
+    pairs = list(zip(quantizers(shared), quantizers(own), strict=True))
+    assert pairs
+    for one, other in pairs:
+        assert one.scale == pytest.approx(other.scale, rel=0.01 if approximate else 1e-4)
+        assert abs(one.zero_point - other.zero_point) <= (3 if approximate else 1)
+    alike = [np.mean(ours == levels(own)[name]) for name, ours in levels(shared).items()]
+    assert min(alike) > (0.9 if approximate else 0.999)
+
+
+@pytest.mark.parametrize("target", RUNTIMES)
+@pytest.mark.parametrize("family", NETWORKS)
+def test_int8_is_as_exact_as_after_an_own_calibration(family: str, target: str) -> None:
+    asked = request(family, target)
+    float_logits = np.concatenate([network(family).module(torch.from_numpy(image)).numpy() for image in images(32)])
+    found = {}
+    for name, calibration in (("own", None), ("shared", together(family))):
+        graph = graph_of(asked, family, calibration)
+        logits = np.concatenate([graph(torch.from_numpy(image)).numpy() for image in images(32)])
+        found[name] = snr_db(float_logits - float_logits.mean(0), logits - logits.mean(0))
+    assert found["shared"] > found["own"] - 1, found
+
+
+def test_it_does_not_depend_on_the_runtime_that_asks() -> None:
+    one, other = together("resnet"), together("resnet", "tflite")
+    assert one.ranges == other.ranges
+    for name, layer in one.layers.items():
+        assert torch.equal(layer.limited.weight, other.layers[name].limited.weight)
+        assert torch.equal(layer.unlimited.weight, other.layers[name].unlimited.weight)
+
+
+def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
+    saturating = {}
+    for target in RUNTIMES:
+        graph = graph_of(request("resnet", target), "resnet", together("resnet"))
+        saturating[target] = sum(count_saturating(each) for each in levels(graph).values())
+    assert saturating["openvino"] == saturating["onnx"] == 0 < saturating["tflite"]
+
+
+def test_a_runtime_with_own_layers_in_float_is_calibrated_alone_and_the_others_as_before() -> None:
+    recipe = load_recipe("vit").for_class(X86.name)
+    repaired = recipe.keeping_in_float("tflite", ["blocks.1.mlp.fc2"])
+    assert request("vit", "tflite", repaired).shared_tables == {}
+    assert request("vit", "onnx", repaired).shared_tables == request("vit", "onnx", recipe).shared_tables != {}
+    asked = request("vit", "tflite", repaired)
+    own, despite = (graph_of(asked, "vit", shared) for shared in (None, together("vit")))
+    assert levels(own).keys() == levels(despite).keys()
+    assert all(np.array_equal(each, levels(own)[name]) for name, each in levels(despite).items())
+
+
+def test_a_large_network_is_calibrated_in_the_process_of_each_bundle() -> None:
+    asked = request("vit", "onnx")
+    large = replace(asked, network=replace(asked.network, params=sizes.BUILT_APART_FROM))
+    assert asked.shared_tables
+    assert not large.shared_tables
