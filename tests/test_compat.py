@@ -17,6 +17,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.compat.telemetry import VARIABLE
+
 COMPILES = """
 import sys
 from pathlib import Path
@@ -37,7 +39,8 @@ def run_alone(code: str, *arguments: str, home: Path) -> str:
 
     The variables that CI sets are removed, because telemetry turns itself off there.
     """
-    env = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    silent = ("CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", "XDG_CACHE_HOME", VARIABLE)
+    env = {name: value for name, value in os.environ.items() if name not in silent}
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     done = subprocess.run(command, env=env | {"HOME": str(home)}, check=True, capture_output=True, text=True)
     return done.stdout.strip()
@@ -80,6 +83,16 @@ print(bool(made), sys.modules["openvino_telemetry"] is package)
 """
     assert run_alone(code, library, "bare", home=tmp_path) == "True True"
     assert run_alone(code, library, "hidden", home=tmp_path) == "False True"
+
+
+@pytest.mark.parametrize("library", ["bare", "through edgekit"])
+def test_onnx_runtime_keeps_an_id_of_this_user_unless_edgekit_imports_it(tmp_path: Path, library: str) -> None:
+    """It writes the ID before it sends anything, which the address of the proxy prevents here."""
+    imports = {"bare": "import onnxruntime", "through edgekit": "engine.import_runtime('onnx')"}[library]
+    proxy = "os.environ['https_proxy'] = os.environ['HTTPS_PROXY'] = 'http://127.0.0.1:9'"
+    code = f"import os; from edgekit.runtime import engine; {proxy}; {imports}; print({VARIABLE!r} in os.environ)"
+    assert run_alone(code, home=tmp_path) == "False"
+    assert (tmp_path / ".cache/Microsoft").exists() == (library == "bare")
 
 
 REGISTRIES = """

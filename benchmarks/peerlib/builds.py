@@ -9,11 +9,9 @@ import litert_quantizer
 import litert_torch
 import numpy as np
 import onnx
-import onnxruntime.quantization as ort_quantization
 import torch
 from litert_quantizer import recipe as litert_recipe
 from numpy.typing import NDArray
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from benchmarks.peerlib.candidates import ACCURATE, PERCENTILE, Candidate
@@ -21,9 +19,14 @@ from benchmarks.peerlib.converters import convert_mnn, convert_ncnn
 from benchmarks.peerlib.wheels import WHEELS
 from edgekit.compat.nncf import nncf
 from edgekit.compat.openvino import openvino
+from edgekit.compat.telemetry import hidden_telemetry
 from edgekit.config.device_classes import load_device_class
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.files import replacing
+
+with hidden_telemetry():
+    import onnxruntime.quantization as ort_quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
 Images = list[NDArray[np.float32]]
 BF16 = "bf16"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.runtime.engine import import_runtime
 
 ACCURATE, PERCENTILE = "nncf.quantize accurate bias correction", "quantize_static Percentile"
 """Stock candidates that differ from the others only in accuracy, which benchmarks/trained.py measures."""
@@ -72,8 +73,7 @@ def _openvino(candidate: Candidate, threads: int) -> Infer:
 
 
 def _onnx(candidate: Candidate, threads: int) -> Infer:
-    import onnxruntime
-
+    onnxruntime = import_runtime("onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -43,12 +43,12 @@ Examples:
 """
 BENCHMARK_EXAMPLES = """
 Examples:
-  edgekit benchmark runs/demo --device pi5
+  edgekit benchmark runs/demo-pi5 --device pi5
   edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8
   edgekit benchmark runs/demo/onnx-float runs/demo/onnx-int8 --min-speedup 1.2
-  edgekit benchmark runs/demo/tflite-int8 --device pi5 --threads 4
-  edgekit benchmark runs/demo/tflite-int8 --device pi5 --sustain 10m
-  edgekit benchmark runs/demo/tflite-int8 --device pi5 --streams 4 --threads 1
+  edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --threads 4
+  edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --sustain 10m
+  edgekit benchmark runs/demo-pi5/tflite-int8 --device pi5 --streams 4
 """
 
 
