@@ -87,7 +87,8 @@ def _line(item: griffe.Object) -> str:
 
 
 def _type(annotation: object) -> str:
-    return code(str(annotation)) if annotation else ""
+    """A type; code in a table can't have a bar that code hosts and the site both show."""
+    return code(str(annotation).replace(" | ", " or ")) if annotation else ""
 
 
 def _linked(text: str) -> str:
