@@ -77,6 +77,9 @@ def steps_after_run(report: Report, folder: Path, line: CommandLine, images_left
     if report.reference.near_chance:
         yield NextStep("Settle what the warning says, and run the same command again.")
         return
+    if not bundle and any(row.device.emulated for row in rows):
+        command = line.command if line.command in ("deploy", "demo") else "deploy"
+        yield NextStep("measure on a real device", line.again(command, ("device",), ["--device", "NAME"]))
     yield from _better_recipes(rows, folder, line)
     if unsure := rows_whose_gate(rows, "max-drop", "inconclusive"):
         yield more_images(unsure, report.evaluation.count, images_left, line)

@@ -27,7 +27,7 @@ from edgekit.report.next_steps import RUN, NextStep, steps_in_report
 from edgekit.report.row import Bound, Failure, Row
 from edgekit.support.run_folder import JOB as JOB_FILE
 from tests.helpers.command_line import context_of
-from tests.helpers.reports import accuracy, failed_row, report, row
+from tests.helpers.reports import accuracy, device, failed_row, report, row
 from tests.helpers.searches import sensitivity
 
 MODEL = ["hf_hub:somebody/a name with $pecial characters", "--weights", "my weights/best (1).pth"]
@@ -211,6 +211,14 @@ def test_a_report_leads_to_commands_on_its_run_folder() -> None:
     ]
     tuned = steps_in_report(replace(whole, command=("tune", "demo")))
     assert "tune" not in [words[0] for words in commands(tuned)]
+
+
+def test_an_emulated_device_leads_to_a_real_one() -> None:
+    whole = with_rows(row(device=device("board", emulated=True)))
+    (step,) = after(["deploy", "net", "--data", "photos", "--device", "board"], whole)
+    assert step == ["deploy", "net", "--data", "photos", "--device", "NAME"]
+    assert commands(steps_in_report(whole)) == [["deploy", RUN, "--device", "NAME"]]
+    assert commands(steps_in_report(with_rows(*whole.results, bundle="openvino-int8")))[0][0] == "classify"
 
 
 def test_a_reference_near_chance_comes_before_every_other_step() -> None:

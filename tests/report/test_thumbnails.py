@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.cli.main import main
 from edgekit.errors import InputError
 from edgekit.report import load_report, write_report
 from edgekit.report.thumbnails import FILE, read_thumbnails, write_thumbnails
@@ -36,6 +37,15 @@ def test_only_the_page_has_them_and_only_if_wanted(tmp_path: Path) -> None:
         )
     assert load_report(tmp_path) == whole
     assert read_thumbnails(tmp_path) == THUMBNAILS
+
+
+def test_the_page_of_a_finished_run_can_be_written_without_them(tmp_path: Path) -> None:
+    (tmp_path / FILE).parent.mkdir()
+    write_thumbnails(tmp_path, THUMBNAILS)
+    write_report(report_with(BEST, accuracy=accuracy(changes=CHANGES)), tmp_path)
+    for options in (["--no-thumbnails"], []):
+        assert main(["report", str(tmp_path), *options]) == 0
+        assert ("<img" in (tmp_path / "report.html").read_text("utf-8")) is not bool(options)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
