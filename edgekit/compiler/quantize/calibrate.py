@@ -13,7 +13,7 @@ from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
 from edgekit.compiler.constant_store import keep_constants_in, store_of
 from edgekit.compiler.execution.threads import at_once, threads
 from edgekit.compiler.graph import constant, set_values, weight_of
-from edgekit.compiler.layers import dense_layers, distinct_names
+from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
 from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, Range
 from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
@@ -63,6 +63,7 @@ def quantize(
         if recipe.equalization:
             equalize(graph, samples, recipe.equalization)
         quantized = _insert(graph, samples, recipe, placement, on_sample)
+        _check_scales(quantized)
         if recipe.estimator == "mse":
             minimize_range_mse(quantized, samples)
         _round(quantized, samples, recipe, limit_pairs)
@@ -95,6 +96,7 @@ def calibrate(
         divisors = find_divisors(graph, samples, recipe.equalization) if recipe.equalization else {}
         divide(graph, divisors)
         quantized = _insert(graph, samples, recipe, union, on_sample)
+        _check_scales(quantized)
         consumed = effects(quantized)
         idle = _idle(quantized, places, layers)
         if recipe.estimator == "mse":
@@ -163,7 +165,10 @@ def quantize_like(
     """
     placement = placement_of(recipe, target, lowering, graph)
     layouts = calibration.layouts(graph, placement)
-    if layouts is None or not _rounds_alike(graph, placement, recipe, layouts):
+    if layouts is None:
+        return None
+    own = [layer for layer in dense_layers(graph) if placement.quantizes(graph, layer) and layer.node not in layouts]
+    if own and (limit_pairs or not _stay_nearest(own, recipe)):
         return None
     with torch.no_grad(), quiet():
         divide(graph, calibration.divisors)
@@ -176,14 +181,10 @@ def quantize_like(
         return _finish(quantized, recipe, target, lowering)
 
 
-def _rounds_alike(graph: GraphModule, placement: Placement, recipe: Recipe, layouts: Collection[Node]) -> bool:
-    """Whether the layers that only this runtime has in INT8 are rounded to nearest, for which their scales suffice."""
-    own = [layer for layer in dense_layers(graph) if placement.quantizes(graph, layer) and layer.node not in layouts]
-    return (
-        not own
-        or recipe.weight_rounding == "nearest"
-        or (recipe.weight_rounding == "gptq" and all(layer.groups > 1 for layer in own))
-    )
+def _stay_nearest(layers: Iterable[DenseLayer], recipe: Recipe) -> bool:
+    """Whether the weights of these layers are rounded to nearest, so that they need no statistics."""
+    grouped = all(layer.groups > 1 for layer in layers)
+    return recipe.weight_rounding == "nearest" or (recipe.weight_rounding == "gptq" and grouped)
 
 
 def _insert(
@@ -217,7 +218,6 @@ def _insert(
     assert isinstance(quantized, GraphModule)
     keep_constants_in(quantized, store_of(graph))
     placement.write_owners(set_values(quantized))
-    _check_scales(quantized)
     center_weights(quantized)
     use_all_levels(quantized)
     return quantized
