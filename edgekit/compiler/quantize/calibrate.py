@@ -171,7 +171,8 @@ def quantize_like(
     if own and (limit_pairs or not _stay_nearest(own, recipe)):
         return None
     with torch.no_grad(), quiet():
-        divide(graph, calibration.divisors)
+        if divide(graph, calibration.divisors) < len(calibration.divisors):
+            return None
         quantized = _insert(graph, [sample], recipe, placement)
         if not calibration.write(quantized, {node.name: layout for node, layout in layouts.items()}, limit_pairs):
             return None

@@ -61,12 +61,9 @@ def find_divisors(graph: GraphModule, samples: Sequence[NDArray[np.float32]], st
 
 @torch.no_grad()
 def divide(graph: GraphModule, divisors: Divisors) -> int:
-    """Divide the channels at each place of a float graph, in place. Returns the number of places changed.
-
-    Raises KeyError if the divisors are of another network's graph.
-    """
-    places = _places(graph)
-    for place in places.values():
+    """Divide the channels at the places of a float graph that have a divisor, in place. Returns their number."""
+    places = [place for place in _places(graph).values() if place.key in divisors]
+    for place in places:
         divisor = divisors[place.key]
         _divide(graph, place, divisor)
         for layer in place.layers:
