@@ -90,7 +90,7 @@ class BundleRequest:
 
         A network in mapped files is calibrated for each runtime in a process of its own.
         """
-        if self.precision == "float" or self.network.params >= sizes.BUILT_APART_FROM:
+        if self.precision == "float" or self.network.params >= sizes.CALIBRATED_ONCE_BELOW:
             return {}
         return self.recipe.sharing_calibration(self.target)
 

@@ -174,6 +174,6 @@ def test_a_runtime_with_own_layers_in_float_is_calibrated_alone_and_the_others_a
 
 def test_a_large_network_is_calibrated_in_the_process_of_each_bundle() -> None:
     asked = request("vit", "onnx")
-    large = replace(asked, network=replace(asked.network, params=sizes.BUILT_APART_FROM))
+    large = replace(asked, network=replace(asked.network, params=sizes.CALIBRATED_ONCE_BELOW))
     assert asked.shared_tables
     assert not large.shared_tables
