@@ -1,6 +1,9 @@
 # Everything runs in .venv, which plain pip makes from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# Keeps the bytecode of what is imported, even where the environment forbids it: without it, each process would compile
+# torch anew, which takes longer than to import it.
+export PYTHONDONTWRITEBYTECODE =
 READY := .venv/ready
 
 .PHONY: demo check lint docs current figures test test-1 test-2 test-all test-all-1 test-all-2 coverage coverage-1 coverage-2 build clean
