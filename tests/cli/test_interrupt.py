@@ -116,7 +116,7 @@ def test_ctrl_c_at_each_stage(
         for name in ("size_bytes", "accuracy", "scheme", "int8", "verdict"):
             assert getattr(row, name) == getattr(undisturbed[row.bundle], name)
     kept = sorted(each.name for each in (folder / ".edgekit").glob("*.json"))
-    assert kept == ["job.json", "reference-logits.json", "reference.json"]
+    assert kept == ["job.json", "reference-logits.json", "reference.json", "thumbnails.json"]
 
 
 def test_ctrl_c_while_it_starts(job_arguments: list[str], tmp_path: Path) -> None:
