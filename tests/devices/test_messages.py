@@ -41,6 +41,7 @@ def every_figure() -> Measurement:
         clock_mhz=2400.0, celsius=48.25, load=0.5, throttled=Throttling(0x50004, ("throttled",), ("under-voltage",))
     )
     return measurement(
+        engine="onnxruntime 1",
         bundle=ODD_NAME,
         scheme="w8a8",
         macs=10**12,
