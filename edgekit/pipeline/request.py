@@ -88,7 +88,7 @@ class BundleRequest:
     def shared_tables(self) -> Mapping[str, TargetRecipe]:
         """The recipe's tables for the runtimes that share this one's calibration; none if it is calibrated alone.
 
-        A network in mapped files is calibrated for each runtime in a process of its own.
+        Each bundle of a large network is built in a process of its own, which calibrates for its runtime alone.
         """
         if self.precision == "float" or self.network.params >= sizes.CALIBRATED_ONCE_BELOW:
             return {}
