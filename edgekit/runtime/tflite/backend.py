@@ -18,7 +18,7 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
-from edgekit.runtime.tflite.float_ends import quantize_inside, tabulate_gelus
+from edgekit.runtime.tflite.float_ends import float_ends, tabulate_gelus
 from edgekit.runtime.tflite.lowering import (
     flatten_single_rows,
     requantize_paddings,
@@ -83,7 +83,7 @@ def finish(path: Path, entries: Sequence[tuple[bytes, bytes]], weights: Mapping[
     put_weights(model, weights)
     rescale_biases(model)
     tabulate_gelus(model)
-    quantize_inside(model)
+    float_ends(model)
     for name, content in entries:
         buffer = schema.BufferT()
         buffer.data = list(content)

@@ -33,24 +33,33 @@ def tabulate_gelus(model: Any) -> int:
     return changed
 
 
-def quantize_inside(model: Any) -> bool:
-    """Let an INT8 model take a float image, which its first operation quantizes; returns whether it was changed.
+def float_ends(model: Any) -> None:
+    """Let an INT8 model take a float image and return float logits, which its first and last operation convert.
 
-    That is faster than in numpy, outside the model.
+    That is faster than in numpy, outside the model, and LiteRT.js accepts no other input or output.
     """
     graph = model.subgraphs[0]  # others are the bodies of operations
-    (image,) = graph.inputs
-    if graph.tensors[image].type != schema.TensorType.INT8:
-        return False
-    given = _as_float(graph, image)
-    name = graph.tensors[image].name
-    graph.tensors[given].name, graph.tensors[image].name = name, name + b"_int8"
-    graph.operators.insert(0, _convert(model, schema.BuiltinOperator.QUANTIZE, given, image))
-    graph.inputs = [given]
-    for signature in model.signatureDefs or []:
-        for entry in signature.inputs:
+    (image,), (logits,) = graph.inputs, graph.outputs
+    signatures = model.signatureDefs or []
+    if graph.tensors[image].type == schema.TensorType.INT8:
+        given = _float_end(graph, image)
+        graph.operators.insert(0, _convert(model, schema.BuiltinOperator.QUANTIZE, given, image))
+        graph.inputs = [given]
+        for entry in (entry for signature in signatures for entry in signature.inputs):
             entry.tensorIndex = given
-    return True
+    if graph.tensors[logits].type == schema.TensorType.INT8:
+        returned = _float_end(graph, logits)
+        graph.operators.append(_convert(model, schema.BuiltinOperator.DEQUANTIZE, logits, returned))
+        graph.outputs = [returned]
+        for entry in (entry for signature in signatures for entry in signature.outputs):
+            entry.tensorIndex = returned
+
+
+def _float_end(graph: Any, index: int) -> int:
+    """Add a float tensor that takes the name of an int8 input or output. Returns its index."""
+    end, name = _as_float(graph, index), graph.tensors[index].name
+    graph.tensors[end].name, graph.tensors[index].name = name, name + b"_int8"
+    return end
 
 
 def _as_float(graph: Any, index: int) -> int:

@@ -1,4 +1,4 @@
-"""INT8 files take float images, and compute GELU in float between INT8 values; float files offer f16."""
+"""INT8 files have float ends, and compute GELU in float between INT8 values; float files offer f16."""
 
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +18,7 @@ from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.profile_bundle import profile_model
 from edgekit.runtime.tflite import engine
-from edgekit.runtime.tflite.backend import Backend
+from edgekit.runtime.tflite.backend import Backend, packed
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
@@ -72,6 +72,25 @@ def test_gelu_is_a_table_and_the_image_is_quantized_inside(tmp_path: Path) -> No
     assert snr_db(expected, run_file(tmp_path / "model.tflite", images)) > 30
     ran = profile_model(tmp_path / "model.tflite", threads=1, runs=1)
     assert ran.method.startswith("LiteRT's profiler"), "the signature, which it reads, names the float input too"
+
+
+def test_float_logits_equal_those_computed_from_an_int8_output(finished_run: Path, tmp_path: Path) -> None:
+    path, int8_output = finished_run / "tflite-int8" / "model.tflite", tmp_path / "model.tflite"
+    model: Any = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    (graph,) = model.subgraphs
+    last = graph.operators.pop()
+    assert model.operatorCodes[last.opcodeIndex].builtinCode == schema.BuiltinOperator.DEQUANTIZE
+    graph.outputs = last.inputs
+    assert [graph.tensors[end].type for end in (*graph.inputs, *last.outputs, *graph.outputs)] == [
+        schema.TensorType.FLOAT32, schema.TensorType.FLOAT32, schema.TensorType.INT8
+    ]  # fmt: skip
+    model.signatureDefs = None
+    int8_output.write_bytes(packed(model, path.stat().st_size))
+    with edgekit.load(path.parent, threads=1) as session:
+        images = np.random.default_rng(0).normal(size=(20, *session.bundle.manifest.input_shape)).astype(np.float32)
+        logits = session(images[:, 0])
+    np.testing.assert_array_equal(logits, run_file(int8_output, images))
+    assert len(np.unique(logits)) > 20
 
 
 @pytest.mark.parametrize("device_class", ["raspberry-pi-5", "raspberry-pi-4", "x86-64-v3"])
