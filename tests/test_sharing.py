@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,17 +53,41 @@ def printed(project: Path, code: int = 0) -> list[str]:
     return [re.sub(r"\d+\.\d s$", "N s", line) for line in done.stdout.splitlines()]
 
 
+def finished(lines: list[str]) -> list[str]:
+    """The files of these lines that are finished, in this order."""
+    return [match[1] for line in lines if (match := re.fullmatch(r"\[.*\] (.*): 2 passed in N s", line))]
+
+
 def test_a_file_that_another_process_has_claimed_is_skipped(project: Path) -> None:
     claims = project / "shared" / "claims"
     claims.mkdir(parents=True)
     (claims / "one.test_b.py").touch()
     lines = printed(project)
-    assert lines[:10] == [
+    assert lines[:12] == [
+        "Collecting the tests.", "6 tests in 3 files",
         "open", "one.test_a 0", "one.test_a 1", "close", "[ 33%] one/test_a.py: 2 passed in N s",
         "open", "two.test_c 0", "two.test_c 1", "close", "[ 67%] two/test_c.py: 2 passed in N s",
     ]  # fmt: skip
     assert {path.name for path in claims.iterdir()} == {"one.test_a.py", "one.test_b.py", "two.test_c.py"}
     assert "test_" not in "".join(printed(project)), "nothing is left for a third process"
+
+
+def test_the_first_process_begins_with_the_longest_file_and_the_others_with_the_rest(project: Path) -> None:
+    longest = project / LONGEST[0]
+    longest.parent.mkdir()
+    (project / "two" / "test_c.py").rename(longest)
+    order = ["one/test_a.py", "one/test_b.py", LONGEST[0]]
+    assert finished(printed(project)) == [LONGEST[0], *order[:2]]
+    shutil.rmtree(project / "shared" / "claims")
+    assert finished(printed(project)) == order
+
+
+def test_a_long_file_says_how_far_it_is(project: Path) -> None:
+    conftest = project / "conftest.py"
+    conftest.write_text(conftest.read_text().replace("terminal))", "terminal, every_s=0))"))
+    said = [line for line in printed(project) if "test_b" in line and line.startswith("[")]
+    ends = ("[ 33%] one/test_b.py: 0 of 2 tests", "[ 33%] one/test_b.py: 1 of 2 tests")
+    assert said == [*ends, "[ 67%] one/test_b.py: 2 passed in N s"]
 
 
 def test_a_file_stays_in_one_piece(project: Path) -> None:

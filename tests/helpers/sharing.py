@@ -2,9 +2,9 @@
 
 `pytest --shared FOLDER` joins the run of this folder. `make test` starts two such processes, one for each core. Each
 claims the next file when it has finished one, so both end at about the same time, and if one dies the other continues.
+The first process begins with the files that take longest, the others with the rest, whose lines appear at once.
 """
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -34,7 +34,9 @@ LONGEST = (
     "cli/test_bad_input.py",
     "cli/test_interrupt.py",
 )
-"""Files that take minutes and run first, so that no process is left with one at the end."""
+"""Files that take minutes. The first process begins with them, so that none is left with one at the end."""
+EVERY_S = 10.0
+"""Seconds without a line of output after which a process says how far it is in its file."""
 
 
 def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
@@ -60,24 +62,32 @@ def shared_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPath
 class SharedRun:
     """The pytest plugin of a process that shares a run.
 
-    Says a line for each file that is finished and each test that fails, instead of a letter for each test, so that the
-    output of several processes can be read on one terminal.
+    Says a line for each file that is finished and each test that fails, and every few seconds in between, instead of a
+    letter for each test, so that the output of several processes can be read on one terminal.
     """
 
-    def __init__(self, folder: Path, terminal: pytest.TerminalReporter) -> None:
+    def __init__(self, folder: Path, terminal: pytest.TerminalReporter, every_s: float = EVERY_S) -> None:
         self._terminal = terminal
+        self._every_s = every_s
         self._claims = folder / "claims"
         self._claims.mkdir(parents=True, exist_ok=True)
+        self._first = _create(folder / "first")
         self._sizes: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
+        self._said = monotonic()
+        if self._first:
+            self._say("Collecting the tests.")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         def rank(item: pytest.Item) -> int:
-            return next((at for at, name in enumerate(LONGEST) if _file_of(item).endswith(name)), len(LONGEST))
+            others = len(LONGEST) if self._first else -1
+            return next((at for at, name in enumerate(LONGEST) if _file_of(item.nodeid).endswith(name)), others)
 
         items.sort(key=rank)
         self._sizes = Counter(self._claim_of(item).name for item in items)
+        if self._first:
+            self._say(f"{len(items)} tests in {len(self._sizes)} files")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """Like pytest's own loop, but only for files that no other process has claimed."""
@@ -103,13 +113,18 @@ class SharedRun:
         category, *_ = yield
         return category, "", ""
 
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if monotonic() - self._said >= self._every_s:
+            file = _file_of(nodeid)
+            self._say(f"{self._share()} {file}: {self._outcomes.total()} of {self._sizes[_claim_name(file)]} tests")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
             self._outcomes[report.outcome] += 1
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = f": {crash.message.splitlines()[0]}" if crash else ""
-            self._terminal.write_line(f"FAILED {report.nodeid}{why}")
+            self._say(f"FAILED {report.nodeid}{why}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self) -> Generator[None, None, None]:
@@ -118,30 +133,43 @@ class SharedRun:
             yield
             self._terminal.flush()
 
+    def _say(self, line: str) -> None:
+        self._terminal.write_line(line, flush=True)
+        self._said = monotonic()
+
     def _say_finished(self, item: pytest.Item, seconds: float) -> None:
         self._claim_of(item).write_text("finished")
-        finished = sum(self._sizes[claim.name] for claim in self._claims.iterdir() if claim.stat().st_size)
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self._outcomes.items())
         self._outcomes.clear()
-        share = finished / self._sizes.total()
-        self._terminal.write_line(f"[{share:4.0%}] {_file_of(item)}: {outcomes} in {seconds:.1f} s")
+        self._say(f"{self._share()} {_file_of(item.nodeid)}: {outcomes} in {seconds:.1f} s")
+
+    def _share(self) -> str:
+        """The share of the tests whose files are finished in any process."""
+        finished = sum(self._sizes[claim.name] for claim in self._claims.iterdir() if claim.stat().st_size)
+        return f"[{finished / self._sizes.total():4.0%}]"
 
     def _claimed(self, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
-        for _, tests in groupby(items, key=_file_of):
+        for _, tests in groupby(items, key=lambda item: _file_of(item.nodeid)):
             first, *others = tests
-            if self._claim(first):
+            if _create(self._claim_of(first)):
                 yield from (first, *others)
 
-    def _claim(self, item: pytest.Item) -> bool:
-        try:
-            os.close(os.open(self._claim_of(item), os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        return True
-
     def _claim_of(self, item: pytest.Item) -> Path:
-        return self._claims / _file_of(item).replace("/", ".")
+        return self._claims / _claim_name(_file_of(item.nodeid))
 
 
-def _file_of(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0]
+def _create(path: Path) -> bool:
+    """Create a file, unless another process has."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _claim_name(file: str) -> str:
+    return file.replace("/", ".")
+
+
+def _file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
