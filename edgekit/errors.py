@@ -10,6 +10,7 @@ EdgekitError
 │   ├── HubError              a hub that can't be reached
 │   ├── ProfileError          a device class or recipe
 │   ├── BundleError           a bundle that is damaged, or a folder that is none
+│   │   └── SignatureError        a bundle that the trusted key didn't sign as it is
 │   ├── PlanError             a job that needs more than this machine or a file format has
 │   ├── OutputError           an output folder that can't be written
 │   └── MissingExtraError     a package that one of edgekit's extras brings
@@ -173,6 +174,16 @@ class BundleError(InputError):
 
     Cause: A file was changed, truncated or lost after the bundle was made, or the path names another folder.
     Cure: Copy the whole folder again, or make the bundle again with `edgekit deploy` or `edgekit compile`.
+    """
+
+
+class SignatureError(BundleError):
+    """A bundle has no signature, or not the one that the trusted key gave these files.
+
+    Cause: The bundle was not signed, was signed with another key, or was changed afterwards: a file in it is another,
+    is missing or was added.
+    Cure: If you didn't expect that, don't use the bundle, and ask whoever made it. Otherwise sign it again with
+    `edgekit sign BUNDLE --key KEY`, or give the public key that belongs to the signer's private one.
     """
 
 

@@ -27,6 +27,7 @@ EXTRAS = {
     "build",
     "scale",
     "tune",
+    "trust",
     "open-clip",
     "onnx-models",
     "parquet",

@@ -1,6 +1,8 @@
 """All commands. Importing this module registers them with the application."""
 
-from edgekit.cli import deploy, devices, explain, plan, soup, steps, tune, verdicts, view
+from edgekit.cli import deploy, devices, explain, plan, signatures, soup, steps, tune, verdicts, view
 from edgekit.cli.app import app, run
 
-__all__ = ["app", "deploy", "devices", "explain", "plan", "run", "soup", "steps", "tune", "verdicts", "view"]
+__all__ = [
+    "app", "deploy", "devices", "explain", "plan", "run", "signatures", "soup", "steps", "tune", "verdicts", "view",
+]  # fmt: skip

@@ -7,8 +7,8 @@ COMMAND_PANELS = (COMMANDS, MORE)
 """The panels of commands, in the order in which `--help` shows them."""
 COMMAND_ORDER = (
     "demo", "deploy", "benchmark", "inspect", "tune", "doctor",
-    "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "targets",
-    "devices", "explain",
+    "quantize", "compile", "evaluate", "classify", "report", "sensitivity", "compare", "plan", "soup", "sign",
+    "verify", "targets", "devices", "explain",
 )  # fmt: skip
 """The commands in the order in which `--help` shows them; others come last."""
 

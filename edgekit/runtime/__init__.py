@@ -3,14 +3,20 @@
 import os
 
 from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.envelope import read_public_key
 from edgekit.runtime.saturation import SaturationWarning, warn_if_saturating
 from edgekit.runtime.session import Session, VerifyResult
+from edgekit.runtime.signature import read_signed_bundle
 
 __all__ = ["SaturationWarning", "Session", "VerifyResult", "load"]
 
 
 def load(
-    path: str | os.PathLike[str], threads: int | None = None, verify: bool = False, low_precision: bool = False
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    verify: bool = False,
+    low_precision: bool = False,
+    trust: str | os.PathLike[str] | None = None,
 ) -> Session:
     """Open a bundle for inference.
 
@@ -27,15 +33,18 @@ def load(
             bundle's.
         low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor. The
             report of `edgekit deploy` shows where this is faster. Other models and processors are not affected.
+        trust: PEM file with a public key. The bundle is opened only if that key signed it (`edgekit sign`) and no file
+            was changed, added or removed since. Needs `cryptography`, which the extra `trust` brings.
 
     Returns:
         A session, which several threads may share.
 
     Raises:
-        UsageError: `threads` is not a whole number from 1.
+        UsageError: `threads` is not a whole number from 1, or `trust` is not a public key.
         BundleError: The folder is not a bundle, or the bundle is damaged or of another version.
-        MissingExtraError: The runtime is not installed, or is older than the bundle needs. The error's `fix` is the
-            command that installs it.
+        SignatureError: With `trust`, the bundle is not signed, another key signed it, or it was changed.
+        MissingExtraError: The runtime is not installed, or is older than the bundle needs, or `trust` needs
+            `cryptography`. The error's `fix` is the command that installs it.
         EngineError: The runtime failed to load the model.
         GoldenError: With `verify`, a logit differs from the bundle's by more than the tolerance.
 
@@ -48,7 +57,8 @@ def load(
                 print(f"{score:6.1%}  {label}")
         ```
     """
-    session = Session(read_bundle(path), threads)
+    bundle = read_bundle(path) if trust is None else read_signed_bundle(path, read_public_key(trust))
+    session = Session(bundle, threads)
     warn_if_saturating(session.bundle)
     try:
         low = session.in_low_precision() if low_precision else None

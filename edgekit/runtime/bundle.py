@@ -42,7 +42,9 @@ __all__ = [
     "Golden",
     "Manifest",
     "ManifestLayer",
+    "own_file",
     "read_bundle",
+    "read_text",
     "write_bundle",
 ]
 
@@ -94,7 +96,7 @@ class Bundle:
         """Read the golden samples; raises BundleError if they are damaged or don't fit the manifest."""
         name = self.manifest.golden_file
         try:
-            golden = _load_golden(_own_file(self.path, name))
+            golden = _load_golden(own_file(self.path, name))
             _check_golden(golden, self.manifest)
         except BundleError as error:
             raise _in_bundle(self.path, error, f"{name}: ") from error
@@ -123,10 +125,10 @@ def read_bundle(path: str | os.PathLike[str], check_hashes: bool = True) -> Bund
     if not os.path.lexists(path / MANIFEST):
         raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}", fix="Make one with `edgekit deploy MODEL`")
     try:
-        manifest = parse_manifest(_read_text(path, MANIFEST))
+        manifest = parse_manifest(read_text(path, MANIFEST))
         for name, entry in manifest.files.items():
             _check_file(path, name, entry, check_hashes)
-        labels = _parse_labels(_read_text(path, manifest.labels_file), manifest)
+        labels = _parse_labels(read_text(path, manifest.labels_file), manifest)
     except BundleError as error:
         raise _in_bundle(path, error) from error
     except OSError as error:
@@ -221,7 +223,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, "utf-8", newline="\n")
 
 
-def _own_file(folder: Path, name: str) -> Path:
+def own_file(folder: Path, name: str) -> Path:
     """Path of a regular file directly in `folder`; raises BundleError for anything else, and for links to elsewhere."""
     path = folder / name
     if os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder):
@@ -234,7 +236,7 @@ def _own_file(folder: Path, name: str) -> Path:
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry, check_hash: bool) -> None:
-    path = _own_file(folder, name)
+    path = own_file(folder, name)
     size = path.stat().st_size
     if size != entry["size_bytes"]:
         raise BundleError(
@@ -244,8 +246,9 @@ def _check_file(folder: Path, name: str, entry: FileEntry, check_hash: bool) -> 
         raise BundleError(f"file '{name}' was changed: its sha256 differs from the manifest's", fix=COPY_AGAIN)
 
 
-def _read_text(folder: Path, name: str) -> str:
-    path = _own_file(folder, name)
+def read_text(folder: Path, name: str) -> str:
+    """Text of a file directly in `folder`; raises BundleError for what `own_file` refuses, and for other content."""
+    path = own_file(folder, name)
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise BundleError(f"file '{name}' has {path.stat().st_size} bytes", valid=f"at most {MAX_TEXT_BYTES} bytes")
     try:

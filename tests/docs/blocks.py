@@ -44,6 +44,7 @@ SLOW = frozenset(
         "docs/how-to/model-card.md",
         "docs/how-to/onnx-files.md",
         "docs/how-to/other-machines.md",
+        "docs/how-to/signatures.md",
         "docs/how-to/soups.md",
         "docs/tutorials/int8-slower-or-less-accurate.md",
         "docs/tutorials/your-own-model.md",
