@@ -19,6 +19,7 @@ EdgekitError
     ├── ParityError           a graph or compiled model differs from torch
     ├── GoldenError           a bundle gives different numbers on this processor
     ├── EngineError           a runtime failed while loading or running
+    ├── BundleRefusedError    a device keeps its active bundle, because the new one doesn't pass there
     └── DeviceError           a device over SSH: its rows are lost, other devices continue
         ├── UnreachableError      no connection: name, network, port, or a machine that is off
         ├── HostKeyError          its host key is unknown, or has changed
@@ -256,6 +257,15 @@ class EngineError(StageError):
 
     Cause: The installed runtime is too old for the model, lacks memory, or has a defect on this processor.
     Cure: Run `edgekit doctor`, and compare the versions with those in the bundle's manifest.json.
+    """
+
+
+class BundleRefusedError(StageError):
+    """A device refused a bundle, and the one that was active stays active.
+
+    Cause: The bundle was made for another processor or is slower than allowed, or there is none to return to.
+    Cure: Make the bundle for this device with `edgekit deploy --device NAME`. `edgekit devices status NAME` shows what
+    is active there.
     """
 
 

@@ -51,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--shared", type=Path, metavar="FOLDER", help="share the tests with other processes through this folder"
     )
+    parser.addoption(
+        "--kills", type=int, metavar="N", default=3, help="number of pushes that are killed, in tests/devices"
+    )
 
 
 @pytest.hookimpl(trylast=True)  # when the terminal's plugin is there

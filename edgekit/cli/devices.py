@@ -22,7 +22,8 @@ Examples:
 
 devices = typer.Typer(
     rich_markup_mode="rich",
-    help="Add, list, check, clean and remove devices.\n\nA device is another machine that edgekit reaches over SSH.",
+    help="Add, list, check, clean and remove devices, and show what runs there.\n\n"
+    "A device is another machine that edgekit reaches over SSH.",
     epilog=EXAMPLES,
 )
 app.add_typer(devices, name="devices", rich_help_panel=panels.MORE)
@@ -144,6 +145,40 @@ def clean(name: Name) -> None:
         facts = probe(connection)
         removed = clean(connection, facts)
     print(f"{name}: removed {facts.cache}" if removed else f"{name}: nothing to remove at {facts.cache}")
+
+
+@devices.command()
+def status(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DEVICE",
+            autocompletion=completion.saved_devices,
+            help="Names of devices, or ssh://USER@HOST; all saved devices if there are none.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> int:
+    """Show which bundle is active in each app on devices.
+
+    Bundles come there with `edgekit push`. The files of each bundle are compared
+    with their hashes. The exit code is 1 if a device can't be asked, or an
+    active bundle is damaged.
+    """
+    from edgekit.cli.field import status_lines
+    from edgekit.devices.registry import find_remote, read_devices
+    from edgekit.devices.rollout import status_of
+    from edgekit.support.progress import Reporter
+
+    with clean_stdout() as out:
+        chosen = [find_remote(name) for name in dict.fromkeys(names or read_devices())]
+        result = status_of(chosen, Reporter(quiet=True))
+        if json_:
+            emit(out, result)
+        else:
+            out.writelines(f"{line}\n" for line in status_lines(result))
+    damaged = any(app.verdict == "error" for device in result.devices for app in device.apps)
+    return 1 if damaged or any(device.failure for device in result.devices) else 0
 
 
 def _lines(result: "DeviceCheck") -> list[str]:

@@ -35,6 +35,7 @@ from edgekit.devices.messages import (
     decode_job,
     encode,
 )  # fmt: skip
+from edgekit.devices.trial import change_slots
 from edgekit.errors import DeviceError, EdgekitError
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure import machine
@@ -132,7 +133,10 @@ def answer(job: AgentJob, wire: Wire) -> None:
     folder = Path(tempfile.mkdtemp(prefix="work-", dir=job.cache))
     try:
         try:
-            wire.send(inspected(job, folder) if job.inspect else measured(job, folder, wire))
+            if job.slot is not None:
+                wire.send(change_slots(job, job.slot, wire))
+            else:
+                wire.send(inspected(job, folder) if job.inspect else measured(job, folder, wire))
         except EdgekitError as error:
             wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix))
         except Exception as error:  # a bug in edgekit, which the host reports as such

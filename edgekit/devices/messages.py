@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct, convert, to_builtins
 
+from edgekit.devices.app_state import AppState, Trial
 from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.row import Measurement
@@ -33,6 +34,20 @@ class SentImages:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlotJob:
+    """A change of an app's slots: a push of the job's bundle or, without one, a rollback."""
+
+    folder: str
+    """Path of the app's folder on the device."""
+    sha256: str = ""
+    """Hash of the bundle's manifest."""
+    max_p99_ms: float | None = None
+    """Largest p99 that is accepted, in milliseconds; None to accept any."""
+    bound: str = ""
+    """Origin of this bound, for messages."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AgentJob:
     """The agent's job: measure the rows of a report or, without images, those of `edgekit benchmark`."""
 
@@ -50,6 +65,8 @@ class AgentJob:
     """Images to evaluate on."""
     inspect: bool = False
     """Whether to inspect the bundles (or model files, without a manifest) instead of measuring them."""
+    slot: SlotJob | None = None
+    """Change of an app's slots, to make instead of measuring."""
 
 
 class Warned(Struct, frozen=True, tag="warning"):
@@ -108,6 +125,30 @@ class Inspected(Struct, frozen=True, tag="inspected"):
     """Inspection of a model file."""
 
 
+class Refusal(Struct, frozen=True):
+    """The reason why a bundle was not made active: the fields of an error."""
+
+    error: str
+    """Name of the error's class."""
+    problem: str
+    """`problem` of the error."""
+    valid: str
+    """`valid` of the error."""
+    fix: str
+    """`fix` of the error."""
+
+
+class Slotted(Struct, frozen=True, tag="slotted"):
+    """The result of a push or rollback."""
+
+    app: AppState
+    """The app afterwards."""
+    trial: Trial | None = None
+    """Trial of the bundle, as far as it came to its end."""
+    refusal: Refusal | None = None
+    """Reason why the app keeps the bundle that it had; None if the wanted one is active."""
+
+
 class Failed(Struct, frozen=True, tag="failed"):
     """The error that ended the job."""
 
@@ -127,7 +168,7 @@ class Ended(Struct, frozen=True, tag="end"):
     """The last message, without which an answer is incomplete."""
 
 
-Message = Warned | Bug | StageBegan | Stepped | Alive | Measured | Inspected | Failed | Ended
+Message = Warned | Bug | StageBegan | Stepped | Alive | Measured | Inspected | Slotted | Failed | Ended
 
 
 def encode(message: AgentJob | Message) -> bytes:

@@ -15,6 +15,7 @@ from edgekit.devices.messages import (
     Inspected,
     Measured,
     Message,
+    Slotted,
     StageBegan,
     Stepped,
     Warned,
@@ -31,9 +32,12 @@ SILENCE_S = 120
 """Time without a message after which an agent counts as frozen. It sends one every few seconds."""
 
 
-def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Reporter) -> Measured | Inspected:
+Answer = Measured | Inspected | Slotted
+
+
+def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Reporter) -> Answer:
     """Run one job and return its result. DeviceError if the agent fails, falls silent, or sends no end record."""
-    name = connection.device.name
+    name, work = connection.device.name, "the measurement" if job.slot is None else "the trial"
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         # ONNX Runtime and OpenVINO write into the home. This one is in edgekit's folder and is cleaned with it.
         home = f"{job.cache}/runtimes"
@@ -49,10 +53,10 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
                 process.stdin.flush()
             except BrokenPipeError:
                 pass  # the exit status tells why
-            messages = _listen(name, process.stdout, reporter)
+            messages = _listen(name, work, process.stdout, reporter)
         stderr.seek(0)
         output = stderr.read().decode(errors="replace")
-    library_log.note(f"{name}: the measurement ended with status {process.returncode}", output)
+    library_log.note(f"{name}: {work} ended with status {process.returncode}", output)
     connection.check(process.returncode)
     for message in messages:
         if isinstance(message, Failed):
@@ -60,14 +64,14 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
                 raise BugElsewhere(message.error, message.problem, message.traceback)
             raise DeviceError(f"{name}: {message.problem}", valid=message.valid, fix=message.fix)
     if process.returncode != 0:
-        raise exit_error(name, "the measurement", process.returncode, output)
-    results = [message for message in messages if isinstance(message, Measured | Inspected)]
+        raise exit_error(name, work, process.returncode, output)
+    results = [message for message in messages if isinstance(message, Answer)]
     if not results or not isinstance(messages[-1], Ended):
         raise ConnectionCutError(f"{name}: the answer is incomplete (no end record)", fix="Run the same command again")
     return results[-1]
 
 
-def _listen(name: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
+def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
     """Read all messages and return those that aren't progress. FrozenError if none arrives for `SILENCE_S`."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
@@ -78,7 +82,7 @@ def _listen(name: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
                 raw = lines.get(timeout=SILENCE_S)
             except queue.Empty:
                 raise FrozenError(
-                    f"{name}: the measurement sent no message for {SILENCE_S} s",
+                    f"{name}: {work} sent no message for {SILENCE_S} s",
                     fix="Check the device's power supply, cooling and free memory, then run the same command again",
                 ) from None
             if raw is None:
@@ -87,7 +91,7 @@ def _listen(name: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
             if message is None:
                 continue  # printed by a library, or cut off, in which case the end record will be missing
             progress.show(message)
-            if isinstance(message, Measured | Inspected | Failed | Ended):
+            if isinstance(message, Answer | Failed | Ended):
                 messages.append(message)
 
 

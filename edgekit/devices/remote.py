@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.config.runtimes import find_runtime
-from edgekit.devices.check import check_memory, probe, row_device, unknown_device
-from edgekit.devices.messages import AgentJob, Inspected, Measured, SentImages
-from edgekit.devices.protocol import run_agent
+from edgekit.devices.check import check_memory, probe, python_of, row_device, unknown_device
+from edgekit.devices.messages import AgentJob, Inspected, Measured, SentImages, SlotJob
+from edgekit.devices.protocol import Answer, run_agent
 from edgekit.devices.registry import THIS, Device
+from edgekit.devices.requests import AppsAnswer, AppsRequest
+from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
@@ -52,13 +54,13 @@ class Board:
         """
         target, oldest = _runtime_of(bundles)
         sizes = {name: bundle.size_bytes for name, bundle in bundles.items()}
-        python = self._ready(target, oldest, sizes, timing.streams or 0)
+        python = self.ready(target, oldest, sizes, timing.streams or 0)
         with self._reporter.stage(f"{self.device.name}: copy"):
             sent = None if images is None else self._send_images(images)
-            job = self._job({name: files_of(bundle) for name, bundle in bundles.items()}, timing, images=sent)
-        answer = run_agent(self._connection, python, job, self._reporter)
+            job = self.job({name: files_of(bundle) for name, bundle in bundles.items()}, timing, images=sent)
+        answer = self.run(python, job)
         if not isinstance(answer, Measured) or len(answer.rows) != len(bundles):
-            raise self._mismatch()
+            raise self.mismatch()
         return answer.rows
 
     def versions(self, bundles: Group) -> dict[str, str]:
@@ -67,7 +69,7 @@ class Board:
         Raises a DeviceError.
         """
         target, oldest = _runtime_of(bundles)
-        python = self._environment(target, oldest)
+        python = self.environment(target, oldest)
         installed = self._connection.run([python, "-I", "-c", INSTALLED])
         return {"environment": python, **self._connection.answer(installed, dict[str, str], "the list of packages")}
 
@@ -80,35 +82,48 @@ class Board:
             target, oldest = target_of(path), None
             companions = (path.with_suffix(suffix) for suffix in find_runtime(target).companion_suffixes)
             files = [path, *(file for file in companions if file.is_file())]
-        python = self._ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
+        python = self.ready(target, oldest, {path.name: sum(file.stat().st_size for file in files)})
         with self._reporter.stage(f"{self.device.name}: copy"):
-            job = self._job({str(path): files}, Timing(threads=threads), inspect=True)
-        answer = run_agent(self._connection, python, job, self._reporter)
+            job = self.job({str(path): files}, Timing(threads=threads), inspect=True)
+        answer = self.run(python, job)
         inspection = (answer.bundle or answer.model) if isinstance(answer, Inspected) else None
         if inspection is None:
-            raise self._mismatch()
+            raise self.mismatch()
         return inspection
 
-    def _mismatch(self) -> ConnectionCutError:
+    def run(self, python: str, job: AgentJob) -> Answer:
+        """Run the agent in an environment's Python. Raises a DeviceError if it fails."""
+        return run_agent(self._connection, python, job, self._reporter)
+
+    def ask_apps(self, *names: str) -> AppsAnswer:
+        """The apps with these names, or all, and their bundles. Raises a DeviceError."""
+        python = python_of(self.device.name, self.facts).path
+        return self._connection.ask(python, APPS, AppsRequest(names), AppsAnswer, "the list of apps")
+
+    def mismatch(self) -> ConnectionCutError:
+        """Build the error for an answer of another kind than the job asked for."""
         problem = f"{self.device.name}: the answer does not match the job"
         return ConnectionCutError(problem, fix="Run the same command again")
 
-    def _ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
+    def ready(self, target: str, oldest: str | None, sizes: Mapping[str, int], streams: int = 0) -> str:
         """Check that the bundles fit into memory, and prepare the target's environment. Returns its Python."""
         check_memory(self.device.name, self.facts, sizes, streams)
-        return self._environment(target, oldest)
+        return self.environment(target, oldest)
 
-    def _environment(self, target: str, oldest: str | None) -> str:
+    def environment(self, target: str, oldest: str | None) -> str:
+        """Prepare the environment of a target, whose runtime is not older than `oldest`. Returns its Python."""
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
             return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
 
-    def _job(
+    def job(
         self,
         groups: Mapping[str, Sequence[Path]],
         timing: Timing,
         images: SentImages | None = None,
         inspect: bool = False,
+        slot: SlotJob | None = None,
     ) -> AgentJob:
+        """Send the files of bundles or models, by their names, and build the agent's job."""
         files = [(name, path) for name, paths in groups.items() for path in paths]
         sent: dict[str, dict[str, str]] = {name: {} for name in groups}
         hashes = send_files(self._connection, self.facts, [path for _, path in files])
@@ -122,6 +137,7 @@ class Board:
             timing=timing,
             images=images,
             inspect=inspect,
+            slot=slot,
         )
 
     def _send_images(self, images: EvaluationImages) -> SentImages:

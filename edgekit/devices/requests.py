@@ -1,8 +1,10 @@
 """Requests from the host to `scripts` on a device, and their answers. The scripts read and write plain JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from edgekit.devices.app_state import AppState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,8 @@ class StoreRequest:
     """Size in bytes of each file, by its SHA-256."""
     receive: bool = False
     """Whether the files follow on stdin, in this order."""
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    """Number of bytes at the beginning of a file that are there already and don't follow, by its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class StoreAnswer:
     """SHA-256 of the files that are not in the store or, after receiving, arrived damaged."""
     removable: int
     """Size in bytes of the other files that may be removed."""
+    partial: Mapping[str, int]
+    """Number of bytes of a missing file that an interrupted copy left, by its SHA-256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,4 +79,24 @@ class CleanAnswer:
     """Whether the folder existed."""
 
 
-ScriptRequest = StoreRequest | EnvironmentRequest | CleanRequest
+@dataclass(frozen=True)
+class AppsRequest:
+    """Asks `scripts.apps` for the apps on a device."""
+
+    apps: tuple[str, ...] = ()
+    """Names of the apps; empty for all."""
+
+
+@dataclass(frozen=True)
+class AppsAnswer:
+    """The apps on a device."""
+
+    folder: str
+    """Folder of the apps."""
+    disk_free_bytes: int
+    """Free disk space there."""
+    apps: tuple[AppState, ...]
+    """The apps that exist."""
+
+
+ScriptRequest = AppsRequest | StoreRequest | EnvironmentRequest | CleanRequest

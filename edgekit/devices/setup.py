@@ -7,7 +7,7 @@ there.
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -93,6 +93,8 @@ def ensure_environment(
 def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]) -> list[str]:
     """Copy the files that the device lacks, and verify them there. Returns their SHA-256, which are their names there.
 
+    A file whose copy was interrupted is resumed.
+
     Raises DeviceFullError, before sending anything, if they don't fit.
     """
     device = connection.device.name
@@ -105,14 +107,15 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
     request = StoreRequest(cache=facts.cache, files=sizes)
     store = connection.ask(python, STORE, request, StoreAnswer, "the list of files")
     missing, free = store.missing, facts.disk_free_bytes
-    total = sum(sizes[digest] for digest in missing)
+    offsets = {digest: min(store.partial.get(digest, 0), sizes[digest]) for digest in missing}
+    total = sum(sizes[digest] - offsets[digest] for digest in missing)
     if free is not None and total > free + store.removable:
         raise full_disk(device, "a copy", f"it needs {total / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
     if not missing:
         return hashes
-    request = replace(request, files={digest: sizes[digest] for digest in missing}, receive=True)
+    request = replace(request, files={digest: sizes[digest] for digest in missing}, receive=True, offsets=offsets)
     by_hash = dict(zip(hashes, paths, strict=True))
-    damaged = _stream(connection, python, request, [by_hash[digest] for digest in missing])
+    damaged = _stream(connection, python, request, {by_hash[digest]: offsets[digest] for digest in missing})
     if damaged:
         raise ConnectionCutError(
             f"{device}: {len(damaged)} of {len(missing)} files arrived damaged and were discarded",
@@ -148,8 +151,8 @@ def clean(connection: Connection, facts: ProbeResult) -> bool:
     return connection.ask(python, ENVIRONMENT, request, CleanAnswer, "cleaning").removed
 
 
-def _stream(connection: Connection, python: str, request: StoreRequest, paths: Sequence[Path]) -> Sequence[str]:
-    """Send files to the store. Returns the hashes of those that arrived damaged."""
+def _stream(connection: Connection, python: str, request: StoreRequest, paths: Mapping[Path, int]) -> Sequence[str]:
+    """Send files from these offsets to the store. Returns the hashes of those that arrived damaged."""
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         process = connection.start(script_command(python, STORE, request), stderr)
         with ending(process):
@@ -166,12 +169,13 @@ def _stream(connection: Connection, python: str, request: StoreRequest, paths: S
     return connection.answer(Done(status, out, errors), StoreAnswer, work).missing
 
 
-def _feed(pipe: IO[bytes], paths: Sequence[Path]) -> bool:
-    """Write files into a pipe. Returns whether the other side read all of them."""
+def _feed(pipe: IO[bytes], paths: Mapping[Path, int]) -> bool:
+    """Write files, each from its offset, into a pipe. Returns whether the other side read all of them."""
     try:
         with pipe:
-            for path in paths:
+            for path, offset in paths.items():
                 with path.open("rb") as file:
+                    file.seek(offset)
                     while chunk := file.read(CHUNK):
                         pipe.write(chunk)
     except BrokenPipeError:

@@ -20,7 +20,8 @@ def load(
 ) -> Session:
     """Open a bundle for inference.
 
-    The hash of every file is checked before the runtime opens the model. Loading a bundle runs no code from it.
+    The hash of every file is checked before the runtime opens the model. Loading a bundle runs no code from it. A link
+    to the folder, such as `edgekit push` makes, is followed once, so all files come from the same bundle.
 
     Warns with a SaturationWarning if INT8 weights of the bundle can saturate on this processor, which makes the model
     less accurate. It happens on x86 processors without VNNI, with bundles that edgekit made before it prevented this.
@@ -57,7 +58,8 @@ def load(
                 print(f"{score:6.1%}  {label}")
         ```
     """
-    bundle = read_bundle(path) if trust is None else read_signed_bundle(path, read_public_key(trust))
+    folder = os.path.realpath(path) if os.path.islink(path) else path
+    bundle = read_bundle(folder) if trust is None else read_signed_bundle(folder, read_public_key(trust))
     session = Session(bundle, threads)
     warn_if_saturating(session.bundle)
     try:

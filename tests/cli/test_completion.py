@@ -79,7 +79,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         (["quantize", "conv"], [NAMES[0]]),
         (["tune", "de"], ["demo"]),
         (["soup", "--model", "res"], [NAMES[1]]),
-        (["explain", "Bundle"], ["BundleError"]),
+        (["explain", "Bundle"], ["BundleError", "BundleRefusedError"]),
         (["explain", ""], [name for name in error_names() if name != "EdgekitError"]),
         (["dep"], ["deploy"]),
         (["devices", "c"], ["check", "clean"]),

@@ -114,7 +114,7 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
             return feed(pipe, paths)
         patch.setattr(setup, "_feed", feed)
         with suppress(BrokenPipeError):
-            for path in paths[:-1]:
+            for path in list(paths)[:-1]:
                 pipe.write(path.read_bytes())
             pipe.flush()
         (arrived,) = wait_for_files(board, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.devices import protocol, remote
 from edgekit.devices.messages import AgentJob, Bug, Failed, Inspected, Measured, Message, encode
-from edgekit.devices.protocol import run_agent
+from edgekit.devices.protocol import Answer, run_agent
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
 from edgekit.errors import ConnectionCutError, DeviceCrashError, DeviceError, DeviceFullError, FrozenError
@@ -117,7 +117,7 @@ def test_a_bug_on_the_device_is_not_blamed_on_it(board: Server, capfd: pytest.Ca
     assert "board: int8: this is a bug in edgekit" in err
 
 
-def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Measured | Inspected:
+def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Answer:
     """Run the host's side of the protocol with this shell script as the agent."""
     fake = server.folder / "fake"
     fake.write_text(f"#!/bin/sh\n{script}\n")

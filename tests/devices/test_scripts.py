@@ -1,10 +1,15 @@
 """The store and the environments on a device, which keep only what was used last."""
 
+import fcntl
+import hashlib
+import io
 import os
 import shutil
+import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +85,54 @@ def test_a_full_disk_deletes_old_files(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 95, 5))
     store.make_room(tmp_path, {"new": 10})
     assert names(tmp_path) == set()
+
+
+CONTENT = bytes(range(256)) * 40
+NAME = hashlib.sha256(CONTENT).hexdigest()
+
+
+def receive(folder: Path, content: bytes, offset: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """Receive a file whose first bytes are there; returns the files that arrived damaged."""
+    patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    return store.receive(folder, {NAME: len(CONTENT)}, {NAME: offset})
+
+
+def test_a_copy_that_was_cut_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CHUNK", 1000)
+    with pytest.raises(SystemExit, match="the data ended 7740 bytes early"):
+        receive(tmp_path, CONTENT[:2500], 0, monkeypatch)
+    assert store.missing(tmp_path, {NAME: len(CONTENT)}) == [NAME]
+    assert store.partial(tmp_path, [NAME, "other"]) == {NAME: 2500}
+    with pytest.raises(SystemExit):
+        receive(tmp_path, CONTENT[2500:5000], 2500, monkeypatch)
+    assert receive(tmp_path, CONTENT[4000:], 4000, monkeypatch) == [], "it may go back"
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert names(tmp_path) == {NAME}
+
+
+def test_a_part_that_is_damaged_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.part_of(tmp_path, NAME).write_bytes(b"?" + CONTENT[1:2500])
+    assert receive(tmp_path, CONTENT[2500:], 2500, monkeypatch) == [NAME]
+    store.part_of(tmp_path, NAME).write_bytes(CONTENT[:100])
+    assert receive(tmp_path, CONTENT[2500:], 2500, monkeypatch) == [NAME], "another run has shortened it"
+    assert names(tmp_path) == set()
+    assert receive(tmp_path, CONTENT, 0, monkeypatch) == []
+
+
+def test_two_runs_that_receive_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = store.part_of(tmp_path, NAME)
+    part.write_bytes(CONTENT[:2500])
+    with part.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert receive(tmp_path, CONTENT[2000:], 2000, monkeypatch) == []
+        assert (tmp_path / NAME).read_bytes() == CONTENT
+        assert part.read_bytes() == CONTENT[:2500], "the other one writes on"
+
+
+def test_a_part_counts_as_a_file(tmp_path: Path) -> None:
+    put(tmp_path, f".{NAME}.part", 10, 24)
+    store.make_room(tmp_path, {"new": 10})
+    assert names(tmp_path) == {f".{NAME}.part"}
 
 
 def test_wheels_are_unpacked_without_what_no_model_needs(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from importlib.resources import files
 PROBE = "edgekit.measure.probe"
 STORE = "edgekit.devices.scripts.store"
 ENVIRONMENT = "edgekit.devices.scripts.environment"
+APPS = "edgekit.devices.scripts.apps"
 
 
 def source(module: str) -> str:

@@ -1,9 +1,11 @@
 """A store of files on a device, named by their SHA-256: lists missing files, and receives them.
 
 The argument is a JSON request: {"cache": FOLDER, "files": {SHA256: SIZE}}. The answer is {"missing": [SHA256],
-"removable": BYTES}, where "removable" is the size of all files that may be deleted. If the request has "receive": true,
-the files arrive on stdin one after the other, in the request's order. Each is written under a temporary name, compared
-with its hash, and renamed. "missing" then lists the files whose content did not match.
+"removable": BYTES, "partial": {SHA256: BYTES}}, where "removable" is the size of all files that may be deleted, and
+"partial" what an interrupted copy left of missing files. If the request has "receive": true, the files arrive on stdin
+one after the other, in the request's order, each without the first bytes that "offsets": {SHA256: BYTES} gives. Each
+is written to .SHA256.part, compared with its hash, and renamed. "missing" then lists the files whose content did not
+match.
 
 To keep an SD card from filling up, files that were not used for a month are deleted before new ones are received. Of
 the rest, those unused for the longest time are deleted while all files together exceed 1 GB, or the disk has too little
@@ -12,6 +14,7 @@ several hosts may use the store at once, so any file may disappear between two c
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -40,6 +43,23 @@ def missing(folder: Path, files: "dict[str, int]") -> "list[str]":
     return absent
 
 
+def partial(folder: Path, names: "list[str]") -> "dict[str, int]":
+    """Number of bytes that an interrupted copy left of each of these files. Touches them, which marks their use."""
+    sizes = {}
+    for name in names:
+        try:
+            os.utime(part_of(folder, name))
+            sizes[name] = part_of(folder, name).stat().st_size
+        except FileNotFoundError:
+            continue
+    return sizes
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """Path of a file while it is received."""
+    return folder / f".{name}.part"
+
+
 def stored(folder: Path) -> "list[tuple[float, int, Path]]":
     """All files of the store: time of last use, size and path."""
     entries = []
@@ -62,45 +82,72 @@ def make_room(folder: Path, files: "dict[str, int]") -> None:
     """Delete removable files as far as the files to receive need it."""
     incoming, total = sum(files.values()), sum(size for _, size, _ in stored(folder))
     for used, size, path in removable(folder, files):
-        old, temporary = time.time() - used > KEPT_S, path.name.startswith(".")
+        old, temporary = time.time() - used > KEPT_S, ".tmp-" in path.name
         if old or temporary or total + incoming > KEPT_BYTES or shutil.disk_usage(folder).free < incoming:
             path.unlink(missing_ok=True)
             total -= size
 
 
-def receive(folder: Path, files: "dict[str, int]") -> "list[str]":
+def receive(folder: Path, files: "dict[str, int]", offsets: "dict[str, int]") -> "list[str]":
     """Receive files from stdin. Returns the names of those that arrived damaged."""
     folder.mkdir(parents=True, exist_ok=True)
-    make_room(folder, files)
-    damaged = []
-    for name, size in files.items():
-        temporary = folder / f".{name}.tmp-{os.getpid()}"
-        digest, left = hashlib.sha256(), size
+    make_room(folder, {name: size - offsets.get(name, 0) for name, size in files.items()})
+    return [name for name, size in files.items() if not receive_one(folder, name, size, offsets.get(name, 0))]
+
+
+def receive_one(folder: Path, name: str, size: int, offset: int) -> bool:
+    """Receive what follows the first `offset` bytes of a file. Returns whether it has its hash, and is in the store.
+
+    If stdin ends early, the file stays, so that the next copy resumes there.
+    """
+    with opened(folder, name, offset) as file:
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - offset
+        for start in range(0, offset, CHUNK):
+            digest.update(file.read(min(CHUNK, offset - start)))
+        while left:
+            chunk = sys.stdin.buffer.read(min(left, CHUNK))
+            if not chunk:
+                raise SystemExit(f"the data ended {left} bytes early")
+            file.write(chunk)
+            file.flush()
+            digest.update(chunk)
+            left -= len(chunk)
+        os.fsync(file.fileno())
+        if digest.hexdigest() == name:
+            os.replace(file.name, folder / name)
+            return True
+    os.unlink(file.name)
+    return False
+
+
+def opened(folder: Path, name: str, offset: int) -> "io.BufferedRandom":
+    """A file with the first `offset` bytes, which are there: the part, or a copy while another run receives it."""
+    import fcntl  # devices have it, but not every host that imports this module
+
+    part = part_of(folder, name)
+    while True:
+        file = part.open("a+b")
         try:
-            with temporary.open("wb") as file:
-                while left:
-                    chunk = sys.stdin.buffer.read(min(left, CHUNK))
-                    if not chunk:
-                        raise SystemExit(f"the data ended {left} bytes early")
-                    file.write(chunk)
-                    digest.update(chunk)
-                    left -= len(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-            if digest.hexdigest() == name:
-                temporary.replace(folder / name)
-            else:
-                damaged.append(name)
-        finally:
-            if temporary.exists():
-                temporary.unlink()
-    return damaged
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                copy = (folder / f".{name}.tmp-{os.getpid()}").open("w+b")
+                copy.write(file.read(offset))
+                return copy
+        if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            file.truncate(offset)
+            return file
+        file.close()  # another run has just renamed it
 
 
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     place = Path(request["cache"]) / "files"
-    work = receive if request.get("receive") else missing
-    names = work(place, request["files"])
+    if request.get("receive"):
+        names = receive(place, request["files"], request["offsets"])
+    else:
+        names = missing(place, request["files"])
     size = sum(entry[1] for entry in removable(place, request["files"]))
-    print(json.dumps({"missing": names, "removable": size}))
+    print(json.dumps({"missing": names, "removable": size, "partial": partial(place, names)}))

@@ -1,0 +1,85 @@
+"""The bundles of an app on a device: two slots, of which one is active."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.config.precisions import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The trial of a bundle on a device, in a process that runs nothing else."""
+
+    engine: str
+    """Distribution of the runtime, with its version, such as "ai-edge-litert 2.3.0"."""
+    python: str
+    """Version of Python."""
+    threads: int
+    """Number of threads that the runtime computed with."""
+    max_abs_difference: float
+    """Largest absolute difference of a logit of the golden samples from the bundle's."""
+    tolerance: float
+    """Largest difference that is allowed."""
+    p50_ms: float
+    """Median latency in milliseconds."""
+    p99_ms: float
+    """99th percentile of the latency in milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotRecord:
+    """A bundle that passed its trial. `edgekit push` writes it next to the slot."""
+
+    bundle: str
+    """Name of the folder that was pushed."""
+    sha256: str
+    """Hash of the bundle's manifest, which has the hash of every file."""
+    model: str | None
+    """Name of the model, if the manifest has it."""
+    target: str
+    """Runtime that the bundle was compiled for: "openvino", "onnx" or "tflite"."""
+    precision: Precision
+    """Whether the model was quantized."""
+    device_class: str
+    """Device class that the bundle was made for."""
+    oldest_engine: str
+    """Oldest version of the runtime that loads the bundle."""
+    files: Mapping[str, str]
+    """SHA-256 of each file, by its name."""
+    max_p99_ms: float | None
+    """Largest p99 with which the bundle was accepted, in milliseconds; null if it was not judged."""
+    trial: Trial
+    """Results of the trial."""
+    edgekit: str
+    """Version of edgekit that pushed it."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The bundle in a slot."""
+
+    slot: str
+    """Name of the slot, "a" or "b"."""
+    record: SlotRecord | None
+    """Record of the bundle; null if it passed no trial."""
+    problem: str | None
+    """Damage of a file since the trial, or null."""
+
+
+@dataclass(frozen=True)
+class AppState:
+    """An app on a device."""
+
+    name: str
+    """Name of the app."""
+    path: str
+    """Path of the link to the active bundle, which the app loads."""
+    verdict: Literal["pass", "error"] | None
+    """`pass`: the active bundle passed its trial, and its files are intact. null if no bundle is active."""
+    since: str | None
+    """Time of the last switch by the device's clock, in UTC; null if no bundle is active."""
+    active: Slot | None
+    """The active bundle, or null."""
+    previous: Slot | None
+    """The bundle to which `edgekit rollback` returns, or null."""

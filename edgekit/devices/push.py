@@ -1,0 +1,189 @@
+"""Push a bundle to a device, or take it back: the host's side, and the documents of both commands."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.config.device_classes import list_device_classes, load_device_class
+from edgekit.devices.app_state import AppState, Trial
+from edgekit.devices.messages import AgentJob, SlotJob, Slotted
+from edgekit.devices.probe_result import ProbeResult
+from edgekit.devices.registry import Device
+from edgekit.devices.remote import Board, files_of, open_board
+from edgekit.errors import BundleRefusedError, EdgekitError, StageError, UsageError, as_sentences
+from edgekit.measure.settings import Timing
+from edgekit.report import load_report
+from edgekit.report.row import Failure, Row
+from edgekit.report.schema import FILE
+from edgekit.runtime.bundle import Bundle
+from edgekit.support import interrupts
+from edgekit.support.progress import Reporter
+
+MARGIN = 1.5
+"""Factor between the report's p99 and the largest one that is accepted without --max-p99. A p99 of 200 rounds is the
+second or third slowest of them, which varies from run to run; a bundle that is twice as slow is still refused."""
+DEFAULT_APP = "app"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The largest p99 with which a bundle is accepted on a device, and the threads that it is timed with."""
+
+    max_p99_ms: float | None
+    """Largest p99 in milliseconds, or None to accept any."""
+    threads: int | None
+    """Number of threads; None for every physical core."""
+    origin: str
+    """Origin of the bound, for messages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushedDevice:
+    """The outcome of a push or rollback on one device."""
+
+    device: str
+    """Name of the device."""
+    verdict: Literal["pass", "fail", "error"] | None
+    """`pass`: the bundle is active. `fail`: it was refused. `error`: the device failed. null: nothing was begun,
+    because another device didn't pass."""
+    reasons: tuple[str, ...] = ()
+    """Reasons of a verdict other than "pass"."""
+    failure: Failure | None = None
+    """The error behind it."""
+    trial: Trial | None = None
+    """Trial of the bundle on the device; null if it didn't come to its end."""
+    app: AppState | None = None
+    """What the device has now; null if it didn't say."""
+
+
+def check_app(name: str) -> None:
+    """Raise UsageError for a name of an app that can't be the name of a folder everywhere."""
+    if not _NAME.fullmatch(name):
+        valid = "1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
+        raise UsageError(f"the app's name is {name!r}", valid=valid, fix="Correct --name")
+
+
+def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: int | None) -> Bound:
+    """The bound of the latency: `max_p99` in ms, where 0 accepts any, or what the report of the bundle's run allows.
+
+    The report's row is that of the device, or else of another one of its class. Raises UsageError if there is none, or
+    if it was timed with another number of threads.
+    """
+    if max_p99 is not None:
+        return Bound(max_p99 or None, threads, "the value of --max-p99")
+    row = _row_of(bundle, device)
+    if row is not None and row.latency_ms is not None and threads in (None, row.latency_ms.threads):
+        p99 = row.latency_ms.p99
+        return Bound(MARGIN * p99, row.latency_ms.threads, f"{MARGIN} times the p99 of {row.device.name} in the report")
+    other = f"with {threads} threads" if row is not None else "on this device or its class"
+    raise UsageError(
+        f"{device.name}: there is no p99 to compare '{bundle.path}' with: no report next to it timed it {other}",
+        valid="--max-p99 MS, where 0 accepts any latency, or a bundle in a run folder whose report has such a row",
+        fix=f"Give --max-p99, or run `edgekit deploy` with --device {device.name}",
+    )
+
+
+def push_to(
+    device: Device, bundle: Bundle, app: str, bound: Bound, reporter: Reporter, offline: bool = False
+) -> PushedDevice:
+    """Copy a bundle to a device, try it there, and make it the app's active one if it passes.
+
+    The device is connected, its runtime is set up and the bundle is compared with its processor before it is copied.
+    """
+    with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
+        refuse_other_processor(device.name, bundle, board.facts)
+        manifest, name = bundle.manifest, bundle.path.resolve().name
+        python = board.ready(manifest.target, manifest.engine["minimum"], {name: bundle.size_bytes})
+        folder = f"{board.ask_apps(app).folder}/{app}"
+        slot = SlotJob(folder=folder, sha256=bundle.sha256, max_p99_ms=bound.max_p99_ms, bound=bound.origin)
+        with reporter.stage(f"{device.name}: copy"):
+            job = board.job({name: files_of(bundle)}, Timing(threads=bound.threads), slot=slot)
+        outcome.append(_result(device, board, python, job))
+    return outcome[-1]
+
+
+def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = False) -> PushedDevice:
+    """Make the app's other bundle active again, if it is intact and its golden samples still give the same numbers."""
+    with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
+        known = board.ask_apps(app)
+        previous = known.apps[0].previous if known.apps else None
+        if previous is None or previous.record is None:
+            raise BundleRefusedError(
+                f"{device.name}: the app '{app}' has no bundle to return to",
+                fix=f"`edgekit devices status {device.name}` shows the apps there; `edgekit push` brings a bundle",
+            )
+        record = previous.record
+        python = board.environment(record.target, record.oldest_engine)
+        job = board.job({}, Timing(threads=record.trial.threads), slot=SlotJob(folder=f"{known.folder}/{app}"))
+        outcome.append(_result(device, board, python, job))
+    return outcome[-1]
+
+
+def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> None:
+    """Raise BundleRefusedError if the device lacks CPU features of the device class that a bundle was made for.
+
+    The classes that users write themselves are not in a bundle, so only shipped ones are compared.
+    """
+    name = bundle.manifest.device_class
+    if name not in list_device_classes() or facts.features is None:
+        return
+    missing = set(load_device_class(name).instruction_set) - set(facts.features)
+    if missing:
+        fits = facts.matching_class
+        again = f"--device-class {fits}" if fits else f"--device {device}"
+        raise BundleRefusedError(
+            f"{device}: '{bundle.path}' was made for {name}, but this {facts.machine} processor lacks "
+            f"{', '.join(sorted(missing))}",
+            fix=f"Make the bundle again with `edgekit deploy` and {again}",
+        )
+
+
+def _row_of(bundle: Bundle, device: Device) -> Row | None:
+    """The row of a bundle in the report of its run folder, on this device or another one of its class."""
+    run = bundle.path.resolve().parent
+    if not (run / FILE).is_file():
+        return None
+    name = bundle.path.resolve().name
+    rows = [row for row in load_report(run).results if row.bundle == name and row.latency_ms]
+    wanted = device.device_class or bundle.manifest.device_class
+    alike = (row for row in rows if row.device.device_class == wanted and not row.device.emulated)
+    return next((row for row in rows if row.device.name == device.name), next(alike, None))
+
+
+def _result(device: Device, board: Board, python: str, job: AgentJob) -> PushedDevice:
+    answer = board.run(python, job)
+    if not isinstance(answer, Slotted):
+        raise board.mismatch()
+    if answer.refusal is None:
+        return PushedDevice(device=device.name, verdict="pass", trial=answer.trial, app=answer.app)
+    refusal = answer.refusal
+    text = as_sentences(refusal.problem, f"Valid: {refusal.valid}" if refusal.valid else "", refusal.fix)
+    failure = Failure("device", refusal.error, text)
+    return PushedDevice(
+        device=device.name, verdict="fail", reasons=(text,), failure=failure, trial=answer.trial, app=answer.app
+    )
+
+
+@contextmanager
+def _outcome(device: Device, reporter: Reporter) -> Iterator[list[PushedDevice]]:
+    """Yields a list for the outcome, to which an error of the device adds its own."""
+    outcome: list[PushedDevice] = []
+    try:
+        yield outcome
+    except StageError as error:
+        interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
+        verdict: Literal["fail", "error"] = "fail" if isinstance(error, BundleRefusedError) else "error"
+        outcome.append(_failed(device, verdict, error))
+    except Exception as error:
+        if isinstance(error, EdgekitError):
+            raise
+        reporter.failed(f"{device.name}: the push", error)
+        outcome.append(_failed(device, "error", error))
+
+
+def _failed(device: Device, verdict: Literal["fail", "error"], error: Exception) -> PushedDevice:
+    failure = Failure.of("device", error)
+    return PushedDevice(device=device.name, verdict=verdict, reasons=(failure.message,), failure=failure)

@@ -1,0 +1,127 @@
+"""The agent's part of a push and a rollback: try a bundle on the device, and make it active if it passes."""
+
+import platform
+from pathlib import Path
+
+import numpy as np
+from msgspec import convert
+
+from edgekit import __version__
+from edgekit.devices.app_state import AppState, SlotRecord, Trial
+from edgekit.devices.messages import AgentJob, Refusal, SlotJob, Slotted
+from edgekit.devices.scripts.apps import OTHER, app_state
+from edgekit.devices.slots import Slots, changing
+from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
+from edgekit.measure.latency import CallFailed, alternate
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.session import golden_error, open_session
+from edgekit.support.progress import Reporter
+
+
+def change_slots(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
+    """Push the job's bundle, or roll back. A bundle that doesn't pass its trial is refused, and nothing changes."""
+    with changing(Path(slot.folder), job.name, reporter) as slots:
+        trials: list[Trial] = []
+        try:
+            if job.bundles:
+                push(job, slot, slots, reporter, trials)
+            else:
+                roll_back(job, slots, reporter, trials)
+            refusal = None
+        except DeviceError:
+            raise
+        except EdgekitError as error:
+            refusal = Refusal(type(error).__name__, error.problem, error.valid, error.fix)
+        state = convert(app_state(slots.app), AppState)
+        return Slotted(state, trials[-1] if trials else None, refusal)
+
+
+def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
+    """Try the job's bundle, and make it active. If it's active already, it is only tried."""
+    ((name, files),) = job.bundles.items()
+    is_active = slots.active is not None and slots.holds(slots.active, files)
+    if is_active and slots.active:
+        folder = slots.folder(slots.active)
+    else:
+        folder = slots.receive(files, Path(job.cache) / "files")
+    # A board that trusts only signed bundles reads this one with its key: nothing has opened the model yet.
+    bundle = read_bundle(folder)
+    trials.append(trial := try_bundle(bundle, name, job, reporter))
+    if slot.max_p99_ms is not None and trial.p99_ms > slot.max_p99_ms:
+        raise BundleRefusedError(
+            f"the p99 of '{name}' is {milliseconds(trial.p99_ms)} with {threads_in_words(trial.threads)}",
+            valid=f"at most {milliseconds(slot.max_p99_ms)}, {slot.bound}",
+            fix=f"See with `edgekit devices check {job.name}` whether it is throttled or busy, or give --max-p99 MS",
+        )
+    if not is_active:
+        with reporter.stage("switch"):  # the message ends this process if the host is gone
+            slots.activate_incoming(record_of(bundle, name, files, slot, trial))
+
+
+def roll_back(job: AgentJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
+    """Make the bundle in the other slot active, if it still gives the numbers of its golden samples."""
+    previous = OTHER[slots.active] if slots.active else None
+    record = slots.record(previous) if previous else None
+    if previous is None or record is None:
+        raise BundleRefusedError(
+            f"the app '{slots.app.name}' has no bundle to return to",
+            fix="Push the bundle that you want with `edgekit push`",
+        )
+    bundle = read_bundle(slots.folder(previous))
+    trials.append(try_bundle(bundle, str(record["bundle"]), job, reporter))
+    with reporter.stage("switch"):
+        slots.activate(previous)
+
+
+def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> Trial:
+    """Open a bundle in this process, run its golden samples, and time it on the first one.
+
+    Raises GoldenError, BundleError, MissingExtraError, or EngineError.
+    """
+    with reporter.stage(f"try {name}"), open_session(bundle, job.timing.threads) as session:
+        engine = f"{session.engine_name} {session.engine_version}"
+        golden = session.compare_golden()
+        if not golden.passed:
+            raise golden_error(name, golden, engine, bundle.manifest.made_with, job.name)
+        image = bundle.manifest.preprocessing.normalize(bundle.golden().pixels[:1])
+        try:
+            times = alternate({name: lambda: session(image)}, job.timing.warmup, job.timing.iterations)[name]
+        except CallFailed as failed:
+            raise failed.error from failed
+        return Trial(
+            engine=engine,
+            python=platform.python_version(),
+            threads=session.threads,
+            max_abs_difference=golden.max_abs_difference,
+            tolerance=golden.tolerance,
+            p50_ms=float(np.percentile(times, 50)),
+            p99_ms=float(np.percentile(times, 99)),
+        )
+
+
+def record_of(bundle: Bundle, name: str, files: dict[str, str], slot: SlotJob, trial: Trial) -> SlotRecord:
+    """The record of a bundle that passed its trial."""
+    manifest = bundle.manifest
+    return SlotRecord(
+        bundle=name,
+        sha256=slot.sha256,
+        model=manifest.recorded("model", "name"),
+        target=manifest.target,
+        precision=manifest.precision,
+        device_class=manifest.device_class,
+        oldest_engine=manifest.engine["minimum"],
+        files=files,
+        max_p99_ms=slot.max_p99_ms,
+        trial=trial,
+        edgekit=__version__,
+    )
+
+
+def milliseconds(time: float) -> str:
+    """A time with its unit. A very short one has two digits that are not zero."""
+    return f"{time:.2f} ms" if time >= 0.01 else f"{time:.2g} ms"
+
+
+def threads_in_words(threads: int) -> str:
+    """A number of threads with its noun."""
+    return f"{threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,61 @@
+"""Pushes to several devices: the canary first, a limit, and the end of a roll-out."""
+
+import threading
+
+import pytest
+
+from edgekit.devices.push import PushedDevice
+from edgekit.devices.registry import Device
+from edgekit.devices.rollout import roll_out
+
+DEVICES = [Device(str(index), f"ssh://{index}") for index in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "canary", "parallel", "begun"),
+    [
+        (None, 1, 4, "012345"),
+        (None, 0, 1, "012345"),
+        ("0", 1, 4, "0"),
+        ("1", 2, 1, "01"),
+        ("3", 2, 1, "0123"),
+        ("5", 9, 6, "012345"),
+    ],
+)
+def test_a_device_that_does_not_pass_stops_the_roll_out(
+    bad: str | None, canary: int, parallel: int, begun: str
+) -> None:
+    def push(device: Device) -> PushedDevice:
+        return PushedDevice(device=device.name, verdict="fail" if device.name == bad else "pass")
+
+    results = roll_out(DEVICES, push, canary, parallel)
+    assert [result.device for result in results] == [device.name for device in DEVICES]
+    assert "".join(result.device for result in results if result.verdict) == begun
+    assert [result.device for result in results if result.verdict == "fail"] == ([bad] if bad else [])
+
+
+def test_the_canary_comes_first_and_the_others_at_the_same_time() -> None:
+    """Three pushes wait for each other, which ends only if they run at the same time; the canary's has ended before."""
+    ended: list[str] = []
+    together = threading.Barrier(3, timeout=20)
+
+    def push(device: Device) -> PushedDevice:
+        if device in DEVICES[2:5]:
+            assert ended[:2] in (["0", "1"], ["1", "0"])
+            together.wait()
+        ended.append(device.name)
+        return PushedDevice(device=device.name, verdict="pass")
+
+    assert all(result.verdict for result in roll_out(DEVICES[:5], push, 2, 3))
+
+
+def test_a_bug_during_a_roll_out_stops_it() -> None:
+    begun: list[str] = []
+
+    def push(device: Device) -> PushedDevice:
+        begun.append(device.name)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        roll_out(DEVICES, push, 1, 4)
+    assert begun == ["0"]

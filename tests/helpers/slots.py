@@ -1,0 +1,104 @@
+"""Pushes without a device, by a process that can kill itself before any of their steps.
+
+    python -m tests.helpers.slots APP STORE COUNT
+
+makes COUNT pushes, and then one that is killed before its first step, its second, and so on, until it comes to its end.
+It prints the number of steps, and the bundles that were active after a kill, as JSON. It has no other threads, which a
+fork would lose.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from msgspec import convert
+
+from edgekit.devices.app_state import AppState, SlotRecord, Trial
+from edgekit.devices.scripts.apps import app_state
+from edgekit.devices.slots import changing
+from edgekit.support.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+TRIAL = Trial(
+    engine="onnxruntime 1.32.0", python="3.13.5", threads=4, max_abs_difference=0, tolerance=0.1, p50_ms=1, p99_ms=2
+)
+STEPS = frozenset(
+    ("open", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.rmtree", "os.truncate")
+)
+"""Events of Python's audit hooks that come before a change of the file system."""
+
+
+def store(folder: Path, content: str) -> dict[str, str]:
+    """Put the two files of a bundle into a store. Returns their hashes by name."""
+    folder.mkdir(exist_ok=True)
+    hashes = {}
+    for name in ("manifest.json", "model"):
+        data = f"{name} of {content}".encode()
+        hashes[name] = hashlib.sha256(data).hexdigest()
+        (folder / hashes[name]).write_bytes(data)
+    return hashes
+
+
+def record(bundle: str, files: dict[str, str]) -> SlotRecord:
+    return SlotRecord(
+        bundle=bundle, sha256=files["manifest.json"], model=None, target="onnx", precision="int8",
+        device_class="raspberry-pi-5", oldest_engine="1.20", files=files, max_p99_ms=None, trial=TRIAL, edgekit="0.1.0",
+    )  # fmt: skip
+
+
+def push(app: Path, files: dict[str, str], bundle: str, place: Path) -> None:
+    with changing(app, "board", QUIET) as slots:
+        slots.receive(files, place)
+        slots.activate_incoming(record(bundle, files))
+
+
+def state(app: Path) -> AppState:
+    return convert(app_state(app), AppState)
+
+
+def active(app: Path) -> str:
+    """Name of the active bundle, which must be intact."""
+    slot = state(app).active
+    assert slot is not None
+    assert slot.problem is None
+    assert slot.record is not None
+    return slot.record.bundle
+
+
+def ended_before_step(number: int, app: Path, files: dict[str, str], place: Path) -> bool:
+    """Push in a fork that kills itself before this change of the file system. Returns whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def count_steps(event: str, _: object) -> None:
+            nonlocal count
+            if event in STEPS:
+                count += 1
+                if count > number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count_steps)
+        push(app, files, "new", place)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def main(app: Path, place: Path, pushes: int) -> None:
+    for index in range(pushes):
+        push(app, store(place, str(index)), str(index), place)
+    before, files = active(app), store(place, "new")
+    seen, number = set(), 0
+    while ended_before_step(number, app, files, place):
+        number += 1
+        if (bundle := active(app)) == "new":
+            push(app, store(place, before), before, place)
+        seen.add(bundle)
+    print(json.dumps([number, sorted(seen)]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
