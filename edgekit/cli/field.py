@@ -218,6 +218,7 @@ def _facts(state: "AppState") -> Iterator[tuple[str, str]]:
         yield "model", f"{record.model or 'unknown'}, {record.precision}, made for {record.device_class}"
         yield "runtime", f"{trial.engine}, Python {trial.python}, pushed by edgekit {record.edgekit}"
         bound = f", at most {record.max_p99_ms:.2f} ms" if record.max_p99_ms else ""
-        yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {trial.threads} thread{'s' if trial.threads > 1 else ''}"
+        threads = f"{trial.threads} thread{'s' if trial.threads > 1 else ''}"
+        yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}"
     problem = f": {state.previous.problem}" if state.previous and state.previous.problem else ""
     yield "previous", f"{_bundle(state.previous)}{problem}"

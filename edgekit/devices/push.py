@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
@@ -18,6 +19,7 @@ from edgekit.report import load_report
 from edgekit.report.row import Failure, Row
 from edgekit.report.schema import FILE
 from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.signature import SIGNATURE
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
 
@@ -100,7 +102,7 @@ def push_to(
         folder = f"{board.ask_apps(app).folder}/{app}"
         slot = SlotJob(folder=folder, sha256=bundle.sha256, max_p99_ms=bound.max_p99_ms, bound=bound.origin)
         with reporter.stage(f"{device.name}: copy"):
-            job = board.job({name: files_of(bundle)}, Timing(threads=bound.threads), slot=slot)
+            job = board.job({name: _files(bundle)}, Timing(threads=bound.threads), slot=slot)
         outcome.append(_result(device, board, python, job))
     return outcome[-1]
 
@@ -139,6 +141,12 @@ def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> N
             f"{', '.join(sorted(missing))}",
             fix=f"Make the bundle again with `edgekit deploy` and {again}",
         )
+
+
+def _files(bundle: Bundle) -> list[Path]:
+    """Paths of all files of a bundle, with its signature if it has one."""
+    signature = bundle.path / SIGNATURE
+    return [*files_of(bundle), *([signature] if signature.is_file() else [])]
 
 
 def _row_of(bundle: Bundle, device: Device) -> Row | None:

@@ -84,8 +84,10 @@ def test_a_bundle_is_pushed_refused_and_taken_back(
     assert (code, result["verdict"], result["failure"]["error"]) == (1, "fail", "GoldenError")
     assert active(lent_board) == one
 
+    (bundles[1] / "model.sig").write_text("a signature")
     assert run_json(capfd, "push", bundles[1], "board", "--max-p99", "0", "--threads", "1")[0] == 0
     assert active(lent_board) == two
+    assert (apps(lent_board) / "app/current/model.sig").read_text() == "a signature"
     code, document = run_json(capfd, "rollback", "board")
     assert (code, document["results"][0]["verdict"], active(lent_board)) == (0, "pass", one)
     code, document = run_json(capfd, "devices", "status")
