@@ -28,6 +28,7 @@ EXTRAS = {
     "scale",
     "tune",
     "trust",
+    "bom",
     "open-clip",
     "onnx-models",
     "parquet",

@@ -1,4 +1,4 @@
-"""Commands other than the pipeline: inspect, classify, report, compare, targets and doctor."""
+"""Commands other than the pipeline: inspect, classify, report, compare and doctor."""
 
 import sys
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli import completion, panels
+from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.checks import check_file, check_recipe
+from edgekit.cli.checks import check_file
 from edgekit.cli.for_pipelines import check_files, write_files, writing
 from edgekit.cli.groups import ForPipelines, flat
-from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
+from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
 from edgekit.cli.shared import Json, NoThumbnails, Offline, OneDevice, Threads, Wide
 from edgekit.cli.typed import Typed
 from edgekit.errors import OutputError
@@ -22,6 +22,7 @@ from edgekit.support.files import replace_text
 if TYPE_CHECKING:
     from edgekit.measure.inspect_bundle import Inspection
     from edgekit.report.compare import Comparison, RowComparison
+    from edgekit.report.document import Report
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
@@ -130,6 +131,15 @@ def report(
             help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
         ),
     ] = None,
+    bom: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their "
+            "intervals, the hashes of images and bundles, the runtimes and the licences.",
+        ),
+    ] = None,
     no_thumbnails: NoThumbnails = False,
     wide: Wide = False,
     json_: Json = False,
@@ -139,6 +149,7 @@ def report(
     from edgekit.report.card import render_card
 
     check_file("--card", card)
+    check_file("--bom", bom)
     with clean_stdout() as out:
         document = load_report(folder)
         try:
@@ -148,6 +159,11 @@ def report(
         if card is not None:
             with writing("--card", card):
                 replace_text(card.resolve(), render_card(document))
+        if bom is not None:
+            from edgekit.report.bom import render_bom
+
+            with writing("--bom", bom):
+                replace_text(bom.resolve(), render_bom(document, _file_hashes(document, folder)))
         if json_:
             emit(out, document)
         else:
@@ -188,40 +204,6 @@ def compare(
     return 0 if comparison.verdict == "pass" else 1
 
 
-@app.command(rich_help_panel=panels.MORE)
-def targets(
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=completion.recipes,
-            rich_help_panel=panels.BUNDLES,
-            help="Recipe, or a TOML file that holds one, whose rewrites to list instead.",
-        ),
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """List the runtimes, device classes and recipes.
-
-    These are the values of --target, --device-class and --recipe. With
-    --recipe, list the rewrites of one recipe for each runtime and precision,
-    in the order of application.
-    """
-    from edgekit.config.catalogue import list_catalogue
-
-    if recipe is not None:
-        _list_rewrites(recipe, json_)
-        return
-    catalogue = list_catalogue()
-    with clean_stdout() as out:
-        if json_:
-            emit(out, catalogue)
-            return
-        out.writelines(f"target        {target.name}: {target.runtime}\n" for target in catalogue.targets)
-        for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
-            out.writelines(f"{label:<12}  {entry.name}: {entry.description}\n" for entry in entries)
-
-
 @app.command(rich_help_panel=panels.COMMANDS)
 def doctor(json_: Json = False) -> int:
     """Check this machine, and print the fix for each problem.
@@ -244,24 +226,12 @@ def doctor(json_: Json = False) -> int:
     return 0 if diagnosis.healthy else 1
 
 
-def _list_rewrites(recipe: str, json_: bool) -> None:
-    from edgekit.config.catalogue import list_rewrites
-    from edgekit.support.progress import Reporter
+def _file_hashes(report: "Report", folder: Path) -> dict[str, dict[str, str]]:
+    """The hashes of the files of each bundle that is in the run folder, which are checked."""
+    from edgekit.runtime.bundle import read_bundle
 
-    check_recipe(recipe)
-    with clean_stdout() as out:
-        with loading(Reporter(quiet=json_)):
-            from edgekit.compiler.rewrites import PASSES
-        document = list_rewrites(recipe, PASSES)
-        if json_:
-            emit(out, document)
-            return
-        out.write(f"{document.name}: {document.description}\n")
-        for row in document.rewrites:
-            table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
-            if row.precision == "float":
-                out.write(f"{table} {', '.join(row.device_classes)}\n" if row.device_classes else f"{table}\n")
-            out.write(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}\n")
+    names = {row.bundle for row in report.results if row.bundle and (folder / row.bundle).is_dir()}
+    return {name: read_bundle(folder / name).digests() for name in sorted(names)}
 
 
 def _compared(comparison: "Comparison", width: int) -> Iterator[str]:

@@ -1,13 +1,12 @@
 """A model card, as model hubs show it: YAML metadata, and a page that has the original next to the optimized model."""
 
-import re
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from edgekit.report.answer import advised
-from edgekit.report.document import Model, Report
+from edgekit.report.document import Report
 from edgekit.report.figure import Figure
+from edgekit.report.licence import license_id, license_text
 from edgekit.report.markdown import bold, bullets, decision_parts, escaped, table, table_of_rows
 from edgekit.report.provenance import provenance
 from edgekit.report.row import Row, all_figures
@@ -19,9 +18,6 @@ OF_BUNDLES = ("size_bytes", "accuracy.top1", "accuracy.drop_top1_points", "int8.
 OF_DEVICES = ("latency_ms.p50", "speedup.ratio")
 """Paths of the figures that each device has for itself."""
 KINDS = {"float": "original", "int8": "optimized"}
-LICENSES = re.compile(r"\b(apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(?:-nc)?(?:-sa|-nd)?-\d\.0)\b", re.IGNORECASE)
-"""Identifiers of licences that model hubs know, as timm and open_clip spell them."""
-NO_LICENSE = "edgekit does not know the licence of these weights."
 
 
 def render_card(report: Report) -> str:
@@ -44,7 +40,7 @@ def render_card(report: Report) -> str:
         if row.accuracy and model.accuracy_meaningful
     ]
     data = ModelCardData(
-        license=_license_id(model),
+        license=license_id(model),
         library_name="edgekit",
         pipeline_tag="image-classification",
         tags=list(dict.fromkeys(["edgekit", "int8", *(row.target for row in report.results)])),
@@ -52,24 +48,6 @@ def render_card(report: Report) -> str:
         eval_results=results or None,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_page(report, pair)}"
-
-
-def _license_id(model: Model) -> str | None:
-    """The identifier of the licence of published weights, if their note names one that hubs know."""
-    named = LICENSES.search(model.license or "")
-    return named[0].lower() if named and not _is_file(model) else None
-
-
-def _is_file(model: Model) -> bool:
-    """Whether the weights are a checkpoint, about which the note says what holds if it is derived from others."""
-    return bool(Path(model.weights).suffix)
-
-
-def _license(model: Model) -> str:
-    if model.license is None:
-        return NO_LICENSE
-    note = escaped(f"{model.license[0].upper()}{model.license[1:]}.")
-    return f"{NO_LICENSE} {note}" if _is_file(model) else note
 
 
 def _pair(report: Report) -> list[Row]:
@@ -98,7 +76,7 @@ def _page(report: Report, pair: Sequence[Row]) -> str:
         "## All bundles",
         table_of_rows(report.results, report.model.accuracy_meaningful),
         "## Licence",
-        _license(report.model),
+        escaped(license_text(report.model)),
         "## Provenance",
         bullets(facts),
         "## How to reproduce",

@@ -92,6 +92,11 @@ class Bundle:
         """Hash of the manifest, which has the hash of every file."""
         return digest(self.manifest.to_dict())
 
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file by name, in order: of the manifest as it is on disk, of the others as it says."""
+        files = {name: entry["sha256"] for name, entry in self.manifest.files.items()}
+        return dict(sorted({MANIFEST: file_sha256(self.path / MANIFEST), **files}.items()))
+
     def golden(self) -> Golden:
         """Read the golden samples; raises BundleError if they are damaged or don't fit the manifest."""
         name = self.manifest.golden_file

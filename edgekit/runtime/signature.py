@@ -47,7 +47,7 @@ def sign_bundle(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> st
     bundle = read_bundle(path)
     _check_no_others(bundle)
     name = Path(os.path.realpath(path)).name
-    text = seal(_statement(name, _digests(bundle)), private)
+    text = seal(_statement(name, bundle.digests()), private)
     try:
         replace_text(bundle.path / SIGNATURE, text)
     except OSError as error:
@@ -82,16 +82,10 @@ def read_signed_bundle(path: str | os.PathLike[str], key: "EllipticCurvePublicKe
         raise BundleError(f"bundle '{path}' can't be read: {error.strerror or error}") from error
     bundle = read_bundle(path)
     _check_no_others(bundle)
-    differing = sorted(name for name, _ in signed.items() ^ _digests(bundle).items())
+    differing = sorted(name for name, _ in signed.items() ^ bundle.digests().items())
     if differing:
         raise SignatureError(f"bundle '{path}': file '{differing[0]}' is not the one that was signed", fix=SIGN_AGAIN)
     return bundle
-
-
-def _digests(bundle: Bundle) -> dict[str, str]:
-    """SHA-256 of every file of a bundle whose hashes were checked, by name and in order."""
-    files = {name: entry["sha256"] for name, entry in bundle.manifest.files.items()}
-    return dict(sorted({MANIFEST: file_sha256(bundle.path / MANIFEST), **files}.items()))
 
 
 def _check_no_others(bundle: Bundle) -> None:

@@ -10,8 +10,9 @@ from huggingface_hub import ModelCard
 from edgekit.cli.main import main
 from edgekit.errors import MissingExtraError
 from edgekit.report import write_report
-from edgekit.report.card import NO_LICENSE, render_card
+from edgekit.report.card import render_card
 from edgekit.report.document import Recommendation, Report
+from edgekit.report.licence import NO_LICENSE
 from edgekit.report.row import Int8
 from tests.helpers.reports import BEST, FAILED, MODEL, RANDOM_MODEL, ROWS, device, report, report_with, row
 

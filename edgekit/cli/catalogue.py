@@ -1,0 +1,65 @@
+"""`edgekit targets`: the runtimes, device classes and recipes."""
+
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import completion, panels
+from edgekit.cli.app import app
+from edgekit.cli.checks import check_recipe
+from edgekit.cli.output import clean_stdout, emit, loading
+from edgekit.cli.shared import Json
+
+
+@app.command(rich_help_panel=panels.MORE)
+def targets(
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.recipes,
+            rich_help_panel=panels.BUNDLES,
+            help="Recipe, or a TOML file that holds one, whose rewrites to list instead.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the runtimes, device classes and recipes.
+
+    These are the values of --target, --device-class and --recipe. With
+    --recipe, list the rewrites of one recipe for each runtime and precision,
+    in the order of application.
+    """
+    from edgekit.config.catalogue import list_catalogue
+
+    if recipe is not None:
+        _list_rewrites(recipe, json_)
+        return
+    catalogue = list_catalogue()
+    with clean_stdout() as out:
+        if json_:
+            emit(out, catalogue)
+            return
+        out.writelines(f"target        {target.name}: {target.runtime}\n" for target in catalogue.targets)
+        for label, entries in (("device class", catalogue.device_classes), ("recipe", catalogue.recipes)):
+            out.writelines(f"{label:<12}  {entry.name}: {entry.description}\n" for entry in entries)
+
+
+def _list_rewrites(recipe: str, json_: bool) -> None:
+    from edgekit.config.catalogue import list_rewrites
+    from edgekit.support.progress import Reporter
+
+    check_recipe(recipe)
+    with clean_stdout() as out:
+        with loading(Reporter(quiet=json_)):
+            from edgekit.compiler.rewrites import PASSES
+        document = list_rewrites(recipe, PASSES)
+        if json_:
+            emit(out, document)
+            return
+        out.write(f"{document.name}: {document.description}\n")
+        for row in document.rewrites:
+            table = f"[{row.target}]" if row.on is None else f'[{row.target}.on."{row.on}"]'
+            if row.precision == "float":
+                out.write(f"{table} {', '.join(row.device_classes)}\n" if row.device_classes else f"{table}\n")
+            out.write(f"  {row.precision:<5}  {', '.join(row.rewrites) or 'none'}\n")
