@@ -27,6 +27,8 @@ from tests.helpers.tiny import (
     SIDE,
     TINY_ARGS,
     TINY_MODEL,
+    TINY_VIT,
+    VIT_ARGS,
     MakeBundle,
     compile_all,
     model_files,
@@ -218,11 +220,39 @@ def tiny_weights(tiny_convnext: Any, photos: Path, shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def job_arguments(photos: Path, tiny_weights: Path) -> list[str]:
+def vit_weights(photos: Path, shared_folder: Path) -> Path:
+    """A file with weights of `TINY_VIT` that classify `photos`."""
+    from safetensors.torch import save_file
+
+    from edgekit.models import load_network, parse_model_args
+    from edgekit.models.options import ModelOptions
+
+    name = "vit.safetensors"
+
+    def make(folder: Path) -> None:
+        options = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32, crop_pct=1.0)
+        save_file(with_fitted_head(load_network(options, seed=1), photos), folder / name)
+
+    return made_once(shared_folder, "vit_weights", make) / name
+
+
+def job_of(model: list[str], weights: Path, data: Path) -> list[str]:
     """Arguments of `edgekit deploy` without --output. No gate can fail: a model this small isn't faster in int8."""
     counts = ["--num-calibration-samples", "10", "--num-eval-samples", "20", "--iterations", "5", "--warmup", "1"]
     gates = ["--min-speedup", "0", "--max-drop", "100"]
-    return [*TINY_MODEL, "--weights", str(tiny_weights), "--data", str(photos), "--threads", "1", *counts, *gates]
+    return [*model, "--weights", str(weights), "--data", str(data), "--threads", "1", *counts, *gates]
+
+
+@pytest.fixture(scope="session")
+def job_arguments(photos: Path, tiny_weights: Path) -> list[str]:
+    """Arguments of `edgekit deploy` for the tiny ConvNeXt V2, without --output."""
+    return job_of(TINY_MODEL, tiny_weights, photos)
+
+
+@pytest.fixture(scope="session")
+def vit_arguments(photos: Path, vit_weights: Path) -> list[str]:
+    """Those of the tiny ViT, for jobs that the kind of network doesn't matter to."""
+    return job_of(TINY_VIT, vit_weights, photos)
 
 
 @pytest.fixture(scope="session")

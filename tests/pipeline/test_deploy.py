@@ -40,6 +40,7 @@ from edgekit.support import library_log
 from edgekit.support.run_folder import LOCK, STATE
 from tests.helpers import fake_runtime
 from tests.helpers.interrupts import interrupting
+from tests.helpers.tiny import VIT_ARGS
 
 BUNDLES = {f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")}
 WRITTEN = {"report.json", "report.html", "report.csv", "calibration.json", ".edgekit"}
@@ -54,22 +55,22 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def fake_done(job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fake_done(vit_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run for the fake runtime alone."""
     folder = tmp_path_factory.mktemp("fake_done") / "run"
     with pytest.MonkeyPatch.context() as patch, fake_runtime.added():
         patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
-        assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(folder), "--quiet", "--json"]) == 0
+        assert main(["deploy", *vit_arguments, "--target", "fake", "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
 
 
 @pytest.fixture
-def again(fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path) -> Callable[..., int]:
+def again(fake: None, fake_done: Path, vit_arguments: list[str], tmp_path: Path) -> Callable[..., int]:
     """A function that deploys again, with more arguments, in a copy of the finished run at tmp_path/run."""
     shutil.copytree(fake_done, tmp_path / "run")
 
     def run(*more: str) -> int:
-        return main(["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run"), *more])
+        return main(["deploy", *vit_arguments, "--target", "fake", "-o", str(tmp_path / "run"), *more])
 
     return run
 
@@ -212,7 +213,7 @@ def test_the_same_command_reuses_the_bundles_and_measures_again(
         (["--iterations", "3", "--max-drop", "50"], {"fake-float", "fake-int8"}, False),
         (["--seed", "5"], {"fake-float"}, True),
         (["--num-calibration-samples", "9", "--num-eval-samples", "20"], {"fake-float"}, True),
-        (["--mean", "0.5,0.5,0.5"], set(), True),
+        (["--mean", "0.4,0.4,0.4"], set(), True),
         (["--device-class", "raspberry-pi-5"], set(), False),
     ],
 )
@@ -227,7 +228,7 @@ def test_other_options_reuse_the_bundles_that_they_do_not_affect(
 
 @pytest.mark.parametrize("order", [1, -1], ids=["other names", "another order"])
 def test_other_class_names_are_put_into_the_bundles(
-    again: Callable[..., int], job_arguments: list[str], photos: Path, tmp_path: Path, capfd: Any, order: int
+    again: Callable[..., int], vit_arguments: list[str], photos: Path, tmp_path: Path, capfd: Any, order: int
 ) -> None:
     """Nothing is calibrated or compiled anew, and the bundles and figures are those of a new run with these names.
 
@@ -242,7 +243,7 @@ def test_other_class_names_are_put_into_the_bundles(
     assert err.count("reused from an earlier run, with other class names") == 2
     assert not re.search("calibrate|rewrite|compile", err)
     assert leftovers(tmp_path / "run") == []
-    assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "new"), *labels]) == status
+    assert main(["deploy", *vit_arguments, "--target", "fake", "-o", str(tmp_path / "new"), *labels]) == status
     for name in ("fake-float", "fake-int8"):
         renamed, new = (read_bundle(tmp_path / folder / name) for folder in ("run", "new"))
         assert renamed.labels == new.labels == tuple(names)
@@ -255,14 +256,13 @@ def test_other_class_names_are_put_into_the_bundles(
 
 def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..., int], capfd: Any) -> None:
     """The name, weights and number of parameters are the same: only the code differs."""
-    args = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10,act_layer='relu'"
-    assert again("--model-args", args) == 0
+    assert again("--model-args", f"{VIT_ARGS},act_layer='relu'") == 0
     assert reused_bundles(capfd.readouterr().err) == set()
 
 
-def test_int8_weights_alone_are_smaller_and_computed_in_float(job_arguments: list[str], tmp_path: Path) -> None:
+def test_int8_weights_alone_are_smaller_and_computed_in_float(vit_arguments: list[str], tmp_path: Path) -> None:
     where = ["--target", "openvino", "--target", "onnx", "-o", str(tmp_path / "run")]
-    assert main(["deploy", *job_arguments, "--scheme", "w8", *where]) == 0
+    assert main(["deploy", *vit_arguments, "--scheme", "w8", *where]) == 0
     rows = {(row.target, row.precision): row for row in load_report(tmp_path / "run").results}
     for target in ("openvino", "onnx"):
         row = rows[target, "int8"]
@@ -281,9 +281,9 @@ def test_int8_weights_alone_are_smaller_and_computed_in_float(job_arguments: lis
     ],
 )
 def test_a_scheme_that_does_not_fit(
-    job_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    vit_arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    assert main(["deploy", *job_arguments, "-o", str(tmp_path / "run"), *options]) == 2
+    assert main(["deploy", *vit_arguments, "-o", str(tmp_path / "run"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "report.json").exists()
 
@@ -446,13 +446,13 @@ def test_unreadable_images_are_named_counted_and_replaced(
 
 
 def test_a_run_folder_reveals_no_local_folders(
-    fake: None, photos: Path, tiny_weights: Path, job_arguments: list[str], tmp_path: Path,
+    fake: None, photos: Path, vit_weights: Path, vit_arguments: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capfd: Any,
 ) -> None:  # fmt: skip
     secret = tmp_path / "secret"
     data, folder, weights = (secret / name for name in ("data", "run", "best.safetensors"))
     shutil.copytree(photos, data)
-    shutil.copy(tiny_weights, weights)
+    shutil.copy(vit_weights, weights)
     (data / "class_3" / "0.png").write_bytes(b"broken")
 
     def lost(path: Path, threads: int) -> Fresh:
@@ -462,7 +462,7 @@ def test_a_run_folder_reveals_no_local_folders(
 
     monkeypatch.setattr(opened_bundle, "measure_fresh", lost)
     options = ["--weights", str(weights), f"--data={data}", "--num-eval-samples", "29", "-o", str(folder)]
-    assert main(["deploy", *job_arguments, *options, "--target", "fake", "--json"]) == 1
+    assert main(["deploy", *vit_arguments, *options, "--target", "fake", "--json"]) == 1
     out, err = capfd.readouterr()
     assert f"'{folder}/fake-int8' can't run" in err, "the user sees whole paths"
     assert "'fake-int8' can't run" in out
@@ -491,10 +491,10 @@ POINTS: list[tuple[Any, str, int]] = [
 
 
 def test_interrupted_at_every_stage_and_then_finished(
-    fake: None, fake_done: Path, job_arguments: list[str], tmp_path: Path, capfd: Any
+    fake: None, fake_done: Path, vit_arguments: list[str], tmp_path: Path, capfd: Any
 ) -> None:
     """Ctrl-C at each stage, in the same folder. The final result equals that of an undisturbed run."""
-    command = ["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run")]
+    command = ["deploy", *vit_arguments, "--target", "fake", "-o", str(tmp_path / "run")]
     made: list[str] = []
     for owner, name, spared in POINTS:
         with pytest.MonkeyPatch.context() as patch:
@@ -515,7 +515,7 @@ def test_interrupted_at_every_stage_and_then_finished(
 
 
 def test_an_interrupt_that_a_compiler_swallows(
-    fake: None, job_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    fake: None, vit_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     def swallow(*_: object) -> None:
         try:
@@ -524,7 +524,7 @@ def test_an_interrupt_that_a_compiler_swallows(
             raise RuntimeError("Exception from src/bindings.cpp:1: KeyboardInterrupt") from None
 
     monkeypatch.setattr(fake_runtime.Backend, "compile", swallow)
-    assert main(["deploy", *job_arguments, "--target", "fake", "-o", str(tmp_path / "run")]) == 130
+    assert main(["deploy", *vit_arguments, "--target", "fake", "-o", str(tmp_path / "run")]) == 130
     assert "refused" not in capfd.readouterr().err
 
 
