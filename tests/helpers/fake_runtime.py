@@ -18,6 +18,7 @@ from edgekit.support.libraries import quiet
 from tests.helpers.fake import backend, engine, lowering, profiler
 from tests.helpers.fake.backend import Backend
 from tests.helpers.fake.engine import Engine
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.runtimes import registered
 
 __all__ = ["FOLDER", "ROW", "Backend", "Engine", "added", "embedded", "loaded"]
@@ -47,7 +48,7 @@ def added() -> Iterator[Runtime]:
         ROW.lowering_module: lowering,
         ROW.profiler_module: profiler,
     }
-    with registered(ROW), pytest.MonkeyPatch.context() as patch:
+    with registered(ROW), without_fresh_processes(), pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
         yield ROW

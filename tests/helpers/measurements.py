@@ -1,14 +1,29 @@
 """Measurements with plausible figures. A test sets the figures that matter to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from edgekit.config.precisions import Precision
+from edgekit.measure import opened_bundle
 from edgekit.measure.baselines import Group
+from edgekit.measure.fresh_process import Fresh
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Accuracy, Failure, Latency, Measurement, Speedup, Stage
+
+FRESH = Fresh(load_ms=1.0, first_ms=1.0, peak_rss_bytes=1_000_000)
+
+
+@contextmanager
+def without_fresh_processes(fresh: Fresh = FRESH) -> Iterator[None]:
+    """Measure bundles in this process alone: a fresh one would import everything again. `fresh` are its figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: fresh)
+        yield
 
 
 def device(name: str = "local", **changes: Any) -> DeviceFacts:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.measure import opened_bundle
 from edgekit.measure.fresh_process import Fresh
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.run_folder import RunFolder, open_run
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.tiny import MakeBundle
 
 
@@ -32,9 +32,9 @@ def openvino_group(make_bundle: MakeBundle) -> dict[str, Bundle]:
 
 
 @pytest.fixture
-def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the fresh process of each bundle by fixed figures."""
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(20.0, 3.0, 50_000_000))
+def no_processes() -> Iterator[None]:
+    with without_fresh_processes(Fresh(20.0, 3.0, 50_000_000)):
+        yield
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from edgekit.compiler.constant_store import MappedFiles
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError, OutputError
-from edgekit.measure import opened_bundle
-from edgekit.measure.fresh_process import Fresh
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
@@ -29,12 +27,13 @@ from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 from edgekit.support.tracebacks import BugElsewhere
-from tests.helpers.tiny import TINY_ARGS, TINY_MODEL
+from tests.helpers.measurements import without_fresh_processes
+from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small(photos: Path) -> Job:
-    model = ModelOptions("convnextv2_atto", "random", parse_model_args(TINY_ARGS), imgsz=32)
+    model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
 
 
@@ -52,18 +51,20 @@ def build(parked: ParkedJob, target: str, path: Path) -> Bundle:
     return parked.build(parked.graphs(reporter), target, "float", path, reporter)
 
 
+@pytest.mark.slow
 def test_bundles_equal_those_of_a_single_process(
     job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
     one = ["--target", "openvino", "--precision", "int8", "-o", str(tmp_path / "run"), "--quiet", "--json"]
-    assert main(["deploy", *job_arguments, *one]) == 0
+    with without_fresh_processes():
+        assert main(["deploy", *job_arguments, *one]) == 0
     mine, other = (read_bundle(folder / "openvino-int8").manifest for folder in (tmp_path / "run", finished_run))
     assert mine.files == other.files
     assert not list((tmp_path / "run/.edgekit").glob("build-*"))
 
 
+@pytest.mark.slow
 def test_the_steps_alone_make_the_same_bundles(
     photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_steps_alone_make_the_same_bundles(
         assert mine.files == other.files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_constants_in_files_make_the_same_bundles(
     target: str, photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,9 +106,9 @@ def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
 
 
 def test_weights_of_very_large_networks_are_not_fitted(
-    photos: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32)
+    model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
     assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
     monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
@@ -124,6 +126,7 @@ def test_an_error_reaches_the_parent(parked: ParkedJob, tmp_path: Path) -> None:
     assert "NotADirectoryError" in note or "FileExistsError" in note
 
 
+@pytest.mark.slow
 def test_a_bug_in_edgekit_is_reported_as_one(parked: ParkedJob, tmp_path: Path) -> None:
     with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)\n") as caught:
         build(parked, "fake", tmp_path / "bundle")

@@ -47,9 +47,8 @@ WRITTEN = {"report.json", "report.html", "report.csv", "calibration.json", ".edg
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Add the fake runtime, which needs no converter, to the table. A separate process wouldn't have it."""
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+def fake() -> Iterator[None]:
+    """Add the fake runtime, which needs no converter, to the table."""
     with fake_runtime.added():
         yield
 
@@ -58,8 +57,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def fake_done(vit_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run for the fake runtime alone."""
     folder = tmp_path_factory.mktemp("fake_done") / "run"
-    with pytest.MonkeyPatch.context() as patch, fake_runtime.added():
-        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    with fake_runtime.added():
         assert main(["deploy", *vit_arguments, "--target", "fake", "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
 

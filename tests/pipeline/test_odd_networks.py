@@ -13,9 +13,7 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
-from edgekit.measure import opened_bundle
 from edgekit.measure.accuracy import snr_db
-from edgekit.measure.fresh_process import Fresh
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import SingleProcessBuilder, build_all
@@ -26,6 +24,7 @@ from edgekit.report import load_report
 from edgekit.report.document import Report
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.odd import GREY_SIZE, WIDE_SIZE
 
 pytestmark = pytest.mark.slow
@@ -68,8 +67,7 @@ def grey_run(grey_job: list[str], calibrating: list[str], tmp_path_factory: pyte
     """The folder of a run of `deploy` with every runtime."""
     folder = tmp_path_factory.mktemp("grey") / "run"
     quick = ["--threads", "1", "--iterations", "3", "--warmup", "0", "--min-speedup", "0", "--max-drop", "100"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    with without_fresh_processes():
         assert main(["deploy", *grey_job, *calibrating, *quick, "-o", str(folder), "--quiet", "--json"]) == 0
     return folder
 

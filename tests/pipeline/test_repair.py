@@ -11,8 +11,6 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import CompileError
-from edgekit.measure import opened_bundle
-from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.settings import Gates
 from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import repair as repairing
@@ -58,9 +56,8 @@ def arguments(photos: Path, shared_folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def deploy(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+def deploy(arguments: list[str], tmp_path: Path) -> Iterator[Callable[..., int]]:
     """A function that deploys for the fake runtime to tmp_path/run."""
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
     with fake_runtime.added():
         yield lambda *more: main(["deploy", *arguments, "--target", "fake", "-o", str(tmp_path / "run"), *more])
 

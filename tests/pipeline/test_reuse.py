@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.measure import opened_bundle
-from edgekit.measure.fresh_process import Fresh
 from edgekit.report import load_report
 from edgekit.report.document import Report
 from tests.helpers import fake_runtime
@@ -39,7 +37,6 @@ def deploy(
     """A function that deploys a factory with these sources, as a new process would. The report, and the progress."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files that change within a second look the same to Python
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
     counts = ["--num-calibration-samples", "10", "--num-eval-samples", "30", "--iterations", "1", "--warmup", "0"]
     gates = ["--min-speedup", "0", "--max-drop", "100", "--threads", "1"]
     job = ["own_net:Net", "--imgsz", "32", "--data", str(photos), "--target", "fake", "-o", "run", *counts, *gates]

@@ -15,8 +15,6 @@ from edgekit.config.recipes import load_recipe
 from edgekit.errors import StageError
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select, split
-from edgekit.measure import opened_bundle
-from edgekit.measure.fresh_process import Fresh
 from edgekit.report import load_report
 from edgekit.report.search_document import TargetSearch
 from edgekit.runtime.bundle import read_bundle
@@ -25,6 +23,7 @@ from edgekit.tuning.search import check_completed, shares
 from edgekit.tuning.space import Choices
 from edgekit.tuning.study import Study
 from edgekit.tuning.trial import Trial
+from tests.helpers.measurements import without_fresh_processes
 
 INCONCLUSIVE = 1
 """Exit code for a network that guesses, of which nothing is concluded."""
@@ -42,8 +41,7 @@ def arguments(photos: Path) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def in_this_process() -> Iterator[None]:
     """Measure no memory in another process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    with without_fresh_processes():
         yield
 
 

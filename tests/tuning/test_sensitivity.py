@@ -16,8 +16,6 @@ from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from edgekit.images.crops import LabelledCrops
 from edgekit.images.preprocess import Preprocessing
-from edgekit.measure import opened_bundle
-from edgekit.measure.fresh_process import Fresh
 from edgekit.report import load_report
 from edgekit.report.sensitivity_document import LayerTime, Sensitivity
 from edgekit.report.serialization import parse
@@ -27,6 +25,7 @@ from edgekit.tuning.sensitivity import Trials, block_of, measure
 from edgekit.tuning.simulate import Simulation
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
+from tests.helpers.measurements import without_fresh_processes
 
 QUIET = Reporter(quiet=True)
 LABELS = list(range(10)) * 2
@@ -171,8 +170,7 @@ def deployed(job: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run. Copy it before you change it."""
     folder = tmp_path_factory.mktemp("deployed") / "run"
     few = ["--num-eval-samples", "40", "--iterations", "1", "--warmup", "0"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+    with without_fresh_processes():
         assert main(["deploy", *job, *few, "-o", str(folder), "--quiet"]) == 1, (
             "nothing is concluded if a network guesses"
         )
