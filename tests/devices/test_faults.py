@@ -25,6 +25,7 @@ from tests.helpers.measurements import latency
 from tests.helpers.ssh_server import SSHD, Server, agents, agents_at_work, lend_environment, serve, wait_for_port
 from tests.helpers.waiting import wait_until, when
 
+pytestmark = pytest.mark.slow
 TARGETS = ("onnx", "tflite")
 Undo = Callable[[], object]
 
@@ -174,41 +175,56 @@ def change_host_key(board: Server, patch: pytest.MonkeyPatch) -> Undo:
 
 
 @pytest.mark.parametrize(
-    ("fault", "problem", "lost"),
+    ("faults", "lost"),
     [
-        (kill_agent, "the measurement was killed (SIGKILL)", ["onnx"]),
-        (cut_connection, "the connection was cut", ["onnx"]),
-        (cut_a_copy, "the connection was cut", ["onnx"]),
-        (fill_disk, "ran out of disk space", ["onnx", "tflite"]),
-        (stop_server, "no connection", ["onnx", "tflite"]),
-        (change_host_key, "the host key has changed", ["onnx", "tflite"]),
+        (
+            {
+                kill_agent: "the measurement was killed (SIGKILL)",
+                cut_connection: "the connection was cut",
+                cut_a_copy: "the connection was cut",
+            },
+            ["onnx"],
+        ),
+        (
+            {
+                fill_disk: "ran out of disk space",
+                stop_server: "no connection",
+                change_host_key: "the host key has changed",
+            },
+            ["onnx", "tflite"],
+        ),
     ],
+    ids=["of one group", "of the device"],
 )
-def test_a_fault_and_the_run_after_it(
-    fault: Callable[[Server, pytest.MonkeyPatch], Undo], problem: str, lost: list[str], board: Server,
+def test_faults_and_the_run_after_them(
+    faults: dict[Callable[[Server, pytest.MonkeyPatch], Undo], str], lost: list[str], board: Server,
     command: list[str], measured_here: Path, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    """Each fault hits the run that resumes the one before it, so all but the first also show what the last one left."""
     run = shutil.copytree(measured_here, tmp_path / "run")
-    shutil.rmtree(board.cache / "files", ignore_errors=True)
-    undo = fault(board, monkeypatch)
-    try:
-        assert main([*command, str(run)]) == 1
-    finally:
-        undo()
-    assert "Traceback" not in capfd.readouterr().err
-    rows = load_report(run).results
-    there = [row for row in rows if row.device.name == "board"]
-    assert [row.verdict for row in rows if row.device.name == "local"] == ["pass"] * 4
-    assert [row.target for row in there if row.verdict == "error"] == [target for target in lost for _ in range(2)]
-    for failure in (row.failure for row in there if row.failure):
-        assert failure.stage == "device"
-        assert failure.message.startswith("board: ")
-        assert problem in failure.message
+    passed: list[Row] = []
+    for fault, problem in faults.items():
+        shutil.rmtree(board.cache / "files", ignore_errors=True)
+        undo = fault(board, monkeypatch)
+        try:
+            assert main([*command, str(run)]) == 1
+        finally:
+            undo()
+        assert "Traceback" not in capfd.readouterr().err
+        rows = load_report(run).results
+        there = [row for row in rows if row.device.name == "board"]
+        assert [row.verdict for row in rows if row.device.name == "local"] == ["pass"] * 4
+        assert [row.target for row in there if row.verdict == "error"] == [target for target in lost for _ in range(2)]
+        for failure in (row.failure for row in there if row.failure):
+            assert failure.stage == "device"
+            assert failure.message.startswith("board: ")
+            assert problem in failure.message
+        assert [row for row in rows if row in passed] == passed, "only the missing rows are measured"
+        passed = [row for row in rows if row.verdict == "pass"]
     assert main([*command, str(run)]) == 0
     resumed = load_report(run)
     assert without_times(resumed) == without_times(undisturbed)
-    passed = [row for row in rows if row.verdict == "pass"]
     assert [row for row in resumed.results if row in passed] == passed, "only the missing rows are measured"
 
 
