@@ -1,6 +1,7 @@
 """Every command that takes a model takes one from every source."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from edgekit.cli.main import main
-from edgekit.measure import opened_bundle
-from edgekit.measure.fresh_process import Fresh
 from edgekit.models import load_network, parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.odd import paddle
 from tests.helpers.onnx_files import SIDE, exported
 
@@ -47,14 +47,10 @@ def _vit(folder: Path, seed: int) -> Path:
 
 
 def timm(folder: Path) -> Network:
-    model = ["vit_tiny_patch16_224", "--model-args", VIT, "--imgsz", "32"]
-    return Network(model, ["--weights", str(_vit(folder, 0))])
-
-
-def soup(folder: Path) -> Network:
+    """With the weights of a soup."""
     path = folder / "soup.safetensors"
     assert main(["soup", *(str(_vit(folder, seed)) for seed in range(2)), "-o", str(path), "--quiet"]) == 0
-    return Network(timm(folder).model, ["--weights", str(path)])
+    return Network(["vit_tiny_patch16_224", "--model-args", VIT, "--imgsz", "32"], ["--weights", str(path)])
 
 
 def open_clip(folder: Path) -> Network:
@@ -79,7 +75,7 @@ def onnx(folder: Path) -> Network:
     return Network([str(path), "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"])
 
 
-SOURCES = {make.__name__: make for make in (timm, open_clip, factory, onnx, soup)}
+SOURCES = {make.__name__: make for make in (timm, open_clip, factory, onnx)}
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -100,9 +96,9 @@ def job(network: Network, photos: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure no memory in another process, which imports everything again."""
-    monkeypatch.setattr(opened_bundle, "measure_fresh", lambda path, threads: Fresh(1.0, 1.0, 1_000_000))
+def in_this_process() -> Iterator[None]:
+    with without_fresh_processes():
+        yield
 
 
 def deployed(folder: str) -> list[str | None]:
