@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers import fake_runtime
 from tests.helpers.ssh_server import Server
-from tests.helpers.tiny import ROOT, TINY_MODEL
+from tests.helpers.tiny import ROOT, TINY_VIT
 
 pytestmark = pytest.mark.slow
 RECIPE = """
@@ -51,7 +51,7 @@ class Checkout:
         shutil.copytree(fake_runtime.FOLDER, folder / "edgekit/runtime" / fake_runtime.ROW.name, ignore=ignored)
         with (folder / "edgekit/config/runtimes.py").open("a") as table:
             table.write(f"register({fake_runtime.ROW!r})\n")
-        with (folder / "calibration/convnextv2.toml").open("a") as recipe:
+        with (folder / "calibration/vit.toml").open("a") as recipe:
             recipe.write(RECIPE)
         self._errors = folder.parent / "stderr"
         variables = {"PYTHONPATH": str(folder), "EDGEKIT_DEVICES_FILE": str(folder.parent / "devices.toml")}
@@ -99,10 +99,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 
 
 @pytest.fixture(scope="module")
-def deployed(checkout: Checkout, job_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployed(checkout: Checkout, vit_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of `edgekit deploy` for the fake runtime."""
     folder = tmp_path_factory.mktemp("deployed") / "run"
-    checkout.run("deploy", *job_arguments, *FAKE, "-o", folder, "--quiet")
+    checkout.run("deploy", *vit_arguments, *FAKE, "-o", folder, "--quiet")
     return folder
 
 
@@ -121,8 +121,8 @@ def test_deploy_and_report(checkout: Checkout, deployed: Path) -> None:
     assert "fake" in checkout.run("report", deployed)
 
 
-def test_quantize_and_compile_its_graph(checkout: Checkout, photos: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    job = [*TINY_MODEL, "--weights", tiny_weights, "--data", photos, *FAKE]
+def test_quantize_and_compile_its_graph(checkout: Checkout, photos: Path, vit_weights: Path, tmp_path: Path) -> None:
+    job = [*TINY_VIT, "--weights", vit_weights, "--data", photos, *FAKE]
     checkout.run("quantize", *job, "--num-calibration-samples", 4, "-o", tmp_path / "graphs", "--quiet")
     assert (tmp_path / "graphs" / "fake-int8-graph").is_dir()
     checkout.run("compile", tmp_path / "graphs", "-o", tmp_path / "bundles", "--quiet")
@@ -178,7 +178,7 @@ def test_doctor(checkout: Checkout) -> None:
 
 
 def test_plan(checkout: Checkout) -> None:
-    planned = checkout.json("plan", *TINY_MODEL, *FAKE)
+    planned = checkout.json("plan", *TINY_VIT, *FAKE)
     assert [each["precision"] for each in planned["artifacts"]] == ["float", "int8"]
     assert all(each["fits"] for each in planned["artifacts"])
     assert planned["stages"] == [], "benchmarks/scale.py has not measured it"
@@ -193,5 +193,5 @@ def test_devices_check(checkout: Checkout, board: Server) -> None:
     assert checkout.json("devices", "check", "board")["targets"]["fake"] == {"runs": True, "reason": None}
 
 
-def test_its_scheme_is_checked(checkout: Checkout, job_arguments: list[str], tmp_path: Path) -> None:
-    checkout.run("deploy", *job_arguments, *FAKE, "--scheme", "w8", "-o", tmp_path / "run", status=2)
+def test_its_scheme_is_checked(checkout: Checkout, vit_arguments: list[str], tmp_path: Path) -> None:
+    checkout.run("deploy", *vit_arguments, *FAKE, "--scheme", "w8", "-o", tmp_path / "run", status=2)
