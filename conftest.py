@@ -5,10 +5,10 @@ import os
 import pytest
 
 from edgekit.compat.telemetry import VARIABLE
-from tests.docs.blocks import SLOW, SYBIL, commands, demo_run
+from tests.docs.blocks import SLOW, SYBIL, commands, demo_folder, demo_run
 from tests.helpers.sharing import shared_folder
 
-__all__ = ["commands", "demo_run", "pytest_collect_file", "shared_folder"]
+__all__ = ["commands", "demo_folder", "demo_run", "pytest_collect_file", "shared_folder"]
 
 os.environ[VARIABLE] = "1"  # some tests import ONNX Runtime themselves
 pytest_collect_file = SYBIL.pytest()

@@ -93,14 +93,21 @@ def commands() -> Iterator[Callable[[], Path]]:
 
 
 @pytest.fixture(scope="session")
-def demo_run(shared_folder: Path, commands: Callable[[], Path]) -> Callable[[str], None]:
+def demo_folder(shared_folder: Path, commands: Callable[[], Path]) -> Callable[[], Path]:
+    """Returns the folder in which the demo was run, with what it printed in `printed`."""
+
+    def make(place: Path) -> None:
+        (place / "printed").write_text(run_bash(f"edgekit demo {FEW}", place, commands()))
+
+    return lambda: made_once(shared_folder, "demo_run", make)
+
+
+@pytest.fixture(scope="session")
+def demo_run(demo_folder: Callable[[], Path]) -> Callable[[str], None]:
     """Copies a run of the demo to a path."""
 
     def copy(path: str) -> None:
-        def make(place: Path) -> None:
-            run_bash(f"edgekit demo {FEW} -o run", place, commands())
-
-        shutil.copytree(made_once(shared_folder, "demo_run", make) / "run", path)
+        shutil.copytree(demo_folder() / "runs/demo", path)
 
     return copy
 

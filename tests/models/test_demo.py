@@ -1,6 +1,7 @@
-"""The demo job, with fewer images and rounds."""
+"""The demo job, with the few images and rounds of the documentation's tests."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,8 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.images.dataset import open_dataset
 from edgekit.models.demo import assets, demo_model
+from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
-
-FEW = ["--num-calibration-samples", "8", "--num-eval-samples", "40", "--iterations", "5", "--warmup", "1"]
 
 
 def test_the_demos_files() -> None:
@@ -28,20 +28,18 @@ def test_other_weights_replace_the_demos() -> None:
     assert (model.weights, model.trained_from_scratch) == ("mine.safetensors", False)
 
 
-def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    gates = ["--min-speedup", "0", "--max-drop", "50"]
-    assert main(["demo", *FEW, *gates, "--target", "onnx", "--json"]) == 0
-    said = capfd.readouterr()
-    assert "licence" not in said.err
-    report = json.loads(said.out)
-    assert [row["bundle"] for row in report["results"]] == ["onnx-float", "onnx-int8"]
-    assert report["reference"]["top1"] > 0.6
-    assert (report["model"]["classes"], report["model"]["license"]) == (10, None)
-    assert report["calibration"]["count"] == 8
-    float_, int8 = report["results"]
-    assert int8["size_bytes"] <= 0.35 * float_["size_bytes"]
-    assert read_bundle(tmp_path / "runs" / "demo" / "onnx-int8").labels[0] == "airplane"
+@pytest.mark.slow
+def test_demo(demo_folder: Callable[[], Path]) -> None:
+    run = demo_folder() / "runs/demo"
+    assert "licence" not in (demo_folder() / "printed").read_text()
+    report = load_report(run)
+    assert {row.bundle for row in report.results} >= {"onnx-float", "onnx-int8"}
+    assert report.reference.top1 > 0.6
+    assert (report.model.classes, report.model.license) == (10, None)
+    assert report.calibration.count == 8
+    float_, int8 = (read_bundle(run / name) for name in ("onnx-float", "onnx-int8"))
+    assert int8.size_bytes <= 0.35 * float_.size_bytes
+    assert int8.labels[0] == "airplane"
 
 
 def test_other_images_are_also_calibrated_on(
