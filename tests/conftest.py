@@ -19,6 +19,7 @@ from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.runtime.bundle import Golden, write_bundle
 from tests.helpers.environments import build, install_as_printed, new_environment
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.sharing import SharedRun, made_once
 from tests.helpers.ssh_server import Server, keys, lend_environment, needs_sshd, serve
 from tests.helpers.tiny import (
@@ -260,7 +261,8 @@ def finished_run(job_arguments: list[str], shared_folder: Path) -> Path:
     """The folder of a run with every target. Copy it before you change it."""
 
     def make(folder: Path) -> None:
-        assert main(["deploy", *job_arguments, "-o", str(folder / "run"), "--quiet", "--json"]) == 0
+        with without_fresh_processes():
+            assert main(["deploy", *job_arguments, "-o", str(folder / "run"), "--quiet", "--json"]) == 0
 
     return made_once(shared_folder, "finished", make) / "run"
 

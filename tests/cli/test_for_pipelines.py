@@ -83,9 +83,9 @@ def test_a_bound_needs_a_bundle_to_compare_with(finished_run: Path, capfd: pytes
 
 
 def test_deploy_writes_both_files_if_a_gate_fails(
-    job_arguments: list[str], tmp_path: Path, arguments: list[str]
+    vit_arguments: list[str], tmp_path: Path, arguments: list[str]
 ) -> None:
-    job = ["deploy", *job_arguments, "--target", "onnx", "--min-speedup", "1000", "-o", str(tmp_path / "run")]
+    job = ["deploy", *vit_arguments, "--target", "onnx", "--min-speedup", "1000", "-o", str(tmp_path / "run")]
     assert main([*job, *arguments, "--dry-run"]) == 0
     assert list(tmp_path.iterdir()) == []
     assert main([*job, *arguments, "--quiet"]) == 1

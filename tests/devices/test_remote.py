@@ -75,6 +75,7 @@ def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path,
     assert main(["inspect", str(model.with_suffix(".txt")), "--device", "board"]) == 2
 
 
+@pytest.mark.slow
 def test_several_at_once(
     lent_board: Server, pair: list[Path], tmp_path: Path, key_folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,7 @@ def test_a_bug_in_the_hosts_side_costs_the_rows_and_is_not_blamed_on_the_device(
 
 
 def test_deploy_on_a_device_and_here(
-    lent_board: Server, job_arguments: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+    lent_board: Server, vit_arguments: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     minimum: list[str] = []
@@ -141,7 +142,7 @@ def test_deploy_on_a_device_and_here(
         return str(lend_environment(lent_board, "onnx", arguments[3]) / "bin" / "python")
 
     monkeypatch.setattr(remote, "ensure_environment", lend)
-    command = ["deploy", *job_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
+    command = ["deploy", *vit_arguments, "--target", "onnx", "--device", "board", "--device", "local", "-o", str(run)]
     lent_board.config.rename(lent_board.folder / "hidden")
     monkeypatch.setattr("edgekit.pipeline.job_settings.class_of_remote", lambda device: host_class())
     assert main([*command, "--quiet"]) == 1

@@ -18,6 +18,7 @@ from edgekit.images.overlap import DIFFERENCE, copies_of, lookalikes
 from edgekit.images.perceptual_hash import difference_hash
 from edgekit.images.selection import select
 from edgekit.models.labels import resolve_labels
+from tests.helpers.measurements import without_fresh_processes
 
 LABELS = [f"class_{index}" for index in range(10)]
 
@@ -57,13 +58,14 @@ def test_planted_leakage_is_found(photos: Path, tmp_path: Path) -> None:
 
 
 def test_leakage_causes_warnings_and_is_reported(
-    photos: Path, job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    photos: Path, vit_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     planted(photos, tmp_path)
     more = ["--data", str(tmp_path / "leaky"), "--calibration-data", str(tmp_path / "clean")]
     counts = ["--num-calibration-samples", "40", "--num-eval-samples", "70"]
-    command = ["deploy", *job_arguments, *more, *counts, "--target", "onnx", "-o", str(tmp_path / "run"), "--json"]
-    assert main(command) == 0
+    command = ["deploy", *vit_arguments, *more, *counts, "--target", "onnx", "-o", str(tmp_path / "run"), "--json"]
+    with without_fresh_processes():
+        assert main(command) == 0
     out, err = capfd.readouterr()
     report = json.loads(out)
     assert len(report["evaluation"]["copies_left_out"]) == len(report["evaluation"]["lookalikes"]) == 10
@@ -74,6 +76,7 @@ def test_leakage_causes_warnings_and_is_reported(
     assert "and 7 more (report.json has all)" in err
 
 
+@pytest.mark.slow
 def test_different_photos_are_not_lookalikes(shared_data: Path) -> None:
     whole = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     chosen = select(whole, 200, 0)
@@ -149,7 +152,10 @@ def test_only_candidates_are_decoded(photos: Path, tmp_path: Path, monkeypatch: 
     assert len(decoded) == len(set(decoded)) == 2 * len(encoded)
 
 
-@pytest.mark.parametrize("how", ["JPEG", "WEBP", "half", "bright"])
+OTHERS = [pytest.param(how, marks=pytest.mark.slow) for how in ("WEBP", "half", "bright")]
+
+
+@pytest.mark.parametrize("how", ["JPEG", *OTHERS])
 def test_a_copy_of_a_photo_is_found(shared_data: Path, how: str, tmp_path: Path) -> None:
     whole = open_dataset(shared_data / "imagenet-500.zip", resolve_labels(None, 1000))
     chosen = select(whole, 30, 0)
