@@ -51,6 +51,7 @@ def test_importing_edgekit_leaves_telemetry_to_the_application(tmp_path: Path) -
     assert run_alone(code, home=tmp_path) == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import openvino_telemetry", "pass"])
 def test_no_library_reports_the_use_of_edgekit(tmp_path: Path, first: str) -> None:
     """NNCF turns off its telemetry under pytest, so the test needs a separate process to see edgekit's effect.
@@ -62,7 +63,7 @@ def test_no_library_reports_the_use_of_edgekit(tmp_path: Path, first: str) -> No
     assert not (tmp_path / "intel").exists()
 
 
-@pytest.mark.parametrize("library", ["openvino", "nncf"])
+@pytest.mark.parametrize("library", ["openvino", pytest.param("nncf", marks=pytest.mark.slow)])
 def test_hiding_telemetry_is_still_needed_and_enough(tmp_path: Path, library: str) -> None:
     """The real client would send data from here, so a fake one replaces it and records that it was created."""
     code = """
@@ -104,6 +105,7 @@ print(PAD in rewriters, timm.is_model("coatnet_7_224"))
 """
 
 
+@pytest.mark.slow
 def test_importing_edgekit_registers_nothing_with_other_libraries(tmp_path: Path) -> None:
     assert run_alone(REGISTRIES, home=tmp_path) == "False False"
 

@@ -117,6 +117,7 @@ def test_bad_input(tmp_path: Path) -> None:
         counting.count({"a": tmp_path / "model.onnx"}, "cortex-a53")
 
 
+@pytest.mark.slow
 def test_a_real_count(make_bundle: MakeBundle, tmp_path: Path, tiny_models: Path) -> None:
     """Equal models have about equal counts, and a file that can't be loaded has an error."""
     try:

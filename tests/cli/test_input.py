@@ -358,6 +358,7 @@ def test_a_missing_runtime(fails: Fails, finished_run: Path, photos: Path, monke
     assert install_command("tflite") in message
 
 
+@pytest.mark.slow
 def test_a_disc_that_is_full(
     finished_run: Path, job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,6 +278,7 @@ def test_a_bundle_that_fails_while_it_is_timed_costs_its_own_row(finished_run: P
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_sustained_benchmark(finished_run: Path, capfd: Any) -> None:
     path = finished_run / "onnx-int8"
     options = ["benchmark", path, "--threads", 1, "--sustain", "2s"]

@@ -48,6 +48,7 @@ def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list
         opened.measure({"int8": read_bundle(pair[1])}, LONG)
 
 
+@pytest.mark.slow
 def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "SILENCE_S", 12)
     stopped: list[int] = []

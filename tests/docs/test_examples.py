@@ -379,6 +379,7 @@ def test_the_program_in_cpp_refuses_what_it_does_not_have(
         assert (done.returncode, problem in done.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_dockerfile_installs_what_the_service_imports(wheel: Path, tmp_path: Path) -> None:
     """Docker isn't needed: pip resolves the Dockerfile's requirement with the packages that are installed here."""
     lines = (EXAMPLES / "Dockerfile").read_text().splitlines()

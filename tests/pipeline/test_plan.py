@@ -84,10 +84,10 @@ def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
     ("name", "millions"),
     [
         ("vit_gigantic_patch14_224", 1844),
-        ("davit_giant", 1406),
-        ("coatnet_7_224", 2476),
-        ("open_clip:coca_ViT-L-14", 306),
-        ("open_clip:coca_2b", 1023),
+        pytest.param("davit_giant", 1406, marks=pytest.mark.slow),
+        pytest.param("coatnet_7_224", 2476, marks=pytest.mark.slow),
+        pytest.param("open_clip:coca_ViT-L-14", 306, marks=pytest.mark.slow),
+        pytest.param("open_clip:coca_2b", 1023, marks=pytest.mark.slow),
     ],
 )
 def test_the_giants_are_planned_without_their_memory(name: str, millions: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline import stability
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
@@ -35,25 +34,6 @@ class RecordingReporter(Reporter):
         self.warnings.append(message)
 
 
-def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundles are measured by then, and must not be lost."""
-    job: Any = SimpleNamespace(
-        evaluation=SimpleNamespace(samples=[]),
-        network=SimpleNamespace(preprocessing=SimpleNamespace(), module=None),
-        dataset=None,
-    )
-    graphs: Any = SimpleNamespace(
-        job=job, graph_to_compile=lambda *_: SimpleNamespace(graph=torch.fx.symbolic_trace(torch.nn.ReLU()))
-    )
-    monkeypatch.setattr(stability, "crop_samples", lambda *_: SimpleNamespace(normalized=lambda _: []))
-    monkeypatch.setattr(stability, "_logits", lambda *_: None)
-    reporter = RecordingReporter()
-    assert check_stability(graphs, ("onnx",), reporter) == []
-    assert reporter.warnings == [
-        "onnx: no activation is quantized, so the choice of calibration images changes no range"
-    ]
-
-
 @pytest.fixture
 def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
     """A function that prepares a job with the images of a folder."""
@@ -65,6 +45,17 @@ def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
 
 def graphs_of(job: Job) -> JobGraphs:
     return JobGraphs(job, Reporter(quiet=True))
+
+
+def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(job: Callable[[Path], Job], photos: Path) -> None:
+    """The bundles are measured by then, and must not be lost."""
+    graph = torch.fx.symbolic_trace(torch.nn.ReLU())
+    graphs: Any = SimpleNamespace(job=job(photos), graph_to_compile=lambda *_: SimpleNamespace(graph=graph))
+    reporter = RecordingReporter()
+    assert check_stability(graphs, ("onnx",), reporter) == []
+    assert reporter.warnings == [
+        "onnx: no activation is quantized, so the choice of calibration images changes no range"
+    ]
 
 
 def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:
@@ -89,6 +80,7 @@ def test_equal_halves_give_equal_models(job: Callable[[Path], Job], photos: Path
     assert (stability.snr_between_db, stability.agreement) == (None, 1)
 
 
+@pytest.mark.slow
 def test_a_dark_half_is_a_warning(job: Callable[[Path], Job], photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)

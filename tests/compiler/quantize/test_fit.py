@@ -74,7 +74,9 @@ def errors(graph: GraphModule, network: nn.Module, samples: Images) -> torch.Ten
     return torch.cat([graph(image) - network(image) for image in map(torch.from_numpy, samples)])
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnx", "tflite"])
+@pytest.mark.parametrize(
+    "target", ["openvino", *(pytest.param(name, marks=pytest.mark.slow) for name in ("onnx", "tflite"))]
+)
 def test_the_error_on_other_images_falls(network: nn.Module, target: str) -> None:
     others = images(64, 1)
     nearest, fitted = (quantized(network, how, images(64, 0), target) for how in ("nearest", "fit"))

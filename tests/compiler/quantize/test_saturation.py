@@ -127,6 +127,7 @@ def test_no_pair_of_a_large_network_saturates(monkeypatch: pytest.MonkeyPatch) -
     assert saturating(quantized("openvino", limit_pairs=True)) == 0
 
 
+@pytest.mark.slow
 def test_a_processor_without_vnni_computes_what_the_graph_does(tmp_path: Path) -> None:
     image, expected, pairs = images(1)[0], {}, {}
     np.save(tmp_path / "image.npy", image)
