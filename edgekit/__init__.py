@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgekit.runtime import Session, load
+    from edgekit.runtime import LiveSession, Session, follow, load
 
-__all__ = ["Session", "__version__", "load"]
+__all__ = ["LiveSession", "Session", "__version__", "follow", "load"]
 
 __version__ = "0.1.0"
 

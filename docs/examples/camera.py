@@ -56,13 +56,13 @@ def picamera_frames() -> Generator[NDArray[np.uint8], None, None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Classify what a camera sees.")
-    parser.add_argument("bundle", help="folder of a bundle, such as runs/demo/tflite-int8")
+    parser.add_argument("bundle", help="folder of a bundle, or the link that `edgekit push` switches")
     parser.add_argument("--camera", default="0", help="number of a camera, or a video file (default: 0)")
     parser.add_argument("--picamera", action="store_true", help="use a Raspberry Pi's camera module")
     options = parser.parse_args()
     last, count, start = None, 0, 0.0
     frames = picamera_frames() if options.picamera else opencv_frames(options.camera)
-    with edgekit.load(options.bundle) as classifier, closing(frames):
+    with edgekit.follow(options.bundle) as classifier, closing(frames):
         try:
             for frame in frames:
                 start = start or time.monotonic()

@@ -17,11 +17,11 @@ MOST_BYTES = 20_000_000
 
 
 class Service(ThreadingHTTPServer):
-    """A thread for each request; all of them share the session."""
+    """A thread for each request; all of them share the session, which follows the bundle's link."""
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], classifier: edgekit.Session) -> None:
+    def __init__(self, address: tuple[str, int], classifier: edgekit.LiveSession) -> None:
         super().__init__(address, Handler)
         self.classifier = classifier
 
@@ -65,12 +65,12 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Classify images over HTTP.")
-    parser.add_argument("bundle", help="folder of a bundle, such as runs/demo/tflite-int8")
+    parser.add_argument("bundle", help="folder of a bundle, or the link that `edgekit push` switches")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000; 0: any free port)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # `docker stop` sends it
-    with edgekit.load(options.bundle, verify=True) as classifier:
+    with edgekit.follow(options.bundle) as classifier:
         try:
             service = Service((options.host, options.port), classifier)
         except OSError as error:

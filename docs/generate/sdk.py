@@ -13,8 +13,11 @@ from edgekit.errors import error_names
 NAMES = (
     "edgekit.load",
     "edgekit.Session",
+    "edgekit.follow",
+    "edgekit.LiveSession",
     "edgekit.runtime.session.VerifyResult",
     "edgekit.runtime.SaturationWarning",
+    "edgekit.runtime.UpdateWarning",
     "edgekit.runtime.bundle.Bundle",
     "edgekit.runtime.manifest.Manifest",
     "edgekit.images.preprocess.Preprocessing",

@@ -1,14 +1,16 @@
 """The SDK: load a bundle and classify images with it. Importing it needs only numpy and Pillow."""
 
+import functools
 import os
 
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.envelope import read_public_key
+from edgekit.runtime.live_session import LiveSession, UpdateWarning
 from edgekit.runtime.saturation import SaturationWarning, warn_if_saturating
 from edgekit.runtime.session import Session, VerifyResult
 from edgekit.runtime.signature import read_signed_bundle
 
-__all__ = ["SaturationWarning", "Session", "VerifyResult", "load"]
+__all__ = ["LiveSession", "SaturationWarning", "Session", "UpdateWarning", "VerifyResult", "follow", "load"]
 
 
 def load(
@@ -73,3 +75,42 @@ def load(
         session.close()
         raise
     return session
+
+
+def follow(
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    low_precision: bool = False,
+    trust: str | os.PathLike[str] | None = None,
+) -> LiveSession:
+    """Open the bundle that a link points to, and open the next one when the link has changed.
+
+    An app that runs for weeks uses it with the link that `edgekit push` switches. Each bundle has to pass its golden
+    samples before it is used.
+
+    Args:
+        path: Link to the folder of a bundle, such as "edgekit-apps/app/current". A folder is opened like a link.
+        threads: Number of threads that the runtime computes with. By default it is the number of physical cores that
+            this process may use.
+        low_precision: Compute a float model in bf16 or f16 where its runtime would choose that on this processor.
+        trust: PEM file with a public key. A bundle is opened only if that key signed it. Needs `cryptography`, which
+            the extra `trust` brings.
+
+    Returns:
+        A session, which several threads may share.
+
+    Raises:
+        EdgekitError: The first bundle can't be opened, or doesn't pass; these are the errors of `load` with `verify`.
+
+    Examples:
+        ```python
+        import edgekit
+
+        with edgekit.follow("runs/demo/tflite-int8", threads=4) as classifier:
+            for label, score in classifier.classify("cat.jpg", top=5):
+                print(f"{score:6.1%}  {label}")
+        ```
+    """
+    return LiveSession(
+        path, functools.partial(load, threads=threads, verify=True, low_precision=low_precision, trust=trust)
+    )

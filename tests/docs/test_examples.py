@@ -283,6 +283,28 @@ def test_the_service_gives_the_labels_and_scores_of_the_sdk(bundle: Path, tmp_pa
             assert ask(port, "POST", "/classify", path.read_bytes()) == (200, {"labels": labels})
 
 
+CROPPED = Preprocessing(SIDE, SIDE, "bilinear", 0.5, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""The preprocessing of the tiny network, but for the crop: the golden samples, which are cropped already, still fit."""
+
+
+def test_the_service_follows_a_switch_of_the_bundle(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", random_frames(1))
+    image = tmp_path / "images/0.png"
+    one, two = make_bundle("tflite", "one"), make_bundle("tflite", "two", preprocessing=CROPPED)
+    link, draft = tmp_path / "current", tmp_path / "draft"
+    link.symlink_to(one)
+    with served(link, tmp_path) as port:
+        answers = []
+        for path in (one, two):
+            draft.symlink_to(path)
+            draft.replace(link)
+            with edgekit.load(path) as session:
+                labels = [{"label": label, "score": pytest.approx(score)} for label, score in session.classify(image)]
+            answers.append(ask(port, "POST", "/classify", image.read_bytes()))
+            assert answers[-1] == (200, {"labels": labels})
+    assert answers[0] != answers[1]
+
+
 def test_the_service_says_what_is_wrong_with_a_request(bundle: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "images", random_frames(1))
     half = (tmp_path / "images/0.png").read_bytes()[:400]
