@@ -20,7 +20,7 @@ EdgekitError
     ├── GoldenError           a bundle gives different numbers on this processor
     ├── EngineError           a runtime failed while loading or running
     ├── BundleRefusedError    a device keeps its active bundle, because the new one doesn't pass there
-    └── DeviceError           a device over SSH: its rows are lost, other devices continue
+    └── DeviceError           a board over SSH or a browser: its rows are lost, other devices continue
         ├── UnreachableError      no connection: name, network, port, or a machine that is off
         ├── HostKeyError          its host key is unknown, or has changed
         ├── AuthenticationError   it accepts none of the user's keys
@@ -30,7 +30,8 @@ EdgekitError
         ├── DeviceSetupError      its environment could not be made
         ├── DeviceFullError       its disk is full
         ├── DeviceMemoryError     it has too little memory for the model
-        └── DeviceCrashError      a process on it was killed, or crashed: SIGKILL, SIGILL, SIGSEGV
+        ├── DeviceCrashError      a process on it was killed, or crashed: SIGKILL, SIGILL, SIGSEGV
+        └── BrowserError          a browser never came, left, or can't run LiteRT.js
 
 Any other exception is a bug in edgekit. It costs a row, too, which has its name, and the exit code is 1.
 
@@ -356,4 +357,14 @@ class DeviceCrashError(DeviceError):
     Cause: The kernel killed it for memory (SIGKILL), the runtime was built for a newer processor (SIGILL), or the
     runtime has a defect (SIGSEGV).
     Cure: Close other programs, or leave that runtime out with `--target`.
+    """
+
+
+class BrowserError(DeviceError):
+    """A browser didn't open the page, left before the end, or can't run LiteRT.js.
+
+    Cause: The page was closed or its network was lost for more than half a minute, the phone can't reach this machine,
+    or the browser is too old.
+    Cure: Run the same command again, and keep the page in front and the screen on. Completed rows are not measured
+    twice.
     """

@@ -14,6 +14,8 @@ from hypothesis import settings
 from PIL import Image
 
 from edgekit.cli.main import main
+from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles, runtime_files
+from edgekit.errors import MissingExtraError
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluation_images import EvaluationImages
@@ -88,6 +90,24 @@ def chromium() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return browser
+
+
+@pytest.fixture(scope="session")
+def litertjs(shared_folder: Path) -> RuntimeFiles:
+    """LiteRT.js, which npm downloads. Where npm can't, tests are skipped, or fail in CI."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(folder))
+            runtime_files()
+
+    try:
+        cache = made_once(shared_folder, "litertjs", make)
+    except MissingExtraError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    return RuntimeFiles(cache / "edgekit" / f"litertjs-{VERSION}")
 
 
 @pytest.fixture(scope="session")

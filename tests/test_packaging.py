@@ -32,6 +32,7 @@ EXTRAS = {
     "open-clip",
     "onnx-models",
     "parquet",
+    "web",
     "docs",
     "dev",
 }

@@ -26,6 +26,7 @@ from edgekit.cli.shared import (
     Targets,
     Threads,
     Warmup,
+    WebRuntime,
 )
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS
@@ -243,6 +244,7 @@ class Measuring:
     ] = None
     device: Devices = None
     offline: Offline = False
+    web_runtime: WebRuntime = None
     force: Annotated[
         bool,
         typer.Option(

@@ -13,7 +13,7 @@ from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, runtime_called
-from edgekit.devices.registry import THIS, Device, find_device
+from edgekit.devices.registry import THIS, Device, browser_called, find_device
 from edgekit.errors import UsageError
 from edgekit.measure.settings import Gates, Timing
 from edgekit.models.arguments import parse_model_args
@@ -78,7 +78,7 @@ def job_options(
         output=making.output,
         timing=Timing(measuring.threads, measuring.warmup, measuring.iterations),
         gates=gates_of(measuring.max_drop, measuring.min_speedup),
-        devices=devices_of(measuring.device),
+        devices=devices_of(measuring.device, measuring.web_runtime),
         offline=measuring.offline,
         force=measuring.force,
         thumbnails=not measuring.no_thumbnails,
@@ -201,7 +201,11 @@ def seconds_of(text: str | None) -> float | None:
     return float(total)
 
 
-def devices_of(names: list[str] | None) -> tuple[Device, ...]:
+def devices_of(names: list[str] | None, web_runtime: Path | None = None) -> tuple[Device, ...]:
     """The devices that the user chose, without repetitions; this machine if there are none."""
-    chosen = listed("--device", names)
-    return tuple(find_device(name) for name in dict.fromkeys(chosen)) if chosen else (THIS,)
+    chosen = [
+        browser_called(name, web_runtime) or find_device(name) for name in dict.fromkeys(listed("--device", names))
+    ]
+    if web_runtime is not None and not any(device.is_browser for device in chosen):
+        raise UsageError("--web-runtime is for browsers, and no device is one", fix="Add `--device web`")
+    return tuple(chosen) or (THIS,)

@@ -137,8 +137,9 @@ Devices = Annotated[
         autocompletion=completion.devices,
         show_default="local",
         rich_help_panel=panels.DEVICE,
-        help="Devices to measure on: local (this machine), names from `edgekit devices list`, or ssh://USER@HOST. "
-        "Repeatable, or a list such as local,pi5.",
+        help="Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or web "
+        "for a browser, such as a phone's, that opens the address which edgekit shows. Repeatable, or a list such as "
+        "local,pi5,web:pixel.",
     ),
 ]
 OneDevice = Annotated[
@@ -157,6 +158,16 @@ Offline = Annotated[
         "--offline",
         rich_help_panel=panels.DEVICE,
         help="Download the device's packages on this machine and copy them over, for a device without internet access.",
+    ),
+]
+WebRuntime = Annotated[
+    Path | None,
+    typer.Option(
+        "--web-runtime",
+        metavar="FILE",
+        show_default="npm downloads it once",
+        rich_help_panel=panels.DEVICE,
+        help="Package file of LiteRT.js, which runs bundles in browsers.",
     ),
 ]
 Scheme = Annotated[

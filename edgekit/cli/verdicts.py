@@ -29,6 +29,7 @@ from edgekit.cli.shared import (
     Sustain,
     Threads,
     Warmup,
+    WebRuntime,
     Wide,
 )
 from edgekit.cli.typed import Typed
@@ -203,6 +204,7 @@ def benchmark(
     files: ForPipelines,
     device: Devices = None,
     offline: Offline = False,
+    web_runtime: WebRuntime = None,
     threads: Threads = None,
     warmup: Warmup = 20,
     iterations: Iterations = 200,
@@ -244,7 +246,8 @@ def benchmark(
     check_files(files)
     bundles = bundles_of(bundles)
     with clean_stdout() as out:
-        timing, devices = Timing(threads, warmup, iterations, seconds_of(sustain), streams), devices_of(device)
+        timing = Timing(threads, warmup, iterations, seconds_of(sustain), streams)
+        devices = devices_of(device, web_runtime)
         gates = gates_of(min_speedup=min_speedup) if min_speedup else None
         measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline, gates)
         if json_:

@@ -9,6 +9,8 @@ from edgekit.config.runtimes import find_runtime
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
+from edgekit.devices.web.limits import BROWSER_TARGET, check_browsers
+from edgekit.devices.web.pages import serving
 from edgekit.errors import UsageError
 from edgekit.measure import machine
 from edgekit.measure.baselines import Group, baselines_of, is_baseline
@@ -50,20 +52,39 @@ def benchmark_devices(
     """
     check_threads(timing.threads)
     bundles = {str(path): read_bundle(path) for path in paths}
+    runnable = {device: runnable_on(device, bundles, reporter) for device in devices}
+    check_browsers(devices, timing)
     if gates is not None:
         _check_comparable(bundles)
 
-    def measure(device: Device) -> Sequence[Measurement]:
-        if device != THIS:
-            return measure_on_device(device, bundles, timing, reporter, offline)
-        measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
-        return list(measured.values())
+    with serving(devices, reporter) as pages:
 
+        def measure(device: Device) -> Sequence[Measurement]:
+            if device != THIS:
+                return measure_on_device(device, runnable[device], timing, reporter, offline, pages=pages)
+            measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
+            return list(measured.values())
+
+        measured = each_device(devices, measure)
     rows = tuple(
-        judge_latency(row, gates, baselines_of(row.name, bundles) if row.name in bundles else ())
-        for row in each_device(devices, measure)
+        judge_latency(row, gates, baselines_of(row.name, bundles) if row.name in bundles else ()) for row in measured
     )
     return Benchmark(device=rows[0].device, results=rows)
+
+
+def runnable_on(device: Device, bundles: Group, reporter: Reporter) -> Group:
+    """The bundles that a device can run: a browser runs those for LiteRT. Raises UsageError if it can run none."""
+    if not device.is_browser:
+        return bundles
+    runnable = {name: bundle for name, bundle in bundles.items() if bundle.manifest.target == BROWSER_TARGET}
+    if not runnable:
+        raise UsageError(
+            f"'{device.name}' is a browser, and none of the bundles is for {find_runtime(BROWSER_TARGET).title}",
+            valid=f"bundles that were made with --target {BROWSER_TARGET}",
+        )
+    if others := [name for name in bundles if name not in runnable]:
+        reporter.say(f"{device.name}: a browser runs bundles for LiteRT only, so it skips {', '.join(others)}")
+    return runnable
 
 
 def _check_comparable(bundles: Group) -> None:

@@ -1,17 +1,17 @@
-"""Measure several devices: those over SSH in parallel, then this machine."""
+"""Measure several devices: boards and browsers in parallel, then this machine."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from edgekit.devices.closing import close_all
 from edgekit.devices.registry import THIS, Device
-from edgekit.devices.transport import close_all
 
 T = TypeVar("T")
 
 
 def each_device(devices: Sequence[Device], measure: Callable[[Device], Sequence[T]]) -> list[T]:
-    """Measure every device. Returns the rows in the order of the devices. Each SSH device has a thread.
+    """Measure every device. Returns the rows in the order of the devices. Each other device has a thread.
 
     This machine is measured last, because copying and listening for the others would distort its figures. Ctrl-C, or
     an exception in one thread, closes every connection, which ends the work on the devices.

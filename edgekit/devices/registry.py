@@ -21,7 +21,9 @@ from edgekit.errors import OutputError, UsageError, as_sentences, did_you_mean
 from edgekit.support.files import replace_text
 
 LOCAL = "local"
-SCHEME = "ssh://"
+WEB = "web"
+"""Name of a browser. `web:NAME` is one, too."""
+SCHEME, HTTP = "ssh://", "http:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # No leading '-', because ssh would parse such a host or user as an option.
 _URL = re.compile(
@@ -44,16 +46,23 @@ class Address:
 
 @dataclass(frozen=True)
 class Device:
-    """A machine to measure on: one that ssh reaches, or this machine."""
+    """A machine to measure on: one that ssh reaches, this machine, or a browser."""
 
     name: str
     """Name for `--device`."""
     url: str | None = None
-    """ssh:// address, or None for this machine."""
+    """ssh:// address, "http:" for a browser, or None for this machine."""
     device_class: str | None = None
     """Name of the device class that the user set."""
     ssh_config: str | None = None
     """Path of the ssh configuration to use instead of the user's own."""
+    web_runtime: Path | None = None
+    """Package file of LiteRT.js for a browser; None to let npm download it."""
+
+    @property
+    def is_browser(self) -> bool:
+        """Whether it is a browser, which opens a page of edgekit's."""
+        return self.url == HTTP
 
     @property
     def address(self) -> Address:
@@ -101,10 +110,24 @@ def read_devices() -> dict[str, Device]:
     return {name: _device(name, table, path) for name, table in tables.items()}
 
 
+def browser_called(name: str, web_runtime: Path | None = None) -> Device | None:
+    """The browser with this name, `web` or `web:NAME`; None for another name. UsageError if NAME is not valid."""
+    kind, colon, own = name.partition(":")
+    if kind != WEB or own.startswith("//"):
+        return None
+    if colon and not _NAME.fullmatch(own):
+        raise UsageError(f"the browser's name is '{own}'", valid="1 to 64 letters, digits, '.', '_' and '-'")
+    return Device(name, HTTP, web_runtime=web_runtime)
+
+
 def find_device(name: str) -> Device:
     """The device with this name or ssh:// address; UsageError with the valid names if it doesn't exist."""
     if name == LOCAL:
         return THIS
+    if browser_called(name):
+        raise UsageError(
+            f"'{name}' is a browser", valid="a machine for this command; `edgekit benchmark` measures in browsers"
+        )
     if name.startswith(SCHEME):
         parse_url(name)
         return Device(name, name)
@@ -158,11 +181,11 @@ def remove_device(name: str) -> None:
 
 def check_name(name: str) -> None:
     """Raise UsageError for a name that doesn't suit tables, files and messages."""
-    if not _NAME.fullmatch(name) or name == LOCAL:
+    if not _NAME.fullmatch(name) or name in (LOCAL, WEB):
         raise UsageError(
             f"the device's name is {name!r}",
             valid="1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit, other than "
-            f"'{LOCAL}', which is this machine",
+            f"'{LOCAL}', which is this machine, and '{WEB}', which is a browser",
         )
 
 

@@ -1,9 +1,13 @@
-"""Measure on a device: send missing files, run the agent there, and return its rows or the error as rows."""
+"""Measure on a device: send missing files, run the agent there, and return its rows or the error as rows.
+
+A browser measures in the same way, through edgekit.devices.web.
+"""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +20,7 @@ from edgekit.devices.requests import AppsAnswer, AppsRequest
 from edgekit.devices.scripts import APPS
 from edgekit.devices.setup import ensure_environment, send_files
 from edgekit.devices.transport import Connection, connect
+from edgekit.devices.web.pages import Pages
 from edgekit.errors import ConnectionCutError, DeviceError, EdgekitError, InputError
 from edgekit.measure.baselines import Group
 from edgekit.measure.built_bundles import BuiltBundles, measure_built
@@ -24,6 +29,7 @@ from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_m
 from edgekit.measure.measurement import failed_measurement
 from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
@@ -39,6 +45,21 @@ INSTALLED = (
 """Program that prints the version of every distribution in its environment."""
 
 
+class Measurer(Protocol):
+    """A device that is ready to measure: a board, or a browser."""
+
+    row_facts: DeviceFacts
+    """The device, as reports describe it."""
+
+    def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
+        """Measure bundles of one target. Rows are in the bundles' order. Raises a DeviceError if that fails."""
+        ...
+
+    def versions(self, bundles: Group) -> dict[str, str]:
+        """Versions that the measurements of these bundles depend on. Raises a DeviceError."""
+        ...
+
+
 class Board:
     """A connected device, ready to measure. `open_board` creates one."""
 
@@ -46,6 +67,7 @@ class Board:
         self._connection, self._offline, self._reporter = connection, offline, reporter
         self.device = connection.device
         self.facts = probe(connection)
+        self.row_facts = row_device(self.device, self.facts)
 
     def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
         """Measure bundles of one target on the device, as `measure_group` does here. Rows are in the bundles' order.
@@ -185,6 +207,19 @@ def open_board(device: Device, offline: bool, reporter: Reporter) -> Iterator[Bo
         yield Board(connection, offline, reporter)
 
 
+@contextmanager
+def open_measurer(
+    device: Device, timing: Timing, offline: bool, reporter: Reporter, pages: Pages | None
+) -> Iterator[Measurer]:
+    """Connect to a board, or wait for a browser. Raises a DeviceError if that fails."""
+    if device.is_browser:
+        assert pages is not None
+        yield pages.browser(device, timing.threads)
+    else:
+        with open_board(device, offline, reporter) as board:
+            yield board
+
+
 def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter, offline: bool) -> Inspection:
     """Inspect a bundle or model file on this machine or on a device: the document of `edgekit inspect`."""
     if device == THIS:
@@ -203,8 +238,11 @@ def measure_on_device(
     offline: bool = False,
     images: EvaluationImages | None = None,
     store: MeasurementStore | None = None,
+    pages: Pages | None = None,
 ) -> list[Measurement]:
     """Measure bundles on a device, one measurement each. If the device fails, the measurements contain the error.
+
+    A browser needs `pages`.
 
     A lost connection is opened again for the bundles of the next runtime. Measurements in `store` are used only if the
     device that answers is the one that they were measured on.
@@ -214,16 +252,16 @@ def measure_on_device(
     def measure(group: Group) -> Mapping[str, Measurement]:
         nonlocal facts
         try:
-            with open_board(device, offline, reporter) as board:
-                facts = row_device(device, board.facts)
+            with open_measurer(device, timing, offline, reporter, pages) as measurer:
+                facts = measurer.row_facts
 
-                def on_board(group: Group) -> Mapping[str, Measurement]:
-                    return dict(zip(group, board.measure(group, timing, images), strict=True))
+                def on_device(group: Group) -> Mapping[str, Measurement]:
+                    return dict(zip(group, measurer.measure(group, timing, images), strict=True))
 
                 if store is None:
-                    return on_board(group)
-                machine = Machine(facts, board.versions(group), device.url, device.ssh_config)
-                return store.resumed(group, machine, on_board, reporter)
+                    return on_device(group)
+                machine = Machine(facts, measurer.versions(group), device.url, device.ssh_config)
+                return store.resumed(group, machine, on_device, reporter)
         except DeviceError as error:
             interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
             reporter.warn(str(error), error)

@@ -7,11 +7,11 @@ from threading import Event
 from typing import Literal
 
 from edgekit.devices.app_state import AppState
+from edgekit.devices.closing import close_all
 from edgekit.devices.parallel import each_device
 from edgekit.devices.push import Bound, PushedDevice, push_to
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import open_board
-from edgekit.devices.transport import close_all
 from edgekit.errors import DeviceError
 from edgekit.report.row import Failure
 from edgekit.runtime.bundle import Bundle

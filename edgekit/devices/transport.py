@@ -19,6 +19,7 @@ from typing import IO, TypeVar
 
 import msgspec
 
+from edgekit.devices.closing import closing
 from edgekit.devices.faults import connection_error, exit_error
 from edgekit.devices.registry import Device
 from edgekit.devices.requests import ScriptRequest
@@ -36,7 +37,6 @@ ALIVE_COUNT = 3
 
 
 T = TypeVar("T")
-_open: "set[Connection]" = set()
 
 
 @dataclass(frozen=True)
@@ -172,19 +172,9 @@ def connect(device: Device, alive_s: int = ALIVE_S) -> Iterator[Connection]:
     parent = "/tmp" if Path("/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="edgekit-", dir=parent) as folder:
         connection = Connection(device, Path(folder), alive_s)
-        try:
-            _open.add(connection)
+        with closing(connection):
             connection.open()
             yield connection
-        finally:
-            connection.close()
-            _open.discard(connection)
-
-
-def close_all() -> None:
-    """Close every connection of this process. Commands in progress fail with the error of a lost connection."""
-    for connection in list(_open):
-        connection.close()
 
 
 @contextmanager

@@ -28,8 +28,8 @@ class Fresh:
     """Time to load the bundle, in milliseconds."""
     first_ms: float
     """Time of the first inference, in milliseconds."""
-    peak_rss_bytes: int
-    """Peak resident memory of the process, in bytes."""
+    peak_rss_bytes: int | None
+    """Peak resident memory of the process, in bytes; None if it isn't known, as in a browser."""
 
 
 def measure_fresh(bundle: Path, threads: int, timeout: float = 600) -> Fresh:

@@ -19,6 +19,11 @@ NOT_INT8 = "this gate applies to int8 bundles"
 COMPARED = "the other bundles are compared with this one"
 NO_ACCURACY = "random weights have no accuracy"
 NEAR_CHANCE = "the reference is near chance, so no accuracy means anything"
+DOT_PRODUCTS = {
+    "emulated": "the browser emulates the integer dot product here, so INT8 gains less than on a processor that has it",
+    "absent": "the browser lacks the integer dot product (relaxed SIMD), so INT8 gains less than in one that has it",
+}
+"""Remarks on INT8 in a browser, by the state of its dot product."""
 EMULATED = "timings of an emulated device are not comparable"
 
 
@@ -164,6 +169,9 @@ def _remarks(measured: Measurement) -> Iterator[str]:
         yield SIMULATED
     if measured.int8 and measured.int8.pairs_that_can_saturate and not _is_arm(measured.device.device_class):
         yield f"{measured.int8.pairs_that_can_saturate:,} {SATURATING}"
+    browser = measured.device.browser
+    if browser and measured.precision == "int8" and browser.dot_product in DOT_PRODUCTS:
+        yield DOT_PRODUCTS[browser.dot_product]
     if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
         yield hot
     energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores

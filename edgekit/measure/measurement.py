@@ -6,7 +6,7 @@ from edgekit.config.device_classes import load_device_class
 from edgekit.measure.baselines import F32, Call, Group, speedup_of
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group_times import GroupTimes
-from edgekit.measure.opened_bundle import OpenedBundle, computes_in
+from edgekit.measure.opened_bundle import CheckedBundle, computes_in
 from edgekit.measure.timing import Timed, latency_of
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import EndToEnd, Failure, LowPrecision, Measurement, Roofline
@@ -14,19 +14,24 @@ from edgekit.runtime.bundle import Bundle
 
 
 def measurement_of(
-    name: str, group: Group, this: OpenedBundle, times: GroupTimes, device: DeviceFacts, images: EvaluationImages | None
+    name: str,
+    group: Group,
+    this: CheckedBundle,
+    times: GroupTimes,
+    device: DeviceFacts,
+    images: EvaluationImages | None,
 ) -> Measurement:
     """Put together the measurement of one bundle."""
     timed, manifest = times.timed, this.bundle.manifest
-    threads = this.session.threads
-    latency = latency_of(timed.times[name, F32], threads, this.fresh)
+    threads = this.threads
+    latency = latency_of(timed.times[name, F32], threads, this.fresh, timed.batches.get((name, F32), 1))
     end_to_end = times.end_to_end.get(name)
     macs = sum(layer["macs"] for layer in manifest.layers)
     return Measurement(
         target=manifest.target,
         precision=manifest.precision,
         device=device,
-        engine=f"{this.session.engine_name} {this.session.engine_version}",
+        engine=this.engine,
         bundle=name,
         scheme=manifest.scheme,
         size_bytes=this.bundle.size_bytes,
@@ -61,7 +66,7 @@ def failed_measurement(
     )
 
 
-def _low_precision(name: str, this: OpenedBundle, timed: Timed[Call]) -> LowPrecision | None:
+def _low_precision(name: str, this: CheckedBundle, timed: Timed[Call]) -> LowPrecision | None:
     if this.low is None:
         return None
     computed_in = computes_in(this.low.session)

@@ -34,17 +34,27 @@ class LowPrecisionSession:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenedBundle:
-    """A bundle whose session is open, and the measurements before timing."""
+class CheckedBundle:
+    """A bundle that gives its golden logits, and the measurements before timing."""
 
     bundle: Bundle
-    session: Session
+    engine: str
+    """Distribution that runs the bundle, with its version."""
+    threads: int
+    """Number of threads that the runtime computes with."""
     fresh: Fresh
     profile: ProfileSummary
     accuracy: Accuracy | None = None
     snr_db: float | None = None
     low: LowPrecisionSession | None = None
     """The same bundle in bf16 or f16, or None if its runtime would not choose that itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedBundle(CheckedBundle):
+    """A checked bundle whose session is open in this process."""
+
+    session: Session
 
     def example(self, images: EvaluationImages | None) -> NDArray[np.float32]:
         """The first image, or without images a golden sample, normalized: float32 [1,C,H,W]."""
@@ -65,15 +75,28 @@ def open_bundle(
     accuracy, snr = None, SnrMeter(images.logits if images else None)
     if images is not None:
         predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
-        changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
-        right = right_by_class(predictions, images.crops.labels)
-        accuracy = replace(compare(predictions, images.reference), changes=changes, right_by_class=right)
+        accuracy = accuracy_of(predictions, images, bundle)
     profile = summarize_profile(bundle, session.threads, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
     return OpenedBundle(
-        bundle=bundle, session=session, fresh=fresh, profile=profile, accuracy=accuracy, snr_db=snr.db, low=low
+        bundle=bundle,
+        engine=f"{session.engine_name} {session.engine_version}",
+        threads=session.threads,
+        session=session,
+        fresh=fresh,
+        profile=profile,
+        accuracy=accuracy,
+        snr_db=snr.db,
+        low=low,
     )
+
+
+def accuracy_of(predictions: Predictions, images: EvaluationImages, bundle: Bundle) -> Accuracy:
+    """Accuracy of a bundle's predictions for the evaluation images, and the classes in which they changed."""
+    changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
+    right = right_by_class(predictions, images.crops.labels)
+    return replace(compare(predictions, images.reference), changes=changes, right_by_class=right)
 
 
 def _open_in_low_precision(

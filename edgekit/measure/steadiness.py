@@ -2,6 +2,7 @@
 
 - heat: the processor was throttled during timing;
 - other load: other processes used more than a tenth of the CPUs that the session's threads need;
+- a hidden page: browsers slow down a page that is not in front;
 - drift: of 20 blocks of neighbouring rounds, the third slowest median is more than 50 % of p50 above the third fastest.
 
 An unreliable latency is timed again, up to three times in total. A row that stays unreliable gets a remark. If the user
@@ -41,18 +42,29 @@ def time_steadily(
     calls: Mapping[K, Callable[[], object]], threads: int, timing: Timing, title: str, reporter: Reporter
 ) -> tuple[dict[K, Times], Conditions]:
     """Time the calls with `alternate`, again if the times are unreliable; returns milliseconds and conditions."""
-    for attempt in range(ATTEMPTS):
+
+    def attempt() -> tuple[dict[K, Times], Conditions]:
         sampler = TelemetrySampler()
         with reporter.stage(title, timing.warmup + timing.iterations) as step:
 
-            def on_round(step: Step = step, sampler: TelemetrySampler = sampler) -> None:
+            def on_round(step: Step = step) -> None:
                 step()
                 sampler()
 
             times = alternate(calls, timing.warmup, timing.iterations, on_round)
-        conditions = sampler.finish()
+        return times, sampler.finish()
+
+    return repeat_until_steady(attempt, threads, reporter)
+
+
+def repeat_until_steady(
+    attempt: Callable[[], tuple[dict[K, Times], Conditions]], threads: int, reporter: Reporter
+) -> tuple[dict[K, Times], Conditions]:
+    """Make attempts until the times are reliable, at most three; returns those of the last one."""
+    for number in range(ATTEMPTS):
+        times, conditions = attempt()
         reasons = unreliable(conditions, threads, max((spread(values) or 0 for values in times.values()), default=0))
-        if not reasons or attempt == ATTEMPTS - 1:
+        if not reasons or number == ATTEMPTS - 1:
             break
         reporter.say(f"timing again: {'; '.join(reasons)}")
     return times, conditions
@@ -72,7 +84,7 @@ def spread(times: Times) -> float | None:
 
 def unreliable(conditions: Conditions, threads: int, spread: float | None) -> list[str]:
     """Reasons why a latency is unreliable, each with a remedy; empty if it is reliable."""
-    reasons = (throttled(conditions), other_load(conditions, threads), drifted(spread))
+    reasons = (throttled(conditions), other_load(conditions, threads), hidden(conditions), drifted(spread))
     return [reason for reason in reasons if reason]
 
 
@@ -95,6 +107,11 @@ def other_load(conditions: Conditions, threads: int) -> str | None:
         f"other processes used {other:.1f} of {cpus} CPUs in addition to {threads} thread{'s' if threads > 1 else ''}: "
         "stop them, or use fewer --threads"
     )
+
+
+def hidden(conditions: Conditions) -> str | None:
+    """Reason if the page of a browser was hidden during timing, or None."""
+    return "the page was hidden during timing: keep it in front, and the screen on" if conditions.hidden else None
 
 
 def drifted(spread: float | None) -> str | None:

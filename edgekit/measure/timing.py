@@ -32,6 +32,8 @@ class Timed(Generic[K]):
     """Conditions during timing; None if every call failed."""
     failures: Mapping[K, Exception] = field(default_factory=dict)
     """Error of each call that failed."""
+    batches: Mapping[K, int] = field(default_factory=dict)
+    """Number of inferences whose mean is one time, where it isn't 1."""
 
 
 def time_in_turns(
@@ -76,8 +78,11 @@ def without_failing(
     return None, failures
 
 
-def latency_of(times: Times, threads: int, fresh: Fresh) -> Latency:
-    """Compute latency figures from times [N] in ms, and add those of a fresh process."""
+def latency_of(times: Times, threads: int, fresh: Fresh, batch: int = 1) -> Latency:
+    """Compute latency figures from times [N] in ms, and add those of a fresh process.
+
+    Each time is the mean of `batch` inferences.
+    """
     p5, p25, p50, p75, p90, p95, p99 = np.percentile(times, PERCENTILES).tolist()
     return Latency(
         p5=p5, p25=p25, p50=p50, p75=p75, p90=p90, p95=p95, p99=p99,
@@ -86,6 +91,7 @@ def latency_of(times: Times, threads: int, fresh: Fresh) -> Latency:
         spread=spread(times),
         count=len(times),
         threads=threads,
+        batch=batch,
         load=fresh.load_ms,
         first=fresh.first_ms,
     )  # fmt: skip

@@ -11,6 +11,8 @@ from edgekit import __version__
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
+from edgekit.devices.web.limits import check_browsers
+from edgekit.devices.web.pages import Pages, serving
 from edgekit.images.calibration_list import doubts, write_list
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
@@ -50,7 +52,12 @@ def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None)
     With `rank`, INT8 bundles that miss the accuracy bound are repaired: the layers that it ranks first stay in float.
     """
     check_tools(options)
-    options = with_device_class(options)
+    with serving(options.devices, reporter) as pages:
+        return _deploy(with_device_class(options), reporter, rank, pages)
+
+
+def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages: Pages | None) -> Report:
+    """Run the whole job, with the pages of its browsers."""
     refused = Refusals() if options.force else refusals(options)
     job = load_job(options, reporter)
     if refused.unplanned:
@@ -64,7 +71,7 @@ def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None)
         with builder_of(job, run) as builder:
             job = builder.job  # a large network's, so that the one in memory is freed
             write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-            rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs)
+            rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs, pages)
             if repairs:
                 write_list(run.path / "calibration.json", job.calibration, repairs.recipe, options.seed)
             stability = (
@@ -118,6 +125,7 @@ def plan(options: Options, reporter: Reporter) -> PlannedRun:
 def check_tools(options: Options) -> None:
     """Raise an InputError for an unusable output, missing data or a missing package."""
     check_output(options.folder)
+    check_browsers(options.devices, options.timing, options.targets)
     for path in filter(None, (options.data, options.calibration_data)):
         open_layout(path)
     for package in REPORT_PACKAGES:
@@ -133,11 +141,12 @@ def bundles_and_rows(
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
     repairs: Repairs | None = None,
+    pages: Pages | None = None,
 ) -> tuple[list[Row], Reference]:
     """Build or reuse the bundles, evaluate and time them. Returns the report's rows, and the accuracy of torch.
 
     A bundle in `refused` is skipped, and its row has the reason. With `repairs`, one that misses the accuracy bound is
-    repaired, unless the reference is near chance, where no accuracy means anything.
+    repaired, unless the reference is near chance, where no accuracy means anything. Browsers need `pages`.
     """
     job = builder.job
     random = job.network.weights == "random"
@@ -153,7 +162,7 @@ def bundles_and_rows(
             if device == THIS:
                 return measure_here(bundles, machine.describe(), images, options.timing, run, reporter)
             store = MeasurementStore(run, images, options.timing)
-            return measure_on_device(device, bundles, options.timing, reporter, options.offline, images, store)
+            return measure_on_device(device, bundles, options.timing, reporter, options.offline, images, store, pages)
 
         measured = each_device(options.devices, lambda device: measure(device, built))
         if repairs and not reference.near_chance:

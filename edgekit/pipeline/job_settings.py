@@ -59,7 +59,8 @@ def choose_class(options: Options) -> DeviceClass:
     """
     first = options.devices[0]
     try:
-        name = options.device_class or (host_class() if first == THIS else class_of_remote(first))
+        here = first == THIS or first.is_browser
+        name = options.device_class or (host_class() if here else class_of_remote(first))
     except DeviceError as error:
         fix = "To build bundles without the device, name its class with `--device-class`"
         raise error.with_fix(fix) from error

@@ -74,6 +74,8 @@ class Conditions:
     """Number of CPUs that the timed process may use."""
     other_cpus: Annotated[float, Meta(ge=0)] | None
     """Number of CPUs that other processes kept busy during the timing, on average."""
+    hidden: bool | None = None
+    """Whether a browser hid the page at any time during the timing; null outside of browsers."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,29 @@
 """The machine that a row was measured on."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
 Count = Annotated[int, Meta(ge=0)]
+
+
+DotProduct = Literal["signed", "unsigned", "emulated", "absent"]
+
+
+class BrowserFacts(Struct, frozen=True, kw_only=True):
+    """The browser that a row was measured in, as far as a page can know."""
+
+    user_agent: str
+    """The browser's own description of itself."""
+    build: Literal["relaxed", "compat", "threaded"]
+    """Build of LiteRT.js that ran: with relaxed SIMD, without it, or with relaxed SIMD and threads."""
+    dot_product: DotProduct
+    """The integer dot product of relaxed SIMD: an instruction of the processor for signed numbers (Arm SDOT) or for
+    unsigned by signed ones (AVX-VNNI), several other instructions, or not in this browser."""
+    clock_ms: float
+    """Step of the page's clock, in milliseconds."""
+    secure: bool
+    """Whether the page came over HTTPS or from the same machine, without which it has no threads and no wake lock."""
 
 
 class DeviceFacts(Struct, frozen=True, kw_only=True):
@@ -27,6 +46,8 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     """Version of the Python that ran the bundle."""
     emulated: bool | None = None
     """Whether QEMU emulates the device: its timings are not comparable, so no gate judges them."""
+    browser: BrowserFacts | None = None
+    """The browser that ran the bundle; null for a machine that runs Python."""
 
     @property
     def label(self) -> str:

@@ -116,6 +116,8 @@ class Latency:
     """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; null for too few rounds."""
     count: Count
     threads: Count
+    batch: Annotated[int, Meta(ge=1)] = 1
+    """Number of consecutive inferences whose mean is one time; above 1 in browsers, whose clocks are coarse."""
     load: Milliseconds
     first: Milliseconds
 

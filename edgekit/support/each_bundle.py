@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from edgekit.errors import costs_a_row
+from edgekit.errors import DeviceError, costs_a_row
 from edgekit.support.progress import Reporter
 
 T = TypeVar("T")
@@ -14,8 +14,8 @@ def each_bundle(
 ) -> tuple[dict[str, T], dict[str, Exception]]:
     """Results of the work by the bundle's name, and the errors of the other bundles, which are reported.
 
-    A bug in edgekit costs its own bundle, too. Errors that concern the whole command are raised. `what` names the work
-    in messages.
+    A bug in edgekit costs its own bundle, too. Errors that concern the whole command or device are raised. `what` names
+    the work in messages.
     """
     results: dict[str, T] = {}
     errors: dict[str, Exception] = {}
@@ -23,7 +23,7 @@ def each_bundle(
         try:
             results[name] = work(name)
         except Exception as error:
-            if not costs_a_row(error):
+            if not costs_a_row(error) or isinstance(error, DeviceError):
                 raise
             reporter.failed(f"{name}: {what}" if what else name, error)
             errors[name] = error

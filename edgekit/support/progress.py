@@ -35,6 +35,10 @@ class Reporter:
         if not self.quiet:
             self._print(message)
 
+    def prompt(self, message: str) -> None:
+        """Print what the user has to do, even when quiet."""
+        self._print(message)
+
     def warn(self, message: str, error: Exception | None = None) -> None:
         """Print a warning even when quiet.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekit.compiler.rewrites import PASSES
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.devices.registry import THIS
+from edgekit.devices.web.pages import Pages, serving
 from edgekit.errors import BundleError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.measure.settings import Gates
@@ -47,7 +48,7 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
     """
     check_search(options)
     check_tools(options)
-    with open_run(options.folder) as run:
+    with serving(options.devices, reporter) as pages, open_run(options.folder) as run:
         ready = load_split_job(options, search, reporter)
         if options.devices[0] != THIS:
             reporter.warn(
@@ -57,7 +58,7 @@ def tune(options: Options, search: Search, reporter: Reporter) -> Report:
         studies = run_studies(ready, options, search, run, reporter)
         check_completed(studies)
         recipe = write_recipe(run.path / RECIPE, ready, studies, trial_gates(options))
-        return verdict(run, ready, recipe, options, studies, reporter)
+        return verdict(run, ready, recipe, options, studies, reporter, pages)
 
 
 def check_search(options: Options) -> None:
@@ -132,12 +133,18 @@ def write_recipe(path: Path, ready: SplitJob, studies: Studies, gates: Gates) ->
 
 
 def verdict(
-    run: RunFolder, ready: SplitJob, recipe: Recipe, options: Options, studies: Studies, reporter: Reporter
+    run: RunFolder,
+    ready: SplitJob,
+    recipe: Recipe,
+    options: Options,
+    studies: Studies,
+    reporter: Reporter,
+    pages: Pages | None = None,
 ) -> Report:
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-    rows, reference = bundles_and_rows(SingleProcessBuilder(job), options, run, reporter)
+    rows, reference = bundles_and_rows(SingleProcessBuilder(job), options, run, reporter, pages=pages)
     gates = trial_gates(options)
     parts = [summary(target, study.trials, gates) for target, study in studies.items()]
     tuning = SearchSummary(

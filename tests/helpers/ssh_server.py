@@ -10,9 +10,9 @@ import sysconfig
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -49,9 +49,9 @@ class Server:
         """The client's configuration file, with the alias `device`."""
         return self.folder / "ssh_config"
 
-    def device(self, name: str = "board", **changes: str) -> Device:
+    def device(self, name: str = "board", **changes: Any) -> Device:
         """The device as the registry returns it."""
-        return Device(**{"name": name, "url": "ssh://device", "ssh_config": str(self.config)} | changes)
+        return replace(Device(name, "ssh://device", ssh_config=str(self.config)), **changes)
 
     def sessions(self) -> list[int]:
         """Process ids of the sshd processes of all connections, and of their descendants."""

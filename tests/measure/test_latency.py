@@ -162,6 +162,7 @@ def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
     ballast = np.ones(1 << 30, np.uint8)  # must not count for the fresh process, although ru_maxrss survives exec
     fresh = measure_fresh(make_bundle("onnx"), threads=1)
     assert peak_rss_bytes() > ballast.nbytes
+    assert fresh.peak_rss_bytes is not None
     assert fresh.peak_rss_bytes < ballast.nbytes / 2
     assert fresh.load_ms > 0
     assert fresh.first_ms > 0

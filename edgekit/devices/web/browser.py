@@ -1,0 +1,253 @@
+"""Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import __version__
+from edgekit.devices.registry import Device
+from edgekit.devices.web.facts import build_for, device_of
+from edgekit.devices.web.messages import (
+    Build,
+    Download,
+    Images,
+    LogitsRequest,
+    Opened,
+    OpenRequest,
+    RawTimes,
+    Shown,
+    TimesRequest,
+)
+from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
+from edgekit.devices.web.server import PageServer
+from edgekit.devices.web.words import outcome
+from edgekit.errors import DeviceError, EngineError
+from edgekit.measure.accuracy import SnrMeter, predict
+from edgekit.measure.baselines import F32, Call, Group
+from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.fresh_process import Fresh
+from edgekit.measure.group import measure_with
+from edgekit.measure.group_times import GroupTimes
+from edgekit.measure.latency import Times
+from edgekit.measure.opened_bundle import CheckedBundle, accuracy_of
+from edgekit.measure.profile_summary import ProfileSummary
+from edgekit.measure.settings import Timing
+from edgekit.measure.steadiness import repeat_until_steady
+from edgekit.measure.timing import Timed
+from edgekit.measure.versions import ROOMS
+from edgekit.report.conditions import Conditions, MachineState
+from edgekit.report.row import Int8, Measurement
+from edgekit.report.time_profile import TimeProfile
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.session import VerifyResult, golden_error
+from edgekit.support.progress import Reporter, Step
+from edgekit.support.versions import versions_of
+
+CHUNK_BYTES = 2 << 20
+"""Size of the images that one request runs on."""
+NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
+UNKNOWN = MachineState(
+    clock_mhz=None,
+    clock_max_mhz=None,
+    governor=None,
+    celsius=None,
+    throttled=None,
+    throttle_events=None,
+    cooling_state=None,
+    load=None,
+)
+"""State of a machine that reports nothing."""
+
+
+class Browser:
+    """A browser that opened the page, ready to measure."""
+
+    def __init__(
+        self, device: Device, server: PageServer, runtime: RuntimeFiles, threads: int | None, reporter: Reporter
+    ) -> None:
+        self._device, self._server, self._reporter = device, server, reporter
+        self._facts = server.joined().facts
+        build = build_for(device.name, self._facts, threads or 1)
+        self._threads = min(threads or 1, self._facts.cores) if build == "threaded" else 1
+        if threads and threads > self._threads:
+            reporter.warn(f"{device.name}: measured with one thread: more need HTTPS (`--web-https`) and relaxed SIMD")
+        script, wasm = runtime.script(build), runtime.wasm(build)
+        self._build = Build(
+            f"runtime/{script.name}", replace(server.offer(wasm), url=f"runtime/{wasm.name}"), self._threads
+        )
+        self._engine = f"{NAME} {VERSION} ({build})"
+        self.row_facts = device_of(device, self._facts, build)
+        """The browser, as reports describe it."""
+
+    def versions(self, bundles: Group) -> dict[str, str]:
+        """Versions on which the measurements depend."""
+        return {NAME: VERSION, "edgekit": __version__, **versions_of(("numpy", "pillow"), ROOMS)}
+
+    def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
+        """Measure bundles in the browser, as `measure_group` does here. Rows are in the bundles' order.
+
+        Raises a DeviceError if the browser fails or leaves.
+        """
+        offered = {name: self._server.offer(bundle.model_path) for name, bundle in bundles.items()}
+
+        def opening(name: str) -> CheckedBundle:
+            return self._check(name, bundles[name], offered[name], images)
+
+        def times_of(opened: Mapping[str, CheckedBundle]) -> GroupTimes:
+            return GroupTimes(self._time(opened, offered, timing, images), {}, {}, {}, {})
+
+        try:
+            measured = measure_with(opening, times_of, bundles, self.row_facts, self._reporter, images)
+        except DeviceError as error:
+            self._server.show(Shown(state="failed", title="The measurement failed", text=str(error)))
+            raise
+        finally:
+            for model in offered.values():
+                self._server.withdraw(model)
+        rows = list(measured.values())
+        self._server.show(outcome(rows))
+        return rows
+
+    def _check(self, name: str, bundle: Bundle, model: Download, images: EvaluationImages | None) -> CheckedBundle:
+        """Run the golden samples and, if there are any, the evaluation images."""
+        self._show(f"{name}: load")
+        request = OpenRequest(build=self._build, models=(model,))
+        opened = msgspec.convert(self._server.ask(request), Opened)
+        golden = bundle.golden()
+        logits = np.concatenate(list(self._logits(bundle, model, golden.pixels)))
+        result = VerifyResult(float(np.abs(logits - golden.logits).max()), golden.tolerance)
+        if not result.passed:
+            raise golden_error(name, result, self._engine, None, f"'{self._device.name}'")
+        accuracy, snr = None, SnrMeter(images.logits if images else None)
+        if images is not None:
+            title = f"{name}: evaluate"
+            with self._reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
+                rows = self._counted(self._logits(bundle, model, images.crops.pixels), title, len(images.crops), step)
+                run = snr.watched(lambda row: row)
+                predictions = predict(run, zip(rows, map(int, images.crops.labels), strict=True), images.names)
+            accuracy = accuracy_of(predictions, images, bundle)
+        int8 = Int8(
+            share_of_macs=None,
+            method=NO_PROFILER,
+            float_layers=None,
+            simulated=None,
+            pairs_that_can_saturate=bundle.manifest.pairs_that_can_saturate,
+        )
+        return CheckedBundle(
+            bundle=bundle,
+            engine=self._engine,
+            threads=self._threads,
+            fresh=Fresh(opened.load_ms, opened.first_ms, None),
+            profile=ProfileSummary(int8, TimeProfile(missing=NO_PROFILER)),
+            accuracy=accuracy,
+            snr_db=snr.db,
+        )
+
+    def _counted(
+        self, rows: Iterator[NDArray[np.float32]], title: str, total: int, step: Step
+    ) -> Iterator[NDArray[np.float32]]:
+        for done, row in enumerate(rows, start=1):
+            step()
+            if done % 20 == 0 or done == total:
+                self._show(title, done, total)
+            yield row
+
+    def _logits(self, bundle: Bundle, model: Download, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """Logits [1,classes] of each image of [N,H,W,C]."""
+        count = max(1, CHUNK_BYTES // pixels[0].size)
+        for first in range(0, len(pixels), count):
+            part = pixels[first : first + count]
+            with self._offered(bundle, part) as images:
+                answer = self._server.ask(LogitsRequest(build=self._build, models=(model,), images=(images,)))
+            logits = np.frombuffer(cast(bytes, answer), "<f4").astype(np.float32)
+            if logits.size != len(part) * bundle.manifest.classes:
+                raise EngineError(f"'{bundle.path.name}' returned {logits.size} logits for {len(part)} images")
+            yield from logits.reshape(len(part), 1, -1)
+
+    def _time(
+        self,
+        opened: Mapping[str, CheckedBundle],
+        offered: Mapping[str, Download],
+        timing: Timing,
+        images: EvaluationImages | None,
+    ) -> Timed[Call]:
+        """Time the bundles in turns on the first image, or without images on a golden sample."""
+        if not opened:
+            return Timed()
+        title, total = f"{', '.join(opened)}: time", timing.warmup + timing.iterations
+        models = tuple(offered[name] for name in opened)
+        calls: list[Call] = [(name, F32) for name in opened]
+        batches: dict[Call, int] = {}
+
+        def attempt() -> tuple[dict[Call, Times], Conditions]:
+            steps = 0
+            with ExitStack() as stack:
+                step = stack.enter_context(self._reporter.stage(f"{self._device.name}: {title}", total))
+
+                def on_step(done: int) -> None:
+                    nonlocal steps
+                    for _ in range(steps, done):
+                        step()
+                    steps = max(steps, done)
+
+                request = TimesRequest(
+                    build=self._build,
+                    models=models,
+                    images=tuple(
+                        stack.enter_context(self._offered(checked.bundle, example_of(checked.bundle, images)))
+                        for checked in opened.values()
+                    ),
+                    warmup=timing.warmup,
+                    rounds=timing.iterations,
+                    clock_ms=self._facts.clock_ms,
+                )
+                self._show(title, 0, total)
+                started = time.monotonic()
+                times = msgspec.convert(self._server.ask(request, on_step), RawTimes)
+                on_step(total)
+            batches.update(zip(calls, times.batches, strict=True))
+            conditions = Conditions(
+                before=UNKNOWN,
+                after=UNKNOWN,
+                seconds=time.monotonic() - started,
+                series=(),
+                throttled=None,
+                cpus=max(1, self._facts.cores),
+                other_cpus=None,
+                hidden=times.hidden,
+            )
+            return {call: np.array(own) for call, own in zip(calls, times.times, strict=True)}, conditions
+
+        measured, conditions = repeat_until_steady(attempt, self._threads, self._reporter)
+        return Timed(measured, {}, conditions, {}, batches)
+
+    @contextmanager
+    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Images]:
+        """Offer images [N,H,W,C] to the page while the block runs."""
+        preprocessing = bundle.manifest.preprocessing
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], preprocessing.channels, axis=2)
+        table = preprocessing.normalize(levels)[0, :, :, 0]
+        download = self._server.offer(pixels.tobytes())
+        try:
+            yield Images(
+                pixels=download,
+                count=len(pixels),
+                shape=bundle.manifest.input_shape[1:],
+                table=tuple(map(tuple, table.tolist())),
+            )
+        finally:
+            self._server.withdraw(download)
+
+    def _show(self, title: str, done: int | None = None, total: int | None = None) -> None:
+        self._server.show(Shown(state="working", title=title, done=done, total=total))
+
+
+def example_of(bundle: Bundle, images: EvaluationImages | None) -> NDArray[np.uint8]:
+    """The image to time a bundle on, [1,H,W,C]: the first one, or without images a golden sample."""
+    return images.crops.pixels[:1] if images is not None else bundle.golden().pixels[:1]

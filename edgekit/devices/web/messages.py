@@ -1,0 +1,163 @@
+"""Messages between edgekit and its page in a browser, as JSON. A request has an `operation`; an answer has its `id`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import Struct
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file for the page."""
+
+    url: str
+    """Address, relative to the page."""
+    sha256: str
+    """SHA-256 that the page checks."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """The build of LiteRT.js to run."""
+
+    script: str
+    """Address of its script, relative to the page."""
+    wasm: Download
+    """Its WebAssembly."""
+    threads: int
+    """Number of threads that it computes with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRequest:
+    """Asks for the times to load a bundle and to run it once, in a new worker. The answer is `Opened`."""
+
+    operation: Literal["open"] = "open"
+    build: Build
+    models: tuple[Download]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images for a model, and how to normalize them."""
+
+    pixels: Download
+    """Bytes [count,H,W,C]."""
+    count: int
+    """Number of images."""
+    shape: tuple[int, ...]
+    """Shape of a normalized image, [C,H,W]."""
+    table: tuple[tuple[float, ...], ...]
+    """For each channel, the normalized value of each of the 256 bytes, as float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsRequest:
+    """Asks for the logits of a model. The answer is float32 [count,classes] in binary."""
+
+    operation: Literal["logits"] = "logits"
+    build: Build
+    models: tuple[Download]
+    images: tuple[Images]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimesRequest:
+    """Asks to time models in turns, each on its first image. The answer is `RawTimes`."""
+
+    operation: Literal["times"] = "times"
+    build: Build
+    models: tuple[Download, ...]
+    images: tuple[Images, ...]
+    """Images of each model."""
+    warmup: int
+    """Number of rounds before the timed ones."""
+    rounds: int
+    """Number of timed rounds."""
+    clock_ms: float
+    """Step of the clock: a timed batch takes 50 of them at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the page shows: while it waits or works, or (`end`) for good. There is no answer."""
+
+    operation: Literal["show", "end"] = "show"
+    state: Literal["waiting", "working", "done", "failed"]
+    title: str
+    text: str = ""
+    done: int | None = None
+    """Number of steps done, or None if they aren't counted."""
+    total: int | None = None
+    """Number of steps, or None if they aren't counted."""
+
+
+Request = OpenRequest | LogitsRequest | TimesRequest
+
+
+class DotProducts(Struct, frozen=True):
+    """Results of relaxed SIMD's integer dot product for operands that tell its implementations apart."""
+
+    small: tuple[int, int, int, int]
+    """Sums of one -128 x 1 each."""
+    large: tuple[int, int, int, int]
+    """Sums of four -128 x -1 each."""
+
+
+class PageFacts(Struct, frozen=True, kw_only=True):
+    """What a page knows about its browser and processor; empty where the browser doesn't tell."""
+
+    user_agent: str
+    brands: tuple[tuple[str, str], ...]
+    """Names and versions of the browser."""
+    platform: str
+    platform_version: str
+    architecture: str
+    model: str
+    cores: int
+    """Number of logical processors."""
+    secure: bool
+    """Whether the page came over HTTPS or from the same machine."""
+    isolated: bool
+    """Whether the page may use threads."""
+    simd: bool
+    """Whether the browser has WebAssembly SIMD."""
+    dot_products: DotProducts | None
+    """None if the browser has no relaxed SIMD."""
+    clock_ms: float
+    """Step of the page's clock, in milliseconds."""
+
+
+class Joined(Struct, frozen=True):
+    """A page's first message."""
+
+    browser: str
+    """Random name that a page keeps when it is loaded again."""
+    facts: PageFacts
+
+
+class Opened(Struct, frozen=True):
+    """Times of a bundle in a new worker, in milliseconds."""
+
+    load_ms: float
+    first_ms: float
+
+
+class RawTimes(Struct, frozen=True):
+    """Times of several models in turns."""
+
+    times: tuple[tuple[float, ...], ...]
+    """Milliseconds of each model and round."""
+    batches: tuple[int, ...]
+    """Number of inferences whose mean is one time, for each model."""
+    hidden: bool
+    """Whether the page was hidden meanwhile."""
+
+
+class Answer(Struct, frozen=True):
+    """An answer, or the number of steps done so far. Binary answers have no `result`."""
+
+    id: int
+    done: int | None = None
+    result: dict[str, object] | None = None
+    error: str | None = None

@@ -1,0 +1,137 @@
+// Runs bundles in LiteRT's WebAssembly module, in a thread of its own. Each request has all that it needs, so that a page
+// that was loaded again can go on. The module's own JavaScript interface is not used, because it needs a second package.
+"use strict";
+importScripts("sha256.js");
+
+let runtime;
+const models = new Map(); // by SHA-256
+const TICKS = 50; // steps of the clock that a timed batch takes at least
+const PROGRESS_MS = 300;
+
+async function fetched({url, sha256: expected}) {
+  const answer = await fetch(url, {cache: "no-store"});
+  if (!answer.ok) throw new Error(`${url}: HTTP status ${answer.status}`);
+  const bytes = new Uint8Array(await answer.arrayBuffer());
+  if ((await sha256(bytes)) !== expected) throw new Error(`${url}: the file was altered on its way here`);
+  return bytes;
+}
+
+async function startRuntime(build) {
+  const script = new URL(build.script, self.location).href, wasmBinary = await fetched(build.wasm);
+  return async () => {
+    importScripts(script);
+    runtime = await self.ModuleFactory({wasmBinary, mainScriptUrlOrBlob: script, locateFile: (name) => new URL(name, script).href});
+    runtime.environment = runtime.LiteRtEnvironment.create(null);
+  };
+}
+
+async function loadModel(bytes, threads) {
+  const at = runtime._malloc(bytes.length);
+  runtime.HEAPU8.set(bytes, at);
+  const model = runtime.loadModel(runtime.environment, at, bytes.length);
+  const options = {accelerator: "wasm", cpuOptions: {numThreads: threads}, gpuOptions: {}, webNNOptions: {}};
+  const compiled = await runtime.compileModel(runtime.environment, model, options);
+  const type = model.getInputTensorType(0, 0), {READ, WRITE} = runtime.LiteRtTensorBufferLockMode;
+  const input = runtime.LiteRtTensorBuffer.createManaged(runtime.environment, runtime.LiteRtTensorBufferType.HOST_MEMORY, type, type.bytes());
+  return {
+    put(image) {
+      runtime.HEAPU8.set(new Uint8Array(image.buffer, image.byteOffset, image.byteLength), input.lock(WRITE));
+      input.unlock();
+    },
+    async run() {
+      const [output] = await compiled.run(0, [input]);
+      const from = output.lock(READ), logits = runtime.HEAPU8.slice(from, from + output.packedSize());
+      output.unlock();
+      output.delete();
+      return new Float32Array(logits.buffer);
+    },
+    bytes: type.bytes(),
+  };
+}
+
+async function ready({build, models: wanted}) {
+  if (!runtime) await (await startRuntime(build))();
+  for (const model of wanted) {
+    if (!models.has(model.sha256)) models.set(model.sha256, await loadModel(await fetched(model), build.threads));
+  }
+  return wanted.map((model) => models.get(model.sha256));
+}
+
+// Normalized images [channels, height, width] of bytes [count, height, width, channels], by a table for each channel.
+function* normalized(pixels, {count, shape: [channels, height, width], table}) {
+  const tables = table.map((values) => Float32Array.from(values)), area = height * width;
+  for (let image = 0; image < count; image++) {
+    const values = new Float32Array(channels * area), from = image * channels * area;
+    for (let channel = 0; channel < channels; channel++)
+      for (let pixel = 0; pixel < area; pixel++) values[channel * area + pixel] = tables[channel][pixels[from + pixel * channels + channel]];
+    yield values;
+  }
+}
+
+// Time to start the runtime and load the model, and that of the first inference. The files are here before.
+async function open({build, models: [model]}) {
+  const start = await startRuntime(build), bytes = await fetched(model), before = performance.now();
+  await start();
+  models.set(model.sha256, await loadModel(bytes, build.threads));
+  const loaded = performance.now(), opened = models.get(model.sha256);
+  opened.put(new Uint8Array(opened.bytes));
+  await opened.run();
+  return {load_ms: loaded - before, first_ms: performance.now() - loaded};
+}
+
+async function logits(request) {
+  const [model] = await ready(request), [images] = request.images, parts = [];
+  for (const image of normalized(await fetched(images.pixels), images)) {
+    model.put(image);
+    parts.push(await model.run());
+  }
+  const all = new Float32Array(parts.reduce((length, part) => length + part.length, 0));
+  parts.forEach((part, index) => all.set(part, index * part.length));
+  return all;
+}
+
+// Milliseconds of each model, which run in turns. Where the clock is coarse, a time is the mean of a batch.
+async function times(request, progress) {
+  const opened = await ready(request);
+  for (const [index, images] of request.images.entries()) {
+    const [image] = normalized(await fetched(images.pixels), images);
+    opened[index].put(image);
+  }
+  let reported = performance.now();
+  const report = (done) => {
+    if (performance.now() > reported + PROGRESS_MS) progress(done), (reported = performance.now());
+  };
+  for (let round = 0; round < request.warmup; round++) {
+    for (const model of opened) await model.run();
+    report(round + 1);
+  }
+  const batches = [];
+  for (const model of opened) {
+    const least = TICKS * request.clock_ms, start = performance.now();
+    let runs = 0;
+    do await model.run(), runs++;
+    while (performance.now() - start < least);
+    batches.push(runs);
+  }
+  const all = opened.map(() => []);
+  for (let round = 0; round < request.rounds; round++) {
+    for (const [index, model] of opened.entries()) {
+      const start = performance.now();
+      for (let run = 0; run < batches[index]; run++) await model.run();
+      all[index].push((performance.now() - start) / batches[index]);
+    }
+    report(request.warmup + round + 1);
+  }
+  return {times: all, batches};
+}
+
+const OPERATIONS = {open, logits, times};
+
+self.onmessage = async ({data: request}) => {
+  try {
+    const result = await OPERATIONS[request.operation](request, (done) => self.postMessage({id: request.id, done}));
+    self.postMessage({id: request.id, result});
+  } catch (error) {
+    self.postMessage({id: request.id, error: String(error?.message ?? error)});
+  }
+};

@@ -1,0 +1,83 @@
+"""The pages of a command's browsers, each at an address of its own, which the terminal shows with a QR code."""
+
+import io
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from edgekit.devices.closing import closing
+from edgekit.devices.registry import Device
+from edgekit.devices.web.runtime_package import RuntimeFiles, runtime_files
+from edgekit.support.libraries import import_needed
+from edgekit.support.progress import Reporter
+
+if TYPE_CHECKING:
+    from edgekit.devices.web.browser import Browser
+    from edgekit.devices.web.server import PageServer
+
+PACKAGES = ("aiohttp", "segno")
+"""Packages that the extra `web` brings."""
+
+
+class Pages:
+    """The pages of one command; `serving` creates them."""
+
+    def __init__(self, runtime: RuntimeFiles, reporter: Reporter, stack: ExitStack) -> None:
+        self._runtime, self._reporter, self._stack = runtime, reporter, stack
+        self._servers: dict[Device, PageServer] = {}
+
+    def browser(self, device: Device, threads: int | None) -> "Browser":
+        """The browser of a device; the first call shows an address and waits. Raises BrowserError if none comes."""
+        from edgekit.devices.web.browser import Browser
+        from edgekit.devices.web.server import PageServer
+
+        if device not in self._servers:
+            server = PageServer(device.name, self._runtime)
+            self._stack.enter_context(closing(server))
+            self._servers[device] = server
+            self._reporter.prompt(invitation(device.name, server.port, server.path))
+        with self._reporter.stage(f"{device.name}: wait for a browser"):
+            self._servers[device].joined()
+        return Browser(device, self._servers[device], self._runtime, threads, self._reporter)
+
+
+@contextmanager
+def serving(devices: Sequence[Device], reporter: Reporter) -> Iterator[Pages | None]:
+    """Yields the pages for the browsers among the devices, or None if there is no browser.
+
+    Raises MissingExtraError before anything else is done if the extra `web` or LiteRT.js is missing.
+    """
+    browsers = [device for device in devices if device.is_browser]
+    if not browsers:
+        yield None
+        return
+    for package in PACKAGES:
+        import_needed(package, "web")
+    runtime = runtime_files(browsers[0].web_runtime)
+    with ExitStack() as stack:
+        yield Pages(runtime, reporter, stack)
+
+
+def invitation(name: str, port: int, path: str) -> str:
+    """The addresses of a page, with a QR code for a phone."""
+    segno = import_needed("segno", "web")
+    address = f"http://{own_address()}:{port}{path}"
+    code = io.StringIO()
+    segno.make(address, error="l").terminal(code, compact=True)
+    return (
+        f"{name}: open this page on the phone, which must be in the same network, and keep it in front:\n\n"
+        f"  {address}\n\n{code.getvalue()}\nOn this machine, or over `adb reverse tcp:{port} tcp:{port}`: "
+        f"http://127.0.0.1:{port}{path}"
+    )
+
+
+def own_address() -> str:
+    """The address of this machine in its network; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address for documentation, which no machine has
+        except OSError:
+            return "127.0.0.1"
+        address: str = probe.getsockname()[0]
+        return address

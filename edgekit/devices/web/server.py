@@ -1,0 +1,254 @@
+"""Serves edgekit's page to one browser, and passes requests to it. Runs in a thread of its own."""
+
+import asyncio
+import concurrent.futures
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from ssl import SSLContext
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from edgekit.devices.web.messages import Answer, Download, Joined, Request, Shown
+from edgekit.devices.web.runtime_package import RuntimeFiles
+from edgekit.errors import BrowserError, EngineError, FrozenError
+
+JOIN_S = 15 * 60
+"""Time within which a browser has to open the page."""
+RETURN_S = 30
+"""Time within which a browser whose connection was lost has to come back."""
+SILENCE_S = 120
+"""Time without an answer or progress after which a browser counts as frozen."""
+HEARTBEAT_S = 30
+HEADERS = {
+    # Both make the page "cross-origin isolated", which threads need.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+T = TypeVar("T")
+
+
+class PageServer:
+    """A page for one browser, under an address that contains a random token. `close` ends it.
+
+    Methods may be called from any thread, but only one request is in progress at a time.
+    """
+
+    def __init__(self, name: str, runtime: RuntimeFiles, tls: SSLContext | None = None) -> None:
+        self.name, self._runtime = name, runtime
+        self.path = f"/{secrets.token_urlsafe(16)}/"
+        """Path of the page, which contains the token."""
+        self._files: dict[str, bytes | Path] = {}
+        self._shown = Shown(state="waiting", title="Connected", text="edgekit is preparing the measurement.")
+        self._socket: web.WebSocketResponse | None = None
+        self._joined: Joined | None = None
+        self._here, self._answers = asyncio.Event(), asyncio.Queue[Answer | bytes | None]()
+        self._asked, self._closing = 0, False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"page of {name}")
+        self._thread.start()
+        self.port: int = self._wait(self._start(tls))
+        """TCP port that the server listens on."""
+
+    def offer(self, content: bytes | Path) -> Download:
+        """Serve a file until `withdraw`."""
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        self._files[digest] = content
+        return Download(f"files/{digest}", digest)
+
+    def withdraw(self, offered: Download) -> None:
+        """Stop serving a file."""
+        self._files.pop(offered.sha256, None)
+
+    def joined(self, limit_s: float = JOIN_S) -> Joined:
+        """Wait for a browser to open the page; BrowserError if none does within the time limit."""
+        return self._wait(self._wait_for_browser(limit_s))
+
+    def ask(self, request: Request, on_step: Callable[[int], None] = lambda done: None) -> dict[str, object] | bytes:
+        """Send a request and wait for its answer. A browser that comes back after an interruption gets it again.
+
+        Raises EngineError if the request fails, BrowserError if the browser leaves, and FrozenError if it falls silent.
+        """
+        return self._wait(self._ask(request, on_step))
+
+    def show(self, shown: Shown) -> None:
+        """Show a state on the page, also after it was loaded again."""
+        self._wait(self._show(shown))
+
+    def close(self) -> None:
+        """End the server; the page keeps its result. A request in progress fails."""
+        if self._closing:
+            return
+        self._closing = True
+        finished = self._shown.state in ("done", "failed")
+        last = self._shown if finished else Shown(state="failed", title="edgekit was stopped")
+        self._wait(self._stop(replace(last, operation="end")))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise self._left("edgekit was stopped") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _start(self, tls: SSLContext | None) -> int:
+        application = web.Application()
+        application.router.add_get(f"{self.path}socket", self._serve_socket)
+        application.router.add_get(f"{self.path}files/{{sha256}}", self._serve_file)
+        application.router.add_get(f"{self.path}runtime/{{name}}", self._serve_runtime)
+        application.router.add_get(f"{self.path}{{name:[a-z0-9.]*}}", self._serve_page)
+        application.router.add_route("*", "/{other:.*}", _unknown_address)
+        application.on_response_prepare.append(_add_headers)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "0.0.0.0", 0, ssl_context=tls)
+        await site.start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def _stop(self, last: Shown) -> None:
+        if self._socket is not None:
+            await self._send(last)
+            await self._socket.close(code=WSCloseCode.GOING_AWAY)
+        await self._runner.cleanup()
+        for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _wait_for_browser(self, limit_s: float) -> Joined:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._here.wait()
+        except TimeoutError:
+            if self._joined is not None:
+                raise self._left("its tab was closed, or its connection was lost") from None
+            raise BrowserError(
+                f"{self.name}: no browser opened the page within {limit_s / 60:.0f} minutes",
+                fix="Run the same command again. If the phone shows an error, it must be in the same network as this "
+                "machine, whose firewall must let it in",
+            ) from None
+        assert self._joined is not None
+        return self._joined
+
+    async def _ask(self, request: Request, on_step: Callable[[int], None]) -> dict[str, object] | bytes:
+        self._asked += 1
+        while True:
+            await self._wait_for_browser(RETURN_S)
+            await self._send(request, id=self._asked)
+            while (answer := await self._next_answer()) is not None:
+                if isinstance(answer, bytes):
+                    if int.from_bytes(answer[:4], "little") == self._asked:
+                        return answer[4:]
+                elif answer.id != self._asked:
+                    continue  # of a request that was given up
+                elif answer.error is not None:
+                    raise EngineError(f"in the browser {self.name}, LiteRT.js failed: {answer.error}")
+                elif answer.result is not None:
+                    return answer.result
+                elif answer.done is not None:
+                    on_step(answer.done)
+
+    async def _next_answer(self) -> Answer | bytes | None:
+        """The next message of the browser; None if its connection was lost."""
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                return await self._answers.get()
+        except TimeoutError:
+            raise FrozenError(
+                f"{self.name}: the page sent no message for {SILENCE_S} s",
+                fix="Keep the page in front and the screen on, then run the same command again",
+            ) from None
+
+    async def _show(self, shown: Shown) -> None:
+        self._shown = shown
+        await self._send(shown)
+
+    async def _send(self, message: Request | Shown, **more: object) -> None:
+        if self._socket is not None and not self._socket.closed:
+            with suppress(ConnectionError):  # which its handler notices, too
+                await self._socket.send_str(msgspec.json.encode({**msgspec.to_builtins(message), **more}).decode())
+
+    def _left(self, how: str) -> BrowserError:
+        return BrowserError(f"{self.name}: the browser left: {how}", fix="Run the same command again")
+
+    async def _serve_socket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=256 << 20)
+        await socket.prepare(request)
+        try:
+            joined = msgspec.json.decode(await socket.receive_str(timeout=HEARTBEAT_S), type=Joined)
+        except (TypeError, ValueError, TimeoutError):
+            return socket
+        if self._joined is not None and joined.browser != self._joined.browser:
+            refusal = Shown(
+                operation="end",
+                state="failed",
+                title="Another browser is here",
+                text="Each address is for one browser. For one more, start edgekit with "
+                "`--device web:FIRST,web:SECOND`, which shows an address for each name.",
+            )
+            await socket.send_str(msgspec.json.encode(refusal).decode())
+            await socket.close()
+            return socket
+        if self._socket is not None:  # the page was loaded again before its old connection ended
+            await self._socket.close()
+        self._socket, self._joined = socket, joined
+        await self._send(self._shown)
+        self._here.set()
+        async for message in socket:
+            if message.type == WSMsgType.BINARY:
+                self._answers.put_nowait(message.data)
+            elif message.type == WSMsgType.TEXT:
+                self._answers.put_nowait(msgspec.json.decode(message.data, type=Answer))
+        if self._socket is socket:
+            self._socket = None
+            self._here.clear()
+            self._answers.put_nowait(None)
+        return socket
+
+    async def _serve_file(self, request: web.Request) -> web.StreamResponse:
+        content = self._files.get(request.match_info["sha256"])
+        if content is None:
+            raise web.HTTPNotFound()
+        return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
+
+    async def _serve_runtime(self, request: web.Request) -> web.StreamResponse:
+        file = self._runtime.folder / request.match_info["name"]
+        if file.parent != self._runtime.folder or not file.is_file():
+            raise web.HTTPNotFound()
+        return web.FileResponse(file)  # in gzip, whose file is next to it
+
+    async def _serve_page(self, request: web.Request) -> web.StreamResponse:
+        with_page = files("edgekit.devices.web") / "page" / (request.match_info["name"] or "index.html")
+        if not with_page.is_file():
+            raise web.HTTPNotFound()
+        return web.FileResponse(Path(str(with_page)))
+
+
+async def _unknown_address(request: web.Request) -> web.StreamResponse:
+    text = "This address is wrong, or its measurement is over. Scan the code in edgekit's terminal again."
+    raise web.HTTPNotFound(text=text)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)

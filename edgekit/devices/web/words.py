@@ -1,0 +1,27 @@
+"""The result of a measurement in a browser, in words for the page."""
+
+from collections.abc import Sequence
+
+from edgekit.devices.web.messages import Shown
+from edgekit.report.row import Measurement
+
+
+def outcome(rows: Sequence[Measurement]) -> Shown:
+    """What the page shows when its bundles are measured."""
+    failed = [f"{row.name}: {row.failure.message}" for row in rows if row.failure]
+    lines = [line for row in rows if (line := _line(row))]
+    if failed:
+        return Shown(state="failed", title="Not every bundle runs here", text="\n".join([*failed, *lines]))
+    return Shown(state="done", title="Measured", text="\n".join([*lines, "The report is on the computer."]))
+
+
+def _line(row: Measurement) -> str | None:
+    """Time, speed-up and agreement of a bundle."""
+    if row.latency_ms is None:
+        return None
+    speedup = f": {row.speedup.ratio:.1f} times as fast as {row.speedup.baseline}" if row.speedup else ""
+    words = f"{row.name} {row.latency_ms.p50:.1f} ms{speedup}"
+    if row.accuracy is None:
+        return f"{words}."
+    same = round(row.accuracy.agreement * row.accuracy.count)
+    return f"{words}; {same:,} of {row.accuracy.count:,} answers as torch's."

@@ -1,0 +1,90 @@
+"""A browser as a device: Chromium opens the page of a job, and its rows are beside those of this machine."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.devices.web.messages import Build, Download, OpenRequest
+from edgekit.devices.web.runtime_package import RuntimeFiles
+from edgekit.devices.web.server import PageServer
+from edgekit.errors import EngineError
+from tests.helpers.waiting import DEADLINE_S
+
+
+@contextmanager
+def browsing(chromium: str, url: str, folder: Path) -> Iterator[None]:
+    """Open a page in the browser while the block runs."""
+    command = [
+        chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}", url,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def local_address(lines: Iterator[str]) -> str:
+    """The page's address for this machine, among the lines that edgekit prints."""
+    return next(word for line in lines for word in line.split() if word.startswith("http://127.0.0.1:"))
+
+
+def test_deploy_measures_in_a_browser(
+    chromium: str,
+    litertjs: RuntimeFiles,
+    commands: Callable[[], Path],
+    demo_run: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    demo_run(str(tmp_path / "run"))
+    command = [str(commands() / "edgekit"), "deploy", "--again", "run", "--device", "local,web:chromium", "--target",
+               "tflite", "--iterations", "10", "--warmup", "2", "--threads", "1", "--quiet"]  # fmt: skip
+    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
+    with (
+        (tmp_path / "out").open("w") as out,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.PIPE, text=True) as job,
+    ):
+        assert job.stderr is not None
+        with browsing(chromium, local_address(job.stderr), tmp_path):
+            said = job.stderr.read()
+        job.wait(DEADLINE_S)
+    report: dict[str, Any] = json.loads((tmp_path / "run" / "report.json").read_text())
+    rows = {(row["device"]["name"], row["precision"]): row for row in report["results"]}
+    assert list(rows) == [(device, kind) for device in ("local", "web:chromium") for kind in ("float", "int8")], said
+    for kind in ("float", "int8"):
+        here, there = rows["local", kind], rows["web:chromium", kind]
+        assert there["verdict"] != "error", there
+        assert there["engine"].startswith("@litertjs/core ")
+        assert there["device"]["browser"]["build"] == "relaxed"
+        one_image = 1 / there["accuracy"]["count"]
+        assert there["accuracy"]["top1"] == pytest.approx(here["accuracy"]["top1"], abs=1.01 * one_image)
+        assert there["snr_db"] == pytest.approx(here["snr_db"], abs=2)
+        assert there["latency_ms"]["count"] == 10
+        assert there["peak_rss_bytes"] is None
+    int8 = rows["web:chromium", "int8"]
+    assert int8["int8"]["share_of_macs"] is None
+    assert "profiler" in int8["int8"]["method"]
+    assert int8["speedup"]["versus"] == "tflite-float"
+    low, high = int8["speedup"]["ci95"]
+    assert low <= int8["speedup"]["ratio"] <= high
+
+
+def test_an_altered_file_is_refused(chromium: str, litertjs: RuntimeFiles, tmp_path: Path) -> None:
+    server = PageServer("web", litertjs)
+    try:
+        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
+        model = server.offer(b"a model")
+        with browsing(chromium, f"http://127.0.0.1:{server.port}{server.path}", tmp_path):
+            build = Build(f"runtime/{script.name}", wasm, 1)
+            with pytest.raises(EngineError, match="altered"):
+                server.ask(OpenRequest(build=build, models=(Download(model.url, 64 * "0"),)))
+    finally:
+        server.close()

@@ -1,0 +1,186 @@
+"""The server of a page, with clients that play the browser: requests, interruptions, refusals and the end."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from edgekit.devices.web import server as module
+from edgekit.devices.web.messages import Build, Download, OpenRequest, Shown
+from edgekit.devices.web.runtime_package import RuntimeFiles
+from edgekit.devices.web.server import PageServer
+from edgekit.errors import BrowserError, EngineError, FrozenError
+from tests.helpers.pages import FACTS
+
+REQUEST = OpenRequest(build=Build("a.js", Download("a.wasm", "0"), 1), models=(Download("model", "1"),))
+Page = aiohttp.ClientWebSocketResponse
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PageServer]:
+    (tmp_path / "litert.js").write_text("// a script")
+    started = PageServer("web", RuntimeFiles(tmp_path))
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def address(server: PageServer) -> str:
+    return f"http://127.0.0.1:{server.port}{server.path}"
+
+
+@asynccontextmanager
+async def opened(server: PageServer, browser: str = "phone") -> AsyncIterator[Page]:
+    """A page that has joined."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{address(server)}socket") as page:
+        await page.send_json({"browser": browser, "facts": FACTS})
+        yield page
+
+
+async def received(page: Page, operation: str) -> dict[str, Any]:
+    """The next message with this operation."""
+    while True:
+        message: dict[str, Any] = await page.receive_json(timeout=20)
+        if message["operation"] == operation:
+            return message
+
+
+def play(server: PageServer, page: Callable[[], Coroutine[Any, Any, None]]) -> Any:
+    """The answer to REQUEST while a coroutine plays the page."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.ask, REQUEST)
+        asyncio.run(page())
+        return asked.result(20)
+
+
+def test_answers_are_json_or_binary(server: PageServer) -> None:
+    async def json_page() -> None:
+        async with opened(server) as page:
+            request = await received(page, "open")
+            assert request["models"] == [{"url": "model", "sha256": "1"}]
+            await page.send_json({"id": request["id"] - 1, "result": {"of": "another request"}})
+            await page.send_json({"id": request["id"], "done": 3})
+            await page.send_json({"id": request["id"], "result": {"load_ms": 2.5}})
+
+    async def binary_page() -> None:
+        async with opened(server) as page:
+            request = await received(page, "open")
+            await page.send_bytes(request["id"].to_bytes(4, "little") + b"logits")
+
+    assert play(server, json_page) == {"load_ms": 2.5}
+    assert play(server, binary_page) == b"logits"
+
+
+def test_a_browser_that_comes_back_gets_its_request_again(server: PageServer) -> None:
+    async def page() -> None:
+        async with opened(server) as before:
+            first = await received(before, "open")
+        async with opened(server) as after:
+            again = await received(after, "open")
+            assert again == first
+            await after.send_json({"id": again["id"], "result": {}})
+
+    assert play(server, page) == {}
+
+
+def test_a_browser_that_leaves(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETURN_S", 0.2)
+
+    async def page_that_leaves() -> None:
+        async with opened(server) as page:
+            await received(page, "show")
+
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(server.joined)
+        asyncio.run(page_that_leaves())
+        joining.result(20)
+        with pytest.raises(BrowserError, match="left"):
+            server.ask(REQUEST)
+
+
+def test_an_error_in_the_page_costs_a_row(server: PageServer) -> None:
+    async def page() -> None:
+        async with opened(server) as joined:
+            request = await received(joined, "open")
+            await joined.send_json({"id": request["id"], "error": "files/1: the file was altered on its way here"})
+
+    with pytest.raises(EngineError, match="altered"):
+        play(server, page)
+
+
+def test_a_silent_browser(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", 0.2)
+
+    async def page() -> None:
+        async with opened(server) as joined:
+            await received(joined, "open")
+            await asyncio.sleep(0.5)
+
+    with pytest.raises(FrozenError):
+        play(server, page)
+
+
+def test_no_browser_comes(server: PageServer) -> None:
+    with pytest.raises(BrowserError, match="no browser opened the page"):
+        server.joined(0.1)
+
+
+def test_a_second_browser_is_refused(server: PageServer) -> None:
+    async def pages() -> None:
+        async with opened(server) as first, opened(server, "another phone") as second:
+            refusal = await received(second, "end")
+            assert refusal["state"] == "failed"
+            assert "web:SECOND" in refusal["text"]
+            assert (await second.receive()).type == aiohttp.WSMsgType.CLOSE
+            await asyncio.to_thread(server.show, Shown(state="working", title="still here"))
+            while (await received(first, "show"))["title"] != "still here":
+                pass
+
+    asyncio.run(pages())
+
+
+def test_the_end_fails_a_request_and_tells_the_page(server: PageServer) -> None:
+    async def page() -> None:
+        async with opened(server) as joined:
+            await received(joined, "open")
+            await asyncio.to_thread(server.close)
+            assert (await received(joined, "end"))["title"] == "edgekit was stopped"
+
+    with pytest.raises(BrowserError, match="stopped"):
+        play(server, page)
+
+
+def test_only_the_page_with_its_token_and_the_offered_files_are_served(server: PageServer, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not for the page")
+    offered = server.offer(b"pixels")
+    assert offered.sha256 == hashlib.sha256(b"pixels").hexdigest()
+
+    async def statuses() -> dict[str, tuple[int, bytes]]:
+        host = f"http://127.0.0.1:{server.port}"
+        paths = {
+            "page": server.path, "script": f"{server.path}page.js", "runtime": f"{server.path}runtime/litert.js",
+            "file": f"{server.path}{offered.url}", "no file": f"{server.path}files/0", "root": "/", "no token": "/x/",
+            "parent": f"{server.path}runtime/%2e%2e%2fsecret", "python": f"{server.path}server.py",
+        }  # fmt: skip
+        answers = {}
+        async with aiohttp.ClientSession() as session:
+            for name, path in paths.items():
+                async with session.get(host + path) as answer:
+                    answers[name] = (answer.status, await answer.read())
+                    assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        return answers
+
+    answers = asyncio.run(statuses())
+    found = {name for name, (status, _) in answers.items() if status == 200}
+    assert found == {"page", "script", "runtime", "file"}
+    assert answers["file"][1] == b"pixels"
+    assert b"Scan the code" in answers["no token"][1]
+    server.withdraw(offered)
+    assert asyncio.run(statuses())["file"][0] == 404
