@@ -58,7 +58,7 @@ BUNDLE = BundleInputs(
     precision="int8",
     rewrites_and_placement=RECIPE.targets["onnx"],
     device_class=load_device_class("x86-64-v3"),
-    calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), {"onnx": RECIPE.targets["onnx"]}),
+    calibration=CalibrationInputs(replace(RECIPE, targets={}), "c3", ("d4", "e5"), RECIPE),
     versions=VERSIONS,
 )
 REFERENCE = ReferenceInputs(NETWORK, ("f6", "07"), (0, 1))

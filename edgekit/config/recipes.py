@@ -156,23 +156,26 @@ class Recipe:
         }
         return replace(self, targets=rows)
 
-    def sharing_calibration(self, target: str) -> dict[str, TargetRecipe]:
-        """The tables of the runtimes that can share one calibration with a target, which is among them.
+    def rounding_to_nearest(self) -> "Recipe":
+        """The recipe without anything that changes weights before they are rounded to nearest."""
+        rows = {name: replace(row, limit_weight_pairs=False) for name, row in self.targets.items()}
+        return replace(self, weight_rounding="nearest", targets=rows)
 
-        Without `float_layers`, so that the calibration stays the same when a repair keeps layers of one runtime in
-        float; that runtime then shares it no longer. Empty if there is no other runtime, or if a setting makes NNCF
-        change the graph.
+    def sharing_calibration(self, target: str) -> "Recipe | None":
+        """This recipe with only the tables of the runtimes that can share one calibration with a target.
+
+        They are without `float_layers` of their own: the calibration covers these layers too, and stays the same when a
+        repair or a search keeps other layers of one runtime in float. None if there is no other runtime, or if a
+        setting makes NNCF change the graph.
         """
-        own = self.targets[target]
-        plain = self.scheme == "w8a8" and self.bias_correction == "none" and not self.smooth_quant
-        if not plain or own.float_layers is not None:
-            return {}
+        if self.scheme != "w8a8" or self.bias_correction != "none" or self.smooth_quant:
+            return None
         alike = {
             name: replace(row, float_layers=None, on={})
             for name, row in self.targets.items()
             if (row.estimator, row.smooth_quant, row.bias_correction) == (None, None, None)
         }
-        return alike if target in alike and len(alike) > 1 else {}
+        return replace(self, targets=alike) if target in alike and len(alike) > 1 else None
 
     def keeping_in_float(self, target: str, layers: Iterable[str]) -> "Recipe":
         """The recipe with these layers of one target in float as well.

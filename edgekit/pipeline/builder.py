@@ -42,10 +42,13 @@ class SingleProcessBuilder:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._graphs: JobGraphs | None = None
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
-        """The graphs of the job, in memory."""
-        return JobGraphs(self.job, reporter)
+        """The graphs of the job, in memory. They are the same each time, so that one calibration serves all."""
+        if self._graphs is None:
+            self._graphs = JobGraphs(self.job, reporter)
+        return self._graphs
 
     def build(self, graphs: JobGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
         """Build the bundle at `path` from a graph of `graphs`."""

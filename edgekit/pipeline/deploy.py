@@ -166,7 +166,7 @@ def bundles_and_rows(
 
         measured = each_device(options.devices, lambda device: measure(device, built))
         if repairs and not reference.near_chance:
-            measured = repairs.repair(built, measured, measure)
+            measured = repairs.repair(built, measured, measure, builder.graphs(reporter))
     shareable = (_shareable(row, run.path) for row in measured)
     rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
     return [repairs.described(row) for row in rows] if repairs else rows, reference

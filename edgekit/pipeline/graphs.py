@@ -84,21 +84,37 @@ class JobGraphs:
 
     def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
         """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
-        graph, request = self.exported(), request_of(self.job, target, precision)
-        images = self._calibration[part] if precision == "int8" else []
-        shared = self._calibrated(request, part) if request.shared_tables else None
-        title = f"{target}-{precision}: {'calibrate' if images and shared is None else 'rewrite'}"
+        request = request_of(self.job, target, precision)
+        return self._to_compile(request, part, self._shared_calibration(request, part))
+
+    def unrounded(self, target: str) -> GraphModule:
+        """The graph of a target's int8 bundle with the weights that its layers had before they were rounded.
+
+        It needs no calibration of its own if the bundle shares one.
+        """
+        shared = self._shared_calibration(request_of(self.job, target, "int8"), slice(None))
+        nearest = replace(self.job, recipe=self.job.recipe.rounding_to_nearest())
+        request = request_of(nearest, target, "int8")
+        return self._to_compile(request, slice(None), shared.without_weights() if shared else None).graph
+
+    def _to_compile(self, request: BundleRequest, part: slice, shared: Calibration | None) -> GraphToCompile:
+        graph, images = self.exported(), self._calibration[part] if request.precision == "int8" else []
+        title = f"{request.target}-{request.precision}: {'calibrate' if images and shared is None else 'rewrite'}"
         with self.reporter.stage(title, None if shared else len(images) or None) as step, quiet():
             return quantize_stage(request, graph, self.samples, images, step, shared)
 
-    def _calibrated(self, request: BundleRequest, part: slice) -> Calibration:
+    def _shared_calibration(self, request: BundleRequest, part: slice) -> Calibration | None:
+        """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
+        recipe = request.shared_recipe
+        return None if recipe is None else self._calibrated(recipe, part)
+
+    def _calibrated(self, recipe: Recipe, part: slice) -> Calibration:
         """The calibration that several runtimes share, made for the first of them."""
-        recipe = replace(request.target_recipe, targets=request.shared_tables)
         key = f"{recipe!r} {part!r}"
         if key not in self._shared:
             images = self._calibration[part]
             with self.reporter.stage("calibrate", len(images)) as step, quiet():
-                self._shared[key] = calibrate_together(request, self.exported(), images, step)
+                self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, step)
         return self._shared[key]
 
     @cached_property

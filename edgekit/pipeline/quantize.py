@@ -70,21 +70,21 @@ def quantize_stage(
 
 
 def calibrate_together(
-    request: BundleRequest,
+    recipe: Recipe,
+    device_class: DeviceClass,
     graph: GraphModule,
     images: Sequence[NDArray[np.float32]],
     on_sample: Callable[[], None] = lambda: None,
 ) -> Calibration:
-    """Calibrate the exported graph for all runtimes of the request's `shared_tables`, on float32 images [1,C,H,W].
+    """Calibrate the exported graph for all runtimes of a `BundleRequest.shared_recipe`, on float32 images [1,C,H,W].
 
     It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has.
     """
-    tables = request.shared_tables
+    tables = recipe.targets
     common = [set(table.rewrites_of("int8")) for table in tables.values()]
     rewritten = rewrite(graph, set.intersection(*common)).graph
-    first, recipe = next(iter(tables.values())), request.target_recipe
     union = replace(
-        first,
+        next(iter(tables.values())),
         rewrites=(),
         int8_rewrites=None,
         activations="int8",
@@ -97,7 +97,7 @@ def calibrate_together(
     settings = (recipe.float_layers, recipe.scheme)
     placements = [Placement(table, *settings, lowerings[name]) for name, table in tables.items()]
     of_all = Placement(union, *settings, [lowering for each in lowerings.values() for lowering in each])
-    limit_pairs = any(limits_pairs(recipe, name, request.device_class) for name in tables)
+    limit_pairs = any(limits_pairs(recipe, name, device_class) for name in tables)
     return calibrate(rewritten, images, recipe, placements, of_all, on_sample, limit_pairs)
 
 

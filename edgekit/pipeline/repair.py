@@ -6,7 +6,6 @@ others measure only the bundle that is shipped.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 from edgekit.config import sizes
@@ -61,11 +60,13 @@ class Repairs:
             recipe = _with_layers(recipe, target, layers)
         return recipe
 
-    def repair(self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure) -> list[Measurement]:
+    def repair(
+        self, built: BuiltBundles, measured: Sequence[Measurement], measure: Measure, graphs: JobGraphs
+    ) -> list[Measurement]:
         """Repair the bundles whose rows on the first device miss the bound of the drop.
 
         `measured` has the measurements of all bundles for each device in turn. Returns them with those of the repaired
-        bundles in place of the old ones.
+        bundles in place of the old ones. `graphs` made the bundles, and its calibration serves their repair too.
         """
         first, *others = self._options.devices
         starts = range(0, len(measured), len(built))
@@ -76,7 +77,7 @@ class Repairs:
             if not isinstance(group.get(f"{target}-int8"), Bundle):
                 continue
             before = MeasuredBundles(group, {name: rows[0][name] for name in group})
-            after = self._repair(target, before, lambda bundles: measure(first, bundles))
+            after = self._repair(target, before, lambda bundles: measure(first, bundles), graphs)
             rows[0] |= after.rows
             if after.bundles != group:
                 repaired |= after.bundles
@@ -95,17 +96,21 @@ class Repairs:
         )
 
     def _repair(
-        self, target: str, shipped: MeasuredBundles, measure: Callable[[BuiltBundles], Sequence[Measurement]]
+        self,
+        target: str,
+        shipped: MeasuredBundles,
+        measure: Callable[[BuiltBundles], Sequence[Measurement]],
+        graphs: JobGraphs,
     ) -> MeasuredBundles:
         """Repair one target's bundle if its row misses the bound, as far as no earlier command has done so."""
         store, gates = self._stores[target], self._options.gates
-        state = store.load() or self._begin(store, shipped.rows[store.name])
+        state = store.load() or self._begin(store, shipped.rows[store.name], graphs)
         if state is None:
             return shipped
 
         def build(layers: Sequence[str], path: Path) -> Bundle:
-            graphs = self._graphs.with_recipe(_with_layers(self._job.recipe, target, layers))
-            return build_one(graphs, target, "int8", path, self._reporter)
+            recipe = _with_layers(self._job.recipe, target, layers)
+            return build_one(graphs.with_recipe(recipe), target, "int8", path, self._reporter)
 
         state, shipped = TargetRepair(store, gates, self._reporter, build, measure).run(state, shipped)
         chosen = state.decision(gates)
@@ -121,7 +126,7 @@ class Repairs:
         )
         return shipped
 
-    def _begin(self, store: RepairStore, measured: Measurement) -> RepairState | None:
+    def _begin(self, store: RepairStore, measured: Measurement, graphs: JobGraphs) -> RepairState | None:
         """Rank the layers if the row misses the bound; None if it doesn't, or if they can't be ranked."""
         if not misses_bound(measured, self._options.gates):
             return None
@@ -129,7 +134,7 @@ class Repairs:
         missed = f"{store.name}: top-1 drops by {own.drop_top1_points:.2f} points"
         self._reporter.say(f"{missed}, at most {self._options.gates.max_drop:g} are allowed: looking for the layers")
         try:
-            ranking = self._rank(self._graphs, store.target)
+            ranking = self._rank(graphs.with_recipe(self._job.recipe), store.target)
         except Exception as error:
             if not costs_a_row(error):
                 raise
@@ -138,11 +143,6 @@ class Repairs:
         state = RepairState(Ranking(ranking.images, ranking.attempts[:MOST_ATTEMPTS]), (own,))
         store.save(state)
         return state
-
-    @cached_property
-    def _graphs(self) -> JobGraphs:
-        """Graphs of the recipe's own bundles."""
-        return JobGraphs(self._job, self._reporter)
 
 
 def repairs_of(job: Job, options: Options, run: RunFolder, rank: RankLayers, reporter: Reporter) -> Repairs | None:

@@ -32,8 +32,8 @@ class CalibrationInputs:
     """`Selection.sha256` of the calibration images."""
     images: tuple[str, ...]
     """SHA-256 of each calibration image, in their order."""
-    shared: Mapping[str, TargetRecipe]
-    """Tables of the runtimes that share the calibration; none for a runtime that is calibrated alone."""
+    shared: Recipe | None
+    """The recipe of the calibration that several runtimes share; None for a runtime that is calibrated alone."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class BundleRequest:
         return self.recipe.for_target(self.target)
 
     @property
-    def shared_tables(self) -> Mapping[str, TargetRecipe]:
-        """The recipe's tables for the runtimes that share this one's calibration; none if it is calibrated alone.
+    def shared_recipe(self) -> Recipe | None:
+        """The recipe of the calibration that this runtime shares with others; None if it is calibrated alone.
 
         Each bundle of a large network is built in a process of its own, which calibrates for its runtime alone.
         """
         if self.precision == "float" or self.network.params >= sizes.CALIBRATED_ONCE_BELOW:
-            return {}
+            return None
         return self.recipe.sharing_calibration(self.target)
 
     @property
@@ -99,9 +99,8 @@ class BundleRequest:
         """Inputs of the bundle."""
         recipe, calibration = self.target_recipe, None
         if self.precision == "int8":
-            shared = replace(recipe, targets={})
             images = self.calibration_sha256, self.calibration_images
-            calibration = CalibrationInputs(shared, *images, self.shared_tables)
+            calibration = CalibrationInputs(replace(recipe, targets={}), *images, self.shared_recipe)
         return BundleInputs(
             network=self.network.identity,
             labels=self.network.labels,

@@ -145,12 +145,9 @@ def _analysed(
 
 def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Trials:
     """Trials of a graph that was calibrated for one target, on these images."""
-    job, recipe = graphs.job, graphs.job.recipe
-    unrounded = None
-    if recipe.weight_rounding != "nearest":
-        nearest = replace(recipe, weight_rounding="nearest")
-        unrounded = graphs.with_recipe(nearest).graph_to_compile(to_compile.facts.target, "int8").graph
-    simulation = Simulation(to_compile.graph, unrounded)
+    job = graphs.job
+    rounded = job.recipe.weight_rounding != "nearest"
+    simulation = Simulation(to_compile.graph, graphs.unrounded(to_compile.facts.target) if rounded else None)
     return Trials(simulation, images, job.network.preprocessing)
 
 

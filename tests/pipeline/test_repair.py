@@ -322,7 +322,7 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     monkeypatch.setattr(repairing, "repair_inputs", lambda *_: Gates())
     monkeypatch.setattr(RepairStore, "load", lambda *_: None)
 
-    def repaired(self: Repairs, target: str, shipped: MeasuredBundles, measure: Any) -> MeasuredBundles:
+    def repaired(self: Repairs, target: str, shipped: MeasuredBundles, measure: Any, graphs: Any) -> MeasuredBundles:
         if target == "onnx":
             return shipped
         bundles: Any = {**shipped.bundles, "tflite-int8": "repaired"}
@@ -339,8 +339,9 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     options: Any = SimpleNamespace(devices=devices, targets=("onnx", "tflite"), gates=Gates())
     before: Any = [f"{name} on {device.name}" for device in devices for name in built]
     job: Any = None
+    graphs: Any = None
     with open_run(tmp_path / "run") as run:
-        after = Repairs(job, options, run, ranked(), QUIET).repair(built, before, measure)
+        after = Repairs(job, options, run, ranked(), QUIET).repair(built, before, measure, graphs)
     group = ["tflite-float", "tflite-int8"]
     assert calls == [("pi4", group, True), ("pi5", group, True)]
     for name, row in zip(before, after, strict=True):

@@ -29,6 +29,7 @@ from edgekit.pipeline.graph_to_compile import ParitySamples
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.support.weight_pairs import count_saturating
+from edgekit.tuning.simulate import Simulation
 from tests.helpers.graphs import export_graph, targets_of
 from tests.helpers.residual import Residual
 from tests.helpers.tiny import X86
@@ -89,8 +90,9 @@ def plain(family: str) -> Recipe:
 
 @cache
 def together(family: str, asking: str = "onnx", *, simple: bool = False) -> Calibration:
-    asked = request(family, asking, plain(family) if simple else None)
-    return calibrate_together(asked, exported(family), images())
+    recipe = request(family, asking, plain(family) if simple else None).shared_recipe
+    assert recipe is not None
+    return calibrate_together(recipe, X86, exported(family), images())
 
 
 def graph_of(asked: BundleRequest, family: str, shared: Calibration | None, count: int = 8) -> GraphModule:
@@ -160,19 +162,33 @@ def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:
     assert saturating["openvino"] == saturating["onnx"] == 0 < saturating["tflite"]
 
 
-def test_a_runtime_with_own_layers_in_float_is_calibrated_alone_and_the_others_as_before() -> None:
-    recipe = load_recipe("vit").for_class(X86.name)
-    repaired = recipe.keeping_in_float("tflite", ["blocks.1.mlp.fc2"])
-    assert request("vit", "tflite", repaired).shared_tables == {}
-    assert request("vit", "onnx", repaired).shared_tables == request("vit", "onnx", recipe).shared_tables != {}
-    asked = request("vit", "tflite", repaired)
-    own, despite = (levels(graph_of(asked, "vit", shared)) for shared in (None, together("vit")))
-    assert own.keys() == despite.keys()
-    assert all(np.array_equal(each, own[name]) for name, each in despite.items())
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_a_repaired_runtime_keeps_the_calibration_of_the_others(target: str) -> None:
+    recipe, in_float = load_recipe("vit").for_class(X86.name), "blocks.1.mlp.fc2"
+    repaired = request("vit", target, recipe.keeping_in_float(target, [in_float]))
+    assert repaired.shared_recipe == request("vit", "onnx", recipe).shared_recipe is not None
+    before, after = (
+        levels(graph_of(asked, "vit", together("vit"), count=1)) for asked in (request("vit", target), repaired)
+    )
+    (missing,) = before.keys() - after.keys()
+    assert "fc2" in missing
+    assert all(np.array_equal(each, before[name]) for name, each in after.items())
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_a_simulation_needs_no_other_calibration(family: str) -> None:
+    asked = request(family, "onnx")
+    nearest = replace(asked, recipe=asked.recipe.rounding_to_nearest())
+    graph = graph_of(asked, family, together(family), count=1)
+    unrounded = graph_of(nearest, family, together(family).without_weights(), count=1)
+    simulation, image = Simulation(graph, unrounded), images(1)[0]
+    int8, exact = (simulation.run(image, layers).logits for layers in (simulation.layers, ()))
+    assert np.array_equal(int8, graph(torch.from_numpy(image))[0].numpy())
+    assert snr_db(network(family).module(torch.from_numpy(image))[0].numpy(), exact) > 100
 
 
 def test_a_large_network_is_calibrated_in_the_process_of_each_bundle() -> None:
     asked = request("vit", "onnx")
     large = replace(asked, network=replace(asked.network, params=sizes.CALIBRATED_ONCE_BELOW))
-    assert asked.shared_tables
-    assert not large.shared_tables
+    assert asked.shared_recipe is not None
+    assert large.shared_recipe is None

@@ -56,16 +56,23 @@ class Calibration:
     layers: Mapping[str, CalibratedLayer]
     """The layers in INT8, by their distinct names."""
 
+    def without_weights(self) -> "Calibration":
+        """This calibration with its ranges alone, for layers that keep their float weights."""
+        return replace(self, layers={})
+
     def layouts(self, graph: GraphModule, placement: Placement) -> "Mapping[Node, LayerLayout] | None":
         """How the layers of a runtime's float graph store the weights of this calibration.
 
-        None if the graph lacks some of them in INT8, or if its rewrites changed their values.
+        It leaves out those that the recipe keeps in float. None if the graph lacks others in INT8, or if its rewrites
+        changed their values.
         """
         names = distinct_names(graph)
         covered = {names[layer.node]: layer for layer in dense_layers(graph) if placement.quantizes(graph, layer)}
-        if not self.layers.keys() <= covered.keys():
+        in_float = {names[layer.node] for layer in dense_layers(graph) if placement.keeps_in_float(layer)}
+        wanted = self.layers.keys() - in_float
+        if not wanted <= covered.keys():
             return None
-        found = {covered[name].node: self._layout(graph, covered[name], name) for name in self.layers}
+        found = {covered[name].node: self._layout(graph, covered[name], name) for name in wanted}
         layouts = {node: layout for node, layout in found.items() if layout is not None}
         return layouts if len(layouts) == len(found) else None
 

@@ -75,7 +75,11 @@ class Placement(Quantizer):  # type: ignore[misc]
         layer = dense_layer(node)
         if layer is None or (layer.is_depthwise and not self._target.quantize_depthwise):
             return False
-        return not any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers)
+        return not self.keeps_in_float(layer)
+
+    def keeps_in_float(self, layer: DenseLayer) -> bool:
+        """Whether the recipe names this layer among those that stay in float."""
+        return any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers)
 
     def quantizes(self, graph: GraphModule, layer: DenseLayer) -> bool:
         """Whether this layer gets Q/DQ: it is covered, and its weight doesn't depend on the image."""
