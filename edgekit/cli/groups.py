@@ -26,6 +26,7 @@ from edgekit.cli.shared import (
     Targets,
     Threads,
     Warmup,
+    WebHttps,
     WebRuntime,
 )
 from edgekit.config.interpolations import INTERPOLATIONS
@@ -245,6 +246,7 @@ class Measuring:
     device: Devices = None
     offline: Offline = False
     web_runtime: WebRuntime = None
+    web_https: WebHttps = False
     force: Annotated[
         bool,
         typer.Option(

@@ -78,7 +78,7 @@ def job_options(
         output=making.output,
         timing=Timing(measuring.threads, measuring.warmup, measuring.iterations),
         gates=gates_of(measuring.max_drop, measuring.min_speedup),
-        devices=devices_of(measuring.device, measuring.web_runtime),
+        devices=devices_of(measuring.device, measuring.web_runtime, measuring.web_https),
         offline=measuring.offline,
         force=measuring.force,
         thumbnails=not measuring.no_thumbnails,
@@ -201,11 +201,13 @@ def seconds_of(text: str | None) -> float | None:
     return float(total)
 
 
-def devices_of(names: list[str] | None, web_runtime: Path | None = None) -> tuple[Device, ...]:
+def devices_of(names: list[str] | None, web_runtime: Path | None = None, web_https: bool = False) -> tuple[Device, ...]:
     """The devices that the user chose, without repetitions; this machine if there are none."""
     chosen = [
-        browser_called(name, web_runtime) or find_device(name) for name in dict.fromkeys(listed("--device", names))
+        browser_called(name, web_runtime, web_https) or find_device(name)
+        for name in dict.fromkeys(listed("--device", names))
     ]
-    if web_runtime is not None and not any(device.is_browser for device in chosen):
-        raise UsageError("--web-runtime is for browsers, and no device is one", fix="Add `--device web`")
+    if (web_runtime is not None or web_https) and not any(device.is_browser for device in chosen):
+        option = "--web-https" if web_https else "--web-runtime"
+        raise UsageError(f"{option} is for browsers, and no device is one", fix="Add `--device web`")
     return tuple(chosen) or (THIS,)

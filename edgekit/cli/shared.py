@@ -170,6 +170,15 @@ WebRuntime = Annotated[
         help="Package file of LiteRT.js, which runs bundles in browsers.",
     ),
 ]
+WebHttps = Annotated[
+    bool,
+    typer.Option(
+        "--web-https",
+        rich_help_panel=panels.DEVICE,
+        help="Serve the page for browsers over HTTPS, so that it may keep the screen on, use threads and read a finer "
+        "clock. The browser warns of the certificate, which is made for the command, and asks whether to go on.",
+    ),
+]
 Scheme = Annotated[
     str | None,
     typer.Option(

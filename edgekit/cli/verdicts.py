@@ -29,6 +29,7 @@ from edgekit.cli.shared import (
     Sustain,
     Threads,
     Warmup,
+    WebHttps,
     WebRuntime,
     Wide,
 )
@@ -205,6 +206,7 @@ def benchmark(
     device: Devices = None,
     offline: Offline = False,
     web_runtime: WebRuntime = None,
+    web_https: WebHttps = False,
     threads: Threads = None,
     warmup: Warmup = 20,
     iterations: Iterations = 200,
@@ -247,7 +249,7 @@ def benchmark(
     bundles = bundles_of(bundles)
     with clean_stdout() as out:
         timing = Timing(threads, warmup, iterations, seconds_of(sustain), streams)
-        devices = devices_of(device, web_runtime)
+        devices = devices_of(device, web_runtime, web_https)
         gates = gates_of(min_speedup=min_speedup) if min_speedup else None
         measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline, gates)
         if json_:

@@ -23,7 +23,7 @@ from edgekit.support.files import replace_text
 LOCAL = "local"
 WEB = "web"
 """Name of a browser. `web:NAME` is one, too."""
-SCHEME, HTTP = "ssh://", "http:"
+SCHEME, HTTP, HTTPS = "ssh://", "http:", "https:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # No leading '-', because ssh would parse such a host or user as an option.
 _URL = re.compile(
@@ -51,7 +51,7 @@ class Device:
     name: str
     """Name for `--device`."""
     url: str | None = None
-    """ssh:// address, "http:" for a browser, or None for this machine."""
+    """ssh:// address, "http:" or "https:" for a browser, or None for this machine."""
     device_class: str | None = None
     """Name of the device class that the user set."""
     ssh_config: str | None = None
@@ -62,7 +62,7 @@ class Device:
     @property
     def is_browser(self) -> bool:
         """Whether it is a browser, which opens a page of edgekit's."""
-        return self.url == HTTP
+        return self.url in (HTTP, HTTPS)
 
     @property
     def address(self) -> Address:
@@ -110,14 +110,14 @@ def read_devices() -> dict[str, Device]:
     return {name: _device(name, table, path) for name, table in tables.items()}
 
 
-def browser_called(name: str, web_runtime: Path | None = None) -> Device | None:
+def browser_called(name: str, web_runtime: Path | None = None, web_https: bool = False) -> Device | None:
     """The browser with this name, `web` or `web:NAME`; None for another name. UsageError if NAME is not valid."""
     kind, colon, own = name.partition(":")
     if kind != WEB or own.startswith("//"):
         return None
     if colon and not _NAME.fullmatch(own):
         raise UsageError(f"the browser's name is '{own}'", valid="1 to 64 letters, digits, '.', '_' and '-'")
-    return Device(name, HTTP, web_runtime=web_runtime)
+    return Device(name, HTTPS if web_https else HTTP, web_runtime=web_runtime)
 
 
 def find_device(name: str) -> Device:

@@ -24,6 +24,8 @@ class BrowserFacts(Struct, frozen=True, kw_only=True):
     """Step of the page's clock, in milliseconds."""
     secure: bool
     """Whether the page came over HTTPS or from the same machine, without which it has no threads and no wake lock."""
+    license: str
+    """License of LiteRT.js, which edgekit served to the browser."""
 
 
 class DeviceFacts(Struct, frozen=True, kw_only=True):

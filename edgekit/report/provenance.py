@@ -48,9 +48,20 @@ def _machine(name: str, rows: Sequence[Row]) -> str:
     cores, memory = device.cores or "unknown", _gib(device.memory_bytes)
     processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
     python = f"Python {device.python}" if device.python else None
-    versions = dict.fromkeys((device.system, python, *(row.engine for row in own)))
+    versions = dict.fromkeys((device.system, python, *(row.engine for row in own), _browser(device)))
     words = f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
     return ", ".join(filter(None, (words, *versions)))
+
+
+def _browser(device: DeviceFacts) -> str | None:
+    """What a page knows about the browser that it ran in."""
+    browser = device.browser
+    if browser is None:
+        return None
+    return (
+        f"license of LiteRT.js {browser.license}, integer dot product {browser.dot_product}, clock in steps of "
+        f"{browser.clock_ms:g} ms, {'secure' if browser.secure else 'not secure'} page"
+    )
 
 
 def _calibration(part: Calibration) -> str:

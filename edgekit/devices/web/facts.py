@@ -4,7 +4,7 @@ import re
 
 from edgekit.devices.registry import Device
 from edgekit.devices.web.messages import DotProducts, PageFacts
-from edgekit.devices.web.runtime_package import BuildName
+from edgekit.devices.web.runtime_package import LICENSE, BuildName
 from edgekit.errors import BrowserError
 from edgekit.report.device_facts import BrowserFacts, DeviceFacts, DotProduct
 
@@ -42,6 +42,7 @@ def device_of(device: Device, facts: PageFacts, build: BuildName) -> DeviceFacts
             dot_product=dot_product(facts.dot_products),
             clock_ms=float(f"{facts.clock_ms:.1g}"),
             secure=facts.secure,
+            license=LICENSE,
         ),
     )
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from edgekit.devices.closing import closing
-from edgekit.devices.registry import Device
+from edgekit.devices.registry import HTTPS, Device
 from edgekit.devices.web.runtime_package import RuntimeFiles, runtime_files
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from edgekit.devices.web.browser import Browser
     from edgekit.devices.web.server import PageServer
 
-PACKAGES = ("aiohttp", "segno")
+LOOPBACK = "127.0.0.1"
+PACKAGES = ("aiohttp", "cryptography", "segno")
 """Packages that the extra `web` brings."""
+ACCEPT = "The browser warns of the certificate, which was made for this command: choose to go on to the page.\n"
 
 
 class Pages:
@@ -30,13 +32,16 @@ class Pages:
     def browser(self, device: Device, threads: int | None) -> "Browser":
         """The browser of a device; the first call shows an address and waits. Raises BrowserError if none comes."""
         from edgekit.devices.web.browser import Browser
+        from edgekit.devices.web.certificate import own_certificate
         from edgekit.devices.web.server import PageServer
 
         if device not in self._servers:
-            server = PageServer(device.name, self._runtime)
+            here = own_address()
+            tls = own_certificate([here, LOOPBACK]) if device.url == HTTPS else None
+            server = PageServer(device.name, self._runtime, tls)
             self._stack.enter_context(closing(server))
             self._servers[device] = server
-            self._reporter.prompt(invitation(device.name, server.port, server.path))
+            self._reporter.prompt(invitation(device, here, server.port, server.path))
         with self._reporter.stage(f"{device.name}: wait for a browser"):
             self._servers[device].joined()
         return Browser(device, self._servers[device], self._runtime, threads, self._reporter)
@@ -59,16 +64,16 @@ def serving(devices: Sequence[Device], reporter: Reporter) -> Iterator[Pages | N
         yield Pages(runtime, reporter, stack)
 
 
-def invitation(name: str, port: int, path: str) -> str:
+def invitation(device: Device, here: str, port: int, path: str) -> str:
     """The addresses of a page, with a QR code for a phone."""
     segno = import_needed("segno", "web")
-    address = f"http://{own_address()}:{port}{path}"
+    address = f"{device.url}//{here}:{port}{path}"
     code = io.StringIO()
     segno.make(address, error="l").terminal(code, compact=True)
     return (
-        f"{name}: open this page on the phone, which must be in the same network, and keep it in front:\n\n"
-        f"  {address}\n\n{code.getvalue()}\nOn this machine, or over `adb reverse tcp:{port} tcp:{port}`: "
-        f"http://127.0.0.1:{port}{path}"
+        f"{device.name}: open this page on the phone, which must be in the same network, and keep it in front:\n\n"
+        f"  {address}\n\n{code.getvalue()}\n{ACCEPT if device.url == HTTPS else ''}"
+        f"On this machine, or over `adb reverse tcp:{port} tcp:{port}`: {device.url}//{LOOPBACK}:{port}{path}"
     )
 
 
@@ -78,6 +83,6 @@ def own_address() -> str:
         try:
             probe.connect(("192.0.2.1", 9))  # an address for documentation, which no machine has
         except OSError:
-            return "127.0.0.1"
+            return LOOPBACK
         address: str = probe.getsockname()[0]
         return address

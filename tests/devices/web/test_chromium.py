@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from edgekit.devices.web.messages import Build, Download, OpenRequest
+from edgekit.devices.web.certificate import own_certificate
+from edgekit.devices.web.facts import build_for
+from edgekit.devices.web.messages import Build, Download, Opened, OpenRequest
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError
@@ -18,12 +21,12 @@ from tests.helpers.waiting import DEADLINE_S
 
 
 @contextmanager
-def browsing(chromium: str, url: str, folder: Path) -> Iterator[None]:
+def browsing(chromium: str, url: str, folder: Path, *options: str) -> Iterator[None]:
     """Open a page in the browser while the block runs."""
     command = [
         chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
         "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-        f"--user-data-dir={folder / 'profile'}", url,
+        f"--user-data-dir={folder / 'profile'}", *options, url,
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -77,13 +80,20 @@ def test_deploy_measures_in_a_browser(
     assert low <= int8["speedup"]["ratio"] <= high
 
 
-def test_an_altered_file_is_refused(chromium: str, litertjs: RuntimeFiles, tmp_path: Path) -> None:
-    server = PageServer("web", litertjs)
+def test_https_has_threads_and_an_altered_file_is_refused(
+    chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path
+) -> None:
+    server = PageServer("web", litertjs, own_certificate(["127.0.0.1"]))
     try:
-        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
-        model = server.offer(b"a model")
-        with browsing(chromium, f"http://127.0.0.1:{server.port}{server.path}", tmp_path):
-            build = Build(f"runtime/{script.name}", wasm, 1)
+        script, wasm = litertjs.script("threaded"), server.offer(litertjs.wasm("threaded"))
+        build, model = Build(f"runtime/{script.name}", wasm, 2), server.offer(tiny_models / "model.tflite")
+        url = f"https://127.0.0.1:{server.port}{server.path}"
+        with browsing(chromium, url, tmp_path, "--ignore-certificate-errors"):
+            facts = server.joined().facts
+            assert (facts.secure, facts.isolated) == (True, True)
+            assert build_for("web", facts, 2) == "threaded"
+            opened = msgspec.convert(server.ask(OpenRequest(build=build, models=(model,))), Opened)
+            assert opened.load_ms > 0
             with pytest.raises(EngineError, match="altered"):
                 server.ask(OpenRequest(build=build, models=(Download(model.url, 64 * "0"),)))
     finally:
