@@ -1,5 +1,6 @@
 """`edgekit devices`, which manages the machines to measure on."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,18 +69,27 @@ def add(
             help="The ssh configuration file to connect with.",
         ),
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.DEVICE,
+            help="PEM file with the public key that must have signed every bundle that is pushed to the device. The "
+            "device keeps a copy at the first push, and then takes no other bundles from anybody.",
+        ),
+    ] = None,
 ) -> None:
     """Save a device under a name.
 
     Other commands then find it with --device NAME. Nothing is installed yet.
     """
-    from pathlib import Path
-
     from edgekit.config.device_classes import shipped_class
     from edgekit.devices.registry import Device, add_device
+    from edgekit.devices.trust import read_trust
 
     config = str(Path(ssh_config).absolute()) if ssh_config else None
-    add_device(Device(name, url, shipped_class(class_).name if class_ else None, config))
+    key = read_trust(trust) if trust else None
+    add_device(Device(name, url, shipped_class(class_).name if class_ else None, config, trust=key))
     print(f"added {name}. Check it with: edgekit devices check {name}")
 
 
@@ -87,6 +97,7 @@ def add(
 def list_(json_: Json = False) -> None:
     """List the saved devices."""
     from edgekit.devices.listing import list_devices
+    from edgekit.devices.trust import fingerprint_of
 
     listing = list_devices()
     with clean_stdout() as out:
@@ -95,7 +106,8 @@ def list_(json_: Json = False) -> None:
             return
         for device in listing.devices:
             config = f"configuration {device.ssh_config}" if device.ssh_config else None
-            out.write("  ".join(filter(None, (device.name, device.url, device.device_class, config))) + "\n")
+            trust = f"trusts the key {fingerprint_of(device.trust)}" if device.trust else None
+            out.write("  ".join(filter(None, (device.name, device.url, device.device_class, config, trust))) + "\n")
 
 
 @devices.command()

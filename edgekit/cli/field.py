@@ -98,6 +98,7 @@ def push(
     from edgekit.devices.push import bound_for, check_app
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import push_bundle
+    from edgekit.devices.trust import check_trust
     from edgekit.runtime.bundle import read_bundle
     from edgekit.support.progress import Reporter
 
@@ -105,6 +106,7 @@ def push(
     with clean_stdout() as out:
         devices = [find_remote(each) for each in dict.fromkeys(names)]
         read = read_bundle(bundle)
+        check_trust(read, devices)
         bounds = {device: bound_for(read, device, max_p99, threads) for device in devices}
         pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel, offline)
         if json_:
@@ -170,8 +172,9 @@ def _pushed_lines(pushed: "Pushed") -> Iterator[str]:
         for reason in result.reasons:
             text = reason if reason.startswith(f"{result.device}: ") else f"{result.device}: {reason}"
             yield from wrapped(text, answer_width())
-    for path in dict.fromkeys(result.app.path for result in results if result.verdict == "pass" and result.app):
-        yield f"An app loads it with edgekit.load({path!r})."
+    active = [result.app for result in results if result.verdict == "pass" and result.app]
+    for path, trust in dict.fromkeys((state.path, state.trust) for state in active):
+        yield f"An app loads it with edgekit.load({path!r}{f', trust={trust!r}' if trust else ''})."
     if waiting := [result.device for result in results if result.verdict is None]:
         yield from wrapped(f"See what the others have: edgekit devices status {' '.join(waiting)}", answer_width())
 
@@ -219,6 +222,7 @@ def _facts(state: "AppState") -> Iterator[tuple[str, str]]:
         yield "runtime", f"{trial.engine}, Python {trial.python}, pushed by edgekit {record.edgekit}"
         bound = f", at most {record.max_p99_ms:.2f} ms" if record.max_p99_ms else ""
         threads = f"{trial.threads} thread{'s' if trial.threads > 1 else ''}"
+        yield from [("trust", f"bundles that the key in {state.trust} signed")] if state.trust else []
         yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}"
     problem = f": {state.previous.problem}" if state.previous and state.previous.problem else ""
     yield "previous", f"{_bundle(state.previous)}{problem}"

@@ -75,6 +75,9 @@ class AppState:
     """Name of the app."""
     path: str
     """Path of the link to the active bundle, which the app loads."""
+    trust: str | None
+    """Path of the public key with which the device's bundles are signed, for the app's `edgekit.load`; null if the
+    device takes unsigned ones."""
     verdict: Literal["pass", "error"] | None
     """`pass`: the active bundle passed its trial, and its files are intact. null if no bundle is active."""
     since: str | None

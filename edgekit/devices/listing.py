@@ -19,6 +19,8 @@ class ListedDevice(Struct, frozen=True):
     """Name of the device class."""
     ssh_config: str | None
     """Path of the ssh configuration to use instead of the user's own."""
+    trust: str | None
+    """PEM text of the public key with which bundles for the device are signed."""
 
 
 class DeviceListing(Struct, frozen=True, kw_only=True):
@@ -33,4 +35,6 @@ class DeviceListing(Struct, frozen=True, kw_only=True):
 def list_devices() -> DeviceListing:
     """List the devices that the user added; UsageError if the file is damaged."""
     devices = read_devices().values()
-    return DeviceListing(devices=tuple(ListedDevice(d.name, d.url, d.device_class, d.ssh_config) for d in devices))
+    return DeviceListing(
+        devices=tuple(ListedDevice(d.name, d.url, d.device_class, d.ssh_config, d.trust) for d in devices)
+    )

@@ -45,6 +45,8 @@ class SlotJob:
     """Largest p99 that is accepted, in milliseconds; None to accept any."""
     bound: str = ""
     """Origin of this bound, for messages."""
+    trust: str | None = None
+    """PEM text of the public key that the host trusts. A device without a key keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True)

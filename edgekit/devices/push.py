@@ -13,6 +13,7 @@ from edgekit.devices.messages import AgentJob, SlotJob, Slotted
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
+from edgekit.devices.trust import refuse_other_key
 from edgekit.errors import BundleRefusedError, EdgekitError, StageError, UsageError, as_sentences
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
@@ -97,10 +98,17 @@ def push_to(
     """
     with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
         refuse_other_processor(device.name, bundle, board.facts)
+        known = board.ask_apps(app)
+        refuse_other_key(device, known)
         manifest, name = bundle.manifest, bundle.path.resolve().name
         python = board.ready(manifest.target, manifest.engine["minimum"], {name: bundle.size_bytes})
-        folder = f"{board.ask_apps(app).folder}/{app}"
-        slot = SlotJob(folder=folder, sha256=bundle.sha256, max_p99_ms=bound.max_p99_ms, bound=bound.origin)
+        slot = SlotJob(
+            folder=f"{known.folder}/{app}",
+            sha256=bundle.sha256,
+            max_p99_ms=bound.max_p99_ms,
+            bound=bound.origin,
+            trust=device.trust,
+        )
         with reporter.stage(f"{device.name}: copy"):
             job = board.job({name: _files(bundle)}, Timing(threads=bound.threads), slot=slot)
         outcome.append(_result(device, board, python, job))
@@ -111,6 +119,7 @@ def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = Fals
     """Make the app's other bundle active again, if it is intact and its golden samples still give the same numbers."""
     with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
         known = board.ask_apps(app)
+        refuse_other_key(device, known)
         previous = known.apps[0].previous if known.apps else None
         if previous is None or previous.record is None:
             raise BundleRefusedError(
@@ -119,7 +128,8 @@ def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = Fals
             )
         record = previous.record
         python = board.environment(record.target, record.oldest_engine)
-        job = board.job({}, Timing(threads=record.trial.threads), slot=SlotJob(folder=f"{known.folder}/{app}"))
+        slot = SlotJob(folder=f"{known.folder}/{app}", trust=device.trust)
+        job = board.job({}, Timing(threads=record.trial.threads), slot=slot)
         outcome.append(_result(device, board, python, job))
     return outcome[-1]
 

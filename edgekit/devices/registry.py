@@ -4,6 +4,7 @@
     url = "ssh://pi@raspberrypi.local"
     class = "raspberry-pi-5"
     ssh_config = "/home/me/lab/ssh_config"
+    trust = "-----BEGIN PUBLIC KEY-----..."
 
 The file is edgekit/devices.toml in the user's configuration folder, or the one that EDGEKIT_DEVICES_FILE names.
 """
@@ -58,6 +59,8 @@ class Device:
     """Path of the ssh configuration to use instead of the user's own."""
     web_runtime: Path | None = None
     """Package file of LiteRT.js for a browser; None to let npm download it."""
+    trust: str | None = None
+    """PEM text of the public key with which bundles for the device are signed; None to push unsigned ones too."""
 
     @property
     def is_browser(self) -> bool:
@@ -164,7 +167,7 @@ def add_device(device: Device) -> None:
         raise UsageError(
             f"--ssh-config is '{device.ssh_config}', which doesn't exist", valid="an ssh configuration file"
         )
-    values = {"url": device.url, "class": device.device_class, "ssh_config": device.ssh_config}
+    values = {"url": device.url, "class": device.device_class, "ssh_config": device.ssh_config, "trust": device.trust}
     with _editing() as tables:
         tables[device.name] = {key: value for key, value in values.items() if value is not None}
 
@@ -192,15 +195,15 @@ def check_name(name: str) -> None:
 def _device(name: str, table: object, path: Path) -> Device:
     values: Mapping[str, Any] = table if isinstance(table, dict) else {}
     strings = all(isinstance(value, str) for value in values.values())
-    if "url" not in values or not strings or values.keys() - {"url", "class", "ssh_config"}:
+    if "url" not in values or not strings or values.keys() - {"url", "class", "ssh_config", "trust"}:
         raise UsageError(
             f"device '{name}' in '{path}' is not valid",
-            valid="a table with the string 'url' and, optionally, the strings 'class' and 'ssh_config'",
+            valid="a table with the string 'url' and, optionally, the strings 'class', 'ssh_config' and 'trust'",
             fix="Correct or delete it",
         )
     check_name(name)
     parse_url(values["url"])
-    return Device(name, values["url"], values.get("class"), values.get("ssh_config"))
+    return Device(name, values["url"], values.get("class"), values.get("ssh_config"), trust=values.get("trust"))
 
 
 @contextmanager

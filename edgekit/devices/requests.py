@@ -95,6 +95,8 @@ class AppsAnswer:
     """Folder of the apps."""
     disk_free_bytes: int
     """Free disk space there."""
+    trust: str | None
+    """PEM text of the public key with which the device's bundles are signed; null if it takes unsigned ones."""
     apps: tuple[AppState, ...]
     """The apps that exist."""
 

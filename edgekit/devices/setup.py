@@ -26,7 +26,7 @@ from edgekit.devices.requests import (
 )
 from edgekit.devices.scripts import ENVIRONMENT, STORE
 from edgekit.devices.transport import Connection, Done, ending, script_command
-from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
+from edgekit.devices.wheel import NAME, REQUIREMENTS, TRUST_REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
 from edgekit.support.child_process import run_python
 from edgekit.support.hashes import digest, file_sha256
@@ -40,10 +40,13 @@ def environment_key(wheel: bytes, requirements: Sequence[str], python_version: s
     return digest(hashlib.sha256(wheel).hexdigest(), sorted(requirements), python_version)[:24]
 
 
-def requirements_of(target: str, minimum: str | None) -> list[str]:
-    """Requirements in addition to edgekit's wheel. `minimum` is the oldest version of the runtime for the bundle."""
+def requirements_of(target: str, minimum: str | None, signed: bool = False) -> list[str]:
+    """Requirements in addition to edgekit's wheel, with what verifies signatures if bundles are `signed`.
+
+    `minimum` is the oldest version of the runtime for the bundle.
+    """
     engine = find_runtime(target).requirement
-    return [*REQUIREMENTS, f"{engine},>={minimum}" if minimum else engine]
+    return [*REQUIREMENTS, *(TRUST_REQUIREMENTS if signed else ()), f"{engine},>={minimum}" if minimum else engine]
 
 
 def ensure_environment(
@@ -58,7 +61,7 @@ def ensure_environment(
     if reason:
         raise DeviceSetupError(f"{device}: {target} can't run on this device: {reason}")
     python = python_of(device, facts)
-    wheel, requirements = own_wheel(), requirements_of(target, minimum)
+    wheel, requirements = own_wheel(), requirements_of(target, minimum, connection.device.trust is not None)
     key = environment_key(wheel, requirements, python.version)
     ready = f"{facts.cache}/environments/{key}"
     used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]

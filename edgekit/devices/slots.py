@@ -12,16 +12,32 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
 from edgekit.devices.app_state import SlotRecord
 from edgekit.devices.faults import full_disk
-from edgekit.devices.scripts.apps import CURRENT, INCOMING, LOCK, OTHER, SLOTS, active_slot, damage, record_of
+from edgekit.devices.scripts.apps import (
+    CURRENT,
+    INCOMING,
+    LOCK,
+    OTHER,
+    SLOTS,
+    TRUST,
+    active_slot,
+    damage,
+    record_of,
+    trusted_key,
+)
+from edgekit.devices.trust import other_key
 from edgekit.errors import DeviceError
+from edgekit.runtime.envelope import parse_public_key, public_pem
 from edgekit.support.hashes import file_sha256
 from edgekit.support.progress import Reporter
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 FIRST = "a"
 AGAIN = "Run the same command again"
@@ -78,6 +94,28 @@ class Slots:
             _sync(incoming / name)
         _sync(incoming)
         return incoming
+
+    def trusted_key(self, sent: str | None) -> "EllipticCurvePublicKey | None":
+        """The key that must have signed a bundle: the device's own, or else the one that the host sent.
+
+        Raises SignatureError if they differ, and MissingExtraError if signatures can't be verified here.
+        """
+        own = trusted_key(self.app.parent)
+        if own is None and sent is None:
+            return None
+        key = parse_public_key((own or sent or "").encode(), f"the key '{self.app.parent / TRUST}' of the device")
+        if own and sent and own != sent:
+            raise other_key(own, sent, str(self.app.parent))
+        return key
+
+    def keep_key(self, key: "EllipticCurvePublicKey") -> None:
+        """Make this the device's key, unless it has one: then it takes nothing else than bundles signed with it."""
+        path, draft = self.app.parent / TRUST, self.app.parent / f".{TRUST}"
+        if not path.exists():
+            draft.write_bytes(public_pem(key))
+            _sync(draft)
+            draft.rename(path)
+            _sync(self.app.parent)
 
     def activate_incoming(self, record: SlotRecord) -> None:
         """Move the incoming bundle into the inactive slot, whose bundle it replaces, and make it active."""

@@ -2,6 +2,7 @@
 
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import convert
@@ -15,7 +16,11 @@ from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
+from edgekit.runtime.signature import read_signed_bundle
 from edgekit.support.progress import Reporter
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 
 def change_slots(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
@@ -26,7 +31,7 @@ def change_slots(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
             if job.bundles:
                 push(job, slot, slots, reporter, trials)
             else:
-                roll_back(job, slots, reporter, trials)
+                roll_back(job, slot, slots, reporter, trials)
             refusal = None
         except DeviceError:
             raise
@@ -44,8 +49,10 @@ def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials:
         folder = slots.folder(slots.active)
     else:
         folder = slots.receive(files, Path(job.cache) / "files")
-    # A board that trusts only signed bundles reads this one with its key: nothing has opened the model yet.
-    bundle = read_bundle(folder)
+    key = slots.trusted_key(slot.trust)
+    bundle = read_trusted(folder, key)
+    if key is not None:
+        slots.keep_key(key)
     trials.append(trial := try_bundle(bundle, name, job, reporter))
     if slot.max_p99_ms is not None and trial.p99_ms > slot.max_p99_ms:
         raise BundleRefusedError(
@@ -58,7 +65,7 @@ def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials:
             slots.activate_incoming(record_of(bundle, name, files, slot, trial))
 
 
-def roll_back(job: AgentJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
+def roll_back(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
     """Make the bundle in the other slot active, if it still gives the numbers of its golden samples."""
     previous = OTHER[slots.active] if slots.active else None
     record = slots.record(previous) if previous else None
@@ -67,10 +74,15 @@ def roll_back(job: AgentJob, slots: Slots, reporter: Reporter, trials: list[Tria
             f"the app '{slots.app.name}' has no bundle to return to",
             fix="Push the bundle that you want with `edgekit push`",
         )
-    bundle = read_bundle(slots.folder(previous))
+    bundle = read_trusted(slots.folder(previous), slots.trusted_key(slot.trust))
     trials.append(try_bundle(bundle, str(record["bundle"]), job, reporter))
     with reporter.stage("switch"):
         slots.activate(previous)
+
+
+def read_trusted(folder: Path, key: "EllipticCurvePublicKey | None") -> Bundle:
+    """Read a bundle, which the key must have signed if there is one. Nothing has opened its model yet."""
+    return read_bundle(folder) if key is None else read_signed_bundle(folder, key)
 
 
 def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> Trial:

@@ -25,25 +25,29 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 CURVE_NAMES = "P-256, P-384 or P-521"
 MAX_KEY_BYTES = 1 << 16
+PUBLIC_KEY = f"a PEM file with a public key of the curve {CURVE_NAMES}"
 
 
 def read_public_key(path: str | os.PathLike[str]) -> "EllipticCurvePublicKey":
     """Read a public key from a PEM file; UsageError if it can't be used, MissingExtraError without `cryptography`."""
-    valid = f"a PEM file with a public key of the curve {CURVE_NAMES}"
+    return parse_public_key(_read(path, PUBLIC_KEY), f"'{path}'")
+
+
+def parse_public_key(pem: bytes, source: str) -> "EllipticCurvePublicKey":
+    """Parse the content of a PEM file. `source` names it in the errors, which are those of `read_public_key`."""
     fix = "Extract the public key with `openssl ec -in PRIVATE.pem -pubout -out PUBLIC.pem`"
     with _cryptography():
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    pem = _read(path, valid)
     if b"PRIVATE KEY" in pem:
-        raise UsageError(f"'{path}' is a private key, which stays with whoever signs", valid=valid, fix=fix)
+        raise UsageError(f"{source} is a private key, which stays with whoever signs", valid=PUBLIC_KEY, fix=fix)
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"'{path}' is not a public key", valid=valid, fix=fix) from error
+        raise UsageError(f"{source} is not a public key", valid=PUBLIC_KEY, fix=fix) from error
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise UsageError(f"'{path}' is a public key of another kind", valid=valid, fix=fix)
+        raise UsageError(f"{source} is a public key of another kind", valid=PUBLIC_KEY, fix=fix)
     return key
 
 

@@ -87,6 +87,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--class": text("raspberry-pi-6", "wrong.toml", names=list_device_classes()),
     "--ssh-config": text("gone", "images", names=("file",)),
     "--key": text("gone", "notes.txt", "images", names=("a PEM file", "P-256")),
+    "--trust": text("gone", "notes.txt", "images", names=("a PEM file", "P-256")),
     "--junit": text("images", "gone/junit.xml", "notes.txt/junit.xml", "/dev/null", names=FILES),
     "--summary": text("images", "gone/summary.md", "notes.txt/summary.md", "/dev/null", names=FILES),
     "--card": text("images", "gone/README.md", "notes.txt/README.md", "/dev/null", names=FILES),

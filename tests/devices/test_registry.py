@@ -58,6 +58,10 @@ def test_an_added_device_is_found_until_it_is_removed(file: Path, tmp_path: Path
     pi = Device("pi5", "ssh://pi@raspberrypi.local", "raspberry-pi-5", str(config))
     add_device(pi)
     add_device(Device("other", "ssh://other:2222"))
+    signed = Device("signed", "ssh://signed", trust='-----BEGIN PUBLIC KEY-----\n"ä"\n')
+    add_device(signed)
+    assert find_device("signed") == signed
+    remove_device("signed")
     assert find_device("pi5") == pi
     assert find_device("other").address == Address("other", None, 2222)
     assert list(read_devices()) == ["pi5", "other"]

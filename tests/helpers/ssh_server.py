@@ -167,12 +167,12 @@ def wait_for_port(server: Server) -> None:
     wait_until(listens, "sshd listens")
 
 
-def lend_environment(server: Server, target: str, minimum: str | None) -> Path:
+def lend_environment(server: Server, target: str, minimum: str | None, signed: bool = False) -> Path:
     """Put the tests' own environment where the set-up looks for one, because pip would need a minute."""
     with connect(server.device()) as connection:
         python = probe(connection).pythons[0]
     wheel = own_wheel()
-    key = setup.environment_key(wheel, setup.requirements_of(target, minimum), python.version)
+    key = setup.environment_key(wheel, setup.requirements_of(target, minimum, signed), python.version)
     place = server.cache / "environments" / key
     subprocess.run([python.path, "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")

@@ -6,6 +6,7 @@
     ~/edgekit-apps/APP/current            link to the active slot, slots/a or slots/b; its age is the time of the switch
     ~/edgekit-apps/APP/incoming           a bundle that was not tried yet
     ~/edgekit-apps/APP/lock               is locked by the process that changes the app's folder
+    ~/edgekit-apps/trust.pem              public key that signed all bundles; unsigned ones are taken without it
 
 The argument is a JSON request: {"apps": [NAME]}, where an empty list stands for all. `edgekit.devices.app_state`
 has the keys of the answer.
@@ -21,6 +22,7 @@ from pathlib import Path
 
 APPS = "edgekit-apps"
 CURRENT, SLOTS, INCOMING, LOCK = "current", "slots", "incoming", "lock"
+TRUST = "trust.pem"
 OTHER = {"a": "b", "b": "a"}
 """The other slot, by the name of a slot."""
 
@@ -56,6 +58,14 @@ def damage(folder: Path, files: "dict[str, str]") -> "str | None":
     return None
 
 
+def trusted_key(folder: Path) -> "str | None":
+    """The public key in the folder of all apps, or None."""
+    try:
+        return (folder / TRUST).read_text("utf-8")
+    except FileNotFoundError:
+        return None
+
+
 def slot_state(app: Path, slot: str) -> "dict[str, object]":
     """The bundle in a slot, and what is wrong with it."""
     record = record_of(app, slot)
@@ -73,6 +83,7 @@ def app_state(app: Path) -> "dict[str, object]":
     return {
         "name": app.name,
         "path": str(app / CURRENT),
+        "trust": str(app.parent / TRUST) if (app.parent / TRUST).exists() else None,
         "verdict": ("error" if bundle["problem"] else "pass") if bundle else None,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)) if since else None,
         "active": bundle,
@@ -86,4 +97,4 @@ if __name__ == "__main__":
     folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
     apps = [app_state(path) for path in folders if not wanted or path.name in wanted]
     free = shutil.disk_usage(place if place.is_dir() else Path.home()).free
-    print(json.dumps({"folder": str(place), "disk_free_bytes": free, "apps": apps}))
+    print(json.dumps({"folder": str(place), "disk_free_bytes": free, "trust": trusted_key(place), "apps": apps}))
