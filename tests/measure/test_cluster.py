@@ -43,21 +43,6 @@ def evaluated(command: list[str], capfd: Any, code: int = 0) -> Any:
     return json.loads(capfd.readouterr().out)
 
 
-@pytest.fixture(scope="module")
-def documents() -> list[Any]:
-    """What `alone` has printed."""
-    return []
-
-
-@pytest.fixture
-def alone(command: list[str], documents: list[Any], capfd: Any) -> Any:
-    """The document of one process for all 40 images."""
-    if not documents:
-        documents.append(evaluated(command, capfd))
-        assert documents[0]["evaluation"]["count"] == 40
-    return documents[0]
-
-
 def count(piece: int) -> int:
     return piece * piece
 
@@ -113,10 +98,17 @@ def test_local_workers_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> Non
         executor_of(3, None).__enter__()
 
 
+def test_two_workers_and_one_process_give_the_same_result(command: list[str], capfd: Any) -> None:
+    alone = evaluated(command, capfd)
+    assert alone["evaluation"]["count"] == 40
+    assert evaluated([*command, "--workers", "2"], capfd) == alone
+
+
 def test_a_worker_killed_midway_does_not_change_the_result(
-    command: list[str], alone: Any, cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    command: list[str], cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     """The executor is the fixture's cluster, in place of the one that the command would start."""
+    alone = evaluated(command, capfd)
     killed: list[int] = []
     real = cluster.map
 
@@ -136,9 +128,10 @@ def test_a_worker_killed_midway_does_not_change_the_result(
 
 
 @pytest.mark.slow
-def test_a_schedulers_address(command: list[str], alone: Any, tmp_path: Path, capfd: Any) -> None:
+def test_a_schedulers_address(command: list[str], tmp_path: Path, capfd: Any) -> None:
     """Scheduler and worker run as separate commands, as a user starts them on other machines."""
     file = tmp_path / "scheduler.json"
+    alone = evaluated(command, capfd)
     with ExitStack() as stack:
         for name, *more in (
             ("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
@@ -154,8 +147,9 @@ def test_a_schedulers_address(command: list[str], alone: Any, tmp_path: Path, ca
 
 
 def test_completed_shards_are_not_run_again(
-    command: list[str], alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
+    alone = evaluated(command, capfd)
     resumable = [*command, "-o", str(tmp_path / "run")]
     done: list[int] = []
     real, kills = shards.answer, iter([signal.SIGINT])
@@ -179,7 +173,7 @@ def test_completed_shards_are_not_run_again(
     assert len(done) == 21
 
 
-def test_two_workers_and_one_process_skip_the_same_image_and_give_the_same_result(
+def test_unreadable_images_are_skipped_with_and_without_workers(
     command: list[str], photos: Path, tmp_path: Path, capfd: Any
 ) -> None:
     import shutil
