@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, socket, sys
 
@@ -40,6 +42,7 @@ assert state()["load"] is None
 """
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_posix() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_POSIX], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

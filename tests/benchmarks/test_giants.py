@@ -83,6 +83,7 @@ def test_memory_leaves_out_mapped_files(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_refused_job_has_the_whole_error(photos: Path, tmp_path: Path) -> None:
     (row,) = giants.deploy("convnextv2_atoo", ["onnx"], photos, [], tmp_path)
     (error,) = row["refused"]

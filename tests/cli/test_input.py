@@ -19,6 +19,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.distribution import install_command
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.tiny import TINY_MODEL
 
 Fails = Callable[..., str]
@@ -363,7 +364,7 @@ def test_a_disc_that_is_full(
     finished_run: Path, job_arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Room for the first bundles and not for the next: they stay, and with more room the command goes on."""
-    with mounted(tmp_path / "disc", "size=1500k") as disc:
+    with mounted(tmp_path / "disc", "size=1500k") as disc, without_fresh_processes():
         command = ["deploy", *job_arguments, "--target", "openvino", "--target", "onnx", "-o", str(disc / "run")]
         assert main(command) == 2
         err = capfd.readouterr().err
@@ -402,7 +403,7 @@ def test_a_disc_that_becomes_full(
 
     owner: Any = {"copyfile": shutil, "posix_fallocate": os, "write_text": Path}[full]
     before = (folder / "report.json").read_text()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_fresh_processes():
         patch.setattr(owner, full, no_room)
         assert main(["deploy", *job_arguments, "--target", "onnx", "-o", str(folder)]) == 2
     err = capfd.readouterr().err

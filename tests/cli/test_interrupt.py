@@ -119,6 +119,7 @@ def test_ctrl_c_at_each_stage(
     assert kept == ["job.json", "reference-logits.json", "reference.json", "thumbnails.json"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_starts(job_arguments: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-c", TORCH_ANNOUNCED, "deploy", *job_arguments, "-o", str(tmp_path / "run")]
     with subprocess.Popen(

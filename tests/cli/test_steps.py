@@ -33,10 +33,14 @@ def run_json(capfd: Any, *arguments: object, code: int = 0) -> Any:
     return found
 
 
+def making(arguments: list[str]) -> list[str]:
+    """What quantize and compile take of a job."""
+    return [*arguments[: arguments.index("--threads")], "--target", "onnx"]
+
+
 @pytest.fixture
-def job(photos: Path, tiny_weights: Path, job_arguments: list[str]) -> list[str]:
-    """What quantize and compile take of the job."""
-    return [*job_arguments[: job_arguments.index("--threads")], "--target", "onnx"]
+def job(job_arguments: list[str]) -> list[str]:
+    return making(job_arguments)
 
 
 def test_quantize_and_compile_give_the_bundle_that_deploy_gives(
@@ -182,7 +186,7 @@ def test_a_bug_costs_one_bundle(
 
 
 def test_compile_and_quantize_go_on_after_a_bug(
-    job: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+    vit_arguments: list[str], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgekit.pipeline import graphs
     from edgekit.pipeline.quantize import quantize_stage
@@ -190,11 +194,11 @@ def test_compile_and_quantize_go_on_after_a_bug(
     def mistaken(*_: object) -> None:
         raise KeyError("val")
 
-    targets = ["--target", "fake", "-o", tmp_path]
+    job = [*making(vit_arguments), "--target", "fake", "-o", tmp_path]
     with fake_runtime.added():
         with monkeypatch.context() as patch:
             patch.setattr(fake_runtime.Backend, "compile", mistaken)
-            made = run_json(capfd, "compile", *job, *targets, code=1)
+            made = run_json(capfd, "compile", *job, code=1)
         assert made["bundles"] == [str(tmp_path / "onnx-float")]
         (failed,) = made["failures"]
         assert (failed["name"], failed["failure"]["stage"]) == ("fake-float", "bug in edgekit")
@@ -205,7 +209,7 @@ def test_compile_and_quantize_go_on_after_a_bug(
             return quantize_stage(request, *arguments)
 
         monkeypatch.setattr(graphs, "quantize_stage", mistaken_for_onnx)
-        made = run_json(capfd, "quantize", *job, *targets, "--num-calibration-samples", 4, code=1)
+        made = run_json(capfd, "quantize", *job, "--num-calibration-samples", 4, code=1)
     assert made["graphs"] == [str(tmp_path / "fake-int8-graph")]
     assert [(each["name"], each["failure"]["error"]) for each in made["failures"]] == [("onnx-int8", "KeyError")]
 

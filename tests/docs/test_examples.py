@@ -368,6 +368,7 @@ def preprocessing(interpolation: str, crop_pct: float, crop_mode: str) -> Prepro
     return Preprocessing(SIDE, SIDE, interpolation, crop_pct, crop_mode, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rules", [("bilinear", 1.0, "center"), ("bicubic", 0.875, "center"), ("bicubic", 0.9, "squash")]
 )
@@ -390,6 +391,7 @@ def test_the_program_in_cpp_gives_the_labels_and_scores_of_the_sdk(
     assert [float(score) for _, _, score in lines] == pytest.approx(scores, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_the_program_in_cpp_refuses_what_it_does_not_have(
     classify: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:

@@ -258,6 +258,7 @@ def test_other_arguments_of_the_constructor_are_another_model(again: Callable[..
     assert reused_bundles(capfd.readouterr().err) == set()
 
 
+@pytest.mark.slow
 def test_int8_weights_alone_are_smaller_and_computed_in_float(vit_arguments: list[str], tmp_path: Path) -> None:
     where = ["--target", "openvino", "--target", "onnx", "-o", str(tmp_path / "run")]
     assert main(["deploy", *vit_arguments, "--scheme", "w8", *where]) == 0

@@ -15,6 +15,8 @@ from PIL import Image
 from edgekit.report.html import render_html
 from tests.helpers.reports import BEST, CHANGES, FLOAT_TIMES, INT8_TIMES, ROWS, accuracy, by_class, report, report_with
 
+pytestmark = pytest.mark.slow
+
 # This script runs in the page and checks what a person would see and do. The contrast of each text with its background
 # is WCAG's.
 INSPECT = """
