@@ -23,6 +23,7 @@ from edgekit.pipeline import deploy, job_settings, plan
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan_shape import shape_of_model
 from tests.helpers.graphs import export_graph
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.runtimes import registered
 from tests.helpers.tiny import TINY_ARGS
 
@@ -228,7 +229,7 @@ def test_a_bundle_too_large_for_its_format_is_skipped_unless_forced(
     limit = FileLimit((small + large) // 2, "a TFLite file")  # between the sizes of int8 and float
     shutil.copytree(finished_run, tmp_path / "run")  # the bundle that isn't refused exists already
     run = ["deploy", *job_arguments, "--target", "tflite", "-o", str(tmp_path / "run"), "--quiet", "--json"]
-    with registered(replace(RUNTIMES["tflite"], file_limit=limit)):
+    with registered(replace(RUNTIMES["tflite"], file_limit=limit)), without_fresh_processes():
         assert main([*run, *(["--force"] if force else [])]) == (0 if force else 1)
     verdicts = {row["precision"]: row for row in json.loads(capfd.readouterr().out)["results"]}
     assert verdicts["int8"]["verdict"] == "pass"
