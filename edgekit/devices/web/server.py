@@ -55,7 +55,7 @@ class PageServer:
         self._socket: web.WebSocketResponse | None = None
         self._joined: Joined | None = None
         self._here, self._answers = asyncio.Event(), asyncio.Queue[Answer | bytes | None]()
-        self._asked, self._closing = 0, False
+        self._asked, self._closing, self._starting = 0, False, threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"page of {name}")
         self._thread.start()
@@ -90,12 +90,14 @@ class PageServer:
 
     def close(self) -> None:
         """End the server; the page keeps its result. A request in progress fails."""
-        if self._closing:
-            return
-        self._closing = True
         finished = self._shown.state in ("done", "failed")
         last = self._shown if finished else Shown(state="failed", title="edgekit was stopped")
-        self._wait(self._stop(replace(last, operation="end")))
+        with self._starting:
+            if self._closing:
+                return
+            stopped = asyncio.run_coroutine_threadsafe(self._stop(replace(last, operation="end")), self._loop)
+            self._closing = True
+        stopped.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -104,7 +106,11 @@ class PageServer:
         self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._starting:  # nothing may start after the loop's last work, because it would never end
+            if self._closing:
+                work.close()
+                raise self._left("edgekit was stopped")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -121,7 +127,7 @@ class PageServer:
         application.router.add_get(f"{self.path}{{name:[a-z0-9.]*}}", self._serve_page)
         application.router.add_route("*", "/{other:.*}", _unknown_address)
         application.on_response_prepare.append(_add_headers)
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "0.0.0.0", 0, ssl_context=tls)
         await site.start()

@@ -155,6 +155,8 @@ def test_the_end_fails_a_request_and_tells_the_page(server: PageServer) -> None:
 
     with pytest.raises(BrowserError, match="stopped"):
         play(server, page)
+    with pytest.raises(BrowserError, match="stopped"):
+        server.show(Shown(state="working", title="too late"))
 
 
 def test_only_the_page_with_its_token_and_the_offered_files_are_served(server: PageServer, tmp_path: Path) -> None:
