@@ -56,6 +56,7 @@ def test_a_sample_of_the_modules(module: str, target: str, photos: Path) -> None
     assert row["int8_share_of_macs"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_too_long_has_a_reason(photos: Path) -> None:
     (row,) = run("resnet", photos, 0.01, "onnx")
     assert row["reason"] == "takes longer than 0 s"

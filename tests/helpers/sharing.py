@@ -70,8 +70,14 @@ class SharedRun:
         self._sizes: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._said = monotonic()
+        self._collected = 0
         if self._first:
             self._say("Collecting the tests.")
+
+    def pytest_itemcollected(self) -> None:
+        self._collected += 1
+        if self._first and self._is_late():
+            self._say(f"{self._collected} tests so far")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -109,7 +115,7 @@ class SharedRun:
         return category, "", ""
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if monotonic() - self._said >= self._every_s:
+        if self._is_late():
             file = _file_of(nodeid)
             self._say(f"{self._share()} {file}: {self._outcomes.total()} of {self._sizes[_claim_name(file)]} tests")
 
@@ -127,6 +133,9 @@ class SharedRun:
         with FileLock(self._claims.with_name("summary.lock")):
             yield
             self._terminal.flush()
+
+    def _is_late(self) -> bool:
+        return monotonic() - self._said >= self._every_s
 
     def _say(self, line: str) -> None:
         self._terminal.write_line(line, flush=True)
