@@ -41,10 +41,11 @@ def test_files_are_copied_once_and_damage_is_noticed(
     with connect(lent_board.device()) as connection:
         facts = probe(connection)
         (digest,) = setup.send_files(connection, facts, [first])
-        assert (lent_board.cache / "files" / digest).read_bytes() == b"content"
-        monkeypatch.setattr(setup, "_stream", None)
-        assert setup.send_files(connection, facts, [first]) == [digest], "the file is not sent again"
-        monkeypatch.undo()
+        sent = lent_board.cache / "files" / digest
+        assert sent.read_bytes() == b"content"
+        inode = sent.stat().st_ino
+        assert setup.send_files(connection, facts, [first]) == [digest]
+        assert sent.stat().st_ino == inode, "the file is not sent again"
         other = tmp_path / "other"
         other.write_bytes(b"other")
         monkeypatch.setattr(setup, "file_sha256", lambda path: "0" * 64)
@@ -56,7 +57,7 @@ def test_files_are_copied_once_and_damage_is_noticed(
             setup.send_files(connection, facts, [tmp_path / "gone"])
         with pytest.raises(DeviceFullError, match=r"0 MB are free.*devices clean board"):
             setup.send_files(connection, replace(facts, disk_free_bytes=1), [other])
-        os.utime(lent_board.cache / "files" / digest, (0, 0))
+        os.utime(sent, (0, 0))
         assert setup.send_files(connection, replace(facts, disk_free_bytes=1), [other]), "removable files make room"
         assert digest not in {path.name for path in (lent_board.cache / "files").iterdir()}, "it was unused for a month"
 

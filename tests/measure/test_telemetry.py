@@ -71,7 +71,7 @@ def stat(machine: Path, busy: int) -> None:
 
 def test_other_load(tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     own = [3.0]
-    monkeypatch.setattr(telemetry, "_own_seconds", lambda: own[0])
+    monkeypatch.setattr(os, "times", lambda: (own[0], 0.0, 0.0, 0.0, 0.0))
     cpus, tick = len(os.sched_getaffinity(0)), os.sysconf("SC_CLK_TCK")
     stat(tmp_path, 0)
     sampler = TelemetrySampler(tmp_path)

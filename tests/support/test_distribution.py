@@ -111,12 +111,16 @@ def test_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_command_acts_on_the_running_environment(
-    has_pip: bool, on_path: dict[str, str], start: str, monkeypatch: pytest.MonkeyPatch
+    has_pip: bool, on_path: dict[str, str], start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = "/home/me/my env/bin/python"
     scripts = sysconfig.get_path("scripts")
     monkeypatch.setattr(sys, "executable", python)
-    monkeypatch.setattr(distribution, "_has_pip", lambda: has_pip)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if has_pip:
+        metadata = tmp_path / "pip-26.0.dist-info/METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text("Metadata-Version: 2.1\nName: pip\nVersion: 26.0\n")
     found = {name: path.replace("SCRIPTS", scripts) for name, path in on_path.items()}
     monkeypatch.setattr(shutil, "which", found.get)
     expected = start.replace("PYTHON", shlex.quote(python))
