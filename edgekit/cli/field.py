@@ -223,6 +223,7 @@ def _facts(state: "AppState") -> Iterator[tuple[str, str]]:
         bound = f", at most {record.max_p99_ms:.2f} ms" if record.max_p99_ms else ""
         threads = f"{trial.threads} thread{'s' if trial.threads > 1 else ''}"
         yield from [("trust", f"bundles that the key in {state.trust} signed")] if state.trust else []
-        yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}"
+        note = ", emulated: not comparable" if trial.emulated else ""
+        yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}{note}"
     problem = f": {state.previous.problem}" if state.previous and state.previous.problem else ""
     yield "previous", f"{_bundle(state.previous)}{problem}"

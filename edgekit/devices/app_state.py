@@ -25,6 +25,8 @@ class Trial:
     """Median latency in milliseconds."""
     p99_ms: float
     """99th percentile of the latency in milliseconds."""
+    emulated: bool | None = None
+    """Whether QEMU emulates the processor, so that the latency can't be compared; null if that is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

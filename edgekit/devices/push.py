@@ -100,6 +100,8 @@ def push_to(
         refuse_other_processor(device.name, bundle, board.facts)
         known = board.ask_apps(app)
         refuse_other_key(device, known)
+        if board.facts.emulated:
+            reporter.warn(f"{device.name}: QEMU emulates the processor, so its times are not comparable")
         manifest, name = bundle.manifest, bundle.path.resolve().name
         python = board.ready(manifest.target, manifest.engine["minimum"], {name: bundle.size_bytes})
         slot = SlotJob(
@@ -129,7 +131,8 @@ def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = Fals
         record = previous.record
         python = board.environment(record.target, record.oldest_engine)
         slot = SlotJob(folder=f"{known.folder}/{app}", trust=device.trust)
-        job = board.job({}, Timing(threads=record.trial.threads), slot=slot)
+        timing = Timing(threads=record.trial.threads, warmup=1, iterations=1)  # in the fewest rounds: it is urgent
+        job = board.job({}, timing, slot=slot)
         outcome.append(_result(device, board, python, job))
     return outcome[-1]
 

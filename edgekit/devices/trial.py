@@ -14,6 +14,7 @@ from edgekit.devices.scripts.apps import OTHER, app_state
 from edgekit.devices.slots import Slots, changing
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.measure.latency import CallFailed, alternate
+from edgekit.measure.probe import emulated
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import golden_error, open_session
 from edgekit.runtime.signature import read_signed_bundle
@@ -21,6 +22,10 @@ from edgekit.support.progress import Reporter
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+TIMED_MS = 20_000
+"""Duration of the timing after which a slow model gets fewer rounds, in milliseconds."""
+FEWEST_ROUNDS = 20
 
 
 def change_slots(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
@@ -96,8 +101,11 @@ def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> 
         if not golden.passed:
             raise golden_error(name, golden, engine, bundle.manifest.made_with, job.name)
         image = bundle.manifest.preprocessing.normalize(bundle.golden().pixels[:1])
+        calls = {name: lambda: session(image)}
         try:
-            times = alternate({name: lambda: session(image)}, job.timing.warmup, job.timing.iterations)[name]
+            ((one_ms,),) = alternate(calls, 1, 1).values()
+            rounds = max(FEWEST_ROUNDS, min(job.timing.iterations, int(TIMED_MS / one_ms)))
+            times = alternate(calls, min(job.timing.warmup, rounds), rounds)[name]
         except CallFailed as failed:
             raise failed.error from failed
         return Trial(
@@ -108,6 +116,7 @@ def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> 
             tolerance=golden.tolerance,
             p50_ms=float(np.percentile(times, 50)),
             p99_ms=float(np.percentile(times, 99)),
+            emulated=emulated(Path("/")),
         )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,18 @@ def test_two_pushes_at_once(lent_board: Server, bundles: list[Path]) -> None:
     assert {active(lent_board), state["previous"]["record"]["sha256"]} == set(hashes)
 
 
+def kill_after(seconds: float, push: "subprocess.Popen[bytes]", on_device: Callable[[], list[int]] | None) -> None:
+    """Kill a push or, once they exist, its processes on the device, unless the push ends earlier."""
+    if on_device:
+        wait_until(lambda: on_device() or push.poll() is not None, "there is a process on the device")
+    try:
+        push.wait(seconds)
+    except subprocess.TimeoutExpired:
+        for pid in on_device() if on_device else [push.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_pushes_that_are_killed_at_any_time(
     lent_board: Server, bundles: list[Path], pytestconfig: pytest.Config
 ) -> None:
@@ -185,29 +198,20 @@ def test_pushes_that_are_killed_at_any_time(
     usual_s = time.monotonic() - begin
     assert active(lent_board) == hashes[0]
     moment, before = random.Random(5), 0
-    ends = dict.fromkeys(("host", "device", "agent"), 0)
+    sides: list[tuple[Callable[[], list[int]] | None, float]] = [
+        (None, 1),
+        (lent_board.sessions, 0.9),
+        (lambda: agents(lent_board), 0.3),
+    ]
     for index in range(pytestconfig.getoption("kills")):
-        side = list(ends)[index % len(ends)]
+        begin = time.monotonic()
         with start(bundles[1 - before]) as process:
-            try:
-                process.wait(moment.uniform(0, usual_s))
-            except subprocess.TimeoutExpired:
-                ends[side] += 1
-                if side == "host":
-                    process.kill()
-                elif side == "device":
-                    lent_board.cut()
-                else:
-                    for pid in agents(lent_board):
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-            process.wait()
-        if side == "host":
-            wait_until(lambda: not agents(lent_board), "the agent notices that the host is gone")
+            victims, part = sides[index % len(sides)]
+            kill_after(moment.uniform(0, part * usual_s), process, victims)
+            usual_s = min(usual_s, time.monotonic() - begin) if process.wait() == 0 else usual_s
+        wait_until(lambda: not agents(lent_board), "an agent notices that its host is gone")
         lent_board.cut()
-        now = hashes.index(active(lent_board))
-        assert now in (before, 1 - before)
-        before = now
+        before = hashes.index(active(lent_board))
     assert start(bundles[1 - before]).wait() == 0
     assert active(lent_board) == hashes[1 - before]
     assert {path.name for path in (apps(lent_board) / "app").iterdir()} == {"current", "slots", "lock"}

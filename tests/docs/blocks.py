@@ -47,6 +47,7 @@ SLOW = frozenset(
         "docs/how-to/other-machines.md",
         "docs/how-to/signatures.md",
         "docs/how-to/soups.md",
+        "docs/how-to/updates.md",
         "docs/tutorials/int8-slower-or-less-accurate.md",
         "docs/tutorials/your-own-model.md",
     )
