@@ -152,8 +152,8 @@ def test_a_lowering_of_another_runtime_is_refused(checkout: Checkout, tmp_path: 
 def test_evaluate_and_benchmark(checkout: Checkout, bundles: list[Path], photos: Path) -> None:
     evaluated = checkout.json("evaluate", *bundles, "--data", photos)
     assert [row["accuracy"]["count"] for row in evaluated["results"]] == [40, 40]
-    timed = checkout.json("benchmark", *bundles, "--iterations", 3, "--warmup", 1, "--threads", 1)
-    assert [row["latency_ms"]["count"] for row in timed["results"]] == [3, 3]
+    timed = checkout.json("benchmark", bundles[1], "--iterations", 3, "--warmup", 1, "--threads", 1)
+    assert [row["latency_ms"]["count"] for row in timed["results"]] == [3]
 
 
 def test_inspect_a_bundle_and_its_model_file(checkout: Checkout, bundles: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -61,11 +62,16 @@ def network() -> nn.Module:
     return Network().eval()
 
 
+@cache
+def exported(network: nn.Module) -> GraphModule:
+    return export_graph(network, SHAPE)
+
+
 def quantized(
     network: nn.Module, rounding: Literal["nearest", "gptq", "fit"], samples: Images, target: str = "openvino"
 ) -> GraphModule:
     recipe = replace(load_recipe("default"), weight_rounding=rounding)
-    return quantize(rewrite(export_graph(network, SHAPE), []).graph, samples, recipe, target)
+    return quantize(rewrite(exported(network), []).graph, samples, recipe, target)
 
 
 @torch.no_grad()

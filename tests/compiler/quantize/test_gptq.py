@@ -1,6 +1,7 @@
 """GPTQ chooses the levels of weights for the layer's output, not just for the weights."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -40,9 +41,14 @@ def network() -> nn.Module:
     ).eval()
 
 
+@cache
+def exported() -> GraphModule:
+    return export_graph(network(), SIZE)
+
+
 def quantized(rounding: Literal["nearest", "gptq"]) -> GraphModule:
     recipe = replace(load_recipe("default"), estimator="histogram", weight_rounding=rounding)
-    return quantize(rewrite(export_graph(network(), SIZE), []).graph, images(16, 0), recipe, "onnx")
+    return quantize(rewrite(exported(), []).graph, images(16, 0), recipe, "onnx")
 
 
 def error(graph: GraphModule) -> float:

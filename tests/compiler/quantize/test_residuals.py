@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A, Q
+from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_backend
@@ -27,10 +29,15 @@ from tests.helpers.tiny import X86
 SIZE = 34
 
 
-@pytest.fixture
-def graph() -> GraphModule:
+@cache
+def exported() -> GraphModule:
     torch.manual_seed(0)
     return export_graph(Residual().eval(), (1, 3, SIZE, SIZE))
+
+
+@pytest.fixture
+def graph() -> GraphModule:
+    return rewrite(exported(), []).graph
 
 
 @pytest.fixture

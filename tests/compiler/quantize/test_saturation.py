@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 from edgekit.compiler.quantizers import int8_weight
+from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
@@ -87,9 +89,14 @@ def images(count: int = 4) -> list[NDArray[np.float32]]:
     return [random.uniform(0.8, 1, SHAPE).astype(np.float32) for _ in range(count)]
 
 
+@cache
+def exported() -> GraphModule:
+    return export_graph(Saturating().eval(), SHAPE)
+
+
 def quantized(target: str, limit_pairs: bool, rounding: Literal["nearest", "gptq", "fit"] = "gptq") -> GraphModule:
     recipe = replace(load_recipe("default"), weight_rounding=rounding, estimator="minmax")
-    return quantize(export_graph(Saturating().eval(), SHAPE), images(), recipe, target, limit_pairs=limit_pairs)
+    return quantize(rewrite(exported(), []).graph, images(), recipe, target, limit_pairs=limit_pairs)
 
 
 def levels_of(graph: GraphModule) -> list[tuple[DenseLayer, NDArray[np.int8]]]:
