@@ -14,7 +14,7 @@ from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES
 from edgekit.config.recipes import list_recipes
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices.registry import LOCAL, read_devices
+from edgekit.devices.registry import LOCAL, WEB, read_devices
 from edgekit.errors import EdgekitError, error_names
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
@@ -82,6 +82,17 @@ def shipped_device_classes() -> Iterable[str]:
 def devices(incomplete: str) -> Iterable[str]:
     """This machine, and the devices that the user saved."""
     return _behind_commas(incomplete, (LOCAL, *saved_devices()))
+
+
+@_offering
+def measuring_devices(incomplete: str) -> Iterable[str]:
+    """This machine, a browser, and the devices that the user saved."""
+    return _behind_commas(incomplete, (LOCAL, WEB, *saved_devices()))
+
+
+def evaluation_devices() -> tuple[str, ...]:
+    """This machine, and a browser."""
+    return (LOCAL, WEB)
 
 
 @_offering

@@ -23,6 +23,8 @@ def accuracy_answer(evaluation: "BundleEvaluation", width: int, wide: bool) -> I
     rows, reference = evaluation.results, evaluation.reference
     if reference is not None:
         yield from wrapped(_loss_of(evaluation), width)
+    if evaluation.device is not None:
+        yield from wrapped(f"The bundles ran on {evaluation.device.label}: {evaluation.device.cpu}.", width)
     yield ""
     if wide:
         yield from (line for row in rows for line in _accuracy_line(row))

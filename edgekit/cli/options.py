@@ -13,7 +13,7 @@ from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, runtime_called
-from edgekit.devices.registry import THIS, Device, browser_called, find_device
+from edgekit.devices.registry import LOCAL, THIS, Device, browser_called, find_device
 from edgekit.errors import UsageError
 from edgekit.measure.settings import Gates, Timing
 from edgekit.models.arguments import parse_model_args
@@ -211,3 +211,17 @@ def devices_of(names: list[str] | None, web_runtime: Path | None = None, web_htt
         option = "--web-https" if web_https else "--web-runtime"
         raise UsageError(f"{option} is for browsers, and no device is one", fix="Add `--device web`")
     return tuple(chosen) or (THIS,)
+
+
+def evaluation_browser(name: str, web_runtime: Path | None, web_https: bool) -> Device | None:
+    """The browser to evaluate in; None for this machine. Raises UsageError for a board."""
+    chosen = devices_of([name], web_runtime, web_https)
+    if chosen == (THIS,):
+        return None
+    if len(chosen) > 1 or not chosen[0].is_browser:
+        raise UsageError(
+            f"--device is '{name}'",
+            valid=f"{LOCAL}, or web for a browser",
+            fix="`edgekit deploy --device` also evaluates on boards, and on several devices",
+        )
+    return chosen[0]

@@ -134,7 +134,7 @@ Devices = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        autocompletion=completion.devices,
+        autocompletion=completion.measuring_devices,
         show_default="local",
         rich_help_panel=panels.DEVICE,
         help="Devices to measure on: local (this machine), names from `edgekit devices list`, ssh://USER@HOST, or web "
@@ -150,6 +150,17 @@ OneDevice = Annotated[
         autocompletion=completion.devices,
         rich_help_panel=panels.DEVICE,
         help="Device to run on: local (this machine), a name from `edgekit devices list`, or ssh://USER@HOST.",
+    ),
+]
+EvaluationDevice = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        autocompletion=completion.evaluation_devices,
+        rich_help_panel=panels.DEVICE,
+        help="Device to evaluate on: local (this machine), or web for a browser, such as a phone's, that opens the "
+        "address which edgekit shows. A browser runs bundles for LiteRT.",
     ),
 ]
 Offline = Annotated[

@@ -12,13 +12,14 @@ from edgekit.cli.arguments import Bundles
 from edgekit.cli.checks import check_images, check_scheduler
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines, flat
-from edgekit.cli.options import data_of, devices_of, gates_of, seconds_of
+from edgekit.cli.options import data_of, devices_of, evaluation_browser, gates_of, seconds_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of
 from edgekit.cli.shared import (
     MOST_THREADS,
     Devices,
     EvalCount,
+    EvaluationDevice,
     Iterations,
     Json,
     Labelled,
@@ -34,6 +35,7 @@ from edgekit.cli.shared import (
     Wide,
 )
 from edgekit.cli.typed import Typed
+from edgekit.devices.registry import LOCAL
 from edgekit.errors import UsageError
 
 EVALUATE_EXAMPLES = """
@@ -141,6 +143,9 @@ def evaluate(
     data: Labelled = None,
     num_eval_samples: EvalCount = None,
     seed: Seed = 0,
+    device: EvaluationDevice = LOCAL,
+    web_runtime: WebRuntime = None,
+    web_https: WebHttps = False,
     wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -164,19 +169,23 @@ def evaluate(
     check_files(files)
     if scaling.output is not None:
         check_output(scaling.output)
+    browser = evaluation_browser(device, web_runtime, web_https)
+    if browser is not None and (scaling.workers or scaling.scheduler or scaling.output):
+        raise UsageError(
+            f"'{device}' is a browser, for which --workers, --scheduler and --output don't work",
+            fix="Leave them out",
+        )
+    gates = None if compared.max_drop is None else gates_of(max_drop=compared.max_drop)
     with clean_stdout() as out:
         reporter = Reporter(quiet)
-        evaluation = evaluate_bundles(
-            bundles,
-            images,
-            num_eval_samples,
-            seed,
-            scaling.threads,
-            reporter,
-            Scale(scaling.workers, scaling.scheduler, scaling.output),
-            reference=compared.reference,
-            gates=None if compared.max_drop is None else gates_of(max_drop=compared.max_drop),
-        )
+        what = (bundles, images, num_eval_samples, seed, scaling.threads, reporter)
+        if browser is not None:
+            from edgekit.devices.web.evaluate import evaluate_in_browser
+
+            evaluation = evaluate_in_browser(browser, *what, reference=compared.reference, gates=gates)
+        else:
+            scale = Scale(scaling.workers, scaling.scheduler, scaling.output)
+            evaluation = evaluate_bundles(*what, scale, reference=compared.reference, gates=gates)
         if json_:
             emit(out, evaluation)
             for warning in evaluation.warnings:

@@ -9,7 +9,7 @@ from edgekit.config.runtimes import find_runtime
 from edgekit.devices.parallel import each_device
 from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
-from edgekit.devices.web.limits import BROWSER_TARGET, check_browsers
+from edgekit.devices.web.limits import check_browsers, runnable_on
 from edgekit.devices.web.pages import serving
 from edgekit.errors import UsageError
 from edgekit.measure import machine
@@ -70,21 +70,6 @@ def benchmark_devices(
         judge_latency(row, gates, baselines_of(row.name, bundles) if row.name in bundles else ()) for row in measured
     )
     return Benchmark(device=rows[0].device, results=rows)
-
-
-def runnable_on(device: Device, bundles: Group, reporter: Reporter) -> Group:
-    """The bundles that a device can run: a browser runs those for LiteRT. Raises UsageError if it can run none."""
-    if not device.is_browser:
-        return bundles
-    runnable = {name: bundle for name, bundle in bundles.items() if bundle.manifest.target == BROWSER_TARGET}
-    if not runnable:
-        raise UsageError(
-            f"'{device.name}' is a browser, and none of the bundles is for {find_runtime(BROWSER_TARGET).title}",
-            valid=f"bundles that were made with --target {BROWSER_TARGET}",
-        )
-    if others := [name for name in bundles if name not in runnable]:
-        reporter.say(f"{device.name}: a browser runs bundles for LiteRT only, so it skips {', '.join(others)}")
-    return runnable
 
 
 def _check_comparable(bundles: Group) -> None:

@@ -1,11 +1,16 @@
 """Evaluate bundles, in this process or in several, for `edgekit evaluate`. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from edgekit.errors import ImageError, UsageError, costs_a_row
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
+from edgekit.images.crops import crop_each
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import Selection, select
 from edgekit.measure.accuracy import Predictions
@@ -13,13 +18,29 @@ from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
 from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.row import Failure
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.support.files import replace_text, writing
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, Step
 from edgekit.support.run_folder import open_run
+
+
+class Elsewhere(Protocol):
+    """Predicts on another device than this machine and its workers."""
+
+    @property
+    def device(self) -> DeviceFacts:
+        """The device, as reports describe it."""
+        ...
+
+    def predict(
+        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+    ) -> Predictions:
+        """Predictions for crops [H,W,C] of these samples. Calls `step` after each. Raises a StageError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,11 +65,13 @@ def evaluate_bundles(
     scale: Scale | None = None,
     reference: Path | None = None,
     gates: Gates | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> BundleEvaluation:
     """Evaluate bundles on the same images, and compare each with one of them.
 
     That is `reference`, which is evaluated too, or else the first float bundle, or else the first bundle. With gates,
-    the others must not lose more accuracy. Raises UsageError if the bundles can't be compared.
+    the others must not lose more accuracy. With `elsewhere`, another device runs the bundles. Raises UsageError if the
+    bundles can't be compared, and DeviceError if that device fails.
     """
     scale = scale or Scale()
     check_threads(threads)
@@ -78,15 +101,21 @@ def evaluate_bundles(
         for index, bundle in enumerate(bundles):
             name = str(bundle.path)
             try:
+                if elsewhere is not None:
+                    crops = crop_each(dataset, chosen.samples, bundle.manifest.preprocessing)
+                    with reporter.stage(name, len(chosen.samples)) as step:
+                        answers.append(elsewhere.predict(bundle, crops, chosen.samples, step))
+                    continue
                 shards = shards_of(bundle, dataset, chosen, threads)
                 with reporter.stage(name, len(chosen.samples)) as step:
                     answers.append(evaluate_shards(shards, executor, run, f"{index}-{bundle.path.name}", step))
             except Exception as error:
-                if not costs_a_row(error):
+                if not costs_a_row(error) or isinstance(error, DeviceError):
                     raise
                 reporter.failed(name, error)
                 answers.append(Failure.of("evaluate", error))
         document = compare_bundles(bundles, answers, chosen, reference, gates)
+        document = replace(document, device=elsewhere.device if elsewhere else None)
         if run:
             file = run.path / "evaluation.json"
             with writing(file):

@@ -13,6 +13,7 @@ from edgekit.measure.calibrated_on import calibrated_on
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
 from edgekit.measure.settings import Gates
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.document import Reference, Unreadable
 from edgekit.report.gate import Gate
 from edgekit.report.row import Accuracy, Count, Failure, Verdict
@@ -78,6 +79,8 @@ class BundleEvaluation:
     """The bundle that the others are compared with; null if none worked."""
     results: tuple[EvaluatedBundle, ...]
     """One entry for each bundle."""
+    device: DeviceFacts | None = None
+    """The browser that ran the bundles; null where this machine or its workers did."""
 
     @property
     def doubts(self) -> tuple[str, ...]:

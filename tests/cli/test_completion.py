@@ -61,7 +61,7 @@ def complete(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         (["deploy", "--recipe", "conv"], [name for name in list_recipes() if name.startswith("conv")]),
         (["plan", "--device-class", ""], list_device_classes()),
         (["devices", "add", "--class", ""], list_device_classes()),
-        (["deploy", "--device", ""], ["local", "pi5", "lab"]),
+        (["deploy", "--device", ""], ["local", "web", "pi5", "lab"]),
         (["inspect", "--device", "p"], ["pi5"]),
         (["devices", "check", ""], ["pi5", "lab"]),
         (["devices", "remove", "l"], ["lab"]),

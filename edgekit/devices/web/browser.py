@@ -1,9 +1,11 @@
 """Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import cast
 
 import msgspec
@@ -26,9 +28,10 @@ from edgekit.devices.web.messages import (
 )
 from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PageServer
-from edgekit.devices.web.words import outcome
+from edgekit.devices.web.words import evaluated, outcome
 from edgekit.errors import DeviceError, EngineError
-from edgekit.measure.accuracy import SnrMeter, predict
+from edgekit.images.dataset import Sample
+from edgekit.measure.accuracy import Predictions, SnrMeter, predict
 from edgekit.measure.baselines import F32, Call, Group
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.fresh_process import Fresh
@@ -116,14 +119,7 @@ class Browser:
 
     def _check(self, name: str, bundle: Bundle, model: Download, images: EvaluationImages | None) -> CheckedBundle:
         """Run the golden samples and, if there are any, the evaluation images."""
-        self._show(f"{name}: load")
-        request = OpenRequest(build=self._build, models=(model,))
-        opened = msgspec.convert(self._server.ask(request), Opened)
-        golden = bundle.golden()
-        logits = np.concatenate(list(self._logits(bundle, model, golden.pixels)))
-        result = VerifyResult(float(np.abs(logits - golden.logits).max()), golden.tolerance)
-        if not result.passed:
-            raise golden_error(name, result, self._engine, None, f"'{self._device.name}'")
+        opened = self._open(name, bundle, model)
         accuracy, snr = None, SnrMeter(images.logits if images else None)
         if images is not None:
             title = f"{name}: evaluate"
@@ -149,6 +145,36 @@ class Browser:
             snr_db=snr.db,
         )
 
+    def predict(
+        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+    ) -> Predictions:
+        """Check the golden samples of a bundle, and predict for crops [H,W,C]. Raises a StageError."""
+        name, model = bundle.path.name, self._server.offer(bundle.model_path)
+        try:
+            self._open(name, bundle, model)
+            rows = self._counted(self._logits(bundle, model, crops), f"{name}: evaluate", len(samples), step)
+            labels, names = [sample.label for sample in samples], [sample.name for sample in samples]
+            predictions = predict(lambda row: row, zip(rows, labels, strict=True), names)
+        except DeviceError as error:
+            self._server.show(Shown(state="failed", title="The evaluation failed", text=str(error)))
+            raise
+        finally:
+            self._server.withdraw(model)
+        self._server.show(evaluated(name, predictions))
+        return predictions
+
+    def _open(self, name: str, bundle: Bundle, model: Download) -> Opened:
+        """Load a bundle in a new worker, and check its golden samples. Raises a StageError."""
+        self._show(f"{name}: load")
+        request = OpenRequest(build=self._build, models=(model,))
+        opened = msgspec.convert(self._server.ask(request), Opened)
+        golden = bundle.golden()
+        logits = np.concatenate(list(self._logits(bundle, model, golden.pixels)))
+        result = VerifyResult(float(np.abs(logits - golden.logits).max()), golden.tolerance)
+        if not result.passed:
+            raise golden_error(name, result, self._engine, None, f"'{self._device.name}'")
+        return opened
+
     def _counted(
         self, rows: Iterator[NDArray[np.float32]], title: str, total: int, step: Step
     ) -> Iterator[NDArray[np.float32]]:
@@ -158,11 +184,14 @@ class Browser:
                 self._show(title, done, total)
             yield row
 
-    def _logits(self, bundle: Bundle, model: Download, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """Logits [1,classes] of each image of [N,H,W,C]."""
-        count = max(1, CHUNK_BYTES // pixels[0].size)
-        for first in range(0, len(pixels), count):
-            part = pixels[first : first + count]
+    def _logits(
+        self, bundle: Bundle, model: Download, crops: Iterable[NDArray[np.uint8]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits [1,classes] of each image [H,W,C]."""
+        remaining = iter(crops)
+        count = max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape))
+        while chunk := list(islice(remaining, count)):
+            part = np.stack(chunk)
             with self._offered(bundle, part) as images:
                 answer = self._server.ask(LogitsRequest(build=self._build, models=(model,), images=(images,)))
             logits = np.frombuffer(cast(bytes, answer), "<f4").astype(np.float32)

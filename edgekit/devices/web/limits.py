@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from edgekit.config.runtimes import find_runtime
 from edgekit.devices.registry import Device
 from edgekit.errors import UsageError
+from edgekit.measure.baselines import Group
 from edgekit.measure.settings import Timing
+from edgekit.support.progress import Reporter
 
 BROWSER_TARGET = "tflite"
 """The runtime whose bundles browsers run."""
@@ -23,3 +26,18 @@ def check_browsers(devices: Sequence[Device], timing: Timing, targets: Sequence[
             f"'{browser}' is a browser, which can't run bundles for {', '.join(other)}",
             valid=f"--target {BROWSER_TARGET} for a job with a browser",
         )
+
+
+def runnable_on(device: Device, bundles: Group, reporter: Reporter) -> Group:
+    """The bundles that a device can run: a browser runs those for LiteRT. Raises UsageError if it can run none."""
+    if not device.is_browser:
+        return bundles
+    runnable = {name: bundle for name, bundle in bundles.items() if bundle.manifest.target == BROWSER_TARGET}
+    if not runnable:
+        raise UsageError(
+            f"'{device.name}' is a browser, and none of the bundles is for {find_runtime(BROWSER_TARGET).title}",
+            valid=f"bundles that were made with --target {BROWSER_TARGET}",
+        )
+    if others := [name for name in bundles if name not in runnable]:
+        reporter.say(f"{device.name}: a browser runs bundles for LiteRT only, so it skips {', '.join(others)}")
+    return runnable

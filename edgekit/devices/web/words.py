@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from edgekit.devices.web.messages import Shown
+from edgekit.measure.accuracy import Predictions
 from edgekit.report.row import Measurement
 
 
@@ -13,6 +14,12 @@ def outcome(rows: Sequence[Measurement]) -> Shown:
     if failed:
         return Shown(state="failed", title="Not every bundle runs here", text="\n".join([*failed, *lines]))
     return Shown(state="done", title="Measured", text="\n".join([*lines, "The report is on the computer."]))
+
+
+def evaluated(name: str, predictions: Predictions) -> Shown:
+    """What the page shows when a bundle is evaluated."""
+    text = f"{name}: {int(predictions.hit1.sum()):,} of {len(predictions.hit1):,} images classified as labelled."
+    return Shown(state="done", title="Evaluated", text=text)
 
 
 def _line(row: Measurement) -> str | None:

@@ -80,6 +80,32 @@ def test_deploy_measures_in_a_browser(
     assert low <= int8["speedup"]["ratio"] <= high
 
 
+def test_evaluate_in_a_browser(
+    chromium: str,
+    litertjs: RuntimeFiles,
+    commands: Callable[[], Path],
+    finished_run: Path,
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    bundles = [str(finished_run / f"tflite-{precision}") for precision in ("float", "int8")]
+    evaluate = [str(commands() / "edgekit"), "evaluate", *bundles, "--data", str(photos), "--threads", "1", "--json"]
+    here = json.loads(subprocess.run(evaluate, capture_output=True, check=True, text=True).stdout)
+    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
+    with subprocess.Popen(
+        [*evaluate, "--device", "web"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stderr is not None
+        with browsing(chromium, local_address(job.stderr), tmp_path):
+            printed, _ = job.communicate()
+    there = json.loads(printed)
+    assert there["device"]["browser"]["license"] == "Apache-2.0"
+    assert here["device"] is None
+    assert [row["bundle"] for row in there["results"]] == bundles
+    for row, same in zip(there["results"], here["results"], strict=True):
+        assert row["accuracy"]["top1"] == pytest.approx(same["accuracy"]["top1"], abs=1 / 40)
+
+
 def test_https_has_threads_and_an_altered_file_is_refused(
     chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.cli.main import main
 from edgekit.devices.registry import Device, browser_called, find_device
 from edgekit.devices.web.facts import browser_of, build_for, device_of, dot_product
 from edgekit.devices.web.limits import check_browsers
@@ -14,6 +15,7 @@ from edgekit.devices.web.runtime_package import runtime_files
 from edgekit.errors import BrowserError, MissingExtraError, UsageError
 from edgekit.measure.settings import Timing
 from tests.helpers.pages import FACTS
+from tests.helpers.tiny import MakeBundle
 
 PHONE = Device("web:pixel", "http:")
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
@@ -67,6 +69,22 @@ def test_names_of_browsers() -> None:
             browser_called(name)
     with pytest.raises(UsageError, match="is a browser"):
         find_device("web:pixel")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--device", "ssh://board"], "--device is 'ssh://board'"),
+        (["--device", "local,web"], "--device is 'local,web'"),
+        (["--device", "web", "--workers", "2"], "--workers"),
+        (["--web-https"], "--web-https is for browsers"),
+    ],
+)
+def test_evaluate_takes_this_machine_or_a_browser(
+    options: list[str], told: str, photos: Path, capsys: pytest.CaptureFixture[str], make_bundle: MakeBundle
+) -> None:
+    assert main(["evaluate", str(make_bundle("tflite")), "--data", str(photos), *options]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_browsers_cannot_do_is_refused_before_the_work() -> None:

@@ -1,0 +1,78 @@
+"""`edgekit evaluate` in a browser."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.devices.registry import Device
+from edgekit.devices.web.limits import runnable_on
+from edgekit.devices.web.pages import Pages, serving
+from edgekit.images.dataset import Sample
+from edgekit.measure.accuracy import Predictions
+from edgekit.measure.evaluate_bundles import evaluate_bundles
+from edgekit.measure.evaluation import BundleEvaluation
+from edgekit.measure.settings import Gates
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.progress import Reporter, Step
+
+if TYPE_CHECKING:
+    from edgekit.devices.web.browser import Browser
+
+
+@dataclass(frozen=True)
+class InBrowser:
+    """Predicts in a browser, for which the first bundle waits."""
+
+    pages: Pages
+    own: Device
+    threads: int | None
+
+    @cached_property
+    def _browser(self) -> "Browser":
+        return self.pages.browser(self.own, self.threads)
+
+    @property
+    def device(self) -> DeviceFacts:
+        """The browser, as reports describe it."""
+        return self._browser.row_facts
+
+    def predict(
+        self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
+    ) -> Predictions:
+        """Check the golden samples, and predict for crops [H,W,C]. Raises a StageError."""
+        return self._browser.predict(bundle, crops, samples, step)
+
+
+def evaluate_in_browser(
+    device: Device,
+    paths: Sequence[Path],
+    data: Path,
+    count: int | None,
+    seed: int,
+    threads: int | None,
+    reporter: Reporter,
+    reference: Path | None = None,
+    gates: Gates | None = None,
+) -> BundleEvaluation:
+    """Evaluate bundles for LiteRT in a browser, as `evaluate_bundles` does here. Raises BrowserError if that fails."""
+    every = (*paths, reference) if reference else paths
+    runnable = runnable_on(device, {str(path): read_bundle(path) for path in every}, reporter)
+    with serving([device], reporter) as pages:
+        assert pages is not None
+        return evaluate_bundles(
+            [path for path in paths if str(path) in runnable],
+            data,
+            count,
+            seed,
+            threads,
+            reporter,
+            reference=reference if str(reference) in runnable else None,
+            gates=gates,
+            elsewhere=InBrowser(pages, device, threads),
+        )
