@@ -1,0 +1,145 @@
+"""Times how long it takes to make bundles, stage by stage, beside the stock tools that make the same files.
+
+    python -m benchmarks.making --models demo
+    python -m benchmarks.making --models demo,convnextv2_atto --data imagenet-500.zip
+
+`edgekit deploy` makes a float and an INT8 bundle for each runtime and measures them, with its defaults. The stock tools
+make a float and an INT8 file for each runtime from the same network and calibration images, and measure nothing. Each
+runs in a process of its own, whose seconds include the imports. Let nothing else run meanwhile.
+benchmarks/making.json has one row for each model; timing a model again replaces its row.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.rows import Row, keep_rows
+
+HERE = Path(__file__).resolve().parent
+MODELS = ("demo", "convnextv2_atto", "convnextv2_tiny", "resnet18", "vit_small_patch16_224", "mobilenetv3_large_100")
+STOCK_INT8 = ("nncf.quantize TRANSFORMER", "quantize_static", "litert-quantizer static")
+"""The stock INT8 of each runtime."""
+CALIBRATION, EVALUATION = 128, 100
+PARTS = {"calibrate": "calibrate", "compile": "compile", "evaluate": "measure", "time": "measure"}
+"""The part of the job that a stage belongs to, by the first word after the name of its bundle; others belong to `rest`."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help=f"default: {', '.join(MODELS)}")
+    parser.add_argument("--data", type=Path, help="ImageNet images, which every model but demo needs")
+    parser.add_argument("--maker", choices=("edgekit", "stock"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    names = args.models.split(",")
+    if unknown := set(names) - set(MODELS):
+        parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(MODELS)}")
+    if args.data is None and set(names) != {"demo"}:
+        parser.error("name ImageNet images with --data; without them run --models demo")
+    if args.maker:  # in a process of its own
+        print(json.dumps((edgekit_seconds if args.maker == "edgekit" else stock_seconds)(names[0], args.data)))
+        return
+    from edgekit.measure import machine
+
+    facts = machine.describe()
+    for name in names:
+        row: Row = {"model": name, "date": datetime.now(UTC).date().isoformat()}
+        row |= {"cpu": facts.cpu, "cores": facts.cores, "images": [CALIBRATION, EVALUATION]}
+        row |= {maker: seconds_of(maker, name, args.data) for maker in ("edgekit", "stock")}
+        keep_rows(HERE / "making.json", [row], ("model",))
+        print(row)
+
+
+def seconds_of(maker: str, name: str, data: Path | None) -> dict[str, float]:
+    """Seconds of each part, and of the whole process, of one maker in a fresh process."""
+    more = [] if data is None else ["--data", str(data)]
+    command = [sys.executable, "-m", "benchmarks.making", "--maker", maker, "--models", name, *more]
+    start = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    whole = time.monotonic() - start
+    parts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {part: round(seconds, 1) for part, seconds in {**parts, "whole": whole}.items()}
+
+
+def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
+    """Deploy a model; returns the seconds of each part."""
+    from benchmarks.peerlib.models import SUBJECTS, random_weights
+    from edgekit.measure.settings import Gates
+    from edgekit.pipeline.deploy import deploy
+    from edgekit.pipeline.options import Options
+    from edgekit.support.progress import Reporter, Step
+
+    seconds: defaultdict[str, float] = defaultdict(float)
+
+    class Timed(Reporter):
+        """Adds up the seconds of the stages that it shows."""
+
+        @contextmanager
+        def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
+            start = time.monotonic()
+            with super().stage(title, total) as step:
+                yield step
+            seconds[PARTS.get(title.rpartition(": ")[2].split()[0], "rest")] += time.monotonic() - start
+
+    subject = SUBJECTS.get(name) or random_weights(name)
+    images = subject.data or data
+    assert images is not None
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        options = Options(
+            subject.model,
+            images,
+            calibration_data=subject.calibration_data,
+            num_calibration_samples=CALIBRATION,
+            num_eval_samples=EVALUATION,
+            gates=Gates(min_speedup=0),
+            output=Path(folder) / "run",
+        )
+        deploy(options, Timed())
+    return dict(seconds)
+
+
+def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
+    """Make the stock tools' files of a model; returns the seconds for each runtime."""
+    from benchmarks.peerlib.builds import Stock
+    from benchmarks.peerlib.models import SUBJECTS, random_weights
+    from edgekit.config.runtimes import RUNTIMES
+    from edgekit.images.crops import crop_samples
+    from edgekit.pipeline.job import load_job
+    from edgekit.pipeline.options import Options
+    from edgekit.support.progress import Reporter
+
+    subject = SUBJECTS.get(name) or random_weights(name)
+    images = subject.data or data
+    assert images is not None
+    options = Options(
+        subject.model,
+        images,
+        calibration_data=subject.calibration_data,
+        num_calibration_samples=CALIBRATION,
+        num_eval_samples=EVALUATION,
+    )
+    job = load_job(options, Reporter(quiet=True))
+    preprocessing, seconds = job.network.preprocessing, {}
+    crops = crop_samples(job.calibration_dataset, job.calibration.samples, preprocessing)
+    calibration = [preprocessing.normalize(pixels) for pixels in crops.pixels]
+    assert job.network.module is not None
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        stock = Stock(job.network.module, calibration, Path(folder))
+        for runtime in RUNTIMES:
+            start = time.monotonic()
+            for candidate, why in stock.candidates((runtime,), STOCK_INT8):
+                if why is not None:
+                    raise RuntimeError(f"{candidate.name}: {why}")
+            seconds[runtime] = time.monotonic() - start
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Table of the time that bundles take to make, from benchmarks/making.json, which cog writes into the Markdown."""
+
+from benchmarks.rows import Row, read_rows
+from docs.generate.figures import BENCHMARKS
+from docs.generate.markdown import code, table
+
+HEADS = ("model", "edgekit deploy, s", "calibrate", "compile", "evaluate and time", "rest", "stock tools, s")
+
+
+def making_table() -> str:
+    """A line for each model, and what it was timed on."""
+    rows = read_rows(BENCHMARKS / "making.json")
+    machines = {(row["cpu"], row["cores"], *row["images"]) for row in rows}
+    ((cpu, cores, calibration, evaluation),) = machines
+    dates = sorted({row["date"] for row in rows})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    note = f"{cpu}, {cores} cores; {calibration} images for calibration and {evaluation} for evaluation; {when}."
+    return f"{table(HEADS, map(_line, rows))}\n\n{note}\n"
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    own, stock = row["edgekit"], row["stock"]
+    parts = {part: own[part] for part in ("calibrate", "compile", "measure")}
+    rest = own["whole"] - sum(parts.values())
+    return (
+        code(row["model"]),
+        f"**{own['whole']:.0f}**",
+        *(f"{seconds:.0f}" for seconds in parts.values()),
+        f"{rest:.0f}",
+        f"{stock['whole']:.0f}",
+    )
