@@ -29,7 +29,7 @@ STOCK_INT8 = ("nncf.quantize TRANSFORMER", "quantize_static", "litert-quantizer 
 """The stock INT8 of each runtime."""
 CALIBRATION, EVALUATION = 128, 100
 PARTS = {"calibrate": "calibrate", "compile": "compile", "evaluate": "measure", "time": "measure"}
-"""The part of the job that a stage belongs to, by the first word after the name of its bundle; others belong to `rest`."""
+"""The part of the job that a stage belongs to, by the first word after its bundle's name; others belong to `rest`."""
 
 
 def main() -> None:
