@@ -29,6 +29,7 @@ Examples:
   edgekit rollback pi5 --name door
 """
 MOST_AT_ONCE = 64
+MOST_MS = 3_600_000
 HASH_DIGITS = 12
 """Digits of a bundle's hash that tables show."""
 
@@ -55,6 +56,7 @@ def push(
         float | None,
         typer.Option(
             min=0,
+            max=MOST_MS,
             metavar="MS",
             show_default="1.5 times the p99 in the report of the bundle's run",
             rich_help_panel=panels.GATES,
@@ -161,7 +163,7 @@ def _pushed_lines(pushed: "Pushed") -> Iterator[str]:
         [
             Column("", [result.device for result in results], left=True),
             Column("verdict", [result.verdict or "not begun" for result in results], left=True),
-            Column("active", [_active(result.app) for result in results], left=True),
+            Column("active", [_active(result) for result in results], left=True),
             Column("since", [(result.app and result.app.since) or NOTHING for result in results], left=True, rank=2),
             Column("p50 ms", [_ms(result, "p50_ms") for result in results], rank=1),
             Column("p99 ms", [_ms(result, "p99_ms") for result in results]),
@@ -183,8 +185,10 @@ def _ms(result: "PushedDevice", key: str) -> str:
     return f"{getattr(result.trial, key):.2f}" if result.trial else NOTHING
 
 
-def _active(state: "AppState | None") -> str:
-    return _bundle(state.active) if state else "unknown"
+def _active(result: "PushedDevice") -> str:
+    if result.app is None:
+        return NOTHING if result.verdict == "fail" else "unknown"
+    return _bundle(result.app.active)
 
 
 def _bundle(slot: "Slot | None") -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from edgekit.devices.messages import AgentJob, SlotJob, Slotted
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
+from edgekit.devices.requests import AppsAnswer
 from edgekit.devices.trust import refuse_other_key
 from edgekit.errors import BundleRefusedError, EdgekitError, StageError, UsageError, as_sentences
 from edgekit.measure.settings import Timing
@@ -97,8 +98,8 @@ def push_to(
     The device is connected, its runtime is set up and the bundle is compared with its processor before it is copied.
     """
     with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
+        known = outcome.known = board.ask_apps(app)
         refuse_other_processor(device.name, bundle, board.facts)
-        known = board.ask_apps(app)
         refuse_other_key(device, known)
         if board.facts.emulated:
             reporter.warn(f"{device.name}: QEMU emulates the processor, so its times are not comparable")
@@ -113,14 +114,14 @@ def push_to(
         )
         with reporter.stage(f"{device.name}: copy"):
             job = board.job({name: _files(bundle)}, Timing(threads=bound.threads), slot=slot)
-        outcome.append(_result(device, board, python, job))
-    return outcome[-1]
+        outcome.result = _result(device, board, python, job)
+    return outcome.result
 
 
 def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = False) -> PushedDevice:
     """Make the app's other bundle active again, if it is intact and its golden samples still give the same numbers."""
     with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
-        known = board.ask_apps(app)
+        known = outcome.known = board.ask_apps(app)
         refuse_other_key(device, known)
         previous = known.apps[0].previous if known.apps else None
         if previous is None or previous.record is None:
@@ -133,8 +134,8 @@ def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = Fals
         slot = SlotJob(folder=f"{known.folder}/{app}", trust=device.trust)
         timing = Timing(threads=record.trial.threads, warmup=1, iterations=1)  # in the fewest rounds: it is urgent
         job = board.job({}, timing, slot=slot)
-        outcome.append(_result(device, board, python, job))
-    return outcome[-1]
+        outcome.result = _result(device, board, python, job)
+    return outcome.result
 
 
 def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> None:
@@ -188,21 +189,32 @@ def _result(device: Device, board: Board, python: str, job: AgentJob) -> PushedD
     )
 
 
+@dataclass
+class _Outcome:
+    """The outcome on a device while it is being found out."""
+
+    result: PushedDevice
+    known: AppsAnswer | None = None
+    """What the device had before."""
+
+
 @contextmanager
-def _outcome(device: Device, reporter: Reporter) -> Iterator[list[PushedDevice]]:
-    """Yields a list for the outcome, to which an error of the device adds its own."""
-    outcome: list[PushedDevice] = []
+def _outcome(device: Device, reporter: Reporter) -> Iterator[_Outcome]:
+    """Yields the outcome, which gets the block's error unless that concerns the whole command."""
+    outcome = _Outcome(PushedDevice(device=device.name, verdict=None))
     try:
         yield outcome
+    except BundleRefusedError as error:
+        had = outcome.known.apps if outcome.known else ()
+        outcome.result = replace(_failed(device, "fail", error), app=had[0] if had else None)
     except StageError as error:
         interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error
-        verdict: Literal["fail", "error"] = "fail" if isinstance(error, BundleRefusedError) else "error"
-        outcome.append(_failed(device, verdict, error))
+        outcome.result = _failed(device, "error", error)
     except Exception as error:
         if isinstance(error, EdgekitError):
             raise
         reporter.failed(f"{device.name}: the push", error)
-        outcome.append(_failed(device, "error", error))
+        outcome.result = _failed(device, "error", error)
 
 
 def _failed(device: Device, verdict: Literal["fail", "error"], error: Exception) -> PushedDevice:

@@ -76,6 +76,10 @@ WRONG: dict[str, list[Wrong]] = {
     "--streams": number("0", "-1", "257", lowest="1", highest="256"),
     "--max-drop": number("-1", "101", "inf", lowest="0", highest="100", kind="a number"),
     "--min-speedup": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
+    "--max-p99": number("-1", "inf", lowest="0", highest="3600000", kind="a number"),
+    "--name": text("../door", ".", "a b", names=("letters, digits",)),
+    "--canary": number("-1", "1.5", lowest="0"),
+    "--parallel": number("0", "-1", "65", lowest="1", highest="64"),
     "--reference": text("gone", "notes.txt", names=("a bundle",)),
     "--workers": number("0", "-1", "1025", lowest="1", highest="1024"),
     "--scheduler": text("here", "tcp://", "http://host:1", "host:port", names=("tcp://HOST:8786",)),
@@ -115,6 +119,8 @@ COMMANDS = {
     "verify": ["bundle"],
     "sensitivity": JOB,
     "tune": JOB,
+    "push": ["bundle", "pi5"],
+    "rollback": ["pi5"],
     "devices add": ["pi5", "ssh://pi"],
 }
 """Arguments with which a command would begin its work, or fail for want of a bundle."""

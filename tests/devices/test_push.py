@@ -79,6 +79,12 @@ def test_a_bundle_is_pushed_refused_and_taken_back(
     assert result["trial"]["p99_ms"] > 0.00001
     assert result["app"]["active"]["record"]["sha256"] == one
 
+    other = make_bundle("onnx", "other", device_class="raspberry-pi-5")
+    code, document = run_json(capfd, "push", other, "board", "--max-p99", "0")
+    (result,) = document["results"]
+    assert (code, result["verdict"], result["failure"]["error"]) == (1, "fail", "BundleRefusedError")
+    assert result["app"]["active"]["record"]["sha256"] == one, "what it has is told without a trial too"
+
     wrong = replace(tiny_golden, logits=tiny_golden.logits + np.float32(1))
     code, document = run_json(capfd, "push", make_bundle("onnx", "wrong", wrong), "board", "--max-p99", "0")
     (result,) = document["results"]
