@@ -21,6 +21,7 @@ from edgekit.pipeline.stability import check_stability, doubt_of
 from edgekit.report.document import RangeRatio, Stability
 from edgekit.report.sentences import stability_words
 from edgekit.support.progress import Reporter
+from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
 
 class RecordingReporter(Reporter):
@@ -34,12 +35,20 @@ class RecordingReporter(Reporter):
         self.warnings.append(message)
 
 
-@pytest.fixture
-def job(photos: Path, tiny_weights: Path) -> Callable[[Path], Job]:
-    """A function that prepares a job with the images of a folder."""
-    from tests.helpers.tiny import TINY_ARGS
+MakeJob = Callable[[Path], Job]
 
-    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
+
+@pytest.fixture
+def job(vit_weights: Path) -> MakeJob:
+    """A function that prepares a job with the images of a folder."""
+    model = ModelOptions(TINY_VIT[0], str(vit_weights), parse_model_args(VIT_ARGS), imgsz=32, crop_pct=1.0)
+    return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
+
+
+@pytest.fixture
+def convnext_job(tiny_weights: Path) -> MakeJob:
+    """`job` for a network whose ranges are not normalized before each layer."""
+    model = ModelOptions(TINY_MODEL[0], str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
 
 
@@ -47,7 +56,7 @@ def graphs_of(job: Job) -> JobGraphs:
     return JobGraphs(job, Reporter(quiet=True))
 
 
-def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(job: Callable[[Path], Job], photos: Path) -> None:
+def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(job: MakeJob, photos: Path) -> None:
     """The bundles are measured by then, and must not be lost."""
     graph = torch.fx.symbolic_trace(torch.nn.ReLU())
     graphs: Any = SimpleNamespace(job=job(photos), graph_to_compile=lambda *_: SimpleNamespace(graph=graph))
@@ -58,9 +67,9 @@ def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(job: Calla
     ]
 
 
-def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> None:
+def test_the_halves_are_compared(convnext_job: MakeJob, photos: Path) -> None:
     reporter = RecordingReporter()
-    (stability,) = check_stability(graphs_of(job(photos)), ("openvino",), reporter)
+    (stability,) = check_stability(graphs_of(convnext_job(photos)), ("openvino",), reporter)
     assert (stability.target, stability.images, stability.evaluation_images) == ("openvino", (5, 5), 30)
     ranges = stability.range_ratio
     assert 1 <= ranges.median <= ranges.greatest
@@ -71,7 +80,7 @@ def test_the_halves_are_compared(job: Callable[[Path], Job], photos: Path) -> No
     assert (reporter.warnings == []) == (ranges.greatest <= 2)
 
 
-def test_equal_halves_give_equal_models(job: Callable[[Path], Job], photos: Path) -> None:
+def test_equal_halves_give_equal_models(job: MakeJob, photos: Path) -> None:
     whole = job(photos)
     first = whole.calibration.samples[:2]
     twins = replace(whole, calibration=replace(whole.calibration, samples=(first[0], first[0], first[1], first[1])))
@@ -81,10 +90,10 @@ def test_equal_halves_give_equal_models(job: Callable[[Path], Job], photos: Path
 
 
 @pytest.mark.slow
-def test_a_dark_half_is_a_warning(job: Callable[[Path], Job], photos: Path, tmp_path: Path) -> None:
+def test_a_dark_half_is_a_warning(convnext_job: MakeJob, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
-    whole = job(folder)
+    whole = convnext_job(folder)
     for sample in whole.calibration.samples[::2]:
         path = folder / sample.name
         with Image.open(path) as image:
