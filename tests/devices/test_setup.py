@@ -28,6 +28,7 @@ from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support.hashes import file_sha256
 from edgekit.support.progress import Reporter
 from tests.helpers.ssh_server import Server
 from tests.helpers.tiny import ROOT
@@ -60,6 +61,26 @@ def test_files_are_copied_once_and_damage_is_noticed(
         os.utime(sent, (0, 0))
         assert setup.send_files(connection, replace(facts, disk_free_bytes=1), [other]), "removable files make room"
         assert digest not in {path.name for path in (lent_board.cache / "files").iterdir()}, "it was unused for a month"
+
+
+def test_a_copy_that_was_cut_goes_on_where_it_ended(board: Server, tmp_path: Path) -> None:
+    """A wrong byte in what had arrived shows that it isn't sent again."""
+    content = bytes(range(256)) * 20
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    digest = file_sha256(file)
+    part = board.cache / "files" / f".{digest}.part"
+    part.parent.mkdir(parents=True)
+    with connect(board.device()) as connection:
+        facts = probe(connection)
+        part.write_bytes(b"?" + content[1:3000])
+        with pytest.raises(ConnectionCutError, match="arrived damaged"):
+            setup.send_files(connection, facts, [file])
+        assert list(part.parent.iterdir()) == []
+        part.write_bytes(content[:3000])
+        assert setup.send_files(connection, facts, [file]) == [digest]
+    assert (part.parent / digest).read_bytes() == content
+    assert [path.name for path in part.parent.iterdir()] == [digest]
 
 
 def test_clean(lent_board: Server, capfd: Any) -> None:
