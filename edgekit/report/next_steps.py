@@ -11,6 +11,8 @@ from edgekit.report.row import Row
 
 Words = tuple[str, ...]
 COMMAND = "edgekit"
+BROWSER_ERROR = "BrowserError"
+"""Error of a browser that never came, so that nothing else shows that its device is one."""
 RUN = "RUN"
 """Stands for the run folder in the commands of a report, which is shared without its path."""
 
@@ -127,10 +129,12 @@ def time_again(command: Words) -> NextStep:
 def after_failures(rows: Iterable[Any]) -> Iterator[NextStep]:
     """The commands that say more about rows with an error."""
     failures = [(row, row.failure) for row in rows if row.failure]
-    devices = [row.device.name for row, failure in failures if failure.stage == "device"]
-    for device in dict.fromkeys(devices):
-        yield NextStep(f"see what {device} lacks", (COMMAND, "devices", "check", device))
-    errors = [failure.error for _, failure in failures if failure.stage not in ("device", "bug in edgekit")]
+    lost = [(row.device, failure.error) for row, failure in failures if failure.stage == "device"]
+    browsers = [error for device, error in lost if device.browser or error == BROWSER_ERROR]
+    boards = [device.name for device, error in lost if not device.browser and error != BROWSER_ERROR]
+    for board in dict.fromkeys(boards):
+        yield NextStep(f"see what {board} lacks", (COMMAND, "devices", "check", board))
+    errors = [failure.error for _, failure in failures if failure.stage not in ("device", "bug in edgekit")] + browsers
     for error in dict.fromkeys(errors):
         yield NextStep(f"read the usual cause of {error}", (COMMAND, "explain", error))
 

@@ -161,6 +161,8 @@ def test_errors_lead_to_their_explanation_and_to_the_device() -> None:
         ["devices", "check", "local"],
         ["explain", "CompileError"],
     ]
+    left = failed_row("tflite", "int8", failure=Failure("device", "BrowserError", "the browser left"))
+    assert after(JOB, with_rows(left)) == [["explain", "BrowserError"]]
 
 
 def test_the_bundle_to_ship_can_be_tried() -> None:
