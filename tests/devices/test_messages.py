@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 
+from edgekit.devices.app_state import AppState, Slot
 from edgekit.devices.messages import (
     AgentJob,
     Alive,
@@ -14,7 +15,9 @@ from edgekit.devices.messages import (
     Inspected,
     Measured,
     Message,
+    Refusal,
     SentImages,
+    Slotted,
     StageBegan,
     Stepped,
     Warned,
@@ -29,6 +32,7 @@ from edgekit.report.row import EndToEnd, Int8, LowPrecision, Measurement, Roofli
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
 from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT
+from tests.helpers.slots import TRIAL, record
 
 ODD_NAME = "böse 'name' \udcff\n$(x)"
 """A possible folder name: not ASCII, and with a byte that is not UTF-8."""
@@ -103,6 +107,20 @@ def bundle_inspection() -> BundleInspection:
     )
 
 
+def slotted() -> AppState:
+    """An app with an active bundle, and a damaged one that no trial was recorded of."""
+    active = Slot("a", record(ODD_NAME, {"manifest.json": "12" * 32}), None)
+    return AppState(
+        name="door",
+        path=f"/home/{ODD_NAME}/edgekit-apps/door/current",
+        trust="/home/pi/edgekit-apps/trust.pem",
+        verdict="pass",
+        since="2026-11-28T23:00:00Z",
+        active=active,
+        previous=Slot("b", None, "the bundle has no record of a trial"),
+    )
+
+
 MESSAGES: list[Message] = [
     Warned("Wärme\n\udcff"),
     Bug("onnx-int8", "KeyError", "KeyError: 'val'", "Traceback …\nKeyError: 'val'"),
@@ -114,6 +132,8 @@ MESSAGES: list[Message] = [
     Measured((every_figure(), failed("benchmark", on=device("pi")))),
     Inspected(bundle=bundle_inspection()),
     Inspected(model=ModelInspection(model="m.onnx", size_bytes=1, int8=replace(detail(), time_by_kind_ms=None))),
+    Slotted(slotted()),
+    Slotted(slotted(), TRIAL, Refusal("GoldenError", "it differs", "at most 0.1", "")),
     Failed("BundleError", "it is damaged", fix="Copy it again"),
     Failed("KeyError", "KeyError: 'val'", traceback="Traceback …\nKeyError: 'val'"),
     Ended(),
