@@ -1,35 +1,21 @@
 """Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import islice
-from typing import cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import __version__
 from edgekit.devices.registry import Device
 from edgekit.devices.web.facts import build_for, device_of
-from edgekit.devices.web.messages import (
-    Build,
-    Download,
-    Images,
-    LogitsRequest,
-    Opened,
-    OpenRequest,
-    RawTimes,
-    Shown,
-    TimesRequest,
-)
+from edgekit.devices.web.messages import Build, Download, Opened, Shown
+from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.devices.web.words import evaluated, outcome
-from edgekit.errors import DeviceError, EngineError
+from edgekit.errors import DeviceError
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import Predictions, SnrMeter, predict
 from edgekit.measure.baselines import F32, Call, Group
@@ -52,8 +38,6 @@ from edgekit.runtime.session import VerifyResult, golden_error
 from edgekit.support.progress import Reporter, Step
 from edgekit.support.versions import versions_of
 
-CHUNK_BYTES = 2 << 20
-"""Size of the images that one request runs on."""
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
 UNKNOWN = MachineState(
     clock_mhz=None,
@@ -81,9 +65,8 @@ class Browser:
         if threads and threads > self._threads:
             reporter.warn(f"{device.name}: measured with one thread: more need HTTPS (`--web-https`) and relaxed SIMD")
         script, wasm = runtime.script(build), runtime.wasm(build)
-        self._build = Build(
-            f"runtime/{script.name}", replace(server.offer(wasm), url=f"runtime/{wasm.name}"), self._threads
-        )
+        files = Build(f"runtime/{script.name}", replace(server.offer(wasm), url=f"runtime/{wasm.name}"), self._threads)
+        self._runner = Runner(server, files, self._facts.clock_ms)
         self._engine = f"{NAME} {VERSION} ({build})"
         self.row_facts = device_of(device, self._facts, build)
         """The browser, as reports describe it."""
@@ -124,7 +107,9 @@ class Browser:
         if images is not None:
             title = f"{name}: evaluate"
             with self._reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
-                rows = self._counted(self._logits(bundle, model, images.crops.pixels), title, len(images.crops), step)
+                rows = self._counted(
+                    self._runner.logits(bundle, model, images.crops.pixels), title, len(images.crops), step
+                )
                 run = snr.watched(lambda row: row)
                 predictions = predict(run, zip(rows, map(int, images.crops.labels), strict=True), images.names)
             accuracy = accuracy_of(predictions, images, bundle)
@@ -152,7 +137,7 @@ class Browser:
         name, model = bundle.path.name, self._server.offer(bundle.model_path)
         try:
             self._open(name, bundle, model)
-            rows = self._counted(self._logits(bundle, model, crops), f"{name}: evaluate", len(samples), step)
+            rows = self._counted(self._runner.logits(bundle, model, crops), f"{name}: evaluate", len(samples), step)
             labels, names = [sample.label for sample in samples], [sample.name for sample in samples]
             predictions = predict(lambda row: row, zip(rows, labels, strict=True), names)
         except DeviceError as error:
@@ -166,10 +151,9 @@ class Browser:
     def _open(self, name: str, bundle: Bundle, model: Download) -> Opened:
         """Load a bundle in a new worker, and check its golden samples. Raises a StageError."""
         self._show(f"{name}: load")
-        request = OpenRequest(build=self._build, models=(model,))
-        opened = msgspec.convert(self._server.ask(request), Opened)
+        opened = self._runner.open(model)
         golden = bundle.golden()
-        logits = np.concatenate(list(self._logits(bundle, model, golden.pixels)))
+        logits = np.concatenate(list(self._runner.logits(bundle, model, golden.pixels)))
         result = VerifyResult(float(np.abs(logits - golden.logits).max()), golden.tolerance)
         if not result.passed:
             raise golden_error(name, result, self._engine, None, f"'{self._device.name}'")
@@ -184,21 +168,6 @@ class Browser:
                 self._show(title, done, total)
             yield row
 
-    def _logits(
-        self, bundle: Bundle, model: Download, crops: Iterable[NDArray[np.uint8]]
-    ) -> Iterator[NDArray[np.float32]]:
-        """Logits [1,classes] of each image [H,W,C]."""
-        remaining = iter(crops)
-        count = max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape))
-        while chunk := list(islice(remaining, count)):
-            part = np.stack(chunk)
-            with self._offered(bundle, part) as images:
-                answer = self._server.ask(LogitsRequest(build=self._build, models=(model,), images=(images,)))
-            logits = np.frombuffer(cast(bytes, answer), "<f4").astype(np.float32)
-            if logits.size != len(part) * bundle.manifest.classes:
-                raise EngineError(f"'{bundle.path.name}' returned {logits.size} logits for {len(part)} images")
-            yield from logits.reshape(len(part), 1, -1)
-
     def _time(
         self,
         opened: Mapping[str, CheckedBundle],
@@ -210,14 +179,15 @@ class Browser:
         if not opened:
             return Timed()
         title, total = f"{', '.join(opened)}: time", timing.warmup + timing.iterations
-        models = tuple(offered[name] for name in opened)
+        models = [(checked.bundle, offered[name]) for name, checked in opened.items()]
+        examples = [example_of(checked.bundle, images) for checked in opened.values()]
         calls: list[Call] = [(name, F32) for name in opened]
         batches: dict[Call, int] = {}
 
         def attempt() -> tuple[dict[Call, Times], Conditions]:
             steps = 0
-            with ExitStack() as stack:
-                step = stack.enter_context(self._reporter.stage(f"{self._device.name}: {title}", total))
+            started = time.monotonic()
+            with self._reporter.stage(f"{self._device.name}: {title}", total) as step:
 
                 def on_step(done: int) -> None:
                     nonlocal steps
@@ -225,20 +195,8 @@ class Browser:
                         step()
                     steps = max(steps, done)
 
-                request = TimesRequest(
-                    build=self._build,
-                    models=models,
-                    images=tuple(
-                        stack.enter_context(self._offered(checked.bundle, example_of(checked.bundle, images)))
-                        for checked in opened.values()
-                    ),
-                    warmup=timing.warmup,
-                    rounds=timing.iterations,
-                    clock_ms=self._facts.clock_ms,
-                )
                 self._show(title, 0, total)
-                started = time.monotonic()
-                times = msgspec.convert(self._server.ask(request, on_step), RawTimes)
+                times = self._runner.times(models, examples, timing, on_step)
                 on_step(total)
             batches.update(zip(calls, times.batches, strict=True))
             conditions = Conditions(
@@ -255,23 +213,6 @@ class Browser:
 
         measured, conditions = repeat_until_steady(attempt, self._threads, self._reporter)
         return Timed(measured, {}, conditions, {}, batches)
-
-    @contextmanager
-    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Images]:
-        """Offer images [N,H,W,C] to the page while the block runs."""
-        preprocessing = bundle.manifest.preprocessing
-        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], preprocessing.channels, axis=2)
-        table = preprocessing.normalize(levels)[0, :, :, 0]
-        download = self._server.offer(pixels.tobytes())
-        try:
-            yield Images(
-                pixels=download,
-                count=len(pixels),
-                shape=bundle.manifest.input_shape[1:],
-                table=tuple(map(tuple, table.tolist())),
-            )
-        finally:
-            self._server.withdraw(download)
 
     def _show(self, title: str, done: int | None = None, total: int | None = None) -> None:
         self._server.show(Shown(state="working", title=title, done=done, total=total))

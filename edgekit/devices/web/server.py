@@ -27,6 +27,8 @@ RETURN_S = 30
 SILENCE_S = 120
 """Time without an answer or progress after which a browser counts as frozen."""
 HEARTBEAT_S = 30
+SETTLE_S = 0.05
+"""Time in which the loop closes aborted connections."""
 HEADERS = {
     # Both make the page "cross-origin isolated", which threads need.
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -138,7 +140,12 @@ class PageServer:
         if self._socket is not None:
             await self._send(last)
             await self._socket.close(code=WSCloseCode.GOING_AWAY)
+        server = self._runner.server
+        transports = [each.transport for each in server.connections if each.transport] if server else []
         await self._runner.cleanup()
+        for transport in transports:  # over TLS, they would wait for the browser's consent to the end
+            transport.abort()
+        await asyncio.sleep(SETTLE_S)
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             task.cancel()
 

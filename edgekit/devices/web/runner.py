@@ -1,0 +1,96 @@
+"""Runs models on a page: the raw times and logits that it returns, which others judge."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.devices.web.messages import (
+    Build,
+    Download,
+    Images,
+    LogitsRequest,
+    Opened,
+    OpenRequest,
+    RawTimes,
+    TimesRequest,
+)
+from edgekit.devices.web.server import PageServer
+from edgekit.errors import EngineError
+from edgekit.measure.settings import Timing
+from edgekit.runtime.bundle import Bundle
+
+CHUNK_BYTES = 2 << 20
+"""Size of the images that one request runs on."""
+
+
+class Runner:
+    """Asks a page to run models. Every method raises a StageError if that fails."""
+
+    def __init__(self, server: PageServer, build: Build, clock_ms: float) -> None:
+        self._server, self._build, self._clock_ms = server, build, clock_ms
+
+    def open(self, model: Download) -> Opened:
+        """Load a model in a new worker, and run it once."""
+        request = OpenRequest(build=self._build, models=(model,))
+        return msgspec.convert(self._server.ask(request), Opened)
+
+    def logits(
+        self, bundle: Bundle, model: Download, crops: Iterable[NDArray[np.uint8]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits [1,classes] of each image [H,W,C]."""
+        remaining = iter(crops)
+        count = max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape))
+        while chunk := list(islice(remaining, count)):
+            part = np.stack(chunk)
+            with self._offered(bundle, part) as images:
+                answer = self._server.ask(LogitsRequest(build=self._build, models=(model,), images=(images,)))
+            logits = np.frombuffer(cast(bytes, answer), "<f4").astype(np.float32)
+            if logits.size != len(part) * bundle.manifest.classes:
+                raise EngineError(f"'{bundle.path.name}' returned {logits.size} logits for {len(part)} images")
+            yield from logits.reshape(len(part), 1, -1)
+
+    def times(
+        self,
+        models: Sequence[tuple[Bundle, Download]],
+        examples: Sequence[NDArray[np.uint8]],
+        timing: Timing,
+        on_step: Callable[[int], None],
+    ) -> RawTimes:
+        """Times of models in turns, each on its own example [1,H,W,C]. `on_step` gets the number of rounds done."""
+        with ExitStack() as stack:
+            images = [
+                stack.enter_context(self._offered(bundle, example))
+                for (bundle, _), example in zip(models, examples, strict=True)
+            ]
+            request = TimesRequest(
+                build=self._build,
+                models=tuple(model for _, model in models),
+                images=tuple(images),
+                warmup=timing.warmup,
+                rounds=timing.iterations,
+                clock_ms=self._clock_ms,
+            )
+            return msgspec.convert(self._server.ask(request, on_step), RawTimes)
+
+    @contextmanager
+    def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Images]:
+        """Offer images [N,H,W,C] to the page while the block runs."""
+        preprocessing = bundle.manifest.preprocessing
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], preprocessing.channels, axis=2)
+        table = preprocessing.normalize(levels)[0, :, :, 0]
+        download = self._server.offer(pixels.tobytes())
+        try:
+            yield Images(
+                pixels=download,
+                count=len(pixels),
+                shape=bundle.manifest.input_shape[1:],
+                table=tuple(map(tuple, table.tolist())),
+            )
+        finally:
+            self._server.withdraw(download)
