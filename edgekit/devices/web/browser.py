@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,12 @@ from edgekit.report.row import Int8, Measurement
 from edgekit.report.time_profile import TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
+from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.progress import Reporter, Step
 from edgekit.support.versions import versions_of
 
+PAGE = Path(__file__).with_name("page")
+"""Folder of the page's files."""
 NO_PROFILER = "unknown: browsers have no profiler for LiteRT.js"
 UNKNOWN = MachineState(
     clock_mhz=None,
@@ -73,7 +77,8 @@ class Browser:
 
     def versions(self, bundles: Group) -> dict[str, str]:
         """Versions on which the measurements depend."""
-        return {NAME: VERSION, "edgekit": __version__, **versions_of(("numpy", "pillow"), ROOMS)}
+        page = digest({file.name: file_sha256(file) for file in PAGE.iterdir()})
+        return {NAME: VERSION, "page": page, "edgekit": __version__, **versions_of(("numpy", "pillow"), ROOMS)}
 
     def measure(self, bundles: Group, timing: Timing, images: EvaluationImages | None = None) -> Sequence[Measurement]:
         """Measure bundles in the browser, as `measure_group` does here. Rows are in the bundles' order.
