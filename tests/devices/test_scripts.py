@@ -129,6 +129,13 @@ def test_two_runs_that_receive_the_same_file(tmp_path: Path, monkeypatch: pytest
         assert part.read_bytes() == CONTENT[:2500], "the other one writes on"
 
 
+def test_another_run_has_received_the_file_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    assert receive(tmp_path, CONTENT[2500:], 2500, monkeypatch) == []
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert names(tmp_path) == {NAME}
+
+
 def test_a_part_counts_as_a_file(tmp_path: Path) -> None:
     put(tmp_path, f".{NAME}.part", 10, 24)
     store.make_room(tmp_path, {"new": 10})

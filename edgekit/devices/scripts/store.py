@@ -20,7 +20,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 CHUNK = 1 << 20
 KEPT_BYTES = 10**9
@@ -100,19 +102,20 @@ def receive_one(folder: Path, name: str, size: int, offset: int) -> bool:
 
     If stdin ends early, the file stays, so that the next copy resumes there.
     """
-    with opened(folder, name, offset) as file:
+    file = opened(folder, name, offset)
+    if file is None:
+        for _ in chunks(sys.stdin.buffer, size - offset):
+            pass
+        return True
+    with file:
         file.seek(0)
-        digest, left = hashlib.sha256(), size - offset
-        for start in range(0, offset, CHUNK):
-            digest.update(file.read(min(CHUNK, offset - start)))
-        while left:
-            chunk = sys.stdin.buffer.read(min(left, CHUNK))
-            if not chunk:
-                raise SystemExit(f"the data ended {left} bytes early")
+        digest = hashlib.sha256()
+        for chunk in chunks(file, offset):
+            digest.update(chunk)
+        for chunk in chunks(sys.stdin.buffer, size - offset):
             file.write(chunk)
             file.flush()
             digest.update(chunk)
-            left -= len(chunk)
         os.fsync(file.fileno())
         if digest.hexdigest() == name:
             os.replace(file.name, folder / name)
@@ -121,8 +124,21 @@ def receive_one(folder: Path, name: str, size: int, offset: int) -> bool:
     return False
 
 
-def opened(folder: Path, name: str, offset: int) -> "io.BufferedRandom":
-    """A file with the first `offset` bytes, which are there: the part, or a copy while another run receives it."""
+def chunks(source: "IO[bytes]", left: int) -> "Iterator[bytes]":
+    """Yield the next `left` bytes of a file, and end the process if there are fewer."""
+    while left:
+        chunk = source.read(min(left, CHUNK))
+        if not chunk:
+            raise SystemExit(f"the data ended {left} bytes early")
+        left -= len(chunk)
+        yield chunk
+
+
+def opened(folder: Path, name: str, offset: int) -> "io.BufferedRandom | None":
+    """A file with the first `offset` bytes: the part, or a copy while another run receives it.
+
+    None if another run has received the whole file since this one asked for it.
+    """
     import fcntl  # devices have it, but not every host that imports this module
 
     part = part_of(folder, name)
@@ -132,11 +148,18 @@ def opened(folder: Path, name: str, offset: int) -> "io.BufferedRandom":
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
+                if os.fstat(file.fileno()).st_size < offset:  # the other run has begun anew
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    continue
                 file.seek(0)
                 copy = (folder / f".{name}.tmp-{os.getpid()}").open("w+b")
-                copy.write(file.read(offset))
+                copy.writelines(chunks(file, offset))
                 return copy
         if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            if (folder / name).exists():
+                os.unlink(part)
+                file.close()
+                return None
             file.truncate(offset)
             return file
         file.close()  # another run has just renamed it
