@@ -69,6 +69,7 @@ WRONG: dict[str, list[Wrong]] = {
         *text("pi5", names=("local", "ssh://USER@HOST")),
         Wrong(("ssh://", "ssh://a b"), ("ssh://USER@HOST",)),
     ],
+    "--web-runtime": text("gone.tgz", "images", names=("--device web",)),
     "--threads": number("0", "-2", "1025", lowest="1", highest="1024"),
     "--warmup": number("-1", "1.5", lowest="0"),
     "--iterations": number("0", "-1", lowest="1"),
