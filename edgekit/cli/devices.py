@@ -177,7 +177,7 @@ def status(
     with their hashes. The exit code is 1 if a device can't be asked, or an
     active bundle is damaged.
     """
-    from edgekit.cli.field import status_lines
+    from edgekit.cli.field_lines import status_lines
     from edgekit.devices.registry import find_remote, read_devices
     from edgekit.devices.rollout import status_of
     from edgekit.support.progress import Reporter

@@ -1,6 +1,5 @@
-"""Commands for devices in the field: push and rollback, and the text of `edgekit devices status`."""
+"""Commands for devices in the field: push and rollback."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,15 +7,11 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
+from edgekit.cli.output import clean_stdout, emit
 from edgekit.cli.shared import Json, Offline, Quiet, Threads
-from edgekit.report.columns import Column, lines_of
-from edgekit.report.figure import NOTHING
 
 if TYPE_CHECKING:
-    from edgekit.devices.app_state import AppState, Slot
-    from edgekit.devices.push import PushedDevice
-    from edgekit.devices.rollout import Pushed, Status
+    from edgekit.devices.rollout import Pushed
 
 PUSH_EXAMPLES = """
 Examples:
@@ -30,8 +25,6 @@ Examples:
 """
 MOST_AT_ONCE = 64
 MOST_MS = 3_600_000
-HASH_DIGITS = 12
-"""Digits of a bundle's hash that tables show."""
 
 AppName = Annotated[
     str,
@@ -97,6 +90,7 @@ def push(
     Only files that a device lacks are copied, and an interrupted copy is
     resumed. A device that doesn't pass stops the roll-out.
     """
+    from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import bound_for, check_app
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import push_bundle
@@ -114,7 +108,7 @@ def push(
         if json_:
             emit(out, pushed)
         else:
-            out.writelines(f"{line}\n" for line in _pushed_lines(pushed))
+            out.writelines(f"{line}\n" for line in pushed_lines(pushed))
     return _exit_code(pushed)
 
 
@@ -136,6 +130,7 @@ def rollback(
     Its files are compared with their hashes, and its golden samples run before
     the switch. A second rollback returns to the newer bundle.
     """
+    from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import check_app, roll_back
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import Pushed
@@ -148,86 +143,9 @@ def rollback(
         if json_:
             emit(out, pushed)
         else:
-            out.writelines(f"{line}\n" for line in _pushed_lines(pushed))
+            out.writelines(f"{line}\n" for line in pushed_lines(pushed))
     return _exit_code(pushed)
 
 
 def _exit_code(pushed: "Pushed") -> int:
     return 0 if all(result.verdict == "pass" for result in pushed.results) else 1
-
-
-def _pushed_lines(pushed: "Pushed") -> Iterator[str]:
-    """A table of what each device has now, the reasons of those that didn't pass, and what the app loads."""
-    results = pushed.results
-    yield from lines_of(
-        [
-            Column("", [result.device for result in results], left=True),
-            Column("verdict", [result.verdict or "not begun" for result in results], left=True),
-            Column("active", [_active(result) for result in results], left=True),
-            Column("since", [(result.app and result.app.since) or NOTHING for result in results], left=True, rank=2),
-            Column("p50 ms", [_ms(result, "p50_ms") for result in results], rank=1),
-            Column("p99 ms", [_ms(result, "p99_ms") for result in results]),
-        ],
-        answer_width(),
-    )
-    for result in results:
-        for reason in result.reasons:
-            text = reason if reason.startswith(f"{result.device}: ") else f"{result.device}: {reason}"
-            yield from wrapped(text, answer_width())
-    active = [result.app for result in results if result.verdict == "pass" and result.app]
-    for path, trust in dict.fromkeys((state.path, state.trust) for state in active):
-        yield f"An app loads it with edgekit.load({path!r}{f', trust={trust!r}' if trust else ''})."
-    if waiting := [result.device for result in results if result.verdict is None]:
-        yield from wrapped(f"See what the others have: edgekit devices status {' '.join(waiting)}", answer_width())
-
-
-def _ms(result: "PushedDevice", key: str) -> str:
-    return f"{getattr(result.trial, key):.2f}" if result.trial else NOTHING
-
-
-def _active(result: "PushedDevice") -> str:
-    if result.app is None:
-        return NOTHING if result.verdict == "fail" else "unknown"
-    return _bundle(result.app.active)
-
-
-def _bundle(slot: "Slot | None") -> str:
-    """The name and the beginning of the hash of the bundle in a slot."""
-    if slot is None:
-        return NOTHING
-    return f"{slot.record.bundle} {slot.record.sha256[:HASH_DIGITS]}" if slot.record else "unknown"
-
-
-def status_lines(status: "Status") -> Iterator[str]:
-    """A paragraph for each app on each device."""
-    if not status.devices:
-        yield "no devices: add one with edgekit devices add NAME ssh://USER@HOST"
-    for device in status.devices:
-        if device.failure:
-            yield from wrapped(device.failure.message, answer_width())
-            continue
-        free = f"{(device.disk_free_bytes or 0) / 1e6:,.0f} MB free"
-        if not device.apps:
-            yield f"{device.device}: no apps, {free}"
-        for state in device.apps:
-            yield f"{device.device}: {state.name}, {free}"
-            yield from (f"  {key + ':':<9} {value}" for key, value in _facts(state))
-
-
-def _facts(state: "AppState") -> Iterator[tuple[str, str]]:
-    if state.active is None:
-        yield "active", "nothing yet"
-        return
-    yield "active", f"{_bundle(state.active)} since {state.since}"
-    yield "verdict", str(state.verdict) + (f": {state.active.problem}" if state.active.problem else "")
-    if record := state.active.record:
-        trial = record.trial
-        yield "model", f"{record.model or 'unknown'}, {record.precision}, made for {record.device_class}"
-        yield "runtime", f"{trial.engine}, Python {trial.python}, pushed by edgekit {record.edgekit}"
-        bound = f", at most {record.max_p99_ms:.2f} ms" if record.max_p99_ms else ""
-        threads = f"{trial.threads} thread{'s' if trial.threads > 1 else ''}"
-        yield from [("trust", f"bundles that the key in {state.trust} signed")] if state.trust else []
-        note = ", emulated: not comparable" if trial.emulated else ""
-        yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}{note}"
-    problem = f": {state.previous.problem}" if state.previous and state.previous.problem else ""
-    yield "previous", f"{_bundle(state.previous)}{problem}"

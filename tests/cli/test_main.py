@@ -292,7 +292,7 @@ def noisy():
     print("python noise"); os.write(1, b"C noise\\n")
     return real()
 recipes.list_recipes = noisy
-from edgekit.cli import output, view
+from edgekit.cli import catalogue, output
 inside = output.clean_stdout
 import contextlib
 @contextlib.contextmanager
@@ -300,7 +300,7 @@ def noisy_stdout():
     with inside() as out:
         noisy()
         yield out
-view.clean_stdout = noisy_stdout
+catalogue.clean_stdout = noisy_stdout
 from edgekit.cli.main import main
 recipes.list_recipes = real
 sys.exit(main(["targets", "--json"]))
