@@ -133,6 +133,9 @@ def test_another_run_has_received_the_file_meanwhile(tmp_path: Path, monkeypatch
     (tmp_path / NAME).write_bytes(CONTENT)
     assert receive(tmp_path, CONTENT[2500:], 2500, monkeypatch) == []
     assert (tmp_path / NAME).read_bytes() == CONTENT
+    (tmp_path / NAME).write_bytes(CONTENT[:100])
+    assert receive(tmp_path, CONTENT, 0, monkeypatch) == [], "a file that was shortened doesn't count"
+    assert (tmp_path / NAME).read_bytes() == CONTENT
     assert names(tmp_path) == {NAME}
 
 

@@ -102,7 +102,7 @@ def receive_one(folder: Path, name: str, size: int, offset: int) -> bool:
 
     If stdin ends early, the file stays, so that the next copy resumes there.
     """
-    file = opened(folder, name, offset)
+    file = opened(folder, name, size, offset)
     if file is None:
         for _ in chunks(sys.stdin.buffer, size - offset):
             pass
@@ -134,7 +134,7 @@ def chunks(source: "IO[bytes]", left: int) -> "Iterator[bytes]":
         yield chunk
 
 
-def opened(folder: Path, name: str, offset: int) -> "io.BufferedRandom | None":
+def opened(folder: Path, name: str, size: int, offset: int) -> "io.BufferedRandom | None":
     """A file with the first `offset` bytes: the part, or a copy while another run receives it.
 
     None if another run has received the whole file since this one asked for it.
@@ -156,7 +156,7 @@ def opened(folder: Path, name: str, offset: int) -> "io.BufferedRandom | None":
                 copy.writelines(chunks(file, offset))
                 return copy
         if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
-            if (folder / name).exists():
+            if not missing(folder, {name: size}):
                 os.unlink(part)
                 file.close()
                 return None
