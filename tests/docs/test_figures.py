@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rows import read_rows
-from docs.generate import figures, headlines, models, peers, processors, trained
+from docs.generate import figures, headlines, making, models, peers, processors, trained
 from docs.generate.record import stamped
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.tiny import ROOT
@@ -128,6 +128,15 @@ def test_a_measurement_takes_the_place_of_a_plan(monkeypatch: pytest.MonkeyPatch
     (huge,) = (model for model in models.tried_models() if model.name == "convnextv2_huge")
     assert huge.outcomes["onnx"].status == "measured"
     assert str(planned) == "not run yet: takes 1 GiB of memory"
+
+
+def test_the_parts_of_making_bundles_add_up_to_the_whole() -> None:
+    rows = read_rows(ROOT / "benchmarks/making.json")
+    lines = making.making_table().splitlines()[2 : 2 + len(rows)]
+    for row, line in zip(rows, lines, strict=True):
+        _, whole, *parts, stock = (cell.strip(" *`") for cell in line.strip("|").split("|"))
+        assert abs(sum(map(int, parts)) - int(whole)) <= 2, "each is rounded"
+        assert int(stock) == round(row["stock"]["whole"])
 
 
 def test_the_table_of_processors_shows_pairs_and_noise_without_and_with_the_limit() -> None:
