@@ -112,7 +112,7 @@ def test_another_package_than_expected_is_refused(tmp_path: Path) -> None:
 def test_without_npm_the_error_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     with pytest.raises(MissingExtraError, match="npm is not installed") as caught:
         runtime_files()
     assert "--web-runtime FILE" in caught.value.fix
