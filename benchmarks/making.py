@@ -5,7 +5,7 @@
 
 `edgekit deploy` makes a float and an INT8 bundle for each runtime and measures them, with its defaults. The stock tools
 make a float and an INT8 file for each runtime from the same network and calibration images, and measure nothing. Each
-runs in a process of its own, whose seconds include the imports. Let nothing else run meanwhile.
+runs in a new process, and its imports count. Let nothing else run meanwhile.
 benchmarks/making.json has one row for each model; timing a model again replaces its row.
 """
 
@@ -18,10 +18,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.rows import Row, keep_rows
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.options import Options
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("demo", "convnextv2_atto", "convnextv2_tiny", "resnet18", "vit_small_patch16_224", "mobilenetv3_large_100")
@@ -43,7 +48,7 @@ def main() -> None:
         parser.error(f"unknown model {', '.join(sorted(unknown))}; valid models are {', '.join(MODELS)}")
     if args.data is None and set(names) != {"demo"}:
         parser.error("name ImageNet images with --data; without them run --models demo")
-    if args.maker:  # in a process of its own
+    if args.maker:  # in the process that `seconds_of` started
         print(json.dumps((edgekit_seconds if args.maker == "edgekit" else stock_seconds)(names[0], args.data)))
         return
     from edgekit.measure import machine
@@ -68,12 +73,27 @@ def seconds_of(maker: str, name: str, data: Path | None) -> dict[str, float]:
     return {part: round(seconds, 1) for part, seconds in {**parts, "whole": whole}.items()}
 
 
+def options_of(name: str, data: Path | None) -> "Options":
+    """The job of a model."""
+    from benchmarks.peerlib.models import SUBJECTS, random_weights
+    from edgekit.pipeline.options import Options
+
+    subject = SUBJECTS.get(name) or random_weights(name)
+    images = subject.data or data
+    assert images is not None
+    return Options(
+        subject.model,
+        images,
+        calibration_data=subject.calibration_data,
+        num_calibration_samples=CALIBRATION,
+        num_eval_samples=EVALUATION,
+    )
+
+
 def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
     """Deploy a model; returns the seconds of each part."""
-    from benchmarks.peerlib.models import SUBJECTS, random_weights
     from edgekit.measure.settings import Gates
     from edgekit.pipeline.deploy import deploy
-    from edgekit.pipeline.options import Options
     from edgekit.support.progress import Reporter, Step
 
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -88,44 +108,20 @@ def edgekit_seconds(name: str, data: Path | None) -> dict[str, float]:
                 yield step
             seconds[PARTS.get(title.rpartition(": ")[2].split()[0], "rest")] += time.monotonic() - start
 
-    subject = SUBJECTS.get(name) or random_weights(name)
-    images = subject.data or data
-    assert images is not None
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        options = Options(
-            subject.model,
-            images,
-            calibration_data=subject.calibration_data,
-            num_calibration_samples=CALIBRATION,
-            num_eval_samples=EVALUATION,
-            gates=Gates(min_speedup=0),
-            output=Path(folder) / "run",
-        )
-        deploy(options, Timed())
+        deploy(replace(options_of(name, data), gates=Gates(min_speedup=0), output=Path(folder) / "run"), Timed())
     return dict(seconds)
 
 
 def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
     """Make the stock tools' files of a model; returns the seconds for each runtime."""
     from benchmarks.peerlib.builds import Stock
-    from benchmarks.peerlib.models import SUBJECTS, random_weights
     from edgekit.config.runtimes import RUNTIMES
     from edgekit.images.crops import crop_samples
     from edgekit.pipeline.job import load_job
-    from edgekit.pipeline.options import Options
     from edgekit.support.progress import Reporter
 
-    subject = SUBJECTS.get(name) or random_weights(name)
-    images = subject.data or data
-    assert images is not None
-    options = Options(
-        subject.model,
-        images,
-        calibration_data=subject.calibration_data,
-        num_calibration_samples=CALIBRATION,
-        num_eval_samples=EVALUATION,
-    )
-    job = load_job(options, Reporter(quiet=True))
+    job = load_job(options_of(name, data), Reporter(quiet=True))
     preprocessing, seconds = job.network.preprocessing, {}
     crops = crop_samples(job.calibration_dataset, job.calibration.samples, preprocessing)
     calibration = [preprocessing.normalize(pixels) for pixels in crops.pixels]
