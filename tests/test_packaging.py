@@ -62,7 +62,11 @@ def test_the_sdist_holds_the_tests_and_the_documents(sdist: Path) -> None:
 def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    data = {f"edgekit/_data/{name}" for kind in ("targets", "calibration") for name in files_of(ROOT / kind)}
+    data = {
+        f"edgekit/_data/{name}"
+        for kind in ("targets", "calibration", "docs/examples/web")
+        for name in files_of(ROOT / kind)
+    }
     assert {name for name in names if ".dist-info/" not in name} == files_of(ROOT / "edgekit") | data
     for name in ("py.typed", "report/report.html.j2", "_assets/imagenet_wnids.txt"):
         assert f"edgekit/{name}" in names

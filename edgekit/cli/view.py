@@ -1,6 +1,5 @@
-"""Commands other than the pipeline: inspect, classify, report, compare and doctor."""
+"""Commands other than the pipeline: inspect, classify, compare and doctor."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,19 +9,14 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
-from edgekit.cli.checks import check_file
-from edgekit.cli.for_pipelines import check_files, write_files, writing
+from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import ForPipelines, flat
-from edgekit.cli.output import answer_width, clean_stdout, emit, show_report, show_steps, wrapped
-from edgekit.cli.shared import Json, NoThumbnails, Offline, OneDevice, Threads, Wide
-from edgekit.cli.typed import Typed
-from edgekit.errors import OutputError
-from edgekit.support.files import replace_text
+from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
+from edgekit.cli.shared import Json, Offline, OneDevice, Threads
 
 if TYPE_CHECKING:
     from edgekit.measure.inspect_bundle import Inspection
     from edgekit.report.compare import Comparison, RowComparison
-    from edgekit.report.document import Report
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
@@ -120,61 +114,6 @@ def classify(
 
 
 @app.command(rich_help_panel=panels.MORE)
-def report(
-    context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    card: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=panels.OUTPUT,
-            help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
-        ),
-    ] = None,
-    bom: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=panels.OUTPUT,
-            help="Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their "
-            "intervals, the hashes of images and bundles, the runtimes and the licences.",
-        ),
-    ] = None,
-    no_thumbnails: NoThumbnails = False,
-    wide: Wide = False,
-    json_: Json = False,
-) -> None:
-    """Print a run's answer, and rewrite its report.html and report.csv."""
-    from edgekit.report import load_report, write_report
-    from edgekit.report.card import render_card
-
-    check_file("--card", card)
-    check_file("--bom", bom)
-    with clean_stdout() as out:
-        document = load_report(folder)
-        try:
-            write_report(document, folder if folder.is_dir() else folder.parent, not no_thumbnails)
-        except OutputError as error:
-            print(f"warning: {error}", file=sys.stderr)
-        if card is not None:
-            with writing("--card", card):
-                replace_text(card.resolve(), render_card(document))
-        if bom is not None:
-            from edgekit.report.bom import render_bom
-
-            with writing("--bom", bom):
-                replace_text(bom.resolve(), render_bom(document, _file_hashes(document, folder)))
-        if json_:
-            emit(out, document)
-        else:
-            from edgekit.cli.next_steps import after_job, keeps_job
-
-            show_report(document, out, wide)
-            if folder.is_dir() and keeps_job(folder):
-                show_steps(after_job(document, folder, Typed.of(context)), out)
-
-
-@app.command(rich_help_panel=panels.MORE)
 @flat
 def compare(
     before: Annotated[
@@ -224,14 +163,6 @@ def doctor(json_: Json = False) -> int:
                     out.write(f"{'':<8} fix: {finding.fix}\n")
             out.write("all checks passed\n" if diagnosis.healthy else "problems found; suggested fixes above\n")
     return 0 if diagnosis.healthy else 1
-
-
-def _file_hashes(report: "Report", folder: Path) -> dict[str, dict[str, str]]:
-    """The hashes of the files of each bundle that is in the run folder, which are checked."""
-    from edgekit.runtime.bundle import read_bundle
-
-    names = {row.bundle for row in report.results if row.bundle and (folder / row.bundle).is_dir()}
-    return {name: read_bundle(folder / name).digests() for name in sorted(names)}
 
 
 def _compared(comparison: "Comparison", width: int) -> Iterator[str]:

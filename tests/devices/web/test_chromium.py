@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,8 @@ from edgekit.devices.web.messages import Build, Download, Opened, OpenRequest
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError
+from tests.helpers.chromium import browsing
 from tests.helpers.waiting import DEADLINE_S
-
-
-@contextmanager
-def browsing(chromium: str, url: str, folder: Path, *options: str) -> Iterator[None]:
-    """Open a page in the browser while the block runs."""
-    command = [
-        chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-        f"--user-data-dir={folder / 'profile'}", *options, url,
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
 
 
 def local_address(lines: Iterator[str]) -> str:

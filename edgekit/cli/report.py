@@ -1,0 +1,138 @@
+"""The command report: a run's answer again, and other files made of the run."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit.cli import panels
+from edgekit.cli.app import app
+from edgekit.cli.checks import check_file
+from edgekit.cli.for_pipelines import writing
+from edgekit.cli.groups import flat
+from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
+from edgekit.cli.shared import Json, NoThumbnails, WebRuntime, Wide
+from edgekit.cli.typed import Typed
+from edgekit.errors import OutputError, UsageError
+from edgekit.support.files import replace_text
+
+if TYPE_CHECKING:
+    from edgekit.report.document import Report
+
+
+@dataclass
+class Also:
+    """Files to make of the run."""
+
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="Model card to write, in the form that model hubs read: a README.md with YAML metadata.",
+        ),
+    ] = None
+    bom: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=panels.OUTPUT,
+            help="Bill of materials to write, as CycloneDX 1.6 in JSON: the model with its figures and their "
+            "intervals, the hashes of images and bundles, the runtimes and the licences.",
+        ),
+    ] = None
+    web: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            rich_help_panel=panels.OUTPUT,
+            help="New folder for an app to start from: a page that classifies images in the browser, for any static "
+            "host, with the recommended bundle for LiteRT.",
+        ),
+    ] = None
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="the recommended one",
+            rich_help_panel=panels.OUTPUT,
+            help="Bundle of the run for --web, such as tflite-int8.",
+        ),
+    ] = None
+    web_runtime: WebRuntime = None
+
+
+@app.command(rich_help_panel=panels.MORE)
+@flat
+def report(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    also: Also,
+    no_thumbnails: NoThumbnails = False,
+    wide: Wide = False,
+    json_: Json = False,
+) -> int:
+    """Print a run's answer, and rewrite its report.html and report.csv."""
+    from edgekit.report import load_report, write_report
+    from edgekit.report.card import render_card
+    from edgekit.support.progress import Reporter
+
+    check_file("--card", also.card)
+    check_file("--bom", also.bom)
+    _check_web(also)
+    with clean_stdout() as out:
+        document = load_report(folder)
+        run = folder if folder.is_dir() else folder.parent
+        try:
+            write_report(document, run, not no_thumbnails)
+        except OutputError as error:
+            print(f"warning: {error}", file=sys.stderr)
+        if also.card is not None:
+            with writing("--card", also.card):
+                replace_text(also.card.resolve(), render_card(document))
+        if also.bom is not None:
+            from edgekit.report.bom import render_bom
+
+            with writing("--bom", also.bom):
+                replace_text(also.bom.resolve(), render_bom(document, _file_hashes(document, folder)))
+        if also.web is not None:
+            from edgekit.devices.web.app import bundle_for_app, write_app
+
+            bundle = bundle_for_app(document, run, also.bundle)
+            write_app(bundle, also.web, also.web_runtime)
+            serve = f"{Path(sys.executable).name} -m http.server --directory {shlex.quote(str(also.web))}"
+            Reporter(quiet=json_).say(
+                f"'{also.web}' classifies with {bundle.path.name} on any static host. Try: {serve}"
+            )
+        if json_:
+            emit(out, document)
+        else:
+            from edgekit.cli.next_steps import after_job, keeps_job
+
+            show_report(document, out, wide)
+            if folder.is_dir() and keeps_job(folder):
+                show_steps(after_job(document, folder, Typed.of(context)), out)
+    return 0
+
+
+def _check_web(also: Also) -> None:
+    """Raise UsageError for an option that --web misses, and OutputError unless its folder is new or empty."""
+    from edgekit.devices.web.app import check_app_folder
+
+    if also.web is not None:
+        check_app_folder(also.web)
+        return
+    for option, value in (("--bundle", also.bundle), ("--web-runtime", also.web_runtime)):
+        if value is not None:
+            raise UsageError(f"{option} is for --web, which was not given", fix="Add `--web FOLDER`")
+
+
+def _file_hashes(report: "Report", folder: Path) -> dict[str, dict[str, str]]:
+    """The hashes of the files of each bundle that is in the run folder, which are checked."""
+    from edgekit.runtime.bundle import read_bundle
+
+    names = {row.bundle for row in report.results if row.bundle and (folder / row.bundle).is_dir()}
+    return {name: read_bundle(folder / name).digests() for name in sorted(names)}
