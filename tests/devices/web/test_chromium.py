@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.devices.web.certificate import own_certificate
-from edgekit.devices.web.facts import build_for
 from edgekit.devices.web.messages import Build, Download, Opened, OpenRequest
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
@@ -20,9 +18,9 @@ from tests.helpers.chromium import browsing
 from tests.helpers.waiting import DEADLINE_S
 
 
-def local_address(lines: Iterator[str]) -> str:
+def local_address(lines: Iterator[str], scheme: str = "http") -> str:
     """The page's address for this machine, among the lines that edgekit prints."""
-    return next(word for line in lines for word in line.split() if word.startswith("http://127.0.0.1:"))
+    return next(word for line in lines for word in line.split() if word.startswith(f"{scheme}://127.0.0.1:"))
 
 
 def test_deploy_measures_in_a_browser(
@@ -91,18 +89,34 @@ def test_evaluate_in_a_browser(
         assert row["accuracy"]["top1"] == pytest.approx(same["accuracy"]["top1"], abs=1 / 40)
 
 
-def test_https_has_threads_and_an_altered_file_is_refused(
-    chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path
+def test_benchmark_over_https_runs_in_threads(
+    chromium: str, litertjs: RuntimeFiles, commands: Callable[[], Path], finished_run: Path, tmp_path: Path
 ) -> None:
-    server = PageServer("web", litertjs, own_certificate(["127.0.0.1"]))
+    bundles = [str(finished_run / f"tflite-{precision}") for precision in ("float", "int8")]
+    command = [str(commands() / "edgekit"), "benchmark", *bundles, "--device", "web", "--web-https", "--threads", "2",
+               "--iterations", "10", "--warmup", "2", "--json"]  # fmt: skip
+    environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stderr is not None
+        with browsing(chromium, local_address(job.stderr, "https"), tmp_path, "--ignore-certificate-errors"):
+            printed, _ = job.communicate()
+    rows = json.loads(printed)["results"]
+    assert [row["bundle"] for row in rows] == bundles
+    for row in rows:
+        assert row["verdict"] != "error", row
+        assert row["engine"].endswith("(threaded)")
+        assert (row["device"]["browser"]["secure"], row["latency_ms"]["count"]) == (True, 10)
+    low, high = rows[1]["speedup"]["ci95"]
+    assert low <= rows[1]["speedup"]["ratio"] <= high
+
+
+def test_an_altered_file_is_refused(chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path) -> None:
+    server = PageServer("web", litertjs)
     try:
-        script, wasm = litertjs.script("threaded"), server.offer(litertjs.wasm("threaded"))
-        build, model = Build(f"runtime/{script.name}", wasm, 2), server.offer(tiny_models / "model.tflite")
-        url = f"https://127.0.0.1:{server.port}{server.path}"
-        with browsing(chromium, url, tmp_path, "--ignore-certificate-errors"):
-            facts = server.joined().facts
-            assert (facts.secure, facts.isolated) == (True, True)
-            assert build_for("web", facts, 2) == "threaded"
+        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
+        build, model = Build(f"runtime/{script.name}", wasm, 1), server.offer(tiny_models / "model.tflite")
+        with browsing(chromium, f"http://127.0.0.1:{server.port}{server.path}", tmp_path):
+            server.joined()
             opened = msgspec.convert(server.ask(OpenRequest(build=build, models=(model,))), Opened)
             assert opened.load_ms > 0
             with pytest.raises(EngineError, match="altered"):
