@@ -126,9 +126,10 @@ def make(
     from edgekit.images.crops import crop_each, crop_samples
     from edgekit.measure.profile_summary import summarize_profile
     from edgekit.models.logits import torch_logits
-    from edgekit.pipeline.builder import SingleProcessBuilder, build_all
+    from edgekit.pipeline.builder import build_all
     from edgekit.pipeline.job import load_job
     from edgekit.pipeline.options import Options
+    from edgekit.pipeline.side_by_side import SingleProcessBuilder
 
     subject, reporter = SUBJECTS[name], Reporter()
     options = Options(

@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,23 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.devices.messages import (
-    AgentJob,
-    Alive,
-    Bug,
-    Ended,
-    Failed,
-    Inspected,
-    Measured,
-    Message,
-    SentImages,
-    StageBegan,
-    Stepped,
-    Warned,
-    decode_job,
-    encode,
-)  # fmt: skip
+from edgekit.devices.messages import AgentJob, Ended, Failed, Inspected, Measured, SentImages, decode_job
 from edgekit.devices.trial import change_slots
+from edgekit.devices.wire import Wire
 from edgekit.errors import DeviceError, EdgekitError
 from edgekit.images.crops import LabelledCrops
 from edgekit.measure import machine
@@ -44,63 +29,7 @@ from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group import measure_group
 from edgekit.measure.inspect_bundle import inspect_bundle, inspect_model
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
-from edgekit.support.progress import Reporter, Step
 from edgekit.support.tracebacks import kind_of, summary_of, text_of
-
-BEAT_S = 5
-"""Time between two messages that show that the agent is alive."""
-STEP_S = 0.5
-"""Shortest time between two progress messages."""
-
-
-class Wire(Reporter):
-    """Sends messages, including progress, to the host."""
-
-    def __init__(self) -> None:
-        self.quiet = False
-        self._sending = threading.Lock()
-        # The runtimes print to descriptor 1, so that goes to stderr, and this copy of it is for messages to the host.
-        self._out = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-
-    def send(self, message: Message) -> None:
-        """Send one line. If the host has closed the pipe, the process exits."""
-        try:
-            with self._sending:
-                self._out.write(encode(message))
-                self._out.flush()
-        except BrokenPipeError:
-            os._exit(1)
-
-    def say(self, message: str) -> None:
-        pass
-
-    def warn(self, message: str, error: Exception | None = None) -> None:
-        self.send(Warned(message))
-
-    def bug(self, what: str, error: Exception) -> None:
-        self.send(Bug(what, kind_of(error), summary_of(error), text_of(error)))
-
-    @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
-        self.send(StageBegan(title, total))
-        done, last = 0, time.monotonic()
-
-        def step() -> None:
-            nonlocal done, last
-            done += 1
-            if time.monotonic() - last > STEP_S:
-                last = time.monotonic()
-                self.send(Stepped(done))
-
-        yield step
-        self.send(Stepped(done))
-
-    def beat(self) -> None:
-        """Send a regular sign of life, whatever the runtime is doing."""
-        while True:
-            time.sleep(BEAT_S)
-            self.send(Alive())
 
 
 def main() -> None:

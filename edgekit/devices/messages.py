@@ -78,6 +78,13 @@ class Warned(Struct, frozen=True, tag="warning"):
     """Text of the warning."""
 
 
+class Said(Struct, frozen=True, tag="said"):
+    """A line about the work, which ends the stage before it."""
+
+    text: str
+    """Text of the line."""
+
+
 class Bug(Struct, frozen=True, tag="bug"):
     """A bug in edgekit, which cost one row."""
 
@@ -170,7 +177,7 @@ class Ended(Struct, frozen=True, tag="end"):
     """The last message, without which an answer is incomplete."""
 
 
-Message = Warned | Bug | StageBegan | Stepped | Alive | Measured | Inspected | Slotted | Failed | Ended
+Message = Warned | Said | Bug | StageBegan | Stepped | Alive | Measured | Inspected | Slotted | Failed | Ended
 
 
 def encode(message: AgentJob | Message) -> bytes:
@@ -183,7 +190,7 @@ def decode_job(line: bytes) -> AgentJob:
     return convert(json.loads(line), AgentJob)
 
 
-def decode_message(line: bytes) -> Message | None:
+def decode_message(line: str | bytes) -> Message | None:
     """Decode a message; None if the line isn't one, because it was cut off or a library printed it."""
     try:
         message: Message = convert(json.loads(line), Message)

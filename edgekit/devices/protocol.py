@@ -4,25 +4,22 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO
 
 from edgekit.devices.faults import exit_error
 from edgekit.devices.messages import (
     AgentJob,
-    Bug,
     Ended,
     Failed,
     Inspected,
     Measured,
     Message,
     Slotted,
-    StageBegan,
-    Stepped,
-    Warned,
     decode_message,
     encode,
 )
 from edgekit.devices.transport import Connection, ending
+from edgekit.devices.wire import ShownProgress
 from edgekit.errors import ConnectionCutError, DeviceError, FrozenError
 from edgekit.support import library_log
 from edgekit.support.progress import Reporter
@@ -76,7 +73,7 @@ def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[M
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
     messages: list[Message] = []
-    with _Progress(name, reporter) as progress:
+    with ShownProgress(reporter, f"{name}: ") as progress:
         while True:
             try:
                 raw = lines.get(timeout=SILENCE_S)
@@ -102,40 +99,3 @@ def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:
     except ValueError:
         pass  # the pipe was closed when the caller's block ended
     put(None)
-
-
-class _Progress:
-    """Shows the agent's stages with the host's reporter."""
-
-    def __init__(self, name: str, reporter: Reporter) -> None:
-        self._name, self._reporter = name, reporter
-        self._stage: Any = None
-        self._step: Callable[[], None] = lambda: None
-        self._done = 0
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._close(*error)
-
-    def show(self, message: Message) -> None:
-        """Open a stage, advance it, or print a warning."""
-        if isinstance(message, Warned):
-            self._reporter.warn(f"{self._name}: {message.text}")
-        elif isinstance(message, Bug):
-            bug = BugElsewhere(message.kind, message.summary, message.traceback)
-            self._reporter.bug(f"{self._name}: {message.what}", bug)
-        elif isinstance(message, StageBegan):
-            self._close(None, None, None)
-            self._stage = self._reporter.stage(f"{self._name}: {message.title}", message.total)
-            self._step, self._done = self._stage.__enter__(), 0
-        elif isinstance(message, Stepped):
-            for _ in range(self._done, message.done):
-                self._step()
-            self._done = max(self._done, message.done)
-
-    def _close(self, *error: Any) -> None:
-        if self._stage is not None:
-            stage, self._stage = self._stage, None
-            stage.__exit__(*error)

@@ -1,44 +1,134 @@
-"""The process that builds one bundle of a large network, started by `edgekit.pipeline.parked_job`.
+"""Processes that build the bundles of a job in a file, one bundle after the other.
 
-The arguments of `main` are JOB TARGET PRECISION BUNDLE, then `quiet` to print no progress. It prints an error as one
-JSON object on stdout.
+`BuildProcess` starts one, whose code is `main`. It gets each `Wanted` bundle as a line of JSON on stdin, and sends its
+progress and result as messages on stdout. However the parent ends, the pipe to stdin ends with it, and so does the
+process.
 """
 
 import json
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
+from types import MappingProxyType
 
-from edgekit.errors import EdgekitError
+from edgekit.config.precisions import Precision
+from edgekit.devices.messages import Bug, Ended, Failed, decode_message
+from edgekit.devices.wire import ShownProgress, Wire
+from edgekit.errors import CompileError, EdgekitError, rebuild
+from edgekit.measure.fresh_process import signal_name
 from edgekit.pipeline.build import compile_graph
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.parked_job import ParkedJob
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support import library_log
+from edgekit.support.child_process import start_python
 from edgekit.support.progress import Reporter
-from edgekit.support.tracebacks import kind_of, summary_of, text_of
+from edgekit.support.run_folder import STATE
+from edgekit.support.tracebacks import BugElsewhere, kind_of, summary_of, text_of
+
+BEGIN = (
+    "import sys; from edgekit.support.libraries import import_needed; "
+    "import_needed('edgekit.pipeline.build_process', 'build').main(sys.argv[1:])"
+)
+"""Code of the process. `import_needed` captures what libraries print while they are imported."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Build one bundle; return the process's exit status."""
-    Thread(target=_end_with_parent, daemon=True).start()
-    job, target, precision, path, *quiet = arguments
-    reporter = Reporter(quiet=bool(quiet))
-    try:
-        graphs = ParkedJob(Path(job)).graphs(reporter)
-        to_compile = graphs.graph_to_compile(target, "int8" if precision == "int8" else "float")
-        compile_graph(to_compile, Path(path), reporter)
-    except EdgekitError as error:
-        fields = {"problem": error.problem, "valid": error.valid, "fix": error.fix}
-        print(json.dumps({"error": {"kind": type(error).__name__, **fields}, "traceback": text_of(error)}))
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:  # a bug in edgekit, which the parent reports as such
-        print(json.dumps({"bug": [kind_of(error), summary_of(error), text_of(error)]}))
-        return 1
-    return 0
+@dataclass(frozen=True)
+class Wanted:
+    """A bundle to build."""
+
+    target: str
+    precision: Precision
+    path: Path
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
+class BuildProcess:
+    """A process that builds bundles of a job. It starts with the first one.
+
+    `job` is the file of a `ParkedJob`, and `variables` are additional environment variables.
+    """
+
+    def __init__(self, job: Path, variables: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._job, self._variables = job, variables
+        self._process: subprocess.Popen[str] | None = None
+
+    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
+        """Build a bundle; show the progress with `reporter`.
+
+        Raises the errors of the process, or CompileError if it is killed, after which the next bundle starts another.
+        """
+        self._process = self._process or start_python(["-c", BEGIN, str(self._job)], self._variables)
+        process, name = self._process, wanted.path.name
+        assert process.stdin
+        assert process.stdout
+        request = {**asdict(wanted), "path": str(wanted.path)}
+        with suppress(BrokenPipeError):  # the exit status tells why
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        with ShownProgress(reporter) as progress:
+            for line in process.stdout:
+                message = decode_message(line)
+                if isinstance(message, Bug):
+                    raise BugElsewhere(message.kind, message.summary, message.traceback)
+                if isinstance(message, Failed):
+                    error = rebuild(message.error, message.problem, message.valid, message.fix)
+                    error.add_note(f"In the process that built '{name}': {message.traceback}")
+                    raise error
+                if isinstance(message, Ended):
+                    return read_bundle(wanted.path)
+                if message is not None:
+                    progress.show(message)
+        status = self._end(process)
+        if status >= 0:
+            raise RuntimeError(f"the process that built '{name}' ended with status {status}")
+        raise CompileError(
+            f"the process that built '{name}' was ended by {signal_name(-status)}",
+            fix=f"See {STATE}/{library_log.NAME} in the run folder for its last output",
+        )
+
+    def close(self) -> None:
+        """End the process, even in the middle of its work."""
+        if self._process is not None:
+            self._process.kill()
+            self._end(self._process)
+
+    def _end(self, process: "subprocess.Popen[str]") -> int:
+        """Wait for the end of the process and close its pipes. Returns its exit status."""
+        self._process = None
+        with suppress(BrokenPipeError):
+            process.communicate()
+        return process.returncode
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build the bundles that the parent asks for, until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
+    wire = Wire()
+    requests: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_listen, args=(requests,), daemon=True).start()
+    graphs: JobGraphs | None = None
+    while True:
+        request = json.loads(requests.get())
+        wanted = Wanted(request["target"], request["precision"], Path(request["path"]))
+        try:
+            graphs = graphs or ParkedJob(Path(arguments[0])).graphs(wire)
+            compile_graph(graphs.graph_to_compile(wanted.target, wanted.precision), wanted.path, wire)
+        except EdgekitError as error:
+            wire.send(Failed(type(error).__name__, error.problem, error.valid, error.fix, text_of(error)))
+        except Exception as error:  # a bug in edgekit, which the parent reports as such
+            wire.send(Bug(wanted.path.name, kind_of(error), summary_of(error), text_of(error)))
+        else:
+            wire.send(Ended())
+
+
+def _listen(requests: "SimpleQueue[str]") -> None:
+    for line in sys.stdin:
+        requests.put(line)
     os._exit(1)

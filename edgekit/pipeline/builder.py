@@ -1,7 +1,7 @@
-"""Builders, which make the bundles of a job: in this process, or each in a separate one."""
+"""Builders, which make the bundles of a job: in this process, in several side by side, or each in one of its own."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -10,14 +10,21 @@ from typing import Protocol
 from edgekit.config import sizes
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.errors import CompileError
-from edgekit.pipeline.build import compile_graph, reused_bundle
+from edgekit.pipeline.build import reused_bundle
+from edgekit.pipeline.build_process import BuildProcess, Wanted
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.parked_job import ParkedJob
+from edgekit.pipeline.plan import available_memory
+from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.engine import default_threads
 from edgekit.support.each_bundle import each_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
+
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
+"""Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
 
 
 class Builder(Protocol):
@@ -32,42 +39,63 @@ class Builder(Protocol):
         """The graphs of the job."""
         ...
 
-    def build(self, graphs: JobGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
-        """Build the bundle at `path`. A builder in this process makes its graph with `graphs`."""
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+        """Learn which bundles `build` will be asked for."""
+        ...
+
+    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
+        """Build a bundle."""
         ...
 
 
-class SingleProcessBuilder:
-    """Builds bundles in this process."""
+class SeparateBuilder:
+    """Builds each bundle of a parked job in a process of its own, whose memory is freed when it ends."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._graphs: JobGraphs | None = None
+    def __init__(self, parked: ParkedJob) -> None:
+        self._parked = parked
+
+    @property
+    def job(self) -> Job:
+        """The job, with mapped weights."""
+        return self._parked.job
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
-        """The graphs of the job, in memory. They are the same each time, so that one calibration serves all."""
-        if self._graphs is None:
-            self._graphs = JobGraphs(self.job, reporter)
-        return self._graphs
+        """The graphs of the job. The other processes export the network themselves."""
+        return self._parked.graphs(reporter)
 
-    def build(self, graphs: JobGraphs, target: str, precision: Precision, path: Path, reporter: Reporter) -> Bundle:
-        """Build the bundle at `path` from a graph of `graphs`."""
-        return compile_graph(graphs.graph_to_compile(target, precision), path, reporter)
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+        """Do nothing."""
+
+    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
+        """Build a bundle in another process. Raises the errors of that process, or CompileError if it is killed."""
+        with closing(BuildProcess(self._parked.file, GIVE_BACK)) as process:
+            return process.build(wanted, reporter)
 
 
 @contextmanager
-def builder_of(job: Job, run: RunFolder) -> Iterator[Builder]:
+def builder_of(job: Job, run: RunFolder, peak_bytes: int | None = None) -> Iterator[Builder]:
     """The builder for the size of a network. Inside the block, large ones are in mapped files in the run folder.
 
-    A factory's code can't be pickled, so its networks stay in this process. Raises OutputError if the disk is full.
+    A process that builds a bundle needs `peak_bytes`; if that is None, no others run beside this one. A factory's code
+    can't be pickled, so its networks stay in this process. Raises OutputError if the disk is full.
     """
-    if job.network.params < sizes.BUILT_APART_FROM or job.network.source == "factory":
+    params, others = job.network.params, other_processes(peak_bytes)
+    large = params >= sizes.BUILT_APART_FROM
+    if job.network.source == "factory" or not (large or (others and params >= sizes.BUILT_SIDE_BY_SIDE_FROM)):
         yield SingleProcessBuilder(job)
         return
     with run.workspace("weights") as folder:
         parked = ParkedJob.write(job, folder)
+        if not large:
+            yield SideBySideBuilder(job, parked, others)
+            return
         del job  # frees its weights now instead of at the end of the block
-        yield parked
+        yield SeparateBuilder(parked)
+
+
+def other_processes(peak_bytes: int | None) -> int:
+    """How many processes can build bundles beside this one, as cores and memory allow."""
+    return min(default_threads(), available_memory() // peak_bytes) - 1 if peak_bytes else 0
 
 
 def build_all(
@@ -80,14 +108,22 @@ def build_all(
 ) -> dict[str, Bundle | Exception]:
     """Bundles by name in the report's order, or the error of one that failed. Bundles in `refused` are skipped."""
     graphs = builder.graphs(reporter)
-    pairs = {f"{target}-{precision}": (target, precision) for target, precision in product(targets, precisions)}
+    wanted = {
+        f"{target}-{precision}": Wanted(target, precision, folder / f"{target}-{precision}")
+        for target, precision in product(targets, precisions)
+    }
+    reused = {
+        name: bundle
+        for name, each in wanted.items()
+        if name not in refused
+        and (bundle := reused_bundle(each.path, graphs.inputs(each.target, each.precision), reporter))
+    }
 
     def build(name: str) -> Bundle:
         if name in refused:
             raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
-        path, (target, precision) = folder / name, pairs[name]
-        reused = reused_bundle(path, graphs.inputs(target, precision), reporter)
-        return reused or builder.build(graphs, target, precision, path, reporter)
+        return reused.get(name) or builder.build(wanted[name], reporter)
 
-    built, errors = each_bundle(pairs, build, reporter)
-    return {name: built[name] if name in built else errors[name] for name in pairs}
+    builder.begin([each for name, each in wanted.items() if name not in {*refused, *reused}], reporter)
+    built, errors = each_bundle(wanted, build, reporter)
+    return {name: built[name] if name in built else errors[name] for name in wanted}

@@ -68,7 +68,7 @@ def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages
         if repairs:
             job = replace(job, recipe=repairs.recipe)
         restore(job, options.targets, run)
-        with builder_of(job, run) as builder:
+        with builder_of(job, run, refused.peak_bytes) as builder:
             job = builder.job  # a large network's, so that the one in memory is freed
             write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
             rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs, pages)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
@@ -25,12 +26,13 @@ from edgekit.pipeline.parity import check_graph
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
+from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
-COMPARED, CHECKED = "compared.npz", "calibration.npy"
-"""Files that the processes of a job share: the images and logits with which the graph was compared with torch, and the
-crops of the calibration images, for which torch's logits are finite."""
+COMPARED, CHECKED, CALIBRATED = "compared.npz", "calibration.npy", "calibrated-{}.pt"
+"""Files that the processes of a job share: the images and logits with which the graph was compared with torch, the
+crops of the calibration images, for which torch's logits are finite, and each calibration that runtimes share."""
 PARITY_IMAGES = 8
 """Calibration images on which the graph and each bundle are compared with torch."""
 
@@ -45,7 +47,8 @@ class JobGraphs:
     """Graphs of one job. The network is exported once, for the first graph.
 
     New constants of the graphs are in `constants`. If other processes have graphs of the same job, `shared` is a folder
-    in which the first one stores that it has compared the graph with torch, and the calibration images that it checked.
+    in which the first one stores that it has compared the graph with torch, the calibration images that it checked, and
+    what it calibrated.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class JobGraphs:
     ) -> None:
         self.job, self.reporter = job, reporter
         self._constants = constants
+        self._folder = shared
         self._compared = shared / COMPARED if shared else None
         self._checked = shared / CHECKED if shared else None
         self._graph: GraphModule | None = None
@@ -103,6 +107,10 @@ class JobGraphs:
         with self.reporter.stage(title, None if shared else len(images) or None) as step, quiet():
             return quantize_stage(request, graph, self.samples, images, step, shared)
 
+    def shares_calibration(self, target: str) -> bool:
+        """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
+        return self._shared_calibration(request_of(self.job, target, "int8"), slice(None)) is not None
+
     def _shared_calibration(self, request: BundleRequest, part: slice) -> Calibration | None:
         """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
         recipe = request.shared_recipe
@@ -111,10 +119,16 @@ class JobGraphs:
     def _calibrated(self, recipe: Recipe, part: slice) -> Calibration:
         """The calibration that several runtimes share, made for the first of them."""
         key = f"{recipe!r} {part!r}"
+        file = self._folder / CALIBRATED.format(digest(key)[:16]) if self._folder else None
+        if key not in self._shared and file and file.exists():
+            self._shared[key] = torch.load(file, mmap=True, weights_only=False)  # safe: a process of this job wrote it
         if key not in self._shared:
             images = self._calibration[part]
             with self.reporter.stage("calibrate", len(images)) as step, quiet():
                 self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, step)
+            if file:
+                with writing(file), replacing(file) as temporary:
+                    torch.save(self._shared[key], temporary)
         return self._shared[key]
 
     @cached_property

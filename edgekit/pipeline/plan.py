@@ -102,6 +102,8 @@ class Refusals:
 
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Reason with the numbers, by the bundle's name."""
+    peak_bytes: int | None = None
+    """Peak memory of the process that makes the largest of the others, in bytes; None if it isn't known."""
     unplanned: InputError | None = None
     """Reason why the job could not be planned, in which case no bundle is refused."""
 
@@ -135,7 +137,8 @@ def refusals(options: Options) -> Refusals:
             f"'{options.model.name}' ({planned.params / 1e6:,.0f} M parameters) does not fit on this machine: {listed}",
             fix=f"Use `--force` to try anyway, or run `edgekit plan {options.model.name}` for details",
         )
-    return Refusals(reasons)
+    peaks = [bundle.peak_bytes or 0 for bundle in bundles if bundle.name not in reasons]
+    return Refusals(reasons, max(peaks) or None)
 
 
 def available_memory() -> int:

@@ -13,11 +13,11 @@ from edgekit.devices.web.pages import Pages, serving
 from edgekit.errors import BundleError, StageError, UsageError
 from edgekit.images.calibration_list import write_list
 from edgekit.measure.settings import Gates
-from edgekit.pipeline.builder import SingleProcessBuilder
 from edgekit.pipeline.deploy import assemble, bundles_and_rows, check_tools
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.pipeline.thumbnails import keep_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Report

@@ -17,11 +17,12 @@ from edgekit.errors import CompileError, OutputError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.builder import SingleProcessBuilder, builder_of
+from edgekit.pipeline.build_process import Wanted
+from edgekit.pipeline.builder import SeparateBuilder, builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.parked_job import ParkedJob
+from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.report.row import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
@@ -38,17 +39,16 @@ def small(photos: Path) -> Job:
 
 
 @pytest.fixture
-def parked(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ParkedJob]:
+def parked(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeparateBuilder]:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
-        assert isinstance(builder, ParkedJob)
+        assert isinstance(builder, SeparateBuilder)
         yield builder
 
 
-def build(parked: ParkedJob, target: str, path: Path) -> Bundle:
+def build(parked: SeparateBuilder, target: str, path: Path) -> Bundle:
     """Build a float bundle in another process."""
-    reporter = Reporter(quiet=True)
-    return parked.build(parked.graphs(reporter), target, "float", path, reporter)
+    return parked.build(Wanted(target, "float", path), Reporter(quiet=True))
 
 
 @pytest.mark.slow
@@ -93,10 +93,10 @@ def test_constants_in_files_make_the_same_bundles(
     assert bundle.manifest.files == read_bundle(finished_run / f"{target}-int8").manifest.files
 
 
-def test_weights_of_a_parked_job_are_mapped(small: Job, parked: ParkedJob) -> None:
+def test_weights_of_a_parked_job_are_mapped(small: Job, parked: SeparateBuilder) -> None:
     state = parked.job.network.module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
-    assert str(parked.file) in Path("/proc/self/maps").read_text()
+    assert "job.pt" in Path("/proc/self/maps").read_text()
 
 
 def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_weights_of_very_large_networks_are_not_fitted(
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 
 
-def test_an_error_reaches_the_parent(parked: ParkedJob, tmp_path: Path) -> None:
+def test_an_error_reaches_the_parent(parked: SeparateBuilder, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken") as caught:
         build(parked, "openvino", tmp_path / "taken/bundle")
@@ -127,7 +127,7 @@ def test_an_error_reaches_the_parent(parked: ParkedJob, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bug_in_edgekit_is_reported_as_one(parked: ParkedJob, tmp_path: Path) -> None:
+def test_a_bug_in_edgekit_is_reported_as_one(parked: SeparateBuilder, tmp_path: Path) -> None:
     with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)\n") as caught:
         build(parked, "fake", tmp_path / "bundle")
     (note,) = caught.value.__notes__
@@ -136,7 +136,7 @@ def test_a_bug_in_edgekit_is_reported_as_one(parked: ParkedJob, tmp_path: Path) 
     assert (failure.stage, failure.error) == ("bug in edgekit", "KeyError")
 
 
-def test_a_process_that_is_killed(parked: ParkedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed(parked: SeparateBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     os.chmod(script, 0o755)

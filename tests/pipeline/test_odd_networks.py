@@ -16,10 +16,11 @@ from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.builder import SingleProcessBuilder, build_all
+from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
+from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.report import load_report
 from edgekit.report.document import Report
 from edgekit.runtime.bundle import Bundle, read_bundle

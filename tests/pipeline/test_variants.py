@@ -17,9 +17,10 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models import parse_model_args
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
-from edgekit.pipeline.builder import SingleProcessBuilder, build_all
+from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter

@@ -28,11 +28,12 @@ from edgekit.errors import CompileError
 from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.builder import SingleProcessBuilder, build_all
+from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
+from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session

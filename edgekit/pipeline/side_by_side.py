@@ -1,0 +1,122 @@
+"""Builders for networks that fit in memory: in this process alone, or in several side by side."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from edgekit.compiler.constant_store import MEMORY
+from edgekit.errors import ParityError
+from edgekit.pipeline.build import compile_graph
+from edgekit.pipeline.build_process import BuildProcess, Wanted
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job
+from edgekit.pipeline.parked_job import ParkedJob
+from edgekit.runtime.bundle import Bundle
+from edgekit.support.progress import Reporter
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""If each of two processes has a thread for every core, the threads wait for each other at every operation."""
+
+
+class SingleProcessBuilder:
+    """Builds bundles in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._graphs: JobGraphs | None = None
+        self._shared: Path | None = None
+
+    def graphs(self, reporter: Reporter) -> JobGraphs:
+        """The graphs of the job, in memory. They are the same each time, so that one calibration serves all."""
+        if self._graphs is None:
+            self._graphs = JobGraphs(self.job, reporter, MEMORY, self._shared)
+        return self._graphs
+
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+        """Do nothing."""
+
+    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
+        """Build a bundle from a graph of `graphs`."""
+        to_compile = self.graphs(reporter).graph_to_compile(wanted.target, wanted.precision)
+        return compile_graph(to_compile, wanted.path, reporter)
+
+
+class SideBySideBuilder(SingleProcessBuilder):
+    """Builds bundles in this process and in `others`: they convert the float graphs while this one calibrates.
+
+    A bundle that is calibrated alone is built in this one, because its calibration uses every core.
+    """
+
+    def __init__(self, job: Job, parked: ParkedJob, others: int) -> None:
+        super().__init__(job)
+        self._shared, self._parked, self._others = parked.file.parent, parked, others
+        self._built: dict[Path, Bundle | Exception] = {}
+
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+        """Build all bundles but those that are calibrated alone, and keep them or their errors for `build`."""
+        if len(wanted) < 2:
+            return
+        graphs, todo = self.graphs(reporter), SimpleQueue[Wanted | None]()
+        try:
+            graphs.exported()
+        except ParityError:
+            return  # which `build` raises for each bundle
+        others = [BuildProcess(self._parked.file, ONE_THREAD) for _ in range(min(self._others, len(wanted) - 1))]
+        with ThreadPoolExecutor(len(others)) as threads:
+            try:
+                for other in others:
+                    threads.submit(self._work, other, todo, reporter)
+                for each in (each for each in wanted if each.precision == "float"):
+                    todo.put(each)
+                for each in (each for each in wanted if each.precision == "int8"):
+                    if self._is_shared(each, reporter):
+                        todo.put(each)
+                while mine := _next(todo):
+                    self._keep(mine, super().build, reporter)
+            except BaseException:
+                while _next(todo):
+                    pass
+                for other in others:
+                    other.close()
+                raise
+            finally:
+                for _ in others:
+                    todo.put(None)
+
+    def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
+        """The bundle that `begin` has built, or one that is built now. Raises the error of one that failed."""
+        built = self._built.pop(wanted.path, None)
+        if isinstance(built, Exception):
+            raise built
+        return built or super().build(wanted, reporter)
+
+    def _is_shared(self, wanted: Wanted, reporter: Reporter) -> bool:
+        """Whether a bundle shares its calibration with others, which exists afterwards."""
+        try:
+            return self.graphs(reporter).shares_calibration(wanted.target)
+        except Exception as error:
+            self._built[wanted.path] = error
+            return False
+
+    def _work(self, process: BuildProcess, todo: "SimpleQueue[Wanted | None]", reporter: Reporter) -> None:
+        """Let a process build bundles until None follows."""
+        with closing(process):
+            while (wanted := todo.get()) is not None:
+                self._keep(wanted, process.build, reporter)
+
+    def _keep(self, wanted: Wanted, build: Callable[[Wanted, Reporter], Bundle], reporter: Reporter) -> None:
+        """Build a bundle, and keep it or its error for `build`."""
+        try:
+            self._built[wanted.path] = build(wanted, reporter)
+        except Exception as error:
+            self._built[wanted.path] = error
+
+
+def _next(todo: "SimpleQueue[Wanted | None]") -> Wanted | None:
+    """The next bundle; None if there is none."""
+    try:
+        return todo.get_nowait()
+    except Empty:
+        return None
