@@ -107,6 +107,10 @@ class JobGraphs:
         with self.reporter.stage(title, None if shared else len(images) or None) as step, quiet():
             return quantize_stage(request, graph, self.samples, images, step, shared)
 
+    def check_images(self) -> None:
+        """Let torch predict each calibration image, unless it has. WeightsError if it returns NaN for one."""
+        _ = self._calibration
+
     def shares_calibration(self, target: str) -> bool:
         """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
         return self._shared_calibration(request_of(self.job, target, "int8"), slice(None)) is not None

@@ -6,7 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import torch
+
 from edgekit.compiler.constant_store import MEMORY
+from edgekit.compiler.execution.threads import threads
 from edgekit.errors import ParityError
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.build_process import BuildProcess, Wanted
@@ -64,14 +67,14 @@ class SideBySideBuilder(SingleProcessBuilder):
         except ParityError:
             return  # which `build` raises for each bundle
         others = [BuildProcess(self._parked.file, ONE_THREAD) for _ in range(min(self._others, len(wanted) - 1))]
-        with ThreadPoolExecutor(len(others)) as threads:
+        with ThreadPoolExecutor(len(others)) as pool:
             try:
                 for other in others:
-                    threads.submit(self._work, other, todo, reporter)
+                    pool.submit(self._work, other, todo, reporter)
                 for each in (each for each in wanted if each.precision == "float"):
                     todo.put(each)
                 for each in (each for each in wanted if each.precision == "int8"):
-                    if self._is_shared(each, reporter):
+                    if self._is_shared(each, reporter, len(others)):
                         todo.put(each)
                 while mine := _next(todo):
                     self._keep(mine, super().build, reporter)
@@ -92,10 +95,13 @@ class SideBySideBuilder(SingleProcessBuilder):
             raise built
         return built or super().build(wanted, reporter)
 
-    def _is_shared(self, wanted: Wanted, reporter: Reporter) -> bool:
-        """Whether a bundle shares its calibration with others, which exists afterwards."""
+    def _is_shared(self, wanted: Wanted, reporter: Reporter, others: int) -> bool:
+        """Whether a bundle shares its calibration, which exists afterwards, while as many processes do other work."""
+        graphs = self.graphs(reporter)
         try:
-            return self.graphs(reporter).shares_calibration(wanted.target)
+            with threads(max(1, torch.get_num_threads() - others)):
+                graphs.check_images()  # one at a time, unlike calibration
+            return graphs.shares_calibration(wanted.target)
         except Exception as error:
             self._built[wanted.path] = error
             return False
