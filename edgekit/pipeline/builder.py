@@ -95,7 +95,7 @@ def builder_of(job: Job, run: RunFolder, peak_bytes: int | None = None) -> Itera
 
 def other_processes(peak_bytes: int | None) -> int:
     """How many processes can build bundles beside this one, as cores and memory allow."""
-    return min(default_threads(), available_memory() // peak_bytes) - 1 if peak_bytes else 0
+    return max(0, min(default_threads(), available_memory() // peak_bytes) - 1) if peak_bytes else 0
 
 
 def build_all(

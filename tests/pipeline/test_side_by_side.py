@@ -1,0 +1,70 @@
+"""Bundles that processes build side by side: the same files from one calibration, and the cost of a killed process."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit.config import sizes
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.errors import CompileError
+from edgekit.models import parse_model_args
+from edgekit.models.options import ModelOptions
+from edgekit.pipeline import builder as builders
+from edgekit.pipeline.builder import Builder, build_all, builder_of
+from edgekit.pipeline.job import load_job
+from edgekit.pipeline.options import Options
+from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
+from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.progress import Reporter
+from edgekit.support.run_folder import open_run
+from tests.helpers.tiny import TINY_ARGS
+
+
+@pytest.fixture
+def builder(photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builder]:
+    """A builder of `finished_run`'s bundles that uses one other process."""
+    monkeypatch.setattr(sizes, "BUILT_SIDE_BY_SIDE_FROM", 0)
+    monkeypatch.setattr(builders, "default_threads", lambda: 2)
+    model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
+    job = load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    with open_run(tmp_path / "job") as run, builder_of(job, run, peak_bytes=1) as made:
+        assert isinstance(made, SideBySideBuilder)
+        yield made
+
+
+@pytest.mark.slow
+def test_the_same_bundles_from_one_calibration(
+    builder: Builder, finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    built = build_all(builder, tuple(RUNTIMES), tmp_path, Reporter())
+    for name, bundle in built.items():
+        assert isinstance(bundle, Bundle)
+        assert bundle.manifest.files == read_bundle(finished_run / name).manifest.files
+    lines = capfd.readouterr().err.splitlines()
+    assert len([line for line in lines if re.match("calibrate: 10 in", line)]) == 1
+    assert len([line for line in lines if re.match("simplify: ", line)]) == 2  # once in each process
+    assert len([line for line in lines if re.match("compare the graph with torch: ", line)]) == 1
+
+
+def test_a_killed_process_costs_the_bundle_that_it_built(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nread -r request\nkill -9 $$\n")
+    os.chmod(script, 0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    built = build_all(builder, ("onnx",), tmp_path, Reporter(quiet=True))
+    assert isinstance(built["onnx-float"], CompileError)
+    monkeypatch.undo()
+    again = build_all(SingleProcessBuilder(builder.job), ("onnx",), tmp_path, Reporter(quiet=True))
+    assert all(isinstance(bundle, Bundle) for bundle in again.values())
+
+
+def test_memory_and_cores_limit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builders, "default_threads", lambda: 4)
+    monkeypatch.setattr(builders, "available_memory", lambda: 3000)
+    assert [builders.other_processes(peak) for peak in (None, 500, 1000, 1500, 2000, 4000)] == [0, 3, 2, 1, 0, 0]
