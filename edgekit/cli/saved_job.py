@@ -61,8 +61,17 @@ def is_run(path: Path) -> bool:
 
 
 def run_of(model: str, output: Path | None) -> Path | None:
-    """The run folder that is given as MODEL; None for a model. A folder that is also the output keeps its meaning."""
+    """The run folder that is given as MODEL; None for a model. A folder that is also the output keeps its meaning.
+
+    Raises InputError for a path that doesn't exist.
+    """
     path = Path(model)
+    if os.sep in model and ":" not in model and not path.suffix and not path.exists():
+        raise InputError(
+            f"'{model}' doesn't exist",
+            valid="a run folder, a saved model, a model's name, or hf_hub:USER/MODEL",
+            fix="Correct the path",
+        )
     if model == DEMO or not is_run(path) or (output is not None and output.resolve() == path.resolve()):
         return None
     return path

@@ -162,6 +162,12 @@ def test_files_that_were_moved_are_named_with_the_option(
     assert place in (str(options.data), options.model.weights)
 
 
+@pytest.mark.parametrize("command", ["deploy", "sensitivity", "tune"])
+def test_a_mistyped_run_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, str(tmp_path / "rnu")]) == 2
+    assert f"'{tmp_path}/rnu' doesn't exist" in capsys.readouterr().err
+
+
 def test_again_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", "--again", str(tmp_path), "--data", str(tmp_path)]) == 2
     assert f"--again needs a run folder, and '{tmp_path}' is none" in capsys.readouterr().err
