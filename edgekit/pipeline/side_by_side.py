@@ -58,10 +58,14 @@ class SideBySideBuilder(SingleProcessBuilder):
         self._built: dict[Path, Bundle | Exception] = {}
 
     def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
-        """Build all bundles but those that are calibrated alone, and keep them or their errors for `build`."""
+        """Build all bundles but those that are calibrated alone, and keep them or their errors for `build`.
+
+        LiteRT's take the longest, so the last runtime in the table comes first.
+        """
         if len(wanted) < 2:
             return
         graphs, todo = self.graphs(reporter), SimpleQueue[Wanted | None]()
+        ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
         try:
             graphs.exported()
         except ParityError:
@@ -71,10 +75,8 @@ class SideBySideBuilder(SingleProcessBuilder):
             try:
                 for other in others:
                     pool.submit(self._work, other, todo, reporter)
-                for each in (each for each in wanted if each.precision == "float"):
-                    todo.put(each)
-                for each in (each for each in wanted if each.precision == "int8"):
-                    if self._is_shared(each, reporter, len(others)):
+                for each in ordered:
+                    if each.precision == "float" or self._is_shared(each, reporter, len(others)):
                         todo.put(each)
                 while mine := _next(todo):
                     self._keep(mine, super().build, reporter)
