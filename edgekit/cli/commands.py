@@ -1,9 +1,11 @@
 """All commands. Importing this module registers them with the application."""
 
 from edgekit.cli import (
+    benchmark,
     catalogue,
     deploy,
     devices,
+    evaluate,
     explain,
     field,
     plan,
@@ -12,12 +14,11 @@ from edgekit.cli import (
     soup,
     steps,
     tune,
-    verdicts,
     view,
 )
 from edgekit.cli.app import app, run
 
 __all__ = [
-    "app", "catalogue", "deploy", "devices", "explain", "field", "plan", "report", "run", "signatures", "soup", "steps",
-    "tune", "verdicts", "view",
+    "app", "benchmark", "catalogue", "deploy", "devices", "evaluate", "explain", "field", "plan", "report", "run",
+    "signatures", "soup", "steps", "tune", "view",
 ]  # fmt: skip

@@ -2,13 +2,11 @@
 
 import asyncio
 import concurrent.futures
-import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from edgekit.devices.web.messages import Answer, Download, Joined, Request, Shown
 from edgekit.devices.web.runtime_package import RuntimeFiles
+from edgekit.devices.web.served_files import ServedFiles
 from edgekit.errors import BrowserError, EngineError, FrozenError
 
 JOIN_S = 15 * 60
@@ -29,16 +28,6 @@ SILENCE_S = 120
 HEARTBEAT_S = 30
 SETTLE_S = 0.05
 """Time in which the loop closes aborted connections."""
-HEADERS = {
-    # Both make the page "cross-origin isolated", which threads need.
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; img-src data:",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 T = TypeVar("T")
 
 
@@ -49,10 +38,9 @@ class PageServer:
     """
 
     def __init__(self, name: str, runtime: RuntimeFiles, tls: SSLContext | None = None) -> None:
-        self.name, self._runtime = name, runtime
+        self.name, self._files = name, ServedFiles(runtime)
         self.path = f"/{secrets.token_urlsafe(16)}/"
         """Path of the page, which contains the token."""
-        self._files: dict[str, bytes | Path] = {}
         self._shown = Shown(state="waiting", title="Connected", text="edgekit is preparing the measurement.")
         self._socket: web.WebSocketResponse | None = None
         self._joined: Joined | None = None
@@ -66,14 +54,11 @@ class PageServer:
 
     def offer(self, content: bytes | Path) -> Download:
         """Serve a file until `withdraw`."""
-        data = content if isinstance(content, bytes) else content.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        self._files[digest] = content
-        return Download(f"files/{digest}", digest)
+        return self._files.offer(content)
 
     def withdraw(self, offered: Download) -> None:
         """Stop serving a file."""
-        self._files.pop(offered.sha256, None)
+        self._files.withdraw(offered)
 
     def joined(self, limit_s: float = JOIN_S) -> Joined:
         """Wait for a browser to open the page; BrowserError if none does within the time limit."""
@@ -124,11 +109,7 @@ class PageServer:
     async def _start(self, tls: SSLContext | None) -> int:
         application = web.Application()
         application.router.add_get(f"{self.path}socket", self._serve_socket)
-        application.router.add_get(f"{self.path}files/{{sha256}}", self._serve_file)
-        application.router.add_get(f"{self.path}runtime/{{name}}", self._serve_runtime)
-        application.router.add_get(f"{self.path}{{name:[a-z0-9.]*}}", self._serve_page)
-        application.router.add_route("*", "/{other:.*}", _unknown_address)
-        application.on_response_prepare.append(_add_headers)
+        self._files.add_to(application, self.path)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "0.0.0.0", 0, ssl_context=tls)
@@ -238,30 +219,3 @@ class PageServer:
             self._here.clear()
             self._answers.put_nowait(None)
         return socket
-
-    async def _serve_file(self, request: web.Request) -> web.StreamResponse:
-        content = self._files.get(request.match_info["sha256"])
-        if content is None:
-            raise web.HTTPNotFound()
-        return web.Response(body=content) if isinstance(content, bytes) else web.FileResponse(content)
-
-    async def _serve_runtime(self, request: web.Request) -> web.StreamResponse:
-        file = self._runtime.folder / request.match_info["name"]
-        if file.parent != self._runtime.folder or not file.is_file():
-            raise web.HTTPNotFound()
-        return web.FileResponse(file)  # in gzip, whose file is next to it
-
-    async def _serve_page(self, request: web.Request) -> web.StreamResponse:
-        with_page = files("edgekit.devices.web") / "page" / (request.match_info["name"] or "index.html")
-        if not with_page.is_file():
-            raise web.HTTPNotFound()
-        return web.FileResponse(Path(str(with_page)))
-
-
-async def _unknown_address(request: web.Request) -> web.StreamResponse:
-    text = "This address is wrong, or its measurement is over. Scan the code in edgekit's terminal again."
-    raise web.HTTPNotFound(text=text)
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
