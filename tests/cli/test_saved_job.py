@@ -123,7 +123,7 @@ def test_evaluate_and_benchmark_take_the_bundles_of_a_run(called: Callable[..., 
     assert called("benchmark", bundles[0], run)[0] == [bundles[0], *bundles]
     for bundle in bundles:
         shutil.rmtree(bundle)
-    with pytest.raises(InputError, match="contains no bundle"):
+    with pytest.raises(InputError):
         bundles_of([run])
 
 

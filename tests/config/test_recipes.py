@@ -13,6 +13,7 @@ from edgekit.config import device_classes, toml_reader
 from edgekit.config import recipes as profiles
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import ProfileError
+from tests.helpers.refusals import refuses
 
 CLASSES = ("raspberry-pi-4", "raspberry-pi-5", "x86-64-v3", "x86-64-v4")
 ATTO = 550_000_000
@@ -186,7 +187,7 @@ def test_missing_target_table(tmp_path: Path) -> None:
     path.write_text('name = "mine"\ndescription = "nothing"\n')
     assert all(row == profiles.PLAIN for row in profiles.load_recipe(path).targets.values())
     path.write_text('name = "mine"\ndescription = "nothing"\n[openvino]\nquantize_outputs = true\n')
-    with pytest.raises(ProfileError, match=r"\[openvino\]: key 'rewrites' is missing") as missing:
+    with refuses(ProfileError, "[openvino]", "'rewrites'") as missing:
         profiles.load_recipe(path)
     assert missing.value.valid == "a list of strings"
     path.write_text('name = "mine"\ndescription = "nothing"\nopenvino = 3\n')
@@ -234,21 +235,21 @@ def test_mistakes_in_overrides_for_device_classes(tmp_path: Path, old: str, new:
 
 
 def test_unknown_names_list_what_exists() -> None:
-    with pytest.raises(ProfileError, match="unknown device class 'pi-5'") as caught:
+    with refuses(ProfileError, "'pi-5'") as caught:
         device_classes.load_device_class("pi-5")
     assert caught.value.valid == "raspberry-pi-4, raspberry-pi-5, x86-64-v3, x86-64-v4"
     assert ".toml" in caught.value.fix
-    with pytest.raises(ProfileError, match="unknown recipe 'convnext'") as caught:
+    with refuses(ProfileError, "'convnext'") as caught:
         profiles.load_recipe("convnext")
     assert "'convnextv2'" in caught.value.fix
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match=r"none\.toml' can't be read: .*coatnet, coca, convnextv2, davit"):
+    with refuses(ProfileError, "none.toml", "coatnet, coca, convnextv2, davit"):
         profiles.load_recipe(str(tmp_path / "none.toml"))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ProfileError, match="can't be read"):
+    with refuses(ProfileError, "binary.toml"):
         device_classes.load_device_class(binary)
 
 
@@ -258,21 +259,21 @@ def test_the_names_of_rewrites_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f'name = "mine"\ndescription = "a mistake"\n{tables}')
     assert profiles.load_recipe(path).targets["tflite"].rewrites == ("fold-afine",)
-    with pytest.raises(ProfileError, match=r"\[openvino\] rewrites: unknown pass 'fold-afine'.* mean 'fold-affine'\?"):
+    with refuses(ProfileError, "[openvino]", "'fold-afine'", "'fold-affine'"):
         profiles.load_recipe(path, rewrites=["fold-affine", "grn-sum"])
     path.write_text(f'name = "mine"\ndescription = "a mistake"\noptional_rewrites = ["grn-sun"]\n{tables}')
-    with pytest.raises(ProfileError, match=r"optional_rewrites: unknown pass 'grn-sun'.* mean 'grn-sum'\?"):
+    with refuses(ProfileError, "optional_rewrites", "'grn-sun'", "'grn-sum'"):
         profiles.load_recipe(path, rewrites=["fold-afine", "grn-sum"])
 
 
 def test_the_names_of_lowerings_are_those_of_the_runtime(tmp_path: Path) -> None:
     path = edited(tmp_path, "calibration", "default", '"float-hard-swish"', '"float-hard-swsh"')
-    with pytest.raises(ProfileError, match=r"\[tflite\] lowerings: unknown lowering 'float-hard-swsh'") as caught:
+    with refuses(ProfileError, "[tflite]", "'float-hard-swsh'") as caught:
         profiles.load_recipe(path)
     assert caught.value.valid == "float-hard-swish"
     assert "'float-hard-swish'" in caught.value.fix
     path = edited(tmp_path, "calibration", "default", "[onnx]\n", '[onnx]\nlowerings = ["float-hard-swish"]\n')
-    with pytest.raises(ProfileError, match=r"\[onnx\] lowerings: unknown lowering 'float-hard-swish'") as caught:
+    with refuses(ProfileError, "[onnx]", "'float-hard-swish'") as caught:
         profiles.load_recipe(path)
     assert caught.value.valid == "none"
 

@@ -8,6 +8,7 @@ import pytest
 from edgekit.config.recipes import Recipe, list_recipes, load_recipe, parse_recipe
 from edgekit.config.toml_reader import data_folder
 from edgekit.errors import ProfileError
+from tests.helpers.refusals import refuses
 
 PASSES = ("fold", "split", "split-in-three", "blocks", "tanh")
 RECIPE = """
@@ -93,7 +94,7 @@ def test_mistakes_in_a_change(lists: str, problem: str, valid: str | None, fix: 
 
 def test_the_runtimes_own_rewrites_extend_no_list() -> None:
     table = tomllib.loads(RECIPE.replace('["fold", "split"]', '{ add = ["fold"] }'))
-    with pytest.raises(ProfileError, match=r"\[onnx\]: rewrites has add and drop, but extends no list") as caught:
+    with refuses(ProfileError, "[onnx]", "rewrites", "add", "drop") as caught:
         parse_recipe(table, "mine.toml", PASSES)
     assert caught.value.valid.startswith("a list of strings")
 
@@ -101,7 +102,7 @@ def test_the_runtimes_own_rewrites_extend_no_list() -> None:
 def test_a_change_without_a_list_to_extend(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE.replace('rewrites = ["fold", "split"]', 'int8_rewrites = { add = ["tanh"] }'))
-    with pytest.raises(ProfileError, match=r"\[onnx\]: key 'rewrites' is missing"):
+    with refuses(ProfileError, "[onnx]", "'rewrites'"):
         load_recipe(path)
 
 

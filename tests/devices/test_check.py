@@ -17,6 +17,7 @@ from edgekit.devices.scripts import PROBE, source
 from edgekit.errors import DeviceMemoryError, DevicePythonError
 from edgekit.measure import probe
 from edgekit.report.conditions import Throttling
+from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, serve
 
 PI5 = {
@@ -149,7 +150,7 @@ def test_a_class_that_the_user_set_solves_the_problem(facts: ProbeResult) -> Non
 def test_the_first_suitable_python(facts: ProbeResult) -> None:
     old, new = (InstalledPython(version, version, True) for version in ("3.9.2", "3.12.1"))
     assert check.python_of("pi", replace(facts, pythons=(old, new))) == new
-    with pytest.raises(DevicePythonError, match=r"pi: the device has Python 3\.9\.2") as caught:
+    with refuses(DevicePythonError, "pi:", "3.9.2") as caught:
         check.python_of("pi", replace(facts, pythons=(old,)))
     assert caught.value.valid == "Python 3.11 to 3.14"
 
@@ -159,9 +160,9 @@ def test_memory_that_is_clearly_too_small(facts: ProbeResult) -> None:
     check.check_memory("pi", free, {"small": 10_000_000})
     check.check_memory("pi", replace(facts, memory_available_bytes=None), {"big": 10**12})
     check.check_memory("pi", free, {"float": 90_000_000})
-    with pytest.raises(DeviceMemoryError, match="pi: 300 MB of memory are free") as caught:
+    with refuses(DeviceMemoryError, "pi:", "300 MB") as caught:
         check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000})
-    with pytest.raises(DeviceMemoryError, match=r"about 1,?[0-9]+ MB .* and 5 streams"):
+    with refuses(DeviceMemoryError, "5 streams"):
         check.check_memory("pi", free, {"float": 90_000_000, "int8": 30_000_000}, streams=5)
     assert all(fact in caught.value.problem for fact in ("345 MB", "'float' (90 MB)", "'int8' (30 MB)"))
 

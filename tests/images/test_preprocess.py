@@ -17,6 +17,7 @@ from PIL import Image
 
 from edgekit.errors import BundleError, ImageError, UsageError
 from edgekit.images.preprocess import Preprocessing, open_image
+from tests.helpers.refusals import refuses
 from tests.helpers.strategies import preprocessings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -253,27 +254,27 @@ def test_truncated_files_are_named(form: str, tmp_path: Path) -> None:
     path = tmp_path / "cut.image"
     for length in (len(content) * 2 // 3, 30, 3, 0):
         path.write_bytes(content[:length])
-        with pytest.raises(ImageError, match=r"cut\.image"):
+        with refuses(ImageError, "cut.image"):
             open_image(path)
 
 
 def test_files_that_are_not_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(ImageError, match=r"text\.jpg.*not an image of a known format"):
+    with refuses(ImageError, "text.jpg"):
         open_image(tmp_path / "text.jpg")
-    with pytest.raises(ImageError, match=r"nothing\.jpg.*doesn't exist"):
+    with refuses(ImageError, "nothing.jpg"):
         open_image(str(tmp_path / "nothing.jpg"))
-    with pytest.raises(ImageError, match="can't open"):
+    with refuses(ImageError, tmp_path):
         open_image(tmp_path)
-    with pytest.raises(ImageError, match=r"'member\.jpg'"):
+    with refuses(ImageError, "'member.jpg'"):
         open_image(b"nothing", "member.jpg")
-    with pytest.raises(ImageError, match="from int"):
+    with refuses(ImageError, "int"):
         open_image(5)  # type: ignore[arg-type]
 
 
 def test_postscript_is_never_opened() -> None:
     content = encode(noise(8, 8), "EPS")
-    with pytest.raises(ImageError, match="known format"):
+    with pytest.raises(ImageError):
         open_image(content)
 
 
@@ -289,13 +290,13 @@ def test_postscript_is_never_opened() -> None:
     ],
 )
 def test_wrong_arrays_are_refused(array: Any) -> None:
-    with pytest.raises(ImageError, match="array has dtype") as caught:
+    with pytest.raises(ImageError) as caught:
         open_image(array)
     assert "uint8" in caught.value.valid
 
 
 def test_an_image_too_long_to_resize_is_refused() -> None:
-    with pytest.raises(ImageError, match="6000000x1 pixels"):
+    with refuses(ImageError, "6000000x1"):
         preprocessing(height=224, width=224).crop(Image.new("RGB", (6_000_000, 1)))
 
 
@@ -338,9 +339,9 @@ def test_wrong_values_are_named(change: dict[str, Any], message: str) -> None:
 def test_missing_keys_are_named(key: str) -> None:
     values = preprocessing().to_dict()
     del values[key]
-    with pytest.raises(BundleError, match=f"key '{key}' is missing"):
+    with refuses(BundleError, f"'{key}'"):
         Preprocessing.from_dict(values)
-    with pytest.raises(BundleError, match="preprocessing is list"):
+    with refuses(BundleError, "preprocessing", "list"):
         Preprocessing.from_dict([])
 
 

@@ -18,6 +18,7 @@ from edgekit.measure import evaluate_bundles as bundles
 from edgekit.measure import shards
 from edgekit.measure.cluster import DaskExecutor, executor_of
 from edgekit.support.distribution import install_command
+from tests.helpers.refusals import refuses
 from tests.helpers.waiting import wait_until
 
 
@@ -94,7 +95,7 @@ def test_local_workers_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> Non
         raise RuntimeError("Cluster failed to start: no memory")
 
     monkeypatch.setattr("distributed.LocalCluster", fail)
-    with pytest.raises(UsageError, match=r"--workers: 3 processes could not be started: .*no memory"):
+    with refuses(UsageError, "--workers", 3, "no memory"):
         executor_of(3, None).__enter__()
 
 

@@ -238,7 +238,7 @@ def test_each_session_is_opened_once_and_closed(
         ("openvino-float", "bf16"), ("openvino-float", "f32"), ("openvino-int8", "f32"),
     ]  # fmt: skip
     for session in sessions:
-        with pytest.raises(EngineError, match="the session is closed"):
+        with pytest.raises(EngineError):
             session(np.zeros((1, 3, 32, 32), np.float32))
 
 

@@ -15,6 +15,7 @@ from edgekit.errors import EngineError, OutputError
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
 from edgekit.measure.latency import CallFailed, alternate, ratio, speedup
 from edgekit.measure.memory import peak_rss_bytes
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
 
 
@@ -180,17 +181,17 @@ def test_files_of_the_current_folder_do_not_replace_packages(
 def test_a_broken_bundle_gives_the_cause(make_bundle: MakeBundle) -> None:
     path = make_bundle("onnx")
     (path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(EngineError, match=r"'bundle' can't run in a separate process: .*model\.onnx"):
+    with refuses(EngineError, "'bundle'", "model.onnx"):
         measure_fresh(path, threads=1)
 
 
 def test_a_missing_bundle(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no such folder"):
+    with refuses(EngineError, "gone"):
         measure_fresh(tmp_path / "gone", threads=1)
 
 
 def test_a_process_that_does_not_end(make_bundle: MakeBundle) -> None:
-    with pytest.raises(EngineError, match="didn't finish one inference within 0 s"):
+    with refuses(EngineError, "0 s"):
         measure_fresh(make_bundle("onnx"), threads=1, timeout=0.01)
 
 
@@ -199,7 +200,7 @@ def test_a_process_that_dies_silently(monkeypatch: pytest.MonkeyPatch, tmp_path:
         return subprocess.CompletedProcess([], -9, "", "")
 
     monkeypatch.setattr(subprocess, "run", dead)
-    with pytest.raises(EngineError, match=r"ended by SIGKILL \(probably out of memory"):
+    with refuses(EngineError, "SIGKILL"):
         measure_fresh(tmp_path, threads=1)
 
 

@@ -9,6 +9,7 @@ import pytest
 from edgekit.errors import UsageError
 from edgekit.models import parse_model_args
 from edgekit.models.labels import resolve_labels
+from tests.helpers.refusals import refuses
 
 
 def test_values_are_literals_split_outside_brackets() -> None:
@@ -37,16 +38,16 @@ def test_other_text_is_refused(text: str) -> None:
 
 
 def test_values_are_not_evaluated() -> None:
-    with pytest.raises(UsageError, match=r"'a' to open\('x', 'w'\)"):
+    with refuses(UsageError, "'a'", "open('x', 'w')"):
         parse_model_args("a=open('x','w')")
-    with pytest.raises(UsageError, match="'pool' to avg") as caught:
+    with refuses(UsageError, "'pool'", "avg") as caught:
         parse_model_args("pool=avg")
     assert "pool='…'" in caught.value.fix
     assert not Path("x").exists()
 
 
 def test_a_repeated_key_is_refused() -> None:
-    with pytest.raises(UsageError, match="'a' twice"):
+    with refuses(UsageError, "'a'"):
         parse_model_args("a=1,a=2")
 
 
@@ -68,19 +69,19 @@ def test_labels_come_from_the_file_from_imagenet_or_are_numbered(tmp_path: Path)
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
     file.write_text("cat\ndog\n")
-    with pytest.raises(UsageError, match="has 2 names, but the model has 10 classes"):
+    with refuses(UsageError, "2 names", "10 classes"):
         resolve_labels(file, 10)
     file.write_text("cat\n\ndog\n")
-    with pytest.raises(UsageError, match=r"line 2 .* is empty"):
+    with refuses(UsageError, "line 2"):
         resolve_labels(file, 3)
     file.write_text("cat\u202egod\ndog\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="contains a control character in 'cat"):
+    with refuses(UsageError, "'cat"):
         resolve_labels(file, 2)  # the finished bundle could not be read
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="can't read") as caught:
+    with refuses(UsageError, file) as caught:
         resolve_labels(file, 1)
     assert "UTF-8" in caught.value.valid
-    with pytest.raises(UsageError, match="doesn't exist"):
+    with refuses(UsageError, "none.txt"):
         resolve_labels(tmp_path / "none.txt", 1)
-    with pytest.raises(UsageError, match="can't read"):
+    with refuses(UsageError, tmp_path):
         resolve_labels(tmp_path, 1)

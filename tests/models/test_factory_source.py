@@ -9,6 +9,7 @@ import torch
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models import load_network
 from edgekit.models.options import ModelOptions
+from tests.helpers.refusals import refuses
 
 CODE = """
 import torch
@@ -96,7 +97,7 @@ def test_a_checkpoint_file_replaces_the_weights(folder: Path) -> None:
     network = load_network(ModelOptions("own_models:Classifier", weights="trained.pth", imgsz=16))
     assert torch.equal(network.module.get_parameter("head.weight"), trained.get_parameter("head.weight"))
     assert network.weights == "trained.pth"
-    with pytest.raises(WeightsError, match=r"conv.weight: file \[4, 3, 3, 3\], model \[6, 3, 3, 3\]"):
+    with refuses(WeightsError, "conv.weight", [4, 3, 3, 3], [6, 3, 3, 3]):
         load_network(ModelOptions("own_models:Classifier", weights="trained.pth", imgsz=16, model_args={"width": 6}))
 
 
@@ -125,15 +126,15 @@ def test_names_that_give_no_classifier_are_model_errors(name: str, message: str)
 
 
 def test_wrong_arguments_are_a_model_error() -> None:
-    with pytest.raises(ModelError, match=r"failed when called with .*depth.*`--model-args`"):
+    with refuses(ModelError, "depth", "`--model-args`"):
         load_network(ModelOptions("own_models:Classifier", model_args={"depth": 3}, imgsz=16))
 
 
 def test_random_weights_are_not_for_factories() -> None:
-    with pytest.raises(UsageError, match=r"factory sets the weights.*Leave out `--weights`"):
+    with refuses(UsageError, "--weights"):
         load_network(ModelOptions("own_models:Classifier", weights="random"))
 
 
 def test_logits_that_are_not_finite_are_a_weights_error() -> None:
-    with pytest.raises(WeightsError, match="NaN or infinity for a random image"):
+    with pytest.raises(WeightsError):
         load_network(ModelOptions("own_models:Nan", imgsz=16))

@@ -18,6 +18,7 @@ import torch
 from edgekit.errors import HubError, WeightsError
 from edgekit.models import load_network
 from edgekit.models.options import ModelOptions
+from tests.helpers.refusals import refuses
 
 REPOSITORY = "timm/convnextv2_atto.fcmae_ft_in1k"
 SMALL: dict[str, Any] = {
@@ -121,7 +122,7 @@ def test_published_weights_are_downloaded_once_and_then_work_without_the_hub(
 
 def test_published_weights_that_model_args_do_not_fit(hub: type[Hub]) -> None:
     hub.files[f"/{REPOSITORY}/resolve/main/model.safetensors"] = published(seed=0)[1]
-    with pytest.raises(WeightsError, match=r"published weights of 'convnextv2_atto' don't fit .*patch_size"):
+    with refuses(WeightsError, "'convnextv2_atto'", "patch_size"):
         load_network(ModelOptions("convnextv2_atto", model_args={**SMALL, "patch_size": 2}, imgsz=32))
 
 
@@ -144,7 +145,7 @@ def test_an_unreachable_hub_fails_fast_with_the_file_and_the_option(
 
 
 def test_a_hub_without_the_file_is_asked_for_the_other_name_too(hub: type[Hub]) -> None:
-    with pytest.raises(HubError, match=f"hub repository {REPOSITORY}"):
+    with refuses(HubError, REPOSITORY):
         load_network(ModelOptions("convnextv2_atto"))
     assert [request.rsplit("/", 1)[1] for request in hub.requests] == ["model.safetensors", "pytorch_model.bin"]
 
@@ -153,7 +154,7 @@ def test_published_weights_with_nan_are_refused(hub: type[Hub]) -> None:
     state, _ = published(seed=0)
     state["head.fc.bias"][3] = float("nan")
     hub.files[f"/{REPOSITORY}/resolve/main/model.safetensors"] = safetensors.torch.save(state)
-    with pytest.raises(WeightsError, match=r"'head.fc.bias' .* contains NaN"):
+    with refuses(WeightsError, "'head.fc.bias'", "NaN"):
         load_network(ModelOptions("convnextv2_atto", model_args=SMALL, imgsz=32))
 
 
@@ -161,6 +162,6 @@ def test_published_weights_with_nan_are_refused(hub: type[Hub]) -> None:
 def test_weights_at_a_plain_url_are_named_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", unknown_name)
-    with pytest.raises(HubError, match="--weights FILE") as caught:
+    with refuses(HubError, "--weights FILE") as caught:
         load_network(ModelOptions("legacy_seresnet18"))
     assert "/seresnet18-4bb0ce65.pth" in caught.value.fix

@@ -15,6 +15,7 @@ from edgekit.errors import ModelError
 from edgekit.models import Network, load_network
 from edgekit.models.identity import graph_sha256
 from edgekit.models.options import ModelOptions
+from tests.helpers.refusals import refuses
 
 SHAPE = (1, 3, 8, 8)
 NETWORK = """
@@ -129,5 +130,5 @@ def test_a_network_that_cannot_be_traced_is_an_error_of_the_model(tiny_convnext:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ModelError, match=r"torch\.export can't trace model 'convnextv2_atto'"):
+    with refuses(ModelError, "torch.export", "'convnextv2_atto'"):
         _ = replace(tiny_convnext, module=Undecided()).graph_sha256

@@ -21,6 +21,7 @@ from edgekit.models.options import ModelOptions
 from edgekit.report import load_report
 from tests.helpers.graphs import export_graph
 from tests.helpers.onnx_files import SIDE, Mixed, exported, written
+from tests.helpers.refusals import refuses
 
 pytest.importorskip("onnx2pytorch", reason="needs the onnx-models extra")
 node = helper.make_node
@@ -255,12 +256,12 @@ def test_options_that_do_not_apply(
 def test_a_damaged_file(mixed: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.onnx"
     path.write_bytes(mixed.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"can't read '.*damaged.onnx' as ONNX"):
+    with refuses(ModelError, "damaged.onnx'", "ONNX"):
         load_network(ModelOptions(str(path)))
 
 
 def test_a_size_that_the_file_leaves_open(tmp_path: Path) -> None:
     path = written(tmp_path / "open.onnx", [CONV, *HEAD], KERNEL, inputs={"image": ["batch", 3, "height", "width"]})
-    with pytest.raises(UsageError, match=r"images of any size. Choose a size with `--imgsz`"):
+    with refuses(UsageError, "--imgsz"):
         load_network(ModelOptions(str(path)))
     assert load_network(ModelOptions(str(path), imgsz=(12, 20))).preprocessing.input_shape == (1, 3, 12, 20)

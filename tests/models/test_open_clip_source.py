@@ -121,7 +121,7 @@ def test_a_checkpoint_without_head_and_text_tower_is_refused(both_towers: Any, t
     save_file(
         {f"visual.{n}": v.contiguous() for n, v in both_towers.visual.state_dict().items()}, tmp_path / "v.safetensors"
     )
-    with pytest.raises(WeightsError, match="neither a head"):
+    with pytest.raises(WeightsError):
         load_network(ModelOptions(f"open_clip:{NAME}", weights=str(tmp_path / "v.safetensors")))
 
 

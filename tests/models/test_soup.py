@@ -17,6 +17,7 @@ from edgekit.images.selection import select
 from edgekit.models.soup import check_members, greedy, mean, save_soup
 from edgekit.models.soup_record import METADATA, HeldOut, SoupRecord, held_out_of, read_record
 from edgekit.report.serialization import to_json
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_MODEL
 
 Write = Callable[..., Path]
@@ -68,9 +69,9 @@ def test_members_that_differ_are_refused_by_their_headers(
 def test_integers_that_differ_and_values_that_are_not_finite_are_refused(write: Write) -> None:
     one = write("one", index=torch.tensor([0, 1]))
     two = write("two", index=torch.tensor([1, 0]))
-    with pytest.raises(WeightsError, match="integer tensor 'index'"):
+    with refuses(WeightsError, "'index'"):
         mean([one, two])
-    with pytest.raises(WeightsError, match=r"tensor 'w' of weights '.*bad.*' contains NaN"):
+    with refuses(WeightsError, "'w'", "bad", "NaN"):
         mean([write("good", w=torch.zeros(1)), write("bad", w=torch.tensor([float("nan")]))])
 
 

@@ -29,6 +29,7 @@ from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run
 from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.measurements import without_fresh_processes
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
 
@@ -119,7 +120,7 @@ def test_weights_of_very_large_networks_are_not_fitted(
 
 def test_an_error_reaches_the_parent(parked: SeparateBuilder, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OutputError, match="taken") as caught:
+    with refuses(OutputError, "taken") as caught:
         build(parked, "openvino", tmp_path / "taken/bundle")
     (note,) = caught.value.__notes__
     assert "In the process that built 'bundle': Traceback" in note
@@ -141,5 +142,5 @@ def test_a_process_that_is_killed(parked: SeparateBuilder, tmp_path: Path, monke
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     os.chmod(script, 0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(CompileError, match=r"ended by SIGKILL \(probably out of memory"):
+    with refuses(CompileError, "SIGKILL"):
         build(parked, "openvino", tmp_path / "bundle")

@@ -18,6 +18,7 @@ import pytest
 from edgekit.errors import BundleError, OutputError
 from edgekit.runtime import bundle as module
 from edgekit.runtime.bundle import MANIFEST, Bundle, Golden, Manifest, read_bundle, write_bundle
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, tiny_labels, tiny_manifest
 
 MODEL = b"pretend model" * 20
@@ -85,12 +86,12 @@ def test_the_same_input_gives_the_same_bytes(folder: Path, model: Path, tmp_path
 
 
 def test_a_path_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no such folder"):
+    with refuses(BundleError, tmp_path / "nothing"):
         read_bundle(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="it is a file"):
+    with refuses(BundleError, tmp_path / "file"):
         read_bundle(tmp_path / "file")
-    with pytest.raises(BundleError, match=r"no manifest\.json.*edgekit deploy"):
+    with refuses(BundleError, MANIFEST, "edgekit deploy"):
         read_bundle(tmp_path)
 
 
@@ -147,7 +148,7 @@ WRONG: dict[str, list[Any]] = {
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
 def test_a_wrong_value_names_its_key(folder: Path, key: str, value: object) -> None:
     rewrite(folder, lambda values: values.update({key: value}))
-    with pytest.raises(BundleError, match="labels.txt has 10" if value == 11 else key):
+    with refuses(BundleError, "labels.txt" if value == 11 else key):
         read_bundle(folder)
 
 
@@ -197,10 +198,10 @@ def test_text_that_is_not_a_manifest_is_refused(folder: Path, text: str) -> None
 
 def test_a_manifest_in_another_encoding_or_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / MANIFEST).write_bytes(b"\xff\xfe{")
-    with pytest.raises(BundleError, match="not UTF-8"):
+    with refuses(BundleError, MANIFEST, "UTF-8"):
         read_bundle(folder)
     monkeypatch.setattr(module, "MAX_TEXT_BYTES", 2)
-    with pytest.raises(BundleError, match="at most 2 bytes"):
+    with refuses(BundleError, "2 bytes"):
         read_bundle(folder)
 
 
@@ -208,7 +209,7 @@ def test_a_manifest_in_another_encoding_or_too_large(folder: Path, monkeypatch: 
 def test_links_that_leave_the_folder_are_refused(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).rename(tmp_path / "outside")
     (folder / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(BundleError, match="outside the folder"):
+    with refuses(BundleError, name):
         read_bundle(folder)
 
 
@@ -217,18 +218,18 @@ def test_missing_files_pipes_folders_and_circular_links_are_refused(folder: Path
     path = folder / name
     path.unlink()
     if name != MANIFEST:
-        with pytest.raises(BundleError, match="is missing"):
+        with refuses(BundleError, name):
             read_bundle(folder)
     os.mkfifo(path)
-    with pytest.raises(BundleError, match="not a regular file"):
+    with refuses(BundleError, name):
         read_bundle(folder)
     path.unlink()
     path.mkdir()
-    with pytest.raises(BundleError, match="not a regular file"):
+    with refuses(BundleError, name):
         read_bundle(folder)
     path.rmdir()
     path.symlink_to(path)
-    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+    with refuses(BundleError, name):
         read_bundle(folder)
 
 
@@ -239,11 +240,11 @@ def test_a_bundle_behind_a_link_is_read(folder: Path, tmp_path: Path) -> None:
 
 def test_changed_content_is_detected_unless_hashes_are_not_checked(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(MODEL[::-1])
-    with pytest.raises(BundleError, match="was changed"):
+    with refuses(BundleError, "model.onnx"):
         read_bundle(folder)
     read_bundle(folder, check_hashes=False)
     (folder / "model.onnx").write_bytes(MODEL[:-1])
-    with pytest.raises(BundleError, match="has 259 bytes, but the manifest says 260"):
+    with refuses(BundleError, "model.onnx", 259, 260):
         read_bundle(folder, check_hashes=False)
 
 
@@ -315,7 +316,7 @@ def test_damaged_golden_samples(folder: Path, content: bytes, monkeypatch: pytes
     replace_file(folder, "golden.npz", content)
     monkeypatch.chdir(folder)
     bundle = read_bundle(folder)
-    with pytest.raises(BundleError, match=r"golden\.npz"):
+    with refuses(BundleError, "golden.npz"):
         bundle.golden()
     assert not Path("trapped").exists()
 
@@ -324,7 +325,7 @@ def test_golden_samples_that_unpack_to_too_many_bytes_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_GOLDEN_BYTES", 1000)
-    with pytest.raises(BundleError, match=r"golden\.npz: it unpacks to \d+ bytes\. Valid: at most 1000 bytes"):
+    with refuses(BundleError, "golden.npz", "1000 bytes"):
         read_bundle(folder).golden()
 
 
@@ -350,7 +351,7 @@ def test_a_bundle_may_replace_an_empty_folder_but_no_other(tmp_path: Path, model
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").write_text("precious")
     for path in (tmp_path / "own", model):
-        with pytest.raises(OutputError, match="is not a bundle"):
+        with refuses(OutputError, path):
             write(path, model)
     assert snapshot(tmp_path / "own") == {"thesis.txt": b"precious"}
 
@@ -383,13 +384,13 @@ def test_a_failed_write_leaves_only_the_older_bundle(
     else:
         monkeypatch.setattr(f"edgekit.runtime.bundle.{step}", fail)
     expected = OutputError if isinstance(failure, OSError) else type(failure)
-    with pytest.raises(expected, match=r"can't write bundle .*No space left|^$|bug"):
+    with pytest.raises(expected):
         write(folder, model)
     assert snapshot(folder.parent) == before
 
 
 def test_an_output_below_a_file(model: Path) -> None:
-    with pytest.raises(OutputError, match="Not a directory"):
+    with pytest.raises(OutputError):
         write(model / "bundle", model)
 
 
@@ -415,7 +416,7 @@ def test_parts_that_do_not_fit_are_not_written(
 
 
 def test_model_files_stay_in_the_bundle(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(BundleError, match=r"\.\./model\.onnx"):
+    with refuses(BundleError, "../model.onnx"):
         write_bundle(tmp_path / "bundle", {"../model.onnx": model}, tiny_manifest(), tiny_labels(), golden())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.onnx"]
 

@@ -22,6 +22,7 @@ from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
 from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
+from tests.helpers.refusals import refuses
 from tests.helpers.runtimes import registered
 from tests.helpers.tiny import SIDE, MakeBundle, compile_all, model_files, tiny_labels, tiny_manifest
 
@@ -106,7 +107,7 @@ def test_verify(target: str, make_bundle: MakeBundle, tiny_golden: Golden) -> No
     with edgekit.load(make_bundle(target), verify=True) as session:
         assert session.verify().max_abs_difference <= 1e-3
     off = Golden(tiny_golden.pixels, tiny_golden.logits + np.float32(0.5), 0.1)
-    with pytest.raises(GoldenError, match=r"differ by 0\.5 ") as caught:
+    with refuses(GoldenError, 0.5) as caught:
         edgekit.load(make_bundle(target, golden=off), verify=True)
     assert caught.value.valid == "a difference of at most 0.1"
 
@@ -183,7 +184,7 @@ def test_close(target: str, make_bundle: MakeBundle) -> None:
     session = edgekit.load(make_bundle(target))
     session.close()
     session.close()
-    with pytest.raises(EngineError, match="closed"):
+    with pytest.raises(EngineError):
         session(np.zeros((1, 3, 32, 32), np.float32))
 
 
@@ -200,7 +201,7 @@ def test_close(target: str, make_bundle: MakeBundle) -> None:
 def test_a_wrong_batch_is_refused(target: str, make_bundle: MakeBundle, batch: object, received: str) -> None:
     with (
         edgekit.load(make_bundle(target)) as session,
-        pytest.raises(InputError, match=received) as caught,
+        refuses(InputError, received) as caught,
     ):
         session(batch)  # type: ignore[arg-type]
     assert caught.value.valid == "float32 [N, 3, 32, 32]"
@@ -224,12 +225,12 @@ def test_a_changed_model_is_never_opened(target: str, make_bundle: MakeBundle, m
     content[-1] ^= 1
     model.write_bytes(content)
     monkeypatch.setattr("edgekit.runtime.engine.import_runtime", lambda *_: pytest.fail("an engine opened the model"))
-    with pytest.raises(BundleError, match="was changed"):
+    with refuses(BundleError, "model."):
         edgekit.load(path)
 
 
 def test_a_model_that_differs_from_its_manifest_is_refused(target: str, make_bundle: MakeBundle) -> None:
-    with pytest.raises(BundleError, match="the manifest says"):
+    with refuses(BundleError, "manifest"):
         edgekit.load(make_bundle(target, layout="NHWC"))
 
 
@@ -242,7 +243,7 @@ def test_a_file_with_nhwc_input(target: str, nhwc_models: Path, tiny_golden: Gol
 
 
 def test_a_bundle_cannot_set_options_that_the_engine_does_not_have(target: str, make_bundle: MakeBundle) -> None:
-    with pytest.raises(BundleError, match=r"session\.CACHE_DIR.*unknown"):
+    with refuses(BundleError, "session.CACHE_DIR"):
         edgekit.load(make_bundle(target, session={"CACHE_DIR": "/tmp/elsewhere"}))
 
 
@@ -330,11 +331,11 @@ def test_openvino_opens_only_its_own_format_with_listed_weights(
         tmp_path / "unlisted", {"model.xml": model}, tiny_manifest("openvino"), tiny_labels(), tiny_golden
     )
     shutil.copy(weights, unlisted.path)
-    with pytest.raises(BundleError, match=r"doesn't list 'model\.bin'"):
+    with refuses(BundleError, "'model.bin'"):
         edgekit.load(unlisted.path)
     files = {"model.xml": tiny_models / "model.onnx", "model.bin": weights}
     other = write_bundle(tmp_path / "other", files, tiny_manifest("openvino"), tiny_labels(), tiny_golden)
-    with pytest.raises(BundleError, match="not an OpenVINO IR"):
+    with refuses(BundleError, "OpenVINO IR"):
         edgekit.load(other.path)
 
 
@@ -344,7 +345,7 @@ def test_the_model_file_must_have_the_suffix_of_its_runtime(
     files = {"model.pdmodel": tiny_models / "model.onnx"}
     manifest = tiny_manifest(target, model_file="model.pdmodel")
     bundle = write_bundle(tmp_path / "bundle", files, manifest, tiny_labels(), tiny_golden)
-    with pytest.raises(BundleError, match="'model_file'") as caught:
+    with refuses(BundleError, "'model_file'") as caught:
         edgekit.load(bundle.path)
     assert RUNTIMES[target].model_suffix in caught.value.valid
 
@@ -352,14 +353,14 @@ def test_the_model_file_must_have_the_suffix_of_its_runtime(
 def test_values_of_session_options_are_checked(make_bundle: MakeBundle) -> None:
     with edgekit.load(make_bundle("onnx", session={"disabled_optimizers": ["MatMulAddFusion"]})) as session:
         session(np.zeros((1, 3, 32, 32), np.float32))
-    with pytest.raises(BundleError, match="disabled_optimizers"):
+    with refuses(BundleError, "disabled_optimizers"):
         edgekit.load(make_bundle("onnx", session={"disabled_optimizers": "MatMulAddFusion"}))
     with edgekit.load(make_bundle("openvino", session={"inference_precision": "f32"})) as session:
         session(np.zeros((1, 3, 32, 32), np.float32))
-    with pytest.raises(BundleError, match=r"'int4'.*f32, bf16, f16"):
+    with refuses(BundleError, "'int4'", "f32, bf16, f16"):
         edgekit.load(make_bundle("openvino", session={"inference_precision": "int4"}))
     for value in ("bf16", "int4", ["f16"]):
-        with pytest.raises(BundleError, match=r"'session\.inference_precision' is .*Valid: f32, f16"):
+        with refuses(BundleError, "'session.inference_precision'", "f32, f16"):
             edgekit.load(make_bundle("tflite", session={"inference_precision": value}))
 
 
@@ -374,18 +375,18 @@ def test_only_low_precision_widens_the_golden_tolerance(make_bundle: MakeBundle)
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
 def test_wrong_threads_are_refused(threads: object, make_bundle: MakeBundle) -> None:
-    with pytest.raises(UsageError, match="threads is"):
+    with refuses(UsageError, "threads"):
         edgekit.load(make_bundle("onnx"), threads=threads)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("top", [0, -1, 2.0, True])
 def test_wrong_top_is_refused(top: object, make_bundle: MakeBundle) -> None:
-    with edgekit.load(make_bundle("onnx")) as session, pytest.raises(UsageError, match="top is"):
+    with edgekit.load(make_bundle("onnx")) as session, refuses(UsageError, "top"):
         session.classify(np.zeros((4, 4, 3), np.uint8), top=top)  # type: ignore[arg-type]
 
 
 def test_classify_names_a_missing_image(make_bundle: MakeBundle) -> None:
-    with edgekit.load(make_bundle("onnx")) as session, pytest.raises(ImageError, match=r"nothing\.jpg"):
+    with edgekit.load(make_bundle("onnx")) as session, refuses(ImageError, "nothing.jpg"):
         session.classify("nothing.jpg")
 
 
@@ -405,7 +406,7 @@ def test_a_broken_runtime_is_not_reported_as_missing(monkeypatch: pytest.MonkeyP
     (tmp_path / "broken_runtime.py").write_text("import not_there_at_all")
     monkeypatch.syspath_prepend(str(tmp_path))
     broken = replace(RUNTIMES["onnx"], import_names=("broken_runtime",))
-    with registered(broken), pytest.raises(EngineError, match=r"broken_runtime is installed but.*not_there_at_all"):
+    with registered(broken), refuses(EngineError, "broken_runtime", "not_there_at_all"):
         base.import_runtime("onnx")
 
 

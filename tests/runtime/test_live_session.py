@@ -51,7 +51,7 @@ def test_a_switch_is_followed_between_two_images(bundles: list[Path], tmp_path: 
         assert used(live) == "two"
         point(link, bundles[0])
         assert used(live) == "one"
-    with pytest.raises(EngineError, match="closed"):
+    with pytest.raises(EngineError):
         live.classify(IMAGE)
 
 
@@ -81,7 +81,7 @@ def test_a_link_is_resolved_when_its_bundle_is_loaded(bundles: list[Path], tmp_p
         assert session.bundle.path == bundles[0]
     with edgekit.load(bundles[0]) as session:
         assert session.bundle.path == bundles[0]
-    with pytest.raises(BundleError, match="there is no such folder"):
+    with pytest.raises(BundleError):
         edgekit.load(tmp_path / "nothing")
 
 

@@ -22,6 +22,7 @@ from edgekit.runtime.profile import matrix_macs
 from edgekit.runtime.profile_bundle import Profile, profile_bundle, profile_model
 from edgekit.runtime.tflite import profiler as tflite
 from edgekit.runtime.tflite.litert import parse_summary
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, MakeBundle, compile_all
 
 TITLES = {name: target.title for name, target in RUNTIMES.items()}
@@ -211,7 +212,7 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(ValueError, match="it is"):
         read_onnx(path)
-    with pytest.raises(EngineError, match=re.escape(str(path))):
+    with refuses(EngineError, path):
         profile_model(path)
 
 
@@ -302,22 +303,22 @@ def test_layers_get_the_module_path_in_the_name_of_a_tensor() -> None:
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path, make_bundle: MakeBundle) -> None:
-    with pytest.raises(UsageError, match=r"model\.pt") as caught:
+    with refuses(UsageError, "model.pt") as caught:
         profile_model(tmp_path / "model.pt")
     assert caught.value.valid == ".xml, .onnx, .tflite"
-    with pytest.raises(InputError, match="doesn't exist"):
+    with refuses(InputError, "model.onnx"):
         profile_model(tmp_path / "model.onnx")
     bundle = read_bundle(make_bundle("onnx"))
-    with pytest.raises(UsageError, match="runs is 0"):
+    with refuses(UsageError, "runs"):
         profile_bundle(bundle, runs=0)
-    with pytest.raises(UsageError, match="threads is 0"):
+    with refuses(UsageError, "threads"):
         profile_model(bundle.model_path, threads=0)
 
 
 def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"], "relu")]
     path = write_onnx(tmp_path / "free.onnx", nodes, {}, x=[1, 3, "height", 8], y=None)
-    with pytest.raises(InputError, match=r"input 'x' has shape \[1, 3, None, 8\]"):
+    with refuses(InputError, "'x'", [1, 3, None, 8]):
         profile_model(path)
 
 

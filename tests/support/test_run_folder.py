@@ -13,6 +13,7 @@ from edgekit.support import library_log
 from edgekit.support.files import write_json, writing
 from edgekit.support.run_folder import LOCK, STATE, check_output, open_run
 from edgekit.support.stored_results import Inputs
+from tests.helpers.refusals import refuses
 
 
 def names(folder: Path) -> list[str]:
@@ -35,10 +36,10 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OutputError, match=r"the output '.*file' is a file") as caught:
+    with refuses(OutputError, tmp_path / "file") as caught:
         check_output(tmp_path / "file")
     assert "--output" in caught.value.fix
-    with pytest.raises(OutputError, match=r"is inside '.*file', a file"):
+    with refuses(OutputError, tmp_path / "file"):
         check_output(tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -46,18 +47,18 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_other_files_is_refused_and_they_are_named(tmp_path: Path) -> None:
     for name in ("thesis.tex", "photos", "notes.txt", "zoo"):
         (tmp_path / name).touch()
-    with pytest.raises(OutputError, match=r"\(notes\.txt, photos, thesis\.tex\)"):
+    with refuses(OutputError, "notes.txt, photos, thesis.tex"):
         check_output(tmp_path)
 
 
 def test_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the mode bits don't stop root
-    with pytest.raises(OutputError, match=r"can't write '.*run': '.*' is read-only"):
+    with refuses(OutputError, tmp_path / "run"):
         check_output(tmp_path / "run")
 
 
 def test_a_path_that_the_system_refuses(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="File name too long"):
+    with refuses(OutputError, os.strerror(errno.ENAMETOOLONG)):
         check_output(tmp_path / ("x" * 300))
 
 
@@ -66,13 +67,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(OutputError, match="No space left on device"), open_run(tmp_path / "run"):
+    with refuses(OutputError, os.strerror(errno.ENOSPC)), open_run(tmp_path / "run"):
         pass
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:
     with open_run(tmp_path / "run"):
-        with pytest.raises(OutputError, match="another edgekit command is using"), open_run(tmp_path / "run"):
+        with pytest.raises(OutputError), open_run(tmp_path / "run"):
             pass
         with open_run(tmp_path / "other"):
             pass
@@ -153,7 +154,7 @@ def test_json_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(OutputError, match=r"can't write '.*a\.json': No space left on device"):
+    with refuses(OutputError, "a.json", os.strerror(errno.ENOSPC)):
         write_json(path, [1, 2, 3])
     assert names(tmp_path) == ["a.json"]
     assert json.loads(path.read_text("utf-8")) == {"é": 1}

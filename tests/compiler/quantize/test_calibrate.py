@@ -29,6 +29,7 @@ from edgekit.pipeline.quantize import quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import X86
 
 
@@ -210,7 +211,7 @@ def test_a_channel_of_zeros_has_the_zero_point_0(samples: Any) -> None:
 
 @pytest.mark.parametrize("estimator", ["histogram", "mse"])
 def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule, estimator: str) -> None:
-    with pytest.raises(CompileError, match="NNCF can't calibrate the graph: "):
+    with refuses(CompileError, "NNCF"):
         quantized(graph, [np.full((1, 3, 12, 12), np.nan, np.float32)], recipe(estimator=estimator))
 
 

@@ -15,6 +15,7 @@ from edgekit.images.layouts.lookup import LAYOUTS, open_layout
 from edgekit.images.overlap import members_of, short_hashes
 from edgekit.images.selection import select, select_listed
 from tests.helpers.layouts import WRITERS, image_bytes
+from tests.helpers.refusals import refuses
 
 CLASSES = ["cat", "dog", "owl"]
 IMAGES = {name: [image_bytes(10 * label + index) for index in range(3)] for label, name in enumerate(CLASSES)}
@@ -70,7 +71,7 @@ def test_an_assumed_order_is_stated(write: Write) -> None:
 
 
 def test_classes_that_the_model_lacks(write: Write) -> None:
-    with pytest.raises(DataError, match=r"1 of the 3 .*'owl'.*--labels"):
+    with refuses(DataError, "1 of the 3", "'owl'", "--labels"):
         open_dataset(write(IMAGES), ["cat", "dog"])
 
 
@@ -101,9 +102,9 @@ def test_broken_images_are_skipped_and_counted(write: Write, tmp_path: Path) -> 
     for name, reason in chosen.unreadable:
         assert f"'{name}'" in reason
         assert str(tmp_path) not in reason, "reports, which are shared, contain the reason"
-    with pytest.raises(DataError, match=r"7 of the 8 images .* 9 images, 2 can't be read"):
+    with refuses(DataError, "7 of the 8", 9, 2):
         select(dataset, 8, 0)
-    with pytest.raises(ImageError, match="can't read image"):
+    with refuses(ImageError, 999):
         dataset.read(Sample("999", 0, "cat"))
 
 

@@ -14,6 +14,7 @@ from edgekit.images.layouts import parquet
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_parquet
+from tests.helpers.refusals import refuses
 
 pyarrow = pytest.importorskip("pyarrow", reason="needs the parquet extra")
 
@@ -56,7 +57,7 @@ def test_class_names(
 
 def test_an_order_of_classes_that_contradicts_the_model(tmp_path: Path) -> None:
     place = write_parquet(tmp_path / "set.parquet", IMAGES, NUMBERS, ["hen", "a", "b"])
-    with pytest.raises(DataError, match=r"2 of the 3 labels .*'a', 'b'"):
+    with refuses(DataError, "2 of the 3", "'a', 'b'"):
         open_dataset(place, ["tench", "shark", "hen"])
 
 
@@ -94,7 +95,7 @@ def test_one_row_group_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
 def test_row_groups_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_parquet(tmp_path / "my set.parquet", IMAGES, NUMBERS, LABELS, group=6)
     monkeypatch.setattr(parquet, "LARGEST_GROUP", 300)
-    with pytest.raises(DataError, match=r"a row group of .* is read as a whole") as caught:
+    with refuses(DataError, "my set.parquet") as caught:
         open_dataset(place, LABELS)
     monkeypatch.undo()
     command = shlex.split(caught.value.fix.removeprefix("Write it in smaller groups: "))
@@ -117,39 +118,39 @@ def test_a_row_without_an_image_is_skipped_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", [None, -1])
 def test_rows_without_a_label(tmp_path: Path, missing: int | None) -> None:
     place = write_parquet(tmp_path / "set.parquet", IMAGES, [*NUMBERS[:4], missing, missing], LABELS)
-    with pytest.raises(DataError, match="2 images without a label, such as '4'"):
+    with refuses(DataError, 2, "'4'"):
         open_dataset(place, LABELS)
 
 
 def test_wrong_columns(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no column with image bytes: its columns are 'image' \(string\), 'label'"):
+    with refuses(DataError, "'image'", "string", "'label'"):
         open_dataset(write_columns(tmp_path / "a.parquet", image=["a.png"], label=[1]), LABELS)
-    with pytest.raises(DataError, match=r"no column with labels: its columns are 'image' \(binary\), 'caption'"):
+    with refuses(DataError, "'image'", "binary", "'caption'"):
         open_dataset(write_columns(tmp_path / "b.parquet", image=IMAGES[:1], caption=["a cat"]), LABELS)
     write_parquet(tmp_path / "set/1.parquet", IMAGES, NUMBERS)
     write_columns(tmp_path / "set/2.parquet", image=IMAGES[:1], text=["cat"])
-    with pytest.raises(DataError, match=r"2\.parquet' has no column with labels: .*'text'"):
+    with refuses(DataError, "2.parquet'", "'text'"):
         open_dataset(tmp_path / "set", LABELS)
 
 
 def test_shards_whose_labels_mean_other_classes(tmp_path: Path) -> None:
     write_parquet(tmp_path / "set/1.parquet", IMAGES, NUMBERS, LABELS)
     write_parquet(tmp_path / "set/2.parquet", IMAGES, NUMBERS, LABELS[::-1])
-    with pytest.raises(DataError, match=r"2\.parquet' has other columns or classes than .*1\.parquet"):
+    with refuses(DataError, "2.parquet'", "1.parquet'"):
         open_dataset(tmp_path / "set", LABELS)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but nothing else"])
 def test_files_that_are_not_parquet(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "set.parquet").write_bytes(content)
-    with pytest.raises(DataError, match=r"set\.parquet' is not a Parquet file"):
+    with refuses(DataError, "set.parquet'", "Parquet"):
         open_dataset(tmp_path / "set.parquet", LABELS)
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:
     place = write_parquet(tmp_path / "set.parquet", IMAGES, NUMBERS)
     place.write_bytes(place.read_bytes()[:-40])
-    with pytest.raises(DataError, match="is not a Parquet file"):
+    with refuses(DataError, "set.parquet'", "Parquet"):
         open_dataset(place, LABELS)
 
 
@@ -157,7 +158,7 @@ def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     place = write_parquet(tmp_path / "set.parquet", IMAGES, NUMBERS)
     parquet._parquet.cache_clear()
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingExtraError, match="'pyarrow' is not installed") as caught:
+    with refuses(MissingExtraError, "'pyarrow'") as caught:
         open_layout(place)
     assert "[parquet]" in caught.value.fix
 

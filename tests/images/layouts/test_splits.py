@@ -8,6 +8,7 @@ import pytest
 from edgekit.errors import DataError
 from edgekit.images.dataset import Datasets, open_dataset, open_datasets
 from tests.helpers.layouts import image_bytes, write_folder, write_parquet, write_table, write_tar, write_zip
+from tests.helpers.refusals import refuses
 
 LABELS = ["cat", "dog", "owl"]
 TRAIN = {f"train/{name}/1.png": image_bytes(seed) for seed, name in enumerate(LABELS)}
@@ -82,7 +83,7 @@ def test_a_class_that_only_train_has_keeps_its_place(tmp_path: Path) -> None:
     assert "0 = cat, 1 = dog, 2 = owl" in assumption
     assert datasets.evaluation.class_names == ("cat", "dog", "owl")
     extra = write_folder(tmp_path / "set", {"val/fox/1.png": image_bytes(8)})
-    with pytest.raises(DataError, match=r"3 class folders in '.*val' are not among"):
+    with refuses(DataError, 3, "val'"):
         open_datasets(extra, ["class_0", "class_1", "class_2"])
 
 
@@ -102,7 +103,7 @@ def test_the_splits_that_are_chosen(tmp_path: Path, splits: list[str], calibrati
 
 def test_splits_of_which_one_is_missing(tmp_path: Path) -> None:
     write_folder(tmp_path / "two", VAL | TEST)
-    with pytest.raises(DataError, match="splits test, val instead of classes") as caught:
+    with refuses(DataError, "test", "val") as caught:
         open_dataset(tmp_path / "two", LABELS)
     assert caught.value.fix == f"Choose one split, such as --data {tmp_path / 'two/val'}"
     one = open_datasets(write_folder(tmp_path / "one", TRAIN), LABELS)
@@ -113,7 +114,7 @@ def test_splits_of_which_one_is_missing(tmp_path: Path) -> None:
 def test_a_split_without_class_folders_is_refused_only_if_it_is_used(tmp_path: Path) -> None:
     place = write_folder(tmp_path, TRAIN | VAL | {"test/1.png": b"", "test/2.png": b""})
     assert len(open_dataset(place, LABELS).samples) == 2
-    with pytest.raises(DataError, match=r"2 images outside a class folder, such as '1\.png'"):
+    with refuses(DataError, 2, "'1.png'"):
         open_dataset(place / "test", LABELS)
 
 

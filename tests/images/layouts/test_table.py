@@ -8,6 +8,7 @@ from edgekit.errors import DataError, ImageError
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_folder, write_table
+from tests.helpers.refusals import refuses
 
 LABELS = ["cat", "dog", "owl"]
 NAMES = ["a.png", "b c.png", "in/c.png"]
@@ -53,7 +54,7 @@ def test_labels_are_names_or_indices(place: Path, labels: list[str], model: list
 
 def test_an_index_out_of_range(place: Path) -> None:
     table = write_table(place / "set.csv", [("path", "label"), *zip(NAMES, "123", strict=True)])
-    with pytest.raises(DataError, match=r"has the label 3, but the model has 3 classes") as caught:
+    with refuses(DataError, "label 3", "3 classes") as caught:
         open_dataset(table, LABELS)
     assert "from 0 to 2" in caught.value.valid
 
@@ -74,7 +75,7 @@ def test_a_missing_file_is_skipped_and_counted(place: Path, tmp_path: Path) -> N
 def test_paths_that_start_elsewhere(place: Path) -> None:
     (place / "tables").mkdir()
     table = write_table(place / "tables/set.csv", [("path", "label"), *((name, "cat") for name in NAMES)])
-    with pytest.raises(DataError, match=r"none of the first 3 files .* exists, such as 'a\.png'") as caught:
+    with refuses(DataError, 3, "'a.png'") as caught:
         open_dataset(table, LABELS)
     assert f"'{place / 'tables'}'" in caught.value.fix
 
@@ -91,7 +92,7 @@ def test_images_outside_the_folder_of_the_csv(place: Path, prefix: str) -> None:
 
 def test_rows_without_a_label(place: Path) -> None:
     table = write_table(place / "set.csv", [("path", "label"), ("a.png", "cat"), ("b c.png", ""), ("in/c.png",)])
-    with pytest.raises(DataError, match=r"2 images without a label, such as 'b c\.png'") as caught:
+    with refuses(DataError, 2, "'b c.png'") as caught:
         open_dataset(table, LABELS)
     assert "Write their labels" in caught.value.fix
 
@@ -99,7 +100,7 @@ def test_rows_without_a_label(place: Path) -> None:
 def test_a_row_twice_and_an_image_with_two_labels(place: Path) -> None:
     rows = [("path", "label"), ("a.png", "cat"), ("./a.png", "cat"), ("in/c.png", "owl")]
     assert len(open_dataset(write_table(place / "set.csv", rows), LABELS).samples) == 2
-    with pytest.raises(DataError, match=r"has 'a\.png' with 2 labels: 'cat', 'dog'"):
+    with refuses(DataError, "'a.png'", "'cat', 'dog'"):
         open_dataset(write_table(place / "set.csv", [*rows, ("a.png", "dog")]), LABELS)
 
 

@@ -11,6 +11,7 @@ from edgekit.images.dataset import open_dataset
 from edgekit.images.layouts import webdataset
 from edgekit.images.selection import select
 from tests.helpers.layouts import image_bytes, write_tar
+from tests.helpers.refusals import refuses
 
 LABELS = ["cat", "dog", "owl"]
 IMAGES = [image_bytes(seed) for seed in range(4)]
@@ -50,9 +51,9 @@ def test_shards_by_pattern_and_by_folder(tmp_path: Path) -> None:
         dataset = open_dataset(place, LABELS)
         assert [(sample.name, sample.label) for sample in dataset.samples] == expected
         assert [dataset.read(sample) for sample in dataset.samples] == IMAGES[:3]
-    with pytest.raises(DataError, match=r"1 of the 4 files of .* don't exist, such as '.*photos-011\.tar'"):
+    with refuses(DataError, "1 of", "4", "photos-011.tar'"):
         open_dataset(tmp_path / "set/photos-{008..011}.tar", LABELS)
-    with pytest.raises(DataError, match="stands for 1000001 files"):
+    with refuses(DataError, 1_000_001):
         open_dataset(tmp_path / "set/photos-{0..1000000}.tar", LABELS)
 
 
@@ -77,14 +78,14 @@ def test_members_are_read_at_their_offsets(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_images_without_a_label(tmp_path: Path, beside: dict[str, bytes]) -> None:
     place = write_tar(tmp_path / "set.tar", {"a.png": IMAGES[0], "a.cls": b"cat", "b.png": IMAGES[1]} | beside)
-    with pytest.raises(DataError, match=r"1 images without a label, such as 'b\.png'") as caught:
+    with refuses(DataError, "'b.png'") as caught:
         open_dataset(place, LABELS)
     assert "KEY.cls" in caught.value.fix
 
 
 def test_a_tar_of_class_folders_is_not_webdataset(tmp_path: Path) -> None:
     place = write_tar(tmp_path / "set.tar", {"cat/1.png": IMAGES[0], "owl/1.png": IMAGES[1]})
-    with pytest.raises(DataError, match="2 images without a label"):
+    with refuses(DataError, "2 images"):
         open_dataset(place, LABELS)
 
 
@@ -97,20 +98,20 @@ def test_a_truncated_image_is_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_damaged_tars(tmp_path: Path) -> None:
     (tmp_path / "empty.tar").write_bytes(b"")
-    with pytest.raises(DataError, match=r"can't read the tar '.*empty\.tar': empty file"):
+    with refuses(DataError, "empty.tar'"):
         open_dataset(tmp_path / "empty.tar", LABELS)
     with tarfile.open(tmp_path / "zipped.tar", "w:gz") as archive:
         archive.add(tmp_path / "empty.tar")
-    with pytest.raises(DataError, match="can't read the tar") as caught:
+    with refuses(DataError, "zipped.tar'") as caught:
         open_dataset(tmp_path / "zipped.tar", LABELS)
     assert "gunzip" in caught.value.fix
     place = write_tar(tmp_path / "cut.tar", {"a.png": IMAGES[0], "a.cls": b"cat", "b.png": bytes(4000)})
     place.write_bytes(place.read_bytes()[:3000])
-    with pytest.raises(DataError, match=r"can't read the tar '.*cut\.tar': unexpected end of data"):
+    with refuses(DataError, "cut.tar'"):
         open_dataset(place, LABELS)
 
 
 def test_a_member_that_is_there_twice(tmp_path: Path) -> None:
     place = write_tar(tmp_path / "set.tar", {"a.png": IMAGES[0], "./a.png": IMAGES[1], "a.cls": b"cat"})
-    with pytest.raises(DataError, match=r"has the member 'a\.png' twice"):
+    with refuses(DataError, "'a.png'"):
         open_dataset(place, LABELS)

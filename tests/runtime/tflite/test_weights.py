@@ -21,6 +21,7 @@ from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.litert import run_file
+from tests.helpers.refusals import refuses
 from tests.helpers.tiny import X86
 
 
@@ -93,5 +94,5 @@ def test_int8_weights_are_those_that_the_converter_would_have_made(
 
 def test_weights_without_a_tensor_are_a_bug() -> None:
     model = SimpleNamespace(subgraphs=[], buffers=[])
-    with pytest.raises(CompileError, match=r"no tensor for the weights of shape \[\[2, 3\]\]"):
+    with refuses(CompileError, [[2, 3]]):
         put_weights(model, {(6, b""): np.zeros((2, 3), np.int8)})
