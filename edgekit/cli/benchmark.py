@@ -7,8 +7,9 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles
+from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines, flat
+from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines
 from edgekit.cli.options import devices_of, gates_of, seconds_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of

@@ -8,8 +8,9 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import ModelOrRun
+from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted, flat
+from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted
 from edgekit.cli.options import precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
 from edgekit.cli.saved_job import DEMO, GivenJob, announce, check_again, continued, run_of, with_output

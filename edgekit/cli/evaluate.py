@@ -10,8 +10,9 @@ from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Bundles
 from edgekit.cli.checks import check_images, check_scheduler
+from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import ForPipelines, flat
+from edgekit.cli.groups import ForPipelines
 from edgekit.cli.options import data_of, evaluation_browser, gates_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of

@@ -9,7 +9,8 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.checks import check_recipe
-from edgekit.cli.groups import Source, flat
+from edgekit.cli.flat import flat
+from edgekit.cli.groups import Source
 from edgekit.cli.options import model_options, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import Json, Quiet, RecipeName, Targets

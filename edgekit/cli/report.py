@@ -11,8 +11,8 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.checks import check_file
+from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import writing
-from edgekit.cli.groups import flat
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.cli.shared import Json, NoThumbnails, WebRuntime, Wide
 from edgekit.cli.typed import Typed

@@ -10,7 +10,8 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.checks import check_images, check_soup_output
-from edgekit.cli.groups import Source, flat
+from edgekit.cli.flat import flat
+from edgekit.cli.groups import Source
 from edgekit.cli.options import model_options
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import Json, LabelledOptional, Quiet, Seed

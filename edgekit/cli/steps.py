@@ -10,7 +10,8 @@ from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import Model
 from edgekit.cli.checks import check_device_class, check_images, check_recipe
-from edgekit.cli.groups import Calibrating, Making, MakingFloat, Source, flat
+from edgekit.cli.flat import flat
+from edgekit.cli.groups import Calibrating, Making, MakingFloat, Source
 from edgekit.cli.options import job_options, model_options, scheme_of, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
 from edgekit.cli.shared import (

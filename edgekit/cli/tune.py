@@ -8,7 +8,8 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
-from edgekit.cli.groups import Calibrating, MakingOrDemo, Measuring, Source, flat
+from edgekit.cli.flat import flat
+from edgekit.cli.groups import Calibrating, MakingOrDemo, Measuring, Source
 from edgekit.cli.options import scheme_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
 from edgekit.cli.saved_job import GivenJob, announce, arguments_of, continued, explicit_options, run_of, with_output

@@ -9,8 +9,9 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import BundlePath
+from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import ForPipelines, flat
+from edgekit.cli.groups import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
 from edgekit.cli.shared import Json, Offline, OneDevice, Threads
 
@@ -55,8 +56,8 @@ def inspect(
 
 def _lines_of(inspection: "Inspection") -> Iterator[str]:
     from edgekit.config.device_classes import host_class
-    from edgekit.measure.gates import SIMULATED
     from edgekit.measure.inspect_bundle import portability, summary
+    from edgekit.measure.remarks import SIMULATED
     from edgekit.report.row import all_figures
 
     ran = inspection.int8

@@ -18,7 +18,8 @@ from edgekit.measure.gates import judge_latency
 from edgekit.measure.group import measure_group
 from edgekit.measure.settings import Gates, Timing
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Measurement, Row
+from edgekit.report.measurement import Measurement
+from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.support.progress import Reporter

@@ -8,7 +8,7 @@ from msgspec import Struct, convert, to_builtins
 from edgekit.devices.app_state import AppState, Trial
 from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Measurement
+from edgekit.report.measurement import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)

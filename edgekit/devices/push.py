@@ -18,7 +18,8 @@ from edgekit.devices.trust import refuse_other_key
 from edgekit.errors import BundleRefusedError, EdgekitError, StageError, UsageError, as_sentences
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
-from edgekit.report.row import Failure, Row
+from edgekit.report.measurement import Failure
+from edgekit.report.row import Row
 from edgekit.report.schema import FILE
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.signature import SIGNATURE

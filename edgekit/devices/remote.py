@@ -30,7 +30,7 @@ from edgekit.measure.measurement import failed_measurement
 from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Failure, Measurement
+from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile_bundle import target_of

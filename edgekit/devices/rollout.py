@@ -13,7 +13,7 @@ from edgekit.devices.push import Bound, PushedDevice, push_to
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import open_board
 from edgekit.errors import DeviceError
-from edgekit.report.row import Failure
+from edgekit.report.measurement import Failure
 from edgekit.runtime.bundle import Bundle
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter

@@ -13,9 +13,9 @@ from PIL import Image
 
 from edgekit.errors import DataError, ImageError
 from edgekit.images.class_indices import LabelledSet, class_indices, match_names
+from edgekit.images.decoding import open_image
 from edgekit.images.layouts.layout import EVALUATION_SPLITS, TRAINING_SPLITS, Contents, Part, Store, Terms
 from edgekit.images.layouts.lookup import VALID, open_layout
-from edgekit.images.preprocess import open_image
 
 _SHOWN = 4
 """Most classes that a message lists."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample
+from edgekit.images.decoding import open_image
 from edgekit.images.perceptual_hash import difference_hash
-from edgekit.images.preprocess import open_image
 from edgekit.support.shareable import without_folders
 
 

@@ -10,7 +10,7 @@ from edgekit.measure.measurement_store import Machine, MeasureGroup, Measurement
 from edgekit.measure.settings import Timing
 from edgekit.measure.versions import measuring_versions
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Failure, Measurement
+from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

@@ -16,7 +16,8 @@ from edgekit.measure.settings import Gates
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.document import Reference, Unreadable
 from edgekit.report.gate import Gate
-from edgekit.report.row import Accuracy, Count, Failure, Verdict
+from edgekit.report.measurement import Accuracy, Count, Failure
+from edgekit.report.row import Verdict
 from edgekit.report.sentences import RANDOM, near_chance
 from edgekit.runtime.bundle import Bundle
 

@@ -1,29 +1,21 @@
-"""Decide which rows of a report pass, and which bundle to recommend."""
+"""Decide which rows of a report pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Literal
 
-from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.measure.paired import images_needed
+from edgekit.measure.remarks import remarks_on
 from edgekit.measure.settings import Gates
-from edgekit.measure.steadiness import throttled, unreliable
-from edgekit.report.document import Recommendation
+from edgekit.measure.steadiness import unreliable
 from edgekit.report.figure import points
 from edgekit.report.gate import Gate
-from edgekit.report.row import Accuracy, Bound, LowPrecision, Measurement, Row, Speedup, Verdict
+from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Measurement, Speedup
+from edgekit.report.row import Row, Verdict
 
-SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
-SATURATING = "pairs of INT8 weights can saturate on x86 processors without VNNI, where this bundle is less accurate"
 NOT_INT8 = "this gate applies to int8 bundles"
 COMPARED = "the other bundles are compared with this one"
 NO_ACCURACY = "random weights have no accuracy"
 NEAR_CHANCE = "the reference is near chance, so no accuracy means anything"
-DOT_PRODUCTS = {
-    "emulated": "the browser emulates the integer dot product here, so INT8 gains less than on a processor that has it",
-    "absent": "the browser lacks the integer dot product (relaxed SIMD), so INT8 gains less than in one that has it",
-}
-"""Remarks on INT8 in a browser, by the state of its dot product."""
 EMULATED = "timings of an emulated device are not comparable"
 
 
@@ -45,7 +37,7 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
         _timing_gate(measured, gates),
     )
     verdict, reasons = verdict_of(outcomes)
-    remarks = [*_remarks(measured), *_reasons(outcomes, "pass")]
+    remarks = [*remarks_on(measured), *_reasons(outcomes, "pass")]
     if not gates.needs_steady_timing:
         remarks += _unsteady(measured)
     accuracy = measured.accuracy
@@ -145,12 +137,12 @@ def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: 
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
     if gates is None:
-        return _row(measured, "pass", (), [*_remarks(measured), *_unsteady(measured)])
+        return _row(measured, "pass", (), [*remarks_on(measured), *_unsteady(measured)])
     speed = _speed_gate(measured, gates, None if baselines else COMPARED, baselines)
     outcomes = (speed, _timing_gate(measured, gates))
     verdict, reasons = verdict_of(outcomes)
     steady = () if gates.needs_steady_timing else _unsteady(measured)
-    return _row(measured, verdict, reasons, [*_remarks(measured), *steady], outcomes)
+    return _row(measured, verdict, reasons, [*remarks_on(measured), *steady], outcomes)
 
 
 def _row(
@@ -162,32 +154,6 @@ def _row(
 ) -> Row:
     facts = {field.name: getattr(measured, field.name) for field in fields(Measurement)}
     return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks), gates=tuple(gates))
-
-
-def _remarks(measured: Measurement) -> Iterator[str]:
-    if measured.int8 and measured.int8.simulated:
-        yield SIMULATED
-    if measured.int8 and measured.int8.pairs_that_can_saturate and not _is_arm(measured.device.device_class):
-        yield f"{measured.int8.pairs_that_can_saturate:,} {SATURATING}"
-    browser = measured.device.browser
-    if browser and measured.precision == "int8" and browser.dot_product in DOT_PRODUCTS:
-        yield DOT_PRODUCTS[browser.dot_product]
-    if measured.sustain and measured.thermal and not measured.device.emulated and (hot := throttled(measured.thermal)):
-        yield hot
-    energy, throughput, cores = measured.energy, measured.throughput, measured.device.cores
-    if energy and energy.inference_mj is not None and energy.inference_mj <= 0:
-        yield f"energy: {energy.source} does not show more power under load than idle, so the net energy means nothing"
-    if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
-        threads, on = _counted(throughput.threads, "thread"), _counted(cores, "core")
-        yield f"{throughput.streams} streams, with {threads} each, wait for each other on {on}"
-
-
-def _is_arm(device_class: str | None) -> bool:
-    return device_class in list_device_classes() and load_device_class(str(device_class)).is_arm
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _unsteady(measured: Measurement) -> list[str]:
@@ -253,40 +219,3 @@ def float_of(speedup: Speedup) -> str:
     """Baseline of an INT8 bundle: "float", or "float in bf16" if that was faster."""
     computed_in = speedup.versus_precision or "f32"
     return "float" if computed_in == "f32" else f"float in {computed_in}"
-
-
-def recommend(rows: Sequence[Row]) -> Recommendation:
-    """Recommend a bundle for the first device, for which the bundles were made; `others` has one per other device."""
-    names = list(dict.fromkeys(row.device.name for row in rows)) or ["local"]
-    first, *others = [recommend_for(name, [row for row in rows if row.device.name == name]) for name in names]
-    return replace(first, others=tuple(others))
-
-
-def recommend_for(device: str, rows: Sequence[Row]) -> Recommendation:
-    """Recommend the fastest bundle on one device, INT8 or float, among those that passed every gate."""
-    if any(row.device.emulated for row in rows):
-        return Recommendation(device, None, "emulated under QEMU, where timings are not comparable.")
-    passed = [(*_fastest(row), row) for row in rows if row.verdict == "pass"]
-    if not passed:
-        return Recommendation(device, None, "no bundle passed its gates: see the rows' reasons.")
-    p50, computed_in, best = min(passed, key=lambda candidate: (candidate[0], candidate[2].size_bytes))
-    why = f"fastest of the {len(passed)} that passed: p50 {p50:.2f} ms"
-    if best.speedup:
-        why += f", {best.speedup.ratio:.2f}x its {float_of(best.speedup)}"
-    why += f", {(best.size_bytes or 0) / 1e6:.2f} MB"
-    if best.precision == "float":
-        why += "; ship float: no int8 bundle that passed is faster"
-    if computed_in:
-        why += f" than float in {computed_in}, which edgekit.load(…, low_precision=True) chooses"
-    others = [f"{row.target}-{row.precision}" for row in rows if row.verdict != "pass"]
-    if others:
-        why += f"; not passed: {', '.join(others)}"
-    return Recommendation(device, best.bundle, why + ".")
-
-
-def _fastest(row: Row) -> tuple[float, Literal["bf16", "f16"] | None]:
-    """Shortest p50 in ms, and the number format that a float bundle needs for it if that isn't f32."""
-    low, p50 = row.low_precision, row.latency_ms.p50 if row.latency_ms else float("inf")
-    if low and low.verdict == "pass" and low.p50_ms < p50:
-        return low.p50_ms, low.computes_in
-    return p50, None

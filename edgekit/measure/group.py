@@ -15,7 +15,7 @@ from edgekit.measure.measurement import failed_measurement, measurement_of
 from edgekit.measure.opened_bundle import CheckedBundle, OpenedBundle, open_bundle
 from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Failure, Measurement, Stage
+from edgekit.report.measurement import Failure, Measurement, Stage
 from edgekit.support.each_bundle import each_bundle
 from edgekit.support.progress import Reporter
 

@@ -7,7 +7,7 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.images.preprocess import open_image
+from edgekit.images.decoding import open_image
 from edgekit.measure.baselines import F32, Call, label_of
 from edgekit.measure.energy import EnergyMeter
 from edgekit.measure.evaluation_images import EvaluationImages

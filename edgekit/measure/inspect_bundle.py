@@ -9,10 +9,10 @@ from typing import Any, Literal
 from edgekit.config.precisions import Precision
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import GoldenError
-from edgekit.measure.gates import SATURATING
 from edgekit.measure.profile_summary import int8_of
+from edgekit.measure.remarks import SATURATING
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Int8
+from edgekit.report.measurement import Int8
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import OpProfile, Profile

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import costs_a_row
-from edgekit.report.row import Interval, Speedup
+from edgekit.report.measurement import Interval, Speedup
 
 K = TypeVar("K")
 Times = NDArray[np.float64]

@@ -9,7 +9,7 @@ from edgekit.measure.group_times import GroupTimes
 from edgekit.measure.opened_bundle import CheckedBundle, computes_in
 from edgekit.measure.timing import Timed, latency_of
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import EndToEnd, Failure, LowPrecision, Measurement, Roofline
+from edgekit.report.measurement import EndToEnd, Failure, LowPrecision, Measurement, Roofline
 from edgekit.runtime.bundle import Bundle
 
 

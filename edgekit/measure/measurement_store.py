@@ -8,7 +8,7 @@ from edgekit.measure.baselines import Group
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.settings import Timing
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Measurement
+from edgekit.report.measurement import Measurement
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from edgekit.support.stored_results import Inputs

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import StageError
-from edgekit.images.preprocess import open_image
+from edgekit.images.decoding import open_image
 from edgekit.measure.accuracy import Predictions, SnrMeter, changed_classes, compare, predict
 from edgekit.measure.baselines import Group, is_baseline, label_of
 from edgekit.measure.by_class import right_by_class
@@ -17,7 +17,7 @@ from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.fresh_process import Fresh, measure_fresh
 from edgekit.measure.profile_summary import ProfileSummary, runs_for, summarize_profile
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Accuracy
+from edgekit.report.measurement import Accuracy
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import Session, open_session

@@ -12,7 +12,7 @@ from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, time_steadily
 from edgekit.measure.sustain import time_sustained
 from edgekit.report.conditions import Conditions, Sustained
-from edgekit.report.row import Latency
+from edgekit.report.measurement import Latency
 from edgekit.support.progress import Reporter
 
 K = TypeVar("K")

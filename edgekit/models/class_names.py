@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from edgekit.errors import BundleError
-from edgekit.runtime.manifest import check_printable
+from edgekit.runtime.strict_json import check_printable
 
 KEYS = (
     "names",

@@ -8,7 +8,7 @@ from edgekit.images.dataset import Dataset
 from edgekit.models.labels import IMAGENET_CLASSES
 from edgekit.models.network import Network
 from edgekit.models.options import ModelOptions
-from edgekit.runtime.manifest import check_printable
+from edgekit.runtime.strict_json import check_printable
 from edgekit.support.progress import Reporter
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekit.errors import BundleError, UsageError
 from edgekit.models.class_names import StoredNames
-from edgekit.runtime.manifest import check_printable
+from edgekit.runtime.strict_json import check_printable
 
 IMAGENET_CLASSES = 1000
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 from timm.models import PretrainedCfg
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from edgekit.compat.open_clip import build_vision_tower, keep_first_query
+from edgekit.compat.open_clip import build_vision_tower
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.hub import fetch, hub_error
+from edgekit.models.image_tower import ImageClassifier, deployable
 from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
 from edgekit.models.options import ModelOptions
@@ -32,45 +32,6 @@ COCA_2B = "coca_2b"
 _FILE = "open_clip_pytorch_model.bin"
 Config: TypeAlias = dict[str, Any]
 """A model's configuration, as in open_clip's JSON files."""
-
-
-class Attention(nn.Module):
-    """nn.MultiheadAttention built of Linear layers, so that the exporter and the recipes see each layer."""
-
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.heads, width = attention.num_heads, attention.embed_dim
-        packed = attention.in_proj_weight
-        separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
-        weights = packed.chunk(3) if packed is not None else separate
-        biases = attention.in_proj_bias.chunk(3)
-        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        self.projection = _linear(attention.out_proj.weight, attention.out_proj.bias)
-        self.width = width
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> tuple[Tensor, None]:
-        """Attend from [N,L,C] to keys and values [N,S,K]; returns [N,L,C]. Image towers use no masks or weights."""
-        mixed = F.scaled_dot_product_attention(
-            self._split(self.query(query)), self._split(self.key(key)), self._split(self.value(value))
-        )
-        return self.projection(mixed.transpose(1, 2).flatten(2)), None
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], x.shape[1], self.heads, self.width // self.heads).transpose(1, 2)
-
-
-class ImageClassifier(nn.Module):
-    """Logits [N,classes] = head(normalized features), which is what zero-shot heads and CLIP fine-tunes expect."""
-
-    def __init__(self, visual: nn.Module, head: nn.Linear) -> None:
-        super().__init__()
-        self.visual, self.head = visual, head
-
-    def forward(self, images: Tensor) -> Tensor:
-        output = self.visual(images)
-        features = output[0] if isinstance(output, tuple) else output
-        logits: Tensor = self.head(F.normalize(features, dim=-1))
-        return logits
 
 
 class OpenClipSource:
@@ -103,7 +64,7 @@ class OpenClipSource:
         if options.weights == "random":
             module = _untrained(library, config, classes or IMAGENET_CLASSES)
             randomize(module, _side(config))
-            return _loaded(library, _deployable(module), config, "random", None)
+            return _loaded(library, deployable(module), config, "random", None)
         published = _published(library, model, tag) if options.weights is None else None
         path = _download(published) if published is not None else Path(str(options.weights))
         checkpoint = open_checkpoint(path)
@@ -115,14 +76,14 @@ class OpenClipSource:
             # Such a head is built from the class names that it then has, so other names in the file don't matter.
             module, names = _zero_shot(library, model, config, state, path, options.labels, classes), ()
         weights = str(published.tag if published is not None else options.weights)
-        return replace(_loaded(library, _deployable(module), config, weights, path), class_names=names)
+        return replace(_loaded(library, deployable(module), config, weights, path), class_names=names)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the image tower and a head."""
         library = import_needed("open_clip", "open-clip")
         config = _config(library, options)
         classes = options.model_args.get("num_classes") or IMAGENET_CLASSES
-        return _with_preprocessing(library, _deployable(_untrained(library, config, classes)), config)
+        return _with_preprocessing(library, deployable(_untrained(library, config, classes)), config)
 
 
 def _config(library: Any, options: ModelOptions) -> Config:
@@ -206,25 +167,6 @@ def _count_lines(labels: Path) -> int:
         return len(labels.read_text(encoding="utf-8-sig").rstrip().split("\n"))
     except (OSError, UnicodeDecodeError):
         return IMAGENET_CLASSES  # resolve_labels reports what is wrong with the file
-
-
-@torch.no_grad()
-def _deployable(module: ImageClassifier) -> ImageClassifier:
-    """Use fewer operations for the same function: only the first of CoCa's 256 pooling queries reaches the logits."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.MultiheadAttention):
-                setattr(parent, name, Attention(child))
-    keep_first_query(module.visual)
-    return module
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer
 
 
 def _loaded(library: Any, module: ImageClassifier, config: Config, weights: str, path: Path | None) -> LoadedModule:

@@ -20,8 +20,9 @@ from edgekit.measure import machine
 from edgekit.measure.built_bundles import BuiltBundles, measure_here
 from edgekit.measure.by_class import evaluated_classes, right_by_class
 from edgekit.measure.chance import reference_of
-from edgekit.measure.gates import judge, recommend
+from edgekit.measure.gates import judge
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
+from edgekit.measure.recommendation import recommend
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.job import Job, load_job
@@ -34,8 +35,9 @@ from edgekit.pipeline.stability import check_stability
 from edgekit.pipeline.thumbnails import keep_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
+from edgekit.report.measurement import Measurement
 from edgekit.report.preprocessing import PreprocessingFacts
-from edgekit.report.row import Measurement, Row
+from edgekit.report.row import Row
 from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
 from edgekit.support.libraries import import_needed

@@ -28,8 +28,9 @@ from edgekit.pipeline.repair_store import (
     repair_inputs,
 )  # fmt: skip
 from edgekit.pipeline.repair_target import MeasuredBundles, TargetRepair
+from edgekit.report.measurement import Measurement
 from edgekit.report.repair import Repair, repair_words
-from edgekit.report.row import Measurement, Row
+from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

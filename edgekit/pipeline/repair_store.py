@@ -21,8 +21,8 @@ from edgekit.pipeline.options import Options
 from edgekit.pipeline.relabel import differs_in_labels
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.measurement import Measurement
 from edgekit.report.repair import RepairAttempt, is_within
-from edgekit.report.row import Measurement
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import replacing, writing
 from edgekit.support.run_folder import ATTEMPTS, RunFolder

@@ -9,8 +9,8 @@ from edgekit.measure.built_bundles import BuiltBundles
 from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.settings import Gates
 from edgekit.pipeline.repair_store import RepairState, RepairStore, attempt_of, ship
+from edgekit.report.measurement import Failure, Measurement
 from edgekit.report.repair import RepairAttempt, layers_words, outcome_words
-from edgekit.report.row import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.shareable import without_folders

@@ -14,7 +14,7 @@ from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, sav
 from edgekit.pipeline.job import load_job_to_build
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BundleInputs
-from edgekit.report.row import Failure
+from edgekit.report.measurement import Failure
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.each_bundle import each_bundle

@@ -6,7 +6,8 @@ from edgekit.report.columns import Column
 from edgekit.report.confidence import UNCONFIRMED, confidence, ended, is_unconfirmed, sentences
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import NOTHING, Figure
-from edgekit.report.row import Accuracy, Row, Verdict, all_figures
+from edgekit.report.measurement import Accuracy
+from edgekit.report.row import Row, Verdict, all_figures
 from edgekit.report.sentences import emulated, timing_words, warnings
 
 UNSTEADY = "unreliable timing: "

@@ -3,7 +3,8 @@
 from typing import Protocol
 
 from edgekit.report.figure import points
-from edgekit.report.row import Accuracy, Verdict
+from edgekit.report.measurement import Accuracy
+from edgekit.report.row import Verdict
 
 UNCONFIRMED = "cannot confirm a drop"
 """Beginning of a reason, as report.json has it, of a loss whose interval reaches beyond its bound."""

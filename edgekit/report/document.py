@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from edgekit.report.measurement import Count, Fraction, Interval
 from edgekit.report.preprocessing import PreprocessingFacts
-from edgekit.report.row import Count, Fraction, Interval, Row
+from edgekit.report.row import Row
 from edgekit.report.search_document import SearchSummary
 from edgekit.report.sensitivity_document import Sensitivity
 

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from edgekit.report.figure import DETAIL_RANK, Figure
 from edgekit.report.gate import Gate
-from edgekit.report.row import Failure, Verdict, all_figures
+from edgekit.report.measurement import Failure
+from edgekit.report.row import Verdict, all_figures
 
 
 class Judged(Protocol):

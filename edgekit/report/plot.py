@@ -5,7 +5,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from edgekit.report.document import Report
-from edgekit.report.row import Accuracy, Row
+from edgekit.report.measurement import Accuracy
+from edgekit.report.row import Row
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from edgekit.report.document import Report
 from edgekit.report.limits import outcomes
-from edgekit.report.row import Accuracy, LowPrecision, Row
+from edgekit.report.measurement import Accuracy, LowPrecision
+from edgekit.report.row import Row
 from edgekit.report.sentences import layer_names
 from edgekit.report.telemetry_text import energy_words, heat_words
 

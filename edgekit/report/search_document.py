@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.report.row import Interval
+from edgekit.report.measurement import Interval
 from edgekit.report.sensitivity_document import ImageSet
 
 

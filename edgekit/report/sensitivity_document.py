@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.row import Count, Fraction, Interval
+from edgekit.report.measurement import Count, Fraction, Interval
 
 
 @dataclass(frozen=True, kw_only=True)

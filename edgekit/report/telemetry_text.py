@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from edgekit.report.conditions import Conditions, Sample, SustainedPoint
-from edgekit.report.row import Measurement
+from edgekit.report.measurement import Measurement
 from edgekit.report.under_load import Energy
 
 LINES = 10

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from edgekit.errors import EdgekitError
-from edgekit.images.preprocess import ImageLike
+from edgekit.images.decoding import ImageLike
 from edgekit.runtime.session import Session
 
 Open = Callable[[str | os.PathLike[str]], Session]

@@ -3,17 +3,27 @@
 A manifest may come from a stranger, so every key, type, name and size is checked before any of it is used.
 """
 
-import json
-import math
 import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NoReturn, TypedDict
+from typing import Any, Literal, TypedDict
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
 from edgekit.images.preprocess import CHANNELS, MAX_SIDE, Preprocessing
+from edgekit.runtime.strict_json import (
+    check_keys,
+    choice,
+    count_or_null,
+    load_strict,
+    matching,
+    parse_boolean,
+    parse_object,
+    parse_text,
+    record,
+    refuse,
+    whole,
+)
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -22,8 +32,6 @@ MAX_CLASSES = 1_000_000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"\d+(\.\d+){0,4}")
-_BIDI = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
-"""Bidirectional classes of the characters that embed, override and isolate text."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -126,12 +134,12 @@ class Manifest:
     @classmethod
     def from_dict(cls, values: object) -> "Manifest":
         """Inverse of `to_dict`; raises BundleError that names the key that is missing, unknown or wrong."""
-        entries = _object("manifest", values)
+        entries = parse_object("manifest", values)
         version = entries.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
-            _refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
+            refuse("schema_version", version, str(SCHEMA_VERSION), "Update edgekit to read a newer bundle")
         entries = {"pairs_that_can_saturate": None} | entries  # which manifests of version 0.1 may lack
-        _check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
+        check_keys("manifest", entries, ("schema_version", *(item.name for item in fields(cls))))
         manifest = cls(**{key: parse(key, entries[key]) for key, parse in _PARSERS.items()})
         _check_agreement(manifest)
         return manifest
@@ -140,105 +148,17 @@ class Manifest:
 def parse_manifest(text: str) -> Manifest:
     """Parse the JSON text of a manifest; raises BundleError for anything that `to_dict` would not write."""
     try:
-        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite)
-        for key, string in _strings("manifest", values):
-            check_printable(f"key '{key}'", string.replace("\n", " ").replace("\t", " "))
+        values = load_strict(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid JSON: {error}") from error
     return Manifest.from_dict(values)
 
 
-def check_printable(source: str, text: str) -> None:
-    """Refuse control characters, because a label from a stranger must not control the terminal that prints it.
-
-    Those of bidirectional text count too, because they make a terminal show characters in another order.
-    """
-    if any(unicodedata.category(each) in ("Cc", "Cs") or unicodedata.bidirectional(each) in _BIDI for each in text):
-        raise BundleError(f"{source} contains a control character in {text[:40]!r}")
-
-
 def check_file_name(key: str, value: object) -> str:
     """Return `value` if it is a plain file name without a folder; raises BundleError otherwise."""
     if not isinstance(value, str) or not _FILE_NAME.fullmatch(value) or value.casefold() == MANIFEST:
-        _refuse(key, value, "a file name of letters, digits, '.', '_' and '-', without a folder")
+        refuse(key, value, "a file name of letters, digits, '.', '_' and '-', without a folder")
     return value
-
-
-def _refuse(key: str, value: object, valid: str, fix: str = "") -> NoReturn:
-    text = repr(value)
-    raise BundleError(f"key '{key}' is {text[:80]}{'…' if len(text) > 80 else ''}", valid=valid, fix=fix)
-
-
-def _check_keys(parent: str, values: Mapping[str, object], keys: Sequence[str]) -> None:
-    for key in keys:
-        if key not in values:
-            raise BundleError(f"{parent}: key '{key}' is missing")
-    for key in values:
-        if key not in keys:
-            raise BundleError(f"{parent}: key {key!r} is unknown", valid=", ".join(keys))
-
-
-def _object(key: str, value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        _refuse(key, value, "an object")
-    return value
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str):
-        _refuse(key, value, "a string")
-    check_printable(f"key '{key}'", value)
-    return value
-
-
-def _choice(*choices: str) -> Callable[[str, object], str]:
-    def parse(key: str, value: object) -> str:
-        if not isinstance(value, str) or value not in choices:
-            _refuse(key, value, f"one of {', '.join(choices)}")
-        return value
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str, object], int]:
-    def parse(key: str, value: object) -> int:
-        if type(value) is not int or not low <= value <= high:
-            _refuse(key, value, f"a whole number from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _count_or_null(key: str, value: object) -> int | None:
-    if value is not None and (type(value) is not int or value < 0):
-        _refuse(key, value, "a whole number from 0, or null")
-    return value
-
-
-def _boolean(key: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        _refuse(key, value, "true or false")
-    return value
-
-
-def _pattern(pattern: re.Pattern[str], valid: str) -> Callable[[str, object], str]:
-    def parse(key: str, value: object) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            _refuse(key, value, valid)
-        return value
-
-    return parse
-
-
-def _record(**parsers: Callable[[str, object], Any]) -> Callable[[str, object], dict[str, object]]:
-    """Parser of an object with exactly these keys."""
-
-    def parse(key: str, value: object) -> dict[str, object]:
-        values = _object(key, value)
-        _check_keys(key, values, tuple(parsers))
-        return {name: parser(f"{key}.{name}", values[name]) for name, parser in parsers.items()}
-
-    return parse
 
 
 def _shape(key: str, value: object) -> tuple[int, int, int, int]:
@@ -250,45 +170,45 @@ def _shape(key: str, value: object) -> tuple[int, int, int, int]:
         or value[1] not in CHANNELS
         or not all(1 <= n <= MAX_SIDE for n in value)
     ):
-        _refuse(key, value, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
+        refuse(key, value, f"[1, 3 or 1, height, width] with sides from 1 to {MAX_SIDE}")
     return (1, value[1], value[2], value[3])
 
 
-_layer = _record(name=_text, op=_text, macs=_whole(0, 1 << 60), int8=_boolean)
-_file_entry = _record(sha256=_pattern(_SHA256, "64 hexadecimal digits"), size_bytes=_whole(0, 1 << 50))
+_layer = record(name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean)
+_file_entry = record(sha256=matching(_SHA256, "64 hexadecimal digits"), size_bytes=whole(0, 1 << 50))
 
 
 def _layers(key: str, value: object) -> tuple[dict[str, object], ...]:
     if not isinstance(value, list | tuple):
-        _refuse(key, value, "a list")
+        refuse(key, value, "a list")
     return tuple(_layer(f"{key}[{index}]", item) for index, item in enumerate(value))
 
 
 def _files(key: str, value: object) -> dict[str, dict[str, object]]:
-    entries = _object(key, value)
+    entries = parse_object(key, value)
     return {check_file_name(key, name): _file_entry(f"{key}.{name}", entry) for name, entry in entries.items()}
 
 
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
-    "target": lambda key, value: _choice(*RUNTIMES)(key, value),  # a runtime may be registered later
-    "precision": _choice("float", "int8"),
-    "scheme": _text,
+    "target": lambda key, value: choice(*RUNTIMES)(key, value),  # a runtime may be registered later
+    "precision": choice("float", "int8"),
+    "scheme": parse_text,
     "model_file": check_file_name,
     "input_shape": _shape,
-    "layout": _choice("NCHW", "NHWC"),
-    "dtype": _choice("float32"),
-    "input_name": _text,
-    "output_name": _text,
-    "classes": _whole(1, MAX_CLASSES),
+    "layout": choice("NCHW", "NHWC"),
+    "dtype": choice("float32"),
+    "input_name": parse_text,
+    "output_name": parse_text,
+    "classes": whole(1, MAX_CLASSES),
     "preprocessing": lambda _, value: Preprocessing.from_dict(value),
     # Both become part of a pip command that a user may paste into a shell.
-    "engine": _record(package=_pattern(_PACKAGE, "a package name"), minimum=_pattern(_VERSION, "a version like 1.20")),
-    "device_class": _text,
-    "fingerprint": _text,
-    "session": _object,
-    "pairs_that_can_saturate": _count_or_null,
+    "engine": record(package=matching(_PACKAGE, "a package name"), minimum=matching(_VERSION, "a version like 1.20")),
+    "device_class": parse_text,
+    "fingerprint": parse_text,
+    "session": parse_object,
+    "pairs_that_can_saturate": count_or_null,
     "layers": _layers,
-    "provenance": _object,
+    "provenance": parse_object,
     "labels_file": check_file_name,
     "golden_file": check_file_name,
     "files": _files,
@@ -300,40 +220,11 @@ def _check_agreement(manifest: Manifest) -> None:
     named = {key: getattr(manifest, key) for key in ("model_file", "labels_file", "golden_file")}
     for key, name in named.items():
         if name not in manifest.files:
-            _refuse(key, name, "a file that key 'files' lists")
+            refuse(key, name, "a file that key 'files' lists")
     for key in ("labels_file", "golden_file"):
         others = [name.casefold() for other, name in named.items() if other != key]
         if named[key].casefold() in others:
-            _refuse(key, named[key], "a file that no other key names")
+            refuse(key, named[key], "a file that no other key names")
     shape = manifest.preprocessing.input_shape
     if manifest.input_shape != shape:
-        _refuse("input_shape", list(manifest.input_shape), f"{list(shape)}, the output of the preprocessing")
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"a key occurs twice among {', '.join(repr(key) for key, _ in pairs[:9])}")
-    return values
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_constant(text)
-
-
-def _strings(key: str, value: object) -> Iterator[tuple[str, str]]:
-    """Every string in a JSON value, including keys, with the key that contains it."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield key, name
-            yield from _strings(name, item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(key, item)
+        refuse("input_shape", list(manifest.input_shape), f"{list(shape)}, the output of the preprocessing")

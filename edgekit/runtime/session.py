@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.config.runtimes import find_runtime
 from edgekit.errors import BundleError, GoldenError, InputError, UsageError
-from edgekit.images.preprocess import ImageLike
+from edgekit.images.decoding import ImageLike
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import Engine, check_manifest, check_threads, engine_errors
 from edgekit.support.libraries import quiet

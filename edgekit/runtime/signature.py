@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, OutputError, SignatureError
-from edgekit.runtime.bundle import MANIFEST, Bundle, own_file, read_bundle, read_text
+from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
+from edgekit.runtime.bundle_files import own_file, read_text
 from edgekit.runtime.envelope import fingerprint, read_private_key, seal, unseal
 from edgekit.support.files import replace_text
 from edgekit.support.hashes import file_sha256

@@ -12,7 +12,7 @@ from edgekit.measure.settings import Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.report.row import Measurement
+from edgekit.report.measurement import Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter

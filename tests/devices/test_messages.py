@@ -28,7 +28,7 @@ from edgekit.devices.messages import (
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.conditions import Sample, Sustained, SustainedLatency, SustainedPoint, Throttling
-from edgekit.report.row import EndToEnd, Int8, LowPrecision, Measurement, Roofline
+from edgekit.report.measurement import EndToEnd, Int8, LowPrecision, Measurement, Roofline
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
 from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT

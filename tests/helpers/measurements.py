@@ -13,7 +13,7 @@ from edgekit.measure.baselines import Group
 from edgekit.measure.fresh_process import Fresh
 from edgekit.report.conditions import Conditions, MachineState, Sample
 from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.row import Accuracy, Failure, Latency, Measurement, Speedup, Stage
+from edgekit.report.measurement import Accuracy, Failure, Latency, Measurement, Speedup, Stage
 
 FRESH = Fresh(load_ms=1.0, first_ms=1.0, peak_rss_bytes=1_000_000)
 

@@ -23,18 +23,9 @@ from edgekit.report.document import (
     Unreadable,
 )
 from edgekit.report.gate import Gate
+from edgekit.report.measurement import Accuracy, EndToEnd, Failure, Int8, Interval, Latency, Roofline, Speedup
 from edgekit.report.preprocessing import PreprocessingFacts
-from edgekit.report.row import (
-    Accuracy,
-    EndToEnd,
-    Failure,
-    Int8,
-    Interval,
-    Latency,
-    Roofline,
-    Row,
-    Speedup,
-)
+from edgekit.report.row import Row
 from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.report.under_load import Energy, Throughput
 

@@ -7,7 +7,7 @@ from edgekit.measure import built_bundles
 from edgekit.measure.built_bundles import by_runtime, measure_built, measure_here
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Failure
+from edgekit.report.measurement import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

@@ -10,7 +10,7 @@ from edgekit.images.selection import Selection
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
-from edgekit.report.row import Failure
+from edgekit.report.measurement import Failure
 from edgekit.report.sentences import RANDOM
 from edgekit.runtime.bundle import Bundle
 from tests.helpers.tiny import tiny_labels, tiny_manifest

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.gates import NEAR_CHANCE, SIMULATED, judge, judge_latency, recommend, verdict_of
+from edgekit.measure.gates import NEAR_CHANCE, judge, judge_latency, verdict_of
+from edgekit.measure.recommendation import recommend
+from edgekit.measure.remarks import SIMULATED
 from edgekit.measure.settings import Gates
 from edgekit.report.gate import Gate, GateName
-from edgekit.report.row import Bound, Int8, LowPrecision, Row
+from edgekit.report.measurement import Bound, Int8, LowPrecision
+from edgekit.report.row import Row
 from edgekit.report.under_load import Energy
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
 from tests.helpers.reports import ENERGY, THROUGHPUT

@@ -10,7 +10,7 @@ from edgekit.measure.built_bundles import BuiltBundles, measure_built
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore, lost_with_device
 from edgekit.measure.settings import Timing
-from edgekit.report.row import Failure, Measurement
+from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder

@@ -23,7 +23,7 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
-from edgekit.report.row import Failure
+from edgekit.report.measurement import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import open_run

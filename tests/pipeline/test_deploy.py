@@ -30,7 +30,7 @@ from edgekit.report import load_report
 from edgekit.report.by_class import changed_rows, shown_images
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import lookup
-from edgekit.report.row import Latency
+from edgekit.report.measurement import Latency
 from edgekit.report.sentences import RANDOM
 from edgekit.report.serialization import parse
 from edgekit.report.thumbnails import read_thumbnails

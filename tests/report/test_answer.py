@@ -13,7 +13,8 @@ from edgekit.report import load_report
 from edgekit.report.confidence import UNCONFIRMED
 from edgekit.report.document import Recommendation, Reference, Report
 from edgekit.report.markdown import summary_of_report
-from edgekit.report.row import Accuracy, Bound, LowPrecision, Row, Speedup
+from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Speedup
+from edgekit.report.row import Row
 from tests.helpers.reports import (
     BEST,
     FAILED,

@@ -10,7 +10,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
-from edgekit.report.row import Int8, Interval, Speedup
+from edgekit.report.measurement import Int8, Interval, Speedup
 from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, latency, report, report_with
 
 DROPPED = accuracy(0.5, (0.3, 0.7))

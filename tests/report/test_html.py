@@ -12,7 +12,8 @@ from edgekit.errors import MissingExtraError
 from edgekit.report.answer import alerts, decision
 from edgekit.report.document import Lookalike, Recommendation
 from edgekit.report.html import render_html
-from edgekit.report.row import Int8, LowPrecision, table_figures
+from edgekit.report.measurement import Int8, LowPrecision
+from edgekit.report.row import table_figures
 from edgekit.report.under_load import Energy
 from edgekit.support.distribution import install_command
 from tests.helpers.page import Page

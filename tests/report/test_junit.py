@@ -10,7 +10,7 @@ from edgekit.report.compare import compare_runs
 from edgekit.report.document import Recommendation
 from edgekit.report.junit import DECISION, MEASURED, junit_of_comparison, junit_of_report, junit_of_rows
 from edgekit.report.limits import limits
-from edgekit.report.row import Failure
+from edgekit.report.measurement import Failure
 from tests.helpers.reports import BEST, FAILED, ROWS, accuracy, device, failed_row, gates, report, report_with, row
 
 LOST = 5

@@ -9,7 +9,7 @@ import pytest
 from edgekit.errors import OutputError
 from edgekit.report import write_report
 from edgekit.report.document import Report
-from edgekit.report.row import Bound
+from edgekit.report.measurement import Bound
 from edgekit.report.write import csv_columns, render_csv
 from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, report, report_with
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import BundleError, OutputError
-from edgekit.runtime import bundle as module
 from edgekit.runtime.bundle import MANIFEST, Bundle, Golden, Manifest, read_bundle, write_bundle
+from edgekit.runtime.bundle_files import MAX_TEXT_BYTES
+from edgekit.runtime.golden import MAX_GOLDEN_BYTES
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import CLASSES, SIDE, tiny_labels, tiny_manifest
 
@@ -196,12 +197,12 @@ def test_text_that_is_not_a_manifest_is_refused(folder: Path, text: str) -> None
         read_bundle(folder)
 
 
-def test_a_manifest_in_another_encoding_or_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_in_another_encoding_or_too_large(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(b"\xff\xfe{")
     with refuses(BundleError, MANIFEST, "UTF-8"):
         read_bundle(folder)
-    monkeypatch.setattr(module, "MAX_TEXT_BYTES", 2)
-    with refuses(BundleError, "2 bytes"):
+    os.truncate(folder / MANIFEST, MAX_TEXT_BYTES + 1)
+    with refuses(BundleError, MAX_TEXT_BYTES + 1, MAX_TEXT_BYTES):
         read_bundle(folder)
 
 
@@ -321,11 +322,12 @@ def test_damaged_golden_samples(folder: Path, content: bytes, monkeypatch: pytes
     assert not Path("trapped").exists()
 
 
-def test_golden_samples_that_unpack_to_too_many_bytes_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_GOLDEN_BYTES", 1000)
-    with refuses(BundleError, "golden.npz", "1000 bytes"):
+def test_golden_samples_that_unpack_to_too_many_bytes_are_refused(folder: Path) -> None:
+    content = bytearray((folder / "golden.npz").read_bytes())
+    size = content.index(b"PK\x01\x02") + 24  # of the first file, in the zip's directory
+    content[size : size + 4] = (MAX_GOLDEN_BYTES + 1).to_bytes(4, "little")
+    replace_file(folder, "golden.npz", bytes(content))
+    with refuses(BundleError, "golden.npz", MAX_GOLDEN_BYTES):
         read_bundle(folder).golden()
 
 

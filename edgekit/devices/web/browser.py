@@ -32,7 +32,7 @@ from edgekit.measure.steadiness import repeat_until_steady
 from edgekit.measure.timing import Timed
 from edgekit.measure.versions import ROOMS
 from edgekit.report.conditions import Conditions, MachineState
-from edgekit.report.row import Int8, Measurement
+from edgekit.report.measurement import Int8, Measurement
 from edgekit.report.time_profile import TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error

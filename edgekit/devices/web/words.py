@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edgekit.devices.web.messages import Shown
 from edgekit.measure.accuracy import Predictions
-from edgekit.report.row import Measurement
+from edgekit.report.measurement import Measurement
 
 
 def outcome(rows: Sequence[Measurement]) -> Shown:

@@ -1,0 +1,242 @@
+"""The figures that were measured for a bundle on a device.
+
+Fractions range from 0 to 1, points are percentage points, times are in milliseconds and sizes in bytes. A figure that
+was not measured is None, which is null in JSON.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from edgekit.config.precisions import Precision
+from edgekit.errors import EdgekitError
+from edgekit.report.changes import ClassChange
+from edgekit.report.conditions import Conditions, Sustained
+from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.time_profile import TimeProfile
+from edgekit.report.under_load import Energy, Throughput
+from edgekit.support import tracebacks
+
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Milliseconds = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
+Interval = tuple[float, float]
+"""Lower and upper limit of a 95 % interval."""
+Stage = Literal["compile", "evaluate", "benchmark", "device", "bug in edgekit"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The stage that failed and its error, in a row without figures."""
+
+    stage: Stage
+    """Stage that failed: "compile", "evaluate", "benchmark" or "device"; "bug in edgekit" if edgekit itself did."""
+    error: str
+    """Class name of the exception, such as "EngineError"."""
+    message: str
+    """Message of the exception."""
+
+    @classmethod
+    def of(cls, stage: Stage, error: Exception) -> "Failure":
+        """The failure of a stage. An exception that edgekit doesn't raise on purpose is its own bug in any stage."""
+        if isinstance(error, EdgekitError):
+            return cls(stage, type(error).__name__, str(error))
+        return cls("bug in edgekit", tracebacks.kind_of(error), tracebacks.summary_of(error))
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Comparison of the drop's 95 % interval with the largest drop that the gate allows."""
+
+    max_drop_points: float
+    """Largest drop in top-1 that the gate allows, in percentage points."""
+    shown: bool
+    """Whether the whole 95 % interval of the drop lies within the allowed drop, which confirms the claim."""
+    images_needed: Annotated[int, Meta(ge=1)] | None
+    """Images that would confirm the claim four times out of five at the measured rates; null where no number would."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 and top-5 of a bundle, and its paired difference from a reference on the same images."""
+
+    top1: Fraction
+    top5: Fraction
+    count: Count
+    drop_top1_points: float
+    drop_ci95_points: Interval
+    """95 % interval of the drop in percentage points (Tango's score interval for paired differences)."""
+    agreement: Fraction
+    right_to_wrong: Count
+    wrong_to_right: Count
+    mcnemar_p: Fraction
+    versus: str
+    """Name of the bundle to compare with, or "reference" for the float network in its own framework."""
+    bound: Bound | None = None
+    """Comparison of the drop's interval with the allowed drop; null where no gate applies."""
+    changes: tuple[ClassChange, ...] | None = None
+    """Classes with changed predictions, the worst first, at most 100; null in reports of an edgekit without it."""
+    right_by_class: tuple[Count, ...] | None = None
+    """Number of right predictions for each class of `evaluation.classes`, in that order; null where that is null."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds of one inference of the model alone at batch 1; `load` and `first` are from a fresh process."""
+
+    p5: Milliseconds
+    """5th percentile of the latency, in milliseconds."""
+    p25: Milliseconds
+    """25th percentile of the latency, in milliseconds."""
+    p50: Milliseconds
+    p75: Milliseconds
+    """75th percentile of the latency, in milliseconds."""
+    p90: Milliseconds
+    p95: Milliseconds
+    """95th percentile of the latency, in milliseconds."""
+    p99: Milliseconds
+    mean: Milliseconds
+    std: Milliseconds
+    spread: Annotated[float, Meta(ge=0)] | None
+    """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; null for too few rounds."""
+    count: Count
+    threads: Count
+    batch: Annotated[int, Meta(ge=1)] = 1
+    """Number of consecutive inferences whose mean is one time; above 1 in browsers, whose clocks are coarse."""
+    load: Milliseconds
+    first: Milliseconds
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Milliseconds from an encoded image file to logits, including decoding and preprocessing."""
+
+    p50: Milliseconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """Median latency of another bundle divided by that of this bundle; one process timed both in turns."""
+
+    versus: str
+    """Name of the bundle to compare with; `edgekit deploy` takes the fastest float bundle of the same runtime."""
+    versus_precision: str | None = None
+    """Number format that the other bundle computed in: f32, bf16 or f16."""
+    ratio: Annotated[float, Meta(ge=0)]
+    ci95: Interval
+    """95 % interval of the ratio, from a bootstrap over blocks of rounds."""
+
+    @property
+    def baseline(self) -> str:
+        """Name of the other bundle, with the number format that it computed in unless that is f32."""
+        return self.versus if self.versus_precision in (None, "f32") else f"{self.versus} in {self.versus_precision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """The part of the model that ran in integer kernels, according to the runtime's profiler."""
+
+    share_of_macs: Fraction | None
+    method: str
+    """Source of the share: the profiler and its version, or the reason why the share is unknown."""
+    float_layers: tuple[str, ...] | None
+    """Names of the dense layers that ran in floating point; null where the profiler does not tell."""
+    simulated: bool | None
+    """Whether most of the quantized operations ran in floating point; null where the profiler does not tell."""
+    pairs_that_can_saturate: Annotated[int, Meta(ge=0)] | None = None
+    """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI; null where it isn't known."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Latency at the device class's nominal peak rate, and its share of the measured p50.
+
+    It is no bound: a processor whose clock is higher than the class's takes less.
+    """
+
+    bound_ms: Milliseconds
+    fraction: Annotated[float, Meta(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowPrecision:
+    """Figures of a float bundle computed in bf16 or f16, for runtimes that choose this format by default."""
+
+    computes_in: Literal["bf16", "f16"]
+    """Number format that the runtime computed in."""
+    accuracy: Accuracy | None
+    """Accuracy of the bundle in that format; null without evaluation images."""
+    p50_ms: Milliseconds
+    """Median latency in that format, in milliseconds."""
+    verdict: Literal["pass", "fail"] | None = None
+    """`fail` where the drop exceeds the allowed drop; null until the gates have judged it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The figures of one bundle on one device, or the failure that replaces them."""
+
+    target: str
+    """Runtime that the bundle was compiled for: "openvino", "onnx" or "tflite"."""
+    precision: Precision
+    """Precision of the bundle: "float" or "int8"."""
+    device: DeviceFacts
+    """Machine that the bundle was measured on."""
+    engine: str | None = None
+    """Distribution of the runtime that ran the bundle, with its version, such as "onnxruntime 1.27.1"; null for a
+    failure, and in reports of an edgekit without it."""
+    bundle: str | None = None
+    """Name of the bundle, which is its folder within the run folder; null where none was made."""
+    scheme: str | None = None
+    """Description of how weights and activations are quantized."""
+    size_bytes: Count | None = None
+    """Size of the files that the runtime loads, in bytes."""
+    macs: Count | None = None
+    """Number of multiply-accumulates of one inference."""
+    accuracy: Accuracy | None = None
+    """Accuracy on the evaluation images, compared with the float network."""
+    snr_db: float | None = None
+    """Signal-to-noise ratio of the logits against torch's on the first evaluation images, at most 2,000, in decibels;
+    null where they are equal, and in reports of an edgekit without it."""
+    latency_ms: Latency | None = None
+    """Latency of one inference at batch 1, in milliseconds."""
+    end_to_end_ms: EndToEnd | None = None
+    """Latency from an encoded image file to logits, in milliseconds."""
+    speedup: Speedup | None = None
+    """Speedup over the fastest float bundle of the same runtime."""
+    int8: Int8 | None = None
+    """Share of the work that ran in integer kernels."""
+    profile: TimeProfile | None = None
+    """Times of the operations, from the same profile; null in reports of an edgekit that did not write them."""
+    limit: Roofline | None = None
+    """Latency at the nominal peak rate of the measured machine's device class."""
+    peak_rss_bytes: Count | None = None
+    low_precision: LowPrecision | None = None
+    """Figures of the float bundle when computed in bf16 or f16."""
+    thermal: Conditions | None = None
+    """Clocks, temperature and other load during the timing."""
+    sustain: Sustained | None = None
+    """Latency over minutes; null without `--sustain`."""
+    energy: Energy | None = None
+    """Energy of one inference, net of the idle machine; null in reports of an edgekit that did not measure it."""
+    throughput: Throughput | None = None
+    """Images per second of several streams side by side; null without `--streams`."""
+    failure: Failure | None = None
+    """Stage that failed and its error; null where the row has figures."""
+
+    def __post_init__(self) -> None:
+        figures = (self.accuracy, self.snr_db, self.latency_ms, self.end_to_end_ms, self.speedup, self.int8, self.limit,
+                   self.size_bytes, self.peak_rss_bytes, self.energy, self.throughput, self.profile)  # fmt: skip
+        if self.failure and any(figure is not None for figure in figures):
+            raise ValueError("a row with a failure must not have figures")
+        if self.failure is None and (self.bundle is None or self.size_bytes is None or self.latency_ms is None):
+            raise ValueError("a row without a failure must have a bundle, a size and a latency")
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle, or the name that it would have had."""
+        return self.bundle or f"{self.target}-{self.precision}"
