@@ -1,6 +1,7 @@
-"""A folder with a command `edgekit` that is a fork of a process in which torch and the converters are imported already.
+"""A folder with commands `edgekit` and `python`, forks of a process that has imported torch and the converters already.
 
 A small job spends most of its time on these imports, and the pages of the documentation run dozens of small jobs.
+`python` runs code, as in `python -P -c CODE`: what `edgekit.support.child_process` starts.
 """
 
 import atexit
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from edgekit.cli.main import entry
 from tests.helpers.tiny import ROOT
@@ -42,7 +44,7 @@ COMMAND = """#!{python} -SE
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{address}")
-    message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+    message = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [len(message).to_bytes(4, "big")], [0, 1, 2])
     server.sendall(message)
     sys.exit(int(server.recv(4)))
@@ -52,12 +54,13 @@ with socket.socket(socket.AF_UNIX) as server:
 
 @contextmanager
 def forked_edgekit() -> Iterator[Path]:
-    """Start the process, and yield the folder for PATH. Commands that run when the context ends run on."""
+    """Start the process, and yield the folder of the commands. Those that run when the context ends run on."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
         folder = Path(name)
-        address, command = folder / "socket", folder / "edgekit"
-        command.write_text(COMMAND.format(python=sys.executable, address=address))
-        command.chmod(0o755)
+        address = folder / "socket"
+        for command in (folder / "edgekit", folder / "python"):
+            command.write_text(COMMAND.format(python=sys.executable, address=address))
+            command.chmod(0o755)
         with subprocess.Popen(
             [sys.executable, "-m", __name__, str(address)],
             cwd=ROOT,
@@ -107,7 +110,7 @@ def _answer(connection: socket.socket) -> None:
     """Run a command in a child, and tell the client its exit code."""
     size, fds, *_ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as stream:
-        arguments, folder, variables = json.loads(stream.read(int.from_bytes(size, "big")))
+        (command, *arguments), folder, variables = json.loads(stream.read(int.from_bytes(size, "big")))
     if child := os.fork():
         _, status = os.waitpid(child, 0)
         connection.sendall(str(os.waitstatus_to_exitcode(status) % 256).encode())
@@ -119,13 +122,23 @@ def _answer(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
-    sys.argv = ["edgekit", *arguments]
     try:
-        entry()
+        if Path(command).name == "python":
+            _run_code(arguments)
+        else:
+            sys.argv = ["edgekit", *arguments]
+            entry()
     except SystemExit as end:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(int(end.code or 0))  # the converters' own clean-up would wait for a thread that the parent has
+
+
+def _run_code(arguments: list[str]) -> NoReturn:
+    safe, option, code, *sys.argv[1:] = arguments
+    assert (safe, option) == ("-P", "-c"), arguments
+    exec(code, {"__name__": "__main__"})
+    sys.exit(0)
 
 
 if __name__ == "__main__":

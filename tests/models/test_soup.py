@@ -179,16 +179,21 @@ def test_uniform_soup_needs_no_images(fine_tunes: list[Path], tmp_path: Path) ->
         (["{0}", "{1}", "-o", "soup.pth"], "soup.pth"),
         (["{0}", "{1}"], "--output FILE"),
         (["{0}", "{1}", "-o", "{out}", "--method", "greedy"], "Add `--model NAME` and `--data PATH`"),
-        (["{0}", "{1}", "-o", "{out}", "--data", "."], "Add `--model NAME`"),
+        (["{0}", "{1}", "-o", "{out}", "--data", "{photos}"], "Add `--model NAME`"),
         (["{0}", "{1}", "-o", "{out}", "--model", "demo"], "only one of --model and --data"),
         (["{0}", "model.pth", "-o", "{out}"], "'model.pth' is not a .safetensors file"),
         (["{0}", "none.safetensors", "-o", "{out}"], "'none.safetensors' doesn't exist"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_written(
-    fine_tunes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    fine_tunes: list[Path],
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
-    names = {"out": tmp_path / "out.safetensors"}
+    names = {"out": tmp_path / "out.safetensors", "photos": photos}
     before = sorted(tmp_path.iterdir())
     assert main(["soup", *(argument.format(*fine_tunes, **names) for argument in arguments), "--quiet"]) == 2
     assert message in capsys.readouterr().err

@@ -53,6 +53,7 @@ def build(parked: SeparateBuilder, target: str, path: Path) -> Bundle:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_bundles_equal_those_of_a_single_process(
     job_arguments: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +67,7 @@ def test_bundles_equal_those_of_a_single_process(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_the_steps_alone_make_the_same_bundles(
     photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def test_an_error_reaches_the_parent(parked: SeparateBuilder, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_bug_in_edgekit_is_reported_as_one(parked: SeparateBuilder, tmp_path: Path) -> None:
     with pytest.raises(BugElsewhere, match=r"^KeyError: 'fake' \(edgekit/\w+/\w+\.py:\d+\)\n") as caught:
         build(parked, "fake", tmp_path / "bundle")

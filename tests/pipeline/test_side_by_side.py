@@ -37,6 +37,7 @@ def builder(photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_the_same_bundles_from_one_calibration(
     builder: Builder, finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
