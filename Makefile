@@ -13,11 +13,11 @@ READY := .venv/ready
 demo: $(READY)
 	$(BIN)/edgekit demo
 
-# What CI runs. Each of the four uses one core, so two run at a time, and the second half of the tests follows when lint has
-# passed. The tests build the site too, as strictly as `docs`.
+# What CI runs. Each of the four uses one core, so two run at a time. The halves of the tests come last, because they share
+# their work and end together. The tests build the site too, as strictly as `docs`.
 check: $(READY)
 	rm -rf $(SHARED)
-	$(BOTH) lint test-all-1 test-all-2 current
+	$(BOTH) lint current test-all-1 test-all-2
 
 lint: $(READY)
 	$(BIN)/ruff format --check
