@@ -5,7 +5,7 @@
 It needs zstd (`apt install zstd`) and bsdiff4 (`pip install bsdiff4`). It calibrates the demo's network on two disjoint
 sets of images, fine-tunes it for a few steps of SGD, and once more from there, and writes benchmarks/deltas.json: for
 each runtime and precision, the model files of the newer bundle as they are, compressed with zstd, as a patch of zstd
-from the older bundle's, and as one of bsdiff4.
+from the older bundle's, as one of bsdiff4, and as the delta that `edgekit push` makes.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from edgekit.cli.main import main as edgekit
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.devices.deltas import write_delta
 from edgekit.images.crops import crop_samples
 from edgekit.images.dataset import open_dataset
 from edgekit.measure.machine import describe
@@ -143,7 +144,7 @@ def run(*arguments: str) -> None:
 
 def compare(old: Path, new: Path) -> dict[str, int]:
     """Sizes in bytes of the newer bundle's model files, whole and as deltas."""
-    sizes = dict.fromkeys(("whole", "zstd", "zstd_patch", "bsdiff4"), 0)
+    sizes = dict.fromkeys(("whole", "zstd", "zstd_patch", "bsdiff4", "edgekit"), 0)
     with tempfile.TemporaryDirectory(prefix="deltas-") as folder:
         for name in model_files(new):
             before, after, out = old / name, new / name, Path(folder) / "out"
@@ -151,6 +152,8 @@ def compare(old: Path, new: Path) -> dict[str, int]:
             sizes["zstd"] += zstd(after, out)
             sizes["zstd_patch"] += zstd(after, out, f"--patch-from={before}")
             sizes["bsdiff4"] += len(bsdiff4.diff(before.read_bytes(), after.read_bytes()))
+            write_delta(before, after, out)
+            sizes["edgekit"] += out.stat().st_size
     return sizes
 
 

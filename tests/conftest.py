@@ -296,8 +296,9 @@ def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def board(tmp_path: Path, key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that is in the devices file under the name `board`."""
+    """A server that is in the devices file under the name `board`. Nothing was pushed to it before."""
     monkeypatch.setenv("EDGEKIT_DEVICES_FILE", str(tmp_path / "devices.toml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with serve(tmp_path / "server", key_folder) as server:
         assert main(["devices", "add", "board", "ssh://device", "--ssh-config", str(server.config)]) == 0
         yield server

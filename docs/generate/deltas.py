@@ -14,10 +14,12 @@ def delta_table() -> str:
     """The size of each update's model files, and the share of it that a compressed copy and each delta has."""
     rows = []
     for row in _results()["rows"]:
-        shares = [f"{row[way] / row['whole']:.0%}".replace("%", " %") for way in ("zstd", "zstd_patch", "bsdiff4")]
+        shares = [
+            f"{row[way] / row['whole']:.0%}".replace("%", " %") for way in ("zstd", "zstd_patch", "bsdiff4", "edgekit")
+        ]
         bundle = f"{RUNTIMES[row['target']].title}, {row['precision']}"
         rows.append((row["update"], bundle, f"{row['whole'] / 1e6:.2f} MB", *shares))
-    heads = ("what changed", "bundle", "model files", "zstd alone", "zstd --patch-from", "bsdiff4")
+    heads = ("what changed", "bundle", "model files", "zstd alone", "zstd --patch-from", "bsdiff4", "edgekit push")
     return table(heads, rows) + "\n"
 
 

@@ -33,6 +33,37 @@ AppName = Annotated[
     ),
 ]
 APP = "app"
+MaxP99 = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=MOST_MS,
+        metavar="MS",
+        show_default="1.5 times the p99 in the report of the bundle's run",
+        rich_help_panel=panels.GATES,
+        help="Largest p99 of the latency, in milliseconds, with which a device accepts the bundle. 0 turns the gate "
+        "off.",
+    ),
+]
+Canary = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        rich_help_panel=panels.DEVICE,
+        help="Number of devices to push to first. The others follow if all of them pass.",
+    ),
+]
+Parallel = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=MOST_AT_ONCE,
+        metavar="N",
+        rich_help_panel=panels.DEVICE,
+        help="Largest number of devices to push to at the same time.",
+    ),
+]
 
 
 @app.command(rich_help_panel=panels.MORE, epilog=PUSH_EXAMPLES)
@@ -45,38 +76,10 @@ def push(
         ),
     ],
     name: AppName = APP,
-    max_p99: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=MOST_MS,
-            metavar="MS",
-            show_default="1.5 times the p99 in the report of the bundle's run",
-            rich_help_panel=panels.GATES,
-            help="Largest p99 of the latency, in milliseconds, with which a device accepts the bundle. 0 turns the "
-            "gate off.",
-        ),
-    ] = None,
+    max_p99: MaxP99 = None,
     threads: Threads = None,
-    canary: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="N",
-            rich_help_panel=panels.DEVICE,
-            help="Number of devices to push to first. The others follow if all of them pass.",
-        ),
-    ] = 1,
-    parallel: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=MOST_AT_ONCE,
-            metavar="N",
-            rich_help_panel=panels.DEVICE,
-            help="Largest number of devices to push to at the same time.",
-        ),
-    ] = 4,
+    canary: Canary = 1,
+    parallel: Parallel = 4,
     offline: Offline = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -87,8 +90,9 @@ def push(
     times it. If all is well, the link ~/edgekit-apps/APP/current is switched to
     it in one step. Otherwise the active bundle stays, and the exit code is 1.
 
-    Only files that a device lacks are copied, and an interrupted copy is
-    resumed. A device that doesn't pass stops the roll-out.
+    Only what a device lacks is copied: of a file whose older version it has,
+    the difference. An interrupted copy is resumed. A device that doesn't pass
+    stops the roll-out.
     """
     from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import bound_for, check_app

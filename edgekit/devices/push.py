@@ -9,6 +9,7 @@ from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.devices.app_state import AppState, Trial
+from edgekit.devices.deltas import keep_pushed, older_files, send_deltas
 from edgekit.devices.messages import AgentJob, SlotJob, Slotted
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
@@ -62,6 +63,10 @@ class PushedDevice:
     """Trial of the bundle on the device; null if it didn't come to its end."""
     app: AppState | None = None
     """What the device has now; null if it didn't say."""
+    bundle_bytes: int | None = None
+    """Size of the bundle's files; null before the copy, and for a rollback."""
+    copied_bytes: int | None = None
+    """Number of bytes that were sent to the device for them; null likewise."""
 
 
 def check_app(name: str) -> None:
@@ -113,10 +118,22 @@ def push_to(
             bound=bound.origin,
             trust=device.trust,
         )
+        files, before = _files(bundle), board.connection.copied_bytes
         with reporter.stage(f"{device.name}: copy"):
-            job = board.job({name: _files(bundle)}, Timing(threads=bound.threads), slot=slot)
-        outcome.result = _result(device, board, python, job)
+            send_deltas(board.connection, board.facts, older_files(files, known), reporter)
+            job = board.job({name: files}, Timing(threads=bound.threads), slot=slot)
+        total, copied = sum(path.stat().st_size for path in files), board.connection.copied_bytes - before
+        reporter.say(f"{device.name}: {copied_in_words(copied, total)}")
+        outcome.result = replace(_result(device, board, python, job), bundle_bytes=total, copied_bytes=copied)
+        if outcome.result.verdict == "pass":
+            keep_pushed(device.name, files, reporter)
     return outcome.result
+
+
+def copied_in_words(copied: int, total: int) -> str:
+    """What was sent of a bundle."""
+    rest = ", the rest was there" if copied < total else ""
+    return f"sent {copied / 1e6:.1f} of {total / 1e6:.1f} MB{rest}"
 
 
 def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = False) -> PushedDevice:

@@ -64,7 +64,7 @@ class Board:
     """A connected device, ready to measure. `open_board` creates one."""
 
     def __init__(self, connection: Connection, offline: bool, reporter: Reporter) -> None:
-        self._connection, self._offline, self._reporter = connection, offline, reporter
+        self.connection, self._offline, self._reporter = connection, offline, reporter
         self.device = connection.device
         self.facts = probe(connection)
         self.row_facts = row_device(self.device, self.facts)
@@ -92,8 +92,8 @@ class Board:
         """
         target, oldest = _runtime_of(bundles)
         python = self.environment(target, oldest)
-        installed = self._connection.run([python, "-I", "-c", INSTALLED])
-        return {"environment": python, **self._connection.answer(installed, dict[str, str], "the list of packages")}
+        installed = self.connection.run([python, "-I", "-c", INSTALLED])
+        return {"environment": python, **self.connection.answer(installed, dict[str, str], "the list of packages")}
 
     def inspect(self, path: Path, threads: int | None) -> Inspection:
         """Inspect a bundle or model file on the device, as `edgekit inspect` does. Raises the errors of `measure`."""
@@ -115,12 +115,12 @@ class Board:
 
     def run(self, python: str, job: AgentJob) -> Answer:
         """Run the agent in an environment's Python. Raises a DeviceError if it fails."""
-        return run_agent(self._connection, python, job, self._reporter)
+        return run_agent(self.connection, python, job, self._reporter)
 
     def ask_apps(self, *names: str) -> AppsAnswer:
         """The apps with these names, or all, and their bundles. Raises a DeviceError."""
         python = python_of(self.device.name, self.facts).path
-        return self._connection.ask(python, APPS, AppsRequest(names), AppsAnswer, "the list of apps")
+        return self.connection.ask(python, APPS, AppsRequest(names), AppsAnswer, "the list of apps")
 
     def mismatch(self) -> ConnectionCutError:
         """Build the error for an answer of another kind than the job asked for."""
@@ -135,7 +135,7 @@ class Board:
     def environment(self, target: str, oldest: str | None) -> str:
         """Prepare the environment of a target, whose runtime is not older than `oldest`. Returns its Python."""
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
-            return ensure_environment(self._connection, self.facts, target, oldest, self._offline)
+            return ensure_environment(self.connection, self.facts, target, oldest, self._offline)
 
     def job(
         self,
@@ -148,7 +148,7 @@ class Board:
         """Send the files of bundles or models, by their names, and build the agent's job."""
         files = [(name, path) for name, paths in groups.items() for path in paths]
         sent: dict[str, dict[str, str]] = {name: {} for name in groups}
-        hashes = send_files(self._connection, self.facts, [path for _, path in files])
+        hashes = send_files(self.connection, self.facts, [path for _, path in files])
         for (name, path), digest in zip(files, hashes, strict=True):
             sent[name][path.name] = digest
         return AgentJob(
@@ -175,7 +175,7 @@ class Board:
             if images.logits is not None:
                 logits = [Path(folder) / "logits.npy"]
                 np.save(logits[0], images.logits)
-            first, *others = send_files(self._connection, self.facts, [Path(pixels), *files, *logits])
+            first, *others = send_files(self.connection, self.facts, [Path(pixels), *files, *logits])
         reference = images.reference
         return SentImages(
             pixels=first,

@@ -8,7 +8,6 @@ there.
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -107,8 +106,7 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
         sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
     except OSError as error:
         raise DeviceError(f"{device}: can't read '{error.filename}' to copy it there: {error.strerror}") from error
-    request = StoreRequest(cache=facts.cache, files=sizes)
-    store = connection.ask(python, STORE, request, StoreAnswer, "the list of files")
+    store = ask_store(connection, facts, sizes)
     missing, free = store.missing, facts.disk_free_bytes
     offsets = {digest: min(store.partial.get(digest, 0), sizes[digest]) for digest in missing}
     total = sum(sizes[digest] - offsets[digest] for digest in missing)
@@ -116,7 +114,8 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
         raise full_disk(device, "a copy", f"it needs {total / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
     if not missing:
         return hashes
-    request = replace(request, files={digest: sizes[digest] for digest in missing}, receive=True, offsets=offsets)
+    files = {digest: sizes[digest] for digest in missing}
+    request = StoreRequest(cache=facts.cache, files=files, receive=True, offsets=offsets)
     by_hash = dict(zip(hashes, paths, strict=True))
     damaged = _stream(connection, python, request, {by_hash[digest]: offsets[digest] for digest in missing})
     if damaged:
@@ -124,7 +123,14 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
             f"{device}: {len(damaged)} of {len(missing)} files arrived damaged and were discarded",
             fix="Run the same command again",
         )
+    connection.copied_bytes += total
     return hashes
+
+
+def ask_store(connection: Connection, facts: ProbeResult, sizes: Mapping[str, int]) -> StoreAnswer:
+    """Ask which of these files, by their SHA-256 and with their sizes in bytes, the device's store lacks."""
+    python, request = python_of(connection.device.name, facts).path, StoreRequest(cache=facts.cache, files=sizes)
+    return connection.ask(python, STORE, request, StoreAnswer, "the list of files")
 
 
 def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], folder: Path) -> None:

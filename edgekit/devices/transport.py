@@ -58,14 +58,17 @@ class Connection:
         self.device, self.folder, self._alive_s = device, folder, alive_s
         self._log = folder / "log"
         self._master: subprocess.Popen[bytes] | None = None
+        self.copied_bytes = 0
+        """Size of what was copied into the device's store."""
 
     def open(self) -> None:
         """Open the master connection; raises a DeviceError with the reason if that fails."""
-        command = [*self._ssh(), "-M", "-N", "-o", f"ServerAliveInterval={self._alive_s}"]
-        command += ["-o", f"ServerAliveCountMax={ALIVE_COUNT}", "--", self.device.address.host]
+        command = [*self._ssh(), "-M", "-T", "-o", f"ServerAliveInterval={self._alive_s}"]
+        # Whatever ends this process closes the pipe, and cat and the connection end with it.
+        command += ["-o", f"ServerAliveCountMax={ALIVE_COUNT}", "--", self.device.address.host, "exec cat"]
         try:
             with self._log.open("wb") as log:
-                self._master = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                self._master = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         except FileNotFoundError:
             raise MissingExtraError("the ssh command is not installed", fix="Install the OpenSSH client") from None
         start = time.monotonic()
@@ -81,7 +84,9 @@ class Connection:
     def close(self) -> None:
         """Close the connection, which ends every command that still runs through it."""
         if self._master is not None:
+            assert self._master.stdin
             self._master.terminate()
+            self._master.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 self._master.wait(5)
             if self._master.poll() is None:

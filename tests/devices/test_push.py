@@ -25,11 +25,11 @@ from edgekit.devices.remote import open_board
 from edgekit.devices.scripts.apps import app_state
 from edgekit.errors import BundleRefusedError, UsageError
 from edgekit.report import load_report
-from edgekit.runtime.bundle import Golden, read_bundle
+from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, agents
-from tests.helpers.tiny import MakeBundle
+from tests.helpers.tiny import MakeBundle, tiny_labels, tiny_manifest
 from tests.helpers.waiting import wait_until
 
 QUIET = Reporter(quiet=True)
@@ -57,9 +57,24 @@ def active(server: Server, app: str = "app") -> str:
 
 
 @pytest.fixture
-def bundles(make_bundle: MakeBundle) -> list[Path]:
-    """Two bundles of the same network."""
-    return [make_bundle("onnx", name, fingerprint=name) for name in ("one", "two")]
+def release(tiny_models: Path, tiny_golden: Golden, tmp_path: Path) -> MakeBundle:
+    """Function that writes a bundle of the tiny network under a name, which its model contains."""
+
+    def make(name: str) -> Path:
+        model = tmp_path / f"{name}.onnx"
+        text = name.encode()
+        # A ModelProto's field 6 is its doc_string.
+        model.write_bytes((tiny_models / "model.onnx").read_bytes() + bytes((6 << 3 | 2, len(text))) + text)
+        manifest = tiny_manifest("onnx", fingerprint=name)
+        return write_bundle(tmp_path / name, {"model.onnx": model}, manifest, tiny_labels(), tiny_golden).path
+
+    return make
+
+
+@pytest.fixture
+def bundles(release: MakeBundle) -> list[Path]:
+    """Two releases of the same network."""
+    return [release("one"), release("two")]
 
 
 def test_a_bundle_is_pushed_refused_and_taken_back(
@@ -72,10 +87,13 @@ def test_a_bundle_is_pushed_refused_and_taken_back(
     assert result["trial"]["threads"] == 1
     assert 0 < result["trial"]["p50_ms"] <= result["trial"]["p99_ms"] <= 1000
     assert result["app"]["path"] == str(apps(lent_board) / "app" / "current")
+    size = sum(path.stat().st_size for path in bundles[0].iterdir())
+    assert (result["bundle_bytes"], result["copied_bytes"]) == (size, size)
 
     code, document = run_json(capfd, "push", bundles[1], "board", "--max-p99", "0.00001", "--threads", "1")
     (result,) = document["results"]
     assert (code, result["verdict"], active(lent_board)) == (1, "fail", one)
+    assert result["copied_bytes"] < 0.2 * result["bundle_bytes"], "the model differs in its name only"
     assert result["failure"]["error"] == "BundleRefusedError"
     assert result["trial"]["p99_ms"] > 0.00001
     assert result["app"]["active"]["record"]["sha256"] == one
@@ -157,6 +175,21 @@ def test_the_bound_comes_from_the_report(finished_run: Path) -> None:
         bound_for(bundle, Device("other", "ssh://other", "raspberry-pi-4"), None, None)
 
 
+def test_a_delta_that_fails_costs_a_whole_file(
+    lent_board: Server, bundles: list[Path], capfd: Any, tmp_path: Path
+) -> None:
+    """The older file that this machine kept has changed, so that the delta doesn't fit the device's."""
+    options = ["board", "--max-p99", "0", "--threads", "1"]
+    assert main(["push", str(bundles[0]), *options]) == 0
+    digest = read_bundle(bundles[0]).manifest.files["model.onnx"]["sha256"]
+    (tmp_path / "cache/edgekit/pushed" / digest).write_bytes(b"x" * 20_000)
+    capfd.readouterr()
+    assert main(["push", str(bundles[1]), *options]) == 0
+    shown = capfd.readouterr().err
+    assert "the delta of 'model.onnx' failed (ValueError: the result has another hash)" in " ".join(shown.split())
+    assert active(lent_board) == read_bundle(bundles[1]).sha256
+
+
 def test_two_pushes_at_once(lent_board: Server, bundles: list[Path]) -> None:
     hashes = [read_bundle(path).sha256 for path in bundles]
     results: list[PushedDevice] = []
@@ -187,13 +220,14 @@ def kill_after(seconds: float, push: "subprocess.Popen[bytes]", on_device: Calla
 
 
 def test_pushes_that_are_killed_at_any_time(
-    lent_board: Server, bundles: list[Path], pytestconfig: pytest.Config
+    lent_board: Server, release: MakeBundle, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """A push and its device are killed, or lose their connection, at a random time. One valid bundle is always active.
 
+    Every bundle is a new one, whose model is sent as a delta.
+
     `pytest tests/devices/test_push.py -k killed --kills 200` tries more often.
     """
-    hashes = [read_bundle(path).sha256 for path in bundles]
     command = [sys.executable, "-m", "edgekit", "push", "board", "--max-p99", "0", "--threads", "1", "--quiet"]
 
     def start(path: Path) -> "subprocess.Popen[bytes]":
@@ -201,24 +235,29 @@ def test_pushes_that_are_killed_at_any_time(
         return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     begin = time.monotonic()
-    assert start(bundles[0]).wait() == 0
+    first, last = release("first"), release("last")
+    assert start(first).wait() == 0
     usual_s = time.monotonic() - begin
-    assert active(lent_board) == hashes[0]
-    moment, before = random.Random(5), 0
+    before, moment = read_bundle(first).sha256, random.Random(5)
+    assert active(lent_board) == before
     sides: list[tuple[Callable[[], list[int]] | None, float]] = [
         (None, 1),
         (lent_board.sessions, 0.9),
         (lambda: agents(lent_board), 0.3),
     ]
     for index in range(pytestconfig.getoption("kills")):
-        begin = time.monotonic()
-        with start(bundles[1 - before]) as process:
+        begin, next_one = time.monotonic(), release(f"release {index}")
+        with start(next_one) as process:
             victims, part = sides[index % len(sides)]
             kill_after(moment.uniform(0, part * usual_s), process, victims)
             usual_s = min(usual_s, time.monotonic() - begin) if process.wait() == 0 else usual_s
         wait_until(lambda: not agents(lent_board), "an agent notices that its host is gone")
+        wait_until(lambda: not lent_board.clients(), "ssh ends with the process that started it")
         lent_board.cut()
-        before = hashes.index(active(lent_board))
-    assert start(bundles[1 - before]).wait() == 0
-    assert active(lent_board) == hashes[1 - before]
+        after = active(lent_board)
+        assert after in (before, read_bundle(next_one).sha256)
+        before = after
+    assert start(last).wait() == 0
+    assert active(lent_board) == read_bundle(last).sha256
+    assert any("-" in path.name for path in (tmp_path / "cache/edgekit/pushed").iterdir()), "there was a delta"
     assert {path.name for path in (apps(lent_board) / "app").iterdir()} == {"current", "slots", "lock"}

@@ -63,6 +63,10 @@ class Server:
             pids += sorted(parents)
         return pids
 
+    def clients(self) -> list[int]:
+        """Process ids of the ssh clients that use this server's configuration."""
+        return [pid for pid, arguments in processes() if arguments.startswith(f"ssh -F {self.config} ")]
+
     def cut(self) -> None:
         """Kill every connection."""
         for pid in self.sessions():
@@ -188,9 +192,14 @@ def lend_environment(server: Server, target: str, minimum: str | None, signed: b
 
 def agents(server: Server) -> list[int]:
     """Process ids of the agents on this device."""
+    here = f"{server.cache}/environments"
+    return [pid for pid, line in processes() if "edgekit.devices.agent" in line and line.startswith(here)]
+
+
+def processes() -> list[tuple[int, str]]:
+    """Process id and command line of every process."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    here = [line.split(None, 1) for line in listed.splitlines() if "edgekit.devices.agent" in line]
-    return [int(pid) for pid, arguments in here if arguments.startswith(f"{server.cache}/environments")]
+    return [(int(pid), line) for pid, line in (line.split(None, 1) for line in listed.splitlines())]
 
 
 def agents_at_work(server: Server) -> list[int]:
