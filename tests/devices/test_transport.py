@@ -30,6 +30,7 @@ from edgekit.errors import (
     UnreachableError,
 )
 from tests.helpers.ssh_server import Server, needs_sshd, serve
+from tests.helpers.waiting import wait_until
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*", "~", "\\", "é\t1\n2", ""]
 
@@ -54,6 +55,18 @@ def test_scripts_import_nothing_from_the_devices_home(server: Server, monkeypatc
     monkeypatch.setattr(transport, "source", lambda _: "import json, sys; print(json.dumps(sys.flags.isolated))")
     with connect(server.device()) as connection:
         assert connection.ask("python3", "store", CleanRequest(cache=""), int, "a script") == 1
+
+
+def test_a_host_that_is_killed_leaves_no_connection(server: Server) -> None:
+    code = "import os; from edgekit.devices.registry import Device; from edgekit.devices.transport import connect; "
+    code += f"opened = connect(Device('board', 'ssh://device', ssh_config='{server.config}')); opened.__enter__(); "
+    code += "print(os.getpid(), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:
+        assert host.stdout
+        assert int(host.stdout.readline()) == host.pid
+        assert len(server.clients()) == 1
+        host.kill()
+    wait_until(lambda: not server.clients(), "ssh ends with the process that started it")
 
 
 def test_a_status_of_255_is_the_commands_own_while_the_connection_stands(server: Server) -> None:
