@@ -45,6 +45,11 @@ class Bench:
         answers = zip(logits[:, None], self.crops.labels.tolist(), strict=True)
         return predict(lambda row: row, answers)
 
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The first evaluation image, float32 [1,C,H,W]."""
+        return self.job.network.preprocessing.normalize(self.crops.pixels[:1])
+
     @cached_property
     def calibration(self) -> list[NDArray[np.float32]]:
         size = self.job.network.preprocessing
@@ -76,7 +81,7 @@ class Bench:
     def _edgekit(self, runtime: str, graphs: JobGraphs, folder: Path) -> Row:
         bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)
         with open_session(bundle, 1) as session:
-            figures = self._figures(session)
+            figures = self.figures(session)
         share = summarize_profile(bundle, 1).int8.share_of_macs
         return figures | {"int8_share_of_macs": None if share is None else round(share, 3)}
 
@@ -88,9 +93,10 @@ class Bench:
         ((candidate, why),) = [pair for pair in made if pair[0].name == name]
         if why is not None:
             raise StockError(why)
-        return self._figures(_opened(candidate)) | {"int8_share_of_macs": None}
+        return self.figures(_opened(candidate)) | {"int8_share_of_macs": None}
 
-    def _figures(self, infer: Infer) -> Row:
+    def figures(self, infer: Infer) -> Row:
+        """Accuracy of a function from float32 images [1,C,H,W] to logits [1,classes], beside the float network's."""
         images = self.crops.normalized(self.job.network.preprocessing)
         logits = np.concatenate([infer(image) for image, _ in images])
         accuracy = compare(self.predictions(logits), self.reference)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rows import read_rows
-from docs.generate import figures, headlines, making, models, peers, processors, trained
+from docs.generate import figures, four_bits, headlines, making, models, peers, processors, trained
 from docs.generate.record import stamped
 from edgekit.config.runtimes import RUNTIMES
 from tests.helpers.tiny import ROOT
@@ -137,6 +137,17 @@ def test_the_parts_of_making_bundles_add_up_to_the_whole() -> None:
         _, whole, *parts, stock = (cell.strip(" *`") for cell in line.strip("|").split("|"))
         assert abs(sum(map(int, parts)) - int(whole)) <= 2, "each is rounded"
         assert int(stock) == round(row["stock"]["whole"])
+
+
+def test_weights_in_4_bits_are_set_against_int8_of_the_same_network() -> None:
+    rows = read_rows(ROOT / "benchmarks/four_bits.json")
+    int8 = {row["network"]: row for row in rows if row["choice"] == "int8"}
+    shown = [row for row in rows if row["method"] == four_bits.SHOWN]
+    for row, line in zip(shown, four_bits.four_bits_table().splitlines()[2:], strict=True):
+        before = int8[row["network"]]
+        assert f"({row['size_bytes'] / before['size_bytes']:.2f})" in line
+        assert f"| {before['snr_db']:.1f} → {row['snr_db']:.1f} |" in line
+        assert ("random weights" in line) == (row["weights"] == "random")
 
 
 def test_the_table_of_processors_shows_pairs_and_noise_without_and_with_the_limit() -> None:

@@ -6,11 +6,9 @@ inputs to its exact outputs (as in GPTAQ, arXiv 2504.02692) and rounded by GPTQ,
 remains on average. Only constants change, so runtimes compile the same kernels.
 """
 
-import math
-import operator
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import reduce
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.memory import subset_that_fits
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values
-from edgekit.compiler.execution.threads import at_once, side_by_side
+from edgekit.compiler.execution.threads import at_once
 from edgekit.compiler.graph import (
     add_constant,
     constant,
@@ -31,26 +29,19 @@ from edgekit.compiler.graph import (
     weight_of,
 )
 from edgekit.compiler.layers import DenseLayer, dense_layer
-from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, input_rows, round_levels
+from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, round_levels
+from edgekit.compiler.quantize.moments import choose_damping, correction, layer_moments
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 from edgekit.compiler.quantizers import QUANTIZATIONS, LayerWeights, int8_weight, set_int8_weights
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
-WIDE = 1024
-"""Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
-DAMPINGS = (0.01, 0.1, 1.0, 10.0)
-"""Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
-ROWS_PER_INPUT = 200
-"""Rows sampled per input of a layer to estimate second moments. More rows cost time and change little."""
-MOST_INPUTS_PER_ROW = 32
-"""Largest ratio of a layer's inputs to the rows in one half of the images. Above it, a fit takes minutes and doesn't
-generalize."""
-MOMENT_IMAGES = 32
-"""Images that these rows come from, if each has enough positions."""
-INPUTS_PER_ROW = 2
-"""Images are taken together until they have one row for this many inputs. With fewer, most of the time would go into
-adding matrices of [in,in]."""
+
+Rounding: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
+"""Returns levels [groups,out,in] and their scales [groups,out], both float64.
+
+It takes the scales before the fit, and the pairs of inputs whose levels must not saturate.
+"""
 
 
 @torch.no_grad()
@@ -67,30 +58,50 @@ def fit_weights(
     With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI. The weights in `unlimited`
     are fitted too, without this limit.
     """
-    walk = _Walk(graph, subset_that_fits(graph, samples, MEMORY_BYTES // 2), limit_pairs, unlimited or {})
-    fitted = sum(walk.visit(node) for node in list(graph.graph.nodes))
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return fitted
+    return Walk(graph, samples, limit_pairs, unlimited).fit()
 
 
-class _Walk:
+class Walk:
     """Visits the nodes in order, and holds the values of both sides until the last node that needs them."""
 
     def __init__(
         self,
         graph: GraphModule,
-        images: Sequence[Tensor],
-        limit_pairs: bool,
-        unlimited: MutableMapping[Node, LayerWeights],
+        samples: Sequence[NDArray[np.float32]],
+        limit_pairs: bool = False,
+        unlimited: MutableMapping[Node, LayerWeights] | None = None,
     ) -> None:
-        self._graph, self._nodes, self._limit_pairs = graph, NodeByNode(graph, images), limit_pairs
-        self._unlimited = unlimited
+        self._graph, self._limit_pairs, self._unlimited = graph, limit_pairs, unlimited or {}
+        self._nodes = NodeByNode(graph, subset_that_fits(graph, samples, MEMORY_BYTES // 2))
         self._at_once = at_once(graph)
         self._exact: Values = {}
         self._quantized: Values = {}
 
-    def visit(self, node: Node) -> bool:
+    def fit(self) -> int:
+        """Fit every layer. Returns their number."""
+        fitted = sum(self._visit(node) for node in list(self._graph.graph.nodes))
+        self._graph.graph.eliminate_dead_code()
+        self._graph.recompile()
+        return fitted
+
+    def rounding(self, layer: DenseLayer, best: Tensor, covariance: Tensor | None, limits: tuple[int, int]) -> Rounding:
+        """How a layer's best weight, float64 [groups,out,in], is rounded to levels within the limits.
+
+        `covariance` is that of its quantized inputs, [groups,in,in]; None if it has more than `MOST_INPUTS`.
+        """
+        low, high = limits
+        if covariance is None:
+            return lambda scales, _: ((best / scales[:, :, None]).round().clamp(low, high), scales)
+        compensation = Compensation.of(covariance, list(shape_of(layer.weight)))
+
+        def compensated(scales: Tensor, pairings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            scales = safe_scales(best, torch.maximum(best.abs().amax(2) / high, scales / 2), pairings)
+            scales = scales.float().double()
+            return round_levels(best, compensation, scales, low, high, pairings), scales
+
+        return compensated
+
+    def _visit(self, node: Node) -> bool:
         """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""
         inputs = node.all_input_nodes
         layer = _layer_to_fit(self._graph, node)
@@ -113,24 +124,18 @@ class _Walk:
         quantizer = int8_weight(layer.node)
         assert quantizer is not None
         weight, scale = quantizer.weight_and_scale(self._graph)
-        low, high = quantizer.low, quantizer.high
         best = weight.double().reshape(layer.groups, len(weight) // layer.groups, -1)
-        compensation = None
+        covariance = None
         if best.shape[2] <= MOST_INPUTS:
-            halves = self._moments(layer, best)
+            exact, quantized = self._exact[layer.source], self._quantized[layer.source]
+            halves = layer_moments(layer, best, exact, quantized, self._at_once)
             both = halves[0] + halves[1]
-            best = best + _correction(both, _choose_damping(halves))
-            compensation = Compensation.of(both.covariance, list(weight.shape))
+            best, covariance = best + correction(both, choose_damping(halves)), both.covariance
+        round_to = self.rounding(layer, best, covariance, (quantizer.low, quantizer.high))
 
         def rounded(scale: Tensor, pairings: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
             """The weight with other scales, and these; `scale` has those of the weight before the fit."""
-            scales = scale.double().view(best.shape[:2])
-            if compensation is None:
-                levels = (best / scales[:, :, None]).round().clamp(low, high)
-            else:
-                scales = safe_scales(best, torch.maximum(best.abs().amax(2) / high, scales / 2), pairings)
-                scales = scales.float().double()
-                levels = round_levels(best, compensation, scales, low, high, pairings)
+            levels, scales = round_to(scale.double().view(best.shape[:2]), pairings)
             return (levels * scales[:, :, None]).float().view(weight.shape), scales.float().flatten()
 
         fitted, scale = rounded(scale, pairings_of(layer, weight) if self._limit_pairs else [])
@@ -138,36 +143,6 @@ class _Walk:
         if other := self._unlimited.get(layer.node):
             self._unlimited[layer.node] = LayerWeights(*rounded(other.scale), other.bias)
         return fitted
-
-    def _moments(self, layer: DenseLayer, weight: Tensor) -> tuple["_Moments", "_Moments"]:
-        """The moments of a layer with a weight [groups,out,in] in each half of the images."""
-        exact, quantized = self._exact[layer.source], self._quantized[layer.source]
-        groups, outputs, inputs = weight.shape
-        positions = math.prod(shape_of(layer.node)) // (groups * outputs)
-        surplus = len(exact) * positions // (ROWS_PER_INPUT * inputs)
-        skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
-        stride = _stride(surplus // skipped, positions)
-
-        def rows(images: Sequence[Tensor]) -> Tensor:
-            return torch.cat([input_rows(layer, image)[:, ::stride] for image in images], 1)
-
-        together = max(1, inputs * stride // (INPUTS_PER_ROW * positions))
-
-        def moments(images: slice) -> _Moments:
-            both = list(zip(exact[images], quantized[images], strict=True))
-            centre = torch.zeros(groups, 1, inputs)
-            if layer.bias is not None:  # which takes up the difference of the means
-                centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
-
-            def of_images(images: list[tuple[Tensor, Tensor]]) -> _Moments:
-                exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
-                return _Moments.of(weight.float(), exact_rows, quantized_rows, centre)
-
-            parts = [both[start : start + together] for start in range(0, len(both), together)]
-            return reduce(operator.add, side_by_side(of_images, parts, self._at_once))
-
-        first = moments(slice(0, None, 2 * skipped))
-        return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
 
     def _correct_bias(self, layer: DenseLayer) -> None:
         """Move the mean error of each channel, over all images and positions, into the layer's bias."""
@@ -192,68 +167,6 @@ class _Walk:
         lost = self._quantized[layer.weight] - weight
         difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
         return difference.movedim(layer.channel_axis, 0).flatten(1).mean(1)
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over rows of inputs, float64. An error is the output from an exact row minus that from the quantized row."""
-
-    rows: int
-    missing: Tensor
-    """Products of the errors with the quantized inputs about the centre, [groups,out,in]."""
-    covariance: Tensor
-    """Products of the quantized inputs about the centre with each other, [groups,in,in]."""
-
-    @classmethod
-    def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "_Moments":
-        """The moments of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
-        difference, quantized = (exact - quantized).mT, quantized - centre
-        outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
-        if 2 * outputs * rows < inputs * (outputs + rows):
-            missing = (weight @ difference) @ quantized
-        else:
-            missing = weight @ (difference @ quantized)
-        return cls(rows, missing.double(), (quantized.mT @ quantized).double())
-
-    def __add__(self, other: "_Moments") -> "_Moments":
-        return _Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def error_on(self, other: "_Moments", damping: float) -> float:
-        """The squared error on other rows after a fit to these, minus that without a fit."""
-        change = _correction(self, damping, torch.float32)
-        remaining = change @ other.covariance.float() - 2 * other.missing.float()
-        return float((change * remaining).sum())
-
-
-def _choose_damping(halves: tuple[_Moments, _Moments]) -> float:
-    """The damping with the smallest cross-validation error between the halves of the images.
-
-    Infinity, which leaves the weight as it is, if all of them increase the error, or if there are too few rows.
-    """
-    first, second = halves
-    inputs = first.covariance.shape[1]
-    if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
-        return math.inf
-    folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
-    return min((*DAMPINGS, math.inf), key=lambda damping: sum(half.error_on(other, damping) for half, other in folds))
-
-
-def _correction(moments: _Moments, damping: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The change of a weight [groups,out,in] with which its outputs come closest to the exact ones."""
-    if damping == math.inf:
-        return torch.zeros_like(moments.missing, dtype=dtype)
-    damped = moments.covariance.to(dtype, copy=True)
-    diagonal = damped.diagonal(dim1=1, dim2=2)
-    diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
-    return torch.cholesky_solve(moments.missing.mT.to(dtype), torch.linalg.cholesky(damped)).mT
-
-
-def _stride(wanted: int, positions: int) -> int:
-    """The smallest stride from `wanted` on without a common factor with the positions, so that it meets all columns."""
-    stride = max(1, wanted)
-    while math.gcd(stride, positions) > 1:
-        stride += 1
-    return stride
 
 
 def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:

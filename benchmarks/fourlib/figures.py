@@ -1,0 +1,60 @@
+"""Figures of a LiteRT file that don't depend on labels: size, kernels and times."""
+
+import json
+from collections.abc import Hashable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.fourlib.building import open_file
+from benchmarks.peerlib.timing import time_all
+from benchmarks.rows import Row
+from benchmarks.trainedlib.measuring import Bench
+from edgekit.measure import machine
+from edgekit.support.child_process import run_python
+
+FOUR_BITS = "QC4W"
+"""What the names of XNNPACK's kernels with 4-bit weights contain."""
+PROFILE_S = 600
+K = TypeVar("K", bound=Hashable)
+
+
+def facts(bench: Bench, path: Path) -> Row:
+    """Size, number of kernels that ran with 4-bit weights, and what the figures were measured on."""
+    return {
+        "size_bytes": path.stat().st_size,
+        "kernels": sum(FOUR_BITS in kernel for kernel in kernels(path)),
+        "weights": bench.job.network.weights if bench.job.network.weights == "random" else "trained",
+        "calibration_images": len(bench.job.calibration.samples),
+        "images": len(bench.crops),
+        "float_top1": round(float(bench.reference.hit1.mean()), 4),
+        "cpu": machine.describe().cpu,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def kernels(path: Path) -> list[str]:
+    """Names of the kernels that ran, in order. Raises RuntimeError if LiteRT's profiler fails."""
+    done = run_python(["-m", "edgekit.runtime.tflite.litert", str(path.absolute()), "1", "1"], PROFILE_S)
+    if done.returncode != 0:
+        raise RuntimeError(f"LiteRT's profiler ended with status {done.returncode}: {done.stderr[-500:]}")
+    (run,) = json.loads(done.stdout.splitlines()[-1])
+    return [name for name, _ in run]
+
+
+def ratios(files: Mapping[K, Path], image: NDArray[np.float32], seconds: float) -> dict[K, Row]:
+    """Median milliseconds of each file, and its median ratio to the first file in the same round."""
+    names = {str(place): key for place, key in enumerate(files)}
+    times = time_all({name: open_file(files[key]) for name, key in names.items()}, image, seconds)
+    first = times["0"]
+    return {
+        names[name]: {
+            "ms": round(float(np.median(own)), 3),
+            "ratio": round(float(np.median(own / first)), 3),
+            "rounds": len(own),
+        }
+        for name, own in times.items()
+    }

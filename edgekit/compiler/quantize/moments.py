@@ -1,0 +1,127 @@
+"""Second moments of a layer's inputs, exact and quantized, and the change of its weights that they ask for."""
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from edgekit.compiler.execution.threads import side_by_side
+from edgekit.compiler.graph import shape_of
+from edgekit.compiler.layers import DenseLayer
+from edgekit.compiler.quantize.gptq import input_rows
+
+WIDE = 1024
+"""Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+"""Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
+ROWS_PER_INPUT = 200
+"""Rows sampled per input of a layer to estimate second moments. More rows cost time and change little."""
+MOST_INPUTS_PER_ROW = 32
+"""Largest ratio of a layer's inputs to the rows in one half of the images. Above it, a fit takes minutes and doesn't
+generalize."""
+MOMENT_IMAGES = 32
+"""Images that these rows come from, if each has enough positions."""
+INPUTS_PER_ROW = 2
+"""Images are taken together until they have one row for this many inputs. With fewer, most of the time would go into
+adding matrices of [in,in]."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over rows of inputs, float64. An error is the output from an exact row minus that from the quantized row."""
+
+    rows: int
+    missing: Tensor
+    """Products of the errors with the quantized inputs about the centre, [groups,out,in]."""
+    covariance: Tensor
+    """Products of the quantized inputs about the centre with each other, [groups,in,in]."""
+
+    @classmethod
+    def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "Moments":
+        """The moments of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
+        difference, quantized = (exact - quantized).mT, quantized - centre
+        outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
+        if 2 * outputs * rows < inputs * (outputs + rows):
+            missing = (weight @ difference) @ quantized
+        else:
+            missing = weight @ (difference @ quantized)
+        return cls(rows, missing.double(), (quantized.mT @ quantized).double())
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def error_on(self, other: "Moments", damping: float) -> float:
+        """The squared error on other rows after a fit to these, minus that without a fit."""
+        change = correction(self, damping, torch.float32)
+        remaining = change @ other.covariance.float() - 2 * other.missing.float()
+        return float((change * remaining).sum())
+
+
+def choose_damping(halves: tuple[Moments, Moments]) -> float:
+    """The damping with the smallest cross-validation error between the halves of the images.
+
+    Infinity, which leaves the weight as it is, if all of them increase the error, or if there are too few rows.
+    """
+    first, second = halves
+    inputs = first.covariance.shape[1]
+    if first is second or min(first.rows, second.rows) < max(2, inputs // MOST_INPUTS_PER_ROW):
+        return math.inf
+    folds = [(first, second), (second, first)][: 1 if inputs > WIDE else 2]
+    return min((*DAMPINGS, math.inf), key=lambda damping: sum(half.error_on(other, damping) for half, other in folds))
+
+
+def correction(moments: Moments, damping: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The change of a weight [groups,out,in] with which its outputs come closest to the exact ones."""
+    if damping == math.inf:
+        return torch.zeros_like(moments.missing, dtype=dtype)
+    damped = moments.covariance.to(dtype, copy=True)
+    diagonal = damped.diagonal(dim1=1, dim2=2)
+    diagonal.add_(damping * diagonal.mean(1, keepdim=True) + 1e-20)
+    return torch.cholesky_solve(moments.missing.mT.to(dtype), torch.linalg.cholesky(damped)).mT
+
+
+def layer_moments(
+    layer: DenseLayer, weight: Tensor, exact: Sequence[Tensor], quantized: Sequence[Tensor], at_once: int
+) -> tuple[Moments, Moments]:
+    """The moments of a layer with a weight [groups,out,in] in each half of the images.
+
+    `exact` and `quantized` are its inputs for each image, of which this many are computed at once.
+    """
+    groups, outputs, inputs = weight.shape
+    positions = math.prod(shape_of(layer.node)) // (groups * outputs)
+    surplus = len(exact) * positions // (ROWS_PER_INPUT * inputs)
+    skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
+    stride = _stride(surplus // skipped, positions)
+
+    def rows(images: Sequence[Tensor]) -> Tensor:
+        return torch.cat([input_rows(layer, image)[:, ::stride] for image in images], 1)
+
+    together = max(1, inputs * stride // (INPUTS_PER_ROW * positions))
+
+    def moments(images: slice) -> Moments:
+        both = list(zip(exact[images], quantized[images], strict=True))
+        centre = torch.zeros(groups, 1, inputs)
+        if layer.bias is not None:  # which takes up the difference of the means
+            centre = torch.stack([rows([image]).mean(1, keepdim=True) for image in quantized[images]]).mean(0)
+
+        def of_images(images: list[tuple[Tensor, Tensor]]) -> Moments:
+            exact_rows, quantized_rows = (rows(side) for side in zip(*images, strict=True))
+            return Moments.of(weight.float(), exact_rows, quantized_rows, centre)
+
+        parts = [both[start : start + together] for start in range(0, len(both), together)]
+        return reduce(operator.add, side_by_side(of_images, parts, at_once))
+
+    first = moments(slice(0, None, 2 * skipped))
+    return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
+
+
+def _stride(wanted: int, positions: int) -> int:
+    """The smallest stride from `wanted` on without a common factor with the positions, so that it meets all columns."""
+    stride = max(1, wanted)
+    while math.gcd(stride, positions) > 1:
+        stride += 1
+    return stride
