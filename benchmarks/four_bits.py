@@ -6,7 +6,7 @@
 XNNPACK multiplies INT8 activations by 4-bit weights in fully connected layers only, so those layers get 4 bits and
 convolutions stay in INT8. The weights are fitted as edgekit fits them for INT8. Times are ratios to INT8 of calls in
 turns, in one process. Counting instructions needs what benchmarks/pi_instructions.py needs; `--cores ""` leaves it out.
-The JSON is written after each row.
+The JSON is written after each network; `--times` only times the networks in it again.
 """
 
 import argparse
@@ -16,9 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.rows import Row, keep_rows
+from benchmarks.rows import Row, keep_rows, read_rows
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgekit.pipeline.options import Options
 
 HERE = Path(__file__).resolve().parent
@@ -34,8 +37,8 @@ CHOICES = ("all", "inner")
 """All layers that the kernels take, or without the first, the last and those of squeeze-and-excitation."""
 INT8 = "int8"
 """The choice and the method of the row that the others are compared with."""
-COUNTED = "nearest"
-"""The rounding of the files whose instructions are counted: the number doesn't depend on the weights."""
+ROUNDED = "nearest"
+"""The rounding of files that are only timed or counted."""
 FEW = 4
 """Calibration images of these files."""
 
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(1)
     for network in args.networks:
-        for row in measure(network, args):
+        for row in (time_again if args.times else measure)(network, args):
             keep_rows(args.json, [row], KEYS)
             print(row, flush=True)
 
@@ -67,6 +70,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=64, help="number of calibration images")
     parser.add_argument("--images", type=int, default=5000, help="largest number of evaluation images")
     parser.add_argument("--seconds", type=float, default=20, help="time for the turns of one network's files")
+    parser.add_argument("--times", action="store_true", help="only time the networks in the JSON again")
     parser.add_argument("--json", type=Path, default=FILE)
     args = parser.parse_args(argv)
     for option, names in valid.items():
@@ -80,7 +84,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def measure(network: str, args: argparse.Namespace) -> list[Row]:
     """The rows of one network: INT8 first, then each choice with each method."""
     from benchmarks.fourlib.building import Files, open_file
-    from benchmarks.fourlib.figures import facts, ratios
+    from benchmarks.fourlib.figures import facts, times
     from benchmarks.trainedlib.measuring import Bench
 
     options = options_of(network, args)
@@ -95,11 +99,21 @@ def measure(network: str, args: argparse.Namespace) -> list[Row]:
             row |= facts(bench, path) | bench.figures(open_file(path))
             rows.append(row)
             paths[choice, method] = path
-        times = ratios(paths, bench.image, args.seconds)
-        counts = instructions(network, args, Path(name) / "counted") if args.cores else {}
-    for row in rows:
-        row |= {"time": times[row["choice"], row["method"]], "instructions": counts.get(row["choice"], {})}
-    return rows
+        timed = times({choice: path for (choice, _), path in paths.items()}, bench.image, args.seconds)
+        counts = instructions(network, args, Path(name))
+    return [row | {"time": timed[row["choice"]], "instructions": counts[row["choice"]]} for row in rows]
+
+
+def time_again(network: str, args: argparse.Namespace) -> list[Row]:
+    """The rows of one network in the JSON, with new times."""
+    from benchmarks.fourlib.figures import times
+
+    rows = [row for row in read_rows(args.json) if row["network"] == network]
+    choices = [choice for choice in CHOICES if any(row["choice"] == choice for row in rows)]
+    with tempfile.TemporaryDirectory() as name:
+        paths, image = few(network, choices, args, Path(name))
+        timed = times(paths, image, args.seconds)
+    return [row | {"time": timed[row["choice"]]} for row in rows]
 
 
 def options_of(network: str, args: argparse.Namespace) -> "Options":
@@ -121,19 +135,27 @@ def options_of(network: str, args: argparse.Namespace) -> "Options":
 
 def instructions(network: str, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
     """Instructions of one inference by choice and core, in files for the core's device class."""
-    from benchmarks.fourlib.building import Files
     from benchmarks.pilib.counting import CORES, count
-    from benchmarks.trainedlib.measuring import Bench
 
     counted: dict[str, dict[str, int]] = {choice: {} for choice in (INT8, *args.choices)}
     for core in args.cores:
-        few = replace(options_of(network, args), num_calibration_samples=FEW, device_class=CORES[core])
-        bench = Bench(few, images=1)
-        files = Files(bench, folder / core)
-        paths = {INT8: files.int8} | {choice: files.four_bits(choice, COUNTED) for choice in args.choices}
-        for choice, millions in count(paths, core, bench.image).items():
+        paths, image = few(network, args.choices, args, folder / core, CORES[core])
+        for choice, millions in count(paths, core, image).items():
             counted[choice][core] = round(millions * 1e6)
     return counted
+
+
+def few(
+    network: str, choices: Sequence[str], args: argparse.Namespace, folder: Path, device_class: str | None = None
+) -> "tuple[dict[str, Path], NDArray[np.float32]]":
+    """Files by choice that are calibrated on few images, and an image: times and counts don't depend on weights."""
+    from benchmarks.fourlib.building import Files
+    from benchmarks.trainedlib.measuring import Bench
+
+    options = replace(options_of(network, args), num_calibration_samples=FEW, device_class=device_class)
+    bench = Bench(options, images=1)
+    files = Files(bench, folder)
+    return {INT8: files.int8} | {choice: files.four_bits(choice, ROUNDED) for choice in choices}, bench.image
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.fourlib.building import open_file
-from benchmarks.peerlib.timing import time_all
 from benchmarks.rows import Row
 from benchmarks.trainedlib.measuring import Bench
 from edgekit.measure import machine
+from edgekit.measure.latency import alternate, ratio
 from edgekit.support.child_process import run_python
 
 FOUR_BITS = "QC4W"
 """What the names of XNNPACK's kernels with 4-bit weights contain."""
 PROFILE_S = 600
+WARMUP = 5
 K = TypeVar("K", bound=Hashable)
 
 
@@ -45,16 +47,14 @@ def kernels(path: Path) -> list[str]:
     return [name for name, _ in run]
 
 
-def ratios(files: Mapping[K, Path], image: NDArray[np.float32], seconds: float) -> dict[K, Row]:
-    """Median milliseconds of each file, and its median ratio to the first file in the same round."""
-    names = {str(place): key for place, key in enumerate(files)}
-    times = time_all({name: open_file(files[key]) for name, key in names.items()}, image, seconds)
-    first = times["0"]
-    return {
-        names[name]: {
-            "ms": round(float(np.median(own)), 3),
-            "ratio": round(float(np.median(own / first)), 3),
-            "rounds": len(own),
-        }
-        for name, own in times.items()
-    }
+def times(files: Mapping[K, Path], image: NDArray[np.float32], seconds: float) -> dict[K, Row]:
+    """Median milliseconds of each file, and their ratio to those of the first file with its 95 % interval."""
+    calls = {key: partial(open_file(path), image) for key, path in files.items()}
+    measured = alternate(calls, WARMUP, 0, seconds=seconds)
+    first = next(iter(measured.values()))
+    rows = {}
+    for key, own in measured.items():
+        value, interval = ratio(own, first)
+        row = {"ms": round(float(np.median(own)), 3), "rounds": len(own), "ratio": round(value, 3)}
+        rows[key] = row | {"ratio_ci95": [round(end, 3) for end in interval]}
+    return rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.four_bits import FILE, INT8
+from benchmarks.four_bits import CHOICES, FILE, INT8, NETWORKS
 from benchmarks.rows import Row, read_rows
 from docs.generate.figures import NOTHING, processor
 from docs.generate.markdown import code, table
@@ -21,8 +21,9 @@ METHODS = {
 
 def four_bits_table() -> str:
     """A line for each network and choice of layers; each figure as INT8 → 4 bits, or their ratio."""
-    lines = [_line(row, _int8(row)) for row in read_rows(FILE) if row["method"] == SHOWN]
-    return table(HEADS, lines) + "\n"
+    rows = [row for row in read_rows(FILE) if row["method"] == SHOWN]
+    rows.sort(key=lambda row: (NETWORKS.index(row["network"]), CHOICES.index(row["choice"])))
+    return table(HEADS, [_line(row, _int8(row)) for row in rows]) + "\n"
 
 
 def methods_table(network: str) -> str:
@@ -56,37 +57,38 @@ def four_bits_summary() -> str:
     """What all layers in 4 bits do to size, time, instructions and accuracy, over all networks."""
     rows = [row for row in read_rows(FILE) if row["method"] == SHOWN and row["choice"] == "all"]
     cores = dict.fromkeys(core for row in rows for core in row["instructions"])
-    counts = (f"{_span(rows, 'instructions', core)} times on a {core}" for core in sorted(cores)[::-1])
+    counts = (f"{_span(rows, 'instructions', core)} times the instructions on a {core}" for core in sorted(cores)[::-1])
     drops = (row["drop_top1_points"] - _int8(row)["drop_top1_points"] for row in rows if row["weights"] == "trained")
-    lost = [f"{points:.1f}" for points in sorted(drops)]
-    noise = [int8["snr_db"] - row["snr_db"] for row in rows for int8 in (_int8(row),)]
+    noise = [_int8(row)["snr_db"] - row["snr_db"] for row in rows]
     return (
         f"- Size: a file is {_span(rows, 'size')} times as large.\n"
-        f"- Time: an inference takes {_span(rows, 'time')} times as long. The instructions grow {', '.join(counts)}.\n"
-        f"- Accuracy: the logits lose {min(noise):.0f} to {max(noise):.0f} dB, and trained networks another "
-        f"{lost[0]} to {lost[-1]} points of top-1.\n"
+        f"- Time: an inference takes {_span(rows, 'time')} times as long. It is {', '.join(counts)}.\n"
+        f"- Accuracy: the logits lose {_range(noise, 0)} dB, and trained networks {_range(drops, 1)} points of top-1 "
+        "more than INT8 does.\n"
     )
 
 
 def _span(rows: Sequence[Row], figure: str, core: str = CORE) -> str:
     """The smallest and the largest ratio to INT8 among the rows that have it."""
-    found = [f"{ratio:.2f}" for ratio in sorted(_ratios(rows, figure, core))]
-    return " to ".join(dict.fromkeys((found[0], found[-1])))
+    return _range((ratio for row in rows if (ratio := _ratio(row, figure, core)) is not None), 2)
 
 
-def _ratios(rows: Iterable[Row], figure: str, core: str) -> list[float]:
-    return [ratio for row in rows if (ratio := _ratio(row, figure, core)) is not None]
+def _range(figures: Iterable[float], digits: int) -> str:
+    """The smallest and the largest of some figures, or the only one."""
+    ends = sorted(figures)
+    return " to ".join(dict.fromkeys(f"{end:.{digits}f}" for end in (ends[0], ends[-1])))
 
 
 def _line(row: Row, int8: Row) -> tuple[str, ...]:
     trained = row["weights"] == "trained"
     count = _ratio(row, "instructions")
+    low, high = row["time"]["ratio_ci95"]
     return (
         code(row["network"]) if trained else f"{code(row['network'])}, random weights",
         row["choice"],
         f"{row['layers']} of {row['dense']}",
         f"{int8['size_bytes'] / 1e6:.2f} → {row['size_bytes'] / 1e6:.2f} ({_ratio(row, 'size'):.2f})",
-        f"{_ratio(row, 'time'):.2f}",
+        f"{row['time']['ratio']:.2f} ({low:.2f} to {high:.2f})",
         NOTHING if count is None else f"{count:.2f}",
         f"{int8['snr_db']:.1f} → {row['snr_db']:.1f}",
         f"{int8['drop_top1_points']:.2f} → {_drop(row)}" if trained else NOTHING,
