@@ -33,7 +33,7 @@ from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.support.stored_results import Inputs, reasons, without_effect
+from edgekit.support.stored_results import Inputs
 from edgekit.tuning import analysis
 from edgekit.tuning.analysis import SensitivityInputs
 from edgekit.tuning.space import Choices
@@ -90,11 +90,6 @@ def test_every_kind_of_inputs_is_tested_here() -> None:
     own = {kind for kind in Inputs.__subclasses__() if kind.__module__.startswith("edgekit.")}
     assert own == SAMPLES.keys()
     assert {kind for kind, _ in MAKERS} == own
-
-
-def test_no_field_is_left_out_of_a_key() -> None:
-    """A field that is, with `without_effect`, is listed here, so that somebody reads the reason."""
-    assert [(kind.__name__, reasons(kind)) for kind in SAMPLES if reasons(kind)] == []
 
 
 @each_change
@@ -270,21 +265,15 @@ def test_a_result_is_made_again_when_a_field_of_its_inputs_changes(
 
 
 @dataclass(frozen=True)
-class Marked(Inputs):
-    """Inputs with a field that is left out on purpose."""
+class Anything(Inputs):
+    """Inputs with a value of any type."""
 
-    width: int
-    note: str = without_effect("it is for people", default="")
-
-
-def test_a_field_is_left_out_only_with_a_reason() -> None:
-    assert Marked(1, "a").key == Marked(1, "b").key != Marked(2, "a").key
-    assert reasons(Marked) == {"note": "it is for people"}
+    value: Any
 
 
 @dataclass(frozen=True)
-class Anything(Inputs):
-    """Inputs with a value of any type."""
+class Other(Inputs):
+    """Inputs of another kind with the same field."""
 
     value: Any
 
@@ -296,7 +285,7 @@ def test_values_whose_text_could_differ_are_refused(value: object) -> None:
 
 
 def test_kinds_of_inputs_have_different_keys() -> None:
-    assert Anything(1).key != Marked(1).key
+    assert Anything(1).key != Other(1).key
     assert Anything((1, 2)).key == Anything([1, 2]).key != Anything((2, 1)).key
     assert Anything({"a": 1, "b": 2}).key == Anything({"b": 2, "a": 1}).key
     different: tuple[Any, ...] = (None, 0, False, "", (), {}, 0.0)

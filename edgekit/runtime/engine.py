@@ -20,8 +20,6 @@ from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
 from edgekit.support.versions import release
 
-_CPUS = "/sys/devices/system/cpu"
-
 
 class Engine(Protocol):
     """One model in one runtime. Several threads may call `run` at once."""
@@ -129,8 +127,8 @@ def check_threads(threads: int | None) -> int:
     return threads
 
 
-def default_threads() -> int:
-    """Number of physical cores among the CPUs in this process's affinity mask."""
+def default_threads(root: Path = Path("/")) -> int:
+    """Number of physical cores among the CPUs in this process's affinity mask; `root` has the folder sys."""
     try:
         cpus = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
@@ -138,7 +136,7 @@ def default_threads() -> int:
     cores = set()
     for cpu in cpus:
         try:
-            siblings = Path(f"{_CPUS}/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+            siblings = (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
         except OSError:
             siblings = str(cpu)
         cores.add(siblings)

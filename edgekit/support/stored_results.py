@@ -1,27 +1,14 @@
 """Stored results, and what each of them depends on: its inputs, all of whose fields are its key.
 
 A result that takes long is stored under the key of its inputs, and reused only where the inputs have the same key. Its
-module declares them as a frozen dataclass that extends `Inputs`. A new field changes the key by itself. To leave one
-out, mark it `without_effect`, with the reason.
+module declares them as a frozen dataclass that extends `Inputs`. A new field changes the key by itself.
 """
 
 from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from edgekit.support.hashes import digest
-
-_REASON = "reason why the key leaves it out"
-
-
-def without_effect(reason: str, **options: Any) -> Any:
-    """A field that the key leaves out; `reason` says why it can't change the result. Takes the options of `field`."""
-    return field(metadata={_REASON: reason}, **options)
-
-
-def reasons(inputs: type[Any]) -> dict[str, str]:
-    """The fields of a dataclass that keys leave out, each with its reason."""
-    return {each.name: each.metadata[_REASON] for each in fields(inputs) if _REASON in each.metadata}
 
 
 class Inputs:
@@ -38,10 +25,9 @@ class Inputs:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON, with every field of the dataclasses in it except for those that are `without_effect`."""
+    """A value as JSON, with every field of the dataclasses in it."""
     if is_dataclass(value) and not isinstance(value, type):
-        left_out = reasons(type(value))
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.name not in left_out}
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if hasattr(value, "__struct_fields__"):  # msgspec's, which this room does without
         return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Mapping):

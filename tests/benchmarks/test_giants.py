@@ -85,7 +85,7 @@ def test_memory_leaves_out_mapped_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_refused_job_has_the_whole_error(photos: Path, tmp_path: Path) -> None:
-    (row,) = giants.deploy("convnextv2_atoo", ["onnx"], photos, [], tmp_path)
+    (row,) = giants.deploy("convnextv2_atto", ["onnx"], photos, ["--device-class", "raspberry-pi-6"], tmp_path)
     (error,) = row["refused"]
-    assert "unknown model 'convnextv2_atoo'" in error
-    assert "convnextv2_atto" in error
+    assert "'raspberry-pi-6'" in error
+    assert "raspberry-pi-5" in error

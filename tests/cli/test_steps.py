@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgekit.cli.main import main
 from edgekit.report import load_report
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import read_bundle, write_bundle
 from tests.helpers import fake_runtime
 from tests.helpers.failing_engine import MESSAGE, failing_engine
 from tests.helpers.graph_folder import graph_folder
@@ -336,13 +337,21 @@ def test_inspect_of_a_strangers_provenance(make_bundle: MakeBundle, provenance: 
     assert (found["model"], found["made_with"], found["provenance"]) == (None, None, provenance)
 
 
-def test_inspect_of_a_bundle_that_gives_nan(
-    make_bundle: MakeBundle, capfd: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgekit.runtime.onnx import engine as onnx
+@pytest.fixture
+def nan_bundle(finished_run: Path, tmp_path: Path) -> Path:
+    """A bundle whose weights, and so its logits, are NaN."""
+    sound = read_bundle(finished_run / "onnx-float")
+    model, path = onnx.load(sound.model_path), tmp_path / sound.manifest.model_file
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = np.full(tuple(tensor.dims), np.nan, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    return write_bundle(tmp_path / "nan", {path.name: path}, sound.manifest, sound.labels, sound.golden()).path
 
-    monkeypatch.setattr(onnx.Engine, "run", lambda self, x: np.full((1, 10), np.nan, np.float32))
-    out, err = run(capfd, "inspect", make_bundle("onnx"), "--json", code=1)
+
+def test_inspect_of_a_bundle_that_gives_nan(nan_bundle: Path, capfd: Any) -> None:
+    out, err = run(capfd, "inspect", nan_bundle, "--json", code=1)
     assert json.loads(out)["golden_max_abs_difference"] is None
     assert "differ by nan on this processor" in err
 
@@ -375,24 +384,15 @@ def test_classify_prints(finished_run: Path, photos: Path, capfd: Any) -> None:
     assert len(out.splitlines()) == 2
 
 
-def test_classify_of_a_model_that_gives_nan(
-    finished_run: Path, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgekit.runtime.onnx import engine as onnx
-
-    monkeypatch.setattr(onnx.Engine, "run", lambda self, x: np.full((1, 10), np.nan, np.float32))
-    arguments = [finished_run / "onnx-float", photos / "class_0" / "0.png"]
-    _, err = run(capfd, "classify", *arguments, code=2)
+def test_classify_of_a_model_that_gives_nan(nan_bundle: Path, photos: Path, capfd: Any) -> None:
+    _, err = run(capfd, "classify", nan_bundle, photos / "class_0" / "0.png", code=2)
     assert "are NaN or infinite" in err
 
 
 def test_a_bundle_that_gives_nan_loses_only_its_own_row(
-    finished_run: Path, photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+    nan_bundle: Path, finished_run: Path, photos: Path, capfd: Any
 ) -> None:
-    from edgekit.runtime.onnx import engine as onnx
-
-    monkeypatch.setattr(onnx.Engine, "run", lambda self, x: np.full((1, 10), np.nan, np.float32))
-    bundles = [finished_run / "onnx-float", finished_run / "tflite-float"]
+    bundles = [nan_bundle, finished_run / "tflite-float"]
     broken, sound = run_json(capfd, "evaluate", *bundles, "--data", photos, "--threads", 1, code=1)["results"]
     assert (broken["verdict"], sound["verdict"]) == ("error", "pass")
     assert re.search(r"the logits for image 'class_\d/\d+.png' are NaN or infinite", broken["failure"]["message"])

@@ -394,12 +394,12 @@ def test_default_threads_are_the_physical_cores_of_the_affinity(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for cpu, siblings in {0: "0-1", 1: "0-1", 2: "2"}.items():
-        (tmp_path / f"cpu{cpu}/topology").mkdir(parents=True)
-        (tmp_path / f"cpu{cpu}/topology/thread_siblings_list").write_text(siblings + "\n")
-    monkeypatch.setattr(base, "_CPUS", str(tmp_path))
+        topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(siblings + "\n")
     monkeypatch.setattr("edgekit.runtime.engine.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert base.default_threads() == 3  # two hyperthreads of one core, one core, one without topology
-    assert base.check_threads(None) == 3
+    assert base.default_threads(tmp_path) == 3  # two hyperthreads of one core, one core, one without topology
+    assert base.check_threads(None) == base.default_threads()
 
 
 def test_a_broken_runtime_is_not_reported_as_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
