@@ -34,7 +34,8 @@ ALIVE_S = 10
 """Time between two keep-alive messages of ssh."""
 ALIVE_COUNT = 3
 """Number of unanswered keep-alive messages after which a device counts as frozen."""
-
+WAIT = "exec /bin/sh -c 'read line'"
+"""Command that waits for the end of its stdin, in the words of every login shell."""
 
 T = TypeVar("T")
 
@@ -64,8 +65,8 @@ class Connection:
     def open(self) -> None:
         """Open the master connection; raises a DeviceError with the reason if that fails."""
         command = [*self._ssh(), "-M", "-T", "-o", f"ServerAliveInterval={self._alive_s}"]
-        # Whatever ends this process closes the pipe, and cat and the connection end with it.
-        command += ["-o", f"ServerAliveCountMax={ALIVE_COUNT}", "--", self.device.address.host, "exec cat"]
+        # Whatever ends this process closes the pipe, which ends the read and with it the connection.
+        command += ["-o", f"ServerAliveCountMax={ALIVE_COUNT}", "--", self.device.address.host, WAIT]
         try:
             with self._log.open("wb") as log:
                 self._master = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
