@@ -57,12 +57,14 @@ def four_bits_summary() -> str:
     """What all layers in 4 bits do to size, time, instructions and accuracy, over all networks."""
     rows = [row for row in read_rows(FILE) if row["method"] == SHOWN and row["choice"] == "all"]
     cores = dict.fromkeys(core for row in rows for core in row["instructions"])
-    counts = (f"{_span(rows, 'instructions', core)} times the instructions on a {core}" for core in sorted(cores)[::-1])
+    counts = (
+        f"{_span(rows, 'instructions', core)} times as many instructions on a {core}" for core in sorted(cores)[::-1]
+    )
     drops = (row["drop_top1_points"] - _int8(row)["drop_top1_points"] for row in rows if row["weights"] == "trained")
     noise = [_int8(row)["snr_db"] - row["snr_db"] for row in rows]
     return (
         f"- Size: a file is {_span(rows, 'size')} times as large.\n"
-        f"- Time: an inference takes {_span(rows, 'time')} times as long. It is {', '.join(counts)}.\n"
+        f"- Time: an inference takes {_span(rows, 'time')} times as long. It executes {' and '.join(counts)}.\n"
         f"- Accuracy: the logits lose {_range(noise, 0)} dB, and trained networks {_range(drops, 1)} points of top-1 "
         "more than INT8 does.\n"
     )
