@@ -113,18 +113,18 @@ def test_the_interval_is_wider_where_neighbouring_rounds_are_correlated() -> Non
     assert together > 1.5 * shuffled
 
 
-@pytest.mark.parametrize("rounds", [30, 50, 200])
+@pytest.mark.parametrize("rounds", [30, 200])
 def test_the_interval_covers_the_true_ratio(rounds: int) -> None:
     """The machine drifts, and a round occasionally takes half as long again."""
     random = np.random.default_rng(0)
     covered = []
-    for seed in range(200):
+    for seed in range(120):
         drift = np.repeat(random.normal(0, 0.03, rounds), 10)[:rounds]
         times = np.exp(drift + random.normal(0, 0.02, (2, rounds)))
         times *= np.where(random.random((2, rounds)) < 0.05, 1 + random.exponential(0.5, (2, rounds)), 1)
         _, (low, high) = ratio(3 * times[0], 2 * times[1], seed)
         covered.append(low <= 1.5 <= high)
-    assert np.mean(covered) >= 0.93
+    assert np.mean(covered) >= 0.96  # intervals a fifth narrower would cover fewer
 
 
 def test_the_ratio_of_shared_drift_is_one() -> None:
