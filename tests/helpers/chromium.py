@@ -66,7 +66,7 @@ class Tab:
 async def opened_tab(chromium: str, url: str, folder: Path, *options: str) -> AsyncIterator[Tab]:
     """Open a page to act in while the block runs."""
     told = folder / "profile" / "DevToolsActivePort"
-    with browsing(chromium, url, folder, "--remote-debugging-port=0", *options):
+    with browsing(chromium, "about:blank", folder, "--remote-debugging-port=0", *options):
         async with aiohttp.ClientSession() as session, asyncio.timeout(DEADLINE_S):
             while not told.exists() or not (lines := told.read_text().split()):
                 await asyncio.sleep(0.05)
@@ -74,4 +74,7 @@ async def opened_tab(chromium: str, url: str, folder: Path, *options: str) -> As
                 tabs = await answer.json()
             address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
             async with session.ws_connect(address, max_msg_size=0) as socket:
-                yield Tab(socket)
+                tab = Tab(socket)
+                await tab.call("Page.navigate", url=url)
+                await tab.wait_for("document.readyState === 'complete'")
+                yield tab

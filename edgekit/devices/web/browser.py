@@ -16,10 +16,11 @@ from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.devices.web.words import evaluated, outcome
-from edgekit.errors import DeviceError
+from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import Predictions, SnrMeter, predict
 from edgekit.measure.baselines import F32, Call, Group
+from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.fresh_process import Fresh
 from edgekit.measure.group import measure_with
@@ -64,7 +65,12 @@ class Browser:
     ) -> None:
         self._device, self._server, self._reporter = device, server, reporter
         self._facts = server.joined().facts
-        build = build_for(device.name, self._facts, threads or 1)
+        try:
+            build = build_for(device.name, self._facts, threads or 1)
+        except BrowserError as error:
+            text = f"Needed: {error.valid}. {error.fix}."
+            server.show(Shown(state="failed", title="This browser has no WebAssembly SIMD", text=text))
+            raise
         self._threads = min(threads or 1, self._facts.cores) if build == "threaded" else 1
         if threads and threads > self._threads:
             reporter.warn(f"{device.name}: measured with one thread: more need HTTPS (`--web-https`) and relaxed SIMD")
@@ -110,7 +116,7 @@ class Browser:
         opened = self._open(name, bundle, model)
         accuracy, snr = None, SnrMeter(images.logits if images else None)
         if images is not None:
-            title = f"{name}: evaluate"
+            title = f"{Path(name).name}: evaluate"
             with self._reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
                 rows = self._counted(
                     self._runner.logits(bundle, model, images.crops.pixels), title, len(images.crops), step
@@ -150,12 +156,15 @@ class Browser:
             raise
         finally:
             self._server.withdraw(model)
-        self._server.show(evaluated(name, predictions))
         return predictions
+
+    def finish(self, rows: Sequence[EvaluatedBundle]) -> None:
+        """Show the accuracy of all bundles that were evaluated."""
+        self._server.show(evaluated(rows))
 
     def _open(self, name: str, bundle: Bundle, model: Download) -> Opened:
         """Load a bundle in a new worker, and check its golden samples. Raises a StageError."""
-        self._show(f"{name}: load")
+        self._show(f"{Path(name).name}: load")
         opened = self._runner.open(model)
         golden = bundle.golden()
         logits = np.concatenate(list(self._runner.logits(bundle, model, golden.pixels)))
@@ -183,7 +192,7 @@ class Browser:
         """Time the bundles in turns on the first image, or without images on a golden sample."""
         if not opened:
             return Timed()
-        title, total = f"{', '.join(opened)}: time", timing.warmup + timing.iterations
+        title, total = f"{', '.join(Path(name).name for name in opened)}: time", timing.warmup + timing.iterations
         models = [(checked.bundle, offered[name]) for name, checked in opened.items()]
         examples = [example_of(checked.bundle, images) for checked in opened.values()]
         calls: list[Call] = [(name, F32) for name in opened]

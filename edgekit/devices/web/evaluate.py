@@ -34,19 +34,20 @@ class InBrowser:
     threads: int | None
 
     @cached_property
-    def _browser(self) -> "Browser":
+    def browser(self) -> "Browser":
+        """The browser that opened the page."""
         return self.pages.browser(self.own, self.threads)
 
     @property
     def device(self) -> DeviceFacts:
         """The browser, as reports describe it."""
-        return self._browser.row_facts
+        return self.browser.row_facts
 
     def predict(
         self, bundle: Bundle, crops: Iterable[NDArray[np.uint8]], samples: Sequence[Sample], step: Step
     ) -> Predictions:
         """Check the golden samples, and predict for crops [H,W,C]. Raises a StageError."""
-        return self._browser.predict(bundle, crops, samples, step)
+        return self.browser.predict(bundle, crops, samples, step)
 
 
 def evaluate_in_browser(
@@ -65,7 +66,8 @@ def evaluate_in_browser(
     runnable = runnable_on(device, {str(path): read_bundle(path) for path in every}, reporter)
     with serving([device], reporter) as pages:
         assert pages is not None
-        return evaluate_bundles(
+        inside = InBrowser(pages, device, threads)
+        evaluation = evaluate_bundles(
             [path for path in paths if str(path) in runnable],
             data,
             count,
@@ -74,5 +76,7 @@ def evaluate_in_browser(
             reporter,
             reference=reference if str(reference) in runnable else None,
             gates=gates,
-            elsewhere=InBrowser(pages, device, threads),
+            elsewhere=inside,
         )
+        inside.browser.finish(evaluation.results)
+        return evaluation

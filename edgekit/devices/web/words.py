@@ -1,9 +1,10 @@
 """The result of a measurement in a browser, in words for the page."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgekit.devices.web.messages import Shown
-from edgekit.measure.accuracy import Predictions
+from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.report.measurement import Measurement
 
 
@@ -16,18 +17,24 @@ def outcome(rows: Sequence[Measurement]) -> Shown:
     return Shown(state="done", title="Measured", text="\n".join([*lines, "The report is on the computer."]))
 
 
-def evaluated(name: str, predictions: Predictions) -> Shown:
-    """What the page shows when a bundle is evaluated."""
-    text = f"{name}: {int(predictions.hit1.sum()):,} of {len(predictions.hit1):,} images classified as labelled."
-    return Shown(state="done", title="Evaluated", text=text)
+def evaluated(rows: Sequence[EvaluatedBundle]) -> Shown:
+    """What the page shows when all bundles are evaluated."""
+    lines = []
+    for row in rows:
+        if row.accuracy is not None:
+            right, count = round(row.accuracy.top1 * row.accuracy.count), row.accuracy.count
+            lines.append(f"{Path(row.bundle).name}: {right:,} of {count:,} images classified as labelled.")
+        elif row.failure is not None:
+            lines.append(f"{Path(row.bundle).name}: {row.failure.message}")
+    return Shown(state="done", title="Evaluated", text="\n".join(lines))
 
 
 def _line(row: Measurement) -> str | None:
     """Time, speed-up and agreement of a bundle."""
     if row.latency_ms is None:
         return None
-    speedup = f": {row.speedup.ratio:.1f} times as fast as {row.speedup.baseline}" if row.speedup else ""
-    words = f"{row.name} {row.latency_ms.p50:.1f} ms{speedup}"
+    speedup = f": {row.speedup.ratio:.1f} times as fast as {Path(row.speedup.baseline).name}" if row.speedup else ""
+    words = f"{Path(row.name).name} {row.latency_ms.p50:.1f} ms{speedup}"
     if row.accuracy is None:
         return f"{words}."
     same = round(row.accuracy.agreement * row.accuracy.count)

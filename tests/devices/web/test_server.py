@@ -11,11 +11,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from edgekit.devices.registry import Device
 from edgekit.devices.web import server as module
+from edgekit.devices.web.browser import Browser
 from edgekit.devices.web.messages import Build, Download, OpenRequest, Shown
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import BrowserError, EngineError, FrozenError
+from edgekit.support.progress import Reporter
 from tests.helpers.pages import FACTS
 
 REQUEST = OpenRequest(build=Build("a.js", Download("a.wasm", "0"), 1), models=(Download("model", "1"),))
@@ -37,10 +40,10 @@ def address(server: PageServer) -> str:
 
 
 @asynccontextmanager
-async def opened(server: PageServer, browser: str = "phone") -> AsyncIterator[Page]:
+async def opened(server: PageServer, browser: str = "phone", **changes: Any) -> AsyncIterator[Page]:
     """A page that has joined."""
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{address(server)}socket") as page:
-        await page.send_json({"browser": browser, "facts": FACTS})
+        await page.send_json({"browser": browser, "facts": FACTS | changes})
         yield page
 
 
@@ -144,6 +147,23 @@ def test_a_second_browser_is_refused(server: PageServer) -> None:
                 pass
 
     asyncio.run(pages())
+
+
+def test_a_browser_without_simd_is_told_so(server: PageServer, tmp_path: Path) -> None:
+    def measure() -> None:
+        Browser(Device("web", "http:"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
+
+    async def page() -> None:
+        async with opened(server, simd=False) as joined:
+            while (shown := await received(joined, "show"))["state"] != "failed":
+                pass
+            assert "Firefox from 89" in shown["text"]
+
+    with ThreadPoolExecutor(1) as pool:
+        measuring = pool.submit(measure)
+        asyncio.run(page())
+        with pytest.raises(BrowserError, match="no WebAssembly SIMD"):
+            measuring.result(20)
 
 
 def test_the_end_fails_a_request_and_tells_the_page(server: PageServer) -> None:
