@@ -6,6 +6,7 @@ A scheduler elsewhere is as safe as its network, or as the certificates in the u
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -17,6 +18,10 @@ from edgekit.support.child_process import child_environment
 from edgekit.support.libraries import first_line, import_needed, quiet
 
 CONNECT_S = 10
+WITHOUT_WORKERS_S = 120
+"""Time in seconds that a cluster has to replace its last worker."""
+LOOK_S = 5
+"""Time in seconds between two looks at the workers of a cluster that has finished nothing meanwhile."""
 QUEUED = 4
 """Shards in the queue of each worker; more would only fill the scheduler's memory."""
 
@@ -70,7 +75,10 @@ def _local_client(distributed: Any, workers: int | None, stack: ExitStack) -> An
 
 
 class DaskExecutor:
-    """A Dask client. If a worker dies, another one gets its shard; a shard that kills three workers fails."""
+    """A Dask client. If a worker dies, another one gets its shard; a shard that kills three workers fails.
+
+    EngineError ends the work if no worker is left and none comes back.
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -78,22 +86,39 @@ class DaskExecutor:
     def map(self, work: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         distributed = import_needed("distributed", "scale")
         todo = iter(enumerate(pieces))
-        running = distributed.as_completed()
-        index_of = {}
+        running = {}
 
         def submit(count: int) -> None:
             for index, piece in islice(todo, count):
-                future = self._client.submit(work, piece, pure=False)
-                index_of[future.key] = index
-                running.add(future)
+                running[self._client.submit(work, piece, pure=False)] = index
 
-        submit(QUEUED * max(1, len(self._client.scheduler_info(n_workers=-1)["workers"])))
-        for future in running:
-            index = index_of.pop(future.key)
-            submit(1)
+        submit(QUEUED * max(1, self._workers()))
+        while running:
+            for future in self._finished(list(running)):
+                index = running.pop(future)
+                submit(1)
+                try:
+                    yield index, future.result()
+                except StageError as error:
+                    yield index, error
+                except distributed.KilledWorker as error:
+                    yield index, EngineError(f"a shard killed several workers in a row: {first_line(error)}")
+
+    def _workers(self) -> int:
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def _finished(self, running: Sequence[Any]) -> Sequence[Any]:
+        """Wait until some of these futures are finished, and return those."""
+        distributed, alone_since = import_needed("distributed", "scale"), None
+        while True:
             try:
-                yield index, future.result()
-            except StageError as error:
-                yield index, error
-            except distributed.KilledWorker as error:
-                yield index, EngineError(f"a shard killed several workers in a row: {first_line(error)}")
+                finished: Sequence[Any] = distributed.wait(running, LOOK_S, "FIRST_COMPLETED").done
+            except TimeoutError:
+                alone_since = None if self._workers() else alone_since or time.monotonic()
+                if alone_since and time.monotonic() - alone_since > WITHOUT_WORKERS_S:
+                    raise EngineError(
+                        f"no worker has been left for {WITHOUT_WORKERS_S} s",
+                        fix="Run the same command again, with fewer --workers if memory is short",
+                    ) from None
+                continue
+            return finished

@@ -10,14 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import EngineError, MissingExtraError, UsageError
+from edgekit.measure import cluster as clusters
 from edgekit.measure import evaluate_bundles as bundles
 from edgekit.measure import shards
 from edgekit.measure.cluster import DaskExecutor, executor_of
 from edgekit.support.distribution import install_command
+from edgekit.support.libraries import quiet
 from tests.helpers.refusals import refuses
 from tests.helpers.waiting import wait_until
 
@@ -88,6 +91,18 @@ def test_a_piece_that_kills_every_worker_is_an_error(cluster: DaskExecutor) -> N
     ((_, error),) = cluster.map(die_always, [1])
     assert isinstance(error, EngineError)
     assert "killed several workers" in error.problem
+
+
+def test_a_cluster_without_workers_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "LOOK_S", 0.05)
+    monkeypatch.setattr(clusters, "WITHOUT_WORKERS_S", 0.1)
+    with (
+        quiet(),
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty,
+        distributed.Client(empty) as client,
+        refuses(EngineError, "no worker"),
+    ):
+        list(DaskExecutor(client).map(count, [1]))
 
 
 def test_local_workers_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
