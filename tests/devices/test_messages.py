@@ -16,6 +16,7 @@ from edgekit.devices.messages import (
     Measured,
     Message,
     Refusal,
+    Said,
     SentImages,
     Slotted,
     StageBegan,
@@ -123,6 +124,7 @@ def slotted() -> AppState:
 
 MESSAGES: list[Message] = [
     Warned("Wärme\n\udcff"),
+    Said("Wärme\n\udcff"),
     Bug("onnx-int8", "KeyError", "KeyError: 'val'", "Traceback …\nKeyError: 'val'"),
     StageBegan("onnx-int8: evaluate", 20),
     StageBegan("copy", None),
