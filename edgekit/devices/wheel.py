@@ -26,8 +26,9 @@ REQUIREMENTS = ("numpy>=1.26", "pillow>=10.3", "msgspec>=0.20,<1")
 """Requirements of the agent in addition to a runtime: the package's own dependencies, and msgspec for messages."""
 TRUST_REQUIREMENTS = ("cryptography>=43",)
 """What a device that takes only signed bundles needs in addition: the extra `trust`."""
-_LEFT_OUT = frozenset(("__pycache__", "_data", "compiler", "demo", "tuning", "web"))
-"""Folders that a device doesn't need, because it makes no bundles and serves no page, and those with another place."""
+_LEFT_OUT = frozenset(("__pycache__", "_data", "cli", "compiler", "demo", "models", "pipeline", "tuning", "web"))
+"""Folders that a device doesn't need, because it makes no bundles, serves no page and has no command line, and those
+with another place."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644
 """Mode of a regular file that its owner may write. Without it, some programs unpack files that nobody may read."""

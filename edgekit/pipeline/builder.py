@@ -7,6 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+import torch
+
 from edgekit.config import sizes
 from edgekit.config.precisions import PRECISIONS, Precision
 from edgekit.errors import CompileError
@@ -18,7 +20,6 @@ from edgekit.pipeline.parked_job import ParkedJob
 from edgekit.pipeline.plan import available_memory
 from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.engine import default_threads
 from edgekit.support.each_bundle import each_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -94,8 +95,8 @@ def builder_of(job: Job, run: RunFolder, peak_bytes: int | None = None) -> Itera
 
 
 def other_processes(peak_bytes: int | None) -> int:
-    """How many processes can build bundles beside this one, as cores and memory allow."""
-    return max(0, min(default_threads(), available_memory() // peak_bytes) - 1) if peak_bytes else 0
+    """How many processes can build bundles in addition to this one, as torch's threads and the memory allow."""
+    return max(0, min(torch.get_num_threads(), available_memory() // peak_bytes) - 1) if peak_bytes else 0
 
 
 def build_all(

@@ -9,8 +9,8 @@ from tests.docs.blocks import SYBIL, run_bash
 from tests.helpers.tiny import ROOT
 
 PAGES = [path for path in sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))) if SYBIL.should_parse(path)]
-LANGUAGES = {"bash", "python", "text", "toml", "json", "yaml", "shell", "py", "cpp", "ini", "dockerfile"}
-"""Blocks in the first two run. The last five are generated: usage, signatures and examples, which have other tests."""
+LANGUAGES = {"bash", "python", "text", "toml", "json", "yaml", "shell", "py", "cpp", "ini", "dockerfile", "js"}
+"""Blocks in the first two run. The last six are generated: usage, signatures and examples, which have other tests."""
 ON_A_BOARD = ROOT / "docs/how-to/raspberry-pi.md"
 """Its blocks in `sh` run on emulated boards: tests/devices/test_emulated.py."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.compiler.execution.threads import threads
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import CompileError
@@ -28,10 +29,9 @@ from tests.helpers.tiny import TINY_ARGS
 def builder(photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builder]:
     """A builder of `finished_run`'s bundles that uses one other process."""
     monkeypatch.setattr(sizes, "BUILT_SIDE_BY_SIDE_FROM", 0)
-    monkeypatch.setattr(builders, "default_threads", lambda: 2)
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     job = load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
-    with open_run(tmp_path / "job") as run, builder_of(job, run, peak_bytes=1) as made:
+    with threads(2), open_run(tmp_path / "job") as run, builder_of(job, run, peak_bytes=1) as made:
         assert isinstance(made, SideBySideBuilder)
         yield made
 
@@ -66,6 +66,6 @@ def test_a_killed_process_costs_the_bundle_that_it_built(
 
 
 def test_memory_and_cores_limit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builders, "default_threads", lambda: 4)
     monkeypatch.setattr(builders, "available_memory", lambda: 3000)
-    assert [builders.other_processes(peak) for peak in (None, 500, 1000, 1500, 2000, 4000)] == [0, 3, 2, 1, 0, 0]
+    with threads(4):
+        assert [builders.other_processes(peak) for peak in (None, 500, 1000, 1500, 2000, 4000)] == [0, 3, 2, 1, 0, 0]
