@@ -141,8 +141,8 @@ def _license_of(package: str, version: str) -> str | None:
     except PackageNotFoundError:
         return None
     classifiers = [each.rpartition(" :: ")[2] for each in facts.get_all("Classifier") or () if "License ::" in each]
-    named = [facts["License-Expression"], facts["License"], *classifiers]
-    return next((name for name in named if name), None) if facts["Version"] == version else None
+    named = [*(facts[name] for name in ("License-Expression", "License") if name in facts), *classifiers]
+    return next(filter(None, named), None) if facts["Version"] == version else None
 
 
 def _hashes(sha256: str | None) -> list[Any]:
