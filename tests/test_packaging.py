@@ -173,7 +173,7 @@ def test_the_command_in_a_message_works_as_printed(cli_python: Path, tmp_path: P
 def copy_checkout(folder: Path) -> Path:
     """What a checkout needs to be installed from."""
     ignored = shutil.ignore_patterns("__pycache__", "demo")
-    for name in ("edgekit", "targets", "calibration"):
+    for name in ("edgekit", "targets", "calibration", "docs/examples/web"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)

@@ -103,7 +103,7 @@ def report(
 
             bundle = bundle_for_app(document, run, also.bundle)
             write_app(bundle, also.web, also.web_runtime)
-            serve = f"{Path(sys.executable).name} -m http.server --directory {shlex.quote(str(also.web))}"
+            serve = f"python -m http.server --directory {shlex.quote(str(also.web))}"
             Reporter(quiet=json_).say(
                 f"'{also.web}' classifies with {bundle.path.name} on any static host. Try: {serve}"
             )

@@ -1,7 +1,8 @@
-"""A folder with commands `edgekit` and `python`, forks of a process that has imported torch and the converters already.
+"""A folder with a command `edgekit` that is a fork of a process in which torch and the converters are imported already.
 
 A small job spends most of its time on these imports, and the pages of the documentation run dozens of small jobs.
-`python` runs code, as in `python -P -c CODE`: what `edgekit.support.child_process` starts.
+A `python` in the folder `CHILDREN` there runs code, as in `python -P -c CODE`: what `edgekit.support.child_process`
+starts.
 """
 
 import atexit
@@ -40,6 +41,8 @@ IMPORTED = (
     "timm",
 )
 """What a command would import; LiteRT's converter imports networkx and the parts of SciPy when it converts."""
+CHILDREN = "children"
+"""Folder of `python`, which pages must not find in PATH."""
 COMMAND = """#!{python} -SE
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -58,7 +61,8 @@ def forked_edgekit() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="edgekit-") as name:
         folder = Path(name)
         address = folder / "socket"
-        for command in (folder / "edgekit", folder / "python"):
+        for command in (folder / "edgekit", folder / CHILDREN / "python"):
+            command.parent.mkdir(exist_ok=True)
             command.write_text(COMMAND.format(python=sys.executable, address=address))
             command.chmod(0o755)
         with subprocess.Popen(
