@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,11 +15,8 @@ import pytest
 from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
 from edgekit.config.precisions import PRECISIONS
-from edgekit.devices.check import probe
-from edgekit.devices.setup import fetch_wheels
 from edgekit.devices.transport import connect
 from edgekit.report import load_report
-from edgekit.runtime import load
 from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated, write_vcgencmd
 from tests.helpers.pmic import IDLE_W, LOAD_W, fake_pmic
 from tests.helpers.tiny import ROOT
@@ -157,27 +153,3 @@ def test_commands_of_the_documentation(boards: dict[str, Emulated]) -> None:
             assert done.out
         governor = connection.run(["cat", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"]).out
     assert governor == b"performance\n"
-
-
-def test_installing_as_the_documentation_says(
-    boards: dict[str, Emulated], wheel: Path, finished_run: Path, photos: Path
-) -> None:
-    """Run the page's commands from the virtual environment to the first answer. pip gets what --offline would send."""
-    (block,) = re.findall(r"```bash\n(python3 -m venv ~/edgekit\n.*?)```", PAGE.read_text(), re.DOTALL)
-    home = boards[SECOND].home
-    shutil.copy(wheel, home)
-    shutil.copytree(finished_run / "tflite-int8", home / "tflite-int8")
-    shutil.copy(next(photos.rglob("*.jpg")), home / "photo.jpg")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    with connect(boards[SECOND].device()) as connection:
-        requirements = [*project["dependencies"], *extras["tflite"], *extras["cli"]]
-        fetch_wheels(SECOND, probe(connection), requirements, home / "wheels")
-        words = ["env", "HOME=/root", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/root/wheels", "sh", "-ec", f"cd; {block}"]
-        done = connection.run(words)
-    lines = done.out.decode().splitlines()
-    assert done.status == 0, done.err
-    assert "all checks passed" in lines
-    with load(finished_run / "tflite-int8") as session:
-        expected = [label for label, _ in session.classify(home / "photo.jpg", top=2)]
-    assert [line.split()[1] for line in lines[-2:]] == expected
