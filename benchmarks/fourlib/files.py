@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from benchmarks.fourlib.rounding import HIGH, LOW
 from edgekit.runtime.tflite.backend import packed
+from edgekit.runtime.tflite.float_ends import operation_code
 
 FULLY_CONNECTED, CONV_2D = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONV_2D
 VERSION = 6
@@ -64,18 +65,5 @@ def _connect_fully(model: Any, operation: Any, weight: Any) -> None:
     if model.operatorCodes[operation.opcodeIndex].builtinCode == FULLY_CONNECTED:
         options.keepNumDims = operation.builtinOptions.keepNumDims
     operation.builtinOptions, operation.builtinOptionsType = options, schema.BuiltinOptions.FullyConnectedOptions
-    operation.opcodeIndex = _code(model)
+    operation.opcodeIndex = operation_code(model, FULLY_CONNECTED, VERSION)
     weight.shape = [weight.shape[0], weight.shape[-1]]
-
-
-def _code(model: Any) -> int:
-    """Index of FULLY_CONNECTED among the file's operations, where it is added unless it is there."""
-    for index, known in enumerate(model.operatorCodes):
-        if known.builtinCode == FULLY_CONNECTED:
-            known.version = max(known.version, VERSION)
-            return index
-    added = schema.OperatorCodeT()
-    added.builtinCode = added.deprecatedBuiltinCode = FULLY_CONNECTED
-    added.version = VERSION
-    model.operatorCodes.append(added)
-    return len(model.operatorCodes) - 1

@@ -74,18 +74,19 @@ def _as_float(graph: Any, index: int) -> int:
 def _convert(model: Any, code: int, source: int, to: int) -> Any:
     """An operation QUANTIZE or DEQUANTIZE between two tensors."""
     operation = schema.OperatorT()
-    operation.opcodeIndex = _index(model, code)
+    operation.opcodeIndex = operation_code(model, code, VERSION)
     operation.inputs, operation.outputs = [source], [to]
     return operation
 
 
-def _index(model: Any, code: int) -> int:
+def operation_code(model: Any, code: int, version: int) -> int:
+    """Index of an operation among those of a file, where it is added unless it is there; at least of this version."""
     for index, known in enumerate(model.operatorCodes):
         if known.builtinCode == code:
-            known.version = max(known.version, VERSION)
+            known.version = max(known.version, version)
             return index
     added = schema.OperatorCodeT()
     added.builtinCode = added.deprecatedBuiltinCode = code
-    added.version = VERSION
+    added.version = version
     model.operatorCodes.append(added)
     return len(model.operatorCodes) - 1
