@@ -1,8 +1,7 @@
 """Processes that build the bundles of a job in a file, one bundle after the other.
 
-`BuildProcess` starts one, whose code is `main`. It gets each `Wanted` bundle as a line of JSON on stdin, and sends its
-progress and result as messages on stdout. However the parent ends, the pipe to stdin ends with it, and so does the
-process.
+`BuildProcess` starts one, which runs `main`. It reads each `Wanted` bundle as a line of JSON from stdin, and writes its
+progress and result as messages to stdout. When stdin is closed, it exits, so it never outlives its parent.
 """
 
 import json

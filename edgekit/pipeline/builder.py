@@ -1,4 +1,4 @@
-"""Builders, which make the bundles of a job: in this process, in several side by side, or each in one of its own."""
+"""Builders, which make the bundles of a job: in one process, in several at once, or each bundle in a new process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -50,7 +50,7 @@ class Builder(Protocol):
 
 
 class SeparateBuilder:
-    """Builds each bundle of a parked job in a process of its own, whose memory is freed when it ends."""
+    """Builds each bundle of a parked job in a new process, so that its memory is free for the next one."""
 
     def __init__(self, parked: ParkedJob) -> None:
         self._parked = parked

@@ -18,7 +18,7 @@ from edgekit.support.progress import Reporter
 
 
 class ParkedJob:
-    """A job in a file. What its processes share is in the same folder, and so are the constants of a large network."""
+    """A job in a file. Its folder also has what the job's processes share, and the constants of a large network."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
