@@ -1,4 +1,4 @@
-"""The search space: the plan of trials, cheapest first, and the recipe of a trial's choices.
+"""The search space: the plan of trials, and the recipe of a trial's choices.
 
 It excludes 16-bit activations. ONNX Runtime 1.32 and OpenVINO 2026.4 compute such a layer in floating point, and LiteRT
 2.3 computes it outside XNNPACK, where convnextv2_atto took fifteen times as long as its float model.
@@ -29,16 +29,16 @@ class Choices:
 
 
 def plan(recipe: Recipe, layers: int) -> list[Choices]:
-    """All points in the order of trials: fewest layers in float first, and among equals the recipe's own settings.
+    """All points in the order of trials.
 
-    `recipe` is the one for a target, from `for_target`. `layers` is the number of layers, of which 0, 1, 2, 4, … stay
-    in float.
+    The recipe's own settings come first, with 0, 1, 2, 4, … of the layers in float: the first of them that meets the
+    bounds ends what is worth trying, so even a short search has a result. The other settings follow, fewest layers in
+    float first. `recipe` is the one for a target, from `for_target`; `layers` is the number of layers.
     """
     levels = [0] + [count for count in (1 << power for power in range(16)) if count < layers]
     own = (recipe.estimator, recipe.smooth_quant, recipe.bias_correction)
-    others = list(product(ESTIMATORS, (False, True), ("none", "fast")))
-    settings: list[Any] = [own, *(other for other in others if other != own)]
-    return [Choices(estimator, smooth, bias, level) for level in levels for estimator, smooth, bias in settings]
+    others: list[Any] = [it for it in product(ESTIMATORS, (False, True), ("none", "fast")) if it != own]
+    return [Choices(*own, level) for level in levels] + [Choices(*it, level) for level in levels for it in others]
 
 
 def with_choices(recipe: Recipe, target: str, choices: Choices, order: Sequence[str]) -> Recipe:

@@ -110,7 +110,7 @@ class Searcher:
     """Clock in seconds."""
 
     def search(self, recipe: Recipe, limit: int | None = None, until: float = float("inf")) -> Study:
-        """Run the plan for this recipe, at most `limit` trials of it.
+        """Run the plan for this recipe, at most `limit` trials of it. Pruned ones don't count.
 
         After the time `until` only the first trial runs, so that every study has one. Once a trial meets the bounds,
         those with more layers in float are pruned, because they can't be better. If a trial raises a StageError or hits
@@ -119,9 +119,11 @@ class Searcher:
         """
         target = self.store.target
         layers, done = self._resumed()
-        points = plan(recipe.for_target(target), len(layers))[:limit]
+        points = plan(recipe.for_target(target), len(layers))
         trials: list[Trial] = []
         for number, choices in enumerate(points):
+            if limit is not None and _count(trials) >= limit:
+                break
             if choices in done:
                 trial = replace(done[choices], number=number)
             elif choices.layers_in_float > self._most_in_float(trials):
@@ -131,7 +133,7 @@ class Searcher:
             else:
                 trial = done[choices] = self._run(number, choices, layers)
                 self.store.save(Study(layers, tuple(done.values())))
-                self._report([*trials, trial], points, done)
+                self._report([*trials, trial], points, done, limit)
             trials.append(trial)
         if untried := sum(trial.state == "untried" for trial in trials):
             self.reporter.say(f"{target}: the time is up: {untried} recipes were not tried")
@@ -153,12 +155,15 @@ class Searcher:
         """Number of layers in float above which a trial can't be the best any more."""
         return min((trial.choices.layers_in_float for trial in within(trials, self.gates)), default=float("inf"))
 
-    def _report(self, trials: Sequence[Trial], points: Sequence[Choices], done: Collection[Choices]) -> None:
+    def _report(
+        self, trials: Sequence[Trial], points: Sequence[Choices], done: Collection[Choices], limit: int | None
+    ) -> None:
         """Print a line for the last trial if it is complete. That of a failed one has been printed."""
         trial = trials[-1]
         if trial.state == "complete":
             most = self._most_in_float(trials)
             left = sum(point.layers_in_float <= most and point not in done for point in points)
+            left = left if limit is None else min(left, limit - _count(trials))
             self.reporter.say(f"{self.store.target}: {describe(trial, self.gates)}; {left} to go")
 
     def _run(self, number: int, choices: Choices, layers: Sequence[str]) -> Trial:
@@ -173,3 +178,8 @@ class Searcher:
             self.reporter.failed(name, error)
             is_bug = not isinstance(error, EdgekitError)
             return replace(trial, reason=f"bug in edgekit: {tracebacks.summary_of(error)}" if is_bug else str(error))
+
+
+def _count(trials: Sequence[Trial]) -> int:
+    """Number of trials without the pruned ones."""
+    return sum(trial.state != "pruned" for trial in trials)

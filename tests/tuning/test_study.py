@@ -84,8 +84,10 @@ def test_a_whole_study(searcher: Callable[..., Searcher], capfd: pytest.CaptureF
 
 def test_at_most_so_many_trials(searcher: Callable[..., Searcher]) -> None:
     bench = FakeBench()
-    assert states(searcher(bench).search(RECIPE, 3)) == {"complete": 3}
-    assert bench.measured == POINTS[:3]
+    assert states(searcher(bench).search(RECIPE, 5)) == {"complete": 5, "pruned": 1}
+    assert bench.measured == NEEDED[:5], "the fourth point was pruned, because the third met the bounds"
+    assert states(searcher(bench).search(RECIPE, 5)) == {"complete": 5, "pruned": 1}
+    assert len(bench.measured) == 5, "reused trials count"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("the disk is full")])
@@ -110,8 +112,9 @@ def test_other_bounds_and_more_trials_reuse_a_study(searcher: Callable[..., Sear
     searcher(FakeBench()).search(RECIPE, 3)
     bench = FakeBench()
     study = searcher(bench, gates=Gates(max_drop=100)).search(RECIPE)
-    assert bench.measured == POINTS[3 : PER_LEVEL[0]], "each trial without layers in float meets these bounds"
-    assert states(study)["pruned"] == len(POINTS) - PER_LEVEL[0]
+    without = [point for point in POINTS if point.layers_in_float == 0]
+    assert bench.measured == without[1:], "each trial without layers in float meets these bounds"
+    assert states(study) == {"complete": 2 + len(without), "pruned": len(POINTS) - len(without) - 2}
 
 
 def test_a_trial_that_fails_is_stored_with_its_reason_and_affects_no_other(
@@ -127,8 +130,8 @@ def test_a_trial_that_fails_is_stored_with_its_reason_and_affects_no_other(
 def test_a_bug_costs_its_trial_and_is_called_one(
     searcher: Callable[..., Searcher], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    study = searcher(FakeBench(failing(0, KeyError("model_constant_49")))).search(RECIPE, 4)
-    assert states(study) == {"complete": 3, "fail": 1}
+    study = searcher(FakeBench(failing(0, KeyError("model_constant_49")))).search(RECIPE, 3)
+    assert states(study) == {"complete": 2, "fail": 1}
     assert str(study.trials[0].reason).startswith("bug in edgekit: KeyError: 'model_constant_49'")
     assert "Traceback" in capfd.readouterr().err
 
@@ -136,7 +139,7 @@ def test_a_bug_costs_its_trial_and_is_called_one(
 def test_no_trial_but_the_first_starts_when_the_time_is_up(searcher: Callable[..., Searcher]) -> None:
     bench = FakeBench()
     late = searcher(bench, now=lambda: 100.0)
-    assert states(late.search(RECIPE, 5, until=99.0)) == {"complete": 1, "untried": 4}
-    assert states(late.search(RECIPE, 5, until=99.0)) == {"complete": 1, "untried": 4}
+    assert states(late.search(RECIPE, 3, until=99.0)) == {"complete": 1, "untried": 2}
+    assert states(late.search(RECIPE, 3, until=99.0)) == {"complete": 1, "untried": 2}
     assert bench.measured == POINTS[:1], "which an earlier run may have done"
-    assert states(late.search(RECIPE, 5, until=101.0)) == {"complete": 5}
+    assert states(late.search(RECIPE, 3, until=101.0)) == {"complete": 3}
