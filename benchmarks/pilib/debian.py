@@ -142,10 +142,12 @@ def _mirror() -> str:
 
 
 def _links(root: Path) -> None:
-    """Create the links, users and folders that the packages' own scripts would create."""
+    """Create the links, users, certificates and folders that the packages' own scripts would create."""
     for link, target in (("usr/bin/awk", "mawk"), ("usr/bin/sh", "dash")):
         if not (root / link).exists():
             (root / link).symlink_to(target)
+    certificates = (path.read_text() for path in sorted((root / "usr/share/ca-certificates/mozilla").glob("*.crt")))
+    (root / "etc/ssl/certs/ca-certificates.crt").write_text("".join(certificates))  # pip starts only with this file
     for name in ("passwd", "group"):
         text = (root / f"usr/share/base-passwd/{name}.master").read_text()
         (root / "etc" / name).write_text(text.replace("root:*:", "root:x:"))

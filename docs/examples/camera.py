@@ -4,7 +4,7 @@ python camera.py BUNDLE                     a USB camera, through OpenCV: pip in
 python camera.py BUNDLE --camera door.mp4   a recording, through OpenCV
 python camera.py BUNDLE --picamera          a Raspberry Pi's camera: sudo apt install python3-picamera2
 
-picamera2 needs an environment of `python3 -m venv --system-site-packages`, and on Debian 12 a numpy older than 2.
+picamera2 needs an environment that sees the system's packages, and on Debian 12 a numpy older than 2.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,10 @@ import pytest
 from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
 from edgekit.config.precisions import PRECISIONS
+from edgekit.devices.check import probe
+from edgekit.devices.setup import fetch_wheels
 from edgekit.devices.transport import connect
+from edgekit.models.demo import assets
 from edgekit.report import load_report
 from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated, write_vcgencmd
 from tests.helpers.pmic import IDLE_W, LOAD_W, fake_pmic
@@ -153,3 +157,52 @@ def test_commands_of_the_documentation(boards: dict[str, Emulated]) -> None:
             assert done.out
         governor = connection.run(["cat", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"]).out
     assert governor == b"performance\n"
+
+
+def test_an_app_is_installed_as_the_documentation_says(
+    boards: dict[str, Emulated], finished_run: Path, wheel: Path, tmp_path: Path
+) -> None:
+    """Run the commands of the sections on the app and on the camera, without apt and the camera itself."""
+    board = boards[FIRST]
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / wheel.name).symlink_to(wheel)
+    (tmp_path / "docs").symlink_to(PAGE.parents[1])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/demo-pi5").symlink_to(finished_run)
+    offer_packages(board, wheel, tmp_path)
+    with zipfile.ZipFile(assets() / "evaluation.zip") as photos:
+        (board.home / "photo.jpg").write_bytes(photos.read(photos.namelist()[0]))
+    app, camera = (re.search(rf"## {title}\n(.*?)\n## ", PAGE.read_text(), re.DOTALL) for title in ("3. .*?", "4. .*?"))
+    assert app
+    assert camera
+    copy, install, see_system, other_numpy, _ = re.findall(r"```bash\n(.*?)```", app[1] + camera[1], re.DOTALL)
+    for command in copy.replace("scp", f"scp -F {board.config}").replace("pi@raspberrypi.local", "device").splitlines():
+        if command.startswith("scp"):
+            subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    printed = sh(board, install)
+    assert "all checks passed" in printed
+    assert len(re.findall(r"^ *[\d.]+%  \w+$", printed, re.MULTILINE)) == 2
+    see_system = "".join(line for line in see_system.splitlines(keepends=True) if "apt" not in line)
+    sh(board, f". ~/edgekit/bin/activate\n{see_system}{other_numpy}")
+    code = "import edgekit, numpy, sys; edgekit.load('tflite-int8'); print(numpy.__version__, *sys.path)"
+    numpy_version, *path = sh(board, f'~/edgekit/bin/python -c "{code}"').split()
+    assert numpy_version.startswith("1.26.")
+    assert "/usr/lib/python3/dist-packages" in path, "where apt installs picamera2"
+
+
+def offer_packages(board: Emulated, wheel: Path, folder: Path) -> None:
+    """Let the board's pip find the packages of the documentation's commands in a folder, because it has no network."""
+    packages = board.home / "packages"
+    with connect(board.device()) as connection:
+        facts = probe(connection)
+    for more in ((), ("numpy<2",)):
+        fetch_wheels(FIRST, facts, [f"{wheel}[tflite,cli]", *more], packages)
+    (board.root / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /root/packages\n")
+
+
+def sh(board: Emulated, script: str) -> str:
+    """The output of a shell script on the board. No command of it may fail."""
+    with connect(board.device()) as connection:
+        done = connection.run(["sh", "-ec", f"cd\n{script}"])
+    assert done.status == 0, done.err
+    return done.out.decode()

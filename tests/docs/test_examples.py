@@ -147,7 +147,7 @@ def test_the_service_starts_the_camera_loop_with_a_bundle_in_the_home(bundle: Pa
     frames = random_frames(3)
     np.save(tmp_path / "frames.npy", np.stack([np.asarray(frame) for frame in frames]))
     (tmp_path / "picamera2.py").write_text(PICAMERA2)
-    for path, target in (("camera/bin/python", sys.executable), ("camera.py", EXAMPLES / "camera.py")):
+    for path, target in (("edgekit/bin/python", sys.executable), ("camera.py", EXAMPLES / "camera.py")):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).symlink_to(target)
     (tmp_path / "tflite-int8").symlink_to(bundle)

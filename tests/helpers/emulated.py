@@ -90,7 +90,9 @@ def serve_emulated(root: Path, core: str, folder: Path, keys: Path) -> Iterator[
     folder.mkdir()
     _write_sys(folder / "sys", core)
     environment = f"QEMU_CPU={core} LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin"
-    port, config = configure(folder, keys, "ChrootDirectory /srv", f"SetEnv {environment}")
+    port, config = configure(
+        folder, keys, "ChrootDirectory /srv", "Subsystem sftp internal-sftp", f"SetEnv {environment}"
+    )
     script = (
         'mount --rbind "$1" /srv; mount -t proc proc /srv/proc; mount --rbind /dev /srv/dev; '
         'mount --bind "$2" /srv/sys; exec "$3" -D -e -f "$4"'
