@@ -1,7 +1,6 @@
 """calibration.json: the images and the recipe of a calibration. The same list reproduces the same bundles."""
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from edgekit.errors import InputError
 from edgekit.images.selection import Selection
 from edgekit.support.files import write_json
 
-FEWEST = 32
-"""Fewest images with which ranges don't depend on the choice of images."""
 FIX = "Use the calibration.json of a run folder"
 
 
@@ -80,23 +77,3 @@ def _without_nulls(table: Any) -> Any:
     if not isinstance(table, dict):
         return table
     return {key: _without_nulls(value) for key, value in table.items() if value is not None}
-
-
-def doubts(chosen: Selection, classes: int) -> list[str]:
-    """Reasons why ranges from these images may not fit other images: too few images, or too few classes."""
-    count, per_class = len(chosen.samples), Counter(sample.label for sample in chosen.samples)
-    reasons = []
-    if count < FEWEST:
-        reasons.append(
-            f"{count} calibration images are few: ranges depend on the choice of images; use {FEWEST} or more"
-        )
-    if len(per_class) < min(count, classes) / 2:
-        reasons.append(
-            f"the calibration images are one-sided: they cover {len(per_class)} of the model's {classes} classes, but "
-            f"{count} images could cover {min(count, classes)}; use images of every class"
-        )
-    elif count >= FEWEST and (most := max(per_class.values())) > max(4 * count / len(per_class), 4):
-        reasons.append(
-            f"the calibration images are one-sided: {most} of {count} belong to one of {len(per_class)} classes"
-        )
-    return reasons

@@ -6,11 +6,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import ImageStat
+
 from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.decoding import open_image
 from edgekit.images.perceptual_hash import difference_hash
 from edgekit.support.shareable import without_folders
+
+
+@dataclass(frozen=True)
+class InspectedImage:
+    """Facts about an image's file and its pixels."""
+
+    sha256: str
+    """SHA-256 of the file."""
+    dhash: bytes
+    """Difference hash of the pixels."""
+    brightness: float
+    """Mean grey value of the pixels, from 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +42,21 @@ class Selection:
     """Path of the data set."""
     dhashes: tuple[bytes, ...]
     """Difference hash of each sample."""
+    brightness: tuple[float, ...]
+    """Mean grey value of each sample, from 0 to 255."""
     copies: tuple[tuple[str, str], ...] = ()
     """(name, sha256) of the images that were left out because another selection has their content."""
 
 
-def inspect_image(dataset: Dataset, sample: Sample) -> tuple[str, bytes]:
-    """SHA-256 of an image's file and its difference hash. Raises ImageError if the image can't be decoded."""
+_Row = tuple[Sample, InspectedImage]
+
+
+def inspect_image(dataset: Dataset, sample: Sample) -> InspectedImage:
+    """Decode an image and hash it. Raises ImageError if it can't be decoded."""
     content = dataset.read(sample)
-    dhash = difference_hash(open_image(content, f"{dataset.path}/{sample.name}"))
-    return hashlib.sha256(content).hexdigest(), dhash
+    grey = open_image(content, f"{dataset.path}/{sample.name}").convert("L")
+    brightness = ImageStat.Stat(grey).mean[0]
+    return InspectedImage(hashlib.sha256(content).hexdigest(), difference_hash(grey), brightness)
 
 
 def select(
@@ -46,7 +66,7 @@ def select(
     exclude: Selection | None = None,
     exact: bool = True,
     on_image: Callable[[], None] | None = None,
-    inspect: Callable[[Dataset, Sample], tuple[str, bytes]] = inspect_image,
+    inspect: Callable[[Dataset, Sample], InspectedImage] = inspect_image,
 ) -> Selection:
     """Choose `count` samples (None or 0: all). The classes take turns, in an order that depends only on `seed`.
 
@@ -60,7 +80,7 @@ def select(
     wanted = count or len(dataset.samples)
     taken_names = {sample.name for sample in exclude.samples} if exclude and exclude.source == dataset.path else set()
     taken_hashes = set(exclude.hashes) if exclude else set()
-    taken: list[tuple[Sample, str, bytes]] = []
+    taken: list[_Row] = []
     copies: list[tuple[str, str]] = []
     unreadable: list[tuple[str, str]] = []
     for sample in _in_turns(dataset.samples, seed):
@@ -69,14 +89,14 @@ def select(
         if sample.name in taken_names:
             continue
         try:
-            digest, dhash = inspect(dataset, sample)
+            image = inspect(dataset, sample)
         except ImageError as error:
             unreadable.append((sample.name, without_folders(str(error), [dataset.path])))
             continue
-        if digest in taken_hashes:
-            copies.append((sample.name, digest))
+        if image.sha256 in taken_hashes:
+            copies.append((sample.name, image.sha256))
             continue
-        taken.append((sample, digest, dhash))
+        taken.append((sample, image))
         if on_image:
             on_image()
     if exact and (not taken or len(taken) < (count or 0)):
@@ -93,14 +113,14 @@ def select_listed(
     can't be decoded.
     """
     by_name = {sample.name: sample for sample in dataset.samples}
-    taken, wrong = [], []
+    taken, wrong = list[_Row](), list[str]()
     for name, digest in listed.items():
         sample = by_name.get(name)
-        actual, dhash = inspect_image(dataset, sample) if sample else ("", b"")
-        if sample is None or actual != digest:
+        image = inspect_image(dataset, sample) if sample else None
+        if sample is None or image is None or image.sha256 != digest:
             wrong.append(f"{name} ({'has another content' if sample else 'is missing'})")
             continue
-        taken.append((sample, digest, dhash))
+        taken.append((sample, image))
         if on_image:
             on_image()
     if wrong:
@@ -118,21 +138,28 @@ def no_images(source: Path) -> Selection:
     return _selection_of([], source)
 
 
-def _selection_of(rows: Sequence[tuple[Sample, str, bytes]], source: Path) -> Selection:
-    samples, hashes, dhashes = (tuple(column) for column in zip(*rows, strict=True)) if rows else ((), (), ())
-    lines = sorted(f"{sample.name} {digest}\n" for sample, digest, _ in rows)
-    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return Selection(samples, digest, hashes, (), source, dhashes)
+def _selection_of(rows: Sequence[_Row], source: Path) -> Selection:
+    lines = sorted(f"{sample.name} {image.sha256}\n" for sample, image in rows)
+    return Selection(
+        samples=tuple(sample for sample, _ in rows),
+        sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
+        hashes=tuple(image.sha256 for _, image in rows),
+        unreadable=(),
+        source=source,
+        dhashes=tuple(image.dhash for _, image in rows),
+        brightness=tuple(image.brightness for _, image in rows),
+    )
 
 
 def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
     """The first `count` samples, and the others without copies of the first ones."""
     taken = set(selection.hashes[:count])
-    rows = list(zip(selection.samples, selection.hashes, selection.dhashes, strict=True))
-    return _part(selection, rows[:count]), _part(selection, [row for row in rows[count:] if row[1] not in taken])
+    images = map(InspectedImage, selection.hashes, selection.dhashes, selection.brightness)
+    rows = list(zip(selection.samples, images, strict=True))
+    return _part(selection, rows[:count]), _part(selection, [row for row in rows[count:] if row[1].sha256 not in taken])
 
 
-def _part(selection: Selection, rows: Sequence[tuple[Sample, str, bytes]]) -> Selection:
+def _part(selection: Selection, rows: Sequence[_Row]) -> Selection:
     part = _selection_of(rows, selection.source)
     return replace(part, unreadable=selection.unreadable, copies=selection.copies)
 

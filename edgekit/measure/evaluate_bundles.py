@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
 from edgekit.images.crops import crop_each
 from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.selection import Selection, select
+from edgekit.images.selection import InspectedImage, Selection, select
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
@@ -144,7 +144,7 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecu
     with reporter.stage("read images", len(dataset.samples)) as step:
         inspected = inspect_all(dataset, executor, step)
 
-    def inspect(_: Dataset, sample: Sample) -> tuple[str, bytes]:
+    def inspect(_: Dataset, sample: Sample) -> InspectedImage:
         result = inspected[sample.name]
         if isinstance(result, ImageError):
             raise result

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from edgekit.errors import EdgekitError, ImageError, StageError
 from edgekit.images.dataset import Dataset, Sample
-from edgekit.images.selection import Selection, inspect_image
+from edgekit.images.selection import InspectedImage, Selection, inspect_image
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Answers, Predictions, joined, predict
 from edgekit.measure.versions import measuring_versions
@@ -146,7 +146,7 @@ def _advance(step: Step, shard: Shard) -> None:
         step()
 
 
-InspectedSamples = dict[str, tuple[str, bytes] | ImageError]
+InspectedSamples = dict[str, InspectedImage | ImageError]
 """Result of `inspect_image` by sample name, or the error of an image that can't be read."""
 
 

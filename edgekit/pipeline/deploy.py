@@ -13,7 +13,8 @@ from edgekit.devices.registry import THIS, Device
 from edgekit.devices.remote import measure_on_device
 from edgekit.devices.web.limits import check_browsers
 from edgekit.devices.web.pages import Pages, serving
-from edgekit.images.calibration_list import doubts, write_list
+from edgekit.images.calibration_doubts import differ_in_brightness, doubts
+from edgekit.images.calibration_list import write_list
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
 from edgekit.measure import machine
@@ -200,7 +201,8 @@ def assemble(
             seed=options.seed,
             recipe=job.recipe.name,
             unreadable=tuple(Unreadable(*image) for image in job.calibration.unreadable),
-            doubts=tuple(doubts(job.calibration, job.network.classes)),
+            doubts=tuple(doubts(job.calibration, job.network.classes, job.evaluation)),
+            unlike_evaluation=differ_in_brightness(job.calibration, job.evaluation),
             stability=tuple(stability),
         ),
         evaluation=Evaluation(

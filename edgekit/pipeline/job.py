@@ -60,7 +60,7 @@ def load_job(options: Options, reporter: Reporter) -> Job:
     evaluation = choose_evaluation(datasets.evaluation, calibration, options, reporter)
     warn_of_unreadable(reporter, calibration, evaluation)
     alike = find_lookalikes(evaluation, calibration, datasets)
-    warn_of_doubts(calibration, network.classes, reporter)
+    warn_of_doubts(calibration, network.classes, reporter, evaluation)
     warn_of_overlap(evaluation, calibration, alike, reporter)
     _check_network(network, datasets.calibration, calibration, reporter)
     return Job(

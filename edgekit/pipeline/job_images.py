@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
-from edgekit.images.calibration_list import CalibrationList, doubts
+from edgekit.images.calibration_doubts import doubts
+from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
 from edgekit.images.selection import Selection, select, select_listed
@@ -81,9 +82,11 @@ def warn_of_unreadable(reporter: Reporter, *selections: Selection) -> None:
         reporter.warn(f"skipped {name}: {reason}")
 
 
-def warn_of_doubts(calibration: Selection, classes: int, reporter: Reporter) -> None:
-    """Warn of a poor calibration set for a network with this number of classes."""
-    for doubt in doubts(calibration, classes):
+def warn_of_doubts(
+    calibration: Selection, classes: int, reporter: Reporter, evaluation: Selection | None = None
+) -> None:
+    """Warn of a poor calibration set for a network with this number of classes, and for these evaluation images."""
+    for doubt in doubts(calibration, classes, evaluation):
         reporter.warn(doubt)
 
 

@@ -111,6 +111,8 @@ class Calibration:
     """Images that were skipped because they could not be decoded."""
     doubts: tuple[str, ...] = ()
     """Reasons why ranges from these images may not fit other images, such as too few images or missing classes."""
+    unlike_evaluation: bool = False
+    """Whether the evaluation images are so much brighter or darker that ranges from these images may not fit them."""
     stability: tuple[Stability, ...] = ()
     """Comparison of models from two halves of the images, for each runtime; empty without `--check-stability`."""
 

@@ -34,6 +34,10 @@ class CommandLine(Protocol):
         """Name of the command, such as "deploy"."""
         ...
 
+    def value(self, name: str) -> str | None:
+        """The value of an option; None if it was not given."""
+        ...
+
     def again(
         self,
         command: str,
@@ -50,6 +54,9 @@ class OfRun:
     """Commands that take the run folder in place of the options of its job."""
 
     command: str
+
+    def value(self, name: str) -> str | None:
+        """None, because a report doesn't say which options had folders."""
 
     def again(
         self,
@@ -82,6 +89,8 @@ def steps_after_run(report: Report, folder: Path, line: CommandLine, images_left
     if not bundle and any(row.device.emulated for row in rows):
         command = line.command if line.command in ("deploy", "demo") else "deploy"
         yield NextStep("measure on a real device", line.again(command, ("device",), ["--device", "NAME"]))
+    if report.calibration.unlike_evaluation and rows_whose_gate(rows, "max-drop", "fail"):
+        yield _calibrate_on_others(line)
     yield from _better_recipes(rows, folder, line)
     if unsure := rows_whose_gate(rows, "max-drop", "inconclusive"):
         yield more_images(unsure, report.evaluation.count, images_left, line)
@@ -90,6 +99,13 @@ def steps_after_run(report: Report, folder: Path, line: CommandLine, images_left
         bundles = [folder / name for name in names]
         yield time_again(line.again("benchmark", without=("junit", "summary"), arguments=bundles))
     yield from after_failures(rows)
+
+
+def _calibrate_on_others(line: CommandLine) -> NextStep:
+    """How to calibrate on images whose ranges fit the evaluation images."""
+    if line.value("calibration_data"):
+        return NextStep("calibrate on some of the images in --data", line.again(line.command, ("calibration_data",)))
+    return NextStep("Calibrate on images like those that you evaluate on: name their folder with --calibration-data.")
 
 
 def _better_recipes(rows: Sequence[Row], folder: Path, line: CommandLine) -> Iterator[NextStep]:

@@ -36,9 +36,10 @@ def plan(recipe: Recipe, layers: int) -> list[Choices]:
     float first. `recipe` is the one for a target, from `for_target`; `layers` is the number of layers.
     """
     levels = [0] + [count for count in (1 << power for power in range(16)) if count < layers]
-    own = (recipe.estimator, recipe.smooth_quant, recipe.bias_correction)
-    others: list[Any] = [it for it in product(ESTIMATORS, (False, True), ("none", "fast")) if it != own]
-    return [Choices(*own, level) for level in levels] + [Choices(*it, level) for level in levels for it in others]
+    own: Any = (recipe.estimator, recipe.smooth_quant, recipe.bias_correction)
+    others = [it for it in product(ESTIMATORS, (False, True), ("none", "fast")) if it != own]
+    order = [(own, level) for level in levels] + [(it, level) for level in levels for it in others]
+    return [Choices(estimator, smooth, bias, level) for (estimator, smooth, bias), level in order]
 
 
 def with_choices(recipe: Recipe, target: str, choices: Choices, order: Sequence[str]) -> Recipe:

@@ -87,6 +87,20 @@ def test_a_lost_accuracy_leads_to_sensitivity_and_tune() -> None:
     assert second == ["tune", MODEL[0], *TYPED, *threads, *tuned]
 
 
+def test_calibration_images_unlike_the_others_come_first() -> None:
+    whole = with_rows(judged("max-drop", "fail"))
+    whole = replace(whole, calibration=replace(whole.calibration, unlike_evaluation=True))
+    model = ["deploy", MODEL[0], "--data", "photos"]
+    first, *others = after([*model, "--calibration-data", "dusk", "--threads", "1"], whole)
+    assert first == [*model, "--threads", "1"], "on part of the images of --data"
+    assert [words[0] for words in others] == ["sensitivity", "tune"]
+    for steps in (after_job(whole, FOLDER, typed_of(model), options()), steps_in_report(whole)):
+        assert "--calibration-data" in next(iter(steps)).purpose
+    passed = with_rows(judged("max-drop", "pass"))
+    passed = replace(passed, calibration=whole.calibration)
+    assert after(model, passed) == [], "the loss is small all the same"
+
+
 def test_the_bounds_that_were_typed_go_along() -> None:
     bounds = ["--max-drop", "0.5", "--min-speedup=1.2", "--num-eval-samples", "500"]
     first, second = after([*JOB, *bounds], with_rows(judged("max-drop", "fail"), judged("max-drop", "fail", "tflite")))

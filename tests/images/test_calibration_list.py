@@ -11,9 +11,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import InputError, ProfileError
-from edgekit.images.calibration_list import doubts, read_list
-from edgekit.images.dataset import open_dataset
-from edgekit.images.selection import select
+from edgekit.images.calibration_list import read_list
 from edgekit.runtime.bundle import read_bundle
 from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
@@ -120,18 +118,3 @@ def test_a_list_and_a_number_contradict(finished_run: Path, job_arguments: list[
 def test_a_list_that_does_not_exist(job_arguments: list[str], capfd: Any) -> None:
     assert main(["deploy", *without_count(job_arguments), "--calibration-list", "gone.json", "--dry-run"]) == 2
     assert "calibration list 'gone.json' can't be read" in capfd.readouterr().err
-
-
-def test_doubts_about_a_set(photos: Path, tmp_path: Path) -> None:
-    whole = select(open_dataset(photos, LABELS), 0, 0)
-    assert doubts(whole, 10) == []
-    few = select(open_dataset(photos, LABELS), 12, 0)
-    assert [doubt.split(":")[0] for doubt in doubts(few, 10)] == ["12 calibration images are few"]
-    for label in LABELS[:2]:
-        (tmp_path / label).mkdir()
-        for index in range(20):
-            shutil.copy(photos / label / f"{index % 4}.png", tmp_path / label / f"{index}.png")
-    two = select(open_dataset(tmp_path, LABELS), 0, 0)
-    (doubt,) = doubts(two, 10)
-    assert "2 of the model's 10 classes" in doubt
-    assert "40 images could cover 10" in doubt

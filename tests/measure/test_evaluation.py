@@ -18,7 +18,9 @@ from tests.helpers.tiny import tiny_labels, tiny_manifest
 COUNT = 400
 LABELS = np.arange(COUNT) % 10
 SAMPLES = tuple(Sample(f"{index}.png", int(label), str(label)) for index, label in enumerate(LABELS))
-CHOSEN = Selection(SAMPLES, "0" * 64, tuple(f"{index:016x}{0:048x}" for index in range(COUNT)), (), Path("data"), ())
+CHOSEN = Selection(
+    SAMPLES, "0" * 64, tuple(f"{index:016x}{0:048x}" for index in range(COUNT)), (), Path("data"), (), ()
+)
 FAILED = Failure("evaluate", "EngineError", "gone")
 STATED = Gates(max_drop=2.0, must_show_drop=True)
 
