@@ -2,8 +2,14 @@
 
 They come from the mirror and the package index that this machine's own apt and pip use, and are cached in a folder.
 Unpacking runs no programs of the other architecture.
+
+    python -m benchmarks.pilib.debian
+
+unpacks all userlands and the kernel ahead of time. It needs Python's standard library alone, so CI runs it while pip
+installs everything else.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,8 +18,6 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-from filelock import FileLock
 
 from edgekit.support.files import replacing
 
@@ -60,7 +64,8 @@ def userland(suite: str, folder: Path = KEPT) -> Path:
     need("mmdebstrap", "arch-test")
     root = folder / suite
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{suite}.lock"):
+    with (folder / f".{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
             _unpack_userland(suite, root)
     return root
@@ -178,3 +183,9 @@ def _run(command: Sequence[str], cwd: str | None = None) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with status {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    for suite in PYTHONS:
+        userland(suite)
+    kernel()
