@@ -68,6 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(SharedRun(folder.absolute(), terminal))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported by now; pytest itself searches everything else for cycles when it ends
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder `shared/data` next to the checkout. Without it, tests skip, but fail in CI."""

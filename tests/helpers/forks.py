@@ -6,6 +6,7 @@ starts.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -84,6 +85,8 @@ def serve(address: str) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     _export_to_onnx()
+    gc.collect()
+    gc.freeze()  # the forks would search these objects for cycles again and again
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()

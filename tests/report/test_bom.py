@@ -5,12 +5,11 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from edgekit.cli.main import main
 from edgekit.errors import MissingExtraError
@@ -24,12 +23,19 @@ from tests.helpers.refusals import refuses
 from tests.helpers.reports import MODEL, RANDOM_MODEL, ROWS, report
 from tests.helpers.tiny import MakeBundle
 
-VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
+
+@cache
+def validator() -> Any:
+    """Imported when a test needs it: to load jsonschema's formats takes two seconds."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    return JsonStrictValidator(SchemaVersion.V1_6)
 
 
 def valid(text: str) -> Any:
     """The document, which must fit the schema."""
-    assert VALIDATOR.validate_str(text) is None
+    assert validator().validate_str(text) is None
     return json.loads(text)
 
 

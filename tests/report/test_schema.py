@@ -4,10 +4,10 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from edgekit.errors import InputError
@@ -92,14 +92,18 @@ def document(whole: Report) -> Document:
     return parsed
 
 
+@cache
 def validator() -> Any:
-    return jsonschema.Draft202012Validator(report_schema())
+    """Imported when a test needs it: to load jsonschema's formats takes two seconds."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(report_schema())
 
 
 def test_the_schema_is_valid() -> None:
     schema = report_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+    validator().check_schema(schema)
+    assert schema["$schema"] == validator().META_SCHEMA["$id"]
 
 
 @pytest.mark.parametrize("whole", [report(), report(model=RANDOM_MODEL), full_report()])
