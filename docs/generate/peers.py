@@ -60,7 +60,7 @@ class Peers:
     float_ms: float
     int8_ms: float
     int8_bf16_ms: float | None
-    """Latency of the same INT8 file where its float part computes in bf16, which `edgekit.load` doesn't ask for."""
+    """Latency of the same INT8 file where its float part computes in bf16."""
     speedup: Ratio
     float_bytes: int
     """What the runtime loads of edgekit's float bundle."""

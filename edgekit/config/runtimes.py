@@ -183,7 +183,7 @@ register(
         compiler_distributions=("openvino",),
         schemes=("w8a8", "w8"),
         saturating_inputs=("uint8", "int8"),  # its kernels shift int8 to uint8
-        lowerings=("int8-attention",),
+        lowerings=("int8-attention", "native-float"),
         session_options=("inference_precision",),
     )
 )

@@ -110,7 +110,7 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         engine=EngineRequirement(package=runtime.distributions[0], minimum=runtime.oldest_loading_version),
         device_class=facts.device_class.name,
         fingerprint=facts.fingerprint,
-        session=artifact.session,
+        session={**artifact.session, **facts.session},
         layers=facts.layers,
         provenance=msgspec.to_builtins(facts.provenance),
     )

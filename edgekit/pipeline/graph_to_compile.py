@@ -3,7 +3,8 @@
 import errno
 import os
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,8 @@ class GraphFacts:
     fingerprint: str
     unmatched: tuple[str, ...]
     """Rewrites of the recipe that match nothing in the network and aren't optional."""
+    session: Mapping[str, str] = field(default_factory=dict)
+    """Session options with which the bundle's engine runs, in addition to those of the compiled files."""
 
 
 @dataclass(frozen=True, eq=False)

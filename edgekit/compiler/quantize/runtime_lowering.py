@@ -33,7 +33,9 @@ class Lowering:
     rewrite: Callable[[GraphModule], int] = _no_places
     """Changes the calibrated graph in place, and returns the number of places."""
     scheme: str | None = None
-    """Phrase for a bundle's scheme, for a lowering that puts more values into INT8."""
+    """Phrase for a bundle's scheme, for a lowering that changes the number format of more values."""
+    session: Mapping[str, str] = field(default_factory=dict)
+    """Session options with which the bundle's engine runs."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from edgekit.runtime.engine import (
 from edgekit.runtime.manifest import Manifest
 
 PRECISIONS = ("f32", "bf16", "f16")
+NATIVE = "native"
+"""Value of the session option "inference_precision" for the format that OpenVINO would choose on this processor."""
 
 
 @cache
@@ -44,8 +46,8 @@ def compile_for_cpu(model: Any, config: Mapping[str, str | int]) -> Any:
 class Engine:
     """One infer request, guarded by a lock, with OpenVINO's latency hint.
 
-    The manifest's session option "inference_precision" is "f32" (default), "bf16" or "f16". By default OpenVINO would
-    choose bf16 or f16 where the processor supports it, and the results would differ from those in f32.
+    The manifest's session option "inference_precision" is "f32" (default), "bf16", "f16" or "native". OpenVINO's own
+    default is bf16 or f16 where the processor supports it, and the results would differ from those in f32.
     """
 
     package = "openvino"
@@ -54,7 +56,8 @@ class Engine:
         ov = import_runtime("openvino")
         self.version = package_version(ov, self.package, manifest)
         weights = _check_files(model, manifest)
-        config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _precision(manifest)}
+        precision = precision_of(manifest.session)
+        config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         compiled = compile_for_cpu(core().read_model(str(model), str(weights)), config)
@@ -87,8 +90,8 @@ class Engine:
             self._request = None
 
     def low_precision_float(self) -> str | None:
-        default = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
-        return default if default in PRECISIONS and default != "f32" else None
+        native = _native_precision()
+        return native if native != "f32" else None
 
 
 def _check_files(model: Path, manifest: Manifest) -> Path:
@@ -102,8 +105,16 @@ def _check_files(model: Path, manifest: Manifest) -> Path:
     return weights
 
 
-def _precision(manifest: Manifest) -> str:
-    precision = manifest.session.get("inference_precision", "f32")
+def precision_of(session: Mapping[str, Any]) -> str:
+    """Number format for values in float with these session options. Raises BundleError for an unknown one."""
+    precision = session.get("inference_precision", "f32")
+    if precision == NATIVE:
+        return _native_precision()
     if precision not in PRECISIONS:
-        raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join(PRECISIONS))
+        raise BundleError(f"key 'session.inference_precision' is {precision!r}", valid=", ".join((*PRECISIONS, NATIVE)))
     return str(precision)
+
+
+def _native_precision() -> str:
+    default = core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    return default if default in PRECISIONS else "f32"

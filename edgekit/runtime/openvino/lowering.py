@@ -1,4 +1,4 @@
-"""Lowering for OpenVINO: INT8 attention, which a recipe may name, and layers that it would compute wrongly."""
+"""Lowerings for OpenVINO, which a recipe may name, and layers that it would compute wrongly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 from edgekit.compiler.graph import A, layer_name, shape_of
 from edgekit.compiler.layers import dense_layer
 from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
+from edgekit.runtime.openvino.engine import NATIVE
 
 _AMX_BYTES = 64
 """Bytes in a row of AMX's tiles."""
@@ -54,7 +55,12 @@ LOWERING = RuntimeLowering(
             "Queries and keys of attention are INT8, in one operation of OpenVINO that is faster on x86 with both.",
             symmetric_inputs=queries_and_keys,
             scheme="int8 queries and keys of attention",
-        )
+        ),
+        "native-float": Lowering(
+            "What stays in float is computed in bf16 on x86 processors that have it, where OpenVINO would choose that.",
+            scheme="the rest in bf16 where the processor has it",
+            session={"inference_precision": NATIVE},
+        ),
     },
     miscomputed_layers=miscomputed_layers,
 )

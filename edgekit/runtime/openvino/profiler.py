@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.openvino.engine import compile_for_cpu, core
+from edgekit.runtime.openvino.engine import compile_for_cpu, core, precision_of
 from edgekit.runtime.profile import OpProfile, Profile, add_times, float_reason, kind_of, matrix_macs, random_input
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -52,9 +52,9 @@ class Profiler:
             sizes = [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
             feeds.append(random_input(port.node.friendly_name, sizes, np.dtype(port.element_type.to_dtype())))
         network.reshape({port: list(feed.shape) for port, feed in zip(network.inputs, feeds, strict=True)})
-        config = {
+        config: dict[str, str | int] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": options.get("inference_precision", "f32"),
+            "INFERENCE_PRECISION_HINT": precision_of(options),
             "INFERENCE_NUM_THREADS": threads,
             "PERF_COUNT": "YES",
         }
