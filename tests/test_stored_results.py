@@ -31,7 +31,7 @@ from edgekit.pipeline.request import BundleInputs, CalibrationInputs
 from edgekit.report.repair import RepairAttempt
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.support.stored_results import Inputs
 from edgekit.tuning import analysis
@@ -190,7 +190,7 @@ def make_shard(place: Place, inputs: Any) -> None:
     place.patch.setattr(shards, "answer", answer)
     dataset: Any = SimpleNamespace(samples=())
     shard = Shard(Path("bundle"), dataset, inputs)
-    assert evaluate_shards([shard], SerialExecutor(), place.run, "0", lambda: None).best.tolist() == [1]
+    assert evaluate_shards([shard], SerialExecutor(), place.run, "0", no_step).best.tolist() == [1]
 
 
 def make_sensitivity(place: Place, inputs: Any) -> None:

@@ -53,6 +53,11 @@ class DenseLayer:
         return shape_of(self.weight)[2:]
 
     @property
+    def inputs(self) -> int:
+        """Number of inputs that meet the weights of each output."""
+        return math.prod(shape_of(self.weight)[1:])
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether each output channel reads one input channel, of several."""
         return self.groups > 1 and shape_of(self.weight)[1] == 1

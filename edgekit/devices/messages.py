@@ -110,8 +110,8 @@ class StageBegan(Struct, frozen=True, tag="stage"):
 class Stepped(Struct, frozen=True, tag="step"):
     """The stage made progress."""
 
-    done: int
-    """Number of steps done so far."""
+    done: float
+    """Number of steps done so far, of which the last one may have been done in part."""
 
 
 class Alive(Struct, frozen=True, tag="alive"):

@@ -3,12 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from edgekit.devices.messages import Alive, Bug, Message, Said, StageBegan, Stepped, Warned, encode
-from edgekit.support.progress import Reporter, Step
+from edgekit.support.progress import Reporter, Step, no_step
 from edgekit.support.tracebacks import BugElsewhere, kind_of, summary_of, text_of
 
 BEAT_S = 5
@@ -48,11 +48,11 @@ class Wire(Reporter):
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
         self.send(StageBegan(title, total))
-        done, last = 0, time.monotonic()
+        done, last = 0.0, time.monotonic()
 
-        def step() -> None:
+        def step(amount: float = 1) -> None:
             nonlocal done, last
-            done += 1
+            done += amount
             if time.monotonic() - last > STEP_S:
                 last = time.monotonic()
                 self.send(Stepped(done))
@@ -73,8 +73,8 @@ class ShownProgress:
     def __init__(self, reporter: Reporter, prefix: str = "") -> None:
         self._reporter, self._prefix = reporter, prefix
         self._stage: Any = None
-        self._step: Callable[[], None] = lambda: None
-        self._done = 0
+        self._step: Step = no_step
+        self._done = 0.0
 
     def __enter__(self) -> "ShownProgress":
         return self
@@ -92,11 +92,10 @@ class ShownProgress:
         elif isinstance(message, StageBegan):
             self._close(None, None, None)
             self._stage = self._reporter.stage(f"{self._prefix}{message.title}", message.total)
-            self._step, self._done = self._stage.__enter__(), 0
+            self._step, self._done = self._stage.__enter__(), 0.0
         elif isinstance(message, Stepped):
-            for _ in range(self._done, message.done):
-                self._step()
-            self._done = max(self._done, message.done)
+            self._step(message.done - self._done)
+            self._done = message.done
         elif isinstance(message, Said):
             self._close(None, None, None)
             self._reporter.say(f"{self._prefix}{message.text}")

@@ -28,7 +28,7 @@ from edgekit.pipeline.request import BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
 from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, part_of
 
 COMPARED, CHECKED, CALIBRATED = "compared.npz", "calibration.npy", "calibrated-{}.pt"
 """Files that the processes of a job share: the images and logits with which the graph was compared with torch, the
@@ -105,7 +105,7 @@ class JobGraphs:
         graph, images = self.exported(), self._calibration[part] if request.precision == "int8" else []
         title = f"{request.target}-{request.precision}: {'calibrate' if images and shared is None else 'rewrite'}"
         with self.reporter.stage(title, None if shared else len(images) or None) as step, quiet():
-            return quantize_stage(request, graph, self.samples, images, step, shared)
+            return quantize_stage(request, graph, self.samples, images, part_of(step, len(images)), shared)
 
     def check_images(self) -> None:
         """Let torch predict each calibration image, unless it has. WeightsError if it returns NaN for one."""
@@ -129,7 +129,8 @@ class JobGraphs:
         if key not in self._shared:
             images = self._calibration[part]
             with self.reporter.stage("calibrate", len(images)) as step, quiet():
-                self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, step)
+                whole = part_of(step, len(images))
+                self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, whole)
             if file:
                 with writing(file), replacing(file) as temporary:
                     torch.save(self._shared[key], temporary)

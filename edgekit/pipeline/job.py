@@ -133,9 +133,13 @@ def check_import(network: Network, dataset: Dataset, calibration: Selection, rep
     """Compare an imported network with its original on the calibration images. Raises ModelError if they differ."""
     if network.reference is None:
         return
-    with reporter.stage("compare with ONNX Runtime", len(calibration.samples)), quiet():
+    with reporter.stage("compare with ONNX Runtime", len(calibration.samples)) as step, quiet():
         pixels = crop_samples(dataset, calibration.samples, network.preprocessing).pixels
-        logits = np.concatenate(list(batched_logits(network, pixels)))
+        batches = []
+        for batch in batched_logits(network, pixels):
+            batches.append(batch)
+            step(len(batch))
+        logits = np.concatenate(batches)
         difference = network.reference.difference(network.preprocessing.normalize(pixels), logits)
     if not difference <= IMPORT_TOLERANCE:
         raise ModelError(

@@ -1,6 +1,6 @@
 """Rewrites an exported graph for one runtime and calibrates it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile, Parity
 from edgekit.pipeline.request import BundleRequest, provenance_of
 from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.manifest import ManifestLayer
+from edgekit.support.progress import Step, no_step
 
 
 def quantize_stage(
@@ -28,13 +29,13 @@ def quantize_stage(
     graph: GraphModule,
     samples: ParitySamples,
     calibration: Sequence[NDArray[np.float32]] = (),
-    on_sample: Callable[[], None] = lambda: None,
+    step: Step = no_step,
     shared: Calibration | None = None,
 ) -> GraphToCompile:
     """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
 
-    Where the calibration that its runtimes share fits the graph, it takes the place of an own one. `on_sample` is
-    called after each calibration image. Raises CompileError when NNCF fails.
+    Where the calibration that its runtimes share fits the graph, it takes the place of an own one. The
+    calibration counts as 1 in `step`. Raises CompileError when NNCF fails.
     """
     network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
     wants = recipe.targets[request.target]
@@ -53,7 +54,7 @@ def quantize_stage(
         settings = (recipe, request.target, lowering)
         limit_pairs = limits_pairs(recipe, request.target, request.device_class)
         alike = shared and quantize_like(copy_sharing(rewritten), calibration[0], shared, *settings, limit_pairs)
-        rewritten = alike or quantize(rewritten, calibration, *settings, on_sample, limit_pairs)
+        rewritten = alike or quantize(rewritten, calibration, *settings, step, limit_pairs)
     facts = GraphFacts(
         target=request.target,
         precision=request.precision,
@@ -75,11 +76,12 @@ def calibrate_together(
     device_class: DeviceClass,
     graph: GraphModule,
     images: Sequence[NDArray[np.float32]],
-    on_sample: Callable[[], None] = lambda: None,
+    step: Step = no_step,
 ) -> Calibration:
     """Calibrate the exported graph for all runtimes of a `BundleRequest.shared_recipe`, on float32 images [1,C,H,W].
 
-    It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has.
+    It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has. The calibration
+    counts as 1 in `step`.
     """
     tables = recipe.targets
     common = [set(table.rewrites_of("int8")) for table in tables.values()]
@@ -99,7 +101,7 @@ def calibrate_together(
     placements = [Placement(table, *settings, lowerings[name]) for name, table in tables.items()]
     of_all = Placement(union, *settings, [lowering for each in lowerings.values() for lowering in each])
     limit_pairs = any(limits_pairs(recipe, name, device_class) for name in tables)
-    return calibrate(rewritten, images, recipe, placements, of_all, on_sample, limit_pairs)
+    return calibrate(rewritten, images, recipe, placements, of_all, step, limit_pairs)
 
 
 def limits_pairs(recipe: Recipe, target: str, device_class: DeviceClass) -> bool:

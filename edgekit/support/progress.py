@@ -4,16 +4,45 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, Protocol
 
 from edgekit.errors import EdgekitError
 from edgekit.support import library_log, tracebacks
 from edgekit.support.interrupts import check, interruptible
 from edgekit.support.libraries import import_needed
 
-Step = Callable[[], None]
+LONG_S = 60
+"""Expected time of a stage, in seconds, from which its remaining time is shown."""
+FIRST_S = 5
+"""Seconds after which the progress of a stage is a basis for its expected time."""
+
+
+class Step(Protocol):
+    """Reports progress of a stage, or of a part of it that counts as 1."""
+
+    def __call__(self, amount: float = 1) -> None: ...
+
+
+def no_step(amount: float = 1) -> None:
+    """Report nothing."""
+
+
+def part_of(step: Step, share: float) -> Step:
+    """The step of a part that counts as `share` in `step`."""
+
+    def advance(amount: float = 1) -> None:
+        step(amount * share)
+
+    return advance
+
+
+def parts_of(step: Step, work: Sequence[float]) -> list[Step]:
+    """The steps of all parts of what counts as 1 in `step`, from their estimated work in any unit."""
+    whole = sum(work)
+    return [part_of(step, each / whole) for each in work]
 
 
 class Reporter:
@@ -76,7 +105,10 @@ class Reporter:
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
-        """Yields a function to call after each of `total` pieces of work. Without a total, only the time is shown."""
+        """Yields the step to call after each of `total` pieces of work. Without a total, only the time is shown.
+
+        Steps should be even in time: on a terminal, the remaining time of a stage that takes long follows from them.
+        """
         library_log.note(title)
         show = self._bar if self.console.is_terminal and not self.quiet else self._line
         with show(title, total) as step, interruptible():
@@ -95,7 +127,7 @@ class Reporter:
     @contextmanager
     def _line(self, title: str, total: int | None) -> Iterator[Step]:
         start = time.monotonic()
-        yield lambda: None
+        yield no_step
         self.say(_line_of(title, total, start))
 
     @contextmanager
@@ -107,9 +139,13 @@ class Reporter:
                 self._progress = _display(self.console)
                 self._progress.start()
             progress, self._shown = self._progress, self._shown + 1
-        task = progress.add_task(title, total=total, counted=total is not None)
+        task = progress.add_task(title, total=total, counted=total is not None, stepped=0.0)
+
+        def advance(amount: float = 1) -> None:
+            progress.update(task, advance=amount, stepped=time.monotonic() - start)
+
         try:
-            yield lambda: progress.advance(task)
+            yield advance
             if total is None:
                 progress.update(task, total=1, completed=1)
             with self._lock:
@@ -129,14 +165,32 @@ def _line_of(title: str, total: int | None, start: float) -> str:
     return f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s"
 
 
+def seconds_left(done: float, total: float | None, stepped: float, elapsed: float) -> float | None:
+    """Remaining seconds of a stage that had `done` its work `stepped` seconds after its beginning, now `elapsed`.
+
+    None if they aren't known yet, or if the stage is expected to take less than `LONG_S`.
+    """
+    if not total or not done or stepped < FIRST_S or stepped * total / done < LONG_S:
+        return None
+    return max(0.0, stepped * total / done - elapsed)
+
+
 def _display(console: Any) -> Any:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
     class Count(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.completed:.0f}/{task.total:.0f}" if task.fields["counted"] and task.total else "")
+            done = int(round(task.completed, 6))  # whole steps, of which several parts may have been reported
+            return Text(f"{done}/{task.total:.0f}" if task.fields["counted"] and task.total else "")
 
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn()]
+    class Remaining(ProgressColumn):
+        max_refresh = 1.0
+
+        def render(self, task: Task) -> Text:
+            left = seconds_left(task.completed, task.total, task.fields["stepped"], task.elapsed or 0)
+            return Text("" if left is None or task.finished else f"{timedelta(seconds=round(left))} left")
+
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn(), Remaining()]
     # rich must not redirect the streams, because it would then show libraries' output even when they are silenced.
     return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from edgekit.images.crops import LabelledCrops, crop_samples
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.repair_store import Ranking
-from edgekit.support.progress import Step
+from edgekit.support.progress import Step, no_step
 from edgekit.tuning.analysis import simulate
 from edgekit.tuning.sensitivity import Trials
 
@@ -38,7 +38,7 @@ def rank_layers(graphs: JobGraphs, target: str) -> Ranking:
         return Ranking(len(samples), tuple(_attempts(trials, order, step)))
 
 
-def _attempts(trials: Trials, order: Sequence[str], on_image: Step = lambda: None) -> Iterator[tuple[str, ...]]:
+def _attempts(trials: Trials, order: Sequence[str], on_image: Step = no_step) -> Iterator[tuple[str, ...]]:
     """The layers of each attempt: the fewest from the front of the order that leave no more noise than allowed."""
     counts = [count for count in COUNTS if count < len(order)]
     mixtures = {count: trials.everything - frozenset(order[:count]) for count in counts}

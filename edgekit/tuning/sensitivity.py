@@ -21,7 +21,7 @@ from edgekit.report.sensitivity_document import (
     Spared,
     TargetSensitivity,
 )  # fmt: skip
-from edgekit.support.progress import Reporter, Step
+from edgekit.support.progress import Reporter, Step, no_step
 from edgekit.tuning.simulate import Run, Simulation
 
 Mixture = frozenset[str]
@@ -45,7 +45,7 @@ class Trials:
     def everything(self) -> Mixture:
         return frozenset(self.simulation.layers)
 
-    def run(self, mixtures: Iterable[Mixture], on_image: Step = lambda: None) -> None:
+    def run(self, mixtures: Iterable[Mixture], on_image: Step = no_step) -> None:
         """Run the mixtures that have not run yet, and the two that have all layers in float or in INT8.
 
         Each mixture reuses the values of the more similar of these two, up to the first layer that differs.

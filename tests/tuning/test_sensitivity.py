@@ -92,9 +92,9 @@ def test_blocks(layer: str, block: str) -> None:
 def test_trials_equal_single_runs(trials: Trials) -> None:
     simulation = trials.simulation
     mixtures = [frozenset([simulation.layers[3]]), trials.everything - {simulation.layers[5]}]
-    steps = []
-    trials.run(mixtures, lambda: steps.append(1))
-    assert len(steps) == len(LABELS)
+    steps: list[float] = []
+    trials.run(mixtures, lambda amount=1: steps.append(amount))
+    assert steps == [1] * len(LABELS)
     images = normalized(trials.images, trials.preprocessing)
     for mixture in mixtures:
         for index in (0, 7):

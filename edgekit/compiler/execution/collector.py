@@ -14,8 +14,10 @@ from torch.fx import GraphModule, Node
 from edgekit.compiler.execution.cached_weights import CachedWeightInterpreter
 from edgekit.compiler.execution.memory import VALUES_BYTES, number_that_fits
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values, of_image
+from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.execution.threads import at_once, is_small, side_by_side, threads
 from edgekit.compiler.execution.turns import Turns
+from edgekit.support.progress import Step, no_step, part_of
 
 R = TypeVar("R")
 
@@ -44,8 +46,8 @@ class Collector(CachedWeightInterpreter, Generic[R]):
         """Add one image's contribution to a node's sum. Never runs for two images at the same time."""
         raise NotImplementedError
 
-    def collect(self, samples: Sequence[NDArray[np.float32]]) -> None:
-        """Run all images, each float32 [1,C,H,W].
+    def collect(self, samples: Sequence[NDArray[np.float32]], step: Step = no_step) -> None:
+        """Run all images, each float32 [1,C,H,W], which count as 1 in `step`.
 
         A small network runs several images side by side; a large one runs node by node, with as many images at a time
         as fit into `VALUES_BYTES`. In both modes each node gets the contributions of the images in their order, and
@@ -53,11 +55,11 @@ class Collector(CachedWeightInterpreter, Generic[R]):
         nodes differs between the modes.
         """
         if is_small(self.module):
-            self._collect_side_by_side(samples)
+            self._collect_side_by_side(samples, part_of(step, 1 / len(samples)))
         else:
-            self._collect_node_by_node(samples)
+            self._collect_node_by_node(samples, part_of(step, 1 / len(samples)))
 
-    def _collect_side_by_side(self, samples: Sequence[NDArray[np.float32]]) -> None:
+    def _collect_side_by_side(self, samples: Sequence[NDArray[np.float32]], step: Step) -> None:
         self._turns = Turns()
 
         def run(image: int) -> None:
@@ -70,15 +72,17 @@ class Collector(CachedWeightInterpreter, Generic[R]):
         count = at_once(self.module)
         with threads(torch.get_num_threads() // count):
             run(0)
+        step()
         try:
-            list(side_by_side(run, range(1, len(samples)), count))
+            for _ in side_by_side(run, range(1, len(samples)), count):
+                step()
         except CancelledError as cancelled:  # because another image failed, and that image's error says why
             raise self._turns.error or cancelled from None
 
-    def _collect_node_by_node(self, samples: Sequence[NDArray[np.float32]]) -> None:
+    def _collect_node_by_node(self, samples: Sequence[NDArray[np.float32]], step: Step) -> None:
         """Read and quantize each weight once for all images, or for as many as fit into `VALUES_BYTES`."""
-        images = [torch.from_numpy(sample) for sample in samples]
-        most = number_that_fits(self._graph, images[0], VALUES_BYTES)
+        images, work = [torch.from_numpy(sample) for sample in samples], node_work(self._graph)
+        most, total = number_that_fits(self._graph, images[0], VALUES_BYTES), sum(work.values())
         for start in range(0, len(images), most):
             nodes, values = NodeByNode(self._graph, images[start : start + most]), Values()
             for node in self._graph.graph.nodes:
@@ -90,6 +94,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
                         inputs, output = of_image((node.all_input_nodes, node), values, index)
                         self.add(node, self.measure(node, inputs, output))
                 nodes.forget(node.all_input_nodes, values)
+                step(len(nodes.images) * work[node] / total)
 
     def run_node(self, n: Node) -> Any:
         output = super().run_node(n)

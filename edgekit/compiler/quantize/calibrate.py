@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence, Set
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
 from edgekit.compiler.quantize.lowering import center_weights, tie_pools, use_all_levels
+from edgekit.compiler.quantize.passes import insertion_work, passes_of, reads_of
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
@@ -34,6 +35,7 @@ from edgekit.compiler.quantizers import (
 from edgekit.config.recipes import Estimator, Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
+from edgekit.support.progress import Step, no_step, parts_of
 
 ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
@@ -50,23 +52,25 @@ def quantize(
     recipe: Recipe,
     target: str,
     lowering: RuntimeLowering,
-    on_sample: Callable[[], None] = lambda: None,
+    step: Step = no_step,
     limit_pairs: bool = False,
 ) -> GraphModule:
     """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,C,H,W].
 
-    `lowering` is the runtime's. The graph is consumed. With `limit_pairs`, nothing saturates in kernels that add two
-    products in 16 bits. Raises CompileError if NNCF fails, for example on activations that aren't finite.
+    `lowering` is the runtime's. The graph is consumed. All passes together count as 1 in `step`. With `limit_pairs`,
+    nothing saturates in kernels that add two products in 16 bits. Raises CompileError if NNCF fails, for example on
+    activations that aren't finite.
     """
     placement = placement_of(recipe, target, lowering, graph)
+    equalizing, inserting, narrowing, rounding = passes_of(step, graph, len(samples), recipe, placement)
     with torch.no_grad(), quiet():
         if recipe.equalization:
-            equalize(graph, samples, recipe.equalization)
-        quantized = _insert(graph, samples, recipe, placement, on_sample)
+            equalize(graph, samples, recipe.equalization, equalizing)
+        quantized = _insert(graph, samples, recipe, placement, inserting)
         _check_scales(quantized)
         if recipe.estimator == "mse":
-            minimize_range_mse(quantized, samples)
-        _round(quantized, samples, recipe, limit_pairs)
+            minimize_range_mse(quantized, samples, step=narrowing)
+        _round(quantized, samples, recipe, limit_pairs, step=rounding)
         return _finish(quantized, recipe, target, lowering)
 
 
@@ -76,14 +80,15 @@ def calibrate(
     recipe: Recipe,
     placements: Sequence[Placement],
     union: Placement,
-    on_sample: Callable[[], None] = lambda: None,
+    step: Step = no_step,
     limit_pairs: bool = False,
 ) -> Calibration:
     """Calibrate a graph for several runtimes with these placements, on images float32 [1,C,H,W].
 
     `union` has the Q/DQ of all placements. Values that only a minority quantizes get a range, but stay exact, so the
-    weights are rounded for what most runtimes compute. The graph is consumed. `limit_pairs` says whether some of the
-    runtimes need weights of which no pair saturates. Raises CompileError as `quantize` does.
+    weights are rounded for what most runtimes compute. The graph is consumed. All passes together count as 1 in `step`.
+    `limit_pairs` says whether some of the runtimes need weights of which no pair saturates. Raises CompileError as
+    `quantize` does.
     """
     names = distinct_names(graph)
     before = {
@@ -92,21 +97,23 @@ def calibrate(
         if union.quantizes(graph, layer)
     }
     places, layers = (_of_most(found) for found in zip(*(p.places(graph) for p in placements), strict=True))
+    passes = passes_of(step, graph, len(samples), recipe, union, weights=1 + limit_pairs)
+    equalizing, inserting, narrowing, rounding = passes
     with torch.no_grad(), quiet():
-        divisors = find_divisors(graph, samples, recipe.equalization) if recipe.equalization else {}
+        divisors = find_divisors(graph, samples, recipe.equalization, equalizing) if recipe.equalization else {}
         divide(graph, divisors)
-        quantized = _insert(graph, samples, recipe, union, on_sample)
+        quantized = _insert(graph, samples, recipe, union, inserting)
         _check_scales(quantized)
         consumed = effects(quantized)
         idle = _idle(quantized, places, layers)
         if recipe.estimator == "mse":
-            minimize_range_mse(quantized, samples, consumed)
+            minimize_range_mse(quantized, samples, consumed, narrowing)
         ranges = _ranges(quantizers(quantized))
         for node in idle:
             quantized.graph.erase_node(node)
         quantized.recompile()
         unlimited = _weights(quantized) if limit_pairs else {}
-        _round(quantized, samples, recipe, limit_pairs, unlimited)
+        _round(quantized, samples, recipe, limit_pairs, unlimited, rounding)
     names = distinct_names(quantized)
     calibrated = {
         names[node]: CalibratedLayer(*before[names[node]], limited=weights, unlimited=unlimited.get(node, weights))
@@ -193,15 +200,21 @@ def _insert(
     samples: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     placement: Placement,
-    on_sample: Callable[[], None] = lambda: None,
+    step: Step = no_step,
 ) -> GraphModule:
-    """Let NNCF insert Q/DQ with the ranges that it finds. Reads each image once, more often to correct biases.
+    """Let NNCF insert Q/DQ with the ranges that it finds. It reads the images about `reads_of(recipe)` times.
 
     NNCF collects statistics one image at a time, because batches distort them (nncf#2619).
     """
 
+    reading, inserting = parts_of(step, insertion_work(graph, len(samples), recipe))
+    share, left = 1 / (len(samples) * reads_of(recipe)), 1.0
+
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
-        on_sample()
+        nonlocal left
+        read = min(share, left)
+        left -= read
+        reading(read)
         return torch.from_numpy(sample)
 
     refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
@@ -216,6 +229,8 @@ def _insert(
             activations_range_estimator_params=ESTIMATORS[recipe.estimator],
             fold_quantize=False,
         )
+    reading(left)
+    inserting()
     assert isinstance(quantized, GraphModule)
     keep_constants_in(quantized, store_of(graph))
     placement.write_owners(set_values(quantized))
@@ -230,6 +245,7 @@ def _round(
     recipe: Recipe,
     limit_pairs: bool,
     unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    step: Step = no_step,
 ) -> None:
     """Round the weights of a Q/DQ graph with its final ranges, in place, and the weights in `unlimited`."""
     tie_pools(quantized)
@@ -237,9 +253,9 @@ def _round(
         widen_scales(quantized)
         limit_keys(quantized)
     if recipe.weight_rounding == "gptq":
-        round_weights(quantized, samples, limit_pairs, unlimited)
+        round_weights(quantized, samples, limit_pairs, unlimited, step)
     elif recipe.weight_rounding == "fit":
-        fit_weights(quantized, samples, limit_pairs, unlimited)
+        fit_weights(quantized, samples, limit_pairs, unlimited, step)
 
 
 def _finish(quantized: GraphModule, recipe: Recipe, target: str, lowering: RuntimeLowering) -> GraphModule:

@@ -20,6 +20,7 @@ from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.graph import A, add_constant, argument, constant, integers, operand, refresh, shape_of, weight_of
 from edgekit.compiler.layers import DenseLayer, distinct_names
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
+from edgekit.support.progress import Step, no_step
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,25 @@ Divisors: TypeAlias = Mapping[frozenset[str], Tensor]
 """Divisor of each channel [C] at each place, by the distinct names of the layers that read it."""
 
 
-def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> int:
+def equalize(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float, step: Step = no_step) -> int:
     """Equalize a float graph in place, on images float32 [1,C,H,W]. Returns the number of places changed.
 
     `strength`, from 0 to 1, is the share of a channel's range that moves into the weights: SmoothQuant's alpha.
     """
-    return divide(graph, find_divisors(graph, samples, strength))
+    return divide(graph, find_divisors(graph, samples, strength, step))
 
 
 @torch.no_grad()
-def find_divisors(graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float) -> Divisors:
+def find_divisors(
+    graph: GraphModule, samples: Sequence[NDArray[np.float32]], strength: float, step: Step = no_step
+) -> Divisors:
     """The divisors that `equalize` would use. Reads each image once, unless the graph has no place."""
     places = _places(graph)
     if not places:
+        step()
         return {}
     collector = _PeakCollector(graph, places)
-    collector.collect(samples)
+    collector.collect(samples, step)
     return {place.key: _divisor(graph, place, collector.peaks[node], strength) for node, place in places.items()}
 
 

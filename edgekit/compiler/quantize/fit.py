@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.memory import subset_that_fits
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values
+from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.execution.threads import at_once
 from edgekit.compiler.graph import (
     add_constant,
@@ -32,7 +33,9 @@ from edgekit.compiler.layers import DenseLayer, dense_layer
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, round_levels
 from edgekit.compiler.quantize.moments import choose_damping, correction, layer_moments
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
+from edgekit.compiler.quantize.work import fit_work
 from edgekit.compiler.quantizers import QUANTIZATIONS, LayerWeights, int8_weight, set_int8_weights
+from edgekit.support.progress import Step, no_step, parts_of
 
 MEMORY_BYTES = 1 << 31
 """Memory for the values that later nodes still need, of all images and both sides."""
@@ -50,6 +53,7 @@ def fit_weights(
     samples: Sequence[NDArray[np.float32]],
     limit_pairs: bool = False,
     unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    step: Step = no_step,
 ) -> int:
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
@@ -58,7 +62,7 @@ def fit_weights(
     With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI. The weights in `unlimited`
     are fitted too, without this limit.
     """
-    return Walk(graph, samples, limit_pairs, unlimited).fit()
+    return Walk(graph, samples, limit_pairs, unlimited).fit(step)
 
 
 class Walk:
@@ -77,9 +81,12 @@ class Walk:
         self._exact: Values = {}
         self._quantized: Values = {}
 
-    def fit(self) -> int:
+    def fit(self, step: Step = no_step) -> int:
         """Fit every layer. Returns their number."""
-        fitted = sum(self._visit(node) for node in list(self._graph.graph.nodes))
+        work, fitted = self._work(), 0
+        for node, visited in zip(work, parts_of(step, [*work.values()]), strict=True):
+            fitted += self._visit(node)
+            visited()
         self._graph.graph.eliminate_dead_code()
         self._graph.recompile()
         return fitted
@@ -100,6 +107,15 @@ class Walk:
             return round_levels(best, compensation, scales, low, high, pairings), scales
 
         return compensated
+
+    def _work(self) -> dict[Node, float]:
+        """Estimated work of each node, with the fit of its layer."""
+        images = len(self._nodes.images)
+        work = {node: 2 * images * run for node, run in node_work(self._graph).items()}
+        for node in work:
+            if (layer := _layer_to_fit(self._graph, node)) and layer.inputs <= MOST_INPUTS:
+                work[node] += fit_work(layer, images, 1 + (node in self._unlimited))
+        return work
 
     def _visit(self, node: Node) -> bool:
         """Compute both sides of a node. If it is a quantized layer, fit it. Returns whether it was fitted."""

@@ -4,7 +4,6 @@ Rounding each weight to the nearest level minimizes the error of the weights, no
 channels are correlated, so later weights can compensate an earlier rounding error.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -20,12 +19,15 @@ from torch.nn import functional as F
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.execution.memory import VALUES_BYTES, subset_that_fits
 from edgekit.compiler.execution.node_by_node import NodeByNode, Values
-from edgekit.compiler.graph import constant, shape_of
-from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
+from edgekit.compiler.execution.node_work import node_work
+from edgekit.compiler.graph import constant
+from edgekit.compiler.layers import DenseLayer, dense_layers
 from edgekit.compiler.quantize.saturation import pairings_of
+from edgekit.compiler.quantize.work import gptq_work, hessian_work
 from edgekit.compiler.quantizers import LayerWeights, int8_weight, set_int8_weights
 from edgekit.config import sizes
 from edgekit.errors import CompileError
+from edgekit.support.progress import Step, no_step, parts_of
 from edgekit.support.weight_pairs import LARGEST_SUM
 
 PERCDAMP = 0.01
@@ -50,6 +52,7 @@ def round_weights(
     samples: Sequence[NDArray[np.float32]],
     limit_pairs: bool = False,
     unlimited: MutableMapping[Node, LayerWeights] | None = None,
+    step: Step = no_step,
 ) -> int:
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
@@ -60,28 +63,41 @@ def round_weights(
     """
     weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
     round_all = _round_layer_by_layer if weights > sizes.ROUNDED_TOGETHER_UP_TO else _round_groups
-    rounded = round_all(graph, samples, partial(_round, graph, limit_pairs=limit_pairs, unlimited=unlimited or {}))
+    round_layer = partial(_round, graph, limit_pairs=limit_pairs, unlimited=unlimited or {})
+    rounded = round_all(graph, samples, round_layer, step)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return rounded
 
 
 def _round_groups(
-    graph: GraphModule, samples: Sequence[NDArray[np.float32]], round_layer: Callable[[DenseLayer, Tensor], Tensor]
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    round_layer: Callable[[DenseLayer, Tensor], Tensor],
+    step: Step,
 ) -> int:
     """Collect many Hessians in one pass over the images, which is fast."""
-    rounded = 0
-    for group in _groups(graph):
+    rounded, run = 0, sum(node_work(graph).values())
+    groups = list(_groups(graph))
+    for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
+        collection = len(samples) * (run + sum(hessian_work(layer) for layer in group))
+        collecting, *rounding = parts_of(of_group, [collection, *(gptq_work(layer) for layer in group)])
         collector = _HessianCollector(graph, group)
-        collector.collect(samples)
-        for layer in group:
+        collector.collect(samples, collecting)
+        for layer, of_layer in zip(group, rounding, strict=True):
             round_layer(layer, collector.hessians.pop(layer.node))
+            of_layer()
             rounded += 1
+    if not groups:
+        step()
     return rounded
 
 
 def _round_layer_by_layer(
-    graph: GraphModule, samples: Sequence[NDArray[np.float32]], round_layer: Callable[[DenseLayer, Tensor], Tensor]
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    round_layer: Callable[[DenseLayer, Tensor], Tensor],
+    step: Step,
 ) -> int:
     """Hold one Hessian at a time, and let each layer see the rounding of all layers before it.
 
@@ -89,10 +105,15 @@ def _round_layer_by_layer(
     """
     rounded = 0
     nodes, values = NodeByNode(graph, subset_that_fits(graph, samples, VALUES_BYTES)), Values()
-    for node in list(graph.graph.nodes):
+    layers = [layer for layer in dense_layers(graph) if _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE)]
+    to_round, images = {layer.node: layer for layer in layers}, len(nodes.images)
+    work = {node: images * run for node, run in node_work(graph).items()}
+    for each in layers:
+        work[each.node] += images * hessian_work(each) + gptq_work(each)
+    for node, visited in zip(work, parts_of(step, [*work.values()]), strict=True):
         inputs = node.all_input_nodes
-        layer = dense_layer(node)
-        if layer and _can_be_rounded(graph, layer, MOST_INPUTS_OF_LARGE) and isinstance(values[layer.source], list):
+        layer = to_round.get(node)
+        if layer is not None and isinstance(values[layer.source], list):
             rows = (input_rows(layer, x) for x in values[layer.source])
             hessian = reduce(torch.add, (each.mT @ each for each in rows))
             values[layer.weight] = round_layer(layer, hessian)
@@ -100,6 +121,7 @@ def _round_layer_by_layer(
         if node.op != "output":
             values[node] = nodes.run(node, values)
         nodes.forget(inputs, values)
+        visited()
     return rounded
 
 
@@ -144,7 +166,7 @@ def _groups(graph: GraphModule) -> Iterator[list[DenseLayer]]:
     for layer in dense_layers(graph):
         if not _can_be_rounded(graph, layer, MOST_INPUTS):
             continue
-        size = _inputs(layer) ** 2 * 4
+        size = layer.inputs**2 * 4
         if group and used + size > MEMORY_BYTES:
             yield group
             group, used = [], 0
@@ -159,12 +181,7 @@ def _can_be_rounded(graph: GraphModule, layer: DenseLayer, most: int) -> bool:
     quantizer = int8_weight(layer.node)
     if quantizer is None or layer.groups != 1 or constant(graph, quantizer.source) is None:
         return False
-    return _inputs(layer) <= most
-
-
-def _inputs(layer: DenseLayer) -> int:
-    """Number of inputs that meet each output's weights."""
-    return math.prod(shape_of(layer.weight)[1:])
+    return layer.inputs <= most
 
 
 class _HessianCollector(Collector[Tensor]):

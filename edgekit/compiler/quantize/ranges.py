@@ -16,9 +16,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.collector import Collector
+from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of
 from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.quantize.work import NARROWED, SAMPLED
 from edgekit.compiler.quantizers import Quantizer, quantizers, set_grid, weight_quantizer_of
+from edgekit.support.progress import Step, no_step, parts_of
 
 BINS = 8192
 MOST_VALUES = 1 << 16
@@ -51,7 +54,10 @@ def effects(graph: GraphModule) -> dict[Node, Effect]:
 
 @torch.no_grad()
 def minimize_range_mse(
-    graph: GraphModule, samples: Sequence[NDArray[np.float32]], of: Mapping[Node, Effect] | None = None
+    graph: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    of: Mapping[Node, Effect] | None = None,
+    step: Step = no_step,
 ) -> int:
     """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
 
@@ -62,12 +68,16 @@ def minimize_range_mse(
     of = effects(graph) if of is None else of
     asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
     histograms = _Histograms(graph, asymmetric, of)
-    histograms.collect(samples)
+    ranges = len(asymmetric)
+    collection = len(samples) * (sum(node_work(graph).values()) + ranges * SAMPLED)
+    collecting, narrowing = parts_of(step, [collection, ranges * NARROWED])
+    histograms.collect(samples, collecting)
     changed = 0
     for quantizer in asymmetric:
         scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)
         changed += scale != quantizer.scale
         set_grid(quantizer, (scale, zero, *quantizer.grid[2:]))
+        narrowing(1 / ranges)
     graph.recompile()
     return changed
 

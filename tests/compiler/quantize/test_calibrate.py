@@ -138,12 +138,6 @@ def test_close_to_float_and_not_equal(graph: GraphModule, samples: Any) -> None:
     assert all(0 < error < 0.05 for error in errors(graph, quantized(graph, samples, recipe()), samples))
 
 
-def test_progress_is_reported_for_each_sample(graph: GraphModule, samples: Any) -> None:
-    steps = []
-    quantized(graph, samples, recipe(), on_sample=lambda: steps.append(1))
-    assert len(steps) >= len(samples)
-
-
 def test_each_estimator_gives_its_own_range() -> None:
     """On images with outliers, the input's range has their extremes, the mean of the extremes, or clips them."""
     random = np.random.default_rng(0)
