@@ -12,6 +12,7 @@ from edgekit.compiler.graph import refresh
 from edgekit.compiler.simplify.attention import give_attention_four_axes
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
 from edgekit.compiler.simplify.biases import fold_biases
+from edgekit.compiler.simplify.branches import merge_branches
 from edgekit.compiler.simplify.constants import fold_constants
 from edgekit.compiler.simplify.equivalents import compare_booleans, rename_operations
 from edgekit.compiler.simplify.no_ops import (
@@ -19,6 +20,7 @@ from edgekit.compiler.simplify.no_ops import (
     remove_copies,
     remove_empty_paddings,
     remove_infinite_limits,
+    remove_zero_sums,
 )
 from edgekit.compiler.simplify.pooling import fix_adaptive_max_pooling
 from edgekit.compiler.simplify.windows import gather_overlaps, gather_windows
@@ -30,6 +32,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     remove_copies,
     remove_infinite_limits,
     remove_empty_paddings,
+    remove_zero_sums,
     compare_booleans,
     restore_batch_norms,
     remove_overwritten,
@@ -40,6 +43,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     give_attention_four_axes,
     fold_constants,
     fold_biases,
+    merge_branches,
     fold_batch_norms,
 )
 """The passes in the order of application."""

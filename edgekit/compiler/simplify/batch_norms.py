@@ -11,6 +11,7 @@ from edgekit.compiler.graph import (
     constant,
     insert,
     layer_name,
+    literal,
     operand,
     pair,
     set_weights,
@@ -38,11 +39,10 @@ def fold_batch_norms(graph: GraphModule) -> int:
     """
     removed = 0
     for node in graph.graph.find_nodes(op="call_function", target=A.batch_norm.default):
-        weight, bias, mean, variance = (constant(graph, a) for a in node.args[1:5])
-        if mean is None or variance is None:
+        affine = factor_and_shift(graph, node)
+        if affine is None:
             continue
-        scale = torch.rsqrt(variance.double() + node.args[7]) * (1 if weight is None else weight.double())
-        shift = (0 if bias is None else bias.double()) - mean.double() * scale
+        scale, shift = affine
         if not (_fold_before(graph, node, scale, shift) or _fold_after(graph, node, scale, shift)):
             shape = (1, -1, *[1] * (len(shape_of(node)) - 2))
             factor = add_constant(graph, node, f"{layer_name(node)}.scale", scale.float().view(shape))
@@ -51,6 +51,15 @@ def fold_batch_norms(graph: GraphModule) -> int:
             node.replace_all_uses_with(insert(graph, node, A.add.Tensor, product, offset, like=node))
         removed += 1
     return removed
+
+
+def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | None:
+    """The factor and constant of each channel, float64 [C]; None if a norm computes its statistics from the image."""
+    weight, bias, mean, variance = (constant(graph, value) for value in norm.args[1:5])
+    if mean is None or variance is None:
+        return None
+    scale = torch.rsqrt(variance.double() + literal(norm.args[7], float)) * (1 if weight is None else weight.double())
+    return scale, (0 if bias is None else bias.double()) - mean.double() * scale
 
 
 def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:

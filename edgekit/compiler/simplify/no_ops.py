@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, constant, integers, operand
+from edgekit.compiler.graph import A, constant, integers, operand, value_of
 from edgekit.compiler.in_place import is_same, keeps_dtype
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
@@ -50,6 +50,17 @@ def remove_empty_paddings(graph: GraphModule) -> int:
         return node.target is A.pad.default and not any(integers(node.args[1]))
 
     return _remove(graph, pads_nothing)
+
+
+def remove_zero_sums(graph: GraphModule) -> int:
+    """Remove each sum with the number 0, from which code adds up branches. Returns the number of sums removed."""
+
+    def adds_nothing(node: Node) -> bool:
+        if node.target not in (A.add.Tensor, A.sub.Tensor) or isinstance(node.args[1], Node):
+            return False
+        return bool(node.args[1] == 0) and value_of(node).dtype == value_of(node.args[0]).dtype
+
+    return _remove(graph, adds_nothing)
 
 
 def _remove(graph: GraphModule, is_no_op: Callable[[Node], bool]) -> int:

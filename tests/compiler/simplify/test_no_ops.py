@@ -9,6 +9,7 @@ from edgekit.compiler.simplify.no_ops import (
     remove_copies,
     remove_empty_paddings,
     remove_infinite_limits,
+    remove_zero_sums,
 )
 from tests.helpers.graphs import simplified, targets_of
 
@@ -59,3 +60,13 @@ def test_padding_of_width_0_is_removed() -> None:
     graph, places = simplified(Padded(), IMAGE, remove_empty_paddings)
     assert places == 1
     assert targets_of(graph) == [A.pad.default]
+
+
+def test_sums_with_the_number_0_are_removed() -> None:
+    class Added(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (0 + x) - 0.0 + (x.to(torch.int32) + 0.0) + 1
+
+    graph, places = simplified(Added(), IMAGE, remove_assertions, remove_zero_sums)
+    assert places == 2
+    assert targets_of(graph) == [A.to.dtype, A.add.Tensor, A.add.Tensor, A.add.Tensor]
