@@ -18,7 +18,8 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_f
 from torch.export import ExportedProgram, exported_program
 from torch.export.exported_program import _override_composite_implicit_decomp
 from torch.export.graph_signature import OutputKind
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
@@ -99,15 +100,13 @@ def _is_plain(program: ExportedProgram) -> bool:
 
 def _with_graph(program: ExportedProgram, graph: Graph) -> ExportedProgram:
     """A program with the same inputs and weights, and a graph with the same placeholders."""
-    module = GraphModule(program.graph_module, graph)
-    module.meta.update(program.graph_module.meta)
     outputs: Any = graph.output_node().args[0]
     specs = [
         replace(spec, arg=replace(spec.arg, name=node.name))
         for spec, node in zip(program.graph_signature.output_specs, outputs, strict=True)
     ]
     return ExportedProgram(
-        root=module,
+        root=program.graph_module,
         graph=graph,
         graph_signature=replace(program.graph_signature, output_specs=specs),
         state_dict=program.state_dict,
@@ -199,7 +198,8 @@ class _Decomposition:
             functional = dispatch_functionalize(call, FunctionalTensorMode(export=True))
             # Nodes of equal calls share their value. The tracer would take two inputs with the same value for one.
             own = [value.detach() for value in values]
-            graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*own).graph
+            with _use_lazy_graph_module(True):  # of the module, nothing but its graph is used
+                graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*own).graph
             graph.eliminate_dead_code(lambda part: part.op in ("placeholder", "output"))
             for part in graph.nodes:
                 part.meta = {key: value for key, value in part.meta.items() if key not in _VALUES}
