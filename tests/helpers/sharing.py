@@ -26,7 +26,6 @@ LONGEST = (
     "tutorials/your-own-model.md",
     "benchmarks/test_pi_instructions.py",
     "how-to/model-card.md",
-    "how-to/gate-in-ci.md",
     "tests/test_packaging.py",
 )
 """Files that take a minute or more. The first process begins with them, so that none is left with one at the end."""
