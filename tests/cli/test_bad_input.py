@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from edgekit.cli.main import main
 from edgekit.models.demo import assets
+from tests.helpers.tiny import TINY_VIT
 
 TINY = "depths=(1,1,1,1),dims=(8,16,32,64),num_classes=10"
 
@@ -30,8 +31,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(images: Path, *more: str) -> list[str]:
     """A deploy command of a tiny network, complete but for what a test adds."""
-    args = ["deploy", "convnextv2_atto", "--weights", "random", "--model-args", TINY, "--imgsz", "32"]
-    return [*args, "--data", str(images), "--labels", str(assets() / "labels.txt"), "--quiet", *more]
+    return job(["convnextv2_atto", "--model-args", TINY, "--imgsz", "32"], images, *more)
+
+
+def job(model: list[str], images: Path, *more: str) -> list[str]:
+    names = str(assets() / "labels.txt")
+    return ["deploy", *model, "--weights", "random", "--data", str(images), "--labels", names, "--quiet", *more]
 
 
 def refused(command: list[str], capfd: pytest.CaptureFixture[str], *parts: str, output: Path | None = None) -> None:
@@ -161,7 +166,7 @@ def test_the_whole_job_with_corrupt_images(images: Path, tmp_path: Path, capfd: 
         (data / name).write_bytes(b"\x89PNG broken")
     counts = ("--num-calibration-samples", "8", "--iterations", "20", "--warmup", "2")
     more = ("--target", "onnx", *counts, "--min-speedup", "0")
-    assert main(tiny(data, *more, "-o", str(run), "--json")) == 0
+    assert main(job(TINY_VIT, data, *more, "-o", str(run), "--json")) == 0
     out, err = capfd.readouterr()
     report = json.loads(out)
     passed_over = {each["name"] for part in ("calibration", "evaluation") for each in report[part]["unreadable"]}
