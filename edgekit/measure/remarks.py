@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.measure.steadiness import throttled
+from edgekit.report.figure import counted
 from edgekit.report.measurement import Measurement
 
 SIMULATED = "INT8 is simulated: the runtime computes it in floating point here, so it is smaller but not faster"
@@ -30,13 +31,9 @@ def remarks_on(measured: Measurement) -> Iterator[str]:
     if energy and energy.inference_mj is not None and energy.inference_mj <= 0:
         yield f"energy: {energy.source} does not show more power under load than idle, so the net energy means nothing"
     if throughput and cores and throughput.streams > 1 and throughput.streams * throughput.threads > cores:
-        threads, on = _counted(throughput.threads, "thread"), _counted(cores, "core")
+        threads, on = counted(throughput.threads, "thread"), counted(cores, "core")
         yield f"{throughput.streams} streams, with {threads} each, wait for each other on {on}"
 
 
 def _is_arm(device_class: str | None) -> bool:
     return device_class in list_device_classes() and load_device_class(str(device_class)).is_arm
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -25,6 +25,11 @@ def points(value: float) -> str:
     return f"{value:g} point" if value == 1 else f"{value:g} points"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 layer" and "2 layers"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One figure of a row."""

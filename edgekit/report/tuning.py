@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from edgekit.report.figure import points
+from edgekit.report.figure import counted, points
 from edgekit.report.plot import INK, SERIES, STYLE, inline, standalone_svg, svg_of
 from edgekit.report.search_document import SearchSummary, TargetSearch, TrialSummary
 from edgekit.support.libraries import import_needed
@@ -58,8 +58,9 @@ def _line(search: SearchSummary, target: TargetSearch) -> str:
     if search.min_speedup > 0:
         bounds += f" and a speedup of more than {search.min_speedup:g}x"
     chosen = "The best one" if taken.met else "No trial met these bounds; the one with the smallest drop"
+    tried = counted(len(target.complete), "recipe")
     return (
-        f"{target.target}: {len(target.complete)} recipes tried on {search.images.count:,} tuning images for {bounds}. "
+        f"{target.target}: {tried} tried on {search.images.count:,} tuning images for {bounds}. "
         f"{chosen} is {_choices(taken)}: its drop on these images is {taken.drop_top1_points:.2f} points, and its "
         f"speedup over float is {taken.speedup:.2f}x."
     )
@@ -72,5 +73,5 @@ def _choices(trial: TrialSummary) -> str:
     if trial.bias_correction != "none":
         choices.append(f"{trial.bias_correction} bias correction")
     if trial.layers_in_float:
-        choices.append(f"{trial.layers_in_float} more layers in float")
+        choices.append(f"{counted(trial.layers_in_float, 'more layer')} in float")
     return ", ".join(choices)

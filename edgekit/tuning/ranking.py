@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgekit.measure.settings import Gates
+from edgekit.report.figure import counted
 from edgekit.report.search_document import TargetSearch, TrialSummary
 from edgekit.tuning.trial import Figures, Trial
 
@@ -98,7 +99,7 @@ def title(trial: Trial) -> str:
     choices = trial.choices
     settings = [choices.estimator, *(["smooth"] if choices.smooth_quant else [])]
     settings += [f"bias {choices.bias_correction}"] if choices.bias_correction != "none" else []
-    return f"trial {trial.number} ({', '.join(settings)}, {choices.layers_in_float} layers in float)"
+    return f"trial {trial.number} ({', '.join(settings)}, {counted(choices.layers_in_float, 'layer')} in float)"
 
 
 def describe(trial: Trial, gates: Gates) -> str:

@@ -79,7 +79,7 @@ def test_failed_trials_are_summed_up_with_their_reasons() -> None:
 def test_describe_names_the_choices_and_the_bounds_that_are_missed() -> None:
     choices = Choices("mse", True, "fast", 1)
     line = describe(Trial(7, choices, "complete", figures=figures(choices)), Gates(max_drop=1.0, min_speedup=1.45))
-    title = "trial 7 (mse, smooth, bias fast, 1 layers in float)"
+    title = "trial 7 (mse, smooth, bias fast, 1 layer in float)"
     measured = "drop +1.50 points, 1.00 ms, 1.50x float, agreement 91.10%"
     assert line == f"{title}: {measured}, over --max-drop, under --min-speedup"
     assert describe(Trial(7, choices, "fail", "no such operation"), GATES) == f"{title}: failed: no such operation"
