@@ -59,6 +59,10 @@ def test_shipped_recipes() -> None:
         ("resnet50", "resnet"),
         ("timm/wide_resnet50_2.racm_in1k", "resnet"),
         ("resnetv2_50", "default"),
+        ("swinv2_cr_tiny_224", "vit"),
+        ("torchvision:swin_t", "vit"),
+        ("pvt_v2_b0", "vit"),
+        ("swiftformer_xs", "default"),
         ("my_package.models:build", "default"),
     ],
 )
