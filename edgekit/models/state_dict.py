@@ -20,6 +20,8 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 # Counters of those who average weights.
 _COUNTERS = ("n_averaged", "num_updates")
 _SHOWN = 3
+ALIGNMENT = 64
+"""Bytes to whose multiples torch aligns the values of tensors, in memory and in files of torch.save."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,12 @@ def own_tensors(state: State, module: nn.Module, path: Path, rename: Rename | No
     return OwnTensors(state, tuple(name for name in others if name not in _COUNTERS))
 
 
-def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | None = None) -> OwnTensors:
+def fit_weights(
+    module: nn.Module, state: State, path: Path, rename: Rename | None = None, assign: bool = False
+) -> OwnTensors:
     """Load a checkpoint's tensors into a float32 module, converting other precisions. Returns what `own_tensors` found.
 
+    With `assign`, tensors that torch would store in the same way become the module's own instead of being copied.
     Raises WeightsError with `path` if names, shapes or types don't fit.
     """
     own = own_tensors(state, module, path, rename)
@@ -67,7 +72,8 @@ def fit_weights(module: nn.Module, state: State, path: Path, rename: Rename | No
     problems = _wrong_tensors(state, module)
     if not problems:
         # strict=False only collects the names for our own message: missing or unexpected tensors are errors below.
-        missing, unexpected = module.load_state_dict(state, strict=False)
+        values = _stored_alike(state, module) if assign else state
+        missing, unexpected = module.load_state_dict(values, strict=False, assign=assign)
         problems = _listed("missing", missing) + _listed("unexpected", unexpected)
     else:
         wanted = module.state_dict()
@@ -182,6 +188,13 @@ def _rename(state: State, module: nn.Module, rename: Rename, path: Path) -> Stat
                 fix="Save model.state_dict(), so that the tensors have the model's own names",
             ) from error
     return state
+
+
+def _stored_alike(state: State, module: nn.Module) -> State:
+    """A state dict in the module's dtypes, contiguous and aligned, because kernels add in another order elsewhere."""
+    kinds = {name: value.dtype for name, value in module.state_dict().items()}
+    alike = {name: value.to(kinds.get(name, value.dtype)).contiguous() for name, value in state.items()}
+    return {name: value.clone() if value.data_ptr() % ALIGNMENT else value for name, value in alike.items()}
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -12,12 +12,13 @@ from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.coatnet import register_coatnet_7
+from edgekit.models.fitted_module import build_fitted
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.inputs import size_of_model
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.random_weights import randomize
 from edgekit.models.source import LoadedModule
-from edgekit.models.state_dict import fit_weights, state_sha256
+from edgekit.models.state_dict import state_sha256
 from edgekit.models.weight_notes import notes_on_tensors
 
 _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -81,8 +82,12 @@ class TimmSource:
             return LoadedModule(module, "random", state_sha256(module), None)
         path = Path(weights)
         checkpoint = open_checkpoint(path)
-        module = _build(name, arguments, pretrained=False)
-        own = fit_weights(module, checkpoint.state, path, checkpoint_filter(str(config.architecture)))
+        module, own = build_fitted(
+            lambda: _build(name, arguments, pretrained=False),
+            checkpoint.state,
+            path,
+            checkpoint_filter(str(config.architecture)),
+        )
         note = None if options.trained_from_scratch else _note_on_file(config, path)
         file, notes = str(checkpoint.files[0]) if path.is_dir() else weights, notes_on_tensors(own, checkpoint, path)
         return LoadedModule(module, file, checkpoint.sha256, note, class_names=checkpoint.class_names, notes=notes)

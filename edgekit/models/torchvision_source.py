@@ -10,6 +10,7 @@ from torch import nn
 
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import open_checkpoint
+from edgekit.models.fitted_module import build_fitted
 from edgekit.models.inputs import parse_size, resolve_size, size_of_model
 from edgekit.models.options import TORCHVISION, ModelOptions
 from edgekit.models.random_weights import randomize
@@ -41,13 +42,13 @@ class TorchvisionSource:
         published = _published(model, tag)
         if options.weights is None:
             return _download(options, model, published)
-        module = _build(options, model)
         if options.weights == "random":
+            module = _build(options, model)
             randomize(module, resolve_size(module, size_of_model(options)))
             return LoadedModule(module, "random", state_sha256(module), None)
         path = Path(options.weights)
         checkpoint = open_checkpoint(path)
-        own = fit_weights(module, checkpoint.state, path)
+        module, own = build_fitted(lambda: _build(options, model), checkpoint.state, path)
         notes = notes_on_tensors(own, checkpoint, path)
         file = str(checkpoint.files[0]) if path.is_dir() else options.weights
         return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
