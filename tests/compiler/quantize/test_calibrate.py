@@ -225,7 +225,7 @@ def test_a_mistake_of_ours_is_not_reported_as_nncfs(
 ) -> None:
     """NNCF calls the placement, which calls the last function."""
 
-    def mistaken(*_: object) -> None:
+    def mistaken(*_: object, **__: object) -> None:
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(f"edgekit.compiler.quantize.{ours}", mistaken)
