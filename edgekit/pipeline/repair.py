@@ -12,6 +12,7 @@ from edgekit.config import sizes
 from edgekit.config.recipes import Recipe
 from edgekit.devices.registry import Device
 from edgekit.errors import costs_a_row
+from edgekit.images.calibration_doubts import differ_in_brightness
 from edgekit.measure.built_bundles import BuiltBundles
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
@@ -150,12 +151,16 @@ def repairs_of(job: Job, options: Options, run: RunFolder, rank: RankLayers, rep
     """The repairs of a job; None if nothing can be repaired.
 
     Random weights have no accuracy. A large network's weights stay in mapped files, which a simulation would load.
+    Calibration images that are darker or brighter than the others don't show which layers clip these.
     """
     if job.network.weights == "random" or "int8" not in options.precisions:
         return None
     if job.network.params >= sizes.BUILT_APART_FROM:
         least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"
         reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
+        return None
+    if differ_in_brightness(job.calibration, job.evaluation):
+        reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         return None
     return Repairs(job, options, run, rank, reporter)
 

@@ -253,6 +253,15 @@ def test_jobs_that_are_never_repaired(weights: str, params: int, precisions: tup
     assert repairs_of(job, options, run, ranked(), QUIET) is None
 
 
+def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
+    dark, bright = (SimpleNamespace(brightness=(level, level + 1.0)) for level in (20.0, 120.0))
+    network = SimpleNamespace(weights="w", params=1000)
+    job: Any = SimpleNamespace(network=network, calibration=dark, evaluation=bright)
+    options: Any = SimpleNamespace(precisions=("float", "int8"))
+    run: Any = None
+    assert repairs_of(job, options, run, ranked(), QUIET) is None
+
+
 FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
 
 
