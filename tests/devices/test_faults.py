@@ -5,6 +5,7 @@ The device is this machine behind sshd, so that the tests can lend it environmen
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -22,7 +23,15 @@ from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.run_folder import STATE
 from tests.helpers.measurements import latency
-from tests.helpers.ssh_server import SSHD, Server, agents, agents_at_work, lend_environment, serve, wait_for_port
+from tests.helpers.ssh_server import (
+    SSHD,
+    Server,
+    agents_at_work,
+    lend_environment,
+    serve,
+    signal_agents,
+    wait_for_port,
+)  # fmt: skip
 from tests.helpers.waiting import wait_until, when
 
 pytestmark = pytest.mark.slow
@@ -95,11 +104,7 @@ def meanwhile(board: Server, action: Callable[[], object]) -> Undo:
 
 
 def kill_agent(board: Server, patch: pytest.MonkeyPatch) -> Undo:
-    def kill() -> None:
-        for pid in agents(board):
-            os.kill(pid, 9)
-
-    return meanwhile(board, kill)
+    return meanwhile(board, lambda: signal_agents(board, signal.SIGKILL))
 
 
 def cut_connection(board: Server, patch: pytest.MonkeyPatch) -> Undo:

@@ -17,7 +17,7 @@ from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.tracebacks import BugElsewhere
 from tests.helpers.refusals import refuses
-from tests.helpers.ssh_server import Server, agents, agents_at_work
+from tests.helpers.ssh_server import Server, agents_at_work, signal_agents
 from tests.helpers.waiting import when
 
 TIMING = Timing(threads=1, warmup=1, iterations=5)
@@ -26,14 +26,9 @@ LONG = Timing(threads=1, warmup=1, iterations=500_000)
 
 def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
     bundles = {"int8": read_bundle(pair[1])}
-
-    def kill() -> None:
-        for pid in agents(lent_board):
-            os.kill(pid, signal.SIGKILL)
-
     with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
         with (
-            when(lambda: agents_at_work(lent_board), kill),
+            when(lambda: agents_at_work(lent_board), lambda: signal_agents(lent_board, signal.SIGKILL)),
             refuses(DeviceCrashError, "SIGKILL"),
         ):
             opened.measure(bundles, LONG)
@@ -53,15 +48,9 @@ def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list
 def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "SILENCE_S", 12)
     stopped: list[int] = []
-
-    def stop() -> None:
-        stopped.extend(agents(lent_board))
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-
     with (
         open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
-        when(lambda: agents_at_work(lent_board), stop),
+        when(lambda: agents_at_work(lent_board), lambda: stopped.extend(signal_agents(lent_board, signal.SIGSTOP))),
         pytest.raises(FrozenError),
     ):
         opened.measure({"int8": read_bundle(pair[1])}, LONG)

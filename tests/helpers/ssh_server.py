@@ -196,6 +196,16 @@ def agents(server: Server) -> list[int]:
     return [pid for pid, line in processes() if "edgekit.devices.agent" in line and line.startswith(here)]
 
 
+def signal_agents(server: Server, number: signal.Signals) -> list[int]:
+    """Send a signal to the agents on this device. Returns their process ids, without those that have just ended."""
+    reached = []
+    for pid in agents(server):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            reached.append(pid)
+    return reached
+
+
 def processes() -> list[tuple[int, str]]:
     """Process id and command line of every process."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
