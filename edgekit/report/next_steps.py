@@ -104,7 +104,8 @@ def steps_after_run(report: Report, folder: Path, line: CommandLine, images_left
 def _calibrate_on_others(line: CommandLine) -> NextStep:
     """How to calibrate on images whose ranges fit the evaluation images."""
     if line.value("calibration_data"):
-        return NextStep("calibrate on some of the images in --data", line.again(line.command, ("calibration_data",)))
+        words = line.again(line.command, ("calibration_data", "calibration_list"))
+        return NextStep("calibrate on some of the images in --data", words)
     return NextStep("Calibrate on images like those that you evaluate on: name their folder with --calibration-data.")
 
 

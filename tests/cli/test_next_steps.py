@@ -91,14 +91,15 @@ def test_calibration_images_unlike_the_others_come_first() -> None:
     whole = with_rows(judged("max-drop", "fail"))
     whole = replace(whole, calibration=replace(whole.calibration, unlike_evaluation=True))
     model = ["deploy", MODEL[0], "--data", "photos"]
-    first, *others = after([*model, "--calibration-data", "dusk", "--threads", "1"], whole)
+    dusk = ["--calibration-data", "dusk", "--calibration-list", "dusk.json"]
+    first, *others = after([*model, *dusk, "--threads", "1"], whole)
     assert first == [*model, "--threads", "1"], "on part of the images of --data"
     assert [words[0] for words in others] == ["sensitivity", "tune"]
     for steps in (after_job(whole, FOLDER, typed_of(model), options()), steps_in_report(whole)):
         assert "--calibration-data" in next(iter(steps)).purpose
     passed = with_rows(judged("max-drop", "pass"))
     passed = replace(passed, calibration=whole.calibration)
-    assert after(model, passed) == [], "the loss is small all the same"
+    assert after(model, passed) == [], "a small loss needs no other images"
 
 
 def test_the_bounds_that_were_typed_go_along() -> None:

@@ -197,10 +197,12 @@ def test_an_app_is_installed_as_the_documentation_says(
 
 def offer_packages(board: Emulated, wheel: Path, *more: str) -> None:
     """Let the board's pip find the packages of the documentation's commands in a folder, because it has no network."""
+    packages = board.home / "packages"
     with connect(board.device()) as connection:
         facts = probe(connection)
-    fetch_wheels(FIRST, facts, [f"{wheel}[tflite,cli]", *more], board.home / "packages")
-    (board.root / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /root/packages\n")
+    fetch_wheels(FIRST, facts, [f"{wheel}[tflite,cli]", *more], packages)
+    there = Path("/", packages.relative_to(board.root))
+    (board.root / "etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {there}\n")
 
 
 def sh(board: Emulated, script: str) -> str:
