@@ -31,7 +31,9 @@ from benchmarks.pilib.results import kept
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EdgekitError
 from edgekit.measure import machine
+from edgekit.measure.profile_summary import summarize_profile
 from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.session import open_session
 from edgekit.support.files import replace_text
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
@@ -113,6 +115,11 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return about | {"created": datetime.now(UTC).isoformat(timespec="seconds"), "rows": rows}
 
 
+def _int8_share(bundle: Bundle) -> float | None:
+    with open_session(bundle, 1) as session:
+        return summarize_profile(session).int8.share_of_macs
+
+
 def make(
     name: str, args: argparse.Namespace, device_class: str | None = None, runtimes: Sequence[str] = tuple(RUNTIMES)
 ) -> tuple[list[tuple[Candidate, str | None]], NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
@@ -124,7 +131,6 @@ def make(
     from benchmarks.peerlib.builds import Stock, edgekit_candidates
     from benchmarks.peerlib.models import SUBJECTS
     from edgekit.images.crops import crop_each, crop_samples
-    from edgekit.measure.profile_summary import summarize_profile
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.builder import build_all
     from edgekit.pipeline.job import load_job
@@ -158,7 +164,7 @@ def make(
     with reporter.stage("stock tools"), quiet():
         made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {
-        (bundle.manifest.target, "edgekit int8"): summarize_profile(bundle, 1).int8.share_of_macs
+        (bundle.manifest.target, "edgekit int8"): _int8_share(bundle)
         for bundle in bundles.values()
         if bundle.manifest.precision == "int8"
     }

@@ -82,7 +82,7 @@ class Bench:
         bundle = build_one(graphs, runtime, "int8", folder / "int8", self.reporter)
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
-        share = summarize_profile(bundle, 1).int8.share_of_macs
+            share = summarize_profile(session).int8.share_of_macs
         return figures | {"int8_share_of_macs": None if share is None else round(share, 3)}
 
     def _stock(self, runtime: str, name: str, folder: Path) -> Row:

@@ -76,7 +76,7 @@ def open_bundle(
     if images is not None:
         predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
         accuracy = accuracy_of(predictions, images, bundle)
-    profile = summarize_profile(bundle, session.threads, runs_for(fresh.first_ms))
+    profile = summarize_profile(session, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
     return OpenedBundle(

@@ -7,12 +7,13 @@ from edgekit.report.measurement import Int8
 from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import Profile
-from edgekit.runtime.profile_bundle import RUNS, profile_bundle
+from edgekit.runtime.profile_bundle import RUNS, profile_session
+from edgekit.runtime.session import Session
 from edgekit.support.libraries import quiet
 
-PROFILED_MS = 1000.0
+PROFILED_MS = 500.0
 """Time that the profiled runs of a fast bundle take together, in milliseconds."""
-MOST_RUNS = 50
+MOST_RUNS = 25
 DIGITS = 4
 """Decimals of a time in milliseconds; profilers count whole microseconds at best, and take medians and means."""
 
@@ -27,15 +28,15 @@ class ProfileSummary:
     """Times of the kinds of operations, and of the layers."""
 
 
-def summarize_profile(bundle: Bundle, threads: int, runs: int = RUNS) -> ProfileSummary:
-    """Profile a bundle. If the runtime gives no profile, the figures are None or empty, and the reason is in both."""
+def summarize_profile(session: Session, runs: int = RUNS) -> ProfileSummary:
+    """Profile the bundle of a session. Without a profile, the figures are None or empty, and the reason is in both."""
     try:
         with quiet():
-            ran = profile_bundle(bundle, threads, runs)
+            ran = profile_session(session, runs)
     except EngineError as error:
         unknown = Int8(share_of_macs=None, method=f"unknown: {error}", float_layers=None, simulated=None)
-        return ProfileSummary(_with_pairs(unknown, bundle), TimeProfile(missing=str(error)))
-    return ProfileSummary(_with_pairs(int8_of(ran), bundle), time_of(ran))
+        return ProfileSummary(_with_pairs(unknown, session.bundle), TimeProfile(missing=str(error)))
+    return ProfileSummary(_with_pairs(int8_of(ran), session.bundle), time_of(ran))
 
 
 def _with_pairs(int8: Int8, bundle: Bundle) -> Int8:
@@ -43,7 +44,7 @@ def _with_pairs(int8: Int8, bundle: Bundle) -> Int8:
 
 
 def runs_for(first_ms: float) -> int:
-    """Number of runs to profile a bundle with for about a second, by the time of its first inference."""
+    """Number of runs to profile a bundle with for about half a second, by the time of its first inference."""
     return max(RUNS, min(MOST_RUNS, int(PROFILED_MS / max(first_ms, 1.0))))
 
 

@@ -58,8 +58,8 @@ def time_end_to_end(
     calls: Mapping[K, Callable[[], object]], timing: Timing
 ) -> tuple[dict[K, Times], dict[K, Exception]]:
     """Time calls that include decoding and preprocessing, in fewer rounds; returns the times and the errors."""
-    rounds = max(5, timing.iterations // 4)
-    times, failures = without_failing(calls, lambda calls: alternate(calls, min(timing.warmup, 5), rounds))
+    rounds = max(5, timing.iterations // 8)
+    times, failures = without_failing(calls, lambda calls: alternate(calls, min(timing.warmup, 2), rounds))
     return times or {}, failures
 
 

@@ -12,7 +12,7 @@ from edgekit.runtime.engine import check_threads, engine_errors
 from edgekit.runtime.profile import OpProfile, Profile, RuntimeProfiler, with_layer_names
 from edgekit.runtime.session import Session
 
-__all__ = ["OpProfile", "Profile", "profile_bundle", "profile_model", "target_of"]
+__all__ = ["OpProfile", "Profile", "profile_bundle", "profile_model", "profile_session", "target_of"]
 
 RUNS = 5
 
@@ -34,10 +34,16 @@ def profile_bundle(bundle: Bundle, threads: int | None = None, runs: int = RUNS)
         MissingExtraError: The runtime is not installed, or is older than the bundle needs.
         EngineError: The runtime failed, or returned no profile.
     """
-    with Session(bundle, threads) as session:  # opening it checks a stranger's file before the profiler reads it
-        checked = session.threads
-    measured = _profile(bundle.model_path, bundle.manifest.target, bundle.manifest.session, checked, runs)
-    return with_layer_names(measured, bundle.manifest.layers)
+    with Session(bundle, threads) as session:
+        pass  # opening it checks a stranger's file before the profiler reads it
+    return profile_session(session, runs)
+
+
+def profile_session(session: Session, runs: int = RUNS) -> Profile:
+    """Profile the bundle of a session, which may be closed, with its number of threads; as `profile_bundle`."""
+    manifest = session.bundle.manifest
+    measured = _profile(session.bundle.model_path, manifest.target, manifest.session, session.threads, runs)
+    return with_layer_names(measured, manifest.layers)
 
 
 def profile_model(

@@ -352,10 +352,10 @@ def test_a_bug_in_the_measuring_of_a_bundle_costs_its_row(
 ) -> None:
     real = summarize_profile
 
-    def mistaken(bundle: Any, *arguments: Any) -> Any:
-        if bundle.manifest.precision == "int8":
+    def mistaken(session: Any, *arguments: Any) -> Any:
+        if session.bundle.manifest.precision == "int8":
             raise IndexError("no such layer")
-        return real(bundle, *arguments)
+        return real(session, *arguments)
 
     monkeypatch.setattr(opened_bundle, "summarize_profile", mistaken)
     assert again("--json") == 1

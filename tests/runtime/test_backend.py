@@ -25,7 +25,6 @@ from edgekit.config.precisions import PRECISIONS
 from edgekit.config.recipes import load_recipe
 from edgekit.config.runtimes import RUNTIMES, Runtime, find_runtime, register, runtime_of_suffix
 from edgekit.errors import CompileError
-from edgekit.measure.profile_summary import summarize_profile
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.builder import build_all
@@ -36,6 +35,7 @@ from edgekit.pipeline.parity import PARITY
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.runtime.session import Session
 from edgekit.support import tracebacks
 from edgekit.support.progress import Reporter
@@ -297,7 +297,7 @@ def test_gelu_from_int8_to_int8_is_a_table(tiny_job: Job, tmp_path: Path) -> Non
     assert all(layer["int8"] for layer in bundle.manifest.layers if layer["op"] != "depthwise")
     int8_macs = sum(layer["macs"] for layer in bundle.manifest.layers if layer["int8"])
     share = int8_macs / sum(layer["macs"] for layer in bundle.manifest.layers)
-    assert summarize_profile(bundle, 1).int8.share_of_macs == pytest.approx(share)
+    assert profile_bundle(bundle, 1).share_of_macs == pytest.approx(share)
 
 
 COMPILERS = {
