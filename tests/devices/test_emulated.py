@@ -17,11 +17,22 @@ from benchmarks.pilib.debian import PYTHONS
 from edgekit.cli.main import main
 from edgekit.config.precisions import PRECISIONS
 from edgekit.devices.check import probe
+from edgekit.devices.remote import open_board
 from edgekit.devices.setup import fetch_wheels
 from edgekit.devices.transport import connect
 from edgekit.models.demo import assets
 from edgekit.report import load_report
-from tests.helpers.emulated import MODELS, Emulated, make_root, require_emulation, serve_emulated, write_vcgencmd
+from edgekit.runtime.bundle import read_bundle
+from edgekit.support.progress import Reporter
+from tests.helpers.emulated import (
+    MODELS,
+    Emulated,
+    compile_installed,
+    make_root,
+    require_emulation,
+    serve_emulated,
+    write_vcgencmd,
+)
 from tests.helpers.pmic import IDLE_W, LOAD_W, fake_pmic
 from tests.helpers.tiny import ROOT
 
@@ -32,11 +43,14 @@ BOARDS = {f"{suite}-{core}": (suite, core) for suite, core in zip(PYTHONS, MODEL
 FIRST, SECOND = BOARDS
 FIRST_TARGET, SECOND_TARGET = "onnx", "tflite"
 """The runtime of each board whose float and INT8 are measured. OpenVINO's takes minutes under QEMU: INT8 alone."""
+TARGETS = {FIRST: (FIRST_TARGET, "openvino"), SECOND: (SECOND_TARGET,)}
 
 
 @pytest.fixture(scope="module")
-def boards(key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Emulated]]:
-    """The boards by name."""
+def boards(
+    finished_run: Path, key_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Emulated]]:
+    """The boards by name, each with the environments of its runtimes."""
     require_emulation()
     folder = tmp_path_factory.mktemp("emulated")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -47,6 +61,11 @@ def boards(key_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             stack.callback(shutil.rmtree, root)
             servers[name] = stack.enter_context(serve_emulated(root, core, folder / name, key_folder))
             assert main(["devices", "add", name, "ssh://device", "--ssh-config", str(servers[name].config)]) == 0
+            for target in TARGETS[name]:
+                minimum = read_bundle(finished_run / f"{target}-int8").manifest.engine["minimum"]
+                with open_board(servers[name].device(name), True, Reporter(quiet=True)) as board:
+                    board.environment(target, minimum)
+            compile_installed(servers[name], suite)
         yield servers
 
 
@@ -182,9 +201,12 @@ def test_an_app_is_installed_as_the_documentation_says(
         if command.startswith("scp"):
             subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
     offer_packages(board, wheel, "numpy<2")
-    commands = [for_camera.strip() if line.startswith("pip ") else line for line in install.splitlines()]
-    assert for_camera.strip() in commands
-    printed = sh(board, "\n".join(commands))
+    create, activate, pip, *use = install.splitlines()
+    assert pip.startswith("pip ")
+    for commands in ([create], [activate, for_camera.strip()]):
+        sh(board, "\n".join(commands))
+        compile_installed(board, BOARDS[FIRST][0])
+    printed = sh(board, "\n".join([activate, *use]))
     assert "all checks passed" in printed
     assert len(re.findall(r"^ *[\d.]+%  \w+$", printed, re.MULTILINE)) == 2
     sh(board, "".join(line for line in see_system.splitlines(keepends=True) if "apt" not in line))
