@@ -45,9 +45,9 @@ def project(tmp_path: Path) -> Path:
 
 def printed(project: Path, code: int = 0) -> list[str]:
     """Run the tests in one process, which exits with this code; return the lines that they print."""
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:anyio", "-p", "no:cacheprovider", "-c", os.devnull]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-c", os.devnull]
     command += ["--rootdir", ".", "."]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return [re.sub(r"\d+\.\d s$", "N s", line) for line in done.stdout.splitlines()]

@@ -32,8 +32,9 @@ FAKE = ["--target", "fake"]
 
 
 DRIVER = r"""
-import json, sys
+import gc, json, sys
 from edgekit.cli.main import main
+gc.set_threshold(100_000, 50, 100)
 for line in sys.stdin:
     status = main(json.loads(line))
     print(f"\0{status}", flush=True)

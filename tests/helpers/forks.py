@@ -87,6 +87,7 @@ def serve(address: str) -> None:
     _export_to_onnx()
     gc.collect()
     gc.freeze()  # the forks would search these objects for cycles again and again
+    gc.set_threshold(100_000, 50, 100)  # as tests/conftest.py does
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()

@@ -1,5 +1,6 @@
 """A real sshd on loopback. Its "device" is this machine with another home folder."""
 
+import io
 import os
 import shutil
 import signal
@@ -7,10 +8,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -180,14 +183,21 @@ def lend_environment(server: Server, target: str, minimum: str | None, signed: b
     place = server.cache / "environments" / key
     subprocess.run([python.path, "-m", "venv", "--without-pip", str(place)], check=True)
     (packages,) = place.glob("lib/python*/site-packages")
-    (server.folder / "own.whl").write_bytes(wheel)
-    with zipfile.ZipFile(server.folder / "own.whl") as archive:
-        archive.extractall(packages)
-    # Unlike a plain path, this also reads the .pth files there.
-    (packages / "lent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    # Unlike a plain path, addsitedir also reads the .pth files there.
+    others = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
+    (packages / "lent.pth").write_text(f"{_unpacked(wheel).name}\n{others}\n")
     (place / "edgekit-complete").touch()
     (server.cache / "files").mkdir(exist_ok=True)
     return place
+
+
+@cache
+def _unpacked(wheel: bytes) -> "tempfile.TemporaryDirectory[str]":
+    """A folder of a wheel's files, which all environments share so that Python compiles them once."""
+    folder = tempfile.TemporaryDirectory(prefix="edgekit-lent-")
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        archive.extractall(folder.name)
+    return folder
 
 
 def agents(server: Server) -> list[int]:

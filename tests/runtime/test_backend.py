@@ -56,17 +56,20 @@ def tiny_job(photos: Path, tiny_weights: Path) -> Job:
     return load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
 
 
-def with_row(job: Job) -> Job:
-    """The job with its recipe read again, so that it has a table for the runtime that the test registered."""
-    return replace(job, recipe=load_recipe(job.recipe.name).for_class(job.device_class.name))
+@pytest.fixture(scope="session")
+def builder(tiny_job: Job) -> SingleProcessBuilder:
+    """Builds the job's bundles for every runtime, including the fake one, from one export and one calibration."""
+    with fake_runtime.added():  # the recipe is read again, for the table of the fake runtime
+        recipe = load_recipe(tiny_job.recipe.name).for_class(tiny_job.device_class.name)
+    return SingleProcessBuilder(replace(tiny_job, recipe=recipe))
 
 
 @pytest.fixture(scope="session")
-def fake_run(tiny_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fake_run(builder: SingleProcessBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundles of the fake runtime."""
     folder = tmp_path_factory.mktemp("fake")
     with fake_runtime.added():
-        made = build_all(SingleProcessBuilder(with_row(tiny_job)), ("fake",), folder, Reporter(quiet=True))
+        made = build_all(builder, ("fake",), folder, Reporter(quiet=True))
     assert [type(each) for each in made.values()] == [Bundle, Bundle], made
     return folder
 
@@ -158,13 +161,13 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Jo
 
 @pytest.mark.parametrize("optional", [(), ("layer-scale",)])
 def test_a_rewrite_that_matches_nothing_warns_unless_the_recipe_calls_it_optional(
-    tiny_job: Job, tmp_path: Path, capfd: Any, optional: tuple[str, ...]
+    builder: SingleProcessBuilder, tmp_path: Path, capfd: Any, optional: tuple[str, ...]
 ) -> None:
     with fake_runtime.added():
         recipe = load_recipe("convnextv2")
         wants = replace(recipe.targets["fake"], rewrites=("response-norm", "layer-scale"))
         recipe = replace(recipe, targets={**recipe.targets, "fake": wants}, optional_rewrites=optional)
-        graphs = JobGraphs(replace(tiny_job, recipe=recipe), Reporter(quiet=True))
+        graphs = builder.graphs(Reporter(quiet=True)).with_recipe(recipe)
         bundle = build_one(graphs, "fake", "float", tmp_path / "bundle", Reporter(quiet=True))
     assert bundle.manifest.provenance["rewrites"] == ["response-norm"]
     warning = "these rewrites of recipe 'convnextv2' match nothing in 'convnextv2_atto': layer-scale."
@@ -278,13 +281,13 @@ def test_only_int8_files_of_litert_allow_f16_for_the_float_layers(finished_run: 
         assert metadata.get("reduced_precision_support") == expected
 
 
-def test_gelu_from_int8_to_int8_is_a_table(tiny_job: Job, tmp_path: Path) -> None:
+def test_gelu_from_int8_to_int8_is_a_table(builder: SingleProcessBuilder, tmp_path: Path) -> None:
     """It stands in float between integers in the file. The layers around it still run in integer kernels."""
     from ai_edge_litert import schema_py_generated as schema
 
     reporter = Reporter(quiet=True)
     recipe = load_recipe("convnextv2").for_class("raspberry-pi-4")
-    graphs = JobGraphs(tiny_job, reporter).with_recipe(recipe)
+    graphs = builder.graphs(reporter).with_recipe(recipe)
     bundle = build_one(graphs, "tflite", "int8", tmp_path / "bundle", reporter)
     model = schema.ModelT.InitFromPackedBuf(bundle.model_path.read_bytes())
     (graph,) = model.subgraphs
@@ -310,15 +313,13 @@ COMPILERS = {
 
 
 def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
-    tiny_job: Job, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builder: SingleProcessBuilder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("Exception from src/frontend.cpp:12:\n\n  operation 'foo' is unknown\n  at line 3")
 
     monkeypatch.setattr(COMPILERS[runtime.name], refuse)
-    made = build_all(
-        SingleProcessBuilder(with_row(tiny_job)), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",)
-    )
+    made = build_all(builder, (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("float",))
     (error,) = made.values()
     assert isinstance(error, CompileError)
     assert error.problem == f"{runtime.title}'s compiler refused the graph: operation 'foo' is unknown"
@@ -351,15 +352,13 @@ OURS = {
 
 
 def test_a_mistake_in_a_backend_is_not_blamed_on_the_compiler(
-    tiny_job: Job, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    builder: SingleProcessBuilder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     def mistaken(*_: object, **__: object) -> None:
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(import_module(runtime.backend_module), OURS[runtime.name], mistaken)
-    (error,) = build_all(
-        SingleProcessBuilder(with_row(tiny_job)), (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("int8",)
-    ).values()
+    (error,) = build_all(builder, (runtime.name,), tmp_path, Reporter(quiet=True), precisions=("int8",)).values()
     assert isinstance(error, KeyError)
     assert list(tmp_path.iterdir()) == []
     err = capfd.readouterr().err
@@ -377,7 +376,7 @@ def test_a_mistake_in_the_export_is_not_blamed_on_the_model(tiny_job: Job, monke
 
 
 def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
-    tiny_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builder: SingleProcessBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgekit.compat.litert_torch import pad_channels_last
     from edgekit.runtime.tflite import backend as tflite
@@ -387,9 +386,7 @@ def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(
         "litert_torch",
         SimpleNamespace(convert=lambda *_, **__: pad_channels_last(None)),  # type: ignore[arg-type]
     )
-    (error,) = build_all(
-        SingleProcessBuilder(with_row(tiny_job)), ("tflite",), tmp_path, Reporter(quiet=True), precisions=("float",)
-    ).values()
+    (error,) = build_all(builder, ("tflite",), tmp_path, Reporter(quiet=True), precisions=("float",)).values()
     assert isinstance(error, TypeError | AttributeError)
 
 
