@@ -37,7 +37,7 @@ def convert_ncnn(module: nn.Module, example: torch.Tensor, path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.pt"
         with patch.object(torch, "addcmul", _addcmul):
-            torch.jit.trace(module, (example,)).save(str(file))  # type: ignore[no-untyped-call]
+            torch.jit.trace(module, (example,)).save(str(file))
         (program,) = environment().glob("lib/python*/site-packages/pnnx/pnnx")
         program.chmod(0o755)
         shape = str(list(example.shape)).replace(" ", "")
