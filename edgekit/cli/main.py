@@ -11,6 +11,7 @@ from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
 from edgekit.support.interrupts import interruptible, noting
+from edgekit.support.waiting import SLEEPING
 
 CLI_PACKAGES = frozenset(
     ("click", "filelock", "junitparser", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")
@@ -21,6 +22,7 @@ CLI_PACKAGES = frozenset(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 passed, 1 a gate or row failed, 2 bad input, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # converters log to stderr on import otherwise
+    os.environ.setdefault(*SLEEPING)
     rest, traceback = _without_traceback(list(sys.argv[1:] if arguments is None else arguments))
     try:
         with noting(), interruptible(), tracebacks.shown(traceback):

@@ -18,6 +18,7 @@ from edgekit.pipeline.job import Job
 from edgekit.pipeline.parked_job import ParkedJob
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
+from edgekit.support.waiting import threads_sleep
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """If each of two processes has a thread for every core, the threads wait for each other at every operation."""
@@ -101,7 +102,7 @@ class SideBySideBuilder(SingleProcessBuilder):
         """Whether a bundle shares its calibration, which exists afterwards, while as many processes do other work."""
         graphs = self.graphs(reporter)
         try:
-            with threads(max(1, torch.get_num_threads() - others)):
+            with threads(torch.get_num_threads() if threads_sleep() else max(1, torch.get_num_threads() - others)):
                 graphs.check_images()  # one at a time, unlike calibration
             return graphs.shares_calibration(wanted.target)
         except Exception as error:

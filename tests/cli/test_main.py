@@ -15,6 +15,7 @@ from edgekit.errors import MissingExtraError
 from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
+from edgekit.support.waiting import SLEEPING, threads_sleep
 
 COMMANDS = [
     "demo",
@@ -90,6 +91,17 @@ def test_demo_has_those_that_make_sense(capfd: pytest.CaptureFixture[str]) -> No
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capfd.readouterr().out == f"edgekit {__version__}\n"
+
+
+@pytest.mark.parametrize(("own", "sleep"), [(None, True), ("ACTIVE", False)])
+def test_torchs_threads_sleep_unless_the_user_decided(
+    own: str | None, sleep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SLEEPING[0], raising=False)
+    if own:
+        monkeypatch.setenv(SLEEPING[0], own)
+    main(["--version"])
+    assert threads_sleep() is sleep
 
 
 def test_nothing_at_all_shows_help(capfd: pytest.CaptureFixture[str]) -> None:

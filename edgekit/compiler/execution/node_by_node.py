@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from edgekit.compiler.execution.threads import at_once, threads
+from edgekit.compiler.execution.threads import at_once, side_by_side, threads
 
 Values: TypeAlias = dict[Node, Any]
 """Value of each node: a list with one value per image, or a single value if it doesn't depend on the image."""
@@ -25,7 +25,8 @@ class NodeByNode:
     def __init__(self, graph: GraphModule, images: Sequence[Tensor]) -> None:
         self.images = images
         self._interpreter = Interpreter(graph)
-        self._threads = max(1, torch.get_num_threads() // at_once(graph))
+        self._at_once = at_once(graph)
+        self._threads = max(1, torch.get_num_threads() // self._at_once)
         self._users_left = Counter(used for node in graph.graph.nodes for used in node.all_input_nodes)
 
     def run(self, node: Node, values: Values) -> Any:
@@ -39,7 +40,7 @@ class NodeByNode:
 
         per_image = any(isinstance(values[used], list) for used in node.all_input_nodes)
         with threads(self._threads):
-            return [compute(index) for index in range(len(self.images))] if per_image else compute(0)
+            return [*side_by_side(compute, range(len(self.images)), self._at_once)] if per_image else compute(0)
 
     def forget(self, inputs: Iterable[Node], *sides: Values) -> None:
         """Free the values of a node's inputs, on each side, after its run, unless later nodes need them."""

@@ -200,15 +200,33 @@ class _HessianCollector(Collector[Tensor]):
         self.hessians[node] = self.hessians[node] + part if node in self.hessians else part
 
 
-def input_rows(layer: DenseLayer, x: Tensor) -> Tensor:
-    """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in]."""
+def input_rows(layer: DenseLayer, x: Tensor, every: int = 1) -> Tensor:
+    """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in].
+
+    With `every`, only those of every so many positions.
+    """
     if not layer.is_conv:
-        return x.flatten(0, -2)[None]
+        return x.flatten(0, -2)[None, ::every]
     if layer.kernel == layer.stride == (1, 1) and layer.padding == (0, 0):
-        columns = x[0].flatten(1)
-    else:
+        columns = x[0].flatten(1)[:, ::every]
+    elif every == 1:
         columns = F.unfold(x, layer.kernel, layer.dilation, layer.padding, layer.stride)[0]
-    return columns.view(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
+    else:
+        windows = _windows(layer, x)
+        positions = torch.arange(0, windows.shape[1] * windows.shape[2], every)
+        chosen = windows[:, positions // windows.shape[2], positions % windows.shape[2]]
+        return chosen.view(layer.groups, -1, *chosen.shape[1:]).transpose(1, 2).flatten(2)
+    return columns.reshape(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
+
+
+def _windows(layer: DenseLayer, x: Tensor) -> Tensor:
+    """A view of a convolution's input [1,C,H,W]: [C,rows,columns,*kernel] for the rows and columns of its output."""
+    (top, left), padded = layer.padding, x[0]
+    if top or left:
+        padded = F.pad(padded, (left, left, top, top))
+    for axis, (size, dilation, stride) in enumerate(zip(layer.kernel, layer.dilation, layer.stride, strict=True), 1):
+        padded = padded.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return padded
 
 
 @dataclass(frozen=True)
@@ -227,11 +245,13 @@ class Compensation:
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         damping = PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30
         order = (diagonal + damping).argsort(dim=1, descending=True, stable=True)
-        matrix = matrix.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
+        # The lower factor with both axes reversed is the inverse of the upper factor of the inverse.
+        last_first = order.flip(1)
+        groups = torch.arange(len(order))[:, None, None]
+        matrix = matrix[groups, last_first[:, :, None], last_first[:, None, :]]
         matrix.diagonal(dim1=1, dim2=2).add_(damping)
         try:
-            # The lower factor with both axes reversed is the inverse of the upper factor of the inverse.
-            factor = _inverse(torch.linalg.cholesky(matrix.flip(1, 2)).flip(1, 2))
+            factor = _inverse(torch.linalg.cholesky(matrix).flip(1, 2))
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CompileError(
                 f"GPTQ can't round weights {shape}: the Hessian of their inputs can't be inverted",
@@ -268,7 +288,7 @@ def round_levels(
     remaining = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2)
     groups, outputs, inputs = remaining.shape
     rounded = remaining.new_zeros(groups, inputs + 1, outputs)  # the last row is for inputs without a partner
-    partners = [_partners(pairs, compensation.order) for pairs in pairings]
+    partners, each = [_partners(pairs, compensation.order).unbind(1) for pairs in pairings], torch.arange(groups)
     memory = torch.empty_like(remaining).flatten()
     for start in range(0, inputs, BLOCK):
         end = min(start + BLOCK, inputs)
@@ -277,8 +297,8 @@ def round_levels(
         for row, column in enumerate(range(start, end)):
             level = block[:, row].round().clamp(low, high)
             for places in partners:
-                other = rounded[torch.arange(groups), places[:, column]]  # zeros where it isn't rounded yet
-                level = level.clamp(-LARGEST_SUM - other, LARGEST_SUM - other)
+                other = rounded[each, places[column]]  # zeros where it isn't rounded yet
+                level = (level + other).clamp(-LARGEST_SUM, LARGEST_SUM) - other
             rounded[:, column] = level
             errors[:, row] = (block[:, row] - level) / factor[:, None, column, column]
             block[:, row:] -= factor[:, column, column:end, None] * errors[:, row, None, :]

@@ -15,7 +15,7 @@ NARROWED = 1.8e9
 """Work to find the range of an activation in its histogram."""
 COLUMN = 3e6
 """Work to round a column of a weight, however small, in addition to its multiply-accumulates."""
-MOST_ROWS = 400
+MOST_ROWS = 64
 """Largest number of rows per input of a layer that a fit takes from the images."""
 
 

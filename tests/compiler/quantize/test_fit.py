@@ -204,6 +204,7 @@ def test_layers_that_share_weights_stay_as_they_are() -> None:
         nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0)),
         nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2),
         nn.Conv2d(4, 8, 3, groups=4),
+        nn.Conv2d(4, 8, 1),
     ],
 )
 def test_input_rows_are_what_the_weights_meet(layer: nn.Conv2d) -> None:
@@ -214,6 +215,7 @@ def test_input_rows_are_what_the_weights_meet(layer: nn.Conv2d) -> None:
     assert layer.bias is not None
     outputs = (input_rows(dense, x) @ weight.mT).mT.flatten(0, 1) + layer.bias[:, None]
     torch.testing.assert_close(outputs.flatten(), layer(x).flatten())
+    assert torch.equal(input_rows(dense, x, 3), input_rows(dense, x)[:, ::3])
 
 
 def test_groups_are_rounded_each_by_itself() -> None:
