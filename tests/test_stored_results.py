@@ -171,7 +171,7 @@ def make_row(place: Place, inputs: Any) -> None:
     images: EvaluationImages = SimpleNamespace()  # type: ignore[assignment]
     store = MeasurementStore(place.run, images, Timing())
     place.patch.setattr(MeasurementStore, "inputs", lambda *_: inputs)
-    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(target="onnx"))
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(target="onnx"), labels=("cat", "dog"))
 
     def measure(group: object) -> Any:
         place.made()

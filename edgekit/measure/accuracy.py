@@ -1,7 +1,7 @@
 """Compare two models on the same images: top-1, top-5, and the paired drop with its interval."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, log10
 from typing import TypeAlias
 
@@ -101,16 +101,16 @@ def changed_classes(
     reference: Predictions,
     labels: NDArray[np.int64],
     names: Sequence[str],
-    class_names: Sequence[str],
 ) -> tuple[ClassChange, ...]:
     """Classes in which a prediction differs from the reference's, the largest loss first, at most `CLASSES`.
+
+    Instead of its name, each class has its index, because `--labels` may change names later; see `with_class_names`.
 
     Args:
         predictions: Predictions of a bundle for N images.
         reference: Predictions of the reference for the same images.
         labels: Right class of each image, int64 [N].
         names: Names of the images; where there are none, an image is named by its place, such as "image 7".
-        class_names: Names of the classes, by index.
     """
     flipped = predictions.best != reference.best
     changes = []
@@ -121,13 +121,13 @@ def changed_classes(
         examples = tuple(
             ChangedImage(
                 names[place] if names else f"image {place}",
-                class_names[reference.best[place]],
-                class_names[predictions.best[place]],
+                str(reference.best[place]),
+                str(predictions.best[place]),
             )
             for place in places[np.argsort(~lost, kind="stable")][:EXAMPLES]
         )
         change = ClassChange(
-            label=class_names[label],
+            label=str(label),
             images=int(own.sum()),
             reference_right=int((own & reference.hit1).sum()),
             right=int((own & predictions.hit1).sum()),
@@ -137,6 +137,21 @@ def changed_classes(
         changes.append(change)
     changes.sort(key=lambda change: (change.right - change.reference_right, -change.flipped))
     return tuple(changes[:CLASSES])
+
+
+def with_class_names(changes: Sequence[ClassChange], class_names: Sequence[str]) -> tuple[ClassChange, ...]:
+    """The changes of `changed_classes` with the names of the classes instead of their indices."""
+    return tuple(
+        replace(
+            change,
+            label=class_names[int(change.label)],
+            examples=tuple(
+                ChangedImage(each.image, class_names[int(each.before)], class_names[int(each.after)])
+                for each in change.examples
+            ),
+        )
+        for change in changes
+    )
 
 
 def snr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:

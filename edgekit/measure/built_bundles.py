@@ -4,16 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from edgekit.config.precisions import Precision
 from edgekit.measure.baselines import Group
-from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group import measure_group
 from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore
-from edgekit.measure.settings import Timing
 from edgekit.measure.versions import measuring_versions
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
-from edgekit.support.run_folder import RunFolder
 
 BuiltBundles = Mapping[str, Bundle | Exception]
 """Bundles by name; instead of a bundle, the error of making it."""
@@ -33,16 +30,13 @@ def measure_built(built: BuiltBundles, device: DeviceFacts, measure: MeasureGrou
 def measure_here(
     built: BuiltBundles,
     device: DeviceFacts,
-    images: EvaluationImages,
-    timing: Timing,
-    run: RunFolder,
+    store: MeasurementStore,
     reporter: Reporter,
 ) -> Sequence[Measurement]:
-    """Measure the bundles of a report on this machine."""
-    store = MeasurementStore(run, images, timing)
+    """Measure the bundles of a report on this machine, with the images and the timing of the store."""
 
     def measure(group: Group) -> Mapping[str, Measurement]:
-        return measure_group(group, timing, device, reporter, images)
+        return measure_group(group, store.timing, device, reporter, store.images)
 
     def resumed(group: Group) -> Mapping[str, Measurement]:
         target = next(iter(group.values())).manifest.target

@@ -75,7 +75,7 @@ def open_bundle(
     accuracy, snr = None, SnrMeter(images.logits if images else None)
     if images is not None:
         predictions = _predict(f"{name}: evaluate", session, images, reporter, snr)
-        accuracy = accuracy_of(predictions, images, bundle)
+        accuracy = accuracy_of(predictions, images)
     profile = summarize_profile(session, runs_for(fresh.first_ms))
     judged = images is not None or is_baseline(name, group)
     low = _open_in_low_precision(name, session, images, stack, reporter) if judged else None
@@ -92,9 +92,9 @@ def open_bundle(
     )
 
 
-def accuracy_of(predictions: Predictions, images: EvaluationImages, bundle: Bundle) -> Accuracy:
-    """Accuracy of a bundle's predictions for the evaluation images, and the classes in which they changed."""
-    changes = changed_classes(predictions, images.reference, images.crops.labels, images.names, bundle.labels)
+def accuracy_of(predictions: Predictions, images: EvaluationImages) -> Accuracy:
+    """Accuracy of predictions for the evaluation images, and the classes in which they changed, by their indices."""
+    changes = changed_classes(predictions, images.reference, images.crops.labels, images.names)
     right = right_by_class(predictions, images.crops.labels)
     return replace(compare(predictions, images.reference), changes=changes, right_by_class=right)
 

@@ -18,6 +18,7 @@ from edgekit.images.calibration_list import write_list
 from edgekit.images.layouts.lookup import open_layout
 from edgekit.images.overlap import copies_of
 from edgekit.measure import machine
+from edgekit.measure.accuracy import with_class_names
 from edgekit.measure.built_bundles import BuiltBundles, measure_here
 from edgekit.measure.by_class import evaluated_classes, right_by_class
 from edgekit.measure.chance import reference_of
@@ -30,6 +31,7 @@ from edgekit.pipeline.job import Job, load_job
 from edgekit.pipeline.job_settings import with_device_class
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
+from edgekit.pipeline.relabel import keys_without_labels
 from edgekit.pipeline.repair import Repairs, repairs_of
 from edgekit.pipeline.repair_store import RankLayers, restore
 from edgekit.pipeline.stability import check_stability
@@ -84,7 +86,7 @@ def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages
             keep_thumbnails(report, job, options, run.path, reporter)
             write_report(report, run.path)
             if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only those rows
-                run.forget()
+                run.complete()
     return report
 
 
@@ -161,18 +163,28 @@ def bundles_and_rows(
         for warning in near_chance(reference, len(images.crops)):
             reporter.warn(warning)
 
+        contents = keys_without_labels(built.values(), builder.graphs(reporter))
+        store = MeasurementStore(run, images, options.timing, contents)
+
         def measure(device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
             if device == THIS:
-                return measure_here(bundles, machine.describe(), images, options.timing, run, reporter)
-            store = MeasurementStore(run, images, options.timing)
+                return measure_here(bundles, machine.describe(), store, reporter)
             return measure_on_device(device, bundles, options.timing, reporter, options.offline, images, store, pages)
 
         measured = each_device(options.devices, lambda device: measure(device, built))
         if repairs and not reference.near_chance:
             measured = repairs.repair(built, measured, measure, builder.graphs(reporter))
-    shareable = (_shareable(row, run.path) for row in measured)
+    shareable = (_shareable(_with_class_names(row, job.network.labels), run.path) for row in measured)
     rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
     return [repairs.described(row) for row in rows] if repairs else rows, reference
+
+
+def _with_class_names(measured: Measurement, names: Sequence[str]) -> Measurement:
+    """The measurement with the names of the classes whose predictions changed, instead of their indices."""
+    accuracy = measured.accuracy
+    if accuracy is None or accuracy.changes is None:
+        return measured
+    return replace(measured, accuracy=replace(accuracy, changes=with_class_names(accuracy.changes, names)))
 
 
 def _shareable(measured: Measurement, folder: Path) -> Measurement:

@@ -2,10 +2,12 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from edgekit.pipeline.compile import embedded
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.request import BundleInputs
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle, write_bundle
@@ -15,6 +17,17 @@ from edgekit.support.files import writing
 def differs_in_labels(bundle: Bundle, inputs: BundleInputs) -> bool:
     """Whether a bundle was made from these inputs, but with other class names."""
     return inputs.differ_in_labels_alone(bundle.manifest.fingerprint, bundle.labels)
+
+
+def keys_without_labels(built: Iterable[Bundle | Exception], graphs: JobGraphs) -> dict[str, str]:
+    """For each bundle that a job would make, the key of its inputs without the names of classes, by its hash."""
+    keys = {}
+    for bundle in built:
+        if isinstance(bundle, Bundle):
+            inputs = graphs.inputs(bundle.manifest.target, bundle.manifest.precision)
+            if bundle.manifest.fingerprint == inputs.key:
+                keys[bundle.sha256] = replace(inputs, labels=()).key
+    return keys
 
 
 def relabel(bundle: Bundle, inputs: BundleInputs) -> Bundle:

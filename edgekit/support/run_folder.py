@@ -65,10 +65,13 @@ class RunFolder:
         else:
             write_json(self.path / JOB, options)
 
-    def forget(self) -> None:
-        """Delete the stored rows of a completed run, so that the next run measures again."""
+    def complete(self) -> None:
+        """Set the stored rows, called row-NAME, of a completed run aside as measured-NAME: the next run measures again.
+
+        Those of the completed run before are replaced.
+        """
         for row in self.state.glob("row-*.json"):
-            row.unlink()
+            row.replace(row.with_name(f"measured-{row.name.removeprefix('row-')}"))
 
     @contextmanager
     def workspace(self, name: str) -> Iterator[Path]:

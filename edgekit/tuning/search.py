@@ -159,7 +159,7 @@ def verdict(
     write_report(report, run.path)
     with writing(run.path / PICTURE):
         replace_text(run.path / PICTURE, draw_tuning(tuning, standalone=True)[0])
-    run.forget()
+    run.complete()
     return report
 
 

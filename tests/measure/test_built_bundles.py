@@ -6,6 +6,7 @@ from edgekit.errors import CompileError, StageError
 from edgekit.measure import built_bundles
 from edgekit.measure.built_bundles import by_runtime, measure_built, measure_here
 from edgekit.measure.evaluation_images import EvaluationImages
+from edgekit.measure.measurement_store import MeasurementStore
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -49,10 +50,9 @@ def test_runtimes_are_measured_one_after_the_other(group: dict[str, Bundle], mak
 def test_measure_here_measures_and_resumes(
     group: dict[str, Bundle], tiny_images: EvaluationImages, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measure_here(group, device(), tiny_images, TIMING, run, QUIET)
+    store = MeasurementStore(run, tiny_images, TIMING)
+    first = measure_here(group, device(), store, QUIET)
     assert [each.failure for each in first] == [None, None]
     assert all(each.accuracy is not None for each in first)
     monkeypatch.setattr(built_bundles, "measure_group", None)
-    assert measure_here(group, device(), tiny_images, TIMING, run, QUIET) == first, (
-        "every figure survives storage as JSON"
-    )
+    assert measure_here(group, device(), store, QUIET) == first, "every figure survives storage as JSON"

@@ -1,5 +1,6 @@
 """Measurements of a group are stored, and resumed as long as their inputs are the same. Lost devices store none."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore, lost_with_device
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Failure, Measurement
-from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.bundle import Bundle, FileEntry, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
 from tests.helpers.measurements import FakeMeasure, device
@@ -48,9 +49,48 @@ def test_measurements_are_stored_until_the_run_is_complete(
     assert resumed(group, measure, store, reporter=Reporter()) == first
     assert len(measure.groups) == 1
     assert "onnx: resumed the measurements of an interrupted run" in capfd.readouterr().err
-    store.run.forget()
+    store.run.complete()
     resumed(group, measure, store, reporter=Reporter())
     assert len(measure.groups) == 2
+
+
+def renamed(bundle: Bundle, labels: Sequence[str]) -> Bundle:
+    """The bundle with other class names, which change the size of its model file."""
+    entry = FileEntry(sha256="0" * 64, size_bytes=bundle.size_bytes + 5)
+    manifest = replace(bundle.manifest, files={**bundle.manifest.files, bundle.manifest.model_file: entry})
+    return replace(bundle, labels=tuple(labels), manifest=manifest)
+
+
+def test_other_class_names_keep_the_measurements_of_a_complete_run(
+    group: dict[str, Bundle], store: MeasurementStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    others = {name: renamed(bundle, [f"a {label}" for label in bundle.labels]) for name, bundle in group.items()}
+    contents = {bundle.sha256: name for each in (group, others) for name, bundle in each.items()}
+    store, measure = replace(store, contents=contents), FakeMeasure()
+    first = resumed(group, measure, store)
+    for bundles in (others, group):
+        store.run.complete()
+        rows = resumed(bundles, measure, store, reporter=Reporter())
+        sizes = [bundle.size_bytes for bundle in bundles.values()]
+        assert rows == [replace(row, size_bytes=size) for row, size in zip(first, sizes, strict=True)]
+    assert len(measure.groups) == 1
+    assert "onnx: kept the measurements of an earlier run, which had other class names" in capfd.readouterr().err
+    store.run.complete()
+    resumed(group, measure, store)
+    assert len(measure.groups) == 2, "the same names once more measure again"
+    resumed(others, measure, replace(store, contents={}))
+    assert len(measure.groups) == 3, "other content"
+
+
+def test_other_class_names_measure_again_what_failed(group: dict[str, Bundle], store: MeasurementStore) -> None:
+    others = {name: renamed(bundle, [f"a {label}" for label in bundle.labels]) for name, bundle in group.items()}
+    contents = {bundle.sha256: name for each in (group, others) for name, bundle in each.items()}
+    store = replace(store, contents=contents)
+    resumed(group, FakeMeasure(Failure("benchmark", "EngineError", "broke")), store)
+    store.run.complete()
+    measure = FakeMeasure()
+    assert [row.failure for row in resumed(others, measure, store)] == [None, None]
+    assert len(measure.groups) == 1
 
 
 def test_the_failure_of_a_bundle_is_stored_too(group: dict[str, Bundle], store: MeasurementStore) -> None:

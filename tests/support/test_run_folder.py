@@ -119,12 +119,13 @@ def test_results_are_recalled_for_equal_inputs(tmp_path: Path) -> None:
             assert run.recall("row-onnx", ONE, dict[str, float]) is None
 
 
-def test_forget_deletes_rows_but_not_the_reference(tmp_path: Path) -> None:
+def test_rows_of_a_complete_run_are_set_aside_but_not_the_reference(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.remember("row-onnx", ONE, 1)
         run.remember("reference", ONE, 2)
-        run.forget()
+        run.complete()
         assert run.recall("row-onnx", ONE, int) is None
+        assert run.recall("measured-onnx", ONE, int) == 1
         assert run.recall("reference", ONE, int) == 2
 
 

@@ -123,7 +123,7 @@ class Browser:
                 )
                 run = snr.watched(lambda row: row)
                 predictions = predict(run, zip(rows, map(int, images.crops.labels), strict=True), images.names)
-            accuracy = accuracy_of(predictions, images, bundle)
+            accuracy = accuracy_of(predictions, images)
         int8 = Int8(
             share_of_macs=None,
             method=NO_PROFILER,
