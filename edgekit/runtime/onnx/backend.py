@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_onnx import keep_translations
+from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.config.device_classes import DeviceClass
@@ -26,7 +27,7 @@ class Backend:
         keep_translations()
         fold_weights(graph)
         example = example_input(graph)
-        with compiler_errors("onnx"), decomposing_by_node():
+        with compiler_errors("onnx"), exporting_by_copying(), decomposing_by_node():
             program = torch.onnx.export(
                 torch.export.export(graph, (example,)),
                 (),

@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
 from edgekit.compat.torch_export import decomposing_by_node
+from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, replace_layer
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS
@@ -28,7 +29,7 @@ class Backend:
         fold_weights(graph)
         decompose_weight_quantizers(graph)
         example = example_input(graph)
-        with compiler_errors("openvino"), decomposing_by_node():
+        with compiler_errors("openvino"), exporting_by_copying(), decomposing_by_node():
             model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
         model.inputs[0].get_tensor().set_names({"image"})
         model.outputs[0].get_tensor().set_names({"logits"})

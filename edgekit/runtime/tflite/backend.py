@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.compat.litert_torch import register_padding, share_lowerings
 from edgekit.compat.torch_export import decomposing_by_node
+from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
@@ -64,7 +65,7 @@ class Backend:
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)
         example = example_input(graph)
-        with compiler_errors("tflite"), decomposing_by_node():
+        with compiler_errors("tflite"), exporting_by_copying(), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.
             litert_torch.convert(graph, (example,), **options).export(str(folder / "model.tflite"))
         image, logits = finish(folder / "model.tflite", [(METADATA, metadata.encode()), *extra], weights)
