@@ -1,6 +1,7 @@
 """`--junit` and `--summary`: the files are written whatever the exit code, and an unusable path is refused at once."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from edgekit.report import write_report
 from edgekit.support import files
 from edgekit.support.files import append_text
 from tests.helpers.failing_engine import failing_engine
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.reports import BEST, accuracy, report, report_with
 
 
 @pytest.fixture
-def arguments(tmp_path: Path) -> list[str]:
-    """Both options, with files that don't exist yet."""
-    return ["--junit", str(tmp_path / "junit.xml"), "--summary", str(tmp_path / "summary.md")]
+def arguments(tmp_path: Path) -> Iterator[list[str]]:
+    """Both options, with files that don't exist yet. What is measured meanwhile is measured in this process."""
+    with without_fresh_processes():
+        yield ["--junit", str(tmp_path / "junit.xml"), "--summary", str(tmp_path / "summary.md")]
 
 
 def failures(folder: Path) -> int:

@@ -17,6 +17,7 @@ from edgekit.runtime.bundle import read_bundle, write_bundle
 from tests.helpers import fake_runtime
 from tests.helpers.failing_engine import MESSAGE, failing_engine
 from tests.helpers.graph_folder import graph_folder
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.tiny import ROOT, MakeBundle
 
 BUNDLES = [f"{target}-{precision}" for target in ("openvino", "onnx", "tflite") for precision in ("float", "int8")]
@@ -146,11 +147,13 @@ def test_evaluate_goes_on_after_one_that_fails(
     assert found["results"][0]["accuracy"] is None
     assert "no such delegate" in found["results"][0]["reasons"][0]
     assert found["results"][2]["accuracy"]["versus"] == str(paths[1])
-    found = run_json(capfd, "benchmark", *paths, "--iterations", 3, "--warmup", 0, code=1)
+    with without_fresh_processes():
+        found = run_json(capfd, "benchmark", *paths, "--iterations", 3, "--warmup", 0, code=1)
     assert [row["verdict"] for row in found["results"]] == ["error", "pass", "pass"]
     assert found["results"][2]["speedup"]["versus"] == str(paths[1])
     for command in (["evaluate", "--data", photos], ["benchmark", "--iterations", 3]):
-        out, err = run(capfd, command[0], *paths, *command[1:], "--wide", code=1)
+        with without_fresh_processes():
+            out, err = run(capfd, command[0], *paths, *command[1:], "--wide", code=1)
         assert f"{paths[0]}: {command[0]}: " in out.replace("\n  ", " ")
         assert "Next, read the usual cause of EngineError: edgekit explain EngineError" in out
         assert "warning: " in err
@@ -174,7 +177,7 @@ def test_a_bug_costs_one_bundle(
 
     paths = [make_bundle("onnx", name) for name in ("first", "second")]
     for command, owner, name in (("evaluate", shards, "predict"), ("benchmark", opened_bundle, "summarize_profile")):
-        with monkeypatch.context() as patch:
+        with without_fresh_processes(), monkeypatch.context() as patch:
             patch.setattr(owner, name, broken(getattr(owner, name)))
             more = ["--data", photos] if command == "evaluate" else ["--iterations", 3, "--warmup", 0]
             assert main([str(each) for each in (command, *paths, *more, "--threads", 1, "--json")]) == 1
@@ -232,14 +235,15 @@ def test_benchmark(finished_run: Path, capfd: Any) -> None:
     assert first["speedup"] is None
     assert second["speedup"]["versus"] == str(paths[0])
     assert (first["throughput"], second["throughput"]) == (None, None)
-    out, _ = run(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4)
+    with without_fresh_processes():
+        out, _ = run(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4)
+        wide, _ = run(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4, "--wide")
     assert out.startswith("Fastest: ")
     assert "p50 ms" in out
     assert "model alone, batch 1, 4 timed runs, threads: 1." in out
     assert max(map(len, out.splitlines())) <= 80
-    out, _ = run(capfd, "benchmark", *paths, "--threads", 1, "--iterations", 4, "--wide")
-    assert out.count(": p50 ") == 2
-    assert f"x {paths[0]}" in out
+    assert wide.count(": p50 ") == 2
+    assert f"x {paths[0]}" in wide
 
 
 def test_benchmark_of_several_streams(finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +256,8 @@ def test_benchmark_of_several_streams(finished_run: Path, capfd: Any, monkeypatc
     assert row["latency_ms"]["count"] == 4
     (remark,) = [text for text in row["remarks"] if "streams" in text]
     assert remark == "3 streams, with 1 thread each, wait for each other on 2 cores"
-    out, _ = run(capfd, *options, 2, "--wide")
+    with without_fresh_processes():
+        out, _ = run(capfd, *options, 2, "--wide")
     (line,) = [line for line in out.splitlines() if "images/s" in line]
     assert line.startswith(f"{path}: 2 streams, threads 1 each: ")
     assert "; alone, threads 1: p50 " in line
@@ -264,7 +269,8 @@ def test_a_bundle_that_fails_while_it_is_timed_costs_its_own_row(finished_run: P
     options = [*paths, "--threads", 1, "--iterations", 4, "--warmup", 0]
     with failing_engine("onnx", "onnx-float"):
         document = run_json(capfd, "benchmark", *options, code=1)
-        out, err = run(capfd, "benchmark", *options, "--wide", code=1)
+        with without_fresh_processes():
+            out, err = run(capfd, "benchmark", *options, "--wide", code=1)
     failed, second, third = document["results"]
     assert (failed["bundle"], failed["verdict"], failed["latency_ms"]) == (str(paths[0]), "error", None)
     assert (failed["failure"]["stage"], failed["failure"]["error"]) == ("benchmark", "EngineError")
@@ -287,11 +293,12 @@ def test_a_bundle_that_fails_while_it_is_timed_costs_its_own_row(finished_run: P
 def test_sustained_benchmark(finished_run: Path, capfd: Any) -> None:
     path = finished_run / "onnx-int8"
     options = ["benchmark", path, "--threads", 1, "--sustain", "2s"]
-    (row,) = run_json(capfd, *options)["results"]
+    with without_fresh_processes():
+        (row,) = run_json(capfd, *options)["results"]
+        out, _ = run(capfd, *options, "--wide")
     assert 1.5 < row["sustain"]["seconds"] < 10
     assert row["latency_ms"]["count"] == sum(point["count"] for point in row["sustain"]["series"])
     assert row["thermal"]["series"]
-    out, _ = run(capfd, *options, "--wide")
     lines = [line for line in out.splitlines() if line.startswith(f"{path}: sustained for 2 s: first 1 s p50 ")]
     assert len(lines) == 1
     assert ", last 1 s p50 " in lines[0]

@@ -22,7 +22,7 @@ from edgekit.report.document import Recommendation, Report
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.run_folder import STATE
-from tests.helpers.measurements import latency
+from tests.helpers.measurements import latency, without_fresh_processes
 from tests.helpers.ssh_server import (
     SSHD,
     Server,
@@ -37,6 +37,13 @@ from tests.helpers.waiting import wait_until, when
 pytestmark = pytest.mark.slow
 TARGETS = ("onnx", "tflite")
 Undo = Callable[[], object]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here_in_this_process() -> Iterator[None]:
+    """Measure on this machine without new processes. The device starts them."""
+    with without_fresh_processes():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from edgekit.models.onnx_source import OnnxReference
 from edgekit.models.options import ModelOptions
 from edgekit.report import load_report
 from tests.helpers.graphs import export_graph
+from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.onnx_files import SIDE, Mixed, exported, written
 from tests.helpers.refusals import refuses
 
@@ -180,7 +181,8 @@ def test_the_whole_job(mixed: Path, photos: Path, tmp_path: Path, capfd: Any) ->
     job = ["deploy", str(mixed), "--data", str(data), "--labels", str(labels), "--target", "onnx"]
     quick = ["--num-calibration-samples", "6", "--iterations", "3", "--warmup", "0", "--threads", "1"]
     gates = ["--min-speedup", "0", "--max-drop", "100"]
-    assert main([*job, *quick, *gates, "-o", str(tmp_path / "run")]) == 1  # near chance: its weights are random
+    with without_fresh_processes():
+        assert main([*job, *quick, *gates, "-o", str(tmp_path / "run")]) == 1  # near chance: its weights are random
     err = capfd.readouterr().err
     assert "'mixed.onnx' doesn't say how its images were normalized: --mean is 0.485, 0.456, 0.406 and" in err
     assert "the import differs from ONNX Runtime by " in err
