@@ -1,8 +1,8 @@
 """A folder with a command `edgekit` that is a fork of a process in which torch and the converters are imported already.
 
 A small job spends most of its time on these imports, and the pages of the documentation run dozens of small jobs.
-A `python` in the folder `CHILDREN` there runs code, as in `python -P -c CODE`: what `edgekit.support.child_process`
-starts.
+A `python` in the folder `CHILDREN` there runs code or a module, as in `python -P -c CODE`: what
+`edgekit.support.child_process` starts. So do the commands themselves.
 """
 
 import atexit
@@ -10,11 +10,13 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,6 +90,7 @@ def serve(address: str) -> None:
     gc.collect()
     gc.freeze()  # the forks would search these objects for cycles again and again
     gc.set_threshold(100_000, 50, 100)  # as tests/conftest.py does
+    sys.executable = str(Path(address).with_name(CHILDREN) / "python")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -132,7 +135,7 @@ def _answer(connection: socket.socket) -> None:
     os.environ.update(variables)
     try:
         if Path(command).name == "python":
-            _run_code(arguments)
+            _run_python(arguments)
         else:
             sys.argv = ["edgekit", *arguments]
             entry()
@@ -142,10 +145,14 @@ def _answer(connection: socket.socket) -> None:
         os._exit(int(end.code or 0))  # the converters' own clean-up would wait for a thread that the parent has
 
 
-def _run_code(arguments: list[str]) -> NoReturn:
-    safe, option, code, *sys.argv[1:] = arguments
-    assert (safe, option) == ("-P", "-c"), arguments
-    exec(code, {"__name__": "__main__"})
+def _run_python(arguments: list[str]) -> NoReturn:
+    safe, option, what, *sys.argv[1:] = arguments
+    assert (safe, option) in (("-P", "-c"), ("-P", "-m")), arguments
+    if option == "-c":
+        exec(what, {"__name__": "__main__"})
+    else:
+        warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # it has been imported
+        runpy.run_module(what, run_name="__main__")
     sys.exit(0)
 
 
