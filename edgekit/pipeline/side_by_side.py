@@ -102,9 +102,11 @@ class SideBySideBuilder(SingleProcessBuilder):
         """Whether a bundle shares its calibration, which exists afterwards, while as many processes do other work."""
         graphs = self.graphs(reporter)
         try:
-            with threads(torch.get_num_threads() if threads_sleep() else max(1, torch.get_num_threads() - others)):
+            left = max(1, torch.get_num_threads() - others)
+            with threads(left):
                 graphs.check_images()  # one at a time, unlike calibration
-            return graphs.shares_calibration(wanted.target)
+            with threads(torch.get_num_threads() if threads_sleep() else left):
+                return graphs.shares_calibration(wanted.target)
         except Exception as error:
             self._built[wanted.path] = error
             return False
