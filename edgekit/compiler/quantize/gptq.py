@@ -203,7 +203,7 @@ class _HessianCollector(Collector[Tensor]):
 def input_rows(layer: DenseLayer, x: Tensor, every: int = 1) -> Tensor:
     """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in].
 
-    With `every`, only those of every so many positions.
+    `every` keeps one row of that many.
     """
     if not layer.is_conv:
         return x.flatten(0, -2)[None, ::every]

@@ -16,7 +16,7 @@ NARROWED = 1.8e9
 COLUMN = 3e6
 """Work to round a column of a weight, however small, in addition to its multiply-accumulates."""
 MOST_ROWS = 64
-"""Largest number of rows per input of a layer that a fit takes from the images."""
+"""Largest number of rows per input that a fit takes from the images for a layer of many inputs."""
 
 
 def hessian_work(layer: DenseLayer) -> float:
