@@ -1,5 +1,6 @@
 """The entry points, which run a command line and turn errors into messages and exit codes."""
 
+import gc
 import os
 import signal
 import sys
@@ -66,4 +67,5 @@ def entry() -> None:
         print(tracebacks.text_of(error), file=sys.stderr)
         print(f"edgekit: {tracebacks.PLEASE_REPORT}", file=sys.stderr)
         code = 1
+    gc.freeze()  # so that Python doesn't spend seconds on the objects of torch and the compilers before it exits
     sys.exit(code)

@@ -1,6 +1,7 @@
 """The two streams: stdout carries the result and nothing else; progress and messages go to stderr."""
 
 import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -43,6 +44,7 @@ def loading(reporter: "Reporter") -> Iterator[None]:
     announced = contextlib.nullcontext() if "torch" in sys.modules else reporter.loading(LOADING)
     with announced, needs("build"):
         yield
+    gc.freeze()  # so that Python never looks for garbage among all that these imports made
 
 
 def answer_width() -> int:

@@ -4,6 +4,7 @@
 progress and result as messages to stdout. When stdin is closed, it exits, so it never outlives its parent.
 """
 
+import gc
 import json
 import os
 import signal
@@ -49,7 +50,7 @@ class Wanted:
 
 
 class BuildProcess:
-    """A process that builds bundles of a job. It starts with the first one.
+    """A process that builds bundles of a job. It starts with the first one, unless `start` comes earlier.
 
     `job` is the file of a `ParkedJob`, and `variables` are additional environment variables.
     """
@@ -58,13 +59,18 @@ class BuildProcess:
         self._job, self._variables = job, variables
         self._process: subprocess.Popen[str] | None = None
 
+    def start(self) -> None:
+        """Start the process, which imports the compilers and waits for its first bundle."""
+        self._process = self._process or start_python(["-c", BEGIN, str(self._job)], self._variables)
+
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
         """Build a bundle; show the progress with `reporter`.
 
         Raises the errors of the process, or CompileError if it is killed, after which the next bundle starts another.
         """
-        self._process = self._process or start_python(["-c", BEGIN, str(self._job)], self._variables)
+        self.start()
         process, name = self._process, wanted.path.name
+        assert process
         assert process.stdin
         assert process.stdout
         request = {**asdict(wanted), "path": str(wanted.path)}
@@ -109,6 +115,7 @@ class BuildProcess:
 def main(arguments: Sequence[str]) -> None:
     """Build the bundles that the parent asks for, until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
+    gc.freeze()  # what the imports made lasts as long as this process
     wire = Wire()
     requests: SimpleQueue[str] = SimpleQueue()
     Thread(target=_listen, args=(requests,), daemon=True).start()

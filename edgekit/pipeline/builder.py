@@ -1,6 +1,6 @@
 """Builders, which make the bundles of a job: in one process, in several at once, or each bundle in a new process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import product
 from pathlib import Path
@@ -40,8 +40,8 @@ class Builder(Protocol):
         """The graphs of the job."""
         ...
 
-    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
-        """Learn which bundles `build` will be asked for."""
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
+        """Learn which bundles `build` will be asked for, and of other work, for which there may be time before that."""
         ...
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
@@ -64,7 +64,7 @@ class SeparateBuilder:
         """The graphs of the job. The other processes export the network themselves."""
         return self._parked.graphs(reporter)
 
-    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
         """Do nothing."""
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
@@ -106,8 +106,12 @@ def build_all(
     reporter: Reporter,
     refused: Mapping[str, str] = MappingProxyType({}),
     precisions: tuple[Precision, ...] = PRECISIONS,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> dict[str, Bundle | Exception]:
-    """Bundles by name in the report's order, or the error of one that failed. Bundles in `refused` are skipped."""
+    """Bundles by name in the report's order, or the error of one that failed. Bundles in `refused` are skipped.
+
+    `meanwhile` may be called while the last bundles are built in other processes.
+    """
     graphs = builder.graphs(reporter)
     wanted = {
         f"{target}-{precision}": Wanted(target, precision, folder / f"{target}-{precision}")
@@ -125,6 +129,6 @@ def build_all(
             raise CompileError(f"skipped: {refused[name]}", fix="Use `--force` to try anyway")
         return reused.get(name) or builder.build(wanted[name], reporter)
 
-    builder.begin([each for name, each in wanted.items() if name not in {*refused, *reused}], reporter)
+    builder.begin([each for name, each in wanted.items() if name not in {*refused, *reused}], reporter, meanwhile)
     built, errors = each_bundle(wanted, build, reporter)
     return {name: built[name] if name in built else errors[name] for name in wanted}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -155,9 +156,10 @@ def bundles_and_rows(
     """
     job = builder.job
     random = job.network.weights == "random"
-    built = build_all(builder, options.targets, run.path, reporter, refused, options.precisions)
     with run.workspace("images") as workspace:
-        images = crop_images(job, workspace, run, reporter)
+        evaluated = cache(partial(crop_images, job, workspace, run, reporter))
+        built = build_all(builder, options.targets, run.path, reporter, refused, options.precisions, evaluated)
+        images = evaluated()
         reference = reference_of("torch", images.reference, images.crops.labels, job.network.classes, random)
         reference = replace(reference, right_by_class=right_by_class(images.reference, images.crops.labels))
         for warning in near_chance(reference, len(images.crops)):

@@ -1,6 +1,7 @@
 """The graphs of one job: exports the network once, then rewrites and calibrates it for each runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.simplify import simplify
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
-from edgekit.errors import ParityError
+from edgekit.errors import CompileError, ParityError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
@@ -30,9 +31,9 @@ from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter, part_of
 
-COMPARED, CHECKED, CALIBRATED = "compared.npz", "calibration.npy", "calibrated-{}.pt"
+COMPARED, CROPPED, CALIBRATED = "compared.npz", "calibration.npy", "calibrated-{}.pt"
 """Files that the processes of a job share: the images and logits with which the graph was compared with torch, the
-crops of the calibration images, for which torch's logits are finite, and each calibration that runtimes share."""
+crops of the calibration images, and each calibration that runtimes share."""
 PARITY_IMAGES = 8
 """Calibration images on which the graph and each bundle are compared with torch."""
 
@@ -47,7 +48,7 @@ class JobGraphs:
     """Graphs of one job. The network is exported once, for the first graph.
 
     New constants of the graphs are in `constants`. If other processes have graphs of the same job, `shared` is a folder
-    in which the first one stores that it has compared the graph with torch, the calibration images that it checked, and
+    in which the first one stores that it has compared the graph with torch, the calibration images that it cropped, and
     what it calibrated.
     """
 
@@ -58,7 +59,7 @@ class JobGraphs:
         self._constants = constants
         self._folder = shared
         self._compared = shared / COMPARED if shared else None
-        self._checked = shared / CHECKED if shared else None
+        self._cropped = shared / CROPPED if shared else None
         self._graph: GraphModule | None = None
         self._refusal: ParityError | None = None
         self._shared: dict[str, Calibration] = {}
@@ -104,12 +105,12 @@ class JobGraphs:
     def _to_compile(self, request: BundleRequest, part: slice, shared: Calibration | None) -> GraphToCompile:
         graph, images = self.exported(), self._calibration[part] if request.precision == "int8" else []
         title = f"{request.target}-{request.precision}: {'calibrate' if images and shared is None else 'rewrite'}"
-        with self.reporter.stage(title, None if shared else len(images) or None) as step, quiet():
+        with (
+            self.reporter.stage(title, None if shared else len(images) or None) as step,
+            quiet(),
+            self._network_first(),
+        ):
             return quantize_stage(request, graph, self.samples, images, part_of(step, len(images)), shared)
-
-    def check_images(self) -> None:
-        """Let torch predict each calibration image, unless it has. WeightsError if it returns NaN for one."""
-        _ = self._calibration
 
     def shares_calibration(self, target: str) -> bool:
         """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
@@ -128,7 +129,7 @@ class JobGraphs:
             self._shared[key] = torch.load(file, mmap=True, weights_only=False)  # safe: a process of this job wrote it
         if key not in self._shared:
             images = self._calibration[part]
-            with self.reporter.stage("calibrate", len(images)) as step, quiet():
+            with self.reporter.stage("calibrate", len(images)) as step, quiet(), self._network_first():
                 whole = part_of(step, len(images))
                 self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, whole)
             if file:
@@ -138,28 +139,38 @@ class JobGraphs:
 
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
-        """Calibration images, float32 [1,C,H,W]. WeightsError if torch returns NaN for one, which NNCF would ignore."""
-        if self._checked and self._checked.exists():
-            crops: Sequence[NDArray[np.uint8]] = np.load(self._checked, mmap_mode="r", allow_pickle=False)
+        """Calibration images, float32 [1,C,H,W]."""
+        if self._cropped and self._cropped.exists():
+            crops: Sequence[NDArray[np.uint8]] = np.load(self._cropped, mmap_mode="r", allow_pickle=False)
         else:
-            crops = self._check_calibration()
+            crops = self._crop_calibration()
         return [self.job.network.preprocessing.normalize(pixels) for pixels in crops]
 
-    def _check_calibration(self) -> list[NDArray[np.uint8]]:
-        """Crop the calibration images, uint8 [H,W,C], and let torch predict each. Those of `samples` have been."""
+    def _crop_calibration(self) -> list[NDArray[np.uint8]]:
+        """Crop the calibration images, uint8 [H,W,C]. Those of `samples` are cropped already."""
         job, crops = self.job, list(self.samples.pixels)
-        with self.reporter.stage("check calibration images", len(job.calibration.samples)) as step:
+        with self.reporter.stage("crop calibration images", len(job.calibration.samples)) as step:
             for _ in crops:
                 step()
             rest = job.calibration.samples[len(crops) :]
             for pixels in crop_each(job.calibration_dataset, rest, job.network.preprocessing):
-                torch_logits(job.network, pixels[None])
                 crops.append(pixels)
                 step()
-        if self._checked:
-            with writing(self._checked), replacing(self._checked) as temporary, temporary.open("wb") as file:
+        if self._cropped:
+            with writing(self._cropped), replacing(self._cropped) as temporary, temporary.open("wb") as file:
                 np.save(file, np.stack(crops))
         return crops
+
+    @contextmanager
+    def _network_first(self) -> Iterator[None]:
+        """If calibration fails, let torch predict the images: WeightsError if that gives NaN or infinity for one."""
+        try:
+            yield
+        except CompileError:
+            job = self.job
+            crops = crop_samples(job.calibration_dataset, job.calibration.samples, job.network.preprocessing)
+            torch_logits(job.network, crops.pixels)
+            raise
 
     def exported(self) -> GraphModule:
         """The network's graph before any rewrite. It is shared: don't change it.

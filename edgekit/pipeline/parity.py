@@ -36,11 +36,11 @@ def difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> fl
 def check_graph(network: Network, graph: GraphModule, samples: ParitySamples) -> None:
     """Raise ParityError if the graph's logits differ from the network's, or ModelError if the network is the reason."""
     images = torch.from_numpy(network.preprocessing.normalize(samples.pixels))
-    off = difference(one_by_one(graph, images), samples.logits)
+    off = difference(one_by_one([graph], images), samples.logits)
     off_together = difference(_together(network.module, images, samples.logits), samples.logits)
     if max(off, off_together) <= PARITY:
         return
-    if difference(one_by_one(network.module, images), samples.logits) > PARITY:
+    if difference(one_by_one([network.module], images), samples.logits) > PARITY:
         raise ModelError(
             f"model '{network.name}' returns other logits when it runs again on the same image",
             valid="a network that draws no random numbers and keeps nothing from one image for the next",
@@ -73,7 +73,7 @@ def _rounding(module: nn.Module, images: Tensor, alone: NDArray[np.float32]) -> 
     if not is_small(module):
         return 0.0
     with suppress(RuntimeError):
-        return difference(alone, one_by_one(copy.deepcopy(module).double(), images.double()))
+        return difference(alone, one_by_one([copy.deepcopy(module).double()], images.double()))
     return 0.0
 
 

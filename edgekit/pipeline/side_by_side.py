@@ -38,7 +38,7 @@ class SingleProcessBuilder:
             self._graphs = JobGraphs(self.job, reporter, MEMORY, self._shared)
         return self._graphs
 
-    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
         """Do nothing."""
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
@@ -58,22 +58,22 @@ class SideBySideBuilder(SingleProcessBuilder):
         self._shared, self._parked, self._others = parked.file.parent, parked, others
         self._built: dict[Path, Bundle | Exception] = {}
 
-    def begin(self, wanted: Sequence[Wanted], reporter: Reporter) -> None:
+    def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
         """Build all bundles but those that are calibrated alone, and keep them or their errors for `build`.
 
-        LiteRT's take the longest, so the last runtime in the table comes first.
+        LiteRT's take the longest, so the last runtime in the table comes first. `meanwhile` is called when only other
+        processes have bundles to build.
         """
         if len(wanted) < 2:
             return
         graphs, todo = self.graphs(reporter), SimpleQueue[Wanted | None]()
         ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
-        try:
-            graphs.exported()
-        except ParityError:
-            return  # which `build` raises for each bundle
         others = [BuildProcess(self._parked.file, ONE_THREAD) for _ in range(min(self._others, len(wanted) - 1))]
         with ThreadPoolExecutor(len(others)) as pool:
             try:
+                for other in others:
+                    other.start()  # importing the compilers takes as long as to export and compare the graph
+                graphs.exported()
                 for other in others:
                     pool.submit(self._work, other, todo, reporter)
                 for each in ordered:
@@ -81,12 +81,14 @@ class SideBySideBuilder(SingleProcessBuilder):
                         todo.put(each)
                 while mine := _next(todo):
                     self._keep(mine, super().build, reporter)
-            except BaseException:
+                meanwhile()
+            except BaseException as error:
                 while _next(todo):
                     pass
                 for other in others:
                     other.close()
-                raise
+                if not isinstance(error, ParityError):  # which `build` raises for each bundle
+                    raise
             finally:
                 for _ in others:
                     todo.put(None)
@@ -103,8 +105,6 @@ class SideBySideBuilder(SingleProcessBuilder):
         graphs = self.graphs(reporter)
         try:
             left = max(1, torch.get_num_threads() - others)
-            with threads(left):
-                graphs.check_images()  # one at a time, unlike calibration
             with threads(torch.get_num_threads() if threads_sleep() else left):
                 return graphs.shares_calibration(wanted.target)
         except Exception as error:

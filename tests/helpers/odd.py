@@ -79,6 +79,19 @@ def two_faced() -> nn.Module:
     return network
 
 
+class Dazzled(nn.Module):
+    """Its output is NaN for an image that is almost white."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sqrt(2 - x.mean((1, 2, 3), keepdim=True))
+
+
+def dazzled() -> nn.Module:
+    """[1,3,16,16] -> [1,2]."""
+    torch.manual_seed(0)
+    return nn.Sequential(Dazzled(), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 2))
+
+
 def _seeded(size: tuple[int, int], *layers: nn.Module) -> nn.Module:
     """The layers in sequence, with weights for which different images get different logits."""
     network = nn.Sequential(*layers)

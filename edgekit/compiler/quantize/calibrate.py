@@ -206,7 +206,8 @@ def _insert(
 
     NNCF collects statistics one image at a time, because batches distort them (nncf#2619).
     """
-
+    if recipe.estimator == "histogram":  # which ignores NaN
+        _check_logits(graph, samples)
     reading, inserting = parts_of(step, insertion_work(graph, len(samples), recipe))
     share, left = 1 / (len(samples) * reads_of(recipe)), 1.0
 
@@ -278,8 +279,15 @@ def placement_of(recipe: Recipe, target: str, lowering: RuntimeLowering, graph: 
     return Placement(wants, (*recipe.float_layers, *wrong), recipe.scheme, tuple(lowering.enabled(wants)))
 
 
+def _check_logits(graph: GraphModule, samples: Sequence[NDArray[np.float32]]) -> None:
+    """Raise CompileError if the logits of an image are not finite."""
+    for sample in samples:
+        if not torch.isfinite(graph(torch.from_numpy(sample))).all():
+            raise CompileError("NNCF can't calibrate the graph: the logits of an image are not finite")
+
+
 def _check_scales(graph: GraphModule) -> None:
-    """Raise CompileError if NNCF ignored that an activation is never finite."""
+    """Raise CompileError if an activation isn't finite. The range of any estimator but the histogram shows it."""
     for quantizer in quantizers(graph):
         if not 0 < quantizer.scale < math.inf:
             raise CompileError(f"NNCF can't calibrate the graph: the values of '{quantizer.source}' are not finite")

@@ -8,6 +8,7 @@ differ.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.execution.node_work import node_work
-from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of
+from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of, shape_of
 from edgekit.compiler.layers import dense_layer
 from edgekit.compiler.quantize.work import NARROWED, SAMPLED
 from edgekit.compiler.quantizers import Quantizer, quantizers, set_grid, weight_quantizer_of
@@ -89,26 +90,33 @@ class _Histograms(Collector[Tensor]):
         self._quantizers = {quantizer.node: quantizer for quantizer in of}
         super().__init__(graph, self._quantizers)
         self._effects = effects
+        channels = cache(_sampled_channels)  # many activations have the same shape
+        self._channels = {
+            quantizer.node: channels(tuple(shape_of(quantizer.source)), weights[0])
+            for quantizer in of
+            if (weights := effects[quantizer.node].weights) is not None
+        }
         self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in self._quantizers}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        x = inputs[0]
-        step = _step(x.numel())
+        sampled = inputs[0].flatten()[:: _step(inputs[0].numel())].double()
         low, high = self._quantizers[node].representable_range
-        bins = ((x.flatten()[::step].double() - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
-        return torch.bincount(bins, self._sample_weights(node, x, step), BINS)
+        bins = sampled.sub_(low).div_(high - low).mul_(BINS).long().clamp_(0, BINS - 1)
+        return torch.bincount(bins, self._sample_weights(node), BINS)
 
     def add(self, node: Node, part: Tensor) -> None:
         self.mass[node] += part
 
-    def _sample_weights(self, node: Node, x: Tensor, step: int) -> Tensor | None:
+    def _sample_weights(self, node: Node) -> Tensor | None:
         """Weight of each sampled value; None if all weights are equal."""
         weights = self._effects[node].weights
-        if weights is None:
-            return None
-        axis, per_channel = weights
-        shape = [-1 if dimension == axis % x.ndim else 1 for dimension in range(x.ndim)]
-        return per_channel.view(shape).expand_as(x).flatten()[::step]
+        return None if weights is None else weights[1][self._channels[node]]
+
+
+def _sampled_channels(shape: Sequence[int], axis: int) -> Tensor:
+    """The channel of each value of an activation that is sampled; the axis of the channels may be negative."""
+    values, inner = math.prod(shape), math.prod(shape[axis % len(shape) + 1 :])
+    return torch.arange(0, values, _step(values)) // inner % shape[axis]
 
 
 def _step(count: int) -> int:

@@ -364,3 +364,14 @@ def test_folding_weights_preserves_the_function(graph: GraphModule, samples: Any
     # the depthwise kernel stays in float
     assert sorted(map(str, kernels)) == ["torch.float32", "torch.int8", "torch.int8"]
     assert fold_weights(result) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_an_image_whose_activations_are_not_finite_ends_calibration(
+    estimator: str, value: float, graph: GraphModule, samples: Any
+) -> None:
+    bad = samples[1].copy()
+    bad[0, 0, 4, 4] = value
+    with refuses(CompileError, "finite"):
+        quantized(graph, [samples[0], bad, *samples[2:]], recipe(estimator=estimator))
