@@ -272,6 +272,28 @@ def test_fake_tensors_work_with_a_graph_s_real_weights() -> None:
     assert linear.meta["val"].shape == (1, 4)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "kind"), [(0, 255, "uint8"), (-128, 127, "int8"), (-(2**31), 2**31 - 1, "int32")]
+)
+def test_q_and_dq_give_torch_s_own_values(low: int, high: int, kind: str) -> None:
+    import torch
+    from torch.ao.quantization.fx import _decomposed
+
+    import edgekit.compat.torch  # noqa: F401  (registers the kernels)
+
+    grid = (0.037, (low + high) // 3, low, high, getattr(torch, kind))
+    for x in (torch.randn(1, 8, 40, 40) * 5, torch.randn(3, 4).half(), torch.tensor([])):
+        before = x.clone()
+        levels = torch.ops.quantized_decomposed.quantize_per_tensor.default(x, *grid)
+        assert levels.dtype == grid[-1]
+        assert torch.equal(levels, _decomposed.quantize_per_tensor(x, *grid))
+        kept = levels.clone()
+        values = torch.ops.quantized_decomposed.dequantize_per_tensor.default(levels, *grid)
+        assert torch.equal(values, _decomposed.dequantize_per_tensor(levels, *grid))
+        assert torch.equal(x, before)
+        assert torch.equal(levels, kept)
+
+
 class _Harmful:
     def __reduce__(self) -> Any:
         return os.getpid, ()
