@@ -1,10 +1,11 @@
 """Builders for networks that fit in memory: in this process alone, or in several side by side."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from threading import Semaphore
 
 import torch
 
@@ -61,12 +62,12 @@ class SideBySideBuilder(SingleProcessBuilder):
     def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
         """Build all bundles but those that are calibrated alone, and keep them or their errors for `build`.
 
-        LiteRT's take the longest, so the last runtime in the table comes first. `meanwhile` is called when only other
-        processes have bundles to build.
+        LiteRT's take the longest, so the last runtime in the table comes first, and its INT8 bundle is left to another
+        process. `meanwhile` is called here when only others have bundles to build.
         """
         if len(wanted) < 2:
             return
-        graphs, todo = self.graphs(reporter), SimpleQueue[Wanted | None]()
+        graphs, todo = self.graphs(reporter), _Todo()
         ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
         others = [BuildProcess(self._parked.file, ONE_THREAD) for _ in range(min(self._others, len(wanted) - 1))]
         with ThreadPoolExecutor(len(others)) as pool:
@@ -79,11 +80,11 @@ class SideBySideBuilder(SingleProcessBuilder):
                 for each in ordered:
                     if each.precision == "float" or self._is_shared(each, reporter, len(others)):
                         todo.put(each)
-                while mine := _next(todo):
+                while mine := todo.last():
                     self._keep(mine, super().build, reporter)
                 meanwhile()
             except BaseException as error:
-                while _next(todo):
+                while todo.last():
                     pass
                 for other in others:
                     other.close()
@@ -111,10 +112,10 @@ class SideBySideBuilder(SingleProcessBuilder):
             self._built[wanted.path] = error
             return False
 
-    def _work(self, process: BuildProcess, todo: "SimpleQueue[Wanted | None]", reporter: Reporter) -> None:
+    def _work(self, process: BuildProcess, todo: "_Todo", reporter: Reporter) -> None:
         """Let a process build bundles until None follows."""
         with closing(process):
-            while (wanted := todo.get()) is not None:
+            while (wanted := todo.first()) is not None:
                 self._keep(wanted, process.build, reporter)
 
     def _keep(self, wanted: Wanted, build: Callable[[Wanted, Reporter], Bundle], reporter: Reporter) -> None:
@@ -125,9 +126,23 @@ class SideBySideBuilder(SingleProcessBuilder):
             self._built[wanted.path] = error
 
 
-def _next(todo: "SimpleQueue[Wanted | None]") -> Wanted | None:
-    """The next bundle; None if there is none."""
-    try:
-        return todo.get_nowait()
-    except Empty:
-        return None
+class _Todo:
+    """Bundles to build. Other processes take the first one, and this process the last."""
+
+    def __init__(self) -> None:
+        self._wanted: deque[Wanted | None] = deque()
+        self._number = Semaphore(0)
+
+    def put(self, wanted: Wanted | None) -> None:
+        """Add a bundle, or None, which ends the work of another process."""
+        self._wanted.append(wanted)
+        self._number.release()
+
+    def first(self) -> Wanted | None:
+        """Wait for a bundle or None."""
+        self._number.acquire()
+        return self._wanted.popleft()
+
+    def last(self) -> Wanted | None:
+        """A bundle; None if there is none now."""
+        return self._wanted.pop() if self._number.acquire(blocking=False) else None
