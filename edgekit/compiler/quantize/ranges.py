@@ -28,7 +28,10 @@ BINS = 8192
 MOST_VALUES = 1 << 16
 """Number of values of an activation that are sampled per image."""
 SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
-"""Shares of the lower and the upper limit of the whole range. Every pair of shares is tried."""
+"""Shares of the lower and the upper limit of the whole range: candidates for the limits of a narrower one."""
+EVERY, FEW_BINS = 4, 1024
+"""Of all pairs of shares, those of every fourth share are tried, and then all pairs next to the best of them. If at most
+`FEW_BINS` bins have values, all pairs are tried: the error is then less smooth, and quickly computed."""
 
 POINTWISE = {A.gelu.default, A.silu.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default}
 """Activations that map some values to nearly the same output."""
@@ -161,16 +164,28 @@ def _best(quantizer: Quantizer, mass: Tensor, output: Callable[[Tensor], Tensor]
     (filled,) = mass.nonzero(as_tuple=True)  # most bins of a small activation, or of one with outliers, are empty
     values, mass = low + (filled.double() + 0.5) * (high - low) / BINS, mass[filled]
     wanted = output(values)
+    whole, every = len(SHARES) - 1, EVERY if len(filled) > FEW_BINS else 1
     best: tuple[float, float, int] = (math.inf, quantizer.scale, quantizer.zero_point)
-    for share in SHARES if low < 0 else SHARES[-1:]:
-        scales = (high * SHARES - low * share).clamp(min=1e-12) / (most - least)
-        zeros = (least - low * share / scales).round().clamp(least, most)
-        levels = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
-        rounded = levels.sub_(zeros[:, None]).mul_(scales[:, None])
-        errors = ((output(rounded) - wanted).square_() * mass).sum(1)
-        index = int(errors.argmin())
-        if errors[index] < best[0]:
-            best = (float(errors[index]), float(scales[index]), int(zeros[index]))
+    pair = whole, whole
+
+    def search(lower: range, upper: range) -> None:
+        nonlocal best, pair
+        shares = SHARES[upper.start : upper.stop : upper.step]
+        for index in lower:
+            share = SHARES[index]
+            scales = (high * shares - low * share).clamp(min=1e-12) / (most - least)
+            zeros = (least - low * share / scales).round().clamp(least, most)
+            levels = (values / scales[:, None]).round().add_(zeros[:, None]).clamp_(least, most)
+            rounded = levels.sub_(zeros[:, None]).mul_(scales[:, None])
+            errors = ((output(rounded) - wanted).square_() * mass).sum(1)
+            found = int(errors.argmin())
+            if errors[found] < best[0]:
+                best, pair = (float(errors[found]), float(scales[found]), int(zeros[found])), (index, upper[found])
+
+    coarse = range(whole % every, whole + 1, every)
+    search(coarse if low < 0 else range(whole, whole + 1), coarse)
+    lower, upper = (range(max(0, index + 1 - every), min(whole, index - 1 + every) + 1) for index in pair)
+    search(lower if low < 0 else range(whole, whole + 1), upper)
     return best[1:]
 
 

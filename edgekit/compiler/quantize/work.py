@@ -11,7 +11,7 @@ from edgekit.compiler.layers import DenseLayer
 
 SAMPLED = 2e7
 """Work for the histogram of one activation of one image."""
-NARROWED = 1.8e9
+NARROWED = 3e8
 """Work to find the range of an activation in its histogram."""
 COLUMN = 3e6
 """Work to round a column of a weight, however small, in addition to its multiply-accumulates."""
