@@ -30,8 +30,8 @@ MOST_VALUES = 1 << 16
 SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
 """Shares of the lower and the upper limit of the whole range: candidates for the limits of a narrower one."""
 EVERY, FEW_BINS = 4, 1024
-"""Of all pairs of shares, those of every fourth share are tried, and then all pairs next to the best of them. If at most
-`FEW_BINS` bins have values, all pairs are tried: the error is then less smooth, and quickly computed."""
+"""Of all pairs of shares, those of every fourth share are tried first, and then all pairs next to the best. Where only
+`FEW_BINS` bins have values, all pairs are tried: the error is less smooth there, and quickly computed."""
 
 POINTWISE = {A.gelu.default, A.silu.default, A.hardswish.default, A.sigmoid.default, A.hardsigmoid.default}
 """Activations that map some values to nearly the same output."""
