@@ -41,8 +41,11 @@ def clean_stdout() -> Iterator[TextIO]:
 def loading(reporter: "Reporter") -> Iterator[None]:
     """For imports of torch and the compilers, which take seconds: say so first. A missing package is a
     MissingExtraError."""
-    announced = contextlib.nullcontext() if "torch" in sys.modules else reporter.loading(LOADING)
-    with announced, needs("build"):
+    if "torch" in sys.modules:
+        with needs("build"):
+            yield
+        return
+    with reporter.loading(LOADING), needs("build"):
         yield
     gc.freeze()  # so that Python never looks for garbage among all that these imports made
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe
 from edgekit.errors import CompileError, ParityError
 from edgekit.images.crops import crop_each, crop_samples
-from edgekit.models.logits import torch_logits
+from edgekit.models.logits import batched_logits, torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
 from edgekit.pipeline.job import Job
 from edgekit.pipeline.parity import check_graph
@@ -29,11 +29,11 @@ from edgekit.pipeline.request import BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
 from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
-from edgekit.support.progress import Reporter, part_of
+from edgekit.support.progress import Reporter, Step, part_of
 
-COMPARED, CROPPED, CALIBRATED = "compared.npz", "calibration.npy", "calibrated-{}.pt"
+COMPARED, CROPPED, CHECKED, CALIBRATED = "compared.npz", "calibration.npy", "checked", "calibrated-{}.pt"
 """Files that the processes of a job share: the images and logits with which the graph was compared with torch, the
-crops of the calibration images, and each calibration that runtimes share."""
+crops of the calibration images, a mark that torch's logits for them are finite, and each calibration that is shared."""
 PARITY_IMAGES = 8
 """Calibration images on which the graph and each bundle are compared with torch."""
 
@@ -62,6 +62,7 @@ class JobGraphs:
         self._cropped = shared / CROPPED if shared else None
         self._graph: GraphModule | None = None
         self._refusal: ParityError | None = None
+        self._check_once = cache(self._check_images)
         self._shared: dict[str, Calibration] = {}
 
     @cached_property
@@ -104,13 +105,12 @@ class JobGraphs:
 
     def _to_compile(self, request: BundleRequest, part: slice, shared: Calibration | None) -> GraphToCompile:
         graph, images = self.exported(), self._calibration[part] if request.precision == "int8" else []
-        title = f"{request.target}-{request.precision}: {'calibrate' if images and shared is None else 'rewrite'}"
-        with (
-            self.reporter.stage(title, None if shared else len(images) or None) as step,
-            quiet(),
-            self._network_first(),
-        ):
-            return quantize_stage(request, graph, self.samples, images, part_of(step, len(images)), shared)
+        name = f"{request.target}-{request.precision}"
+        if images and shared is None:
+            with self._calibrating(f"{name}: calibrate", request.target_recipe, len(images)) as step:
+                return quantize_stage(request, graph, self.samples, images, step)
+        with self.reporter.stage(f"{name}: rewrite"), quiet():
+            return quantize_stage(request, graph, self.samples, images, shared=shared)
 
     def shares_calibration(self, target: str) -> bool:
         """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
@@ -129,9 +129,8 @@ class JobGraphs:
             self._shared[key] = torch.load(file, mmap=True, weights_only=False)  # safe: a process of this job wrote it
         if key not in self._shared:
             images = self._calibration[part]
-            with self.reporter.stage("calibrate", len(images)) as step, quiet(), self._network_first():
-                whole = part_of(step, len(images))
-                self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, whole)
+            with self._calibrating("calibrate", recipe, len(images)) as step:
+                self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, step)
             if file:
                 with writing(file), replacing(file) as temporary:
                     torch.save(self._shared[key], temporary)
@@ -162,15 +161,32 @@ class JobGraphs:
         return crops
 
     @contextmanager
-    def _network_first(self) -> Iterator[None]:
-        """If calibration fails, let torch predict the images: WeightsError if that gives NaN or infinity for one."""
+    def _calibrating(self, title: str, recipe: Recipe, images: int) -> Iterator[Step]:
+        """The stage of a calibration. WeightsError if torch returns NaN for an image, which NNCF ignores in histograms.
+
+        With other estimators it makes the calibration fail, and only then is each image checked.
+        """
+        if recipe.estimator == "histogram":
+            self._check_once()
         try:
-            yield
+            with self.reporter.stage(title, images) as step, quiet():
+                yield part_of(step, images)
         except CompileError:
-            job = self.job
-            crops = crop_samples(job.calibration_dataset, job.calibration.samples, job.network.preprocessing)
-            torch_logits(job.network, crops.pixels)
+            self._check_once()
             raise
+
+    def _check_images(self) -> None:
+        """Let torch predict each calibration image, unless another process has. WeightsError if it returns NaN."""
+        job, mark = self.job, self._folder / CHECKED if self._folder else None
+        if mark and mark.exists():
+            return
+        chosen = job.calibration.samples
+        with self.reporter.stage("check calibration images", len(chosen)) as step:
+            pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
+            for logits in batched_logits(job.network, pixels):
+                step(len(logits))
+        if mark:
+            mark.touch()
 
     def exported(self) -> GraphModule:
         """The network's graph before any rewrite. It is shared: don't change it.

@@ -80,6 +80,7 @@ def test_graphs_with_other_recipes_share_the_export_and_the_images(photos: Path)
     first, second = (graphs.with_recipe(recipe) for recipe in recipes)
     assert [first.job.recipe, second.job.recipe] == recipes
     assert first.exported() is second.exported() is graphs.exported()
-    for one in (first, second):
+    for one in (first, second, graphs.with_recipe(recipes[1])):
         one.graph_to_compile("onnx", "int8")
-    assert [reporter.titles.count(title) for title in ("simplify", "crop calibration images")] == [1, 1]
+    once = ("simplify", "crop calibration images", "check calibration images")
+    assert [reporter.titles.count(title) for title in once] == [1, 1, 1]

@@ -19,7 +19,7 @@ from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
 from edgekit.compiler.quantize.lowering import center_weights, tie_pools, use_all_levels
-from edgekit.compiler.quantize.passes import checks_images, insertion_work, passes_of, reads_of
+from edgekit.compiler.quantize.passes import insertion_work, passes_of, reads_of
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
@@ -35,7 +35,7 @@ from edgekit.compiler.quantizers import (
 from edgekit.config.recipes import Estimator, Recipe
 from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
-from edgekit.support.progress import Step, no_step, part_of, parts_of
+from edgekit.support.progress import Step, no_step, parts_of
 
 ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
@@ -206,9 +206,7 @@ def _insert(
 
     NNCF collects statistics one image at a time, because batches distort them (nncf#2619).
     """
-    checking, reading, inserting = parts_of(step, insertion_work(graph, len(samples), recipe))
-    if checks_images(recipe):
-        _check_logits(graph, samples, part_of(checking, 1 / len(samples)))
+    reading, inserting = parts_of(step, insertion_work(graph, len(samples), recipe))
     share, left = 1 / (len(samples) * reads_of(recipe)), 1.0
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
@@ -279,16 +277,8 @@ def placement_of(recipe: Recipe, target: str, lowering: RuntimeLowering, graph: 
     return Placement(wants, (*recipe.float_layers, *wrong), recipe.scheme, tuple(lowering.enabled(wants)))
 
 
-def _check_logits(graph: GraphModule, samples: Sequence[NDArray[np.float32]], step: Step) -> None:
-    """Raise CompileError if the logits of an image are not finite."""
-    for sample in samples:
-        if not torch.isfinite(graph(torch.from_numpy(sample))).all():
-            raise CompileError("NNCF can't calibrate the graph: the logits of an image are not finite")
-        step()
-
-
 def _check_scales(graph: GraphModule) -> None:
-    """Raise CompileError if an activation isn't finite. The range of any estimator but the histogram shows it."""
+    """Raise CompileError if an activation isn't finite for an image, which every estimator but the histogram shows."""
     for quantizer in quantizers(graph):
         if not 0 < quantizer.scale < math.inf:
             raise CompileError(f"NNCF can't calibrate the graph: the values of '{quantizer.source}' are not finite")

@@ -39,15 +39,10 @@ def passes_of(
     return parts_of(step, work)
 
 
-def insertion_work(graph: GraphModule, images: int, recipe: Recipe) -> tuple[float, float, float]:
-    """The work of checking the images, NNCF's work with them, and its other work."""
-    run = images * sum(node_work(graph).values())
-    return run * checks_images(recipe), 2 * reads_of(recipe) * run, INSERTED * len(graph.graph.nodes)
-
-
-def checks_images(recipe: Recipe) -> bool:
-    """Whether the logits of each image are checked before NNCF reads it: its histograms ignore NaN."""
-    return recipe.estimator == "histogram"
+def insertion_work(graph: GraphModule, images: int, recipe: Recipe) -> tuple[float, float]:
+    """NNCF's work with the images, and its other work."""
+    run = sum(node_work(graph).values())
+    return 2 * reads_of(recipe) * images * run, INSERTED * len(graph.graph.nodes)
 
 
 def reads_of(recipe: Recipe) -> int:
