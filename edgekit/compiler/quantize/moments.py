@@ -13,16 +13,12 @@ from edgekit.compiler.execution.threads import side_by_side
 from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import DenseLayer
 from edgekit.compiler.quantize.gptq import input_rows
+from edgekit.compiler.quantize.sampled_rows import most_rows
 
 WIDE = 1024
 """Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
 DAMPINGS = (10.0, 1.0, 0.1, 0.01)
 """Shares of the covariance's mean diagonal that may be added to its diagonal. The larger, the less a weight changes."""
-ROWS_PER_INPUT = (32, 200)
-"""Rows sampled per input of a layer to estimate second moments: of a layer with many inputs, and of one with few, which
-takes more at little cost. More rows change little."""
-ENOUGH_ROWS = 20_000
-"""Rows from which on a layer needs no more than the smaller number per input."""
 MOST_INPUTS_PER_ROW = 32
 """Largest ratio of a layer's inputs to the rows in one half of the images. Above it, a fit takes minutes and doesn't
 generalize."""
@@ -106,8 +102,7 @@ def layer_moments(
     """
     groups, outputs, inputs = weight.shape
     positions = math.prod(shape_of(layer.node)) // (groups * outputs)
-    least, most = (each * inputs for each in ROWS_PER_INPUT)
-    surplus = len(exact) * positions // max(least, min(most, ENOUGH_ROWS))
+    surplus = len(exact) * positions // most_rows(inputs)
     skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
     stride = _stride(surplus // skipped, positions)
 

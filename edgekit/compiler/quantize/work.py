@@ -8,6 +8,7 @@ import math
 
 from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import DenseLayer
+from edgekit.compiler.quantize.sampled_rows import most_rows
 
 SAMPLED = 2e7
 """Work for the histogram of one activation of one image."""
@@ -15,8 +16,6 @@ NARROWED = 3e8
 """Work to find the range of an activation in its histogram."""
 COLUMN = 3e6
 """Work to round a column of a weight, however small, in addition to its multiply-accumulates."""
-MOST_ROWS = 64
-"""Largest number of rows per input that a fit takes from the images for a layer of many inputs."""
 
 
 def hessian_work(layer: DenseLayer) -> float:
@@ -32,7 +31,7 @@ def gptq_work(layer: DenseLayer, weights: int = 1) -> float:
 def fit_work(layer: DenseLayer, images: int, weights: int = 1) -> float:
     """Work to fit a layer to this many images, and to round this many weights of it."""
     inputs = layer.inputs
-    rows = min(images * _positions(layer), MOST_ROWS * inputs)
+    rows = min(images * _positions(layer), most_rows(inputs))
     decompositions = 0.7 * layer.groups * inputs**3 + 6 * shape_of(layer.weight)[0] * inputs**2
     return 3 * layer.groups * rows * inputs**2 + decompositions + weights * _rounding(layer)
 
