@@ -207,10 +207,10 @@ def test_compile_and_quantize_go_on_after_a_bug(
         (failed,) = made["failures"]
         assert (failed["name"], failed["failure"]["stage"]) == ("fake-float", "bug in edgekit")
 
-        def mistaken_for_onnx(request: Any, *arguments: Any) -> Any:
+        def mistaken_for_onnx(request: Any, *arguments: Any, **options: Any) -> Any:
             if request.target == "onnx":
                 raise KeyError("val")
-            return quantize_stage(request, *arguments)
+            return quantize_stage(request, *arguments, **options)
 
         monkeypatch.setattr(graphs, "quantize_stage", mistaken_for_onnx)
         made = run_json(capfd, "quantize", *job, "--num-calibration-samples", 4, code=1)
