@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from edgekit.pipeline.options import Options
 
 HERE = Path(__file__).resolve().parent
-MODELS = ("demo", "convnextv2_atto", "convnextv2_tiny", "resnet18", "vit_small_patch16_224", "mobilenetv3_large_100")
+MODELS = (
+    "demo",
+    "convnextv2_atto",
+    "convnextv2_tiny",
+    "resnet18",
+    "resnet50",
+    "vit_small_patch16_224",
+    "mobilenetv3_large_100",
+)
 STOCK_INT8 = ("nncf.quantize TRANSFORMER", "quantize_static", "litert-quantizer static")
 """The stock INT8 of each runtime."""
 CALIBRATION, EVALUATION = 128, 100
