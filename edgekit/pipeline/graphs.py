@@ -139,11 +139,15 @@ class JobGraphs:
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
         """Calibration images, float32 [1,C,H,W]."""
+        return [self.job.network.preprocessing.normalize(pixels) for pixels in self._crops]
+
+    @cached_property
+    def _crops(self) -> Sequence[NDArray[np.uint8]]:
+        """Crops of the calibration images, uint8 [H,W,C]. The first process of a job makes them."""
         if self._cropped and self._cropped.exists():
-            crops: Sequence[NDArray[np.uint8]] = np.load(self._cropped, mmap_mode="r", allow_pickle=False)
-        else:
-            crops = self._crop_calibration()
-        return [self.job.network.preprocessing.normalize(pixels) for pixels in crops]
+            crops: NDArray[np.uint8] = np.load(self._cropped, mmap_mode="r", allow_pickle=False)
+            return [*crops]
+        return self._crop_calibration()
 
     def _crop_calibration(self) -> list[NDArray[np.uint8]]:
         """Crop the calibration images, uint8 [H,W,C]. Those of `samples` are cropped already."""
@@ -180,10 +184,8 @@ class JobGraphs:
         job, mark = self.job, self._folder / CHECKED if self._folder else None
         if mark and mark.exists():
             return
-        chosen = job.calibration.samples
-        with self.reporter.stage("check calibration images", len(chosen)) as step:
-            pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
-            for logits in batched_logits(job.network, pixels):
+        with self.reporter.stage("check calibration images", len(self._crops)) as step:
+            for logits in batched_logits(job.network, np.stack(self._crops)):
                 step(len(logits))
         if mark:
             mark.touch()

@@ -1,17 +1,20 @@
 """The graphs of a job, which share what doesn't depend on the recipe."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.config.recipes import Estimator
 from edgekit.errors import WeightsError
 from edgekit.images import crops
 from edgekit.images.preprocess import Preprocessing
+from edgekit.models import Network, logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.graphs import PARITY_IMAGES, JobGraphs
@@ -32,23 +35,35 @@ class CountingReporter(Reporter):
         self.titles.append(message.partition(":")[0])
 
 
-def test_each_calibration_image_is_decoded_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_calibration_image_is_decoded_and_checked_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the first of several processes, here several graphs of a job that share a folder."""
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
     job = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     decoded: list[str] = []
+    predicted: list[NDArray[np.uint8]] = []
 
     def crop_each(dataset: Any, samples: Any, preprocessing: Preprocessing) -> Any:
         decoded.extend(sample.name for sample in samples)
         return crops.crop_each(dataset, samples, preprocessing)
 
+    def batched_logits(network: Network, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        predicted.extend(pixels)
+        return logits.batched_logits(network, pixels)
+
     monkeypatch.setattr(graphs_module, "crop_each", crop_each)
+    monkeypatch.setattr(graphs_module, "batched_logits", batched_logits)
     for place in (tmp_path, tmp_path, None):
-        images = JobGraphs(job, Reporter(quiet=True), shared=place)._calibration
+        graphs = JobGraphs(job, Reporter(quiet=True), shared=place)
+        images = graphs._calibration
+        graphs._check_once()
+        graphs._check_once()
         expected = crops.crop_each(job.calibration_dataset, job.calibration.samples, job.network.preprocessing)
         for image, pixels in zip(images, expected, strict=True):
             np.testing.assert_array_equal(image, job.network.preprocessing.normalize(pixels))
     assert decoded == 2 * [sample.name for sample in job.calibration.samples[PARITY_IMAGES:]]
+    assert len(predicted) == 2 * 10
 
 
 @pytest.mark.parametrize("estimator", ["mse", "histogram"])
