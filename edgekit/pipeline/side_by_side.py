@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import Semaphore
 
@@ -67,14 +67,30 @@ class SideBySideBuilder(SingleProcessBuilder):
         """
         if len(wanted) < 2:
             return
-        graphs, todo = self.graphs(reporter), _Todo()
-        ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
         others = [BuildProcess(self._parked.file, ONE_THREAD) for _ in range(min(self._others, len(wanted) - 1))]
+        with ExitStack() as started:
+            for other in others:
+                started.callback(other.close)
+                other.start()  # importing the compilers takes as long as to export and compare the graph
+            try:
+                self.graphs(reporter).exported()
+            except ParityError:
+                return  # `build` raises it for each bundle
+            started.pop_all()
+        self._share(wanted, others, reporter, meanwhile)
+
+    def _share(
+        self,
+        wanted: Sequence[Wanted],
+        others: Sequence[BuildProcess],
+        reporter: Reporter,
+        meanwhile: Callable[[], object],
+    ) -> None:
+        """Share the bundles with `others`, and close these when all are built or one can't be."""
+        todo = _Todo()
+        ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
         with ThreadPoolExecutor(len(others)) as pool:
             try:
-                for other in others:
-                    other.start()  # importing the compilers takes as long as to export and compare the graph
-                graphs.exported()
                 for other in others:
                     pool.submit(self._work, other, todo, reporter)
                 for each in ordered:
@@ -82,14 +98,14 @@ class SideBySideBuilder(SingleProcessBuilder):
                         todo.put(each)
                 while mine := todo.last():
                     self._keep(mine, super().build, reporter)
-                meanwhile()
-            except BaseException as error:
+                with suppress(Exception):  # the caller does this work again later, and gets the error then
+                    meanwhile()
+            except BaseException:
                 while todo.last():
                     pass
                 for other in others:
                     other.close()
-                if not isinstance(error, ParityError):  # which `build` raises for each bundle
-                    raise
+                raise
             finally:
                 for _ in others:
                     todo.put(None)

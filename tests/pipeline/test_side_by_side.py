@@ -6,16 +6,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgekit.compiler.execution.threads import threads
 from edgekit.config import sizes
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.errors import CompileError
+from edgekit.errors import CompileError, ParityError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import builder as builders
 from edgekit.pipeline.builder import Builder, build_all, builder_of
+from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
@@ -63,6 +65,34 @@ def test_a_killed_process_costs_the_bundle_that_it_built(
     monkeypatch.undo()
     again = build_all(SingleProcessBuilder(builder.job), ("onnx",), tmp_path, Reporter(quiet=True))
     assert all(isinstance(bundle, Bundle) for bundle in again.values())
+
+
+def test_an_error_in_other_work_costs_no_bundle(builder: Builder, tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def broken() -> None:
+        calls.append("called")
+        raise ValueError("broken")
+
+    built = build_all(builder, ("onnx",), tmp_path, Reporter(quiet=True), meanwhile=broken)
+    assert calls == ["called"]
+    assert all(isinstance(bundle, Bundle) for bundle in built.values())
+
+
+def test_a_graph_that_differs_from_torch_costs_every_bundle_and_leaves_no_process(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(graphs: JobGraphs) -> None:
+        raise ParityError("it differs")
+
+    before = {child.pid for child in psutil.Process().children()}  # of other tests, such as servers
+    monkeypatch.setattr(JobGraphs, "exported", differs)
+    built = build_all(builder, ("onnx",), tmp_path, Reporter(quiet=True))
+    assert {name: type(error) for name, error in built.items()} == {
+        "onnx-float": ParityError,
+        "onnx-int8": ParityError,
+    }
+    assert not {child.pid for child in psutil.Process().children()} - before
 
 
 def test_memory_and_cores_limit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
