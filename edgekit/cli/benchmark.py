@@ -1,5 +1,6 @@
 """The command benchmark: the latency, memory and energy of bundles, here or on devices."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from edgekit.cli.arguments import Bundles
 from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import MOST_SPEEDUP, ForPipelines
-from edgekit.cli.options import devices_of, gates_of, seconds_of
+from edgekit.cli.options import devices_of, gates_of, seconds_of, timing_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of
 from edgekit.cli.shared import (
@@ -53,7 +54,7 @@ def benchmark(
     web_https: WebHttps = False,
     threads: Threads = None,
     warmup: Warmup = 20,
-    iterations: Iterations = 200,
+    iterations: Iterations = None,
     sustain: Sustain = None,
     streams: Streams = None,
     min_speedup: Annotated[
@@ -80,11 +81,9 @@ def benchmark(
     would choose that, and others with the first one. The exit code is 1 if a
     bundle misses --min-speedup, or if the timing is too unsteady to tell.
     """
-    iterations_source = context.get_parameter_source("iterations")
-    if sustain is not None and iterations_source is not None and iterations_source.name == "COMMANDLINE":
+    if sustain is not None and iterations is not None:
         raise UsageError("--sustain and --iterations were both given", fix="Leave one of them out")
     from edgekit.devices.benchmark import benchmark_devices
-    from edgekit.measure.settings import Timing
     from edgekit.report.junit import junit_of_rows
     from edgekit.report.markdown import summary_of_rows
     from edgekit.support.progress import Reporter
@@ -92,7 +91,8 @@ def benchmark(
     check_files(files)
     bundles = bundles_of(bundles)
     with clean_stdout() as out:
-        timing = Timing(threads, warmup, iterations, seconds_of(sustain), streams)
+        timing = timing_of(threads, warmup, iterations, min_speedup)
+        timing = replace(timing, sustain_s=seconds_of(sustain), streams=streams)
         devices = devices_of(device, web_runtime, web_https)
         gates = gates_of(min_speedup=min_speedup) if min_speedup else None
         measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline, gates)

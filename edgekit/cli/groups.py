@@ -254,7 +254,7 @@ class Measuring:
     ] = False
     threads: Threads = None
     warmup: Warmup = 20
-    iterations: Iterations = 200
+    iterations: Iterations = None
     max_drop: Annotated[
         float | None,
         typer.Option(

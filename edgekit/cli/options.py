@@ -76,7 +76,7 @@ def job_options(
         num_eval_samples=measuring.num_eval_samples,
         seed=making.seed,
         output=making.output,
-        timing=Timing(measuring.threads, measuring.warmup, measuring.iterations),
+        timing=timing_of(measuring.threads, measuring.warmup, measuring.iterations, measuring.min_speedup),
         gates=gates_of(measuring.max_drop, measuring.min_speedup),
         devices=devices_of(measuring.device, measuring.web_runtime, measuring.web_https),
         offline=measuring.offline,
@@ -86,6 +86,12 @@ def job_options(
     )
     check_job(options)
     return options
+
+
+def timing_of(threads: int | None, warmup: int, iterations: int | None, min_speedup: float | None) -> Timing:
+    """The timing. It runs for all rounds if the user states their number, or a speed-up to confirm."""
+    timing = Timing(threads, warmup, may_end_early=not min_speedup)
+    return timing if iterations is None else replace(timing, iterations=iterations, may_end_early=False)
 
 
 def gates_of(max_drop: float | None = None, min_speedup: float | None = None) -> Gates:

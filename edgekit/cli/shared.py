@@ -57,7 +57,14 @@ Warmup = Annotated[
     ),
 ]
 Iterations = Annotated[
-    int, typer.Option(min=1, metavar="N", rich_help_panel=panels.MEASUREMENT, help="Timed inferences of each bundle.")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        show_default="200, or from 100 on as few as tell the bundles apart",
+        rich_help_panel=panels.MEASUREMENT,
+        help="Timed inferences of each bundle.",
+    ),
 ]
 Sustain = Annotated[
     str | None,

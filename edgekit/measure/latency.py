@@ -4,7 +4,7 @@ import gc
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from itertools import repeat
+from itertools import combinations, repeat
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -40,6 +40,7 @@ def alternate(
     iterations: int,
     on_round: Callable[[], None] = lambda: None,
     seconds: float | None = None,
+    enough: Callable[[Mapping[K, "array[float]"]], bool] | None = None,
 ) -> dict[K, Times]:
     """Time calls in turns, so that drift of the machine affects all of them equally.
 
@@ -49,6 +50,8 @@ def alternate(
         iterations: Number of timed rounds.
         on_round: Called after every round.
         seconds: Start timed rounds for this long instead of `iterations` times; there is at least one.
+        enough: Called after every timed round with the milliseconds of each call so far; the last round is the one
+            after which it returns True.
 
     Returns:
         Milliseconds of each timed round, float64 [N], by key.
@@ -75,6 +78,8 @@ def alternate(
                 times[name].append((time.perf_counter_ns() - start) / 1e6)
             calling = False
             on_round()
+            if enough is not None and enough(times):
+                break
     except Exception as error:
         if not calling or not costs_a_row(error):
             raise
@@ -106,6 +111,18 @@ def ratio(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval]:
     chosen = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
     low, high = np.percentile(_medians(slow, chosen) / _medians(fast, chosen), (2.5, 97.5))
     return point, (float(low), float(high))
+
+
+def known(times: Mapping[K, Times], within: float) -> bool:
+    """Whether it is clear by how much every call is faster than every other one.
+
+    That is, whether each 95 % interval of the ratio of two calls, see `ratio`, lies within this share of the ratio, and
+    doesn't contain 1. The ratio of a single call is never known. `times` are [N] in ms, from the same rounds.
+    """
+    intervals = (ratio(slow, fast) for slow, fast in combinations(times.values(), 2))
+    return len(times) > 1 and all(
+        max(point - low, high - point) <= within * point and not low <= 1 <= high for point, (low, high) in intervals
+    )
 
 
 def _medians(times: Times, chosen: NDArray[np.int64]) -> Times:

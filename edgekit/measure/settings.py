@@ -12,11 +12,13 @@ class Timing:
     warmup: int = 20
     """Number of rounds before the timed ones."""
     iterations: int = 200
-    """Number of timed rounds."""
+    """Number of timed rounds; the largest if `may_end_early`."""
     sustain_s: float | None = None
     """Seconds of timing, instead of a number of rounds."""
     streams: int | None = None
     """Number of sessions to run side by side for the throughput; None to leave that out."""
+    may_end_early: bool = False
+    """Whether timing ends before `iterations` once the ratios of the bundles are known, see `latency.known`."""
 
 
 @dataclass(frozen=True)

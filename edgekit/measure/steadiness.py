@@ -15,12 +15,13 @@ ran and by 67 to 98 % next to two busy loops. A model of 1 ms drifted by 13 to 4
 processes used at most 0.05 CPUs there, and 1.0 to 1.4 with the loops.
 """
 
+from array import array
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 
-from edgekit.measure.latency import Times, alternate
+from edgekit.measure.latency import Times, alternate, known
 from edgekit.measure.settings import Timing
 from edgekit.measure.telemetry import TelemetrySampler
 from edgekit.report.conditions import Conditions
@@ -36,6 +37,10 @@ MOST_SPREAD = 0.5
 MOST_TAKEN = 0.1
 """Largest load of other processes on the CPUs that the threads need, as a share of the threads."""
 ATTEMPTS = 3
+KNOWN_WITHIN = 0.03
+"""Half of the largest interval, as a share of a ratio, with which timing may end early."""
+LOOK_EVERY = 20
+"""Rounds from one look at the intervals to the next, because it takes as long as some inferences."""
 
 
 def time_steadily(
@@ -51,10 +56,19 @@ def time_steadily(
                 step()
                 sampler()
 
-            times = alternate(calls, timing.warmup, timing.iterations, on_round)
+            enough = enough_rounds if timing.may_end_early else None
+            times = alternate(calls, timing.warmup, timing.iterations, on_round, enough=enough)
         return times, sampler.finish()
 
     return repeat_until_steady(attempt, threads, reporter)
+
+
+def enough_rounds(times: Mapping[K, "array[float]"]) -> bool:
+    """Whether these rounds show drift, and by how much each call is faster than the others."""
+    rounds = min(map(len, times.values()))
+    if rounds < FEWEST_ROUNDS or rounds % LOOK_EVERY:
+        return False
+    return known({key: np.array(values) for key, values in times.items()}, KNOWN_WITHIN)
 
 
 def repeat_until_steady(

@@ -196,7 +196,7 @@ def test_int8_is_compared_with_the_fastest_float(
 ) -> None:
     timed = []
 
-    def alternate(calls: Any, *_: Any) -> Any:
+    def alternate(calls: Any, *_: Any, enough: object = None) -> Any:
         timed.append(list(calls))
         fixed = {("openvino-float", "f32"): 4.0, ("openvino-float", "bf16"): low_ms}
         return {key: np.full(40, fixed.get(key, 1.0)) for key, call in calls.items() if call() is not None}

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.errors import EngineError, OutputError
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
-from edgekit.measure.latency import CallFailed, alternate, ratio, speedup
+from edgekit.measure.latency import CallFailed, alternate, known, ratio, speedup
 from edgekit.measure.memory import peak_rss_bytes
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
@@ -89,6 +89,24 @@ def test_the_ratio_of_medians_lies_in_its_interval() -> None:
     assert low < point < high
     assert 1.9 < low < high < 2.1
     assert ratio(slow, fast) == (point, (low, high)), "the same times must give the same interval"
+
+
+@pytest.mark.parametrize(
+    ("fast", "noise", "expected"),
+    [
+        (5.0, 0.01, True),
+        (5.0, 0.2, False),  # the interval is wide
+        (8.0, 0.01, False),  # the two can't be told apart
+    ],
+)
+def test_when_the_ratios_are_known(fast: float, noise: float, expected: bool) -> None:
+    random = np.random.default_rng(1)
+    times = {name: p50 * random.normal(1, noise, 100) for name, p50 in (("a", 20.0), ("b", 8.0), ("c", fast))}
+    assert known(times, within=0.03) is expected
+
+
+def test_the_ratio_of_a_single_call_is_never_known() -> None:
+    assert not known({"int8": np.ones(100)}, within=0.03)
 
 
 def test_speedup_is_the_ratio_and_names_its_baseline() -> None:

@@ -1,6 +1,8 @@
 """An unreliable latency comes with reasons, and does not pass if the user claims a speed-up."""
 
+import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,29 @@ def test_heat_and_drift_are_remarks_in_a_sustained_run() -> None:
     assert remark.startswith("the processor was throttled during timing (frequency capped, 84 °C)")
     busy = replace(HOT, other_cpus=3.0)
     assert row(thermal=busy, sustain=sustain).verdict == "inconclusive", "the load of other processes still counts"
+
+
+@pytest.mark.parametrize(
+    ("early", "distinct", "rounds"),
+    [
+        (True, True, 100),
+        (True, False, 130),  # two calls of the same latency
+        (False, True, 130),  # the user stated the number of rounds
+    ],
+)
+def test_timing_ends_when_the_bundles_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, early: bool, distinct: bool, rounds: int
+) -> None:
+    clock, latency_ms = [0], {"float": 8, "int8": 5 if distinct else 8}
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: clock[0])
+
+    def call(name: str) -> None:
+        clock[0] += latency_ms[name] * 1_000_000
+
+    calls = {name: partial(call, name) for name in latency_ms}
+    timing = Timing(threads=1, warmup=1, iterations=130, may_end_early=early)
+    times, _ = time_steadily(calls, 1, timing, "time", Reporter(quiet=True))
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys(latency_ms, rounds)
 
 
 def test_an_unreliable_latency_is_timed_again(
