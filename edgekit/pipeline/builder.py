@@ -1,5 +1,6 @@
 """Builders, which make the bundles of a job: in one process, in several at once, or each bundle in a new process."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import product
@@ -62,6 +63,7 @@ class SeparateBuilder:
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
         """The graphs of the job. The other processes export the network themselves."""
+        gc.collect()  # the network in memory: once its owner has dropped it, only its traced graph refers to it
         return self._parked.graphs(reporter)
 
     def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:

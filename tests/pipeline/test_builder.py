@@ -1,5 +1,6 @@
 """Bundles that are built in separate processes: the same files, and errors that reach the parent."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -32,11 +33,13 @@ from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
+QUIET = Reporter(quiet=True)
+
 
 @pytest.fixture(scope="module")
 def small(photos: Path) -> Job:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
-    return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
+    return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), QUIET)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def parked(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def build(parked: SeparateBuilder, target: str, path: Path) -> Bundle:
     """Build a float bundle in another process."""
-    return parked.build(Wanted(target, "float", path), Reporter(quiet=True))
+    return parked.build(Wanted(target, "float", path), QUIET)
 
 
 @pytest.mark.slow
@@ -87,7 +90,7 @@ def test_constants_in_files_make_the_same_bundles(
     photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
-    reporter = Reporter(quiet=True)
+    reporter = QUIET
     job = load_job(Options(model, photos, num_calibration_samples=10), reporter)
     monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
     graphs = JobGraphs(job, reporter, MappedFiles(tmp_path))
@@ -102,6 +105,23 @@ def test_weights_of_a_parked_job_are_mapped(small: Job, parked: SeparateBuilder)
     assert "job.pt" in Path("/proc/self/maps").read_text()
 
 
+def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
+    job = load_job(Options(ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32), photos), QUIET)
+    places = {weight.data_ptr() for weight in job.network.module.parameters()}
+    assert in_memory(places) == places
+    with open_run(tmp_path / "run") as run, builder_of(job, run) as builder:
+        job = builder.job
+        builder.graphs(QUIET)
+        assert in_memory(places) == set()
+
+
+def in_memory(places: set[int]) -> set[int]:
+    """Those of these addresses at which a tensor is."""
+    tensors = [each for each in gc.get_objects() if type(each) in {torch.Tensor, torch.nn.Parameter}]
+    return {tensor.data_ptr() for tensor in tensors} & places
+
+
 def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
         assert isinstance(builder, SingleProcessBuilder)
@@ -113,9 +133,9 @@ def test_weights_of_very_large_networks_are_not_fitted(
 ) -> None:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
-    assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
+    assert load_job(options, QUIET).recipe.weight_rounding == "fit"
     monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
-    recipe = load_job(options, Reporter(quiet=True)).recipe
+    recipe = load_job(options, QUIET).recipe
     assert recipe.weight_rounding == "gptq"
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 
