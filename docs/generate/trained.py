@@ -88,12 +88,16 @@ def losses_table() -> str:
         name = f"{code(network)}: {NETWORKS[network]}"
         rows.append((name, f"{first.images:,}", f"{100 * first.float_top1:.2f} %", *cells))
     days = sorted(loss.day for loss in every)
-    note = f"Measured from {days[0]} to {days[-1]}{_where(every)}. Every figure is in `benchmarks/{FILE}`."
+    when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+    note = f"Measured {when}{_where(every)}. Every figure is in `benchmarks/{FILE}`."
     return f"{table(heads, rows)}\n\n{note}\n"
 
 
 def _where(every: Sequence[Loss]) -> str:
     """On which processors, as far as the rows say."""
+    cpus = {loss.cpu for loss in every}
+    if len(cpus) == 1 and (cpu := cpus.pop()):
+        return f" on an {processor(cpu)}"
     names: dict[str, list[str]] = {}
     for loss in every:
         if loss.cpu:
