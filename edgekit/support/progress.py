@@ -107,6 +107,7 @@ class Reporter:
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:
         """Yields the step to call after each of `total` pieces of work. Without a total, only the time is shown.
 
+        A stage may end with fewer steps, whose number is then shown.
         Steps should be even in time: on a terminal, the remaining time of a stage that takes long follows from them.
         """
         library_log.note(title)
@@ -126,9 +127,15 @@ class Reporter:
 
     @contextmanager
     def _line(self, title: str, total: int | None) -> Iterator[Step]:
-        start = time.monotonic()
-        yield no_step
-        self.say(_line_of(title, total, start))
+        start, done = time.monotonic(), 0.0
+
+        def count(amount: float = 1) -> None:
+            nonlocal done
+            with self._lock:
+                done += amount
+
+        yield count
+        self.say(_line_of(title, None if total is None else done, start))
 
     @contextmanager
     def _bar(self, title: str, total: int | None) -> Iterator[Step]:
@@ -150,7 +157,8 @@ class Reporter:
                 progress.update(task, total=1, completed=1)
             with self._lock:
                 if self._shown > 1:  # the last bar stays on the screen
-                    self._print(_line_of(title, total, start))
+                    (bar,) = (bar for bar in progress.tasks if bar.id == task)
+                    self._print(_line_of(title, None if total is None else bar.completed, start))
         finally:
             with self._lock:
                 self._shown -= 1
@@ -161,8 +169,8 @@ class Reporter:
                     self._progress = None
 
 
-def _line_of(title: str, total: int | None, start: float) -> str:
-    return f"{title}: {'' if total is None else f'{total} in '}{time.monotonic() - start:.1f} s"
+def _line_of(title: str, done: float | None, start: float) -> str:
+    return f"{title}: {'' if done is None else f'{done:.0f} in '}{time.monotonic() - start:.1f} s"
 
 
 def seconds_left(done: float, total: float | None, stepped: float, elapsed: float) -> float | None:

@@ -156,6 +156,8 @@ def test_plain_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
     with reporter.stage("read images", 2) as step:
         step()
         step()
+    with reporter.stage("time", 220) as step:  # which ends early
+        step()
     with reporter.stage("export"):
         pass
     reporter.warn("'a [b].png' is broken")
@@ -164,6 +166,7 @@ def test_plain_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
     assert re.sub(r"[0-9.]+ s$", "0.0 s", err, flags=re.MULTILINE).splitlines() == [
         "[bold]a line[/bold] that is " + "long " * 40,
         "read images: 2 in 0.0 s",
+        "time: 1 in 0.0 s",
         "export: 0.0 s",
         "warning: 'a [b].png' is broken",
     ]
