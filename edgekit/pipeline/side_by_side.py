@@ -86,7 +86,7 @@ class SideBySideBuilder(SingleProcessBuilder):
         reporter: Reporter,
         meanwhile: Callable[[], object],
     ) -> None:
-        """Share the bundles with `others`, and close these when all are built or one can't be."""
+        """Build the bundles here and in `others`, which end when there is nothing left to build."""
         todo = _Todo()
         ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
         with ThreadPoolExecutor(len(others)) as pool:

@@ -33,13 +33,11 @@ from tests.helpers.measurements import without_fresh_processes
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
-QUIET = Reporter(quiet=True)
-
 
 @pytest.fixture(scope="module")
 def small(photos: Path) -> Job:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
-    return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), QUIET)
+    return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def parked(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def build(parked: SeparateBuilder, target: str, path: Path) -> Bundle:
     """Build a float bundle in another process."""
-    return parked.build(Wanted(target, "float", path), QUIET)
+    return parked.build(Wanted(target, "float", path), Reporter(quiet=True))
 
 
 @pytest.mark.slow
@@ -90,7 +88,7 @@ def test_constants_in_files_make_the_same_bundles(
     photos: Path, tiny_weights: Path, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
-    reporter = QUIET
+    reporter = Reporter(quiet=True)
     job = load_job(Options(model, photos, num_calibration_samples=10), reporter)
     monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
     graphs = JobGraphs(job, reporter, MappedFiles(tmp_path))
@@ -107,12 +105,13 @@ def test_weights_of_a_parked_job_are_mapped(small: Job, parked: SeparateBuilder)
 
 def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
-    job = load_job(Options(ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32), photos), QUIET)
+    model, reporter = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32), Reporter(quiet=True)
+    job = load_job(Options(model, photos), reporter)
     places = {weight.data_ptr() for weight in job.network.module.parameters()}
     assert in_memory(places) == places
     with open_run(tmp_path / "run") as run, builder_of(job, run) as builder:
         job = builder.job
-        builder.graphs(QUIET)
+        builder.graphs(reporter)
         assert in_memory(places) == set()
 
 
@@ -133,9 +132,9 @@ def test_weights_of_very_large_networks_are_not_fitted(
 ) -> None:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
-    assert load_job(options, QUIET).recipe.weight_rounding == "fit"
+    assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
     monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
-    recipe = load_job(options, QUIET).recipe
+    recipe = load_job(options, Reporter(quiet=True)).recipe
     assert recipe.weight_rounding == "gptq"
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 
