@@ -30,7 +30,7 @@ def doubts(calibration: Selection, classes: int, evaluation: Selection | None = 
             f"the calibration images are one-sided: {most} of {count} belong to one of {len(per_class)} classes"
         )
     if evaluation and differ_in_brightness(calibration, evaluation):
-        ours, others = (float(np.mean(images.brightness)) for images in (calibration, evaluation))
+        ours, others = (images.brightness.mean() for images in (calibration, evaluation))
         reasons.append(
             f"the calibration images are much {'darker' if ours < others else 'brighter'} than the evaluation images: "
             f"their mean grey value is {ours:.0f} of 255 instead of {others:.0f}; use images like those of the app"
@@ -40,7 +40,7 @@ def doubts(calibration: Selection, classes: int, evaluation: Selection | None = 
 
 def differ_in_brightness(calibration: Selection, evaluation: Selection) -> bool:
     """Whether the two sets differ in mean brightness by a large effect that is no chance, three standard errors."""
-    ours, others = (np.asarray(images.brightness) for images in (calibration, evaluation))
+    ours, others = calibration.brightness, evaluation.brightness
     if min(len(ours), len(others)) < 2:
         return False
     spread = np.sqrt((ours.var(ddof=1) + others.var(ddof=1)) / 2)

@@ -35,8 +35,8 @@ def write_list(path: Path, chosen: Selection, recipe: Recipe, seed: int) -> None
             "data": chosen.source.name,
             "recipe": asdict(recipe),
             "images": [
-                {"name": sample.name, "sha256": digest, "label": sample.label}
-                for sample, digest in zip(chosen.samples, chosen.hashes, strict=True)
+                {"name": image.sample.name, "sha256": image.sha256, "label": image.sample.label}
+                for image in chosen.images
             ],
             "unreadable": [{"name": name, "reason": reason} for name, reason in chosen.unreadable],
         },

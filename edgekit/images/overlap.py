@@ -41,11 +41,7 @@ def short_hashes(hashes: Collection[str]) -> tuple[str, ...]:
 
 def members_of(selection: "Selection", shortened: Collection[str]) -> list[str]:
     """Names of the images in `selection` whose content is that of an image with one of these short hashes."""
-    return [
-        sample.name
-        for sample, digest in zip(selection.samples, selection.hashes, strict=True)
-        if digest[:DIGITS] in shortened
-    ]
+    return [image.sample.name for image in selection.images if image.sha256[:DIGITS] in shortened]
 
 
 def copies_of(selection: "Selection", other: "Selection") -> list[str]:
@@ -72,7 +68,7 @@ def lookalikes(
         return _normalized(small(index), size)
 
     pairs = []
-    for index, candidates in _candidates(selection.dhashes, other.dhashes):
+    for index, candidates in _candidates(_dhashes_of(selection), _dhashes_of(other)):
         sample = selection.samples[index]
         image = _shrunk(dataset.image(sample))
         own: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -85,6 +81,10 @@ def lookalikes(
                 pairs.append((sample.name, other.samples[candidate].name))
                 break
     return pairs
+
+
+def _dhashes_of(selection: "Selection") -> list[bytes]:
+    return [image.dhash for image in selection.images]
 
 
 def _candidates(dhashes: Sequence[bytes], others: Sequence[bytes]) -> Iterator[tuple[int, list[int]]]:

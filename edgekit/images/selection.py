@@ -2,10 +2,13 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ImageStat
 
 from edgekit.errors import DataError, ImageError, UsageError
@@ -17,8 +20,9 @@ from edgekit.support.shareable import without_folders
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """Facts about an image's file and its pixels."""
+    """A sample, and facts about its file and its pixels."""
 
+    sample: Sample
     sha256: str
     """SHA-256 of the file."""
     dhash: bytes
@@ -29,26 +33,35 @@ class InspectedImage:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen samples, in an order in which the classes take turns, and their hashes."""
+    """Chosen images, in an order in which the classes take turns."""
 
-    samples: tuple[Sample, ...]
-    sha256: str
-    """Hash of the sorted "name sha256" lines, which identifies the set."""
-    hashes: tuple[str, ...]
-    """SHA-256 of each sample's file."""
-    unreadable: tuple[tuple[str, str], ...]
-    """(name, reason) of the images that were skipped because they could not be decoded."""
+    images: tuple[InspectedImage, ...]
     source: Path
     """Path of the data set."""
-    dhashes: tuple[bytes, ...]
-    """Difference hash of each sample."""
-    brightness: tuple[float, ...]
-    """Mean grey value of each sample, from 0 to 255."""
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """(name, reason) of the images that were skipped because they could not be decoded."""
     copies: tuple[tuple[str, str], ...] = ()
     """(name, sha256) of the images that were left out because another selection has their content."""
 
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(image.sample for image in self.images)
 
-_Row = tuple[Sample, InspectedImage]
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each image's file."""
+        return tuple(image.sha256 for image in self.images)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the sorted "name sha256" lines, which identifies the set."""
+        lines = sorted(f"{image.sample.name} {image.sha256}\n" for image in self.images)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @cached_property
+    def brightness(self) -> NDArray[np.float64]:
+        """Mean grey value of each image, from 0 to 255."""
+        return np.array([image.brightness for image in self.images], np.float64)
 
 
 def inspect_image(dataset: Dataset, sample: Sample) -> InspectedImage:
@@ -56,7 +69,7 @@ def inspect_image(dataset: Dataset, sample: Sample) -> InspectedImage:
     content = dataset.read(sample)
     grey = open_image(content, f"{dataset.path}/{sample.name}").convert("L")
     brightness = ImageStat.Stat(grey).mean[0]
-    return InspectedImage(hashlib.sha256(content).hexdigest(), difference_hash(grey), brightness)
+    return InspectedImage(sample, hashlib.sha256(content).hexdigest(), difference_hash(grey), brightness)
 
 
 def select(
@@ -64,23 +77,24 @@ def select(
     count: int | None,
     seed: int,
     exclude: Selection | None = None,
+    exclude_hashes: Collection[str] = (),
     exact: bool = True,
     on_image: Callable[[], None] | None = None,
     inspect: Callable[[Dataset, Sample], InspectedImage] = inspect_image,
 ) -> Selection:
     """Choose `count` samples (None or 0: all). The classes take turns, in an order that depends only on `seed`.
 
-    Every candidate is decoded once. One that can't be decoded is listed as unreadable and replaced by the next. Samples
-    of `exclude`, and images with their content, are left out. `on_image` is called for each chosen sample; `inspect`
-    returns the result of `inspect_image`. If there are fewer than `count` samples, or none, raises DataError if
-    `exact`, and otherwise returns all of them.
+    Every candidate is decoded once. One that can't be decoded is listed as unreadable and replaced by the next. Left
+    out are the samples of `exclude`, and images whose SHA-256 is one of theirs or in `exclude_hashes`. `on_image` is
+    called for each chosen sample; `inspect` returns the result of `inspect_image`. If there are fewer than `count`
+    samples, or none, raises DataError if `exact`, and otherwise returns all of them.
     """
     if count is not None and count < 0:
         raise UsageError(f"the number of samples is {count}", valid="a whole number from 1, or 0 for all images")
     wanted = count or len(dataset.samples)
     taken_names = {sample.name for sample in exclude.samples} if exclude and exclude.source == dataset.path else set()
-    taken_hashes = set(exclude.hashes) if exclude else set()
-    taken: list[_Row] = []
+    taken_hashes = {*(exclude.hashes if exclude else ()), *exclude_hashes}
+    taken: list[InspectedImage] = []
     copies: list[tuple[str, str]] = []
     unreadable: list[tuple[str, str]] = []
     for sample in _in_turns(dataset.samples, seed):
@@ -96,12 +110,12 @@ def select(
         if image.sha256 in taken_hashes:
             copies.append((sample.name, image.sha256))
             continue
-        taken.append((sample, image))
+        taken.append(image)
         if on_image:
             on_image()
     if exact and (not taken or len(taken) < (count or 0)):
         raise _shortage(dataset, wanted, len(taken), len(unreadable))
-    return replace(_selection_of(taken, dataset.path), unreadable=tuple(unreadable), copies=tuple(copies))
+    return Selection(tuple(taken), dataset.path, tuple(unreadable), tuple(copies))
 
 
 def select_listed(
@@ -113,14 +127,14 @@ def select_listed(
     can't be decoded.
     """
     by_name = {sample.name: sample for sample in dataset.samples}
-    taken, wrong = list[_Row](), list[str]()
+    taken, wrong = list[InspectedImage](), list[str]()
     for name, digest in listed.items():
         sample = by_name.get(name)
         image = inspect_image(dataset, sample) if sample else None
-        if sample is None or image is None or image.sha256 != digest:
+        if image is None or image.sha256 != digest:
             wrong.append(f"{name} ({'has another content' if sample else 'is missing'})")
             continue
-        taken.append((sample, image))
+        taken.append(image)
         if on_image:
             on_image()
     if wrong:
@@ -130,38 +144,15 @@ def select_listed(
             f"{', '.join(wrong[:3])}{more}",
             fix="Use the data set from which the listed images were chosen",
         )
-    return _selection_of(taken, dataset.path)
-
-
-def no_images(source: Path) -> Selection:
-    """None of the images of the data set at this path."""
-    return _selection_of([], source)
-
-
-def _selection_of(rows: Sequence[_Row], source: Path) -> Selection:
-    lines = sorted(f"{sample.name} {image.sha256}\n" for sample, image in rows)
-    return Selection(
-        samples=tuple(sample for sample, _ in rows),
-        sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
-        hashes=tuple(image.sha256 for _, image in rows),
-        unreadable=(),
-        source=source,
-        dhashes=tuple(image.dhash for _, image in rows),
-        brightness=tuple(image.brightness for _, image in rows),
-    )
+    return Selection(tuple(taken), dataset.path)
 
 
 def split(selection: Selection, count: int) -> tuple[Selection, Selection]:
-    """The first `count` samples, and the others without copies of the first ones."""
-    taken = set(selection.hashes[:count])
-    images = map(InspectedImage, selection.hashes, selection.dhashes, selection.brightness)
-    rows = list(zip(selection.samples, images, strict=True))
-    return _part(selection, rows[:count]), _part(selection, [row for row in rows[count:] if row[1].sha256 not in taken])
-
-
-def _part(selection: Selection, rows: Sequence[_Row]) -> Selection:
-    part = _selection_of(rows, selection.source)
-    return replace(part, unreadable=selection.unreadable, copies=selection.copies)
+    """The first `count` images, and the others without copies of the first ones."""
+    first, rest = selection.images[:count], selection.images[count:]
+    taken = {image.sha256 for image in first}
+    others = tuple(image for image in rest if image.sha256 not in taken)
+    return replace(selection, images=first), replace(selection, images=others)
 
 
 def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) -> DataError:

@@ -9,7 +9,7 @@ from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError
 from edgekit.images.crops import crop_samples
 from edgekit.images.dataset import Dataset, Datasets
-from edgekit.images.selection import Selection, no_images
+from edgekit.images.selection import Selection
 from edgekit.models import Network, load_network
 from edgekit.models.class_order import settle_classes
 from edgekit.models.logits import batched_logits
@@ -84,7 +84,7 @@ def load_job_to_build(options: Options, reporter: Reporter) -> Job:
     warn_of_unreadable(reporter, calibration)
     warn_of_doubts(calibration, network.classes, reporter)
     _check_network(network, datasets.calibration, calibration, reporter)
-    none = no_images(datasets.evaluation.path)
+    none = Selection((), datasets.evaluation.path)
     return Job(network, recipe, settings.device_class, datasets.evaluation, datasets.calibration, calibration, none)
 
 

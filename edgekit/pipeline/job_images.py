@@ -1,7 +1,6 @@
 """The images of a job: opens its data sets, and chooses the images for calibration and for evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
@@ -66,9 +65,15 @@ def choose_evaluation(dataset: Dataset, calibration: Selection, options: Options
             f"the weights are a soup: the {len(chosen_on)} images that chose its members are excluded from the "
             "evaluation"
         )
-    used = replace(calibration, hashes=(*calibration.hashes, *chosen_on))
     with reporter.stage("read evaluation images", options.num_eval_samples or None) as step:
-        return select(dataset, options.num_eval_samples, options.seed, exclude=used, on_image=step)
+        return select(
+            dataset,
+            options.num_eval_samples,
+            options.seed,
+            exclude=calibration,
+            exclude_hashes=chosen_on,
+            on_image=step,
+        )
 
 
 def find_lookalikes(evaluation: Selection, calibration: Selection, datasets: Datasets) -> tuple[tuple[str, str], ...]:

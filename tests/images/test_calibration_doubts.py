@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.images.calibration_doubts import differ_in_brightness, doubts
-from edgekit.images.dataset import open_dataset
-from edgekit.images.selection import no_images, select
+from edgekit.images.dataset import Sample, open_dataset
+from edgekit.images.selection import InspectedImage, Selection, select
 
 LABELS = [f"class_{index}" for index in range(10)]
 
@@ -30,7 +30,7 @@ def test_doubts_about_a_set(photos: Path, tmp_path: Path) -> None:
 
 def test_a_darker_set_is_unlike(photos: Path) -> None:
     whole = select(open_dataset(photos, LABELS), 0, 0)
-    dark = replace(whole, brightness=tuple(0.3 * value for value in whole.brightness))
+    dark = replace(whole, images=tuple(replace(image, brightness=0.3 * image.brightness) for image in whole.images))
     assert doubts(whole, 10, whole) == []
     (doubt,) = doubts(dark, 10, whole)
     assert f"much darker than the evaluation images: their mean grey value is {np.mean(dark.brightness):.0f} " in doubt
@@ -38,10 +38,15 @@ def test_a_darker_set_is_unlike(photos: Path) -> None:
     assert "much brighter" in doubt
 
 
-def test_brightness_is_compared_only_where_it_can_be(photos: Path) -> None:
-    images = select(open_dataset(photos, LABELS), 0, 0)
-    two = replace(images, brightness=(100.0, 140.0))
-    assert not differ_in_brightness(two, replace(images, brightness=(60.0, 100.0))), "a chance of few images"
-    assert differ_in_brightness(replace(images, brightness=(10.0, 11.0)), two)
-    assert not differ_in_brightness(no_images(photos), images)
-    assert not differ_in_brightness(images, replace(images, brightness=(0.0,)))
+def of_brightness(*values: float) -> Selection:
+    """Images with these mean grey values."""
+    sample = Sample("a.png", 0, "a")
+    return Selection(tuple(InspectedImage(sample, "", b"", value) for value in values), Path("data"))
+
+
+def test_brightness_is_compared_only_where_it_can_be() -> None:
+    two = of_brightness(100.0, 140.0)
+    assert not differ_in_brightness(two, of_brightness(60.0, 100.0)), "a chance of few images"
+    assert differ_in_brightness(of_brightness(10.0, 11.0), two)
+    assert not differ_in_brightness(of_brightness(), two)
+    assert not differ_in_brightness(two, of_brightness(0.0))

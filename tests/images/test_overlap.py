@@ -101,7 +101,8 @@ def words(folder: Path, count: int, seed: int, size: tuple[int, int] = (192, 48)
 def test_different_words_are_not_lookalikes(size: tuple[int, int], tmp_path: Path) -> None:
     one, two = words(tmp_path / "one", 40, 1, size), words(tmp_path / "two", 200, 2, size)
     calibration, evaluation = select(one, 0, 0), select(two, 0, 0)
-    hashes = (np.unpackbits(np.frombuffer(b"".join(part.dhashes), np.uint8)) for part in (evaluation, calibration))
+    parts = (b"".join(image.dhash for image in part.images) for part in (evaluation, calibration))
+    hashes = (np.unpackbits(np.frombuffer(part, np.uint8)) for part in parts)
     bits, others = (each.reshape(-1, 128) for each in hashes)
     accused = ((bits[:, None] != others).sum(2).min(1) <= DIFFERENCE).sum()
     assert accused > 100, "the hashes must be as similar as those of copies, or the test tests nothing"

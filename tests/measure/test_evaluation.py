@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.images.dataset import Sample
-from edgekit.images.selection import Selection
+from edgekit.images.selection import InspectedImage, Selection
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
@@ -19,7 +19,8 @@ COUNT = 400
 LABELS = np.arange(COUNT) % 10
 SAMPLES = tuple(Sample(f"{index}.png", int(label), str(label)) for index, label in enumerate(LABELS))
 CHOSEN = Selection(
-    SAMPLES, "0" * 64, tuple(f"{index:016x}{0:048x}" for index in range(COUNT)), (), Path("data"), (), ()
+    tuple(InspectedImage(sample, f"{index:016x}{0:048x}", b"", 0.0) for index, sample in enumerate(SAMPLES)),
+    Path("data"),
 )
 FAILED = Failure("evaluate", "EngineError", "gone")
 STATED = Gates(max_drop=2.0, must_show_drop=True)

@@ -75,11 +75,11 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
         (grey if index < 10 else grey.point(lambda _: 255)).save(tmp_path / str(index % 2) / f"{index}.png")
     model = ModelOptions("tests.helpers.odd:dazzled", None, imgsz=16)
     job = load_job(Options(model, tmp_path, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
-    everything = (*job.calibration.samples, *job.evaluation.samples)
-    samples = sorted(everything, key=lambda sample: sample.name.endswith("10.png"))[1:]
+    everything = (*job.calibration.images, *job.evaluation.images)
+    images = sorted(everything, key=lambda image: image.sample.name.endswith("10.png"))[1:]
     recipe = replace(job.recipe, estimator=estimator)
     graphs = JobGraphs(
-        replace(job, recipe=recipe, calibration=replace(job.calibration, samples=tuple(samples))), Reporter(quiet=True)
+        replace(job, recipe=recipe, calibration=replace(job.calibration, images=tuple(images))), Reporter(quiet=True)
     )
     with refuses(WeightsError, "tests.helpers.odd:dazzled", "real image"):
         graphs.graph_to_compile("onnx", "int8")

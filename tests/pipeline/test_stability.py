@@ -82,8 +82,8 @@ def test_the_halves_are_compared(convnext_job: MakeJob, photos: Path) -> None:
 
 def test_equal_halves_give_equal_models(job: MakeJob, photos: Path) -> None:
     whole = job(photos)
-    first = whole.calibration.samples[:2]
-    twins = replace(whole, calibration=replace(whole.calibration, samples=(first[0], first[0], first[1], first[1])))
+    first = whole.calibration.images[:2]
+    twins = replace(whole, calibration=replace(whole.calibration, images=(first[0], first[0], first[1], first[1])))
     (stability,) = check_stability(graphs_of(twins), ("openvino",), RecordingReporter())
     assert stability.range_ratio.greatest == 1
     assert (stability.snr_between_db, stability.agreement) == (None, 1)

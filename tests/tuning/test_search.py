@@ -150,7 +150,7 @@ def test_the_verdict_is_of_images_that_the_search_never_saw(photos: Path) -> Non
     assert not set(first.hashes) & set(held_out.hashes)
     assert not set(first.hashes + held_out.hashes) & set(calibration.hashes)
     assert {sample.label for sample in first.samples} == set(range(10)), "every class has an image"
-    twice = replace(rest, hashes=(*rest.hashes[:-1], rest.hashes[0]))
+    twice = replace(rest, images=(*rest.images[:-1], rest.images[0]))
     assert len(split(twice, 10)[1].samples) == len(held_out.samples) - 1, (
         "an image that occurs twice is not in both parts"
     )
