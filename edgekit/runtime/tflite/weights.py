@@ -28,17 +28,19 @@ def put_weights(model: Any, weights: Mapping[Key, Levels]) -> None:
 
     Raises CompileError if it has no tensor for some, because the converter turned the graph into another one.
     """
+    tensors = [(tensor, _key(tensor)) for graph in model.subgraphs for tensor in graph.tensors]
+    used = {tensor.buffer for tensor, key in tensors if key not in weights}
+    for tensor, key in tensors:
+        if key in weights and tensor.buffer not in used:
+            model.buffers[tensor.buffer].data = None
+    free = {index for index, buffer in enumerate(model.buffers) if buffer.data is None} - used - {0}
     buffers: dict[Key, int] = {}
-    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
-    for place, tensor in enumerate(tensors, start=1):
-        key = _key(tensor)
+    for place, (tensor, key) in enumerate(tensors, start=1):
         if key is None or key not in weights:
             continue
         if key not in buffers:
-            buffers[key] = _own_buffer(model, tensor, place)
+            buffers[key] = _take_buffer(model, free, place)
             model.buffers[buffers[key]].data = _in_order_of(weights[key], tensor)
-        elif tensor.buffer == place:
-            model.buffers[place].data = None  # the zeros of weights that the network uses again
         tensor.buffer = buffers[key]
     if missing := weights.keys() - buffers.keys():
         shapes = [list(weights[key].shape) for key in missing]
@@ -53,16 +55,17 @@ def _key(tensor: Any) -> Key | None:
     return math.prod(map(int, tensor.shape)), np.asarray(details.scale, np.float32).tobytes()
 
 
-def _own_buffer(model: Any, tensor: Any, place: int) -> int:
-    """Index of a buffer that no other tensor uses, for the tensor at `place`, counted from 1.
+def _take_buffer(model: Any, free: set[int], place: int) -> int:
+    """Take a free buffer for the tensor at `place`, counted from 1, and return its index; append one if there is none.
 
-    The converter gives each tensor the buffer of its place, and leaves that empty if another buffer has the same
-    content, as most of those with zeros.
+    The converter gives a tensor the buffer of its place, except after operations that contain others, such as a sum
+    over windows.
     """
-    if tensor.buffer == place or (place < len(model.buffers) and model.buffers[place].data is None):
-        return place
-    model.buffers.append(schema.BufferT())
-    return len(model.buffers) - 1
+    index = place if place in free else min(free, default=len(model.buffers))
+    free.discard(index)
+    if index == len(model.buffers):
+        model.buffers.append(schema.BufferT())
+    return index
 
 
 def _in_order_of(values: Levels, tensor: Any) -> NDArray[np.uint8]:
