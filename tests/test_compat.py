@@ -382,6 +382,7 @@ def test_conversions_share_what_jax_lowers_an_operation_to() -> None:
     assert str(_traced_with_jax) == "[1, 1.0]", "each conversion lowers an operation anew"
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # LSTM assigns its weights to itself
 def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from torch import nn
@@ -392,7 +393,7 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
         def __init__(self) -> None:
             super().__init__()
             self.convolution = nn.Conv2d(3, 8, 3, stride=2)
-            self.norm = nn.LayerNorm(8)
+            self.norm, self.rows = nn.LayerNorm(8), nn.LSTM(4, 4, batch_first=True)
             self.head = nn.Linear(4, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -400,7 +401,8 @@ def test_a_program_decomposed_by_node_is_the_one_that_torch_traces(monkeypatch: 
             x = nn.functional.interpolate(x, size=(5, 5), mode="bilinear")
             left, right = nn.functional.gelu(nn.functional.adaptive_avg_pool2d(x, 2)).flatten(2).chunk(2, 1)
             query, key, value = (rows.transpose(1, 2) for rows in (left, right, left * right))
-            logits: torch.Tensor = self.head(nn.functional.scaled_dot_product_attention(query, key, value).mean(1))
+            rows, _ = self.rows(nn.functional.scaled_dot_product_attention(query, key, value))
+            logits: torch.Tensor = self.head(rows.mean(1))
             return logits
 
     def described(program: torch.export.ExportedProgram) -> list[tuple[object, ...]]:

@@ -198,7 +198,7 @@ class _Decomposition:
             functional = dispatch_functionalize(call, FunctionalTensorMode(export=True))
             # Nodes of equal calls share their value. The tracer would take two inputs with the same value for one.
             own = [value.detach() for value in values]
-            with _use_lazy_graph_module(True):  # of the module, nothing but its graph is used
+            with _use_lazy_graph_module(True), _without_onednn():  # of the module, nothing but its graph is used
                 graph = make_fx(functional, self._table, _allow_non_fake_inputs=True)(*own).graph
             graph.eliminate_dead_code(lambda part: part.op in ("placeholder", "output"))
             for part in graph.nodes:
@@ -206,6 +206,20 @@ class _Decomposition:
             if _is_reusable(graph):
                 _traced[key] = graph
         return graph
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Keep torch from decomposing LSTM into oneDNN's operation, which no converter knows.
+
+    It does so where no gradient is wanted. `torch.backends.mkldnn.flags` would warn of Intel's GPUs.
+    """
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
 
 
 def _is_reusable(graph: Graph) -> bool:

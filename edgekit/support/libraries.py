@@ -15,6 +15,12 @@ from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.support import library_log
 from edgekit.support.distribution import install_command
 
+UNINFORMATIVE = re.compile(
+    r"Exception from \S+:\d+:$|Check '.*' failed at |FrontEnd API failed with \w+:$|Model wasn't fully converted\.$|"
+    r"Summary:$"
+)
+"""Lines with which OpenVINO's messages begin."""
+
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
@@ -118,9 +124,7 @@ def _flush() -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first informative line of a message. OpenVINO's messages start with locations in its source."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    informative = [
-        line for line in lines if line and not re.match(r"Exception from \S+:\d+:$|Check '.*' failed at ", line)
-    ]
+    """The first informative line of a message. OpenVINO's start with locations in its source, and with headings."""
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines()]
+    informative = [line for line in lines if line and not UNINFORMATIVE.match(line)]
     return informative[0] if informative else type(error).__name__

@@ -413,6 +413,9 @@ def test_a_broken_runtime_is_not_reported_as_missing(monkeypatch: pytest.MonkeyP
 def test_first_line_gives_the_cause() -> None:
     message = "Exception from src/core.cpp:84:\nCheck 'exists(path)' failed at src/f.cpp:1:\nno such file\nmore"
     assert first_line(RuntimeError(message)) == "no such file"
+    unknown = "No conversion rule found for operations: aten.fft"
+    headings = "Check 'false' failed at src/f.cpp:1:\nFrontEnd API failed with OpConversionFailure:\nSummary:"
+    assert first_line(RuntimeError(f"{headings}\n-- {unknown}\n")) == unknown
     assert first_line(RuntimeError()) == "RuntimeError"
 
 
