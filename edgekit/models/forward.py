@@ -18,7 +18,7 @@ def run(module: nn.Module, images: Tensor) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"the model can't run on images {list(images.shape)} ({type(error).__name__}: {reason})",
-            fix="Correct `--imgsz` or `--model-args`",
+            fix="Correct `--imgsz`, `--model-args` or its forward, which gets float32 on the CPU",
         ) from error
 
 
