@@ -180,13 +180,17 @@ class JobGraphs:
             raise
 
     def _check_images(self) -> None:
-        """Let torch predict each calibration image, unless another process has. WeightsError if it returns NaN."""
+        """Let torch predict the calibration images that are not in `samples`, unless another process has.
+
+        WeightsError if it returns NaN.
+        """
         job, mark = self.job, self._folder / CHECKED if self._folder else None
         if mark and mark.exists():
             return
-        with self.reporter.stage("check calibration images", len(self._crops)) as step:
-            for logits in batched_logits(job.network, np.stack(self._crops)):
-                step(len(logits))
+        if rest := self._crops[len(self.samples.pixels) :]:
+            with self.reporter.stage("check calibration images", len(rest)) as step:
+                for logits in batched_logits(job.network, np.stack(rest)):
+                    step(len(logits))
         if mark:
             mark.touch()
 

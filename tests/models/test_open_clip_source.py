@@ -1,18 +1,20 @@
 """open_clip's image towers: logits equal to those of open_clip's code, heads from class names or files, and errors."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 from edgekit.cli.main import main
 from edgekit.compiler.layers import layers
 from edgekit.errors import ModelError, UsageError, WeightsError
-from edgekit.models import load_network
+from edgekit.models import image_tower, load_network
 from edgekit.models.options import ModelOptions
 from tests.helpers.graphs import export_graph
 
@@ -94,6 +96,22 @@ def test_every_dense_layer_is_exported_under_its_name(open_clip: Any) -> None:
     assert {"visual.conv1", "visual.attn_pool.attn.key", "head"} <= names
     # Three for each of the two blocks, and two for the pool, whose query is a constant.
     assert sum(name.endswith(("query", "key", "value")) for name in names) == 8
+
+
+def test_converting_an_attention_frees_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they are a fourth of CoCa's weights."""
+    converted: list[weakref.ref[nn.Module]] = []
+
+    class Watched(image_tower.Attention):
+        def __init__(self, attention: nn.MultiheadAttention) -> None:
+            assert all(before() is None for before in converted[:-1])
+            converted.append(weakref.ref(attention))
+            super().__init__(attention)
+
+    monkeypatch.setattr(image_tower, "Attention", Watched)
+    layers = nn.Sequential(*(nn.MultiheadAttention(4, 2) for _ in range(4)))
+    image_tower.deployable(image_tower.ImageClassifier(layers, nn.Linear(4, 2)))
+    assert len(converted) == 4
 
 
 @pytest.mark.parametrize(

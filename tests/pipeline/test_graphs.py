@@ -63,7 +63,7 @@ def test_each_calibration_image_is_decoded_and_checked_once(
         for image, pixels in zip(images, expected, strict=True):
             np.testing.assert_array_equal(image, job.network.preprocessing.normalize(pixels))
     assert decoded == 2 * [sample.name for sample in job.calibration.samples[PARITY_IMAGES:]]
-    assert len(predicted) == 2 * 10
+    assert len(predicted) == 2 * (10 - PARITY_IMAGES), "torch has predicted the others to compare the graph with it"
 
 
 @pytest.mark.parametrize("estimator", ["mse", "histogram"])
@@ -87,7 +87,7 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
 
 def test_graphs_with_other_recipes_share_the_export_and_the_images(photos: Path) -> None:
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
-    job = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=4), Reporter(quiet=True))
+    job = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     reporter = CountingReporter()
     graphs = JobGraphs(job, reporter)
     nearest = replace(job.recipe, weight_rounding="nearest")
