@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import getitem
 from typing import Any
 
 import torch
@@ -11,12 +12,14 @@ from edgekit.compiler.graph import A, argument, insert, pair, replace_layer, sha
 from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
 
-VIEWS = {
-    A.reshape.default, A.flatten.using_ints, A.permute.default, A.transpose.int, A.slice.Tensor, A.select.int,
-    A.expand.default, A.unsqueeze.default, A.squeeze.dim,
+PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}
+"""Operations that take a part of a value, among them that of a split."""
+SPLITS = {A.chunk.default, A.split.Tensor, A.split_with_sizes.default, A.tensor_split.sections, A.unbind.int}
+VIEWS = PARTS | SPLITS | {
+    A.reshape.default, A.flatten.using_ints, A.unflatten.int, A.permute.default, A.transpose.int, A.expand.default,
+    A.unsqueeze.default, A.squeeze.dim, A.channel_shuffle.default, A.flip.default,
 }  # fmt: skip
 """Operations through which LiteRT's converter passes a scale on."""
-PARTS = {A.slice.Tensor, A.select.int}
 NEARLY_ONE = 1 + 2**-23
 """The float32 next to 1: the converter would remove a product with 1."""
 

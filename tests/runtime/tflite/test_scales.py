@@ -140,6 +140,33 @@ class Outlook(nn.Module):
         return logits
 
 
+class Halves(nn.Module):
+    """A half of a value is joined with larger ones, as in ShuffleNet. Each time, they are taken in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 5)
+        self.larger = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in range(6)])
+        for layer in self.larger:
+            nn.init.constant_(layer.bias, 3)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        even, odd = torch.arange(0, 16, 2), torch.arange(1, 16, 2)
+        for place, larger in enumerate(self.larger):
+            small, other = (
+                x.chunk(2, 1),
+                torch.split(x, [8, 8], 1),
+                torch.unflatten(x, 1, (2, 8)).unbind(1),
+                x.tensor_split(2, 1),
+                (x.narrow(1, 0, 8), x.narrow(1, 8, 8)),
+                (x.index_select(1, even), x.index_select(1, odd)),
+            )[place]
+            x = nn.functional.channel_shuffle(torch.cat([small, torch.relu(larger(other))], 1), 2)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
 def calibrated(network: type[nn.Module]) -> tuple[GraphModule, list[NDArray[np.float32]]]:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -153,7 +180,7 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
 
 
 @pytest.mark.parametrize(
-    "network", [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook]
+    "network", [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves]
 )
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     graph, images = calibrated(network)
