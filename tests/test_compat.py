@@ -1,5 +1,6 @@
 """Canaries: other projects' private interfaces that edgekit uses still exist and are still needed."""
 
+import importlib.util
 import inspect
 import io
 import os
@@ -123,15 +124,15 @@ def test_coatnet_7_is_registered_once(recwarn: pytest.WarningsRecorder) -> None:
 
 
 def test_litert_torch_has_no_rewriter_for_paddings_yet() -> None:
-    """`register_padding` leaves a rewriter of the converter in place. Once there is one, edgekit's can be deleted."""
+    """`register_rewriters` leaves a rewriter of the converter in place. Once there is one, edgekit's can be deleted."""
     from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
 
-    from edgekit.compat.litert_torch import PAD, pad_channels_last, register_padding
+    from edgekit.compat.litert_torch import PAD, pad_channels_last, register_rewriters
 
-    register_padding()
+    register_rewriters()
     assert rewriters[PAD] is pad_channels_last
     before = dict(rewriters)
-    register_padding()
+    register_rewriters()
     assert dict(rewriters) == before
 
 
@@ -148,6 +149,29 @@ def test_pads_of_an_image_become_those_of_its_channels_last_form() -> None:
         pad_channels_last(node)
         moved = pad(image.permute(0, 2, 3, 1), node.args[1], value=7.0)  # type: ignore[arg-type]
         assert torch.equal(moved.permute(0, 3, 1, 2), pad(image, pads, value=7.0))
+
+
+def test_litert_torch_still_repeats_along_other_axes() -> None:
+    """`register_rewriters` replaces its rewriter. Once the converter's is right, edgekit's can be deleted."""
+    import torch
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_rewrite
+
+    from edgekit.compat.litert_torch import REPEAT, register_rewriters, repeat_channels_last
+
+    spec = importlib.util.spec_from_file_location("unchanged", str(layout_rewrite.__file__))
+    assert spec
+    assert spec.loader
+    unchanged = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unchanged)
+    graph, image, repeats = torch.fx.Graph(), torch.arange(24.0).reshape(1, 2, 3, 4), [1, 2, 3, 4]
+    node = graph.call_function(REPEAT, (graph.placeholder("image"), repeats))
+    unchanged.rewriters[REPEAT](node)
+    assert node.args[1] == repeats
+    repeat_channels_last(node)
+    moved = image.permute(0, 2, 3, 1).repeat(*node.args[1])  # type: ignore[misc]
+    assert torch.equal(moved.permute(0, 3, 1, 2), image.repeat(*repeats))
+    register_rewriters()
+    assert layout_rewrite.rewriters[REPEAT] is repeat_channels_last
 
 
 def test_the_interpreter_lists_operations_by_name(tiny_models: Path) -> None:

@@ -1,4 +1,4 @@
-"""litert-torch: a rewriter for padding, which its layout pass lacks, and lowerings that conversions share."""
+"""litert-torch: rewriters for its layout pass, and lowerings that conversions share."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,19 +12,22 @@ from torch.fx import Node
 from edgekit.support.bounded import Bounded
 
 PAD = ops.aten.constant_pad_nd.default
+REPEAT = ops.aten.repeat.default
 SHARED = 1024
 """Number of lowered operations that are kept. Each takes about a kilobyte."""
 
 
-def register_padding() -> None:
-    """Let the converter compute `constant_pad_nd` channels last. A second call changes nothing.
+def register_rewriters() -> None:
+    """Let the converter compute `constant_pad_nd` and `repeat` channels last. A second call changes nothing.
 
-    Checked with litert-torch 0.10.0, which has no such rewriter. If a later version has one, it stays in place. The
-    registry is a private module and global to the process. Without the rewriter, the converter puts two transposes
-    around each padding between INT8 layers.
+    Checked with litert-torch 0.10.0. Its layout pass has no rewriter for paddings, and puts two transposes around each
+    that is between INT8 layers; one of a later version stays in place. It takes `repeat` for an operation that doesn't
+    depend on the order of the axes, and repeats along others. The registry is a private module and global to the
+    process.
     """
     if PAD not in rewriters:
         rewriters.register(PAD)(pad_channels_last)
+    rewriters.register(REPEAT)(repeat_channels_last)
 
 
 def pad_channels_last(node: Node) -> None:
@@ -32,6 +35,12 @@ def pad_channels_last(node: Node) -> None:
     x, pads, *value = node.args
     image, channels, batch = pads[:4], pads[4:6], pads[6:]  # type: ignore[index]
     node.args = (x, [*(channels or (0, 0)), *image, *batch], *value)  # type: ignore[misc]
+
+
+def repeat_channels_last(node: Node) -> None:
+    """Reorder the repeats of (batch, channel, height, width) to (batch, height, width, channel), in place."""
+    batch, channel, *image = node.args[1]  # type: ignore[misc, str-unpack]
+    node.args = (node.args[0], [batch, *image, channel])
 
 
 def share_lowerings() -> None:

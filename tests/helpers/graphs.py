@@ -26,8 +26,10 @@ OTHERS = {
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
     "edgekit.runtime.tflite.backend": (
         "flatten_single_rows",
+        "multiply_expansions",
         "requantize_paddings",
-        "separate_concatenations",
+        "concatenate_stacks",
+        "separate_joins",
         "separate_quantizers",
         "take_weights",
     ),

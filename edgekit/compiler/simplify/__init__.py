@@ -19,6 +19,7 @@ from edgekit.compiler.simplify.no_ops import (
     remove_assertions,
     remove_copies,
     remove_empty_paddings,
+    remove_expansions,
     remove_infinite_limits,
     remove_zero_sums,
 )
@@ -33,6 +34,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     remove_infinite_limits,
     remove_empty_paddings,
     remove_zero_sums,
+    remove_expansions,
     compare_booleans,
     restore_batch_norms,
     remove_overwritten,

@@ -2,14 +2,21 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, constant, integers, operand, value_of
+from edgekit.compiler.graph import A, constant, integers, operand, shape_of, value_of
 from edgekit.compiler.in_place import is_same, keeps_dtype
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
 """Operations that do nothing but copy their input, which in a functional graph is the same as their input."""
+
+BROADCASTING = {
+    A.add.Tensor, A.sub.Tensor, A.mul.Tensor, A.div.Tensor, A.pow.Tensor_Tensor, A.maximum.default, A.minimum.default,
+    A.where.self,
+}  # fmt: skip
+"""Operations that expand their operands themselves."""
 
 
 def remove_assertions(graph: GraphModule) -> int:
@@ -61,6 +68,22 @@ def remove_zero_sums(graph: GraphModule) -> int:
         return bool(node.args[1] == 0) and value_of(node).dtype == value_of(node.args[0]).dtype
 
     return _remove(graph, adds_nothing)
+
+
+def remove_expansions(graph: GraphModule) -> int:
+    """Remove each expansion of an operand that is broadcast anyway, as in `torch.nn.functional.normalize`.
+
+    Between convolutions, LiteRT's converter expands along the wrong axes. Returns the number of operands changed.
+    """
+    changed = 0
+    for node in [node for node in graph.graph.nodes if node.target in (A.expand.default, A.expand_as.default)]:
+        for user in list(node.users):
+            operands = [operand(node) if argument is node else argument for argument in user.args]
+            shapes = [shape_of(argument) for argument in operands if isinstance(argument, Node)]
+            if user.target in BROADCASTING and np.broadcast_shapes(*shapes) == shape_of(user):
+                user.args = tuple(operands)
+                changed += 1
+    return changed
 
 
 def _remove(graph: GraphModule, is_no_op: Callable[[Node], bool]) -> int:

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule
 
-from edgekit.compat.litert_torch import register_padding, share_lowerings
+from edgekit.compat.litert_torch import register_rewriters, share_lowerings
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
@@ -21,9 +21,11 @@ from edgekit.runtime.tflite.biases import rescale_biases
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.float_ends import float_ends, tabulate_gelus
 from edgekit.runtime.tflite.lowering import (
+    concatenate_stacks,
     flatten_single_rows,
+    multiply_expansions,
     requantize_paddings,
-    separate_concatenations,
+    separate_joins,
     separate_quantizers,
 )
 from edgekit.runtime.tflite.take_weights import take_weights
@@ -44,7 +46,7 @@ class Backend:
     """
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
-        register_padding()
+        register_rewriters()
         share_lowerings()
         graph.training = False
         flatten_single_rows(graph)
@@ -60,10 +62,12 @@ class Backend:
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
             extra = [(F16, HALVES)]
             requantize_paddings(graph)
-            separate_concatenations(graph)
+            concatenate_stacks(graph)
+            separate_joins(graph)
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)
+        multiply_expansions(graph)
         example = example_input(graph)
         with compiler_errors("tflite"), exporting_by_copying(), decomposing_by_node():
             # Not assigned to a variable, so that the converter's model, with all weights in float, is freed.

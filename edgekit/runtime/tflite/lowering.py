@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, argument, insert, pair, replace_layer, shape_of
+from edgekit.compiler.graph import A, add_constant, argument, insert, pair, replace_layer, shape_of, value_of
 from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
 
@@ -20,6 +20,8 @@ VIEWS = PARTS | SPLITS | {
     A.unsqueeze.default, A.squeeze.dim, A.channel_shuffle.default, A.flip.default,
 }  # fmt: skip
 """Operations through which LiteRT's converter passes a scale on."""
+JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
+"""Operations whose inputs and output have one scale in LiteRT."""
 NEARLY_ONE = 1 + 2**-23
 """The float32 next to 1: the converter would remove a product with 1."""
 
@@ -61,6 +63,26 @@ def flatten_single_rows(graph: GraphModule) -> int:
     return changed
 
 
+def multiply_expansions(graph: GraphModule) -> int:
+    """Expand each float value of four axes by a product with ones, in place; returns their number.
+
+    LiteRT's converter loses an axis of length 1 of some values that it computes channels last, and expands another one.
+    """
+    changed = 0
+    for target in (A.expand.default, A.expand_as.default):
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            shape, before = shape_of(node), shape_of(node.args[0])
+            if len(shape) != 4 or shape == before or not value_of(node).is_floating_point():
+                continue
+            before = (1,) * (4 - len(before)) + before
+            added = [new if new != old else 1 for new, old in zip(shape, before, strict=True)]
+            ones = add_constant(graph, node, f"{node.name}.ones", torch.ones(added))
+            replace_layer(graph, node, insert(graph, node, A.mul.Tensor, node.args[0], ones))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
 def requantize_paddings(graph: GraphModule) -> int:
     """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place. Returns their number.
 
@@ -93,31 +115,49 @@ def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
     return padded
 
 
-def separate_concatenations(graph: GraphModule) -> int:
-    """Keep the ranges of int8 inputs of concatenations whose output is float, in place; returns how many it changed.
+def concatenate_stacks(graph: GraphModule) -> int:
+    """Replace each stack by a concatenation of values with one more axis, in place. Returns their number.
 
-    LiteRT's converter would give all inputs the scale of one of them and clip the others, such as the class token: the
-    signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the output, with the
-    range of all. Otherwise the int8 inputs are multiplied by nearly 1.
+    LiteRT's converter does the same, but only after `separate_joins`.
     """
     changed = 0
-    for cat in graph.graph.find_nodes(op="call_function", target=A.cat.default):
-        found = [_quantizer_behind(value) for value in cat.args[0]]
-        int8 = [quantizer for quantizer in found if quantizer is not None]
-        if not int8 or any(user.target is QUANTIZE for user in cat.users):
-            continue
-        if len(int8) < len(found):
-            inputs = [
-                value if quantizer is None else insert(graph, cat, A.mul.Tensor, value, NEARLY_ONE)
-                for value, quantizer in zip(cat.args[0], found, strict=True)
-            ]
-            cat.args = (inputs, *cat.args[1:])
-        else:
-            again = _insert_quantizer(graph, cat.next, cat, _common_grid(int8))
-            cat.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
+    for stack in graph.graph.find_nodes(op="call_function", target=A.stack.default):
+        axis = argument(stack, 1, 0)
+        parts = [insert(graph, stack, A.unsqueeze.default, value, axis) for value in stack.args[0]]
+        replace_layer(graph, stack, insert(graph, stack, A.cat.default, parts, axis))
         changed += 1
     graph.recompile()
     return changed
+
+
+def separate_joins(graph: GraphModule) -> int:
+    """Keep the ranges of the int8 inputs of each operation in `JOINS` whose output is float, in place.
+
+    LiteRT's converter would give all inputs the scale of one of them and clip the others, such as the class token: the
+    signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the output, with the
+    range of all. Otherwise the int8 inputs are multiplied by nearly 1. Returns how many operations it changed.
+    """
+    changed = 0
+    for join in [node for node in graph.graph.nodes if node.target in JOINS]:
+        found = {value: _quantizer_behind(value) for value in _joined(join)}
+        int8 = {value: quantizer for value, quantizer in found.items() if quantizer is not None}
+        if not int8 or any(user.target is QUANTIZE for user in join.users):
+            continue
+        if len(int8) < len(found):
+            for value in int8:
+                join.replace_input_with(value, insert(graph, join, A.mul.Tensor, value, NEARLY_ONE))
+        else:
+            again = _insert_quantizer(graph, join.next, join, _common_grid([*int8.values()]))
+            join.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+def _joined(join: Node) -> Sequence[Any]:
+    """The values that an operation in `JOINS` joins."""
+    values: Any = join.args[-2:] if isinstance(join.args[0], Node) else join.args[0]
+    return [value for value in values if isinstance(value, Node)]
 
 
 def separate_quantizers(graph: GraphModule) -> int:

@@ -8,6 +8,7 @@ from edgekit.compiler.simplify.no_ops import (
     remove_assertions,
     remove_copies,
     remove_empty_paddings,
+    remove_expansions,
     remove_infinite_limits,
     remove_zero_sums,
 )
@@ -70,3 +71,18 @@ def test_sums_with_the_number_0_are_removed() -> None:
     graph, places = simplified(Added(), IMAGE, remove_assertions, remove_zero_sums)
     assert places == 2
     assert targets_of(graph) == [A.to.dtype, A.add.Tensor, A.add.Tensor, A.add.Tensor]
+
+
+def test_expansions_of_operands_that_are_broadcast_are_removed() -> None:
+    class Normalized(nn.Module):
+        """The last expansion decides the shape of the sum, and the one before that of the result."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.normalize(x, dim=1) + x.mean((2, 3), True).expand(x.shape)
+            row = x.mean(2, True)
+            return x + (row.expand_as(x) + row) + torch.cat([row.expand_as(x)[:, :2], x[:, :1]], 1)
+
+    graph, places = simplified(Normalized(), IMAGE, remove_expansions)
+    assert places == 2
+    assert targets_of(graph).count(A.expand_as.default) == 2
+    torch.testing.assert_close(graph(IMAGE), Normalized()(IMAGE))

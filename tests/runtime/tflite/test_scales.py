@@ -167,6 +167,41 @@ class Halves(nn.Module):
         return logits
 
 
+class Joined(nn.Module):
+    """Values of two ranges that are stacked, compared and chosen from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+        self.large = nn.ModuleList([nn.Conv2d(3, 8, 1) for _ in range(4)])
+        for layer in self.large:
+            nn.init.normal_(layer.weight, 0, 2)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        small, large = self.small(x), [layer(x) for layer in self.large]
+        stacked = torch.stack([small, large[0]], 1).amax(1)
+        larger, smaller = torch.maximum(small, large[1]), torch.minimum(small, large[2])
+        chosen = torch.where(small > 0, small, large[3])
+        logits: Tensor = self.head((stacked + larger + smaller + chosen).mean((2, 3)))
+        return logits
+
+
+class Expanded(nn.Module):
+    """Small values between convolutions that are expanded or repeated to the size of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.head = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(24, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        rows, pixel = x.mean(3, True), x.mean((2, 3), True)
+        x = nn.functional.normalize(x, dim=1) * pixel.sigmoid().expand_as(x) + rows.expand_as(x).relu()
+        x = torch.cat([x, pixel.expand(-1, -1, 7, 7), rows.repeat(1, 1, 1, 7)], 1)
+        logits: Tensor = self.head(self.last(x).mean((2, 3)))
+        return logits
+
+
 def calibrated(network: type[nn.Module]) -> tuple[GraphModule, list[NDArray[np.float32]]]:
     torch.manual_seed(0)
     random = np.random.default_rng(0)
@@ -180,7 +215,8 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
 
 
 @pytest.mark.parametrize(
-    "network", [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves]
+    "network",
+    [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Expanded],
 )
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     graph, images = calibrated(network)
