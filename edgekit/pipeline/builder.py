@@ -31,8 +31,8 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}
 """Makes glibc return freed weights of up to 32 MB, which it seldom does: convnextv2_huge has 54 of that size."""
 
 
-def give_back_memory() -> None:
-    """Return what this process has freed to the system. glibc keeps blocks of up to 32 MB: 1.2 GB of coca_2b's."""
+def _give_back_memory() -> None:
+    """Return what this process has freed to the system. glibc keeps blocks of up to 32 MB: 1.2 GB of coca_2b."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
@@ -73,7 +73,7 @@ class SeparateBuilder:
     def graphs(self, reporter: Reporter) -> JobGraphs:
         """The graphs of the job. The other processes export the network themselves."""
         gc.collect()  # the network in memory: once its owner has dropped it, only its traced graph refers to it
-        give_back_memory()
+        _give_back_memory()
         return self._parked.graphs(reporter)
 
     def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
