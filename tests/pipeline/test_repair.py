@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekit.cli.main import main
@@ -254,7 +255,7 @@ def test_jobs_that_are_never_repaired(weights: str, params: int, precisions: tup
 
 
 def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
-    dark, bright = (SimpleNamespace(brightness=(level, level + 1.0)) for level in (20.0, 120.0))
+    dark, bright = (SimpleNamespace(brightness=np.array([level, level + 1])) for level in (20.0, 120.0))
     network = SimpleNamespace(weights="w", params=1000)
     job: Any = SimpleNamespace(network=network, calibration=dark, evaluation=bright)
     options: Any = SimpleNamespace(precisions=("float", "int8"))

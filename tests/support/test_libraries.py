@@ -125,7 +125,7 @@ def test_a_library_s_exception_becomes_an_error_of_edgekit() -> None:
 
 
 def test_errors_that_pass_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.support.libraries.re", None)
+    monkeypatch.setattr("edgekit.support.libraries.UNINFORMATIVE", None)
     with pytest.raises(AttributeError):
         refused(lambda: json.loads("1", parse_int=lambda _: first_line(ValueError("x"))))
     with pytest.raises(OSError, match="gone"):
