@@ -77,10 +77,10 @@ def remove_expansions(graph: GraphModule) -> int:
     """
     changed = 0
     for node in [node for node in graph.graph.nodes if node.target in (A.expand.default, A.expand_as.default)]:
-        for user in list(node.users):
+        for user in [user for user in node.users if user.target in BROADCASTING]:
             operands = [operand(node) if argument is node else argument for argument in user.args]
             shapes = [shape_of(argument) for argument in operands if isinstance(argument, Node)]
-            if user.target in BROADCASTING and np.broadcast_shapes(*shapes) == shape_of(user):
+            if np.broadcast_shapes(*shapes) == shape_of(user):
                 user.args = tuple(operands)
                 changed += 1
     return changed
