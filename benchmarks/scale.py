@@ -12,6 +12,7 @@ docs/scale.png from all rows.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -92,7 +93,8 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
             job = load_job_to_build(options, Reporter(quiet=True))
         with run.workspace("weights") as parking:
             parked = ParkedJob.write(job, parking)
-            job = parked.job  # so that the one in memory is freed
+            job = parked.job
+            gc.collect()  # the network in memory, as `SeparateBuilder` does
             rows = list(stages.rows)
             for name in ("float", "int8", "run"):
                 own = memory_of(os.getpid())  # of this process, which waits, as that of `deploy` does
@@ -106,8 +108,10 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
 
 def part(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     """Measure rows with `stages_of` in a new process."""
+    from edgekit.pipeline.builder import GIVE_BACK
+
     command = [sys.executable, "-m", "benchmarks.scale", "--part", name, str(file), target]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | GIVE_BACK)
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return rows
 

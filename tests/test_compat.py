@@ -174,6 +174,24 @@ def test_litert_torch_still_repeats_along_other_axes() -> None:
     assert layout_rewrite.rewriters[REPEAT] is repeat_channels_last
 
 
+def test_litert_torch_still_gives_a_dq_the_layout_of_its_reader() -> None:
+    """`keep_layout_marks` restores the DQ's own. Once the converter keeps it, edgekit's can be deleted."""
+    import torch
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import utils
+
+    from edgekit.compat.litert_torch import OptimizeLayoutTransposesPass, insert_t_q_dq, keep_layout_marks
+    from edgekit.compiler.quantizers import DEQUANTIZE
+
+    keep_layout_marks()
+    for insert, keeps in ((insert_t_q_dq, False), (OptimizeLayoutTransposesPass.insert_t_q_dq, True)):
+        graph = torch.fx.Graph()
+        dq = graph.call_function(DEQUANTIZE, (graph.placeholder("levels"), 0.1, 0, -128, 127, torch.int8))
+        dq.meta["layout"] = "its own"
+        reader = graph.call_function(torch.neg, (dq,))
+        insert(OptimizeLayoutTransposesPass(), graph, dq, reader, utils.tensor_to_nchw, {"layout": "another"})
+        assert (dq.meta["layout"] == "its own") == keeps
+
+
 def test_the_interpreter_lists_operations_by_name(tiny_models: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 

@@ -1,16 +1,19 @@
 """litert-torch: rewriters for its layout pass, and lowerings that conversions share."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
+from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.pass_body import OptimizeLayoutTransposesPass
 from litert_torch.backend.jax_bridge import _wrap
 from torch import ops
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from edgekit.support.bounded import Bounded
 
+insert_t_q_dq = OptimizeLayoutTransposesPass.insert_t_q_dq
+"""The converter's own method."""
 PAD = ops.aten.constant_pad_nd.default
 REPEAT = ops.aten.repeat.default
 SHARED = 1024
@@ -41,6 +44,27 @@ def repeat_channels_last(node: Node) -> None:
     """Reorder the repeats of (batch, channel, height, width) to (batch, height, width, channel), in place."""
     batch, channel, *image = node.args[1]  # type: ignore[misc, str-unpack]
     node.args = (node.args[0], [batch, *image, channel])
+
+
+def keep_layout_marks() -> None:
+    """Let each reader of a DQ have it in the order of axes that it needs. A second call changes nothing.
+
+    Checked with litert-torch 0.10.0. Where its layout pass puts a transpose between a DQ and a reader, it gives the DQ
+    the mark of the transposed value, so that the next reader gets it in the wrong order: an activation such as
+    `threshold`, which becomes two operations, then computes wrong values where H, W and C are equal, and is an error
+    elsewhere. The method that is replaced belongs to a private class, and the change is global to the process.
+    """
+    if insert_t_q_dq is not OptimizeLayoutTransposesPass.insert_t_q_dq:
+        return
+
+    @wraps(insert_t_q_dq)
+    def keeping(self: Any, graph: Graph, input_dq: Node, *args: Any) -> Any:
+        meta = input_dq.meta
+        inserted = insert_t_q_dq(self, graph, input_dq, *args)
+        input_dq.meta = meta
+        return inserted
+
+    OptimizeLayoutTransposesPass.insert_t_q_dq = keeping
 
 
 def share_lowerings() -> None:

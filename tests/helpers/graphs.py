@@ -18,7 +18,14 @@ from edgekit.compiler.graph import constant, copy_sharing, refresh, set_values
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.runtime.backend import load_lowering
 
-CALIBRATION = ("center_weights", "use_all_levels", "minimize_range_mse", "tie_pools", "widen_scales", "limit_keys")
+CALIBRATION = (
+    "center_weights",
+    "use_all_levels",
+    "minimize_range_mse",
+    "tie_rearrangements",
+    "widen_scales",
+    "limit_keys",
+)
 ROUNDING = ("round_weights", "fit_weights")
 OTHERS = {
     "edgekit.compiler.quantize.calibrate": ("equalize", *CALIBRATION, *ROUNDING),

@@ -18,7 +18,7 @@ from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, 
 from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
 from edgekit.compiler.quantize.gptq import round_weights
-from edgekit.compiler.quantize.lowering import center_weights, tie_pools, use_all_levels
+from edgekit.compiler.quantize.lowering import center_weights, tie_rearrangements, use_all_levels
 from edgekit.compiler.quantize.passes import insertion_work, passes_of, reads_of
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
@@ -183,7 +183,7 @@ def quantize_like(
         quantized = _insert(graph, [sample], recipe, placement)
         if not calibration.write(quantized, {node.name: layout for node, layout in layouts.items()}, limit_pairs):
             return None
-        tie_pools(quantized)
+        tie_rearrangements(quantized)
         if limit_pairs:
             limit_keys(quantized)
         return _finish(quantized, recipe, target, lowering)
@@ -247,7 +247,7 @@ def _round(
     step: Step = no_step,
 ) -> None:
     """Round the weights of a Q/DQ graph with its final ranges, in place, and the weights in `unlimited`."""
-    tie_pools(quantized)
+    tie_rearrangements(quantized)
     if limit_pairs:
         widen_scales(quantized)
         limit_keys(quantized)

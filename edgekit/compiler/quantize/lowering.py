@@ -3,32 +3,41 @@
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, constant, replace_layer
+from edgekit.compiler.graph import A, add_constant, constant, operand, replace_layer
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantizers import (
     QUANTIZE_CHANNELS,
     int8_weight,
     layer_weights,
     quantizer_of,
+    quantizers,
     set_grid,
     set_int8_weights,
 )
 
+REARRANGEMENTS = {
+    A.max_pool2d.default, A.flip.default, A.fliplr.default, A.flipud.default, A.rot90.default, A.roll.default,
+    A.permute.default, A.transpose.int, A.reshape.default, A.flatten.using_ints, A.channel_shuffle.default,
+    A.pixel_shuffle.default, A.pixel_unshuffle.default,
+}  # fmt: skip
+"""Operations whose output has values of their input only."""
 
-def tie_pools(graph: GraphModule) -> int:
-    """Give each quantizer after a max pooling of int8 the range from before the pooling, in place.
 
-    This doesn't change any value. Returns the number of quantizers changed.
+def tie_rearrangements(graph: GraphModule) -> int:
+    """Give each quantizer of int8 values that were only rearranged or pooled their range from before, in place.
+
+    This avoids a second rounding, and LiteRT's kernel that flips values can't change their range. Returns the number of
+    quantizers changed.
     """
     tied = 0
-    for pool in graph.graph.find_nodes(op="call_function", target=A.max_pool2d.default):
-        before = quantizer_of(pool.args[0])
-        if before is None:
-            continue
-        for after in [quantizer_of(user) for user in pool.users]:  # a list: a new grid changes the users
-            if after is not None:
-                set_grid(after, before.grid)
-                tied += 1
+    for after in list(quantizers(graph)):
+        value = after.source
+        while value.target in REARRANGEMENTS:
+            value = operand(value)
+        before = quantizer_of(value)
+        if before is not None and before.grid[2:] == after.grid[2:] and before.grid != after.grid:
+            set_grid(after, before.grid)
+            tied += 1
     graph.recompile()
     return tied
 

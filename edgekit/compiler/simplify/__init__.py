@@ -14,7 +14,7 @@ from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batc
 from edgekit.compiler.simplify.biases import fold_biases
 from edgekit.compiler.simplify.branches import merge_branches
 from edgekit.compiler.simplify.constants import fold_constants
-from edgekit.compiler.simplify.equivalents import compare_booleans, rename_operations
+from edgekit.compiler.simplify.equivalents import compare_booleans, fix_random_slopes, rename_operations
 from edgekit.compiler.simplify.no_ops import (
     remove_assertions,
     remove_copies,
@@ -36,6 +36,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     remove_zero_sums,
     remove_expansions,
     compare_booleans,
+    fix_random_slopes,
     restore_batch_norms,
     remove_overwritten,
     select_by_mask,

@@ -3,7 +3,7 @@
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A
+from edgekit.compiler.graph import A, argument
 
 EQUIVALENT = {
     A.view.default: A.reshape.default,  # which works with any strides, and passes change them
@@ -33,3 +33,15 @@ def compare_booleans(graph: GraphModule) -> int:
     for node in booleans:
         node.target = A.ne.Tensor
     return len(booleans)
+
+
+def fix_random_slopes(graph: GraphModule) -> int:
+    """Replace each RReLU, whose slope is random in training only, by a leaky ReLU of its mean slope.
+
+    Returns the number of operations replaced.
+    """
+    nodes = graph.graph.find_nodes(op="call_function", target=A.rrelu.default)
+    for node in nodes:
+        slope = (argument(node, 1, 1 / 8) + argument(node, 2, 1 / 3)) / 2
+        node.target, node.args = A.leaky_relu.default, (node.args[0], slope)
+    return len(nodes)

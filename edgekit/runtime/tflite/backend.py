@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from litert_torch.quantize import pt2e_quantizer, quant_config
 from torch.fx import GraphModule
 
-from edgekit.compat.litert_torch import register_rewriters, share_lowerings
+from edgekit.compat.litert_torch import keep_layout_marks, register_rewriters, share_lowerings
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import example_input
@@ -27,6 +27,7 @@ from edgekit.runtime.tflite.lowering import (
     requantize_paddings,
     separate_joins,
     separate_quantizers,
+    spell_out_branches,
 )
 from edgekit.runtime.tflite.take_weights import take_weights
 from edgekit.runtime.tflite.weights import Key, Levels, put_weights
@@ -47,6 +48,7 @@ class Backend:
 
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         register_rewriters()
+        keep_layout_marks()
         share_lowerings()
         graph.training = False
         flatten_single_rows(graph)
@@ -63,6 +65,7 @@ class Backend:
             extra = [(F16, HALVES)]
             requantize_paddings(graph)
             concatenate_stacks(graph)
+            spell_out_branches(graph)
             separate_joins(graph)
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)

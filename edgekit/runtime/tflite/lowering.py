@@ -1,7 +1,8 @@
 """Lowering for LiteRT's converter: rewrites that work around it, and the lowerings that a recipe may name."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import getitem
 from typing import Any
 
@@ -130,28 +131,74 @@ def concatenate_stacks(graph: GraphModule) -> int:
     return changed
 
 
-def separate_joins(graph: GraphModule) -> int:
-    """Keep the ranges of the int8 inputs of each operation in `JOINS` whose output is float, in place.
+def spell_out_branches(graph: GraphModule) -> int:
+    """Replace Softplus, ELU and CELU by the choice between two branches that they are, in place. Returns their number.
 
-    LiteRT's converter would give all inputs the scale of one of them and clip the others, such as the class token: the
-    signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the output, with the
-    range of all. Otherwise the int8 inputs are multiplied by nearly 1. Returns how many operations it changed.
+    LiteRT's converter does the same, but only after `separate_joins`.
+    """
+    changed = 0
+    for target, branches in BRANCHES.items():
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            call = partial(insert, graph, node)
+            replace_layer(graph, node, call(A.where.self, *branches(call, node)))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def _softplus(call: Callable[..., Node], node: Node) -> tuple[Node, Any, Node]:
+    x, beta = node.args[0], argument(node, 1, 1)
+    scaled = x if beta == 1 else call(A.mul.Tensor, x, beta)
+    soft = call(A.log1p.default, call(A.exp.default, scaled))
+    return call(A.gt.Scalar, scaled, argument(node, 2, 20)), x, soft if beta == 1 else call(A.div.Tensor, soft, beta)
+
+
+def _elu(call: Callable[..., Node], node: Node) -> tuple[Node, Any, Node]:
+    x, (alpha, scale, input_scale) = node.args[0], (argument(node, place, 1) for place in (1, 2, 3))
+    if node.target is A.celu.default:
+        input_scale = 1 / alpha
+    below = call(A.expm1.default, x if input_scale == 1 else call(A.mul.Tensor, x, input_scale))
+    above = x if scale == 1 else call(A.mul.Tensor, x, scale)
+    return call(A.gt.Scalar, x, 0), above, call(A.mul.Tensor, below, alpha * scale)
+
+
+BRANCHES = {A.softplus.default: _softplus, A.elu.default: _elu, A.celu.default: _elu}
+"""Activations of two branches, and the arguments of `where` that compute them."""
+
+
+def separate_joins(graph: GraphModule) -> int:
+    """Keep the ranges of the inputs of each operation in `JOINS`, in place. Returns how many operations it changed.
+
+    LiteRT's converter would give all inputs the scale of one of them or of the output and clip the others, such as the
+    class token: the signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the
+    output, with the range of all. Otherwise the int8 inputs are multiplied by nearly 1. If the output is quantized, so
+    are float inputs that other operations read: `maximum(x, 0.2 * x)` would multiply a clipped x.
     """
     changed = 0
     for join in [node for node in graph.graph.nodes if node.target in JOINS]:
         found = {value: _quantizer_behind(value) for value in _joined(join)}
         int8 = {value: quantizer for value, quantizer in found.items() if quantizer is not None}
-        if not int8 or any(user.target is QUANTIZE for user in join.users):
-            continue
-        if len(int8) < len(found):
-            for value in int8:
-                join.replace_input_with(value, insert(graph, join, A.mul.Tensor, value, NEARLY_ONE))
-        else:
+        has_range = any(user.target is QUANTIZE for user in join.users)
+        if not has_range and len(int8) == len(found):
             again = _insert_quantizer(graph, join.next, join, _common_grid([*int8.values()]))
             join.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
-        changed += 1
+            changed += 1
+            continue
+        clipped = [] if has_range else [*int8]
+        if _is_quantized(join):
+            clipped += [value for value in found if value not in int8 and len(value.users) > 1]
+        for value in clipped:
+            join.replace_input_with(value, insert(graph, join, A.mul.Tensor, value, NEARLY_ONE))
+        changed += bool(clipped)
     graph.recompile()
     return changed
+
+
+def _is_quantized(value: Node) -> bool:
+    """Whether a value, or what joins and views make of it, is quantized."""
+    return any(
+        user.target is QUANTIZE or (user.target in JOINS | VIEWS and _is_quantized(user)) for user in value.users
+    )
 
 
 def _joined(join: Node) -> Sequence[Any]:

@@ -214,7 +214,7 @@ def test_a_failure_of_nncf_is_a_compile_error(graph: GraphModule, estimator: str
     [
         ("calibrate.equalize", {"equalization": 0.5}),
         ("calibrate.minimize_range_mse", {"estimator": "mse"}),
-        ("calibrate.tie_pools", {}),
+        ("calibrate.tie_rearrangements", {}),
         ("calibrate.round_weights", {"weight_rounding": "gptq"}),
         ("calibrate.fit_weights", {"weight_rounding": "fit"}),
         ("placement.is_padding", {}),

@@ -116,6 +116,27 @@ def test_pooling_does_not_change_the_scale(graph: GraphModule, samples: list[NDA
         assert 0 < (wanted - actual).abs().max() < 0.05 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("target", ["onnx", "tflite"])  # which quantize the outputs of convolutions
+def test_rearranging_does_not_change_the_scale(samples: list[NDArray[np.float32]], target: str) -> None:
+    class Flipped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.two(torch.relu(self.one(x)).flip(2).transpose(2, 3)).mean((2, 3)))
+            return logits
+
+    quantized = quantize(export_graph(Flipped().eval(), (1, 3, SIZE, SIZE)), samples, recipe(target, True), target)
+    (flip,) = quantized.graph.find_nodes(op="call_function", target=A.flip.default)
+    (turned,) = flip.users
+    (after,) = turned.users
+    assert after.target is Q.quantize_per_tensor.default
+    assert flip.args[0].target is Q.dequantize_per_tensor.default
+    assert {node.args[1:] for node in (after, *after.users)} == {flip.args[0].args[1:]}
+
+
 def test_a_sum_with_a_constant_is_no_residual(samples: list[NDArray[np.float32]]) -> None:
     class Placed(torch.nn.Module):
         def __init__(self) -> None:

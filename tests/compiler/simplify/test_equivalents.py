@@ -1,10 +1,11 @@
 """Operations that passes or runtimes don't know become equivalent ones."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.equivalents import compare_booleans, rename_operations
+from edgekit.compiler.simplify.equivalents import compare_booleans, fix_random_slopes, rename_operations
 from edgekit.compiler.simplify.no_ops import remove_copies
 from tests.helpers.graphs import simplified, targets_of
 
@@ -48,3 +49,12 @@ def test_the_view_of_a_copy_needs_no_copy() -> None:
     graph, _ = simplified(Rows(), IMAGE, rename_operations, remove_copies)
     assert targets_of(graph) == [A.permute.default, A.reshape.default]
     torch.testing.assert_close(graph(IMAGE), Rows()(IMAGE))
+
+
+@pytest.mark.parametrize("limits", [(), (0.2, 0.6)])
+def test_a_random_slope_is_its_mean(limits: tuple[float, ...]) -> None:
+    network = nn.RReLU(*limits).eval()
+    graph, places = simplified(network, IMAGE, fix_random_slopes)
+    assert places == 1
+    assert targets_of(graph) == [A.leaky_relu.default]
+    torch.testing.assert_close(graph(IMAGE), network(IMAGE))

@@ -186,6 +186,46 @@ class Joined(nn.Module):
         return logits
 
 
+class Branches(nn.Module):
+    """Small values of both signs that each activation reads several times, and chooses among the results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+        self.mixes = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in range(7)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, functional = self.first(x), nn.functional
+        x = x / x.abs().amax((1, 2, 3), keepdim=True)
+        of = [x - 0.02 * place for place in range(len(self.mixes))]
+        activated = [
+            functional.softplus(of[0], beta=2),
+            functional.elu(of[1], 0.5),
+            functional.celu(of[2], 0.2),
+            torch.where(of[3] > 0, of[3], 0.1 * of[3]),
+            torch.maximum(of[4], 0.1 * of[4]),
+            torch.minimum(of[5], 0.1 * of[5]),
+            torch.where(of[6] > 0.5, 0.5, torch.where(of[6] < 0, 0.1 * of[6], of[6])),
+        ]
+        mixed = [mix(value) for mix, value in zip(self.mixes, activated, strict=True)]
+        logits: Tensor = self.head(torch.stack(mixed).sum(0).mean((2, 3)))
+        return logits
+
+
+class Turned(nn.Module):
+    """Values between convolutions that are flipped or turned, or of which a threshold keeps some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(torch.rot90(self.first(x).flip(2), 1, (2, 3)))
+        logits: Tensor = self.head(self.third(nn.functional.threshold(x, 0.1, 0.0))[..., 0, 3])
+        return logits
+
+
 class Expanded(nn.Module):
     """Small values between convolutions that are expanded or repeated to the size of the image."""
 
@@ -216,8 +256,11 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
 
 @pytest.mark.parametrize(
     "network",
-    [Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Expanded],
-)
+    [
+        Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Branches,
+        Turned, Expanded,
+    ],
+)  # fmt: skip
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
     graph, images = calibrated(network)
     with torch.no_grad():
