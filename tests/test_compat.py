@@ -178,8 +178,9 @@ def test_litert_torch_still_gives_a_dq_the_layout_of_its_reader() -> None:
     """`keep_layout_marks` restores the DQ's own. Once the converter keeps it, edgekit's can be deleted."""
     import torch
     from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import utils
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.pass_body import OptimizeLayoutTransposesPass
 
-    from edgekit.compat.litert_torch import OptimizeLayoutTransposesPass, insert_t_q_dq, keep_layout_marks
+    from edgekit.compat.litert_torch import insert_t_q_dq, keep_layout_marks
     from edgekit.compiler.quantizers import DEQUANTIZE
 
     keep_layout_marks()

@@ -180,6 +180,11 @@ def literal(argument: Argument, kind: type[T]) -> T:
     return argument
 
 
+def number(argument: Argument) -> float:
+    """An argument that must be a number. Raises TypeError for any other."""
+    return float(argument) if isinstance(argument, int) else literal(argument, float)
+
+
 def integers(argument: Argument) -> list[int]:
     """An argument that must be a list or tuple of integers. Raises TypeError for any other."""
     if not isinstance(argument, list | tuple):

@@ -3,7 +3,7 @@
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, argument
+from edgekit.compiler.graph import A, argument, number
 
 EQUIVALENT = {
     A.view.default: A.reshape.default,  # which works with any strides, and passes change them
@@ -42,6 +42,6 @@ def fix_random_slopes(graph: GraphModule) -> int:
     """
     nodes = graph.graph.find_nodes(op="call_function", target=A.rrelu.default)
     for node in nodes:
-        slope = (argument(node, 1, 1 / 8) + argument(node, 2, 1 / 3)) / 2
-        node.target, node.args = A.leaky_relu.default, (node.args[0], slope)
+        lower, upper = number(argument(node, 1, 1 / 8)), number(argument(node, 2, 1 / 3))
+        node.target, node.args = A.leaky_relu.default, (node.args[0], (lower + upper) / 2)
     return len(nodes)

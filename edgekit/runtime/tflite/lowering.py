@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, argument, insert, pair, replace_layer, shape_of, value_of
+from edgekit.compiler.graph import (
+    A,
+    add_constant,
+    argument,
+    insert,
+    number,
+    operand,
+    pair,
+    replace_layer,
+    shape_of,
+    value_of,
+)
 from edgekit.compiler.quantize.runtime_lowering import Lowering, RuntimeLowering
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
 
@@ -146,15 +157,15 @@ def spell_out_branches(graph: GraphModule) -> int:
     return changed
 
 
-def _softplus(call: Callable[..., Node], node: Node) -> tuple[Node, Any, Node]:
-    x, beta = node.args[0], argument(node, 1, 1)
+def _softplus(call: Callable[..., Node], node: Node) -> tuple[Node, Node, Node]:
+    x, beta, threshold = operand(node), number(argument(node, 1, 1)), number(argument(node, 2, 20))
     scaled = x if beta == 1 else call(A.mul.Tensor, x, beta)
     soft = call(A.log1p.default, call(A.exp.default, scaled))
-    return call(A.gt.Scalar, scaled, argument(node, 2, 20)), x, soft if beta == 1 else call(A.div.Tensor, soft, beta)
+    return call(A.gt.Scalar, scaled, threshold), x, soft if beta == 1 else call(A.div.Tensor, soft, beta)
 
 
-def _elu(call: Callable[..., Node], node: Node) -> tuple[Node, Any, Node]:
-    x, (alpha, scale, input_scale) = node.args[0], (argument(node, place, 1) for place in (1, 2, 3))
+def _elu(call: Callable[..., Node], node: Node) -> tuple[Node, Node, Node]:
+    x, (alpha, scale, input_scale) = operand(node), (number(argument(node, place, 1)) for place in (1, 2, 3))
     if node.target is A.celu.default:
         input_scale = 1 / alpha
     below = call(A.expm1.default, x if input_scale == 1 else call(A.mul.Tensor, x, input_scale))
