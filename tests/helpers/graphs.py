@@ -33,9 +33,12 @@ OTHERS = {
     "edgekit.runtime.openvino.backend": ("fold_weights", "decompose_weight_quantizers"),
     "edgekit.runtime.tflite.backend": (
         "flatten_single_rows",
+        "crop_transposed_convolutions",
+        "separate_products",
         "multiply_expansions",
         "requantize_paddings",
         "concatenate_stacks",
+        "spell_out_branches",
         "separate_joins",
         "separate_quantizers",
         "take_weights",

@@ -25,7 +25,7 @@ from edgekit.compiler.simplify.no_ops import (
 )
 from edgekit.compiler.simplify.pooling import fix_adaptive_max_pooling
 from edgekit.compiler.simplify.windows import gather_overlaps, gather_windows
-from edgekit.compiler.simplify.writes import remove_overwritten, select_by_mask
+from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overwritten, select_by_mask
 
 PASSES: tuple[Callable[[GraphModule], int], ...] = (
     rename_operations,
@@ -40,6 +40,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     restore_batch_norms,
     remove_overwritten,
     select_by_mask,
+    gather_strided_writes,
     fix_adaptive_max_pooling,
     gather_windows,
     gather_overlaps,

@@ -3,7 +3,7 @@
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, argument, insert, shape_of
+from edgekit.compiler.graph import A, add_constant, argument, insert, literal, operand, shape_of
 
 
 def remove_overwritten(graph: GraphModule) -> int:
@@ -36,4 +36,25 @@ def select_by_mask(graph: GraphModule) -> int:
         if mask.meta["val"].dtype == torch.bool and shape_of(mask) == shape_of(source):
             put.replace_all_uses_with(insert(graph, put, A.where.self, mask, value, source, like=put))
             replaced += 1
+    return replaced
+
+
+def gather_strided_writes(graph: GraphModule) -> int:
+    """Replace ``x[..., ::2] = value`` by a choice from both values, because OpenVINO refuses such writes.
+
+    Returns the number of writes replaced.
+    """
+    replaced = 0
+    for put in graph.graph.find_nodes(op="call_function", target=A.slice_scatter.default):
+        places = (argument(put, place) for place in (3, 4, 5))
+        start, end, step = (None if place is None else literal(place, int) for place in places)
+        if step in (None, 1):
+            continue
+        to, value, axis = operand(put), operand(put, 1), literal(argument(put, 2, 0), int)
+        order = torch.arange(shape_of(to)[axis])
+        order[start:end:step] = torch.arange(shape_of(value)[axis]) + len(order)
+        both = insert(graph, put, A.cat.default, [to, value], axis)
+        chosen = add_constant(graph, put, f"{put.name}.order", order)
+        put.replace_all_uses_with(insert(graph, put, A.index_select.default, both, axis, chosen))
+        replaced += 1
     return replaced

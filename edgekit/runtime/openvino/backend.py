@@ -12,10 +12,10 @@ from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, replace_layer
 from edgekit.compiler.quantize.lowering import fold_weights
-from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS
+from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
-from edgekit.runtime.openvino.axes import split_reductions
+from edgekit.runtime.openvino.reductions import shield_extremes, split_reductions
 
 METADATA = '<edgekit value="'
 """Start of the element with the metadata. It is the last one of a model.xml."""
@@ -28,6 +28,7 @@ class Backend:
     def compile(self, graph: GraphModule, folder: Path, metadata: str, device_class: DeviceClass) -> Artifact:
         fold_weights(graph)
         decompose_weight_quantizers(graph)
+        is_quantized = any(quantizers(graph))
         example = example_input(graph)
         with compiler_errors("openvino"), exporting_by_copying(), decomposing_by_node():
             model = openvino.convert_model(torch.export.export(graph, (example,)), input=list(example.shape))
@@ -35,6 +36,8 @@ class Backend:
         model.outputs[0].get_tensor().set_names({"logits"})
         if device_class.is_arm:
             split_reductions(model)
+        if is_quantized:
+            shield_extremes(model)
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):

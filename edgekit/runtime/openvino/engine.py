@@ -37,7 +37,7 @@ def core() -> Any:
 def compile_for_cpu(model: Any, config: Mapping[str, str | int]) -> Any:
     """Compile an `openvino.Model` with static shapes."""
     if platform.machine() == "aarch64":  # the file may have been built for x86
-        from edgekit.runtime.openvino.axes import split_reductions
+        from edgekit.runtime.openvino.reductions import split_reductions
 
         split_reductions(model)
     return core().compile_model(model, "CPU", config)

@@ -22,10 +22,12 @@ from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.float_ends import float_ends, tabulate_gelus
 from edgekit.runtime.tflite.lowering import (
     concatenate_stacks,
+    crop_transposed_convolutions,
     flatten_single_rows,
     multiply_expansions,
     requantize_paddings,
     separate_joins,
+    separate_products,
     separate_quantizers,
     spell_out_branches,
 )
@@ -52,6 +54,8 @@ class Backend:
         share_lowerings()
         graph.training = False
         flatten_single_rows(graph)
+        crop_transposed_convolutions(graph)
+        separate_products(graph)
         for tensor in (*graph.parameters(), *graph.buffers()):
             # The converter frees its own contiguous copies before it reads them.
             tensor.data = tensor.data.contiguous()

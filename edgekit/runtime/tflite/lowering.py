@@ -1,7 +1,7 @@
 """Lowering for LiteRT's converter: rewrites that work around it, and the lowerings that a recipe may name."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from operator import getitem
 from typing import Any
@@ -34,6 +34,7 @@ VIEWS = PARTS | SPLITS | {
 """Operations through which LiteRT's converter passes a scale on."""
 JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
 """Operations whose inputs and output have one scale in LiteRT."""
+PRODUCTS = {A.matmul.default, A.bmm.default}
 NEARLY_ONE = 1 + 2**-23
 """The float32 next to 1: the converter would remove a product with 1."""
 
@@ -70,6 +71,51 @@ def flatten_single_rows(graph: GraphModule) -> int:
         flat = insert(graph, node, A.linear.default, row, *node.args[1:], like=node)
         node.replace_all_uses_with(insert(graph, node, A.reshape.default, flat, list(shape), like=node))
         graph.graph.erase_node(node)
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+def separate_products(graph: GraphModule) -> int:
+    """Multiply each product of matrices that a convolution over one row reads by nearly 1, in place.
+
+    LiteRT's converter makes one product of both, of a rank that its own checks refuse. Returns their number.
+    """
+    products: dict[Node, None] = {}
+    for target in (A.conv1d.default, A.conv2d.default):
+        for convolution in graph.graph.find_nodes(op="call_function", target=target):
+            source = _source(convolution.args[0], VIEWS | {QUANTIZE, DEQUANTIZE})
+            if shape_of(convolution)[2:-1] in {(), (1,)} and source.target in PRODUCTS:
+                products[source] = None
+    for product in products:
+        after = insert(graph, product.next, A.mul.Tensor, product, NEARLY_ONE)
+        product.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
+    graph.recompile()
+    return len(products)
+
+
+def crop_transposed_convolutions(graph: GraphModule) -> int:
+    """Replace the paddings of each transposed convolution by cutting its output, in place. Returns their number.
+
+    LiteRT's converter refuses most of them. A padding cuts the output at both ends; an output padding extends it, as
+    zeros after the input do.
+    """
+    changed = 0
+    for convolution in graph.graph.find_nodes(op="call_function", target=A.conv_transpose2d.input):
+        stride, padding, extra = (
+            pair(argument(convolution, place, default)) for place, default in ((3, 1), (4, 0), (5, 0))
+        )
+        if padding == extra == (0, 0):
+            continue
+        height, width = (
+            max(0, math.ceil((more - cut) / step)) for more, cut, step in zip(extra, padding, stride, strict=True)
+        )
+        padded = insert(graph, convolution, A.pad.default, convolution.args[0], [0, width, 0, height])
+        args = (padded, *convolution.args[1:4], [0, 0], [0, 0], *convolution.args[6:])
+        part = insert(graph, convolution, A.conv_transpose2d.input, *args, like=convolution)
+        for axis, (start, size) in enumerate(zip(padding, shape_of(convolution)[2:], strict=True), 2):
+            part = insert(graph, convolution, A.slice.Tensor, part, axis, start, start + size)
+        replace_layer(graph, convolution, part)
         changed += 1
     graph.recompile()
     return changed
@@ -256,9 +302,9 @@ def _quantizer_behind(value: Any) -> Quantizer | None:
     return quantizer_of(source) if source.target is DEQUANTIZE else None
 
 
-def _source(value: Any) -> Any:
+def _source(value: Any, views: Set[Any] = VIEWS) -> Any:
     """The node whose values a node only rearranges."""
-    while value.target in VIEWS:
+    while value.target in views:
         value = value.args[0]
     return value
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.writes import remove_overwritten, select_by_mask
+from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overwritten, select_by_mask
 from tests.helpers.graphs import simplified, targets_of
 
 IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -35,3 +35,19 @@ def test_a_value_that_is_written_where_a_mask_says_is_selected() -> None:
     targets = targets_of(graph)
     assert targets.count(A.where.self) == 1
     assert targets.count(A.index_put.default) == 1
+
+
+def test_values_that_are_written_at_every_second_place_are_chosen() -> None:
+    class Rotated(nn.Module):
+        """Pairs of neighbours turned by an angle, as rotary position embeddings are often written."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.zeros_like(x)
+            y[..., ::2] = 0.8 * x[..., ::2] - 0.6 * x[..., 1::2]
+            y[..., 1::2] = 0.6 * x[..., ::2] + 0.8 * x[..., 1::2]
+            y[:, 1] = 0.0
+            return y
+
+    graph, places = simplified(Rotated(), IMAGE, gather_strided_writes)
+    assert places == 2
+    torch.testing.assert_close(graph(IMAGE), Rotated()(IMAGE))

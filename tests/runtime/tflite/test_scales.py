@@ -226,6 +226,38 @@ class Turned(nn.Module):
         return logits
 
 
+class Context(nn.Module):
+    """Convolutions over one row of a product of matrices, as in GCNet and EfficientViM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.keys, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1), nn.Linear(8, 5)
+        self.mix, self.gate = nn.Conv1d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        weights = self.keys(x).flatten(2).softmax(2).transpose(1, 2)
+        summary = self.mix(x.flatten(2) @ weights).mean(2)
+        x = x * self.gate(torch.bmm(x.flatten(2), weights[..., :1]).unsqueeze(3))
+        logits: Tensor = self.head(x.mean((2, 3)) + summary)
+        return logits
+
+
+class Upsampled(nn.Module):
+    """Transposed convolutions with paddings of their input and their output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 5)
+        self.twice = nn.ConvTranspose2d(8, 8, 3, 2, 1, output_padding=1)
+        self.thrice = nn.ConvTranspose2d(8, 8, 5, 3, (1, 0), output_padding=(2, 1), groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        logits: Tensor = self.head(self.twice(x).mean((2, 3)) + self.thrice(x).amax((2, 3)))
+        return logits
+
+
 class Expanded(nn.Module):
     """Small values between convolutions that are expanded or repeated to the size of the image."""
 
@@ -258,7 +290,7 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
     "network",
     [
         Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Branches,
-        Turned, Expanded,
+        Turned, Context, Upsampled, Expanded,
     ],
 )  # fmt: skip
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
