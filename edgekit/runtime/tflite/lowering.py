@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence, Set
 from functools import partial
-from operator import getitem
+from operator import getitem, is_not
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def separate_products(graph: GraphModule) -> int:
                 products[source] = None
     for product in products:
         after = insert(graph, product.next, A.mul.Tensor, product, NEARLY_ONE)
-        product.replace_all_uses_with(after, delete_user_cb=lambda user, after=after: user is not after)
+        product.replace_all_uses_with(after, delete_user_cb=partial(is_not, after))
     graph.recompile()
     return len(products)
 
