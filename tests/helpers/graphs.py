@@ -36,6 +36,7 @@ OTHERS = {
         "crop_transposed_convolutions",
         "separate_products",
         "multiply_expansions",
+        "separate_poolings",
         "requantize_paddings",
         "concatenate_stacks",
         "spell_out_branches",

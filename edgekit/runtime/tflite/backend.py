@@ -27,6 +27,7 @@ from edgekit.runtime.tflite.lowering import (
     multiply_expansions,
     requantize_paddings,
     separate_joins,
+    separate_poolings,
     separate_products,
     separate_quantizers,
     spell_out_branches,
@@ -67,10 +68,11 @@ class Backend:
             config = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True)
             quantizer = pt2e_quantizer.PT2EQuantizer().set_global(config)
             extra = [(F16, HALVES)]
-            requantize_paddings(graph)
             concatenate_stacks(graph)
             spell_out_branches(graph)
             separate_joins(graph)
+            separate_poolings(graph)
+            requantize_paddings(graph)
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)

@@ -34,6 +34,9 @@ VIEWS = PARTS | SPLITS | {
 """Operations through which LiteRT's converter passes a scale on."""
 JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
 """Operations whose inputs and output have one scale in LiteRT."""
+AVERAGES = {A.avg_pool1d.default, A.avg_pool2d.default}
+POOLINGS = AVERAGES | {A.max_pool2d.default, A.amax.default, A.amin.default}
+"""Poolings whose input and output have one scale in LiteRT."""
 PRODUCTS = {A.matmul.default, A.bmm.default}
 NEARLY_ONE = 1 + 2**-23
 """The float32 next to 1: the converter would remove a product with 1."""
@@ -141,6 +144,25 @@ def multiply_expansions(graph: GraphModule) -> int:
     return changed
 
 
+def separate_poolings(graph: GraphModule) -> int:
+    """Keep the ranges of float values whose pooling is quantized, in place. Returns how many poolings it changed.
+
+    LiteRT's converter moves the quantizer before the pooling, where it clips: averages have a narrower range, and
+    others may read the value. The results of these poolings are multiplied by nearly 1.
+    """
+    changed = 0
+    for pool in [node for node in graph.graph.nodes if node.target in POOLINGS]:
+        source = operand(pool)
+        if _quantizer_behind(source) is not None or not _is_quantized(pool):
+            continue
+        if pool.target in AVERAGES or len(source.users) > 1:
+            after = insert(graph, pool.next, A.mul.Tensor, pool, NEARLY_ONE)
+            pool.replace_all_uses_with(after, delete_user_cb=partial(is_not, after))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
 def requantize_paddings(graph: GraphModule) -> int:
     """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place. Returns their number.
 
@@ -228,16 +250,19 @@ def separate_joins(graph: GraphModule) -> int:
 
     LiteRT's converter would give all inputs the scale of one of them or of the output and clip the others, such as the
     class token: the signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the
-    output, with the range of all. Otherwise the int8 inputs are multiplied by nearly 1. If the output is quantized, so
-    are float inputs that other operations read: `maximum(x, 0.2 * x)` would multiply a clipped x.
+    output, with the range that one of its readers gives it, or that of all inputs. Otherwise the int8 inputs are
+    multiplied by nearly 1, unless each reader quantizes the output. If one does, so are float inputs that other
+    operations read: `maximum(x, 0.2 * x)` would multiply a clipped x.
     """
     changed = 0
     for join in [node for node in graph.graph.nodes if node.target in JOINS]:
         found = {value: _quantizer_behind(value) for value in _joined(join)}
         int8 = {value: quantizer for value, quantizer in found.items() if quantizer is not None}
-        has_range = any(user.target is QUANTIZE for user in join.users)
+        ranges = [quantizer for user in join.users if user.target is QUANTIZE and (quantizer := quantizer_of(user))]
+        has_range = len(ranges) == len(join.users)
         if not has_range and len(int8) == len(found):
-            again = _insert_quantizer(graph, join.next, join, _common_grid([*int8.values()]))
+            grid = ranges[0].grid if ranges else _common_grid([*int8.values()])
+            again = _insert_quantizer(graph, join.next, join, grid)
             join.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
             changed += 1
             continue

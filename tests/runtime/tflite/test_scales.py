@@ -226,6 +226,26 @@ class Turned(nn.Module):
         return logits
 
 
+class Pooled(nn.Module):
+    """A concatenation of two ranges that a convolution and a pooling read, as in Inception, and poolings of floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+        nn.init.normal_(self.large.weight, 0, 3)
+        self.mixes = nn.ModuleList([nn.Conv2d(16, 8, 1) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([torch.relu(self.small(x)), torch.relu(self.large(x))], 1)
+        one, two, three, four = self.mixes
+        mean = 3 * both.mean((2, 3), keepdim=True)
+        x = one(both) + two(nn.functional.avg_pool2d(both, 3, 1, 1)) + three(nn.functional.avg_pool2d(mean, 3, 1, 1))
+        exact = both / both.amax((2, 3), keepdim=True) - 0.5
+        x = x + four(nn.functional.max_pool2d(exact, 3, 1, 1) * exact.amin((2, 3), keepdim=True))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
 class Context(nn.Module):
     """Convolutions over one row of a product of matrices, as in GCNet and EfficientViM."""
 
@@ -290,7 +310,7 @@ def test_quantizers_of_a_part_or_a_softmax_are_separated(network: type[nn.Module
     "network",
     [
         Concatenated, ClassToken, Positions, Dense, DualPath, TalkingHeads, Windows, Outlook, Halves, Joined, Branches,
-        Turned, Context, Upsampled, Expanded,
+        Turned, Pooled, Context, Upsampled, Expanded,
     ],
 )  # fmt: skip
 def test_the_file_computes_what_the_calibrated_graph_does(network: type[nn.Module], tmp_path: Path) -> None:
