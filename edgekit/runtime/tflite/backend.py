@@ -20,20 +20,22 @@ from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.tflite.biases import rescale_biases
 from edgekit.runtime.tflite.engine import F16, F16_OFFERED
 from edgekit.runtime.tflite.float_ends import float_ends, tabulate_gelus
-from edgekit.runtime.tflite.lowering import (
+from edgekit.runtime.tflite.ranges import (
     concatenate_stacks,
-    crop_transposed_convolutions,
-    flatten_single_rows,
-    multiply_expansions,
     requantize_paddings,
     separate_joins,
     separate_poolings,
-    separate_products,
     separate_quantizers,
     spell_out_branches,
 )
 from edgekit.runtime.tflite.take_weights import take_weights
 from edgekit.runtime.tflite.weights import Key, Levels, put_weights
+from edgekit.runtime.tflite.workarounds import (
+    crop_transposed_convolutions,
+    flatten_single_rows,
+    multiply_expansions,
+    separate_products,
+)
 
 HALVES = b"fp16accfp16"
 """Value of the metadata that lets XNNPACK compute float layers in f16 where the processor has it natively."""

@@ -18,7 +18,7 @@ from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.tflite.lowering import requantize_paddings
+from edgekit.runtime.tflite.ranges import requantize_paddings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86

@@ -1,0 +1,209 @@
+"""Rewrites that keep LiteRT's converter from giving INT8 values other ranges than the calibrated graph's."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import is_not
+from typing import Any
+
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, argument, insert, number, operand, pair, replace_layer
+from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
+from edgekit.runtime.tflite.views import NEARLY_ONE, PARTS, VIEWS, source_of
+
+JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
+"""Operations whose inputs and output have one scale in LiteRT."""
+AVERAGES = {A.avg_pool1d.default, A.avg_pool2d.default}
+POOLINGS = AVERAGES | {A.max_pool2d.default, A.amax.default, A.amin.default}
+"""Poolings whose input and output have one scale in LiteRT."""
+
+
+def concatenate_stacks(graph: GraphModule) -> int:
+    """Replace each stack by a concatenation of values with one more axis, in place. Returns their number.
+
+    LiteRT's converter does the same, but only after `separate_joins`.
+    """
+    changed = 0
+    for stack in graph.graph.find_nodes(op="call_function", target=A.stack.default):
+        axis = argument(stack, 1, 0)
+        parts = [insert(graph, stack, A.unsqueeze.default, value, axis) for value in stack.args[0]]
+        replace_layer(graph, stack, insert(graph, stack, A.cat.default, parts, axis))
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+def spell_out_branches(graph: GraphModule) -> int:
+    """Replace Softplus, ELU and CELU by the choice between two branches that they are, in place. Returns their number.
+
+    LiteRT's converter does the same, but only after `separate_joins`.
+    """
+    changed = 0
+    for target, branches in BRANCHES.items():
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            call = partial(insert, graph, node)
+            replace_layer(graph, node, call(A.where.self, *branches(call, node)))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def _softplus(call: Callable[..., Node], node: Node) -> tuple[Node, Node, Node]:
+    x, beta, threshold = operand(node), number(argument(node, 1, 1)), number(argument(node, 2, 20))
+    scaled = x if beta == 1 else call(A.mul.Tensor, x, beta)
+    soft = call(A.log1p.default, call(A.exp.default, scaled))
+    return call(A.gt.Scalar, scaled, threshold), x, soft if beta == 1 else call(A.div.Tensor, soft, beta)
+
+
+def _elu(call: Callable[..., Node], node: Node) -> tuple[Node, Node, Node]:
+    x, (alpha, scale, input_scale) = operand(node), (number(argument(node, place, 1)) for place in (1, 2, 3))
+    if node.target is A.celu.default:
+        input_scale = 1 / alpha
+    below = call(A.expm1.default, x if input_scale == 1 else call(A.mul.Tensor, x, input_scale))
+    above = x if scale == 1 else call(A.mul.Tensor, x, scale)
+    return call(A.gt.Scalar, x, 0), above, call(A.mul.Tensor, below, alpha * scale)
+
+
+BRANCHES = {A.softplus.default: _softplus, A.elu.default: _elu, A.celu.default: _elu}
+"""Activations of two branches, and the arguments of `where` that compute them."""
+
+
+def separate_joins(graph: GraphModule) -> int:
+    """Keep the ranges of the inputs of each operation in `JOINS`, in place. Returns how many operations it changed.
+
+    LiteRT's converter would give all inputs the scale of one of them or of the output and clip the others, such as the
+    class token: the signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the
+    output, with the range that one of its readers gives it, or that of all inputs. Otherwise the int8 inputs are
+    multiplied by nearly 1, unless each reader quantizes the output. If one does, so are float inputs that other
+    operations read: `maximum(x, 0.2 * x)` would multiply a clipped x.
+    """
+    changed = 0
+    for join in [node for node in graph.graph.nodes if node.target in JOINS]:
+        found = {value: _quantizer_behind(value) for value in _joined(join)}
+        int8 = {value: quantizer for value, quantizer in found.items() if quantizer is not None}
+        ranges = [quantizer for user in join.users if user.target is QUANTIZE and (quantizer := quantizer_of(user))]
+        has_range = len(ranges) == len(join.users)
+        if not has_range and len(int8) == len(found):
+            grid = ranges[0].grid if ranges else _common_grid([*int8.values()])
+            again = _insert_quantizer(graph, join.next, join, grid)
+            join.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
+            changed += 1
+            continue
+        clipped = [] if has_range else [*int8]
+        if _is_quantized(join):
+            clipped += [value for value in found if value not in int8 and len(value.users) > 1]
+        for value in clipped:
+            join.replace_input_with(value, insert(graph, join, A.mul.Tensor, value, NEARLY_ONE))
+        changed += bool(clipped)
+    graph.recompile()
+    return changed
+
+
+def _is_quantized(value: Node) -> bool:
+    """Whether a value, or what joins and views make of it, is quantized."""
+    return any(
+        user.target is QUANTIZE or (user.target in JOINS | VIEWS and _is_quantized(user)) for user in value.users
+    )
+
+
+def _joined(join: Node) -> Sequence[Any]:
+    """The values that an operation in `JOINS` joins."""
+    values: Any = join.args[-2:] if isinstance(join.args[0], Node) else join.args[0]
+    return [value for value in values if isinstance(value, Node)]
+
+
+def separate_poolings(graph: GraphModule) -> int:
+    """Keep the ranges of float values whose pooling is quantized, in place. Returns how many poolings it changed.
+
+    LiteRT's converter moves the quantizer before the pooling, where it clips: averages have a narrower range, and
+    others may read the value. The results of these poolings are multiplied by nearly 1.
+    """
+    changed = 0
+    for pool in [node for node in graph.graph.nodes if node.target in POOLINGS]:
+        source = operand(pool)
+        if _quantizer_behind(source) is not None or not _is_quantized(pool):
+            continue
+        if pool.target in AVERAGES or len(source.users) > 1:
+            after = insert(graph, pool.next, A.mul.Tensor, pool, NEARLY_ONE)
+            pool.replace_all_uses_with(after, delete_user_cb=partial(is_not, after))
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def requantize_paddings(graph: GraphModule) -> int:
+    """Put Q/DQ between the padding and the averaging of each int8 average pooling, in place. Returns their number.
+
+    The values don't change. LiteRT's converter would move the quantizer after the pooling, whose range is narrower,
+    to its input, where it clips.
+    """
+    changed = 0
+    for pool in graph.graph.find_nodes(op="call_function", target=A.avg_pool2d.default):
+        padded = _explicit_padding(graph, pool)
+        quantizer = quantizer_of(padded.args[0]) if padded.target is A.pad.default else None
+        if quantizer is None:
+            continue
+        pool.args = (_insert_quantizer(graph, pool, padded, quantizer.grid), *pool.args[1:])
+        changed += 1
+    graph.recompile()
+    return changed
+
+
+def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
+    """Split the padding that an average pooling counts from the pooling; return the pooling's input."""
+    source: Node = pool.args[0]  # type: ignore[assignment]
+    height, width = pair(argument(pool, 3, 0))
+    rounded_up, counted, divisor = (
+        argument(pool, place, default) for place, default in ((4, False), (5, True), (6, None))
+    )
+    if (height, width) == (0, 0) or rounded_up or not counted or divisor:
+        return source
+    padded = insert(graph, pool, A.pad.default, source, [width, width, height, height])
+    pool.args = (padded, *pool.args[1:3])
+    return padded
+
+
+def separate_quantizers(graph: GraphModule) -> int:
+    """Keep the converter from moving quantizers to where they do harm, in place. Returns how many it changed.
+
+    LiteRT's converter moves a quantizer to the value that the views before it rearrange. If that is a softmax, it takes
+    an INT8 kernel, which refuses every range except [0, 1). If a view takes a part of the value, all other parts, such
+    as the class token, are clipped to the range of this one: coat_lite_tiny had 6 instead of 16 dB.
+    """
+    changed = 0
+    for quantizer in quantizers(graph):
+        node, value = quantizer.node, quantizer.source
+        source = source_of(value)
+        if source.target is A.softmax.int or (source.target is not DEQUANTIZE and _takes_a_part(value)):
+            node.args = (insert(graph, node, A.mul.Tensor, value, NEARLY_ONE), *node.args[1:])
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def _takes_a_part(value: Any) -> bool:
+    """Whether the views that make a value leave out a part of their source that others read."""
+    while value.target in VIEWS:
+        view, value = value, value.args[0]
+        if view.target in PARTS and len(value.users) > 1:
+            return True
+    return False
+
+
+def _insert_quantizer(graph: GraphModule, before: Node, value: Node, grid: Grid) -> Node:
+    """Insert Q/DQ of a value before a node; return the DQ."""
+    return insert(graph, before, DEQUANTIZE, insert(graph, before, QUANTIZE, value, *grid), *grid)
+
+
+def _quantizer_behind(value: Any) -> Quantizer | None:
+    """The quantizer of a value, if the value is only rearranged after that; else None."""
+    source = source_of(value)
+    return quantizer_of(source) if source.target is DEQUANTIZE else None
+
+
+def _common_grid(int8: Sequence[Quantizer]) -> Grid:
+    """The grid that represents the values of all these quantizers."""
+    lows, highs = zip(*(quantizer.representable_range for quantizer in int8), strict=True)
+    low, high, first = min(lows), max(highs), int8[0]
+    scale = (high - low) / (first.high - first.low)
+    return scale, round(first.low - low / scale), first.low, first.high, first.dtype
