@@ -73,7 +73,7 @@ def separate_joins(graph: GraphModule) -> int:
 
     LiteRT's converter would give all inputs the scale of one of them or of the output and clip the others, such as the
     class token: the signal-to-noise ratio of pit_ti_224 was 12 instead of 26 dB. If all inputs are int8, so becomes the
-    output, with the range that one of its readers gives it, or that of all inputs. Otherwise the int8 inputs are
+    output, with the range of all inputs, or one that contains it if a reader has one. Otherwise the int8 inputs are
     multiplied by nearly 1, unless each reader quantizes the output. If one does, so are float inputs that other
     operations read: `maximum(x, 0.2 * x)` would multiply a clipped x.
     """
@@ -84,8 +84,7 @@ def separate_joins(graph: GraphModule) -> int:
         ranges = [quantizer for user in join.users if user.target is QUANTIZE and (quantizer := quantizer_of(user))]
         has_range = len(ranges) == len(join.users)
         if not has_range and len(int8) == len(found):
-            grid = ranges[0].grid if ranges else _common_grid([*int8.values()])
-            again = _insert_quantizer(graph, join.next, join, grid)
+            again = _insert_quantizer(graph, join.next, join, _common_grid([*int8.values()], ranges))
             join.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again.args[0])
             changed += 1
             continue
@@ -201,9 +200,12 @@ def _quantizer_behind(value: Any) -> Quantizer | None:
     return quantizer_of(source) if source.target is DEQUANTIZE else None
 
 
-def _common_grid(int8: Sequence[Quantizer]) -> Grid:
-    """The grid that represents the values of all these quantizers."""
+def _common_grid(int8: Sequence[Quantizer], known: Sequence[Quantizer]) -> Grid:
+    """The grid that represents the values of all these quantizers: the first known one that does, or a new one."""
     lows, highs = zip(*(quantizer.representable_range for quantizer in int8), strict=True)
     low, high, first = min(lows), max(highs), int8[0]
+    for quantizer in known:
+        if quantizer.representable_range[0] <= low and high <= quantizer.representable_range[1]:
+            return quantizer.grid
     scale = (high - low) / (first.high - first.low)
     return scale, round(first.low - low / scale), first.low, first.high, first.dtype
