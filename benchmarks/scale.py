@@ -109,9 +109,11 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
 def part(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     """Measure rows with `stages_of` in a new process."""
     from edgekit.pipeline.builder import GIVE_BACK
+    from edgekit.support.waiting import SLEEPING
 
     command = [sys.executable, "-m", "benchmarks.scale", "--part", name, str(file), target]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | GIVE_BACK)
+    environment = os.environ | GIVE_BACK | dict([SLEEPING])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return rows
 
