@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import is_not
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, argument, insert, number, operand, pair, replace_layer
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
-from edgekit.runtime.tflite.views import NEARLY_ONE, PARTS, VIEWS, source_of
+from edgekit.runtime.tflite.views import NEARLY_ONE, PARTS, VIEWS, multiply_by_nearly_one, source_of
 
 JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
 """Operations whose inputs and output have one scale in LiteRT."""
@@ -123,8 +122,7 @@ def separate_poolings(graph: GraphModule) -> int:
         if _quantizer_behind(source) is not None or not _is_quantized(pool):
             continue
         if pool.target in AVERAGES or len(source.users) > 1:
-            after = insert(graph, pool.next, A.mul.Tensor, pool, NEARLY_ONE)
-            pool.replace_all_uses_with(after, delete_user_cb=partial(is_not, after))
+            multiply_by_nearly_one(graph, pool)
             changed += 1
     graph.recompile()
     return changed

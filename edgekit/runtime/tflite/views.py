@@ -1,10 +1,13 @@
 """Operations that LiteRT's converter looks through, and a product that it doesn't."""
 
 from collections.abc import Set
-from operator import getitem
+from functools import partial
+from operator import getitem, is_not
 from typing import Any
 
-from edgekit.compiler.graph import A
+from torch.fx import GraphModule, Node
+
+from edgekit.compiler.graph import A, insert
 
 PARTS = {A.slice.Tensor, A.select.int, A.narrow.default, A.index_select.default, getitem}
 """Operations that take a part of a value, among them that of a split."""
@@ -23,3 +26,9 @@ def source_of(value: Any, views: Set[Any] = VIEWS) -> Any:
     while value.target in views:
         value = value.args[0]
     return value
+
+
+def multiply_by_nearly_one(graph: GraphModule, value: Node) -> None:
+    """Let all readers of a value read its product with `NEARLY_ONE`, so that the converter keeps them apart from it."""
+    product = insert(graph, value.next, A.mul.Tensor, value, NEARLY_ONE)
+    value.replace_all_uses_with(product, delete_user_cb=partial(is_not, product))

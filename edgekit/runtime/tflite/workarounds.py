@@ -1,15 +1,13 @@
 """Rewrites of operations that LiteRT's converter refuses or computes wrongly, in float and in INT8."""
 
 import math
-from functools import partial
-from operator import is_not
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, add_constant, argument, insert, pair, replace_layer, shape_of, value_of
 from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE
-from edgekit.runtime.tflite.views import NEARLY_ONE, VIEWS, source_of
+from edgekit.runtime.tflite.views import VIEWS, multiply_by_nearly_one, source_of
 
 PRODUCTS = {A.matmul.default, A.bmm.default}
 
@@ -45,8 +43,7 @@ def separate_products(graph: GraphModule) -> int:
             if shape_of(convolution)[2:-1] in {(), (1,)} and source.target in PRODUCTS:
                 products[source] = None
     for product in products:
-        after = insert(graph, product.next, A.mul.Tensor, product, NEARLY_ONE)
-        product.replace_all_uses_with(after, delete_user_cb=partial(is_not, after))
+        multiply_by_nearly_one(graph, product)
     graph.recompile()
     return len(products)
 
