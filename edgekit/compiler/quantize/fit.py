@@ -31,7 +31,7 @@ from edgekit.compiler.graph import (
 )
 from edgekit.compiler.layers import DenseLayer, dense_layer
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, round_levels
-from edgekit.compiler.quantize.moments import choose_damping, correction, layer_moments
+from edgekit.compiler.quantize.moments import Moments, choose_damping, correction, layer_moments
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
 from edgekit.compiler.quantize.work import fit_work
 from edgekit.compiler.quantizers import QUANTIZATIONS, LayerWeights, int8_weight, set_int8_weights
@@ -145,7 +145,7 @@ class Walk:
         if best.shape[2] <= MOST_INPUTS:
             exact, quantized = self._exact[layer.source], self._quantized[layer.source]
             halves = layer_moments(layer, best, exact, quantized, self._at_once)
-            both = halves[0] + halves[1]
+            both = Moments.sum(halves)
             best, covariance = best + correction(both, choose_damping(halves)), both.covariance
         round_to = self.rounding(layer, best, covariance, (quantizer.low, quantizer.high))
 
@@ -166,7 +166,7 @@ class Walk:
         bias = weight_of(self._graph, layer.bias)
         error = torch.zeros(len(bias), dtype=torch.float64)
         for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
-            error = error + (exact - quantized).movedim(axis, 0).flatten(1).mean(1).double() / len(self._nodes.images)
+            error += _mean(exact - quantized, axis) / len(self._nodes.images)
         corrected = (bias.double() + error).float()
         if other := self._unlimited.get(node):
             self._unlimited[node] = replace(other, bias=corrected + self._mean_difference(layer, other.weight))
@@ -174,7 +174,8 @@ class Walk:
         old, node.args = node.args, (*node.args[:2], new, *node.args[3:])
         drop_constants(self._graph, old[2:3])
         shift = error.float().view(-1, 1, 1) if axis == 1 else error.float()
-        self._quantized[node] = [quantized + shift for quantized in self._quantized[node]]
+        for quantized in self._quantized[node]:
+            quantized.add_(shift)
 
     def _mean_difference(self, layer: DenseLayer, weight: Tensor) -> Tensor:
         """What the layer's outputs lose on average if it gets another weight: [out]. It is linear in its input."""
@@ -182,7 +183,12 @@ class Walk:
         mean = sum(image / len(inputs) for image in inputs)
         lost = self._quantized[layer.weight] - weight
         difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
-        return difference.movedim(layer.channel_axis, 0).flatten(1).mean(1)
+        return _mean(difference, layer.channel_axis)
+
+
+def _mean(values: Tensor, axis: int) -> Tensor:
+    """The mean of each channel, over all other axes: [C]."""
+    return values.mean([other for other in range(values.ndim) if other != axis % values.ndim])
 
 
 def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.nn import functional as F
 
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.execution.memory import VALUES_BYTES, subset_that_fits
@@ -22,6 +21,7 @@ from edgekit.compiler.execution.node_by_node import NodeByNode, Values
 from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import DenseLayer, dense_layers
+from edgekit.compiler.quantize.rows import input_rows, most_rows, positions_of, second_moments, stride_from
 from edgekit.compiler.quantize.saturation import pairings_of
 from edgekit.compiler.quantize.work import gptq_work, hessian_work
 from edgekit.compiler.quantizers import LayerWeights, int8_weight, set_int8_weights
@@ -32,8 +32,6 @@ from edgekit.support.weight_pairs import LARGEST_SUM
 
 PERCDAMP = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal. Without it, weights of constant inputs drift."""
-TRIANGLE = 512
-"""Size of a triangular matrix that is inverted at once."""
 BLOCK = 32
 MOST_INPUTS = 8192
 """Largest number of inputs of a layer whose weights GPTQ rounds. For more inputs, the Hessian needs gigabytes."""
@@ -80,9 +78,9 @@ def _round_groups(
     rounded, run = 0, sum(node_work(graph).values())
     groups = list(_groups(graph))
     for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
-        collection = len(samples) * (run + sum(hessian_work(layer) for layer in group))
+        collection = len(samples) * run + sum(hessian_work(layer, len(samples)) for layer in group)
         collecting, *rounding = parts_of(of_group, [collection, *(gptq_work(layer) for layer in group)])
-        collector = _HessianCollector(graph, group)
+        collector = _HessianCollector(graph, group, len(samples))
         collector.collect(samples, collecting)
         for layer, of_layer in zip(group, rounding, strict=True):
             round_layer(layer, collector.hessians.pop(layer.node))
@@ -109,13 +107,12 @@ def _round_layer_by_layer(
     to_round, images = {layer.node: layer for layer in layers}, len(nodes.images)
     work = {node: images * run for node, run in node_work(graph).items()}
     for each in layers:
-        work[each.node] += images * hessian_work(each) + gptq_work(each)
+        work[each.node] += hessian_work(each, images) + gptq_work(each)
     for node, visited in zip(work, parts_of(step, [*work.values()]), strict=True):
         inputs = node.all_input_nodes
         layer = to_round.get(node)
         if layer is not None and isinstance(values[layer.source], list):
-            rows = (input_rows(layer, x) for x in values[layer.source])
-            hessian = reduce(torch.add, (each.mT @ each for each in rows))
+            hessian = reduce(torch.add, (_hessian(layer, x, images) for x in values[layer.source]))
             values[layer.weight] = round_layer(layer, hessian)
             rounded += 1
         if node.op != "output":
@@ -187,93 +184,55 @@ def _can_be_rounded(graph: GraphModule, layer: DenseLayer, most: int) -> bool:
 class _HessianCollector(Collector[Tensor]):
     """Sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
 
-    def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer]) -> None:
-        self._layers = {layer.node: layer for layer in layers}
+    def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer], images: int) -> None:
+        self._layers, self._images = {layer.node: layer for layer in layers}, images
         super().__init__(graph, self._layers)
         self.hessians: dict[Node, Tensor] = {}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        rows = input_rows(self._layers[node], inputs[0])
-        return rows.mT @ rows
+        return _hessian(self._layers[node], inputs[0], self._images)
 
     def add(self, node: Node, part: Tensor) -> None:
         self.hessians[node] = self.hessians[node] + part if node in self.hessians else part
 
 
-def input_rows(layer: DenseLayer, x: Tensor, every: int = 1) -> Tensor:
-    """The inputs that meet a layer's weights, one row for each output position and group: [groups,positions,in].
-
-    `every` keeps one row of that many.
-    """
-    if not layer.is_conv:
-        return x.flatten(0, -2)[None, ::every]
-    if layer.kernel == layer.stride == (1, 1) and layer.padding == (0, 0):
-        columns = x[0].flatten(1)[:, ::every]
-    elif every == 1:
-        columns = F.unfold(x, layer.kernel, layer.dilation, layer.padding, layer.stride)[0]
-    else:
-        windows = _windows(layer, x)
-        positions = torch.arange(0, windows.shape[1] * windows.shape[2], every)
-        chosen = windows[:, positions // windows.shape[2], positions % windows.shape[2]]
-        return chosen.view(layer.groups, -1, *chosen.shape[1:]).transpose(1, 2).flatten(2)
-    return columns.reshape(layer.groups, -1, columns.shape[-1]).transpose(1, 2)
-
-
-def _windows(layer: DenseLayer, x: Tensor) -> Tensor:
-    """A view of a convolution's input [1,C,H,W]: [C,rows,columns,*kernel] for the rows and columns of its output."""
-    (top, left), padded = layer.padding, x[0]
-    if top or left:
-        padded = F.pad(padded, (left, left, top, top))
-    for axis, (size, dilation, stride) in enumerate(zip(layer.kernel, layer.dilation, layer.stride, strict=True), 1):
-        padded = padded.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    return padded
+def _hessian(layer: DenseLayer, x: Tensor, images: int) -> Tensor:
+    """The part of a layer's Hessian, [1,in,in], that comes from its input for one of this many images."""
+    positions = positions_of(layer)
+    return second_moments(input_rows(layer, x, stride_from(images * positions // most_rows(layer.inputs), positions)))
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """Compensation of the rounding error of each weight by the later weights of its layer."""
+    """Compensation of the rounding errors of a layer's weights by the weights that are rounded after them.
+
+    GPTQ finds what each error changes in all later weights in the inverse of the Hessian. What all earlier errors
+    change in a weight needs no inverse, and is the same (arXiv 2507.18553).
+    """
 
     order: Tensor
-    """Inputs in the order in which their weights are rounded, int64 [groups,in]."""
-    factor: Tensor
-    """Upper Cholesky factor of the inverse Hessian in this order, float64 [groups,in,in]."""
+    """Inputs in the reverse of the order in which their weights are rounded, int64 [groups,in]."""
+    shares: Tensor
+    """Shares of an input's rounding errors, in rows, that other inputs take up, in columns: float64 [groups,in,in],
+    lower triangular, and 1 on its diagonal."""
 
     @classmethod
     def of(cls, hessian: Tensor, shape: list[int]) -> Self:
         """Factorize the Hessian [groups,in,in] of a layer's inputs. Raises CompileError with the weight's `shape`."""
-        matrix = hessian.double()
-        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        diagonal = hessian.double().diagonal(dim1=1, dim2=2)
         damping = PERCDAMP * diagonal.mean(1, keepdim=True) + 1e-30
-        order = (diagonal + damping).argsort(dim=1, descending=True, stable=True)
-        # The lower factor with both axes reversed is the inverse of the upper factor of the inverse.
-        last_first = order.flip(1)
+        order = (diagonal + damping).argsort(dim=1, descending=True, stable=True).flip(1)
         groups = torch.arange(len(order))[:, None, None]
-        matrix = matrix[groups, last_first[:, :, None], last_first[:, None, :]]
+        matrix = hessian[groups, order[:, :, None], order[:, None, :]].double()
         matrix.diagonal(dim1=1, dim2=2).add_(damping)
         try:
-            factor = _inverse(torch.linalg.cholesky(matrix).flip(1, 2))
+            factor = torch.linalg.cholesky(matrix)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise CompileError(
-                f"GPTQ can't round weights {shape}: the Hessian of their inputs can't be inverted",
+                f"GPTQ can't round weights {shape}: the Hessian of their inputs isn't positive definite",
                 fix='Set weight_rounding = "nearest" in the recipe',
             ) from error
-        return cls(order, factor)
-
-
-def _inverse(triangle: Tensor) -> Tensor:
-    """The inverse of upper triangular matrices [groups,n,n], by halves: most of the work is in matrix products."""
-    size = triangle.shape[1]
-    if size <= TRIANGLE:
-        inverse: Tensor = torch.linalg.solve_triangular(
-            triangle, torch.eye(size, dtype=triangle.dtype)[None], upper=True
-        )
-        return inverse
-    first, last = slice(0, size // 2), slice(size // 2, size)
-    inverse = torch.zeros_like(triangle)
-    for part in (first, last):
-        inverse[:, part, part] = _inverse(triangle[:, part, part])
-    inverse[:, first, last] = -inverse[:, first, first] @ triangle[:, first, last] @ inverse[:, last, last]
-    return inverse
+        return cls(order, factor.div_(factor.diagonal(dim1=1, dim2=2)[:, None, :].clone()))
 
 
 def round_levels(
@@ -284,28 +243,24 @@ def round_levels(
     Later columns compensate the rounding error of each column. The levels of each pair in `pairings`, int64 [pairs,2],
     sum up to at most `LARGEST_SUM`.
     """
-    columns, factor = compensation.order[:, None, :], compensation.factor
-    remaining = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2)
-    groups, outputs, inputs = remaining.shape
-    rounded = remaining.new_zeros(groups, inputs + 1, outputs)  # the last row is for inputs without a partner
+    columns, shares = compensation.order[:, None, :], compensation.shares
+    # In rows, one for each column of the weight, which are fast to reach.
+    exact = (weight.double() / scale.double()[:, :, None]).take_along_dim(columns, 2).mT.contiguous()
+    groups, inputs, outputs = exact.shape
+    rounded = exact.new_zeros(groups, inputs + 1, outputs)  # the last row is for inputs without a partner
+    errors = torch.zeros_like(exact)
     partners, each = [_partners(pairs, compensation.order).unbind(1) for pairs in pairings], torch.arange(groups)
-    memory = torch.empty_like(remaining).flatten()
-    for start in range(0, inputs, BLOCK):
-        end = min(start + BLOCK, inputs)
-        block = remaining[:, :, start:end].mT.contiguous()  # whose rows, one for each column, are fast to reach
-        errors = torch.empty_like(block)
-        for row, column in enumerate(range(start, end)):
-            level = block[:, row].round().clamp(low, high)
+    for end in range(inputs, 0, -BLOCK):
+        start = max(0, end - BLOCK)
+        wanted = torch.baddbmm(exact[:, start:end], shares[:, end:, start:end].mT, errors[:, end:])
+        for column in reversed(range(start, end)):
+            level = wanted[:, column - start].round().clamp(low, high)
             for places in partners:
                 other = rounded[each, places[column]]  # zeros where it isn't rounded yet
                 level = (level + other).clamp(-LARGEST_SUM, LARGEST_SUM) - other
             rounded[:, column] = level
-            errors[:, row] = (block[:, row] - level) / factor[:, None, column, column]
-            block[:, row:] -= factor[:, column, column:end, None] * errors[:, row, None, :]
-        rest = remaining[:, :, end:]
-        rest -= torch.matmul(
-            errors.mT.contiguous(), factor[:, start:end, end:], out=memory[: rest.numel()].view(rest.shape)
-        )
+            errors[:, column] = error = exact[:, column] - level
+            wanted[:, : column - start].addcmul_(shares[:, column, start:column, None], error[:, None, :])
     return rounded[:, :-1].mT.take_along_dim(columns.argsort(2), 2)
 
 

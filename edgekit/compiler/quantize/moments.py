@@ -1,19 +1,15 @@
 """Second moments of a layer's inputs, exact and quantized, and the change of its weights that they ask for."""
 
 import math
-import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import reduce
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edgekit.compiler.execution.threads import side_by_side
-from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import DenseLayer
-from edgekit.compiler.quantize.gptq import input_rows
-from edgekit.compiler.quantize.sampled_rows import most_rows
+from edgekit.compiler.quantize.rows import input_rows, most_rows, positions_of, second_moments, stride_from
 
 WIDE = 1024
 """Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
@@ -41,17 +37,26 @@ class Moments:
 
     @classmethod
     def of(cls, weight: Tensor, exact: Tensor, quantized: Tensor, centre: Tensor) -> "Moments":
-        """The moments, float64, of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
+        """The moments of rows [groups,rows,in] about the centre [groups,1,in], all float32."""
         difference, quantized = (exact - quantized).mT, quantized - centre
         outputs, inputs, rows = *weight.shape[1:], exact.shape[1]
         if 2 * outputs * rows < inputs * (outputs + rows):
             missing = (weight @ difference) @ quantized
         else:
             missing = weight @ (difference @ quantized)
-        return cls(rows, missing.double(), (quantized.mT @ quantized).double())
+        return cls(rows, missing, second_moments(quantized))
 
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    @classmethod
+    def sum(cls, parts: Iterable["Moments"]) -> "Moments":
+        """The moments of all rows of the parts, float64."""
+        each = iter(parts)
+        first = next(each)
+        rows, missing, covariance = first.rows, first.missing.clone().double(), first.covariance.clone().double()
+        for part in each:
+            rows += part.rows
+            missing += part.missing
+            covariance += part.covariance
+        return Moments(rows, missing, covariance)
 
     def in_float32(self) -> "Moments":
         return Moments(self.rows, self.missing.float(), self.covariance.float())
@@ -100,11 +105,11 @@ def layer_moments(
 
     `exact` and `quantized` are its inputs for each image, of which this many are computed at once.
     """
-    groups, outputs, inputs = weight.shape
-    positions = math.prod(shape_of(layer.node)) // (groups * outputs)
+    groups, _, inputs = weight.shape
+    positions = positions_of(layer)
     surplus = len(exact) * positions // most_rows(inputs)
     skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
-    stride = _stride(surplus // skipped, positions)
+    stride = stride_from(surplus // skipped, positions)
 
     def rows(images: Sequence[Tensor]) -> Tensor:
         return torch.cat([input_rows(layer, image, stride) for image in images], 1)
@@ -122,15 +127,7 @@ def layer_moments(
             return Moments.of(weight.float(), exact_rows, quantized_rows, centre)
 
         parts = [both[start : start + together] for start in range(0, len(both), together)]
-        return reduce(operator.add, side_by_side(of_images, parts, at_once))
+        return Moments.sum(side_by_side(of_images, parts, at_once))
 
     first = moments(slice(0, None, 2 * skipped))
     return first, moments(slice(skipped, None, 2 * skipped)) if len(exact) > 1 else first
-
-
-def _stride(wanted: int, positions: int) -> int:
-    """The smallest stride from `wanted` on without a common factor with the positions, so that it meets all columns."""
-    stride = max(1, wanted)
-    while math.gcd(stride, positions) > 1:
-        stride += 1
-    return stride

@@ -27,7 +27,7 @@ def passes_of(
     rounded = [layer for layer in layers if layer.inputs <= MOST_INPUTS]
     rounding = {
         "nearest": 0.0,
-        "gptq": 1.5 * run + sum(images * hessian_work(each) + gptq_work(each, weights) for each in rounded),
+        "gptq": 1.5 * run + sum(hessian_work(each, images) + gptq_work(each, weights) for each in rounded),
         "fit": 3 * run + sum(fit_work(each, images, weights) for each in rounded),
     }
     work = (

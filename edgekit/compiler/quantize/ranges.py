@@ -20,13 +20,14 @@ from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of, shape_of
 from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.quantize.rows import stride_from
 from edgekit.compiler.quantize.work import NARROWED, SAMPLED
 from edgekit.compiler.quantizers import Quantizer, quantizers, set_grid, weight_quantizer_of
 from edgekit.support.progress import Step, no_step, parts_of
 
 BINS = 8192
-MOST_VALUES = 1 << 16
-"""Number of values of an activation that are sampled per image."""
+MOST_VALUES, MOST_OF_IMAGE = 1 << 21, 1 << 16
+"""Largest numbers of values of an activation that are sampled: of all images, and of one of them."""
 SHARES = torch.linspace(0.15, 1, 35, dtype=torch.float64)
 """Shares of the lower and the upper limit of the whole range: candidates for the limits of a narrower one."""
 EVERY, FEW_BINS = 4, 1024
@@ -71,7 +72,7 @@ def minimize_range_mse(
     """
     of = effects(graph) if of is None else of
     asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
-    histograms = _Histograms(graph, asymmetric, of)
+    histograms = _Histograms(graph, asymmetric, of, len(samples))
     ranges = len(asymmetric)
     collection = len(samples) * (sum(node_work(graph).values()) + ranges * SAMPLED)
     collecting, narrowing = parts_of(step, [collection, ranges * NARROWED])
@@ -89,20 +90,23 @@ def minimize_range_mse(
 class _Histograms(Collector[Tensor]):
     """Sums, for each quantizer, the weights of the values per bin of its range: float64 [BINS]."""
 
-    def __init__(self, graph: GraphModule, of: Sequence[Quantizer], effects: Mapping[Node, Effect]) -> None:
+    def __init__(
+        self, graph: GraphModule, of: Sequence[Quantizer], effects: Mapping[Node, Effect], images: int
+    ) -> None:
+        self._most = max(1, min(MOST_OF_IMAGE, MOST_VALUES // images))
         self._quantizers = {quantizer.node: quantizer for quantizer in of}
         super().__init__(graph, self._quantizers)
         self._effects = effects
         channels = cache(_sampled_channels)  # many activations have the same shape
         self._channels = {
-            quantizer.node: channels(tuple(shape_of(quantizer.source)), weights[0])
+            quantizer.node: channels(tuple(shape_of(quantizer.source)), weights[0], self._most)
             for quantizer in of
             if (weights := effects[quantizer.node].weights) is not None
         }
         self.mass = {node: torch.zeros(BINS, dtype=torch.float64) for node in self._quantizers}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        sampled = inputs[0].flatten()[:: _step(inputs[0].numel())].double()
+        sampled = inputs[0].flatten()[:: stride_from(inputs[0].numel() // self._most, inputs[0].numel())].double()
         low, high = self._quantizers[node].representable_range
         bins = sampled.sub_(low).div_(high - low).mul_(BINS).long().clamp_(0, BINS - 1)
         return torch.bincount(bins, self._sample_weights(node), BINS)
@@ -116,18 +120,10 @@ class _Histograms(Collector[Tensor]):
         return None if weights is None else weights[1][self._channels[node]]
 
 
-def _sampled_channels(shape: Sequence[int], axis: int) -> Tensor:
-    """The channel of each value of an activation that is sampled; the axis of the channels may be negative."""
+def _sampled_channels(shape: Sequence[int], axis: int, most: int) -> Tensor:
+    """The channel of each sampled value of an activation; the axis of the channels may be negative."""
     values, inner = math.prod(shape), math.prod(shape[axis % len(shape) + 1 :])
-    return torch.arange(0, values, _step(values)) // inner % shape[axis]
-
-
-def _step(count: int) -> int:
-    """Stride of the sampling. It has no common factor with the size of any axis, so every position is sampled."""
-    step = max(1, count // MOST_VALUES)
-    while math.gcd(step, count) > 1:
-        step += 1
-    return step
+    return torch.arange(0, values, stride_from(values // most, values)) // inner % shape[axis]
 
 
 def consumers(quantizer: Quantizer) -> list[Node]:

@@ -4,11 +4,9 @@ The unit is that of `node_work`. The factors come from the CPU time of ResNet-18
 Nano. They affect progress bars, and nothing else.
 """
 
-import math
-
 from edgekit.compiler.graph import shape_of
 from edgekit.compiler.layers import DenseLayer
-from edgekit.compiler.quantize.sampled_rows import most_rows
+from edgekit.compiler.quantize.rows import most_rows, positions_of
 
 SAMPLED = 2e7
 """Work for the histogram of one activation of one image."""
@@ -18,9 +16,9 @@ COLUMN = 3e6
 """Work to round a column of a weight, however small, in addition to its multiply-accumulates."""
 
 
-def hessian_work(layer: DenseLayer) -> float:
-    """Work to add one image to the Hessian of a layer's inputs."""
-    return _positions(layer) * layer.inputs**2
+def hessian_work(layer: DenseLayer, images: int) -> float:
+    """Work to add this many images to the Hessian of a layer's inputs."""
+    return min(images * positions_of(layer), most_rows(layer.inputs)) * layer.inputs**2
 
 
 def gptq_work(layer: DenseLayer, weights: int = 1) -> float:
@@ -31,7 +29,7 @@ def gptq_work(layer: DenseLayer, weights: int = 1) -> float:
 def fit_work(layer: DenseLayer, images: int, weights: int = 1) -> float:
     """Work to fit a layer to this many images, and to round this many weights of it."""
     inputs = layer.inputs
-    rows = min(images * _positions(layer), most_rows(inputs))
+    rows = min(images * positions_of(layer), most_rows(inputs))
     decompositions = 0.7 * layer.groups * inputs**3 + 6 * shape_of(layer.weight)[0] * inputs**2
     return 3 * layer.groups * rows * inputs**2 + decompositions + weights * _rounding(layer)
 
@@ -39,8 +37,3 @@ def fit_work(layer: DenseLayer, images: int, weights: int = 1) -> float:
 def _rounding(layer: DenseLayer) -> float:
     """Work to round one weight of a layer after its Hessian has been decomposed."""
     return layer.inputs * COLUMN + 2.5 * shape_of(layer.weight)[0] * layer.inputs**2
-
-
-def _positions(layer: DenseLayer) -> int:
-    """Number of positions in the output of a layer."""
-    return math.prod(shape_of(layer.node)) // shape_of(layer.weight)[0]

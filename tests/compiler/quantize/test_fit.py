@@ -16,7 +16,8 @@ from edgekit.compiler.execution.memory import live_bytes
 from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import fit
-from edgekit.compiler.quantize.gptq import Compensation, input_rows, round_levels
+from edgekit.compiler.quantize.gptq import Compensation, round_levels
+from edgekit.compiler.quantize.rows import input_rows
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize
