@@ -43,7 +43,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
         raise NotImplementedError
 
     def add(self, node: Node, part: R) -> None:
-        """Add one image's contribution to a node's sum. Never runs for two images at the same time."""
+        """Add one image's contribution to a node's sum. Never runs for two images of the same node at a time."""
         raise NotImplementedError
 
     def collect(self, samples: Sequence[NDArray[np.float32]], step: Step = no_step) -> None:

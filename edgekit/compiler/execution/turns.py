@@ -24,7 +24,8 @@ class Turns:
             self._condition.wait_for(lambda: self._arrived[node] == image or self.error)
             if self.error:
                 raise CancelledError
-            yield
+        yield
+        with self._condition:
             self._arrived[node] += 1
             self._condition.notify_all()
 

@@ -6,7 +6,7 @@ channels are correlated, so later weights can compensate an earlier rounding err
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from edgekit.compiler.execution.node_by_node import NodeByNode, Values
 from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import DenseLayer, dense_layers
-from edgekit.compiler.quantize.rows import input_rows, most_rows, positions_of, second_moments, stride_from
+from edgekit.compiler.quantize.rows import SecondMoments, input_rows, most_rows, positions_of, stride_from
 from edgekit.compiler.quantize.saturation import pairings_of
 from edgekit.compiler.quantize.work import gptq_work, hessian_work
 from edgekit.compiler.quantizers import LayerWeights, int8_weight, set_int8_weights
@@ -83,7 +83,7 @@ def _round_groups(
         collector = _HessianCollector(graph, group, len(samples))
         collector.collect(samples, collecting)
         for layer, of_layer in zip(group, rounding, strict=True):
-            round_layer(layer, collector.hessians.pop(layer.node))
+            round_layer(layer, collector.hessians.pop(layer.node).total())
             of_layer()
             rounded += 1
     if not groups:
@@ -112,8 +112,10 @@ def _round_layer_by_layer(
         inputs = node.all_input_nodes
         layer = to_round.get(node)
         if layer is not None and isinstance(values[layer.source], list):
-            hessian = reduce(torch.add, (_hessian(layer, x, images) for x in values[layer.source]))
-            values[layer.weight] = round_layer(layer, hessian)
+            hessian = SecondMoments(1, layer.inputs)
+            for x in values[layer.source]:
+                hessian.add(_rows(layer, x, images))
+            values[layer.weight] = round_layer(layer, hessian.total())
             rounded += 1
         if node.op != "output":
             values[node] = nodes.run(node, values)
@@ -187,19 +189,19 @@ class _HessianCollector(Collector[Tensor]):
     def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer], images: int) -> None:
         self._layers, self._images = {layer.node: layer for layer in layers}, images
         super().__init__(graph, self._layers)
-        self.hessians: dict[Node, Tensor] = {}
+        self.hessians = {layer.node: SecondMoments(1, layer.inputs) for layer in layers}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        return _hessian(self._layers[node], inputs[0], self._images)
+        return _rows(self._layers[node], inputs[0], self._images)
 
     def add(self, node: Node, part: Tensor) -> None:
-        self.hessians[node] = self.hessians[node] + part if node in self.hessians else part
+        self.hessians[node].add(part)
 
 
-def _hessian(layer: DenseLayer, x: Tensor, images: int) -> Tensor:
-    """The part of a layer's Hessian, [1,in,in], that comes from its input for one of this many images."""
+def _rows(layer: DenseLayer, x: Tensor, images: int) -> Tensor:
+    """The rows of a layer's input for one of this many images that its Hessian is computed from: [1,rows,in]."""
     positions = positions_of(layer)
-    return second_moments(input_rows(layer, x, stride_from(images * positions // most_rows(layer.inputs), positions)))
+    return input_rows(layer, x, stride_from(images * positions // most_rows(layer.inputs), positions))
 
 
 @dataclass(frozen=True)

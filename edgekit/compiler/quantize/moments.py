@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgekit.compiler.execution.threads import side_by_side
 from edgekit.compiler.layers import DenseLayer
-from edgekit.compiler.quantize.rows import input_rows, most_rows, positions_of, second_moments, stride_from
+from edgekit.compiler.quantize.rows import SecondMoments, input_rows, most_rows, positions_of, stride_from
 
 WIDE = 1024
 """Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
@@ -44,7 +44,9 @@ class Moments:
             missing = (weight @ difference) @ quantized
         else:
             missing = weight @ (difference @ quantized)
-        return cls(rows, missing, second_moments(quantized))
+        covariance = SecondMoments(len(quantized), inputs)
+        covariance.add(quantized)
+        return cls(rows, missing, covariance.total())
 
     @classmethod
     def sum(cls, parts: Iterable["Moments"]) -> "Moments":
