@@ -16,6 +16,7 @@ from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import impl
 
@@ -86,6 +87,22 @@ def shared_argument(target: Any, arguments: Sequence[Any]) -> Any:
         return None
     declared = zip(target._schema.arguments, arguments, strict=False)
     return next((value for argument, value in declared if argument.alias_info is not None), None)
+
+
+def lazily_compiled(graph: torch.nn.Module) -> GraphModule:
+    """The module of the same graph that compiles its Python code when it is called, not whenever it changes.
+
+    Checked with torch 2.13, whose compiler has the class for the same reason, in a private module. NNCF and edgekit's
+    passes change a graph dozens of times before its code is needed: a tenth of the time of a small calibration.
+    """
+    assert isinstance(graph, GraphModule)
+    return _LazyGraphModule.from_graphmodule(graph)
+
+
+def compiled(graph: GraphModule) -> GraphModule:
+    """The same graph, with compiled code, so that tracers find the names of its inputs."""
+    _LazyGraphModule.force_recompile(graph)
+    return graph
 
 
 def fake_tensors() -> FakeTensorMode:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from inspect import signature
 from operator import getitem
 from typing import Any
 
@@ -24,6 +23,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._pytree import tree_flatten
+
+from edgekit.compat.torch import compiled
 
 _by_tracing = torch.export.export
 _KEPT = ("nn_module_stack", "stack_trace", "source_fn_stack", "torch_fn", "custom")
@@ -58,7 +59,7 @@ def _export(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
         and _is_plain(module)
     ):
         return _program(module, args)
-    return _by_tracing(module, args, kwargs, **options)
+    return _by_tracing(compiled(module) if isinstance(module, GraphModule) else module, args, kwargs, **options)
 
 
 def _is_plain(module: GraphModule) -> bool:
@@ -116,9 +117,8 @@ def _program(module: GraphModule, args: tuple[Tensor]) -> ExportedProgram:
     _insert_aten_to_metadata_assert_pass(root)
     placeholder_naming_pass(root, specs, module, (image,), {}, fakes, constants)
     result = module.graph.process_outputs(module.graph.output_node().args[0])
-    call = ModuleCallSignature(
-        [], [], tree_flatten((args, {}))[1], tree_flatten(result)[1], [*signature(module.forward).parameters]
-    )
+    arguments = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
+    call = ModuleCallSignature([], [], tree_flatten((args, {}))[1], tree_flatten(result)[1], arguments)
     return ExportedProgram(
         root=root,
         graph=root.graph,

@@ -54,6 +54,16 @@ def set_values(graph: GraphModule) -> GraphModule:
     return graph
 
 
+def set_value(graph: GraphModule, node: Node) -> None:
+    """Compute the fake tensor of a constant, or of a call from those of its arguments."""
+    mode = _placeholder(graph).meta["val"].fake_mode
+    if node.op == "get_attr":
+        node.meta["val"] = mode.from_tensor(weight_of(graph, node))
+        return
+    with mode, torch.no_grad():
+        node.meta["val"] = operation_of(node)(*map_arg(node.args, _value), **map_arg(node.kwargs, _value))
+
+
 def example_input(graph: GraphModule) -> Tensor:
     """Zeros, float32, in the shape of the graph's input."""
     return torch.zeros(shape_of(_placeholder(graph)))
@@ -105,7 +115,7 @@ def add_constant(graph: GraphModule, before: Node, name: str, value: Tensor) -> 
     graph.register_buffer(attribute, store_of(graph).keep(value))
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(attribute)
-    node.meta["val"] = _placeholder(graph).meta["val"].fake_mode.from_tensor(getattr(graph, attribute))
+    set_value(graph, node)
     return node
 
 
@@ -137,8 +147,7 @@ def insert(
     """Insert a call of `target` before `before`. It gets the module path of `like`, so that layers keep their names."""
     with graph.graph.inserting_before(before):
         node = graph.graph.call_function(target, args, kwargs)
-    with _placeholder(graph).meta["val"].fake_mode, torch.no_grad():
-        node.meta["val"] = target(*map_arg(args, _value), **map_arg(kwargs, _value))
+    set_value(graph, node)
     if like is not None and "nn_module_stack" in like.meta:
         node.meta["nn_module_stack"] = like.meta["nn_module_stack"]
     return node

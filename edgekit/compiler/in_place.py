@@ -7,7 +7,7 @@ node changed another's value.
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from edgekit.compat.torch import is_mutable, out_of_place, shared_argument
+from edgekit.compat.torch import is_mutable, lazily_compiled, out_of_place, shared_argument
 from edgekit.compiler.graph import A, operand, set_values, value_of
 from edgekit.compiler.inline import inline_wrapped
 
@@ -27,8 +27,7 @@ def functional_graph(program: ExportedProgram) -> GraphModule:
 
 
 def _module_of(program: ExportedProgram) -> GraphModule:
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, GraphModule)
+    graph = lazily_compiled(program.module(check_guards=False))
     inline_wrapped(graph)
     return set_values(graph)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import Q, add_constant, constant, drop_constants, literal, operand, weight_of
+from edgekit.compiler.graph import Q, add_constant, constant, drop_constants, literal, operand, set_value, weight_of
 from edgekit.compiler.layers import DenseLayer, dense_layer
 
 QUANTIZE, DEQUANTIZE = Q.quantize_per_tensor.default, Q.dequantize_per_tensor.default
@@ -121,6 +121,14 @@ def quantizers(graph: GraphModule) -> Iterator[Quantizer]:
         quantizer = quantizer_of(node)
         assert quantizer is not None
         yield quantizer
+
+
+def set_quantized_values(graph: GraphModule) -> GraphModule:
+    """Give each Q and DQ its fake tensor. NNCF gives them that of their source. Returns the same graph."""
+    for node in graph.graph.nodes:
+        if "val" not in node.meta or node.target in QUANTIZATIONS:
+            set_value(graph, node)
+    return graph
 
 
 def int8_weight(node: Argument) -> WeightQuantizer | None:

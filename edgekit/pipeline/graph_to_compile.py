@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from edgekit.compat.torch import weights_only_loads
+from edgekit.compat.torch import compiled, lazily_compiled, weights_only_loads
 from edgekit.compiler.graph import set_values
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
@@ -80,7 +80,7 @@ def save_graph(to_compile: GraphToCompile, folder: Path) -> None:
         with replacing(folder) as temporary:
             temporary.mkdir(parents=True)
             with quiet(), torch.no_grad():
-                torch.export.save(torch.export.export(to_compile.graph, example), temporary / GRAPH)
+                torch.export.save(torch.export.export(compiled(to_compile.graph), example), temporary / GRAPH)
             np.savez(temporary / SAMPLES, pixels=samples.pixels, logits=samples.logits)
             (temporary / STAGE).write_text(to_json(to_compile.facts), encoding="utf-8")
 
@@ -92,8 +92,7 @@ def load_graph(folder: Path) -> GraphToCompile:
     facts = read_facts(folder)
     with quiet(), weights_only_loads(), refused, np.load(folder / SAMPLES, allow_pickle=False) as arrays:
         samples = ParitySamples(arrays["pixels"], arrays["logits"])
-        graph = torch.export.load(folder / GRAPH).module(check_guards=False)
-    assert isinstance(graph, GraphModule)
+        graph = lazily_compiled(torch.export.load(folder / GRAPH).module(check_guards=False))
     return GraphToCompile(set_values(graph), facts, samples)
 
 

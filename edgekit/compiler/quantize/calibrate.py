@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
 from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
+from edgekit.compat.torch import lazily_compiled
 from edgekit.compiler.constant_store import keep_constants_in, store_of
 from edgekit.compiler.execution.threads import at_once, threads
-from edgekit.compiler.graph import constant, set_values, weight_of
+from edgekit.compiler.graph import constant, weight_of
 from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
 from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, Range
 from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
@@ -30,6 +31,7 @@ from edgekit.compiler.quantizers import (
     layer_weights,
     places_of,
     quantizers,
+    set_quantized_values,
     weight_quantizer_of,
 )
 from edgekit.config.recipes import Estimator, Recipe
@@ -230,9 +232,9 @@ def _insert(
         )
     reading(left)
     inserting()
-    assert isinstance(quantized, GraphModule)
+    quantized = lazily_compiled(quantized)
     keep_constants_in(quantized, store_of(graph))
-    placement.write_owners(set_values(quantized))
+    placement.write_owners(set_quantized_values(quantized))
     center_weights(quantized)
     use_all_levels(quantized)
     return quantized
