@@ -1,5 +1,6 @@
 """Canaries: other projects' private interfaces that edgekit uses still exist and are still needed."""
 
+import copy
 import importlib.util
 import inspect
 import io
@@ -297,6 +298,24 @@ def test_torch_operations_that_write_into_their_input() -> None:
     assert out_of_place(aten.add_.Tensor) is aten.add.Tensor
     assert out_of_place(aten.add.Tensor) is None
     assert out_of_place(len) is None
+
+
+def test_a_graph_s_code_is_compiled_when_it_is_called() -> None:
+    import torch
+
+    from edgekit.compat.torch import compiled
+    from tests.helpers.graphs import export_graph
+
+    graph = export_graph(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten()), (1, 3, 2, 2))
+    image = -torch.ones(1, 3, 2, 2)
+    assert torch.equal(graph(image), torch.zeros(1, 12))
+    (relu,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.relu.default)
+    relu.target = torch.ops.aten.neg.default
+    graph.recompile()
+    assert "neg" in graph.code
+    assert torch.equal(graph(image), torch.ones(1, 12))
+    assert torch.equal(copy.deepcopy(graph)(image), torch.ones(1, 12))
+    assert [*inspect.signature(compiled(copy.deepcopy(graph)).forward).parameters] == ["input"]
 
 
 def test_fake_tensors_work_with_a_graph_s_real_weights() -> None:

@@ -17,7 +17,7 @@ from edgekit.compiler.graph import A, constant
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
-from edgekit.compiler.quantize.rows import input_rows
+from edgekit.compiler.quantize.rows import STRIP, SecondMoments, input_rows
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize
@@ -217,6 +217,15 @@ def test_input_rows_are_what_the_weights_meet(layer: nn.Conv2d) -> None:
     outputs = (input_rows(dense, x) @ weight.mT).mT.flatten(0, 1) + layer.bias[:, None]
     torch.testing.assert_close(outputs.flatten(), layer(x).flatten())
     assert torch.equal(input_rows(dense, x, 3), input_rows(dense, x)[:, ::3])
+
+
+@pytest.mark.parametrize("inputs", [9, STRIP, 2 * STRIP + 3])
+def test_second_moments_of_more_inputs_than_a_strip(inputs: int) -> None:
+    rows = torch.randint(-8, 8, (2, 50, inputs)).float()
+    sums = SecondMoments(2, inputs)
+    for part in torch.split(rows, 20, 1):
+        sums.add(part)
+    assert torch.equal(sums.total(), rows.mT @ rows)
 
 
 def test_groups_are_rounded_each_by_itself() -> None:
