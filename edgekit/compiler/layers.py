@@ -93,6 +93,11 @@ def dense_layers(graph: GraphModule) -> Iterator[DenseLayer]:
             yield layer
 
 
+def axes_but(axis: int, axes: int) -> list[int]:
+    """All of a number of axes except one, which may be negative: those over which a channel's values are reduced."""
+    return [other for other in range(axes) if other != axis % axes]
+
+
 def distinct_names(graph: GraphModule) -> dict[Node, str]:
     """A name for each dense layer that no other has: a module's second layer is called "name (2)".
 

@@ -1,6 +1,6 @@
 """Collects statistics at some nodes of a graph, over many images."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import CancelledError
 from copy import copy
 from typing import Any, Generic, TypeVar
@@ -31,7 +31,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
 
     def __init__(self, graph: GraphModule, nodes: Collection[Node]) -> None:
         super().__init__(graph)
-        self._graph, self._nodes = graph, frozenset(nodes)
+        self._graph, self.nodes = graph, frozenset(nodes)
         self._image = 0
         self._turns = Turns()
 
@@ -89,7 +89,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
                 if node.op == "output":
                     break
                 values[node] = nodes.run(node, values)
-                if node in self._nodes:
+                if node in self.nodes:
                     for index in range(len(nodes.images)):
                         inputs, output = of_image((node.all_input_nodes, node), values, index)
                         self.add(node, self.measure(node, inputs, output))
@@ -98,8 +98,22 @@ class Collector(CachedWeightInterpreter, Generic[R]):
 
     def run_node(self, n: Node) -> Any:
         output = super().run_node(n)
-        if n in self._nodes:
+        if n in self.nodes:
             part = self.measure(n, [self.env[used] for used in n.all_input_nodes], output)
             with self._turns.turn(n, self._image):
                 self.add(n, part)
         return output
+
+
+class Together(Collector[Any]):
+    """Collects for several collectors, each at nodes of its own, in one pass over the images."""
+
+    def __init__(self, graph: GraphModule, collectors: Iterable[Collector[Any]]) -> None:
+        self._collectors = {node: each for each in collectors for node in each.nodes}
+        super().__init__(graph, self._collectors)
+
+    def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Any:
+        return self._collectors[node].measure(node, inputs, output)
+
+    def add(self, node: Node, part: Any) -> None:
+        self._collectors[node].add(node, part)

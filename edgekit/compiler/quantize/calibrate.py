@@ -18,11 +18,11 @@ from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
 from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, Range
 from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
-from edgekit.compiler.quantize.gptq import round_weights
+from edgekit.compiler.quantize.gptq import Hessians, round_weights
 from edgekit.compiler.quantize.lowering import center_weights, tie_rearrangements, use_all_levels
 from edgekit.compiler.quantize.passes import insertion_work, passes_of, reads_of
 from edgekit.compiler.quantize.placement import Placement
-from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
+from edgekit.compiler.quantize.ranges import Effect, effects, minimize_range_mse
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
 from edgekit.compiler.quantize.saturation import limit_keys, widen_scales
 from edgekit.compiler.quantizers import (
@@ -70,9 +70,8 @@ def quantize(
             equalize(graph, samples, recipe.equalization, equalizing)
         quantized = _insert(graph, samples, recipe, placement, inserting)
         _check_scales(quantized)
-        if recipe.estimator == "mse":
-            minimize_range_mse(quantized, samples, step=narrowing)
-        _round(quantized, samples, recipe, limit_pairs, step=rounding)
+        hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
+        _round(quantized, samples, recipe, limit_pairs, {}, hessians, rounding)
         return _finish(quantized, recipe, target, lowering)
 
 
@@ -108,14 +107,13 @@ def calibrate(
         _check_scales(quantized)
         consumed = effects(quantized)
         idle = _idle(quantized, places, layers)
-        if recipe.estimator == "mse":
-            minimize_range_mse(quantized, samples, consumed, narrowing)
+        hessians = _narrow(quantized, samples, recipe, consumed, narrowing)
         ranges = _ranges(quantizers(quantized))
         for node in idle:
             quantized.graph.erase_node(node)
         quantized.recompile()
         unlimited = _weights(quantized) if limit_pairs else {}
-        _round(quantized, samples, recipe, limit_pairs, unlimited, rounding)
+        _round(quantized, samples, recipe, limit_pairs, unlimited, hessians, rounding)
     names = distinct_names(quantized)
     calibrated = {
         names[node]: CalibratedLayer(*before[names[node]], limited=weights, unlimited=unlimited.get(node, weights))
@@ -240,13 +238,33 @@ def _insert(
     return quantized
 
 
+def _narrow(
+    quantized: GraphModule,
+    samples: Sequence[NDArray[np.float32]],
+    recipe: Recipe,
+    of: Mapping[Node, Effect],
+    step: Step,
+) -> Hessians | None:
+    """Narrow the ranges of a Q/DQ graph if the recipe wants it. Returns the Hessians, if the same pass collects them.
+
+    They are then those of inputs with whole ranges. That changes the signal-to-noise ratio by up to 0.2 dB either way
+    (ConvNeXt V2 from atto to nano, 128 images), and another pass with the final ranges would take a fifth of the time.
+    """
+    if recipe.estimator != "mse":
+        return None
+    hessians = Hessians.of_all(quantized, len(samples)) if recipe.weight_rounding == "gptq" else None
+    minimize_range_mse(quantized, samples, of, step, [hessians] if hessians else [])
+    return hessians
+
+
 def _round(
     quantized: GraphModule,
     samples: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     limit_pairs: bool,
-    unlimited: MutableMapping[Node, LayerWeights] | None = None,
-    step: Step = no_step,
+    unlimited: MutableMapping[Node, LayerWeights],
+    hessians: Hessians | None,
+    step: Step,
 ) -> None:
     """Round the weights of a Q/DQ graph with its final ranges, in place, and the weights in `unlimited`."""
     tie_rearrangements(quantized)
@@ -254,7 +272,7 @@ def _round(
         widen_scales(quantized)
         limit_keys(quantized)
     if recipe.weight_rounding == "gptq":
-        round_weights(quantized, samples, limit_pairs, unlimited, step)
+        round_weights(quantized, samples, limit_pairs, unlimited, step, hessians)
     elif recipe.weight_rounding == "fit":
         fit_weights(quantized, samples, limit_pairs, unlimited, step)
 

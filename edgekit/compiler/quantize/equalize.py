@@ -18,7 +18,7 @@ from torch.fx.node import Argument
 
 from edgekit.compiler.execution.collector import Collector
 from edgekit.compiler.graph import A, add_constant, argument, constant, integers, operand, refresh, shape_of, weight_of
-from edgekit.compiler.layers import DenseLayer, distinct_names
+from edgekit.compiler.layers import DenseLayer, axes_but, distinct_names
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 from edgekit.support.progress import Step, no_step
 
@@ -119,7 +119,7 @@ class _PeakCollector(Collector[Tensor]):
         self.peaks: dict[Node, Tensor] = {}
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
-        return output.abs().movedim(self._places[node].axis, 0).flatten(1).amax(1)
+        return output.abs().amax(axes_but(self._places[node].axis, output.ndim))
 
     def add(self, node: Node, part: Tensor) -> None:
         self.peaks[node] = torch.maximum(part, self.peaks[node]) if node in self.peaks else part

@@ -29,7 +29,7 @@ from edgekit.compiler.graph import (
     shape_of,
     weight_of,
 )
-from edgekit.compiler.layers import DenseLayer, dense_layer
+from edgekit.compiler.layers import DenseLayer, axes_but, dense_layer
 from edgekit.compiler.quantize.gptq import MOST_INPUTS, Compensation, round_levels
 from edgekit.compiler.quantize.moments import Moments, choose_damping, correction, layer_moments
 from edgekit.compiler.quantize.saturation import pairings_of, safe_scales
@@ -166,7 +166,7 @@ class Walk:
         bias = weight_of(self._graph, layer.bias)
         error = torch.zeros(len(bias), dtype=torch.float64)
         for exact, quantized in zip(self._exact[node], self._quantized[node], strict=True):
-            error += _mean(exact - quantized, axis) / len(self._nodes.images)
+            error += (exact - quantized).mean(axes_but(axis, exact.ndim)) / len(self._nodes.images)
         corrected = (bias.double() + error).float()
         if other := self._unlimited.get(node):
             self._unlimited[node] = replace(other, bias=corrected + self._mean_difference(layer, other.weight))
@@ -183,12 +183,7 @@ class Walk:
         mean = sum(image / len(inputs) for image in inputs)
         lost = self._quantized[layer.weight] - weight
         difference: Tensor = operation_of(layer.node)(mean, lost, None, *layer.node.args[3:], **layer.node.kwargs)
-        return _mean(difference, layer.channel_axis)
-
-
-def _mean(values: Tensor, axis: int) -> Tensor:
-    """The mean of each channel, over all other axes: [C]."""
-    return values.mean([other for other in range(values.ndim) if other != axis % values.ndim])
+        return difference.mean(axes_but(layer.channel_axis, difference.ndim))
 
 
 def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:

@@ -51,18 +51,21 @@ def round_weights(
     limit_pairs: bool = False,
     unlimited: MutableMapping[Node, LayerWeights] | None = None,
     step: Step = no_step,
+    hessians: "Hessians | None" = None,
 ) -> int:
     """Round the weights of a Q/DQ graph, in place, on images float32 [1,C,H,W]. Returns the number of layers.
 
     The scales don't change, so runtimes compile the same kernels. Depthwise layers are skipped, and layers with more
     inputs than `MOST_INPUTS`, in large networks `MOST_INPUTS_OF_LARGE`, stay rounded to nearest. With `limit_pairs`, no
     pair of rounded weights saturates; the scales must come from `saturation.widen_scales`. The weights in `unlimited`
-    are rounded too, without this limit.
+    are rounded too, without this limit. `hessians` are those of all layers, if an earlier pass has collected them;
+    without them, it reads each image once for each group of layers whose Hessians fit into `MEMORY_BYTES`.
     """
-    weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
-    round_all = _round_layer_by_layer if weights > sizes.ROUNDED_TOGETHER_UP_TO else _round_groups
     round_layer = partial(_round, graph, limit_pairs=limit_pairs, unlimited=unlimited or {})
-    rounded = round_all(graph, samples, round_layer, step)
+    if rounds_by_layer(graph):
+        rounded = _round_layer_by_layer(graph, samples, round_layer, step)
+    else:
+        rounded = _round_groups(graph, samples, round_layer, step, hessians)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return rounded
@@ -73,6 +76,7 @@ def _round_groups(
     samples: Sequence[NDArray[np.float32]],
     round_layer: Callable[[DenseLayer, Tensor], Tensor],
     step: Step,
+    hessians: "Hessians | None",
 ) -> int:
     """Collect many Hessians in one pass over the images, which is fast."""
     rounded, run = 0, sum(node_work(graph).values())
@@ -80,10 +84,11 @@ def _round_groups(
     for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
         collection = len(samples) * run + sum(hessian_work(layer, len(samples)) for layer in group)
         collecting, *rounding = parts_of(of_group, [collection, *(gptq_work(layer) for layer in group)])
-        collector = _HessianCollector(graph, group, len(samples))
-        collector.collect(samples, collecting)
+        collected = hessians or Hessians(graph, group, len(samples))
+        if collected is not hessians:
+            collected.collect(samples, collecting)
         for layer, of_layer in zip(group, rounding, strict=True):
-            round_layer(layer, collector.hessians.pop(layer.node).total())
+            round_layer(layer, collected.sums.pop(layer.node).total())
             of_layer()
             rounded += 1
     if not groups:
@@ -151,6 +156,12 @@ def _round(
     return new
 
 
+def rounds_by_layer(graph: GraphModule) -> bool:
+    """Whether `round_weights` rounds a graph of this size layer by layer."""
+    weights = sum(value.numel() for value in (*graph.parameters(), *graph.buffers()))
+    return weights > sizes.ROUNDED_TOGETHER_UP_TO
+
+
 def hessian_bytes(inputs: Iterable[int], weights: int) -> int:
     """Bytes of the Hessians held at once, for layers with these numbers of inputs in a network of this size."""
     if weights > sizes.ROUNDED_TOGETHER_UP_TO:
@@ -183,19 +194,25 @@ def _can_be_rounded(graph: GraphModule, layer: DenseLayer, most: int) -> bool:
     return layer.inputs <= most
 
 
-class _HessianCollector(Collector[Tensor]):
+class Hessians(Collector[Tensor]):
     """Sums, for each layer, the Hessian X.T @ X of its inputs X: [1,in,in]."""
 
     def __init__(self, graph: GraphModule, layers: Sequence[DenseLayer], images: int) -> None:
         self._layers, self._images = {layer.node: layer for layer in layers}, images
         super().__init__(graph, self._layers)
-        self.hessians = {layer.node: SecondMoments(1, layer.inputs) for layer in layers}
+        self.sums = {layer.node: SecondMoments(1, layer.inputs) for layer in layers}
+
+    @classmethod
+    def of_all(cls, graph: GraphModule, images: int) -> Self | None:
+        """A collector for all layers that `round_weights` rounds on this many images, if one pass is enough."""
+        groups = [] if rounds_by_layer(graph) else list(_groups(graph))
+        return cls(graph, groups[0], images) if len(groups) == 1 else None
 
     def measure(self, node: Node, inputs: Sequence[Tensor], output: Tensor) -> Tensor:
         return _rows(self._layers[node], inputs[0], self._images)
 
     def add(self, node: Node, part: Tensor) -> None:
-        self.hessians[node].add(part)
+        self.sums[node].add(part)
 
 
 def _rows(layer: DenseLayer, x: Tensor, images: int) -> Tensor:

@@ -4,7 +4,7 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.layers import dense_layers
-from edgekit.compiler.quantize.gptq import MOST_INPUTS
+from edgekit.compiler.quantize.gptq import MOST_INPUTS, rounds_by_layer
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.work import NARROWED, SAMPLED, fit_work, gptq_work, hessian_work
 from edgekit.config.recipes import Recipe
@@ -25,9 +25,10 @@ def passes_of(
     layers = [layer for layer in dense_layers(graph) if placement.quantizes(graph, layer)]
     ranges = len(layers) * (1 + placement.quantizes_outputs) if recipe.scheme == "w8a8" else 0
     rounded = [layer for layer in layers if layer.inputs <= MOST_INPUTS]
+    run_again = 1.5 * run if recipe.estimator != "mse" or rounds_by_layer(graph) else 0.0
     rounding = {
         "nearest": 0.0,
-        "gptq": 1.5 * run + sum(hessian_work(each, images) + gptq_work(each, weights) for each in rounded),
+        "gptq": run_again + sum(hessian_work(each, images) + gptq_work(each, weights) for each in rounded),
         "fit": 3 * run + sum(fit_work(each, images, weights) for each in rounded),
     }
     work = (

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.execution.collector import Collector
+from edgekit.compiler.execution.collector import Collector, Together
 from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import A, behind_views, constant, is_padding, operation_of, shape_of
 from edgekit.compiler.layers import dense_layer
@@ -63,12 +64,13 @@ def minimize_range_mse(
     samples: Sequence[NDArray[np.float32]],
     of: Mapping[Node, Effect] | None = None,
     step: Step = no_step,
+    others: Sequence[Collector[Any]] = (),
 ) -> int:
     """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
 
     The graph must have been calibrated on the same images with the whole range of each activation. Symmetric ranges
-    stay. `of` has the effects of the quantizers if their values are no longer consumed. Reads each image once. Returns
-    the number of ranges changed.
+    stay. `of` has the effects of the quantizers if their values are no longer consumed. Reads each image once, for the
+    `others`, too. Returns the number of ranges changed.
     """
     of = effects(graph) if of is None else of
     asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
@@ -76,7 +78,7 @@ def minimize_range_mse(
     ranges = len(asymmetric)
     collection = len(samples) * (sum(node_work(graph).values()) + ranges * SAMPLED)
     collecting, narrowing = parts_of(step, [collection, ranges * NARROWED])
-    histograms.collect(samples, collecting)
+    Together(graph, [histograms, *others]).collect(samples, collecting)
     changed = 0
     for quantizer in asymmetric:
         scale, zero = _best(quantizer, histograms.mass[quantizer.node], of[quantizer.node].function)

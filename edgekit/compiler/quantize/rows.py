@@ -19,7 +19,7 @@ STRIP = 256
 
 
 def most_rows(inputs: int) -> int:
-    """Largest number of rows that a fit takes from all images for a layer with this many inputs."""
+    """Largest number of rows of all images from which second moments of this many inputs are estimated."""
     least, most = (each * inputs for each in ROWS_PER_INPUT)
     return max(least, min(most, ENOUGH_ROWS))
 

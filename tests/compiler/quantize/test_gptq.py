@@ -13,7 +13,8 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import constant
 from edgekit.compiler.quantize import gptq
-from edgekit.compiler.quantize.gptq import Compensation, round_levels
+from edgekit.compiler.quantize.gptq import Compensation, Hessians, round_levels
+from edgekit.compiler.quantize.ranges import minimize_range_mse
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
@@ -104,6 +105,22 @@ def test_a_large_network_is_rounded_layer_by_layer(monkeypatch: pytest.MonkeyPat
     assert torch.equal(depthwise, unrounded[1])
     assert not torch.equal(pointwise, unrounded[2])
     assert torch.equal(head, unrounded[3]), "it has 512 inputs"
+
+
+def test_the_pass_that_narrows_ranges_collects_hessians_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(load_recipe("default"), estimator="minmax", weight_rounding="nearest")
+    graph = quantize(rewrite(exported(), []).graph, images(4, 0), recipe, "onnx")
+    alone, together = Hessians.of_all(graph, 4), Hessians.of_all(graph, 4)
+    assert alone
+    assert together
+    alone.collect(images(4, 0))
+    minimize_range_mse(graph, images(4, 0), others=[together])
+    assert len(together.sums) == 3
+    for node, sums in alone.sums.items():
+        assert torch.equal(sums.total(), together.sums[node].total())
+        assert sums.total().any()
+    monkeypatch.setattr(gptq, "MEMORY_BYTES", 4 * 512**2)
+    assert Hessians.of_all(graph, 4) is None, "they need a pass for each group"
 
 
 def test_bytes_of_hessians() -> None:

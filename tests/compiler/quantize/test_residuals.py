@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
-from edgekit.compiler.graph import A, Q
+from edgekit.compiler.graph import A, Q, copy_sharing
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
@@ -106,7 +106,7 @@ def test_openvino_adds_inside_a_convolution_and_pools_integers(
 
 @pytest.mark.parametrize("target", RUNTIMES)
 def test_pooling_does_not_change_the_scale(graph: GraphModule, samples: list[NDArray[np.float32]], target: str) -> None:
-    quantized = quantize(graph, samples, recipe(target, True), target)
+    quantized = quantize(copy_sharing(graph), samples, recipe(target, True), target)
     (pool,) = quantized.graph.find_nodes(op="call_function", target=A.max_pool2d.default)
     (after,) = pool.users
     assert after.target is Q.quantize_per_tensor.default
