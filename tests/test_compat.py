@@ -498,6 +498,7 @@ def test_a_graph_exported_by_copying_is_the_one_that_torch_traces(monkeypatch: p
     from torch import nn
 
     from edgekit.compat import torch_program
+    from edgekit.compat.torch import compiled
     from edgekit.compiler.export import trace
     from edgekit.compiler.graph import A, insert
 
@@ -528,7 +529,7 @@ def test_a_graph_exported_by_copying_is_the_one_that_torch_traces(monkeypatch: p
     mean.args = (insert(graph, mean, A.to.dtype, mean.args[0], torch.float64), *mean.args[1:])  # a node of no layer
     graph.recompile()
     with torch.no_grad():
-        expected = torch.export.export(graph, image)
+        expected = torch.export.export(compiled(graph), image)
         with torch_program.exporting_by_copying():
             with monkeypatch.context() as patch:
                 patch.delattr(torch_program, "_by_tracing")
