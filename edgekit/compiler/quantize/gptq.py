@@ -83,9 +83,10 @@ def _round_groups(
     groups = list(_groups(graph))
     for group, of_group in zip(groups, parts_of(step, [len(group) for group in groups]), strict=True):
         collection = len(samples) * run + sum(hessian_work(layer, len(samples)) for layer in group)
-        collecting, *rounding = parts_of(of_group, [collection, *(gptq_work(layer) for layer in group)])
+        work = [0.0 if hessians else collection, *(gptq_work(layer) for layer in group)]
+        collecting, *rounding = parts_of(of_group, work)
         collected = hessians or Hessians(graph, group, len(samples))
-        if collected is not hessians:
+        if not hessians:
             collected.collect(samples, collecting)
         for layer, of_layer in zip(group, rounding, strict=True):
             round_layer(layer, collected.sums.pop(layer.node).total())
