@@ -124,9 +124,9 @@ def quantizers(graph: GraphModule) -> Iterator[Quantizer]:
 
 
 def set_quantized_values(graph: GraphModule) -> GraphModule:
-    """Give each Q and DQ its fake tensor. NNCF gives them that of their source. Returns the same graph."""
+    """Give fake tensors to Qs, which have that of their source from NNCF, and to constants. Returns the same graph."""
     for node in graph.graph.nodes:
-        if "val" not in node.meta or node.target in QUANTIZATIONS:
+        if "val" not in node.meta or node.target in {QUANTIZE, QUANTIZE_CHANNELS}:
             set_value(graph, node)
     return graph
 

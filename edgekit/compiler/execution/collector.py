@@ -106,7 +106,7 @@ class Collector(CachedWeightInterpreter, Generic[R]):
 
 
 class Together(Collector[Any]):
-    """Collects for several collectors, each at nodes of its own, in one pass over the images."""
+    """Runs several collectors in one pass over the images. No two of them may measure the same node."""
 
     def __init__(self, graph: GraphModule, collectors: Iterable[Collector[Any]]) -> None:
         self._collectors = {node: each for each in collectors for node in each.nodes}

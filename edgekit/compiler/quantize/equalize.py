@@ -130,7 +130,7 @@ def _divisor(graph: GraphModule, place: _Place, peaks: Tensor, strength: float) 
     weights = torch.zeros_like(peaks)
     for layer in place.layers:
         weight = weight_of(graph, layer.weight)
-        weights = torch.maximum(weights, weight.abs().movedim(1, 0).flatten(1).amax(1))
+        weights = torch.maximum(weights, weight.abs().amax(axes_but(1, weight.ndim)))
     alive = (peaks > 0) & (weights > 0)
     divisor = peaks.where(alive, torch.ones(())) ** strength / weights.where(alive, torch.ones(())) ** (1 - strength)
     return (divisor / divisor[alive].log().mean().exp()).where(alive, torch.ones(()))

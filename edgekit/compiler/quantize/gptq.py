@@ -21,7 +21,7 @@ from edgekit.compiler.execution.node_by_node import NodeByNode, Values
 from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.graph import constant
 from edgekit.compiler.layers import DenseLayer, dense_layers
-from edgekit.compiler.quantize.rows import SecondMoments, input_rows, most_rows, positions_of, stride_from
+from edgekit.compiler.quantize.rows import SecondMoments, input_rows, positions_of, stride_from, surplus_of
 from edgekit.compiler.quantize.saturation import pairings_of
 from edgekit.compiler.quantize.work import gptq_work, hessian_work
 from edgekit.compiler.quantizers import LayerWeights, int8_weight, set_int8_weights
@@ -218,8 +218,7 @@ class Hessians(Collector[Tensor]):
 
 def _rows(layer: DenseLayer, x: Tensor, images: int) -> Tensor:
     """The rows of a layer's input for one of this many images that its Hessian is computed from: [1,rows,in]."""
-    positions = positions_of(layer)
-    return input_rows(layer, x, stride_from(images * positions // most_rows(layer.inputs), positions))
+    return input_rows(layer, x, stride_from(surplus_of(layer, images), positions_of(layer)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgekit.compiler.execution.threads import side_by_side
 from edgekit.compiler.layers import DenseLayer
-from edgekit.compiler.quantize.rows import SecondMoments, input_rows, most_rows, positions_of, stride_from
+from edgekit.compiler.quantize.rows import SecondMoments, input_rows, positions_of, stride_from, surplus_of
 
 WIDE = 1024
 """Inputs of a layer above which the damping is validated on one half of the images, not on each half."""
@@ -53,7 +53,8 @@ class Moments:
         """The moments of all rows of the parts, float64."""
         each = iter(parts)
         first = next(each)
-        rows, missing, covariance = first.rows, first.missing.clone().double(), first.covariance.clone().double()
+        rows = first.rows
+        missing, covariance = (sums.to(torch.float64, copy=True) for sums in (first.missing, first.covariance))
         for part in each:
             rows += part.rows
             missing += part.missing
@@ -109,7 +110,7 @@ def layer_moments(
     """
     groups, _, inputs = weight.shape
     positions = positions_of(layer)
-    surplus = len(exact) * positions // most_rows(inputs)
+    surplus = surplus_of(layer, len(exact))
     skipped = min(max(1, surplus), max(1, len(exact) // MOMENT_IMAGES))
     stride = stride_from(surplus // skipped, positions)
 

@@ -62,17 +62,16 @@ def effects(graph: GraphModule) -> dict[Node, Effect]:
 def minimize_range_mse(
     graph: GraphModule,
     samples: Sequence[NDArray[np.float32]],
-    of: Mapping[Node, Effect] | None = None,
+    of: Mapping[Node, Effect],
     step: Step = no_step,
     others: Sequence[Collector[Any]] = (),
 ) -> int:
     """Narrow the activation ranges of a Q/DQ graph, in place, on images float32 [1,C,H,W].
 
     The graph must have been calibrated on the same images with the whole range of each activation. Symmetric ranges
-    stay. `of` has the effects of the quantizers if their values are no longer consumed. Reads each image once, for the
-    `others`, too. Returns the number of ranges changed.
+    stay. `of` has the effects of the quantizers, from a graph that still consumes their values. Reads each image once,
+    also for the `others`. Returns the number of ranges changed.
     """
-    of = effects(graph) if of is None else of
     asymmetric = [quantizer for quantizer in quantizers(graph) if quantizer.node in of]
     histograms = _Histograms(graph, asymmetric, of, len(samples))
     ranges = len(asymmetric)

@@ -29,6 +29,11 @@ def positions_of(layer: DenseLayer) -> int:
     return math.prod(shape_of(layer.node)) // shape_of(layer.weight)[0]
 
 
+def surplus_of(layer: DenseLayer, images: int) -> int:
+    """How many times as many rows as `most_rows` a layer gets from this many images; 0 if it gets fewer."""
+    return images * positions_of(layer) // most_rows(layer.inputs)
+
+
 def stride_from(least: int, count: int) -> int:
     """The smallest stride from `least` on without a common factor with `count`, so that samples meet all columns."""
     stride = max(1, least)

@@ -18,7 +18,7 @@ COLUMN = 3e6
 
 def hessian_work(layer: DenseLayer, images: int) -> float:
     """Work to add this many images to the Hessian of a layer's inputs."""
-    return min(images * positions_of(layer), most_rows(layer.inputs)) * layer.inputs**2
+    return _rows(layer, images) * layer.inputs**2
 
 
 def gptq_work(layer: DenseLayer, weights: int = 1) -> float:
@@ -29,7 +29,7 @@ def gptq_work(layer: DenseLayer, weights: int = 1) -> float:
 def fit_work(layer: DenseLayer, images: int, weights: int = 1) -> float:
     """Work to fit a layer to this many images, and to round this many weights of it."""
     inputs = layer.inputs
-    rows = min(images * positions_of(layer), most_rows(inputs))
+    rows = _rows(layer, images)
     decompositions = 0.7 * layer.groups * inputs**3 + 6 * shape_of(layer.weight)[0] * inputs**2
     return 3 * layer.groups * rows * inputs**2 + decompositions + weights * _rounding(layer)
 
@@ -37,3 +37,8 @@ def fit_work(layer: DenseLayer, images: int, weights: int = 1) -> float:
 def _rounding(layer: DenseLayer) -> float:
     """Work to round one weight of a layer after its Hessian has been decomposed."""
     return layer.inputs * COLUMN + 2.5 * shape_of(layer.weight)[0] * layer.inputs**2
+
+
+def _rows(layer: DenseLayer, images: int) -> int:
+    """Number of rows of this many images that a layer's second moments are estimated from."""
+    return min(images * positions_of(layer), most_rows(layer.inputs))

@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import constant
 from edgekit.compiler.quantize import gptq
 from edgekit.compiler.quantize.gptq import Compensation, Hessians, round_levels
-from edgekit.compiler.quantize.ranges import minimize_range_mse
+from edgekit.compiler.quantize.ranges import effects, minimize_range_mse
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
@@ -114,7 +114,7 @@ def test_the_pass_that_narrows_ranges_collects_hessians_too(monkeypatch: pytest.
     assert alone
     assert together
     alone.collect(images(4, 0))
-    minimize_range_mse(graph, images(4, 0), others=[together])
+    minimize_range_mse(graph, images(4, 0), effects(graph), others=[together])
     assert len(together.sums) == 3
     for node, sums in alone.sums.items():
         assert torch.equal(sums.total(), together.sums[node].total())
