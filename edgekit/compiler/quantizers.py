@@ -124,9 +124,12 @@ def quantizers(graph: GraphModule) -> Iterator[Quantizer]:
 
 
 def set_quantized_values(graph: GraphModule) -> GraphModule:
-    """Give fake tensors to Qs, which have that of their source from NNCF, and to constants. Returns the same graph."""
+    """Give constants, Qs and DQs their fake tensors. Returns the same graph.
+
+    NNCF gives Qs and DQs shallow copies of their source's, with which torch can't compute.
+    """
     for node in graph.graph.nodes:
-        if "val" not in node.meta or node.target in {QUANTIZE, QUANTIZE_CHANNELS}:
+        if "val" not in node.meta or node.target in QUANTIZATIONS:
             set_value(graph, node)
     return graph
 
