@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -610,6 +611,34 @@ def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:
     }
     assert arguments <= inspect.signature(quantize_pt2e).parameters.keys()
     assert all(hasattr(RangeEstimatorParametersSet, name) for name in ("HISTOGRAM", "MINMAX", "MEAN_MINMAX"))
+
+
+def test_nncf_still_reduces_each_weight_for_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from nncf.common.tensor_statistics.collectors import TensorCollector
+    from nncf.torch.engine import PTEngine
+
+    from edgekit.config.recipes import load_recipe
+    from tests.helpers.calibration import quantize
+    from tests.helpers.graphs import export_graph
+
+    shapes: list[tuple[int, ...]] = []
+    register, infer = TensorCollector.register_inputs, PTEngine.infer
+
+    def noted(collector: TensorCollector, inputs: dict[int, list[Any]]) -> None:
+        shapes.append(next(iter(inputs.values()))[0].shape)
+        register(collector, inputs)
+
+    monkeypatch.setattr(TensorCollector, "register_inputs", noted)
+    graph, images = export_graph(torch.nn.Conv2d(3, 4, 2), (1, 3, 8, 8)), [np.zeros((1, 3, 8, 8), np.float32)] * 5
+    quantize(copy.deepcopy(graph), images, load_recipe("default"), "onnx")
+    assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (1, 5)
+    assert PTEngine.infer is infer
+    shapes.clear()
+    monkeypatch.setattr("edgekit.compiler.quantize.calibrate.collecting_by", lambda run, library: nullcontext())
+    monkeypatch.setattr("edgekit.compiler.quantize.calibrate.ORDERLESS", frozenset())
+    quantize(graph, images, load_recipe("default"), "onnx")
+    assert (shapes.count((4, 3, 2, 2)), shapes.count((1, 3, 8, 8))) == (5, 5)
 
 
 def test_torchao_s_specification_has_the_fields_that_edgekit_sets() -> None:

@@ -2,17 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
-from edgekit.compat.nncf import RangeEstimatorParametersSet, nncf, quantize_pt2e
+from edgekit.compat.nncf import RangeEstimatorParametersSet, collecting_by, nncf, quantize_pt2e
 from edgekit.compat.torch import lazily_compiled
 from edgekit.compiler.constant_store import keep_constants_in, store_of
-from edgekit.compiler.execution.threads import at_once, threads
+from edgekit.compiler.execution.threads import at_once, side_by_side, threads
 from edgekit.compiler.graph import constant, weight_of
 from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
 from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, Range
@@ -45,6 +45,8 @@ ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
     "mean-minmax": RangeEstimatorParametersSet.MEAN_MINMAX,
     "mse": RangeEstimatorParametersSet.MINMAX,  # whole range, which `minimize_range_mse` narrows
 }
+ORDERLESS: Set[Estimator] = {"minmax", "mse"}
+"""Estimators for which NNCF collects minima and maxima."""
 FAST_BIAS_CORRECTION = {"none": None, "fast": True, "accurate": False}
 
 
@@ -204,10 +206,13 @@ def _insert(
 ) -> GraphModule:
     """Let NNCF insert Q/DQ with the ranges that it finds. It reads the images about `reads_of(recipe)` times.
 
-    NNCF collects statistics one image at a time, because batches distort them (nncf#2619).
+    Each image runs by itself, because batches distort statistics (nncf#2619). Several run side by side for minima and
+    maxima, which don't depend on the order of the images; means do.
     """
     reading, inserting = parts_of(step, insertion_work(graph, len(samples), recipe))
     share, left = 1 / (len(samples) * reads_of(recipe)), 1.0
+    count = at_once(graph)
+    ordered = recipe.smooth_quant or recipe.bias_correction != "none" or recipe.estimator not in ORDERLESS
 
     def feed(sample: NDArray[np.float32]) -> torch.Tensor:
         nonlocal left
@@ -217,11 +222,21 @@ def _insert(
         return torch.from_numpy(sample)
 
     refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
-    with refuse, threads(torch.get_num_threads() // at_once(graph)):
+
+    def run(network: Callable[[torch.Tensor], object], images: Iterator[torch.Tensor]) -> None:
+        def one(image: torch.Tensor) -> None:
+            with refuse:
+                network(image)
+
+        for _ in side_by_side(one, images, count):
+            pass
+
+    dataset = nncf.Dataset(samples, feed) if ordered else nncf.Dataset([samples], lambda images: map(feed, images))
+    with collecting_by(run, refuse), refuse, threads(torch.get_num_threads() // count):
         quantized = quantize_pt2e(
             graph,
             placement,
-            nncf.Dataset(samples, feed),
+            dataset,
             subset_size=len(samples),
             fast_bias_correction=FAST_BIAS_CORRECTION[recipe.bias_correction],
             smooth_quant=recipe.smooth_quant,

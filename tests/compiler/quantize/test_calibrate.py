@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import fields, replace
+from time import sleep
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.fx import GraphModule
 
+from edgekit.compiler.execution.threads import threads
 from edgekit.compiler.graph import A, Q, constant, layer_name
 from edgekit.compiler.layers import dense_layers, layers
 from edgekit.compiler.quantize.calibrate import ESTIMATORS
@@ -375,3 +377,22 @@ def test_an_image_whose_activations_are_not_finite_ends_calibration(
     bad[0, 0, 4, 4] = value
     with refuses(CompileError, "finite"):
         quantized(graph, [samples[0], bad, *samples[2:]], recipe(estimator=estimator))
+
+
+def test_images_side_by_side_give_the_same_graph(graph: GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where NNCF takes its time between reading a maximum and writing it."""
+    from nncf.common.tensor_statistics.collectors import MaxAggregator
+
+    def slow(self: MaxAggregator, stacked: Any, **options: Any) -> Any:
+        sleep(1e-3)
+        return maximum(self, stacked, **options)
+
+    maximum = MaxAggregator._aggregation_fn
+    monkeypatch.setattr(MaxAggregator, "_aggregation_fn", slow)
+    images = [np.full((1, 3, 12, 12), 7 * index % 20, np.float32) for index in range(20)]
+    results = []
+    for count in (1, 4):
+        with threads(count):
+            result = quantized(graph, images, recipe(estimator="minmax"))
+        results.append((result.print_readable(print_output=False), dict(result.state_dict())))
+    assert same(*results)
