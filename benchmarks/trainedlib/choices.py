@@ -9,6 +9,10 @@ from edgekit.config.recipes import Recipe, TargetRecipe
 
 SHIPPED = "shipped"
 """The recipe of the network's family as it is."""
+REPAIRED = "repaired"
+"""The same, and the layers in float with which `edgekit deploy` repairs bundles that lose more than `MOST_DROP`."""
+MOST_DROP = 0.3
+"""Largest drop of top-1 in percentage points that isn't repaired."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,14 @@ class Choice:
     """Keys of the recipe, or of the runtime's table in it, and the values that replace theirs."""
     stock: str | None = None
     """The candidate of benchmarks/peerlib that is built instead of edgekit's."""
+    repaired: bool = False
+    """Whether `edgekit deploy` makes the bundle, and repairs it."""
     runtimes: tuple[str, ...] = ("openvino", "onnx", "tflite")
 
 
 CHOICES: Mapping[str, Choice] = {
     SHIPPED: Choice(),
+    REPAIRED: Choice(repaired=True),
     "nearest": Choice({"weight_rounding": "nearest"}),
     "gptq": Choice({"weight_rounding": "gptq"}),
     "fit": Choice({"weight_rounding": "fit"}),

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +12,25 @@ from numpy.typing import NDArray
 
 from benchmarks.peerlib.candidates import Candidate, Infer, open_candidate
 from benchmarks.rows import Row
-from benchmarks.trainedlib.choices import Choice, varied
+from benchmarks.trainedlib.choices import MOST_DROP, Choice, varied
 from edgekit.errors import EdgekitError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.images.selection import split
 from edgekit.measure import machine
 from edgekit.measure.accuracy import Predictions, compare, predict, snr_db
 from edgekit.measure.profile_summary import summarize_profile
+from edgekit.measure.settings import Gates
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.build import build_one
+from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import load_job
 from edgekit.pipeline.options import Options
+from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
+from edgekit.tuning.repair import rank_layers
 
 
 class Bench:
@@ -33,6 +38,7 @@ class Bench:
 
     def __init__(self, options: Options, images: int) -> None:
         self.reporter = Reporter(quiet=True)
+        self.options = options
         self.job = load_job(options, self.reporter)
         self.graphs = JobGraphs(self.job, self.reporter)
         chosen = split(self.job.evaluation, images)[0].samples
@@ -65,6 +71,8 @@ class Bench:
             try:
                 if choice.stock:
                     figures = self._stock(runtime, choice.stock, Path(folder))
+                elif choice.repaired:
+                    figures = self._repaired(runtime, Path(folder))
                 else:
                     recipe = varied(self.job.recipe, runtime, choice.keys)
                     if choice.keys and recipe == self.job.recipe:
@@ -83,7 +91,30 @@ class Bench:
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
             share = summarize_profile(session).int8.share_of_macs
-        return figures | {"int8_share_of_macs": None if share is None else round(share, 3)}
+        return figures | _share(share)
+
+    def _repaired(self, runtime: str, folder: Path) -> Row:
+        """Figures of the bundle that `edgekit deploy` makes, on as many images as it chooses itself.
+
+        Its speed isn't gated, because a repair ends where INT8 is slower than float, which depends on the processor.
+        """
+        gates = Gates(max_drop=MOST_DROP, min_speedup=0)
+        options = replace(
+            self.options, targets=(runtime,), num_eval_samples=len(self.crops), gates=gates, output=folder / "run"
+        )
+        (row,) = (row for row in deploy(options, self.reporter, rank_layers).results if row.name == f"{runtime}-int8")
+        if row.failure or row.accuracy is None or row.int8 is None:
+            raise EdgekitError(str(row.failure))
+        attempts = row.repair.attempts if row.repair else ()
+        return {
+            **_accuracy(row.accuracy),
+            "snr_db": None if row.snr_db is None else round(row.snr_db, 2),
+            **_share(row.int8.share_of_macs),
+            "speedup": None if row.speedup is None else round(row.speedup.ratio, 2),
+            "before_points": round(attempts[0].drop_top1_points or 0, 2) if attempts else None,
+            "attempts": max(0, len(attempts) - 1),
+            "float_layers": list(row.repair.result.float_layers) if row.repair else [],
+        }
 
     def _stock(self, runtime: str, name: str, folder: Path) -> Row:
         from benchmarks.peerlib.builds import Stock  # imports TensorFlow, which takes seconds
@@ -93,22 +124,29 @@ class Bench:
         ((candidate, why),) = [pair for pair in made if pair[0].name == name]
         if why is not None:
             raise StockError(why)
-        return self.figures(_opened(candidate)) | {"int8_share_of_macs": None}
+        return self.figures(_opened(candidate)) | _share(None)
 
     def figures(self, infer: Infer) -> Row:
         """Accuracy of a function from float32 images [1,C,H,W] to logits [1,classes], beside the float network's."""
         images = self.crops.normalized(self.job.network.preprocessing)
         logits = np.concatenate([infer(image) for image, _ in images])
         accuracy = compare(self.predictions(logits), self.reference)
-        return {
-            "top1": round(accuracy.top1, 4),
-            "drop_top1_points": round(accuracy.drop_top1_points, 2),
-            "drop_ci95_points": [round(end, 2) for end in accuracy.drop_ci95_points],
-            "lost": accuracy.right_to_wrong,
-            "won": accuracy.wrong_to_right,
-            "snr_db": round(snr_db(self.float_logits, logits), 2),
-            "agreement": round(accuracy.agreement, 4),
-        }
+        return _accuracy(accuracy) | {"snr_db": round(snr_db(self.float_logits, logits), 2)}
+
+
+def _accuracy(accuracy: Accuracy) -> Row:
+    return {
+        "top1": round(accuracy.top1, 4),
+        "drop_top1_points": round(accuracy.drop_top1_points, 2),
+        "drop_ci95_points": [round(end, 2) for end in accuracy.drop_ci95_points],
+        "lost": accuracy.right_to_wrong,
+        "won": accuracy.wrong_to_right,
+        "agreement": round(accuracy.agreement, 4),
+    }
+
+
+def _share(share: float | None) -> Row:
+    return {"int8_share_of_macs": None if share is None else round(share, 3)}
 
 
 class StockError(Exception):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.rows import read_rows
-from benchmarks.trainedlib.choices import SHIPPED
+from benchmarks.trainedlib.choices import REPAIRED, SHIPPED
 from docs.generate.figures import BENCHMARKS, processor
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
@@ -91,6 +91,30 @@ def losses_table() -> str:
     when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
     note = f"Measured {when}{_where(every)}. Every figure is in `benchmarks/{FILE}`."
     return f"{table(heads, rows)}\n\n{note}\n"
+
+
+def repairs_table() -> str:
+    """A line for each bundle that `edgekit deploy` repaired, and what it says of the others."""
+    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == REPAIRED and "error" not in row]
+    rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), list(RUNTIMES).index(row["runtime"])))
+    heads = ("network", "runtime", "without repair", "repaired", "attempts", "layers in float")
+    repaired = [
+        (
+            code(row["network"]),
+            RUNTIMES[row["runtime"]].title,
+            f"{row['before_points']:.2f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(row["drop_top1_points"], *row["drop_ci95_points"]),
+            str(row["attempts"]),
+            ", ".join(map(code, row["float_layers"])),
+        )
+        for row in rows
+        if row["attempts"]
+    ]
+    left = [row["drop_top1_points"] for row in rows if not row["attempts"]]
+    note = (
+        f"The other {len(left)} bundles lost at most {max(left):.2f} points, so nothing was repaired." if left else ""
+    )
+    return f"{table(heads, repaired)}\n\n{note}\n"
 
 
 def _where(every: Sequence[Loss]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import trained
 from benchmarks.rows import read_rows
 from benchmarks.trainedlib import choices, measuring, subjects
-from benchmarks.trainedlib.choices import SHIPPED, Choice, varied
+from benchmarks.trainedlib.choices import REPAIRED, SHIPPED, Choice, varied
 from benchmarks.trainedlib.subjects import SUBJECTS, Subject
 from benchmarks.trainedlib.table import line
 from benchmarks.trainedlib.text_images import draw
@@ -49,6 +49,20 @@ def test_rows_are_measured_once_and_shown_each_time(
     assert capsys.readouterr().out.splitlines()[-1] == line(row)
     with pytest.raises(AssertionError, match="measured again"):
         trained.main([*command, "--choices", SHIPPED, "--again"])
+
+
+def test_what_deploy_makes_is_measured(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subjects, "SUBJECTS", {"tiny": Subject(TINY, "imagenet")})
+    file = tmp_path / "trained.json"
+    command = ["--imagenet", str(photos), "--runtimes", "onnx", "--calibration", "4", "--images", "20"]
+    trained.main([*command, "--choices", f"{SHIPPED},{REPAIRED}", "--json", str(file), "--cache", str(tmp_path)])
+    shipped, deployed = read_rows(file)
+    assert shipped.keys() < deployed.keys()
+    assert (deployed["attempts"], deployed["float_layers"]) == (0, []), "random weights aren't repaired"
+    assert deployed["images"] == shipped["images"]
+    assert deployed["speedup"] > 0
 
 
 def test_a_key_is_set_where_the_recipe_reads_it() -> None:
