@@ -97,7 +97,7 @@ def repairs_table() -> str:
     """A line for each bundle that `edgekit deploy` repaired, and what it says of the others."""
     rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == REPAIRED and "error" not in row]
     rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), list(RUNTIMES).index(row["runtime"])))
-    heads = ("network", "runtime", "without repair", "repaired", "attempts", "layers in float")
+    heads = ("network", "runtime", "without repair", "repaired", "attempts", "layers in float", "MACs in INT8")
     repaired = [
         (
             code(row["network"]),
@@ -105,15 +105,14 @@ def repairs_table() -> str:
             f"{row['before_points']:.2f}",
             "{:.2f} ({:.2f} to {:.2f})".format(row["drop_top1_points"], *row["drop_ci95_points"]),
             str(row["attempts"]),
-            ", ".join(map(code, row["float_layers"])),
+            str(len(row["float_layers"])),
+            f"{row['int8_share_of_macs']:.0%}".replace("%", " %"),
         )
         for row in rows
         if row["attempts"]
     ]
     left = [row["drop_top1_points"] for row in rows if not row["attempts"]]
-    note = (
-        f"The other {len(left)} bundles lost at most {max(left):.2f} points, so nothing was repaired." if left else ""
-    )
+    note = f"The other {len(left)} bundles lost at most {max(left):.2f} points." if left else ""
     return f"{table(heads, repaired)}\n\n{note}\n"
 
 
