@@ -91,7 +91,7 @@ class Bench:
         with open_session(bundle, 1) as session:
             figures = self.figures(session)
             share = summarize_profile(session).int8.share_of_macs
-        return figures | _share(share)
+        return figures | {"int8_share_of_macs": _rounded(share, 3)}
 
     def _repaired(self, runtime: str, folder: Path) -> Row:
         """Figures of the bundle that `edgekit deploy` makes, on as many images as it chooses itself.
@@ -108,10 +108,10 @@ class Bench:
         attempts = row.repair.attempts if row.repair else ()
         return {
             **_accuracy(row.accuracy),
-            "snr_db": None if row.snr_db is None else round(row.snr_db, 2),
-            **_share(row.int8.share_of_macs),
-            "speedup": None if row.speedup is None else round(row.speedup.ratio, 2),
-            "before_points": round(attempts[0].drop_top1_points or 0, 2) if attempts else None,
+            "snr_db": _rounded(row.snr_db, 2),
+            "int8_share_of_macs": _rounded(row.int8.share_of_macs, 3),
+            "speedup": _rounded(row.speedup.ratio if row.speedup else None, 2),
+            "before_points": _rounded(attempts[0].drop_top1_points if attempts else None, 2),
             "attempts": max(0, len(attempts) - 1),
             "float_layers": list(row.repair.result.float_layers) if row.repair else [],
         }
@@ -124,7 +124,7 @@ class Bench:
         ((candidate, why),) = [pair for pair in made if pair[0].name == name]
         if why is not None:
             raise StockError(why)
-        return self.figures(_opened(candidate)) | _share(None)
+        return self.figures(_opened(candidate)) | {"int8_share_of_macs": None}
 
     def figures(self, infer: Infer) -> Row:
         """Accuracy of a function from float32 images [1,C,H,W] to logits [1,classes], beside the float network's."""
@@ -145,8 +145,8 @@ def _accuracy(accuracy: Accuracy) -> Row:
     }
 
 
-def _share(share: float | None) -> Row:
-    return {"int8_share_of_macs": None if share is None else round(share, 3)}
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 class StockError(Exception):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.rows import read_rows
+from benchmarks.rows import Row, read_rows
 from benchmarks.trainedlib.choices import REPAIRED, SHIPPED
 from docs.generate.figures import BENCHMARKS, processor
 from docs.generate.markdown import code, table
@@ -52,9 +52,6 @@ class Loss:
 
 def losses() -> list[Loss]:
     """Every network with its own recipe, in the order of NETWORKS and of the runtimes."""
-    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == SHIPPED and "error" not in row]
-    order, runtimes = list(NETWORKS), list(RUNTIMES)
-    rows.sort(key=lambda row: (order.index(row["network"]), runtimes.index(row["runtime"])))
     return [
         Loss(
             row["network"],
@@ -68,8 +65,15 @@ def losses() -> list[Loss]:
             row["created"][:10],
             row.get("cpu"),
         )
-        for row in rows
+        for row in _rows_of(SHIPPED)
     ]
+
+
+def _rows_of(choice: str) -> list[Row]:
+    """The rows of a choice, in the order of NETWORKS and of the runtimes."""
+    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == choice and "error" not in row]
+    order, runtimes = list(NETWORKS), list(RUNTIMES)
+    return sorted(rows, key=lambda row: (order.index(row["network"]), runtimes.index(row["runtime"])))
 
 
 def loss_of(network: str, runtime: str) -> Loss:
@@ -95,8 +99,7 @@ def losses_table() -> str:
 
 def repairs_table() -> str:
     """A line for each bundle that `edgekit deploy` repaired, and what it says of the others."""
-    rows = [row for row in read_rows(BENCHMARKS / FILE) if row["choice"] == REPAIRED and "error" not in row]
-    rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), list(RUNTIMES).index(row["runtime"])))
+    rows = _rows_of(REPAIRED)
     heads = ("network", "runtime", "without repair", "repaired", "attempts", "layers in float", "MACs in INT8")
     repaired = [
         (

@@ -40,10 +40,11 @@ def collecting_by(run: Run, library: AbstractContextManager[None]) -> Iterator[N
     locks: dict[int, Lock] = {}
 
     def infer(engine: PTEngine, item: Any) -> Any:
-        if isinstance(item, Iterator):
-            return run(engine._model, item)
-        with library:
-            return _infer(engine, item)
+        def call(image: Any) -> Any:
+            with library:
+                return _infer(engine, image)
+
+        return run(call, item) if isinstance(item, Iterator) else call(item)
 
     def collect(module: TensorCollectorModule, x: Tensor) -> Tensor:
         collector = module._collector

@@ -51,9 +51,7 @@ def test_rows_are_measured_once_and_shown_each_time(
         trained.main([*command, "--choices", SHIPPED, "--again"])
 
 
-def test_what_deploy_makes_is_measured(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_deploy_makes_is_measured(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subjects, "SUBJECTS", {"tiny": Subject(TINY, "imagenet")})
     file = tmp_path / "trained.json"
     command = ["--imagenet", str(photos), "--runtimes", "onnx", "--calibration", "4", "--images", "20"]

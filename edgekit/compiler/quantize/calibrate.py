@@ -224,11 +224,7 @@ def _insert(
     refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
 
     def run(network: Callable[[torch.Tensor], object], images: Iterator[torch.Tensor]) -> None:
-        def one(image: torch.Tensor) -> None:
-            with refuse:
-                network(image)
-
-        for _ in side_by_side(one, images, count):
+        for _ in side_by_side(network, images, count):
             pass
 
     dataset = nncf.Dataset(samples, feed) if ordered else nncf.Dataset([samples], lambda images: map(feed, images))
