@@ -9,7 +9,8 @@ from docs.generate.figures import BENCHMARKS, TIMES, caption
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
 
-FILE = "peers.json"
+FILE, AMX_FILE = "peers.json", "peers_amx.json"
+"""What `benchmarks.peers` measured on a processor with VNNI, and on one with AMX too."""
 THREADS = 1
 NOTHING = "–"  # noqa: RUF001
 BF16 = "edgekit int8, bf16"
@@ -72,9 +73,9 @@ class Peers:
     """The fastest first."""
 
 
-def peers(threads: int = THREADS) -> list[Peers]:
+def peers(threads: int = THREADS, file: str = FILE) -> list[Peers]:
     """What the benchmark measured of edgekit's INT8, in the JSON's order."""
-    models = _results()["models"]
+    models = _results(file)["models"]
     found = (_peers(name, model, runtime, threads) for name, model in models.items() for runtime in RUNTIMES)
     return [row for row in found if row is not None]
 
@@ -85,8 +86,8 @@ def peers_of(model: str, runtime: str, threads: int = THREADS) -> Peers:
     return next(row for row in peers(threads) if (row.model, row.runtime) == (model, title))
 
 
-def _results() -> dict[str, Any]:
-    results: dict[str, Any] = json.loads((BENCHMARKS / FILE).read_text(encoding="utf-8"))
+def _results(file: str) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((BENCHMARKS / file).read_text(encoding="utf-8"))
     return results
 
 
@@ -127,13 +128,13 @@ def _ratio(group: Group, other: Row, threads: int) -> Ratio:
     return Ratio(versus["ratio"], low, high, unsteady(versus))
 
 
-def peers_table() -> str:
+def peers_table(file: str = FILE) -> str:
     """Every model and runtime with one thread, and a caption with the machine that measured them."""
     heads = (
         "model (weights)", "runtime", "fastest float ms", "INT8 ms", "faster than that float",
         "fastest stock INT8 ms", "faster than that INT8", "SNR dB, edgekit / stock",
     )  # fmt: skip
-    return f"{table(heads, map(_cells, peers()))}\n\n{caption(FILE, THREADS)}\n"
+    return f"{table(heads, map(_cells, peers(THREADS, file)))}\n\n{caption(file, THREADS)}\n"
 
 
 def _cells(row: Peers) -> tuple[str, ...]:
@@ -150,12 +151,12 @@ def _cells(row: Peers) -> tuple[str, ...]:
     )
 
 
-def slower_table() -> str:
+def slower_table(file: str = FILE) -> str:
     """Where the fastest stock INT8 takes less time than edgekit's, with any number of threads that was timed."""
     heads = (
         "model", "runtime", "threads", "fastest stock INT8 ms", "edgekit INT8 ms", "in bf16", "ratio", "reading",
     )  # fmt: skip
-    every = [row for threads in _results()["threads"] for row in peers(threads)]
+    every = _of_all_threads(file)
     rows = [row for row in every if row.stock and row.stock[0].ours.ratio < 1]
     text = table(heads, map(_slower_cells, rows))
     return f"These are {len(rows)} of {len(every)} comparisons:\n\n{text}\n"
@@ -175,11 +176,16 @@ def _slower_cells(row: Peers) -> tuple[str, ...]:
     )
 
 
-def float_wins() -> str:
+def _of_all_threads(file: str) -> list[Peers]:
+    return [row for threads in _results(file)["threads"] for row in peers(threads, file)]
+
+
+def float_wins(file: str = FILE) -> str:
     """A sentence with the models and runtimes where INT8 isn't faster than the fastest float beyond doubt."""
-    every = [row for threads in _results()["threads"] for row in peers(threads)]
+    every = _of_all_threads(file)
     names = [
-        f"{code(row.model)} on {row.runtime} with {row.threads} threads ({row.speedup} of {row.float_name})"
+        f"{code(row.model)} on {row.runtime} with {row.threads} thread{'s' * (row.threads > 1)} "
+        f"({row.speedup} of {row.float_name})"
         for row in every
         if row.speedup.low <= 1
     ]

@@ -1,6 +1,7 @@
 """The tables of benchmarks/peers.py contain the measured figures."""
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.peerlib import timing
 from benchmarks.peerlib.candidates import Candidate
 from benchmarks.peerlib.models import SUBJECTS
-from benchmarks.peerlib.results import Group, figures, write_results
+from benchmarks.peerlib.results import Group, figures, versus, write_results
 from benchmarks.peers import arguments, new_results
 from edgekit.measure.accuracy import snr_db
 
 
 def ran(ms: float, noise: float) -> dict[str, Any]:
     logits = REFERENCE + noise * np.float32(np.sign(REFERENCE))
-    return {"logits": logits, "times": {count: np.full(40, ms / count) for count in (1, 2)}}
+    return {"logits": logits, "times": {count: np.full((5, 8), ms / count) for count in (1, 2)}}
 
 
 REFERENCE = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
@@ -49,7 +51,38 @@ def test_rows_have_speed_size_and_agreement(tmp_path: Path) -> None:
     assert ours["agreement"] == 1.0
     assert ours["ms"] == {"1": 5.0, "2": 2.5}
     assert set(ours["faster_than"]) == {"edgekit float", "plain float"}
-    assert ours["faster_than"]["plain float"]["1"] == {"ratio": 4.0, "ci95": [4.0, 4.0]}
+    assert ours["rounds"] == {"1": 40, "2": 40}
+    assert ours["faster_than"]["plain float"]["1"] == {
+        "ratio": pytest.approx(4.0),
+        "ci95": [pytest.approx(4.0), pytest.approx(4.0)],
+    }
+
+
+def test_an_interval_contains_what_the_openings_differ_by() -> None:
+    """The rounds of an opening are alike, so a bootstrap over rounds would see nothing."""
+    luck = np.array([0.97, 1.02, 1.0, 1.04, 0.98])[:, None]
+    found = versus(np.full((5, 8), 6.0) * luck, np.full((5, 8), 3.0))
+    low, high = found["ci95"]
+    assert found["ratio"] == pytest.approx(2.0, rel=0.01)
+    assert 1.90 < low < 1.95
+    assert 2.05 < high < 2.10
+
+
+def test_every_file_is_opened_anew_in_another_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[tuple[str, int]] = []
+
+    def open_candidate(candidate: Candidate, threads: int) -> Callable[[Any], Any]:
+        opened.append((candidate.name, threads))
+        return lambda image: REFERENCE[:1]
+
+    monkeypatch.setattr(timing, "open_candidate", open_candidate)
+    candidates = [Candidate(name, "onnx", "stock", "int8", tmp_path) for name in "abcd"]
+    ran = timing.run_all(candidates, np.zeros((2, 3, 4, 4), np.float32), (1, 2), 0.0)
+    assert {outcome["times"][2].shape for outcome in ran.values()} == {(timing.OPENINGS, timing.LEAST)}
+    of_two = [name for name, threads in opened if threads == 2][4:]
+    orders = {"".join(of_two[first : first + 4]) for first in range(0, len(of_two), 4)}
+    assert len(of_two) == 4 * timing.OPENINGS
+    assert len(orders) > 1
 
 
 @pytest.mark.parametrize(("int8_ms", "faster", "ship"), [(5.0, "2.00x [2.00, 2.00]", "INT8"), (12.5, "0.80x", "float")])
@@ -64,9 +97,9 @@ def test_the_tables_compare_with_the_best_float(tmp_path: Path, int8_ms: float, 
 
 def test_a_wide_interval_is_marked(tmp_path: Path) -> None:
     measured = results(tmp_path, 5.0)
-    versus = measured["models"]["net"]["rows"][1]["faster_than"]["plain float"]["1"]
+    ours = measured["models"]["net"]["rows"][1]["faster_than"]["plain float"]["1"]
     assert "4.00x [4.00, 4.00] |" in write_results(measured, "other.json")
-    versus["ci95"] = [3.5, 4.1]
+    ours["ci95"] = [3.5, 4.1]
     assert "4.00x [3.50, 4.10]* |" in write_results(measured, "other.json")
 
 

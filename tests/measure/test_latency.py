@@ -5,6 +5,9 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +15,48 @@ import numpy as np
 import pytest
 
 from edgekit.errors import EngineError, OutputError
+from edgekit.measure import latency
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
-from edgekit.measure.latency import CallFailed, alternate, known, ratio, speedup
+from edgekit.measure.latency import LEAD_RUNS, TURN, CallFailed, alternate, known, ratio, speedup
 from edgekit.measure.memory import peak_rss_bytes
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
 
 
-def test_calls_take_turns_and_warmup_is_not_counted() -> None:
+def named_calls(order: list[str], *names: str) -> dict[str, Callable[[], object]]:
+    """Calls that note their names."""
+    return {name: partial(order.append, name) for name in names}
+
+
+def test_a_turn_begins_with_runs_that_are_not_timed() -> None:
     order: list[str] = []
     rounds: list[int] = []
-    calls = {name: lambda name=name: order.append(name) for name in ("float", "int8")}
-    times = alternate(calls, warmup=2, iterations=3, on_round=lambda: rounds.append(len(order)))
-    assert order == ["float", "int8"] * 5
-    assert rounds == [2, 4, 6, 8, 10]
-    assert {name: values.shape for name, values in times.items()} == {"float": (3,), "int8": (3,)}
+    calls = named_calls(order, "float", "int8")
+    times = alternate(calls, warmup=2, iterations=TURN + 1, on_round=lambda: rounds.append(len(order)))
+    turns = [1, 1, 1, 1, *[LEAD_RUNS + TURN] * 2, *[LEAD_RUNS + 1] * 2]
+    assert order == [name for name, runs in zip(cycle(calls), turns, strict=False) for _ in range(runs)]
+    second, third = 4 + 2 * (LEAD_RUNS + TURN), len(order)
+    assert rounds == [2, 4, *range(second - TURN + 1, second + 1), third]
+    assert {name: values.shape for name, values in times.items()} == {"float": (TURN + 1,), "int8": (TURN + 1,)}
     assert all((values >= 0).all() for values in times.values())
+
+
+def test_a_slow_call_has_one_run_that_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "LEAD_MS", 0.0)
+    order: list[str] = []
+    alternate(named_calls(order, "float", "int8"), warmup=0, iterations=1)
+    assert order == ["float", "float", "int8", "int8"]
+
+
+def test_every_run_of_a_single_call_is_timed() -> None:
+    order: list[str] = []
+    (times,) = alternate(named_calls(order, "int8"), warmup=1, iterations=7).values()
+    assert len(order) == 1 + len(times) == 8
+
+
+def test_every_call_has_a_turn_however_short_the_time_is() -> None:
+    times = alternate(named_calls([], "float", "int8"), warmup=0, iterations=1, seconds=0)
+    assert [len(values) for values in times.values()] == [TURN, TURN]
 
 
 def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() -> None:
@@ -44,9 +73,9 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after_an_error() ->
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("good_calls", [0, 1, 2])
+@pytest.mark.parametrize("good_calls", [0, 2, 2 + LEAD_RUNS])
 def test_a_call_that_fails_is_named(good_calls: int) -> None:
-    """It fails in the first or second warm-up round, or in a timed one."""
+    """It fails in warm-up, at the start of its turn, or when it is timed."""
     done: list[str] = []
     error = EngineError("broken")
 
@@ -58,7 +87,6 @@ def test_a_call_that_fails_is_named(good_calls: int) -> None:
     with pytest.raises(CallFailed) as caught:
         alternate({"first": lambda: done.append("first"), "second": second, "third": lambda: None}, 2, 5)
     assert (caught.value.key, caught.value.error) == ("second", error)
-    assert done.count("first") == good_calls + 1
 
 
 def test_a_programming_error_is_blamed_on_a_call_only_if_it_comes_from_one() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from edgekit.cli.options import seconds_of
 from edgekit.errors import UsageError
+from edgekit.measure.latency import LEAD_RUNS, TURN
 from edgekit.measure.sustain import POINTS, sustained, time_sustained
 from edgekit.report.conditions import SustainedLatency
 from edgekit.support.progress import Reporter
@@ -43,7 +44,8 @@ def test_calls_take_turns_until_the_time_is_over() -> None:
     times, runs, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
     assert conditions.seconds >= 1.2
     assert order[:4] == list("abab")
-    assert len(times["a"]) == len(times["b"]) == len(order) // 2 - 2
+    turns = (len(order) - 4) // (2 * (LEAD_RUNS + TURN))
+    assert len(times["a"]) == len(times["b"]) == turns * TURN
     assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
     assert conditions.series, "conditions were sampled during the run"
 

@@ -7,6 +7,7 @@ import pytest
 
 from edgekit.errors import EngineError
 from edgekit.measure.fresh_process import Fresh
+from edgekit.measure.latency import LEAD_RUNS, TURN
 from edgekit.measure.settings import Timing
 from edgekit.measure.timing import latency_of, time_end_to_end, time_in_turns, without_failing
 from edgekit.support.progress import Reporter
@@ -39,12 +40,13 @@ def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> Non
     timed = time_in_turns(calls.calls, 1, TIMING, "time", Reporter(quiet=True))
     assert timed.failures == {"b": calls.error}
     assert {name: len(times) for name, times in timed.times.items()} == {"a": 4, "c": 4}
-    assert "".join(calls.order).endswith("ac" * 5), "one warm-up round and four timed ones"
+    runs = LEAD_RUNS + 4
+    assert "".join(calls.order).endswith("ac" + "a" * runs + "c" * runs), "one warm-up round and a turn of four"
     assert timed.conditions is not None
 
 
 def test_several_may_fail_one_after_the_other() -> None:
-    calls = Calls("abcd", d=1, a=3)
+    calls = Calls("abcd", d=1, a=10)
     timed = time_in_turns(calls.calls, 1, TIMING, "time", Reporter(quiet=True))
     assert list(timed.failures) == ["d", "a"]
     assert list(timed.times) == ["b", "c"]
@@ -78,7 +80,8 @@ def test_end_to_end_times_need_fewer_rounds_and_drop_the_one_that_fails() -> Non
     times, failures = time_end_to_end(calls.calls, Timing(warmup=20, iterations=200))
     assert failures == {"a": calls.error}
     assert {name: len(values) for name, values in times.items()} == {"b": 25, "c": 25}
-    assert "".join(calls.order).endswith("bc" * 27), "at most two warm-up rounds"
+    runs = LEAD_RUNS + TURN
+    assert "".join(calls.order).endswith("cbc" + ("b" * runs + "c" * runs) * 5), "at most two warm-up rounds"
 
 
 def test_there_are_no_end_to_end_times_if_all_fail() -> None:

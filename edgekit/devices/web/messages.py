@@ -74,6 +74,12 @@ class TimesRequest:
     """Number of rounds before the timed ones."""
     rounds: int
     """Number of timed rounds."""
+    turn: int
+    """Number of timed rounds of a model in a row."""
+    lead_runs: int
+    """Most runs before them that aren't timed."""
+    lead_ms: float
+    """Milliseconds after which no other one of these runs begins."""
     clock_ms: float
     """Step of the clock: a timed batch takes 50 of them at least."""
 

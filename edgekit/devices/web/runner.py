@@ -22,6 +22,7 @@ from edgekit.devices.web.messages import (
 )
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError
+from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import Bundle
 
@@ -74,6 +75,9 @@ class Runner:
                 images=tuple(images),
                 warmup=timing.warmup,
                 rounds=timing.iterations,
+                turn=TURN,
+                lead_runs=LEAD_RUNS,
+                lead_ms=LEAD_MS,
                 clock_ms=self._clock_ms,
             )
             return msgspec.convert(self._server.ask(request, on_step), RawTimes)
