@@ -20,11 +20,12 @@ WIDE = 0.1
 """Width of an interval, as a share of its ratio, from which a ratio counts as unsteady."""
 INTRODUCTION = """\
 Written by `python -m benchmarks.peers`; every figure is in `{json}`. One process opens all candidates of a runtime
-several times and times them in turns. A ratio is the mean of those of the openings' medians, with a 95 % interval of
-Student's t; a star marks an interval wider than {wide:.0f} % of its ratio, which other work on the machine probably
-caused. SNR compares the logits with torch's, and agreement the top-1 predictions, on {images} real images. The fastest
-float is the fastest of the plain model and edgekit's float bundle, in f32 or bf16. The fastest stock INT8 is that of
-any kind, dynamic range included. Ship is INT8 where it is faster than the fastest float over the whole interval."""
+five times and times them in turns. A ratio is the mean of those of the openings' medians, with Student's 95 %
+interval; a star marks an interval wider than {wide:.0f} % of its ratio, because of other work on the machine or of
+where in memory the sessions were. SNR compares the logits with torch's, and agreement the top-1 predictions, on
+{images} real images. The fastest float is the fastest of the plain model and edgekit's float bundle, in f32 or bf16.
+The fastest stock INT8 is that of any kind, dynamic range included. Ship is INT8 where it is faster than the fastest
+float over the whole interval."""
 
 
 def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray[np.float32]) -> list[Row]:
@@ -119,7 +120,7 @@ def _fastest(rows: list[Row], threads: int) -> Row | None:
 
 
 def unsteady(versus: Row) -> bool:
-    """Whether a ratio's interval is so wide that other work on the machine probably disturbed the timing."""
+    """Whether a ratio's interval is wider than `WIDE` of it."""
     low, high = versus["ci95"]
     return bool(high - low > WIDE * versus["ratio"])
 

@@ -224,8 +224,8 @@ def noisier_table() -> str:
 def note_on_stars() -> str:
     """What a star in these tables means."""
     return (
-        f"A star marks an interval wider than {100 * WIDE:.0f} % of its ratio: other work on the machine probably "
-        "disturbed that timing, so read the interval and not the ratio.\n"
+        f"A star marks an interval wider than {100 * WIDE:.0f} % of its ratio: other work disturbed that timing, or "
+        "the sessions differed in where they lay in memory. Read the interval then and not the ratio.\n"
     )
 
 
