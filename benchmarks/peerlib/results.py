@@ -1,5 +1,6 @@
 """Computes the candidates' figures, and writes the tables of RESULTS.md."""
 
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.peerlib.candidates import Candidate
+from benchmarks.peerlib.timing import OPENINGS
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.measure.accuracy import snr_db
 
@@ -20,7 +22,7 @@ WIDE = 0.1
 """Width of an interval, as a share of its ratio, from which a ratio counts as unsteady."""
 INTRODUCTION = """\
 Written by `python -m benchmarks.peers`; every figure is in `{json}`. One process opens all candidates of a runtime
-five times and times them in turns. A ratio is the mean of those of the openings' medians, with Student's 95 %
+{openings} times and times them in turns. A ratio is the mean of those of the openings' medians, with Student's 95 %
 interval; a star marks an interval wider than {wide:.0f} % of its ratio, because of other work on the machine or of
 where in memory the sessions were. SNR compares the logits with torch's, and agreement the top-1 predictions, on
 {images} real images. The fastest float is the fastest of the plain model and edgekit's float bundle, in f32 or bf16.
@@ -46,8 +48,10 @@ def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray
             "size_bytes": candidate.size_bytes,
             "snr_db": snr_db(reference, outcome["logits"]),
             "agreement": float((reference.argmax(1) == outcome["logits"].argmax(1)).mean()),
-            "ms": {str(threads): float(np.median(times)) for threads, times in outcome["times"].items()},
-            "rounds": {str(threads): times.size for threads, times in outcome["times"].items()},
+            "ms": {
+                str(threads): float(np.median(np.concatenate(times))) for threads, times in outcome["times"].items()
+            },
+            "rounds": {str(threads): sum(map(len, times)) for threads, times in outcome["times"].items()},
         }
         if candidate.name == OURS:
             others = {name: other for name, other in ran.items() if name != OURS and "error" not in other}
@@ -61,13 +65,13 @@ def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray
     return rows
 
 
-def versus(other: NDArray[np.float64], ours: NDArray[np.float64]) -> Row:
-    """How many times as fast `ours` is; both are [openings,rounds] in ms.
+def versus(other: Sequence[NDArray[np.float64]], ours: Sequence[NDArray[np.float64]]) -> Row:
+    """How many times as fast `ours` is; both have [rounds] in ms for each opening.
 
     The ratio is the geometric mean over the openings. Student's interval of the logarithms contains what the openings
     differ by, which a bootstrap over rounds would miss.
     """
-    logs = np.log(np.median(other, axis=1) / np.median(ours, axis=1))
+    logs = np.log([np.median(theirs) / np.median(own) for theirs, own in zip(other, ours, strict=True)])
     interval = stats.t.interval(0.95, len(logs) - 1, logs.mean(), stats.sem(logs) or np.finfo(float).tiny)
     return {"ratio": float(np.exp(logs.mean())), "ci95": np.exp(interval).tolist()}
 
@@ -131,7 +135,7 @@ def write_results(results: Row, json_name: str) -> str:
     lines = [
         "# edgekit and its peers",
         "",
-        fill(INTRODUCTION.format(json=json_name, wide=100 * WIDE, images=results["images"]), 118),
+        fill(INTRODUCTION.format(json=json_name, openings=OPENINGS, wide=100 * WIDE, images=results["images"]), 118),
         "",
         *([fill(results["note"], 118), ""] if "note" in results else []),
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",

@@ -24,8 +24,8 @@ def run_all(
 ) -> dict[str, dict[str, Any]]:
     """Run all candidates on images [N,3,H,W].
 
-    Returns {"logits": [N,classes], "times": {threads: [openings,rounds] in ms}} or {"error": text} by name. `seconds`
-    are those of a number of threads.
+    Returns {"logits": [N,classes], "times": {threads: a list of [rounds] in ms for each opening}} or {"error": text} by
+    name. `seconds` are those of a number of threads.
     """
     outcomes: dict[str, dict[str, Any]] = {}
     for candidate in candidates:
@@ -37,17 +37,13 @@ def run_all(
             outcomes[candidate.name] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
     working = [candidate for candidate in candidates if "error" not in outcomes[candidate.name]]
     for count in threads:
-        every: dict[str, list[NDArray[np.float64]]] = {candidate.name: [] for candidate in working}
         for opening in range(OPENINGS):
             order = random.Random(opening).sample(working, len(working))
             sessions = {candidate.name: open_candidate(candidate, count) for candidate in order}
             for name, times in time_all(sessions, images[:1], seconds / OPENINGS).items():
-                every[name].append(times)
+                outcomes[name]["times"].setdefault(count, []).append(times)
             del sessions
             gc.collect()
-        for name, openings in every.items():
-            rounds = min(map(len, openings))
-            outcomes[name]["times"][count] = np.stack([times[:rounds] for times in openings])
     return outcomes
 
 

@@ -19,7 +19,7 @@ from edgekit.measure.accuracy import snr_db
 
 def ran(ms: float, noise: float) -> dict[str, Any]:
     logits = REFERENCE + noise * np.float32(np.sign(REFERENCE))
-    return {"logits": logits, "times": {count: np.full((5, 8), ms / count) for count in (1, 2)}}
+    return {"logits": logits, "times": {count: [np.full(8, ms / count)] * 5 for count in (1, 2)}}
 
 
 REFERENCE = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_rows_have_speed_size_and_agreement(tmp_path: Path) -> None:
 def test_an_interval_contains_what_the_openings_differ_by() -> None:
     """The rounds of an opening are alike, so a bootstrap over rounds would see nothing."""
     luck = np.array([0.97, 1.02, 1.0, 1.04, 0.98])[:, None]
-    found = versus(np.full((5, 8), 6.0) * luck, np.full((5, 8), 3.0))
+    found = versus([*np.full((5, 8), 6.0) * luck], [*np.full((5, 8), 3.0)])
     low, high = found["ci95"]
     assert found["ratio"] == pytest.approx(2.0, rel=0.01)
     assert 1.90 < low < 1.95
@@ -78,7 +78,8 @@ def test_every_file_is_opened_anew_in_another_order(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timing, "open_candidate", open_candidate)
     candidates = [Candidate(name, "onnx", "stock", "int8", tmp_path) for name in "abcd"]
     ran = timing.run_all(candidates, np.zeros((2, 3, 4, 4), np.float32), (1, 2), 0.0)
-    assert {outcome["times"][2].shape for outcome in ran.values()} == {(timing.OPENINGS, timing.LEAST)}
+    shapes = [np.shape(outcome["times"][2]) for outcome in ran.values()]
+    assert shapes == 4 * [(timing.OPENINGS, timing.LEAST)]
     of_two = [name for name, threads in opened if threads == 2][4:]
     orders = {"".join(of_two[first : first + 4]) for first in range(0, len(of_two), 4)}
     assert len(of_two) == 4 * timing.OPENINGS
