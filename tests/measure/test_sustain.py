@@ -44,8 +44,10 @@ def test_calls_take_turns_until_the_time_is_over() -> None:
     times, runs, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
     assert conditions.seconds >= 1.2
     assert order[:4] == list("abab")
-    turns = (len(order) - 4) // (2 * (LEAD_RUNS + TURN))
-    assert len(times["a"]) == len(times["b"]) == turns * TURN
+    assert len(times["a"]) == len(times["b"])
+    assert len(times["a"]) % TURN == 0
+    untimed = len(order) - 4 - 2 * len(times["a"])  # fewer than LEAD_RUNS in a turn that the machine held up
+    assert 0 < untimed <= 2 * len(times["a"]) // TURN * LEAD_RUNS
     assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
     assert conditions.series, "conditions were sampled during the run"
 
