@@ -1,10 +1,12 @@
-"""Bundles of the tiny network that the tests measure as a group."""
+"""Bundles of the tiny network that the tests measure as a group, and turns that no stall shortens."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgekit.measure import latency
 from edgekit.measure.fresh_process import Fresh
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.run_folder import RunFolder, open_run
@@ -41,3 +43,9 @@ def no_processes() -> Iterator[None]:
 def run(tmp_path: Path) -> Iterator[RunFolder]:
     with open_run(tmp_path / "run") as opened:
         yield opened
+
+
+@pytest.fixture
+def all_lead_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn has all of its untimed runs, even if the machine holds one of them up for longer than `LEAD_MS`."""
+    monkeypatch.setattr(latency, "LEAD_MS", math.inf)

@@ -28,6 +28,7 @@ def named_calls(order: list[str], *names: str) -> dict[str, Callable[[], object]
     return {name: partial(order.append, name) for name in names}
 
 
+@pytest.mark.usefixtures("all_lead_runs")
 def test_a_turn_begins_with_runs_that_are_not_timed() -> None:
     order: list[str] = []
     rounds: list[int] = []

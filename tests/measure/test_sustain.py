@@ -38,16 +38,15 @@ def test_a_single_round() -> None:
     assert run.change == 0
 
 
+@pytest.mark.usefixtures("all_lead_runs")
 def test_calls_take_turns_until_the_time_is_over() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     times, runs, conditions = time_sustained(calls, 2, 1.2, "time", Reporter(quiet=True))
     assert conditions.seconds >= 1.2
     assert order[:4] == list("abab")
-    assert len(times["a"]) == len(times["b"])
-    assert len(times["a"]) % TURN == 0
-    untimed = len(order) - 4 - 2 * len(times["a"])  # fewer than LEAD_RUNS in a turn that the machine held up
-    assert 0 < untimed <= 2 * len(times["a"]) // TURN * LEAD_RUNS
+    turns = (len(order) - 4) // (2 * (LEAD_RUNS + TURN))
+    assert len(times["a"]) == len(times["b"]) == turns * TURN
     assert runs["a"].first.count + runs["a"].last.count >= len(times["a"])
     assert conditions.series, "conditions were sampled during the run"
 

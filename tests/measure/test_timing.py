@@ -34,6 +34,7 @@ class Calls:
         return call
 
 
+@pytest.mark.usefixtures("all_lead_runs")
 @pytest.mark.parametrize("good", [0, 3], ids=["at once", "after a while"])
 def test_the_others_are_timed_again_without_the_one_that_fails(good: int) -> None:
     calls = Calls("abc", b=good)
@@ -75,6 +76,7 @@ def test_a_sustained_run_drops_the_one_that_fails_too() -> None:
     assert timed.sustained["a"].last.count > 0
 
 
+@pytest.mark.usefixtures("all_lead_runs")
 def test_end_to_end_times_need_fewer_rounds_and_drop_the_one_that_fails() -> None:
     calls = Calls("abc", a=6)
     times, failures = time_end_to_end(calls.calls, Timing(warmup=20, iterations=200))
