@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ JOB = f"{STATE}/job.json"
 ATTEMPTS = "attempts"
 """Folder in `STATE` with bundles that `edgekit deploy` tried when it repaired one."""
 LEFTOVERS = (f"{STATE}/build-*", f"{STATE}/{ATTEMPTS}/.*", ".*.tmp-*", ".*.old-*", ".*.compile-*")
-"""Glob patterns of the files that a killed process can leave behind."""
+"""Glob patterns of the files that a killed process, this one or one that it started, can leave behind."""
 
 
 VALID_OUTPUT = "a folder that is new, empty or an earlier run"
@@ -89,7 +89,8 @@ class RunFolder:
 def open_run(path: Path) -> Iterator[RunFolder]:
     """Lock `path` as a run folder until the block ends; OutputError as in `check_output`, or if it is in use.
 
-    The output of libraries inside the block goes to the run's `library_log`.
+    The output of libraries inside the block goes to the run's `library_log`. Files that killed processes left behind
+    are removed when the block begins, and again when it ends: Ctrl-C kills the processes that build bundles.
     """
     from filelock import FileLock, Timeout  # devices import this module to read bundles, and don't have filelock
 
@@ -104,12 +105,7 @@ def open_run(path: Path) -> Iterator[RunFolder]:
             fix = "Wait until it ends, or choose another folder with --output DIR"
             raise OutputError(f"another edgekit command is using '{path}'", fix=fix) from None
     try:
-        for left in (file for pattern in LEFTOVERS for file in path.glob(pattern)):
-            with writing(left):
-                if left.is_dir() and not left.is_symlink():
-                    shutil.rmtree(left)
-                else:
-                    left.unlink()
+        _remove_leftovers(path)
         with library_log.kept_in(run.state / library_log.NAME):
             library_log.note(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {shlex.join(sys.argv)}")
             try:
@@ -117,8 +113,20 @@ def open_run(path: Path) -> Iterator[RunFolder]:
             except Exception as error:
                 library_log.note("the command ended with an error", text_of(error))
                 raise
+            finally:
+                with suppress(OutputError):  # the next command that opens the run tries again
+                    _remove_leftovers(path)
     finally:
         lock.release()
+
+
+def _remove_leftovers(path: Path) -> None:
+    for left in (file for pattern in LEFTOVERS for file in path.glob(pattern)):
+        with writing(left):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def check_output(path: Path) -> None:

@@ -81,19 +81,37 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def leave_behind(run: Path) -> None:
+    """What processes leave in the folder of a run when they are killed."""
+    for left in (".onnx-int8.tmp-12", ".onnx-int8.old-12", ".onnx-int8.compile-ab_1", f"{STATE}/build-images-12"):
+        (run / left).mkdir()
+        (run / left / "model.onnx").touch()
+    (run / ".report.json.tmp-12").touch()
+
+
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path: Path) -> None:
     with open_run(tmp_path):
         pass
-    for left in (".onnx-int8.tmp-12", ".onnx-int8.old-12", ".onnx-int8.compile-ab_1", f"{STATE}/build-images-12"):
-        (tmp_path / left).mkdir()
-        (tmp_path / left / "model.onnx").touch()
-    (tmp_path / ".report.json.tmp-12").touch()
+    leave_behind(tmp_path)
     for other in ("onnx-float", ".hidden"):
         (tmp_path / other).mkdir()
     (tmp_path / "report.json").touch()
     with open_run(tmp_path) as run:
         assert names(tmp_path) == [STATE, ".hidden", "onnx-float", "report.json"]
         assert names(run.state) == [library_log.NAME, LOCK]
+
+
+def test_leftovers_of_processes_that_a_command_killed_are_removed_when_it_ends(tmp_path: Path) -> None:
+    def work() -> None:
+        with open_run(tmp_path):
+            leave_behind(tmp_path)
+            (tmp_path / "onnx-float").mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert names(tmp_path) == [STATE, "onnx-float"]
+    assert names(tmp_path / STATE) == [library_log.NAME, LOCK]
 
 
 @dataclass(frozen=True)
