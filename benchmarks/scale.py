@@ -141,6 +141,7 @@ def _measured(stages: Stages, name: str, file: Path, target: str) -> list[dict[s
         return stages.rows
     precision: Precision = "float" if name == "float" else "int8"
     load_backend(target)
+    gc.freeze()  # as in the build process, which has imported the compilers
     graphs = ParkedJob(file).graphs(Reporter(quiet=True))
     with stages.stage("export"):
         graphs.exported()
