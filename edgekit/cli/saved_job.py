@@ -226,5 +226,10 @@ def arguments_of(group: Any) -> Iterator[str]:
         if value is True:
             yield option
             continue
-        for text in value if isinstance(value, list) else [value]:
-            yield from (option, str(text).removesuffix(".0"))
+        for item in value if isinstance(value, list) else [value]:
+            yield from (option, _text(item))
+
+
+def _text(value: object) -> str:
+    """A value as a user would type it: 2 instead of 2.0 for a number, and a text as it is."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -227,6 +227,17 @@ def test_the_arguments_of_a_job_are_those_of_the_command() -> None:
     assert ALL.arguments[:3] == ("net:make", "--weights", "random")
 
 
+@pytest.mark.parametrize("text", ["v2.0", "photos.0", "0.0", "1.0"])
+def test_texts_are_stated_as_they_were_given(text: str) -> None:
+    job = GivenJob(model="net:make", making=Making(weights=text, data=Path(text), target=[text], recipe=text))
+    assert job.arguments == ("net:make", "--weights", text, "--data", text, "--target", text, "--recipe", text)
+
+
+def test_whole_numbers_are_stated_without_a_fraction() -> None:
+    job = GivenJob(model="net:make", making=Making(), measuring=Measuring(max_drop=2.0, min_speedup=1.25))
+    assert job.arguments == ("net:make", "--max-drop", "2", "--min-speedup", "1.25")
+
+
 def test_a_damaged_run_keeps_its_job(run: Path) -> None:
     (run / "report.json").unlink()
     assert read_job(run).model == "convnextv2_atto"
