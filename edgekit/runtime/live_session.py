@@ -49,6 +49,7 @@ class LiveSession:
         self._opening = threading.Lock()
         self._seen = self._state()
         self._session = open_bundle(path)
+        self._closed = False
 
     def current(self) -> Session:
         """Open the new bundle if the link has changed, and return the session to use for the next image."""
@@ -79,10 +80,10 @@ class LiveSession:
         return self.current().classify(image, top)
 
     def close(self) -> None:
-        """Release the model; classifying afterwards raises EngineError."""
+        """Release the model for good: classifying afterwards raises EngineError, even if the link changes again."""
         with self._opening:
+            self._closed = True
             self._session.close()
-            self._seen = self._state()
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +103,7 @@ class LiveSession:
 
     def _reopen(self) -> None:
         state = self._state()
-        if state in (None, self._seen):
+        if self._closed or state in (None, self._seen):
             return
         # Whatever becomes of this bundle, it is not tried again: a switch during the attempt gives another state.
         self._seen = state

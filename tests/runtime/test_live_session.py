@@ -55,6 +55,17 @@ def test_a_switch_is_followed_between_two_images(bundles: list[Path], tmp_path: 
         live.classify(IMAGE)
 
 
+def test_a_closed_session_stays_closed_when_the_link_changes(bundles: list[Path], tmp_path: Path) -> None:
+    link = point(tmp_path / "current", bundles[0])
+    live = edgekit.follow(link)
+    live.close()
+    for bundle in (bundles[1], bundles[0]):
+        point(link, bundle)
+        with pytest.raises(EngineError):
+            live.classify(IMAGE)
+        assert used(live) == "one", "no bundle was opened"
+
+
 def test_a_bundle_that_does_not_pass_is_not_used(
     bundles: list[Path], make_bundle: MakeBundle, tiny_golden: Golden, tmp_path: Path
 ) -> None:
