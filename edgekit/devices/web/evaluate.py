@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.devices.registry import Device
-from edgekit.devices.web.limits import runnable_on
+from edgekit.devices.web.limits import check_reference, runnable_on
 from edgekit.devices.web.pages import Pages, serving
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import Predictions
@@ -61,9 +61,13 @@ def evaluate_in_browser(
     reference: Path | None = None,
     gates: Gates | None = None,
 ) -> BundleEvaluation:
-    """Evaluate bundles for LiteRT in a browser, as `evaluate_bundles` does here. Raises BrowserError if that fails."""
-    every = (*paths, reference) if reference else paths
-    runnable = runnable_on(device, {str(path): read_bundle(path) for path in every}, reporter)
+    """Evaluate bundles for LiteRT in a browser, as `evaluate_bundles` does here. Raises BrowserError if that fails.
+
+    Raises UsageError for a reference that browsers can't run, since another bundle must not take its place.
+    """
+    runnable = runnable_on(device, {str(path): read_bundle(path) for path in paths}, reporter)
+    if reference:
+        check_reference(device, read_bundle(reference))
     with serving([device], reporter) as pages:
         assert pages is not None
         inside = InBrowser(pages, device, threads)
@@ -74,7 +78,7 @@ def evaluate_in_browser(
             seed,
             threads,
             reporter,
-            reference=reference if str(reference) in runnable else None,
+            reference=reference,
             gates=gates,
             elsewhere=inside,
         )

@@ -7,6 +7,7 @@ from edgekit.devices.registry import Device
 from edgekit.errors import UsageError
 from edgekit.measure.baselines import Group
 from edgekit.measure.settings import Timing
+from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 
 BROWSER_TARGET = "tflite"
@@ -41,3 +42,15 @@ def runnable_on(device: Device, bundles: Group, reporter: Reporter) -> Group:
     if others := [name for name in bundles if name not in runnable]:
         reporter.say(f"{device.name}: a browser runs bundles for LiteRT only, so it skips {', '.join(others)}")
     return runnable
+
+
+def check_reference(device: Device, bundle: Bundle) -> None:
+    """Raise UsageError if a browser can't run the bundle that others are to be compared with."""
+    target = bundle.manifest.target
+    if target != BROWSER_TARGET:
+        raise UsageError(
+            f"'{device.name}' is a browser, which can't run the reference '{bundle.path}', a bundle for "
+            f"{find_runtime(target).title}",
+            valid=f"a bundle that was made with --target {BROWSER_TARGET}",
+            fix="Name such a bundle with `--reference`, or leave `--reference` out to compare with the first float one",
+        )

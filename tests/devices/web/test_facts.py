@@ -87,6 +87,18 @@ def test_evaluate_takes_this_machine_or_a_browser(
     assert told in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_no_other_bundle_takes_the_place_of_a_reference_that_browsers_cannot_run(
+    target: str, photos: Path, capsys: pytest.CaptureFixture[str], make_bundle: MakeBundle
+) -> None:
+    reference, bundle = make_bundle(target, "reference"), make_bundle("tflite", "bundle")
+    options = ["--data", str(photos), "--reference", str(reference), "--device", "web", "--max-drop", "1"]
+    assert main(["evaluate", str(bundle), *options]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"can't run the reference '{reference}'" in err
+    assert "--target tflite" in err
+
+
 def test_what_browsers_cannot_do_is_refused_before_the_work() -> None:
     check_browsers([PHONE], Timing())
     check_browsers([Device("board", "ssh://board")], Timing(streams=2), ["onnx"])
