@@ -10,9 +10,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -597,6 +600,34 @@ def test_layer_normalization_of_onnx2pytorch_is_replaced() -> None:
     (child,) = module.children()
     assert "partial" in repr(child.forward), "the class has another name now"
     torch.testing.assert_close(module(x), torch.nn.functional.layer_norm(x, (3,), weight, weight, 0.01))
+
+
+def test_threads_that_call_a_graph_for_the_first_time_compile_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from edgekit.compat.torch import lazily_compiled
+
+    codes: list[Any] = []
+    python_code, together = torch.fx.Graph.python_code, Barrier(8)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        sleep(0.02)  # so that the others call it, too
+        codes.append(python_code(*args, **kwargs))
+        return codes[-1]
+
+    def call(network: torch.nn.Module) -> Any:
+        together.wait()
+        return network(torch.ones(1))
+
+    monkeypatch.setattr(torch.fx.Graph, "python_code", counted)
+    first = lazily_compiled(torch.fx.symbolic_trace(torch.nn.Identity()))
+    for graph in (copy.deepcopy(first), first):
+        codes.clear()
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(call, [graph] * 8)) == [torch.ones(1)] * 8
+        assert len(codes) == 1
+        graph.recompile()
+        assert len(codes) == 1, "it is compiled before it is called"
 
 
 def test_nncf_s_quantizer_has_the_parameters_that_edgekit_passes() -> None:

@@ -221,7 +221,10 @@ def _insert(
         reading(read)
         return torch.from_numpy(sample)
 
-    refuse = LibraryErrors(lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"))
+    # A NameError comes from the Python code of edgekit's graph.
+    refuse = LibraryErrors(
+        lambda raised: CompileError(f"NNCF can't calibrate the graph: {first_line(raised)}"), passing=(NameError,)
+    )
 
     def run(network: Callable[[torch.Tensor], object], images: Iterator[torch.Tensor]) -> None:
         for _ in side_by_side(network, images, count):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from edgekit.compiler.execution.threads import threads
 from edgekit.compiler.graph import A, Q, constant, layer_name
@@ -233,6 +233,36 @@ def test_a_mistake_of_ours_is_not_reported_as_nncfs(
     monkeypatch.setattr(f"edgekit.compiler.quantize.{ours}", mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
         quantized(graph, samples, recipe(**changes))
+
+
+def test_a_graph_whose_code_reads_an_unset_variable_is_a_mistake_of_ours(graph: GraphModule, samples: Any) -> None:
+    broken = rewrite(graph, []).graph
+    (pooling,) = broken.graph.find_nodes(op="call_function", target=A.adaptive_avg_pool2d.default)
+    pooling.append(pooling.all_input_nodes[0])  # which it reads
+    with pytest.raises(NameError):
+        quantize(broken, samples, recipe(), "onnx")
+
+
+def test_images_side_by_side_wait_until_one_thread_has_compiled_the_graph(
+    graph: GraphModule, samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch renames the nodes while it writes their code, so two threads would write variables that are never set."""
+    python_code, compiling, most = Graph.python_code, 0, 0
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        nonlocal compiling, most
+        compiling += 1
+        most = max(most, compiling)
+        sleep(0.02)
+        try:
+            return python_code(*args, **kwargs)
+        finally:
+            compiling -= 1
+
+    monkeypatch.setattr(Graph, "python_code", slowly)
+    with threads(4):
+        quantized(graph, samples, recipe())
+    assert most == 1
 
 
 def test_a_weight_that_is_not_constant_stays_in_float(samples: Any) -> None:
