@@ -1,7 +1,7 @@
 """Measures LiteRT bundles in a browser. The page returns raw logits and times, which are judged as a board's are."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,9 +118,8 @@ class Browser:
         if images is not None:
             title = f"{Path(name).name}: evaluate"
             with self._reporter.stage(f"{self._device.name}: {title}", len(images.crops)) as step:
-                rows = self._counted(
-                    self._runner.logits(bundle, model, images.crops.pixels), title, len(images.crops), step
-                )
+                self._show(title, 0, len(images.crops))
+                rows = self._runner.logits(bundle, model, images.crops.pixels, counted(step))
                 run = snr.watched(lambda row: row)
                 predictions = predict(run, zip(rows, map(int, images.crops.labels), strict=True), images.names)
             accuracy = accuracy_of(predictions, images)
@@ -148,7 +147,8 @@ class Browser:
         name, model = bundle.path.name, self._server.offer(bundle.model_path)
         try:
             self._open(name, bundle, model)
-            rows = self._counted(self._runner.logits(bundle, model, crops), f"{name}: evaluate", len(samples), step)
+            self._show(f"{name}: evaluate", 0, len(samples))
+            rows = self._runner.logits(bundle, model, crops, counted(step))
             labels, names = [sample.label for sample in samples], [sample.name for sample in samples]
             predictions = predict(lambda row: row, zip(rows, labels, strict=True), names)
         except DeviceError as error:
@@ -173,15 +173,6 @@ class Browser:
             raise golden_error(name, result, self._engine, None, f"'{self._device.name}'")
         return opened
 
-    def _counted(
-        self, rows: Iterator[NDArray[np.float32]], title: str, total: int, step: Step
-    ) -> Iterator[NDArray[np.float32]]:
-        for done, row in enumerate(rows, start=1):
-            step()
-            if done % 20 == 0 or done == total:
-                self._show(title, done, total)
-            yield row
-
     def _time(
         self,
         opened: Mapping[str, CheckedBundle],
@@ -199,16 +190,9 @@ class Browser:
         batches: dict[Call, int] = {}
 
         def attempt() -> tuple[dict[Call, Times], Conditions]:
-            steps = 0
             started = time.monotonic()
             with self._reporter.stage(f"{self._device.name}: {title}", total) as step:
-
-                def on_step(done: int) -> None:
-                    nonlocal steps
-                    for _ in range(steps, done):
-                        step()
-                    steps = max(steps, done)
-
+                on_step = counted(step)
                 self._show(title, 0, total)
                 times = self._runner.times(models, examples, timing, on_step)
                 on_step(total)
@@ -230,6 +214,19 @@ class Browser:
 
     def _show(self, title: str, done: int | None = None, total: int | None = None) -> None:
         self._server.show(Shown(state="working", title=title, done=done, total=total))
+
+
+def counted(step: Step) -> Callable[[int], None]:
+    """A function that gets the number of steps done, and takes those that are new."""
+    taken = 0
+
+    def on_step(done: int) -> None:
+        nonlocal taken
+        for _ in range(taken, done):
+            step()
+        taken = max(taken, done)
+
+    return on_step
 
 
 def example_of(bundle: Bundle, images: EvaluationImages | None) -> NDArray[np.uint8]:

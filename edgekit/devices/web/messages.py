@@ -59,6 +59,8 @@ class LogitsRequest:
     build: Build
     models: tuple[Download]
     images: tuple[Images]
+    before: int
+    """Number of images of earlier requests, which the page counts as done."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import cast
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from edgekit.devices.web.messages import (
     Opened,
     OpenRequest,
     RawTimes,
+    Request,
     TimesRequest,
 )
 from edgekit.devices.web.server import PageServer
@@ -26,8 +27,11 @@ from edgekit.measure.latency import LEAD_MS, LEAD_RUNS, TURN
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import Bundle
 
-CHUNK_BYTES = 2 << 20
-"""Size of the images that one request runs on."""
+CHUNK_BYTES, CHUNK_IMAGES = 2 << 20, 64
+"""Largest size and number of the images of one request, which a page that was loaded again starts anew."""
+T = TypeVar("T")
+OnStep = Callable[[int], None]
+"""Gets the number of steps that are done."""
 
 
 class Runner:
@@ -38,30 +42,35 @@ class Runner:
 
     def open(self, model: Download) -> Opened:
         """Load a model in a new worker, and run it once."""
-        request = OpenRequest(build=self._build, models=(model,))
-        return msgspec.convert(self._server.ask(request), Opened)
+        return self._ask(OpenRequest(build=self._build, models=(model,)), Opened)
 
     def logits(
-        self, bundle: Bundle, model: Download, crops: Iterable[NDArray[np.uint8]]
+        self,
+        bundle: Bundle,
+        model: Download,
+        crops: Iterable[NDArray[np.uint8]],
+        on_step: OnStep = lambda done: None,
     ) -> Iterator[NDArray[np.float32]]:
-        """Logits [1,classes] of each image [H,W,C]."""
-        remaining = iter(crops)
-        count = max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape))
+        """Logits [1,classes] of each image [H,W,C]. `on_step` gets the number of images done."""
+        remaining, before = iter(crops), 0
+        count = min(CHUNK_IMAGES, max(1, CHUNK_BYTES // math.prod(bundle.manifest.input_shape)))
         while chunk := list(islice(remaining, count)):
-            part = np.stack(chunk)
-            with self._offered(bundle, part) as images:
-                answer = self._server.ask(LogitsRequest(build=self._build, models=(model,), images=(images,)))
-            logits = np.frombuffer(cast(bytes, answer), "<f4").astype(np.float32)
-            if logits.size != len(part) * bundle.manifest.classes:
-                raise EngineError(f"'{bundle.path.name}' returned {logits.size} logits for {len(part)} images")
-            yield from logits.reshape(len(part), 1, -1)
+            with self._offered(bundle, np.stack(chunk)) as images:
+                request = LogitsRequest(build=self._build, models=(model,), images=(images,), before=before)
+                answer = self._ask(request, bytes, on_step)
+            values = len(chunk) * bundle.manifest.classes
+            if len(answer) != 4 * values:
+                raise EngineError(f"'{bundle.path.name}' returned {len(answer)} bytes for {values} logits")
+            before += len(chunk)
+            on_step(before)
+            yield from np.frombuffer(answer, "<f4").astype(np.float32).reshape(len(chunk), 1, -1)
 
     def times(
         self,
         models: Sequence[tuple[Bundle, Download]],
         examples: Sequence[NDArray[np.uint8]],
         timing: Timing,
-        on_step: Callable[[int], None],
+        on_step: OnStep,
     ) -> RawTimes:
         """Times of models in turns, each on its own example [1,H,W,C]. `on_step` gets the number of rounds done."""
         with ExitStack() as stack:
@@ -80,7 +89,18 @@ class Runner:
                 lead_ms=LEAD_MS,
                 clock_ms=self._clock_ms,
             )
-            return msgspec.convert(self._server.ask(request, on_step), RawTimes)
+            times = self._ask(request, RawTimes, on_step)
+        if list(map(len, (times.batches, *times.times))) != [len(models), *len(models) * [timing.iterations]]:
+            raise EngineError(f"the page's times are not {timing.iterations} of each of {len(models)} bundles")
+        return times
+
+    def _ask(self, request: Request, kind: type[T], on_step: OnStep = lambda done: None) -> T:
+        """The page's answer, of this type."""
+        answer = self._server.ask(request, on_step)
+        try:
+            return msgspec.convert(answer, kind)
+        except msgspec.ValidationError as error:
+            raise EngineError(f"the page's answer can't be read: {error}") from error
 
     @contextmanager
     def _offered(self, bundle: Bundle, pixels: NDArray[np.uint8]) -> Iterator[Images]:

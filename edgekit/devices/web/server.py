@@ -157,7 +157,7 @@ class PageServer:
                 elif answer.id != self._asked:
                     continue  # of a request that was given up
                 elif answer.error is not None:
-                    raise EngineError(f"in the browser {self.name}, LiteRT.js failed: {answer.error}")
+                    raise EngineError(f"{self.name}: the page failed: {answer.error}")
                 elif answer.result is not None:
                     return answer.result
                 elif answer.done is not None:
@@ -207,15 +207,24 @@ class PageServer:
         if self._socket is not None:  # the page was loaded again before its old connection ended
             await self._socket.close()
         self._socket, self._joined = socket, joined
-        await self._send(self._shown)
-        self._here.set()
-        async for message in socket:
-            if message.type == WSMsgType.BINARY:
-                self._answers.put_nowait(message.data)
-            elif message.type == WSMsgType.TEXT:
-                self._answers.put_nowait(msgspec.json.decode(message.data, type=Answer))
-        if self._socket is socket:
-            self._socket = None
-            self._here.clear()
-            self._answers.put_nowait(None)
+        try:
+            await self._send(self._shown)
+            self._here.set()
+            async for message in socket:
+                if message.type == WSMsgType.BINARY:
+                    self._answers.put_nowait(message.data)
+                elif message.type == WSMsgType.TEXT:
+                    self._answers.put_nowait(self._read(message.data))
+        finally:
+            if self._socket is socket:
+                self._socket = None
+                self._here.clear()
+                self._answers.put_nowait(None)
         return socket
+
+    def _read(self, text: str) -> Answer:
+        """An answer of the page. A message that can't be read fails the request in progress."""
+        try:
+            return msgspec.json.decode(text, type=Answer)
+        except msgspec.DecodeError as error:
+            return Answer(self._asked, error=f"it sent a message that edgekit can't read: {error}")

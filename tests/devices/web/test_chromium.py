@@ -1,5 +1,6 @@
 """A browser as a device: Chromium opens the page of a job, and its rows are beside those of this machine."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -8,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
-from edgekit.devices.web.messages import Build, Download, Opened, OpenRequest
+from edgekit.devices.web.messages import Build, Download, Opened, OpenRequest, Shown
+from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError
-from tests.helpers.chromium import browsing
+from edgekit.runtime.bundle import read_bundle
+from tests.helpers.chromium import browsing, opened_tab
+from tests.helpers.tiny import CLASSES, SIDE, MakeBundle
 from tests.helpers.waiting import DEADLINE_S
 
 
@@ -108,6 +113,43 @@ def test_benchmark_over_https_runs_in_threads(
         assert (row["device"]["browser"]["secure"], row["latency_ms"]["count"]) == (True, 10)
     low, high = rows[1]["speedup"]["ci95"]
     assert low <= rows[1]["speedup"]["ratio"] <= high
+
+
+def test_a_page_tells_how_far_it_is_in_every_request(
+    chromium: str, litertjs: RuntimeFiles, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """Without a message, a slow page would count as frozen; the bar on the page counts over all requests."""
+    bundle, count = read_bundle(make_bundle("tflite")), 100
+    server = PageServer("web", litertjs)
+
+    async def act() -> tuple[list[int], Any, Any]:
+        async with opened_tab(chromium, f"http://127.0.0.1:{server.port}{server.path}", tmp_path) as tab:
+            server.show(Shown(state="working", title="evaluate", done=0, total=count))
+            told = await asyncio.to_thread(ask)
+            bar = await tab.evaluate("document.querySelector('progress').value")
+            server.show(Shown(state="working", title="load"))
+            await asyncio.to_thread(ask)
+            return told, bar, await tab.evaluate("document.querySelector('progress').position")
+
+    def ask() -> list[int]:
+        script, wasm = litertjs.script("compat"), server.offer(litertjs.wasm("compat"))
+        model = server.offer(bundle.model_path)
+        runner = Runner(server, Build(f"runtime/{script.name}", wasm, 1), 0.1)
+        server.joined()
+        runner.open(model)
+        told = list[int]()
+        rows = list(runner.logits(bundle, model, np.zeros((count, SIDE, SIDE, 3), np.uint8), told.append))
+        assert (len(rows), rows[0].shape) == (count, (1, CLASSES))
+        return told
+
+    try:
+        told, bar, without_total = asyncio.run(act())
+    finally:
+        server.close()
+    assert {1, 64, 65, 100} <= set(told)
+    assert told == sorted(told)
+    assert bar >= 65
+    assert without_total == -1
 
 
 def test_an_altered_file_is_refused(chromium: str, litertjs: RuntimeFiles, tiny_models: Path, tmp_path: Path) -> None:

@@ -118,6 +118,36 @@ def test_an_error_in_the_page_costs_a_row(server: PageServer) -> None:
         play(server, page)
 
 
+@pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"done": 1}', '{"id": 1, "done": "many"}'])
+def test_a_message_that_cannot_be_read_fails_the_request_at_once(server: PageServer, text: str) -> None:
+    async def page() -> None:
+        async with opened(server) as joined:
+            await received(joined, "open")
+            await joined.send_str(text)
+            await received(joined, "show")  # the connection is there still
+
+    with ThreadPoolExecutor(1) as pool:
+        playing = pool.submit(asyncio.run, page())
+        with pytest.raises(EngineError, match="edgekit can't read"):
+            server.ask(REQUEST)
+        server.show(Shown(state="working", title="the next row"))
+        playing.result(20)
+
+
+def test_a_handler_that_fails_leaves_no_connection_behind(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a browser that left: a request waits for it to come back, not for an answer."""
+    monkeypatch.setattr(module, "RETURN_S", 0.2)
+    monkeypatch.setattr(server, "_read", lambda text: 1 / 0)
+
+    async def page() -> None:
+        async with opened(server) as joined:
+            await received(joined, "open")
+            await joined.send_str("{}")
+
+    with pytest.raises(BrowserError, match="left"):
+        play(server, page)
+
+
 def test_a_silent_browser(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE_S", 0.2)
 

@@ -33,7 +33,8 @@ function started() {
   made.onmessage = ({data: {id, done, ...answer}}) => {
     if (id !== current) return;
     if (done !== undefined) {
-      document.querySelector("progress").value = done;
+      const bar = document.querySelector("progress");
+      if (bar.hasAttribute("value")) bar.value = done; // else edgekit counts no steps of it
       if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({id, done}));
       return;
     }

@@ -8,16 +8,17 @@ const models = new Map(); // by SHA-256
 const TICKS = 50; // steps of the clock that a timed batch takes at least
 const PROGRESS_MS = 300;
 
-async function fetched({url, sha256: expected}) {
-  const answer = await fetch(url, {cache: "no-store"});
+async function fetched({url, sha256: expected}, report = () => {}) {
+  const answer = await fetch(url, {cache: "no-store"}), reader = answer.body.getReader(), parts = [];
   if (!answer.ok) throw new Error(`${url}: HTTP status ${answer.status}`);
-  const bytes = new Uint8Array(await answer.arrayBuffer());
+  for (let part; !(part = await reader.read()).done; report(0)) parts.push(part.value);
+  const bytes = new Uint8Array(await new Blob(parts).arrayBuffer());
   if ((await sha256(bytes)) !== expected) throw new Error(`${url}: the file was altered on its way here`);
   return bytes;
 }
 
-async function startRuntime(build) {
-  const script = new URL(build.script, self.location).href, wasmBinary = await fetched(build.wasm);
+async function startRuntime(build, report) {
+  const script = new URL(build.script, self.location).href, wasmBinary = await fetched(build.wasm, report);
   return async () => {
     importScripts(script);
     runtime = await self.ModuleFactory({wasmBinary, mainScriptUrlOrBlob: script, locateFile: (name) => new URL(name, script).href});
@@ -49,10 +50,10 @@ async function loadModel(bytes, threads) {
   };
 }
 
-async function ready({build, models: wanted}) {
-  if (!runtime) await (await startRuntime(build))();
+async function ready({build, models: wanted}, report) {
+  if (!runtime) await (await startRuntime(build, report))();
   for (const model of wanted) {
-    if (!models.has(model.sha256)) models.set(model.sha256, await loadModel(await fetched(model), build.threads));
+    if (!models.has(model.sha256)) models.set(model.sha256, await loadModel(await fetched(model, report), build.threads));
   }
   return wanted.map((model) => models.get(model.sha256));
 }
@@ -69,8 +70,8 @@ function* normalized(pixels, {count, shape: [channels, height, width], table}) {
 }
 
 // Time to start the runtime and load the model, and that of the first inference. The files are here before.
-async function open({build, models: [model]}) {
-  const start = await startRuntime(build), bytes = await fetched(model), before = performance.now();
+async function open({build, models: [model]}, report) {
+  const start = await startRuntime(build, report), bytes = await fetched(model, report), before = performance.now();
   await start();
   models.set(model.sha256, await loadModel(bytes, build.threads));
   const loaded = performance.now(), opened = models.get(model.sha256);
@@ -79,11 +80,12 @@ async function open({build, models: [model]}) {
   return {load_ms: loaded - before, first_ms: performance.now() - loaded};
 }
 
-async function logits(request) {
-  const [model] = await ready(request), [images] = request.images, parts = [];
+async function logits(request, report) {
+  const count = (done) => report(request.before + done);
+  const [model] = await ready(request, count), [images] = request.images, parts = [];
   for (const image of normalized(await fetched(images.pixels), images)) {
     model.put(image);
-    parts.push(await model.run());
+    count(parts.push(await model.run()));
   }
   const all = new Float32Array(parts.reduce((length, part) => length + part.length, 0));
   parts.forEach((part, index) => all.set(part, index * part.length));
@@ -99,16 +101,12 @@ async function lead(model, {lead_runs, lead_ms}) {
 }
 
 // Milliseconds of each model, which run in turns. Where the clock is coarse, a time is the mean of a batch.
-async function times(request, progress) {
-  const opened = await ready(request);
+async function times(request, report) {
+  const opened = await ready(request, report);
   for (const [index, images] of request.images.entries()) {
     const [image] = normalized(await fetched(images.pixels), images);
     opened[index].put(image);
   }
-  let reported = performance.now();
-  const report = (done) => {
-    if (performance.now() > reported + PROGRESS_MS) progress(done), (reported = performance.now());
-  };
   for (let round = 0; round < request.warmup; round++) {
     for (const model of opened) await model.run();
     report(round + 1);
@@ -140,8 +138,12 @@ async function times(request, progress) {
 const OPERATIONS = {open, logits, times};
 
 self.onmessage = async ({data: request}) => {
+  let reported = -Infinity;
+  const report = (done) => { // steps done, without which edgekit would take a slow page for a frozen one
+    if (performance.now() > reported + PROGRESS_MS) self.postMessage({id: request.id, done}), (reported = performance.now());
+  };
   try {
-    const result = await OPERATIONS[request.operation](request, (done) => self.postMessage({id: request.id, done}));
+    const result = await OPERATIONS[request.operation](request, report);
     self.postMessage({id: request.id, result});
   } catch (error) {
     self.postMessage({id: request.id, error: String(error?.message ?? error)});
