@@ -24,7 +24,7 @@ from edgekit.cli.shared import (
     Sustain,
     Threads,
     Warmup,
-    WebHttps,
+    WebNetwork,
     WebRuntime,
     Wide,
 )
@@ -51,7 +51,7 @@ def benchmark(
     device: Devices = None,
     offline: Offline = False,
     web_runtime: WebRuntime = None,
-    web_https: WebHttps = False,
+    web_network: WebNetwork = None,
     threads: Threads = None,
     warmup: Warmup = 20,
     iterations: Iterations = None,
@@ -93,7 +93,7 @@ def benchmark(
     with clean_stdout() as out:
         timing = timing_of(threads, warmup, iterations, min_speedup)
         timing = replace(timing, sustain_s=seconds_of(sustain), streams=streams)
-        devices = devices_of(device, web_runtime, web_https)
+        devices = devices_of(device, web_runtime, web_network)
         gates = gates_of(min_speedup=min_speedup) if min_speedup else None
         measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline, gates)
         if json_:

@@ -24,7 +24,7 @@ from edgekit.cli.shared import (
     Labelled,
     Quiet,
     Seed,
-    WebHttps,
+    WebNetwork,
     WebRuntime,
     Wide,
 )
@@ -130,7 +130,7 @@ def evaluate(
     seed: Seed = 0,
     device: EvaluationDevice = LOCAL,
     web_runtime: WebRuntime = None,
-    web_https: WebHttps = False,
+    web_network: WebNetwork = None,
     wide: Wide = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -154,7 +154,7 @@ def evaluate(
     check_files(files)
     if scaling.output is not None:
         check_output(scaling.output)
-    browser = evaluation_browser(device, web_runtime, web_https)
+    browser = evaluation_browser(device, web_runtime, web_network)
     if browser is not None and (scaling.workers or scaling.scheduler or scaling.output):
         raise UsageError(
             f"'{device}' is a browser, for which --workers, --scheduler and --output don't work",

@@ -23,7 +23,7 @@ from edgekit.cli.shared import (
     Targets,
     Threads,
     Warmup,
-    WebHttps,
+    WebNetwork,
     WebRuntime,
 )
 from edgekit.config.interpolations import INTERPOLATIONS
@@ -243,7 +243,7 @@ class Measuring:
     device: Devices = None
     offline: Offline = False
     web_runtime: WebRuntime = None
-    web_https: WebHttps = False
+    web_network: WebNetwork = None
     force: Annotated[
         bool,
         typer.Option(

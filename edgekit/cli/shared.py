@@ -10,6 +10,7 @@ from edgekit.cli import completion, panels
 from edgekit.cli.checks import check_seed
 from edgekit.compat.typer import REQUIRED
 from edgekit.config.runtimes import RUNTIMES
+from edgekit.devices.registry import PageScheme
 
 RUNTIME_NAMES = ", ".join(
     runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
@@ -188,13 +189,14 @@ WebRuntime = Annotated[
         help="Package file of LiteRT.js, which runs bundles in browsers.",
     ),
 ]
-WebHttps = Annotated[
-    bool,
+WebNetwork = Annotated[
+    PageScheme | None,
     typer.Option(
-        "--web-https",
+        "--web-network",
+        show_default="this machine alone",
         rich_help_panel=panels.DEVICE,
-        help="Serve the page for browsers over HTTPS, so that it may keep the screen on, use threads and read a finer "
-        "clock. The browser warns of the certificate, which is made for the command, and asks whether to go on.",
+        help="Serve the page for browsers to the network, too. Over https it may keep the screen on, use threads and "
+        "read a finer clock, as on this machine; the browser warns of the certificate, which is made for the command.",
     ),
 ]
 Scheme = Annotated[

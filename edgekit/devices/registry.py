@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.errors import OutputError, UsageError, as_sentences, did_you_mean
 from edgekit.support.files import replace_text
@@ -24,7 +24,9 @@ from edgekit.support.files import replace_text
 LOCAL = "local"
 WEB = "web"
 """Name of a browser. `web:NAME` is one, too."""
-SCHEME, HTTP, HTTPS = "ssh://", "http:", "https:"
+SCHEME = "ssh://"
+PageScheme = Literal["http", "https"]
+"""How the network reaches the page for a browser."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # No leading '-', because ssh would parse such a host or user as an option.
 _URL = re.compile(
@@ -52,7 +54,7 @@ class Device:
     name: str
     """Name for `--device`."""
     url: str | None = None
-    """ssh:// address, "http:" or "https:" for a browser, or None for this machine."""
+    """ssh:// address, the address that serves the page for a browser, or None for this machine."""
     device_class: str | None = None
     """Name of the device class that the user set."""
     ssh_config: str | None = None
@@ -65,7 +67,7 @@ class Device:
     @property
     def is_browser(self) -> bool:
         """Whether it is a browser, which opens a page of edgekit's."""
-        return self.url in (HTTP, HTTPS)
+        return self.url is not None and self.url.startswith("http")
 
     @property
     def address(self) -> Address:
@@ -113,14 +115,18 @@ def read_devices() -> dict[str, Device]:
     return {name: _device(name, table, path) for name, table in tables.items()}
 
 
-def browser_called(name: str, web_runtime: Path | None = None, web_https: bool = False) -> Device | None:
-    """The browser with this name, `web` or `web:NAME`; None for another name. UsageError if NAME is not valid."""
+def browser_called(name: str, web_runtime: Path | None = None, web_network: PageScheme | None = None) -> Device | None:
+    """The browser with this name, `web` or `web:NAME`; None for another name. UsageError if NAME is not valid.
+
+    Its page is for this machine alone, unless the network may reach it.
+    """
     kind, colon, own = name.partition(":")
     if kind != WEB or own.startswith("//"):
         return None
     if colon and not _NAME.fullmatch(own):
         raise UsageError(f"the browser's name is '{own}'", valid="1 to 64 letters, digits, '.', '_' and '-'")
-    return Device(name, HTTPS if web_https else HTTP, web_runtime=web_runtime)
+    url = "http://127.0.0.1" if web_network is None else f"{web_network}://0.0.0.0"
+    return Device(name, url, web_runtime=web_runtime)
 
 
 def find_device(name: str) -> Device:

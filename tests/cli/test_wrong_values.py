@@ -72,6 +72,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--web": text("images", "notes.txt", names=("a new or an empty folder",)),
     "--bundle": text("tflite-int8", names=("--web FOLDER",)),
     "--web-runtime": text("gone.tgz", "images", names=("Add `--",)),
+    "--web-network": text("ftp", "HTTPS", names=("http", "https")),
     "--threads": number("0", "-2", "1025", lowest="1", highest="1024"),
     "--warmup": number("-1", "1.5", lowest="0"),
     "--iterations": number("0", "-1", lowest="1"),

@@ -72,8 +72,11 @@ class Browser:
             server.show(Shown(state="failed", title="This browser has no WebAssembly SIMD", text=text))
             raise
         self._threads = min(threads or 1, self._facts.cores) if build == "threaded" else 1
-        if threads and threads > self._threads:
-            reporter.warn(f"{device.name}: measured with one thread: more need HTTPS (`--web-https`) and relaxed SIMD")
+        if threads and threads > self._threads == 1:
+            needed = "relaxed SIMD, and a page from this machine or over HTTPS (`--web-network https`)"
+            reporter.warn(f"{device.name}: measured with one thread: more need {needed}")
+        elif threads and threads > self._threads:
+            reporter.warn(f"{device.name}: measured with {self._threads} threads, all that the browser offers")
         script, wasm = runtime.script(build), runtime.wasm(build)
         files = Build(f"runtime/{script.name}", replace(server.offer(wasm), url=f"runtime/{wasm.name}"), self._threads)
         self._runner = Runner(server, files, self._facts.clock_ms)

@@ -5,9 +5,10 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from edgekit.devices.closing import closing
-from edgekit.devices.registry import HTTPS, Device
+from edgekit.devices.registry import Device
 from edgekit.devices.web.runtime_package import RuntimeFiles, runtime_files
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from edgekit.devices.web.browser import Browser
     from edgekit.devices.web.server import PageServer
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 PACKAGES = ("aiohttp", "cryptography", "segno")
 """Packages that the extra `web` brings."""
 ACCEPT = "The browser warns of the certificate, which was made for this command: choose to go on to the page.\n"
+OVER_HTTP = "Whoever is in the network can read along: --web-network https encrypts.\n"
 
 
 class Pages:
@@ -36,12 +38,14 @@ class Pages:
         from edgekit.devices.web.server import PageServer
 
         if device not in self._servers:
-            here = own_address()
-            tls = own_certificate([here, LOOPBACK]) if device.url == HTTPS else None
-            server = PageServer(device.name, self._runtime, tls)
+            assert device.url is not None
+            scheme, _, host = device.url.partition("://")
+            here = own_address() if host == EVERYWHERE else LOOPBACK
+            tls = own_certificate([here, LOOPBACK]) if scheme == "https" else None
+            server = PageServer(device.name, self._runtime, host, tls)
             self._stack.enter_context(closing(server))
             self._servers[device] = server
-            self._reporter.prompt(invitation(device, here, server.port, server.path))
+            self._reporter.prompt(invitation(device.name, f"{scheme}://{here}:{server.port}{server.path}"))
         with self._reporter.stage(f"{device.name}: wait for a browser"):
             self._servers[device].joined()
         return Browser(device, self._servers[device], self._runtime, threads, self._reporter)
@@ -64,16 +68,22 @@ def serving(devices: Sequence[Device], reporter: Reporter) -> Iterator[Pages | N
         yield Pages(runtime, reporter, stack)
 
 
-def invitation(device: Device, here: str, port: int, path: str) -> str:
-    """The addresses of a page, with a QR code for a phone."""
+def invitation(name: str, address: str) -> str:
+    """Asks to open the page at an address, on this machine or, with a QR code, on a phone in its network."""
+    scheme, host, port = (url := urlsplit(address)).scheme, url.hostname, url.port
+    if host == LOOPBACK:
+        return (
+            f"{name}: open this page in a browser on this machine, and keep it in front:\n\n  {address}\n\n"
+            f"A phone on a cable opens it after `adb reverse tcp:{port} tcp:{port}`. "
+            "For a phone in the same network, add `--web-network http` to the command, or https."
+        )
     segno = import_needed("segno", "web")
-    address = f"{device.url}//{here}:{port}{path}"
     code = io.StringIO()
     segno.make(address, error="l").terminal(code, compact=True)
     return (
-        f"{device.name}: open this page on the phone, which must be in the same network, and keep it in front:\n\n"
-        f"  {address}\n\n{code.getvalue()}\n{ACCEPT if device.url == HTTPS else ''}"
-        f"On this machine, or over `adb reverse tcp:{port} tcp:{port}`: {device.url}//{LOOPBACK}:{port}{path}"
+        f"{name}: open this page on the phone, which must be in the same network, and keep it in front:\n\n"
+        f"  {address}\n\n{code.getvalue()}\n{ACCEPT if scheme == 'https' else OVER_HTTP}"
+        f"On this machine: {scheme}://{LOOPBACK}:{port}{url.path}"
     )
 
 

@@ -68,7 +68,7 @@ async def _serve_page(request: web.Request) -> web.StreamResponse:
 
 
 async def _unknown_address(request: web.Request) -> web.StreamResponse:
-    text = "This address is wrong, or its measurement is over. Scan the code in edgekit's terminal again."
+    text = "This address is wrong, or its measurement is over. Open the address in edgekit's terminal again."
     raise web.HTTPNotFound(text=text)
 
 

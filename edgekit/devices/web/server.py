@@ -34,10 +34,13 @@ T = TypeVar("T")
 class PageServer:
     """A page for one browser, under an address that contains a random token. `close` ends it.
 
-    Methods may be called from any thread, but only one request is in progress at a time.
+    It is served to this machine, or with the host 0.0.0.0 to the networks that the machine is in. Methods may be
+    called from any thread, but only one request is in progress at a time.
     """
 
-    def __init__(self, name: str, runtime: RuntimeFiles, tls: SSLContext | None = None) -> None:
+    def __init__(
+        self, name: str, runtime: RuntimeFiles, host: str = "127.0.0.1", tls: SSLContext | None = None
+    ) -> None:
         self.name, self._files = name, ServedFiles(runtime)
         self.path = f"/{secrets.token_urlsafe(16)}/"
         """Path of the page, which contains the token."""
@@ -49,7 +52,7 @@ class PageServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"page of {name}")
         self._thread.start()
-        self.port: int = self._wait(self._start(tls))
+        self.port: int = self._wait(self._start(host, tls))
         """TCP port that the server listens on."""
 
     def offer(self, content: bytes | Path) -> Download:
@@ -106,13 +109,13 @@ class PageServer:
             future.cancel()
             raise
 
-    async def _start(self, tls: SSLContext | None) -> int:
+    async def _start(self, host: str, tls: SSLContext | None) -> int:
         application = web.Application()
         application.router.add_get(f"{self.path}socket", self._serve_socket)
         self._files.add_to(application, self.path)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "0.0.0.0", 0, ssl_context=tls)
+        site = web.TCPSite(self._runner, host, 0, ssl_context=tls)
         await site.start()
         port: int = self._runner.addresses[0][1]
         return port
@@ -139,8 +142,8 @@ class PageServer:
                 raise self._left("its tab was closed, or its connection was lost") from None
             raise BrowserError(
                 f"{self.name}: no browser opened the page within {limit_s / 60:.0f} minutes",
-                fix="Run the same command again. If the phone shows an error, it must be in the same network as this "
-                "machine, whose firewall must let it in",
+                fix="Run the same command again. A phone without a cable needs `--web-network`, the same network as "
+                "this machine, and a firewall that lets it in",
             ) from None
         assert self._joined is not None
         return self._joined

@@ -98,8 +98,8 @@ def test_benchmark_over_https_runs_in_threads(
     chromium: str, litertjs: RuntimeFiles, commands: Callable[[], Path], finished_run: Path, tmp_path: Path
 ) -> None:
     bundles = [str(finished_run / f"tflite-{precision}") for precision in ("float", "int8")]
-    command = [str(commands() / "edgekit"), "benchmark", *bundles, "--device", "web", "--web-https", "--threads", "2",
-               "--iterations", "10", "--warmup", "2", "--json"]  # fmt: skip
+    command = [str(commands() / "edgekit"), "benchmark", *bundles, "--device", "web", "--web-network", "https",
+               "--threads", "2", "--iterations", "10", "--warmup", "2", "--json"]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(litertjs.folder.parent.parent)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stderr is not None

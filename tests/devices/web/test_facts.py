@@ -17,7 +17,7 @@ from edgekit.measure.settings import Timing
 from tests.helpers.pages import FACTS
 from tests.helpers.tiny import MakeBundle
 
-PHONE = Device("web:pixel", "http:")
+PHONE = Device("web:pixel", "http://127.0.0.1")
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
 SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 Version/19.0 Mobile Safari/604.1"
 
@@ -61,8 +61,11 @@ def test_the_fastest_build_that_the_browser_can_run() -> None:
 
 
 def test_names_of_browsers() -> None:
-    assert browser_called("web") == Device("web", "http:")
+    assert browser_called("web") == Device("web", "http://127.0.0.1")
     assert browser_called("web:pixel") == PHONE
+    assert browser_called("web", None, "https") == Device("web", "https://0.0.0.0")
+    assert all(browser.is_browser for browser in (PHONE, Device("web", "https://0.0.0.0")))
+    assert not Device("board", "ssh://board").is_browser
     assert browser_called("webcam") is None
     for name in ("web:", "web:a b"):
         with pytest.raises(UsageError):
@@ -77,7 +80,7 @@ def test_names_of_browsers() -> None:
         (["--device", "ssh://board"], "--device is 'ssh://board'"),
         (["--device", "local,web"], "--device is 'local,web'"),
         (["--device", "web", "--workers", "2"], "--workers"),
-        (["--web-https"], "--web-https is for browsers"),
+        (["--web-network", "https"], "--web-network is for browsers"),
     ],
 )
 def test_evaluate_takes_this_machine_or_a_browser(

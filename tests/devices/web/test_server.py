@@ -181,7 +181,7 @@ def test_a_second_browser_is_refused(server: PageServer) -> None:
 
 def test_a_browser_without_simd_is_told_so(server: PageServer, tmp_path: Path) -> None:
     def measure() -> None:
-        Browser(Device("web", "http:"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
+        Browser(Device("web", "http://127.0.0.1"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
 
     async def page() -> None:
         async with opened(server, simd=False) as joined:
@@ -233,6 +233,6 @@ def test_only_the_page_with_its_token_and_the_offered_files_are_served(server: P
     found = {name for name, (status, _) in answers.items() if status == 200}
     assert found == {"page", "script", "runtime", "file"}
     assert answers["file"][1] == b"pixels"
-    assert b"Scan the code" in answers["no token"][1]
+    assert b"measurement is over" in answers["no token"][1]
     server.withdraw(offered)
     assert asyncio.run(statuses())["file"][0] == 404

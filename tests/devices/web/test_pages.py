@@ -1,0 +1,82 @@
+"""Whom a page is served to, and what edgekit asks to open."""
+
+import http.client
+import ssl
+from pathlib import Path
+
+import pytest
+
+from edgekit.devices.registry import PageScheme, browser_called
+from edgekit.devices.web import pages as module
+from edgekit.devices.web.pages import Pages, invitation, serving
+from edgekit.devices.web.runtime_package import RuntimeFiles
+from edgekit.devices.web.server import PageServer
+from edgekit.errors import BrowserError
+from edgekit.support.progress import Reporter
+
+ANOTHER_ADDRESS = "127.0.0.2"
+"""Reaches this machine as a network does: what listens on 127.0.0.1 doesn't answer there."""
+
+
+@pytest.mark.parametrize(
+    ("network", "host", "reached"),
+    [
+        (None, "127.0.0.1", True),
+        (None, ANOTHER_ADDRESS, False),
+        ("http", ANOTHER_ADDRESS, True),
+        ("https", ANOTHER_ADDRESS, True),
+    ],
+)
+def test_only_with_web_network_does_the_network_reach_a_page(
+    network: PageScheme | None, host: str, reached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = browser_called("web", None, network)
+    assert device is not None
+    monkeypatch.setattr(module, "runtime_files", lambda package: RuntimeFiles(tmp_path))
+    monkeypatch.setattr(PageServer, "joined", nobody)
+    reporter, said = Reporter(quiet=True), list[str]()
+    monkeypatch.setattr(reporter, "prompt", said.append)
+    with serving([device], reporter) as pages:
+        assert isinstance(pages, Pages)
+        with pytest.raises(BrowserError, match="nobody"):
+            pages.browser(device, None)
+        (server,) = pages._servers.values()
+        path, port = server.path, server.port
+        assert f"{network or 'http'}://127.0.0.1:{port}{path}" in said[0]
+        assert ask(network == "https", host, port, path) == (200 if reached else None)
+
+
+def nobody(server: PageServer) -> None:
+    raise BrowserError("nobody came")
+
+
+def ask(tls: bool, host: str, port: int, path: str) -> int | None:
+    """The status of the page at a host, or None if nothing answers."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=20, context=context)
+        if tls
+        else http.client.HTTPConnection(host, port, timeout=20)
+    )
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except ConnectionRefusedError:
+        return None
+    finally:
+        connection.close()
+
+
+def test_the_invitation_says_how_to_open_the_page() -> None:
+    here = invitation("web", "http://127.0.0.1:4321/token/")
+    assert "http://127.0.0.1:4321/token/" in here
+    assert "adb reverse tcp:4321 tcp:4321" in here
+    assert "--web-network http" in here
+    assert len(here.splitlines()) == 5, "no code to scan"
+    for scheme, warning in (("http", "read along"), ("https", "certificate")):
+        there = invitation("web:pixel", f"{scheme}://192.0.2.7:4321/token/")
+        assert f"  {scheme}://192.0.2.7:4321/token/\n" in there
+        assert f"On this machine: {scheme}://127.0.0.1:4321/token/" in there
+        assert warning in there
+        assert "\u2580" in there, "a code to scan"
