@@ -62,11 +62,7 @@ def test_the_sdist_holds_the_tests_and_the_documents(sdist: Path) -> None:
 def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    data = {
-        f"edgekit/_data/{name}"
-        for kind in ("targets", "calibration", "docs/examples/web")
-        for name in files_of(ROOT / kind)
-    }
+    data = {f"edgekit/_data/{name}" for kind in ("targets", "calibration") for name in files_of(ROOT / kind)}
     assert {name for name in names if ".dist-info/" not in name} == files_of(ROOT / "edgekit") | data
     for name in ("py.typed", "report/report.html.j2", "_assets/imagenet_wnids.txt"):
         assert f"edgekit/{name}" in names
@@ -173,7 +169,7 @@ def test_the_command_in_a_message_works_as_printed(cli_python: Path, tmp_path: P
 def copy_checkout(folder: Path) -> Path:
     """What a checkout needs to be installed from."""
     ignored = shutil.ignore_patterns("__pycache__", "demo")
-    for name in ("edgekit", "targets", "calibration", "docs/examples/web"):
+    for name in ("edgekit", "targets", "calibration"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)

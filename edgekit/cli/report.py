@@ -1,6 +1,5 @@
 """The command report: a run's answer again, and other files made of the run."""
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from edgekit.cli.checks import check_file
 from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
-from edgekit.cli.shared import Json, NoThumbnails, WebRuntime, Wide
+from edgekit.cli.shared import Json, NoThumbnails, Wide
 from edgekit.cli.typed import Typed
-from edgekit.errors import OutputError, UsageError
+from edgekit.errors import OutputError
 from edgekit.support.files import replace_text
 
 if TYPE_CHECKING:
@@ -44,25 +43,6 @@ class Also:
             "intervals, the hashes of images and bundles, the runtimes and the licences.",
         ),
     ] = None
-    web: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            rich_help_panel=panels.OUTPUT,
-            help="New folder for an app to start from: a page that classifies images in the browser, for any static "
-            "host, with the recommended bundle for LiteRT.",
-        ),
-    ] = None
-    bundle: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            show_default="the recommended one",
-            rich_help_panel=panels.OUTPUT,
-            help="Bundle of the run for --web, such as tflite-int8.",
-        ),
-    ] = None
-    web_runtime: WebRuntime = None
 
 
 @app.command(rich_help_panel=panels.MORE)
@@ -78,11 +58,9 @@ def report(
     """Print a run's answer, and rewrite its report.html and report.csv."""
     from edgekit.report import load_report, write_report
     from edgekit.report.card import render_card
-    from edgekit.support.progress import Reporter
 
     check_file("--card", also.card)
     check_file("--bom", also.bom)
-    _check_web(also)
     with clean_stdout() as out:
         document = load_report(folder)
         run = folder if folder.is_dir() else folder.parent
@@ -98,15 +76,6 @@ def report(
 
             with writing("--bom", also.bom):
                 replace_text(also.bom.resolve(), render_bom(document, _file_hashes(document, folder)))
-        if also.web is not None:
-            from edgekit.devices.web.app import bundle_for_app, write_app
-
-            bundle = bundle_for_app(document, run, also.bundle)
-            write_app(bundle, also.web, also.web_runtime)
-            serve = f"python -m http.server --directory {shlex.quote(str(also.web))}"
-            Reporter(quiet=json_).say(
-                f"'{also.web}' classifies with {bundle.path.name} on any static host. Try: {serve}"
-            )
         if json_:
             emit(out, document)
         else:
@@ -116,18 +85,6 @@ def report(
             if folder.is_dir() and keeps_job(folder):
                 show_steps(after_job(document, folder, Typed.of(context)), out)
     return 0
-
-
-def _check_web(also: Also) -> None:
-    """Raise UsageError for an option that --web misses, and OutputError unless its folder is new or empty."""
-    from edgekit.devices.web.app import check_app_folder
-
-    if also.web is not None:
-        check_app_folder(also.web)
-        return
-    for option, value in (("--bundle", also.bundle), ("--web-runtime", also.web_runtime)):
-        if value is not None:
-            raise UsageError(f"{option} is for --web, which was not given", fix="Add `--web FOLDER`")
 
 
 def _file_hashes(report: "Report", folder: Path) -> dict[str, dict[str, str]]:

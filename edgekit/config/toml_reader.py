@@ -13,7 +13,7 @@ from edgekit.errors import ProfileError, as_sentences, did_you_mean
 T = TypeVar("T")
 
 
-def data_folder(kind: Literal["targets", "calibration", "docs/examples/web"]) -> Traversable:
+def data_folder(kind: Literal["targets", "calibration"]) -> Traversable:
     """Folder of the shipped files: inside an installed package, or next to the package in a checkout."""
     installed = files("edgekit") / "_data" / kind
     return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / kind

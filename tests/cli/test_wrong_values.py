@@ -69,8 +69,6 @@ WRONG: dict[str, list[Wrong]] = {
         *text("pi5", names=("local", "ssh://USER@HOST")),
         Wrong(("ssh://", "ssh://a b"), ("ssh://USER@HOST",)),
     ],
-    "--web": text("images", "notes.txt", names=("a new or an empty folder",)),
-    "--bundle": text("tflite-int8", names=("--web FOLDER",)),
     "--web-runtime": text("gone.tgz", "images", names=("Add `--",)),
     "--web-network": text("ftp", "HTTPS", names=("http", "https")),
     "--threads": number("0", "-2", "1025", lowest="1", highest="1024"),

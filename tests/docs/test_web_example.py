@@ -1,12 +1,12 @@
-"""The app of `edgekit report --web`: Chromium opens it from a static host, and it classifies as Python does."""
+"""The example of an app in a browser: Chromium opens it from a static host, and it classifies as Python does."""
 
 import asyncio
 import functools
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,12 @@ import pytest
 from PIL import Image
 
 import edgekit
-from edgekit.cli.main import main
 from edgekit.config.interpolations import INTERPOLATIONS
-from edgekit.devices.web.app import bundle_for_app
-from edgekit.devices.web.runtime_package import RuntimeFiles
-from edgekit.errors import UsageError
+from edgekit.devices.web.runtime_package import VERSION, RuntimeFiles
 from edgekit.images.preprocess import CROP_MODES, Preprocessing
-from edgekit.report.document import Recommendation
+from tests.docs.blocks import run_bash
 from tests.helpers.chromium import opened_tab
-from tests.helpers.reports import report, row
-from tests.helpers.tiny import MakeBundle
+from tests.helpers.tiny import ROOT
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -47,9 +43,17 @@ def static_host(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def cached(litertjs: RuntimeFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands find LiteRT.js in edgekit's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(litertjs.folder.parent.parent))
+def app(litertjs: RuntimeFiles, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the commands of the documentation make."""
+    page = (ROOT / "docs/how-to/apps.md").read_text()
+    (script,) = re.findall(r"```bash\n(cp -r docs/examples/web.*?)python -m http.server", page, re.DOTALL)
+    assert script.count(VERSION) == 2, "the page names another version of LiteRT.js than the tested one"
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/demo").symlink_to(finished_run)
+    monkeypatch.setenv("npm_config_cache", str(Path.home() / ".npm"))  # where npm put it for `litertjs`
+    run_bash(script, tmp_path)
+    return tmp_path / "app"
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -82,12 +86,8 @@ PREPARE = """(async () => {
 })()"""
 
 
-def test_the_app_answers_as_python_does(
-    chromium: str, cached: None, finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    app, image = tmp_path / "app", tmp_path / "image.jpg"
-    assert main(["report", str(finished_run), "--web", str(app), "--bundle", "tflite-int8"]) == 0
-    assert "http.server" in capfd.readouterr().err
+def test_the_app_answers_as_python_does(chromium: str, app: Path, finished_run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
     odd = photo(123, 77)
     odd.save(image)
     odd.save(app / "image.png")
@@ -112,24 +112,3 @@ def test_the_app_answers_as_python_does(
         np.testing.assert_array_equal(np.array(pixels, np.uint8).reshape(own.shape), own, str(preprocessing))
         own_values = preprocessing.normalize(own)
         np.testing.assert_array_equal(np.array(values, np.float32).reshape(own_values.shape), own_values)
-
-
-def test_the_app_takes_the_bundle_that_is_recommended_or_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    for name in ("tflite-float", "tflite-int8"):
-        make_bundle("tflite", name)
-    make_bundle("onnx", "onnx-int8")
-    here, phone = (
-        Recommendation(name, bundle, "") for name, bundle in (("local", "onnx-int8"), ("web", "tflite-int8"))
-    )
-    rows = (row("onnx"), row("tflite"), row("tflite", "float"))
-    own, with_phone = (report(results=rows, recommendation=replace(here, others=each)) for each in ((), (phone,)))
-    assert bundle_for_app(with_phone, tmp_path, None).path.name == "tflite-int8"
-    assert bundle_for_app(with_phone, tmp_path, "tflite-float").path.name == "tflite-float"
-    for named in (None, "onnx-int8", "gone"):
-        with pytest.raises(UsageError) as caught:
-            bundle_for_app(own, tmp_path, named)
-        assert caught.value.valid == "tflite-int8, tflite-float"
-        assert "--bundle tflite-float" in caught.value.fix
-    with pytest.raises(UsageError, match="recommends none") as caught:
-        bundle_for_app(report(results=(row("onnx"),), recommendation=here), tmp_path, None)
-    assert "--target tflite" in caught.value.fix
