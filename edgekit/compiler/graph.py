@@ -75,23 +75,31 @@ def _placeholder(graph: GraphModule) -> Node:
     return placeholder
 
 
-def constant(graph: GraphModule, node: Argument) -> Tensor | None:
-    """The constant value of `node` (a parameter, or views of one), or None if it depends on the input."""
-    if not isinstance(node, Node):
-        return None
+def constant(graph: GraphModule, node: Node) -> Tensor | None:
+    """The constant value of `node` (a parameter, or views of one), or None if it depends on the input.
+
+    `constants` reads operands that may be absent, such as a bias.
+    """
     if node.op == "get_attr":
         path, _, name = str(node.target).rpartition(".")
         value = getattr(graph.get_submodule(path), name)
         return value.detach() if isinstance(value, Tensor) else None
     if node.target in CONSTANT_VIEWS:
-        inner = constant(graph, node.args[0])
+        inner = constant(graph, operand(node))
         return None if inner is None else operation_of(node)(inner, *node.args[1:], **node.kwargs)
     return None
 
 
+def constants(graph: GraphModule, *operands: Argument) -> tuple[Tensor | None, ...] | None:
+    """The constant value of each operand, None for one that is absent; or None alone if any depends on the input."""
+    values = tuple(constant(graph, value) if isinstance(value, Node) else None for value in operands)
+    known = all(value is not None or given is None for value, given in zip(values, operands, strict=True))
+    return values if known else None
+
+
 def weight_of(graph: GraphModule, node: Argument) -> Tensor:
     """The constant value of a node that must have one. Raises TypeError if it depends on the input."""
-    value = constant(graph, node)
+    value = constant(graph, node) if isinstance(node, Node) else None
     if value is None:
         raise TypeError(f"expected a constant of the graph, not {node!r}")
     return value
@@ -199,6 +207,12 @@ def integers(argument: Argument) -> list[int]:
     if not isinstance(argument, list | tuple):
         raise TypeError(f"expected a list of integers, not {argument!r}")
     return [literal(item, int) for item in argument]
+
+
+def axes_of(permute: Node) -> list[int]:
+    """For each axis of a permute's output, the axis of its input."""
+    axes = integers(permute.args[1])
+    return [axis % len(axes) for axis in axes]
 
 
 def pair(argument: Argument) -> tuple[int, int]:

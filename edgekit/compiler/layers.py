@@ -4,12 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, argument, constant, layer_name, literal, operand, pair, shape_of
+from edgekit.compiler.graph import A, argument, constant, constants, layer_name, literal, operand, pair, shape_of
 
 Kind: TypeAlias = Literal["conv", "depthwise", "linear", "matmul"]
 
@@ -68,6 +69,22 @@ class DenseLayer:
         return 1 if self.is_conv else -1
 
 
+class FixedWeights(NamedTuple):
+    """The weights of a layer, which are the same for every image."""
+
+    weight: Tensor
+    """[out,in/groups,H,W] or [out,in]."""
+    bias: Tensor | None
+    """[out]; None if the layer adds none."""
+
+
+def fixed_weights(graph: GraphModule, layer: DenseLayer) -> FixedWeights | None:
+    """The weights of a layer; None if its weight or its bias depends on the image."""
+    values = constants(graph, layer.weight, layer.bias)
+    weight, bias = values or (None, None)
+    return None if weight is None else FixedWeights(weight, bias)
+
+
 def dense_layer(node: Argument) -> DenseLayer | None:
     """The convolution or linear layer that a node computes, or None for any other node or a literal."""
     if not isinstance(node, Node) or node.target not in (A.conv2d.default, A.linear.default):
@@ -120,7 +137,7 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
             yield node, Layer(dense.name, "depthwise" if dense.is_depthwise else "conv", macs)
         elif dense is not None:
             yield node, Layer(dense.name, "linear", math.prod(shape_of(node)) * shape_of(dense.source)[-1])
-        elif node.target in (A.matmul.default, A.bmm.default) and constant(graph, node.args[0]) is None:
+        elif node.target in (A.matmul.default, A.bmm.default) and constant(graph, operand(node)) is None:
             yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
         elif node.target is A.scaled_dot_product_attention.default:
             query, key = shape_of(node.args[0]), shape_of(node.args[1])

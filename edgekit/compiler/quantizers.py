@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import Q, add_constant, constant, drop_constants, literal, operand, set_value, weight_of
+from edgekit.compiler.graph import Q, add_constant, constants, drop_constants, literal, operand, set_value, weight_of
 from edgekit.compiler.layers import DenseLayer, dense_layer
 
 QUANTIZE, DEQUANTIZE = Q.quantize_per_tensor.default, Q.dequantize_per_tensor.default
@@ -195,9 +195,8 @@ class LayerWeights:
 def layer_weights(graph: GraphModule, layer: DenseLayer) -> LayerWeights | None:
     """The weights of a layer; None if they aren't in INT8 with a scale for each output channel, or not constant."""
     quantizer = int8_weight(layer.node)
-    if quantizer is None or constant(graph, quantizer.source) is None:
-        return None
-    return LayerWeights(*quantizer.weight_and_scale(graph), constant(graph, layer.bias))
+    values = None if quantizer is None else constants(graph, quantizer.source, layer.bias)
+    return None if quantizer is None or values is None else LayerWeights(*quantizer.weight_and_scale(graph), values[1])
 
 
 def set_int8_weights(graph: GraphModule, node: Node, weight: Tensor | None = None, scale: Tensor | None = None) -> None:

@@ -126,6 +126,6 @@ def _float_constants(unrounded: GraphModule, layers: Collection[DenseLayer]) -> 
         assert original is not None
         assert quantizer is not None
         values[layer.weight] = constant(unrounded, quantizer.source)
-        if layer.bias is not None:
+        if layer.bias is not None and original.bias is not None:
             values[layer.bias] = constant(unrounded, original.bias)
     return values

@@ -11,8 +11,10 @@ from edgekit.compiler.graph import (
     A,
     add_constant,
     constant,
+    constants,
     example_input,
     layer_name,
+    operand,
     pair,
     refresh,
     set_weights,
@@ -117,12 +119,15 @@ def test_layers_and_their_macs(graph: GraphModule) -> None:
 
 def test_constants_and_values_that_depend_on_the_input(graph: GraphModule) -> None:
     (stem, spatial) = calls(graph, A.conv2d.default)
-    weight = constant(graph, spatial.args[1])
+    weight = constant(graph, operand(spatial, 1))
     assert weight is not None
     assert weight.shape == (8, 1, 3, 3)
-    assert constant(graph, stem.args[0]) is None
+    assert constant(graph, operand(stem)) is None
     assert constant(graph, spatial) is None
-    assert constant(graph, 3) is None
+    assert constants(graph, 3) is None
+    kernel, absent = constants(graph, spatial.args[1], None) or ()
+    assert (kernel is not None, absent) == (True, None)
+    assert constants(graph, spatial.args[1], spatial) is None
     assert layer_name(spatial) == "spatial"
 
 

@@ -13,8 +13,7 @@ from edgekit.compat.nncf import RangeEstimatorParametersSet, collecting_by, nncf
 from edgekit.compat.torch import lazily_compiled
 from edgekit.compiler.constant_store import keep_constants_in, store_of
 from edgekit.compiler.execution.threads import at_once, side_by_side, threads
-from edgekit.compiler.graph import constant, weight_of
-from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
+from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names, fixed_weights
 from edgekit.compiler.quantize.calibration import CalibratedLayer, Calibration, Range
 from edgekit.compiler.quantize.equalize import divide, equalize, find_divisors
 from edgekit.compiler.quantize.fit import fit_weights
@@ -95,9 +94,9 @@ def calibrate(
     """
     names = distinct_names(graph)
     before = {
-        names[layer.node]: (weight_of(graph, layer.weight), constant(graph, layer.bias))
+        names[layer.node]: weights
         for layer in dense_layers(graph)
-        if union.quantizes(graph, layer)
+        if union.covers(layer.node) and (weights := fixed_weights(graph, layer)) is not None
     }
     places, layers = (_of_most(found) for found in zip(*(p.places(graph) for p in placements), strict=True))
     passes = passes_of(step, graph, len(samples), recipe, union, weights=1 + limit_pairs)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import add_constant, constant, drop_constants
-from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names
+from edgekit.compiler.graph import add_constant, drop_constants
+from edgekit.compiler.layers import DenseLayer, dense_layers, distinct_names, fixed_weights
 from edgekit.compiler.quantize.equalize import Divisors
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantizers import LayerWeights, places_of, quantizers, set_grid, set_int8_weights
@@ -77,9 +77,10 @@ class Calibration:
         return layouts if len(layouts) == len(found) else None
 
     def _layout(self, graph: GraphModule, layer: DenseLayer, name: str) -> "LayerLayout | None":
-        calibrated, weight, bias = self.layers[name], constant(graph, layer.weight), constant(graph, layer.bias)
-        if weight is None or not _equal(bias, calibrated.bias_before):
+        calibrated, weights = self.layers[name], fixed_weights(graph, layer)
+        if weights is None or not _equal(weights.bias, calibrated.bias_before):
             return None
+        weight = weights.weight
         for channels_last in (False, True):
             layout = LayerLayout(name, weight.shape, channels_last)
             if layout.holds(calibrated.before) and _equal(weight, layout.arrange(calibrated.before)):

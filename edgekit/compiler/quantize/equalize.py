@@ -17,9 +17,10 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
 from edgekit.compiler.execution.collector import Collector
-from edgekit.compiler.graph import A, add_constant, argument, constant, integers, operand, refresh, shape_of, weight_of
+from edgekit.compiler.graph import A, add_constant, argument, constants, integers, operand, refresh, shape_of, weight_of
 from edgekit.compiler.layers import DenseLayer, axes_but, distinct_names
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
+from edgekit.compiler.rewrites.response_norm import channel_axis
 from edgekit.support.progress import Step, no_step
 
 
@@ -83,19 +84,16 @@ def _places(graph: GraphModule) -> dict[Node, _Place]:
 
 def _match(graph: GraphModule, node: Node, names: Mapping[Node, str]) -> _Place | None:
     if node.target is A.layer_norm.default:
-        affine = (constant(graph, argument(node, position)) for position in (2, 3))
-        if len(integers(node.args[1])) != 1 or any(part is None for part in affine):
+        affine = constants(graph, argument(node, 2), argument(node, 3))
+        if affine is None or any(part is None for part in affine) or len(integers(node.args[1])) != 1:
             return None
-        axis = len(shape_of(node)) - 1
+        axis: int | None = len(shape_of(node)) - 1
     elif node.target is A.mul.Tensor and (weight := _response_weight(graph, node.args[1])) is not None:
-        wide = [dimension for dimension, size in enumerate(weight.shape) if size > 1]
-        if len(wide) != 1:
-            return None
-        axis = wide[0] - weight.ndim + len(shape_of(node))
+        axis = channel_axis(weight, node)
     else:
         return None
-    below = dense_consumers(node)
-    if below is None:
+    below = None if axis is None else dense_consumers(graph, node, axis)
+    if axis is None or below is None:
         return None
     return _Place(node, below, axis, frozenset(names[layer.node] for layer in below))
 
@@ -107,7 +105,8 @@ def _response_weight(graph: GraphModule, factor: Argument) -> Tensor | None:
     product = factor.args[0]
     if factor.args[1] != 1.0 or not isinstance(product, Node) or product.target is not A.mul.Tensor:
         return None
-    return constant(graph, product.args[1])
+    (weight,) = constants(graph, product.args[1]) or (None,)
+    return weight if len(product.users) == 1 else None
 
 
 class _PeakCollector(Collector[Tensor]):

@@ -22,7 +22,7 @@ from edgekit.compiler.execution.node_work import node_work
 from edgekit.compiler.execution.threads import at_once
 from edgekit.compiler.graph import (
     add_constant,
-    constant,
+    constants,
     drop_constants,
     operand,
     operation_of,
@@ -189,7 +189,7 @@ class Walk:
 def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:
     """The layer that a node computes, if it has int8 weights and shares no constant with another layer."""
     layer, quantizer = dense_layer(node), int8_weight(node)
-    if layer is None or quantizer is None or (layer.bias is not None and constant(graph, layer.bias) is None):
+    if layer is None or quantizer is None or constants(graph, layer.bias) is None:
         return None
     own = [layer.weight, quantizer.node, *([] if layer.bias is None else [layer.bias])]
     return layer if all(len(part.users) == 1 for part in own) else None

@@ -51,7 +51,7 @@ def center_weights(graph: GraphModule) -> int:
     """
     changed = 0
     for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
-        zeros = constant(graph, node.args[2])
+        zeros = constant(graph, operand(node, 2))
         if zeros is None or not bool(zeros.any()):
             continue
         centred = add_constant(graph, node, f"{node.name}.zero_point", torch.zeros_like(zeros))

@@ -17,14 +17,13 @@ from edgekit.compat.torchao import (
 from edgekit.compiler.graph import (
     A,
     behind_views,
-    constant,
     copy_sharing,
     is_padding,
     is_view_of_constant,
     operand,
     shape_of,
 )
-from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, distinct_names
+from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, distinct_names, fixed_weights
 from edgekit.compiler.quantize.runtime_lowering import Lowering
 from edgekit.compiler.quantizers import (
     DEQUANTIZE,
@@ -87,8 +86,8 @@ class Placement(Quantizer):  # type: ignore[misc]
         return any(fnmatchcase(layer.name, pattern) for pattern in self._float_layers)
 
     def quantizes(self, graph: GraphModule, layer: DenseLayer) -> bool:
-        """Whether this layer gets Q/DQ: it is covered, and its weight doesn't depend on the image."""
-        return self.covers(layer.node) and constant(graph, layer.weight) is not None
+        """Whether this layer gets Q/DQ: it is covered, and its weights don't depend on the image."""
+        return self.covers(layer.node) and fixed_weights(graph, layer) is not None
 
     def places(self, graph: GraphModule) -> tuple[set[str], set[str]]:
         """Places of the quantizers, and distinct names of the layers in INT8, that a float graph would get."""

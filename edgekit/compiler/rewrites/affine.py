@@ -5,24 +5,39 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
-from edgekit.compiler.graph import A, argument, constant, integers, operand, refresh, set_weights, shape_of, weight_of
-from edgekit.compiler.layers import DenseLayer, dense_layer
+from edgekit.compiler.graph import (
+    A,
+    argument,
+    axes_of,
+    constant,
+    constants,
+    integers,
+    operand,
+    refresh,
+    set_weights,
+    shape_of,
+)
+from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights
 
 
-def dense_consumers(node: Node) -> list[DenseLayer] | None:
-    """The dense layers that consume `node`, looking through permutes, or None if it has any other consumer.
+def dense_consumers(graph: GraphModule, node: Node, axis: int) -> list[DenseLayer] | None:
+    """The dense layers whose input channels are on this axis of `node`, looking through permutes.
 
-    A convolution with padding counts as another consumer, because its border would see the shift.
+    None if it has any other consumer, such as a convolution with padding, whose border would see the shift, or a layer
+    whose weights depend on the image.
     """
     consumers: list[DenseLayer] = []
+    rank = len(shape_of(node))
     for user in node.users:
         layer = dense_layer(user)
         if user.target is A.permute.default:
-            below = dense_consumers(user)
+            below = dense_consumers(graph, user, axes_of(user).index(axis % rank))
             if below is None:
                 return None
             consumers += below
-        elif layer is not None and layer.source is node and layer.weight is not node and _shifts_evenly(layer):
+        elif layer is not None and layer.source is node and layer.channel_axis % rank == axis % rank:
+            if not _shifts_evenly(layer) or fixed_weights(graph, layer) is None:
+                return None
             consumers.append(layer)
         else:
             return None
@@ -36,7 +51,9 @@ def _shifts_evenly(layer: DenseLayer) -> bool:
 
 def fold_input_affine(graph: GraphModule, layer: DenseLayer, scale: Tensor | None, shift: Tensor | None) -> None:
     """Change `layer` so that its output for x is its former output for x * scale + shift, per input channel."""
-    weight, bias = weight_of(graph, layer.weight), constant(graph, layer.bias)
+    weights = fixed_weights(graph, layer)
+    assert weights is not None, "dense_consumers returns only layers with constant weights"
+    weight, bias = weights
     exact = weight.double()
     if shift is not None:
         taps = shift.double().view(1, -1, *[1] * (weight.ndim - 2))
@@ -57,10 +74,11 @@ def fold_layer_norm_affine(graph: GraphModule) -> int:
     for node in list(graph.graph.nodes):
         if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1:
             continue
-        weight, bias = constant(graph, argument(node, 2)), constant(graph, argument(node, 3))
-        below = dense_consumers(node)
-        if below is None or (weight is None and bias is None):
+        affine = constants(graph, argument(node, 2), argument(node, 3))
+        below = dense_consumers(graph, node, -1)
+        if below is None or affine is None or all(part is None for part in affine):
             continue
+        weight, bias = affine
         for layer in below:
             fold_input_affine(graph, layer, weight, bias)
         node.args = (node.args[0], node.args[1], None, None, *node.args[4:])
@@ -80,12 +98,12 @@ def fold_layer_scale(graph: GraphModule) -> int:
         if node.target is not A.mul.Tensor:
             continue
         for value, factor in (node.args, node.args[::-1]):
-            gamma = constant(graph, factor)
+            gamma = constant(graph, factor) if isinstance(factor, Node) else None
             layer = _scaled_layer(value, gamma) if gamma is not None else None
-            weight = constant(graph, layer.weight) if layer is not None else None
-            if gamma is None or layer is None or weight is None:
+            weights = fixed_weights(graph, layer) if layer is not None else None
+            if gamma is None or layer is None or weights is None:
                 continue
-            bias = constant(graph, layer.bias)
+            weight, bias = weights
             scaled = weight * gamma.reshape(-1, *[1] * (weight.ndim - 1))
             set_weights(graph, layer.node, scaled, None if bias is None else bias * gamma.flatten())
             node.replace_all_uses_with(value)
@@ -106,7 +124,7 @@ def _scaled_layer(value: Argument, gamma: Tensor) -> DenseLayer | None:
     rank = len(shape_of(value))
     axis = layer.channel_axis % rank
     if permuted:
-        axis = integers(value.args[1]).index(axis)
+        axis = axes_of(value).index(axis)
     shape = [1] * rank
     shape[axis] = shape_of(value)[axis]
     broadcast = [1] * (rank - gamma.ndim) + list(gamma.shape)

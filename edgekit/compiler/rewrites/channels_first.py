@@ -4,7 +4,10 @@ OpenVINO stores the channels last in memory anyway, but only for operations whos
 permute to [N,H,W,C] or back copies the tensor.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument
 
@@ -13,7 +16,7 @@ from edgekit.compiler.graph import (
     Operation,
     add_constant,
     argument,
-    constant,
+    constants,
     insert,
     insert_layer,
     integers,
@@ -21,7 +24,7 @@ from edgekit.compiler.graph import (
     replace_layer,
     shape_of,
 )
-from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.layers import dense_layers, fixed_weights
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 
@@ -34,12 +37,12 @@ def channels_first(graph: GraphModule) -> int:
     converted = 0
     for layer in dense_layers(graph):
         node = layer.node
-        weight = None if layer.is_conv else constant(graph, layer.weight)
-        if weight is None or len(shape_of(node)) != 4:
+        weights = None if layer.is_conv else fixed_weights(graph, layer)
+        if weights is None or len(shape_of(node)) != 4:
             continue
         inner = insert(graph, node, A.permute.default, layer.source, TO_FIRST, like=node)
-        bias = constant(graph, layer.bias)
-        conv = insert_layer(graph, node, A.conv2d.default, inner, weight[:, :, None, None], bias)
+        kernel = weights.weight[:, :, None, None]
+        conv = insert_layer(graph, node, A.conv2d.default, inner, kernel, weights.bias)
         replace_layer(graph, node, insert(graph, node, A.permute.default, conv, TO_LAST, like=node))
         converted += 1
     refresh(graph)
@@ -61,15 +64,18 @@ def channels_first_layer_norm(graph: GraphModule) -> int:
     for node in list(graph.graph.nodes):
         if node.target is not A.layer_norm.default or len(integers(node.args[1])) != 1 or len(shape_of(node)) != 4:
             continue
-        node.replace_all_uses_with(_decompose(graph, node))
+        affine = constants(graph, argument(node, 2), argument(node, 3))
+        if affine is None:
+            continue
+        node.replace_all_uses_with(_decompose(graph, node, affine))
         changed += 1
     refresh(graph)
     sink_permutes(graph, TO_LAST)
     return changed
 
 
-def _decompose(graph: GraphModule, node: Node) -> Node:
-    """Insert the operations that replace the LayerNorm `node`, and return the last of them."""
+def _decompose(graph: GraphModule, node: Node, affine: Sequence[Tensor | None]) -> Node:
+    """Insert the operations that replace the LayerNorm `node` with this weight and bias; returns the last of them."""
 
     def call(target: Operation, *args: Argument) -> Node:
         return insert(graph, node, target, *args, like=node)
@@ -83,8 +89,7 @@ def _decompose(graph: GraphModule, node: Node) -> Node:
     variance = call(A.sub.Tensor, call(A.mul.Tensor, squares[0], 1 / channels), squares[1])
     variance = call(A.add.Tensor, call(A.relu.default, variance), eps)  # rounding must not make it negative
     out = call(A.mul.Tensor, call(A.sub.Tensor, x, mean), call(A.rsqrt.default, variance))
-    for position, target in ((2, A.mul.Tensor), (3, A.add.Tensor)):
-        affine = constant(graph, argument(node, position))
-        if affine is not None:
-            out = call(target, out, add_constant(graph, node, f"{node.name}.{position}", affine[:, None, None]))
+    for part, target in zip(affine, (A.mul.Tensor, A.add.Tensor), strict=True):
+        if part is not None:
+            out = call(target, out, add_constant(graph, node, f"{node.name}.affine", part[:, None, None]))
     return call(A.permute.default, out, TO_LAST)

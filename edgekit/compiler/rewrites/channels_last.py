@@ -12,14 +12,13 @@ from torch.fx import GraphModule
 
 from edgekit.compiler.graph import (
     A,
-    constant,
     insert,
     insert_layer,
     refresh,
     replace_layer,
     shape_of,
 )
-from edgekit.compiler.layers import DenseLayer, dense_layers
+from edgekit.compiler.layers import DenseLayer, dense_layers, fixed_weights
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 
@@ -39,15 +38,14 @@ def channels_last(graph: GraphModule) -> int:
 def _pointwise_to_linear(graph: GraphModule, layer: DenseLayer) -> bool:
     if not layer.is_conv or layer.groups != 1:
         return False
-    node, weight = layer.node, constant(graph, layer.weight)
+    node, weights = layer.node, fixed_weights(graph, layer)
     plain = layer.stride == (1, 1) and layer.padding == (0, 0)
-    if weight is None or weight.shape[2:] != (1, 1) or not plain:
+    if weights is None or layer.kernel != (1, 1) or not plain:
         return False
     if math.prod(shape_of(node)[2:]) == 1:  # nothing to transpose, and LiteRT's converter fails on such a Linear
         return False
     inner = insert(graph, node, A.permute.default, layer.source, TO_LAST, like=node)
-    bias = constant(graph, layer.bias)
-    linear = insert_layer(graph, node, A.linear.default, inner, weight.flatten(1), bias)
+    linear = insert_layer(graph, node, A.linear.default, inner, weights.weight.flatten(1), weights.bias)
     outer = insert(graph, node, A.permute.default, linear, TO_FIRST, like=node)
     replace_layer(graph, node, outer)
     return True

@@ -13,12 +13,11 @@ from edgekit.compiler.graph import (
     A,
     Operation,
     add_constant,
-    constant,
     insert,
     refresh,
     shape_of,
 )
-from edgekit.compiler.layers import DenseLayer, dense_layers
+from edgekit.compiler.layers import DenseLayer, FixedWeights, dense_layers, fixed_weights
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
 
 Part = tuple[tuple[int, ...], tuple[int, ...]]
@@ -68,10 +67,15 @@ class ConvolutionShape:
         plain = self.stride == self.dilation == (1, 1) and self.padding == (3, 3)
         return plain and self.groups > 1 and self.weight[1:] == (1, 7, 7)
 
+    @property
+    def keeps_channels(self) -> bool:
+        """Whether it is such a convolution with one output for each input channel."""
+        return self.is_seven_by_seven and self.weight[0] == self.groups
+
 
 def weights_on_blocks(shape: ConvolutionShape) -> int | None:
     """Number of weights after `depthwise-blocks`; None if it doesn't change the convolution."""
-    if not shape.is_seven_by_seven or any(side % BLOCK for side in shape.output):
+    if not shape.keeps_channels or any(side % BLOCK for side in shape.output):
         return None
     return shape.weight[0] * BLOCK**2 * BLOCK**2 * 3 * 3
 
@@ -79,7 +83,7 @@ def weights_on_blocks(shape: ConvolutionShape) -> int | None:
 def weights_on_rows(shape: ConvolutionShape) -> int | None:
     """Number of weights after `depthwise-rows`; None if it doesn't change the convolution."""
     width = shape.output[1]
-    if not shape.is_seven_by_seven or width > WIDEST_ROW:
+    if not shape.keeps_channels or width > WIDEST_ROW:
         return None
     return shape.weight[0] * width * width * 7
 
@@ -106,7 +110,7 @@ def split_depthwise_in_three(graph: GraphModule) -> int:
 @torch.no_grad()
 def _split(graph: GraphModule, sizes: tuple[Part, ...]) -> int:
     split = 0
-    for layer, weight in _seven_by_seven(graph):
+    for layer, (weight, _) in _seven_by_seven(graph):
         node, bias = layer.node, layer.bias
         parts: list[Node] = []
         for rows, columns in sizes:
@@ -124,12 +128,12 @@ def _split(graph: GraphModule, sizes: tuple[Part, ...]) -> int:
     return split
 
 
-def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[DenseLayer, Tensor]]:
-    """Yield (layer, weight [C,1,7,7]) of the depthwise convolutions with stride 1 and 'same' padding."""
+def _seven_by_seven(graph: GraphModule) -> Iterator[tuple[DenseLayer, FixedWeights]]:
+    """Yield (layer, weights [C,1,7,7]) of the depthwise convolutions with stride 1 and 'same' padding."""
     for layer in dense_layers(graph):
-        weight = constant(graph, layer.weight) if layer.is_conv else None
-        if weight is not None and _shape(layer).is_seven_by_seven:
-            yield layer, weight
+        weights = fixed_weights(graph, layer) if layer.is_conv else None
+        if weights is not None and _shape(layer).is_seven_by_seven:
+            yield layer, weights
 
 
 def _shape(layer: DenseLayer) -> ConvolutionShape:
@@ -167,15 +171,15 @@ Call = Callable[..., Node]
 """Inserts a call of an operation in place of a convolution."""
 
 
-def _regroup(graph: GraphModule, form: Callable[[GraphModule, DenseLayer, Tensor, Call], Node | None]) -> int:
+def _regroup(graph: GraphModule, form: Callable[[GraphModule, DenseLayer, FixedWeights, Call], Node | None]) -> int:
     """Replace convolutions by what `form` returns on [N,H,W,C]; it returns None for those that stay."""
     changed = 0
-    for layer, weight in _seven_by_seven(graph):
+    for layer, weights in _seven_by_seven(graph):
 
         def call(target: Operation, *args: Argument, at: Node = layer.node) -> Node:
             return insert(graph, at, target, *args, like=at)
 
-        new = form(graph, layer, weight, call)
+        new = form(graph, layer, weights, call)
         if new is None:
             continue
         layer.node.replace_all_uses_with(call(A.permute.default, new, TO_FIRST))
@@ -185,7 +189,7 @@ def _regroup(graph: GraphModule, form: Callable[[GraphModule, DenseLayer, Tensor
     return changed
 
 
-def _on_blocks(graph: GraphModule, layer: DenseLayer, weight: Tensor, call: Call) -> Node | None:
+def _on_blocks(graph: GraphModule, layer: DenseLayer, weights: FixedWeights, call: Call) -> Node | None:
     n, channels, height, width = shape_of(layer.node)
     if weights_on_blocks(_shape(layer)) is None:
         return None
@@ -197,7 +201,7 @@ def _on_blocks(graph: GraphModule, layer: DenseLayer, weight: Tensor, call: Call
     x = call(A.reshape.default, x, [1, n * tall * wide, BLOCK * BLOCK, channels])
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n, tall, wide, channels * BLOCK * BLOCK])
-    x = _grouped(graph, layer, x, _block_weight(weight), [1, 1])
+    x = _grouped(graph, layer, x, FixedWeights(_block_weight(weights.weight), weights.bias), [1, 1])
     x = call(A.reshape.default, x, [1, n * tall * wide, channels, BLOCK * BLOCK])
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n * tall, wide, BLOCK, BLOCK * channels])
@@ -205,21 +209,25 @@ def _on_blocks(graph: GraphModule, layer: DenseLayer, weight: Tensor, call: Call
     return call(A.reshape.default, x, [n, height, width, channels])
 
 
-def _on_rows(graph: GraphModule, layer: DenseLayer, weight: Tensor, call: Call) -> Node | None:
+def _on_rows(graph: GraphModule, layer: DenseLayer, weights: FixedWeights, call: Call) -> Node | None:
     n, channels, height, width = shape_of(layer.node)
     if weights_on_rows(_shape(layer)) is None:
         return None
     x = call(A.permute.default, layer.source, TO_LAST)
     x = call(A.permute.default, x, [0, 1, 3, 2])
     x = call(A.reshape.default, x, [n, height, 1, channels * width])
-    x = _grouped(graph, layer, x, _row_weight(weight, width), [3, 0])
+    x = _grouped(graph, layer, x, FixedWeights(_row_weight(weights.weight, width), weights.bias), [3, 0])
     x = call(A.reshape.default, x, [n, height, channels, width])
     return call(A.permute.default, x, [0, 1, 3, 2])
 
 
-def _grouped(graph: GraphModule, layer: DenseLayer, x: Node, weight: Tensor, padding: list[int]) -> Node:
-    """Insert a convolution on channels last, in which each channel of a depthwise one is a group of pixels."""
-    node, pixels, bias = layer.node, weight.shape[1], constant(graph, layer.bias)
+def _grouped(graph: GraphModule, layer: DenseLayer, x: Node, weights: FixedWeights, padding: list[int]) -> Node:
+    """Insert a convolution on channels last, in which each channel of a depthwise one is a group of pixels.
+
+    `weights` has its weight [C*pixels,pixels,height,width], and the bias [C] of the depthwise one.
+    """
+    node, (weight, bias) = layer.node, weights
+    pixels = weight.shape[1]
     kernel = add_constant(graph, node, f"{layer.name}.weight", weight)
     repeated = None
     if bias is not None:

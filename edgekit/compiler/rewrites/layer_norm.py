@@ -10,7 +10,7 @@ from edgekit.compiler.graph import (
     A,
     Operation,
     argument,
-    constant,
+    axes_of,
     insert,
     integers,
     operand,
@@ -18,7 +18,7 @@ from edgekit.compiler.graph import (
     set_weights,
     shape_of,
 )
-from edgekit.compiler.layers import dense_layer
+from edgekit.compiler.layers import dense_layer, fixed_weights
 
 
 @torch.no_grad()
@@ -87,16 +87,17 @@ def rows_layer_norm(graph: GraphModule) -> int:
 
 
 def _centre(graph: GraphModule, value: Node) -> bool:
-    """If `value` permutes the output of a dense convolution that nothing else reads, centre that layer's weights.
+    """If `value` has the channels of a dense convolution's output last, which nothing else reads, centre its weights.
 
     Returns whether it does.
     """
     layer = dense_layer(operand(value)) if value.target is A.permute.default else None
     if layer is None or not layer.is_conv or layer.groups != 1 or len(layer.node.users) != 1:
         return False
-    weight, bias = constant(graph, layer.weight), constant(graph, layer.bias)
-    if weight is None:
+    weights = fixed_weights(graph, layer)
+    if weights is None or axes_of(value)[-1] != layer.channel_axis:
         return False
+    weight, bias = weights
     set_weights(graph, layer.node, weight - weight.mean(0, keepdim=True), None if bias is None else bias - bias.mean())
     return True
 

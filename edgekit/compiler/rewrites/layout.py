@@ -9,9 +9,11 @@ from edgekit.compiler.graph import (
     A,
     add_constant,
     argument,
+    axes_of,
     constant,
     insert,
     integers,
+    node_of,
     operand,
     operation_of,
     pair,
@@ -42,7 +44,7 @@ def sink_permutes(graph: GraphModule, order: list[int]) -> None:
 
 def is_permute(node: Argument, order: list[int]) -> bool:
     """Whether a node is a permute of this order."""
-    return isinstance(node, Node) and node.target is A.permute.default and integers(node.args[1]) == order
+    return isinstance(node, Node) and node.target is A.permute.default and axes_of(node) == order
 
 
 def _sink(graph: GraphModule, node: Node, order: list[int]) -> None:
@@ -65,11 +67,14 @@ def _inverse(order: list[int]) -> list[int]:
 
 def _sink_head(graph: GraphModule, node: Node) -> None:
     """Remove the permute before a pooling to one pixel, and before a flatten that follows it."""
-    first = operand(node)
+    first = node.args[0]
+    if not is_permute(first, TO_FIRST):
+        return
+    first = node_of(first)
     if node.target is A.adaptive_avg_pool2d.default and pair(node.args[1]) == (1, 1):
         mean = insert(graph, node, A.mean.dim, first.args[0], [1, 2], True, like=node)
         _finish(graph, node, mean, TO_FIRST)
-    elif node.target not in (A.flatten.using_ints, A.reshape.default) or not is_permute(first, TO_FIRST):
+    elif node.target not in (A.flatten.using_ints, A.reshape.default):
         return
     elif math.prod(shape_of(first)[2:]) == 1:  # this permute is only a view
         node.replace_input_with(first, operand(first))
@@ -78,6 +83,8 @@ def _sink_head(graph: GraphModule, node: Node) -> None:
 
 def _sink_elementwise(graph: GraphModule, node: Node, order: list[int]) -> None:
     inverse = _inverse(order)
+    if len(shape_of(node)) != 4:
+        return  # an operand has more axes
     args: list[Argument] = []
     for value in node.args:
         if not isinstance(value, Node) or len(shape_of(value)) == 0:

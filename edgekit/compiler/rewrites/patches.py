@@ -8,7 +8,6 @@ from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import (
     A,
-    constant,
     insert,
     insert_layer,
     operand,
@@ -16,7 +15,7 @@ from edgekit.compiler.graph import (
     replace_layer,
     shape_of,
 )
-from edgekit.compiler.layers import DenseLayer, dense_layers
+from edgekit.compiler.layers import DenseLayer, FixedWeights, dense_layers, fixed_weights
 from edgekit.compiler.rewrites.layout import TO_FIRST, is_permute, sink_permutes
 
 
@@ -74,12 +73,12 @@ def _become_linear(graph: GraphModule, rows_of: Callable[[DenseLayer, Tensor], t
     `rows_of` returns the patches [N,height,width,in] and the matching weight [out,in], or None to leave a convolution.
     """
     changed = 0
-    for layer, weight in _patch_convolutions(graph):
-        node, rows = layer.node, rows_of(layer, weight)
+    for layer, weights in _patch_convolutions(graph):
+        node, rows = layer.node, rows_of(layer, weights.weight)
         if rows is None:
             continue
         patches, flat = rows
-        linear = insert_layer(graph, node, A.linear.default, patches, flat, constant(graph, layer.bias))
+        linear = insert_layer(graph, node, A.linear.default, patches, flat, weights.bias)
         replace_layer(graph, node, insert(graph, node, A.permute.default, linear, TO_FIRST, like=node))
         changed += 1
     refresh(graph)
@@ -87,13 +86,13 @@ def _become_linear(graph: GraphModule, rows_of: Callable[[DenseLayer, Tensor], t
     return changed
 
 
-def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[DenseLayer, Tensor]]:
-    """Yield (layer, weight [out,C,k,k]) of the convolutions whose patches cover the input without overlap."""
+def _patch_convolutions(graph: GraphModule) -> Iterator[tuple[DenseLayer, FixedWeights]]:
+    """Yield (layer, weights [out,C,k,k]) of the convolutions whose patches cover the input without overlap."""
     for layer in dense_layers(graph):
-        weight, stride = constant(graph, layer.weight), layer.stride
-        if weight is None or layer.kernel != stride or stride == (1, 1):
+        weights, stride = fixed_weights(graph, layer), layer.stride
+        if weights is None or layer.kernel != stride or stride == (1, 1):
             continue
         height, width = shape_of(layer.source)[2:]
-        plain = layer.padding == (0, 0) and layer.groups == 1
+        plain = layer.padding == (0, 0) and layer.dilation == (1, 1) and layer.groups == 1
         if plain and height % stride[0] == 0 and width % stride[1] == 0:
-            yield layer, weight
+            yield layer, weights

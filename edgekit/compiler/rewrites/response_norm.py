@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, add_constant, constant, insert, integers, operand, refresh, shape_of
+from edgekit.compiler.graph import A, add_constant, argument, constants, insert, integers, operand, refresh, shape_of
 from edgekit.compiler.rewrites.affine import dense_consumers, fold_input_affine
 
 
@@ -24,7 +24,7 @@ def fold_response_norm(graph: GraphModule) -> int:
         if parts is None:
             continue
         x, n, weight, bias = parts
-        below = dense_consumers(node)
+        below = dense_consumers(graph, node, axis) if (axis := channel_axis(bias, node)) is not None else None
         scale = insert(
             graph, node, A.mul.Tensor, n, add_constant(graph, node, f"{node.name}.weight", weight), like=node
         )
@@ -44,17 +44,27 @@ def fold_response_norm(graph: GraphModule) -> int:
 
 def _match(graph: GraphModule, node: Node) -> tuple[Node, Node, torch.Tensor, torch.Tensor] | None:
     """x, n, weight and bias of ``add(x, addcmul(bias, weight, mul(x, n)))``; None for other nodes."""
-    if node.target is not A.add.Tensor:
+    if node.target is not A.add.Tensor or node.kwargs:
         return None
     x, inner = node.args
     if not isinstance(x, Node) or not isinstance(inner, Node):
         return None
     if inner.target is not A.addcmul.default or inner.kwargs or len(inner.users) != 1:
         return None
-    bias, weight, product = constant(graph, inner.args[0]), constant(graph, inner.args[1]), operand(inner, 2)
+    bias, weight = constants(graph, *inner.args[:2]) or (None, None)
+    product = operand(inner, 2)
     if bias is None or weight is None or product.target is not A.mul.Tensor or product.args[0] is not x:
         return None
-    return x, operand(product, 1), weight, bias
+    n = product.args[1]
+    return (x, n, weight, bias) if isinstance(n, Node) and shape_of(node) == shape_of(x) else None
+
+
+def channel_axis(value: torch.Tensor, node: Node) -> int | None:
+    """The only axis of `node` along which a value that is broadcast to it has several elements; None without one."""
+    wide = [axis - value.ndim for axis, size in enumerate(value.shape) if size > 1]
+    shape = shape_of(node)
+    fits = len(wide) == 1 and value.ndim <= len(shape) and value.numel() == shape[wide[0]]
+    return wide[0] + len(shape) if fits else None
 
 
 @torch.no_grad()
@@ -91,9 +101,12 @@ def _vector_norm(graph: GraphModule, length_of: Callable[[GraphModule, Node, Nod
     """Replace each norm. `length_of` computes the one over axes 1 and 2, which it keeps, from the squares."""
     changed = 0
     for node in list(graph.graph.nodes):
-        if node.target is not A.linalg_vector_norm.default or node.args[1] != 2 or len(node.args) < 4:
+        if node.target is not A.linalg_vector_norm.default or node.args[1:2] != (2,) or node.kwargs:
             continue
-        x, axes, keep = operand(node), integers(node.args[2]), node.args[3]
+        x, over, keep = operand(node), argument(node, 2), argument(node, 3, False)
+        axes = [axis % len(shape_of(x)) for axis in integers(over or [])]
+        if not axes:
+            continue  # the norm of all values
         square = insert(graph, node, A.mul.Tensor, x, x, like=node)
         if len(shape_of(x)) == 4 and sorted(axes) == [1, 2] and keep:
             length = length_of(graph, node, square)

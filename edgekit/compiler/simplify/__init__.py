@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from edgekit.compiler.graph import refresh
 from edgekit.compiler.simplify.attention import give_attention_four_axes
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
-from edgekit.compiler.simplify.biases import fold_biases
+from edgekit.compiler.simplify.biases import fold_biases, separate_biases
 from edgekit.compiler.simplify.branches import merge_branches
 from edgekit.compiler.simplify.constants import fold_constants
 from edgekit.compiler.simplify.equivalents import compare_booleans, fix_random_slopes, rename_operations
@@ -46,6 +46,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     gather_overlaps,
     give_attention_four_axes,
     fold_constants,
+    separate_biases,
     fold_biases,
     merge_branches,
     fold_batch_norms,

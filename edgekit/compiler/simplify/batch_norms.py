@@ -7,16 +7,15 @@ from torch.fx import GraphModule, Node
 from edgekit.compiler.graph import (
     A,
     add_constant,
-    argument,
-    constant,
+    constants,
     insert,
     layer_name,
     literal,
     operand,
-    pair,
     set_weights,
     shape_of,
 )
+from edgekit.compiler.layers import dense_layer, fixed_weights
 
 
 def restore_batch_norms(graph: GraphModule) -> int:
@@ -55,7 +54,7 @@ def fold_batch_norms(graph: GraphModule) -> int:
 
 def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | None:
     """The factor and constant of each channel, float64 [C]; None if a norm computes its statistics from the image."""
-    weight, bias, mean, variance = (constant(graph, value) for value in norm.args[1:5])
+    weight, bias, mean, variance = constants(graph, *norm.args[1:5]) or [None] * 4
     if mean is None or variance is None:
         return None
     scale = torch.rsqrt(variance.double() + literal(norm.args[7], float)) * (1 if weight is None else weight.double())
@@ -65,12 +64,11 @@ def factor_and_shift(graph: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | 
 def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
     """Fold into the convolution before the norm, if the norm is its only consumer."""
     conv = operand(norm)
-    if conv.target is not A.conv2d.default or len(conv.users) != 1:
+    layer = dense_layer(conv)
+    weights = fixed_weights(graph, layer) if layer is not None and layer.is_conv else None
+    if weights is None or len(conv.users) != 1:
         return False
-    kernel = constant(graph, conv.args[1])
-    if kernel is None:
-        return False
-    old = constant(graph, argument(conv, 2, None))
+    kernel, old = weights
     moved = shift if old is None else shift + old.double() * scale
     set_weights(graph, conv, (kernel.double() * scale.view(-1, 1, 1, 1)).float(), moved.float())
     norm.replace_all_uses_with(conv)
@@ -79,15 +77,14 @@ def _fold_before(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -
 
 def _fold_after(graph: GraphModule, norm: Node, scale: Tensor, shift: Tensor) -> bool:
     """Fold into the 1x1 convolution that is the norm's only consumer, unless padding adds zeros that need the shift."""
-    conv = next(iter(norm.users), None)
-    if conv is None or len(norm.users) != 1 or conv.target is not A.conv2d.default:
+    layer = dense_layer(next(iter(norm.users), None))
+    weights = fixed_weights(graph, layer) if layer is not None and layer.is_conv else None
+    if layer is None or weights is None or len(norm.users) != 1:
         return False
-    kernel = constant(graph, conv.args[1])
-    unpadded = pair(argument(conv, 4, [0, 0])) == (0, 0) and argument(conv, 6, 1) == 1
-    if kernel is None or not unpadded or kernel.shape[2:] != (1, 1):
+    if layer.padding != (0, 0) or layer.groups != 1 or layer.kernel != (1, 1):
         return False
-    old = constant(graph, argument(conv, 2, None))
+    kernel, old = weights
     moved = (kernel.double() * shift.view(1, -1, 1, 1)).sum((1, 2, 3)) + (0 if old is None else old.double())
-    set_weights(graph, conv, (kernel.double() * scale.view(1, -1, 1, 1)).float(), moved.float())
+    set_weights(graph, layer.node, (kernel.double() * scale.view(1, -1, 1, 1)).float(), moved.float())
     norm.replace_all_uses_with(operand(norm))
     return True

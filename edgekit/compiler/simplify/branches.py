@@ -11,7 +11,7 @@ from torch.fx.node import Argument
 from torch.nn.functional import pad
 
 from edgekit.compiler.graph import A, add_constant, constant, insert, layer_name, operand, shape_of
-from edgekit.compiler.layers import DenseLayer, dense_layer
+from edgekit.compiler.layers import DenseLayer, dense_layer, fixed_weights
 from edgekit.compiler.simplify.batch_norms import factor_and_shift
 
 SUMS: Mapping[Any, int] = {A.add.Tensor: 1, A.sub.Tensor: -1}
@@ -99,10 +99,11 @@ def _branches(graph: GraphModule, node: Argument, source: Node, tree: list[Node]
         return None
     tree.append(node)
     if (layer := dense_layer(node)) is not None:
-        kernel, bias = _centred_kernel(graph, layer), constant(graph, layer.bias)
-        if kernel is None or layer.source is not source or (bias is None) != (layer.bias is None):
+        weights = fixed_weights(graph, layer) if _is_centred(layer) else None
+        if weights is None or layer.source is not source:
             return None
-        return _Branches((layer,), kernel.double(), zero, zero if bias is None else bias.double(), 1)
+        shift = zero if weights.bias is None else weights.bias.double()
+        return _Branches((layer,), weights.weight.double(), zero, shift, 1)
     if node.target in SUMS:
         return _sum(graph, node, source, tree)
     if node.target is A.batch_norm.default:
@@ -129,10 +130,10 @@ def _sum(graph: GraphModule, node: Node, source: Node, tree: list[Node]) -> _Bra
     return first.plus(second, SUMS[node.target]) if len(geometries) < 2 else None
 
 
-def _centred_kernel(graph: GraphModule, layer: DenseLayer) -> Tensor | None:
-    """The kernel of a convolution if it is centred on the pixel that it computes, or on every n-th."""
+def _is_centred(layer: DenseLayer) -> bool:
+    """Whether a layer is a convolution whose kernel is centred on the pixel that it computes, or on every n-th."""
     centred = layer.padding == tuple(size // 2 for size in layer.kernel) and all(size % 2 for size in layer.kernel)
-    return constant(graph, layer.weight) if layer.is_conv and centred and layer.dilation == (1, 1) else None
+    return layer.is_conv and centred and layer.dilation == (1, 1)
 
 
 def _channel_factor(graph: GraphModule, product: Node) -> Tensor | None:
@@ -140,7 +141,7 @@ def _channel_factor(graph: GraphModule, product: Node) -> Tensor | None:
     factor = product.args[1]
     if isinstance(factor, int | float):
         return torch.tensor([factor], dtype=torch.float64)
-    if not isinstance(product.args[0], Node):
+    if not isinstance(product.args[0], Node) or not isinstance(factor, Node):
         return None
     value, shape = constant(graph, factor), shape_of(product.args[0])
     fits = value is not None and len(shape) == 4 and tuple(value.shape) in ((1, shape[1], 1, 1), (shape[1], 1, 1))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
-from edgekit.compiler.graph import A, constant, integers, operand, shape_of, value_of
+from edgekit.compiler.graph import A, constants, integers, operand, shape_of, value_of
 from edgekit.compiler.in_place import is_same, keeps_dtype
 
 COPIES = {A.lift_fresh_copy.default, A.contiguous.default, A.clone.default}
@@ -41,8 +41,13 @@ def remove_infinite_limits(graph: GraphModule) -> int:
     def clips_nothing(node: Node) -> bool:
         if node.target is not A.clamp.Tensor:
             return False
-        limits = [constant(graph, limit) for limit in node.args[1:]]
-        return all(limit is not None and bool(torch.isinf(limit).all()) for limit in limits)
+        limits = constants(graph, *node.args[1:])
+        if limits is None or shape_of(node) != shape_of(node.args[0]):
+            return False
+        lowest, highest = (*limits, None)[:2]
+        return (lowest is None or bool((lowest == -torch.inf).all())) and (
+            highest is None or bool((highest == torch.inf).all())
+        )
 
     return _remove(graph, clips_nothing)
 

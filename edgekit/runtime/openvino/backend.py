@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compat.torch_export import decomposing_by_node
 from edgekit.compat.torch_program import exporting_by_copying
-from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, replace_layer
+from edgekit.compiler.graph import A, add_constant, constant, example_input, insert, operand, replace_layer
 from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.config.device_classes import DeviceClass
@@ -56,7 +56,7 @@ def decompose_weight_quantizers(graph: GraphModule) -> None:
     """Turn the DQ of a folded weight into a cast and a product: OpenVINO's frontend ignores a DQ without its Q."""
     nodes = graph.graph.find_nodes(op="call_function", target=DEQUANTIZE_CHANNELS)
     for place, node in enumerate(nodes):  # numbers don't depend on names, like those of `fold_weights`
-        levels, scale = (constant(graph, argument) for argument in node.args[:2])
+        levels, scale = (constant(graph, operand(node, place)) for place in (0, 1))
         if levels is None or scale is None or levels.dtype != torch.int8:
             continue
         shape = [-1 if axis == node.args[3] else 1 for axis in range(levels.ndim)]

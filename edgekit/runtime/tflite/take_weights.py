@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.constant_store import store_of
-from edgekit.compiler.graph import add_constant, constant, drop_constants
+from edgekit.compiler.graph import add_constant, constant, drop_constants, operand
 from edgekit.compiler.quantizers import QUANTIZE_CHANNELS
 from edgekit.runtime.tflite.weights import Key, Levels
 
@@ -21,7 +21,7 @@ def take_weights(graph: GraphModule) -> dict[Key, Levels]:
     """
     found: dict[Key, list[tuple[Node, Tensor]]] = {}
     for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_CHANNELS):
-        weight, scales = (constant(graph, argument) for argument in node.args[:2])
+        weight, scales = (constant(graph, operand(node, place)) for place in (0, 1))
         if weight is None or scales is None or node.args[3] != 0:
             continue
         levels = store_of(graph).keep(_rounded(weight, scales, *node.args[4:6]))
