@@ -122,20 +122,34 @@ def compare(
     ],
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder to judge.")],
     files: ForPipelines,
+    max_slowdown: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1000,
+            metavar="PERCENT",
+            show_default="10",
+            rich_help_panel=panels.GATES,
+            help="Largest slowdown of p50 that is no regression. Smaller ones may come from where in memory a bundle "
+            "lies.",
+        ),
+    ] = None,
     json_: Json = False,
 ) -> int:
-    """Compare two runs; exit with 1 if a figure got worse beyond the noise.
+    """Compare two runs; exit with 1 if something got worse beyond the noise.
 
-    Prints every figure that changed by more than its confidence interval.
+    That is a verdict, a figure beyond its confidence interval, or p50 on the
+    same processor with the same threads. Prints all figures of both runs.
     """
     from edgekit.report import load_report
-    from edgekit.report.compare import compare_runs
+    from edgekit.report.compare import MAX_SLOWDOWN, compare_runs
     from edgekit.report.junit import junit_of_comparison
     from edgekit.report.markdown import summary_of_comparison
 
     check_files(files)
     with clean_stdout() as out:
-        comparison = compare_runs(load_report(before), load_report(after))
+        slowdown = MAX_SLOWDOWN if max_slowdown is None else max_slowdown
+        comparison = compare_runs(load_report(before), load_report(after), slowdown)
         if json_:
             emit(out, comparison)
         else:

@@ -1,10 +1,11 @@
 """Comparison of two runs: changes, and regressions beyond the noise of both runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, hypot, log
 from typing import Literal
 
+from edgekit.report.answer import unsteady
 from edgekit.report.document import Report
 from edgekit.report.figure import Figure, lookup
 from edgekit.report.measurement import Interval
@@ -12,6 +13,10 @@ from edgekit.report.row import Row, Verdict, all_figures
 
 SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
 """Columns of the two figures that are judged together."""
+MAX_SLOWDOWN = 10.0
+"""Slowdown of p50, in percent, up to which it is no regression: where in memory a session lies makes the same file up
+to 5 % faster or slower in each run."""
+BEST_FIRST: tuple[Verdict, ...] = ("pass", "inconclusive", "fail", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +24,8 @@ class Change:
     """One figure in both runs, in the units of report.json.
 
     `ci95` is derived from the intervals of both runs (Zou and Donner, 2008). It treats the runs as independent, so it
-    is too wide if both evaluated the same images.
+    is too wide if both evaluated the same images. The quartiles of the timed inferences stand for the interval of p50:
+    they are one of at least 95 % for 20 independent inferences, and those that are timed resemble their neighbours.
     """
 
     before: float
@@ -67,19 +73,30 @@ class Comparison:
     """One comparison for each bundle on each device."""
     regressions: tuple[str, ...]
     """Regressions of all rows, each with its bundle and device."""
+    max_slowdown_percent: float = MAX_SLOWDOWN
+    """Slowdown of p50, in percent, up to which it is no regression."""
     verdict: Literal["pass", "fail"]
     """`fail` if there is any regression."""
 
 
-def compare_runs(before: Report, after: Report) -> Comparison:
-    """Changes and regressions of each bundle on each device from the first run to the second."""
+def compare_runs(before: Report, after: Report, max_slowdown: float = MAX_SLOWDOWN) -> Comparison:
+    """Changes and regressions of each bundle on each device from the first run to the second.
+
+    p50 is compared between runs on the same processor with the same number of threads. It is a regression if its whole
+    interval lies above its former value, and if it is more than `max_slowdown` percent higher.
+    """
     old = {_key(row): row for row in before.results}
     new = {_key(row): row for row in after.results}
     meaningful = before.model.accuracy_meaningful and after.model.accuracy_meaningful
-    rows = tuple(_compare(key, old.get(key), new.get(key), meaningful) for key in dict.fromkeys((*old, *new)))
-    worse = tuple(f"{row.label}: {text}" for row in rows for text in row.regressions)
-    notes = tuple(_notes(before, after, meaningful))
-    return Comparison(notes=notes, results=rows, regressions=worse, verdict="fail" if worse else "pass")
+    keys = dict.fromkeys((*old, *new))
+    rows = tuple(_compare(key, old.get(key), new.get(key), meaningful, max_slowdown) for key in keys)
+    return Comparison(
+        notes=(*_notes(before, after, meaningful), *_untimed([(old[key], new[key]) for key in old if key in new])),
+        results=rows,
+        regressions=(worse := tuple(f"{row.label}: {text}" for row in rows for text in row.regressions)),
+        max_slowdown_percent=max_slowdown,
+        verdict="fail" if worse else "pass",
+    )
 
 
 def compared_figures() -> list[Figure]:
@@ -104,13 +121,38 @@ def _notes(before: Report, after: Report, meaningful: bool) -> list[str]:
         a, b = lookup(before, path), lookup(after, path)
         if a != b:
             notes.append(f"different {what}: {str(a)[:40]} and {str(b)[:40]}")
-    machines = [sorted({str(row.device.cpu) for row in report.results}) for report in (before, after)]
-    if machines[0] != machines[1]:
-        notes.append(f"different processors: {', '.join(machines[0])} and {', '.join(machines[1])}")
+    for run, report in (("first", before), ("second", after)):
+        notes += [f"{run} run: {warning}" for warning in unsteady(report.results)]
     return notes
 
 
-def _compare(key: tuple[str, str], old: Row | None, new: Row | None, meaningful: bool) -> RowComparison:
+def _untimed(pairs: Iterable[tuple[Row, Row]]) -> list[str]:
+    """The reasons why p50 is not judged, each with the rows that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for old, new in pairs:
+        if reason := _other_machine(old, new):
+            concerned.setdefault(reason, []).append(new.label)
+    return [f"p50 is not judged, because {reason}: {', '.join(labels)}" for reason, labels in concerned.items()]
+
+
+def _other_machine(old: Row, new: Row) -> str | None:
+    """Why the latencies of two rows can't be compared; None if they can, or if there are none."""
+    if old.latency_ms is None or new.latency_ms is None:
+        return None
+    if old.device.emulated or new.device.emulated:
+        return "QEMU emulates the device"
+    if old.device.cpu is None or new.device.cpu is None:
+        return "the processor is not known"
+    if old.device.cpu != new.device.cpu:
+        return f"the processors differ ({old.device.cpu} and {new.device.cpu})"
+    if (old.latency_ms.threads, old.latency_ms.batch) != (new.latency_ms.threads, new.latency_ms.batch):
+        return f"the numbers of threads differ ({old.latency_ms.threads} and {new.latency_ms.threads})"
+    return None
+
+
+def _compare(
+    key: tuple[str, str], old: Row | None, new: Row | None, meaningful: bool, max_slowdown: float
+) -> RowComparison:
     device, name = key
     verdicts = (old.verdict if old else None, new.verdict if new else None)
     if old is None or new is None:
@@ -122,7 +164,7 @@ def _compare(key: tuple[str, str], old: Row | None, new: Row | None, meaningful:
         if change is not None:
             changes[figure.csv_column] = change
     comparison = RowComparison(device=device, bundle=new.name, verdicts=verdicts, changes=changes)
-    return replace(comparison, regressions=tuple(_regressions(comparison, new)))
+    return replace(comparison, regressions=tuple(_regressions(comparison, new, max_slowdown)))
 
 
 def _change(figure: Figure, old: Row, new: Row) -> Change | None:
@@ -130,8 +172,8 @@ def _change(figure: Figure, old: Row, new: Row) -> Change | None:
     a, b = lookup(old, figure.path), lookup(new, figure.path)
     if a is None or b is None:
         return None
-    ends_a, ends_b = (lookup(row, figure.interval) if figure.interval else None for row in (old, new))
-    if ends_a is None or ends_b is None:
+    ends_a, ends_b = (_interval(figure, row) for row in (old, new))
+    if ends_a is None or ends_b is None or (figure.csv_column == P50 and _other_machine(old, new)):
         return Change(before=a, after=b)
     if not figure.is_ratio:
         return Change(before=a, after=b, difference=b - a, ci95=_of_difference(a, ends_a, b, ends_b))
@@ -141,25 +183,35 @@ def _change(figure: Figure, old: Row, new: Row) -> Change | None:
     return Change(before=a, after=b, ratio=b / a, ci95=(exp(low), exp(high)))
 
 
+def _interval(figure: Figure, row: Row) -> Interval | None:
+    """The interval of a figure of a row; that of p50 is from the lower to the upper quartile."""
+    if figure.csv_column == P50 and row.latency_ms:
+        return row.latency_ms.p25, row.latency_ms.p75
+    ends: Interval | None = lookup(row, figure.interval) if figure.interval else None
+    return ends
+
+
 def _of_difference(a: float, ends_a: Sequence[float], b: float, ends_b: Sequence[float]) -> Interval:
     """Interval of b - a, from the intervals of both."""
     (low_a, high_a), (low_b, high_b) = ends_a, ends_b
     return b - a - hypot(b - low_b, high_a - a), b - a + hypot(high_b - b, a - low_a)
 
 
-def _regressions(row: RowComparison, new: Row) -> list[str]:
-    regressions = []
-    if row.verdicts[0] == "pass" and new.verdict != "pass":
-        regressions.append(f"the verdict changed from pass to {new.verdict}: {'; '.join(new.reasons)}")
-    return [*regressions, *filter(None, (regression(figure, row) for figure in compared_figures()))]
+def _regressions(row: RowComparison, new: Row, max_slowdown: float) -> list[str]:
+    regressions, old = [], row.verdicts[0]
+    if old and BEST_FIRST.index(new.verdict) > BEST_FIRST.index(old):
+        regressions.append(f"the verdict changed from {old} to {new.verdict}: {'; '.join(new.reasons)}")
+    return [*regressions, *filter(None, (regression(figure, row, max_slowdown) for figure in compared_figures()))]
 
 
-def regression(figure: Figure, row: RowComparison) -> str | None:
+def regression(figure: Figure, row: RowComparison, max_slowdown: float) -> str | None:
     """Description of a figure that got worse beyond the noise; None if it did not."""
     change = row.changes.get(figure.csv_column)
-    if change and _is_worse(figure, change) and not _is_only_relative(figure, row):
-        return f"{figure.title} got worse: {describe_change(figure, change)}"
-    return None
+    if change is None or not _is_worse(figure, change) or _is_only_relative(figure, row):
+        return None
+    if figure.csv_column == P50 and change.after <= change.before * (1 + max_slowdown / 100):
+        return None
+    return f"{figure.title} got worse: {describe_change(figure, change)}"
 
 
 def _is_worse(figure: Figure, change: Change) -> bool:

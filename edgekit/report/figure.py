@@ -52,7 +52,7 @@ class Figure:
     """Direction of an improvement. `compare` shows only figures that have one."""
     tolerance: float | None = None
     """Limit beyond which `compare` reports a worse figure without an interval as a regression: a share of its earlier
-    value if lower is better, an absolute difference if higher is better. None if it is never a regression."""
+    value if lower is better, an absolute difference if higher is better. None if it needs an interval for that."""
     rank: int | None = None
     """Position of the column on the page. A narrow terminal drops the highest ranks first and never drops rank 0. None
     keeps the figure out of tables."""
@@ -72,8 +72,8 @@ class Figure:
 
     @property
     def is_ratio(self) -> bool:
-        """Whether `compare` gives the ratio of two runs instead of their difference."""
-        return self.unit == TIMES
+        """Whether `compare` gives the ratio of two runs instead of their difference, as for speedups and times."""
+        return self.unit in (TIMES, "ms")
 
     def is_part_of(self, document: object) -> bool:
         """Whether documents of this kind have the figure. An inspection has only some of a row's figures."""

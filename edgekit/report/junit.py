@@ -50,7 +50,8 @@ def junit_of_rows(title: str, rows: Sequence[Judged], meaningful: bool = True, d
 
 def junit_of_comparison(comparison: Comparison) -> str:
     """JUnit XML of a comparison: a test case for each row's verdict and for each figure that both runs have."""
-    return _document("edgekit compare", [case for row in comparison.results for case in _compared_cases(row)])
+    slowdown = comparison.max_slowdown_percent
+    return _document("edgekit compare", [case for row in comparison.results for case in _compared_cases(row, slowdown)])
 
 
 def _doubt_cases(doubts: Sequence[str]) -> "Iterable[TestCase]":
@@ -102,11 +103,11 @@ def _measured(gate: Gate, row: Judged) -> list[str]:
     return [*(f"{figure.title}: {figure.words(row)}; limit: {gate.limit:g}" for figure in figures), *remarks]
 
 
-def _compared_cases(row: RowComparison) -> "Iterable[TestCase]":
+def _compared_cases(row: RowComparison, max_slowdown: float) -> "Iterable[TestCase]":
     import_needed("junitparser", "cli")
     from junitparser import Failure, Skipped
 
-    of_figures = {figure.title: regression(figure, row) for figure in compared_figures()}
+    of_figures = {figure.title: regression(figure, row, max_slowdown) for figure in compared_figures()}
     others = [text for text in row.regressions if text not in of_figures.values()]
     verdicts = " -> ".join(verdict or "missing" for verdict in row.verdicts)
     yield _case(row.label, "verdict", _result(Failure, "; ".join(others), "fail") if others else None, [verdicts])

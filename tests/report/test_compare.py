@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,22 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
+from edgekit.report.document import Report
 from edgekit.report.measurement import Int8, Interval, Speedup
-from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, device, latency, report, report_with
+from edgekit.report.row import Verdict
+from tests.helpers.reports import (
+    BEST,
+    FAILED,
+    RANDOM_MODEL,
+    ROWS,
+    accuracy,
+    device,
+    failed_row,
+    latency,
+    report,
+    report_with,
+    row,
+)
 
 DROPPED = accuracy(0.5, (0.3, 0.7))
 """The drop in `report` is 0.09 [-0.11, 0.29] points."""
@@ -48,7 +63,11 @@ def test_a_run_is_no_worse_than_itself() -> None:
         ({"accuracy": DROPPED}, "drop got worse: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)"),
         ({"accuracy": accuracy(-2.0, (-2.2, -1.8))}, None),
         (speed(1.87, (1.85, 1.89), 7.8), None),
-        (speed(1.5, (1.48, 1.52), 9.6), "speedup got worse: 1.88 -> 1.50 ×"),  # noqa: RUF001
+        (speed(1.7, (1.68, 1.72), 8.4), "speedup got worse: 1.88 -> 1.70 ×"),  # noqa: RUF001
+        ({"latency_ms": latency(8.4)}, None),
+        ({"latency_ms": latency(8.5)}, "p50 got worse: 7.70 -> 8.50 ms (ratio 1.10, 95 % interval 1.08 to 1.13)"),
+        ({"latency_ms": latency(5.0)}, None),
+        ({"latency_ms": replace(latency(15.4), p25=6.0, p75=20.0)}, None),
         (speed(1.5, (1.48, 1.52), 7.6), None),
         (speed(2.5, (2.4, 2.6), 5.0), None),
         ({"size_bytes": 4_330_000}, None),
@@ -67,6 +86,66 @@ def test_regressions_and_noise(changes: dict[str, Any], worse: str | None) -> No
         (regression,) = comparison.regressions
         assert regression.startswith(f"openvino-int8 on local: {worse}")
         assert comparison.results[BEST].regressions
+
+
+VERDICTS: tuple[Verdict, ...] = ("pass", "inconclusive", "fail", "error")
+
+
+@pytest.mark.parametrize(("old", "new"), list(product(VERDICTS, VERDICTS)))
+def test_every_verdict_that_became_worse_is_a_regression(old: Verdict, new: Verdict) -> None:
+    rows = {
+        verdict: failed_row() if verdict == "error" else row("onnx", verdict=verdict, reasons=(verdict,))
+        for verdict in VERDICTS
+    }
+    comparison = compare_runs(report(results=(rows[old],)), report(results=(rows[new],)))
+    worse = VERDICTS.index(new) > VERDICTS.index(old)
+    assert len(comparison.regressions) == worse
+    assert not worse or f"the verdict changed from {old} to {new}: " in comparison.regressions[0]
+
+
+def slower(factor: float, **facts: Any) -> Report:
+    """The report with every time multiplied, so that no speedup changes, on a device with these facts."""
+    timed = [(each, each.latency_ms.p50 * factor) for each in ROWS if each.latency_ms]
+    return report(results=tuple(replace(each, latency_ms=latency(p50), device=device(**facts)) for each, p50 in timed))
+
+
+def test_everything_slower_on_the_same_machine() -> None:
+    comparison = compare_runs(slower(1), slower(2))
+    assert [text.partition(":")[2][:14] for text in comparison.regressions] == [" p50 got worse"] * 5
+    assert compare_runs(slower(2), slower(1)).verdict == "pass"
+    assert compare_runs(slower(1), slower(1.09)).verdict == "pass"
+    assert compare_runs(slower(1), slower(1.09), max_slowdown=5).verdict == "fail"
+    assert compare_runs(slower(1), slower(1.09), max_slowdown=0).max_slowdown_percent == 0
+    assert compare_runs(slower(1), slower(2), max_slowdown=100).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"cpu": "Cortex-A76"}, "the processors differ (AMD EPYC and Cortex-A76)"),
+        ({"cpu": None}, "the processor is not known"),
+        ({"emulated": True}, "QEMU emulates the device"),
+    ],
+)
+def test_times_of_another_machine_are_not_judged(facts: dict[str, Any], reason: str) -> None:
+    comparison = compare_runs(slower(1), slower(2, **facts))
+    assert comparison.verdict == "pass"
+    (note,) = comparison.notes
+    assert note.startswith(f"p50 is not judged, because {reason}: openvino-float on local")
+    assert all(row.changes["latency_p50_ms"].ci95 is None for row in comparison.results)
+
+
+def test_times_with_other_threads_are_not_judged() -> None:
+    comparison = compare_runs(report(), report_with(BEST, latency_ms=latency(15.4, threads=2)))
+    assert comparison.notes == (
+        "p50 is not judged, because the numbers of threads differ (1 and 2): openvino-int8 on local",
+    )
+    assert comparison.verdict == "pass"
+
+
+def test_unreliable_timing_is_noted() -> None:
+    comparison = compare_runs(report(), report_with(BEST, remarks=("unreliable timing: heat",)))
+    assert comparison.notes == ("second run: Unreliable timing of openvino-int8: heat.",)
 
 
 def test_a_missing_row_is_a_regression_and_a_new_one_is_not() -> None:
@@ -97,7 +176,7 @@ def test_other_differences_are_noted() -> None:
     assert "efef" in images
     assert "0000" in images
     assert version.endswith("0.1.0 and 9.9")
-    assert processor.endswith("AMD EPYC and Cortex-A76")
+    assert "AMD EPYC and Cortex-A76" in processor
 
 
 def test_random_weights_have_no_accuracy_to_compare() -> None:
@@ -115,6 +194,10 @@ def test_the_command_is_a_gate(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     write_report(report_with(BEST, accuracy=DROPPED), tmp_path / "b")
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
     assert capfd.readouterr().out.startswith("nothing got worse beyond the noise\n")
+    write_report(report_with(BEST, latency_ms=latency(8.4)), tmp_path / "slower")
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "slower")]) == 0
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "slower"), "--max-slowdown", "5"]) == 1
+    assert "p50 got worse" in capfd.readouterr().out
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
     out = capfd.readouterr().out
     assert "  drop: 0.09 -> 0.50 points (difference 0.41, 95 % interval 0.13 to 0.69)\n" in out

@@ -11,7 +11,19 @@ from edgekit.report.document import Recommendation
 from edgekit.report.junit import DECISION, MEASURED, junit_of_comparison, junit_of_report, junit_of_rows
 from edgekit.report.limits import limits
 from edgekit.report.measurement import Failure
-from tests.helpers.reports import BEST, FAILED, ROWS, accuracy, device, failed_row, gates, report, report_with, row
+from tests.helpers.reports import (
+    BEST,
+    FAILED,
+    ROWS,
+    accuracy,
+    device,
+    failed_row,
+    gates,
+    latency,
+    report,
+    report_with,
+    row,
+)
 
 LOST = 5
 """Index in ROWS of tflite-int8, whose drop fails."""
@@ -110,7 +122,10 @@ def test_a_comparison_has_a_test_case_for_each_figure() -> None:
     assert failures.keys() == {(label, "verdict"), (label, "drop")}
     assert sorted(f"{label}: {message}" for message in failures.values()) == sorted(comparison.regressions)
     assert outcome(found[label, "size"])[0] == "pass"
-    assert outcome(found[label, "p50"])[0] == "Skipped", "compare never calls a latency a regression"
+    assert outcome(found[label, "p50"])[0] == "pass"
+    assert outcome(found[label, "peak"])[0] == "Skipped", "without an interval it is never a regression"
+    slow = compare_runs(report(), report_with(BEST, latency_ms=latency(8.4)), max_slowdown=5)
+    assert outcome(cases(junit_of_comparison(slow))[label, "p50"])[0] == "Failure"
 
 
 def test_a_row_that_is_missing_fails() -> None:
