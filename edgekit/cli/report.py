@@ -15,7 +15,7 @@ from edgekit.cli.for_pipelines import writing
 from edgekit.cli.output import clean_stdout, emit, show_report, show_steps
 from edgekit.cli.shared import Json, NoThumbnails, Wide
 from edgekit.cli.typed import Typed
-from edgekit.errors import OutputError
+from edgekit.errors import MissingExtraError, OutputError
 from edgekit.support.files import replace_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def report(
     json_: Json = False,
 ) -> int:
     """Print a run's answer, and rewrite its report.html and report.csv."""
-    from edgekit.report import load_report, write_report
+    from edgekit.report import load_report, render_files
     from edgekit.report.card import render_card
 
     check_file("--card", also.card)
@@ -65,8 +65,8 @@ def report(
         document = load_report(folder)
         run = folder if folder.is_dir() else folder.parent
         try:
-            write_report(document, run, not no_thumbnails)
-        except OutputError as error:
+            render_files(document, run, not no_thumbnails)
+        except (OutputError, MissingExtraError) as error:
             print(f"warning: {error}", file=sys.stderr)
         if also.card is not None:
             with writing("--card", also.card):
@@ -75,7 +75,7 @@ def report(
             from edgekit.report.bom import render_bom
 
             with writing("--bom", also.bom):
-                replace_text(also.bom.resolve(), render_bom(document, _file_hashes(document, folder)))
+                replace_text(also.bom.resolve(), render_bom(document, _file_hashes(document, run)))
         if json_:
             emit(out, document)
         else:
@@ -87,9 +87,9 @@ def report(
     return 0
 
 
-def _file_hashes(report: "Report", folder: Path) -> dict[str, dict[str, str]]:
+def _file_hashes(report: "Report", run: Path) -> dict[str, dict[str, str]]:
     """The hashes of the files of each bundle that is in the run folder, which are checked."""
     from edgekit.runtime.bundle import read_bundle
 
-    names = {row.bundle for row in report.results if row.bundle and (folder / row.bundle).is_dir()}
-    return {name: read_bundle(folder / name).digests() for name in sorted(names)}
+    names = {row.bundle for row in report.results if row.bundle and (run / row.bundle).is_dir()}
+    return {name: read_bundle(run / name).digests() for name in sorted(names)}

@@ -2,6 +2,6 @@
 
 from edgekit.report.schema import load_report, report_schema
 from edgekit.report.terminal import render_answer, render_table
-from edgekit.report.write import write_report
+from edgekit.report.write import render_files, write_report
 
-__all__ = ["load_report", "render_answer", "render_table", "report_schema", "write_report"]
+__all__ = ["load_report", "render_answer", "render_files", "render_table", "report_schema", "write_report"]

@@ -44,13 +44,21 @@ LABELS: dict[str, Callable[[Report, Row], Value]] = {
 """Columns of report.csv that are not figures, and the functions that give their cells."""
 
 
-def write_report(report: Report, folder: Path, thumbnails: bool = True) -> None:
+def write_report(report: Report, folder: Path) -> None:
     """Write report.json, report.csv and report.html into `folder`, and create it if necessary.
 
-    The page gets the thumbnails that the run keeps, unless it shall have none. The JSON comes first, so that the
-    measurements are saved even if one of the others fails. Raises OutputError if the folder can't be written.
+    The JSON comes first, so that the measurements are saved even if one of the others fails. Raises OutputError if the
+    folder can't be written.
     """
     _write(folder / FILE, to_json(report))
+    render_files(report, folder)
+
+
+def render_files(report: Report, folder: Path, thumbnails: bool = True) -> None:
+    """Write report.csv, and report.html with the thumbnails that the run keeps, unless it shall have none.
+
+    Raises OutputError if the folder can't be written, and MissingExtraError if a package for the page is missing.
+    """
     _write(folder / "report.csv", render_csv(report))
     _write(folder / "report.html", render_html(report, read_thumbnails(folder) if thumbnails else {}))
 

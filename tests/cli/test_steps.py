@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -419,6 +420,28 @@ def test_report(finished_run: Path, tmp_path: Path, capfd: Any) -> None:
     assert load_report(folder) == load_report(finished_run)
 
 
+def test_report_leaves_the_json_of_a_newer_edgekit_alone(finished_run: Path, tmp_path: Path, capfd: Any) -> None:
+    newer = json.dumps(json.loads((finished_run / "report.json").read_text()) | {"of_a_newer_edgekit": 1})
+    (tmp_path / "report.json").write_text(newer)
+    run(capfd, "report", tmp_path)
+    assert (tmp_path / "report.json").read_text() == newer
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_report_is_printed_without_the_packages_of_the_page(
+    package: str, finished_run: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekit.report import html
+
+    shutil.copy(finished_run / "report.json", tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    html._template.cache_clear()
+    out, err = run(capfd, "report", tmp_path)
+    assert "tflite-int8" in out
+    assert err.startswith(f"warning: '{package}' is not installed")
+    assert {each.name for each in tmp_path.iterdir()} == {"report.json", "report.csv"}
+
+
 def test_report_that_can_be_read_and_not_written(
     finished_run: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,7 +451,7 @@ def test_report_that_can_be_read_and_not_written(
     def refuse(*_: object) -> None:
         raise OutputError("read-only")
 
-    monkeypatch.setattr(report, "write_report", refuse)
+    monkeypatch.setattr(report, "render_files", refuse)
     out, err = run(capfd, "report", finished_run)
     assert "tflite-int8" in out
     assert err == "warning: read-only\n"

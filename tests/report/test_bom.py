@@ -123,18 +123,19 @@ def test_weights_images_bundles_and_runtimes_are_components() -> None:
     assert uuid.UUID(document["serialNumber"].removeprefix("urn:uuid:"))
 
 
-def test_bundles_in_the_run_folder_are_checked_and_hashed(make_bundle: MakeBundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["", "report.json"])
+def test_bundles_in_the_run_folder_are_checked_and_hashed(given: str, make_bundle: MakeBundle, tmp_path: Path) -> None:
     bundle = make_bundle("onnx", "run/onnx-float")
     run, path = bundle.parent, tmp_path / "bom.json"
     write_report(report(), run)
-    assert main(["report", str(run), "--bom", str(path)]) == 0
+    assert main(["report", str(run / given), "--bom", str(path)]) == 0
     (found,) = (each for each in valid(path.read_text())["components"] if each["name"] == "onnx-float")
     hashes = {each["name"]: each["hashes"][0]["content"] for each in found["components"]}
     files = {name: entry["sha256"] for name, entry in read_bundle(bundle).manifest.files.items()}
     assert hashes == {MANIFEST: file_sha256(bundle / MANIFEST), **files}
     path.unlink()
     (bundle / "model.onnx").write_bytes(b"changed")
-    assert main(["report", str(run), "--bom", str(path)]) == 2
+    assert main(["report", str(run / given), "--bom", str(path)]) == 2
     assert not path.exists()
 
 

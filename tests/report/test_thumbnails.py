@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.errors import InputError
-from edgekit.report import load_report, write_report
+from edgekit.report import load_report, render_files, write_report
 from edgekit.report.thumbnails import FILE, read_thumbnails, write_thumbnails
 from tests.helpers.reports import BEST, CHANGES, accuracy, report_with
 
@@ -28,8 +28,9 @@ def test_only_the_page_has_them_and_only_if_wanted(tmp_path: Path) -> None:
     write_thumbnails(tmp_path, THUMBNAILS)
     whole = report_with(BEST, accuracy=accuracy(changes=CHANGES))
     encoded = [base64.b64encode(jpeg).decode() for jpeg in THUMBNAILS.values()]
+    write_report(whole, tmp_path)
     for wanted in (True, False):
-        write_report(whole, tmp_path, wanted)
+        render_files(whole, tmp_path, wanted)
         html = (tmp_path / "report.html").read_text("utf-8")
         assert [image in html for image in encoded] == [wanted, wanted]
         assert not any(
