@@ -39,9 +39,14 @@ A class's docstring is what `edgekit explain NAME` prints and what the reference
 usual cause, and the cure. A message has three parts in fields of their own, so that tests check facts, not prose.
 """
 
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Self
+from typing import Any, Self
+
+COLOUR = re.compile(r"\x1b\[[0-9;:?]*[A-Za-z]")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that control a terminal, except for line breaks and tabs, or reverse the direction of text."""
 
 
 class EdgekitError(Exception):
@@ -51,6 +56,7 @@ class EdgekitError(Exception):
     """Exit status of a command that ends with the error."""
 
     def __init__(self, problem: str, *, valid: str = "", fix: str = "") -> None:
+        problem, valid, fix = map(printable, (problem, valid, fix))
         super().__init__(problem)
         self.problem = problem
         """The problem, with the value received: a clause without a final period."""
@@ -80,6 +86,22 @@ def costs_a_row(error: Exception) -> bool:
     Every other error of this file concerns the whole command.
     """
     return isinstance(error, StageError) or not isinstance(error, EdgekitError)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere without what controls a terminal: colours are removed, other such characters replaced."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", COLOUR.sub("", text))
+
+
+def all_printable(value: Any) -> Any:
+    """A JSON value in which every text is `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [all_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): all_printable(item) for key, item in value.items()}
+    return value
 
 
 def as_sentences(*parts: str) -> str:

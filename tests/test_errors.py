@@ -5,7 +5,16 @@ import pickle
 import pytest
 
 from edgekit import errors
-from edgekit.errors import EdgekitError, StageError, UsageError, WeightsError, as_sentences, did_you_mean, rebuild
+from edgekit.errors import (
+    EdgekitError,
+    StageError,
+    UsageError,
+    WeightsError,
+    all_printable,
+    as_sentences,
+    did_you_mean,
+    rebuild,
+)
 from edgekit.support.error_text import explain
 
 NAMES = [name for name in errors.error_names() if name != "EdgekitError"]
@@ -15,6 +24,18 @@ def test_an_error_has_what_was_wrong_what_is_valid_and_the_fix() -> None:
     error = UsageError("--scheme is 'int7'", valid="w8a8 or w8", fix="Leave --scheme out for the recipe's own")
     assert (error.problem, error.valid) == ("--scheme is 'int7'", "w8a8 or w8")
     assert str(error) == "--scheme is 'int7'. Valid: w8a8 or w8. Leave --scheme out for the recipe's own"
+
+
+ODD = "\x1b]0;title\x07a\x1b[31mred\x1b[0m\r\x08\x9b2J\u202etxt\n\tb ü \udcff"
+"""What takes over a terminal: a title, colours, what overwrites the line, C1 controls and reversed text."""
+PLAIN = "�]0;title�ared���2J�txt\n\tb ü \udcff"
+
+
+def test_an_error_controls_no_terminal() -> None:
+    error = StageError(ODD, valid=ODD, fix=ODD)
+    assert (error.problem, error.valid, error.fix) == (PLAIN, PLAIN, PLAIN)
+    assert str(error) == str(StageError(PLAIN, valid=PLAIN, fix=PLAIN))
+    assert all_printable({ODD: [ODD, 1, None, {"a": ODD}]}) == {PLAIN: [PLAIN, 1, None, {"a": PLAIN}]}
 
 
 def test_a_problem_alone_stays_as_it_is() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from edgekit.cli.names import COMPLETION
-from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.errors import EdgekitError, MissingExtraError, printable
 from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if COMPLETION in os.environ:
             return error.exit_code  # a message would land in the line that the user is typing
         if traceback:
-            print(tracebacks.text_of(error), file=sys.stderr)
+            print(printable(tracebacks.text_of(error)), file=sys.stderr)
         print(*lines_of(error), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from edgekit.cli.for_pipelines import check_files, write_files
 from edgekit.cli.groups import ForPipelines
 from edgekit.cli.output import answer_width, clean_stdout, emit, wrapped
 from edgekit.cli.shared import Json, Offline, OneDevice, Threads
+from edgekit.errors import printable
 
 if TYPE_CHECKING:
     from edgekit.measure.inspect_bundle import Inspection
@@ -49,7 +50,7 @@ def inspect(
         if json_:
             emit(out, inspection)
         else:
-            out.writelines(f"{line}\n" for line in _lines_of(inspection))
+            out.writelines(f"{printable(line)}\n" for line in _lines_of(inspection))
     if isinstance(inspection, BundleInspection) and (error := inspection.golden_error):
         raise error
 
@@ -111,7 +112,7 @@ def classify(
         for result in classification.results:
             if len(images) > 1:
                 out.write(f"{result.image}\n")
-            out.writelines(f"{scored.score:7.2%}  {scored.label}\n" for scored in result.top)
+            out.writelines(f"{scored.score:7.2%}  {printable(scored.label)}\n" for scored in result.top)
 
 
 @app.command(rich_help_panel=panels.MORE)

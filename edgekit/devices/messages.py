@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from msgspec import Struct, convert, to_builtins
 
 from edgekit.devices.app_state import AppState, Trial
+from edgekit.errors import all_printable
 from edgekit.measure.inspect_bundle import BundleInspection, ModelInspection
 from edgekit.measure.settings import Timing
 from edgekit.report.measurement import Measurement
@@ -191,9 +192,12 @@ def decode_job(line: bytes) -> AgentJob:
 
 
 def decode_message(line: str | bytes) -> Message | None:
-    """Decode a message; None if the line isn't one, because it was cut off or a library printed it."""
+    """Decode a message and make its texts printable.
+
+    Returns None if the line is no message, because it was cut off or a library printed it.
+    """
     try:
-        message: Message = convert(json.loads(line), Message)
+        message: Message = convert(all_printable(json.loads(line)), Message)
     except ValueError:  # not JSON, not UTF-8, or not a message
         return None
     return message

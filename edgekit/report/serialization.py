@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, all_printable
 
 T = TypeVar("T")
 
@@ -16,9 +16,13 @@ def to_json(document: Any) -> str:
 
 
 def parse(text: str | bytes, kind: type[T], what: str) -> T:
-    """The document in a JSON text. Raises InputError with `what` and the place if the text does not fit the type."""
+    """The document in a JSON text from elsewhere, whose texts are made printable.
+
+    Raises InputError with `what` and the place if the text does not fit the type.
+    """
     try:
-        return msgspec.json.decode(text, type=kind)
+        plain = msgspec.json.encode(all_printable(msgspec.json.decode(text)))
+        return msgspec.json.decode(plain, type=kind)
     except msgspec.DecodeError as error:  # includes ValidationError
         raise InputError(
             f"{what} is not a valid {kind.__name__}: {error}", fix="Run the command that wrote it again"

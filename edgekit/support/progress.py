@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, printable
 from edgekit.support import library_log, tracebacks
 from edgekit.support.interrupts import check, interruptible
 from edgekit.support.libraries import import_needed
@@ -101,7 +101,7 @@ class Reporter:
         self._print(f"{text}\n{what}: {tracebacks.PLEASE_REPORT}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, emoji=False)
+        self.console.print(printable(line), markup=False, emoji=False)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Step]:

@@ -142,6 +142,11 @@ MESSAGES: list[Message] = [
 ]
 
 
+def test_a_device_controls_no_terminal() -> None:
+    assert decode_message(encode(Said("a\x1b[2J\x9bb"))) == Said("a\N{REPLACEMENT CHARACTER}b")
+    assert decode_message(encode(StageBegan("\x1b[8mcopy", 2))) == StageBegan("copy", 2)
+
+
 def test_every_kind_of_message_is_tried() -> None:
     assert {type(message) for message in MESSAGES} == set(get_args(Message))
     figures = every_figure()

@@ -191,6 +191,7 @@ def test_a_login_script_that_prints(server: Server) -> None:
         (139, "", DeviceCrashError, "SIGSEGV"),
         (1, "OSError: [Errno 28] No space left on device", DeviceFullError, "edgekit devices clean pi"),
         (3, "one\ntwo\n", DeviceError, "failed with exit status 3: two"),
+        (3, "\x1b[8mtw\x9bo\x1b[0m\n", DeviceError, "failed with exit status 3: tw\N{REPLACEMENT CHARACTER}o"),
     ],
 )
 def test_ends_of_processes(status: int, stderr: str, kind: type[EdgekitError], part: str) -> None:

@@ -28,9 +28,11 @@ from tests.helpers.reports import (
     ROWS,
     THROUGHPUT,
     accuracy,
+    answered,
     by_class,
     device,
     latency,
+    printed,
     report,
     report_with,
 )
@@ -272,6 +274,15 @@ def test_keys_that_a_later_edgekit_adds_are_ignored(tmp_path: Path) -> None:
     validator().validate(newer)
     (tmp_path / "report.json").write_text(json.dumps(newer), "utf-8")
     assert load_report(tmp_path) == report()
+
+
+def test_a_report_controls_no_terminal(tmp_path: Path) -> None:
+    evil, mark = "\x1b]0;title\x07\x1b[2J\x9b8m", "\N{REPLACEMENT CHARACTER}"
+    whole = report_with(BEST, remarks=(evil,), device=device(cpu=evil))
+    write_report(replace(whole, model=replace(whole.model, name=evil)), tmp_path)
+    loaded = load_report(tmp_path)
+    assert not set("\x1b\x07\x9b") & {*printed(loaded, 80), *answered(loaded)}
+    assert loaded.model.name == f"{mark}]0;title{mark}{mark}8m"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

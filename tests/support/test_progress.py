@@ -29,6 +29,13 @@ print("result")
 """
 
 
+def test_messages_control_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.say("a\x1b[2Jb")
+    reporter.warn("skipped \x1b]0;title\x07.png")
+    assert capfd.readouterr().err == "ab\nwarning: skipped �]0;title�.png\n"
+
+
 def run_on_terminal(code: str) -> tuple[str, str]:
     """Run Python code whose stderr is a terminal. Returns its stdout and the text on the terminal."""
     leader, follower = pty.openpty()

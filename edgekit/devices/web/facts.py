@@ -5,7 +5,7 @@ import re
 from edgekit.devices.registry import Device
 from edgekit.devices.web.messages import DotProducts, PageFacts
 from edgekit.devices.web.runtime_package import LICENSE, BuildName
-from edgekit.errors import BrowserError
+from edgekit.errors import BrowserError, printable
 from edgekit.report.device_facts import BrowserFacts, DeviceFacts, DotProduct
 
 ENGINE = re.compile(r"(Firefox|FxiOS|CriOS|EdgA?|OPR|SamsungBrowser|Chrome)/([\d.]+)|Version/([\d.]+).*Safari")
@@ -32,12 +32,12 @@ def device_of(device: Device, facts: PageFacts, build: BuildName) -> DeviceFacts
     return DeviceFacts(
         name=device.name,
         device_class=None,
-        cpu=f"{processor}, in {browser_of(facts)}" if processor else browser_of(facts),
+        cpu=printable(f"{processor}, in {browser_of(facts)}" if processor else browser_of(facts)),
         cores=facts.cores,
         memory_bytes=None,
-        system=system or None,
+        system=printable(system) or None,
         browser=BrowserFacts(
-            user_agent=facts.user_agent,
+            user_agent=printable(facts.user_agent),
             build=build,
             dot_product=dot_product(facts.dot_products),
             clock_ms=float(f"{facts.clock_ms:.1g}"),

@@ -35,6 +35,14 @@ def test_a_phone_as_reports_describe_it() -> None:
     assert (device.browser.dot_product, device.browser.clock_ms) == ("signed", 0.1)
 
 
+def test_a_page_controls_no_terminal() -> None:
+    device = device_of(
+        PHONE, facts(model="\x1b[2JPixel", platform="\x1b[2JAndroid", user_agent="\x1b[2JMozilla"), "relaxed"
+    )
+    assert device.browser is not None
+    assert "\x1b" not in f"{device.cpu}{device.system}{device.browser.user_agent}"
+
+
 @pytest.mark.parametrize(
     ("agent", "name"), [(FIREFOX, "Firefox 153"), (SAFARI, "Safari 19"), ("?", "an unknown browser")]
 )
