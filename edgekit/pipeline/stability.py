@@ -1,6 +1,7 @@
 """Measures how much INT8 depends on the choice of calibration images, by calibrating on each half of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from math import isfinite
 from statistics import median
 
@@ -15,9 +16,11 @@ from edgekit.compiler.quantizers import quantizers
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job import Job
 from edgekit.report.document import RangeRatio, Stability
 from edgekit.support.progress import Reporter
 
+Array = NDArray[np.float32]
 HALVES = (slice(0, None, 2), slice(1, None, 2))
 """Images of each half: even and odd positions in the selection."""
 MOST_IMAGES = 64
@@ -29,16 +32,17 @@ WIDEST = 2.0
 def check_stability(graphs: JobGraphs, targets: tuple[str, ...], reporter: Reporter) -> list[Stability]:
     """Compare the INT8 models of the two halves of the calibration images, for each target.
 
-    Warns if the ranges differ so much that more images are needed.
+    Warns if the ranges differ so much that more images are needed. An error costs only the comparison of its target:
+    the bundles are measured by then.
     """
-    job = graphs.job
-    samples = job.evaluation.samples[:MOST_IMAGES]
-    preprocessing = job.network.preprocessing
-    images = [image for image, _ in crop_samples(job.dataset, samples, preprocessing).normalized(preprocessing)]
-    expected = _logits(job.network.module, images)
     stabilities = []
+    evaluated = cache(partial(_evaluated, graphs.job))
     for target in targets:
-        stability = _compare(graphs, target, images, expected)
+        try:
+            stability = _compare(graphs, target, evaluated)
+        except Exception as error:
+            reporter.failed(f"{target}: compare two calibrations", error)
+            continue
         if stability is None:
             reporter.warn(f"{target}: no activation is quantized, so the choice of calibration images changes no range")
             continue
@@ -61,15 +65,22 @@ def doubt_of(stability: Stability) -> str | None:
     )
 
 
-def _compare(
-    graphs: JobGraphs, target: str, images: list[NDArray[np.float32]], expected: NDArray[np.float32]
-) -> Stability | None:
+def _evaluated(job: Job) -> tuple[list[Array], Array]:
+    """The images [1,3,H,W] on which the halves are compared, and torch's logits [N,classes] for them."""
+    preprocessing = job.network.preprocessing
+    crops = crop_samples(job.dataset, job.evaluation.samples[:MOST_IMAGES], preprocessing)
+    images = [image for image, _ in crops.normalized(preprocessing)]
+    return images, _logits(job.network.module, images)
+
+
+def _compare(graphs: JobGraphs, target: str, evaluated: Callable[[], tuple[list[Array], Array]]) -> Stability | None:
     """The comparison for one target, or None if its graph has no quantized activation."""
     one, other = (graphs.graph_to_compile(target, "int8", half).graph for half in HALVES)
     widths, other_widths = dict(_ranges(one)), dict(_ranges(other))
     ratios = {name: max(width / other_widths[name], other_widths[name] / width) for name, width in widths.items()}
     if not ratios:
         return None
+    images, expected = evaluated()
     first, second = (_logits(graph, images) for graph in (one, other))
     widest = max(ratios, key=lambda name: ratios[name])
     counts = [len(graphs.job.calibration.samples[half]) for half in HALVES]
@@ -93,11 +104,11 @@ def _ranges(graph: GraphModule) -> Iterator[tuple[str, float]]:
 
 
 @torch.no_grad()
-def _logits(module: torch.nn.Module, images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _logits(module: torch.nn.Module, images: list[Array]) -> Array:
     return np.concatenate([np.asarray(module(torch.from_numpy(image))) for image in images])
 
 
-def _snr_db(signal: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+def _snr_db(signal: Array, other: Array) -> float | None:
     """Signal-to-noise ratio in decibels, or None if both are equal."""
     decibels = snr_db(signal, other)
     return decibels if isfinite(decibels) else None

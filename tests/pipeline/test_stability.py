@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edgekit.errors import CompileError, ImageError
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.graphs import JobGraphs
@@ -25,14 +26,18 @@ from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
 
 class RecordingReporter(Reporter):
-    """Stores the warnings."""
+    """Stores the warnings and the errors."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.warnings: list[str] = []
+        self.failures: list[tuple[str, Exception]] = []
 
     def warn(self, message: str, error: Exception | None = None) -> None:
         self.warnings.append(message)
+
+    def failed(self, what: str, error: Exception) -> None:
+        self.failures.append((what, error))
 
 
 MakeJob = Callable[[Path], Job]
@@ -65,6 +70,26 @@ def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(job: MakeJ
     assert reporter.warnings == [
         "onnx: no activation is quantized, so the choice of calibration images changes no range"
     ]
+
+
+@pytest.mark.parametrize("error", [CompileError("refused"), ImageError("gone"), KeyError("a bug")])
+def test_an_error_costs_only_the_comparison_of_its_target(
+    error: Exception, job: MakeJob, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report, which is written afterwards, must not be lost."""
+    graphs = graphs_of(job(photos))
+    whole = graphs.graph_to_compile
+
+    def graph_to_compile(target: str, *arguments: Any) -> Any:
+        if target == "onnx":
+            raise error
+        return whole(target, *arguments)
+
+    monkeypatch.setattr(graphs, "graph_to_compile", graph_to_compile)
+    reporter = RecordingReporter()
+    (stability,) = check_stability(graphs, ("onnx", "openvino"), reporter)
+    assert stability.target == "openvino"
+    assert [what for what, raised in reporter.failures if raised is error] == ["onnx: compare two calibrations"]
 
 
 def test_the_halves_are_compared(convnext_job: MakeJob, photos: Path) -> None:
