@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import Semaphore
@@ -91,8 +91,7 @@ class SideBySideBuilder(SingleProcessBuilder):
         ordered = sorted(reversed(wanted), key=lambda each: each.precision == "int8")
         with ThreadPoolExecutor(len(others)) as pool:
             try:
-                for other in others:
-                    pool.submit(self._work, other, todo, reporter)
+                working = [pool.submit(self._work, other, todo, reporter) for other in others]
                 for each in ordered:
                     if each.precision == "float" or self._is_shared(each, reporter, len(others)):
                         todo.put(each)
@@ -100,15 +99,14 @@ class SideBySideBuilder(SingleProcessBuilder):
                     self._keep(mine, super().build, reporter)
                 with suppress(Exception):  # the caller does this work again later, and gets the error then
                     meanwhile()
+                todo.end(len(others))
+                wait(working)  # here rather than at the end of the pool, so that Ctrl-C ends the processes
             except BaseException:
-                while todo.last():
-                    pass
+                todo.clear()
                 for other in others:
                     other.close()
+                todo.end(len(others))
                 raise
-            finally:
-                for _ in others:
-                    todo.put(None)
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:
         """The bundle that `begin` has built, or one that is built now. Raises the error of one that failed."""
@@ -153,6 +151,16 @@ class _Todo:
         """Add a bundle, or None, which ends the work of another process."""
         self._wanted.append(wanted)
         self._number.release()
+
+    def end(self, processes: int) -> None:
+        """End the work of this many other processes when nothing is left."""
+        for _ in range(processes):
+            self.put(None)
+
+    def clear(self) -> None:
+        """Leave nothing to do."""
+        while self._number.acquire(blocking=False):
+            self._wanted.pop()
 
     def first(self) -> Wanted | None:
         """Wait for a bundle or None."""

@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import psutil
 import pytest
@@ -65,6 +67,30 @@ def test_a_killed_process_costs_the_bundle_that_it_built(
     monkeypatch.undo()
     again = build_all(SingleProcessBuilder(builder.job), ("onnx",), tmp_path, Reporter(quiet=True))
     assert all(isinstance(bundle, Bundle) for bundle in again.values())
+
+
+def test_an_interrupt_while_others_build_leaves_no_process(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process has nothing left to build by then, and waits for another one, which would go on writing."""
+    before = {child.pid for child in psutil.Process().children()}
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    os.chmod(script, 0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+    def interrupt_soon() -> None:
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    started: list[psutil.Process] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build_all(builder, ("onnx",), tmp_path, Reporter(quiet=True), meanwhile=interrupt_soon)
+        started = [child for child in psutil.Process().children() if child.pid not in before]
+        assert started == []
+    finally:
+        for child in started:
+            child.kill()
 
 
 def test_an_error_in_other_work_costs_no_bundle(builder: Builder, tmp_path: Path) -> None:
