@@ -6,6 +6,7 @@ A browser measures in the same way, through edgekit.devices.web.
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -244,10 +245,11 @@ def measure_on_device(
 
     A browser needs `pages`.
 
-    A lost connection is opened again for the bundles of the next runtime. Measurements in `store` are used only if the
+    A lost connection is opened again for the bundles of the next runtime. Rows that failed before a connection have the
+    facts that a later one gave. Measurements in `store` are used only if the
     device that answers is the one that they were measured on.
     """
-    facts = unknown_device(device)
+    facts = unknown = unknown_device(device)
 
     def measure(group: Group) -> Mapping[str, Measurement]:
         nonlocal facts
@@ -273,4 +275,5 @@ def measure_on_device(
             failure = Failure.of("device", error)
         return {name: failed_measurement(name, bundle, failure, facts, images) for name, bundle in group.items()}
 
-    return measure_built(built, facts, measure)
+    rows = measure_built(built, unknown, measure)
+    return [replace(row, device=facts) if row.device == unknown else row for row in rows]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.measurement import Count, Fraction, Interval
 from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import Row
@@ -225,3 +226,7 @@ class Report:
     def devices(self) -> list[str]:
         """Names of the devices in the results, in order."""
         return list(dict.fromkeys(row.device.name for row in self.results))
+
+    def facts_of(self, device: str) -> DeviceFacts:
+        """The facts of a device with this name, which a row that failed before they were asked for may lack."""
+        return min((row.device for row in self.results if row.device.name == device), key=lambda facts: not facts.cpu)

@@ -92,7 +92,7 @@ def _columns(report: Report) -> list[Figure]:
 
 def _pictures(report: Report, draw_one: Callable[[Report, str], tuple[str, str] | None]) -> list[dict[str, str]]:
     """One picture for each device whose rows have the figures that `draw_one` needs."""
-    machines = {row.device.name: row.device for row in report.results}
+    machines = {device: report.facts_of(device) for device in report.devices}
     several = len(machines) > 1
     drawings = {device: draw_one(report, device) for device in report.devices}
     return [

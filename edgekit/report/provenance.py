@@ -13,7 +13,7 @@ from edgekit.report.sentences import stability_words
 
 def origin(report: Report) -> str:
     """When, with what and on which machines the report was made, in one line."""
-    machines = dict.fromkeys(_short(row.device, len(report.devices) > 1) for row in report.results)
+    machines = [_short(report.facts_of(device), len(report.devices) > 1) for device in report.devices]
     on = f" on {', '.join(machines)}" if machines else ""
     return f"Measured{on}; {report.created[:10]}, edgekit {report.edgekit}."
 
@@ -31,7 +31,7 @@ def provenance(report: Report) -> dict[str, str]:
         "Calibration": _calibration(calibration),
         **{f"Stability {part.target}": stability_words(part) for part in calibration.stability},
         "Evaluation": _evaluation(report.evaluation),
-        **{f"Device {device}": _machine(device, report.results) for device in report.devices},
+        **{f"Device {device}": _machine(report.facts_of(device), report.results) for device in report.devices},
     }
 
 
@@ -41,14 +41,13 @@ def _short(device: DeviceFacts, several: bool) -> str:
     return f"{device.label}: {processor}" if several else processor
 
 
-def _machine(name: str, rows: Sequence[Row]) -> str:
+def _machine(device: DeviceFacts, rows: Sequence[Row]) -> str:
     """The facts of a device in words, with the versions of the runtimes on it."""
-    own = [row for row in rows if row.device.name == name]
-    device = own[0].device
     cores, memory = device.cores or "unknown", _gib(device.memory_bytes)
     processor = f"{device.cpu or 'unknown processor'}, class {device.device_class or 'unknown'}"
     python = f"Python {device.python}" if device.python else None
-    versions = dict.fromkeys((device.system, python, *(row.engine for row in own), _browser(device)))
+    engines = (row.engine for row in rows if row.device.name == device.name)
+    versions = dict.fromkeys((device.system, python, *engines, _browser(device)))
     words = f"{processor}, cores: {cores}, memory: {memory}" + (", emulated by QEMU" if device.emulated else "")
     return ", ".join(filter(None, (words, *versions)))
 

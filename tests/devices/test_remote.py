@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +14,16 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.config.device_classes import host_class
 from edgekit.devices import remote
-from edgekit.devices.remote import open_board
+from edgekit.devices.registry import Device
+from edgekit.devices.remote import measure_on_device, open_board
 from edgekit.devices.setup import ensure_environment
-from edgekit.errors import DeviceMemoryError, DevicePythonError, DeviceSetupError
+from edgekit.errors import CompileError, DeviceMemoryError, DevicePythonError, DeviceSetupError, UnreachableError
+from edgekit.measure.built_bundles import BuiltBundles
 from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.progress import Reporter
+from tests.helpers.measurements import device, measurement
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, lend_environment, serve
 from tests.helpers.tiny import MakeBundle
@@ -74,6 +80,26 @@ def test_inspect(lent_board: Server, make_bundle: MakeBundle, tiny_models: Path,
     assert main(["inspect", "gone.onnx", "--device", "board"]) == 2
     assert "'gone.onnx' doesn't exist" in capfd.readouterr().err
     assert main(["inspect", str(model.with_suffix(".txt")), "--device", "board"]) == 2
+
+
+def test_rows_that_failed_before_the_connection_have_the_facts_of_a_later_one(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do those of bundles that were never made, whichever order they have."""
+    facts, answers = device("pi", cpu="Cortex-A76"), iter([UnreachableError("pi: no connection"), None])
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[Any]:
+        if error := next(answers):
+            raise error
+        yield SimpleNamespace(row_facts=facts, measure=lambda *_: [measurement(device=facts)])
+
+    monkeypatch.setattr(remote, "open_measurer", opened)
+    bundles = {target: read_bundle(make_bundle(target, target)) for target in ("openvino", "onnx")}
+    built: BuiltBundles = {"tflite-int8": CompileError("refused"), **bundles}
+    rows = measure_on_device(Device("pi", "ssh://pi"), built, TIMING, Reporter(quiet=True))
+    assert [row.failure and row.failure.stage for row in rows] == ["compile", "device", None]
+    assert [row.device for row in rows] == [facts] * 3
 
 
 @pytest.mark.slow

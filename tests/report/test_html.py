@@ -13,6 +13,7 @@ from edgekit.report.answer import alerts, decision
 from edgekit.report.document import Lookalike, Recommendation
 from edgekit.report.html import render_html
 from edgekit.report.measurement import Int8, LowPrecision
+from edgekit.report.provenance import origin, provenance
 from edgekit.report.row import table_figures
 from edgekit.report.under_load import Energy
 from edgekit.support.distribution import install_command
@@ -29,11 +30,27 @@ from tests.helpers.reports import (
     accuracy,
     by_class,
     device,
+    failed_row,
     printed,
     report,
     report_with,
 )
 from tests.helpers.searches import search, sensitivity
+
+
+def test_the_facts_of_a_device_are_those_of_a_row_that_has_them() -> None:
+    """The first row may have failed before anything was known about the device."""
+    unknown = device(cpu=None, cores=None, memory_bytes=None, device_class=None)
+    rows = (failed_row(device=unknown), ROWS[BEST], failed_row("tflite", device=unknown))
+    whole = report(results=rows)
+    assert whole.facts_of("local") == device()
+    assert origin(whole).startswith("Measured on AMD EPYC; ")
+    assert provenance(whole)["Device local"].startswith("AMD EPYC, class x86-64-v4, cores: 2, memory: 8.00 GiB")
+    assert "nknown processor" not in render_html(whole)
+    assert whole.facts_of("local") == report(results=rows[::-1]).facts_of("local")
+    nothing = report(results=(failed_row(device=unknown),))
+    assert origin(nothing).startswith("Measured on an unknown processor; ")
+
 
 JPEG = b"\xff\xd8 the bytes of a small image"
 
