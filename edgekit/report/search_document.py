@@ -46,7 +46,7 @@ class TrialSummary:
     fast_enough: bool | None = None
     """Whether the whole 95 % interval of the speedup is above its bound."""
     files: dict[str, str] | None = None
-    """SHA-256 of each model file, by file name."""
+    """SHA-256 of each model file, by file name; null also if the classes had other names when the trial ran."""
     reason: str | None = None
     """Reason why the trial failed."""
 
@@ -64,7 +64,7 @@ class TargetSearch:
     best: int | None
     """Number of the trial whose choices the recipe adopts; null if no trial is complete."""
     reproduced: bool | None = None
-    """Whether the recipe reproduced the hashes of that trial's model files."""
+    """Whether the recipe reproduced the hashes of that trial's model files; null where they aren't known."""
 
     @property
     def complete(self) -> list[TrialSummary]:

@@ -94,7 +94,7 @@ class SensitivityInputs(Inputs):
     """Inputs of the sensitivity of a network's layers for one target."""
 
     bundles: tuple[BundleInputs, ...]
-    """Inputs of the float and the int8 bundle in which the layers are timed."""
+    """Inputs of the float and the int8 bundle in which the layers are timed, without the names of classes."""
     reference: ReferenceInputs
     """Inputs of torch's predictions for the images, with which the simulated ones are compared."""
     max_drop: float
@@ -110,7 +110,7 @@ class SensitivityInputs(Inputs):
 def sensitivity_inputs(graphs: JobGraphs, target: str, options: Options) -> SensitivityInputs:
     """Inputs of one target's part of the document."""
     return SensitivityInputs(
-        bundles=tuple(graphs.inputs(target, precision) for precision in PRECISIONS),
+        bundles=tuple(replace(graphs.inputs(target, precision), labels=()) for precision in PRECISIONS),
         reference=reference_inputs(graphs.job),
         max_drop=options.gates.max_drop,
         threads=options.timing.threads,

@@ -26,6 +26,7 @@ from edgekit.report.sensitivity_document import ImageSet
 from edgekit.report.tuning import draw_tuning
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import replace_text, writing
+from edgekit.support.hashes import digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
 from edgekit.tuning.analysis import check_max_drop
@@ -82,7 +83,8 @@ def run_studies(ready: SplitJob, options: Options, search: Search, run: RunFolde
         images = cache(lambda: crop_images(job, workspace, run, reporter))  # only for trials that still have to run
         for target, end in shares(options.targets, until):
             bench = TargetBench(graphs, target, options.timing, run, workspace, images)
-            store = StudyStore(run, target, study_inputs(job, target, options.timing))
+            inputs = study_inputs(job, target, options.timing)
+            store = StudyStore(run, target, inputs, digest(job.network.labels))
             searcher = Searcher(store, bench, trial_gates(options), reporter)
             studies[target] = searcher.search(job.recipe, search.trials, end)
     return studies
@@ -172,4 +174,4 @@ def reproduced(folder: Path, part: TargetSearch) -> bool | None:
         return None
     if trial is None or trial.files is None:
         return None
-    return all(files[name]["sha256"] == digest for name, digest in trial.files.items())
+    return all(files[name]["sha256"] == sha256 for name, sha256 in trial.files.items())

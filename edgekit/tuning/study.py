@@ -37,7 +37,7 @@ class StudyInputs(Inputs):
     """
 
     bundles: tuple[BundleInputs, ...]
-    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve."""
+    """Inputs of the float bundle, and of the int8 bundle of the recipe to improve, without the names of classes."""
     reference: ReferenceInputs
     """Inputs of torch's predictions for the tuning images."""
     timing: Timing
@@ -51,7 +51,7 @@ class StudyInputs(Inputs):
 def study_inputs(job: Job, target: str, timing: Timing) -> StudyInputs:
     """Inputs of the trials of a job for one target."""
     return StudyInputs(
-        bundles=tuple(request_of(job, target, precision).inputs for precision in PRECISIONS),
+        bundles=tuple(replace(request_of(job, target, precision).inputs, labels=()) for precision in PRECISIONS),
         reference=reference_inputs(job),
         timing=timing,
         device=machine.describe(),
@@ -67,6 +67,8 @@ class Study:
     """The layers in the order in which trials leave them in float."""
     trials: tuple[Trial, ...] = ()
     """The trials in the order of the plan. The stored study has only those that ran."""
+    labels: str = ""
+    """Hash of the names of the classes, which the trials' model files contain."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,26 @@ class StudyStore:
     run: RunFolder
     target: str
     inputs: Inputs
+    labels: str = ""
+    """Hash of the names of the classes."""
 
     def load(self) -> Study | None:
-        """The study of an earlier run with the same inputs."""
-        return self.run.recall(f"study-{self.target}", self.inputs, Study)
+        """The study of an earlier run with the same inputs.
+
+        If the classes had other names, the hashes of the trials' model files are left out: no recipe gives them again.
+        """
+        study = self.run.recall(f"study-{self.target}", self.inputs, Study)
+        if study is None or study.labels == self.labels:
+            return study
+        return replace(study, trials=tuple(map(_without_files, study.trials)))
 
     def save(self, study: Study) -> None:
         """Replace the stored study."""
-        self.run.remember(f"study-{self.target}", self.inputs, study)
+        self.run.remember(f"study-{self.target}", self.inputs, replace(study, labels=self.labels))
+
+
+def _without_files(trial: Trial) -> Trial:
+    return replace(trial, figures=trial.figures and replace(trial.figures, files=None))
 
 
 class Bench(Protocol):

@@ -25,8 +25,8 @@ class Figures:
     """Speedup over the float bundle."""
     speedup_ci95: Interval
     """95 % interval of the speedup."""
-    files: dict[str, str]
-    """SHA-256 of each model file by its name."""
+    files: dict[str, str] | None
+    """SHA-256 of each model file by its name; None if the classes had other names then."""
     float_layers: tuple[str, ...]
     """Names of the layers that the trial left in float."""
 

@@ -119,6 +119,23 @@ def test_an_interrupted_search_is_resumed(
     assert search_of(folder) == search_of(tuned)
 
 
+def test_corrected_names_of_classes_repeat_no_trial(
+    tuned: Path, arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The trials' files contain the old names, so nobody can tell whether the recipe gives them again."""
+    folder, names = tmp_path / "run", tmp_path / "labels.txt"
+    shutil.copytree(tuned, folder)
+    names.write_text("".join(f"corrected {index}\n" for index in range(10)))
+    assert main(["tune", *arguments, "--trials", "2", "--labels", str(names), "-o", str(folder)]) == INCONCLUSIVE
+    assert "onnx: 2 trials reused from an earlier run" in capfd.readouterr().err
+    assert read_bundle(folder / "onnx-int8").labels[0] == "corrected 0"
+    before, after = search_of(tuned), search_of(folder)
+    assert after.reproduced is None
+    without_files = tuple(replace(trial, files=None) for trial in before.trials)
+    assert replace(after, trials=()) == replace(before, reproduced=None, trials=())
+    assert after.trials == without_files
+
+
 def test_deploy_with_the_recipe_makes_the_same_bundles(
     tuned: Path, arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
