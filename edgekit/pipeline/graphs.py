@@ -23,7 +23,7 @@ from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import batched_logits, torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
 from edgekit.pipeline.job import Job
-from edgekit.pipeline.parity import check_graph
+from edgekit.pipeline.parity import Rewriter, check_graph
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
@@ -128,9 +128,10 @@ class JobGraphs:
         if key not in self._shared and file and file.exists():
             self._shared[key] = torch.load(file, mmap=True, weights_only=False)  # safe: a process of this job wrote it
         if key not in self._shared:
-            images = self._calibration[part]
+            images, rewriter = self._calibration[part], Rewriter(self.job.network, self.samples)
+            settings = recipe, self.job.device_class, rewriter, self.exported()
             with self._calibrating("calibrate", recipe, len(images)) as step:
-                self._shared[key] = calibrate_together(recipe, self.job.device_class, self.exported(), images, step)
+                self._shared[key] = calibrate_together(*settings, images, step)
             if file:
                 with writing(file), replacing(file) as temporary:
                     torch.save(self._shared[key], temporary)

@@ -13,11 +13,11 @@ from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantiz
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.quantize.placement import Placement
 from edgekit.compiler.quantize.runtime_lowering import RuntimeLowering
-from edgekit.compiler.rewrites import rewrite
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import find_runtime
 from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile, ParitySamples
+from edgekit.pipeline.parity import Rewriter
 from edgekit.pipeline.request import BundleRequest, provenance_of
 from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.manifest import ManifestLayer
@@ -35,12 +35,14 @@ def quantize_stage(
     """Rewrite the exported graph for the request's target and, for int8, calibrate it on float32 images [1,C,H,W].
 
     Where the calibration that its runtimes share fits the graph, it takes the place of an own one. The
-    calibration counts as 1 in `step`. Raises CompileError when NNCF fails.
+    calibration counts as 1 in `step`. Raises CompileError when NNCF fails, and WrongRewrite if the rewritten graph
+    doesn't compute what torch does.
     """
     network, recipe, int8 = request.network, request.target_recipe, request.precision == "int8"
     wants = recipe.targets[request.target]
     names = wants.rewrites_of(request.precision)
-    done = rewrite(graph, names)
+    rewriter = Rewriter(network, samples)
+    done = rewriter.rewrite(graph, names)
     rewritten, matched = done.graph, tuple(name for name in names if done.counts[name])
     lowering = load_lowering(request.target)
     placement = placement_of(recipe, request.target, lowering, rewritten)
@@ -51,7 +53,7 @@ def quantize_stage(
         for _, layer in layers(graph)
     )
     if int8:
-        settings = (recipe, request.target, lowering)
+        settings = (recipe, request.target, lowering, rewriter.check_equalized)
         limit_pairs = limits_pairs(recipe, request.target, request.device_class)
         alike = shared and quantize_like(copy_sharing(rewritten), calibration[0], shared, *settings, limit_pairs)
         rewritten = alike or quantize(rewritten, calibration, *settings, step, limit_pairs)
@@ -74,6 +76,7 @@ def quantize_stage(
 def calibrate_together(
     recipe: Recipe,
     device_class: DeviceClass,
+    rewriter: Rewriter,
     graph: GraphModule,
     images: Sequence[NDArray[np.float32]],
     step: Step = no_step,
@@ -81,11 +84,11 @@ def calibrate_together(
     """Calibrate the exported graph for all runtimes of a `BundleRequest.shared_recipe`, on float32 images [1,C,H,W].
 
     It gets the rewrites that these runtimes have in common, and Q/DQ wherever one of them has. The calibration
-    counts as 1 in `step`.
+    counts as 1 in `step`. Raises WrongRewrite as `quantize_stage` does.
     """
     tables = recipe.targets
     common = [set(table.rewrites_of("int8")) for table in tables.values()]
-    rewritten = rewrite(graph, set.intersection(*common)).graph
+    rewritten = rewriter.rewrite(graph, set.intersection(*common)).graph
     union = replace(
         next(iter(tables.values())),
         rewrites=(),
@@ -101,7 +104,7 @@ def calibrate_together(
     placements = [Placement(table, *settings, lowerings[name]) for name, table in tables.items()]
     of_all = Placement(union, *settings, [lowering for each in lowerings.values() for lowering in each])
     limit_pairs = any(limits_pairs(recipe, name, device_class) for name in tables)
-    return calibrate(rewritten, images, recipe, placements, of_all, step, limit_pairs)
+    return calibrate(rewritten, images, recipe, placements, of_all, rewriter.check_equalized, step, limit_pairs)
 
 
 def limits_pairs(recipe: Recipe, target: str, device_class: DeviceClass) -> bool:

@@ -1,14 +1,19 @@
-"""Calibrate a graph for a runtime as the pipeline does."""
+"""Calibrate a graph for a runtime as the pipeline does, and networks for such graphs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 from torch.fx import GraphModule
 
 from edgekit.compiler.quantize import calibrate
 from edgekit.config.recipes import Recipe
+from edgekit.images.preprocess import Preprocessing
+from edgekit.models import Network
+from edgekit.models.logits import torch_logits
+from edgekit.pipeline.graph_to_compile import ParitySamples
 from edgekit.runtime.backend import load_lowering
 
 
@@ -17,3 +22,18 @@ def quantize(
 ) -> GraphModule:
     """`edgekit.compiler.quantize.calibrate.quantize` with the lowering in the runtime's folder."""
     return calibrate.quantize(graph, samples, recipe, target, load_lowering(target), **options)
+
+
+def network_of(module: nn.Module, side: int, classes: int = 5) -> Network:
+    """A module as a job's network for images of this size."""
+    size = Preprocessing(side, side, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    labels = tuple(f"class {index}" for index in range(classes))
+    module = module.eval().requires_grad_(False)
+    return Network(module, type(module).__name__, "timm", "random", "0" * 64, 1000, classes, size, labels, None)
+
+
+def noise_for(network: Network, count: int = 2) -> ParitySamples:
+    """Images of noise, with the network's logits for them."""
+    shape = (count, *network.preprocessing.input_shape[2:], 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return ParitySamples(pixels, torch_logits(network, pixels))

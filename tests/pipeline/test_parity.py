@@ -1,5 +1,7 @@
 """A graph that doesn't compute what its network does is refused in every job, and the message says why."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,24 @@ from torch.fx import GraphModule
 
 from edgekit.cli.main import main
 from edgekit.compiler.first_difference import first_differing_layer
+from edgekit.compiler.graph import constant, set_weights, weight_of
+from edgekit.compiler.layers import dense_layers
+from edgekit.compiler.quantize import equalize
+from edgekit.compiler.rewrites import PASSES
+from edgekit.config.recipes import load_recipe
 from edgekit.errors import EdgekitError, ModelError, ParityError
 from edgekit.models.logits import torch_logits
 from edgekit.models.network import load_network
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs
 from edgekit.pipeline.graph_to_compile import ParitySamples
-from edgekit.pipeline.parity import check_graph
+from edgekit.pipeline.parity import Rewriter, WrongRewrite, check_graph
+from edgekit.pipeline.quantize import calibrate_together, quantize_stage
+from edgekit.pipeline.request import BundleRequest
+from edgekit.report import load_report
+from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import TINY_VIT, X86
 
 
 @pytest.fixture
@@ -214,3 +226,84 @@ def test_rounding_is_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked("chaotic") is None
     monkeypatch.setattr("edgekit.pipeline.parity.ROUNDINGS", 0)
     assert checked("chaotic") is not None
+
+
+class Normed(Small):
+    """A classifier with a norm whose affine and whose channels can move into the linear layer after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.LayerNorm(8)
+        nn.init.uniform_(self.last.weight, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.middle(self.act(self.norm(self.stem(x)))).mean((2, 3)))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+GELU = "coarse-polynomial-gelu"
+NAMES = ("layer-norm-affine", "plain-layer-norm", GELU)
+
+
+def planted(apply: Any, factor: float) -> Any:
+    """A rewrite that also multiplies the head's weight."""
+
+    def rewrite(graph: GraphModule) -> int:
+        places: int = apply(graph)
+        head = next(layer for layer in dense_layers(graph) if layer.name == "head")
+        set_weights(graph, head.node, weight_of(graph, head.weight) * factor, constant(graph, head.bias))
+        return places
+
+    return rewrite
+
+
+@pytest.mark.parametrize(("wrong", "factor"), [*dict.fromkeys(NAMES[:2], 1.01).items(), (GELU, 1.5)])
+def test_a_wrong_rewrite_is_named(wrong: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(Normed(), 16)
+    graph, rewriter = export_graph(network.module, (1, 3, 16, 16)), Rewriter(network, noise_for(network))
+    assert all(rewriter.rewrite(graph, NAMES).counts.values())
+    monkeypatch.setitem(PASSES, wrong, planted(PASSES[wrong], factor))
+    with pytest.raises(WrongRewrite, match=f"^the rewrite '{wrong}' changes what 'Normed' computes: "):
+        rewriter.rewrite(graph, NAMES)
+    assert all(rewriter.rewrite(graph, {*NAMES} - {wrong}).counts.values())
+
+
+def test_a_wrong_equalization_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = network_of(Normed(), 16), [np.ones((1, 3, 16, 16), np.float32)]
+    graph, samples = export_graph(network.module, (1, 3, 16, 16)), noise_for(network)
+    recipe = replace(load_recipe("default"), equalization=0.5).for_class(X86.name)
+    monkeypatch.setattr(equalize, "fold_input_affine", lambda *_: None)
+    message = "^the equalization changes what 'Normed' computes: "
+    with pytest.raises(WrongRewrite, match=message):
+        calibrate_together(recipe, X86, Rewriter(network, samples), graph, images)
+    with pytest.raises(WrongRewrite, match=message):
+        quantize_stage(BundleRequest(network, "onnx", "int8", recipe, X86), graph, samples, images)
+
+
+def test_a_wrong_rewrite_costs_the_rows_that_it_is_in(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of the recipe for ViT, OpenVINO's INT8 alone approximates GELU."""
+    monkeypatch.setitem(PASSES, GELU, planted(PASSES[GELU], 2))
+    job = [*TINY_VIT, "--weights", "random", "--data", str(photos), "--target", "openvino", "--target", "onnx"]
+    assert main(["quantize", *job, *CALIBRATION, "-o", str(tmp_path / "run"), "--json", "--quiet"]) == 1
+    made = json.loads(capfd.readouterr().out)
+    assert made["graphs"] == [str(tmp_path / "run" / "onnx-int8-graph")]
+    (failed,) = made["failures"]
+    assert (failed["name"], failed["failure"]["stage"]) == ("openvino-int8", "bug in edgekit")
+    assert f"WrongRewrite: the rewrite '{GELU}' changes what 'vit_tiny_patch16_224' computes" in str(failed)
+
+
+def test_a_wrong_rewrite_of_every_row_ends_with_a_report(
+    vit_arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PASSES, "layer-norm-affine", planted(PASSES["layer-norm-affine"], 2))
+    targets = ["--target", "openvino", "--target", "onnx"]
+    assert main(["deploy", *vit_arguments, *targets, "-o", str(tmp_path / "run"), "--quiet"]) == 1
+    rows = load_report(tmp_path / "run").results
+    assert len(rows) == 4
+    for row in rows:
+        assert row.reasons[0].startswith(
+            "bug in edgekit: edgekit.pipeline.parity.WrongRewrite: the rewrite 'layer-norm"
+        )

@@ -21,15 +21,14 @@ from edgekit.compiler.quantizers import int8_weight, quantizers
 from edgekit.config import sizes
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.images.preprocess import Preprocessing
 from edgekit.measure.accuracy import snr_db
 from edgekit.models import Network
-from edgekit.models.logits import torch_logits
-from edgekit.pipeline.graph_to_compile import ParitySamples
+from edgekit.pipeline.parity import Rewriter
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
 from edgekit.pipeline.request import BundleRequest
 from edgekit.support.weight_pairs import count_saturating
 from edgekit.tuning.simulate import Simulation
+from tests.helpers.calibration import network_of, noise_for
 from tests.helpers.graphs import export_graph, targets_of
 from tests.helpers.residual import Residual
 from tests.helpers.tiny import X86
@@ -63,9 +62,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @cache
 def network(family: str) -> Network:
     torch.manual_seed(0)
-    module = NETWORKS[family]().eval().requires_grad_(False)
-    size = Preprocessing(32, 32, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return Network(module, family, "timm", "random", "0" * 64, 1000, 5, size, tuple("abcde"), None)
+    return network_of(NETWORKS[family](), 32)
 
 
 @cache
@@ -92,13 +89,12 @@ def plain(family: str) -> Recipe:
 def together(family: str, asking: str = "onnx", *, simple: bool = False) -> Calibration:
     recipe = request(family, asking, plain(family) if simple else None).shared_recipe
     assert recipe is not None
-    return calibrate_together(recipe, X86, exported(family), images())
+    rewriter = Rewriter(network(family), noise_for(network(family)))
+    return calibrate_together(recipe, X86, rewriter, exported(family), images())
 
 
 def graph_of(asked: BundleRequest, family: str, shared: Calibration | None, count: int = 8) -> GraphModule:
-    pixels = np.zeros((1, 32, 32, 3), np.uint8)
-    samples = ParitySamples(pixels, torch_logits(asked.network, pixels))
-    return quantize_stage(asked, exported(family), samples, images(count), shared=shared).graph
+    return quantize_stage(asked, exported(family), noise_for(asked.network), images(count), shared=shared).graph
 
 
 def levels(graph: GraphModule) -> dict[str, NDArray[np.int8]]:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ from edgekit.errors import CompileError
 from edgekit.support.libraries import LibraryErrors, first_line, quiet
 from edgekit.support.progress import Step, no_step, parts_of
 
+Check: TypeAlias = Callable[[GraphModule], object]
+"""Raises an error if a graph doesn't compute what it should."""
+
 ESTIMATORS: Mapping[Estimator, RangeEstimatorParametersSet] = {
     "histogram": RangeEstimatorParametersSet.HISTOGRAM,
     "minmax": RangeEstimatorParametersSet.MINMAX,
@@ -49,26 +53,31 @@ ORDERLESS: Set[Estimator] = {"minmax", "mse"}
 FAST_BIAS_CORRECTION = {"none": None, "fast": True, "accurate": False}
 
 
+def no_check(graph: GraphModule) -> None:
+    """Accept any graph."""
+
+
 def quantize(
     graph: GraphModule,
     samples: Sequence[NDArray[np.float32]],
     recipe: Recipe,
     target: str,
     lowering: RuntimeLowering,
+    check: Check = no_check,
     step: Step = no_step,
     limit_pairs: bool = False,
 ) -> GraphModule:
     """The graph with Q/DQ in the places of the runtime's recipe, and ranges from `samples`, each float32 [1,C,H,W].
 
-    `lowering` is the runtime's. The graph is consumed. All passes together count as 1 in `step`. With `limit_pairs`,
-    nothing saturates in kernels that add two products in 16 bits. Raises CompileError if NNCF fails, for example on
-    activations that aren't finite.
+    `lowering` is the runtime's. The graph is consumed. `check` gets it after its equalization. All passes together
+    count as 1 in `step`. With `limit_pairs`, nothing saturates in kernels that add two products in 16 bits. Raises
+    CompileError if NNCF fails, for example on activations that aren't finite.
     """
     placement = placement_of(recipe, target, lowering, graph)
     equalizing, inserting, narrowing, rounding = passes_of(step, graph, len(samples), recipe, placement)
     with torch.no_grad(), quiet():
-        if recipe.equalization:
-            equalize(graph, samples, recipe.equalization, equalizing)
+        if recipe.equalization and equalize(graph, samples, recipe.equalization, equalizing):
+            check(graph)
         quantized = _insert(graph, samples, recipe, placement, inserting)
         _check_scales(quantized)
         hessians = _narrow(quantized, samples, recipe, effects(quantized), narrowing)
@@ -82,15 +91,16 @@ def calibrate(
     recipe: Recipe,
     placements: Sequence[Placement],
     union: Placement,
+    check: Check = no_check,
     step: Step = no_step,
     limit_pairs: bool = False,
 ) -> Calibration:
     """Calibrate a graph for several runtimes with these placements, on images float32 [1,C,H,W].
 
     `union` has the Q/DQ of all placements. Values that only a minority quantizes get a range, but stay exact, so the
-    weights are rounded for what most runtimes compute. The graph is consumed. All passes together count as 1 in `step`.
-    `limit_pairs` says whether some of the runtimes need weights of which no pair saturates. Raises CompileError as
-    `quantize` does.
+    weights are rounded for what most runtimes compute. The graph is consumed. `check` gets it after its equalization.
+    All passes together count as 1 in `step`. `limit_pairs` says whether some of the runtimes need weights of which no
+    pair saturates. Raises CompileError as `quantize` does.
     """
     names = distinct_names(graph)
     before = {
@@ -103,7 +113,8 @@ def calibrate(
     equalizing, inserting, narrowing, rounding = passes
     with torch.no_grad(), quiet():
         divisors = find_divisors(graph, samples, recipe.equalization, equalizing) if recipe.equalization else {}
-        divide(graph, divisors)
+        if divide(graph, divisors):
+            check(graph)
         quantized = _insert(graph, samples, recipe, union, inserting)
         _check_scales(quantized)
         consumed = effects(quantized)
@@ -165,6 +176,7 @@ def quantize_like(
     recipe: Recipe,
     target: str,
     lowering: RuntimeLowering,
+    check: Check = no_check,
     limit_pairs: bool = False,
 ) -> GraphModule | None:
     """What `quantize` returns, with the ranges and weights of a calibration; `sample` is any image float32 [1,C,H,W].
@@ -181,6 +193,8 @@ def quantize_like(
     with torch.no_grad(), quiet():
         if divide(graph, calibration.divisors) < len(calibration.divisors):
             return None
+        if calibration.divisors:
+            check(graph)
         quantized = _insert(graph, [sample], recipe, placement)
         if not calibration.write(quantized, {node.name: layout for node, layout in layouts.items()}, limit_pairs):
             return None

@@ -1,7 +1,7 @@
 """Rewrites of the exported graph: small passes that recipes enable by name, with the same outputs as torch.
 
-Those of `gelu` approximate, all others are exact up to rounding. Each pass changes the graph in place and returns the
-number of places that it changed. The recipes document the measurements that justify the passes.
+Those in `APPROXIMATE` approximate, all others are exact up to rounding. Each pass changes the graph in place and
+returns the number of places that it changed. The recipes document the measurements that justify the passes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -38,7 +38,7 @@ from edgekit.compiler.rewrites.response_norm import (
 )
 from edgekit.errors import ProfileError
 
-__all__ = ["PASSES", "WEIGHTS_AFTER", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
+__all__ = ["APPROXIMATE", "PASSES", "WEIGHTS_AFTER", "ConvolutionShape", "Rewritten", "rewrite", "weights_after"]
 
 PASSES: dict[str, Callable[[GraphModule], int]] = {
     "layer-scale": fold_layer_scale,
@@ -64,6 +64,9 @@ PASSES: dict[str, Callable[[GraphModule], int]] = {
     "polynomial-gelu": polynomial_gelu,
     "tanh-gelu": tanh_gelu,
 }
+
+APPROXIMATE = {"coarse-polynomial-gelu", "polynomial-gelu", "tanh-gelu"}
+"""Passes that are not exact up to rounding. They come last."""
 
 WEIGHTS_AFTER: dict[str, Callable[[ConvolutionShape], int | None]] = {
     "depthwise-blocks": weights_on_blocks,

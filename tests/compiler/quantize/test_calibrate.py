@@ -23,13 +23,9 @@ from edgekit.compiler.rewrites import rewrite
 from edgekit.config.device_classes import DeviceClass, load_device_class
 from edgekit.config.recipes import OWN, Recipe, TargetRecipe, load_recipe
 from edgekit.errors import CompileError
-from edgekit.images.preprocess import Preprocessing
-from edgekit.models import Network
-from edgekit.models.logits import torch_logits
-from edgekit.pipeline.graph_to_compile import ParitySamples
 from edgekit.pipeline.quantize import quantize_stage
 from edgekit.pipeline.request import BundleRequest
-from tests.helpers.calibration import quantize
+from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import X86
@@ -333,13 +329,9 @@ def prepared(
     """Code and constants of the graph that a job would compile."""
     random = np.random.default_rng(0)
     images = [random.normal(size=(1, 3, 12, 12)).astype(np.float32) for _ in range(4)]
-    size = Preprocessing(12, 12, "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    module = Everything().eval().requires_grad_(False)
-    network = Network(module, "everything", "factory", "random", "0" * 64, 1000, 4, size, tuple("abcd"), None)
-    pixels = np.zeros((1, 12, 12, 3), np.uint8)
+    network = network_of(Everything(), 12, 4)
     request = BundleRequest(network, target, "int8", wants.for_class(device_class.name), device_class)
-    samples = ParitySamples(pixels, torch_logits(network, pixels))
-    graph = quantize_stage(request, export_graph(module, (1, 3, 12, 12)), samples, images).graph
+    graph = quantize_stage(request, export_graph(network.module, (1, 3, 12, 12)), noise_for(network), images).graph
     return graph.code, {name: value.detach() for name, value in graph.state_dict().items()}
 
 

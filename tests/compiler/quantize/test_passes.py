@@ -17,9 +17,10 @@ from edgekit.compiler.quantize import gptq
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes
 from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.pipeline.parity import Rewriter
 from edgekit.pipeline.quantize import calibrate_together
 from edgekit.support.progress import Step
-from tests.helpers.calibration import quantize
+from tests.helpers.calibration import network_of, noise_for, quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
@@ -45,11 +46,10 @@ class Watched(Sequence[Any]):
         self.events.append(amount)
 
 
-@pytest.fixture(scope="module")
-def graph() -> GraphModule:
+def network() -> nn.Module:
     """A convolution, a depthwise convolution, and a LayerNorm that can equalize the linear layer after it."""
     torch.manual_seed(0)
-    module = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(3, 8, 3),
         nn.GELU(),
         nn.Conv2d(8, 8, 3, groups=8),
@@ -58,7 +58,11 @@ def graph() -> GraphModule:
         nn.Linear(16, 4),
         nn.Flatten(),
     )
-    return export_graph(module.eval(), (1, 3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def graph() -> GraphModule:
+    return export_graph(network().eval(), (1, 3, 8, 8))
 
 
 def check(calibrate: Callable[[Sequence[NDArray[np.float32]], Step], object]) -> None:
@@ -100,7 +104,8 @@ def test_runtimes(graph: GraphModule, target: str) -> None:
 
 
 def test_a_calibration_for_several_runtimes(graph: GraphModule) -> None:
-    check(lambda images, step: calibrate_together(changed("gptq"), X86, graph, images, step))
+    rewriter = Rewriter(of := network_of(network(), 8, 4 * 8), noise_for(of))
+    check(lambda images, step: calibrate_together(changed("gptq"), X86, rewriter, graph, images, step))
 
 
 @pytest.fixture(params=["node by node", "one group for each layer", "layer by layer"])
