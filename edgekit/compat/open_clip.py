@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def build_vision_tower(library: Any, config: Mapping[str, Any]) -> nn.Module:
@@ -17,6 +18,25 @@ def build_vision_tower(library: Any, config: Mapping[str, Any]) -> nn.Module:
         config["embed_dim"], dict(config["vision_cfg"]), bool(config.get("quick_gelu"))
     )
     return tower
+
+
+def present_layout(library: Any, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint's tensors as open_clip gives them to a model of both towers: renamed, and resized to its image size.
+
+    Checked with open_clip_torch 3.3, whose `load_checkpoint` reads a file and converts its tensors in one step.
+    """
+    converted: dict[str, Tensor] = {}
+
+    class Receiver:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+        def load_state_dict(self, state: dict[str, Tensor], strict: bool) -> None:
+            converted.update(state)
+
+    with patch.object(library.factory, "load_state_dict", lambda *_, **__: state):
+        library.load_checkpoint(Receiver(), "")
+    return converted
 
 
 @torch.no_grad()

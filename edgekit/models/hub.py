@@ -13,24 +13,26 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 _TIMEOUT_S = 5.0
 
 
-def fetch(config: PretrainedCfg) -> None:
-    """Download a model's published weights into the cache that timm reads, unless they are there already.
+def fetch(config: PretrainedCfg, names: tuple[str, ...] = ()) -> Path | None:
+    """Download a model's published weights into the hub's cache, unless they are there already; return the file.
 
-    It requests the file's metadata first, because that request isn't retried: without a network the hub's download
-    keeps trying for most of a minute, and timm then does so again for the other file name. Raises HubError if the hub
-    can't be reached or doesn't have the file.
+    `names` are those that the file may have, by default the configuration's or timm's. It requests the file's metadata
+    first, because that request isn't retried: without a network the hub's download keeps trying for most of a minute,
+    and timm then does so again for the other file name. Returns None if the weights are published at a plain URL, from
+    which timm downloads them through torch.hub, which fails at once without a network. Raises HubError if the hub can't
+    be reached or doesn't have the file.
     """
     if not config.hf_hub_id:
-        return  # published at a plain URL: timm downloads it through torch.hub, which fails at once without a network
+        return None
     repository, _, revision = config.hf_hub_id.partition("@")
-    names = (config.hf_hub_filename,) if config.hf_hub_filename else _FILES
-    if any(isinstance(try_to_load_from_cache(repository, name, revision=revision or None), str) for name in names):
-        return
+    names = names or ((config.hf_hub_filename,) if config.hf_hub_filename else _FILES)
+    for name in names:
+        if isinstance(cached := try_to_load_from_cache(repository, name, revision=revision or None), str):
+            return Path(cached)
     for name in names:
         try:
             get_hf_file_metadata(hf_hub_url(repository, name, revision=revision or None), timeout=_TIMEOUT_S)
-            hf_hub_download(repository, name, revision=revision or None)
-            return
+            return Path(hf_hub_download(repository, name, revision=revision or None))
         except EntryNotFoundError as error:
             if name == names[-1]:
                 raise hub_error(config, error) from error
@@ -38,6 +40,7 @@ def fetch(config: PretrainedCfg) -> None:
         # each version.
         except Exception as error:
             raise hub_error(config, error) from error
+    return None
 
 
 def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
@@ -50,7 +53,7 @@ def hub_error(config: PretrainedCfg, error: Exception) -> HubError:
     reason = str(error).strip().split("\n")[0][:200]
     return HubError(
         f"can't download the weights of {model} ({type(error).__name__}: {reason})",
-        fix=f"Download {file} on a machine with a network, and pass the file with `--weights FILE`. To measure speed "
+        fix=f"Download {file} on a machine with a network, and deploy {model} with `--weights FILE`. To measure speed "
         "alone, use `--weights random`",
     )
 

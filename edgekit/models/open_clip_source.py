@@ -13,8 +13,8 @@ import torch
 from timm.models import PretrainedCfg
 from torch import nn
 
-from edgekit.compat.open_clip import build_vision_tower
-from edgekit.errors import ModelError, UsageError, WeightsError
+from edgekit.compat.open_clip import build_vision_tower, present_layout
+from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import open_checkpoint
 from edgekit.models.hub import fetch, hub_error
 from edgekit.models.image_tower import ImageClassifier, deployable
@@ -22,14 +22,15 @@ from edgekit.models.inputs import size_of_model
 from edgekit.models.labels import IMAGENET_CLASSES, resolve_labels
 from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import randomize
-from edgekit.models.source import LoadedModule
+from edgekit.models.source import LoadedModule, Note
 from edgekit.models.state_dict import State, fit_weights, state_sha256
 from edgekit.support.hashes import file_sha256
-from edgekit.support.libraries import import_needed
+from edgekit.support.libraries import first_line, import_needed
 
 PREFIX = "open_clip:"
 COCA_2B = "coca_2b"
-_FILE = "open_clip_pytorch_model.bin"
+# Our crop modes for open_clip's ways to resize. No published weights have its third, "longest".
+_CROP_MODES = {"shortest": "center", "squash": "squash"}
 Config: TypeAlias = dict[str, Any]
 """A model's configuration, as in open_clip's JSON files."""
 
@@ -54,7 +55,6 @@ class OpenClipSource:
         or MissingExtraError.
         """
         library = import_needed("open_clip", "open-clip")
-        model, _, tag = options.name.removeprefix(PREFIX).partition(".")
         config = _config(library, options)
         if unknown := set(options.model_args) - {"num_classes"}:
             raise UsageError(
@@ -64,9 +64,9 @@ class OpenClipSource:
         if options.weights == "random":
             module = _untrained(library, config, classes or IMAGENET_CLASSES)
             randomize(module, _side(config))
-            return _loaded(library, deployable(module), config, "random", None)
-        published = _published(library, model, tag) if options.weights is None else None
-        path = _download(published) if published is not None else Path(str(options.weights))
+            return _loaded(library, deployable(module), options, config, "random", None)
+        tag = _tag(library, options)
+        path = Path(options.weights) if options.weights else _download(library, options, tag)
         checkpoint = open_checkpoint(path)
         state, names = checkpoint.state, checkpoint.class_names
         if any(key.startswith("head.") for key in state):
@@ -74,21 +74,21 @@ class OpenClipSource:
             fit_weights(module, state, path)
         else:
             # Such a head is built from the class names that it then has, so other names in the file don't matter.
-            module, names = _zero_shot(library, model, config, state, path, options.labels, classes), ()
-        weights = str(published.tag if published is not None else options.weights)
-        return replace(_loaded(library, deployable(module), config, weights, path), class_names=names)
+            module, names = _zero_shot(library, options, config, state, path), ()
+        loaded = _loaded(library, deployable(module), options, config, options.weights or tag, path)
+        return replace(loaded, class_names=names, notes=_note_on_tag(library, options))
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the image tower and a head."""
         library = import_needed("open_clip", "open-clip")
         config = _config(library, options)
         classes = options.model_args.get("num_classes") or IMAGENET_CLASSES
-        return _with_preprocessing(library, deployable(_untrained(library, config, classes)), config)
+        return _with_preprocessing(library, deployable(_untrained(library, config, classes)), options, config)
 
 
 def _config(library: Any, options: ModelOptions) -> Config:
-    """open_clip's configuration of a model, with the requested input size."""
-    model, _, _ = options.name.removeprefix(PREFIX).partition(".")
+    """open_clip's configuration of a model, with the requested input size, and the activation of the weights."""
+    model, named = _parse(options)
     register_coca_2b(library)
     config: Config | None = library.get_model_config(model)
     if config is None:
@@ -98,9 +98,33 @@ def _config(library: Any, options: ModelOptions) -> Config:
             valid=f"names of open_clip's models, such as {', '.join(similar) or 'coca_ViT-B-32'}",
             fix=f"Correct the name after {PREFIX}",
         )
+    if named and not _entry(library, options):
+        raise _unpublished(library, options)
     if (size := size_of_model(options)) is not None:
         config["vision_cfg"]["image_size"] = size
+    # open_clip only warns of weights that were trained with another activation than the model's. From a file, it loads
+    # them into the model as it is.
+    if named or options.weights in (None, "random"):
+        config["quick_gelu"] = bool(config.get("quick_gelu") or _entry(library, options).get("quick_gelu"))
     return config
+
+
+def _parse(options: ModelOptions) -> tuple[str, str]:
+    """The model and the tag of its weights, which may be empty."""
+    model, _, tag = options.name.removeprefix(PREFIX).partition(".")
+    return model, tag
+
+
+def _tag(library: Any, options: ModelOptions) -> str:
+    """The tag of the published weights, by default the first of the model's, or none."""
+    model, tag = _parse(options)
+    return tag or next(iter(library.list_pretrained_tags_by_model(model)), "")
+
+
+def _entry(library: Any, options: ModelOptions) -> Config:
+    """open_clip's entry of the published weights: where they are, their preprocessing and activation. May be empty."""
+    entry: Config = library.pretrained.get_pretrained_cfg(_parse(options)[0], _tag(library, options))
+    return entry
 
 
 def register_coca_2b(library: Any) -> None:
@@ -131,16 +155,9 @@ def _classes_of(state: State) -> int:
 
 
 @torch.no_grad()
-def _zero_shot(
-    library: Any,
-    model: str,
-    config: Config,
-    state: State,
-    path: Path,
-    labels: Path | None,
-    classes: int | None,
-) -> ImageClassifier:
+def _zero_shot(library: Any, options: ModelOptions, config: Config, state: State, path: Path) -> ImageClassifier:
     """Build a head whose rows are the text tower's embeddings of the class names, times the learned scale."""
+    labels, classes = options.labels, options.model_args.get("num_classes")
     if not any(key.startswith(("text.", "transformer.", "module.text.", "module.transformer.")) for key in state):
         raise WeightsError(
             f"weights '{path}' have neither a head (head.weight) nor a text tower to build one from",
@@ -153,10 +170,23 @@ def _zero_shot(
             f"a zero-shot head is built from class names, but there are none for num_classes={classes}",
             fix="Name the classes with `--labels FILE`, one per line",
         )
-    both = library.create_model(model, pretrained=None, load_weights=False, force_image_size=_side(config)).eval()
-    fit_weights(both, state, path)
+    model, _ = _parse(options)
+    try:
+        both = library.create_model(
+            model,
+            pretrained_text=False,
+            force_image_size=_side(config),
+            force_quick_gelu=bool(config.get("quick_gelu")),
+        ).eval()
+        tokenizer = library.get_tokenizer(model)
+    except OSError as error:  # of transformers, which has some text towers and tokenizers
+        raise HubError(
+            f"can't download the text tower's configuration or tokenizer of '{options.name}' ({first_line(error)})",
+            fix="Deploy it once on a machine with a network, and copy the hub's cache",
+        ) from error
+    fit_weights(both, state, path, lambda tensors, module: present_layout(library, tensors, module))
     templates = library.OPENAI_IMAGENET_TEMPLATES if labels is None else library.SIMPLE_IMAGENET_TEMPLATES
-    rows = library.build_zero_shot_classifier(both, library.get_tokenizer(model), names, templates).T
+    rows = library.build_zero_shot_classifier(both, tokenizer, names, templates).T
     head = nn.Linear(rows.shape[1], rows.shape[0], bias=False)
     head.weight.copy_(rows * both.logit_scale.exp())
     return ImageClassifier(both.visual, head)
@@ -169,49 +199,78 @@ def _count_lines(labels: Path) -> int:
         return IMAGENET_CLASSES  # resolve_labels reports what is wrong with the file
 
 
-def _loaded(library: Any, module: ImageClassifier, config: Config, weights: str, path: Path | None) -> LoadedModule:
-    _with_preprocessing(library, module, config)
+def _loaded(
+    library: Any, module: ImageClassifier, options: ModelOptions, config: Config, weights: str, path: Path | None
+) -> LoadedModule:
+    _with_preprocessing(library, module, options, config)
     return LoadedModule(module, weights, state_sha256(module) if path is None else file_sha256(path), None)
 
 
-def _with_preprocessing(library: Any, module: ImageClassifier, config: Config) -> ImageClassifier:
-    """Store the preprocessing in the module's attribute that timm's code, and so ours, reads."""
+def _with_preprocessing(
+    library: Any, module: ImageClassifier, options: ModelOptions, config: Config
+) -> ImageClassifier:
+    """Store the preprocessing of the weights in the module's attribute that timm's code, and so ours, reads."""
+    own = _preprocessing(library, _entry(library, options))
     pretrained_cfg: Any = {
         "input_size": (3, *_side(config)),
-        "mean": library.OPENAI_DATASET_MEAN,
-        "std": library.OPENAI_DATASET_STD,
-        "interpolation": "bicubic",
+        "mean": own["mean"],
+        "std": own["std"],
+        "interpolation": own["interpolation"],
         "crop_pct": 1.0,
+        "crop_mode": _CROP_MODES[own["resize_mode"]],
     }
     module.pretrained_cfg = pretrained_cfg
     return module
 
 
-def _published(library: Any, model: str, tag: str) -> PretrainedCfg:
+def _preprocessing(library: Any, entry: Config) -> Config:
+    """open_clip's preprocessing for an entry of published weights, or its default for an empty one."""
+    preprocessing: Config = library.transform.merge_preprocess_dict(library.transform.PreprocessCfg(), entry)
+    return preprocessing
+
+
+def _note_on_tag(library: Any, options: ModelOptions) -> tuple[Note, ...]:
+    """A warning about a file that may come from any of the model's published weights, if those aren't used alike."""
+    model, named = _parse(options)
     tags = library.list_pretrained_tags_by_model(model)
-    if not tags or (tag and tag not in tags):
-        weights = f"no weights '{tag}'" if tags else "no weights"
-        raise WeightsError(
-            f"open_clip publishes {weights} for '{PREFIX}{model}'",
-            valid=", ".join(f"{PREFIX}{model}.{name}" for name in tags),
-            fix="Pass a checkpoint with `--weights FILE`, or measure speed alone with `--weights random`",
-        )
-    entry = library.pretrained.get_pretrained_cfg(model, tag or tags[0])
-    repository = (entry.get("hf_hub") or "").rstrip("/")
-    return PretrainedCfg(
-        architecture=f"{PREFIX}{model}", tag=tag or tags[0], url=entry.get("url") or "",
-        hf_hub_id=repository or None, hf_hub_filename=_FILE,
+    entries = [library.pretrained.get_pretrained_cfg(model, tag) for tag in tags]
+    uses = {str((_preprocessing(library, entry), bool(entry.get("quick_gelu")))) for entry in entries}
+    if named or not options.weights or len(uses) < 2:
+        return ()
+    return (
+        Note(
+            f"'{Path(options.weights).name}' doesn't say which weights it was trained from: it gets the activation of "
+            f"{model} and the preprocessing of the tag {tags[0]}, and other tags have others. Add the right tag to the "
+            f"name, such as {PREFIX}{model}.{tags[-1]}",
+            doubtful=True,
+        ),
+    )
+
+
+def _unpublished(library: Any, options: ModelOptions) -> WeightsError:
+    model, named = _parse(options)
+    tags = library.list_pretrained_tags_by_model(model)
+    weights = f"no weights '{named}'" if tags else "no weights"
+    return WeightsError(
+        f"open_clip publishes {weights} for '{PREFIX}{model}'",
+        valid=", ".join(f"{PREFIX}{model}.{tag}" for tag in tags),
+        fix="Pass a checkpoint with `--weights FILE`, or measure speed alone with `--weights random`",
+    )
+
+
+def _download(library: Any, options: ModelOptions, tag: str) -> Path:
+    """Download the published file; return its path in the hub's cache. Raises WeightsError or HubError."""
+    entry, model = _entry(library, options), f"{PREFIX}{_parse(options)[0]}"
+    if not entry:
+        raise _unpublished(library, options)
+    repository, _, name = (entry.get("hf_hub") or "").rpartition("/")
+    file = name or library.constants.HF_WEIGHTS_NAME
+    safe = f"{Path(name).stem}.safetensors" if name else library.constants.HF_SAFE_WEIGHTS_NAME
+    published = PretrainedCfg(
+        architecture=model, tag=tag, url=entry.get("url") or "",
+        hf_hub_id=repository or None, hf_hub_filename=file,
     )  # fmt: skip
-
-
-def _download(config: PretrainedCfg) -> Path:
-    """Download the published file; return its path in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if not config.hf_hub_id:
-        raise hub_error(config, OSError("open_clip publishes them at a plain URL only"))
-    fetch(config)
-    file = try_to_load_from_cache(config.hf_hub_id, _FILE)
-    if not isinstance(file, str):
-        raise hub_error(config, OSError(f"{_FILE} is not in the hub's cache after the download"))
-    return Path(file)
+    path = fetch(published, (safe, file))
+    if path is None:
+        raise hub_error(published, OSError("open_clip publishes them at a plain URL only"))
+    return path
