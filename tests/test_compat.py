@@ -395,6 +395,33 @@ def test_timm_names_a_checkpoints_filter_by_convention() -> None:
     assert checkpoint_filter("dla34") is None
 
 
+def test_torchvision_renames_the_tensors_of_published_densenets() -> None:
+    from edgekit.compat.torchvision import renamed_as_published
+
+    state = {"features.denseblock1.denselayer1.norm.1.weight": 1}
+    assert renamed_as_published("densenet121", state) == {"features.denseblock1.denselayer1.norm1.weight": 1}
+    assert renamed_as_published("resnet18", state) is state
+
+
+def test_open_clip_converts_a_checkpoint_before_it_loads_it() -> None:
+    library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
+    import torch
+    from torch import nn
+
+    from edgekit.compat.open_clip import present_layout
+
+    class Model(nn.Module):
+        logit_bias = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual, self.text = nn.Module(), nn.Module()
+            self.text.positional_embedding = nn.Parameter(torch.zeros(2, 3))
+
+    state = {"positional_embedding": torch.ones(2, 3), "text_projection": torch.ones(1)}
+    assert present_layout(library, state, Model()).keys() == {"text.positional_embedding", "text.text_projection"}
+
+
 def test_an_image_tower_of_open_clip_is_built_alone() -> None:
     library = pytest.importorskip("open_clip", reason="needs the open-clip extra")
     import torch

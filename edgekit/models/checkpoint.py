@@ -13,7 +13,7 @@ from edgekit.models.checkpoint_file import has_tensors, read_file
 from edgekit.models.class_names import StoredNames, stored_names
 from edgekit.models.description import Description, describe
 from edgekit.models.saved_folder import CONFIG, describe_folder, weight_files
-from edgekit.models.state_dict import State, some
+from edgekit.models.state_dict import State, some, versions_of_modules, with_versions
 from edgekit.models.transformers_layout import with_timm_names
 from edgekit.support.hashes import digest, file_sha256
 
@@ -91,7 +91,7 @@ def _tensors(content: object, path: Path) -> State:
             f"weights file '{path}' contains entries that aren't plain tensors: {some(others)}",
             fix="Save model.state_dict() alone to the file",
         )
-    return {str(name): value for name, value in content.items()}
+    return with_versions({str(name): value for name, value in content.items()}, versions_of_modules(content))
 
 
 def _unwrap(content: Any) -> tuple[Any, str | None]:

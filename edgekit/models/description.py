@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.images.preprocess import CROP_MODES
-from edgekit.models.options import TORCHVISION, ModelArgs
+from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs
 
 # Keys under which training scripts and Lightning's hyperparameters name the architecture, the most specific first.
 _ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "timm_model", "model_arch", "backbone", "encoder", "model")
@@ -58,7 +58,10 @@ def describe(content: object, file: str) -> Description:
     if "val_crop_size" in settings and "val_resize_size" in settings:  # torchvision's script
         name = settings.get("model")
         named_there = f"{TORCHVISION}{name}" if isinstance(name, str) and ":" not in name else architecture
-        return Description(named_there, f"'args.model' in '{file}'", {}, _torchvision_inputs(settings), "args")
+        # What inception_v3 and googlenet do with their input depends on whether they began with published weights.
+        from_scratch = name in RESCALING and not (settings.get("weights") or settings.get("pretrained"))
+        arguments: ModelArgs = {"transform_input": False} if from_scratch else {}
+        return Description(named_there, f"'args.model' in '{file}'", arguments, _torchvision_inputs(settings), "args")
     extra = settings.get("model_kwargs")
     arguments = dict(extra) if isinstance(extra, Mapping) else {}
     inputs = timm_inputs(settings)

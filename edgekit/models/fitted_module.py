@@ -38,7 +38,7 @@ def _build_on_tensors(
 ) -> tuple[nn.Module, OwnTensors] | None:
     """The module on the checkpoint's tensors; None if it also needs initial values, or if they don't fit."""
     try:
-        with _parameters_without_memory():
+        with parameters_without_memory():
             module = build()
         if len(list(module.named_parameters(remove_duplicate=False))) > len(list(module.parameters())):
             return None  # layers share parameters, which separate tensors would not
@@ -49,7 +49,7 @@ def _build_on_tensors(
 
 
 @contextmanager
-def _parameters_without_memory() -> Iterator[None]:
+def parameters_without_memory() -> Iterator[None]:
     """Move each parameter to the meta device when a module registers it. Buffers keep their values."""
 
     def on_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from edgekit.compat.timm import CheckpointFilter, checkpoint_filter
+from edgekit.compat.timm import checkpoint_filter
 from edgekit.errors import EdgekitError, ModelError
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.coatnet import register_coatnet_7
@@ -23,9 +23,9 @@ from edgekit.models.nearest import nearest
 from edgekit.models.options import HUB_PREFIXES, TORCHVISION, ModelArgs, ModelOptions
 from edgekit.models.saved_folder import describe_folder
 from edgekit.models.source import ModelSource, Note
-from edgekit.models.state_dict import classes_of_head, own_tensors
+from edgekit.models.state_dict import Rename, classes_of_head, own_tensors
 from edgekit.models.timm_source import TimmSource
-from edgekit.models.torchvision_source import TorchvisionSource, torchvision_models
+from edgekit.models.torchvision_source import TorchvisionSource, present_names, side_of_positions, torchvision_models
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ def identify(options: ModelOptions, command: Sequence[str] = ()) -> Identified:
     file = checkpoint.files[0].name
     options, note = _with_description(options, checkpoint)
     notes += note
+    if options.imgsz is None and (side := side_of_positions(options.name, checkpoint.state)) is not None:
+        options = replace(options, imgsz=side)
+        notes.append(Note(f"input: {side}x{side}, from the positions in '{file}'"))
     if "num_classes" not in options.model_args:
         classes = _classes(options, source, checkpoint, path)
         if classes is not None:
@@ -178,8 +181,11 @@ def _meta(source: ModelSource, options: ModelOptions) -> nn.Module:
         return source.build_meta(options)
 
 
-def _filter(name: str) -> CheckpointFilter | None:
-    return None if name.startswith(TORCHVISION) else checkpoint_filter(name.partition(".")[0])
+def _filter(name: str) -> Rename | None:
+    model = name.partition(".")[0]
+    if name.startswith(TORCHVISION):
+        return present_names(model.removeprefix(TORCHVISION))
+    return checkpoint_filter(model)
 
 
 def _unknown_architecture(

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import timm
 import torch
-import torchvision
 from torch import Tensor
 
 from edgekit.compat.timm import checkpoint_filter
-from edgekit.models.options import TORCHVISION
-from edgekit.models.state_dict import State, own_tensors
-from edgekit.models.torchvision_source import torchvision_models
+from edgekit.models.options import TORCHVISION, ModelOptions
+from edgekit.models.state_dict import Rename, State, own_tensors
+from edgekit.models.torchvision_source import TorchvisionSource, present_names, torchvision_models
 from edgekit.support.libraries import quiet
 
 BUDGET_S = 3.0
@@ -101,7 +100,8 @@ def _share(state: State, name: str) -> float:
     try:
         with torch.device("meta"), quiet():
             if name.startswith(TORCHVISION):
-                module, rename = torchvision.models.get_model(name.removeprefix(TORCHVISION), weights=None), None
+                module = TorchvisionSource().build_meta(ModelOptions(name))
+                rename: Rename | None = present_names(name.removeprefix(TORCHVISION))
             else:
                 module, rename = timm.create_model(name), checkpoint_filter(name)
         own = own_tensors(state, module, Path(name), rename).state

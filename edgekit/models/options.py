@@ -10,6 +10,8 @@ ModelArgs: TypeAlias = dict[str, Any]
 ONNX_SUFFIX = ".onnx"
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's models."""
+RESCALING = ("inception_v3", "googlenet")
+"""torchvision's models that rescale their input if they are built with published weights."""
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 """Prefixes of the names of repositories on the Hugging Face hub, of which timm uses the first two."""
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")

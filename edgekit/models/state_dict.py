@@ -1,11 +1,11 @@
 """State dicts: finds a network's own tensors in one, renames them to the network's layout and loads them strictly."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def own_tensors(state: State, module: nn.Module, path: Path, rename: Rename | No
     else:
         others = [name for name in state if not name.startswith(prefix)] if prefix else []
         beside = {name: state[name] for name in others}
-        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        state = _under(prefix, state)
         if (head := _head_beside(state, beside, wanted)) is not None:
             return OwnTensors(*head)
     if rename is not None and _shapes(state) != _shapes(wanted):
@@ -68,20 +68,22 @@ def fit_weights(
     Raises WeightsError with `path` if names, shapes or types don't fit.
     """
     own = own_tensors(state, module, path, rename)
-    state = own.state
-    problems = _wrong_tensors(state, module)
-    if not problems:
-        # strict=False only collects the names for our own message: missing or unexpected tensors are errors below.
-        values = _stored_alike(state, module) if assign else state
-        missing, unexpected = module.load_state_dict(values, strict=False, assign=assign)
-        problems = _listed("missing", missing) + _listed("unexpected", unexpected)
-    else:
-        wanted = module.state_dict()
-        problems += _listed("missing", [name for name in wanted if name not in state])
-        problems += _listed("unexpected", [name for name in state if name not in wanted])
-    if problems:
-        raise WeightsError(f"weights '{path}' don't fit the model: {'; '.join(problems)}", fix=_fix(state, module))
+    if problems := _wrong_types(own.state, module) or _load(own.state, module, assign):
+        raise WeightsError(f"weights '{path}' don't fit the model: {'; '.join(problems)}", fix=_fix(own.state, module))
     return own
+
+
+def with_versions(state: Mapping[str, Tensor], versions: Mapping[str, Any] | None) -> State:
+    """A state dict with the versions of its modules, by which torch knows the layout that each was saved in."""
+    versioned = OrderedDict(state)
+    if versions is not None:
+        versioned._metadata = {name: dict(version) for name, version in versions.items()}  # type: ignore[attr-defined]
+    return versioned
+
+
+def versions_of_modules(state: object) -> Mapping[str, Any] | None:
+    """The versions that torch has attached to a state dict; None for one from elsewhere, such as a .safetensors."""
+    return getattr(state, "_metadata", None)
 
 
 def classes_of_head(state: State, module: nn.Module) -> int | None:
@@ -143,6 +145,30 @@ def _prefix(state: State, wanted: State) -> str | None:
     return best if best is not None and counts[best] >= len(wanted) / 2 else None
 
 
+def _under(prefix: str, state: State) -> State:
+    """The tensors and the versions of the modules below a prefix, without it."""
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    versions = versions_of_modules(state)
+    if versions is None:
+        return own
+    inside = {f"{name}.": version for name, version in versions.items() if f"{name}.".startswith(prefix)}
+    return with_versions(own, {name.removeprefix(prefix).rstrip("."): version for name, version in inside.items()})
+
+
+def _load(state: State, module: nn.Module, assign: bool) -> list[str]:
+    """Load a state dict as torch does; return what doesn't fit."""
+    values = _stored_alike(state, module) if assign else state
+    try:
+        try:  # strict=False only collects the names for our own message
+            missing, unexpected = module.load_state_dict(values, strict=False, assign=assign)
+        except ValueError:  # a module insists on a version, which only torch's own files have: then it is the current
+            values = with_versions(values, versions_of_modules(module.state_dict()))
+            missing, unexpected = module.load_state_dict(values, strict=False, assign=assign)
+    except RuntimeError as error:
+        return _mismatches(state, module) or [" ".join(str(error).split())[:300]]
+    return _listed("missing", missing) + _listed("unexpected", unexpected)
+
+
 def _strip_prefixes(state: State, wanted: State) -> State:
     for prefix in _PREFIXES * 2:  # prefixes nest in either order
         plain = {name: value for name, value in state.items() if name not in _COUNTERS}
@@ -177,7 +203,7 @@ def _rename(state: State, module: nn.Module, rename: Rename, path: Path) -> Stat
     convolutions = {name: v[..., None, None] if v.ndim == 2 else v for name, v in state.items()}
     for layout in (state, convolutions):
         try:
-            return rename(dict(layout), module)
+            return rename(with_versions(layout, versions_of_modules(state)), module)
         # The library's renaming code assumes a file that fits, and looks up tensors that other files don't have.
         except (KeyError, IndexError, RuntimeError, ValueError):
             continue
@@ -194,27 +220,35 @@ def _stored_alike(state: State, module: nn.Module) -> State:
     """A state dict in the module's dtypes, contiguous and aligned, because kernels add in another order elsewhere."""
     kinds = {name: value.dtype for name, value in module.state_dict().items()}
     alike = {name: value.to(kinds.get(name, value.dtype)).contiguous() for name, value in state.items()}
-    return {name: value.clone() if value.data_ptr() % ALIGNMENT else value for name, value in alike.items()}
+    aligned = {name: value.clone() if value.data_ptr() % ALIGNMENT else value for name, value in alike.items()}
+    return with_versions(aligned, versions_of_modules(state))
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
 
 
-def _wrong_tensors(state: State, module: nn.Module) -> list[str]:
-    wanted = module.state_dict()
-    common = [(name, state[name], wanted[name]) for name in wanted if name in state]
-    shapes = [
-        f"{name}: file {list(saved.shape)}, model {list(own.shape)}"
-        for name, saved, own in common
-        if saved.shape != own.shape
-    ]
+def _wrong_types(state: State, module: nn.Module) -> list[str]:
+    common = [(name, state[name], own) for name, own in module.state_dict().items() if name in state]
     kinds = [
         f"{name}: file {saved.dtype}, model {own.dtype}"
         for name, saved, own in common
         if own.is_floating_point() and not saved.is_floating_point()
     ]
-    return _listed("with another shape", shapes) + _listed("with another type", kinds)
+    return _listed("with another type", kinds)
+
+
+def _mismatches(state: State, module: nn.Module) -> list[str]:
+    wanted = module.state_dict()
+    shapes = [
+        f"{name}: file {list(state[name].shape)}, model {list(own.shape)}"
+        for name, own in wanted.items()
+        if name in state and state[name].shape != own.shape
+    ]
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    listed = _listed("with another shape", shapes), _listed("missing", missing), _listed("unexpected", unexpected)
+    return [problem for problems in listed for problem in problems]
 
 
 def _fix(state: State, module: nn.Module) -> str:

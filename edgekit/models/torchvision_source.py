@@ -1,6 +1,7 @@
 """Models named `torchvision:NAME` or `torchvision:NAME.WEIGHTS`: torchvision's image classifiers."""
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,17 +9,21 @@ import torch
 import torchvision
 from torch import nn
 
+from edgekit.compat.torchvision import renamed_as_published
 from edgekit.errors import HubError, ModelError, UsageError, WeightsError
 from edgekit.models.checkpoint import open_checkpoint
-from edgekit.models.fitted_module import build_fitted
+from edgekit.models.fitted_module import build_fitted, parameters_without_memory
 from edgekit.models.inputs import parse_size, resolve_size, size_of_model
-from edgekit.models.options import TORCHVISION, ModelOptions
+from edgekit.models.options import RESCALING, TORCHVISION, ModelArgs, ModelOptions
 from edgekit.models.random_weights import randomize
-from edgekit.models.source import LoadedModule
-from edgekit.models.state_dict import fit_weights, state_sha256
+from edgekit.models.source import LoadedModule, Note
+from edgekit.models.state_dict import Rename, State, state_sha256, versions_of_modules, with_versions
 from edgekit.models.weight_notes import notes_on_tensors
 
-_SIDE = 224
+# Arguments that torchvision gives to `RESCALING` with published weights, but without the auxiliary classifiers.
+_FLAGS: ModelArgs = {"transform_input": True, "aux_logits": False, "init_weights": False}
+# Classifiers that only training uses.
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
 class TorchvisionSource:
@@ -40,27 +45,56 @@ class TorchvisionSource:
         """
         model, tag = _parse(options.name)
         published = _published(model, tag)
-        if options.weights is None:
-            return _download(options, model, published)
         if options.weights == "random":
             module = _build(options, model)
             randomize(module, resolve_size(module, size_of_model(options)))
             return LoadedModule(module, "random", state_sha256(module), None)
+        rename = present_names(model)
+        if options.weights is None:
+            self.build_meta(options)  # refuses wrong arguments before the download
+            state = _download(options, published)
+            module, _ = build_fitted(lambda: _build(options, model), state, Path(published.url), rename)
+            return LoadedModule(module, published.name, state_sha256(module), None)
         path = Path(options.weights)
         checkpoint = open_checkpoint(path)
-        module, own = build_fitted(lambda: _build(options, model), checkpoint.state, path)
-        notes = notes_on_tensors(own, checkpoint, path)
+        module, own = build_fitted(lambda: _build(options, model), checkpoint.state, path, rename)
+        notes = (*notes_on_tensors(own, checkpoint, path), *_notes_on_flags(options, model))
         file = str(checkpoint.files[0]) if path.is_dir() else options.weights
         return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
-        return _build(options, _parse(options.name)[0])
+        # RegNets' constructors compute with tensors, which needs real ones.
+        with torch.device("cpu"), parameters_without_memory():
+            return _build(options, _parse(options.name)[0]).to("meta")
 
 
 def torchvision_models() -> list[str]:
     """Names of torchvision's image classifiers."""
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
+
+
+def present_names(model: str) -> Rename:
+    """The function that gives the tensors of a file the present names, and leaves out auxiliary classifiers."""
+
+    def rename(state: State, module: nn.Module) -> State:
+        own = module.state_dict().keys()
+        state = renamed_as_published(model, state)
+        used = {name: value for name, value in state.items() if name in own or not name.startswith(_AUXILIARY)}
+        return with_versions(used, versions_of_modules(state))
+
+    return rename
+
+
+def side_of_positions(name: str, state: State) -> int | None:
+    """The side of the images, in pixels, for which a checkpoint of torchvision's ViT has positions."""
+    if not name.startswith(f"{TORCHVISION}vit_"):
+        return None
+    positions = next((value for key, value in state.items() if key.endswith("encoder.pos_embedding")), None)
+    patches = next((value for key, value in state.items() if key.endswith("conv_proj.weight")), None)
+    if positions is None or patches is None or positions.ndim != 3 or patches.ndim != 4:
+        return None
+    return math.isqrt(positions.shape[1] - 1) * patches.shape[-1]
 
 
 def _parse(name: str) -> tuple[str, str]:
@@ -92,7 +126,7 @@ def _build(options: ModelOptions, model: str) -> nn.Module:
     """The untrained network, with the preprocessing of its published weights."""
     tag = options.name.removeprefix(TORCHVISION).partition(".")[2]
     preprocessing = _published(model, tag).transforms()
-    arguments = dict(options.model_args)
+    arguments = {**(_FLAGS if model in RESCALING else {}), **options.model_args}
     if {"weights", "weights_backbone"} & arguments.keys():
         raise UsageError("--model-args can't set 'weights'", fix="Choose weights with `--weights`")
     size = parse_size(options.imgsz) or parse_size(arguments.pop("img_size", None))
@@ -121,8 +155,8 @@ def _build(options: ModelOptions, model: str) -> nn.Module:
     return module
 
 
-def _download(options: ModelOptions, model: str, published: Any) -> LoadedModule:
-    module = _build(options, model)
+def _download(options: ModelOptions, published: Any) -> State:
+    """The published tensors. Raises WeightsError for another number of classes, and HubError without a network."""
     own = published.meta["categories"]
     if (classes := options.model_args.get("num_classes", len(own))) != len(own):
         raise WeightsError(
@@ -131,7 +165,7 @@ def _download(options: ModelOptions, model: str, published: Any) -> LoadedModule
             fix="Pass a fine-tuned checkpoint with `--weights FILE`",
         )
     try:
-        state = torch.hub.load_state_dict_from_url(published.url, map_location="cpu", weights_only=True)
+        state: State = published.get_state_dict(map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # of the network, of the disk, and of torch.hub for a file that is cut off
         reason = str(error).strip().split("\n")[0][:200]
         raise HubError(
@@ -139,5 +173,15 @@ def _download(options: ModelOptions, model: str, published: Any) -> LoadedModule
             fix=f"Download {published.url} on a machine with a network, and pass the file with `--weights FILE`. To "
             "measure speed alone, use `--weights random`",
         ) from error
-    fit_weights(module, state, Path(published.url))
-    return LoadedModule(module, published.name, state_sha256(module), None)
+    return state
+
+
+def _notes_on_flags(options: ModelOptions, model: str) -> tuple[Note, ...]:
+    if model not in RESCALING or "transform_input" in options.model_args:
+        return ()
+    return (
+        Note(
+            "inputs: rescaled by the network (transform_input=True), as torchvision does for published weights and "
+            "their fine-tunes. If yours was trained from scratch, add `--model-args transform_input=False`"
+        ),
+    )

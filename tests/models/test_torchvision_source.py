@@ -71,7 +71,7 @@ def test_weights_that_can_not_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fail)
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     with refuses(HubError, "torchvision:squeezenet1_1") as caught:
         load_network(ModelOptions(NAME))
     assert "squeezenet1_1-" in caught.value.fix
