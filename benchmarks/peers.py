@@ -49,7 +49,7 @@ def main() -> None:
     if args.json.exists():
         before = json.loads(args.json.read_text())
         if (before["machine"]["cpu"], before["versions"]) == (results["machine"]["cpu"], results["versions"]):
-            results |= {key: before[key] for key in ("note", "models") if key in before}
+            results |= {key: before[key] for key in ("timing", "note", "models") if key in before}
     for name in args.models:
         start = time.monotonic()
         results["models"][name] = compare(name, args)

@@ -21,13 +21,16 @@ FLOATS = ("float", "bf16", "f16")
 WIDE = 0.1
 """Width of an interval, as a share of its ratio, from which a ratio counts as unsteady."""
 INTRODUCTION = """\
-Written by `python -m benchmarks.peers`; every figure is in `{json}`. One process opens all candidates of a runtime
-{openings} times and times them in turns. A ratio is the mean of those of the openings' medians, with Student's 95 %
-interval; a star marks an interval wider than {wide:.0f} % of its ratio, because of other work on the machine or of
-where in memory the sessions were. SNR compares the logits with torch's, and agreement the top-1 predictions, on
-{images} real images. The fastest float is the fastest of the plain model and edgekit's float bundle, in f32 or bf16.
-The fastest stock INT8 is that of any kind, dynamic range included. Ship is INT8 where it is faster than the fastest
-float over the whole interval."""
+Written by `python -m benchmarks.peers`; every figure is in `{json}`. {timing}; a star marks an interval wider than
+{wide:.0f} % of its ratio, because of other work on the machine or of where in memory the sessions were. SNR compares
+the logits with torch's, and agreement the top-1 predictions, on {images} real images. The fastest float is the fastest
+of the plain model and edgekit's float bundle, in f32 or bf16. The fastest stock INT8 is that of any kind, dynamic range
+included. Ship is INT8 where it is faster than the fastest float over the whole interval."""
+TIMING = (
+    f"One process opens all candidates of a runtime {OPENINGS} times and times them in turns. A ratio is the mean of "
+    "those of the openings' medians, with Student's 95 % interval"
+)
+"""How the candidates are timed. The JSON of older results says what differed in its own `timing`."""
 
 
 def figures(candidates: list[Candidate], ran: dict[str, Row], reference: NDArray[np.float32]) -> list[Row]:
@@ -135,7 +138,12 @@ def write_results(results: Row, json_name: str) -> str:
     lines = [
         "# edgekit and its peers",
         "",
-        fill(INTRODUCTION.format(json=json_name, openings=OPENINGS, wide=100 * WIDE, images=results["images"]), 118),
+        fill(
+            INTRODUCTION.format(
+                json=json_name, timing=results.get("timing", TIMING), wide=100 * WIDE, images=results["images"]
+            ),
+            118,
+        ),
         "",
         *([fill(results["note"], 118), ""] if "note" in results else []),
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}.",

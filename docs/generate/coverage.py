@@ -17,23 +17,22 @@ LONGEST = 120
 
 
 def coverage_summary() -> str:
-    """How many modules run on each number of runtimes, and which ones have not been measured."""
+    """How many modules were measured and run on all runtimes, and which ones have not been measured on all."""
     rows = read_rows(BENCHMARKS / "coverage.json")
     modules = json.loads((BENCHMARKS / "coverage_models.json").read_text(encoding="utf-8"))
     works = {module: [row for row in rows if row["module"] == module and not _failure(row)] for module in modules}
-    measured = {row["module"] for row in rows}
     everywhere, somewhere = (sum(len(found) >= least for found in works.values()) for least in (len(RUNTIMES), 1))
     found = {(row["module"], row["target"]) for row in rows}
     left = sorted(module for module in modules if any((module, target) not in found for target in RUNTIMES))
     more = sorted({row["module"] for row in rows if row.get("calibration_images", USUAL) > USUAL})
     text = (
-        f"timm has {len(modules)} modules, of which {len(measured)} were measured. {everywhere} of these work with all "
-        f"three runtimes, and {somewhere} with at least one."
+        f"Of timm's {len(modules)} modules, {len(modules) - len(left)} were measured with every runtime. "
+        f"{everywhere} work with all of them, and {somewhere} with at least one."
     )
     if more:
         text += f" Calibrated on more images, because {USUAL} were too few: {', '.join(map(code, more))}."
     if left:
-        text += f" Not measured yet, or not on all runtimes: {', '.join(map(code, left))}."
+        text += f" Not measured with every runtime: {', '.join(map(code, left))}."
     return f"{text}\n"
 
 

@@ -36,10 +36,13 @@ def caption(file: str, threads: int) -> str:
     days = sorted(model["created"][:10] for model in results["models"].values())
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     tools = ", ".join(f"{name} {versions[name]}" for name in ("openvino", "onnxruntime", "ai-edge-litert", "nncf"))
-    return (
-        f"{processor(results['machine']['cpu'])}, {threads} thread, {results['images']} images; {tools}; {when}. "
-        f"Every figure is in `benchmarks/{file}`. {results.get('note', '')}".strip()
+    about = (
+        f"{processor(results['machine']['cpu'])}, {threads} thread, {results['images']} images; {tools}; {when}.",
+        f"Every figure is in `benchmarks/{file}`.",
+        f"{results['timing']}." if "timing" in results else "",
+        results.get("note", ""),
     )
+    return " ".join(filter(None, about))
 
 
 def processor(name: str) -> str:

@@ -7,23 +7,35 @@ import typer
 
 from edgekit.cli import completion
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        autocompletion=completion.models,
-        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, torchvision:NAME, open_clip:NAME, hf_hub:USER/MODEL, "
-        "module:factory for your own code, or the path of a .onnx file, a checkpoint or a folder that save_pretrained "
-        "wrote.",
-    ),
-]
+NAMES = (
+    "timm name such as convnextv2_atto.fcmae_ft_in1k, torchvision:NAME, open_clip:NAME, hf_hub:USER/MODEL, "
+    "module:factory for your own code"
+)
+"""The names of models, which are known without a file."""
+MODELS = f"{NAMES}, or the path of a .onnx file, a checkpoint or a folder that save_pretrained wrote"
+Model = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=completion.models, help=f"A {MODELS}.")]
 ModelOrRun = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
         autocompletion=completion.models,
-        help="A timm name such as convnextv2_atto.fcmae_ft_in1k, open_clip:NAME, module:factory for your own code, "
-        "the path of a .onnx file, or a run folder, whose job is used.",
+        help=f"A {MODELS}; or a run folder, whose job is used.",
+    ),
+]
+ModelOrRunOrDemo = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=completion.models_and_demo,
+        help=f"A run folder, whose job is used; demo for edgekit's own model; or a {MODELS}.",
+    ),
+]
+ModelOrGraphs = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        autocompletion=completion.models,
+        help=f"A folder that `edgekit quantize` wrote; or a model to compile in float: a {MODELS}.",
     ),
 ]
 Bundles = Annotated[

@@ -65,8 +65,8 @@ def benchmark(
             metavar="FACTOR",
             show_default="no gate",
             rich_help_panel=panels.GATES,
-            help="Factor by which an int8 bundle must be faster than the fastest float bundle of its runtime, and "
-            "bundles of one precision faster than the first one, 95 % confidence interval included.",
+            help="Required speedup over the fastest float bundle of the runtime, or over the first bundle if all of "
+            "them have one precision. The whole 95 % confidence interval must lie above it.",
         ),
     ] = None,
     wide: Wide = False,

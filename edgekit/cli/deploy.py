@@ -8,16 +8,26 @@ import typer
 from edgekit.cli import panels
 from edgekit.cli.app import app
 from edgekit.cli.arguments import ModelOrRun
+from edgekit.cli.described import described
 from edgekit.cli.flat import flat
 from edgekit.cli.for_pipelines import check_files, write_files
-from edgekit.cli.groups import Calibrating, ForPipelines, Making, MakingDemo, Measuring, Source, Wanted
+from edgekit.cli.groups import Calibrating, ForPipelines, Making, Measuring, Source, Wanted
 from edgekit.cli.options import precisions_of, scheme_of
 from edgekit.cli.output import clean_stdout, emit, loading, show_report, show_steps
 from edgekit.cli.saved_job import DEMO, GivenJob, announce, check_again, continued, run_of, with_output
 from edgekit.cli.shared import DryRun, Json, Quiet, Wide
 from edgekit.cli.typed import Typed
+from edgekit.models.demo import OUTPUT, THREADS
 from edgekit.pipeline.options import check_scheme
 
+OF_DEMO = {
+    "weights": "edgekit's own",
+    "data": "edgekit's own images",
+    "calibration_data": "edgekit's own images; with --data, its split train or a part of it",
+    "threads": str(THREADS),
+    "output": str(OUTPUT),
+}
+"""Defaults of `edgekit demo`."""
 DEPLOY_EXAMPLES = """
 Examples:
   edgekit deploy resnet18 --data photos
@@ -75,10 +85,11 @@ def deploy(
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
+@described(OF_DEMO)
 @flat
 def demo(
     context: typer.Context,
-    making: MakingDemo,
+    making: Making,
     calibrating: Calibrating,
     measuring: Measuring,
     wanted: Wanted,

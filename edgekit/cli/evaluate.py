@@ -17,6 +17,7 @@ from edgekit.cli.options import data_of, evaluation_browser, gates_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, show_steps
 from edgekit.cli.saved_job import bundles_of
 from edgekit.cli.shared import (
+    EVERY_CORE,
     MOST_THREADS,
     EvalCount,
     EvaluationDevice,
@@ -79,7 +80,7 @@ class Scaling:
             min=1,
             max=MOST_THREADS,
             metavar="N",
-            show_default="all cores, or 1 for each of several workers",
+            show_default=f"{EVERY_CORE}, or 1 for each of several workers",
             rich_help_panel=panels.MEASUREMENT,
             help="Number of threads that the runtime uses in each process.",
         ),

@@ -12,9 +12,6 @@ from edgekit.cli.shared import (
     Devices,
     Iterations,
     Labelled,
-    LabelledOfDemo,
-    LabelledOfModel,
-    LabelledUnlessDemo,
     NoThumbnails,
     Offline,
     RecipeName,
@@ -138,27 +135,6 @@ class Making:
 
 
 @dataclass
-class MakingDemo(Making):
-    """The same for `edgekit demo`, which has its own weights, images and run folder."""
-
-    data: LabelledOfDemo = None
-
-
-@dataclass
-class MakingFloat(Making):
-    """The same for `edgekit compile`, which needs images only for a model."""
-
-    data: LabelledOfModel = None
-
-
-@dataclass
-class MakingOrDemo(Making):
-    """The same for commands whose model can be `demo`."""
-
-    data: LabelledUnlessDemo = None
-
-
-@dataclass
 class Calibrating:
     """The images to calibrate on."""
 
@@ -275,8 +251,8 @@ class Measuring:
             metavar="FACTOR",
             show_default="1",
             rich_help_panel=panels.GATES,
-            help="Factor by which an int8 bundle must be faster than its runtime's fastest float, bf16 and f16 "
-            "included, with its whole 95 % confidence interval. 0 turns the gate off.",
+            help="Required speedup of an int8 bundle over its runtime's fastest float, bf16 and f16 included. The "
+            "whole 95 % confidence interval must lie above it. 0 turns the gate off.",
         ),
     ] = None
     no_thumbnails: NoThumbnails = False

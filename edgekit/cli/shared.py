@@ -16,6 +16,7 @@ RUNTIME_NAMES = ", ".join(
     runtime.name + (f" (or {', '.join(runtime.aliases)})" if runtime.aliases else "") for runtime in RUNTIMES.values()
 )
 """The names that `--target` takes, in words."""
+EVERY_CORE = "one for each physical core"
 MOST_THREADS = 1024
 MOST_STREAMS = 256
 
@@ -25,7 +26,7 @@ Threads = Annotated[
         min=1,
         max=MOST_THREADS,
         metavar="N",
-        show_default="all cores",
+        show_default=EVERY_CORE,
         rich_help_panel=panels.MEASUREMENT,
         help="Number of threads that the runtime uses.",
     ),
@@ -99,9 +100,6 @@ _data = functools.partial(
 )
 Labelled = Annotated[Path | None, _data(show_default=REQUIRED)]
 LabelledOptional = Annotated[Path | None, _data()]
-LabelledOfDemo = Annotated[Path | None, _data(show_default="edgekit's own images")]
-LabelledOfModel = Annotated[Path | None, _data(show_default=f"{REQUIRED} for a model")]
-LabelledUnlessDemo = Annotated[Path | None, _data(show_default=f"{REQUIRED}, except for demo")]
 Targets = Annotated[
     list[str] | None,
     typer.Option(

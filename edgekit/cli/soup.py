@@ -9,6 +9,7 @@ import typer
 
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
+from edgekit.cli.arguments import NAMES
 from edgekit.cli.checks import check_images, check_soup_output
 from edgekit.cli.flat import flat
 from edgekit.cli.groups import Source
@@ -49,7 +50,7 @@ class Choice:
             metavar="MODEL",
             autocompletion=completion.models_and_demo,
             rich_help_panel=panels.MODEL,
-            help="Model of the checkpoints: a timm name, open_clip:NAME, module:factory, or demo.",
+            help=f"Model of the checkpoints: demo for edgekit's own model, or a {NAMES}.",
         ),
     ] = None
     data: LabelledOptional = None

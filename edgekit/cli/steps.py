@@ -2,31 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from edgekit.cli import completion, panels
+from edgekit.cli import panels
 from edgekit.cli.app import app
-from edgekit.cli.arguments import Model
+from edgekit.cli.arguments import Model, ModelOrGraphs
 from edgekit.cli.checks import check_device_class, check_images, check_recipe
+from edgekit.cli.described import described
 from edgekit.cli.flat import flat
-from edgekit.cli.groups import Calibrating, Making, MakingFloat, Source
+from edgekit.cli.groups import Calibrating, Making, Source
 from edgekit.cli.options import job_options, model_options, scheme_of, targets_of
 from edgekit.cli.output import clean_stdout, emit, loading
-from edgekit.cli.shared import (
-    Json,
-    Quiet,
-    Scheme,
-)
+from edgekit.cli.shared import Json, Quiet, Scheme
+from edgekit.compat.typer import REQUIRED
 from edgekit.errors import UsageError
 from edgekit.pipeline.options import Options, check_scheme
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command(rich_help_panel=panels.MORE)
+@described({}, {"output": "Folder for the graphs, calibration.json and stored results."})
 @flat
 def quantize(
     model: Model,
@@ -60,18 +53,14 @@ def quantize(
 
 
 @app.command(name="compile", rich_help_panel=panels.MORE)
+@described(
+    {"data": f"{REQUIRED} for a model", "output": "runs/MODEL; graphs need the option"},
+    {"output": "Folder for the bundles."},
+)
 @flat
 def compile_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            autocompletion=completion.models,
-            help="A folder that `edgekit quantize` wrote, or a model to compile in float: a timm name, open_clip:NAME, "
-            "module:factory or a .onnx file.",
-        ),
-    ],
-    making: MakingFloat,
+    source: ModelOrGraphs,
+    making: Making,
     network: Source,
     json_: Json = False,
     quiet: Quiet = False,

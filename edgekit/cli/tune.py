@@ -6,29 +6,24 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli import completion, panels
+from edgekit.cli import panels
 from edgekit.cli.app import app
+from edgekit.cli.arguments import ModelOrRunOrDemo
+from edgekit.cli.described import described
 from edgekit.cli.flat import flat
-from edgekit.cli.groups import Calibrating, MakingOrDemo, Measuring, Source
+from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.cli.options import scheme_of
 from edgekit.cli.output import answer_width, clean_stdout, emit, loading, show_report, show_steps, wrapped
 from edgekit.cli.saved_job import GivenJob, announce, arguments_of, continued, explicit_options, run_of, with_output
 from edgekit.cli.shared import Json, Quiet, Threads, Wide
 from edgekit.cli.typed import Typed
+from edgekit.compat.typer import REQUIRED
 from edgekit.pipeline.options import Options
 from edgekit.support.libraries import import_needed
 
 SAMPLES = 128
 MOST_MINUTES = 365 * 24 * 60
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        autocompletion=completion.models_and_demo,
-        help="A run folder, whose job is used; or a timm name, open_clip:NAME, module:factory, a .onnx file, or demo "
-        "for edgekit's own model.",
-    ),
-]
+UNLESS_DEMO = f"{REQUIRED}, except for demo"
 
 
 def _options(given: GivenJob, command: tuple[str, ...]) -> Options:
@@ -47,11 +42,15 @@ def _of_run(given: GivenJob, run: Path, context: typer.Context) -> GivenJob:
 
 
 @app.command(rich_help_panel=panels.MORE)
+@described(
+    {"data": UNLESS_DEMO, "output": "runs/MODEL, or the run folder that is given as MODEL"},
+    {"output": "Run folder for sensitivity.json and sensitivity.svg."},
+)
 @flat
 def sensitivity(
     context: typer.Context,
-    model: Model,
-    making: MakingOrDemo,
+    model: ModelOrRunOrDemo,
+    making: Making,
     calibrating: Calibrating,
     source: Source,
     num_eval_samples: Annotated[
@@ -157,11 +156,12 @@ def _split(given: GivenJob, searching: Searching, measuring: Measuring) -> tuple
 
 
 @app.command(rich_help_panel=panels.COMMANDS)
+@described({"data": UNLESS_DEMO, "output": "runs/MODEL, or RUN-tuned for a run folder"})
 @flat
 def tune(
     context: typer.Context,
-    model: Model,
-    making: MakingOrDemo,
+    model: ModelOrRunOrDemo,
+    making: Making,
     calibrating: Calibrating,
     measuring: Measuring,
     searching: Searching,

@@ -3,13 +3,18 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgekit import __version__
 from edgekit.cli import panels
+from edgekit.cli.groups import Making
 from edgekit.cli.main import main
+from edgekit.cli.saved_job import DEMO, GivenJob
+from edgekit.models.demo import assets
+from edgekit.models.lookup import SOURCES, find_source
 from tests.helpers.command_line import all_commands
 
 JOB = {"deploy": panels.COMMANDS, "benchmark": panels.COMMANDS, "tune": panels.COMMANDS, "devices": panels.MORE}
@@ -170,3 +175,42 @@ def test_examples_are_complete_commands(words: str, show_help: Any) -> None:
     for line in examples:
         if line.startswith("edgekit "):
             assert any(line.startswith(f"edgekit {name}") for name in known), line
+
+
+def test_the_help_of_demo_names_its_own_defaults() -> None:
+    shown = {option.name: option.show_default for option in dict(all_commands())["demo"].params}
+    job = GivenJob(model=DEMO, making=Making()).options(())
+    assert shown["threads"] == str(job.timing.threads)
+    assert shown["output"] == str(job.folder)
+    own = assets()
+    for name, path in (("weights", job.model.weights), ("data", job.data), ("calibration_data", job.calibration_data)):
+        assert Path(str(path)).is_relative_to(own)
+        assert shown[name].startswith("edgekit's own"), name
+    deploy = {option.name: option.show_default for option in dict(all_commands())["deploy"].params}
+    assert deploy["output"] == "runs/MODEL", "the options of other commands are left alone"
+
+
+MODELS = {
+    "timm name": "resnet18",
+    "torchvision:NAME": "torchvision:resnet18",
+    "open_clip:NAME": "open_clip:ViT-B-32",
+    "hf_hub:USER/MODEL": "hf_hub:timm/resnet18.a1_in1k",
+    "module:factory": "my_package.models:classifier",
+    ".onnx file": "model.onnx",
+}
+"""Each form of a model's name that help gives, and an example."""
+
+
+def test_every_help_of_a_model_names_every_source() -> None:
+    assert {type(find_source(name)) for name in MODELS.values()} == {type(source) for source in SOURCES}
+    texts = {
+        f"{words} {option.name}": option.help
+        for words, command in all_commands()
+        for option in command.params
+        if re.search("timm name", str(option.help))
+    }
+    expected = {"deploy model", "plan model", "quantize model", "compile source", "tune model", "sensitivity model"}
+    assert set(texts) == expected | {"soup model"}
+    for command, text in texts.items():
+        forms = [form for form in MODELS if form != ".onnx file" or command != "soup model"]
+        assert [form for form in forms if form not in text] == [], command

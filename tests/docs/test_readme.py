@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.config.runtimes import RUNTIMES
+from edgekit.images.layouts.lookup import LAYOUTS
 from tests.helpers.tiny import ROOT
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -30,3 +32,19 @@ def test_a_page_has_nothing_that_only_the_site_fills_or_understands(page: Path) 
 
 def test_it_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_what_runs_where_agrees_with_the_runtimes() -> None:
+    rows = re.findall(
+        r"^\| (\S+(?: \S+)?) \| f32.*? \| (yes|no) \| (yes|no) \|", (ROOT / "README.md").read_text(), re.M
+    )
+    schemes = {runtime.title: runtime.schemes for runtime in RUNTIMES.values()}
+    assert {title: (int8, weights) for title, int8, weights in rows} == {
+        title: ("yes" if "w8a8" in own else "no", "yes" if "w8" in own else "no") for title, own in schemes.items()
+    }
+
+
+def test_data_layouts_lists_every_layout() -> None:
+    text = (ROOT / "docs/how-to/data-layouts.md").read_text()
+    table, _, _ = text.partition("| --- |")[2].partition("\n\n")
+    assert len(table.splitlines()) == 1 + len(LAYOUTS)
