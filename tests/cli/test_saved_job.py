@@ -33,7 +33,7 @@ ALL = GivenJob(
         weights="random", data=Path("/a"), target=["onnx"], device_class="x86-64-v3", recipe="default", seed=3
     ),
     calibrating=Calibrating(Path("/b"), 4, Path("/c")),
-    measuring=Measuring(5, ["local", "web"], True, Path("/e"), True, True, 2, 6, 7, 0.5, 1.5, True),
+    measuring=Measuring(5, ["local", "web"], True, Path("/e"), "https", True, 2, 6, 7, 0.5, 1.5, True),
     source=Source("a=1", "32", "0.5", "0.6", "bicubic", 0.9, Path("/d")),
     wanted=Wanted(["int8"], "w8", True, True),
 )
