@@ -11,6 +11,7 @@ from torch import ops
 from torch.fx import Graph, Node
 
 from edgekit.support.bounded import Bounded
+from edgekit.support.libraries import replaces_library
 
 insert_t_q_dq = OptimizeLayoutTransposesPass.insert_t_q_dq
 """The converter's own method."""
@@ -58,6 +59,7 @@ def keep_layout_marks() -> None:
         return
 
     @wraps(insert_t_q_dq)
+    @replaces_library
     def keeping(self: Any, graph: Graph, input_dq: Node, *args: Any) -> Any:
         meta = input_dq.meta
         inserted = insert_t_q_dq(self, graph, input_dq, *args)
@@ -86,6 +88,7 @@ class _SharedTexts:
         self._lower = lower
         self._texts: Bounded[Any, str] = Bounded(SHARED)
 
+    @replaces_library
     def __call__(self, function: Any, args: Any, kwargs: Any, ir_input_names: Any = None) -> Any:
         """(function that returns the StableHLO text, inputs), as the converter's function returns them."""
         make, inputs = self._lower(function, args, kwargs, ir_input_names=ir_input_names)
@@ -94,6 +97,7 @@ class _SharedTexts:
             return make, inputs
         key = fingerprint, repr(fingerprint)  # 1, 1.0 and True are equal, but don't read the same
 
+        @replaces_library
         def text() -> str:
             known = self._texts.get(key)
             if known is None:

@@ -26,6 +26,7 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from edgekit.support.bounded import Bounded
+from edgekit.support.libraries import replaces_library
 
 Table: TypeAlias = dict[Any, Callable[..., Any]]
 """Decompositions by operation."""
@@ -60,6 +61,7 @@ def decomposing_by_node() -> Iterator[None]:
         utils._materialize_cpp_cia_ops = list_operations
 
 
+@replaces_library
 def _decompose(
     program: ExportedProgram, *, cia_to_decomp: Table, python_decomp_table: Table, **options: Any
 ) -> ExportedProgram:

@@ -25,6 +25,7 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils._pytree import tree_flatten
 
 from edgekit.compat.torch import compiled
+from edgekit.support.libraries import replaces_library
 
 _by_tracing = torch.export.export
 _KEPT = ("nn_module_stack", "stack_trace", "source_fn_stack", "torch_fn", "custom")
@@ -49,6 +50,7 @@ def exporting_by_copying() -> Iterator[None]:
         torch.export.export = _by_tracing
 
 
+@replaces_library
 def _export(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
     """Do what torch's function of this signature does. Other modules than plain graphs are left to torch."""
     if (

@@ -9,12 +9,15 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from types import ModuleType, TracebackType
+from types import CodeType, FunctionType, ModuleType, TracebackType
+from typing import Any, TypeVar, cast
 
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.support import library_log
 from edgekit.support.distribution import install_command
 
+F = TypeVar("F", bound=Callable[..., Any])
+_replacements: set[CodeType] = set()
 UNINFORMATIVE = re.compile(
     r"Exception from \S+:\d+:$|Check '.*' failed at |FrontEnd API failed with \w+:$|Model wasn't fully converted\.$|"
     r"Summary:$"
@@ -55,6 +58,15 @@ def import_needed(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
 
 
+def replaces_library(function: F) -> F:
+    """Mark a function that takes the place of a library's own, and leaves to that what it can't do itself.
+
+    An error that it gets from the library is the library's for `LibraryErrors`, although it came through edgekit.
+    """
+    _replacements.add(cast(FunctionType, function).__code__)
+    return function
+
+
 class LibraryErrors:
     """Turns exceptions of a third-party library inside the block into errors of edgekit.
 
@@ -79,10 +91,15 @@ class LibraryErrors:
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an exception came through edgekit's own code. The first frame is the block's and doesn't count."""
+    """Whether an exception came through edgekit's own code.
+
+    The first frame, which is the block's, doesn't count. Neither does a frame that `replaces_library`, unless the
+    exception was raised there.
+    """
     trace = trace.tb_next if trace else None
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "edgekit":
+        own = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "edgekit"
+        if own and (trace.tb_next is None or trace.tb_frame.f_code not in _replacements):
             return True
         trace = trace.tb_next
     return False

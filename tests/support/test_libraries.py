@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from edgekit.compat.torch_program import exporting_by_copying
 from edgekit.errors import CompileError, MissingExtraError
+from edgekit.runtime.backend import compiler_errors
 from edgekit.support.distribution import install_command
-from edgekit.support.libraries import LibraryErrors, first_line, import_needed, quiet
+from edgekit.support.libraries import LibraryErrors, first_line, import_needed, quiet, replaces_library
 
 EVERYTHING = """
 import logging, os, sys, warnings
@@ -122,6 +125,37 @@ def test_a_library_s_exception_becomes_an_error_of_edgekit() -> None:
     with pytest.raises(CompileError, match="refused: Expecting value") as caught:
         refused(lambda: json.loads(""))
     assert isinstance(caught.value.__cause__, json.JSONDecodeError)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("", CompileError), ("[1]", CompileError), ("1", KeyError), ("{}", AttributeError)]
+)
+def test_a_replacement_answers_for_its_own_code_only(
+    text: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a function that takes the place of the library's: what it leaves to the library fails, or it does itself."""
+    code = (
+        "def bug(): {}['gone']\n"
+        "def replacement(text, own):\n"
+        "    value = own(text)\n"
+        "    if isinstance(value, list): own(value)\n"
+        "    if isinstance(value, dict): return value.gone\n"
+        "    return bug()\n"
+    )
+    names: dict[str, Any] = {"__name__": "edgekit.compat.some"}
+    exec(code, names)
+    replacement = replaces_library(names["replacement"])
+    with pytest.raises(error):
+        refused(lambda: replacement(text, json.loads))
+
+
+def test_an_export_that_is_left_to_torch_and_fails_is_no_bug_of_edgekit() -> None:
+    class Branching(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(CompileError, match="refused"), compiler_errors("onnx"), exporting_by_copying():
+        torch.export.export(Branching(), (torch.zeros(2),))
 
 
 def test_errors_that_pass_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
