@@ -13,8 +13,13 @@ from edgekit.errors import ImageError
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
+try:
+    from PIL.AvifImagePlugin import SUPPORTED as HAS_AVIF  # Pillow 11.3 or newer, and not in every build
+except ImportError:
+    HAS_AVIF = False
+
 # Raster formats that every Pillow build registers. EPS is left out on purpose, because Pillow would start Ghostscript.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", *(("AVIF",) if HAS_AVIF else ()))
 
 
 def open_image(source: ImageLike, name: str | None = None) -> Image.Image:
@@ -43,7 +48,9 @@ def _open(file: str | BytesIO, name: str) -> Image.Image:
     except FileNotFoundError:
         raise ImageError(f"image '{name}' doesn't exist", fix="Check the path") from None
     except UnidentifiedImageError:
-        raise ImageError(f"'{name}' is not an image of a known format", valid=", ".join(_FORMATS)) from None
+        raise ImageError(
+            f"'{name}' is not an image of a known format", valid=", ".join(_FORMATS), fix="Convert it, such as to PNG"
+        ) from None
     # Pillow's plugins raise almost anything on damaged files (struct.error, SyntaxError, zlib.error, KeyError …).
     except Exception as error:
         raise ImageError(f"can't open image '{name}': {error}") from error

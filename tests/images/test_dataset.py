@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.class_indices import imagenet_wnids
@@ -154,6 +154,25 @@ def test_paths_that_are_not_data_sets(tmp_path: Path) -> None:
     loose = make(tmp_path / "loose", {"1.png": b"", "cat/2.png": b""})
     with refuses(DataError, 1, "'1.png'"):
         open_dataset(loose, LABELS)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this build of Pillow has no AVIF")
+def test_photos_of_phones_and_browsers_are_no_less_images(place: Path) -> None:
+    """Those that Pillow can't decode are named instead of being passed over."""
+    members = {}
+    for suffix, form in (("jfif", "JPEG"), ("AVIF", "AVIF")):
+        buffer = BytesIO()
+        Image.new("RGB", (8, 6), (200, 30, 30)).save(buffer, form)
+        members[f"cat/1.{suffix}"] = buffer.getvalue()
+    members |= {"cat/2.heic": b"\0\0\0\x18ftypheic", "cat/3.HEIF": b"\0\0\0\x18ftypheif", "cat/notes.txt": b""}
+    dataset = open_dataset(make(place, members), LABELS)
+    assert len(dataset.samples) == 4
+    chosen = select(dataset, None, 0)
+    assert sorted(sample.name for sample in chosen.samples) == ["cat/1.AVIF", "cat/1.jfif"]
+    assert [dataset.image(sample).size for sample in chosen.samples] == [(8, 6)] * 2
+    unreadable = dict(chosen.unreadable)
+    assert sorted(unreadable) == ["cat/2.heic", "cat/3.HEIF"]
+    assert all("not an image of a known format" in reason and "Convert it" in reason for reason in unreadable.values())
 
 
 def test_zip_members_that_point_elsewhere_are_left_out(tmp_path: Path) -> None:

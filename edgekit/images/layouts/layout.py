@@ -7,8 +7,12 @@ from typing import ClassVar, Protocol, Self
 
 MAX_IMAGE_BYTES = 512 << 20
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-)
+    (
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
+        ".avif", ".heic", ".heif",
+    )
+)  # fmt: skip
+"""Suffixes of images. Pillow can't decode HEIC, so such a file is reported as unreadable, and not passed over."""
 TRAINING_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("val", "valid", "validation", "test")
 """Names of splits in the order in which one of them is chosen to evaluate on."""

@@ -1,4 +1,7 @@
-"""Tar shards of WebDataset: `key.jpg` beside `key.cls` or `key.json`."""
+"""Tar shards of WebDataset: `key.jpg` beside `key.cls` or `key.json`.
+
+Other images of the same key, such as `key.seg.png`, are left out.
+"""
 
 import json
 import re
@@ -122,9 +125,19 @@ def _labelled(shard: Shard) -> list[ListedImage]:
         members = _members(shard.file)
     except OSError as error:
         raise _damaged(shard.file, error) from error
-    beside = {_key(name): name for suffix in (".json", ".cls") for name in members if name.lower().endswith(suffix)}
+    order = [(plain, suffix) for plain in (False, True) for suffix in (".json", ".cls")]
+    beside = {
+        _key(name): name
+        for plain, suffix in order
+        for name in members
+        if _is_plain(name) == plain and name.lower().endswith(suffix)
+    }
+    names = list(filter(is_image, members))
+    pictured = {_key(name) for name in names if _is_plain(name)}
     images = []
-    for name in filter(is_image, members):
+    for name in names:
+        if not _is_plain(name) and _key(name) in pictured:
+            continue  # such as the mask KEY.seg.png beside KEY.jpg
         label = _read_label(shard.file, other, *members[other]) if (other := beside.get(_key(name))) else None
         images.append(ListedImage(shard.within(name), label))
     return images
@@ -134,6 +147,11 @@ def _key(name: str) -> str:
     """WebDataset's key of a member: its path up to the first dot of the file's name."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.partition(".")[0]))
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a member is its sample's own, such as KEY.jpg, and not a part of another kind, such as KEY.seg.png."""
+    return PurePosixPath(name).name.count(".") == 1
 
 
 def _read_label(file: Path, name: str, offset: int, size: int) -> Label | None:

@@ -43,6 +43,16 @@ def test_cls_counts_before_json(tmp_path: Path) -> None:
     assert open_dataset(write_tar(tmp_path / "set.tar", members), LABELS).samples[0].label == 2
 
 
+def test_parts_of_another_kind_are_no_images_of_their_own(tmp_path: Path) -> None:
+    members = {
+        "some/1.seg.png": IMAGES[3], "some/1.jpg": IMAGES[0], "some/1.cls": b"cat", "some/1.aux.cls": b"owl",
+        "2.png": IMAGES[1], "2.depth.v2.png": IMAGES[3], "2.json": b'{"label": "dog"}', "2.seg.json": b'{"label": 2}',
+        "3.rgb.png": IMAGES[2], "3.cls": b"owl",
+    }  # fmt: skip
+    dataset = open_dataset(write_tar(tmp_path / "set.tar", members), LABELS)
+    assert {sample.name: sample.label for sample in dataset.samples} == {"some/1.jpg": 0, "2.png": 1, "3.rgb.png": 2}
+
+
 def test_shards_by_pattern_and_by_folder(tmp_path: Path) -> None:
     for shard, label in enumerate(LABELS):
         write_tar(tmp_path / f"set/photos-{shard + 8:03}.tar", {"1.png": IMAGES[shard], "1.cls": label.encode()})
