@@ -16,7 +16,7 @@ from edgekit.report.document import Report
 from edgekit.report.row import Row, all_figures
 
 EXAMPLE = Path(__file__).parent / "report-example.json"
-"""A real report, whose lists were cut to their first entries. `docs.generate.example` writes it."""
+"""A real report, whose lists were cut to their first entries. `docs.generate.report_example` writes it."""
 WIDEST = 70
 """Characters of an example's JSON that are shown."""
 NOTHING = "–"  # noqa: RUF001

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.cli.app import _command
 from edgekit.cli.groups import Calibrating, Making, Measuring, Source, Wanted
 from edgekit.cli.main import main
 from edgekit.cli.saved_job import GROUPS, GivenJob, _plain, bundles_of, read_job, run_of
@@ -18,6 +17,7 @@ from edgekit.errors import InputError
 from edgekit.measure.settings import Gates
 from edgekit.pipeline.options import Options
 from edgekit.support.run_folder import JOB
+from tests.helpers.command_line import all_commands
 
 ENTRIES = {
     "deploy": "edgekit.pipeline.deploy.deploy",
@@ -221,7 +221,7 @@ def test_relative_paths_are_kept_as_absolute_ones(tmp_path: Path, monkeypatch: p
 
 
 def test_the_arguments_of_a_job_are_those_of_the_command() -> None:
-    parameters = _command().commands["deploy"].params
+    parameters = dict(all_commands())["deploy"].params
     options = {option for parameter in parameters for option in parameter.opts}
     assert {argument for argument in ALL.arguments if argument.startswith("--")} <= options
     assert ALL.arguments[:3] == ("net:make", "--weights", "random")

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from edgekit import __version__
 from edgekit.devices.registry import Device
 from edgekit.devices.web.facts import build_for, device_of
-from edgekit.devices.web.messages import Build, Download, Opened, Shown
+from edgekit.devices.web.outcome import evaluated, outcome
+from edgekit.devices.web.page_messages import Build, Download, Opened, Shown
 from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import NAME, VERSION, RuntimeFiles
 from edgekit.devices.web.server import PageServer
-from edgekit.devices.web.words import evaluated, outcome
 from edgekit.errors import BrowserError, DeviceError
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import Predictions, SnrMeter, predict

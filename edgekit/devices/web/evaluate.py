@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.devices.registry import Device
-from edgekit.devices.web.limits import check_reference, runnable_on
 from edgekit.devices.web.pages import Pages, serving
+from edgekit.devices.web.runnable import check_reference, runnable_on
 from edgekit.images.dataset import Sample
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluate_bundles import evaluate_bundles

@@ -3,7 +3,7 @@
 import re
 
 from edgekit.devices.registry import Device
-from edgekit.devices.web.messages import DotProducts, PageFacts
+from edgekit.devices.web.page_messages import DotProducts, PageFacts
 from edgekit.devices.web.runtime_package import LICENSE, BuildName
 from edgekit.errors import BrowserError, printable
 from edgekit.report.device_facts import BrowserFacts, DeviceFacts, DotProduct

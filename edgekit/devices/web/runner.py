@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.devices.web.messages import (
+from edgekit.devices.web.page_messages import (
     Build,
     Download,
     Images,

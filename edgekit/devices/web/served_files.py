@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from edgekit.devices.web.messages import Download
+from edgekit.devices.web.page_messages import Download
 from edgekit.devices.web.runtime_package import RuntimeFiles
 
 HEADERS = {

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from edgekit.devices.web.messages import Answer, Download, Joined, Request, Shown
+from edgekit.devices.web.page_messages import Answer, Download, Joined, Request, Shown
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.served_files import ServedFiles
 from edgekit.errors import BrowserError, EngineError, FrozenError

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.devices.web.messages import Build, Download, Opened, OpenRequest, Shown
+from edgekit.devices.web.page_messages import Build, Download, Opened, OpenRequest, Shown
 from edgekit.devices.web.runner import Runner
 from edgekit.devices.web.runtime_package import RuntimeFiles
 from edgekit.devices.web.server import PageServer

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edgekit.devices.web.messages import Build, Download, LogitsRequest, Request
+from edgekit.devices.web.page_messages import Build, Download, LogitsRequest, Request
 from edgekit.devices.web.runner import CHUNK_BYTES, Runner
 from edgekit.devices.web.server import PageServer
 from edgekit.errors import EngineError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit.devices.web.messages import Shown
+from edgekit.devices.web.page_messages import Shown
 from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.report.measurement import Measurement
 

@@ -1,4 +1,4 @@
-"""Cuts real reports down to the example in the reference: `python -m docs.generate.example REPORT.json ...`.
+"""Cuts real reports down to the example in the reference: `python -m docs.generate.report_example REPORT.json ...`.
 
 What the first report leaves empty comes from the next one that has it, so that nearly every field has an example.
 """
