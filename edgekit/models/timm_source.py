@@ -21,6 +21,8 @@ from edgekit.models.source import LoadedModule
 from edgekit.models.state_dict import state_sha256
 from edgekit.models.weight_notes import notes_on_tensors
 
+# Arguments that timm's own code sets only for published weights, which fine-tunes and random weights need too.
+_AS_PUBLISHED: dict[str, ModelArgs] = {"fbnetc_100": {"bn_eps": 1e-3}}
 _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
@@ -104,7 +106,8 @@ def _constructor_arguments(options: ModelOptions, config: PretrainedCfg) -> Mode
                 f"--model-args can't set '{key}', because edgekit chooses the weights itself",
                 fix="Choose weights with `--weights`",
             )
-    arguments, size = dict(options.model_args), size_of_model(options)
+    arguments = {**_AS_PUBLISHED.get(str(config.architecture), {}), **options.model_args}
+    size = size_of_model(options)
     if arguments.get("num_classes", config.num_classes) == 0:
         raise ModelError(
             f"model '{options.name}' has no classifier and returns features",
