@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ModelError, WeightsError
-from edgekit.images.preprocess import CROP_MODES
 from edgekit.models.class_names import StoredNames, stored_names
 from edgekit.models.description import Description, Inputs, timm_inputs
+from edgekit.models.image_processor import processor_inputs
 from edgekit.models.transformers_layout import timm_model
 
 CONFIG = "config.json"
@@ -18,11 +18,7 @@ PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of the file with the weights, in the order of preference."""
 _INDEX = "model.safetensors.index.json"
-# Pillow's numbers of its filters, which transformers stores.
-_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
-# ConvNeXt's preprocessing in transformers doesn't crop images of this size or above.
-_SQUASHED_FROM = 384
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -61,43 +57,8 @@ def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]
     architecture, arguments = timm_model(config, str(path))
     inputs, origin = Inputs(), ""
     if (folder / PREPROCESSOR).is_file():
-        inputs, origin = _preprocessing(_read(folder / PREPROCESSOR)), f"'{PREPROCESSOR}'"
+        inputs, origin = processor_inputs(_read(folder / PREPROCESSOR)), f"'{PREPROCESSOR}'"
     return Description(architecture, f"'{CONFIG}'", arguments, inputs, origin), names
-
-
-def _preprocessing(config: Mapping[str, Any]) -> Inputs:
-    """The preprocessing of ViT's and ConvNeXt's image processors of transformers."""
-    plain = timm_inputs(
-        {
-            "mean": config.get("image_mean"),
-            "std": config.get("image_std"),
-            "interpolation": _FILTERS.get(config.get("resample", -1)),
-        }
-    )
-    if config.get("do_normalize") is False:
-        plain = Inputs(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), interpolation=plain.interpolation)
-    size = config.get("size")
-    sides: Any = (size, size) if type(size) is int else None
-    shortest = None
-    if isinstance(size, Mapping):
-        shortest = size.get("shortest_edge")
-        sides = (size["height"], size["width"]) if {"height", "width"} <= size.keys() else (shortest, shortest)
-    if sides is None or not all(type(side) is int for side in sides):
-        return plain
-    crop = config.get("crop_pct")
-    center, squash, _ = CROP_MODES
-    crop_size = config.get("crop_size")
-    if config.get("do_center_crop") and isinstance(crop_size, Mapping) and {"height", "width"} <= crop_size.keys():
-        # CLIP-like: the shorter side is resized, and the centre is cropped
-        sides, crop = (crop_size["height"], crop_size["width"]), crop_size["height"] / (shortest or sides[0])
-        return _with(plain, sides, crop, center)
-    if crop is not None and shortest is not None and shortest < _SQUASHED_FROM:
-        return _with(plain, sides, float(crop), center)
-    return _with(plain, sides, 1.0, squash)
-
-
-def _with(inputs: Inputs, size: tuple[int, int], crop_pct: float, crop_mode: str) -> Inputs:
-    return Inputs(size, inputs.mean, inputs.std, inputs.interpolation, crop_pct, crop_mode)
 
 
 def _tuple(value: object) -> object:
