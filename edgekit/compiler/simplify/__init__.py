@@ -23,12 +23,15 @@ from edgekit.compiler.simplify.no_ops import (
     remove_infinite_limits,
     remove_zero_sums,
 )
+from edgekit.compiler.simplify.one_dimension import give_convolutions_two_axes
 from edgekit.compiler.simplify.pooling import fix_adaptive_max_pooling
+from edgekit.compiler.simplify.products import products_to_linear
 from edgekit.compiler.simplify.windows import gather_overlaps, gather_windows
 from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overwritten, select_by_mask
 
 PASSES: tuple[Callable[[GraphModule], int], ...] = (
     rename_operations,
+    give_convolutions_two_axes,
     remove_assertions,
     remove_copies,
     remove_infinite_limits,
@@ -46,6 +49,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     gather_overlaps,
     give_attention_four_axes,
     fold_constants,
+    products_to_linear,
     separate_biases,
     fold_biases,
     merge_branches,

@@ -1,0 +1,44 @@
+"""Convolutions over one axis become convolutions of an image with one row."""
+
+import pytest
+import torch
+from torch import nn
+
+from edgekit.compiler.graph import A
+from edgekit.compiler.simplify.batch_norms import fold_batch_norms
+from edgekit.compiler.simplify.one_dimension import give_convolutions_two_axes
+from tests.helpers.graphs import simplified, targets_of
+
+CONVOLUTIONS = {
+    "plain": nn.Conv1d(3, 4, 3),
+    "strided": nn.Conv1d(3, 6, 5, stride=2, padding=2, groups=3, bias=False),
+    "dilated": nn.Conv1d(3, 4, 3, padding=4, dilation=2),
+    "same": nn.Conv1d(3, 4, 3, padding="same"),
+    "valid": nn.Conv1d(3, 4, 3, padding="valid", dilation=3),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_over_one_axis(name: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(2), CONVOLUTIONS[name])
+    graph, places = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_two_axes)
+    assert places == 1
+    target = A.conv2d.padding if name in ("same", "valid") else A.conv2d.default
+    assert targets_of(graph).count(target) == 1
+
+
+def test_norms_and_activations_between_convolutions_need_no_views() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 1), nn.GELU())
+    network = nn.Sequential(nn.Flatten(2), *layers)
+    graph, _ = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_two_axes, fold_batch_norms)
+    targets = targets_of(graph)
+    assert A.batch_norm.default not in targets
+    assert targets.count(A.squeeze.dim) == 1
+    assert [target for target in targets if target in (A.conv2d.default, A.relu.default, A.gelu.default)] == [
+        A.conv2d.default,
+        A.relu.default,
+        A.conv2d.default,
+        A.gelu.default,
+    ]
