@@ -137,8 +137,14 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
             yield node, Layer(dense.name, "depthwise" if dense.is_depthwise else "conv", macs)
         elif dense is not None:
             yield node, Layer(dense.name, "linear", math.prod(shape_of(node)) * shape_of(dense.source)[-1])
-        elif node.target in (A.matmul.default, A.bmm.default) and constant(graph, operand(node)) is None:
+        elif node.target in (A.matmul.default, A.bmm.default) and not _is_sum(graph, node):
             yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[0])[-1])
         elif node.target is A.scaled_dot_product_attention.default:
             query, key = shape_of(node.args[0]), shape_of(node.args[1])
             yield node, Layer(layer_name(node), "matmul", 2 * math.prod(query) * key[-2])
+
+
+def _is_sum(graph: GraphModule, product: Node) -> bool:
+    """Whether a product's first operand consists of ones, by which `vector-norm-matmul` sums."""
+    left = constant(graph, operand(product))
+    return left is not None and bool((left == 1).all())

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.layers import layers
+from edgekit.compiler.layers import dense_layer, dense_layers, fixed_weights, layers
 from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantize, quantize_like
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.quantize.placement import Placement
@@ -47,10 +47,12 @@ def quantize_stage(
     lowering = load_lowering(request.target)
     placement = placement_of(recipe, request.target, lowering, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
-    covered = {layer.name for node, layer in layers(rewritten) if integer and placement.covers(node)}
+    covered = {layer.name for layer in dense_layers(rewritten) if integer and placement.quantizes(rewritten, layer)}
     table = tuple(
-        ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered)
-        for _, layer in layers(graph)
+        ManifestLayer(
+            name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered and _has_weights(graph, node)
+        )
+        for node, layer in layers(graph)
     )
     if int8:
         settings = (recipe, request.target, lowering, rewriter.check_equalized)
@@ -71,6 +73,12 @@ def quantize_stage(
         session={key: value for each in lowering.enabled(wants) for key, value in each.session.items() if integer},
     )
     return GraphToCompile(rewritten, facts, samples)
+
+
+def _has_weights(graph: GraphModule, node: Node) -> bool:
+    """Whether a layer has weights of its own, unlike products of two activations, which may have the same name."""
+    layer = dense_layer(node)
+    return layer is not None and fixed_weights(graph, layer) is not None
 
 
 def calibrate_together(

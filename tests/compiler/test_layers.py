@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.export import trace
-from edgekit.compiler.graph import A, constant
-from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers
+from edgekit.compiler.graph import A
+from edgekit.compiler.layers import DenseLayer, dense_layer, dense_layers, fixed_weights, layers
 
 
 class Two(nn.Module):
@@ -66,9 +66,33 @@ def test_other_nodes_and_literals_are_no_dense_layers() -> None:
 def test_its_nodes_have_the_weight_and_the_bias(module: nn.Linear | nn.Conv2d) -> None:
     graph = trace(module, (1, 4, 9, 4))
     (layer,) = dense_layers(graph)
-    weight, bias = constant(graph, layer.weight), constant(graph, layer.bias)
+    weight, bias = fixed_weights(graph, layer) or (None, None)
     assert weight is not None
     assert bias is not None
     assert torch.equal(weight, module.weight)
     assert module.bias is not None
     assert torch.equal(bias, module.bias)
+
+
+def test_weights_of_the_image_are_not_fixed() -> None:
+    class OfTheImage(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, torch.ones(4, 4), x[0, 0, 0])
+
+    graph = trace(OfTheImage(), (1, 4, 9, 4))
+    (layer,) = dense_layers(graph)
+    assert fixed_weights(graph, layer) is None
+
+
+def test_learned_queries_multiply_and_a_sum_by_ones_does_not() -> None:
+    class Queries(nn.Module):
+        def __init__(self, queries: Tensor) -> None:
+            super().__init__()
+            self.queries = nn.Parameter(queries)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.queries @ x
+
+    learned, ones = (trace(Queries(queries), (1, 4, 9, 4)) for queries in (torch.randn(2, 9), torch.ones(1, 9)))
+    assert [(layer.op, layer.macs) for _, layer in layers(learned)] == [("matmul", 4 * 2 * 9 * 4)]
+    assert not list(layers(ones))
