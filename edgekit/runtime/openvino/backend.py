@@ -16,6 +16,7 @@ from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.openvino.reductions import shield_extremes, split_reductions
+from edgekit.runtime.openvino.reshapes import shield_reshapes
 
 METADATA = '<edgekit value="'
 """Start of the element with the metadata. It is the last one of a model.xml."""
@@ -38,6 +39,7 @@ class Backend:
             split_reductions(model)
         if is_quantized:
             shield_extremes(model)
+            shield_reshapes(model)
         name_by_place(model)
         model.set_rt_info(metadata, ["edgekit"])
         with compiler_errors("openvino"):

@@ -21,6 +21,7 @@ DECOMPRESSION = ("Convert", "Subtract", "Multiply")
 INTEGER = re.compile(r"_[iu]8$", re.IGNORECASE)
 ADDED = re.compile(r"(_original|/Dequantization\w+)+$")  # suffixes that the low-precision passes add to names
 UNSEEN = "no node of OpenVINO's compiled graph names it as its origin"
+INSIDE = "OpenVINO computes it inside of a fused subgraph, whose kernels it doesn't name"
 
 
 @dataclass(frozen=True)
@@ -103,17 +104,18 @@ def _products(network: Any, nodes: Sequence[_Node]) -> tuple[OpProfile, ...]:
         if match is None:
             ops.append(OpProfile(name, "unknown", _macs(op), False, None, UNSEEN, all(operands)))
             continue
-        reason = None if match.int8 else float_reason("OpenVINO", operands)
+        inside = all(operands) and match.kind == "Subgraph"
+        reason = None if match.int8 else INSIDE if inside else float_reason("OpenVINO", operands)
         ms = match.ms if match.is_product else None
         ops.append(OpProfile(name, match.kernel, _macs(op), match.int8, ms, reason, all(operands)))
     return tuple(ops)
 
 
 def _fused(op: Any, ran: Mapping[str, _Node]) -> _Node | None:
-    """Node of a product that has the name of the bias which was fused into it."""
+    """Node of a product that has the name of the bias or factor which was fused into it."""
     for after in op.output(0).get_target_inputs():
         node = ran.get(after.get_node().get_friendly_name())
-        if after.get_node().get_type_name() == "Add" and node is not None and node.is_product:
+        if after.get_node().get_type_name() in ("Add", "Multiply") and node is not None and node.is_product:
             return node
     return None
 
