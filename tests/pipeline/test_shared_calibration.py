@@ -15,6 +15,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torch.fx import GraphModule
 
+from edgekit.compiler.graph import A, copy_sharing
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.quantizers import int8_weight, quantizers
@@ -152,6 +153,16 @@ def test_it_does_not_depend_on_the_runtime_that_asks() -> None:
     for name, layer in one.layers.items():
         assert torch.equal(layer.limited.weight, other.layers[name].limited.weight)
         assert torch.equal(layer.unlimited.weight, other.layers[name].unlimited.weight)
+
+
+def test_each_sum_gets_its_own_range_whatever_its_node_is_called() -> None:
+    asked, samples = request("resnet", "onnx"), noise_for(network("resnet"))
+    renamed = copy_sharing(exported("resnet"))
+    one, other = renamed.graph.find_nodes(op="call_function", target=A.add.Tensor)
+    one.name, other.name = other.name, one.name
+    graph = quantize_stage(asked, renamed, samples, images(1), shared=together("resnet")).graph
+    wanted = graph_of(asked, "resnet", together("resnet"), count=1)
+    assert [each.grid for each in quantizers(graph)] == [each.grid for each in quantizers(wanted)]
 
 
 def test_only_the_runtimes_that_need_it_get_limited_pairs() -> None:

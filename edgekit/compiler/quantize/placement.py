@@ -1,6 +1,6 @@
 """Placement of Q/DQ for each runtime, as a quantizer for NNCF."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -108,10 +108,10 @@ class Placement(Quantizer):  # type: ignore[misc]
         for lowering in self._lowerings if self._scheme == "w8a8" else ():
             for node, values in lowering.symmetric_inputs(model).items():
                 _mark(node).input_qspec_map.update(dict.fromkeys(values, self._symmetric))
-                self._name_inputs(node, values)
+                self._name_inputs(node, values, node.name)  # no rewrite replaces attention
         if self._target.quantize_residuals and self._scheme == "w8a8":
-            for node in model.graph.nodes:
-                self._quantize_residual(node)
+            for node, title in _residuals(model, self._names).items():
+                self._quantize_residual(node, title)
         return model
 
     def write_owners(self, graph: GraphModule) -> None:
@@ -163,22 +163,21 @@ class Placement(Quantizer):  # type: ignore[misc]
             what = "table" if node in tables else "output"
             self._output_places[node.name] = f"the {what} of {self._names[layer.node]}"
 
-    def _quantize_residual(self, node: Node) -> None:
+    def _quantize_residual(self, node: Node, title: str) -> None:
         """Quantize a residual sum or a max pooling after a convolution in INT8, from INT8 to INT8."""
-        makers = (dense_layer(without_activation(value)) for value in int8_inputs(node))
-        owners = {maker.name for maker in makers if maker is not None and maker.is_conv and self.covers(maker.node)}
+        owners = {maker.name for maker in _makers(node) if self.covers(maker.node)}
         if not owners:
             return
         _mark(node).input_qspec_map.update(dict.fromkeys(int8_inputs(node), self._activation))
         _mark(_last(node)).output_qspec = self._activation
         self._input_owners[node.name] |= owners
         self._output_owners[_last(node).name] |= owners
-        self._name_inputs(node, int8_inputs(node))
-        self._output_places[_last(node).name] = f"the output of {node.name}"
+        self._name_inputs(node, int8_inputs(node), title)
+        self._output_places[_last(node).name] = f"the output of {title}"
 
-    def _name_inputs(self, node: Node, values: Sequence[Node]) -> None:
+    def _name_inputs(self, node: Node, values: Sequence[Node], title: str) -> None:
         for index, value in enumerate(values):
-            self._input_places[node.name, value.name] = f"input {index} of {node.name}"
+            self._input_places[node.name, value.name] = f"input {index} of {title}"
 
     def validate(self, model: GraphModule) -> None:
         """Do nothing: `annotate` only marks supported nodes."""
@@ -205,6 +204,27 @@ def int8_inputs(node: Node) -> list[Node]:
     if len(inputs) < len(node.args) or any(is_view_of_constant(value) for value in inputs):
         return []  # a number, a position embedding or a bias isn't a residual
     return inputs if len({shape_of(value) for value in inputs}) == 1 else []
+
+
+def _makers(node: Node) -> list[DenseLayer]:
+    """The convolutions whose outputs a residual sum or a max pooling reads."""
+    layers = (dense_layer(without_activation(value)) for value in int8_inputs(node))
+    return [layer for layer in layers if layer is not None and layer.is_conv]
+
+
+def _residuals(graph: GraphModule, names: Mapping[Node, str]) -> dict[Node, str]:
+    """The residual sums and max poolings after convolutions, each with a title that no other has.
+
+    Titles are those of the convolutions, which all runtimes' graphs have, as rewrites may give sums other nodes.
+    """
+    titles: dict[Node, str] = {}
+    seen: Counter[str] = Counter()
+    for node in graph.graph.nodes:
+        if makers := _makers(node):
+            title = f"the {node.target} of {' and '.join(names[maker.node] for maker in makers)}"
+            seen[title] += 1
+            titles[node] = f"{title} ({seen[title]})"
+    return titles
 
 
 def without_activation(node: Node) -> Node:
