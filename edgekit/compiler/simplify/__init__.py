@@ -13,8 +13,13 @@ from edgekit.compiler.simplify.attention import give_attention_four_axes
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batch_norms
 from edgekit.compiler.simplify.biases import fold_biases, separate_biases
 from edgekit.compiler.simplify.branches import merge_branches
-from edgekit.compiler.simplify.constants import fold_constants
-from edgekit.compiler.simplify.equivalents import compare_booleans, fix_random_slopes, rename_operations
+from edgekit.compiler.simplify.constants import fold_constants, separate_weights
+from edgekit.compiler.simplify.equivalents import (
+    compare_booleans,
+    fix_random_slopes,
+    number_paddings,
+    rename_operations,
+)
 from edgekit.compiler.simplify.no_ops import (
     remove_assertions,
     remove_copies,
@@ -32,6 +37,7 @@ from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overw
 PASSES: tuple[Callable[[GraphModule], int], ...] = (
     rename_operations,
     give_convolutions_two_axes,
+    number_paddings,
     remove_assertions,
     remove_copies,
     remove_infinite_limits,
@@ -54,6 +60,7 @@ PASSES: tuple[Callable[[GraphModule], int], ...] = (
     fold_biases,
     merge_branches,
     fold_batch_norms,
+    separate_weights,
 )
 """The passes in the order of application."""
 

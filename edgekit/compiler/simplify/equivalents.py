@@ -3,7 +3,7 @@
 import torch
 from torch.fx import GraphModule
 
-from edgekit.compiler.graph import A, argument, number
+from edgekit.compiler.graph import A, argument, insert, number, operand, pair, shape_of
 
 EQUIVALENT = {
     A.view.default: A.reshape.default,  # which works with any strides, and passes change them
@@ -21,6 +21,26 @@ def rename_operations(graph: GraphModule) -> int:
     for node in known:
         node.target = EQUIVALENT[node.target]
     return len(known)
+
+
+def number_paddings(graph: GraphModule) -> int:
+    """Give each convolution with the padding "same" or "valid" its numbers, so that it is a layer like any other.
+
+    Where "same" needs one pixel more on the right or at the bottom, a padding adds it before the convolution. Returns
+    the number of convolutions changed.
+    """
+    convolutions = graph.graph.find_nodes(op="call_function", target=A.conv2d.padding)
+    for node in convolutions:
+        source, weight = operand(node), operand(node, 1)
+        stride, dilation = (list(pair(argument(node, position, 1))) for position in (3, 5))
+        same, kernel = argument(node, 4) == "same", shape_of(weight)[2:]
+        height, width = (same * step * (size - 1) for step, size in zip(dilation, kernel, strict=True))
+        if height % 2 or width % 2:
+            source = insert(graph, node, A.pad.default, source, [0, width % 2, 0, height % 2], like=node)
+        sides = [height // 2, width // 2]
+        node.args = (source, weight, argument(node, 2), stride, sides, dilation, argument(node, 6, 1))
+        node.target = A.conv2d.default
+    return len(convolutions)
 
 
 def compare_booleans(graph: GraphModule) -> int:

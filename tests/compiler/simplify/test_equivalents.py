@@ -1,11 +1,20 @@
 """Operations that passes or runtimes don't know become equivalent ones."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgekit.compiler.graph import A
-from edgekit.compiler.simplify.equivalents import compare_booleans, fix_random_slopes, rename_operations
+from edgekit.compiler.layers import layers
+from edgekit.compiler.simplify import simplify
+from edgekit.compiler.simplify.equivalents import (
+    compare_booleans,
+    fix_random_slopes,
+    number_paddings,
+    rename_operations,
+)
 from edgekit.compiler.simplify.no_ops import remove_copies
 from tests.helpers.graphs import simplified, targets_of
 
@@ -58,3 +67,37 @@ def test_a_random_slope_is_its_mean(network: nn.Module) -> None:
     assert places == 1
     assert targets_of(graph) == [A.leaky_relu.default]
     torch.testing.assert_close(graph(IMAGE), network(IMAGE))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize(
+    ("options", "padding", "before"),
+    [
+        ({"kernel_size": 3, "padding": "same"}, [1, 1], None),
+        ({"kernel_size": (1, 3), "padding": "same", "dilation": (3, 2)}, [0, 2], None),
+        ({"kernel_size": 2, "padding": "same"}, [0, 0], [0, 1, 0, 1]),
+        ({"kernel_size": (4, 3), "padding": "same", "groups": 3}, [1, 1], [0, 0, 0, 1]),
+        ({"kernel_size": (3, 2), "padding": "same", "dilation": 3, "bias": False}, [3, 1], [0, 1, 0, 0]),
+        ({"kernel_size": 3, "padding": "valid", "stride": (2, 1)}, [0, 0], None),
+    ],
+)
+def test_a_convolution_with_a_named_padding_is_a_layer(
+    options: dict[str, Any], padding: list[int], before: list[int] | None
+) -> None:
+    """Its batch norm is folded, and its multiply-accumulates are counted."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 6, **options), nn.BatchNorm2d(6)
+    nn.init.uniform_(norm.weight)
+    network = nn.Sequential(conv, norm).eval()
+    image = torch.randn(1, 3, 9, 7)
+    graph, _ = simplified(network, image, number_paddings)
+    assert targets_of(graph)[: 1 + bool(before)] == [*[A.pad.default] * bool(before), A.conv2d.default]
+    graph = simplify(graph)
+    ((layer, counted),) = layers(graph)
+    assert layer.args[4] == padding
+    assert [node.args[1] for node in graph.graph.find_nodes(op="call_function", target=A.pad.default)] == (
+        [before] if before else []
+    )
+    assert counted.macs == network(image).numel() * conv.weight[0].numel()
+    assert targets_of(graph) == [*[A.pad.default] * bool(before), A.conv2d.default]
+    torch.testing.assert_close(graph(image), network(image))
