@@ -20,6 +20,7 @@ from edgekit.config.runtimes import RUNTIMES, Runtime
 from edgekit.errors import BundleError, EngineError, GoldenError, ImageError, InputError, MissingExtraError, UsageError
 from edgekit.runtime import engine as base
 from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
+from edgekit.runtime.onnx.onnx_file import external_files
 from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
 from tests.helpers.refusals import refuses
@@ -303,8 +304,8 @@ def test_int8_input_and_output_are_scaled(make_bundle: MakeBundle, monkeypatch: 
     assert logits[0].tolist() == [2.0 * (index - 1) for index in range(10)]
 
 
-@pytest.mark.parametrize("way", ["path", "link"])
-def test_onnx_weights_outside_the_bundle_are_not_read(
+@pytest.mark.parametrize("way", ["path", "link", "file"])
+def test_onnx_weights_in_files_that_the_manifest_does_not_list_are_not_read(
     way: str, tiny_models: Path, tiny_golden: Golden, tmp_path: Path
 ) -> None:
     import onnx
@@ -318,9 +319,40 @@ def test_onnx_weights_outside_the_bundle_are_not_read(
     onnx.save(model, tmp_path / "model.onnx")
     files = {"model.onnx": tmp_path / "model.onnx"}
     bundle = write_bundle(tmp_path / "bundle", files, tiny_manifest("onnx"), tiny_labels(), tiny_golden)
-    (bundle.path / "inside").symlink_to(tmp_path / "secret")
-    with pytest.raises(EngineError, match="External data path"):
+    if way == "link":
+        (bundle.path / "inside").symlink_to(tmp_path / "secret")
+    elif way == "file":
+        shutil.copy(tmp_path / "secret", bundle.path / "inside")
+    with refuses(BundleError, "../secret" if way == "path" else "inside", "model.onnx"):
         edgekit.load(bundle.path)
+    files["inside"] = tmp_path / "secret"
+    if way != "path":
+        listed = write_bundle(tmp_path / "listed", files, tiny_manifest("onnx"), tiny_labels(), tiny_golden)
+        edgekit.load(listed.path).close()
+
+
+def test_external_data_is_found_wherever_an_onnx_file_may_have_it(tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    def tensor(location: str) -> onnx.TensorProto:
+        value = onnx.TensorProto(name="location", data_type=onnx.TensorProto.FLOAT, dims=[1])
+        value.data_location = onnx.TensorProto.EXTERNAL
+        value.external_data.add(key="offset", value="0")
+        value.external_data.add(key="location", value=location)
+        return value
+
+    inner = helper.make_graph([], "inner", [], [], [tensor("branch")])
+    sparse = onnx.SparseTensorProto(values=tensor("values"), indices=tensor("indices"), dims=[1])
+    nodes = [helper.make_node("If", ["x"], ["y"], then_branch=inner)]
+    nodes += [helper.make_node("Constant", [], ["c"], value=tensor("attribute"))]
+    graph = helper.make_graph(nodes, "graph", [], [], [tensor("initializer")], sparse_initializer=[sparse])
+    function = helper.make_function("d", "f", [], ["c"], nodes[1:], [helper.make_opsetid("", 20)])
+    function.node[0].attribute[0].t.external_data[1].value = "function"
+    model = helper.make_model(graph, functions=[function])
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    expected = {"branch", "values", "indices", "attribute", "initializer", "function"}
+    assert external_files(tmp_path / "model.onnx") == expected
 
 
 def test_openvino_opens_only_its_own_format_with_listed_weights(

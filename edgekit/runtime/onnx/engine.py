@@ -14,6 +14,7 @@ from edgekit.runtime.engine import (
     package_version,
 )
 from edgekit.runtime.manifest import Manifest
+from edgekit.runtime.onnx.onnx_file import external_files
 
 
 class Engine:
@@ -27,6 +28,8 @@ class Engine:
     def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
         ort = import_runtime("onnx")
         self.version = package_version(ort, self.package, manifest)
+        if unlisted := external_files(model) - manifest.files.keys():
+            raise BundleError(f"key 'files' doesn't list '{min(unlisted)}', which has tensors of '{model.name}'")
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = threads or 0

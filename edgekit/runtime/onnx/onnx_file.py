@@ -4,6 +4,7 @@
 gives no access to the nodes and initializers of a loaded model.
 """
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator
@@ -18,6 +19,19 @@ NODE, INITIALIZER = 1, 5
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATION = 1, 2, 3, 4
 TENSOR_TYPE, TENSOR_FLOATS, TENSOR_NAME, TENSOR_RAW = 2, 4, 8, 9
 FLOAT = 1
+LOCATION = b"location"
+"""Key of the entry of a tensor's external data that names the file."""
+PARTS = {
+    "model": {7: "graph", 25: "function"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+    "entry": {},
+}
+"""Messages that may contain external data, by the message and the number of the field that they are in."""
 
 Field = tuple[int, int | memoryview]
 
@@ -82,6 +96,25 @@ def read_onnx(path: Path) -> OnnxFile:
             elif kind == INITIALIZER and (name := _ones(content)) is not None:
                 ones.add(name)
     return OnnxFile(nodes, made_by, frozenset(ones))
+
+
+def external_files(path: Path) -> frozenset[str]:
+    """Names of the files from which a runtime would read tensors of a model; ValueError if it isn't an ONNX file."""
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if content.find(LOCATION) < 0:
+        return frozenset()
+    return frozenset(_locations("model", memoryview(content)))
+
+
+def _locations(kind: str, message: memoryview) -> Iterator[str]:
+    fields = [(number, content) for number, content in _fields(message) if not isinstance(content, int)]
+    entry = {number: bytes(content) for number, content in fields} if kind == "entry" else {}
+    if entry.get(1) == LOCATION:
+        yield str(entry.get(2, b""), "utf-8")
+    for number, content in fields:
+        if number in PARTS[kind]:
+            yield from _locations(PARTS[kind][number], content)
 
 
 def _node(content: memoryview) -> FileNode:
