@@ -83,7 +83,7 @@ CASES = {
         "convnextv2_atto",
         SMALL,
         side=32,
-        places=CONVNEXT_V2 | {"channels-last": 6, "depthwise-blocks": 2},
+        places=CONVNEXT_V2 | {"channels-last": 8, "depthwise-blocks": 2},
     ),
     "convnext with layer scale": Case(
         "convnext_atto",
@@ -106,7 +106,7 @@ CASES = {
             "centred-layer-norm": 1,
         },
     ),
-    "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 22}),
+    "mobilenetv3": Case("mobilenetv3_small_050", {"num_classes": 10}, places={"channels-last": 41}),
     "vit": Case(
         "vit_tiny_patch16_224",
         {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 10, "init_values": 0.1},

@@ -6,8 +6,6 @@ work in either layout, until they meet a permute to channels last and both cance
 convolution.
 """
 
-import math
-
 from torch.fx import GraphModule
 
 from edgekit.compiler.graph import (
@@ -16,7 +14,6 @@ from edgekit.compiler.graph import (
     insert_layer,
     refresh,
     replace_layer,
-    shape_of,
 )
 from edgekit.compiler.layers import DenseLayer, dense_layers, fixed_weights
 from edgekit.compiler.rewrites.layout import TO_FIRST, TO_LAST, sink_permutes
@@ -41,8 +38,6 @@ def _pointwise_to_linear(graph: GraphModule, layer: DenseLayer) -> bool:
     node, weights = layer.node, fixed_weights(graph, layer)
     plain = layer.stride == (1, 1) and layer.padding == (0, 0)
     if weights is None or layer.kernel != (1, 1) or not plain:
-        return False
-    if math.prod(shape_of(node)[2:]) == 1:  # nothing to transpose, and LiteRT's converter fails on such a Linear
         return False
     inner = insert(graph, node, A.permute.default, layer.source, TO_LAST, like=node)
     linear = insert_layer(graph, node, A.linear.default, inner, weights.weight.flatten(1), weights.bias)
