@@ -20,7 +20,7 @@ from edgekit.pipeline.graph_to_compile import GraphFacts, GraphToCompile
 from edgekit.pipeline.parity import PARITY, difference
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
-from edgekit.runtime.manifest import EngineRequirement, Manifest
+from edgekit.runtime.manifest import EngineRequirement, Manifest, ManifestLayer
 from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.runtime.session import Session
 from edgekit.support.files import writing
@@ -111,6 +111,12 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         device_class=facts.device_class.name,
         fingerprint=facts.fingerprint,
         session={**artifact.session, **facts.session},
-        layers=facts.layers,
+        layers=tuple(_as_compiled(layer, artifact, runtime.title) for layer in facts.layers),
         provenance=msgspec.to_builtins(facts.provenance),
     )
+
+
+def _as_compiled(layer: ManifestLayer, artifact: Artifact, title: str) -> ManifestLayer:
+    if not layer["int8"] or layer["name"] not in artifact.float_layers:
+        return layer
+    return {**layer, "int8": False, "reason": f"{title} has no integer kernel for it"}

@@ -30,6 +30,8 @@ class Artifact:
     """Order of the input's axes in the model file."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """Session options that the engine needs for this file."""
+    float_layers: frozenset[str] = frozenset()
+    """Names of the quantized layers that are in float in the files, because the runtime has no integer kernel."""
 
 
 class Backend(Protocol):

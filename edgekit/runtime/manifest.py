@@ -6,7 +6,7 @@ A manifest may come from a stranger, so every key, type, name and size is checke
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import BundleError
@@ -60,6 +60,8 @@ class ManifestLayer(TypedDict):
     """Multiply-accumulates for one image."""
     int8: bool
     """Whether it is quantized."""
+    reason: NotRequired[str]
+    """Why it is in float although the recipe quantizes it; missing in all other layers."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,6 @@ def _shape(key: str, value: object) -> tuple[int, int, int, int]:
     return (1, value[1], value[2], value[3])
 
 
-_layer = record(name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean)
 _file_entry = record(sha256=matching(_SHA256, "64 hexadecimal digits"), size_bytes=whole(0, 1 << 50))
 
 
@@ -182,6 +183,12 @@ def _layers(key: str, value: object) -> tuple[dict[str, object], ...]:
     if not isinstance(value, list | tuple):
         refuse(key, value, "a list")
     return tuple(_layer(f"{key}[{index}]", item) for index, item in enumerate(value))
+
+
+def _layer(key: str, value: object) -> dict[str, object]:
+    entries = parse_object(key, value)
+    optional = {"reason": parse_text} if "reason" in entries else {}
+    return record(name=parse_text, op=parse_text, macs=whole(0, 1 << 60), int8=parse_boolean, **optional)(key, entries)
 
 
 def _files(key: str, value: object) -> dict[str, dict[str, object]]:

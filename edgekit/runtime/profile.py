@@ -131,19 +131,20 @@ def random_input(name: str, shape: Sequence[int | None], dtype: np.dtype[Any]) -
 def with_layer_names(profile: Profile, layers: Sequence[ManifestLayer]) -> Profile:
     """Name the operations after the manifest's layers.
 
-    Both are in the same order, so an operation belongs to the next layer with as many MACs. An operation that a rewrite
-    split or merged has no such layer, and keeps the runtime's name. A depthwise layer that runs on blocks multiplies
-    with zeros too, which don't count.
+    Both are in the same order, so an operation belongs to the next layer with as many MACs. Where attention is two
+    products, each has half of its MACs. An operation that a rewrite split or merged has no such layer, and keeps the
+    runtime's name. A depthwise layer that runs on blocks multiplies with zeros too, which don't count.
     """
     names = {layer["name"] for layer in layers}
-    free = list(layers)
+    free = [(layer, layer["macs"]) for layer in layers]
     ops = []
     for op in profile.ops:
-        match = next((layer for layer in free if layer["macs"] == op.macs), None)
-        if op.name in names:
-            match = next((layer for layer in free if layer["name"] == op.name), None)
-        if match is not None:
-            free.remove(match)
-            op = replace(op, name=match["name"], macs=min(op.macs, match["macs"]))
+        for index, (layer, left) in enumerate(free):
+            by_name, is_half = op.name in names, layer["op"] == "matmul" and left == 2 * op.macs
+            if layer["name"] == op.name if by_name else op.macs == left or is_half:
+                free[index : index + 1] = [(layer, op.macs)] if is_half else []
+                reason = None if op.int8 else layer.get("reason", op.reason)
+                op = replace(op, name=layer["name"], macs=min(op.macs, layer["macs"]), reason=reason)
+                break
         ops.append(op)
     return replace(profile, ops=tuple(ops))

@@ -25,7 +25,9 @@ FILES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}", fullmatch=True).filte
 ENTRIES = st.fixed_dictionaries(
     {"sha256": st.text("0123456789abcdef", min_size=64, max_size=64), "size_bytes": st.integers(0, 1 << 50)}
 )
-LAYERS = st.fixed_dictionaries({"name": TEXT, "op": TEXT, "macs": st.integers(0, 1 << 60), "int8": st.booleans()})
+LAYERS = st.fixed_dictionaries(
+    {"name": TEXT, "op": TEXT, "macs": st.integers(0, 1 << 60), "int8": st.booleans()}, optional={"reason": TEXT}
+)
 
 
 @st.composite

@@ -71,6 +71,7 @@ def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profile
     in_float = {name for name, int8 in depthwise.items() if not int8}
     assert in_float
     assert depthwise.keys() & set(measured.float_layers) == in_float
+    assert {op.name for op in measured.ops if op.int8} == {name for name, layer in layers.items() if layer["int8"]}
     assert all(op.reason for op in measured.ops if not op.int8)
     assert not any(op.reason for op in measured.ops if op.int8)
     assert measured.time_by_kind

@@ -4,45 +4,21 @@ The optimizer turns DequantizeLinear + MatMul into the integer kernel MatMulInte
 only while another optimizer is off. This module writes the node with its bias (com.microsoft domain).
 """
 
-from collections import Counter
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from edgekit.runtime.onnx.onnx_graph import OnnxGraph
 
 DOMAIN = "com.microsoft"
-
-
-class _Model:
-    """Lookup tables for a model whose nodes are being rewritten."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.graph = model.graph
-        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producer = {name: node for node in model.graph.node for name in node.output}
-        self.uses = Counter(name for node in model.graph.node for name in node.input)
-        self.uses.update(value.name for value in model.graph.output)
-
-    def made_by(self, name: str, kind: str) -> onnx.NodeProto | None:
-        node = self.producer.get(name)
-        return node if node is not None and node.op_type == kind else None
-
-    def array(self, name: str) -> NDArray[Any]:
-        return numpy_helper.to_array(self.tensors[name])
-
-    def add(self, name: str, value: NDArray[Any]) -> str:
-        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
 
 
 def fuse_integer_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
     """Turn each quantized Linear into one MatMulIntegerToFloat with its bias.
 
-    Returns a new model and empties the old one, whose memory protobuf frees only as a whole.
+    Returns a new model and empties the old one.
     """
-    view = _Model(model)
+    view = OnnxGraph(model)
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     replaced: dict[str, onnx.NodeProto] = {}
     dropped: set[str] = set()
@@ -59,11 +35,11 @@ def fuse_integer_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
         for node in model.graph.node
         if node.output[0] in replaced or node.output[0] not in dropped
     ]
-    return _with_nodes(model, view, nodes)
+    return view.model(nodes)
 
 
 def _fused(
-    view: _Model, node: onnx.NodeProto, adds: dict[str, onnx.NodeProto]
+    view: OnnxGraph, node: onnx.NodeProto, adds: dict[str, onnx.NodeProto]
 ) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
     """Integer node for a MatMul or Gemm of dequantized operands, and the last node that it replaces."""
     left = view.made_by(node.input[0], "DequantizeLinear")
@@ -93,32 +69,12 @@ def _fused(
 
 
 def _with_bias(
-    view: _Model, node: onnx.NodeProto, add: onnx.NodeProto | None, shape: tuple[int, ...]
+    view: OnnxGraph, node: onnx.NodeProto, add: onnx.NodeProto | None, shape: tuple[int, ...]
 ) -> tuple[onnx.NodeProto, list[str]]:
     """Last node of a product and the names of its biases: the Add and one name, or the product and an empty list."""
     bias = list(node.input[2:])
-    if not bias and add is not None and view.uses[node.output[0]] == 1:
+    if not bias and add is not None and len(view.readers[node.output[0]]) == 1:
         other = next(name for name in add.input if name != node.output[0])
         if other in view.tensors and view.array(other).shape == shape:
             return add, [other]
     return node, bias
-
-
-def _with_nodes(model: onnx.ModelProto, view: _Model, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
-    """A model of these nodes, without nodes and tensors that nothing uses. Takes the tensors out of `view`."""
-    used = {value.name for value in model.graph.output}
-    live_nodes = []
-    for node in reversed(nodes):
-        if used.intersection(node.output):
-            live_nodes.append(node)
-            used.update(node.input)
-    del model.graph.node[:]
-    del model.graph.initializer[:]
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    result.graph.node.extend(reversed(live_nodes))
-    for name in list(view.tensors):
-        tensor = view.tensors.pop(name)
-        if name in used:
-            result.graph.initializer.append(tensor)
-    return result

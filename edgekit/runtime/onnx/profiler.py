@@ -100,6 +100,14 @@ class Profiler:
         )
 
 
+def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and operation of each node that a session of a model runs, without the optimizers in `disabled`."""
+    ort = import_runtime("onnx")
+    options = _options(ort, 1)
+    options.add_session_config_entry("session.disable_prepacking", "1")  # which needs memory
+    return [(node.name, node.operation) for node in _run(ort, model, options, disabled, 1)]
+
+
 def _options(ort: Any, threads: int) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

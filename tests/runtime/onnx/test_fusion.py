@@ -21,7 +21,7 @@ def model(finished_run: Path) -> onnx.ModelProto:
 
 def test_every_quantized_linear_is_one_integer_node_with_its_bias(model: onnx.ModelProto) -> None:
     fused = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
-    assert len(fused) == 6 + 3 + 1, "two in each of three blocks, three downsamplings as Linear, and the classifier"
+    assert len(fused) == 8 + 3 + 1, "two in each of four blocks, three downsamplings as Linear, and the classifier"
     assert {node.domain for node in fused} == {DOMAIN}
     assert all(len(node.input) == 7 and node.input[6] for node in fused)
     dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}

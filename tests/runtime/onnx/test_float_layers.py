@@ -1,0 +1,134 @@
+"""ONNX Runtime computes each layer of an INT8 bundle as the file and the manifest say."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+from edgekit.config.recipes import Recipe, load_recipe
+from edgekit.runtime.backend import Artifact
+from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.onnx.backend import Backend
+from edgekit.runtime.onnx.float_layers import QUANTIZES_WEIGHTS, fold
+from edgekit.runtime.profile import Profile
+from edgekit.runtime.profile_bundle import profile_model
+from edgekit.support.libraries import quiet
+from tests.helpers.calibration import quantize
+from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import X86
+
+SHAPE = (1, 3, 16, 16)
+
+
+class Convolutions(nn.Module):
+    """A convolution of each kind, one of them after a padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up = nn.Conv2d(3, 16, 3, 2, 1), nn.ConvTranspose2d(16, 8, 2, 2)
+        self.wide, self.deep = nn.Conv2d(8, 16, 3, bias=False), nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.point, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(torch.relu(self.up(torch.relu(self.stem(x)))), (1, 1, 1, 1))
+        x = torch.relu(self.point(torch.relu(self.deep(self.wide(x)))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def compiled(recipe: Recipe, folder: Path) -> tuple[Artifact, Profile, NDArray[np.float32], Tensor]:
+    """A bundle's files, their profile, and the logits of an image, from ONNX Runtime and from torch in float."""
+    import onnxruntime
+
+    torch.manual_seed(0)
+    module = Convolutions().eval()
+    images = [np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32) for seed in range(4)]
+    with quiet(), torch.no_grad():
+        expected = module(torch.from_numpy(images[0]))
+        artifact = Backend().compile(quantize(export_graph(module, SHAPE), images, recipe, "onnx"), folder, "{}", X86)
+    disabled = artifact.session["disabled_optimizers"]
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), disabled_optimizers=disabled)
+    logits = session.run(None, {"image": images[0]})[0]
+    return artifact, profile_model(folder / "model.onnx", runs=1, options=artifact.session), logits, expected
+
+
+def kernels(ran: Profile) -> list[str]:
+    return [op.kernel for op in ran.ops]
+
+
+def test_layers_without_an_integer_kernel_are_stored_in_float(tmp_path: Path) -> None:
+    """A convolution whose output isn't quantized has none. What it alone reads isn't quantized either."""
+    recipe = load_recipe("default")
+    table = replace(recipe.targets["onnx"], quantize_outputs=False, quantize_residuals=False)
+    artifact, ran, logits, expected = compiled(replace(recipe, targets={"onnx": table}), tmp_path)
+    assert artifact.float_layers == {"stem", "point"}
+    assert kernels(ran) == ["Conv", "ConvTranspose", "QLinearConv", "QLinearConv", "Conv", "MatMulIntegerToFloat"]
+    model = onnx.load(tmp_path / "model.onnx")
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4}
+    in_float = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
+    assert in_float == [True, False, False, True]
+    np.testing.assert_allclose(logits, expected, atol=0.02)
+    assert not ran.simulated
+
+
+def test_layers_that_the_recipe_keeps_in_float_stay_in_float_between_int8_ones(tmp_path: Path) -> None:
+    """ONNX Runtime would quantize their weights with one scale for all channels."""
+    recipe = replace(load_recipe("default"), float_layers=("deep",))
+    artifact, ran, logits, expected = compiled(recipe, tmp_path)
+    assert artifact.float_layers == frozenset()
+    assert QUANTIZES_WEIGHTS in artifact.session["disabled_optimizers"]
+    assert [op.int8 for op in ran.ops] == [True, False, True, False, True, True]
+    assert {op.kernel for op in ran.ops if op.int8} == {"QLinearConv", "MatMulIntegerToFloat"}
+    np.testing.assert_allclose(logits, expected, atol=0.05)
+
+
+def test_onnx_runtime_quantizes_biases_where_no_float_layer_is_between_int8_ones(tmp_path: Path) -> None:
+    """The files of most networks stay as they are."""
+    recipe = replace(load_recipe("default"), float_layers=("wide",))
+    artifact, _, _, _ = compiled(recipe, tmp_path)
+    assert artifact.session["disabled_optimizers"] == ["MatMulAddFusion", "BiasGeluFusion"]
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_folded_weights_are_what_onnx_defines(axis: int | None, zero: bool) -> None:
+    random = np.random.default_rng(0)
+    size = () if axis is None else (3, 4)[axis]
+    constants: dict[str, NDArray[Any]] = {"levels": random.integers(-127, 128, (3, 4)).astype(np.int8)}
+    constants["scale"] = random.random(size, np.float32) + np.float32(0.1)
+    if zero:
+        constants["zero"] = random.integers(-9, 9, size).astype(np.int8)
+    nodes = [
+        helper.make_node("DequantizeLinear", [*constants], ["weight"], axis=axis),
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+    ]
+    ends = (
+        helper.make_tensor_value_info(*end)
+        for end in (("x", TensorProto.FLOAT, [2, 3]), ("y", TensorProto.FLOAT, None))
+    )
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    source, sink = ends
+    model = helper.make_model(helper.make_graph(nodes, "linear", [source], [sink], tensors))
+    feeds = {"x": random.random((2, 3), np.float32)}
+    expected = ReferenceEvaluator(model).run(None, feeds)[0]
+    folded = fold(model, {"levels"})
+    assert [node.op_type for node in folded.graph.node] == ["MatMul"]
+    assert [tensor.name for tensor in folded.graph.initializer] == ["weight"]
+    np.testing.assert_array_equal(ReferenceEvaluator(folded).run(None, feeds)[0], expected)
+
+
+def test_the_manifest_names_the_layers_and_the_reason(finished_run: Path) -> None:
+    """The first convolution of this ConvNeXt V2 has no quantized output."""
+    layers = read_bundle(finished_run / "onnx-int8").manifest.layers
+    assert {layer["name"]: layer["reason"] for layer in layers if "reason" in layer} == {
+        "stem.0": "ONNX Runtime has no integer kernel for it"
+    }
+    assert not next(layer["int8"] for layer in layers if layer["name"] == "stem.0")
