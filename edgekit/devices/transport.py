@@ -24,7 +24,7 @@ from edgekit.devices.faults import connection_error, exit_error
 from edgekit.devices.registry import Device
 from edgekit.devices.requests import ScriptRequest
 from edgekit.devices.scripts import source
-from edgekit.errors import DeviceError, MissingExtraError, UnreachableError
+from edgekit.errors import DeviceError, MissingExtraError, UnreachableError, all_printable
 
 CONNECT_S = 15
 """Time limit for the network part of a connection."""
@@ -124,11 +124,11 @@ class Connection:
         return self.answer(self.run(script_command(python, script, request)), answer, work)
 
     def answer(self, done: Done, kind: type[T], work: str) -> T:
-        """The document that a script printed last; DeviceError if it failed or printed no such document."""
+        """The document that a script printed last, with printable texts; DeviceError if it failed or printed none."""
         if done.status != 0:
             raise exit_error(self.device.name, work, done.status, done.err)
         try:
-            return msgspec.convert(json.loads(done.out.splitlines()[-1]), kind)
+            return msgspec.convert(all_printable(json.loads(done.out.splitlines()[-1])), kind)
         except (ValueError, IndexError):
             output = (done.out[-200:].decode(errors="replace") + done.err[-200:]).strip()
             raise DeviceError(

@@ -15,8 +15,8 @@ from edgekit.devices import transport
 from edgekit.devices.faults import exit_error
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
-from edgekit.devices.requests import CleanRequest
-from edgekit.devices.transport import connect
+from edgekit.devices.requests import AppsAnswer, CleanRequest
+from edgekit.devices.transport import Connection, Done, connect
 from edgekit.errors import (
     AuthenticationError,
     ConnectionCutError,
@@ -172,6 +172,12 @@ def test_user_port_and_options_come_before_the_host(monkeypatch: pytest.MonkeyPa
     assert command[-4:] == ["-l", "pi", "-p", "2222"]
     assert "StrictHostKeyChecking=yes" in command
     assert connection._by_hand == "ssh -F 'my config' -p 2222 pi@host"
+
+
+def test_an_answer_controls_no_terminal(tmp_path: Path) -> None:
+    out = b'{"folder": "/home/\\u001b[2Jpi\\u0007", "disk_free_bytes": 1, "trust": null, "apps": []}\n'
+    answer = Connection(Device("pi", "ssh://pi"), tmp_path).answer(Done(0, out, ""), AppsAnswer, "listing")
+    assert answer.folder == "/home/pi\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_login_script_that_prints(server: Server) -> None:
