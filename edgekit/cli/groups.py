@@ -154,7 +154,7 @@ class Calibrating:
             metavar="N",
             show_default="the recipe's",
             rich_help_panel=panels.IMAGES,
-            help="Number of images to calibrate on.",
+            help="Number of images to calibrate on, as many of each class as possible.",
         ),
     ] = None
     calibration_list: Annotated[
@@ -213,7 +213,8 @@ class Measuring:
             metavar="N",
             show_default="all that are left",
             rich_help_panel=panels.IMAGES,
-            help="Number of images to evaluate on. Images that were calibrated on are never among them.",
+            help="Number of images to evaluate on, of each class in proportion to its size. Images that were "
+            "calibrated on are never among them.",
         ),
     ] = None
     device: Devices = None

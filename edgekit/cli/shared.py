@@ -49,7 +49,7 @@ EvalCount = Annotated[
         metavar="N",
         show_default="all",
         rich_help_panel=panels.IMAGES,
-        help="Number of images to evaluate on.",
+        help="Number of images to evaluate on, of each class in proportion to its size.",
     ),
 ]
 Warmup = Annotated[

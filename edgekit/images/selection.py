@@ -5,7 +5,10 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import merge
+from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,15 @@ from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.decoding import open_image
 from edgekit.images.perceptual_hash import difference_hash
 from edgekit.support.shareable import without_folders
+
+Order = Literal["turns", "turns for half", "shares"]
+"""Order in which images are chosen.
+
+- `turns`: one image of each class, then a second one of each, and so on;
+- `turns for half`: the same, but half of each class comes last, and one image of it at the very end, so that they are
+  left for another purpose;
+- `shares`: in proportion to the sizes of the classes, so that accuracy on the first images estimates that on all.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class InspectedImage:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen images, in an order in which the classes take turns."""
+    """Chosen images, in the order in which they were chosen."""
 
     images: tuple[InspectedImage, ...]
     source: Path
@@ -79,10 +91,11 @@ def select(
     exclude: Selection | None = None,
     exclude_hashes: Collection[str] = (),
     exact: bool = True,
+    order: Order = "turns",
     on_image: Callable[[], None] | None = None,
     inspect: Callable[[Dataset, Sample], InspectedImage] = inspect_image,
 ) -> Selection:
-    """Choose `count` samples (None or 0: all). The classes take turns, in an order that depends only on `seed`.
+    """Choose the first `count` samples (None or 0: all) in an order that `order` and `seed` determine.
 
     Every candidate is decoded once. One that can't be decoded is listed as unreadable and replaced by the next. Left
     out are the samples of `exclude`, and images whose SHA-256 is one of theirs or in `exclude_hashes`. `on_image` is
@@ -97,11 +110,9 @@ def select(
     taken: list[InspectedImage] = []
     copies: list[tuple[str, str]] = []
     unreadable: list[tuple[str, str]] = []
-    for sample in _in_turns(dataset.samples, seed):
+    for sample in _ordered(dataset.samples, seed, order, taken_names):
         if len(taken) == wanted:
             break
-        if sample.name in taken_names:
-            continue
         try:
             image = inspect(dataset, sample)
         except ImageError as error:
@@ -164,8 +175,20 @@ def _shortage(dataset: Dataset, wanted: int, available: int, unreadable: int) ->
     )
 
 
-def _in_turns(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
-    """Yield one sample of each class, then a second one of each, and so on. `seed` determines both orders.
+def missing_classes(dataset: Dataset, evaluation: Selection) -> str | None:
+    """The warning that some classes have no evaluation image; None if all have one, or there are fewer images."""
+    classes = {sample.class_name for sample in dataset.samples}
+    missing = sorted(classes - {sample.class_name for sample in evaluation.samples})
+    if not missing or len(evaluation.samples) < len(classes):
+        return None
+    return (
+        f"{len(missing)} of the {len(classes)} classes of '{dataset.path}' have no evaluation image, such as "
+        f"'{missing[0]}': accuracy says nothing about them"
+    )
+
+
+def _ordered(samples: Sequence[Sample], seed: int, order: Order, taken: Collection[str]) -> Iterator[Sample]:
+    """Yield the samples whose names aren't taken, those of each class in an order that `seed` determines.
 
     Labels have no influence, so a corrected list of class names chooses the same images.
     """
@@ -177,9 +200,31 @@ def _in_turns(samples: Sequence[Sample], seed: int) -> Iterator[Sample]:
     shuffler.shuffle(queues)
     for queue in queues:
         shuffler.shuffle(queue)
-    turn = 0
-    while queues:
-        for queue in queues:
-            yield queue[turn]
-        turn += 1
-        queues = [queue for queue in queues if len(queue) > turn]
+    if order == "shares":
+        yield from _in_proportion(queues, taken)
+        return
+    parts = [_half_first(queue) if order == "turns for half" else [queue] for queue in queues]
+    for of_classes in zip(*parts, strict=True):
+        for turn in zip_longest(*of_classes):
+            yield from (sample for sample in turn if sample and sample.name not in taken)
+
+
+def _half_first(queue: Sequence[Sample]) -> list[Sequence[Sample]]:
+    """Half of the samples of a class, rounded down; the others but one; and that one."""
+    half = len(queue) // 2
+    return [queue[:half], queue[half:-1], queue[-1:]]
+
+
+def _in_proportion(queues: Sequence[Sequence[Sample]], taken: Collection[str]) -> Iterator[Sample]:
+    """Yield the samples that aren't taken so that the first of them have the classes in proportion to their sizes.
+
+    Classes of the same size take turns.
+    """
+
+    def placed(number: int, queue: Sequence[Sample]) -> Iterator[tuple[float, int, int, Sample]]:
+        left = ((turn, sample) for turn, sample in enumerate(queue) if sample.name not in taken)
+        for place, (turn, sample) in enumerate(left):
+            yield (place + 0.5) / len(queue), turn, number, sample
+
+    for *_, sample in merge(*(placed(number, queue) for number, queue in enumerate(queues))):
+        yield sample

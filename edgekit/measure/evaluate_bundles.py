@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgekit.errors import DeviceError, ImageError, UsageError, costs_a_row
 from edgekit.images.crops import crop_each
 from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.selection import InspectedImage, Selection, select
+from edgekit.images.selection import InspectedImage, Selection, missing_classes, select
 from edgekit.measure.accuracy import Predictions
 from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
@@ -97,6 +97,8 @@ def evaluate_bundles(
         chosen = _chosen(dataset, count, seed, executor, reporter)
         for name, reason in chosen.unreadable:
             reporter.warn(f"skipped {name}: {reason}")
+        if warning := missing_classes(dataset, chosen):
+            reporter.warn(warning)
         answers: list[Predictions | Failure] = []
         for index, bundle in enumerate(bundles):
             name = str(bundle.path)
@@ -140,7 +142,7 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecu
     """Choose the images to evaluate on. The executor reads a whole set; a selection is read in this process."""
     if count or isinstance(executor, SerialExecutor):
         with reporter.stage("read images", count or None) as step:
-            return select(dataset, count, seed, on_image=step)
+            return select(dataset, count, seed, order="shares", on_image=step)
     with reporter.stage("read images", len(dataset.samples)) as step:
         inspected = inspect_all(dataset, executor, step)
 
@@ -150,4 +152,4 @@ def _chosen(dataset: Dataset, count: int | None, seed: int, executor: ShardExecu
             raise result
         return result
 
-    return select(dataset, count, seed, inspect=inspect)
+    return select(dataset, count, seed, order="shares", inspect=inspect)

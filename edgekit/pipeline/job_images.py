@@ -8,7 +8,7 @@ from edgekit.images.calibration_doubts import doubts
 from edgekit.images.calibration_list import CalibrationList
 from edgekit.images.dataset import Dataset, Datasets, open_dataset, open_datasets
 from edgekit.images.overlap import copies_of, lookalikes
-from edgekit.images.selection import Selection, select, select_listed
+from edgekit.images.selection import Selection, missing_classes, select, select_listed
 from edgekit.models.soup_record import held_out_of
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
@@ -36,7 +36,7 @@ def choose_calibration(
     """Choose the calibration images: those of a list, or as many as the options or the recipe say.
 
     If the data set is too small for the recipe, all images are chosen; half of them with `leave_half`, if the same data
-    set is for the evaluation.
+    set is for the evaluation. Then no class loses more than half of its images as long as others have some left.
     """
     dataset, requested = datasets.calibration, options.num_calibration_samples
     if listed and requested is not None:
@@ -47,18 +47,23 @@ def choose_calibration(
     count = len(listed.images) if listed else recipe.num_calibration_samples if requested is None else requested
     if count < 1:
         raise UsageError(f"--num-calibration-samples is {count}", valid="a whole number from 1")
-    available = len(dataset.samples) // (2 if dataset is datasets.evaluation and leave_half else 1)
+    shared = dataset is datasets.evaluation and leave_half
+    available = len(dataset.samples) // (2 if shared else 1)
     if not listed and requested is None and available < count:
         count = max(1, available)
         reporter.warn(f"'{dataset.path}' has only {len(dataset.samples)} images: calibrating on {count} of them")
     with reporter.stage("read calibration images", count) as step:
         if listed:
             return select_listed(dataset, listed.images, listed.path, step)
-        return select(dataset, count, options.seed, on_image=step)
+        return select(dataset, count, options.seed, order="turns for half" if shared else "turns", on_image=step)
 
 
 def choose_evaluation(dataset: Dataset, calibration: Selection, options: Options, reporter: Reporter) -> Selection:
-    """Choose evaluation images that neither calibrate the network nor chose the members of a soup."""
+    """Choose evaluation images that neither calibrate the network nor chose the members of a soup.
+
+    A limited number of them has each class in proportion to its size, so that their top-1 estimates that of the set.
+    Warns of classes without an image.
+    """
     chosen_on = held_out_of(options.model.weights)
     if chosen_on:
         reporter.say(
@@ -66,14 +71,18 @@ def choose_evaluation(dataset: Dataset, calibration: Selection, options: Options
             "evaluation"
         )
     with reporter.stage("read evaluation images", options.num_eval_samples or None) as step:
-        return select(
+        evaluation = select(
             dataset,
             options.num_eval_samples,
             options.seed,
             exclude=calibration,
             exclude_hashes=chosen_on,
+            order="shares",
             on_image=step,
         )
+    if warning := missing_classes(dataset, evaluation):
+        reporter.warn(warning)
+    return evaluation
 
 
 def find_lookalikes(evaluation: Selection, calibration: Selection, datasets: Datasets) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,8 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from io import BytesIO
 from multiprocessing import get_context
@@ -18,7 +20,7 @@ from PIL import Image, features
 from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.class_indices import imagenet_wnids
 from edgekit.images.dataset import Dataset, Sample, open_dataset
-from edgekit.images.selection import select
+from edgekit.images.selection import missing_classes, select
 from edgekit.models.labels import resolve_labels
 from tests.helpers.refusals import refuses
 
@@ -262,6 +264,67 @@ def test_selection_is_balanced_repeatable_and_a_prefix_of_a_larger_one(place: Pa
     lines = sorted(f"{sample.name} {digest}\n" for sample, digest in zip(chosen.samples, chosen.hashes, strict=True))
     assert chosen.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert len(select(dataset, 0, 0).samples) == len(select(dataset, None, 0).samples) == 16
+
+
+def shares(samples: Sequence[Sample]) -> dict[str, int]:
+    return dict(sorted(Counter(sample.class_name for sample in samples).items()))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_part_has_the_classes_in_proportion(seed: int, tmp_path: Path) -> None:
+    sizes = {"cat": 60, "dog": 30, "owl": 10}
+    dataset = open_dataset(make(tmp_path / "set.zip", contents(sizes)), LABELS)
+    for count in (10, 20, 50):
+        chosen = select(dataset, count, seed, order="shares")
+        assert shares(chosen.samples) == {name: size * count // 100 for name, size in sizes.items()}
+    assert select(dataset, 50, seed, order="shares").samples[:20] == select(dataset, 20, seed, order="shares").samples
+    taken = select(dataset, 12, seed)
+    assert shares(taken.samples) == dict.fromkeys(sizes, 4)
+    rest = select(dataset, 10, seed, exclude=taken, order="shares")
+    assert shares(rest.samples) == {"cat": 6, "dog": 3, "owl": 1}, "in proportion to the whole set"
+    assert not set(rest.samples) & set(taken.samples)
+    everything = select(dataset, None, seed, exclude=taken, order="shares")
+    assert shares(everything.samples) == {"cat": 56, "dog": 26, "owl": 6}
+
+
+def test_classes_of_the_same_size_take_turns(place: Path) -> None:
+    dataset = open_dataset(make(place, contents(dict.fromkeys(LABELS, 8))), LABELS)
+    calibration = select(dataset, 7, 0)
+    assert select(dataset, 7, 0, order="turns for half") == calibration
+    for exclude in (None, calibration):
+        in_turns = select(dataset, 11, 0, exclude=exclude)
+        assert select(dataset, 11, 0, exclude=exclude, order="shares") == in_turns
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (6, {"cat": 2, "dog": 2, "owl": 2}),
+        (16, {"cat": 9, "dog": 5, "owl": 2}),
+        (20, {"cat": 11, "dog": 6, "owl": 3}),
+        (24, {"cat": 13, "dog": 8, "owl": 3}),
+        (31, {"cat": 19, "dog": 9, "owl": 3}),
+        (34, {"cat": 20, "dog": 10, "owl": 4}),
+    ],
+)
+def test_half_of_each_class_comes_last_and_one_image_at_the_end(
+    count: int, expected: dict[str, int], tmp_path: Path
+) -> None:
+    dataset = open_dataset(make(tmp_path / "set.zip", contents({"cat": 20, "dog": 10, "owl": 4})), LABELS)
+    chosen = select(dataset, count, 0, order="turns for half")
+    assert shares(chosen.samples) == expected
+    warning = missing_classes(dataset, select(dataset, 0, 0, exclude=chosen, exact=False, order="shares"))
+    assert warning is None
+
+
+def test_classes_without_an_image_are_named(place: Path) -> None:
+    dataset = open_dataset(make(place, contents({"cat": 9, "dog": 2, "owl": 1})), LABELS)
+    chosen = select(dataset, 6, 0)
+    warning = missing_classes(dataset, select(dataset, 0, 0, exclude=chosen))
+    assert warning is not None
+    assert warning.startswith(f"2 of the 3 classes of '{place}' have no evaluation image, such as 'dog': ")
+    assert missing_classes(dataset, select(dataset, 2, 0)) is None, "two images can't have three classes"
+    assert missing_classes(dataset, chosen) is None
 
 
 def test_the_order_of_the_labels_has_no_influence_on_the_choice(place: Path) -> None:

@@ -1,5 +1,6 @@
 """The images of a job: how many calibrate it, and which are left for the evaluation."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from edgekit.config.recipes import load_recipe
 from edgekit.images.dataset import Datasets, open_dataset
+from edgekit.images.selection import select
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import choose_calibration, choose_evaluation, datasets_of
 from edgekit.pipeline.options import Options
@@ -38,6 +40,25 @@ def test_all_other_images_are_for_the_evaluation(datasets: Datasets, photos: Pat
     evaluation = choose_evaluation(datasets.evaluation, calibration, options, reporter)
     assert (len(calibration.samples), len(evaluation.samples)) == (10, 30)
     assert not {sample.name for sample in calibration.samples} & {sample.name for sample in evaluation.samples}
+
+
+def test_no_rare_class_is_used_up_by_the_calibration(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sizes = {f"class_{index}": 60 if index else 12 for index in range(10)}
+    names = [f"{name}/{index}.png" for name, size in sizes.items() for index in range(size)]
+    folder = write_folder(tmp_path / "set", {name: image_bytes(seed) for seed, name in enumerate(names)})
+    dataset = open_dataset(folder, list(sizes))
+    datasets = Datasets(dataset, dataset)
+    options, reporter = Options(ModelOptions("x"), folder), Reporter(quiet=True)
+    calibration = choose_calibration(datasets, RECIPE, options, reporter)
+    counts = Counter(sample.class_name for sample in calibration.samples)
+    assert (len(calibration.samples), counts["class_0"]) == (128, 6)
+    evaluation = choose_evaluation(dataset, calibration, options, reporter)
+    assert Counter(sample.class_name for sample in evaluation.samples)["class_0"] == 6
+    assert capfd.readouterr().err == ""
+
+    turns = select(dataset, 128, 0)
+    choose_evaluation(dataset, turns, options, reporter)
+    assert "1 of the 10 classes" in capfd.readouterr().err
 
 
 def test_the_images_of_splits(tmp_path: Path) -> None:
