@@ -58,9 +58,8 @@ def fit_weights(
     """Fit and round the weights of a Q/DQ graph, in place, on images float32 [1,3,H,W]. Returns the number of layers.
 
     Uses as many of the images, evenly spaced, as fit into `MEMORY_BYTES`. The weights' scales change too. Layers with
-    more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias; those that share weights don't change.
-    With `limit_pairs`, no pair of fitted weights saturates on x86 processors without VNNI. The weights in `unlimited`
-    are fitted too, without this limit.
+    more than `MOST_INPUTS` inputs are rounded to nearest and get a new bias. With `limit_pairs`, no pair of fitted
+    weights saturates on x86 processors without VNNI. The weights in `unlimited` are fitted too, without this limit.
     """
     return Walk(graph, samples, limit_pairs, unlimited).fit(step)
 
@@ -187,9 +186,7 @@ class Walk:
 
 
 def _layer_to_fit(graph: GraphModule, node: Node) -> DenseLayer | None:
-    """The layer that a node computes, if it has int8 weights and shares no constant with another layer."""
-    layer, quantizer = dense_layer(node), int8_weight(node)
-    if layer is None or quantizer is None or constants(graph, layer.bias) is None:
-        return None
-    own = [layer.weight, quantizer.node, *([] if layer.bias is None else [layer.bias])]
-    return layer if all(len(part.users) == 1 for part in own) else None
+    """The layer that a node computes, if it has int8 weights and a constant bias or none."""
+    layer = dense_layer(node)
+    has_constants = layer is not None and int8_weight(node) is not None and constants(graph, layer.bias) is not None
+    return layer if has_constants else None

@@ -18,6 +18,7 @@ from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import fit
 from edgekit.compiler.quantize.gptq import Compensation, round_levels
 from edgekit.compiler.quantize.rows import STRIP, SecondMoments, input_rows
+from edgekit.compiler.quantizers import layer_weights
 from edgekit.compiler.rewrites import rewrite
 from edgekit.config.recipes import load_recipe
 from tests.helpers.calibration import quantize
@@ -193,9 +194,13 @@ class Twice(nn.Module):
         return logits
 
 
-def test_layers_that_share_weights_stay_as_they_are() -> None:
+def test_each_call_of_a_layer_is_fitted() -> None:
     graph = quantized(Twice().eval(), "nearest", images(8, 0))
-    assert fit.fit_weights(graph, images(8, 0)) == 1
+    assert fit.fit_weights(graph, images(8, 0)) == 3
+    first, second, _ = (layer_weights(graph, layer) for layer in dense_layers(graph))
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first.weight, second.weight), "each meets other inputs"
 
 
 @pytest.mark.parametrize(
