@@ -14,12 +14,11 @@ from torch.nn import functional as F
 from edgekit.compiler.export import trace
 from edgekit.compiler.graph import refresh
 from edgekit.compiler.quantize.equalize import equalize
-from edgekit.compiler.rewrites import PASSES, rewrite
+from edgekit.compiler.rewrites import APPROXIMATE, PASSES, rewrite
 from edgekit.compiler.simplify import PASSES as SIMPLIFICATIONS
 from tests.helpers.graphs import check_values, export_graph, targets_of
 
 C = 8
-APPROXIMATE = {"polynomial-gelu", "coarse-polynomial-gelu", "tanh-gelu"}
 EXACT = [name for name in PASSES if name not in APPROXIMATE]
 Step = Callable[["Odd", Tensor], Any]
 STEPS: dict[str, Step] = {}
@@ -86,6 +85,18 @@ step("a pooling to a row")(lambda m, x: F.adaptive_avg_pool2d(m.pointwise(x), (1
 step("a layer norm over an image after a permute")(lambda m, x: F.layer_norm(m.pointwise(x), (C, 8, 8)))
 step("negative axes of a permute")(
     lambda m, x: (m.pointwise(x).permute(0, -2, -1, -3) * m.scale).permute(0, -1, -3, -2)
+)
+step("an image without a batch axis")(lambda m, x: m.pointwise(x[0]) + m.multiplied(x[0])[:C] + m.depthwise(x[0]))
+step("a patch without a batch axis")(lambda m, x: m.patch(x[0]))
+step("a batch norm behind a convolution without a batch axis")(lambda m, x: m.batch_norm(m.conv(x[0])[None]))
+step("a constant behind a convolution without a batch axis")(lambda m, x: m.conv(x[0]) + m.shift.view(-1, 1, 1))
+step("branches without a batch axis")(lambda m, x: m.pointwise(x[0]) + m.other(x[0]))
+step("a layer norm behind a convolution without a batch axis")(lambda m, x: m.norm(m.conv(x[0]).permute(1, 2, 0)))
+step("a layer norm before a convolution without a batch axis")(
+    lambda m, x: m.pointwise(m.norm(last(x))[0].permute(2, 0, 1))
+)
+step("a bias of the image without a batch axis")(
+    lambda m, x: with_bias(m.conv, m, x)[0] + F.conv2d(x[0], m.conv.weight, bias(m, x))
 )
 
 # Whose axis of channels isn't the last.

@@ -14,6 +14,7 @@ from edgekit.compiler.simplify.batch_norms import fold_batch_norms, restore_batc
 from edgekit.compiler.simplify.biases import fold_biases, separate_biases
 from edgekit.compiler.simplify.branches import merge_branches
 from edgekit.compiler.simplify.constants import fold_constants, separate_weights
+from edgekit.compiler.simplify.convolution_axes import give_convolutions_four_axes
 from edgekit.compiler.simplify.equivalents import (
     compare_booleans,
     fix_random_slopes,
@@ -28,7 +29,6 @@ from edgekit.compiler.simplify.no_ops import (
     remove_infinite_limits,
     remove_zero_sums,
 )
-from edgekit.compiler.simplify.one_dimension import give_convolutions_two_axes
 from edgekit.compiler.simplify.pooling import fix_adaptive_max_pooling
 from edgekit.compiler.simplify.products import products_to_linear
 from edgekit.compiler.simplify.windows import gather_overlaps, gather_windows
@@ -36,7 +36,7 @@ from edgekit.compiler.simplify.writes import gather_strided_writes, remove_overw
 
 PASSES: tuple[Callable[[GraphModule], int], ...] = (
     rename_operations,
-    give_convolutions_two_axes,
+    give_convolutions_four_axes,
     number_paddings,
     remove_assertions,
     remove_copies,

@@ -1,4 +1,4 @@
-"""Convolutions over one axis become convolutions of an image with one row."""
+"""Convolutions become convolutions of images, [N,C,H,W]."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from edgekit.compiler.graph import A
 from edgekit.compiler.simplify.batch_norms import fold_batch_norms
-from edgekit.compiler.simplify.one_dimension import give_convolutions_two_axes
+from edgekit.compiler.simplify.convolution_axes import give_convolutions_four_axes
 from tests.helpers.graphs import simplified, targets_of
 
 CONVOLUTIONS = {
@@ -22,7 +22,7 @@ CONVOLUTIONS = {
 def test_a_convolution_over_one_axis(name: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(2), CONVOLUTIONS[name])
-    graph, places = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_two_axes)
+    graph, places = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_four_axes)
     assert places == 1
     target = A.conv2d.padding if name in ("same", "valid") else A.conv2d.default
     assert targets_of(graph).count(target) == 1
@@ -32,7 +32,7 @@ def test_norms_and_activations_between_convolutions_need_no_views() -> None:
     torch.manual_seed(0)
     layers = (nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 1), nn.GELU())
     network = nn.Sequential(nn.Flatten(2), *layers)
-    graph, _ = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_two_axes, fold_batch_norms)
+    graph, _ = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_four_axes, fold_batch_norms)
     targets = targets_of(graph)
     assert A.batch_norm.default not in targets
     assert targets.count(A.squeeze.dim) == 1
@@ -42,3 +42,27 @@ def test_norms_and_activations_between_convolutions_need_no_views() -> None:
         A.conv2d.default,
         A.gelu.default,
     ]
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_over_one_axis_without_images(name: str) -> None:
+    class First(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[0].flatten(1)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(First(), CONVOLUTIONS[name])
+    graph, places = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_four_axes)
+    assert (places, targets_of(graph).count(A.unsqueeze.default)) == (1, 2)
+
+
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_a_convolution_of_an_image_alone(padding: int | str) -> None:
+    class First(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[0]
+
+    torch.manual_seed(0)
+    network = nn.Sequential(First(), nn.Conv2d(3, 4, 3, padding=padding), nn.ReLU())
+    graph, places = simplified(network, torch.randn(1, 3, 4, 5), give_convolutions_four_axes)
+    assert (places, targets_of(graph).count(A.squeeze.dim)) == (1, 1)
