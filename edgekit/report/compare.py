@@ -1,6 +1,6 @@
 """Comparison of two runs: changes, and regressions beyond the noise of both runs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, hypot, log
 from typing import Literal
@@ -16,7 +16,7 @@ SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
 MAX_SLOWDOWN = 10.0
 """Slowdown of p50, in percent, up to which it is no regression: where in memory a session lies makes the same file up
 to 5 % faster or slower in each run."""
-BEST_FIRST: tuple[Verdict, ...] = ("pass", "inconclusive", "fail", "error")
+BEST_FIRST: tuple[str, ...] = ("pass", "inconclusive", "fail", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,8 @@ def _compare(
         if change is not None:
             changes[figure.csv_column] = change
     comparison = RowComparison(device=device, bundle=new.name, verdicts=verdicts, changes=changes)
-    return replace(comparison, regressions=tuple(_regressions(comparison, new, max_slowdown)))
+    figures = (regression(figure, comparison, max_slowdown) for figure in compared_figures())
+    return replace(comparison, regressions=(*_worse_verdicts(old, new), *filter(None, figures)))
 
 
 def _change(figure: Figure, old: Row, new: Row) -> Change | None:
@@ -197,11 +198,23 @@ def _of_difference(a: float, ends_a: Sequence[float], b: float, ends_b: Sequence
     return b - a - hypot(b - low_b, high_a - a), b - a + hypot(high_b - b, a - low_a)
 
 
-def _regressions(row: RowComparison, new: Row, max_slowdown: float) -> list[str]:
-    regressions, old = [], row.verdicts[0]
-    if old and BEST_FIRST.index(new.verdict) > BEST_FIRST.index(old):
-        regressions.append(f"the verdict changed from {old} to {new.verdict}: {'; '.join(new.reasons)}")
-    return [*regressions, *filter(None, (regression(figure, row, max_slowdown) for figure in compared_figures()))]
+def _worse_verdicts(old: Row, new: Row) -> Iterator[str]:
+    """The row's verdict if it became worse, or else those of single gates, and of a float bundle in bf16 or f16."""
+    if _became_worse(old.verdict, new.verdict):
+        yield f"the verdict changed from {old.verdict} to {new.verdict}: {'; '.join(new.reasons)}"
+        return
+    before = {gate.name: gate.verdict for gate in old.gates}
+    for gate in new.gates:
+        if _became_worse(was := before.get(gate.name), gate.verdict):
+            yield f"the gate {gate.name} changed from {was} to {gate.verdict}: {'; '.join(gate.reasons)}"
+    if old.low_precision and new.low_precision and _became_worse(old.low_precision.verdict, new.low_precision.verdict):
+        yield f"the verdict in {new.low_precision.computes_in} changed from pass to fail"
+
+
+def _became_worse(before: str | None, after: str | None) -> bool:
+    """Whether a verdict is worse than another one; false for a gate that was skipped, and where there is none."""
+    ranks = {verdict: rank for rank, verdict in enumerate(BEST_FIRST)}
+    return before in ranks and after in ranks and ranks[after] > ranks[before]
 
 
 def regression(figure: Figure, row: RowComparison, max_slowdown: float) -> str | None:

@@ -12,7 +12,7 @@ from edgekit.cli.main import main
 from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
 from edgekit.report.document import Report
-from edgekit.report.measurement import Int8, Interval, Speedup
+from edgekit.report.measurement import Int8, Interval, LowPrecision, Speedup
 from edgekit.report.row import Verdict
 from tests.helpers.reports import (
     BEST,
@@ -22,6 +22,7 @@ from tests.helpers.reports import (
     accuracy,
     device,
     failed_row,
+    gates,
     latency,
     report,
     report_with,
@@ -101,6 +102,33 @@ def test_every_verdict_that_became_worse_is_a_regression(old: Verdict, new: Verd
     worse = VERDICTS.index(new) > VERDICTS.index(old)
     assert len(comparison.regressions) == worse
     assert not worse or f"the verdict changed from {old} to {new}: " in comparison.regressions[0]
+
+
+def test_a_second_gate_that_fails_is_a_regression() -> None:
+    failed = report_with(BEST, verdict="fail", reasons=("lost",), gates=gates("fail", ("lost",)))
+    drop, speedup, timing = gates("fail", ("lost",))
+    slow = replace(speedup, verdict="fail", reasons=("slow",))
+    both = report_with(BEST, verdict="fail", reasons=("lost", "slow"), gates=(drop, slow, timing))
+    assert compare_runs(failed, both).regressions == (
+        "openvino-int8 on local: the gate min-speedup changed from pass to fail: slow",
+    )
+    assert compare_runs(both, failed).verdict == "pass"
+    skipped = report_with(BEST, verdict="fail", reasons=("lost",), gates=(drop,))
+    assert compare_runs(skipped, both).verdict == "pass", "a gate that did not exist before has no verdict to compare"
+    (verdict,) = compare_runs(report(), both).regressions
+    assert "the verdict changed from pass to fail: lost; slow" in verdict
+
+
+def test_a_float_bundle_that_fails_in_low_precision_is_a_regression() -> None:
+    low = LowPrecision(computes_in="bf16", accuracy=accuracy(), p50_ms=9.0, verdict="pass")
+    before, after = (
+        report_with(0, low_precision=replace(low, verdict=verdict), verdict="fail", reasons=("x",))
+        for verdict in ("pass", "fail")
+    )
+    assert compare_runs(before, after).regressions == (
+        "openvino-float on local: the verdict in bf16 changed from pass to fail",
+    )
+    assert compare_runs(after, before).verdict == "pass"
 
 
 def slower(factor: float, **facts: Any) -> Report:
