@@ -30,6 +30,7 @@ EXTRAS = {
     "trust",
     "bom",
     "open-clip",
+    "transformers",
     "onnx-models",
     "parquet",
     "web",

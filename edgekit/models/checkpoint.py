@@ -1,6 +1,6 @@
 """Checkpoints: the tensors of a file or of a saved folder, and what it says about its network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,13 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """Hash of the files."""
-        first, *others = map(file_sha256, self.files)
-        return digest(first, *others) if others else first
+        return files_sha256(self.files)
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """Hash of one file, or of several together."""
+    first, *others = map(file_sha256, files)
+    return digest(first, *others) if others else first
 
 
 def read_checkpoint(path: Path) -> State:

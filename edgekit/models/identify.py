@@ -20,7 +20,7 @@ from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.description import Inputs
 from edgekit.models.hub import fetch_repository
 from edgekit.models.nearest import nearest
-from edgekit.models.options import HUB_PREFIXES, TORCHVISION, ModelArgs, ModelOptions
+from edgekit.models.options import HUB_PREFIXES, TORCHVISION, TRANSFORMERS, ModelArgs, ModelOptions
 from edgekit.models.saved_folder import describe_folder
 from edgekit.models.source import ModelSource, Note
 from edgekit.models.state_dict import Rename, classes_of_head, own_tensors
@@ -109,6 +109,8 @@ def _known(architecture: str | None, state: dict[str, torch.Tensor] | None) -> s
     """The architecture as edgekit names it, or None. A name of both timm and torchvision is the one that fits."""
     if architecture is None:
         return None
+    if architecture.startswith(TRANSFORMERS):
+        return architecture
     plain = architecture.rpartition("/")[2]
     candidates = [plain] if ":" not in plain and _is_timm(plain) else []
     bare = plain.removeprefix(TORCHVISION)

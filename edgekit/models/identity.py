@@ -10,7 +10,17 @@ from edgekit.images.preprocess import Preprocessing
 from edgekit.models.state_dict import tensors_sha256
 from edgekit.support.hashes import digest
 
-DISTRIBUTIONS = ("torch", "torchvision", "timm", "open_clip_torch", "safetensors", "onnx2pytorch", "numpy", "pillow")
+DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "transformers",
+    "safetensors",
+    "onnx2pytorch",
+    "numpy",
+    "pillow",
+)
 """Distributions that build networks, decode images and compute torch's predictions."""
 ROOMS = ("compat", "compiler", "config", "images", "models")
 """Folders of the package whose code loads and exports networks and prepares images."""

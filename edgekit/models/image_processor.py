@@ -26,7 +26,7 @@ def processor_inputs(config: Mapping[str, Any]) -> Inputs:
 def _normalization(config: Mapping[str, Any], kind: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Means and standard deviations for values from 0 to 1, which some processors scale in another way."""
     mean, std = (_numbers(config.get(key)) for key in ("image_mean", "image_std"))
-    if config.get("do_normalize") is False:
+    if not config.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     elif kind.startswith("EfficientNet") and config.get("include_top", True) and std is not None:
         std = tuple(value * value for value in std)  # it divides twice

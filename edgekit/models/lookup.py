@@ -6,10 +6,12 @@ from edgekit.models.open_clip_source import OpenClipSource
 from edgekit.models.source import ModelSource
 from edgekit.models.timm_source import TimmSource
 from edgekit.models.torchvision_source import TorchvisionSource
+from edgekit.models.transformers_source import TransformersSource
 
 SOURCES: tuple[ModelSource, ...] = (
     OpenClipSource(),
     TorchvisionSource(),
+    TransformersSource(),
     OnnxSource(),
     FactorySource(),
     TimmSource(),

@@ -10,6 +10,8 @@ ModelArgs: TypeAlias = dict[str, Any]
 ONNX_SUFFIX = ".onnx"
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's models."""
+TRANSFORMERS = "transformers:"
+"""Prefix of the names of transformers' models that timm doesn't have."""
 RESCALING = ("inception_v3", "googlenet")
 """torchvision's models that rescale their input if they are built with published weights."""
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")

@@ -11,7 +11,7 @@ from edgekit.errors import ModelError, WeightsError
 from edgekit.models.class_names import StoredNames, stored_names
 from edgekit.models.description import Description, Inputs, timm_inputs
 from edgekit.models.image_processor import processor_inputs
-from edgekit.models.transformers_layout import timm_model
+from edgekit.models.transformers_layout import timm_model, transformers_model
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -42,7 +42,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]:
     """What the configuration in a folder says about the network, and its class names.
 
-    Raises ModelError if it is not a configuration of timm, or of a model of transformers that edgekit reads.
+    Raises ModelError if it is not a configuration of timm, or of a classifier of transformers.
     """
     path = folder / CONFIG
     config = _read(path)
@@ -54,7 +54,11 @@ def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]
         inputs = timm_inputs(pretrained) if isinstance(pretrained, Mapping) else Inputs()
         arguments = {key: _tuple(value) for key, value in arguments.items()} if isinstance(arguments, dict) else {}
         return Description(config["architecture"], f"'{CONFIG}'", arguments, inputs, f"'{CONFIG}'"), names
-    architecture, arguments = timm_model(config, str(path))
+    timms = timm_model(config, str(path))
+    if timms is None:
+        architecture, arguments = transformers_model(config, str(path))
+        return Description(architecture, f"'{CONFIG}'", arguments), names
+    architecture, arguments = timms
     inputs, origin = Inputs(), ""
     if (folder / PREPROCESSOR).is_file():
         inputs, origin = processor_inputs(_read(folder / PREPROCESSOR)), f"'{PREPROCESSOR}'"

@@ -1,7 +1,7 @@
 """Classifiers as transformers saves them: their configuration and tensor names in terms of timm's models.
 
-ConvNeXt, ConvNeXt V2, ViT and ResNet are supported. The names were checked with transformers 5.24, which also reads and
-writes those of version 4.
+ConvNeXt, ConvNeXt V2, ViT and ResNet become timm's networks, for which there are recipes. The names were checked with
+transformers 5.24, which also reads and writes those of version 4.
 """
 
 import re
@@ -13,11 +13,9 @@ import torch
 from timm.layers import LayerNorm  # type: ignore[attr-defined]
 
 from edgekit.errors import ModelError
-from edgekit.models.options import ModelArgs
+from edgekit.models.options import TRANSFORMERS, ModelArgs
 from edgekit.models.state_dict import State
 
-FAMILIES = ("convnext", "convnextv2", "vit", "resnet")
-"""Values of `model_type` in config.json that edgekit reads."""
 _EPSILON_OF_TIMM = 1e-6
 _BACKBONE = re.compile(r"^(.*?)(?:convnextv2|convnext|vit|resnet)\.(?:embeddings|embedder|encoder|layers|layernorm)\.")
 # ConvNeXt in the names of the original repositories, which timm renames.
@@ -117,33 +115,49 @@ def _resnet_name(name: str) -> str:
     return f"layer{int(stage) + 1}.{layer}.{part}.{rest}"
 
 
-def timm_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
-    """timm's architecture and constructor arguments for a config.json of transformers; `where` is its name in errors.
+class _NotInTimm(Exception):
+    """A variant of a network that timm doesn't have."""
 
-    Raises ModelError for a family that edgekit doesn't read, and for a variant that timm doesn't have.
+
+def transformers_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
+    """The name and constructor arguments of transformers' own network. Raises ModelError unless it is a classifier."""
+    family, names = config.get("model_type"), config.get("architectures")
+    names = names if isinstance(names, list) else []
+    if isinstance(family, str) and any("ForImageClassification" in str(name) for name in names):
+        return f"{TRANSFORMERS}{family}", {key: value for key, value in config.items() if key != "model_type"}
+    described = f"a model of type '{family}'" + (f" ({', '.join(map(str, names))})" if names else "")
+    raise ModelError(
+        f"'{where}' describes {described}",
+        valid="an image classifier of transformers (...ForImageClassification), or a configuration of timm",
+        fix="Deploy the model from your own code as module:factory, or export it to ONNX and deploy the .onnx file",
+    )
+
+
+def timm_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs] | None:
+    """timm's architecture and constructor arguments for a config.json of transformers; None if timm doesn't have it.
+
+    `where` is its name in errors. Raises ModelError for a malformed one.
     """
     family = config.get("model_type")
     try:
         if family in ("convnext", "convnextv2"):
-            return _convnext(config, family, where)
+            return _convnext(config, family)
         if family == "vit":
-            return _vit_model(config, where)
+            return _vit_model(config)
         if family == "resnet":
-            return _resnet_model(config, where)
+            return _resnet_model(config)
+    except _NotInTimm:
+        return None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"'{where}' lacks a value of a {family} model, or has a malformed one ({type(error).__name__}: {error})",
             fix="Save the model again with model.save_pretrained(FOLDER)",
         ) from error
-    raise ModelError(
-        f"'{where}' describes a model of type '{family}'",
-        valid=f"{', '.join(FAMILIES)} of transformers, or a configuration of timm",
-        fix="Deploy the model from your own code as module:factory, or export it to ONNX and deploy the .onnx file",
-    )
+    return None
 
 
-def _convnext(config: Mapping[str, Any], family: str, where: str) -> tuple[str, ModelArgs]:
-    _require(config, where, hidden_act="gelu")
+def _convnext(config: Mapping[str, Any], family: str) -> tuple[str, ModelArgs]:
+    _require(config, hidden_act="gelu")
     names = {
         "convnext": {(96, 3): "convnext_tiny", (96, 9): "convnext_tiny", (96, 27): "convnext_small",
                      (128, 27): "convnext_base", (192, 27): "convnext_large", (256, 27): "convnext_xlarge"},
@@ -160,9 +174,9 @@ def _convnext(config: Mapping[str, Any], family: str, where: str) -> tuple[str, 
     return name, arguments
 
 
-def _vit_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
+def _vit_model(config: Mapping[str, Any]) -> tuple[str, ModelArgs]:
     activation = config.get("hidden_act", "gelu")
-    _require(config, where, hidden_act=activation if activation in ("gelu", "relu", "silu") else "gelu")
+    _require(config, hidden_act=activation if activation in ("gelu", "relu", "silu") else "gelu")
     width, patch, size = config["hidden_size"], config.get("patch_size", 16), config.get("image_size", 224)
     word = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}.get(width, "base")
     shape = {"base": (16, 32), "small": (16, 32), "large": (16, 32), "huge": (14,), "tiny": (16,)}[word]
@@ -183,11 +197,11 @@ def _vit_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
     return name, arguments
 
 
-def _resnet_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs]:
-    _require(config, where, hidden_act="relu", embedding_size=64, downsample_in_first_stage=False)
+def _resnet_model(config: Mapping[str, Any]) -> tuple[str, ModelArgs]:
+    _require(config, hidden_act="relu", embedding_size=64, downsample_in_first_stage=False)
     basic = config.get("layer_type", "bottleneck") == "basic"
     if not basic:
-        _require(config, where, downsample_in_bottleneck=False)
+        _require(config, downsample_in_bottleneck=False)
     depths, sizes = tuple(config["depths"]), tuple(config["hidden_sizes"])
     channels = sizes if basic else tuple(size // 4 for size in sizes)
     names = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"} if basic else {
@@ -195,12 +209,7 @@ def _resnet_model(config: Mapping[str, Any], where: str) -> tuple[str, ModelArgs
     return names.get(depths, "resnet18" if basic else "resnet50"), {"layers": depths, "channels": channels}
 
 
-def _require(config: Mapping[str, Any], where: str, **values: object) -> None:
-    """Raise ModelError unless the configuration has these values, which timm's model is built with, or none."""
-    for key, value in values.items():
-        if config.get(key, value) != value:
-            raise ModelError(
-                f"'{where}' sets {key} to {config[key]!r}, which timm's {config['model_type']} doesn't have",
-                valid=repr(value),
-                fix="Deploy the model from your own code as module:factory, or export it to ONNX and deploy that file",
-            )
+def _require(config: Mapping[str, Any], **values: object) -> None:
+    """Raise _NotInTimm unless the configuration has these values, which timm's model is built with, or none."""
+    if any(config.get(key, value) != value for key, value in values.items()):
+        raise _NotInTimm

@@ -1,0 +1,169 @@
+"""Image classifiers of transformers that timm doesn't have, named `transformers:TYPE`: folders that it saved.
+
+`identify` gives a folder such a name, and its config.json as the constructor arguments.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from edgekit.errors import ModelError, WeightsError
+from edgekit.models.checkpoint import files_sha256
+from edgekit.models.image_processor import processor_inputs
+from edgekit.models.inputs import InputOptions, resolve_preprocessing, resolve_size, size_of_model
+from edgekit.models.options import TRANSFORMERS, ModelOptions
+from edgekit.models.random_weights import randomize
+from edgekit.models.saved_folder import PREPROCESSOR, describe_folder, weight_files
+from edgekit.models.source import LoadedModule, Note
+from edgekit.models.state_dict import some, state_sha256
+from edgekit.support.libraries import first_line, import_needed, quiet
+
+# Its tensors are resized by torch, whose values are within two of 255 levels of Pillow's.
+_TOLERANCE = 4 / 255
+
+
+class Classifier(nn.Module):
+    """A network of transformers that returns its logits [N,classes] alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.takes_bgr = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=images.flip(1) if self.takes_bgr else images).logits
+        return logits
+
+
+class TransformersSource:
+    """Source of transformers' image classifiers."""
+
+    name: ClassVar[str] = "transformers"
+
+    def recognizes(self, name: str) -> bool:
+        return name.startswith(TRANSFORMERS)
+
+    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
+        return size_of_model(options)
+
+    def load(self, options: ModelOptions, seed: int) -> LoadedModule:
+        """Build a network in float32 on the CPU. `options.weights` is a folder that save_pretrained wrote, or "random".
+
+        Raises ModelError for a configuration that transformers refuses, WeightsError if the weights aren't there or
+        don't fit, and MissingExtraError.
+        """
+        if options.weights == "random":
+            module = self.build_meta(options)
+            randomize(module, resolve_size(module, size_of_model(options)))
+            return LoadedModule(module, "random", state_sha256(module), None)
+        folder = Path(str(options.weights))
+        if not folder.is_dir():
+            raise WeightsError(
+                f"'{folder}' is no folder",
+                valid=f"for {options.name}, a folder that save_pretrained wrote",
+                fix="Name the folder in place of the model",
+            )
+        module = Classifier(_pretrained(_library(), folder, _config(options)))
+        module.pretrained_cfg = _sized(module.model)  # type: ignore[assignment]
+        notes = _take_preprocessing(module, folder)
+        names = describe_folder(folder)[1]
+        sha256 = files_sha256(weight_files(folder))
+        return LoadedModule(module, str(folder), sha256, None, class_names=names, notes=notes)
+
+    def build_meta(self, options: ModelOptions) -> nn.Module:
+        library, config = _library(), _config(options)
+        try:
+            with quiet():
+                model = library.AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+        except Exception as error:  # a configuration can make a constructor raise anything
+            raise _refused(options, error) from error
+        module = Classifier(model)
+        module.pretrained_cfg = _sized(model)  # type: ignore[assignment]
+        return module
+
+
+def _library() -> Any:
+    return import_needed("transformers", "transformers")
+
+
+def _config(options: ModelOptions) -> Any:
+    try:
+        return _library().AutoConfig.for_model(options.name.removeprefix(TRANSFORMERS), **options.model_args)
+    except Exception as error:  # as above
+        raise _refused(options, error) from error
+
+
+def _refused(options: ModelOptions, error: Exception) -> ModelError:
+    return ModelError(
+        f"transformers can't build '{options.name}' ({type(error).__name__}: {first_line(error)})",
+        valid="the folder of an image classifier that the installed version of transformers has",
+        fix="Upgrade transformers, or deploy the model from your own code as module:factory",
+    )
+
+
+def _pretrained(library: Any, folder: Path, config: Any) -> nn.Module:
+    """The network with its weights. transformers makes up those that the folder lacks, which we refuse."""
+    try:
+        with quiet():
+            model, info = library.AutoModelForImageClassification.from_pretrained(
+                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # of its code, on any files
+        raise WeightsError(
+            f"transformers can't load '{folder}' ({type(error).__name__}: {first_line(error)})",
+            fix="Save the model again with model.save_pretrained(FOLDER)",
+        ) from error
+    lacking = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
+    if lacking:
+        raise WeightsError(
+            f"'{folder}' lacks weights of the network, or has them in another shape: {some(lacking)}",
+            fix="Name the folder of a fine-tuned classifier",
+        )
+    network: nn.Module = model
+    return network
+
+
+def _sized(model: Any) -> dict[str, Any]:
+    size = getattr(model.config, "image_size", None) or 224
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return {"input_size": (3, height, width)}
+
+
+def _take_preprocessing(module: Classifier, folder: Path) -> tuple[Note, ...]:
+    """Store the preprocessing of the folder's image processor in the module, and compare it with what that computes."""
+    if not (folder / PREPROCESSOR).is_file():
+        return ()
+    with quiet():
+        processor = _library().AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    config = processor.to_dict() | {"do_normalize": processor.do_normalize}  # the dict lacks what is None
+    module.takes_bgr = bool(config.get("do_flip_channel_order"))
+    inputs = processor_inputs(config)
+    stated = {
+        "input_size": inputs.size and (3, *inputs.size),
+        "mean": inputs.mean,
+        "std": inputs.std,
+        "interpolation": inputs.interpolation,
+        "crop_pct": inputs.crop_pct,
+        "crop_mode": inputs.crop_mode,
+    }
+    known = {key: value for key, value in stated.items() if value is not None}
+    module.pretrained_cfg = {**_sized(module.model), **known}  # type: ignore[assignment]
+    preprocessing = resolve_preprocessing(module, InputOptions(), 3)
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    photo = Image.fromarray(coarse).resize((400, 300), Image.Resampling.BICUBIC)
+    own = np.asarray(processor(photo, return_tensors="np")["pixel_values"])[:, :: -1 if module.takes_bgr else 1]
+    ours = preprocessing(photo)
+    scale = np.reshape(preprocessing.std, (1, -1, 1, 1))
+    if own.shape == ours.shape and np.percentile(np.abs(own - ours) * scale, 99) <= _TOLERANCE:
+        return ()
+    return (
+        Note(
+            f"the {type(processor).__name__} of '{folder.name}' prepares images in a way that edgekit can't repeat, so "
+            "accuracies are not those of transformers. Check --imgsz, --mean, --std, --interpolation and --crop-pct",
+            doubtful=True,
+        ),
+    )

@@ -1,0 +1,111 @@
+"""Classifiers of transformers that timm doesn't have: logits, preprocessing and class names are transformers' own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from edgekit.errors import ModelError, WeightsError
+from edgekit.models import load_network
+from edgekit.models.meta import build_meta
+from edgekit.models.options import ModelOptions
+from edgekit.models.random_weights import randomize
+from edgekit.models.transformers_source import Classifier
+from tests.helpers.refusals import refuses
+
+transformers = pytest.importorskip("transformers", reason="needs transformers")
+
+LABELS = {"id2label": {"0": "cat", "1": "dog", "2": "eel"}, "label2id": {"cat": 0, "dog": 1, "eel": 2}}
+VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 64}
+STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "beit": VIT,
+    "deit": VIT,
+    "dinov2": {**VIT, "patch_size": 16},
+    "swin": {"image_size": 64, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+    "regnet": {"embedding_size": 8, "groups_width": 8, **STAGES},
+    "mobilenet_v2": {"depth_multiplier": 0.35, "image_size": 64},
+    "convnext": {**STAGES, "hidden_act": "relu"},  # which timm's ConvNeXt doesn't have
+}
+NAME = "transformers:swin"
+
+
+def save(folder: Path, family: str, processor: Any = None) -> Classifier:
+    """Let transformers save a small network with random weights, and an image processor; return the network."""
+    config = transformers.AutoConfig.for_model(family, **CONFIGS[family], **LABELS)
+    config.architectures = ["DeiTForImageClassification"] if family == "deit" else None  # of two that transformers has
+    torch.manual_seed(0)
+    model = Classifier(transformers.AutoModelForImageClassification.from_config(config)).eval()
+    randomize(model, (64, 64))
+    own: Any = model.model
+    own.save_pretrained(folder)
+    processor = processor or transformers.ViTImageProcessor(size={"height": 64, "width": 64})
+    processor.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    model = save(tmp_path, family)
+    network = load_network(ModelOptions(str(tmp_path)))
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network.module(images), model(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network.traced(images), model(images), rtol=1e-4, atol=1e-5)
+    assert (network.source, network.labels) == ("transformers", ("cat", "dog", "eel"))
+    assert network.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert not [note.text for note in network.notes if note.doubtful]
+
+
+def test_a_processor_with_channels_in_the_other_order(tmp_path: Path) -> None:
+    sizes = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
+    model = save(tmp_path, "swin", transformers.MobileViTImageProcessor(**sizes))
+    network = load_network(ModelOptions(str(tmp_path)))
+    photo = Image.fromarray(np.full((80, 90, 3), (200, 100, 50), np.uint8))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    expected = model(processor(photo, return_tensors="pt")["pixel_values"])
+    torch.testing.assert_close(network.module(torch.from_numpy(network.preprocessing(photo))), expected)
+    assert not [note.text for note in network.notes if note.doubtful]
+
+
+def test_a_processor_that_can_not_be_repeated_is_a_warning(tmp_path: Path) -> None:
+    save(tmp_path, "swin", transformers.ViTImageProcessor(size={"height": 64, "width": 64}, do_resize=False))
+    (note,) = (note for note in load_network(ModelOptions(str(tmp_path))).notes if note.doubtful)
+    assert "ViTImageProcessor" in note.text
+
+
+def test_random_weights_and_plans_need_no_weights(tmp_path: Path) -> None:
+    save(tmp_path, "swin")
+    module, size = build_meta(ModelOptions(str(tmp_path)))
+    assert size == (64, 64)
+    assert all(parameter.is_meta for parameter in module.parameters())
+    network = load_network(ModelOptions(str(tmp_path), weights="random"))
+    assert (network.weights, network.classes) == ("random", 3)
+
+
+def test_weights_that_transformers_would_make_up_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, "swin")
+    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    del state["classifier.weight"]
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with refuses(WeightsError, "lacks weights of the network", "classifier.weight"):
+        load_network(ModelOptions(str(tmp_path)))
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    save(tmp_path, "swin")
+    with refuses(WeightsError, "'best.pth' is no folder", NAME):
+        load_network(ModelOptions(str(tmp_path), weights="best.pth"))
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, error in (
+        ({"architectures": ["SwinModel"]}, "describes a model of type 'swin' (SwinModel)"),
+        ({"model_type": "unheard_of"}, "transformers can't build 'transformers:unheard_of'"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with refuses(ModelError, error):
+            load_network(ModelOptions(str(tmp_path)))
