@@ -1,14 +1,14 @@
 """The pages of the commands, read from the Typer application."""
 
 import inspect
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import typer
 
 import edgekit.cli.commands  # noqa: F401  # registers every command
-from docs.generate.markdown import code, paragraphs, plain, table
+from docs.generate import options
+from docs.generate.markdown import anchor, code, paragraphs, plain, table
 from edgekit.cli.app import app
 
 DEFAULT_PANEL = "Options"
@@ -38,14 +38,16 @@ def _walk(group: Any, words: Words) -> Iterator[tuple[Words, Any]]:
 
 
 def page_of(words: Words) -> str:
-    """The name of a command's page in docs/reference/commands, which has its heading and what `command` returns."""
-    return f"{'-'.join(words)}.md"
+    """The name of the page in docs/reference/commands that has a command; a group's page has its sub-commands too."""
+    return f"{words[0]}.md"
 
 
-def command(typed: str) -> str:
-    """What the page of a command, such as "devices add", has below its heading."""
-    every, words = all_commands(), tuple(typed.split())
-    return _page(words, every[words], _below(every, words))
+def command(name: str) -> str:
+    """What the page of a command or a group has below its heading."""
+    every = all_commands()
+    shared = _shared(every)
+    members = [words for words in every if words[0] == name]
+    return "\n\n".join(part for words in members for part in _section(words, every[words], shared)) + "\n"
 
 
 def command_sections() -> str:
@@ -61,47 +63,58 @@ def command_sections() -> str:
     )
 
 
+def common_options() -> str:
+    """The options that several commands have."""
+    return options.shared_tables(_shared(all_commands()))
+
+
 def _command_table(members: Mapping[Words, Any]) -> str:
-    rows = [
-        (f"[{code('edgekit ' + ' '.join(words))}]({page_of(words)})", _summary(command))
-        for words, command in members.items()
-    ]
+    rows = [(_link(words), paragraphs(inspect.cleandoc(command.help))[0]) for words, command in members.items()]
     return table(("command", "what it does"), rows)
 
 
-def _below(every: Mapping[Words, Any], words: Words) -> dict[Words, Any]:
-    """The sub-commands of a group."""
-    return {each: command for each, command in every.items() if each[:-1] == words}
+def _link(words: Words) -> str:
+    """A link to a command's page, or to a sub-command's section."""
+    section = f"#{anchor(_heading(words))}" if len(words) > 1 else ""
+    return f"[{code(' '.join(words))}]({page_of(words)}{section})"
+
+
+def _heading(words: Words) -> str:
+    return f"edgekit {' '.join(words)}"
 
 
 def exit_codes() -> str:
     return table(("code", "meaning"), EXIT_CODES) + "\n"
 
 
-def _page(words: Words, command: Any, below: Mapping[Words, Any]) -> str:
+def _shared(every: Mapping[Words, Any]) -> options.Shared:
+    """The options of several commands. Their usual default is that of `deploy`, if it has the option."""
+    return options.shared_options(sorted(every.values(), key=lambda command: command.name != "deploy"))
+
+
+def _section(words: Words, command: Any, shared: options.Shared) -> Iterator[str]:
+    """The paragraphs about a command. A sub-command begins with a heading; the page has that of its first command."""
+    level = "#" * (len(words) + 1)
+    if len(words) > 1:
+        yield f"## {_heading(words)}"
+    yield from paragraphs(inspect.cleandoc(command.help))
     arguments = [each for each in command.params if each.param_type_name == "argument"]
-    options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
-    typed = [
-        "edgekit",
-        *words,
-        *map(usage_of, arguments),
-        *(["COMMAND"] if below else []),
-        *(["[OPTIONS]"] * bool(options)),
-    ]
-    parts = [*paragraphs(inspect.cleandoc(command.help or "")), _block(" ".join(typed))]
-    if below:
-        parts += ["## Commands", _command_table(below)]
+    every = options.options_of(command)
+    typed = [*map(usage_of, arguments), *(["COMMAND"] * hasattr(command, "commands")), *(["[OPTIONS]"] * bool(every))]
+    yield _block(" ".join((_heading(words), *typed)))
     if arguments:
         rows = [(code(usage_of(each)), plain(each.help or "")) for each in arguments]
-        parts += ["## Arguments", table(("argument", "meaning"), rows)]
-    panels: dict[str, list[Any]] = {}
-    for option in options:
-        panels.setdefault(_text(option.rich_help_panel) or DEFAULT_PANEL, []).append(option)
-    for panel, members in panels.items():
-        parts += [f"## {panel}", table(("option", "meaning", "default"), map(option_row, members))]
+        yield f"{level} Arguments"
+        yield table(("argument", "meaning"), rows)
+    if own := [option for option in every if option.key not in shared]:
+        yield f"{level} Options"
+        yield options.option_table(own)
+    if common := [option for option in every if option.key in shared]:
+        yield f"{level} [Common options]({options.PAGE})"
+        yield options.shared_list(common, shared)
     if command.epilog:
-        parts += ["## Examples", _block(_examples(command.epilog))]
-    return "\n\n".join([*parts, "The [exit codes](index.md#exit-codes) are those of every command."]) + "\n"
+        yield f"{level} Examples"
+        yield _block(_examples(command.epilog))
 
 
 def _examples(epilog: str) -> str:
@@ -115,10 +128,6 @@ def _block(text: str) -> str:
     return f"```shell\n{text}\n```"
 
 
-def _summary(command: Any) -> str:
-    return paragraphs(inspect.cleandoc(command.help or ""))[0]
-
-
 def _text(value: Any) -> str | None:
     """A setting of Typer that may be a placeholder for its default."""
     return value if isinstance(value, str) else None
@@ -129,44 +138,3 @@ def usage_of(argument: Any) -> str:
     name = argument.metavar or argument.name.upper()
     text = f"{name}..." if argument.nargs == -1 else str(name)
     return text if argument.required else f"[{text}]"
-
-
-def option_row(option: Any) -> tuple[str, str, str]:
-    switches = ", ".join(code(switch) for switch in (*option.opts, *option.secondary_opts))
-    value = "" if option.is_flag else f" {code(_value(option))}"
-    help_text, default = _help_and_default(option)
-    return f'<a id="{option.opts[0]}"></a>{switches}{value}', help_text, default
-
-
-def _value(option: Any) -> str:
-    """What an option takes, in capitals, or the choices."""
-    if option.metavar:
-        return str(option.metavar)
-    annotation = option.type_descriptor.annotation
-    if get_origin(annotation) is list:
-        (annotation,) = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return "|".join(map(str, get_args(annotation)))
-    names: dict[str, str] = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "Path": "PATH"}
-    return names.get(getattr(annotation, "__name__", ""), "VALUE")
-
-
-def _help_and_default(option: Any) -> tuple[str, str]:
-    """The help, and the default: the value, or what the help gives for an option that has none by itself."""
-    text, described = str(option.help or ""), ""
-    if found := re.fullmatch(r"(.*?)\s*\[default: (.*)\]", text, re.DOTALL):
-        text, described = found.groups()
-    limits = [f"at least {option.min}"] if option.min is not None else []
-    limits += [f"at most {option.max}"] if option.max is not None else []
-    sentence = plain(text)
-    if option.multiple:
-        sentence += " Repeatable." if "epeatable" not in sentence else ""
-    if limits:
-        sentence += f" Takes {' and '.join(limits)}."
-    if described:
-        return sentence, plain(described)
-    if _text(option.show_default):
-        return sentence, plain(option.show_default)
-    if option.is_flag or option.default is None:
-        return sentence, "required" if option.required else ""
-    return sentence, code(str(option.default))

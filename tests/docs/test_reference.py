@@ -1,16 +1,18 @@
 """The reference: nothing that the code has is missing from it."""
 
 import inspect
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Annotated, Any
 
 import pytest
+import typer
 
 import edgekit
-from docs.generate import commands, compatibility, report, sdk, settings
+from docs.generate import commands, compatibility, options, report, sdk, settings
 from docs.generate.errors import error_sections
 from docs.generate.fields import fields_of
 from docs.generate.markdown import anchor, plain, table
+from edgekit.cli import panels
 from edgekit.cli.panels import COMMAND_PANELS
 from edgekit.config.compatibility import load_compatibility
 from edgekit.config.device_classes import DeviceClass
@@ -26,52 +28,110 @@ PAGES = ROOT / "docs/reference/commands"
 def test_every_command_has_a_page_with_each_of_its_parameters() -> None:
     every = commands.all_commands()
     assert {("deploy",), ("demo",), ("doctor",), ("devices", "add"), ("devices", "clean")} <= every.keys()
-    assert {path.name for path in PAGES.glob("*.md")} == {"index.md", *map(commands.page_of, every)}
+    assert {path.name for path in PAGES.glob("*.md")} == {"index.md", options.PAGE, *map(commands.page_of, every)}
     for words, command in every.items():
         page = (PAGES / commands.page_of(words)).read_text()
-        assert page.startswith(f"# edgekit {' '.join(words)}\n")
+        before, heading, section = page.partition(f"# edgekit {' '.join(words)}\n")
+        assert heading
+        assert (before == "") == (len(words) == 1)
+        section = section.partition("\n## edgekit ")[0]
         for parameter in command.params:
             is_option = parameter.param_type_name == "option"
             shown = parameter.opts[0] if is_option else commands.usage_of(parameter)
-            assert f"`{shown}`" in page, (words, shown)
+            assert f"`{shown}`" in section, (words, shown)
 
 
-def test_a_group_lists_its_commands() -> None:
-    page = commands.command("devices")
-    assert "[`edgekit devices add`](devices-add.md)" in page
-    assert "(deploy.md)" not in page
+def test_every_option_is_described_in_one_place_with_its_anchor() -> None:
+    pages = "".join(path.read_text() for path in PAGES.glob("*.md"))
+    every = {option.key: option for each in commands.all_commands().values() for option in options.options_of(each)}
+    for option in every.values():
+        described = table([*option.row[:2], ""], []).splitlines()[0].removesuffix("|  |")
+        assert pages.count(described) == 1, described
+
+
+def test_a_group_has_its_commands() -> None:
+    section = commands.command("devices").partition("\n## edgekit devices add\n")[2].partition("\n## ")[0]
+    assert "\nedgekit devices add NAME URL " in section
+    assert "\n### Options\n" in section
+    assert "`--ssh-config`" in section
 
 
 def test_the_overview_has_the_panels_of_the_help() -> None:
     sections = commands.command_sections().split("## ")[1:]
     assert [section.partition("\n")[0] for section in sections] == list(COMMAND_PANELS)
     assert "(deploy.md)" in sections[0]
-    assert "(devices-add.md)" in sections[-1]
+    assert "(devices.md#edgekit-devices-add)" in sections[-1]
 
 
 def test_examples_of_the_help_can_be_copied() -> None:
     assert "\nedgekit deploy " in commands.command("deploy").partition("## Examples\n\n```shell")[2]
 
 
-def test_options_are_grouped_by_their_panels(monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = commands.all_commands()["demo",]
-    option = next(each for each in demo.params if each.name == "threads")
-    monkeypatch.setattr(option, "rich_help_panel", "Speed")
-    monkeypatch.setattr(commands, "all_commands", lambda: {("demo",): demo})
-    before, panel, after = commands.command("demo").partition("## Speed\n")
-    assert panel
-    assert "`--threads`" not in before
-    assert "`--threads`" in after
+@pytest.fixture
+def two_commands() -> tuple[Any, Any]:
+    """Two commands that share `--size`, with other defaults; each has an option of its own."""
+    app = typer.Typer()
+    size: Any = {"metavar": "N", "rich_help_panel": panels.MODEL, "help": "Size of the input.", "min": 1}
+
+    @app.command()
+    def first(
+        size: Annotated[int, typer.Option(**size)] = 3,
+        name: Annotated[str | None, typer.Option(rich_help_panel=panels.OUTPUT, help="A name.")] = None,
+        check: Annotated[bool, typer.Option("--check", rich_help_panel=panels.GATES, help="Check.")] = False,
+    ) -> None: ...
+
+    @app.command()
+    def second(
+        size: Annotated[int, typer.Option(**size, show_default="the model's")] = 0,
+        name: Annotated[str, typer.Option(rich_help_panel=panels.OUTPUT, help="Another name.")] = "a",
+        check: Annotated[bool, typer.Option("--check", rich_help_panel=panels.GATES, help="Check.")] = False,
+    ) -> None: ...
+
+    group: Any = typer.main.get_command(app)
+    return group.commands["first"], group.commands["second"]
+
+
+def test_options_of_several_commands_are_shared_in_the_order_of_the_panels(two_commands: tuple[Any, Any]) -> None:
+    shared = options.shared_options(two_commands)
+    assert [option.name for option in shared.values()] == ["--size", "--check"]
+    model, gates = options.shared_tables(shared).split("## ")[1:]
+    assert model.startswith("Model\n")
+    assert '| <a id="--size"></a>`--size` `N` | Size of the input. At least 1. | `3` |' in model
+    assert gates.startswith("Gates\n")
+    assert "`--check` | Check. |  |" in gates
+
+
+def test_a_list_of_shared_options_says_which_default_is_another_one(two_commands: tuple[Any, Any]) -> None:
+    shared = options.shared_options(two_commands)
+    first, second = (
+        options.shared_list([each for each in options.options_of(command) if each.key in shared], shared)
+        for command in two_commands
+    )
+    gates = "- [Gates](options.md#gates): [`--check`](options.md#--check)"
+    assert first == f"- [Model](options.md#model): [`--size`](options.md#--size)\n{gates}"
+    assert second == f"- [Model](options.md#model): [`--size`](options.md#--size) (default: the model's)\n{gates}"
+
+
+@pytest.mark.parametrize(
+    ("default", "shown"), [("8", " (default: 8)"), ("required", " (required)"), ("", " (optional)"), ("all", "")]
+)
+def test_another_default_is_in_parentheses(default: str, shown: str) -> None:
+    usual = options.Option(panels.GATES, "--few", "`--few`", "A few.", "all")
+    listed = options.shared_list([replace(usual, default=default)], {usual.key: usual})
+    assert listed == f"- [Gates](options.md#gates): [`--few`](options.md#--few){shown}"
+
+
+def test_the_usual_default_is_that_of_deploy() -> None:
+    assert "| runs/MODEL |" in commands.common_options()
+    assert "`--output`](options.md#--output) (default: runs/demo)" in commands.command("demo")
+    assert "`--output`](options.md#--output)," in commands.command("deploy")
 
 
 def test_an_option_shows_its_default_once() -> None:
-    demo = commands.all_commands()["demo",]
-    rows = {
-        option.opts[0]: commands.option_row(option) for option in demo.params if option.name in ("warmup", "target")
-    }
-    assert rows["--warmup"][2] == "`20`"
-    assert rows["--target"][2] == "all"
-    assert "default" not in rows["--target"][1]
+    rows = {option.name: option for option in options.options_of(commands.all_commands()["demo",])}
+    assert rows["--warmup"].default == "`20`"
+    assert rows["--target"].default == "all"
+    assert "default" not in rows["--target"].meaning
 
 
 def test_every_error_has_an_anchor_with_cause_and_cure() -> None:

@@ -15,7 +15,7 @@ from tests.helpers.tiny import ROOT
 pytestmark = pytest.mark.slow
 BUILD = [sys.executable, "-m", "mkdocs", "build", "--site-dir"]
 ENVIRONMENT = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
-WIDE = ("index.html", "reference/report.html", "reference/commands/deploy.html", "concepts/comparison.html")
+WIDE = ("index.html", "reference/report.html", "reference/commands/options.html", "concepts/comparison.html")
 
 
 @pytest.fixture(scope="module")
