@@ -86,9 +86,15 @@ class RuntimeProfiler(Protocol):
 
 
 def matrix_macs(left: Shape, right: Shape, out: Shape) -> int:
-    """MACs of a matrix product [.., m, k] x [.., k, n], where either operand may be stored transposed."""
+    """MACs of a matrix product [.., m, k] x [.., k, n], where either operand may be stored transposed.
+
+    ONNX Runtime also stores operands with the axis m or k before those of the batch.
+    """
     a, b, c = (math.prod(shape[-2:]) for shape in (left, right, out))
     depth = math.isqrt(a * b // c) if c else 0  # m k * k n / (m n)
+    if depth * depth * c != a * b and math.prod(out):
+        batch = math.prod(out[:-2])
+        depth = math.isqrt(math.prod(left) * math.prod(right) // (math.prod(out) * batch))
     return math.prod(out) * depth
 
 

@@ -111,6 +111,9 @@ def test_a_matrix_product_is_counted_however_it_is_stored() -> None:
     assert matrix_macs((2, 3, 5), (2, 7, 3), (2, 5, 7)) == 2 * 5 * 3 * 7
     assert matrix_macs((1, 4, 5, 3), (7, 3), (1, 4, 5, 7)) == 4 * 5 * 3 * 7
     assert matrix_macs((0, 3), (3, 7), (0, 7)) == 0
+    # The products of attention with 2 heads on 256 rows that ONNX Runtime transposes while it multiplies.
+    assert matrix_macs((256, 1, 2, 8), (256, 1, 2, 8), (1, 2, 256, 256)) == 2 * 256 * 8 * 256
+    assert matrix_macs((1, 2, 256, 256), (256, 1, 2, 8), (1, 2, 256, 8)) == 2 * 256 * 256 * 8
 
 
 # ONNX Runtime
