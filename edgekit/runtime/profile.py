@@ -92,9 +92,9 @@ def matrix_macs(left: Shape, right: Shape, out: Shape) -> int:
     """
     a, b, c = (math.prod(shape[-2:]) for shape in (left, right, out))
     depth = math.isqrt(a * b // c) if c else 0  # m k * k n / (m n)
-    if depth * depth * c != a * b and math.prod(out):
-        batch = math.prod(out[:-2])
-        depth = math.isqrt(math.prod(left) * math.prod(right) // (math.prod(out) * batch))
+    if c and depth * depth * c != a * b:
+        a, b, c, batch = (math.prod(shape) for shape in (left, right, out, out[:-2]))
+        depth = math.isqrt(a * b // (c * batch))
     return math.prod(out) * depth
 
 
