@@ -5,14 +5,15 @@ from typing import Any
 
 from edgekit.errors import InputError
 from edgekit.report.document import Report
+from edgekit.report.json_schema import schema_of
 from edgekit.report.row import all_figures
-from edgekit.report.serialization import parse, schema_of
+from edgekit.report.serialization import parse
 
 FILE = "report.json"
 
 
 def report_schema() -> dict[str, Any]:
-    """The JSON schema (2020-12) of report.json. Each figure's description has its title, meaning and unit."""
+    """The JSON schema (2020-12) of report.json, with a description of each field; of a figure, title, meaning, unit."""
     schema = schema_of(Report)
     definitions = schema["$defs"]
     for figure in all_figures():

@@ -27,8 +27,3 @@ def parse(text: str | bytes, kind: type[T], what: str) -> T:
         raise InputError(
             f"{what} is not a valid {kind.__name__}: {error}", fix="Run the command that wrote it again"
         ) from error
-
-
-def schema_of(kind: type[Any]) -> dict[str, Any]:
-    """The JSON schema (2020-12) of a type of document."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}

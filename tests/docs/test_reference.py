@@ -18,7 +18,7 @@ from edgekit.config.compatibility import load_compatibility
 from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.errors import error_names
-from edgekit.report import load_report, report_schema
+from edgekit.report import report_schema
 from edgekit.report.row import all_figures
 from tests.helpers.tiny import ROOT
 
@@ -144,28 +144,36 @@ def test_every_error_has_an_anchor_with_cause_and_cure() -> None:
     assert anchor("BundleError") == "bundleerror"
 
 
-def test_every_field_of_the_report_is_described() -> None:
-    documented = [field for section in report.sections().values() for field in section.fields]
-    assert not [field.path for field in documented if not field.meaning]
-    paths = {field.path for field in documented}
-    assert {f"results[].{figure.path}" for figure in all_figures()} <= paths
+def test_the_page_of_the_report_has_every_figure() -> None:
+    lines = report.figures_table().splitlines()[2:]
+    assert len(lines) == len(all_figures())
+    for figure in all_figures():
+        (line,) = (line for line in lines if line.startswith(f"| `{figure.path}` | {figure.title} | {figure.unit} |"))
+        assert (f"`{figure.interval}`" in line) == bool(figure.interval)
 
 
-def test_the_reference_has_every_object_of_the_schema() -> None:
-    assert {cls.__name__ for cls in report.sections()} == report_schema()["$defs"].keys()
+def test_the_page_of_the_report_has_every_field_of_what_people_read() -> None:
+    sections = report.report_sections().split("## ")[1:]
+    definitions = report_schema()["$defs"]
+    assert len(sections) == len(report.READ)
+    described = {section.splitlines()[2]: section for section in sections}
+    figures = {figure.path for figure in all_figures()}
+    for name in report.READ:
+        section = described[plain(definitions[name]["description"])]
+        keys = definitions[name]["properties"].keys() - (figures if name == "Row" else set())
+        assert section.count("\n| ") == 2 + len(keys)
+        assert all(f"| `{key}` " in section or f"| [`{key}`](#" in section for key in keys)
 
 
-def test_the_example_is_a_report_of_this_version() -> None:
-    assert load_report(report.EXAMPLE).results
-
-
-def test_the_examples_of_figures_are_from_the_report() -> None:
-    documented = {field.path: field for section in report.sections().values() for field in section.fields}
-    row = load_report(report.EXAMPLE).results[0]
-    assert documented["results[].size_bytes"].example == f"`{row.size_bytes}`"
-    assert row.latency_ms
-    assert documented["results[].latency_ms.p50"].example == f"`{row.latency_ms.p50}`"
-    assert documented["results[].latency_ms.p50"].unit == "ms"
+def test_a_field_of_the_report_names_its_values_and_its_object() -> None:
+    lines = report.report_sections().splitlines()
+    assert any(line.startswith("| `accuracy` (`Accuracy`) |") for line in lines)
+    assert "| [`gates`](#resultsgates) | " in "\n".join(lines)
+    (verdict, gate) = (line for line in lines if line.startswith("| `verdict` |"))
+    assert verdict.endswith(' One of `"error"`, `"fail"`, `"inconclusive"`, `"pass"`. |')
+    assert '`"skipped"`' in gate
+    (precision,) = (line for line in lines if line.startswith("| `precision` |"))
+    assert "One of" not in precision, "the description has both"
 
 
 @pytest.mark.parametrize("cls", [Recipe, TargetRecipe, DeviceClass])

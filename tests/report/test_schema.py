@@ -108,6 +108,22 @@ def test_the_schema_is_valid() -> None:
     assert schema["$schema"] == validator().META_SCHEMA["$id"]
 
 
+def test_the_schema_describes_every_field() -> None:
+    definitions = report_schema()["$defs"]
+    fields = {f"{name}.{key}": field for name, each in definitions.items() for key, field in each["properties"].items()}
+    assert len(fields) > 300
+    assert not [name for name, field in fields.items() if not field.get("description")]
+
+
+def test_descriptions_are_the_docstrings_of_the_fields() -> None:
+    definitions = report_schema()["$defs"]
+    row, device = definitions["Row"]["properties"], definitions["DeviceFacts"]["properties"]
+    assert row["reasons"]["description"] == "Reasons why the row did not pass; empty where it did."
+    assert row["bundle"]["description"].startswith("Name of the bundle, which"), "a field of the base class"
+    assert device["class"]["description"].startswith("Device class that"), "a key that is no name in Python"
+    assert definitions["Stability"]["properties"]["snr_db"]["description"].endswith(" null where they are equal.")
+
+
 @pytest.mark.parametrize("whole", [report(), report(model=RANDOM_MODEL), full_report()])
 def test_a_written_report_fits_the_schema(whole: Report, tmp_path: Path) -> None:
     write_report(whole, tmp_path)
