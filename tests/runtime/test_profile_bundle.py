@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EngineError, InputError, UsageError
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.manifest import ManifestLayer
 from edgekit.runtime.onnx.onnx_file import read_onnx
 from edgekit.runtime.openvino import profiler as openvino
-from edgekit.runtime.profile import matrix_macs
+from edgekit.runtime.profile import OpProfile, matrix_macs, with_layer_names
 from edgekit.runtime.profile_bundle import Profile, profile_bundle, profile_model
 from edgekit.runtime.tflite import profiler as tflite
 from edgekit.runtime.tflite.litert import parse_summary
@@ -114,6 +116,25 @@ def test_a_matrix_product_is_counted_however_it_is_stored() -> None:
     # The products of attention with 2 heads on 256 rows that ONNX Runtime transposes while it multiplies.
     assert matrix_macs((256, 1, 2, 8), (256, 1, 2, 8), (1, 2, 256, 256)) == 2 * 256 * 8 * 256
     assert matrix_macs((1, 2, 256, 256), (256, 1, 2, 8), (1, 2, 256, 8)) == 2 * 256 * 256 * 8
+
+
+def test_operations_are_named_after_the_layers_of_the_manifest() -> None:
+    """Attention is two products on some runtimes. A layer may have a reason to be in float."""
+    layers: list[ManifestLayer] = [
+        {"name": "stem", "op": "conv", "macs": 9, "int8": False, "reason": "no kernel"},
+        {"name": "attention", "op": "matmul", "macs": 8, "int8": False},
+        {"name": "head", "op": "linear", "macs": 4, "int8": True},
+    ]
+    ops = tuple(
+        OpProfile(f"node_{macs}", "kernel", macs, int8, reason=None if int8 else "float")
+        for macs, int8 in ((9, False), (4, False), (4, False), (4, True), (7, False))
+    )
+    for products in (ops, (ops[0], replace(ops[1], macs=8), *ops[3:])):
+        named = with_layer_names(Profile("", products, None), layers)
+        assert [op.name for op in named.ops][-3:] == ["attention", "head", "node_7"]
+        assert named.ops[0].name == "stem"
+        assert [op.reason for op in named.ops if op.name != "attention"] == ["no kernel", None, "float"]
+        assert sum(op.macs for op in named.ops) == 9 + 8 + 4 + 7
 
 
 # ONNX Runtime
@@ -297,9 +318,24 @@ def test_a_failing_profiler_gives_a_reason_instead_of_an_error(
     assert why in reason
 
 
+@pytest.mark.parametrize(
+    ("operation", "kernel", "expected"),
+    [
+        ("CONV_2D", "Fully Connected (NC, QS8, QC8W) GEMM", True),  # a convolution of one pixel
+        ("CONV_2D", "Convolution (NHWC, QC8) IGEMM", True),
+        ("DEPTHWISE_CONV_2D", "Fully Connected (NC, QS8, QC8W) GEMM", False),
+        ("FULLY_CONNECTED", "Convolution (NHWC, QC8) IGEMM", False),
+        ("CONV_2D", "Convolution (NHWC, F32) IGEMM", False),
+    ],
+)
+def test_a_kernel_is_paired_with_a_product_that_it_can_run(operation: str, kernel: str, expected: bool) -> None:
+    assert tflite._Kernel(kernel, 1.0).runs(tflite._Product("layer", operation, 1, (True, True))) is expected
+
+
 def test_layers_get_the_module_path_in_the_name_of_a_tensor() -> None:
     name = "timm.ConvNeXt/torch.nn.Sequential_stages/timm.ConvNeXtBlock_0/torch.nn.Conv2d_conv_dw;3"
     assert tflite._layer(name) == "stages.0.conv_dw"
+    assert tflite._layer(f"timm.ConvNeXt;;{name}") == "stages.0.conv_dw"
     assert tflite._layer("serving_default_output_0") == "serving_default_output_0"
 
 

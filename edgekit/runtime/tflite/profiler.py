@@ -57,9 +57,10 @@ class _Kernel:
         return activations.group(1).startswith("Q")
 
     def runs(self, product: _Product) -> bool:
-        """Whether this kernel can have run the product."""
+        """Whether this kernel can have run the product. XNNPACK runs convolutions of one pixel as fully connected."""
         family = CONVOLUTION if product.operation in CONVOLUTIONS else MATRIX
-        return bool(family.match(self.name)) and (self.int8(product) or not all(product.int8))
+        fits = self.is_product if product.operation == "CONV_2D" else family.match(self.name) is not None
+        return fits and (self.int8(product) or not all(product.int8))
 
 
 class Profiler:
@@ -123,9 +124,11 @@ def _macs(kind: str, left: Shape, right: Shape, out: Shape) -> int:
 def _layer(tensor: str) -> str:
     """Module path in a tensor's name, where litert-torch wrote one; any other name is returned unchanged.
 
-    "timm.ConvNeXt/torch.Sequential_stem/torch.Conv2d_0;1" is the output of `stem.0`.
+    "timm.ConvNeXt/torch.Sequential_stem/torch.Conv2d_0;1" is the output of `stem.0`. Names of several tensors that the
+    converter fused are one name, separated by semicolons.
     """
-    parts = [re.search(r"(?:^|\.)[A-Za-z]\w*?_(\w+)$", part) for part in tensor.split(";")[0].split("/")[1:]]
+    path = next((name for name in tensor.split(";") if "/" in name), tensor)
+    parts = [re.search(r"(?:^|\.)[A-Za-z]\w*?_(\w+)$", part) for part in path.split("/")[1:]]
     names = [part.group(1) for part in parts if part is not None]
     return ".".join(names) if parts and len(names) == len(parts) else tensor
 
