@@ -12,6 +12,12 @@ from torch.fx.node import Argument
 
 from edgekit.compiler.graph import A, argument, constant, constants, layer_name, literal, operand, pair, shape_of
 
+TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input, A.conv_transpose3d.input}
+OTHER_CONVOLUTIONS = TRANSPOSED | {
+    A.conv1d.default, A.conv1d.padding, A.conv2d.padding, A.conv3d.default, A.conv3d.padding
+}  # fmt: skip
+"""Convolutions that are never quantized."""
+
 Kind: TypeAlias = Literal["conv", "depthwise", "linear", "matmul"]
 
 
@@ -142,6 +148,11 @@ def layers(graph: GraphModule) -> Iterator[tuple[Node, Layer]]:
         elif node.target is A.scaled_dot_product_attention.default:
             query, key = shape_of(node.args[0]), shape_of(node.args[1])
             yield node, Layer(layer_name(node), "matmul", 2 * math.prod(query) * key[-2])
+        elif node.target in (A.baddbmm.default, A.addmm.default):
+            yield node, Layer(layer_name(node), "matmul", math.prod(shape_of(node)) * shape_of(node.args[1])[-1])
+        elif node.target in OTHER_CONVOLUTIONS:  # the weights of a transposed one are [in,out/groups,...]
+            values = shape_of(node.args[0]) if node.target in TRANSPOSED else shape_of(node)
+            yield node, Layer(layer_name(node), "conv", math.prod(values) * math.prod(shape_of(node.args[1])[1:]))
 
 
 def _is_sum(graph: GraphModule, product: Node) -> bool:

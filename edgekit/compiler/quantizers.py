@@ -56,6 +56,11 @@ class Quantizer:
         """Smallest and largest value that it can represent."""
         return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
 
+    def represents(self, value: float) -> bool:
+        """Whether a value is in that range."""
+        low, high = self.representable_range
+        return low <= value <= high
+
 
 @dataclass(frozen=True)
 class WeightQuantizer:

@@ -96,3 +96,33 @@ def test_learned_queries_multiply_and_a_sum_by_ones_does_not() -> None:
     learned, ones = (trace(Queries(queries), (1, 4, 9, 4)) for queries in (torch.randn(2, 9), torch.ones(1, 9)))
     assert [(layer.op, layer.macs) for _, layer in layers(learned)] == [("matmul", 4 * 2 * 9 * 4)]
     assert not list(layers(ones))
+
+
+class Products(nn.Module):
+    """Products that are never quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row, self.up = nn.Conv1d(4, 6, 3, groups=2), nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        rows = x.flatten(2)  # [1,4,36]
+        return (
+            self.row(rows),
+            self.up(x),
+            torch.baddbmm(torch.zeros(1, 4, 4), rows, rows.mT),
+            torch.addmm(torch.zeros(4, 4), rows[0], rows[0].T),
+            nn.functional.scaled_dot_product_attention(rows, rows, rows),
+        )
+
+
+def test_every_operation_that_multiplies_and_accumulates_is_a_layer() -> None:
+    found = [layer for _, layer in layers(trace(Products(), (1, 4, 9, 4)))]
+    assert [(layer.op, layer.macs) for layer in found] == [
+        ("conv", 6 * 34 * 2 * 3),
+        ("conv", 9 * 4 * 4 * 3 * 3 * 3),
+        ("matmul", 4 * 4 * 36),
+        ("matmul", 4 * 4 * 36),
+        ("matmul", 2 * 4 * 4 * 36),
+    ]
+    assert [layer.name for layer in found[:2]] == ["row", "up"]

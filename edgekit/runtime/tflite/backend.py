@@ -23,7 +23,9 @@ from edgekit.runtime.tflite.float_ends import float_ends, tabulate_gelus
 from edgekit.runtime.tflite.ranges import (
     concatenate_stacks,
     requantize_paddings,
+    separate_float_layers,
     separate_joins,
+    separate_paddings,
     separate_poolings,
     separate_quantizers,
     spell_out_branches,
@@ -74,7 +76,9 @@ class Backend:
             spell_out_branches(graph)
             separate_joins(graph)
             separate_poolings(graph)
+            separate_paddings(graph)
             requantize_paddings(graph)
+            separate_float_layers(graph)
             separate_quantizers(graph)
             options["quant_config"] = quant_config.QuantConfig(pt2e_quantizer=quantizer)
             weights = take_weights(graph)

@@ -1,13 +1,23 @@
 """Rewrites that keep LiteRT's converter from giving INT8 values other ranges than the calibrated graph's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
 
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import A, argument, insert, number, operand, pair, replace_layer
-from edgekit.compiler.quantizers import DEQUANTIZE, QUANTIZE, Grid, Quantizer, quantizer_of, quantizers
+from edgekit.compiler.layers import OTHER_CONVOLUTIONS
+from edgekit.compiler.quantize.placement import ACTIVATIONS
+from edgekit.compiler.quantizers import (
+    DEQUANTIZE,
+    DEQUANTIZE_CHANNELS,
+    QUANTIZE,
+    Grid,
+    Quantizer,
+    quantizer_of,
+    quantizers,
+)
 from edgekit.runtime.tflite.views import NEARLY_ONE, PARTS, VIEWS, multiply_by_nearly_one, source_of
 
 JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
@@ -15,6 +25,10 @@ JOINS = {A.cat.default, A.maximum.default, A.minimum.default, A.where.self}
 AVERAGES = {A.avg_pool1d.default, A.avg_pool2d.default}
 POOLINGS = AVERAGES | {A.max_pool2d.default, A.amax.default, A.amin.default}
 """Poolings whose input and output have one scale in LiteRT."""
+LAYERS = (*OTHER_CONVOLUTIONS, A.conv2d.default, A.linear.default)
+"""Operations whose weights LiteRT's converter quantizes between INT8 values."""
+AROUND_LAYERS = JOINS | VIEWS | ACTIVATIONS | {A.pad.default}
+"""Operations through which it finds these values."""
 
 
 def concatenate_stacks(graph: GraphModule) -> int:
@@ -97,10 +111,10 @@ def separate_joins(graph: GraphModule) -> int:
     return changed
 
 
-def _is_quantized(value: Node) -> bool:
-    """Whether a value, or what joins and views make of it, is quantized."""
+def _is_quantized(value: Node, passed: Set[Any] = JOINS | VIEWS) -> bool:
+    """Whether a value, or what operations in `passed` make of it, is quantized."""
     return any(
-        user.target is QUANTIZE or (user.target in JOINS | VIEWS and _is_quantized(user)) for user in value.users
+        user.target is QUANTIZE or (user.target in passed and _is_quantized(user, passed)) for user in value.users
     )
 
 
@@ -158,6 +172,43 @@ def _explicit_padding(graph: GraphModule, pool: Node) -> Node:
     padded = insert(graph, pool, A.pad.default, source, [width, width, height, height])
     pool.args = (padded, *pool.args[1:3])
     return padded
+
+
+def separate_paddings(graph: GraphModule) -> int:
+    """Keep each padding with a constant outside of its input's range in float, in place. Returns their number."""
+    changed = 0
+    for pad in graph.graph.find_nodes(op="call_function", target=A.pad.default):
+        quantizer = _quantizer_behind(operand(pad))
+        if quantizer is not None and not quantizer.represents(number(argument(pad, 3) or 0)):
+            _read_in_float(graph, pad)
+            changed += 1
+    graph.recompile()
+    return changed
+
+
+def separate_float_layers(graph: GraphModule) -> int:
+    """Keep layers in float whose weights are float between INT8 values, in place. Returns their number.
+
+    LiteRT's converter would quantize their weights.
+    """
+    changed = 0
+    for target in LAYERS:
+        for layer in graph.graph.find_nodes(op="call_function", target=target):
+            source = source_of(operand(layer), VIEWS | {A.pad.default})
+            in_float = operand(layer, 1).target is not DEQUANTIZE_CHANNELS
+            if in_float and source.target is DEQUANTIZE and _is_quantized(layer, AROUND_LAYERS):
+                _read_in_float(graph, layer)
+                changed += 1
+    graph.recompile()
+    return changed
+
+
+def _read_in_float(graph: GraphModule, node: Node) -> None:
+    """Let a node read a leaky ReLU of its input with a slope of nearly 1, which LiteRT's converter leaves in float.
+
+    It would fold a product or a sum into the weights.
+    """
+    node.args = (insert(graph, node, A.leaky_relu.default, node.args[0], NEARLY_ONE), *node.args[1:])
 
 
 def separate_quantizers(graph: GraphModule) -> int:

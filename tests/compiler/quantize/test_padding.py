@@ -17,10 +17,12 @@ from torch.fx import GraphModule
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A
 from edgekit.config.recipes import load_recipe
+from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.tflite.ranges import requantize_paddings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
+from tests.helpers.litert import run_file
 from tests.helpers.tiny import X86
 
 SIZE = 17
@@ -115,6 +117,17 @@ def test_padding_of_an_average_keeps_the_range_before_it(
         (average,) = quantized.graph.find_nodes(op="call_function", target=A.avg_pool2d.default)
         after, (before,) = average.args[0], quantized.graph.find_nodes(op="call_function", target=A.pad.default)
         assert after.args[1:] == before.args[0].args[1:]
+
+
+@pytest.mark.parametrize("after", [nn.AvgPool2d(3, 1), nn.Conv2d(8, 8, 3)])
+def test_a_padding_outside_of_the_range_is_not_clipped(
+    after: nn.Module, samples: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """With 6 around values below 1, LiteRT's logits had 6 dB."""
+    quantized = pooled(nn.Sequential(nn.ReLU(), nn.ConstantPad2d(1, 6.0), after), samples)
+    expected = np.concatenate([quantized(torch.from_numpy(image)).detach().numpy() for image in samples])
+    load_backend("tflite").compile(quantized, tmp_path, "{}", X86)
+    assert snr_db(expected, run_file(tmp_path / "model.tflite", samples)) > 30
 
 
 def pooled(pool: nn.Module, samples: list[NDArray[np.float32]]) -> GraphModule:
