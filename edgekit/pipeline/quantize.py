@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
 from edgekit.compiler.graph import copy_sharing
-from edgekit.compiler.layers import dense_layer, dense_layers, fixed_weights, layers
+from edgekit.compiler.layers import Layer, dense_layer, dense_layers, fixed_weights, layers
 from edgekit.compiler.quantize.calibrate import calibrate, placement_of, quantize, quantize_like
 from edgekit.compiler.quantize.calibration import Calibration
 from edgekit.compiler.quantize.placement import Placement
@@ -48,10 +48,13 @@ def quantize_stage(
     placement = placement_of(recipe, request.target, lowering, rewritten)
     integer = int8 and recipe.scheme == "w8a8"
     covered = {layer.name for layer in dense_layers(rewritten) if integer and placement.quantizes(rewritten, layer)}
+    products = placement.int8_products(rewritten) if integer else set()
+
+    def is_int8(node: Node, layer: Layer) -> bool:
+        return layer.name in products if layer.op == "matmul" else layer.name in covered and _has_weights(graph, node)
+
     table = tuple(
-        ManifestLayer(
-            name=layer.name, op=layer.op, macs=layer.macs, int8=layer.name in covered and _has_weights(graph, node)
-        )
+        ManifestLayer(name=layer.name, op=layer.op, macs=layer.macs, int8=is_int8(node, layer))
         for node, layer in layers(graph)
     )
     if int8:

@@ -20,6 +20,7 @@ from edgekit.compiler.graph import (
     copy_sharing,
     is_padding,
     is_view_of_constant,
+    layer_name,
     operand,
     shape_of,
 )
@@ -88,6 +89,11 @@ class Placement(Quantizer):  # type: ignore[misc]
     def quantizes(self, graph: GraphModule, layer: DenseLayer) -> bool:
         """Whether this layer gets Q/DQ: it is covered, and its weights don't depend on the image."""
         return self.covers(layer.node) and fixed_weights(graph, layer) is not None
+
+    def int8_products(self, graph: GraphModule) -> set[str]:
+        """Names of the products of activations, such as attention, whose operands become integers."""
+        lowerings = self._lowerings if self._scheme == "w8a8" else ()
+        return {layer_name(node) for lowering in lowerings for node in lowering.symmetric_inputs(graph)}
 
     def places(self, graph: GraphModule) -> tuple[set[str], set[str]]:
         """Places of the quantizers, and distinct names of the layers in INT8, that a float graph would get."""

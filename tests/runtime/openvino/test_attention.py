@@ -12,8 +12,10 @@ from torch.fx import GraphModule
 
 from edgekit.compat.openvino import openvino
 from edgekit.compiler.graph import A
+from edgekit.compiler.quantize.calibrate import placement_of
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
+from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.saturation import pairs_that_can_saturate
 from tests.helpers.calibration import quantize
@@ -60,6 +62,8 @@ def graph() -> GraphModule:
 def test_queries_and_keys_have_symmetric_ranges(
     graph: GraphModule, images: list[NDArray[np.float32]], on: bool
 ) -> None:
+    placement = placement_of(recipe(on), "openvino", load_lowering("openvino"), graph)
+    assert placement.int8_products(graph) == ({"scaled_dot_product_attention"} if on else set())
     quantized = quantize(graph, images, recipe(on), "openvino")
     (attention,) = quantized.graph.find_nodes(op="call_function", target=A.scaled_dot_product_attention.default)
     dequantizers = [value for value in attention.args[:3] if "dequantize" in str(value.target)]
