@@ -43,7 +43,7 @@ class Backend:
             input_name="image",
             output_name="logits",
             session={"disabled_optimizers": [*saved.disabled_optimizers]},
-            float_layers=frozenset(name for weights in saved.folded for name in layers[weights]),
+            float_layers=frozenset(name for weights in saved.folded for name in layers.get(weights, ())),
         )
 
     def replace_metadata(self, model_file: Path, metadata: str) -> None:

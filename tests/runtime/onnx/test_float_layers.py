@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.runtime.backend import Artifact
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.onnx.backend import Backend
-from edgekit.runtime.onnx.float_layers import QUANTIZES_WEIGHTS, fold
+from edgekit.runtime.onnx.backend import Backend, save
+from edgekit.runtime.onnx.float_layers import QUANTIZES_WEIGHTS, fold, settle
 from edgekit.runtime.profile import Profile
 from edgekit.runtime.profile_bundle import profile_model
 from edgekit.support.libraries import quiet
@@ -26,6 +26,7 @@ from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86
 
 SHAPE = (1, 3, 16, 16)
+node = helper.make_node
 
 
 class Convolutions(nn.Module):
@@ -73,7 +74,7 @@ def test_layers_without_an_integer_kernel_are_stored_in_float(tmp_path: Path) ->
     assert kernels(ran) == ["Conv", "ConvTranspose", "QLinearConv", "QLinearConv", "Conv", "MatMulIntegerToFloat"]
     model = onnx.load(tmp_path / "model.onnx")
     weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4}
-    in_float = [node.input[1] in weights for node in model.graph.node if node.op_type == "Conv"]
+    in_float = [conv.input[1] in weights for conv in model.graph.node if conv.op_type == "Conv"]
     assert in_float == [True, False, False, True]
     np.testing.assert_allclose(logits, expected, atol=0.02)
     assert not ran.simulated
@@ -97,6 +98,48 @@ def test_onnx_runtime_quantizes_biases_where_no_float_layer_is_between_int8_ones
     assert artifact.session["disabled_optimizers"] == ["MatMulAddFusion", "BiasGeluFusion"]
 
 
+def test_both_weights_and_biases_become_float_where_there_is_no_kernel(tmp_path: Path) -> None:
+    """The layer before it is in float between INT8 values, so that the file has biases in int32."""
+    random = np.random.default_rng(0)
+    constants: dict[str, NDArray[Any]] = {"scale": np.array(0.02, np.float32), "zero": np.array(128, np.uint8)}
+    nodes, value = [], "x"
+    for name, weight in (("first", np.int8), ("between", np.float32), ("last", np.int8)):
+        constants[f"{name}_weight"] = random.integers(-9, 9, (4, 4, 1, 1)).astype(weight)
+        constants[f"{name}_bias"] = random.random(4, np.float32)
+        weights = f"{name}_weight"
+        if weight is np.int8:
+            constants[f"{name}_scale"] = np.full(4, 0.01, np.float32)
+            weights = f"{name}_float"
+            nodes.append(node("DequantizeLinear", [f"{name}_weight", f"{name}_scale"], [weights], name=weights, axis=0))
+        nodes += [
+            node("QuantizeLinear", [value, "scale", "zero"], [f"{name}_levels"], name=f"{name}_q"),
+            node("DequantizeLinear", [f"{name}_levels", "scale", "zero"], [f"{name}_in"], name=f"{name}_dq"),
+            node("Conv", [f"{name}_in", weights, f"{name}_bias"], [f"{name}_out"], name=name),
+        ]
+        value = f"{name}_out"
+    model = model_of(nodes, constants, [1, 4, 5, 5], value)
+    feeds = {"x": random.random((1, 4, 5, 5), np.float32)}
+    expected = ReferenceEvaluator(model).run(None, feeds)[0]
+    saved = settle(model, tmp_path / "model.onnx", [], lambda changed: save(changed, tmp_path))
+    assert saved.folded == {"last_weight", "last_out_bias_int32"}
+    assert saved.disabled_optimizers == (QUANTIZES_WEIGHTS,)
+    ran = profile_model(tmp_path / "model.onnx", runs=1, options={"disabled_optimizers": saved.disabled_optimizers})
+    assert [op.int8 for op in ran.ops] == [True, False, False]
+    logits = ReferenceEvaluator(onnx.load(tmp_path / "model.onnx")).run(None, feeds)[0]
+    np.testing.assert_allclose(logits, expected, atol=0.02)
+
+
+def model_of(
+    nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]], shape: list[int], out: str = "y"
+) -> onnx.ModelProto:
+    """A model of one input x of this shape."""
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    sink = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "graph", [source], [sink], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("axis", [None, 0, 1, -1])
 def test_folded_weights_are_what_onnx_defines(axis: int | None, zero: bool) -> None:
@@ -107,20 +150,14 @@ def test_folded_weights_are_what_onnx_defines(axis: int | None, zero: bool) -> N
     if zero:
         constants["zero"] = random.integers(-9, 9, size).astype(np.int8)
     nodes = [
-        helper.make_node("DequantizeLinear", [*constants], ["weight"], axis=axis),
-        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+        node("DequantizeLinear", [*constants], ["weight"], axis=axis),
+        node("MatMul", ["x", "weight"], ["y"]),
     ]
-    ends = (
-        helper.make_tensor_value_info(*end)
-        for end in (("x", TensorProto.FLOAT, [2, 3]), ("y", TensorProto.FLOAT, None))
-    )
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    source, sink = ends
-    model = helper.make_model(helper.make_graph(nodes, "linear", [source], [sink], tensors))
+    model = model_of(nodes, constants, [2, 3])
     feeds = {"x": random.random((2, 3), np.float32)}
     expected = ReferenceEvaluator(model).run(None, feeds)[0]
     folded = fold(model, {"levels"})
-    assert [node.op_type for node in folded.graph.node] == ["MatMul"]
+    assert [each.op_type for each in folded.graph.node] == ["MatMul"]
     assert [tensor.name for tensor in folded.graph.initializer] == ["weight"]
     np.testing.assert_array_equal(ReferenceEvaluator(folded).run(None, feeds)[0], expected)
 
