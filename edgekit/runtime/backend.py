@@ -49,7 +49,7 @@ class Backend(Protocol):
             device_class: Machines that the files are for.
 
         Returns:
-            Names of the files and tensors, and the runtime that they need.
+            Names of the files and tensors, the session options that they need, and the layers that stayed in float.
 
         Raises:
             CompileError: The runtime's compiler refused the graph; the message quotes its first line.
