@@ -154,7 +154,7 @@ class Calibrating:
             metavar="N",
             show_default="the recipe's",
             rich_help_panel=panels.IMAGES,
-            help="Number of images to calibrate on, as many of each class as possible.",
+            help="Number of images to calibrate on, spread evenly over the classes.",
         ),
     ] = None
     calibration_list: Annotated[
