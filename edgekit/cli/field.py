@@ -90,9 +90,8 @@ def push(
     times it. If all is well, the link ~/edgekit-apps/APP/current is switched to
     it in one step. Otherwise the active bundle stays, and the exit code is 1.
 
-    Only what a device lacks is copied: of a file whose older version it has,
-    the difference. An interrupted copy is resumed. A device that doesn't pass
-    stops the roll-out.
+    Only files that a device lacks are copied, and an interrupted copy is
+    resumed. A device that doesn't pass stops the roll-out.
     """
     from edgekit.cli.field_lines import pushed_lines
     from edgekit.devices.push import bound_for, check_app

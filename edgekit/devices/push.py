@@ -9,7 +9,6 @@ from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
 from edgekit.devices.app_state import AppState, Trial
-from edgekit.devices.deltas import keep_pushed, older_files, send_deltas
 from edgekit.devices.messages import AgentJob, SlotJob, Slotted
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
@@ -120,13 +119,10 @@ def push_to(
         )
         files, before = _files(bundle), board.connection.copied_bytes
         with reporter.stage(f"{device.name}: copy"):
-            send_deltas(board.connection, board.facts, older_files(files, known), reporter)
             job = board.job({name: files}, Timing(threads=bound.threads), slot=slot)
         total, copied = sum(path.stat().st_size for path in files), board.connection.copied_bytes - before
         reporter.say(f"{device.name}: {copied_in_words(copied, total)}")
         outcome.result = replace(_result(device, board, python, job), bundle_bytes=total, copied_bytes=copied)
-        if outcome.result.verdict == "pass":
-            keep_pushed(device.name, files, reporter)
     return outcome.result
 
 

@@ -33,38 +33,6 @@ class StoreAnswer:
     """Number of bytes of a missing file that an interrupted copy left, by its SHA-256."""
 
 
-@dataclass(frozen=True)
-class Delta:
-    """A file that `scripts.deltas` makes from an older one."""
-
-    sha256: str
-    """SHA-256 of the file."""
-    size: int
-    """Size of the file in bytes."""
-    base: str
-    """Path of the older file on the device."""
-    delta: str
-    """SHA-256 of the delta, which is in the store."""
-
-
-@dataclass(frozen=True)
-class DeltasRequest:
-    """Asks `scripts.deltas` to make files of the store."""
-
-    cache: str
-    """Path of edgekit's folder on the device."""
-    deltas: tuple[Delta, ...]
-    """The files to make."""
-
-
-@dataclass(frozen=True)
-class DeltasAnswer:
-    """The result of applying deltas."""
-
-    failed: Mapping[str, str]
-    """Reason why a file could not be made, by its SHA-256."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentRequest:
     """Asks `scripts.environment` for a virtual environment, which it creates if necessary."""
@@ -133,4 +101,4 @@ class AppsAnswer:
     """The apps that exist."""
 
 
-ScriptRequest = AppsRequest | StoreRequest | DeltasRequest | EnvironmentRequest | CleanRequest
+ScriptRequest = AppsRequest | StoreRequest | EnvironmentRequest | CleanRequest

@@ -106,7 +106,8 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
         sizes = {digest: path.stat().st_size for digest, path in zip(hashes, paths, strict=True)}
     except OSError as error:
         raise DeviceError(f"{device}: can't read '{error.filename}' to copy it there: {error.strerror}") from error
-    store = ask_store(connection, facts, sizes)
+    question = StoreRequest(cache=facts.cache, files=sizes)
+    store = connection.ask(python, STORE, question, StoreAnswer, "the list of files")
     missing, free = store.missing, facts.disk_free_bytes
     offsets = {digest: min(store.partial.get(digest, 0), sizes[digest]) for digest in missing}
     total = sum(sizes[digest] - offsets[digest] for digest in missing)
@@ -125,12 +126,6 @@ def send_files(connection: Connection, facts: ProbeResult, paths: Sequence[Path]
         )
     connection.copied_bytes += total
     return hashes
-
-
-def ask_store(connection: Connection, facts: ProbeResult, sizes: Mapping[str, int]) -> StoreAnswer:
-    """Ask which of these files, by their SHA-256 and with their sizes in bytes, the device's store lacks."""
-    python, request = python_of(connection.device.name, facts).path, StoreRequest(cache=facts.cache, files=sizes)
-    return connection.ask(python, STORE, request, StoreAnswer, "the list of files")
 
 
 def fetch_wheels(device: str, facts: ProbeResult, requirements: Sequence[str], folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_bundle_is_pushed_refused_and_taken_back(
     code, document = run_json(capfd, "push", bundles[1], "board", "--max-p99", "0.00001", "--threads", "1")
     (result,) = document["results"]
     assert (code, result["verdict"], active(lent_board)) == (1, "fail", one)
-    assert result["copied_bytes"] < 0.2 * result["bundle_bytes"], "the model differs in its name only"
+    assert 0 < result["copied_bytes"] < result["bundle_bytes"], "the labels are there"
     assert result["failure"]["error"] == "BundleRefusedError"
     assert result["trial"]["p99_ms"] > 0.00001
     assert result["app"]["active"]["record"]["sha256"] == one
@@ -175,21 +175,6 @@ def test_the_bound_comes_from_the_report(finished_run: Path) -> None:
         bound_for(bundle, Device("other", "ssh://other", "raspberry-pi-4"), None, None)
 
 
-def test_a_delta_that_fails_costs_a_whole_file(
-    lent_board: Server, bundles: list[Path], capfd: Any, tmp_path: Path
-) -> None:
-    """The older file that this machine kept has changed, so that the delta doesn't fit the device's."""
-    options = ["board", "--max-p99", "0", "--threads", "1"]
-    assert main(["push", str(bundles[0]), *options]) == 0
-    digest = read_bundle(bundles[0]).manifest.files["model.onnx"]["sha256"]
-    (tmp_path / "cache/edgekit/pushed" / digest).write_bytes(b"x" * 20_000)
-    capfd.readouterr()
-    assert main(["push", str(bundles[1]), *options]) == 0
-    shown = capfd.readouterr().err
-    assert "the delta of 'model.onnx' failed (ValueError: the result has another hash)" in " ".join(shown.split())
-    assert active(lent_board) == read_bundle(bundles[1]).sha256
-
-
 def test_two_pushes_at_once(lent_board: Server, bundles: list[Path]) -> None:
     hashes = [read_bundle(path).sha256 for path in bundles]
     results: list[PushedDevice] = []
@@ -224,7 +209,7 @@ def test_pushes_that_are_killed_at_any_time(
 ) -> None:
     """A push and its device are killed, or lose their connection, at a random time. One valid bundle is always active.
 
-    Every bundle is a new one, whose model is sent as a delta.
+    Every bundle is a new one.
 
     `pytest tests/devices/test_push.py -k killed --kills 200` tries more often.
     """
@@ -259,5 +244,4 @@ def test_pushes_that_are_killed_at_any_time(
         before = after
     assert start(last).wait() == 0
     assert active(lent_board) == read_bundle(last).sha256
-    assert any("-" in path.name for path in (tmp_path / "cache/edgekit/pushed").iterdir()), "there was a delta"
     assert {path.name for path in (apps(lent_board) / "app").iterdir()} == {"current", "slots", "lock"}

@@ -6,7 +6,6 @@ PROBE = "edgekit.measure.probe"
 STORE = "edgekit.devices.scripts.store"
 ENVIRONMENT = "edgekit.devices.scripts.environment"
 APPS = "edgekit.devices.scripts.apps"
-DELTAS = "edgekit.devices.scripts.deltas"
 
 
 def source(module: str) -> str:
