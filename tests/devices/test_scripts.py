@@ -173,6 +173,25 @@ def test_wheels_are_unpacked_without_what_no_model_needs(tmp_path: Path) -> None
     assert os.access(place / "bin" / "python", os.X_OK)
 
 
+def test_packages_are_on_the_disk_before_an_environment_counts_as_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure after the mark, and before the packages are written, would leave empty libraries for good."""
+    (tmp_path / "files").mkdir()
+    with zipfile.ZipFile(tmp_path / "files" / "digest", "w") as archive:
+        archive.writestr("kernels.so", "code")
+    place, synced = tmp_path / "environments" / "key", []
+
+    def sync() -> None:
+        synced.append((len(list(place.rglob("kernels.so"))), (place / environment.COMPLETE).exists()))
+
+    monkeypatch.setattr(os, "sync", sync)
+    request = {"key": "key", "wheels": {"x.whl": "digest"}, "requirements": [], "offline": True, "unused": []}
+    assert environment.make(tmp_path, request)["made"]
+    assert synced == [(1, False)]
+    assert (place / environment.COMPLETE).exists()
+
+
 def test_environments_used_last_are_kept(tmp_path: Path) -> None:
     for index in range(9):
         (tmp_path / f"e{index}").mkdir()

@@ -2,11 +2,11 @@
 
 The argument is a JSON request: {"cache", "key", "requirements", "wheels": {FILE NAME: SHA256}, "offline", "unused"}.
 The answer is {"python": PATH, "made": BOOL}. The environment is CACHE/environments/KEY. A file in it that is written
-last marks it as complete, and is touched at each use. Creating an environment deletes the others that are neither among
-the 6 used last nor were used within the last hour. Wheels are in CACHE/files. Offline, the script unpacks them, and the
-environment needs neither pip nor an index. Otherwise pip also installs the requirements, and is removed afterwards. At
-the end the script removes the files in site-packages that match a glob pattern in "unused". The request {"cache",
-"clean": true} deletes the cache folder, and its answer is {"removed": BOOL}.
+last, after everything else is on the disk, marks it as complete, and is touched at each use. Creating an environment
+deletes the others that are neither among the 6 used last nor were used within the last hour. Wheels are in CACHE/files.
+Offline, the script unpacks them, and the environment needs neither pip nor an index. Otherwise pip also installs the
+requirements, and is removed afterwards. At the end the script removes the files in site-packages that match a glob
+pattern in "unused". The request {"cache", "clean": true} deletes the cache folder, and its answer is {"removed": BOOL}.
 """
 
 import json
@@ -39,6 +39,7 @@ def make(cache: Path, request: "dict[str, object]") -> "dict[str, object]":
         shutil.rmtree(place, ignore_errors=True)
         try:
             install(place, python, cache, request)
+            os.sync()  # a power failure must not leave the mark without the packages
             (place / COMPLETE).touch()
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
