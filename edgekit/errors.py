@@ -336,8 +336,8 @@ class ConnectionCutError(DeviceError):
 class FrozenError(DeviceError):
     """The device stopped answering while the connection stayed open.
 
-    Cause: It ran out of memory, overheated or lost power.
-    Cure: Check its power supply, cooling and free memory, then run the same command again.
+    Cause: It ran out of memory, overheated or lost power, its disk hangs, or a runtime there is deadlocked.
+    Cure: Check its disk, power supply, cooling and free memory, then run the same command again.
     """
 
 

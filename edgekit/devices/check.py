@@ -23,6 +23,8 @@ MACHINES = ("aarch64", "x86_64")
 """Architectures for which the runtimes publish wheels, on Linux with glibc."""
 OLDEST_GLIBC = (2, 28)
 """Oldest glibc with which any runtime can be installed; `wheel_problem` knows of runtimes that need a newer one."""
+PROBE_S = 120
+"""Time limit for the probe, which reads a few small files and starts each Python on the path."""
 ROOM_BYTES = 400 << 20
 """Disk space that an environment with one runtime needs, including its packages while pip unpacks them."""
 ENGINE_BYTES = 100 << 20
@@ -65,7 +67,7 @@ class DeviceCheck(Struct, frozen=True, kw_only=True):
 def probe(connection: Connection) -> ProbeResult:
     """Probe a device without changing anything on it. Raises a DeviceError if the probe can't run."""
     device = connection.device
-    done = connection.run(["python3", "-I", "-"], source(PROBE).encode())
+    done = connection.run(["python3", "-I", "-"], source(PROBE).encode(), "the probe", PROBE_S)
     if done.status in (126, 127):
         raise DevicePythonError(
             f"{device.name}: python3 can't be run there ({done.err.strip()[-200:]})",

@@ -118,6 +118,9 @@ class Stepped(Struct, frozen=True, tag="step"):
 class Alive(Struct, frozen=True, tag="alive"):
     """A sign of life, which the agent sends whatever the runtime is doing."""
 
+    cpu_s: float
+    """Time that the agent's process has spent on processors so far. A deadlocked runtime adds nothing to it."""
+
 
 class Measured(Struct, frozen=True, tag="measured"):
     """The result of a measurement."""

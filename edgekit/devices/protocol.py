@@ -1,32 +1,43 @@
 """Run the agent on a device: send it a job, read its messages until the end record, and show its progress."""
 
 import queue
+import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 from edgekit.devices.faults import exit_error
 from edgekit.devices.messages import (
     AgentJob,
+    Alive,
     Ended,
     Failed,
     Inspected,
     Measured,
     Message,
     Slotted,
+    StageBegan,
     decode_message,
     encode,
 )
-from edgekit.devices.transport import Connection, ending
+from edgekit.devices.transport import Connection, ending, frozen
 from edgekit.devices.wire import ShownProgress
-from edgekit.errors import ConnectionCutError, DeviceError, FrozenError
+from edgekit.errors import ConnectionCutError, DeviceError
 from edgekit.support import library_log
 from edgekit.support.progress import Reporter
 from edgekit.support.tracebacks import BugElsewhere
 
 SILENCE_S = 120
 """Time without a message after which an agent counts as frozen. It sends one every few seconds."""
+IDLE_S = 300
+"""Time without progress and computing after which a runtime counts as deadlocked."""
+STEP_S = 4 * 3600
+"""Time without progress after which a runtime that computes counts as stuck."""
+BUSY_S = 1.0
+"""Computing time that shows that a runtime isn't deadlocked. The signs of life alone take a thousandth of it each."""
 
 
 Answer = Measured | Inspected | Slotted
@@ -42,15 +53,14 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
             ["env", f"HOME={home}", f"XDG_CACHE_HOME={home}/.cache", python, "-I", "-m", "edgekit.devices.agent"],
             stderr,
         )
-        with process, ending(process):
+        with ending(process):
             assert process.stdin
             assert process.stdout
-            try:
-                process.stdin.write(encode(job))
-                process.stdin.flush()
-            except BrokenPipeError:
-                pass  # the exit status tells why
+            # In another thread, because a device whose disk hangs doesn't read it.
+            threading.Thread(target=_send, args=(process.stdin, encode(job)), daemon=True).start()
             messages = _listen(name, work, process.stdout, reporter)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SILENCE_S)
         stderr.seek(0)
         output = stderr.read().decode(errors="replace")
     library_log.note(f"{name}: {work} ended with status {process.returncode}", output)
@@ -69,27 +79,58 @@ def run_agent(connection: Connection, python: str, job: AgentJob, reporter: Repo
 
 
 def _listen(name: str, work: str, pipe: IO[bytes], reporter: Reporter) -> list[Message]:
-    """Read all messages and return those that aren't progress. FrozenError if none arrives for `SILENCE_S`."""
+    """Read all messages and return those that aren't progress. FrozenError if none arrives, or nothing is done."""
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_read, args=(pipe, lines.put), daemon=True).start()
     messages: list[Message] = []
+    pace = Pace(name, work)
     with ShownProgress(reporter, f"{name}: ") as progress:
         while True:
             try:
                 raw = lines.get(timeout=SILENCE_S)
             except queue.Empty:
-                raise FrozenError(
-                    f"{name}: {work} sent no message for {SILENCE_S} s",
-                    fix="Check the device's power supply, cooling and free memory, then run the same command again",
-                ) from None
+                raise frozen(name, f"{work} sent no message for {SILENCE_S} s") from None
             if raw is None:
                 return messages
             message = decode_message(raw)
             if message is None:
                 continue  # printed by a library, or cut off, in which case the end record will be missing
+            pace.check(message)
             progress.show(message)
             if isinstance(message, Answer | Failed | Ended):
                 messages.append(message)
+
+
+class Pace:
+    """Tells from an agent's messages whether its work still advances."""
+
+    def __init__(self, device: str, work: str) -> None:
+        self._device, self._work, self._stage = device, work, "start"
+        self._cpu_s = 0.0
+        self._advanced = self._computed = time.monotonic()
+
+    def check(self, message: Message) -> None:
+        """Raise FrozenError if there are signs of life, but neither progress nor computing, for too long."""
+        now = time.monotonic()
+        if not isinstance(message, Alive):
+            self._advanced = self._computed = now
+            if isinstance(message, StageBegan):
+                self._stage = message.title
+            return
+        if message.cpu_s - self._cpu_s >= BUSY_S:
+            self._cpu_s, self._computed = message.cpu_s, now
+        for since, limit_s, problem in (
+            (self._computed, IDLE_S, "computed nothing"),
+            (self._advanced, STEP_S, "made no progress"),
+        ):
+            if now - since > limit_s:
+                raise frozen(self._device, f"{self._work} {problem} for {limit_s} s in the stage '{self._stage}'")
+
+
+def _send(pipe: IO[bytes], job: bytes) -> None:
+    with suppress(OSError, ValueError):  # the exit status tells why
+        pipe.write(job)
+        pipe.flush()
 
 
 def _read(pipe: IO[bytes], put: Callable[[bytes | None], None]) -> None:

@@ -93,7 +93,7 @@ class Board:
         """
         target, oldest = _runtime_of(bundles)
         python = self.environment(target, oldest)
-        installed = self.connection.run([python, "-I", "-c", INSTALLED])
+        installed = self.connection.run([python, "-I", "-c", INSTALLED], work="the list of packages")
         return {"environment": python, **self.connection.answer(installed, dict[str, str], "the list of packages")}
 
     def inspect(self, path: Path, threads: int | None) -> Inspection:

@@ -7,7 +7,7 @@ there.
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +24,7 @@ from edgekit.devices.requests import (
     StoreRequest,
 )
 from edgekit.devices.scripts import ENVIRONMENT, STORE
-from edgekit.devices.transport import Connection, Done, ending, script_command
+from edgekit.devices.transport import Connection, Done, script_command, watched
 from edgekit.devices.wheel import NAME, REQUIREMENTS, TRUST_REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
 from edgekit.support.child_process import run_python
@@ -32,6 +32,8 @@ from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.versions import release
 
 CHUNK = 1 << 20
+SET_UP_S = 3600
+"""Time limit for the device's pip, which downloads 100 MB and writes them to an SD card."""
 
 
 def environment_key(wheel: bytes, requirements: Sequence[str], python_version: str) -> str:
@@ -64,7 +66,7 @@ def ensure_environment(
     key = environment_key(wheel, requirements, python.version)
     ready = f"{facts.cache}/environments/{key}"
     used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
-    if connection.run(used).status == 0:
+    if connection.run(used, work="the search for an environment").status == 0:
         return f"{ready}/bin/python"
     if not python.ensurepip and not offline:
         raise DevicePythonError(
@@ -86,7 +88,7 @@ def ensure_environment(
         offline=offline,
         unused=find_runtime(target).unused_files,
     )
-    done = connection.run(script_command(python.path, ENVIRONMENT, request))
+    done = connection.run(script_command(python.path, ENVIRONMENT, request), work="the set-up", limit_s=SET_UP_S)
     if done.status != 0:
         raise _setup_error(device, facts, target, done.status, done.err)
     return connection.answer(done, EnvironmentAnswer, "the set-up").python
@@ -159,10 +161,10 @@ def _stream(connection: Connection, python: str, request: StoreRequest, paths: M
     """Send files from these offsets to the store. Returns the hashes of those that arrived damaged."""
     with tempfile.TemporaryFile(dir=connection.folder) as stderr:
         process = connection.start(script_command(python, STORE, request), stderr)
-        with ending(process):
+        with watched(process, connection.device.name, "the device took nothing of a copy") as moved:
             assert process.stdin
             assert process.stdout
-            complete = _feed(process.stdin, paths)
+            complete = _feed(process.stdin, paths, moved)
             out = process.stdout.read()
             process.stdout.close()
             status = process.wait()
@@ -173,8 +175,11 @@ def _stream(connection: Connection, python: str, request: StoreRequest, paths: M
     return connection.answer(Done(status, out, errors), StoreAnswer, work).missing
 
 
-def _feed(pipe: IO[bytes], paths: Mapping[Path, int]) -> bool:
-    """Write files, each from its offset, into a pipe. Returns whether the other side read all of them."""
+def _feed(pipe: IO[bytes], paths: Mapping[Path, int], moved: Callable[[], None]) -> bool:
+    """Write files, each from its offset, into a pipe, and call `moved` for each chunk.
+
+    Returns whether the other side read all of them.
+    """
     try:
         with pipe:
             for path, offset in paths.items():
@@ -182,6 +187,7 @@ def _feed(pipe: IO[bytes], paths: Mapping[Path, int]) -> bool:
                     file.seek(offset)
                     while chunk := file.read(CHUNK):
                         pipe.write(chunk)
+                        moved()
     except BrokenPipeError:
         return False
     return True

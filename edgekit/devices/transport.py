@@ -10,8 +10,9 @@ import json
 import shlex
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from edgekit.devices.faults import connection_error, exit_error
 from edgekit.devices.registry import Device
 from edgekit.devices.requests import ScriptRequest
 from edgekit.devices.scripts import source
-from edgekit.errors import DeviceError, MissingExtraError, UnreachableError, all_printable
+from edgekit.errors import DeviceError, FrozenError, MissingExtraError, UnreachableError, all_printable
 
 CONNECT_S = 15
 """Time limit for the network part of a connection."""
@@ -34,6 +35,10 @@ ALIVE_S = 10
 """Time between two keep-alive messages of ssh."""
 ALIVE_COUNT = 3
 """Number of unanswered keep-alive messages after which a device counts as frozen."""
+SCRIPT_S = 600
+"""Time limit for a command on the device. Hashing a bundle of some gigabytes on an SD card takes minutes."""
+COPY_S = 600
+"""Time limit for the next mebibyte of a copy, before which the device may have to hash or sync gigabytes."""
 WAIT = "exec /bin/sh -c 'read line'"
 """Command that waits for the end of its stdin, in the words of every login shell."""
 
@@ -103,12 +108,18 @@ class Connection:
         command = [*self._ssh(), *through, "--", self.device.address.host, line]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
 
-    def run(self, words: Sequence[str], stdin: bytes = b"") -> Done:
-        """Run a command until it exits; DeviceError if the connection is lost meanwhile."""
+    def run(self, words: Sequence[str], stdin: bytes = b"", work: str = "a command", limit_s: float = SCRIPT_S) -> Done:
+        """Run a command until it exits.
+
+        DeviceError if the connection is lost meanwhile, or if the command, which is called `work`, takes too long.
+        """
         with tempfile.TemporaryFile(dir=self.folder) as stderr:
             process = self.start(words, stderr)
             with ending(process):
-                out, _ = process.communicate(stdin)
+                try:
+                    out, _ = process.communicate(stdin, limit_s)
+                except subprocess.TimeoutExpired:
+                    raise frozen(self.device.name, f"{work} didn't end within {limit_s:.0f} s") from None
             stderr.seek(0)
             done = Done(process.returncode, out, stderr.read().decode(errors="replace"))
         self.check(done.status)
@@ -121,7 +132,7 @@ class Connection:
 
     def ask(self, python: str, script: str, request: ScriptRequest, answer: type[T], work: str) -> T:
         """Run one of `scripts` with a request, and return its answer. DeviceError, which names `work`, if it fails."""
-        return self.answer(self.run(script_command(python, script, request)), answer, work)
+        return self.answer(self.run(script_command(python, script, request), work=work), answer, work)
 
     def answer(self, done: Done, kind: type[T], work: str) -> T:
         """The document that a script printed last, with printable texts; DeviceError if it failed or printed none."""
@@ -144,6 +155,7 @@ class Connection:
         address, config = self.device.address, self.device.ssh_config
         options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={CONNECT_S}", "LogLevel=INFO"]
         options += [f"ControlPath={self._socket}", "ClearAllForwardings=yes", "RemoteCommand=none", "RequestTTY=no"]
+        options += ["ControlPersist=no"]  # otherwise the master outlives the process that it is a child of
         command = ["ssh", *(["-F", config] if config else [])]
         command += [word for option in options for word in ("-o", option)]
         command += ["-l", address.user] if address.user else []
@@ -166,6 +178,14 @@ class Connection:
         return connection_error(self.device.name, self._by_hand, output, established)
 
 
+def frozen(device: str, problem: str) -> FrozenError:
+    """The error for a device that doesn't do what it was asked to, although it is connected."""
+    return FrozenError(
+        f"{device}: {problem}",
+        fix="Check the device's disk, power supply, cooling and free memory, then run the same command again",
+    )
+
+
 def script_command(python: str, script: str, request: ScriptRequest) -> list[str]:
     """The command that runs one of `scripts` with a request, in ASCII because not every path is UTF-8."""
     return [python, "-I", "-c", source(script), json.dumps(msgspec.to_builtins(request))]
@@ -185,10 +205,43 @@ def connect(device: Device, alive_s: int = ALIVE_S) -> Iterator[Connection]:
 
 @contextmanager
 def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Kill a process if the block ends before it."""
+    """Kill a process if the block ends before it, and close its pipes."""
     try:
         yield
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not read any more
+                    pipe.close()
+
+
+@contextmanager
+def watched(process: "subprocess.Popen[bytes]", device: str, problem: str) -> Iterator[Callable[[], None]]:
+    """Yields a function. If it isn't called for `COPY_S`, the process is killed, and FrozenError names the problem.
+
+    The block then sees the end of the pipes of the process, and must come to its end.
+    """
+    moved, over, stuck = threading.Event(), threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while moved.wait(COPY_S):
+            if over.is_set():
+                return
+            moved.clear()
+        stuck.set()
+        process.kill()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        with ending(process):
+            yield moved.set
+    finally:
+        over.set()
+        moved.set()
+        thread.join()
+    if stuck.is_set():
+        raise frozen(device, f"{problem} for {COPY_S} s")

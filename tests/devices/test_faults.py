@@ -122,9 +122,9 @@ def cut_a_copy(board: Server, patch: pytest.MonkeyPatch) -> Undo:
     """Cut the connection during a copy, and shorten one of the files that had arrived."""
     feed = setup._feed
 
-    def half(pipe: Any, paths: Any) -> bool:
+    def half(pipe: Any, paths: Any, moved: Callable[[], None]) -> bool:
         if len(paths) < 2:
-            return feed(pipe, paths)
+            return feed(pipe, paths, moved)
         patch.setattr(setup, "_feed", feed)
         with suppress(BrokenPipeError):
             for path in list(paths)[:-1]:

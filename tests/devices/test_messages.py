@@ -129,7 +129,7 @@ MESSAGES: list[Message] = [
     StageBegan("onnx-int8: evaluate", 20),
     StageBegan("copy", None),
     Stepped(7),
-    Alive(),
+    Alive(1.5),
     Measured(()),
     Measured((every_figure(), failed("benchmark", on=device("pi")))),
     Inspected(bundle=bundle_inspection()),

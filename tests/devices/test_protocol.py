@@ -3,11 +3,23 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgekit.devices import protocol, remote
-from edgekit.devices.messages import AgentJob, Bug, Failed, Inspected, Measured, Message, encode
+from edgekit.devices.messages import (
+    AgentJob,
+    Alive,
+    Bug,
+    Failed,
+    Inspected,
+    Measured,
+    Message,
+    StageBegan,
+    Stepped,
+    encode,
+)
 from edgekit.devices.protocol import Answer, run_agent
 from edgekit.devices.remote import open_board
 from edgekit.devices.transport import connect
@@ -56,6 +68,47 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
         opened.measure({"int8": read_bundle(pair[1])}, LONG)
     for pid in stopped:
         os.kill(pid, signal.SIGKILL)
+
+
+def test_an_agent_that_does_not_read_its_job(board: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SILENCE_S", 1)
+    with refuses(FrozenError, "the measurement sent no message for 1 s"):
+        run_fake_agent(board, "exec sleep 60", Reporter(quiet=True), {"x" * 8_000_000: {}})
+
+
+def test_a_deadlock_behind_signs_of_life(board: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "IDLE_S", 1)
+    script = f"{said(StageBegan('time int8', None))}; while sleep 0.2; do {said(Alive(2.5))}; done"
+    with refuses(FrozenError, "the measurement computed nothing for 1 s in the stage 'time int8'"):
+        run_fake_agent(board, script, Reporter(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("cpu_per_s", "step_every_s", "frozen_after_s"),
+    [
+        (0.0, None, protocol.IDLE_S),
+        (0.001, None, protocol.IDLE_S),
+        (0.5, None, protocol.STEP_S),
+        (0.0, 200, None),
+        (0.5, 200, None),
+    ],
+)
+def test_how_long_an_agent_may_take_for_a_step(
+    cpu_per_s: float, step_every_s: int | None, frozen_after_s: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0
+    monkeypatch.setattr(protocol, "time", SimpleNamespace(monotonic=lambda: now))
+    pace = protocol.Pace("board", "the trial")
+    for now in range(0, protocol.STEP_S + 100, 5):
+        if step_every_s and now % step_every_s == 0:
+            pace.check(Stepped(now))
+        try:
+            pace.check(Alive(now * cpu_per_s))
+        except FrozenError:
+            assert frozen_after_s is not None
+            assert frozen_after_s < now <= frozen_after_s + 5 + 1 / max(cpu_per_s, 1)
+            return
+    assert frozen_after_s is None
 
 
 ROWS = 'printf \'{"type": "measured", "rows": []}\\n\''
@@ -108,12 +161,14 @@ def test_a_bug_on_the_device_is_not_blamed_on_it(board: Server, capfd: pytest.Ca
     assert "board: int8: this is a bug in edgekit" in err
 
 
-def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Answer:
+def run_fake_agent(
+    server: Server, script: str, reporter: Reporter, bundles: dict[str, dict[str, str]] | None = None
+) -> Answer:
     """Run the host's side of the protocol with this shell script as the agent."""
     fake = server.folder / "fake"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    job = AgentJob(name="board", device_class=None, cache=str(server.cache), bundles={}, timing=TIMING)
+    job = AgentJob(name="board", device_class=None, cache=str(server.cache), bundles=bundles or {}, timing=TIMING)
     with connect(server.device()) as connection:
         return run_agent(connection, str(fake), job, reporter)
 
@@ -121,7 +176,7 @@ def run_fake_agent(server: Server, script: str, reporter: Reporter) -> Answer:
 def test_lines_that_are_not_messages_are_ignored(board: Server, capfd: pytest.CaptureFixture[str]) -> None:
     noise = "echo 'a library says hello'; echo; printf '\\377\\n'; echo '{\"type\": \"unheard of\"}'"
     stage = 'echo \'{"type": "stage", "title": "time", "total": 3}\'; echo \'{"type": "step", "done": 3}\''
-    warning = 'echo \'{"type": "warning", "text": "it is hot"}\'; echo \'{"type": "alive"}\''
+    warning = 'echo \'{"type": "warning", "text": "it is hot"}\'; echo \'{"type": "alive", "cpu_s": 0}\''
     answer = run_fake_agent(board, f"{noise}; {stage}; {noise}; {warning}; {ROWS}; {noise}; {END}", Reporter())
     assert answer == Measured(())
     lines = capfd.readouterr().err.splitlines()

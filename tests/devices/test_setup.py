@@ -20,12 +20,13 @@ from packaging.utils import parse_wheel_filename
 from edgekit import __version__
 from edgekit.cli.main import main
 from edgekit.config.runtimes import RUNTIMES
-from edgekit.devices import setup
+from edgekit.devices import setup, transport
 from edgekit.devices.check import probe
 from edgekit.devices.remote import open_board
+from edgekit.devices.requests import StoreRequest
 from edgekit.devices.transport import connect
 from edgekit.devices.wheel import NAME, REQUIREMENTS, own_wheel
-from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError
+from edgekit.errors import ConnectionCutError, DeviceError, DeviceFullError, FrozenError
 from edgekit.measure.settings import Timing
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.hashes import file_sha256
@@ -82,6 +83,20 @@ def test_a_copy_that_was_cut_goes_on_where_it_ended(board: Server, tmp_path: Pat
         assert setup.send_files(connection, facts, [file]) == [digest]
     assert (part.parent / digest).read_bytes() == content
     assert [path.name for path in part.parent.iterdir()] == [digest]
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60", "cat > /dev/null; exec sleep 60"])
+def test_a_copy_that_the_device_does_not_take_is_named(
+    board: Server, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "COPY_S", 1)
+    file, python = tmp_path / "file", tmp_path / "python"
+    file.write_bytes(bytes(8_000_000))
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    request = StoreRequest(cache=str(board.cache), files={"a" * 64: 8_000_000}, receive=True)
+    with connect(board.device()) as connection, refuses(FrozenError, "took nothing of a copy for 1 s"):
+        setup._stream(connection, str(python), request, {file: 0})
 
 
 def test_clean(lent_board: Server, capfd: Any) -> None:

@@ -29,7 +29,8 @@ from edgekit.errors import (
     MissingExtraError,
     UnreachableError,
 )
-from tests.helpers.ssh_server import Server, needs_sshd, serve
+from tests.helpers.refusals import refuses
+from tests.helpers.ssh_server import Server, needs_sshd, processes, serve
 from tests.helpers.waiting import wait_until
 
 NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "*", "~", "\\", "é\t1\n2", ""]
@@ -91,6 +92,23 @@ def test_a_peer_that_freezes(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(FrozenError):
             connection.run(["sleep", "30"])
         assert time.monotonic() - start < 15
+
+
+def test_a_command_that_never_ends_is_named(server: Server) -> None:
+    with connect(server.device()) as connection:
+        with refuses(FrozenError, "board: the nap didn't end within 1 s"):
+            connection.run(["sleep", "60"], work="the nap", limit_s=1)
+        assert connection.run(["true"]).status == 0, "the connection still stands"
+
+
+def test_no_connection_outlives_edgekit_whatever_the_user_configured(server: Server) -> None:
+    own = server.config.read_text()
+    server.config.write_text(f"Host *\n  ControlMaster auto\n  ControlPersist 10m\n{own}")
+    with connect(server.device()) as connection:
+        assert connection.run(["true"]).status == 0
+        folder = str(connection.folder)
+        assert [line for _, line in processes() if folder in line]
+    assert not [line for _, line in processes() if folder in line]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
