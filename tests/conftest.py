@@ -57,7 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--shared", type=Path, metavar="FOLDER", help="share the tests with other processes through this folder"
     )
     parser.addoption(
-        "--kills", type=int, metavar="N", default=3, help="number of pushes that are killed, in tests/devices"
+        "--kills",
+        type=int,
+        metavar="N",
+        default=2,
+        help="pushes and rollbacks that are killed, and as many cut off, in tests/devices",
     )
 
 

@@ -22,6 +22,7 @@ Examples:
 ROLLBACK_EXAMPLES = """
 Examples:
   edgekit rollback pi5 --name door
+  edgekit rollback pi5 --name door --to 211412ab02c7
 """
 MOST_AT_ONCE = 64
 MOST_MS = 3_600_000
@@ -62,6 +63,18 @@ Parallel = Annotated[
         metavar="N",
         rich_help_panel=panels.DEVICE,
         help="Largest number of devices to push to at the same time.",
+    ),
+]
+
+
+ReturnTo = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="HASH",
+        show_default="the bundle that the last push replaced",
+        rich_help_panel=panels.DEVICE,
+        help="Hash of the bundle to return to, or its beginning, as `edgekit devices status` shows it.",
     ),
 ]
 
@@ -124,24 +137,26 @@ def rollback(
         ),
     ],
     name: AppName = APP,
-    offline: Offline = False,
+    to: ReturnTo = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Make the bundle that an app had before its active one again.
+    """Make the bundle active again that the last push replaced.
 
-    Its files are compared with their hashes, and its golden samples run before
-    the switch. A second rollback returns to the newer bundle.
+    Its files are compared with their hashes, and the link is switched in one
+    step. No trial runs, so nothing has to be installed or waited for. The same
+    command a second time changes nothing, so repeat it after a lost connection.
     """
     from edgekit.cli.field_lines import pushed_lines
-    from edgekit.devices.push import check_app, roll_back
+    from edgekit.devices.push import check_app, check_hash, roll_back
     from edgekit.devices.registry import find_remote
     from edgekit.devices.rollout import Pushed
     from edgekit.support.progress import Reporter
 
     check_app(name)
+    check_hash(to)
     with clean_stdout() as out:
-        result = roll_back(find_remote(device), name, Reporter(quiet or json_), offline)
+        result = roll_back(find_remote(device), name, Reporter(quiet or json_), to)
         pushed = Pushed(app=name, sha256=None, results=(result,))
         if json_:
             emit(out, pushed)

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 from edgekit.cli.output import answer_width, wrapped
 from edgekit.devices.app_state import AppState, Slot
-from edgekit.devices.push import PushedDevice
+from edgekit.devices.push import HASH_DIGITS, PushedDevice
 from edgekit.devices.rollout import Pushed, Status
 from edgekit.report.columns import Column, lines_of
 from edgekit.report.figure import NOTHING
 
-HASH_DIGITS = 12
-"""Digits of a bundle's hash that tables show."""
+APP_KEY = "/etc/edgekit/trust.pem"
+"""Place of an app's copy of the public key in examples: only root can write there."""
 
 
 def pushed_lines(pushed: Pushed) -> Iterator[str]:
-    """A table of what each device has now, the reasons of those that didn't pass, and what the app loads."""
+    """A table of what each device has now, the reasons of those that didn't pass, and how an app loads the bundle."""
     results = pushed.results
     yield from lines_of(
         [
@@ -33,7 +33,12 @@ def pushed_lines(pushed: Pushed) -> Iterator[str]:
             yield from wrapped(text, answer_width())
     active = [result.app for result in results if result.verdict == "pass" and result.app]
     for path, trust in dict.fromkeys((state.path, state.trust) for state in active):
-        yield f"An app loads it with edgekit.load({path!r}{f', trust={trust!r}' if trust else ''})."
+        yield f"An app loads it with edgekit.load({path!r}{f', trust={APP_KEY!r}' if trust else ''})."
+        if trust:
+            text = (
+                "Whoever may push can write the device's own copy of it, so an app needs one that only root can write"
+            )
+            yield from wrapped(f"Copy the public key to {APP_KEY} as root. {text}.", answer_width())
     if waiting := [result.device for result in results if result.verdict is None]:
         yield from wrapped(f"See what the others have: edgekit devices status {' '.join(waiting)}", answer_width())
 
@@ -86,5 +91,7 @@ def _facts(state: AppState) -> Iterator[tuple[str, str]]:
         yield from [("trust", f"bundles that the key in {state.trust} signed")] if state.trust else []
         note = ", emulated: not comparable" if trial.emulated else ""
         yield "latency", f"p50 {trial.p50_ms:.2f} ms, p99 {trial.p99_ms:.2f} ms{bound}, {threads}{note}"
-    problem = f": {state.previous.problem}" if state.previous and state.previous.problem else ""
-    yield "previous", f"{_bundle(state.previous)}{problem}"
+    other, record = state.previous, state.active.record
+    newer = record is not None and record.sha256 == state.returns_to
+    problem = f": {other.problem}" if other and other.problem else ""
+    yield "newer" if newer else "previous", f"{_bundle(other)}{problem}"

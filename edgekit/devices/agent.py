@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.devices.messages import AgentJob, Ended, Failed, Inspected, Measured, SentImages, decode_job
-from edgekit.devices.trial import change_slots
+from edgekit.devices.slots import RUN_AGAIN, turn
+from edgekit.devices.trial import push_bundle
 from edgekit.devices.wire import Wire
 from edgekit.errors import DeviceError, EdgekitError
 from edgekit.images.crops import LabelledCrops
@@ -37,21 +38,18 @@ def main() -> None:
     threading.Thread(target=wire.beat, daemon=True).start()
     job = decode_job(sys.stdin.buffer.readline())
     (Path(job.cache) / "runtimes").mkdir(exist_ok=True)  # the home that the host set for this process
-    with alone(Path(job.cache), wire):
-        answer(job, wire)
+    try:
+        with alone(Path(job.cache), wire):
+            answer(job, wire)
+    except TimeoutError as error:
+        wire.send(Failed(DeviceError.__name__, str(error), fix=RUN_AGAIN))
+        wire.send(Ended())
 
 
 @contextmanager
 def alone(cache: Path, wire: Wire) -> Iterator[None]:
-    """Allow one measurement at a time on a device, and delete the work folders of killed ones."""
-    import fcntl  # devices run Linux and lack filelock; a host that imports this module may not be POSIX
-
-    with (cache / "measuring").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with wire.stage("wait for another measurement on the device"):
-                fcntl.flock(file, fcntl.LOCK_EX)
+    """Allow one measurement at a time on a device, and delete the work folders of killed ones. Raises TimeoutError."""
+    with turn(cache / "measuring", "another measurement on the device", wire):
         for leftover in cache.glob("work-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -63,7 +61,7 @@ def answer(job: AgentJob, wire: Wire) -> None:
     try:
         try:
             if job.slot is not None:
-                wire.send(change_slots(job, job.slot, wire))
+                wire.send(push_bundle(job, job.slot, wire))
             else:
                 wire.send(inspected(job, folder) if job.inspect else measured(job, folder, wire))
         except EdgekitError as error:
@@ -114,7 +112,7 @@ def link(files: Mapping[str, str], store: Path, folder: Path) -> None:
         except FileNotFoundError as error:
             raise DeviceError(
                 f"'{name}' is not in the device's store any more: another run needed its space",
-                fix="Run the same command again",
+                fix=RUN_AGAIN,
             ) from error
 
 

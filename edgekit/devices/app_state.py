@@ -55,6 +55,12 @@ class SlotRecord:
     """Results of the trial."""
     edgekit: str
     """Version of edgekit that pushed it."""
+    number: int = 0
+    """Number of the push among those of the app."""
+    replaces: str | None = None
+    """Hash of the bundle that was active before, to which `edgekit rollback` returns; null for none."""
+    signed_by: str | None = None
+    """Fingerprint of the key that signed it, if the device verified that."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ class AppState:
     path: str
     """Path of the link to the active bundle, which the app loads."""
     trust: str | None
-    """Path of the public key with which the device's bundles are signed, for the app's `edgekit.load`; null if the
-    device takes unsigned ones."""
+    """Path of the device's copy of the public key with which its bundles are signed; null if it takes unsigned ones.
+    Whoever may push can write this file, so an app must have a copy elsewhere."""
     verdict: Literal["pass", "error"] | None
     """`pass`: the active bundle passed its trial, and its files are intact. null if no bundle is active."""
     since: str | None
@@ -87,4 +93,7 @@ class AppState:
     active: Slot | None
     """The active bundle, or null."""
     previous: Slot | None
-    """The bundle to which `edgekit rollback` returns, or null."""
+    """The bundle in the other slot, or null."""
+    returns_to: str | None
+    """Hash of the bundle to which `edgekit rollback` returns: the one that the last pushed bundle replaced. null if it
+    replaced none. After a rollback it is active."""

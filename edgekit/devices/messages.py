@@ -36,18 +36,20 @@ class SentImages:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotJob:
-    """A change of an app's slots: a push of the job's bundle or, without one, a rollback."""
+    """A push of the job's bundle to an app."""
 
     folder: str
     """Path of the app's folder on the device."""
-    sha256: str = ""
+    sha256: str
     """Hash of the bundle's manifest."""
+    expected: str | None
+    """Hash of the bundle that was active when the push began; None for none. The push replaces no other one."""
     max_p99_ms: float | None = None
     """Largest p99 that is accepted, in milliseconds; None to accept any."""
     bound: str = ""
     """Origin of this bound, for messages."""
     trust: str | None = None
-    """PEM text of the public key that the host trusts. A device without a key keeps it."""
+    """PEM text of the public key that the host trusts. A device without a key keeps it once a bundle has passed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class AgentJob:
     inspect: bool = False
     """Whether to inspect the bundles (or model files, without a manifest) instead of measuring them."""
     slot: SlotJob | None = None
-    """Change of an app's slots, to make instead of measuring."""
+    """Push to an app, instead of measuring."""
 
 
 class Warned(Struct, frozen=True, tag="warning"):
@@ -152,7 +154,7 @@ class Refusal(Struct, frozen=True):
 
 
 class Slotted(Struct, frozen=True, tag="slotted"):
-    """The result of a push or rollback."""
+    """The result of a push."""
 
     app: AppState
     """The app afterwards."""

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.config.device_classes import list_device_classes, load_device_class
-from edgekit.devices.app_state import AppState, Trial
-from edgekit.devices.messages import AgentJob, SlotJob, Slotted
+from edgekit.devices.app_state import AppState, SlotRecord, Trial
+from edgekit.devices.check import python_of
+from edgekit.devices.messages import AgentJob, Refusal, SlotJob, Slotted
 from edgekit.devices.probe_result import ProbeResult
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import Board, files_of, open_board
-from edgekit.devices.requests import AppsAnswer
+from edgekit.devices.requests import AppsAnswer, RollbackAnswer, RollbackRequest
+from edgekit.devices.scripts import APPS
 from edgekit.devices.trust import refuse_other_key
 from edgekit.errors import BundleRefusedError, EdgekitError, StageError, UsageError, as_sentences
 from edgekit.measure.settings import Timing
@@ -30,6 +32,9 @@ MARGIN = 1.5
 """Factor between the report's p99 and the largest one that is accepted without --max-p99. A p99 of 200 rounds is the
 second or third slowest of them, which varies from run to run; a bundle that is twice as slow is still refused."""
 DEFAULT_APP = "app"
+HASH_DIGITS = 12
+"""Digits of a bundle's hash that people see."""
+_HASH = re.compile(r"[0-9a-f]{6,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -59,7 +64,7 @@ class PushedDevice:
     failure: Failure | None = None
     """The error behind it."""
     trial: Trial | None = None
-    """Trial of the bundle on the device; null if it didn't come to its end."""
+    """Trial of the bundle on the device; null if it didn't come to its end, and for a rollback."""
     app: AppState | None = None
     """What the device has now; null if it didn't say."""
     bundle_bytes: int | None = None
@@ -73,6 +78,14 @@ def check_app(name: str) -> None:
     if not _NAME.fullmatch(name):
         valid = "1 to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
         raise UsageError(f"the app's name is {name!r}", valid=valid, fix="Correct --name")
+
+
+def check_hash(beginning: str | None) -> None:
+    """Raise UsageError for what can't be the beginning of a bundle's hash."""
+    if beginning is not None and not _HASH.fullmatch(beginning):
+        raise UsageError(
+            f"the hash to return to is {beginning!r}", valid="6 to 64 of the digits 0-9 and a-f", fix="Correct --to"
+        )
 
 
 def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: int | None) -> Bound:
@@ -113,6 +126,7 @@ def push_to(
         slot = SlotJob(
             folder=f"{known.folder}/{app}",
             sha256=bundle.sha256,
+            expected=_active(known),
             max_p99_ms=bound.max_p99_ms,
             bound=bound.origin,
             trust=device.trust,
@@ -132,24 +146,48 @@ def copied_in_words(copied: int, total: int) -> str:
     return f"sent {copied / 1e6:.1f} of {total / 1e6:.1f} MB{rest}"
 
 
-def roll_back(device: Device, app: str, reporter: Reporter, offline: bool = False) -> PushedDevice:
-    """Make the app's other bundle active again, if it is intact and its golden samples still give the same numbers."""
-    with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
+def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = None) -> PushedDevice:
+    """Make a bundle in an app's slots active again, unless it is: by default the one that the last push replaced.
+
+    `to` is the beginning of another one's hash. The device compares the files with their hashes, and switches. That
+    takes no environment and no trial, and waits for no measurement.
+    """
+    with _outcome(device, reporter) as outcome, open_board(device, offline=False, reporter=reporter) as board:
         known = outcome.known = board.ask_apps(app)
         refuse_other_key(device, known)
-        previous = known.apps[0].previous if known.apps else None
-        if previous is None or previous.record is None:
-            raise BundleRefusedError(
-                f"{device.name}: the app '{app}' has no bundle to return to",
-                fix=f"`edgekit devices status {device.name}` shows the apps there; `edgekit push` brings a bundle",
-            )
-        record = previous.record
-        python = board.environment(record.target, record.oldest_engine)
-        slot = SlotJob(folder=f"{known.folder}/{app}", trust=device.trust)
-        timing = Timing(threads=record.trial.threads, warmup=1, iterations=1)  # in the fewest rounds: it is urgent
-        job = board.job({}, timing, slot=slot)
-        outcome.result = _result(device, board, python, job)
+        record = _bundle_to_return_to(device, known, app, to)
+        python, expected = python_of(device.name, board.facts).path, _active(known)
+        request = RollbackRequest(roll_back=app, expected=expected, target=record.sha256, trust=device.trust)
+        answer = board.connection.ask(python, APPS, request, RollbackAnswer, "the rollback")
+        if answer.refusal is None and record.sha256 == expected:
+            reporter.say(f"{device.name}: {record.bundle} {record.sha256[:HASH_DIGITS]} was active already")
+        outcome.result = _pushed(device, answer.app, answer.refusal)
     return outcome.result
+
+
+def _bundle_to_return_to(device: Device, known: AppsAnswer, app: str, to: str | None) -> SlotRecord:
+    """The record of the bundle that a rollback makes active. Raises BundleRefusedError."""
+    status = f"`edgekit devices status {device.name}` shows the apps there; `edgekit push` brings a bundle"
+    state = known.apps[0] if known.apps else None
+    wanted = to or (state.returns_to if state else None)
+    if state is None or wanted is None:
+        raise BundleRefusedError(f"{device.name}: the app '{app}' has no bundle to return to", fix=status)
+    records = [slot.record for slot in (state.active, state.previous) if slot and slot.record]
+    matching = {record.sha256: record for record in records if record.sha256.startswith(wanted)}
+    if len(matching) != 1:
+        raise BundleRefusedError(
+            f"{device.name}: {len(matching) or 'no'} bundles of the app '{app}' there have a hash that begins with "
+            f"{to or wanted[:HASH_DIGITS]}",
+            valid=", ".join(f"{record.sha256[:HASH_DIGITS]} ({record.bundle})" for record in records),
+            fix=status,
+        )
+    return next(iter(matching.values()))
+
+
+def _active(known: AppsAnswer) -> str | None:
+    """Hash of the active bundle of the app that a device was asked for."""
+    active = known.apps[0].active if known.apps else None
+    return active.record.sha256 if active and active.record else None
 
 
 def refuse_other_processor(device: str, bundle: Bundle, facts: ProbeResult) -> None:
@@ -193,14 +231,15 @@ def _result(device: Device, board: Board, python: str, job: AgentJob) -> PushedD
     answer = board.run(python, job)
     if not isinstance(answer, Slotted):
         raise board.mismatch()
-    if answer.refusal is None:
-        return PushedDevice(device=device.name, verdict="pass", trial=answer.trial, app=answer.app)
-    refusal = answer.refusal
+    return _pushed(device, answer.app, answer.refusal, answer.trial)
+
+
+def _pushed(device: Device, app: AppState, refusal: Refusal | None, trial: Trial | None = None) -> PushedDevice:
+    if refusal is None:
+        return PushedDevice(device=device.name, verdict="pass", trial=trial, app=app)
     text = as_sentences(refusal.problem, f"Valid: {refusal.valid}" if refusal.valid else "", refusal.fix)
     failure = Failure("device", refusal.error, text)
-    return PushedDevice(
-        device=device.name, verdict="fail", reasons=(text,), failure=failure, trial=answer.trial, app=answer.app
-    )
+    return PushedDevice(device=device.name, verdict="fail", reasons=(text,), failure=failure, trial=trial, app=app)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgekit.devices.app_state import AppState
+from edgekit.devices.messages import Refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,4 +102,28 @@ class AppsAnswer:
     """The apps that exist."""
 
 
-ScriptRequest = AppsRequest | StoreRequest | EnvironmentRequest | CleanRequest
+@dataclass(frozen=True, kw_only=True)
+class RollbackRequest:
+    """Asks `scripts.apps` to make a bundle in a slot active."""
+
+    roll_back: str
+    """Name of the app."""
+    expected: str | None
+    """Hash of the bundle that is active now; None for none."""
+    target: str
+    """Hash of the bundle to return to."""
+    trust: str | None
+    """PEM text of the public key that the host trusts."""
+
+
+@dataclass(frozen=True)
+class RollbackAnswer:
+    """The result of a rollback."""
+
+    app: AppState
+    """The app afterwards."""
+    refusal: Refusal | None
+    """Reason why the app keeps the bundle that it had; null if the wanted one is active."""
+
+
+ScriptRequest = AppsRequest | RollbackRequest | StoreRequest | EnvironmentRequest | CleanRequest

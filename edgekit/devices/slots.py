@@ -1,8 +1,9 @@
-"""The two slots of an app, as the agent changes them on a device. `scripts.apps` describes the layout.
+"""The two slots of an app, as a push changes them on a device. `scripts.apps` has their layout, and the rollback.
 
 One bundle is active at any time: the link `current` is replaced in one step, after everything that it points to was
 written to the disk, and nothing that it points to is ever changed. A process that is killed, or a device that loses
-power, leaves the old bundle or the new one active, and files that the next push removes.
+power, leaves the old bundle or the new one active, and files that the next push removes. A push locks out other pushes,
+but a rollback only while it switches. It therefore names the bundle that it expects to replace.
 """
 
 import errno
@@ -11,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +21,26 @@ from msgspec import to_builtins
 from edgekit.devices.app_state import SlotRecord
 from edgekit.devices.faults import full_disk
 from edgekit.devices.scripts.apps import (
-    CURRENT,
+    AGAIN,
     INCOMING,
     LOCK,
+    LOCK_S,
     OTHER,
+    PUSHING,
     SLOTS,
     TRUST,
+    activate,
     active_slot,
+    bundle_in,
     damage,
+    locking,
+    newest_record,
     record_of,
+    sync,
     trusted_key,
 )
 from edgekit.devices.trust import other_key
-from edgekit.errors import DeviceError
+from edgekit.errors import BundleRefusedError, DeviceError
 from edgekit.runtime.envelope import parse_public_key, public_pem
 from edgekit.support.hashes import file_sha256
 from edgekit.support.progress import Reporter
@@ -40,11 +49,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 FIRST = "a"
-AGAIN = "Run the same command again"
+RUN_AGAIN = "Run the same command again"
+TURN_S = 4 * 3600
+"""Time limit of waiting for another push or measurement, which may be a long one of several bundles."""
 
 
 class Slots:
-    """The slots of an app, which no other process changes meanwhile. `changing` opens them."""
+    """The slots of an app to which no other process pushes meanwhile. `pushing` opens them."""
 
     def __init__(self, app: Path) -> None:
         self.app = app
@@ -63,13 +74,9 @@ class Slots:
         """Folder of the bundle in a slot."""
         return self.app / SLOTS / slot
 
-    def record(self, slot: str) -> Mapping[str, Any] | None:
-        """Record of the bundle in a slot, or None if it passed no trial."""
-        return record_of(self.app, slot)
-
     def holds(self, slot: str, files: Mapping[str, str]) -> bool:
         """Whether a slot has just these files, by name and SHA-256, and they passed a trial."""
-        record = self.record(slot)
+        record: Mapping[str, Any] | None = record_of(self.app, slot)
         return record is not None and record["files"] == files and damage(self.folder(slot), dict(files)) is None
 
     def receive(self, files: Mapping[str, str], store: Path) -> Path:
@@ -85,14 +92,16 @@ class Slots:
             try:
                 if file_sha256(source) != digest:
                     source.unlink()
-                    raise DeviceError(f"'{name}' was damaged in the device's store, and is deleted there", fix=AGAIN)
+                    raise DeviceError(
+                        f"'{name}' was damaged in the device's store, and is deleted there", fix=RUN_AGAIN
+                    )
                 _link(source, incoming / name)
             except FileNotFoundError as error:
                 raise DeviceError(
-                    f"'{name}' is not in the device's store any more: another run needed its space", fix=AGAIN
+                    f"'{name}' is not in the device's store any more: another run needed its space", fix=RUN_AGAIN
                 ) from error
-            _sync(incoming / name)
-        _sync(incoming)
+            sync(incoming / name)
+        sync(incoming)
         return incoming
 
     def trusted_key(self, sent: str | None) -> "EllipticCurvePublicKey | None":
@@ -113,62 +122,93 @@ class Slots:
         path, draft = self.app.parent / TRUST, self.app.parent / f".{TRUST}"
         if not path.exists():
             draft.write_bytes(public_pem(key))
-            _sync(draft)
+            sync(draft)
             draft.rename(path)
-            _sync(self.app.parent)
+            sync(self.app.parent)
 
-    def activate_incoming(self, record: SlotRecord) -> None:
-        """Move the incoming bundle into the inactive slot, whose bundle it replaces, and make it active."""
-        slot, slots = self.inactive, self.app / SLOTS
-        slots.mkdir(exist_ok=True)
-        written = slots / f"{slot}.json"
-        written.unlink(missing_ok=True)
-        shutil.rmtree(self.folder(slot), ignore_errors=True)
-        (self.app / INCOMING).rename(self.folder(slot))
+    def refuse_unless_active(self, *bundles: str | None) -> None:
+        """Raise BundleRefusedError unless the active bundle has one of these hashes; None stands for no bundle."""
+        if bundle_in(self.app, self.active) not in bundles:
+            raise BundleRefusedError("another command has switched the app to another bundle meanwhile", fix=AGAIN)
+
+    def activate_incoming(self, record: SlotRecord, expected: str | None) -> None:
+        """Move the incoming bundle into the inactive slot, whose bundle it replaces, and make it active.
+
+        Raises BundleRefusedError if the active bundle is not the expected one.
+        """
+        with self.switching():
+            self.refuse_unless_active(expected)
+            slot, slots = self.inactive, self.app / SLOTS
+            replaces = expected if expected != record.sha256 else None
+            number: Any = newest_record(self.app).get("number") or 0
+            record = replace(record, number=number + 1, replaces=replaces)
+            slots.mkdir(exist_ok=True)
+            (slots / f"{slot}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.folder(slot), ignore_errors=True)
+            (self.app / INCOMING).rename(self.folder(slot))
+            self._write(slot, to_builtins(record))
+            activate(self.app, slot)
+
+    def confirm_active(self, bundle: str, signed_by: str | None) -> None:
+        """Raise BundleRefusedError unless this bundle is active, and record that a key signed it."""
+        with self.switching():
+            self.refuse_unless_active(bundle)
+            slot, record = self.active, record_of(self.app, self.active)
+            if slot and record and signed_by is not None:
+                self._write(slot, record | {"signed_by": signed_by})
+
+    def _write(self, slot: str, record: Mapping[str, Any]) -> None:
+        """Replace the record of a slot in one step."""
+        slots = self.app / SLOTS
         draft = slots / f".{slot}.json"
-        draft.write_text(json.dumps(to_builtins(record), indent=1) + "\n", "utf-8")
-        _sync(draft)
-        draft.rename(written)
-        _sync(slots)
-        self.activate(slot)
+        draft.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        sync(draft)
+        draft.rename(slots / f"{slot}.json")
+        sync(slots)
 
-    def activate(self, slot: str) -> None:
-        """Point the link to a slot, in one step."""
-        _sync(self.app)
-        draft = self.app / f".{CURRENT}"
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(f"{SLOTS}/{slot}")
-        draft.rename(self.app / CURRENT)
-        _sync(self.app)
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Lock the slots against a rollback. Raises TimeoutError."""
+        with (self.app / LOCK).open("w") as lock:
+            for _ in locking(lock, LOCK_S):
+                pass
+            yield
 
 
 @contextmanager
-def changing(app: Path, device: str, reporter: Reporter) -> Iterator[Slots]:
-    """Lock an app's folder, which is created if necessary, until the block or the process ends.
+def pushing(app: Path, device: str, reporter: Reporter) -> Iterator[Slots]:
+    """Lock an app's folder, which is created if necessary, against other pushes until the block or the process ends.
 
     A bundle that was received, and not activated, is deleted when the block ends.
 
     Turns errors of the file system into a DeviceError with the device's name.
     """
-    import fcntl  # devices have it, but not every host that imports this module
-
     try:
         app.mkdir(parents=True, exist_ok=True)
-        with (app / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with reporter.stage("wait for another push"):
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+        with turn(app / PUSHING, "another push", reporter):
             try:
                 yield Slots(app)
             finally:
                 shutil.rmtree(app / INCOMING, ignore_errors=True)
+    except TimeoutError as error:
+        raise DeviceError(str(error), fix=RUN_AGAIN) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full_disk(device, "the push", f"'{error.filename or app}'") from error
         problem = f"the device can't write '{error.filename or app}': {error.strerror or error}"
         raise DeviceError(problem, fix="Check the permissions and the file system there") from error
+
+
+@contextmanager
+def turn(path: Path, other: str, reporter: Reporter) -> Iterator[None]:
+    """Lock a file until the block or the process ends, and report that another one has it. Raises TimeoutError."""
+    with path.open("w") as file:
+        waits = locking(file, TURN_S)
+        for _ in waits:
+            with reporter.stage(f"wait for {other}") as step:
+                for _ in waits:
+                    step()  # shows the host that this process isn't stuck
+        yield
 
 
 def _link(source: Path, path: Path) -> None:
@@ -179,12 +219,3 @@ def _link(source: Path, path: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
         shutil.copyfile(source, path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,8 +1,7 @@
-"""The agent's part of a push and a rollback: try a bundle on the device, and make it active if it passes."""
+"""The agent's part of a push: try a bundle on the device, and make it active if it passes."""
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import convert
@@ -10,33 +9,29 @@ from msgspec import convert
 from edgekit import __version__
 from edgekit.devices.app_state import AppState, SlotRecord, Trial
 from edgekit.devices.messages import AgentJob, Refusal, SlotJob, Slotted
-from edgekit.devices.scripts.apps import OTHER, app_state
-from edgekit.devices.slots import Slots, changing
+from edgekit.devices.scripts.apps import app_state
+from edgekit.devices.slots import Slots, pushing
+from edgekit.devices.trust import fingerprint_of
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.measure.latency import CallFailed, alternate
 from edgekit.measure.probe import emulated
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.runtime.envelope import public_pem
 from edgekit.runtime.session import golden_error, open_session
 from edgekit.runtime.signature import read_signed_bundle
 from edgekit.support.progress import Reporter
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 TIMED_MS = 20_000
 """Duration of the timing after which a slow model gets fewer rounds, in milliseconds."""
 FEWEST_ROUNDS = 20
 
 
-def change_slots(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
-    """Push the job's bundle, or roll back. A bundle that doesn't pass its trial is refused, and nothing changes."""
-    with changing(Path(slot.folder), job.name, reporter) as slots:
+def push_bundle(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
+    """Push the job's bundle. One that doesn't pass its trial is refused, and nothing changes."""
+    with pushing(Path(slot.folder), job.name, reporter) as slots:
         trials: list[Trial] = []
         try:
-            if job.bundles:
-                push(job, slot, slots, reporter, trials)
-            else:
-                roll_back(job, slot, slots, reporter, trials)
+            push(job, slot, slots, reporter, trials)
             refusal = None
         except DeviceError:
             raise
@@ -48,6 +43,7 @@ def change_slots(job: AgentJob, slot: SlotJob, reporter: Reporter) -> Slotted:
 
 def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
     """Try the job's bundle, and make it active. If it's active already, it is only tried."""
+    slots.refuse_unless_active(slot.expected, slot.sha256)
     ((name, files),) = job.bundles.items()
     is_active = slots.active is not None and slots.holds(slots.active, files)
     if is_active and slots.active:
@@ -55,9 +51,7 @@ def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials:
     else:
         folder = slots.receive(files, Path(job.cache) / "files")
     key = slots.trusted_key(slot.trust)
-    bundle = read_trusted(folder, key)
-    if key is not None:
-        slots.keep_key(key)
+    bundle = read_bundle(folder) if key is None else read_signed_bundle(folder, key)  # nothing has opened its model yet
     trials.append(trial := try_bundle(bundle, name, job, reporter))
     if slot.max_p99_ms is not None and trial.p99_ms > slot.max_p99_ms:
         raise BundleRefusedError(
@@ -65,29 +59,14 @@ def push(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials:
             valid=f"at most {milliseconds(slot.max_p99_ms)}, {slot.bound}",
             fix=f"See with `edgekit devices check {job.name}` whether it is throttled or busy, or give --max-p99 MS",
         )
-    if not is_active:
-        with reporter.stage("switch"):  # the message ends this process if the host is gone
-            slots.activate_incoming(record_of(bundle, name, files, slot, trial))
-
-
-def roll_back(job: AgentJob, slot: SlotJob, slots: Slots, reporter: Reporter, trials: list[Trial]) -> None:
-    """Make the bundle in the other slot active, if it still gives the numbers of its golden samples."""
-    previous = OTHER[slots.active] if slots.active else None
-    record = slots.record(previous) if previous else None
-    if previous is None or record is None:
-        raise BundleRefusedError(
-            f"the app '{slots.app.name}' has no bundle to return to",
-            fix="Push the bundle that you want with `edgekit push`",
-        )
-    bundle = read_trusted(slots.folder(previous), slots.trusted_key(slot.trust))
-    trials.append(try_bundle(bundle, str(record["bundle"]), job, reporter))
-    with reporter.stage("switch"):
-        slots.activate(previous)
-
-
-def read_trusted(folder: Path, key: "EllipticCurvePublicKey | None") -> Bundle:
-    """Read a bundle, which the key must have signed if there is one. Nothing has opened its model yet."""
-    return read_bundle(folder) if key is None else read_signed_bundle(folder, key)
+    signed_by = None if key is None else fingerprint_of(public_pem(key).decode())
+    with reporter.stage("switch"):  # the message ends this process if the host is gone
+        if is_active:
+            slots.confirm_active(slot.sha256, signed_by)
+        else:
+            slots.activate_incoming(record_of(bundle, name, files, slot, trial, signed_by), slot.expected)
+        if key is not None:
+            slots.keep_key(key)
 
 
 def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> Trial:
@@ -120,7 +99,9 @@ def try_bundle(bundle: Bundle, name: str, job: AgentJob, reporter: Reporter) -> 
         )
 
 
-def record_of(bundle: Bundle, name: str, files: dict[str, str], slot: SlotJob, trial: Trial) -> SlotRecord:
+def record_of(
+    bundle: Bundle, name: str, files: dict[str, str], slot: SlotJob, trial: Trial, signed_by: str | None
+) -> SlotRecord:
     """The record of a bundle that passed its trial."""
     manifest = bundle.manifest
     return SlotRecord(
@@ -135,6 +116,7 @@ def record_of(bundle: Bundle, name: str, files: dict[str, str], slot: SlotJob, t
         max_p99_ms=slot.max_p99_ms,
         trial=trial,
         edgekit=__version__,
+        signed_by=signed_by,
     )
 
 

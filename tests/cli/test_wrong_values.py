@@ -81,6 +81,7 @@ WRONG: dict[str, list[Wrong]] = {
     "--max-slowdown": number("-1", "inf", lowest="0", highest="1000", kind="a number"),
     "--max-p99": number("-1", "inf", lowest="0", highest="3600000", kind="a number"),
     "--name": text("../door", ".", "a b", names=("letters, digits",)),
+    "--to": text("newer", "12ab", "12AB34", names=("6 to 64", "0-9 and a-f")),
     "--canary": number("-1", "1.5", lowest="0"),
     "--parallel": number("0", "-1", "65", lowest="1", highest="64"),
     "--reference": text("gone", "notes.txt", names=("a bundle",)),

@@ -119,6 +119,7 @@ def slotted() -> AppState:
         since="2026-11-28T23:00:00Z",
         active=active,
         previous=Slot("b", None, "the bundle has no record of a trial"),
+        returns_to="34" * 32,
     )
 
 

@@ -1,14 +1,17 @@
 """Bundles that are pushed over a real sshd: tried there, refused, taken back, and interrupted at any time."""
 
+import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +25,7 @@ from edgekit.cli.main import main
 from edgekit.devices.push import MARGIN, Bound, PushedDevice, bound_for, push_to, refuse_other_processor
 from edgekit.devices.registry import Device
 from edgekit.devices.remote import open_board
-from edgekit.devices.scripts.apps import app_state
+from edgekit.devices.scripts.apps import INCOMING, app_state
 from edgekit.errors import BundleRefusedError, UsageError
 from edgekit.report import load_report
 from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
@@ -114,19 +117,44 @@ def test_a_bundle_is_pushed_refused_and_taken_back(
     assert run_json(capfd, "push", bundles[1], "board", "--max-p99", "0", "--threads", "1")[0] == 0
     assert active(lent_board) == two
     assert (apps(lent_board) / "app/current/model.sig").read_text() == "a signature"
-    code, document = run_json(capfd, "rollback", "board")
-    assert (code, document["results"][0]["verdict"], active(lent_board)) == (0, "pass", one)
+    for _ in range(2):
+        code, document = run_json(capfd, "rollback", "board")
+        assert (code, document["results"][0]["verdict"], active(lent_board)) == (0, "pass", one)
     code, document = run_json(capfd, "devices", "status")
     (app,) = document["devices"][0]["apps"]
     assert (code, app["name"], app["verdict"], app["active"]["record"]["sha256"]) == (0, "app", "pass", one)
-    assert app["previous"]["record"]["sha256"] == two
+    assert (app["previous"]["record"]["sha256"], app["returns_to"]) == (two, one)
     assert document["devices"][0]["disk_free_bytes"] > 0
 
     assert main(["rollback", "board", "--name", "door"]) == 1
     assert "the app 'door' has no bundle to return to" in " ".join(capfd.readouterr().out.split())
+    assert main(["rollback", "board", "--to", "0123abcd"]) == 1
+    assert f"Valid: {one[:12]} (one), {two[:12]} (two)" in " ".join(capfd.readouterr().out.split())
+    assert main(["rollback", "board", "--to", "two"]) == 2
+    for digest in (two[:6], one):
+        assert main(["rollback", "board", "--to", digest]) == 0
+    assert active(lent_board) == one
     (apps(lent_board) / "app/slots/a/model.onnx").unlink()
     assert main(["devices", "status", "board"]) == 1
     assert "verdict:  error: file 'model.onnx' can't be read" in capfd.readouterr().out
+
+
+def test_a_rollback_needs_no_environment_and_waits_for_no_measurement(
+    lent_board: Server, bundles: list[Path], capfd: Any
+) -> None:
+    one, two = (read_bundle(path).sha256 for path in bundles)
+    for path in bundles:
+        assert main(["push", str(path), "board", "--max-p99", "0", "--threads", "1"]) == 0
+    assert active(lent_board) == two
+    shutil.rmtree(lent_board.cache / "environments")
+    with (lent_board.cache / "measuring").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        capfd.readouterr()
+        for already in (False, True):
+            assert main(["rollback", "board"]) == 0
+            assert active(lent_board) == one
+            assert (f"one {one[:12]} was active already" in capfd.readouterr().err) == already
+    assert not (lent_board.cache / "environments").exists()
 
 
 def test_what_is_refused_before_anything_is_copied(
@@ -175,73 +203,114 @@ def test_the_bound_comes_from_the_report(finished_run: Path) -> None:
         bound_for(bundle, Device("other", "ssh://other", "raspberry-pi-4"), None, None)
 
 
-def test_two_pushes_at_once(lent_board: Server, bundles: list[Path]) -> None:
-    hashes = [read_bundle(path).sha256 for path in bundles]
+def test_of_two_pushes_at_once_the_second_overwrites_nothing(lent_board: Server, bundles: list[Path]) -> None:
+    """It is refused unless it began when the first one had ended; the same bundle twice is no conflict."""
     results: list[PushedDevice] = []
 
     def push(path: Path) -> None:
         results.append(push_to(lent_board.device(), read_bundle(path), "app", ANY, QUIET))
 
-    threads = [threading.Thread(target=push, args=(path,)) for path in bundles]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    def push_all(paths: list[Path]) -> None:
+        results.clear()
+        threads = [threading.Thread(target=push, args=(path,)) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    push_all(bundles)
+    passed = [result for result in results if result.verdict == "pass"]
+    assert passed
+    for refused in (result for result in results if result not in passed):
+        assert refused.failure
+        assert refused.failure.error == "BundleRefusedError"
+        assert passed[0].app
+        assert passed[0].app.active
+        assert passed[0].app.active.record
+        assert active(lent_board) == passed[0].app.active.record.sha256
+    push_all([bundles[0]] * 2)
     assert [result.verdict for result in results] == ["pass", "pass"]
-    state: Any = app_state(apps(lent_board) / "app")
-    assert {active(lent_board), state["previous"]["record"]["sha256"]} == set(hashes)
+    assert active(lent_board) == read_bundle(bundles[0]).sha256
 
 
-def kill_after(seconds: float, push: "subprocess.Popen[bytes]", on_device: Callable[[], list[int]] | None) -> None:
-    """Kill a push or, once they exist, its processes on the device, unless the push ends earlier."""
-    if on_device:
-        wait_until(lambda: on_device() or push.poll() is not None, "there is a process on the device")
-    try:
-        push.wait(seconds)
-    except subprocess.TimeoutExpired:
-        for pid in on_device() if on_device else [push.pid]:
+def place_of(sessions: Mapping[int, str], app: Path) -> str:
+    """What a command was doing, by the processes that it has started on the device."""
+    if any("edgekit.devices.agent" in line for line in sessions.values()):
+        return "trial and switch" if (app / INCOMING).exists() else "agent, before or after the trial"
+    marks = {
+        '"roll_back"': "rollback",
+        '"apps"': "list of apps",
+        '"files"': "copy",
+        "test -e": "set-up",
+        "-I -": "probe",
+    }
+    at_work = (place for mark, place in marks.items() if any(mark in line for line in sessions.values()))
+    return next(at_work, "between two commands" if sessions else "before the connection")
+
+
+def disturbed(command: list[str], server: Server, kill: bool, aim: bool, moment: random.Random, usual_s: float) -> str:
+    """Run a command, and kill it or its process on the device, or cut its connection, at a random time.
+
+    It is the time after the connection began or, with `aim`, after the trial of a push or the step of a rollback did.
+    Returns what was lost, and what the command was doing.
+    """
+    app, rollback = apps(server) / "app", "rollback" in command
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+
+        def is_near() -> bool:
+            if process.poll() is not None or (aim and not rollback and (app / INCOMING).exists()):
+                return True
+            sessions = server.sessions()
+            return place_of(sessions, app) in ("rollback", "trial and switch") if aim else bool(sessions)
+
+        wait_until(is_near, "the command comes to that time")
+        sessions = server.sessions() if aim else {}
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moment.uniform(0, usual_s * (0.6 if not aim else 0.05 if rollback else 0.1)))
+        sessions = sessions or server.sessions()
+        at_work = {pid for pid, line in sessions.items() if not line.startswith("sshd")}
+        place = place_of(sessions, app) if process.poll() is None else "after the end"
+        there = kill and bool(at_work) and moment.random() < 0.5
+        for pid in at_work if there else [process.pid] if kill else sessions:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    lost = ("process on the device" if there else "process on the host") if kill else "connection"
+    return f"{lost}, {place if process.returncode else 'after the end'}"
 
 
-def test_pushes_that_are_killed_at_any_time(
-    lent_board: Server, release: MakeBundle, tmp_path: Path, pytestconfig: pytest.Config
+def test_what_is_killed_or_cut_off_at_any_time_can_be_repeated(
+    lent_board: Server, release: MakeBundle, pytestconfig: pytest.Config, capfd: Any
 ) -> None:
-    """A push and its device are killed, or lose their connection, at a random time. One valid bundle is always active.
+    """Pushes and rollbacks are killed, or lose their connection. The same command then brings what was asked for.
 
-    Every bundle is a new one.
-
-    `pytest tests/devices/test_push.py -k killed --kills 200` tries more often.
+    `pytest tests/devices/test_push.py -k repeated --kills 200 -s` tries 200 of both, and prints where they hit.
     """
-    command = [sys.executable, "-m", "edgekit", "push", "board", "--max-p99", "0", "--threads", "1", "--quiet"]
-
-    def start(path: Path) -> "subprocess.Popen[bytes]":
-        words = [*command[:4], str(path), *command[4:]]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    begin = time.monotonic()
-    first, last = release("first"), release("last")
-    assert start(first).wait() == 0
+    moment, hits = random.Random(pytestconfig.getoption("kills")), Counter[str]()
+    options = ["--max-p99", "0", "--threads", "1", "--quiet"]
+    program, begin, last = [sys.executable, "-m", "edgekit"], time.monotonic(), release("first")
+    subprocess.run([*program, "push", str(last), "board", *options], check=True)
     usual_s = time.monotonic() - begin
-    before, moment = read_bundle(first).sha256, random.Random(5)
-    assert active(lent_board) == before
-    sides: list[tuple[Callable[[], list[int]] | None, float]] = [
-        (None, 1),
-        (lent_board.sessions, 0.9),
-        (lambda: agents(lent_board), 0.3),
-    ]
-    for index in range(pytestconfig.getoption("kills")):
-        begin, next_one = time.monotonic(), release(f"release {index}")
-        with start(next_one) as process:
-            victims, part = sides[index % len(sides)]
-            kill_after(moment.uniform(0, part * usual_s), process, victims)
-            usual_s = min(usual_s, time.monotonic() - begin) if process.wait() == 0 else usual_s
-        wait_until(lambda: not agents(lent_board), "an agent notices that its host is gone")
-        wait_until(lambda: not lent_board.clients(), "ssh ends with the process that started it")
-        lent_board.cut()
-        after = active(lent_board)
-        assert after in (before, read_bundle(next_one).sha256)
-        before = after
-    assert start(last).wait() == 0
-    assert active(lent_board) == read_bundle(last).sha256
-    assert {path.name for path in (apps(lent_board) / "app").iterdir()} == {"current", "slots", "lock"}
+    for index in range(2 * pytestconfig.getoption("kills")):
+        before = active(lent_board)
+        if index % 2 == 0:
+            last, old = release(f"release {index}"), before
+            command, target = ["push", str(last), "board", *options], read_bundle(last).sha256
+        else:
+            command, target = ["rollback", "board", "--quiet"], old
+        kill, aim = index // 2 % 2 == 0, index // 4 % 2 == 0
+        hit = disturbed([*program, *command], lent_board, kill, aim, moment, usual_s)
+        state = active(lent_board)
+        assert state in (before, target)
+        hits[f"{command[0]}, {hit}, {'switched' if state == target else 'not switched'}"] += 1
+        capfd.readouterr()
+        assert main(command) == 0, (hit, capfd.readouterr())
+        assert active(lent_board) == target, hit
+        if command[0] == "rollback":
+            assert main(command) == 0
+            assert active(lent_board) == target, hit
+    wait_until(lambda: not agents(lent_board), "an agent notices that its host is gone")
+    wait_until(lambda: not lent_board.clients(), "ssh ends with the process that started it")
+    assert main(["push", str(last), "board", *options]) == 0
+    assert {path.name for path in (apps(lent_board) / "app").iterdir()} == {"current", "slots", "lock", "pushing"}
+    with capfd.disabled():
+        print(*(f"\n{count:4} {hit}" for hit, count in sorted(hits.items())))

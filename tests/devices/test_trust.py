@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 import edgekit
+from edgekit.cli.field_lines import pushed_lines
 from edgekit.cli.main import main
 from edgekit.devices.push import Bound, PushedDevice, push_to, roll_back
 from edgekit.devices.registry import find_device
+from edgekit.devices.rollout import Pushed
 from edgekit.devices.scripts.apps import TRUST, app_state
 from edgekit.devices.trust import fingerprint_of
 from edgekit.runtime.bundle import read_bundle
@@ -68,6 +70,10 @@ def test_a_device_takes_only_what_its_key_signed(
     assert not (apps / TRUST).exists()
 
     sign_bundle(first, keys.private)
+    too_slow = push_to(find_device("signed"), read_bundle(first), "app", Bound(1e-6, 1, ""), QUIET)
+    assert refused_by(too_slow) == "BundleRefusedError"
+    assert not (apps / TRUST).exists(), "the device trusts no key before a bundle of it has passed"
+    assert push(unsigned, "board").verdict == "pass"
     assert main(["push", str(first), "signed", "--max-p99", "0", "--threads", "1", "--json"]) == 0
     (result,) = json.loads(capfd.readouterr().out)["results"]
     assert result["app"]["trust"] == str(apps / TRUST)
@@ -82,7 +88,29 @@ def test_a_device_takes_only_what_its_key_signed(
     assert refused_by(push(second, "board")) == "BundleRefusedError"
     assert refused_by(push(second, "signed")) == "SignatureError"
     assert active(trusting) == "first"
-    assert {path.name for path in (apps / "app").iterdir()} == {"current", "slots", "lock"}
+    sign_bundle(second, keys.private)
+    result = push(second, "signed")
+    assert active(trusting) == "second"
+    shown = " ".join(pushed_lines(Pushed(app="app", sha256=None, results=(result,))))
+    assert f"edgekit.load('{apps}/app/current', trust='/etc/edgekit/trust.pem')" in shown
+    assert "Copy the public key to /etc/edgekit/trust.pem as root." in " ".join(shown.split())
+    assert refused_by(roll_back(find_device("board"), "app", QUIET)) == "BundleRefusedError"
+    assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
+    assert active(trusting) == "first"
+    assert {path.name for path in (apps / "app").iterdir()} == {"current", "slots", "lock", "pushing"}
+
+
+def test_a_bundle_that_was_signed_before_the_device_had_a_key_can_be_returned_to(
+    trusting: Server, keys: KeyPair, make_bundle: MakeBundle
+) -> None:
+    first, second = (make_bundle("onnx", name, fingerprint=name) for name in ("first", "second"))
+    for path in (first, second):
+        sign_bundle(path, keys.private)
+    assert push(first, "board").verdict == "pass"  # nobody verifies its signature
+    assert push(first, "signed").verdict == "pass"
+    assert push(second, "signed").verdict == "pass"
+    assert roll_back(find_device("signed"), "app", QUIET).verdict == "pass"
+    assert active(trusting) == "first"
 
 
 def test_the_list_of_devices_has_the_key(trusting: Server, keys: KeyPair, capfd: Any) -> None:

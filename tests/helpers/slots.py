@@ -1,10 +1,11 @@
-"""Pushes without a device, by a process that can kill itself before any of their steps.
+"""Pushes and rollbacks without a device, by a process that can kill itself before any of their steps.
 
     python -m tests.helpers.slots APP STORE COUNT
 
-makes COUNT pushes, and then one that is killed before its first step, its second, and so on, until it comes to its end.
-It prints the number of steps, and the bundles that were active after a kill, as JSON. It has no other threads, which a
-fork would lose.
+makes COUNT pushes, and then one that is killed before its first step, its second, and so on, until it comes to its end,
+and likewise a rollback. After each kill it tries again without one, which must bring what was asked for, and once more,
+which must change nothing. It prints the number of steps, and the bundles that were active after a kill, of both as
+JSON. It has no other threads, which a fork would lose.
 """
 
 import hashlib
@@ -12,13 +13,15 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import convert
 
 from edgekit.devices.app_state import AppState, SlotRecord, Trial
-from edgekit.devices.scripts.apps import app_state
-from edgekit.devices.slots import changing
+from edgekit.devices.scripts.apps import active_slot, app_state, bundle_in
+from edgekit.devices.scripts.apps import roll_back as roll_back_to
+from edgekit.devices.slots import pushing
 from edgekit.support.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -50,9 +53,21 @@ def record(bundle: str, files: dict[str, str]) -> SlotRecord:
 
 
 def push(app: Path, files: dict[str, str], bundle: str, place: Path) -> None:
-    with changing(app, "board", QUIET) as slots:
-        slots.receive(files, place)
-        slots.activate_incoming(record(bundle, files))
+    with pushing(app, "board", QUIET) as slots:
+        if slots.active is None or not slots.holds(slots.active, files):
+            slots.receive(files, place)
+            slots.activate_incoming(record(bundle, files), active_hash(app))
+
+
+def roll_back(app: Path) -> None:
+    target = state(app).returns_to
+    assert target is not None
+    assert roll_back_to(app, active_hash(app), target, None) is None
+
+
+def active_hash(app: Path) -> str | None:
+    digest = bundle_in(app, active_slot(app))
+    return None if digest is None else str(digest)
 
 
 def state(app: Path) -> AppState:
@@ -68,8 +83,8 @@ def active(app: Path) -> str:
     return slot.record.bundle
 
 
-def ended_before_step(number: int, app: Path, files: dict[str, str], place: Path) -> bool:
-    """Push in a fork that kills itself before this change of the file system. Returns whether it came that far."""
+def ended_before_step(number: int, work: Callable[[], None]) -> bool:
+    """Work in a fork that kills itself before this change of the file system. Returns whether it came that far."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -82,22 +97,34 @@ def ended_before_step(number: int, app: Path, files: dict[str, str], place: Path
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(count_steps)
-        push(app, files, "new", place)
+        work()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def killed_at_each_step(app: Path, work: Callable[[], None], undo: Callable[[], None]) -> tuple[int, list[str]]:
+    """Number of steps of the work, and the bundles that were active after it was killed before one of them."""
+    before, seen, number = active(app), set(), 0
+    while ended_before_step(number, work):
+        seen.add(active(app))
+        work()
+        assert (done := active(app)) != before
+        work()
+        assert active(app) == done
+        undo()
+        assert active(app) == before
+        number += 1
+    return number, sorted(seen)
 
 
 def main(app: Path, place: Path, pushes: int) -> None:
     for index in range(pushes):
         push(app, store(place, str(index)), str(index), place)
-    before, files = active(app), store(place, "new")
-    seen, number = set(), 0
-    while ended_before_step(number, app, files, place):
-        number += 1
-        if (bundle := active(app)) == "new":
-            push(app, store(place, before), before, place)
-        seen.add(bundle)
-    print(json.dumps([number, sorted(seen)]))
+    old, files, new = active(app), store(place, "new"), lambda: push(app, files, "new", place)
+    before = store(place, old)
+    pushed = killed_at_each_step(app, new, lambda: push(app, before, old, place))
+    rolled_back = killed_at_each_step(app, lambda: roll_back(app), new)
+    print(json.dumps([pushed, rolled_back]))
 
 
 if __name__ == "__main__":

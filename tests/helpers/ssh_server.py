@@ -56,15 +56,18 @@ class Server:
         """The device as the registry returns it."""
         return replace(Device(name, "ssh://device", ssh_config=str(self.config)), **changes)
 
-    def sessions(self) -> list[int]:
-        """Process ids of the sshd processes of all connections, and of their descendants."""
-        pids, parents = [], {self.process.pid}
+    def sessions(self) -> dict[int, str]:
+        """Command lines of the sshd processes of all connections, and of their descendants, by process id."""
+        command = ["ps", "-ww", "-eo", "pid=,ppid=,args="]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows = [(int(pid), int(parent), line) for pid, parent, line in map(_three, listed.splitlines())]
+        found: dict[int, str] = {}
+        parents = {self.process.pid}
         while parents:
-            listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-            pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-            parents = {pid for pid, parent in pairs if parent in parents and pid not in pids}
-            pids += sorted(parents)
-        return pids
+            children = {pid: line for pid, parent, line in rows if parent in parents}
+            found |= children
+            parents = set(children)
+        return found
 
     def clients(self) -> list[int]:
         """Process ids of the ssh clients that use this server's configuration."""
@@ -198,6 +201,11 @@ def _unpacked(wheel: bytes) -> "tempfile.TemporaryDirectory[str]":
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         archive.extractall(folder.name)
     return folder
+
+
+def _three(line: str) -> list[str]:
+    """The first two words of a line, and the rest."""
+    return [*line.split(None, 2), ""][:3]
 
 
 def agents(server: Server) -> list[int]:
