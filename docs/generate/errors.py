@@ -2,24 +2,15 @@
 
 from collections.abc import Iterator
 
-from docs.generate.markdown import anchor, code, plain, table
+from docs.generate.markdown import anchor, code, plain
 from edgekit import errors
 from edgekit.errors import EdgekitError
 from edgekit.support.error_text import explain
 
 
 def error_sections() -> str:
-    """A table of all errors, and a section with cause and cure for each."""
-    names = errors.error_names()
-    parts = [table(("error", "what happened", "exit code"), map(_row, names))]
-    for name in names:
-        parts += [f"## {name}", *_section(name)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _row(name: str) -> tuple[str, str, str]:
-    explanation = explain(name)
-    return _link(name), plain(explanation.summary), str(explanation.exit_code)
+    """A section for each error: what happened, cause, cure and exit code."""
+    return "\n\n".join(part for name in errors.error_names() for part in (f"## {name}", *_section(name))) + "\n"
 
 
 def _section(name: str) -> Iterator[str]:

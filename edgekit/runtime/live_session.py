@@ -61,22 +61,7 @@ class LiveSession:
         return self._session
 
     def classify(self, image: ImageLike, top: int = 5) -> list[tuple[str, float]]:
-        """Classify an image with the current session, as `Session.classify` does.
-
-        Args:
-            image: A path, the bytes of an image file, a PIL image, or pixels as a uint8 array [H,W,3] (RGB), [H,W] or
-                [H,W,1] (grey).
-            top: Largest number of labels to return.
-
-        Returns:
-            Labels with their softmax scores from 0 to 1, the best first.
-
-        Raises:
-            UsageError: `top` is not a whole number from 1.
-            ImageError: The image is missing, can't be decoded, or has another shape or dtype.
-            BundleError: The logits are not finite, so the model is damaged.
-            EngineError: The runtime failed, or the session is closed.
-        """
+        """Classify an image with the current session; `Session.classify` tells arguments, result and errors."""
         return self.current().classify(image, top)
 
     def close(self) -> None:

@@ -135,7 +135,7 @@ def test_an_option_shows_its_default_once() -> None:
 
 
 def test_every_error_has_an_anchor_with_cause_and_cure() -> None:
-    sections = error_sections().split("\n## ")[1:]
+    sections = f"\n{error_sections()}".split("\n## ")[1:]
     assert [section.partition("\n")[0] for section in sections] == list(error_names())
     abstract = {"EdgekitError", "InputError", "StageError"}
     for section in sections:
