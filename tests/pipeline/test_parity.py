@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edgekit.cli.main import main
 from edgekit.compiler.first_difference import first_differing_layer
-from edgekit.compiler.graph import constant, set_weights, weight_of
+from edgekit.compiler.graph import set_weights, weight_of
 from edgekit.compiler.layers import dense_layers
 from edgekit.compiler.quantize import equalize
 from edgekit.compiler.rewrites import PASSES
@@ -252,7 +252,7 @@ def planted(apply: Any, factor: float) -> Any:
     def rewrite(graph: GraphModule) -> int:
         places: int = apply(graph)
         head = next(layer for layer in dense_layers(graph) if layer.name == "head")
-        set_weights(graph, head.node, weight_of(graph, head.weight) * factor, constant(graph, head.bias))
+        set_weights(graph, head.node, weight_of(graph, head.weight) * factor, weight_of(graph, head.bias))
         return places
 
     return rewrite
