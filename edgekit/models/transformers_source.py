@@ -60,10 +60,10 @@ class TransformersSource:
             module = self.build_meta(options)
             randomize(module, resolve_size(module, size_of_model(options)))
             return LoadedModule(module, "random", state_sha256(module), None)
-        folder = Path(str(options.weights))
-        if not folder.is_dir():
+        folder = Path(options.weights or "")
+        if not options.weights or not folder.is_dir():
             raise WeightsError(
-                f"'{folder}' is no folder",
+                f"'{folder}' is no folder" if options.weights else f"'{options.name}' says nothing about weights",
                 valid=f"for {options.name}, a folder that save_pretrained wrote",
                 fix="Name the folder in place of the model",
             )

@@ -65,6 +65,16 @@ def open_clip(folder: Path) -> Network:
     return Network([f"open_clip:{CLIP}"], weights)
 
 
+def transformers(folder: Path) -> Network:
+    library = pytest.importorskip("transformers", reason="needs transformers")
+    config = library.SwinConfig(
+        image_size=32, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4, num_labels=10
+    )
+    torch.manual_seed(0)
+    library.SwinForImageClassification(config).save_pretrained(folder)
+    return Network([str(folder)])
+
+
 def factory(folder: Path) -> Network:
     return Network(["tests.helpers.odd:paddle", "--imgsz", str(SIDE)])
 
@@ -75,7 +85,7 @@ def onnx(folder: Path) -> Network:
     return Network([str(path), "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"])
 
 
-SOURCES = {make.__name__: make for make in (timm, open_clip, factory, onnx)}
+SOURCES = {make.__name__: make for make in (timm, open_clip, transformers, factory, onnx)}
 
 
 @pytest.fixture(scope="module", params=SOURCES)

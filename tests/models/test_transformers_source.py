@@ -101,6 +101,8 @@ def test_mistakes(tmp_path: Path) -> None:
     save(tmp_path, "swin")
     with refuses(WeightsError, "'best.pth' is no folder", NAME):
         load_network(ModelOptions(str(tmp_path), weights="best.pth"))
+    with refuses(WeightsError, f"'{NAME}' says nothing about weights", "save_pretrained"):
+        load_network(ModelOptions(NAME))
     config = json.loads((tmp_path / "config.json").read_text())
     for change, error in (
         ({"architectures": ["SwinModel"]}, "describes a model of type 'swin' (SwinModel)"),
