@@ -37,10 +37,11 @@ _ONE_LOGIT = (
 class Network:
     """A module float32 [1,C,H,W] -> logits float32 [1,classes], on the CPU, in eval mode, without gradients.
 
-    `source` is "timm", "torchvision", "open_clip", "onnx" or "factory". `weights` is "random", "factory", the path of
-    a file as the user wrote it, or the tag of published weights; `weights_sha256` is the hash of the file, or of the
-    state dict's content if there is no file of weights alone. `license_note` is a sentence for the user. `reference` is
-    the original of an imported network.
+    `source` is "timm", "torchvision", "transformers", "open_clip", "onnx" or "factory". `weights` is "random",
+    "factory", the path of a file as the user wrote it, or the tag of published weights; `weights_sha256` is the
+    hash of the file, or of the state dict's content if there is no file of weights alone. `license_note` is a sentence
+    for the user.
+    `reference` is the original of an imported network.
     """
 
     module: nn.Module

@@ -61,6 +61,8 @@ def test_shipped_recipes() -> None:
         ("resnetv2_50", "default"),
         ("swinv2_cr_tiny_224", "vit"),
         ("torchvision:swin_t", "vit"),
+        ("transformers:swinv2", "vit"),
+        ("transformers:mobilevit", "default"),
         ("pvt_v2_b0", "vit"),
         ("swiftformer_xs", "default"),
         ("my_package.models:build", "default"),
