@@ -179,6 +179,7 @@ def test_the_layout_that_a_version_stands_for(tmp_path: Path) -> None:
     assert torch.equal(network.module(images), first(images))
 
 
+@pytest.mark.slow
 def test_a_vit_trained_at_another_size(tmp_path: Path) -> None:
     saved = get_model("vit_b_32", weights=None, num_classes=3, image_size=64).eval()
     torch.save({f"module.{name}": value for name, value in saved.state_dict().items()}, tmp_path / "small.pth")

@@ -50,7 +50,9 @@ def save(folder: Path, family: str, processor: Any = None) -> Classifier:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name in ("deit", "convnext") else pytest.mark.slow) for name in CONFIGS]
+)
 def test_the_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     model = save(tmp_path, family)
     network = load_network(ModelOptions(str(tmp_path)))
