@@ -237,13 +237,8 @@ def place_of(sessions: Mapping[int, str], app: Path) -> str:
     """What a command was doing, by the processes that it has started on the device."""
     if any("edgekit.devices.agent" in line for line in sessions.values()):
         return "trial and switch" if (app / INCOMING).exists() else "agent, before or after the trial"
-    marks = {
-        '"roll_back"': "rollback",
-        '"apps"': "list of apps",
-        '"files"': "copy",
-        "test -e": "set-up",
-        "-I -": "probe",
-    }
+    marks = {'{"roll_back": "': "rollback", '{"apps": ["': "list of apps", '"files"': "copy", "test -e": "set-up"}
+    marks |= {"-I -": "probe"}  # last, because the commands of all scripts contain it
     at_work = (place for mark, place in marks.items() if any(mark in line for line in sessions.values()))
     return next(at_work, "between two commands" if sessions else "before the connection")
 
