@@ -29,20 +29,14 @@ def noise_table(target: str) -> str:
     return table(("only these quantizers", *models), lines) + "\n"
 
 
-def caption(file: str, threads: int) -> str:
-    """Where and with what the figures of a file were measured."""
+def caption(file: str) -> str:
+    """Where, when and with what the figures of a file were measured."""
     results = _read(file)
     versions = results["versions"]
     days = sorted(model["created"][:10] for model in results["models"].values())
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     tools = ", ".join(f"{name} {versions[name]}" for name in ("openvino", "onnxruntime", "ai-edge-litert", "nncf"))
-    about = (
-        f"{processor(results['machine']['cpu'])}, {threads} thread, {results['images']} images; {tools}; {when}.",
-        f"Every figure is in `benchmarks/{file}`.",
-        f"{results['timing']}." if "timing" in results else "",
-        results.get("note", ""),
-    )
-    return " ".join(filter(None, about))
+    return f"{processor(results['machine']['cpu'])}, {results['images']} images; {tools}; {when}."
 
 
 def processor(name: str) -> str:

@@ -1,19 +1,18 @@
 """edgekit next to the stock tools: the tables of docs/concepts/comparison.md, from the JSON of `benchmarks.peers`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.peerlib.results import WIDE, Group, Row, unsteady
-from docs.generate.figures import BENCHMARKS, TIMES, caption
+from benchmarks.peerlib.results import Group, Row
+from docs.generate.figures import BENCHMARKS, TIMES, caption, machine_of
 from docs.generate.markdown import code, table
 from edgekit.config.runtimes import RUNTIMES
 
 FILE, AMX_FILE = "peers.json", "peers_amx.json"
 """What `benchmarks.peers` measured on a processor with VNNI, and on one with AMX too."""
 THREADS = 1
-NOTHING = "–"  # noqa: RUF001
-BF16 = "edgekit int8, bf16"
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,12 @@ class Ratio:
     ratio: float
     low: float
     high: float
-    unsteady: bool
-    """Whether the 95 % interval is wider than `WIDE` of the ratio."""
+    """The 95 % interval."""
 
-    def __str__(self) -> str:
-        mark = " *" if self.unsteady else ""
-        return f"{self.ratio:.2f}{TIMES} [{self.low:.2f}, {self.high:.2f}]{mark}"
+    @property
+    def settled(self) -> bool:
+        """Whether the interval excludes 1."""
+        return not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,6 @@ class Peers:
     """"f32", "bf16" or "f16"."""
     float_ms: float
     int8_ms: float
-    int8_bf16_ms: float | None
-    """Latency of the same INT8 file where its float part computes in bf16."""
     speedup: Ratio
     float_bytes: int
     """What the runtime loads of edgekit's float bundle."""
@@ -94,7 +91,7 @@ def _results(file: str) -> dict[str, Any]:
 def _peers(name: str, model: dict[str, Any], runtime: str, threads: int) -> Peers | None:
     """None where a bundle of edgekit's is missing."""
     group, key = Group(model, runtime), str(threads)
-    best, ours, plain, bf16 = group.fastest_float(threads), group.ours, group.named("edgekit float"), group.named(BF16)
+    best, ours, plain = group.fastest_float(threads), group.ours, group.named("edgekit float")
     if best is None or ours is None or plain is None:
         return None
     stock = sorted(group.stock_int8(), key=lambda row: float(row["ms"][key]))
@@ -108,7 +105,6 @@ def _peers(name: str, model: dict[str, Any], runtime: str, threads: int) -> Peer
         float_precision="f32" if best["precision"] == "float" else best["precision"],
         float_ms=best["ms"][key],
         int8_ms=ours["ms"][key],
-        int8_bf16_ms=bf16["ms"][key] if bf16 else None,
         speedup=_ratio(group, best, threads),
         float_bytes=plain["size_bytes"],
         int8_bytes=ours["size_bytes"],
@@ -125,108 +121,84 @@ def _ratio(group: Group, other: Row, threads: int) -> Ratio:
     versus = group.faster(other, threads)
     assert versus is not None
     low, high = versus["ci95"]
-    return Ratio(versus["ratio"], low, high, unsteady(versus))
+    return Ratio(versus["ratio"], low, high)
 
 
-def peers_table(file: str = FILE) -> str:
-    """Every model and runtime with one thread, and a caption with the machine that measured them."""
+def ratios_table() -> str:
+    """How many times as fast edgekit's INT8 is with one thread, on both processors, for every model and runtime."""
     heads = (
-        "model (weights)", "runtime", "fastest float ms", "INT8 ms", "faster than that float",
-        "fastest stock INT8 ms", "faster than that INT8", "SNR dB, edgekit / stock",
+        "model", "runtime", "Zen 4: than float", "than stock INT8", "AMX: than float", "than stock INT8",
+        "SNR dB, edgekit / stock",
     )  # fmt: skip
-    return f"{table(heads, map(_cells, peers(THREADS, file)))}\n\n{caption(file, THREADS)}\n"
+    amx = {(row.model, row.runtime): row for row in peers(THREADS, AMX_FILE)}
+    rows = []
+    for row in peers():
+        there = amx[row.model, row.runtime]
+        times = (row.speedup, row.stock[0].ours, there.speedup, there.stock[0].ours)
+        name = f"{code(row.model)} (trained)" if row.weights == "trained" else code(row.model)
+        rows.append((name, row.runtime, *map(_cell, times), f"{row.snr_db:.1f} / {row.stock[0].snr_db:.1f}"))
+    return f"{table(heads, rows)}\n\n- Zen 4: {caption(FILE)}\n- AMX: {caption(AMX_FILE)}\n"
 
 
-def _cells(row: Peers) -> tuple[str, ...]:
-    first = row.stock[0] if row.stock else None
-    return (
-        f"{row.model} ({row.weights})",
-        row.runtime,
-        f"{row.float_ms:.2f} ({row.float_name})",
-        f"{row.int8_ms:.2f}",
-        str(row.speedup),
-        f"{first.ms:.2f} ({first.name})" if first else NOTHING,
-        str(first.ours) if first else NOTHING,
-        f"{row.snr_db:.1f} / {f'{first.snr_db:.1f}' if first else NOTHING}",
-    )
+def _cell(ratio: Ratio) -> str:
+    return f"{ratio.ratio:.2f}{TIMES}" if ratio.settled else f"({ratio.ratio:.2f}{TIMES})"
 
 
-def slower_table(file: str = FILE) -> str:
-    """Where the fastest stock INT8 takes less time than edgekit's, with any number of threads that was timed."""
-    heads = (
-        "model", "runtime", "threads", "fastest stock INT8 ms", "edgekit INT8 ms", "in bf16", "ratio", "reading",
-    )  # fmt: skip
+def verdict(file: str = FILE) -> str:
+    """How often edgekit's INT8 wins and loses against float and stock INT8, with any number of threads."""
     every = _of_all_threads(file)
-    rows = [row for row in every if row.stock and row.stock[0].ours.ratio < 1]
-    text = table(heads, map(_slower_cells, rows))
-    return f"These are {len(rows)} of {len(every)} comparisons:\n\n{text}\n"
+    against = {"float": [row.speedup for row in every], "stock INT8": [row.stock[0].ours for row in every]}
+    text = "; ".join(f"against the fastest {name}, {_score(ratios)}" for name, ratios in against.items())
+    return f"- {machine_of(file)}, {len(every)} comparisons: {text}.\n"
 
 
-def _slower_cells(row: Peers) -> tuple[str, ...]:
-    first = row.stock[0]
-    return (
-        row.model,
-        row.runtime,
-        str(row.threads),
-        f"{first.ms:.2f} ({first.name})",
-        f"{row.int8_ms:.2f}",
-        NOTHING if row.int8_bf16_ms is None else f"{row.int8_bf16_ms:.2f}",
-        str(first.ours),
-        "edgekit is slower" if first.ours.high < 1 else "not settled",
-    )
+def _score(ratios: Sequence[Ratio]) -> str:
+    wins, losses = sum(ratio.low > 1 for ratio in ratios), sum(ratio.high < 1 for ratio in ratios)
+    return f"faster in **{wins}**, slower in **{losses}**, open in {len(ratios) - wins - losses}"
+
+
+def defeats(file: str = FILE) -> str:
+    """Where the fastest stock INT8, or the fastest float, takes less time than edgekit's INT8 or might."""
+    every = _of_all_threads(file)
+    stock = [(row, row.stock[0].ours, row.stock[0].name) for row in every if row.stock[0].ours.ratio < 1]
+    floats = [(row, row.speedup, row.float_name) for row in every if row.speedup.low <= 1]
+    lists = {"Stock INT8 is faster": stock, "Float is faster": floats}
+    lines = []
+    for title, rows in lists.items():
+        settled = "; ".join(_defeat(*each) for each in rows if each[1].settled) or "nowhere"
+        unsettled = "; ".join(_maybe(row, ratio) for row, ratio, _ in rows if not ratio.settled) or "nowhere"
+        lines.append(f"- {title}: {settled}. Open: {unsettled}.")
+    return "\n".join(lines) + "\n"
+
+
+def _defeat(row: Peers, ratio: Ratio, other: str) -> str:
+    return f"{_maybe(row, ratio)} [{ratio.low:.2f}, {ratio.high:.2f}] ({other})"
+
+
+def _maybe(row: Peers, ratio: Ratio) -> str:
+    return f"{code(row.model)}, {row.runtime}, {row.threads}: {ratio.ratio:.2f}{TIMES}"
 
 
 def _of_all_threads(file: str) -> list[Peers]:
     return [row for threads in _results(file)["threads"] for row in peers(threads, file)]
 
 
-def float_wins(file: str = FILE) -> str:
-    """A sentence with the models and runtimes where INT8 isn't faster than the fastest float beyond doubt."""
-    every = _of_all_threads(file)
-    names = [
-        f"{code(row.model)} on {row.runtime} with {row.threads} thread{'s' * (row.threads > 1)} "
-        f"({row.speedup} of {row.float_name})"
-        for row in every
-        if row.speedup.low <= 1
+def closer_to_torch() -> str:
+    """The stock INT8 with less noise than edgekit's, and that with torch's answer on more images."""
+    pairs = [(row, stock) for row in peers() for stock in row.stock if not stock.name.endswith(", bf16")]
+    noise = [
+        f"{code(row.model)}, {row.runtime}: {stock.snr_db:.1f} against {row.snr_db:.1f} ({stock.name})"
+        for row, stock in pairs
+        if stock.snr_db > row.snr_db
     ]
-    if not names:
-        return f"In all {len(every)} of them edgekit's INT8 is faster than the fastest float.\n"
-    return (
-        f"In {len(every) - len(names)} of the {len(every)} comparisons edgekit's INT8 is faster than the fastest float "
-        f"over the whole interval. The rest, where you would ship float: {'; '.join(names)}.\n"
-    )
-
-
-def noisier_table() -> str:
-    """Where a stock INT8 has less noise than edgekit's, or agrees with torch on more images."""
-    heads = (
-        "model (weights)", "runtime", "stock INT8", "SNR dB", "edgekit's", "agreement", "edgekit's", "ms", "edgekit's",
-    )  # fmt: skip
-    rows = [
-        (
-            f"{row.model} ({row.weights})",
-            row.runtime,
-            stock.name,
-            f"{stock.snr_db:.1f}",
-            f"{row.snr_db:.1f}",
-            f"{100 * stock.agreement:.0f} %",
-            f"{100 * row.agreement:.0f} %",
-            f"{stock.ms:.2f}",
-            f"{row.int8_ms:.2f}",
-        )
-        for row in peers()
-        for stock in sorted(row.stock, key=lambda each: each.name)
-        if not stock.name.endswith(", bf16") and (stock.snr_db > row.snr_db or stock.agreement > row.agreement)
+    best = {(row.model, row.runtime): (row, max(row.stock, key=lambda stock: stock.agreement)) for row, _ in pairs}
+    answers = [
+        f"{code(row.model)}, {row.runtime}: {100 * stock.agreement:.0f} against {100 * row.agreement:.0f} "
+        f"({stock.name})"
+        for row, stock in best.values()
+        if stock.agreement > row.agreement
     ]
-    return table(heads, rows) + "\n"
-
-
-def note_on_stars() -> str:
-    """What a star in these tables means."""
-    return (
-        f"A star marks an interval wider than {100 * WIDE:.0f} % of its ratio: other work disturbed that timing, or "
-        "the sessions differed in where they lay in memory. Read the interval then and not the ratio.\n"
-    )
+    return f"- Less noise, dB: {'; '.join(noise)}.\n- Torch's answer, % of images: {'; '.join(answers)}.\n"
 
 
 def fastest_runtimes() -> str:

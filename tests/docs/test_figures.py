@@ -1,6 +1,7 @@
 """Figures in README and docs: they are what the benchmarks' JSON has."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -46,28 +47,50 @@ def test_a_row_is_set_against_the_fastest_stock_int8_of_any_kind(measured: dict[
 
 
 @pytest.mark.parametrize("file", [peers.FILE, peers.AMX_FILE])
-def test_every_defeat_by_a_stock_tool_is_listed(file: str) -> None:
+def test_every_defeat_by_a_stock_tool_or_by_float_is_listed(file: str) -> None:
     measured = json.loads((ROOT / "benchmarks" / file).read_text())
-    lines = peers.slower_table(file).splitlines()
+    stock_line, float_line = peers.defeats(file).splitlines()
     for model in measured["models"]:
         for runtime in RUNTIMES.values():
             rows = rows_of(measured, model, runtime.name)
-            ours, stock = rows["edgekit int8"], [row for row in rows.values() if row["maker"] == "stock"]
             for threads in measured["threads"]:
-                key = str(threads)
-                int8 = [row for row in stock if "int8" in row["precision"] and "error" not in row]
-                fastest = min(int8, key=lambda row: row["ms"][key])
-                defeat = ours["faster_than"][fastest["candidate"]][key]["ratio"] < 1
-                listed = [line for line in lines if line.startswith(f"| {model} | {runtime.title} | {threads} |")]
-                assert len(listed) == defeat, (model, runtime.title, threads)
-                for line in listed:
-                    assert f"| {fastest['ms'][key]:.2f} ({fastest['candidate']}) | {ours['ms'][key]:.2f} |" in line
+                key, name = str(threads), f"`{model}`, {runtime.title}, {threads}: "
+                int8 = [row for row in rows.values() if row["maker"] == "stock" and "int8" in row["precision"]]
+                floats = [row for row in rows.values() if "int8" not in row["precision"]]
+                for line, others in ((stock_line, int8), (float_line, floats)):
+                    fastest = min((row for row in others if "error" not in row), key=lambda row: row["ms"][key])
+                    versus = rows["edgekit int8"]["faster_than"][fastest["candidate"]][key]
+                    low, high = versus["ci95"]
+                    listed = versus["ratio"] < 1 if line is stock_line else low <= 1
+                    assert (f"{name}{versus['ratio']:.2f}" in line) == listed, (name, versus)
+                    settled = line.partition(" Open: ")[0]
+                    assert (f"{name}{versus['ratio']:.2f}× [{low:.2f}, {high:.2f}]" in settled) == (high < 1)  # noqa: RUF001
 
 
-def test_a_ratio_with_a_wide_interval_has_a_star() -> None:
-    assert str(peers.Ratio(0.89, 0.86, 1.09, unsteady=True)) == "0.89× [0.86, 1.09] *"  # noqa: RUF001
-    (davit,) = (row for row in peers.peers(2) if (row.model, row.runtime) == ("davit_tiny", "OpenVINO"))
-    assert davit.stock[0].ours.unsteady
+def test_a_ratio_whose_interval_contains_1_is_in_parentheses() -> None:
+    lines = peers.ratios_table().splitlines()
+    (atto,) = (line for line in lines if line.startswith("| `convnextv2_atto` | OpenVINO |"))
+    assert "| 1.36× | 1.33× | (1.04×) | 1.47× |" in atto  # noqa: RUF001
+    assert [peers.Ratio(1.1, *ends).settled for ends in ((1.05, 1.2), (0.9, 1.3), (0.8, 0.9))] == [True, False, True]
+
+
+def test_the_verdict_counts_every_comparison() -> None:
+    for file in (peers.FILE, peers.AMX_FILE):
+        of_float, of_stock = (
+            map(int, re.findall(r"\d+", part.replace("*", ""))) for part in peers.verdict(file).split("against")[1:]
+        )
+        assert sum(list(of_float)[-3:]) == sum(list(of_stock)[-3:]) == 60
+
+
+def test_repairs_are_shown_with_their_intervals_and_what_the_gates_would_say() -> None:
+    rows = [row for row in read_rows(ROOT / "benchmarks/trained.json") if row["choice"] == "repaired"]
+    repaired = [row for row in rows if row["attempts"]]
+    text = trained.repairs()
+    assert text.startswith(f"{len(repaired)} of {len(rows)} bundles lost more than 0.3 points")
+    for row in repaired:
+        low, high = row["drop_ci95_points"]
+        assert f"{row['before_points']:.2f} → {row['drop_top1_points']:.2f} ({low:.2f} to {high:.2f})" in text
+    assert f"{sum(row['speedup'] <= 1 for row in repaired)} were no faster than float" in text
 
 
 def test_headlines_are_of_the_json() -> None:
