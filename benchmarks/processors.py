@@ -173,6 +173,7 @@ def times(unlimited: Bundle, limited: Bundle, image: NDArray[np.float32]) -> Row
         calls: dict[str, Callable[[], object]] = {"before": lambda: before(image), "after": lambda: after(image)}
         taken = alternate(calls, WARMUP, ROUNDS)
     point, interval = ratio(taken["after"], taken["before"])
+    assert interval is not None
     return {"time_ratio": round(point, 3), "time_ratio_ci95": [round(end, 3) for end in interval]}
 
 

@@ -56,5 +56,5 @@ def times(files: Mapping[K, Path], image: NDArray[np.float32], seconds: float) -
     for key, own in measured.items():
         value, interval = ratio(own, first)
         row = {"ms": round(float(np.median(own)), 3), "rounds": len(own), "ratio": round(value, 3)}
-        rows[key] = row | {"ratio_ci95": [round(end, 3) for end in interval]}
+        rows[key] = row | {"ratio_ci95": [round(end, 3) for end in interval or ()]}
     return rows

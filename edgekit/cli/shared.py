@@ -63,7 +63,7 @@ Iterations = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        show_default="200, or from 100 on as few as tell the bundles apart",
+        show_default="200, or from 100 on as few as make the speedups precise",
         rich_help_panel=panels.MEASUREMENT,
         help="Timed inferences of each bundle.",
     ),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
+from edgekit.measure.latency import FEWEST_FOR_INTERVAL
 from edgekit.measure.paired import images_needed
 from edgekit.measure.remarks import remarks_on
 from edgekit.measure.settings import Gates
@@ -16,6 +17,10 @@ NOT_INT8 = "this gate applies to int8 bundles"
 COMPARED = "the other bundles are compared with this one"
 NO_ACCURACY = "random weights have no accuracy"
 NEAR_CHANCE = "the reference is near chance, so no accuracy means anything"
+TOO_FEW_RUNS = (
+    f"a speedup from fewer than {FEWEST_FOR_INTERVAL} runs has no interval that could confirm it: use --iterations "
+    f"{FEWEST_FOR_INTERVAL} or more"
+)
 EMULATED = "timings of an emulated device are not comparable"
 
 
@@ -109,8 +114,10 @@ def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None,
         names = " or ".join(baselines) or "the float bundle"
         reason = f"{names} could not be timed, so there is no baseline for the speed-up"
         return replace(gate, verdict="fail", reasons=(reason,))
-    if speedup.ci95[0] > gates.min_speedup:
-        return gate
+    if speedup.ci95 is None and gates.needs_steady_timing:
+        return replace(gate, verdict="inconclusive", reasons=(TOO_FEW_RUNS,))
+    if speedup.exceeds(gates.min_speedup):
+        return gate if speedup.ci95 else replace(gate, reasons=(TOO_FEW_RUNS,))
     return replace(gate, verdict="fail", reasons=(_speed_reason(speedup, gates.min_speedup, baselines),))
 
 
@@ -208,11 +215,9 @@ def _drop_reason(accuracy: Accuracy, most: float) -> str:
 
 
 def _speed_reason(speedup: Speedup, least: float, baselines: Sequence[str]) -> str:
-    low, high = speedup.ci95
     baseline = speedup.baseline if baselines else f"its {float_of(speedup)}"
-    return (
-        f"{speedup.ratio:.2f}x {baseline} (95 % interval {low:.2f} to {high:.2f}), but more than {least:g} is required"
-    )
+    ends = "95 % interval {:.2f} to {:.2f}".format(*speedup.ci95) if speedup.ci95 else "too few runs for an interval"
+    return f"{speedup.ratio:.2f}x {baseline} ({ends}), but more than {least:g} is required"
 
 
 def float_of(speedup: Speedup) -> str:

@@ -1,10 +1,12 @@
 """Time calls in turns, and compute ratios with their intervals. Needs only numpy."""
 
 import gc
+import math
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
+from statistics import NormalDist
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -25,12 +27,16 @@ LEAD_RUNS, LEAD_MS = 3, 25.0
 emptied the processor's caches: on two cores of a Xeon, the first inference of a turn took 1.1 to 2.5 times as long as
 the fifth, and a model of 2 ms needed three to be as fast as in a loop."""
 BLOCK = 10
-"""Rounds of one block of the bootstrap."""
-FEWEST_BLOCKS = 20
-"""Fewest blocks. Fewer give intervals that are too short: with 3, 79 of 100 cover the true ratio instead of 95."""
+"""Rounds of one block of the bootstrap: two turns, because neighbouring turns are correlated."""
+FEWEST_BLOCKS = 10
+"""Fewest blocks. Shorter runs have shorter blocks instead, down to one turn."""
+FEWEST_FOR_INTERVAL = 6 * TURN
+"""Fewest rounds that have an interval. The medians of fewer than six turns rarely lie on both sides of the true one."""
 MOST_BLOCKS = 200
 """Most blocks. In runs of more than 2,000 rounds, blocks get longer instead, which bounds the bootstrap's time."""
 RESAMPLES = 2000
+VALUES = 1000
+"""Most values among which the bootstrap looks for medians."""
 
 
 class CallFailed(Exception, Generic[K]):
@@ -45,20 +51,21 @@ def alternate(
     calls: Mapping[K, Callable[[], object]],
     warmup: int,
     iterations: int,
-    on_round: Callable[[], None] = lambda: None,
+    on_turn: Callable[[K, int], None] = lambda _, __: None,
     seconds: float | None = None,
     enough: Callable[[Mapping[K, "array[float]"]], bool] | None = None,
 ) -> dict[K, Times]:
     """Time calls in turns, so that drift of the machine affects all of them equally.
 
     In its turn a call runs `TURN` times, as a model does in an app's loop, after up to `LEAD_RUNS` runs that don't
-    count. A single call has no such runs, because nothing else ran since its last turn.
+    count.
 
     Args:
         calls: The calls, by key. Each one runs once per round.
         warmup: Number of rounds before the timed ones.
         iterations: Number of timed rounds.
-        on_round: Called after every round, which for a timed one is after the last call's run.
+        on_turn: Called after every turn of every call, with its key and its number of rounds, which is 1 in warm-up.
+            Untimed runs follow, so that what it does slows down no timed run, and no call more than the others.
         seconds: Start turns for this long instead of timing `iterations` rounds; each call has at least one.
         enough: Called when every call has had its turn, with the milliseconds of each call so far; no other turns
             follow if it returns True.
@@ -70,24 +77,21 @@ def alternate(
         CallFailed: A call raised a StageError, or an exception that is a bug in edgekit.
     """
     times = {name: array("d") for name in calls}
-    last = next(reversed(tuple(calls)), None)
     gc_was_on = gc.isenabled()
     gc.disable()
     try:
         for _ in range(warmup):
             for name, call in calls.items():
                 _run(name, call)
-            on_round()
+                on_turn(name, 1)
         for turn in _turns(iterations, seconds):
             for name, call in calls.items():
-                if len(calls) > 1:
-                    _lead(name, call)
+                _lead(name, call)
                 for _ in range(turn):
                     start = time.perf_counter_ns()
                     _run(name, call)
                     times[name].append((time.perf_counter_ns() - start) / 1e6)
-                    if name == last:
-                        on_round()
+                on_turn(name, turn)
             if enough is not None and enough(times):
                 break
     finally:
@@ -125,53 +129,63 @@ def _lead(name: K, call: Callable[[], object]) -> None:
             break
 
 
-def ratio(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval]:
+def ratio(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval | None]:
     """Median of `slow` divided by the median of `fast`, with a 95 % bootstrap interval.
 
     Both are [N] in ms, from the same rounds of `alternate`. The bootstrap draws blocks of neighbouring rounds, because
-    neighbouring rounds are correlated.
+    neighbouring rounds are correlated. Fewer than `FEWEST_FOR_INTERVAL` rounds have no interval.
     """
-    point = float(np.median(slow) / np.median(fast))
-    blocks = max(min(len(slow), FEWEST_BLOCKS), min(len(slow) // BLOCK, MOST_BLOCKS))
+    point, rounds = float(np.median(slow) / np.median(fast)), len(slow)
+    if rounds < FEWEST_FOR_INTERVAL:
+        return point, None
+    blocks = min(max(rounds // BLOCK, min(rounds // TURN, FEWEST_BLOCKS)), MOST_BLOCKS)
     chosen = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
-    low, high = np.percentile(_medians(slow, chosen) / _medians(fast, chosen), (2.5, 97.5))
+    tail = 100 * _tail(blocks)
+    low, high = np.percentile(_medians(slow, chosen) / _medians(fast, chosen), (tail, 100 - tail))
     return point, (float(low), float(high))
 
 
-def known(times: Mapping[K, Times], within: float) -> bool:
-    """Whether it is clear by how much every call is faster than every other one.
+def _tail(blocks: int) -> float:
+    """Share of resamples beyond each end of a 95 % interval, from so many blocks.
 
-    That is, whether each 95 % interval of the ratio of two calls, see `ratio`, lies within this share of the ratio, and
-    doesn't contain 1. The ratio of a single call is never known. `times` are [N] in ms, from the same rounds.
+    The resamples of few blocks vary too little. As many standard deviations as Student's t has are therefore counted
+    (Hesterberg's expanded percentiles, 2015), and Fisher's series gives t.
     """
-    intervals = (ratio(slow, fast) for slow, fast in combinations(times.values(), 2))
-    return len(times) > 1 and all(
-        max(point - low, high - point) <= within * point and not low <= 1 <= high for point, (low, high) in intervals
+    z, free = NormalDist().inv_cdf(0.975), blocks - 1
+    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    return NormalDist().cdf(-t * math.sqrt(blocks / free))
+
+
+def are_precise(times: Mapping[K, Times], within: float) -> bool:
+    """Whether each 95 % interval of the ratio of two calls, see `ratio`, lies within this share of the ratio.
+
+    `times` are [N] in ms, from the same rounds; a single call has no ratio. Whether an interval contains 1 doesn't
+    count: rounds that end as soon as it doesn't would find a difference between equal calls in one case of seven.
+    """
+    ratios = [ratio(slow, fast) for slow, fast in combinations(times.values(), 2)]
+    return bool(ratios) and all(
+        ends is not None and max(point - ends[0], ends[1] - point) <= within * point for point, ends in ratios
     )
 
 
 def _medians(times: Times, chosen: NDArray[np.int64]) -> Times:
     """Median of each resample of blocks of times [N]; `chosen` [resamples, blocks] has the numbers of its blocks.
 
-    A resample is never built, because those of a run of ten minutes would take gigabytes. Instead each block is sorted
-    once, and the ranks of the median are found by bisection.
+    A resample is never built, because those of a run of ten minutes would take gigabytes. How many of its times are at
+    most a value follows from how many of each block's are, and how often it has the block. In long runs, the medians
+    are taken from `VALUES` quantiles of the times.
     """
     resamples, blocks = chosen.shape
-    width = len(times) // blocks
-    rows = [np.sort(block[:width]) for block in np.array_split(times, blocks)]
-    repeats = np.stack([(chosen == block).sum(axis=1) for block in range(blocks)])
-    values, total = np.sort(np.concatenate(rows)), blocks * width
-
-    def at(rank: int) -> Times:
-        """The value of each resample that exceeds `rank` others."""
-        low, high = np.zeros(resamples, np.int64), np.full(resamples, total - 1)
-        while (low < high).any():
-            middle = (low + high) // 2
-            up_to = sum(n * np.searchsorted(row, values[middle], "right") for n, row in zip(repeats, rows, strict=True))
-            low, high = np.where(up_to > rank, low, middle + 1), np.where(up_to > rank, middle, high)
-        return values[low]
-
-    return (at((total - 1) // 2) + at(total // 2)) / 2
+    rows = np.stack([block[: len(times) // blocks] for block in np.array_split(times, blocks)])
+    total = rows.size
+    values = np.sort(rows, axis=None)[np.unique(np.linspace(0, total - 1, min(total, VALUES)).astype(int))]
+    up_to = np.stack([np.searchsorted(np.sort(row), values, "right") for row in rows]).astype(np.float32)
+    places = chosen + blocks * np.arange(resamples)[:, None]
+    repeats = np.bincount(places.ravel(), minlength=chosen.size).reshape(chosen.shape)
+    counts = repeats.astype(np.float32) @ up_to
+    lower, upper = ((counts <= rank).sum(axis=1) for rank in ((total - 1) // 2, total // 2))
+    medians: Times = (values[lower] + values[upper]) / 2
+    return medians
 
 
 def speedup(versus: str, slow: Times, fast: Times, versus_precision: str | None = None) -> Speedup:

@@ -18,7 +18,7 @@ class Timing:
     streams: int | None = None
     """Number of sessions to run side by side for the throughput; None to leave that out."""
     may_end_early: bool = False
-    """Whether timing ends before `iterations` once the ratios of the bundles are known, see `latency.known`."""
+    """Whether timing ends before `iterations` once the bundles' ratios are precise, see `latency.are_precise`."""
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,5 @@ class Gates:
     min_speedup: float = 1.0
     """Speed-up over its float that the whole 95 % interval of an INT8 bundle must exceed; 0 turns the gate off."""
     needs_steady_timing: bool = False
-    """Whether unreliable timing makes a verdict inconclusive, as when the user states `min_speedup`."""
+    """Whether unreliable timing, or a number of runs that has no interval, makes a verdict inconclusive, as when the
+    user states `min_speedup`."""

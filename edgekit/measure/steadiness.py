@@ -1,7 +1,8 @@
 """Decide whether a latency is reliable. Any of the following makes it unreliable, checked in this order:
 
 - heat: the processor was throttled during timing;
-- other load: other processes used more than a tenth of the CPUs that the session's threads need;
+- other load: other processes used more than a tenth of the cores that the session's threads need. A CPU that shares
+  its core with a busy one is not idle, so cores count, and each busy CPU takes one;
 - a hidden page: browsers slow down a page that is not in front;
 - drift: of 20 blocks of neighbouring rounds, the third slowest median is more than 50 % of p50 above the third fastest.
 
@@ -21,10 +22,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from edgekit.measure.latency import Times, alternate, known
+from edgekit.measure.latency import Times, alternate, are_precise
 from edgekit.measure.settings import Timing
 from edgekit.measure.telemetry import TelemetrySampler
 from edgekit.report.conditions import Conditions
+from edgekit.report.figure import counted
 from edgekit.support.progress import Reporter, Step
 
 K = TypeVar("K")
@@ -35,9 +37,9 @@ FEWEST_ROUNDS = 100
 MOST_SPREAD = 0.5
 """Largest drift, as a share of p50."""
 MOST_TAKEN = 0.1
-"""Largest load of other processes on the CPUs that the threads need, as a share of the threads."""
+"""Largest load of other processes on the cores that the threads need, as a share of those."""
 ATTEMPTS = 3
-KNOWN_WITHIN = 0.03
+PRECISE_WITHIN = 0.03
 """Half of the largest interval, as a share of a ratio, with which timing may end early."""
 LOOK_EVERY = 20
 """Rounds from one look at the intervals to the next, because it takes as long as some inferences."""
@@ -52,23 +54,23 @@ def time_steadily(
         sampler = TelemetrySampler()
         with reporter.stage(title, timing.warmup + timing.iterations) as step:
 
-            def on_round(step: Step = step) -> None:
-                step()
+            def on_turn(_: K, rounds: int, step: Step = step) -> None:
+                step(rounds / len(calls))
                 sampler()
 
             enough = enough_rounds if timing.may_end_early else None
-            times = alternate(calls, timing.warmup, timing.iterations, on_round, enough=enough)
+            times = alternate(calls, timing.warmup, timing.iterations, on_turn, enough=enough)
         return times, sampler.finish()
 
     return repeat_until_steady(attempt, threads, reporter)
 
 
 def enough_rounds(times: Mapping[K, "array[float]"]) -> bool:
-    """Whether these rounds show drift, and by how much each call is faster than the others."""
+    """Whether these rounds show drift, and precisely by how much each call is faster than the others."""
     rounds = min(map(len, times.values()))
     if rounds < FEWEST_ROUNDS or rounds % LOOK_EVERY:
         return False
-    return known({key: np.array(values) for key, values in times.items()}, KNOWN_WITHIN)
+    return are_precise({key: np.array(values) for key, values in times.items()}, PRECISE_WITHIN)
 
 
 def repeat_until_steady(
@@ -113,12 +115,13 @@ def throttled(conditions: Conditions) -> str | None:
 
 
 def other_load(conditions: Conditions, threads: int) -> str | None:
-    """Reason if other processes used CPUs that the session's threads need, or None."""
-    other, cpus = conditions.other_cpus, conditions.cpus
-    if other is None or other + min(threads, cpus) <= cpus + MOST_TAKEN * threads:
+    """Reason if other processes used cores that the session's threads need, or None."""
+    other, cores = conditions.other_cpus, conditions.cores or conditions.cpus
+    needed = min(threads, cores)
+    if other is None or other + needed <= cores + MOST_TAKEN * needed:
         return None
     return (
-        f"other processes used {other:.1f} of {cpus} CPUs in addition to {threads} thread{'s' if threads > 1 else ''}: "
+        f"other processes used {other:.1f} CPUs beside {counted(threads, 'thread')} on {counted(cores, 'core')}: "
         "stop them, or use fewer --threads"
     )
 

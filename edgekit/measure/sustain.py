@@ -23,22 +23,23 @@ def time_sustained(
     calls: Mapping[K, Callable[[], object]], warmup: int, seconds: float, title: str, reporter: Reporter
 ) -> tuple[dict[K, Times], dict[K, Sustained], Conditions]:
     """Time the calls in turns for `seconds`; returns their times in ms, their summaries, and the conditions."""
-    sampler, ends = TelemetrySampler(), array("d")
+    sampler, ends, last = TelemetrySampler(), array("d"), next(reversed(tuple(calls)), None)
     with reporter.stage(title, max(1, round(seconds))) as step:
 
-        def on_round() -> None:
-            ends.append(sampler.seconds())
-            if int(ends[-1]) > int(ends[-2] if len(ends) > 1 else 0):
-                step()
+        def on_turn(name: K, rounds: int) -> None:
+            now = sampler.seconds()
+            if name == last:
+                step(int(now) - int(ends[-1] if ends else 0))
+                ends.extend([now] * rounds)
             sampler()
 
-        times = alternate(calls, warmup, 1, on_round, seconds)
+        times = alternate(calls, warmup, 1, on_turn, seconds)
     conditions, at = sampler.finish(), np.array(ends)[warmup:]
     return times, {name: sustained(values, at) for name, values in times.items()}, conditions
 
 
 def sustained(times: Times, at: Times) -> Sustained:
-    """Summarize the first and the last minute, from times [N] in ms and the seconds [N] at which their rounds ended.
+    """Summarize the first and the last minute, from times [N] in ms and the seconds [N] at which their turns ended.
 
     A run of less than two minutes is split into halves instead.
     """

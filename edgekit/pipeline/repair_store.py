@@ -116,7 +116,8 @@ class RepairState:
 
 def is_fast(attempt: RepairAttempt, gates: Gates) -> bool:
     """Whether the interval of a measured speedup is above the bound. A bound of 0 turns this off."""
-    return gates.min_speedup <= 0 or attempt.speedup_ci95 is None or attempt.speedup_ci95[0] > gates.min_speedup
+    low = attempt.speedup if attempt.speedup_ci95 is None else attempt.speedup_ci95[0]
+    return gates.min_speedup <= 0 or low is None or low > gates.min_speedup
 
 
 def attempt_of(measured: Measurement, layers: Sequence[str] = ()) -> RepairAttempt:

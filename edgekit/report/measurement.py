@@ -127,8 +127,12 @@ class Speedup:
     versus_precision: str | None = None
     """Number format that the other bundle computed in: f32, bf16 or f16."""
     ratio: Annotated[float, Meta(ge=0)]
-    ci95: Interval
-    """95 % interval of the ratio, from a bootstrap over blocks of rounds."""
+    ci95: Interval | None
+    """95 % interval of the ratio, from a bootstrap over blocks of rounds; null for fewer than 30 rounds."""
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether the whole interval exceeds the limit, or without an interval the ratio."""
+        return (self.ratio if self.ci95 is None else self.ci95[0]) > limit
 
     @property
     def baseline(self) -> str:

@@ -17,7 +17,8 @@ def keeps_drop(figures: Figures, gates: Gates) -> bool:
 
 def is_fast_enough(figures: Figures, gates: Gates) -> bool:
     """Whether the whole 95 % interval of the speedup is above `min_speedup`. A bound of 0 turns this off."""
-    return gates.min_speedup <= 0 or figures.speedup_ci95[0] > gates.min_speedup
+    low = figures.speedup if figures.speedup_ci95 is None else figures.speedup_ci95[0]
+    return gates.min_speedup <= 0 or low > gates.min_speedup
 
 
 def complete(trials: Sequence[Trial]) -> list[tuple[Trial, Figures]]:

@@ -23,8 +23,8 @@ class Figures:
     """Latency divided by that of the float bundle in the same measurement."""
     speedup: float
     """Speedup over the float bundle."""
-    speedup_ci95: Interval
-    """95 % interval of the speedup."""
+    speedup_ci95: Interval | None
+    """95 % interval of the speedup; None for few rounds."""
     files: dict[str, str] | None
     """SHA-256 of each model file by its name; None if the classes had other names then."""
     float_layers: tuple[str, ...]

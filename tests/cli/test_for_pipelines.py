@@ -63,7 +63,7 @@ def test_benchmark_and_evaluate_fail_if_a_bound_is_missed(
     finished_run: Path, photos: Path, tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     float_, int8 = (str(finished_run / name) for name in ("onnx-float", "onnx-int8"))
-    few = ["--threads", "1", "--iterations", "4", "--warmup", "0"]
+    few = ["--threads", "1", "--iterations", "30", "--warmup", "0"]
     assert main(["benchmark", int8, float_, *few, "--min-speedup", "1000", *arguments]) == 1
     printed = " ".join(capfd.readouterr().out.split())  # without the ends of lines
     assert f"x {float_} (95 % interval " in printed

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from edgekit.measure.gates import NEAR_CHANCE, judge, judge_latency, verdict_of
+from edgekit.measure.gates import NEAR_CHANCE, TOO_FEW_RUNS, judge, judge_latency, verdict_of
 from edgekit.measure.recommendation import recommend
 from edgekit.measure.remarks import SIMULATED
 from edgekit.measure.settings import Gates
 from edgekit.report.gate import Gate, GateName
-from edgekit.report.measurement import Bound, Int8, LowPrecision
+from edgekit.report.measurement import Bound, Int8, LowPrecision, Speedup
 from edgekit.report.row import Row
 from edgekit.report.under_load import Energy
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
@@ -151,6 +151,21 @@ def test_the_speed_gate_uses_the_lower_end_of_the_interval(faster: tuple[float, 
     (reason,) = judged.reasons
     assert reason.startswith(f"{faster[0]:.2f}x its float (95 % interval {faster[1]:.2f} to {faster[2]:.2f})")
     assert "more than 1 is required" in reason
+
+
+@pytest.mark.parametrize("ratio", [1.3, 1.5])
+def test_a_stated_speedup_needs_an_interval(ratio: float) -> None:
+    few = Speedup(versus="onnx-float", ratio=ratio, ci95=None)
+    stated = Gates(min_speedup=1.4, needs_steady_timing=True)
+    for judged in (row(stated, speedup=few), judge_latency(measurement(speedup=few), stated, ["onnx-float"])):
+        assert judged.verdict == "inconclusive"
+        assert judged.reasons == (TOO_FEW_RUNS,)
+    unstated = row(Gates(min_speedup=1.4), speedup=few)
+    if ratio > 1.4:
+        assert (unstated.verdict, unstated.remarks) == ("pass", (TOO_FEW_RUNS,))
+    else:
+        assert (unstated.verdict, unstated.remarks) == ("fail", ())
+        assert unstated.reasons[0].startswith("1.30x its float (too few runs for an interval)")
 
 
 def test_the_speed_gate_uses_the_stated_factor() -> None:

@@ -90,8 +90,8 @@ def test_measurements_of_a_group(group: dict[str, Bundle], tiny_images: Evaluati
     assert float_.speedup is None
     assert int8.speedup is not None
     assert int8.speedup.baseline == "onnx-float"
-    low, high = int8.speedup.ci95
-    assert low <= int8.speedup.ratio <= high
+    assert int8.speedup.ratio > 0
+    assert int8.speedup.ci95 is None, "a few rounds have no interval"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,19 @@ import pytest
 from edgekit.errors import EngineError, OutputError
 from edgekit.measure import latency
 from edgekit.measure.fresh_process import Fresh, main, measure_fresh
-from edgekit.measure.latency import LEAD_RUNS, TURN, CallFailed, alternate, known, ratio, speedup
+from edgekit.measure.latency import (
+    FEWEST_FOR_INTERVAL,
+    LEAD_RUNS,
+    TURN,
+    CallFailed,
+    Times,
+    alternate,
+    are_precise,
+    ratio,
+    speedup,
+)
 from edgekit.measure.memory import peak_rss_bytes
+from edgekit.report.measurement import Interval
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
 
@@ -28,16 +40,23 @@ def named_calls(order: list[str], *names: str) -> dict[str, Callable[[], object]
     return {name: partial(order.append, name) for name in names}
 
 
+def with_ends(slow: Times, fast: Times, seed: int = 0) -> tuple[float, Interval]:
+    """The ratio of enough rounds, with its interval."""
+    point, interval = ratio(slow, fast, seed)
+    assert interval is not None
+    return point, interval
+
+
 @pytest.mark.usefixtures("all_lead_runs")
 def test_a_turn_begins_with_runs_that_are_not_timed() -> None:
     order: list[str] = []
-    rounds: list[int] = []
+    turns_ended: list[tuple[int, str, int]] = []
     calls = named_calls(order, "float", "int8")
-    times = alternate(calls, warmup=2, iterations=TURN + 1, on_round=lambda: rounds.append(len(order)))
+    times = alternate(calls, 2, TURN + 1, on_turn=lambda name, rounds: turns_ended.append((len(order), name, rounds)))
     turns = [1, 1, 1, 1, *[LEAD_RUNS + TURN] * 2, *[LEAD_RUNS + 1] * 2]
     assert order == [name for name, runs in zip(cycle(calls), turns, strict=False) for _ in range(runs)]
-    second, third = 4 + 2 * (LEAD_RUNS + TURN), len(order)
-    assert rounds == [2, 4, *range(second - TURN + 1, second + 1), third]
+    ended = list(zip(np.cumsum(turns).tolist(), cycle(calls), [1] * 4 + [TURN] * 2 + [1] * 2, strict=False))
+    assert turns_ended == ended, "after each turn of each call, so that untimed runs follow"
     assert {name: values.shape for name, values in times.items()} == {"float": (TURN + 1,), "int8": (TURN + 1,)}
     assert all((values >= 0).all() for values in times.values())
 
@@ -47,12 +66,6 @@ def test_a_slow_call_has_one_run_that_is_not_timed(monkeypatch: pytest.MonkeyPat
     order: list[str] = []
     alternate(named_calls(order, "float", "int8"), warmup=0, iterations=1)
     assert order == ["float", "float", "int8", "int8"]
-
-
-def test_every_run_of_a_single_call_is_timed() -> None:
-    order: list[str] = []
-    (times,) = alternate(named_calls(order, "int8"), warmup=1, iterations=7).values()
-    assert len(order) == 1 + len(times) == 8
 
 
 def test_every_call_has_a_turn_however_short_the_time_is() -> None:
@@ -99,7 +112,7 @@ def test_a_programming_error_is_blamed_on_a_call_only_if_it_comes_from_one() -> 
     assert caught.value.key == "b"
     assert isinstance(caught.value.error, ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
-        alternate({"a": lambda: None}, 0, 1, on_round=mistaken)
+        alternate({"a": lambda: None}, 0, 1, on_turn=lambda *_: mistaken())
 
 
 def test_an_error_that_concerns_the_whole_command_passes_through() -> None:
@@ -113,7 +126,7 @@ def test_an_error_that_concerns_the_whole_command_passes_through() -> None:
 def test_the_ratio_of_medians_lies_in_its_interval() -> None:
     random = np.random.default_rng(1)
     slow, fast = random.normal(4, 0.2, 200), random.normal(2, 0.2, 200)
-    point, (low, high) = ratio(slow, fast)
+    point, (low, high) = with_ends(slow, fast)
     assert point == pytest.approx(np.median(slow) / np.median(fast))
     assert low < point < high
     assert 1.9 < low < high < 2.1
@@ -125,17 +138,18 @@ def test_the_ratio_of_medians_lies_in_its_interval() -> None:
     [
         (5.0, 0.01, True),
         (5.0, 0.2, False),  # the interval is wide
-        (8.0, 0.01, False),  # the two can't be told apart
+        (8.0, 0.01, True),  # equally fast, which is as precise
     ],
 )
-def test_when_the_ratios_are_known(fast: float, noise: float, expected: bool) -> None:
+def test_when_the_ratios_are_precise(fast: float, noise: float, expected: bool) -> None:
     random = np.random.default_rng(1)
     times = {name: p50 * random.normal(1, noise, 100) for name, p50 in (("a", 20.0), ("b", 8.0), ("c", fast))}
-    assert known(times, within=0.03) is expected
+    assert are_precise(times, within=0.03) is expected
 
 
-def test_the_ratio_of_a_single_call_is_never_known() -> None:
-    assert not known({"int8": np.ones(100)}, within=0.03)
+def test_neither_a_single_call_nor_a_few_rounds_are_precise() -> None:
+    assert not are_precise({"int8": np.ones(100)}, within=0.03)
+    assert not are_precise({"float": np.ones(FEWEST_FOR_INTERVAL - 1), "int8": np.ones(FEWEST_FOR_INTERVAL - 1)}, 0.03)
 
 
 def test_speedup_is_the_ratio_and_names_its_baseline() -> None:
@@ -155,8 +169,8 @@ def test_the_interval_is_wider_where_neighbouring_rounds_are_correlated() -> Non
     random = np.random.default_rng(2)
     bursts = np.repeat(random.normal(0, 0.5, 40), 10)
     noise = random.normal(0, 0.05, (2, 400))
-    together = np.diff(ratio(4 + bursts + noise[0], np.full(400, 2.0))[1])
-    shuffled = np.diff(ratio(4 + random.permutation(bursts) + noise[0], np.full(400, 2.0))[1])
+    together = np.diff(with_ends(4 + bursts + noise[0], np.full(400, 2.0))[1])
+    shuffled = np.diff(with_ends(4 + random.permutation(bursts) + noise[0], np.full(400, 2.0))[1])
     assert together > 1.5 * shuffled
 
 
@@ -169,41 +183,53 @@ def test_the_interval_covers_the_true_ratio(rounds: int) -> None:
         drift = np.repeat(random.normal(0, 0.03, rounds), 10)[:rounds]
         times = np.exp(drift + random.normal(0, 0.02, (2, rounds)))
         times *= np.where(random.random((2, rounds)) < 0.05, 1 + random.exponential(0.5, (2, rounds)), 1)
-        _, (low, high) = ratio(3 * times[0], 2 * times[1], seed)
+        _, (low, high) = with_ends(3 * times[0], 2 * times[1], seed)
         covered.append(low <= 1.5 <= high)
     assert np.mean(covered) >= 0.96  # intervals a fifth narrower would cover fewer
 
 
 def test_the_ratio_of_shared_drift_is_one() -> None:
     drift = np.linspace(2, 6, 200)
-    point, (low, high) = ratio(drift, drift)
+    point, (low, high) = with_ends(drift, drift)
     assert (point, low, high) == (1, 1, 1)
 
 
-def test_ratio_of_few_rounds() -> None:
-    point, (low, high) = ratio(np.array([4.0, 4.2]), np.array([2.0, 2.1]))
-    assert low <= point <= high
+@pytest.mark.parametrize("rounds", [1, 2, FEWEST_FOR_INTERVAL - 1])
+def test_few_rounds_have_no_interval(rounds: int) -> None:
+    assert ratio(np.full(rounds, 4.0), np.full(rounds, 2.0)) == (2.0, None)
+    assert ratio(np.full(FEWEST_FOR_INTERVAL, 4.0), np.full(FEWEST_FOR_INTERVAL, 2.0)) == (2.0, (2.0, 2.0))
 
 
 def test_the_interval_is_that_of_the_resampled_blocks() -> None:
     random = np.random.default_rng(3)
     slow, fast = random.normal(4, 0.2, 57), random.normal(2, 0.2, 57)
     _, interval = ratio(slow, fast, seed=4)
-    blocks = [np.stack([block[:2] for block in np.array_split(times, 20)]) for times in (slow, fast)]
-    chosen = np.random.default_rng(4).integers(0, 20, (2000, 20))
+    blocks = [np.stack([block[:5] for block in np.array_split(times, 10)]) for times in (slow, fast)]
+    chosen = np.random.default_rng(4).integers(0, 10, (2000, 10))
     a, b = (np.median(rows[chosen].reshape(2000, -1), axis=1) for rows in blocks)
-    assert interval == tuple(np.percentile(a / b, (2.5, 97.5)))
+    student_t = 2.262  # 95 %, nine degrees of freedom
+    tail = 100 * NormalDist().cdf(-student_t * (10 / 9) ** 0.5)
+    assert interval == pytest.approx(np.percentile(a / b, (tail, 100 - tail)), rel=1e-3)
+
+
+@pytest.mark.parametrize("rounds", [2000, 2001])
+def test_the_medians_of_a_long_run_come_from_quantiles(rounds: int) -> None:
+    slow, fast = np.random.default_rng(3).normal(4, 0.2, (2, rounds))
+    exact = with_ends(slow, fast)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "VALUES", rounds)
+        assert with_ends(slow, fast)[1] == pytest.approx(exact[1], abs=2e-4)
 
 
 def test_the_interval_of_a_long_run_takes_little_memory() -> None:
     """A run of ten minutes has hundreds of thousands of rounds, and a device has little memory."""
     slow, fast = np.random.default_rng(5).normal(4, 0.2, (2, 20_000))
     tracemalloc.start()
-    _, (low, high) = ratio(slow, fast)
+    _, (low, high) = with_ends(slow, fast)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert low < 1 < high
-    assert peak < 100 * slow.nbytes, "2000 resamples of all times must not be held at once"
+    assert peak < 200 * slow.nbytes, "2000 resamples of all times must not be held at once"
 
 
 def test_fresh_process_of_a_bundle(make_bundle: MakeBundle) -> None:
