@@ -37,7 +37,7 @@ for name in (
     delattr(signal, name)
 del socket.AF_UNIX
 import_all()
-from edgekit.measure.probe import state
+from edgekit.support.probe import state
 assert state()["load"] is None
 """
 

@@ -16,9 +16,9 @@ from edgekit.config.compatibility import KnownBad, load_compatibility
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, wheel_problem
 from edgekit.devices.probe_result import ProbeResult, read_probe
-from edgekit.measure.probe import probe
 from edgekit.support.child_process import run_python
 from edgekit.support.distribution import install_command, pip_command, pip_install
+from edgekit.support.probe import probe
 from edgekit.support.versions import installed_version, release
 
 Status = Literal["ok", "warning", "broken"]

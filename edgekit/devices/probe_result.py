@@ -1,4 +1,4 @@
-"""The result of `edgekit.measure.probe` on a machine: a device or this one."""
+"""The result of `edgekit.support.probe` on a machine: a device or this one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ class InstalledPython:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult(MachineState):
-    """Result of `edgekit.measure.probe` on a machine. None stands for unknown. Sizes are in bytes."""
+    """Result of `edgekit.support.probe` on a machine. None stands for unknown. Sizes are in bytes."""
 
     board: str | None
     """Model of the board, from the device tree."""
@@ -44,9 +44,9 @@ class ProbeResult(MachineState):
     noted_features: tuple[str, ...] | None
     """Features that decide which kernels a runtime uses."""
     cores: int | None
-    """Number of physical cores that a process may use."""
+    """Number of physical cores that a process may use, within the quota of its control groups."""
     memory_bytes: int | None
-    """Total memory."""
+    """Total memory, within the limit of its control groups."""
     memory_available_bytes: int | None
     """Memory that programs can still use."""
     cache: str

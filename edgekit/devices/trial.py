@@ -14,11 +14,11 @@ from edgekit.devices.slots import Slots, pushing
 from edgekit.devices.trust import fingerprint_of
 from edgekit.errors import BundleRefusedError, DeviceError, EdgekitError
 from edgekit.measure.latency import CallFailed, alternate
-from edgekit.measure.probe import emulated
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.envelope import public_pem
 from edgekit.runtime.session import golden_error, open_session
 from edgekit.runtime.signature import read_signed_bundle
+from edgekit.support.probe import emulated
 from edgekit.support.progress import Reporter
 
 TIMED_MS = 20_000

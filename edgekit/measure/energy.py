@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekit.errors import StageError
-from edgekit.measure.probe import output_of, text
 from edgekit.report.under_load import Energy
+from edgekit.support.probe import output_of, text
 from edgekit.support.progress import Reporter
 
 IDLE_SAMPLES = 10

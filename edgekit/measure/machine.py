@@ -5,8 +5,8 @@ from pathlib import Path
 
 from edgekit.config.device_classes import host_class
 from edgekit.measure.memory import machine_memory
-from edgekit.measure.probe import board, cores, emulated, processor
 from edgekit.report.device_facts import DeviceFacts
+from edgekit.support.probe import available_cores, board, emulated, processor
 
 
 def describe(name: str = "local", device_class: str | None = None) -> DeviceFacts:
@@ -15,7 +15,7 @@ def describe(name: str = "local", device_class: str | None = None) -> DeviceFact
         name=name,
         device_class=device_class or host_class(),
         cpu=_cpu(),
-        cores=cores(Path("/")),
+        cores=available_cores(),
         memory_bytes=machine_memory().total,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.measure import probe
+from edgekit.support import probe
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Memory:
 
 
 def machine_memory() -> Memory:
-    """Read the memory of this machine."""
+    """Read the memory of this machine, within the limits of this process's control groups."""
     try:
         import psutil
     except ImportError:
         facts = probe.memory(Path("/"))
         return Memory(facts["memory_bytes"], facts["memory_available_bytes"])
     memory = psutil.virtual_memory()
-    return Memory(memory.total, memory.available)
+    return Memory(*probe.within_limits(Path("/"), memory.total, memory.available))
 
 
 def peak_rss_bytes() -> int:

@@ -1,7 +1,7 @@
 """Sample clocks, temperature, throttling and the load of other processes during timing.
 
-Samples are taken between timed rounds, in the thread that times them, so that none falls into a round. Values that the
-system doesn't report are None.
+Samples are taken between the turns of the calls, in the thread that times them, so that none falls into a timed run.
+Values that the system doesn't report are None.
 """
 
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.measure.probe import busy_seconds, state
 from edgekit.report.conditions import Conditions, MachineState, Sample
+from edgekit.support.probe import affinity, busy_seconds, physical_cores, state
 
 EVERY_S = 1.0
 """Seconds between two samples, at first."""
@@ -23,12 +23,12 @@ SHORTEST_S = 0.5
 
 
 class TelemetrySampler:
-    """Sampler that starts when it is created. Call it after each round, and `finish` to get the conditions."""
+    """Sampler that starts when it is created. Call it after each turn, and `finish` to get the conditions."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root, self._every = root, EVERY_S
         self._before = machine_state(root)
-        self._cpus = _cpus()
+        self._cpus = affinity()
         self._series: list[Sample] = []
         self._busy, self._own = busy_seconds(root, self._cpus), _own_seconds()
         self._start = time.monotonic()
@@ -63,6 +63,7 @@ class TelemetrySampler:
             series=tuple(self._series),
             throttled=throttling(self._before, after, self._series),
             cpus=len(self._cpus),
+            cores=physical_cores(self._root),
             # If it is below zero by more than rounding, the counts don't belong to the CPUs that this process runs on.
             other_cpus=None if other is None or other < -0.25 else max(0.0, other),
         )
@@ -94,11 +95,3 @@ def throttling(before: MachineState, after: MachineState, series: Sequence[Sampl
 def _own_seconds() -> float:
     """CPU time of this process and of its children that have ended, in seconds."""
     return sum(os.times()[:4])
-
-
-def _cpus() -> frozenset[int]:
-    """The CPUs that this process may use."""
-    try:
-        return frozenset(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return frozenset(range(os.cpu_count() or 1))

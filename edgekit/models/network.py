@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit import __version__
+from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.compiler.export import trace
 from edgekit.errors import ModelError, WeightsError
 from edgekit.images.preprocess import Preprocessing
@@ -103,6 +104,7 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     `seed` determines random weights and the random numbers that a factory draws. Raises ModelError, WeightsError,
     HubError, UsageError or MissingExtraError.
     """
+    keep_to_available_cores()
     identified = identify(options)
     options = identified.options
     source = find_source(options.name)

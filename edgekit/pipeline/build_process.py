@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from threading import Thread
 from types import MappingProxyType
 
+from edgekit.compiler.execution.threads import keep_to_available_cores
 from edgekit.config.precisions import Precision
 from edgekit.devices.messages import Bug, Ended, Failed, decode_message
 from edgekit.devices.wire import ShownProgress, Wire
@@ -116,6 +117,7 @@ def main(arguments: Sequence[str]) -> None:
     """Build the bundles that the parent asks for, until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
     gc.freeze()  # what the imports made lasts as long as this process
+    keep_to_available_cores()
     wire = Wire()
     requests: SimpleQueue[str] = SimpleQueue()
     Thread(target=_listen, args=(requests,), daemon=True).start()

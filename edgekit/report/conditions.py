@@ -71,9 +71,11 @@ class Conditions:
     throttled: tuple[str, ...] | None
     """Causes that slowed the processor down during the timing; null if the system does not report them."""
     cpus: Annotated[int, Meta(ge=1)]
-    """Number of CPUs that the timed process may use."""
+    """Number of CPUs that the timed process may use; two that share a core count as two."""
     other_cpus: Annotated[float, Meta(ge=0)] | None
     """Number of CPUs that other processes kept busy during the timing, on average."""
+    cores: Annotated[int, Meta(ge=1)] | None = None
+    """Number of physical cores of these CPUs; null in browsers, and in reports of an edgekit without it."""
     hidden: bool | None = None
     """Whether a browser hid the page at any time during the timing; null outside of browsers."""
 

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.metadata
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraE
 from edgekit.runtime.manifest import Manifest
 from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
+from edgekit.support.probe import available_cores
 from edgekit.support.versions import release
 
 
@@ -121,23 +121,7 @@ def closed() -> EngineError:
 def check_threads(threads: int | None) -> int:
     """Number of threads to use; raises UsageError unless `threads` is None or a whole number from 1."""
     if threads is None:
-        return default_threads()
+        return available_cores()
     if type(threads) is not int or threads < 1:
         raise UsageError(f"threads is {threads!r}", valid="a whole number from 1", fix="Leave it out to use every core")
     return threads
-
-
-def default_threads(root: Path = Path("/")) -> int:
-    """Number of physical cores among the CPUs in this process's affinity mask; `root` has the folder sys."""
-    try:
-        cpus = os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in cpus:
-        try:
-            siblings = (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
-        except OSError:
-            siblings = str(cpu)
-        cores.add(siblings)
-    return max(1, len(cores))

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli.options import channels_of, size_of
-from edgekit.measure import machine, probe
+from edgekit.measure import machine
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.serialization import parse, to_json
-from edgekit.runtime.engine import default_threads
+from edgekit.support import probe
+from edgekit.support.probe import available_cores
 
 
 def test_it_has_the_facts_of_a_report() -> None:
@@ -27,12 +28,12 @@ def test_it_has_the_facts_of_a_report() -> None:
 
 def test_cores_are_physical_in_every_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that the agent measured and rows of a device that failed come from different code."""
-    assert machine.describe().cores == probe.probe()["cores"] == default_threads()
+    assert machine.describe().cores == probe.probe()["cores"] == available_cores()
     for cpu, siblings in {0: "0-1", 1: "0-1", 2: "2"}.items():
         topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(siblings + "\n")
-    monkeypatch.setattr("edgekit.measure.probe.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("edgekit.support.probe.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     assert probe.processor(tmp_path)["cores"] == 3  # two hyperthreads of one core, one core, one without topology
 
 

@@ -47,7 +47,7 @@ def test_unknown_values_are_none(tmp_path: Path, clock: list[float]) -> None:
 
 
 def test_the_state_has_the_report_of_the_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.measure.probe.output_of", lambda *_: "throttled=0x50004")
+    monkeypatch.setattr("edgekit.support.probe.output_of", lambda *_: "throttled=0x50004")
     throttled = telemetry.machine_state(tmp_path).throttled
     assert throttled == Throttling(0x50004, now=("throttled",), since_boot=("under-voltage", "throttled"))
 

@@ -1,5 +1,6 @@
 """The contract that every engine fulfils, and what the session adds to it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from edgekit.runtime.bundle import Golden, read_bundle, write_bundle
 from edgekit.runtime.onnx.onnx_file import external_files
 from edgekit.support.distribution import install_command, pip_install
 from edgekit.support.libraries import first_line
+from edgekit.support.probe import available_cores
 from tests.helpers.refusals import refuses
 from tests.helpers.runtimes import registered
 from tests.helpers.tiny import SIDE, MakeBundle, compile_all, model_files, tiny_labels, tiny_manifest
@@ -429,9 +431,9 @@ def test_default_threads_are_the_physical_cores_of_the_affinity(
         topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(siblings + "\n")
-    monkeypatch.setattr("edgekit.runtime.engine.os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert base.default_threads(tmp_path) == 3  # two hyperthreads of one core, one core, one without topology
-    assert base.check_threads(None) == base.default_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert available_cores(tmp_path) == 3  # two hyperthreads of one core, one core, one without topology
+    assert base.check_threads(None) == available_cores()
 
 
 def test_a_broken_runtime_is_not_reported_as_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

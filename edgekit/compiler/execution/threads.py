@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgekit.config import sizes
+from edgekit.support.probe import available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +24,12 @@ def is_small(network: nn.Module) -> bool:
 def at_once(network: nn.Module) -> int:
     """Number of images to run side by side: torch's number of threads, or 1 for a large network."""
     return torch.get_num_threads() if is_small(network) else 1
+
+
+def keep_to_available_cores() -> None:
+    """Give torch no more threads than this process may use cores; torch doesn't know the quotas of control groups."""
+    if torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-PROBE = "edgekit.measure.probe"
+PROBE = "edgekit.support.probe"
 STORE = "edgekit.devices.scripts.store"
 ENVIRONMENT = "edgekit.devices.scripts.environment"
 APPS = "edgekit.devices.scripts.apps"

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 NOTED = (
@@ -69,18 +70,59 @@ def processor(root: Path) -> dict[str, object]:
         "cpu": name,
         "features": flags or None,
         "noted_features": [name for name in NOTED if name in flags] if flags else None,
-        "cores": cores(root),
+        "cores": available_cores(root),
     }
 
 
-def cores(root: Path) -> int | None:
-    """Number of physical cores among the CPUs in this process's affinity mask, which is the default of --threads."""
-    try:
-        cpus = os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        return os.cpu_count()
+def available_cores(root: Path = Path("/")) -> int:
+    """Number of physical cores that this process may use, which is the default of --threads; `root` has sys and proc.
+
+    They are those in its affinity mask, and no more than the whole CPUs of its control groups' quotas: threads beyond
+    a quota are all stopped for the rest of each period.
+    """
+    return max(1, min([physical_cores(root), *map(int, quotas(root))]))
+
+
+def physical_cores(root: Path) -> int:
+    """Number of physical cores that the CPUs in this process's affinity mask belong to."""
     folder = root / "sys/devices/system/cpu"
-    return len({text(folder / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus})
+    return len({text(folder / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in affinity()})
+
+
+def affinity() -> frozenset[int]:
+    """The CPUs in this process's affinity mask."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return frozenset(range(os.cpu_count() or 1))
+
+
+def quotas(root: Path) -> list[float]:
+    """CPUs that each of this process's control groups with a quota may use."""
+    found = []
+    for group in control_groups(root, "cpu"):
+        quota, _, period = (text(group / "cpu.max") or "").partition(" ")  # version 2
+        quota = quota or text(group / "cpu.cfs_quota_us") or ""
+        period = period or text(group / "cpu.cfs_period_us") or ""
+        if quota.isdecimal() and period.isdecimal() and int(period):  # without a quota it is "max", or -1
+            found.append(int(quota) / int(period))
+    return found
+
+
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, of versions 1 and 2, from the innermost to the outermost.
+
+    In a container without a namespace for them, the path of its group is that on the host, which is mounted at the top.
+    """
+    mounts = root / "sys/fs/cgroup"
+    for line in (text(root / "proc/self/cgroup") or "").splitlines():
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        candidates = (mounts / names, mounts / controller) if names else (mounts / "unified", mounts)
+        top = next((folder for folder in candidates if folder.is_dir()), mounts)
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        yield from (top.joinpath(*parts[:count]) for count in range(len(parts), -1, -1))
 
 
 def board(root: Path) -> str | None:
@@ -156,13 +198,28 @@ def busy_seconds(root: Path, cpus: frozenset[int]) -> float | None:
 
 
 def memory(root: Path) -> dict[str, int | None]:
-    """Installed and available memory in bytes."""
+    """Installed and available memory in bytes, within the limits of this process's control groups."""
     sizes = dict(re.findall(r"^(\w+): +(\d+) kB", text(root / "proc/meminfo") or "", re.M))
-    total, available = sizes.get("MemTotal"), sizes.get("MemAvailable")
-    return {
-        "memory_bytes": int(total) * 1024 if total else None,
-        "memory_available_bytes": int(available) * 1024 if available else None,
-    }
+    total, available = (int(sizes[name]) * 1024 if name in sizes else None for name in ("MemTotal", "MemAvailable"))
+    total, available = within_limits(root, total, available)
+    return {"memory_bytes": total, "memory_available_bytes": available}
+
+
+def within_limits(root: Path, total: int | None, available: int | None) -> tuple[int | None, int | None]:
+    """A machine's total and available memory in bytes, within the limits of this process's control groups.
+
+    What a group caches of files that were not read lately counts as available, as on a machine.
+    """
+    for group in control_groups(root, "memory"):
+        limit = number(group / "memory.max") or number(group / "memory.limit_in_bytes")  # without a limit it is "max"
+        used = number(group / "memory.current") or number(group / "memory.usage_in_bytes") or 0
+        counts = dict(re.findall(r"^(\w+) (\d+)$", text(group / "memory.stat") or "", re.M))
+        cached = int(counts.get("total_inactive_file") or counts.get("inactive_file") or 0)
+        if limit is not None:
+            total = min(int(limit), total or int(limit))
+            room = max(0, int(limit - used) + cached)
+            available = room if available is None else min(available, room)
+    return total, available
 
 
 def cache() -> str:
