@@ -1,6 +1,7 @@
 """Measure the energy of one inference: power under load minus idle power, times the seconds of one inference.
 
-Idle power is sampled before the timing. The timed rounds alternate between bundles, so their power belongs to no single
+Idle power is sampled before the timing, until it no longer falls, because what ran before has heated the machine and
+raised its clocks. The timed rounds alternate between bundles, so their power belongs to no single
 bundle; each bundle therefore runs alone for two seconds afterwards. A thread reads the sensor meanwhile, because
 between two inferences the processor is idle. Reading the sensor costs as much when the machine is idle, so the
 difference hardly contains it.
@@ -24,6 +25,11 @@ from edgekit.support.probe import output_of, text
 from edgekit.support.progress import Reporter
 
 IDLE_SAMPLES = 10
+"""Samples of which each figure of the idle power is a mean."""
+MOST_FIGURES = 20
+"""Most figures of the idle power, which take half a minute."""
+SETTLED = 0.02
+"""Share by which the idle power may still fall from one figure to the next."""
 EVERY_S = 0.15
 """Seconds between two samples."""
 LOAD_S = 2.0
@@ -113,20 +119,11 @@ def find_sensor(root: Path = Path("/")) -> Sensor | str:
 
 
 class EnergyMeter:
-    """Samples the idle power when it is created, if there is a sensor. `measure` then measures one bundle."""
+    """Waits for the idle power when it is created, if there is a sensor. `measure` then measures one bundle."""
 
     def __init__(self, reporter: Reporter, root: Path = Path("/")) -> None:
-        self._sensor, self._idle = find_sensor(root), None
-        if isinstance(self._sensor, str):
-            return
-        samples: list[Reading] = []
-        with reporter.stage("sample the idle power", IDLE_SAMPLES) as step:
-            for _ in range(IDLE_SAMPLES):
-                time.sleep(EVERY_S)
-                if sample := self._sensor.read():
-                    samples.append(sample)
-                step()
-        self._idle = self._sensor.watts(samples) if len(samples) >= FEWEST_SAMPLES else None
+        self._sensor = find_sensor(root)
+        self._idle = None if isinstance(self._sensor, str) else _idle_watts(self._sensor, reporter)
 
     def measure(self, call: Callable[[], object]) -> Energy:
         """Run an inference again and again for two seconds, and return its energy."""
@@ -155,6 +152,26 @@ class EnergyMeter:
 def unknown(reason: str) -> Energy:
     """The energy where it could not be measured."""
     return Energy(inference_mj=None, source=f"unknown: {reason}")
+
+
+def _idle_watts(sensor: Sensor, reporter: Reporter) -> float | None:
+    """The power of the idle machine, once it has settled; None if the sensor doesn't answer."""
+    lowest: float | None = None
+    with reporter.stage("sample the idle power", MOST_FIGURES) as step:
+        for _ in range(MOST_FIGURES):
+            samples: list[Reading] = []
+            for _ in range(IDLE_SAMPLES):
+                time.sleep(EVERY_S)
+                if sample := sensor.read():
+                    samples.append(sample)
+            step()
+            if len(samples) < FEWEST_SAMPLES:
+                return lowest
+            before, watts = lowest, sensor.watts(samples)
+            lowest = watts if before is None else min(before, watts)
+            if before is not None and watts >= before * (1 - SETTLED):
+                break
+    return lowest
 
 
 def _load(call: Callable[[], object], sensor: Sensor) -> tuple[list[Reading], float, int]:

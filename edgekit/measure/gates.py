@@ -44,7 +44,7 @@ def judge(measured: Measurement, gates: Gates, random_weights: bool, near_chance
     verdict, reasons = verdict_of(outcomes)
     remarks = [*remarks_on(measured), *_reasons(outcomes, "pass")]
     if not gates.needs_steady_timing:
-        remarks += _unsteady(measured)
+        remarks += unsteady(measured)
     accuracy = measured.accuracy
     if accuracy and drop.verdict in ("pass", "inconclusive"):
         accuracy = replace(accuracy, bound=bound_of(accuracy, gates.max_drop))
@@ -114,11 +114,11 @@ def _speed_gate(measured: Measurement, gates: Gates, not_applicable: str | None,
         names = " or ".join(baselines) or "the float bundle"
         reason = f"{names} could not be timed, so there is no baseline for the speed-up"
         return replace(gate, verdict="fail", reasons=(reason,))
-    if speedup.ci95 is None and gates.needs_steady_timing:
-        return replace(gate, verdict="inconclusive", reasons=(TOO_FEW_RUNS,))
-    if speedup.exceeds(gates.min_speedup):
-        return gate if speedup.ci95 else replace(gate, reasons=(TOO_FEW_RUNS,))
-    return replace(gate, verdict="fail", reasons=(_speed_reason(speedup, gates.min_speedup, baselines),))
+    if not speedup.exceeds(gates.min_speedup):
+        return replace(gate, verdict="fail", reasons=(_speed_reason(speedup, gates.min_speedup, baselines),))
+    if speedup.ci95:
+        return gate
+    return replace(gate, verdict="inconclusive" if gates.needs_steady_timing else "pass", reasons=(TOO_FEW_RUNS,))
 
 
 def _timing_gate(measured: Measurement, gates: Gates) -> Gate:
@@ -128,7 +128,7 @@ def _timing_gate(measured: Measurement, gates: Gates) -> Gate:
         return _skipped(gate, EMULATED)
     if not gates.needs_steady_timing:
         return _skipped(gate, "only a --min-speedup that you state needs steady timing")
-    reasons = tuple(_unsteady(measured))
+    reasons = tuple(unsteady(measured))
     return replace(gate, verdict="inconclusive", reasons=reasons) if reasons else gate
 
 
@@ -144,11 +144,11 @@ def judge_latency(measured: Measurement, gates: Gates | None = None, baselines: 
     if measured.failure:
         return _row(measured, "error", [str(measured.failure)])
     if gates is None:
-        return _row(measured, "pass", (), [*remarks_on(measured), *_unsteady(measured)])
+        return _row(measured, "pass", (), [*remarks_on(measured), *unsteady(measured)])
     speed = _speed_gate(measured, gates, None if baselines else COMPARED, baselines)
     outcomes = (speed, _timing_gate(measured, gates))
     verdict, reasons = verdict_of(outcomes)
-    steady = () if gates.needs_steady_timing else _unsteady(measured)
+    steady = () if gates.needs_steady_timing else unsteady(measured)
     return _row(measured, verdict, reasons, [*remarks_on(measured), *steady], outcomes)
 
 
@@ -163,7 +163,7 @@ def _row(
     return Row(**facts, verdict=verdict, reasons=tuple(reasons), remarks=tuple(remarks), gates=tuple(gates))
 
 
-def _unsteady(measured: Measurement) -> list[str]:
+def unsteady(measured: Measurement) -> list[str]:
     """Reasons why the latency is unreliable. A sustained run measures heat and drift, so there only load counts."""
     latency, conditions = measured.latency_ms, measured.thermal
     if measured.device.emulated or latency is None or conditions is None:

@@ -36,7 +36,7 @@ def fake_pmic(count: Path, after: str = f"echo '{LOAD}'") -> str:
 [ "$1" = pmic_read_adc ] || exit 255
 read -r answers 2>/dev/null <"{count}" || answers=0
 echo $((answers + 1)) >"{count}"
-if [ "$answers" -le {IDLE_SAMPLES} ]; then
+if [ "$answers" -le {2 * IDLE_SAMPLES} ]; then
 echo '{IDLE}'
 else
 {after}

@@ -1,7 +1,8 @@
 """Energy of an inference, with a fake `vcgencmd` and a fake tree of RAPL."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,36 @@ def test_a_machine_without_a_sensor(tmp_path: Path, no_vcgencmd: None) -> None:
         inference_mj=None,
         source="unknown: neither a Raspberry Pi 5's `vcgencmd` nor RAPL in /sys/class/powercap was found",
     )
+
+
+class Cooling:
+    """A sensor of a machine whose power falls from one figure to the next."""
+
+    source = "fake"
+
+    def __init__(self, watts: Sequence[float]) -> None:
+        self._watts = cycle([each for each in watts for _ in range(IDLE_SAMPLES)])
+
+    def read(self) -> tuple[float, ...]:
+        return (next(self._watts),)
+
+    def watts(self, samples: Sequence[tuple[float, ...]]) -> float:
+        return sum(watts for (watts,) in samples) / len(samples)
+
+
+@pytest.mark.parametrize(
+    ("watts", "idle"),
+    [
+        ([5, 4, 3.2, 3.0, 2.99, 1], 2.99),  # it has settled at the fifth
+        ([3.0, 3.1, 1], 3.0),
+        ([30 - each for each in range(20)], 11),  # it never settles, and waiting ends
+    ],
+)
+def test_the_idle_power_is_that_of_a_machine_that_has_cooled_down(
+    monkeypatch: pytest.MonkeyPatch, watts: list[float], idle: float
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("edgekit.measure.energy.time.sleep", waited.append)
+    monkeypatch.setattr(energy, "find_sensor", lambda _: Cooling(watts))
+    assert EnergyMeter(Reporter(quiet=True))._idle == pytest.approx(idle)
+    assert len(waited) <= energy.MOST_FIGURES * IDLE_SAMPLES
