@@ -23,6 +23,7 @@ from edgekit.measure.accuracy import with_class_names
 from edgekit.measure.built_bundles import BuiltBundles, measure_here
 from edgekit.measure.by_class import evaluated_classes, right_by_class
 from edgekit.measure.chance import reference_of
+from edgekit.measure.finals import Finals, time_finals
 from edgekit.measure.gates import judge
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
 from edgekit.measure.recommendation import recommend
@@ -44,6 +45,7 @@ from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import Row
 from edgekit.report.sentences import near_chance
 from edgekit.runtime.backend import load_backend
+from edgekit.runtime.bundle import read_bundle
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
@@ -77,13 +79,13 @@ def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages
         with builder_of(job, run, refused.peak_bytes) as builder:
             job = builder.job  # a large network's, so that the one in memory is freed
             write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-            rows, reference = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs, pages)
+            rows, reference, finals = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs, pages)
             if repairs:
                 write_list(run.path / "calibration.json", job.calibration, repairs.recipe, options.seed)
             stability = (
                 check_stability(builder.graphs(reporter), options.targets, reporter) if options.check_stability else ()
             )
-            report = assemble(job, options, rows, reference, stability)
+            report = assemble(job, options, rows, reference, stability, finals)
             keep_thumbnails(report, job, options, run.path, reporter)
             write_report(report, run.path)
             if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only those rows
@@ -148,8 +150,8 @@ def bundles_and_rows(
     refused: Mapping[str, str] = MappingProxyType({}),
     repairs: Repairs | None = None,
     pages: Pages | None = None,
-) -> tuple[list[Row], Reference]:
-    """Build or reuse the bundles, evaluate and time them. Returns the report's rows, and the accuracy of torch.
+) -> tuple[list[Row], Reference, Finals | None]:
+    """Build or reuse the bundles, evaluate and time them. Returns the report's rows, torch's accuracy, and the finals.
 
     A bundle in `refused` is skipped, and its row has the reason. With `repairs`, one that misses the accuracy bound is
     repaired, unless the reference is near chance, where no accuracy means anything. Browsers need `pages`.
@@ -178,7 +180,10 @@ def bundles_and_rows(
             measured = repairs.repair(built, measured, measure, builder.graphs(reporter))
     shareable = (_shareable(_with_class_names(row, job.network.labels), run.path) for row in measured)
     rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
-    return [repairs.described(row) for row in rows] if repairs else rows, reference
+    rows = [repairs.described(row) for row in rows] if repairs else rows
+    here = [row for row in rows if row.device.name == THIS.name]
+    shipped = {row.bundle: read_bundle(run.path / row.bundle) for row in here if row.bundle}
+    return rows, reference, time_finals(here, shipped, store, reporter)
 
 
 def _with_class_names(measured: Measurement, names: Sequence[str]) -> Measurement:
@@ -198,7 +203,12 @@ def _shareable(measured: Measurement, folder: Path) -> Measurement:
 
 
 def assemble(
-    job: Job, options: Options, rows: Sequence[Row], reference: Reference, stability: Sequence[Stability] = ()
+    job: Job,
+    options: Options,
+    rows: Sequence[Row],
+    reference: Reference,
+    stability: Sequence[Stability] = (),
+    finals: Finals | None = None,
 ) -> Report:
     """Assemble the report of a job."""
     shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
@@ -230,7 +240,7 @@ def assemble(
         ),
         reference=reference,
         results=tuple(rows),
-        recommendation=recommend(rows),
+        recommendation=recommend(rows, finals),
     )
 
 

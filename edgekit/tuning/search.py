@@ -146,7 +146,7 @@ def verdict(
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
     job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
     write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-    rows, reference = bundles_and_rows(SingleProcessBuilder(job), options, run, reporter, pages=pages)
+    rows, reference, finals = bundles_and_rows(SingleProcessBuilder(job), options, run, reporter, pages=pages)
     gates = trial_gates(options)
     parts = [summary(target, study.trials, gates) for target, study in studies.items()]
     tuning = SearchSummary(
@@ -156,7 +156,7 @@ def verdict(
         images=ImageSet(len(ready.job.evaluation.samples), ready.job.evaluation.sha256),
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )
-    report = replace(assemble(job, options, rows, reference), tuning=tuning)
+    report = replace(assemble(job, options, rows, reference, finals=finals), tuning=tuning)
     keep_thumbnails(report, job, options, run.path, reporter)
     write_report(report, run.path)
     with writing(run.path / PICTURE):
