@@ -229,7 +229,7 @@ def make_repair(place: Place, inputs: Any) -> None:
     store = RepairStore(place.run, "onnx", inputs)
     if store.load() is None:
         place.made()
-        store.save(RepairState(Ranking(8, (("fc",),)), (RepairAttempt(drop_top1_points=2.0),)))
+        store.save(RepairState(Ranking(8, (("fc",),)), (RepairAttempt(drop_top1_points=2.0),), device(), None))
     assert store.load() is not None
 
 

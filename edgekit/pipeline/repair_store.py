@@ -85,15 +85,20 @@ class RepairState:
     ranking: Ranking
     attempts: tuple[RepairAttempt, ...]
     """The recipe's own bundle, then the attempts that have been measured, in the ranking's order."""
+    device: DeviceFacts
+    """The device that measured them."""
+    engine: str | None
+    """Distribution that ran the bundles there, with its version."""
 
     def decision(self, gates: Gates) -> int | None:
         """Position of the attempt to ship; None if another one has to be made.
 
-        It is the first one within the bounds. If the attempts are used up, or one was no longer faster than float, it
-        is the most accurate of those that were.
+        It is the first one that keeps the bounds, with the whole interval of the drop if the user stated that bound. If
+        the attempts are used up, or one was no longer faster than float, it is the first of those that were whose
+        measured drop is within the bound, or else the most accurate.
         """
         for index, attempt in enumerate(self.attempts):
-            if is_within(attempt, gates.max_drop) and is_fast(attempt, gates):
+            if keeps_drop(attempt, gates) and is_fast(attempt, gates):
                 return index
         last = self.attempts[-1]
         if len(self.attempts) <= len(self.ranking.attempts) and (last.error is not None or is_fast(last, gates)):
@@ -103,15 +108,26 @@ class RepairState:
             for index, attempt in enumerate(self.attempts)
             if attempt.drop_top1_points is not None and (index == 0 or is_fast(attempt, gates))
         }
-        return min(drops, key=lambda index: (drops[index], index))
+        return min(drops, key=lambda index: (max(drops[index], gates.max_drop), index))
 
     def shipped(self, gates: Gates) -> RepairAttempt:
         """The attempt to ship; the recipe's own bundle while that isn't decided."""
         return self.attempts[self.decision(gates) or 0]
 
-    def is_within(self, gates: Gates) -> bool:
-        """Whether the drop of the attempt to ship is within the bound."""
-        return is_within(self.shipped(gates), gates.max_drop)
+    def keeps_drop(self, gates: Gates) -> bool:
+        """Whether the drop of the attempt to ship keeps the bound."""
+        return keeps_drop(self.shipped(gates), gates)
+
+    def is_of(self, measured: Measurement) -> bool:
+        """Whether the device and the runtime that measured the attempts also measured this row."""
+        return (self.device, self.engine) == (measured.device, measured.engine)
+
+
+def keeps_drop(attempt: RepairAttempt, gates: Gates) -> bool:
+    """Whether the measured drop is within the bound, and its whole interval if the user stated the bound."""
+    ends = attempt.drop_ci95_points
+    shown = not gates.must_show_drop or (ends is not None and ends[1] <= gates.max_drop)
+    return shown and is_within(attempt, gates.max_drop)
 
 
 def is_fast(attempt: RepairAttempt, gates: Gates) -> bool:

@@ -52,8 +52,8 @@ class Repair:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the drop of the row's bundle is within the bound."""
-        return is_within(self.result, self.max_drop_points)
+        """Whether layers in float brought the drop of the row's bundle within the bound."""
+        return self.chosen > 0 and is_within(self.result, self.max_drop_points)
 
 
 def is_within(attempt: RepairAttempt, max_drop: float) -> bool:

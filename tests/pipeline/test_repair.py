@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +18,13 @@ from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import repair as repairing
 from edgekit.pipeline import repair_target
 from edgekit.pipeline.build import build_one
-from edgekit.pipeline.repair import MOST_ATTEMPTS, Repairs, misses_bound, repairs_of
+from edgekit.pipeline.repair import MOST_ATTEMPTS, Repairs, misses_bound, repairs_of, within_reach
 from edgekit.pipeline.repair_store import Ranking, RepairState, RepairStore, attempt_of
-from edgekit.pipeline.repair_target import MeasuredBundles
+from edgekit.pipeline.repair_target import MeasuredBundles, TargetRepair
 from edgekit.report import load_report
 from edgekit.report.repair import Repair, RepairAttempt, repair_words
 from edgekit.report.row import Row
-from edgekit.runtime.bundle import read_bundle
+from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import STATE, open_run
 from edgekit.tuning import repair as ranking
@@ -31,6 +32,7 @@ from tests.helpers import fake_runtime, fragile
 from tests.helpers.interrupts import interrupting
 from tests.helpers.measurements import accuracy, device, failed, measurement, speedup
 from tests.helpers.sharing import made_once
+from tests.helpers.tiny import MakeBundle
 
 RECIPE = """
 name = "whole-ranges"
@@ -272,7 +274,8 @@ def test_only_an_accuracy_that_is_too_low_is_repaired() -> None:
 
     assert misses_bound(int8(1.2), Gates())
     assert not misses_bound(int8(0.9), Gates())
-    assert not misses_bound(int8(0.9), Gates(must_show_drop=True)), "too few images: the verdict is inconclusive"
+    assert misses_bound(int8(0.9), Gates(must_show_drop=True)), "the interval doesn't confirm the stated bound"
+    assert not misses_bound(int8(0.3), Gates(must_show_drop=True))
     assert not misses_bound(int8(1.2, SLOW), Gates()), "layers in float make it slower still"
     assert misses_bound(int8(1.2, SLOW), Gates(min_speedup=0))
     assert misses_bound(int8(1.2, SLOW, device=device(emulated=True)), Gates())
@@ -285,13 +288,14 @@ def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Repair
     made = tuple(
         RepairAttempt(
             drop_top1_points=drop,
+            drop_ci95_points=None if drop is None else (drop - 0.4, drop + 0.4),
             speedup=speed,
             speedup_ci95=None if speed is None else (speed - 0.1, speed + 0.1),
             error="refused" if drop is None else None,
         )
         for drop, speed in attempts
     )
-    return RepairState(Ranking(8, ranks), made)
+    return RepairState(Ranking(8, ranks), made, device(), "onnxruntime 1.0")
 
 
 @pytest.mark.parametrize(
@@ -318,6 +322,57 @@ def state(*attempts: tuple[float | None, float | None], sets: int = 3) -> Repair
 )  # fmt: skip
 def test_decisions(repair: RepairState, decision: int | None) -> None:
     assert repair.decision(Gates()) == decision
+
+
+@pytest.mark.parametrize(
+    ("repair", "decision"),
+    [
+        (state((0.9, 1.5)), None),
+        (state((0.6, 1.5)), 0),
+        (state((3.0, 1.5), (0.9, 1.4)), None),
+        (state((3.0, 1.5), (0.9, 1.4), (0.5, 1.3)), 2),
+        (state((3.0, 1.5), (0.9, 1.4), (0.8, 1.3), (0.7, 1.2)), 1),
+        (state((3.0, 1.5), (0.9, 1.4), (0.5, 1.05)), 1),
+    ],
+    ids=["unconfirmed", "confirmed", "the next attempt", "the first confirmed", "none confirmed", "no longer faster"],
+)
+def test_a_stated_bound_needs_the_whole_interval(repair: RepairState, decision: int | None) -> None:
+    assert repair.decision(Gates(must_show_drop=True)) == decision
+    assert repair.decision(Gates()) in (0, 1), "without it, the measured drop decides"
+
+
+@pytest.mark.parametrize(("images", "confirmed"), [(0, False), (300, False), (400, True)])
+def test_a_bound_that_no_bundle_could_confirm_is_judged_by_the_measured_drop(images: int, confirmed: bool) -> None:
+    assert within_reach(Gates(must_show_drop=True), images).must_show_drop is confirmed
+    assert not within_reach(Gates(), images).must_show_drop
+
+
+def test_attempts_count_on_the_device_and_runtime_that_measured_them() -> None:
+    repair = state((3.0, 1.5))
+    row = measurement(precision="int8", device=device(), engine="onnxruntime 1.0")
+    assert repair.is_of(row)
+    assert not repair.is_of(replace(row, engine="onnxruntime 1.1"))
+    assert not repair.is_of(replace(row, device=device(memory_bytes=2)))
+
+
+def test_on_another_device_the_repair_begins_with_the_recipes_own_bundle(
+    make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = read_bundle(make_bundle("onnx"))
+    row = measurement(precision="int8")
+    with open_run(tmp_path / "run") as run:
+        store = RepairStore(run, "onnx", Gates())  # type: ignore[arg-type]
+
+        def build(layers: Sequence[str], path: Path) -> Bundle:
+            assert layers == ()
+            shutil.copytree(bundle.path, path)
+            return read_bundle(path)
+
+        repair = TargetRepair(store, Gates(), QUIET, build, lambda bundles: [row for _ in bundles])
+        after = repair.begin_again(MeasuredBundles({"onnx-float": bundle, "onnx-int8": bundle}, {"onnx-int8": row}))
+    shipped = after.bundles["onnx-int8"]
+    assert isinstance(shipped, Bundle)
+    assert (shipped.path, after.rows["onnx-int8"]) == (tmp_path / "run/onnx-int8", row)
 
 
 def test_a_speedup_of_an_emulated_device_does_not_count() -> None:
@@ -348,7 +403,7 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     devices = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
     options: Any = SimpleNamespace(devices=devices, targets=("onnx", "tflite"), gates=Gates())
     before: Any = [f"{name} on {device.name}" for device in devices for name in built]
-    job: Any = None
+    job: Any = SimpleNamespace(evaluation=SimpleNamespace(samples=()))
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
         after = Repairs(job, options, run, ranked(), QUIET).repair(built, before, measure, graphs)
