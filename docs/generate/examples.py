@@ -3,8 +3,7 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "examples"
-LANGUAGES = {".py": "py", ".cpp": "cpp", ".service": "ini", "": "dockerfile"}
-"""The tests of the documentation run blocks of `python`, and not of `py`: the examples have tests of their own."""
+LANGUAGES = {".service": "ini"}
 
 
 def example(name: str) -> str:
