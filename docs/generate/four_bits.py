@@ -6,10 +6,14 @@ from benchmarks.four_bits import CHOICES, FILE, INT8, NETWORKS
 from benchmarks.rows import Row, read_rows
 from docs.generate.figures import NOTHING, processor
 from docs.generate.markdown import code, table
+from docs.generate.peers import AMX_FILE, THREADS, peers
+from edgekit.config.runtimes import RUNTIMES
 
 SHOWN = "gptq-clip"
 """The rounding of the first table."""
 CORE = "cortex-a76"
+BUSY = "convnextv2_atto"
+"""The network that shows how busy the machine was."""
 HEADS = ("network", "layers", "in 4 bits", "file, MB", "time", "instructions", "SNR, dB", "drop, points")
 METHODS = {
     "nearest": "to the nearest level",
@@ -47,9 +51,14 @@ def four_bits_note() -> str:
     days = sorted({row["created"][:10] for row in rows})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     counts = ", ".join(f"{count:,} for {code(name)}" for name, count in images.items())
+    here = next(row["time"]["ms"] for row in rows if (row["network"], row["choice"]) == (BUSY, INT8))
+    alone = next(
+        row for row in peers(THREADS, AMX_FILE) if (row.model, row.runtime) == (BUSY, RUNTIMES["tflite"].title)
+    )
     return (
         f"{processor(cpu)}, one thread; {calibrated} images for calibration, and for evaluation {counts}; {when}. Time "
-        f"and instructions (one inference on a {CORE}) are divided by those of INT8.\n"
+        f"and instructions (one inference on a {CORE}) are divided by those of INT8. Other jobs slowed the machine: "
+        f"INT8 of {code(BUSY)} took {here:.1f} ms, and {alone.int8_ms:.1f} in the [comparison](RESULTS_AMX.md).\n"
     )
 
 

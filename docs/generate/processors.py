@@ -1,7 +1,7 @@
 """Table of INT8 on x86 processors without VNNI, from benchmarks/processors.json, which cog writes into the Markdown."""
 
 from benchmarks.rows import Row, read_rows
-from docs.generate.figures import BENCHMARKS, NOTHING
+from docs.generate.figures import BENCHMARKS
 from docs.generate.markdown import table
 from edgekit.config.runtimes import RUNTIMES
 
@@ -11,6 +11,7 @@ HEADS = (
     "pairs that can saturate",
     "exact arithmetic, dB",
     "without VNNI, dB",
+    "agreement there",
     "time",
 )
 
@@ -21,6 +22,19 @@ def processors_table() -> str:
     rows = sorted(_rows(), key=lambda row: order.index(row["target"]))
     names = list(dict.fromkeys(row["model"] for row in _rows()))
     return table(HEADS, [_line(row) for name in names for row in rows if row["model"] == name]) + "\n"
+
+
+def processors_summary() -> str:
+    """A sentence with the noise of limited and unlimited pairs without VNNI, where pairs can saturate."""
+    rows = [row for row in _rows() if row["unlimited"]["pairs_that_can_saturate"]]
+    before, after = ([without_vnni(row[name]) for row in rows] for name in ("unlimited", "limited"))
+    cost = max(row["unlimited"]["exact_db"] - row["limited"]["exact_db"] for row in rows)
+    names = len({row["model"] for row in rows})
+    return (
+        f"Of {names} networks on OpenVINO and ONNX Runtime, INT8 with unlimited pairs had {min(before):.1f} to "
+        f"{max(before):.1f} dB on a processor without VNNI, and with limited pairs {min(after):.1f} to "
+        f"{max(after):.1f}. The limit costs at most {cost:.1f} dB where nothing saturates.\n"
+    )
 
 
 def processors_note() -> str:
@@ -44,6 +58,11 @@ def without_vnni(bundle: Row) -> float:
     return float(bundle["emulated_db"] if "emulated_db" in bundle else bundle["host_db"])
 
 
+def agreement(bundle: Row) -> float:
+    """Share of images for which INT8 predicts torch's class on the machine itself."""
+    return float(bundle["host_agreement"])
+
+
 def _line(row: Row) -> tuple[str, ...]:
     before, after = row["unlimited"], row["limited"]
     low, high = row["time_ratio_ci95"]
@@ -53,7 +72,8 @@ def _line(row: Row) -> tuple[str, ...]:
         f"{before['pairs_that_can_saturate']:,} → {after['pairs_that_can_saturate']:,}",
         f"{before['exact_db']:.1f} → {after['exact_db']:.1f}",
         f"{without_vnni(before):.1f} → {without_vnni(after):.1f}",
-        f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})" if before["pairs_that_can_saturate"] else NOTHING,
+        " → ".join(f"{100 * agreement(bundle):.0f} %" for bundle in (before, after)),
+        f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})",
     )
 
 

@@ -36,6 +36,7 @@ SLOW = frozenset(
     for page in (
         "README.md",
         "docs/reference/sdk.md",
+        "docs/how-to/apps.md",
         "docs/how-to/bill-of-materials.md",
         "docs/how-to/checkpoints.md",
         "docs/how-to/choose.md",

@@ -198,4 +198,11 @@ def test_the_table_of_processors_shows_pairs_and_noise_without_and_with_the_limi
         (line,) = (text for text in lines if text.startswith(f"| {row['model']} | {RUNTIMES[row['target']].title} |"))
         assert f"| {before.get('emulated_db', before['host_db']):.1f} → " in line
         assert after["pairs_that_can_saturate"] == 0
+        assert f"| {100 * before['host_agreement']:.0f} % → {100 * after['host_agreement']:.0f} % | " in line
+        assert f"{row['time_ratio']:.2f} (" in line
     assert rows[0]["cpu"] in processors.processors_note()
+    saturating = [row for row in rows if row["unlimited"]["pairs_that_can_saturate"]]
+    ends = [[processors.without_vnni(row[name]) for row in saturating] for name in ("unlimited", "limited")]
+    before, after = (f"{min(figures):.1f} to {max(figures):.1f}" for figures in ends)
+    assert before in processors.processors_summary()
+    assert after in processors.processors_summary()
