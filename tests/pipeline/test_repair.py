@@ -38,6 +38,13 @@ RECIPE = """
 name = "whole-ranges"
 description = "Weights rounded to nearest, so that nothing makes up for the range of the middle layer"
 estimator = "minmax"
+
+# ONNX Runtime has no integer kernel for convolutions whose output isn't quantized, so they would stay in float anyway.
+[onnx]
+rewrites = []
+activations = "uint8"
+quantize_outputs = true
+quantize_depthwise = true
 """
 QUIET = Reporter(quiet=True)
 
