@@ -1,4 +1,4 @@
-"""The figures at the top of README and of the site: speed, size and accuracy, and the commands that measure them."""
+"""The figures at the top of README: speed, size and accuracy, and the commands that measure them."""
 
 from textwrap import fill
 
@@ -15,11 +15,8 @@ ROWS = (*(("demo", runtime) for runtime in RUNTIMES), (LARGE, "openvino"))
 """The demo's trained network on each runtime, and a larger network on the runtime with the fastest float."""
 
 
-def headlines(pages: str = "") -> str:
-    """A table, and what it compares with.
-
-    `pages` is the path from the page to docs/, with a slash behind it.
-    """
+def headlines() -> str:
+    """A table, and what it compares with."""
     heads = (
         "network", "runtime", "INT8 against the fastest float", "against the fastest stock INT8", "size",
         "top-1 lost, points",
@@ -27,7 +24,7 @@ def headlines(pages: str = "") -> str:
     rows = [_cells(peers_of(model, runtime), runtime) for model, runtime in ROWS]
     first = trained.loss_of(trained.DEMO, next(iter(RUNTIMES)))
     where = f" on an {processor(first.cpu)}" if first.cpu else ""
-    here = f"{pages}concepts/comparison.md"
+    here = "docs/concepts/comparison.md"
     text = (
         f"Times are of an {machine_of(FILE)}, with one thread. The fastest float is edgekit's or the stock tools', in "
         "f32 or bf16. Stock INT8 is that of NNCF, ONNX Runtime's `quantize_static` and litert-quantizer, dynamic range "

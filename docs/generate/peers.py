@@ -215,7 +215,7 @@ def fastest_runtimes() -> str:
     rest = "; ".join(f"{title} for {', '.join(map(code, names))}" for title, names in others if names)
     return (
         f"With one thread, INT8 on {first} was the fastest for {len(models)} of the {len(fastest)} models that were "
-        f"timed on x86-64, and on {rest}.\n"
+        f"timed on an {machine_of(FILE)}, and on {rest}.\n"
     )
 
 

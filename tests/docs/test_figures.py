@@ -94,7 +94,7 @@ def test_repairs_are_shown_with_their_intervals_and_what_the_gates_would_say() -
 
 
 def test_headlines_are_of_the_json() -> None:
-    shown = headlines.headlines("docs/")
+    shown = headlines.headlines()
     for model, runtime in headlines.ROWS:
         row = peers.peers_of(model, runtime)
         assert f"**{row.speedup.ratio:.2f}" in shown
