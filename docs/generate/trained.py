@@ -116,8 +116,8 @@ def repairs() -> str:
     slower = sum(row["speedup"] <= 1 for row in repaired)
     return (
         f"{len(repaired)} of {len(rows)} bundles lost more than {MOST_DROP} points, and repair lowered their loss: "
-        f"{'; '.join(each)}. The others lost at most {left:.2f}. `edgekit deploy --max-drop {MOST_DROP}` would still "
-        f"answer `inconclusive` for {unsettled} of the {len(repaired)}, whose interval reaches beyond {MOST_DROP}, and "
+        f"{'; '.join(each)}. The others lost at most {left:.2f}. For {unsettled} of the {len(repaired)} the interval "
+        f"reaches beyond {MOST_DROP}, which `edgekit deploy --max-drop {MOST_DROP}` wouldn't take as confirmed, and "
         f"{slower} were no faster than float, which the benchmark allows and `edgekit deploy` doesn't.\n"
     )
 
