@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.compiler.rewrites import ConvolutionShape
@@ -14,6 +15,8 @@ from edgekit.models.forward import run_on_rgb_or_grey
 from edgekit.models.meta import build_meta
 from edgekit.models.options import ModelOptions
 
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -22,7 +25,7 @@ class Shape:
     params: int
     macs: int
     dense: tuple[tuple[str, int, int, bool], ...]
-    """(name, number of weights, output channels, depthwise) of each convolution and Linear."""
+    """(name, number of weights, output channels, depthwise) of each convolution, Linear and product with a matrix."""
     expanded: int
     """Values of a graph's constants beyond its parameters: relative position biases of each pair of positions."""
     convolutions: tuple[ConvolutionShape, ...]
@@ -33,10 +36,23 @@ class Shape:
     """Input size (height, width) in pixels."""
 
 
+class _MatrixProducts(TorchFunctionMode):
+    """Collects the matrices [in,out] among a network's parameters that `forward` multiplies with, which run in INT8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices: set[nn.Parameter] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS and isinstance(args[-1], nn.Parameter) and args[-1].ndim == 2:
+            self.matrices.add(args[-1])
+        return func(*args, **(kwargs or {}))
+
+
 def shape_of_model(options: ModelOptions) -> Shape:
     """Measure the shape of a network without creating its weights."""
     module, size = build_meta(options)
-    counter = FlopCounterMode(display=False)
+    counter, products = FlopCounterMode(display=False), _MatrixProducts()
     convolutions: dict[nn.Conv2d, ConvolutionShape] = {}
 
     def image(channels: int) -> torch.Tensor:
@@ -50,10 +66,10 @@ def shape_of_model(options: ModelOptions) -> Shape:
             layer.register_forward_hook(see)
     try:
         with torch.no_grad():
-            with counter:
+            with counter, products:
                 channels, _ = run_on_rgb_or_grey(module, image)
             if channels != CHANNELS[0]:  # else what failed is counted too
-                with counter:
+                with counter, products:
                     module(image(channels))
     except Exception as error:  # a network may raise anything on an unsupported size, or on meta tensors
         reason = " ".join(str(error).split())[:200]
@@ -61,15 +77,18 @@ def shape_of_model(options: ModelOptions) -> Shape:
             f"can't plan '{options.name}' at {size[0]}x{size[1]} ({type(error).__name__}: {reason})",
             fix="Correct `--imgsz` or `--model-args`",
         ) from error
-    dense = tuple(
+    dense = [
         (name, layer.weight.numel(), layer.weight.shape[0], getattr(layer, "groups", 1) > 1)
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
-    )
+    ]
+    for name, parameter in module.named_parameters():
+        if parameter in products.matrices:
+            dense.append((name, parameter.numel(), parameter.shape[1], False))
     params = sum(parameter.numel() for parameter in module.parameters())
     # The flop counter counts a multiply-accumulate as two operations.
     macs = counter.get_total_flops() // 2
-    return Shape(params, macs, dense, _expanded(module), tuple(convolutions.values()), channels, size)
+    return Shape(params, macs, tuple(dense), _expanded(module), tuple(convolutions.values()), channels, size)
 
 
 def _convolution_shape(layer: nn.Conv2d, output: torch.Tensor) -> ConvolutionShape:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks import scale
 from edgekit.cli.main import main
@@ -80,6 +82,23 @@ def test_macs_are_those_of_the_exported_graph(tiny_convnext: Any) -> None:
     assert shape.params == tiny_convnext.params
     graph = export_graph(tiny_convnext.module, (1, 3, 32, 32))
     assert shape.macs == sum(layer.macs for _, layer in layers(graph))
+
+
+def product_with_a_matrix() -> nn.Module:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.proj = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.zeros(8, 10))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.conv(x)).mean((2, 3)) @ self.proj
+
+    return Product()
+
+
+def test_a_product_with_a_matrix_counts_as_a_layer() -> None:
+    shape = shape_of_model(ModelOptions("tests.pipeline.test_plan:product_with_a_matrix", imgsz=8))
+    assert shape.dense == (("conv", 3 * 8 * 16, 8, False), ("proj", 80, 10, False))
 
 
 @pytest.mark.parametrize(
