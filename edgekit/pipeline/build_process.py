@@ -99,11 +99,16 @@ class BuildProcess:
             fix=f"See {STATE}/{library_log.NAME} in the run folder for its last output",
         )
 
+    def kill(self) -> None:
+        """End the process in the middle of its work, from any thread. `build` then raises CompileError."""
+        if (process := self._process) is not None:
+            process.kill()
+
     def close(self) -> None:
-        """End the process, even in the middle of its work."""
-        if self._process is not None:
-            self._process.kill()
-            self._end(self._process)
+        """End the process and close its pipes, when nothing is built in it."""
+        if (process := self._process) is not None:
+            process.kill()
+            self._end(process)
 
     def _end(self, process: "subprocess.Popen[str]") -> int:
         """Wait for the end of the process and close its pipes. Returns its exit status."""

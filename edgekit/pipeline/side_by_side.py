@@ -103,9 +103,9 @@ class SideBySideBuilder(SingleProcessBuilder):
                 wait(working)  # here rather than at the end of the pool, so that Ctrl-C ends the processes
             except BaseException:
                 todo.clear()
-                for other in others:
-                    other.close()
                 todo.end(len(others))
+                for other in others:
+                    other.kill()  # what builds in it gets an error, then closes it
                 raise
 
     def build(self, wanted: Wanted, reporter: Reporter) -> Bundle:

@@ -5,6 +5,8 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Timer
 
@@ -18,6 +20,7 @@ from edgekit.errors import CompileError, ParityError
 from edgekit.models import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import builder as builders
+from edgekit.pipeline.build_process import BuildProcess, Wanted
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.job import load_job
@@ -67,6 +70,22 @@ def test_a_killed_process_costs_the_bundle_that_it_built(
     monkeypatch.undo()
     again = build_all(SingleProcessBuilder(builder.job), ("onnx",), tmp_path, Reporter(quiet=True))
     assert all(isinstance(bundle, Bundle) for bundle in again.values())
+
+
+def test_a_build_ends_when_another_thread_kills_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    os.chmod(script, 0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    process = BuildProcess(tmp_path / "job")
+    with closing(process), ThreadPoolExecutor(1) as pool:
+        process.start()
+        building = pool.submit(process.build, Wanted("onnx", "float", tmp_path / "bundle"), Reporter(quiet=True))
+        while not building.running():
+            pass
+        process.kill()
+        with pytest.raises(CompileError, match="ended by SIGKILL"):
+            building.result(timeout=60)
 
 
 def test_an_interrupt_while_others_build_leaves_no_process(
