@@ -80,7 +80,7 @@ NOISES: Mapping[str, Noise] = {
 
 
 class Machine:
-    """A machine with a clock of its own, on which bundles take `ms` milliseconds and the noise of one run."""
+    """A simulated machine and its clock: each inference takes the `ms` of its bundle, and noise."""
 
     def __init__(self, noise: Noise, ms: Mapping[str, float], seed: int) -> None:
         self._random = np.random.default_rng(seed)

@@ -79,7 +79,7 @@ def quantize_stage(
 
 
 def _has_weights(graph: GraphModule, node: Node) -> bool:
-    """Whether a layer has weights of its own, unlike products of two activations, which may have the same name."""
+    """Whether a layer has weights. A product of two activations has none, and may have the same name as a layer."""
     layer = dense_layer(node)
     return layer is not None and fixed_weights(graph, layer) is not None
 

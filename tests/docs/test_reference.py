@@ -69,7 +69,7 @@ def test_examples_of_the_help_can_be_copied() -> None:
 
 @pytest.fixture
 def two_commands() -> tuple[Any, Any]:
-    """Two commands that share `--size`, with other defaults; each has an option of its own."""
+    """Two commands that share `--size` with different defaults, and have one more option each."""
     app = typer.Typer()
     size: Any = {"metavar": "N", "rich_help_panel": panels.MODEL, "help": "Size of the input.", "min": 1}
 

@@ -1,4 +1,4 @@
-"""Folders that transformers saves: the logits of its own networks, and the preprocessing of its processors."""
+"""Folders that transformers saves: their logits and preprocessing, compared with those of transformers."""
 
 import json
 from pathlib import Path

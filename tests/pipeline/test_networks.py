@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
@@ -55,18 +54,6 @@ class Row:
     def __str__(self) -> str:
         figures = (f"{self.parity:.0e}", *map(str, self.counts), self.source, f"{self.snr_db:.1f}")
         return f"| {' | '.join((self.network, self.runtime, *figures))} |"
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen colour images of two classes."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
-    for index in range(16):
-        path = folder / f"class_{index % 2}" / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        small = Image.fromarray(random.integers(0, 256, (6, 5, 3), np.uint8))
-        small.resize((60, 56), Image.Resampling.BICUBIC).save(path)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ The job itself compares the float graph with torch.
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
@@ -64,18 +62,6 @@ VARIANTS = {
         "resnet10t", "channels=(8,8,16,16),global_pool='catavgmax',num_classes=2", (33, 47), ("openvino", "tflite")
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight colour images of each of two classes."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
-    for index in range(16):
-        path = folder / f"class_{index % 2}" / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        small = Image.fromarray(random.integers(0, 256, (6, 5, 3), np.uint8))
-        small.resize((60, 56), Image.Resampling.BICUBIC).save(path)
-    return folder
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -42,7 +42,7 @@ def fold_constants(graph: GraphModule) -> int:
 
 
 def separate_weights(graph: GraphModule) -> int:
-    """Give each call of a convolution or linear layer nodes of its own for its weight and bias, if others read them.
+    """Give each call of a convolution or linear layer separate nodes for a weight and a bias that it shares.
 
     NNCF would quantize the weight for one of the calls alone. Returns the number of nodes added.
     """
