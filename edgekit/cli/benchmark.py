@@ -93,9 +93,9 @@ def benchmark(
     with clean_stdout() as out:
         timing = timing_of(threads, warmup, iterations, min_speedup)
         timing = replace(timing, sustain_s=seconds_of(sustain), streams=streams)
-        devices = devices_of(device, web_runtime, web_network)
+        devices = devices_of(device, offline, web_network, web_runtime)
         gates = gates_of(min_speedup=min_speedup) if min_speedup else None
-        measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), offline, gates)
+        measured = benchmark_devices(bundles, devices, timing, Reporter(quiet), gates)
         if json_:
             emit(out, measured)
         else:

@@ -8,7 +8,7 @@ import typer
 from edgekit.cli import completion, panels
 from edgekit.cli.app import app
 from edgekit.cli.output import clean_stdout, emit
-from edgekit.cli.shared import Json
+from edgekit.cli.shared import Json, Offline, WebNetwork, WebRuntime
 
 if TYPE_CHECKING:
     from edgekit.devices.check import DeviceCheck
@@ -46,7 +46,8 @@ def add(
     url: Annotated[
         str,
         typer.Argument(
-            metavar="URL", help="ssh://USER@HOST:PORT, or ssh://ALIAS for an alias in your ssh configuration."
+            metavar="URL",
+            help="ssh://USER@HOST:PORT, ssh://ALIAS for an alias in your ssh configuration, or web for a browser.",
         ),
     ],
     class_: Annotated[
@@ -78,8 +79,11 @@ def add(
             "device keeps a copy at the first push, and then takes no other bundles from anybody.",
         ),
     ] = None,
+    offline: Offline = False,
+    web_network: WebNetwork = None,
+    web_runtime: WebRuntime = None,
 ) -> None:
-    """Save a device under a name.
+    """Save a device or a browser under a name, with the options to reach it.
 
     Other commands then find it with --device NAME. Nothing is installed yet.
     """
@@ -87,27 +91,50 @@ def add(
     from edgekit.devices.registry import Device, add_device
     from edgekit.devices.trust import read_trust
 
-    config = str(Path(ssh_config).absolute()) if ssh_config else None
-    key = read_trust(trust) if trust else None
-    add_device(Device(name, url, shipped_class(class_).name if class_ else None, config, trust=key))
-    print(f"added {name}. Check it with: edgekit devices check {name}")
+    device = Device(
+        name,
+        url,
+        device_class=shipped_class(class_).name if class_ else None,
+        ssh_config=str(Path(ssh_config).absolute()) if ssh_config else None,
+        trust=read_trust(trust) if trust else None,
+        offline=offline,
+        web_network=web_network,
+        web_runtime=str(web_runtime.absolute()) if web_runtime else None,
+    )
+    add_device(device)
+    print(
+        f"added {name}. "
+        + (
+            f"Measure with: edgekit demo --device {name}"
+            if device.is_browser
+            else f"Check it with: edgekit doctor {name}"
+        )
+    )
 
 
 @devices.command(name="list")
 def list_(json_: Json = False) -> None:
     """List the saved devices."""
-    from edgekit.devices.listing import list_devices
+    from edgekit.devices.registry import DeviceListing, read_devices
     from edgekit.devices.trust import fingerprint_of
 
-    listing = list_devices()
+    devices = tuple(read_devices().values())
     with clean_stdout() as out:
         if json_:
-            emit(out, listing)
+            emit(out, DeviceListing(devices=devices))
             return
-        for device in listing.devices:
-            config = f"configuration {device.ssh_config}" if device.ssh_config else None
-            trust = f"trusts the key {fingerprint_of(device.trust)}" if device.trust else None
-            out.write("  ".join(filter(None, (device.name, device.url, device.device_class, config, trust))) + "\n")
+        for device in devices:
+            facts = (
+                device.name,
+                device.url,
+                device.device_class,
+                device.ssh_config and f"configuration {device.ssh_config}",
+                device.trust and f"trusts the key {fingerprint_of(device.trust)}",
+                "offline" if device.offline else None,
+                device.web_network and f"served over {device.web_network}",
+                device.web_runtime and f"LiteRT.js from {device.web_runtime}",
+            )
+            out.write("  ".join(filter(None, facts)) + "\n")
 
 
 @devices.command()
@@ -178,12 +205,12 @@ def status(
     active bundle is damaged.
     """
     from edgekit.cli.field_lines import status_lines
-    from edgekit.devices.registry import find_remote, read_devices
+    from edgekit.devices.registry import find_remote, saved_machines
     from edgekit.devices.rollout import status_of
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
-        chosen = [find_remote(name) for name in dict.fromkeys(names or read_devices())]
+        chosen = [find_remote(name) for name in dict.fromkeys(names or saved_machines())]
         result = status_of(chosen, Reporter(quiet=True))
         if json_:
             emit(out, result)

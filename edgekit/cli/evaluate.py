@@ -155,7 +155,7 @@ def evaluate(
     check_files(files)
     if scaling.output is not None:
         check_output(scaling.output)
-    browser = evaluation_browser(device, web_runtime, web_network)
+    browser = evaluation_browser(device, web_network, web_runtime)
     if browser is not None and (scaling.workers or scaling.scheduler or scaling.output):
         raise UsageError(
             f"'{device}' is a browser, for which --workers, --scheduler and --output don't work",

@@ -116,11 +116,11 @@ def push(
 
     check_app(name)
     with clean_stdout() as out:
-        devices = [find_remote(each) for each in dict.fromkeys(names)]
+        devices = [find_remote(each, offline) for each in dict.fromkeys(names)]
         read = read_bundle(bundle)
         check_trust(read, devices)
         bounds = {device: bound_for(read, device, max_p99, threads) for device in devices}
-        pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel, offline)
+        pushed = push_bundle(read, bounds, name, Reporter(quiet or json_), canary, parallel)
         if json_:
             emit(out, pushed)
         else:

@@ -13,7 +13,7 @@ from edgekit.cli.groups import Calibrating, Making, Measuring, Source
 from edgekit.config.interpolations import INTERPOLATIONS
 from edgekit.config.precisions import PRECISIONS, SCHEMES, Precision, Scheme
 from edgekit.config.runtimes import RUNTIMES, runtime_called
-from edgekit.devices.registry import LOCAL, THIS, Device, PageScheme, browser_called, find_device
+from edgekit.devices.registry import LOCAL, THIS, Device, PageScheme, find_device
 from edgekit.errors import UsageError
 from edgekit.measure.settings import Gates, Timing
 from edgekit.models.arguments import parse_model_args
@@ -78,8 +78,7 @@ def job_options(
         output=making.output,
         timing=timing_of(measuring.threads, measuring.warmup, measuring.iterations, measuring.min_speedup),
         gates=gates_of(measuring.max_drop, measuring.min_speedup),
-        devices=devices_of(measuring.device, measuring.web_runtime, measuring.web_network),
-        offline=measuring.offline,
+        devices=devices_of(measuring.device, measuring.offline, measuring.web_network, measuring.web_runtime),
         force=measuring.force,
         thumbnails=not measuring.no_thumbnails,
         command=command,
@@ -208,22 +207,22 @@ def seconds_of(text: str | None) -> float | None:
 
 
 def devices_of(
-    names: list[str] | None, web_runtime: Path | None = None, web_network: PageScheme | None = None
+    names: list[str] | None,
+    offline: bool = False,
+    web_network: PageScheme | None = None,
+    web_runtime: Path | None = None,
 ) -> tuple[Device, ...]:
     """The devices that the user chose, without repetitions; this machine if there are none."""
-    chosen = [
-        browser_called(name, web_runtime, web_network) or find_device(name)
-        for name in dict.fromkeys(listed("--device", names))
-    ]
+    chosen = [find_device(name, offline, web_network, web_runtime) for name in dict.fromkeys(listed("--device", names))]
     if (web_runtime or web_network) and not any(device.is_browser for device in chosen):
         option = "--web-network" if web_network else "--web-runtime"
         raise UsageError(f"{option} is for browsers, and no device is one", fix="Add `--device web`")
     return tuple(chosen) or (THIS,)
 
 
-def evaluation_browser(name: str, web_runtime: Path | None, web_network: PageScheme | None) -> Device | None:
+def evaluation_browser(name: str, web_network: PageScheme | None, web_runtime: Path | None) -> Device | None:
     """The browser to evaluate in; None for this machine. Raises UsageError for a board."""
-    chosen = devices_of([name], web_runtime, web_network)
+    chosen = devices_of([name], False, web_network, web_runtime)
     if chosen == (THIS,):
         return None
     if len(chosen) > 1 or not chosen[0].is_browser:

@@ -90,13 +90,13 @@ def plan(
 
 def _class_of(device: str | None, device_class: str | None) -> tuple[DeviceClass | None, bool]:
     """The class of the device, and whether it is this machine."""
-    from edgekit.devices.registry import THIS, find_device
+    from edgekit.devices.registry import THIS, find_machine
 
     if device_class is not None:
         if device is not None:
             raise UsageError("--device and --device-class were both given", fix="Leave one of them out")
         return load_device_class(device_class if not device_class.endswith(".toml") else Path(device_class)), False
-    chosen = find_device(device) if device else THIS
+    chosen = find_machine(device) if device else THIS
     if chosen == THIS:
         name = host_class()
         return (load_device_class(name) if name else None), True

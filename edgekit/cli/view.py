@@ -40,13 +40,13 @@ def inspect(
     compares the outputs; a difference is an error after the output. A layer
     that runs in float is listed with the reason.
     """
-    from edgekit.devices.registry import find_device
+    from edgekit.devices.registry import find_machine
     from edgekit.devices.remote import inspect_on
     from edgekit.measure.inspect_bundle import BundleInspection
     from edgekit.support.progress import Reporter
 
     with clean_stdout() as out:
-        inspection = inspect_on(find_device(device), bundle, threads, Reporter(quiet=json_), offline)
+        inspection = inspect_on(find_machine(device, offline), bundle, threads, Reporter(quiet=json_))
         if json_:
             emit(out, inspection)
         else:

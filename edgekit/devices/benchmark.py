@@ -42,7 +42,6 @@ def benchmark_devices(
     devices: Sequence[Device],
     timing: Timing,
     reporter: Reporter,
-    offline: bool = False,
     gates: Gates | None = None,
 ) -> Benchmark:
     """Measure each bundle on each device. The rows of a device that fails contain its error.
@@ -62,7 +61,7 @@ def benchmark_devices(
 
         def measure(device: Device) -> Sequence[Measurement]:
             if device != THIS:
-                return measure_on_device(device, runnable[device], timing, reporter, offline, pages=pages)
+                return measure_on_device(device, runnable[device], timing, reporter, pages=pages)
             measured: Mapping[str, Measurement] = measure_group(bundles, timing, machine.describe(), reporter)
             return list(measured.values())
 

@@ -108,14 +108,12 @@ def bound_for(bundle: Bundle, device: Device, max_p99: float | None, threads: in
     )
 
 
-def push_to(
-    device: Device, bundle: Bundle, app: str, bound: Bound, reporter: Reporter, offline: bool = False
-) -> PushedDevice:
+def push_to(device: Device, bundle: Bundle, app: str, bound: Bound, reporter: Reporter) -> PushedDevice:
     """Copy a bundle to a device, try it there, and make it the app's active one if it passes.
 
     The device is connected, its runtime is set up and the bundle is compared with its processor before it is copied.
     """
-    with _outcome(device, reporter) as outcome, open_board(device, offline, reporter) as board:
+    with _outcome(device, reporter) as outcome, open_board(device, reporter) as board:
         known = outcome.known = board.ask_apps(app)
         refuse_other_processor(device.name, bundle, board.facts)
         refuse_other_key(device, known)
@@ -152,7 +150,7 @@ def roll_back(device: Device, app: str, reporter: Reporter, to: str | None = Non
     `to` is the beginning of another one's hash. The device compares the files with their hashes, and switches. That
     takes no environment and no trial, and waits for no measurement.
     """
-    with _outcome(device, reporter) as outcome, open_board(device, offline=False, reporter=reporter) as board:
+    with _outcome(device, reporter) as outcome, open_board(device, reporter) as board:
         known = outcome.known = board.ask_apps(app)
         refuse_other_key(device, known)
         record = _bundle_to_return_to(device, known, app, to)

@@ -5,25 +5,33 @@
     class = "raspberry-pi-5"
     ssh_config = "/home/me/lab/ssh_config"
     trust = "-----BEGIN PUBLIC KEY-----..."
+    offline = true
+
+    [phone]
+    url = "web"
+    web_network = "https"
+    web_runtime = "/home/me/litertjs-core-2.5.3.tgz"
 
 The file is edgekit/devices.toml in the user's configuration folder, or the one that EDGEKIT_DEVICES_FILE names.
 """
 
 import os
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from edgekit.errors import OutputError, UsageError, as_sentences, did_you_mean
 from edgekit.support.files import replace_text
 
 LOCAL = "local"
 WEB = "web"
-"""Name of a browser. `web:NAME` is one, too."""
+"""Name of a browser, and address of a saved one. `web:NAME` is the name of a browser, too."""
 SCHEME = "ssh://"
 PageScheme = Literal["http", "https"]
 """How the network reaches the page for a browser."""
@@ -47,33 +55,46 @@ class Address:
     """TCP port."""
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"device_class": "class"}):
     """A machine to measure on: one that ssh reaches, this machine, or a browser."""
 
     name: str
     """Name for `--device`."""
     url: str | None = None
-    """ssh:// address, the address that serves the page for a browser, or None for this machine."""
+    """ssh:// address, "web" for a browser, or None for this machine."""
     device_class: str | None = None
     """Name of the device class that the user set."""
     ssh_config: str | None = None
     """Path of the ssh configuration to use instead of the user's own."""
-    web_runtime: Path | None = None
-    """Package file of LiteRT.js for a browser; None to let npm download it."""
     trust: str | None = None
     """PEM text of the public key with which bundles for the device are signed; None to push unsigned ones too."""
+    offline: bool = False
+    """Whether this machine downloads the device's packages, because the device can't."""
+    web_network: PageScheme | None = None
+    """How the network reaches the page for a browser; None to serve it to this machine alone."""
+    web_runtime: str | None = None
+    """Path of the package file of LiteRT.js for a browser; None to let npm download it."""
 
     @property
     def is_browser(self) -> bool:
         """Whether it is a browser, which opens a page of edgekit's."""
-        return self.url is not None and self.url.startswith("http")
+        return self.url == WEB
 
     @property
     def address(self) -> Address:
         """SSH address of a device with a URL."""
         assert self.url is not None
         return parse_url(self.url)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceListing:
+    """The document of `edgekit devices list`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's format."""
+    devices: tuple[Device, ...]
+    """Devices in the order of the file."""
 
 
 THIS = Device(LOCAL)
@@ -107,7 +128,7 @@ def read_devices() -> dict[str, Device]:
     """The user's devices by name; UsageError if the file is damaged."""
     path = devices_file()
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = msgspec.toml.decode(path.read_bytes(), type=dict[str, dict[str, object]])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -115,67 +136,81 @@ def read_devices() -> dict[str, Device]:
     return {name: _device(name, table, path) for name, table in tables.items()}
 
 
-def browser_called(name: str, web_runtime: Path | None = None, web_network: PageScheme | None = None) -> Device | None:
-    """The browser with this name, `web` or `web:NAME`; None for another name. UsageError if NAME is not valid.
+def saved_machines() -> list[str]:
+    """Names of the user's devices that are no browsers."""
+    return [name for name, device in read_devices().items() if not device.is_browser]
 
-    Its page is for this machine alone, unless the network may reach it.
-    """
+
+def browser_called(name: str) -> Device | None:
+    """The browser with this name, `web` or `web:NAME`; None for another name. UsageError if NAME is not valid."""
     kind, colon, own = name.partition(":")
     if kind != WEB or own.startswith("//"):
         return None
     if colon and not _NAME.fullmatch(own):
         raise UsageError(f"the browser's name is '{own}'", valid="1 to 64 letters, digits, '.', '_' and '-'")
-    url = "http://127.0.0.1" if web_network is None else f"{web_network}://0.0.0.0"
-    return Device(name, url, web_runtime=web_runtime)
+    return Device(name, WEB)
 
 
-def find_device(name: str) -> Device:
-    """The device with this name or ssh:// address; UsageError with the valid names if it doesn't exist."""
+def find_device(
+    name: str, offline: bool = False, web_network: PageScheme | None = None, web_runtime: Path | None = None
+) -> Device:
+    """The device with this name or ssh:// address, and with the settings that a command adds to the saved ones.
+
+    Raises UsageError with the valid names if it doesn't exist.
+    """
     if name == LOCAL:
         return THIS
-    if browser_called(name):
+    if device := browser_called(name):
+        pass
+    elif name.startswith(SCHEME):
+        parse_url(name)
+        device = Device(name, name)
+    elif not (device := (devices := read_devices()).get(name)):
+        names = (LOCAL, *devices)
+        raise UsageError(
+            f"unknown device '{name}'",
+            valid=f"{', '.join(names)}, or an address ssh://USER@HOST",
+            fix=as_sentences(did_you_mean(name, names), "Run `edgekit devices add NAME ssh://USER@HOST` to add one"),
+        )
+    if not device.is_browser:
+        return replace(device, offline=offline or device.offline)
+    runtime = str(web_runtime) if web_runtime else device.web_runtime
+    return replace(device, web_network=web_network or device.web_network, web_runtime=runtime)
+
+
+def find_machine(name: str, offline: bool = False) -> Device:
+    """Like `find_device`, but UsageError for a browser."""
+    device = find_device(name, offline)
+    if device.is_browser:
         raise UsageError(
             f"'{name}' is a browser", valid="a machine for this command; `edgekit benchmark` measures in browsers"
         )
-    if name.startswith(SCHEME):
-        parse_url(name)
-        return Device(name, name)
-    devices = read_devices()
-    if name in devices:
-        return devices[name]
-    names = (LOCAL, *devices)
-    raise UsageError(
-        f"unknown device '{name}'",
-        valid=f"{', '.join(names)}, or an address ssh://USER@HOST",
-        fix=as_sentences(did_you_mean(name, names), "Run `edgekit devices add NAME ssh://USER@HOST` to add one"),
-    )
+    return device
 
 
-def find_remote(name: str) -> Device:
-    """Like `find_device`, but UsageError for `local`."""
+def find_remote(name: str, offline: bool = False) -> Device:
+    """Like `find_machine`, but UsageError for `local`."""
     if name == LOCAL:
         raise UsageError(f"'{LOCAL}' is this machine", valid="the name of a device over SSH, or ssh://USER@HOST")
-    return find_device(name)
+    return find_machine(name, offline)
 
 
 def add_device(device: Device) -> None:
     """Add a device to the file; UsageError if its name exists or is not valid, or its address is wrong."""
-    check_name(device.name)
     devices = read_devices()
+    _check(device)
     if device.name in devices:
         raise UsageError(
             f"device '{device.name}' exists already ({devices[device.name].url})",
             fix=f"Choose another name, or run `edgekit devices remove {device.name}` first",
         )
-    assert device.url is not None
-    parse_url(device.url)
     if device.ssh_config is not None and not Path(device.ssh_config).is_file():
         raise UsageError(
             f"--ssh-config is '{device.ssh_config}', which doesn't exist", valid="an ssh configuration file"
         )
-    values = {"url": device.url, "class": device.device_class, "ssh_config": device.ssh_config, "trust": device.trust}
+    settings = {key: value for key, value in msgspec.to_builtins(device).items() if value}
     with _editing() as tables:
-        tables[device.name] = {key: value for key, value in values.items() if value is not None}
+        tables[settings.pop("name")] = settings
 
 
 def remove_device(name: str) -> None:
@@ -198,18 +233,35 @@ def check_name(name: str) -> None:
         )
 
 
-def _device(name: str, table: object, path: Path) -> Device:
-    values: Mapping[str, Any] = table if isinstance(table, dict) else {}
-    strings = all(isinstance(value, str) for value in values.values())
-    if "url" not in values or not strings or values.keys() - {"url", "class", "ssh_config", "trust"}:
+def _device(name: str, table: dict[str, object], path: Path) -> Device:
+    try:
+        device = msgspec.convert(table | {"name": name}, Device)
+    except msgspec.ValidationError as error:
         raise UsageError(
-            f"device '{name}' in '{path}' is not valid",
-            valid="a table with the string 'url' and, optionally, the strings 'class', 'ssh_config' and 'trust'",
+            f"device '{name}' in '{path}' is not valid: {error}",
+            valid="a table with 'url' and the settings that `edgekit devices add` writes",
             fix="Correct or delete it",
-        )
-    check_name(name)
-    parse_url(values["url"])
-    return Device(name, values["url"], values.get("class"), values.get("ssh_config"), trust=values.get("trust"))
+        ) from error
+    _check(device)
+    return device
+
+
+def _check(device: Device) -> None:
+    """Raise UsageError unless a device has a valid name and address, and only settings that suit them."""
+    check_name(device.name)
+    if device.is_browser:
+        kind = "a browser"
+        others = {
+            "class": device.device_class, "ssh-config": device.ssh_config, "trust": device.trust,
+            "offline": device.offline,
+        }  # fmt: skip
+    else:
+        kind = "a machine over SSH"
+        others = {"web-network": device.web_network, "web-runtime": device.web_runtime}
+        parse_url(device.url or "")
+    for option, value in others.items():
+        if value:
+            raise UsageError(f"--{option} doesn't suit '{device.name}', which is {kind}", fix=f"Leave out `--{option}`")
 
 
 @contextmanager

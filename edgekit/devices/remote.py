@@ -64,8 +64,8 @@ class Measurer(Protocol):
 class Board:
     """A connected device, ready to measure. `open_board` creates one."""
 
-    def __init__(self, connection: Connection, offline: bool, reporter: Reporter) -> None:
-        self.connection, self._offline, self._reporter = connection, offline, reporter
+    def __init__(self, connection: Connection, reporter: Reporter) -> None:
+        self.connection, self._reporter = connection, reporter
         self.device = connection.device
         self.facts = probe(connection)
         self.row_facts = row_device(self.device, self.facts)
@@ -136,7 +136,7 @@ class Board:
     def environment(self, target: str, oldest: str | None) -> str:
         """Prepare the environment of a target, whose runtime is not older than `oldest`. Returns its Python."""
         with self._reporter.stage(f"{self.device.name}: set up {target}"):
-            return ensure_environment(self.connection, self.facts, target, oldest, self._offline)
+            return ensure_environment(self.connection, self.facts, target, oldest)
 
     def job(
         self,
@@ -202,32 +202,30 @@ def files_of(bundle: Bundle) -> list[Path]:
 
 
 @contextmanager
-def open_board(device: Device, offline: bool, reporter: Reporter) -> Iterator[Board]:
+def open_board(device: Device, reporter: Reporter) -> Iterator[Board]:
     """Connect to a device and probe it; raises a DeviceError if that fails."""
     with connect(device) as connection:
-        yield Board(connection, offline, reporter)
+        yield Board(connection, reporter)
 
 
 @contextmanager
-def open_measurer(
-    device: Device, timing: Timing, offline: bool, reporter: Reporter, pages: Pages | None
-) -> Iterator[Measurer]:
+def open_measurer(device: Device, timing: Timing, reporter: Reporter, pages: Pages | None) -> Iterator[Measurer]:
     """Connect to a board, or wait for a browser. Raises a DeviceError if that fails."""
     if device.is_browser:
         assert pages is not None
         yield pages.browser(device, timing.threads)
     else:
-        with open_board(device, offline, reporter) as board:
+        with open_board(device, reporter) as board:
             yield board
 
 
-def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter, offline: bool) -> Inspection:
+def inspect_on(device: Device, path: Path, threads: int | None, reporter: Reporter) -> Inspection:
     """Inspect a bundle or model file on this machine or on a device: the document of `edgekit inspect`."""
     if device == THIS:
         return inspect_model(path, threads) if path.is_file() else inspect_bundle(path, threads)
     if not path.exists():
         raise InputError(f"'{path}' doesn't exist", valid="a model file, or the folder of a bundle")
-    with open_board(device, offline, reporter) as board:
+    with open_board(device, reporter) as board:
         return board.inspect(path, check_threads(threads) if threads is not None else None)
 
 
@@ -236,7 +234,6 @@ def measure_on_device(
     built: BuiltBundles,
     timing: Timing,
     reporter: Reporter,
-    offline: bool = False,
     images: EvaluationImages | None = None,
     store: MeasurementStore | None = None,
     pages: Pages | None = None,
@@ -254,7 +251,7 @@ def measure_on_device(
     def measure(group: Group) -> Mapping[str, Measurement]:
         nonlocal facts
         try:
-            with open_measurer(device, timing, offline, reporter, pages) as measurer:
+            with open_measurer(device, timing, reporter, pages) as measurer:
                 facts = measurer.row_facts
 
                 def on_device(group: Group) -> Mapping[str, Measurement]:

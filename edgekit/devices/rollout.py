@@ -98,12 +98,11 @@ def push_bundle(
     reporter: Reporter,
     canary: int = 1,
     parallel: int = 4,
-    offline: bool = False,
 ) -> Pushed:
     """Push a bundle to devices, each with the bound of its latency, as the active bundle of an app."""
 
     def push(device: Device) -> PushedDevice:
-        return push_to(device, bundle, app, bounds[device], reporter, offline)
+        return push_to(device, bundle, app, bounds[device], reporter)
 
     return Pushed(app=app, sha256=bundle.sha256, results=roll_out(list(bounds), push, canary, parallel))
 
@@ -113,7 +112,7 @@ def status_of(devices: Sequence[Device], reporter: Reporter) -> Status:
 
     def ask(device: Device) -> Sequence[DeviceStatus]:
         try:
-            with open_board(device, offline=False, reporter=reporter) as board:
+            with open_board(device, reporter) as board:
                 answer = board.ask_apps()
         except DeviceError as error:
             interrupts.check()  # an interrupt makes the main thread close the connections, which is not an error

@@ -50,9 +50,7 @@ def requirements_of(target: str, minimum: str | None, signed: bool = False) -> l
     return [*REQUIREMENTS, *(TRUST_REQUIREMENTS if signed else ()), f"{engine},>={minimum}" if minimum else engine]
 
 
-def ensure_environment(
-    connection: Connection, facts: ProbeResult, target: str, minimum: str | None = None, offline: bool = False
-) -> str:
+def ensure_environment(connection: Connection, facts: ProbeResult, target: str, minimum: str | None = None) -> str:
     """Create the environment for a target unless it exists, and return the path of its Python.
 
     Raises DevicePythonError, DeviceFullError, DeviceSetupError, or the error of a lost connection.
@@ -68,6 +66,7 @@ def ensure_environment(
     used = ["sh", "-c", 'test -e "$1" && touch "$1"', "sh", f"{ready}/edgekit-complete"]
     if connection.run(used, work="the search for an environment").status == 0:
         return f"{ready}/bin/python"
+    offline = connection.device.offline
     if not python.ensurepip and not offline:
         raise DevicePythonError(
             f"{device}: {python.path} has no ensurepip, so it can't create environments",

@@ -173,7 +173,7 @@ def bundles_and_rows(
         def measure(device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
             if device == THIS:
                 return measure_here(bundles, machine.describe(), store, reporter)
-            return measure_on_device(device, bundles, options.timing, reporter, options.offline, images, store, pages)
+            return measure_on_device(device, bundles, options.timing, reporter, images, store, pages)
 
         measured = each_device(options.devices, lambda device: measure(device, built))
         if repairs and not reference.near_chance:

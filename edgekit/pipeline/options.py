@@ -39,8 +39,6 @@ class Options:
     gates: Gates = field(default_factory=Gates)
     devices: tuple[Device, ...] = (THIS,)
     """Devices to measure on. Bundles are built for the class of the first."""
-    offline: bool = False
-    """Whether this machine downloads the devices' packages instead of the devices themselves."""
     force: bool = False
     """Whether to build bundles even if the plan predicts that they won't fit."""
     thumbnails: bool = True

@@ -198,7 +198,8 @@ def test_list_and_remove(board: Server, capfd: Any) -> None:
     assert main(["devices", "list"]) == 0
     assert capfd.readouterr().out == f"board  ssh://device  configuration {board.config}\n"
     assert main(["devices", "list", "--json"]) == 0
-    row = {"name": "board", "url": "ssh://device", "class": None, "ssh_config": str(board.config), "trust": None}
+    row = {"name": "board", "url": "ssh://device", "class": None, "ssh_config": str(board.config), "trust": None,
+           "offline": False, "web_network": None, "web_runtime": None}  # fmt: skip
     assert json.loads(capfd.readouterr().out) == {"schema_version": 1, "devices": [row]}
     assert main(["devices", "remove", "board"]) == 0
     assert main(["devices", "check", "board"]) == 2

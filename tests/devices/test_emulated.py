@@ -63,7 +63,7 @@ def boards(
             assert main(["devices", "add", name, "ssh://device", "--ssh-config", str(servers[name].config)]) == 0
             for target in TARGETS[name]:
                 minimum = read_bundle(finished_run / f"{target}-int8").manifest.engine["minimum"]
-                with open_board(servers[name].device(name), True, Reporter(quiet=True)) as board:
+                with open_board(servers[name].device(name, offline=True), Reporter(quiet=True)) as board:
                     board.environment(target, minimum)
             compile_installed(servers[name], suite)
         yield servers

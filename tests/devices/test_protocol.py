@@ -38,7 +38,7 @@ LONG = Timing(threads=1, warmup=1, iterations=500_000)
 
 def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
     bundles = {"int8": read_bundle(pair[1])}
-    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
+    with open_board(lent_board.device(), Reporter(quiet=True)) as opened:
         with (
             when(lambda: agents_at_work(lent_board), lambda: signal_agents(lent_board, signal.SIGKILL)),
             refuses(DeviceCrashError, "SIGKILL"),
@@ -49,7 +49,7 @@ def test_a_killed_agent(lent_board: Server, pair: list[Path]) -> None:
 
 def test_a_connection_that_is_cut_under_the_agent(lent_board: Server, pair: list[Path]) -> None:
     with (
-        open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
+        open_board(lent_board.device(), Reporter(quiet=True)) as opened,
         when(lambda: agents_at_work(lent_board), lent_board.cut),
         pytest.raises(ConnectionCutError),
     ):
@@ -61,7 +61,7 @@ def test_an_agent_that_falls_silent(lent_board: Server, pair: list[Path], monkey
     monkeypatch.setattr(protocol, "SILENCE_S", 12)
     stopped: list[int] = []
     with (
-        open_board(lent_board.device(), False, Reporter(quiet=True)) as opened,
+        open_board(lent_board.device(), Reporter(quiet=True)) as opened,
         when(lambda: agents_at_work(lent_board), lambda: stopped.extend(signal_agents(lent_board, signal.SIGSTOP))),
         pytest.raises(FrozenError),
     ):
@@ -187,7 +187,7 @@ def test_lines_that_are_not_messages_are_ignored(board: Server, capfd: pytest.Ca
 def test_an_answer_that_does_not_match_the_job_is_an_error(
     lent_board: Server, pair: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
+    with open_board(lent_board.device(), Reporter(quiet=True)) as opened:
         for answer in (Measured(()), Inspected()):
             monkeypatch.setattr(remote, "run_agent", lambda *_, answer=answer: answer)
             with pytest.raises(ConnectionCutError):

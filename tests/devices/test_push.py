@@ -179,7 +179,7 @@ def test_what_is_refused_before_anything_is_copied(
 
 
 def test_the_processors_of_a_class(board: Server, make_bundle: MakeBundle) -> None:
-    with open_board(board.device(), False, QUIET) as opened:
+    with open_board(board.device(), QUIET) as opened:
         facts = replace(opened.facts, features=("fp", "asimd"), board="Raspberry Pi 4 Model B")
     for name in ("raspberry-pi-4", "my-own-class"):
         refuse_other_processor("board", read_bundle(make_bundle("onnx", device_class=name)), facts)

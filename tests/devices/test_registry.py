@@ -12,9 +12,12 @@ from edgekit.devices.registry import (
     add_device,
     devices_file,
     find_device,
+    find_machine,
+    find_remote,
     parse_url,
     read_devices,
     remove_device,
+    saved_machines,
 )
 from edgekit.errors import OutputError, UsageError
 from tests.helpers.refusals import refuses
@@ -75,6 +78,39 @@ def test_an_added_device_is_found_until_it_is_removed(file: Path, tmp_path: Path
     assert caught.value.valid == "other"
 
 
+def test_commands_add_to_the_settings_of_a_saved_device() -> None:
+    add_device(Device("far", "ssh://far", offline=True))
+    add_device(Device("near", "ssh://near"))
+    add_device(Device("phone", "web", web_network="https", web_runtime="/litertjs.tgz"))
+    assert find_device("phone").is_browser
+    assert (find_device("far").offline, find_device("near").offline) == (True, False)
+    assert find_device("near", offline=True).offline
+    assert find_device("local", offline=True) == THIS
+    assert find_device("phone", web_network="http") == Device(
+        "phone", "web", web_network="http", web_runtime="/litertjs.tgz"
+    )
+    assert find_device("phone", web_runtime=Path("other.tgz")).web_runtime == "other.tgz"
+    assert saved_machines() == ["far", "near"]
+    for find in (find_machine, find_remote):
+        with refuses(UsageError, "'phone' is a browser"):
+            find("phone")
+
+
+@pytest.mark.parametrize(
+    ("device", "option"),
+    [
+        (Device("phone", "web", "raspberry-pi-5"), "--class"),
+        (Device("phone", "web", offline=True), "--offline"),
+        (Device("pi", "ssh://pi", web_network="http"), "--web-network"),
+        (Device("pi", "ssh://pi", web_runtime="litertjs.tgz"), "--web-runtime"),
+    ],
+)
+def test_settings_that_do_not_suit_a_device_are_refused(device: Device, option: str, file: Path) -> None:
+    with refuses(UsageError, option, device.name):
+        add_device(device)
+    assert not file.exists()
+
+
 def test_the_user_s_comments_stay(file: Path) -> None:
     file.parent.mkdir()
     file.write_text("# in the rack\n[pi5]\nurl = 'ssh://pi5' # second from the top\n")
@@ -118,6 +154,7 @@ def test_an_unknown_device_lists_the_valid_names() -> None:
 @pytest.mark.parametrize(
     "text",
     ["[", "pi = 1", "[pi]\nurl = 3", "[pi]\nclass = 'x'", "[pi]\nurl='ssh://a'\nport=3", "['p i']\nurl='ssh://a'",
+     "[pi]\nurl='web'\nweb_network='ftp'", "[pi]\nurl='web'\ntrust='x'",
      "[pi]\nurl='file:///x'"],
 )  # fmt: skip
 def test_a_damaged_file_is_refused(text: str, file: Path) -> None:

@@ -202,7 +202,7 @@ def test_deploy_on_a_device_and_here(
 
 def test_refused_before_anything_starts(lent_board: Server, pair: list[Path]) -> None:
     bundles = {"int8": read_bundle(pair[1])}
-    with open_board(lent_board.device(), False, Reporter(quiet=True)) as opened:
+    with open_board(lent_board.device(), Reporter(quiet=True)) as opened:
         facts = opened.facts
         opened.facts = replace(facts, memory_available_bytes=1000)
         with refuses(DeviceMemoryError, "0 MB", "105 MB", "'int8'"):

@@ -114,7 +114,7 @@ def test_clean(lent_board: Server, capfd: Any) -> None:
 @pytest.mark.parametrize("offline", [True, False])
 def test_set_up_offline_and_with_the_device_s_pip(lent_board: Server, pair: list[Path], offline: bool) -> None:
     shutil.rmtree(lent_board.cache)
-    with open_board(lent_board.device(), offline, Reporter(quiet=True)) as opened:
+    with open_board(lent_board.device(offline=offline), Reporter(quiet=True)) as opened:
         if offline:
             bare = replace(opened.facts.pythons[0], ensurepip=False)
             opened.facts = replace(opened.facts, pythons=(bare,))

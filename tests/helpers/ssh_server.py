@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ class Server:
 
     def device(self, name: str = "board", **changes: Any) -> Device:
         """The device as the registry returns it."""
-        return replace(Device(name, "ssh://device", ssh_config=str(self.config)), **changes)
+        return Device(name, "ssh://device", ssh_config=str(self.config), **changes)
 
     def sessions(self) -> dict[int, str]:
         """Command lines of the sshd processes of all connections, and of their descendants, by process id."""

@@ -4,6 +4,7 @@ import io
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -38,9 +39,8 @@ class Pages:
         from edgekit.devices.web.server import PageServer
 
         if device not in self._servers:
-            assert device.url is not None
-            scheme, _, host = device.url.partition("://")
-            here = own_address() if host == EVERYWHERE else LOOPBACK
+            scheme = device.web_network or "http"
+            host, here = (EVERYWHERE, own_address()) if device.web_network else (LOOPBACK, LOOPBACK)
             tls = own_certificate([here, LOOPBACK]) if scheme == "https" else None
             server = PageServer(device.name, self._runtime, host, tls)
             self._stack.enter_context(closing(server))
@@ -63,7 +63,8 @@ def serving(devices: Sequence[Device], reporter: Reporter) -> Iterator[Pages | N
         return
     for package in PACKAGES:
         import_needed(package, "web")
-    runtime = runtime_files(browsers[0].web_runtime)
+    named = [Path(browser.web_runtime) for browser in browsers if browser.web_runtime]
+    runtime = runtime_files(named[0] if named else None)
     with ExitStack() as stack:
         yield Pages(runtime, reporter, stack)
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edgekit.cli.main import main
-from edgekit.devices.registry import Device, browser_called, find_device
+from edgekit.devices.registry import Device, browser_called, find_machine
 from edgekit.devices.web.facts import browser_of, build_for, device_of, dot_product
 from edgekit.devices.web.page_messages import DotProducts, PageFacts
 from edgekit.devices.web.runnable import check_browsers
@@ -17,7 +17,7 @@ from edgekit.measure.settings import Timing
 from tests.helpers.pages import FACTS
 from tests.helpers.tiny import MakeBundle
 
-PHONE = Device("web:pixel", "http://127.0.0.1")
+PHONE = Device("web:pixel", "web")
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0"
 SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605.1.15 Version/19.0 Mobile Safari/604.1"
 
@@ -69,17 +69,16 @@ def test_the_fastest_build_that_the_browser_can_run() -> None:
 
 
 def test_names_of_browsers() -> None:
-    assert browser_called("web") == Device("web", "http://127.0.0.1")
+    assert browser_called("web") == Device("web", "web")
     assert browser_called("web:pixel") == PHONE
-    assert browser_called("web", None, "https") == Device("web", "https://0.0.0.0")
-    assert all(browser.is_browser for browser in (PHONE, Device("web", "https://0.0.0.0")))
+    assert PHONE.is_browser
     assert not Device("board", "ssh://board").is_browser
     assert browser_called("webcam") is None
     for name in ("web:", "web:a b"):
         with pytest.raises(UsageError):
             browser_called(name)
     with pytest.raises(UsageError, match="is a browser"):
-        find_device("web:pixel")
+        find_machine("web:pixel")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.devices.registry import PageScheme, browser_called
+from edgekit.devices.registry import PageScheme, find_device
 from edgekit.devices.web import pages as module
 from edgekit.devices.web.pages import Pages, invitation, serving
 from edgekit.devices.web.runtime_package import RuntimeFiles
@@ -30,7 +30,7 @@ ANOTHER_ADDRESS = "127.0.0.2"
 def test_only_with_web_network_does_the_network_reach_a_page(
     network: PageScheme | None, host: str, reached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = browser_called("web", None, network)
+    device = find_device("web", web_network=network)
     assert device is not None
     monkeypatch.setattr(module, "runtime_files", lambda package: RuntimeFiles(tmp_path))
     monkeypatch.setattr(PageServer, "joined", nobody)

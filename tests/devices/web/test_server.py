@@ -181,7 +181,7 @@ def test_a_second_browser_is_refused(server: PageServer) -> None:
 
 def test_a_browser_without_simd_is_told_so(server: PageServer, tmp_path: Path) -> None:
     def measure() -> None:
-        Browser(Device("web", "http://127.0.0.1"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
+        Browser(Device("web", "web"), server, RuntimeFiles(tmp_path), 1, Reporter(quiet=True))
 
     async def page() -> None:
         async with opened(server, simd=False) as joined:
