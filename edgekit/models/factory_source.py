@@ -13,6 +13,7 @@ from torch import nn
 
 from edgekit.errors import ModelError, UsageError
 from edgekit.models.checkpoint import open_checkpoint
+from edgekit.models.class_names import StoredNames
 from edgekit.models.inputs import parse_size
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.models.source import LoadedModule
@@ -25,8 +26,8 @@ class FactorySource:
 
     name: ClassVar[str] = "factory"
 
-    def recognizes(self, name: str) -> bool:
-        return ":" in name
+    def recognizes(self, options: ModelOptions) -> bool:
+        return ":" in options.name
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         return parse_size(options.imgsz)  # img_size in model_args belongs to the factory
@@ -39,8 +40,8 @@ class FactorySource:
         Raises ModelError if the import or the call fails or doesn't return an nn.Module, and UsageError for random
         weights.
         """
-        name, weights = options.name, options.weights
-        if weights == "random":
+        name = options.name
+        if options.weights == "random":
             raise UsageError(
                 f"--weights random doesn't apply to '{name}', whose factory sets the weights",
                 valid="a checkpoint file",
@@ -50,19 +51,26 @@ class FactorySource:
             factory = _import_factory(name)
             torch.manual_seed(seed)  # after the import, which may draw random numbers, but only the first time
             module = _call(name, factory, options.model_args)
-        module = module.cpu().float()
-        if weights is None:
-            return LoadedModule(module, "factory", state_sha256(module), None)
-        path = Path(weights)
-        checkpoint = open_checkpoint(path)
-        notes = notes_on_tensors(fit_weights(module, checkpoint.state, path), checkpoint, path)
-        file = str(checkpoint.files[0]) if path.is_dir() else weights
-        return LoadedModule(module, file, checkpoint.sha256, None, class_names=checkpoint.class_names, notes=notes)
+        return with_weights(module.cpu().float(), options, "factory")
 
     def build_meta(self, options: ModelOptions) -> nn.Module:
         """Build the network with `factory(**model_args)`."""
         with _current_folder_importable():
             return _call(options.name, _import_factory(options.name), options.model_args)
+
+
+def with_weights(
+    module: nn.Module, options: ModelOptions, origin: str, names: tuple[StoredNames, ...] = ()
+) -> LoadedModule:
+    """The module with the weights of the file in the options, or else those that it has, from `origin`."""
+    if options.weights is None:
+        return LoadedModule(module, origin, state_sha256(module), None, class_names=names)
+    path = Path(options.weights)
+    checkpoint = open_checkpoint(path)
+    notes = notes_on_tensors(fit_weights(module, checkpoint.state, path), checkpoint, path)
+    file = str(checkpoint.files[0]) if path.is_dir() else options.weights
+    stored = (*checkpoint.class_names, *names)
+    return LoadedModule(module, file, checkpoint.sha256, None, class_names=stored, notes=notes)
 
 
 def _import_factory(name: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgekit.compat.timm import checkpoint_filter
-from edgekit.errors import EdgekitError, ModelError
+from edgekit.errors import EdgekitError, ModelError, UsageError
 from edgekit.models.checkpoint import Checkpoint, open_checkpoint
 from edgekit.models.coatnet import register_coatnet_7
 from edgekit.models.description import Inputs
@@ -26,6 +26,7 @@ from edgekit.models.source import ModelSource, Note
 from edgekit.models.state_dict import Rename, classes_of_head, own_tensors
 from edgekit.models.timm_source import TimmSource
 from edgekit.models.torchvision_source import TorchvisionSource, present_names, side_of_positions, torchvision_models
+from edgekit.models.transforms import read_transform
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ def identify(options: ModelOptions, command: Sequence[str] = ()) -> Identified:
     `command` is the user's command line, which the error for a checkpoint of an unknown architecture corrects. Raises
     ModelError, WeightsError or HubError.
     """
+    options, first = _with_transform(options)
     named = _architecture(options, command)
-    options, notes = named.options, list(named.notes)
+    options, notes = named.options, [*first, *named.notes]
     source = _source(options.name)
-    if source is None or options.weights in (None, "random"):
+    if source is None or options.module is not None or options.weights in (None, "random"):
         return Identified(options, tuple(notes))
     path = Path(str(options.weights))
     checkpoint = open_checkpoint(path)
@@ -78,6 +80,8 @@ def _is_timm(name: str) -> bool:
 def _architecture(options: ModelOptions, command: Sequence[str]) -> Identified:
     """The options with a name of timm's or torchvision's in place of a checkpoint, a saved folder or a repository."""
     repository = next((options.name.removeprefix(p) for p in HUB_PREFIXES if options.name.startswith(p)), None)
+    if options.module is not None:
+        return Identified(options)
     if repository is not None:
         path = fetch_repository(repository, weights=options.weights is None)
     elif options.is_checkpoint and (options.has_checkpoint_suffix or not _is_timm(options.name)):
@@ -134,7 +138,24 @@ def _with_description(options: ModelOptions, checkpoint: Checkpoint) -> tuple[Mo
     description = checkpoint.description
     if description.model_args and _known(description.architecture, None) == options.name.partition(".")[0]:
         options = _with_arguments(options, description.model_args)
-    inputs: Inputs = description.inputs
+    return _with_inputs(options, description.inputs, description.inputs_origin)
+
+
+def _with_transform(options: ModelOptions) -> tuple[ModelOptions, list[Note]]:
+    """The options with the preprocessing of their transform. UsageError if it can't be expressed, or has no size."""
+    if options.transform is None:
+        return options, []
+    inputs = read_transform(options.transform)
+    if inputs.size is None and options.imgsz is None:
+        raise UsageError(
+            "the transform neither resizes nor crops, so it doesn't tell the size of the network's images",
+            fix="Pass their height and width in pixels as imgsz",
+        )
+    return _with_inputs(replace(options, transform=None), inputs, "the transform")
+
+
+def _with_inputs(options: ModelOptions, inputs: Inputs, origin: str) -> tuple[ModelOptions, list[Note]]:
+    """The options with the preprocessing that is stated elsewhere, where they leave it open."""
     size = inputs.size if options.imgsz is None and "img_size" not in options.model_args else None
     stated = {
         "imgsz": size,
@@ -151,7 +172,7 @@ def _with_description(options: ModelOptions, checkpoint: Checkpoint) -> tuple[Mo
         return options, []
     words = {"imgsz": "x".join(map(str, size or ())), "crop_mode": f"crop {inputs.crop_mode}"}
     listed = ", ".join(words.get(key) or f"{key} {_short(value)}" for key, value in new.items())
-    return replace(options, **new), [Note(f"preprocessing: {listed}, from {description.inputs_origin}")]
+    return replace(options, **new), [Note(f"preprocessing: {listed}, from {origin}")]
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ def build_meta(options: ModelOptions) -> tuple[nn.Module, tuple[int, int]]:
     an invalid name or arguments, ModelError for a factory that needs real tensors, and the errors of `identify`.
     """
     options = identify(options).options
-    source = find_source(options.name)
+    source = find_source(options)
     size = source.input_size(options)
     try:
         with torch.device("meta"):

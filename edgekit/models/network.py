@@ -107,7 +107,7 @@ def load_network(options: ModelOptions, *, seed: int = 0) -> Network:
     keep_to_available_cores()
     identified = identify(options)
     options = identified.options
-    source = find_source(options.name)
+    source = find_source(options)
     size = source.input_size(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

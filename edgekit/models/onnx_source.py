@@ -52,8 +52,8 @@ class OnnxSource:
 
     name: ClassVar[str] = "onnx"
 
-    def recognizes(self, name: str) -> bool:
-        return name.lower().endswith(ONNX_SUFFIX)
+    def recognizes(self, options: ModelOptions) -> bool:
+        return options.name.lower().endswith(ONNX_SUFFIX)
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         """The file's input size. Only a file with dynamic sides needs `--imgsz`."""

@@ -40,8 +40,8 @@ class OpenClipSource:
 
     name: ClassVar[str] = "open_clip"
 
-    def recognizes(self, name: str) -> bool:
-        return name.startswith(PREFIX)
+    def recognizes(self, options: ModelOptions) -> bool:
+        return options.name.startswith(PREFIX)
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         return size_of_model(options)

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ModelArgs: TypeAlias = dict[str, Any]
 """Keyword arguments of a model's constructor, as parsed from `--model-args`: Python literals."""
@@ -47,12 +50,17 @@ class ModelOptions:
     """Whether the weights of a file are known not to be derived from published ones, whose licence could apply."""
     labels: Path | None = None
     """File with one class name per line, in the order of the logits."""
+    module: "nn.Module | None" = None
+    """A network in memory, of which edgekit makes a copy; `name` then only names it."""
+    transform: Any = None
+    """The network's evaluation transform (of torchvision, timm or transformers), from which the preprocessing is taken
+    where the other options leave it open."""
 
     @property
     def is_checkpoint(self) -> bool:
         """Whether the name is the path of a checkpoint file or of a folder with a saved model, which need not exist."""
         name, path = self.name.lower(), Path(self.name)
-        if ":" in name or name.endswith(ONNX_SUFFIX):
+        if self.module is not None or ":" in name or name.endswith(ONNX_SUFFIX):
             return False
         return self.has_checkpoint_suffix or path.is_file() or (path / "config.json").is_file()
 

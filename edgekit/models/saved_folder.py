@@ -46,8 +46,7 @@ def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]
     """
     path = folder / CONFIG
     config = _read(path)
-    stored = (replace(entry, file=CONFIG) for entry in stored_names(config))
-    names = tuple(entry for entry in stored if entry.problem or not all(map(_PLACEHOLDER.fullmatch, entry.names)))
+    names = names_of_config(config, CONFIG)
     if isinstance(config.get("architecture"), str):
         pretrained = config.get("pretrained_cfg", config)
         arguments = config.get("model_args", {})
@@ -63,6 +62,12 @@ def describe_folder(folder: Path) -> tuple[Description, tuple[StoredNames, ...]]
     if (folder / PREPROCESSOR).is_file():
         inputs, origin = processor_inputs(_read(folder / PREPROCESSOR)), f"'{PREPROCESSOR}'"
     return Description(architecture, f"'{CONFIG}'", arguments, inputs, origin), names
+
+
+def names_of_config(config: Mapping[str, Any], file: str) -> tuple[StoredNames, ...]:
+    """The class names in a configuration of timm or transformers, which calls unnamed ones LABEL_0, LABEL_1, …."""
+    stored = (replace(entry, file=file) for entry in stored_names(config))
+    return tuple(entry for entry in stored if entry.problem or not all(map(_PLACEHOLDER.fullmatch, entry.names)))
 
 
 def _tuple(value: object) -> object:

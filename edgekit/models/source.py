@@ -1,6 +1,6 @@
 """The protocol of model sources: each recognizes one kind of model name and loads or plans the networks so named."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -45,6 +45,10 @@ class LoadedModule:
     notes: tuple[Note, ...] = ()
     """What the source inferred from the files."""
 
+    def with_notes(self, *notes: Note) -> "LoadedModule":
+        """The same module with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
 
 class ModelSource(Protocol):
     """A source of networks. `edgekit.models.lookup` lists the sources; each has its own file."""
@@ -52,8 +56,8 @@ class ModelSource(Protocol):
     name: ClassVar[str]
     """The source's name in reports and manifests."""
 
-    def recognizes(self, name: str) -> bool:
-        """Whether this source is responsible for a model name, which need not exist."""
+    def recognizes(self, options: ModelOptions) -> bool:
+        """Whether this source is responsible for the named model, which need not exist."""
         ...
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:

@@ -61,8 +61,8 @@ class TimmSource:
 
     name: ClassVar[str] = "timm"
 
-    def recognizes(self, name: str) -> bool:
-        return ":" not in name
+    def recognizes(self, options: ModelOptions) -> bool:
+        return ":" not in options.name
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         return size_of_model(options)

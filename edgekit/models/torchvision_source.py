@@ -31,8 +31,8 @@ class TorchvisionSource:
 
     name: ClassVar[str] = "torchvision"
 
-    def recognizes(self, name: str) -> bool:
-        return name.startswith(TORCHVISION)
+    def recognizes(self, options: ModelOptions) -> bool:
+        return options.name.startswith(TORCHVISION)
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         return size_of_model(options)

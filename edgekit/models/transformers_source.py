@@ -33,6 +33,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.model = model
         self.takes_bgr = False
+        self.pretrained_cfg: Any = _sized(model)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(pixel_values=images.flip(1) if self.takes_bgr else images).logits
@@ -44,8 +45,8 @@ class TransformersSource:
 
     name: ClassVar[str] = "transformers"
 
-    def recognizes(self, name: str) -> bool:
-        return name.startswith(TRANSFORMERS)
+    def recognizes(self, options: ModelOptions) -> bool:
+        return options.name.startswith(TRANSFORMERS)
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         return size_of_model(options)
@@ -68,7 +69,6 @@ class TransformersSource:
                 fix="Name the folder in place of the model",
             )
         module = Classifier(_pretrained(_library(), folder, _config(options)))
-        module.pretrained_cfg = _sized(module.model)  # type: ignore[assignment]
         notes = _take_preprocessing(module, folder)
         names = describe_folder(folder)[1]
         sha256 = files_sha256(weight_files(folder))
@@ -81,9 +81,7 @@ class TransformersSource:
                 model = library.AutoModelForImageClassification.from_config(config, dtype=torch.float32)
         except Exception as error:  # a configuration can make a constructor raise anything
             raise _refused(options, error) from error
-        module = Classifier(model)
-        module.pretrained_cfg = _sized(model)  # type: ignore[assignment]
-        return module
+        return Classifier(model)
 
 
 def _library() -> Any:
@@ -151,7 +149,7 @@ def _take_preprocessing(module: Classifier, folder: Path) -> tuple[Note, ...]:
         "crop_mode": inputs.crop_mode,
     }
     known = {key: value for key, value in stated.items() if value is not None}
-    module.pretrained_cfg = {**_sized(module.model), **known}  # type: ignore[assignment]
+    module.pretrained_cfg = {**_sized(module.model), **known}
     preprocessing = resolve_preprocessing(module, InputOptions(), 3)
     coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     photo = Image.fromarray(coarse).resize((400, 300), Image.Resampling.BICUBIC)

@@ -15,6 +15,8 @@ from edgekit.cli.main import main
 from edgekit.cli.saved_job import DEMO, GivenJob
 from edgekit.models.demo import assets
 from edgekit.models.lookup import SOURCES, find_source
+from edgekit.models.module_source import ModuleSource
+from edgekit.models.options import ModelOptions
 from edgekit.models.transformers_source import TransformersSource
 from tests.helpers.command_line import all_commands
 
@@ -203,8 +205,11 @@ MODELS = {
 
 
 def test_every_help_of_a_model_names_every_source() -> None:
-    typed = {type(source) for source in SOURCES} - {TransformersSource}  # which edgekit names, for a folder
-    assert {type(find_source(name)) for name in MODELS.values()} == typed
+    typed = {type(source) for source in SOURCES} - {
+        TransformersSource,
+        ModuleSource,
+    }  # one is for folders, one for Python
+    assert {type(find_source(ModelOptions(name))) for name in MODELS.values()} == typed
     texts = {
         f"{words} {option.name}": option.help
         for words, command in all_commands()

@@ -26,7 +26,7 @@ from edgekit.models.source import LoadedModule, ModelSource
     ],
 )
 def test_a_name_belongs_to_one_source(name: str, source: str) -> None:
-    assert find_source(name).name == source
+    assert find_source(ModelOptions(name)).name == source
 
 
 class ZooSource:
@@ -34,8 +34,8 @@ class ZooSource:
 
     name: ClassVar[str] = "zoo"
 
-    def recognizes(self, name: str) -> bool:
-        return name.startswith("zoo:")
+    def recognizes(self, options: ModelOptions) -> bool:
+        return options.name.startswith("zoo:")
 
     def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
         return size_of_model(options)

@@ -1,0 +1,100 @@
+"""Networks in memory: an `nn.Module` that the caller has built, which stays as it is."""
+
+import copy
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from edgekit.errors import ModelError, UsageError
+from edgekit.models.class_names import StoredNames
+from edgekit.models.factory_source import with_weights
+from edgekit.models.inputs import parse_size
+from edgekit.models.options import ModelOptions
+from edgekit.models.saved_folder import names_of_config
+from edgekit.models.source import LoadedModule, Note
+from edgekit.models.transformers_source import Classifier
+from edgekit.support.libraries import first_line
+
+ORIGIN = "in memory"
+"""Origin of the weights that the module has, as reports name it."""
+
+
+def name_of(module: nn.Module) -> str:
+    """A name for a module: timm's architecture, by which edgekit chooses a recipe, or else the name of its class."""
+    config = getattr(module, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    return architecture or type(_unwrapped(module)).__name__
+
+
+class ModuleSource:
+    """Source of the networks in memory, in `ModelOptions.module`."""
+
+    name: ClassVar[str] = "module"
+
+    def recognizes(self, options: ModelOptions) -> bool:
+        return options.module is not None
+
+    def input_size(self, options: ModelOptions) -> tuple[int, int] | None:
+        return parse_size(options.imgsz)
+
+    def load(self, options: ModelOptions, seed: int) -> LoadedModule:
+        """Copy the module to the CPU in float32. It keeps its weights unless `weights` names a file.
+
+        Raises ModelError for a module that can't be copied, WeightsError if a file doesn't fit, and UsageError for
+        options that change how a network is built.
+        """
+        if options.weights == "random" or options.model_args:
+            option = "random weights" if options.weights == "random" else "model_args"
+            raise UsageError(
+                f"{option} can't apply to '{options.name}', a network in memory that is already built",
+                fix="Build the network as it should be, and pass that",
+            )
+        module = _copied(options)
+        names = _class_names(module)
+        loaded = with_weights(module.cpu().float(), options, ORIGIN, names)
+        if options.mean is None and "mean" not in getattr(module, "pretrained_cfg", {}):
+            text = "the network doesn't state its preprocessing, so ImageNet's is assumed: pass its transform"
+            return loaded.with_notes(Note(f"{text}, or imgsz, mean and std", doubtful=True))
+        return loaded
+
+    def build_meta(self, options: ModelOptions) -> nn.Module:
+        """A copy of the module without its values."""
+        return _copied(options).to("meta")
+
+
+def _copied(options: ModelOptions) -> nn.Module:
+    """A copy of the module with tensors of its own, without wrappers, that returns logits."""
+    assert options.module is not None
+    module = _unwrapped(options.module)
+    parts = [value for part in module.modules() for value in vars(part).values()]
+    # What a forward pass has left in attributes, such as the weight of an old weight_norm, refuses to be copied.
+    computed = [value for value in parts if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:  # of the module's attributes, which may be anything
+        raise ModelError(
+            f"'{options.name}' can't be copied ({type(error).__name__}: {first_line(error)})",
+            valid="a module that copy.deepcopy can copy",
+            fix="Write a function that builds it, and deploy it as module:factory",
+        ) from error
+    if any(base.__module__.startswith("transformers.") for base in type(copied).__mro__):
+        return Classifier(copied)
+    return copied
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network in a wrapper that torch.compile or a parallel training put around it."""
+    wrappers: dict[str, str] = {
+        "OptimizedModule": "_orig_mod",
+        "DataParallel": "module",
+        "DistributedDataParallel": "module",
+    }
+    while (attribute := wrappers.get(type(module).__name__)) and hasattr(module, attribute):
+        module = getattr(module, attribute)
+    return module
+
+
+def _class_names(module: nn.Module) -> tuple[StoredNames, ...]:
+    """The class names in the configuration of a network of transformers."""
+    config: Any = getattr(module.model, "config", None) if isinstance(module, Classifier) else None
+    return () if config is None else names_of_config(config.to_dict(), file="")

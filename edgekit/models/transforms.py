@@ -1,0 +1,170 @@
+"""Reads a network's evaluation transform in memory: torchvision's, timm's, or an image processor of transformers."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.config.interpolations import INTERPOLATIONS
+from edgekit.errors import UsageError
+from edgekit.images.preprocess import CROP_MODES
+from edgekit.models.description import Inputs
+from edgekit.models.image_processor import processor_inputs
+
+_LIBRARIES = ("torchvision", "timm", "open_clip")
+_FIX = (
+    "Pass the transform of the evaluation, or leave it out and state the preprocessing as imgsz, mean, std, "
+    "interpolation, crop_pct and crop_mode"
+)
+_CENTER, _SQUASH, _BORDER = CROP_MODES
+# Transforms that change neither an RGB image nor how it is resized.
+_WITHOUT_EFFECT = ("PILToTensor", "MaybePILToTensor", "ToImage", "ToPureTensor", "RGB", "_convert_to_rgb")
+_SCALING = ("ToTensor", "MaybeToTensor", "ConvertImageDtype", "ToDtype")
+
+
+def read_transform(transform: object) -> Inputs:
+    """The preprocessing that a transform computes.
+
+    A `Compose` of torchvision (either version) or timm may resize, crop at the center, convert to grey and normalize; a
+    preset of torchvision's weights and an image processor of transformers do as much. `size` is None if the transform
+    neither resizes nor crops. Raises UsageError, with the name of the transform, for anything else.
+    """
+    if hasattr(transform, "image_mean") and hasattr(transform, "to_dict"):
+        return processor_inputs({**transform.to_dict(), "do_normalize": getattr(transform, "do_normalize", True)})
+    if type(transform).__name__ == "ImageClassification":
+        preset: Any = transform
+        size, crop_pct, crop_mode = _geometry(_Resized(_sides(preset.resize_size), preset), preset.crop_size)
+        return Inputs(size, *_normalization(preset), _filter(preset), crop_pct, crop_mode)
+    resized: _Resized | None = None
+    crop: Any = None
+    scales, channels, normalize = False, 3, None
+    for step in _steps(transform):
+        name = _name(step)
+        if name in ("Resize", "ResizeKeepRatio") and resized is None and crop is None:
+            resized = _resize(step)
+        elif name in ("CenterCrop", "CenterCropOrPad") and crop is None:
+            crop = step.size
+        elif name == "Grayscale" and step.num_output_channels == 1:
+            channels = 1
+        elif name == "Normalize" and scales:
+            normalize = step
+        elif name in _SCALING and getattr(step, "scale", True):
+            scales = True
+        elif name not in _WITHOUT_EFFECT:
+            raise _inexpressible(step)
+    if not scales:
+        raise UsageError(
+            "the transform leaves pixels at values from 0 to 255",
+            valid="a transform that scales them to 0-1",
+            fix=f"Add ToTensor(), or ToDtype(torch.float32, scale=True). {_FIX}",
+        )
+    size, crop_pct, crop_mode = _geometry(resized, crop)
+    filter_ = None if resized is None else _filter(resized.step)
+    plain = (0.0,) * channels, (1.0,) * channels
+    return Inputs(size, *(plain if normalize is None else _normalization(normalize)), filter_, crop_pct, crop_mode)
+
+
+class _Resized:
+    """A resizing step and the sides that it makes: (height, width), or one for the shorter side."""
+
+    def __init__(self, sides: tuple[int, ...], step: Any, crop_mode: str | None = None) -> None:
+        self.sides, self.step = sides, step
+        self.crop_mode = crop_mode or (_CENTER if len(sides) == 1 else _SQUASH)
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    """The transforms in a composition, in order."""
+    if type(transform).__name__ in ("Compose", "Sequential"):
+        for step in getattr(transform, "transforms", None) or transform:
+            yield from _steps(step)
+    else:
+        yield transform
+
+
+def _name(step: Any) -> str:
+    """The name of a transform's class or function; empty for one of a library that edgekit doesn't know."""
+    named = step if hasattr(step, "__name__") else type(step)
+    return str(named.__name__) if named.__module__.partition(".")[0] in _LIBRARIES else ""
+
+
+def _resize(step: Any) -> _Resized:
+    sides = _sides(step.size)
+    if _name(step) == "Resize":
+        if getattr(step, "max_size", None) is not None:
+            raise _inexpressible(step)
+        return _Resized(sides, step)
+    modes = {0.0: _CENTER, 1.0: _BORDER}
+    if step.longest not in modes or step.random_scale_prob or step.random_aspect_prob:
+        raise _inexpressible(step)
+    return _Resized(sides, step, modes[step.longest])
+
+
+def _geometry(resized: _Resized | None, crop: Any) -> tuple[tuple[int, int] | None, float, str]:
+    """The (height, width) of the input, the fraction of the resized image that it is, and the crop mode."""
+    if resized is None and crop is None:
+        return None, 1.0, _SQUASH
+    if resized is None:
+        raise UsageError(
+            f"the transform crops images to {crop} pixels without resizing them, which edgekit can't express", fix=_FIX
+        )
+    if crop is None and resized.crop_mode != _SQUASH:
+        raise UsageError(
+            f"{_shown(resized.step)} of the transform keeps the ratio of an image's sides, and no CenterCrop follows, "
+            "so that images have different sizes",
+            fix=_FIX,
+        )
+    shorter = len(resized.sides) == 1
+    height, width = _both(resized.sides if crop is None else _sides(crop))
+    fraction = _fraction((height, width), _both(resized.sides))
+    if fraction is None or (shorter and height != width):
+        raise UsageError(
+            f"{_shown(resized.step)} of the transform, followed by a crop to {height}x{width}, can't be expressed by "
+            "a crop_pct",
+            fix=_FIX,
+        )
+    return (height, width), fraction, resized.crop_mode
+
+
+def _fraction(cropped: Sequence[int], resized: Sequence[int]) -> float | None:
+    """The fraction of the resized image that the crop is, so that the sides divided by it are the resized ones."""
+    exact = min(side / larger for side, larger in zip(cropped, resized, strict=True))
+    for fraction in (exact, math.nextafter(exact, 0)):  # the division may round to just below a whole number
+        if fraction <= 1 and [math.floor(side / fraction) for side in cropped] == list(resized):
+            return fraction
+    return None
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    """One side, or (height, width)."""
+    return (int(size),) if isinstance(size, int) else tuple(map(int, size))
+
+
+def _both(sides: tuple[int, ...]) -> tuple[int, int]:
+    return sides[0], sides[-1]
+
+
+def _filter(step: Any) -> str:
+    name = getattr(step.interpolation, "value", step.interpolation)
+    if name not in INTERPOLATIONS:
+        raise _inexpressible(step)
+    return str(name)
+
+
+def _normalization(step: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and standard deviations, which timm keeps as float32."""
+    mean, std = (tuple(round(float(value), 6) for value in np.ravel(values)) for values in (step.mean, step.std))
+    return mean, std
+
+
+def _shown(step: Any) -> str:
+    return getattr(step, "__name__", None) or " ".join(str(step).split())[:100]
+
+
+def _inexpressible(step: Any) -> UsageError:
+    return UsageError(
+        f"edgekit can't repeat {_shown(step)} of the transform",
+        valid="Resize, then CenterCrop, Grayscale(1), ToTensor or ToDtype and Normalize of torchvision or timm; a "
+        "preset of torchvision's weights; or an image processor of transformers",
+        fix=_FIX,
+    )
