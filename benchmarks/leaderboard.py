@@ -38,7 +38,7 @@ def measure(
     from edgekit.models.options import ModelOptions
     from edgekit.pipeline.build import build_one
     from edgekit.pipeline.graphs import JobGraphs
-    from edgekit.pipeline.job import load_job
+    from edgekit.pipeline.loading import load_job
     from edgekit.pipeline.options import Options
     from edgekit.runtime.profile_bundle import profile_bundle
     from edgekit.runtime.session import open_session
@@ -46,15 +46,15 @@ def measure(
 
     reporter = Reporter(quiet=True)
     network = ModelOptions(model, weights="random", imgsz=imgsz, model_args=dict(model_args))
-    job = load_job(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
-    size = job.network.preprocessing
-    crops = crop_samples(job.dataset, job.evaluation.samples, size)
-    expected = np.concatenate(list(batched_logits(job.network, crops.pixels, 8)))
-    graphs, rows = JobGraphs(job, reporter), []
+    spec, chosen = load_job(Options(network, data, num_calibration_samples=calibrate, num_eval_samples=count), reporter)
+    size = spec.network.preprocessing
+    crops = crop_samples(chosen.dataset, chosen.evaluation.samples, size)
+    expected = np.concatenate(list(batched_logits(spec.network, crops.pixels, 8)))
+    graphs, rows = JobGraphs(spec, reporter), []
     counts: dict[Precision, int] = {"float": FLOAT_IMAGES, "int8": count}
     for target in TARGETS:
         row: dict[str, Any] = {
-            "model": model, "params": job.network.params, "input": size.height, "recipe": job.recipe.name,
+            "model": model, "params": spec.network.params, "input": size.height, "recipe": spec.recipe.name,
             "calibration_images": calibrate, "images": count, "answers": len(set(expected.argmax(1).tolist())),
             "target": target,
         }  # fmt: skip

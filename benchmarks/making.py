@@ -129,16 +129,16 @@ def stock_seconds(name: str, data: Path | None) -> dict[str, float]:
     from benchmarks.peerlib.builds import Stock
     from edgekit.config.runtimes import RUNTIMES
     from edgekit.images.crops import crop_samples
-    from edgekit.pipeline.job import load_job
+    from edgekit.pipeline.loading import load_job
     from edgekit.support.progress import Reporter
 
-    job = load_job(options_of(name, data), Reporter(quiet=True))
-    preprocessing, seconds = job.network.preprocessing, {}
-    crops = crop_samples(job.calibration_dataset, job.calibration.samples, preprocessing)
+    spec, _ = load_job(options_of(name, data), Reporter(quiet=True))
+    preprocessing, seconds = spec.network.preprocessing, {}
+    crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, preprocessing)
     calibration = [preprocessing.normalize(pixels) for pixels in crops.pixels]
-    assert job.network.module is not None
+    assert spec.network.module is not None
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        stock = Stock(job.network.module, calibration, Path(folder))
+        stock = Stock(spec.network.module, calibration, Path(folder))
         for runtime in RUNTIMES:
             start = time.monotonic()
             for candidate, why in stock.candidates((runtime,), STOCK_INT8):

@@ -27,7 +27,7 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 
@@ -58,19 +58,19 @@ def measure(name: str, target: str, data: Path) -> list[Row]:
     subject, reporter = SUBJECTS[name], Reporter()
     options = Options(subject.model, subject.data or data, calibration_data=subject.calibration_data,
                       num_calibration_samples=CALIBRATION, num_eval_samples=EVALUATION)  # fmt: skip
-    job = load_job(options, reporter)
-    job = replace(job, recipe=replace(job.recipe, weight_rounding="nearest"))
-    graph = JobGraphs(job, reporter).graph_to_compile(target, "int8").graph
-    size = job.network.preprocessing
-    images = list(size.normalize(crop_samples(job.dataset, job.evaluation.samples, size).pixels)[:, None])
+    spec, chosen = load_job(options, reporter)
+    spec = replace(spec, recipe=replace(spec.recipe, weight_rounding="nearest"))
+    graph = JobGraphs(spec, reporter).graph_to_compile(target, "int8").graph
+    size = spec.network.preprocessing
+    images = list(size.normalize(crop_samples(chosen.dataset, chosen.evaluation.samples, size).pixels)[:, None])
     quantizers = {node: kind_of(node) for node in graph.graph.nodes if node.target in QUANTIZE}
     exact = logits(graph, images, ())
     rows = []
     for kind in ("all", *sorted(set(quantizers.values()))):
-        chosen = [node for node, its in quantizers.items() if kind in ("all", its)]
-        noise = snr_db(exact, logits(graph, images, chosen))
+        rounded = [node for node, its in quantizers.items() if kind in ("all", its)]
+        noise = snr_db(exact, logits(graph, images, rounded))
         rows.append(
-            {"model": name, "target": target, "kind": kind, "quantizers": len(chosen), "snr_db": round(noise, 1)}
+            {"model": name, "target": target, "kind": kind, "quantizers": len(rounded), "snr_db": round(noise, 1)}
         )
     return rows
 

@@ -133,7 +133,7 @@ def make(
     from edgekit.images.crops import crop_each, crop_samples
     from edgekit.models.logits import torch_logits
     from edgekit.pipeline.builder import build_all
-    from edgekit.pipeline.job import load_job
+    from edgekit.pipeline.loading import load_job
     from edgekit.pipeline.options import Options
     from edgekit.pipeline.side_by_side import SingleProcessBuilder
 
@@ -147,12 +147,12 @@ def make(
         device_class=device_class,
     )
     folder = args.work / name / (device_class or "")
-    job = load_job(options, reporter)
-    size = job.network.preprocessing
-    pixels = crop_samples(job.dataset, job.evaluation.samples, size).pixels
-    calibration = [size.normalize(crop) for crop in crop_each(job.calibration_dataset, job.calibration.samples, size)]
+    spec, images = load_job(options, reporter)
+    size = spec.network.preprocessing
+    pixels = crop_samples(images.dataset, images.evaluation.samples, size).pixels
+    calibration = [size.normalize(crop) for crop in crop_each(spec.calibration_dataset, spec.calibration.samples, size)]
     built = build_all(
-        SingleProcessBuilder(job), tuple(runtime for runtime in runtimes if runtime in RUNTIMES), folder, reporter
+        SingleProcessBuilder(spec), tuple(runtime for runtime in runtimes if runtime in RUNTIMES), folder, reporter
     )
     bundles = {bundle_name: bundle for bundle_name, bundle in built.items() if isinstance(bundle, Bundle)}
     made: list[tuple[Candidate, str | None]] = [(candidate, None) for candidate in edgekit_candidates(bundles)]
@@ -162,7 +162,7 @@ def make(
             candidate = Candidate(f"edgekit {precision}", target, "edgekit", precision, folder / bundle_name)
             made.append((candidate, str(error)))
     with reporter.stage("stock tools"), quiet():
-        made += list(Stock(job.network.module, calibration, args.work / name / "stock").candidates(runtimes))
+        made += list(Stock(spec.network.module, calibration, args.work / name / "stock").candidates(runtimes))
     shares = {
         (bundle.manifest.target, "edgekit int8"): _int8_share(bundle)
         for bundle in bundles.values()
@@ -170,14 +170,14 @@ def make(
     }
     macs = sum(layer["macs"] for bundle in list(bundles.values())[:1] for layer in bundle.manifest.layers)
     about = {
-        "weights": job.network.weights if job.network.weights == "random" else "trained",
-        "params": job.network.params,
+        "weights": spec.network.weights if spec.network.weights == "random" else "trained",
+        "params": spec.network.params,
         "macs": macs,
         "input": [size.height, size.width],
-        "recipe": job.recipe.name,
+        "recipe": spec.recipe.name,
         "shares": shares,
     }
-    return made, size.normalize(pixels), torch_logits(job.network, pixels), about
+    return made, size.normalize(pixels), torch_logits(spec.network, pixels), about
 
 
 if __name__ == "__main__":

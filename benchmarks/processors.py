@@ -32,8 +32,9 @@ from edgekit.measure.latency import alternate, ratio
 from edgekit.models.logits import torch_logits
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.runtime.saturation import lacks_vnni
@@ -94,11 +95,11 @@ def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
         num_calibration_samples=CALIBRATION,
         num_eval_samples=EVALUATION,
     )
-    job = load_job(options, Reporter())
-    pixels = crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing).pixels
-    images = job.network.preprocessing.normalize(pixels)
+    spec, chosen = load_job(options, Reporter())
+    pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, spec.network.preprocessing).pixels
+    images = spec.network.preprocessing.normalize(pixels)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        found = compare(job, target, Path(folder), torch_logits(job.network, pixels), images, emulate)
+        found = compare(spec, target, Path(folder), torch_logits(spec.network, pixels), images, emulate)
     machine_facts = {"cpu": machine.describe().cpu, "vnni": not lacks_vnni(), "emulated": EMULATED if emulate else None}
     return (
         {"model": name, "target": target, "images": EVALUATION, "calibration_images": CALIBRATION}
@@ -108,13 +109,18 @@ def measure(name: str, target: str, data: Path, emulate: bool) -> Row:
 
 
 def compare(
-    job: Job, target: str, folder: Path, reference: NDArray[np.float32], images: NDArray[np.float32], emulate: bool
+    spec: BuildSpec,
+    target: str,
+    folder: Path,
+    reference: NDArray[np.float32],
+    images: NDArray[np.float32],
+    emulate: bool,
 ) -> Row:
     """Make a bundle without and one with limited pairs, and compare them with torch's logits and with each other."""
     np.save(folder / "images.npy", images)
-    graphs, bundles, row = JobGraphs(job, Reporter()), {}, {}
+    graphs, bundles, row = JobGraphs(spec, Reporter()), {}, {}
     for weights, limit in (("unlimited", False), ("limited", True)):
-        bundles[weights], exact = build(graphs.with_recipe(recipe(job, limit)), target, folder / weights, images)
+        bundles[weights], exact = build(graphs.with_recipe(recipe(spec, limit)), target, folder / weights, images)
         pairs = bundles[weights].manifest.pairs_that_can_saturate
         row[weights] = {"pairs_that_can_saturate": pairs, "exact_db": round(snr_db(reference, exact), 1)}
     for where, logits in (("host", on_host), *([("emulated", on_emulated)] if emulate else [])):
@@ -132,10 +138,10 @@ def compare(
     )
 
 
-def recipe(job: Job, limit: bool) -> Recipe:
+def recipe(spec: BuildSpec, limit: bool) -> Recipe:
     """The job's recipe with pairs of weights limited or not."""
-    targets = {name: replace(target, limit_weight_pairs=limit) for name, target in job.recipe.targets.items()}
-    return replace(job.recipe, targets=targets)
+    targets = {name: replace(target, limit_weight_pairs=limit) for name, target in spec.recipe.targets.items()}
+    return replace(spec.recipe, targets=targets)
 
 
 def build(

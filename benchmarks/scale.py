@@ -72,7 +72,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
     """Measure the rows of one model and target: load it in this process, and run the other stages in new processes."""
     from edgekit.measure import machine
     from edgekit.models.options import ModelOptions
-    from edgekit.pipeline.job import load_job_to_build
+    from edgekit.pipeline.loading import load_job_to_build
     from edgekit.pipeline.options import Options
     from edgekit.pipeline.parked_job import ParkedJob
     from edgekit.pipeline.plan_shape import shape_of_model
@@ -90,17 +90,17 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
         with stages.stage("load"):
             load_backend(target)
             options = Options(network, data, targets=(target,), num_calibration_samples=count)
-            job = load_job_to_build(options, Reporter(quiet=True))
+            spec = load_job_to_build(options, Reporter(quiet=True))
         with run.workspace("weights") as parking:
-            parked = ParkedJob.write(job, parking)
-            job = parked.job
+            parked = ParkedJob.write(spec, parking)
+            spec = parked.spec
             gc.collect()  # the network in memory, as `SeparateBuilder` does
             rows = list(stages.rows)
             for name in ("float", "int8", "run"):
                 own = memory_of(os.getpid())  # of this process, which waits, as that of `deploy` does
                 rows += [row | {"peak_bytes": row["peak_bytes"] + own} for row in part(name, parked.file, target)]
     shared = {
-        "model": model, "params": job.network.params, "macs": shape_of_model(network).macs, "input": 224,
+        "model": model, "params": spec.network.params, "macs": shape_of_model(network).macs, "input": 224,
         "target": target, "calibration_images": count, "cpu": machine.describe().cpu,
     }  # fmt: skip
     return [shared | {"size_bytes": None} | row for row in rows]

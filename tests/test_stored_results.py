@@ -205,12 +205,11 @@ def make_sensitivity(place: Place, inputs: Any) -> None:
         place.patch.setattr(analysis, name, lambda *_: None)
     place.patch.setattr(analysis, "measure", measure)
     place.patch.setattr(analysis, "sensitivity_inputs", lambda *_: inputs)
-    job = SimpleNamespace(
-        dataset=None, evaluation=SimpleNamespace(samples=()), network=SimpleNamespace(preprocessing=None)
-    )
-    graphs: Any = SimpleNamespace(job=job, graph_to_compile=lambda *_: None)
+    spec = SimpleNamespace(network=SimpleNamespace(preprocessing=None))
+    images: Any = SimpleNamespace(dataset=None, evaluation=SimpleNamespace(samples=()))
+    graphs: Any = SimpleNamespace(spec=spec, graph_to_compile=lambda *_: None)
     options: Any = SimpleNamespace(gates=Gates(), timing=Timing())
-    assert analysis._analysed(graphs, "onnx", options, place.run, QUIET) == result
+    assert analysis._analysed(graphs, images, "onnx", options, place.run, QUIET) == result
 
 
 def make_study(place: Place, inputs: Any) -> None:

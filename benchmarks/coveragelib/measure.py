@@ -23,8 +23,10 @@ from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelArgs, ModelOptions
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile_bundle import profile_bundle
 from edgekit.runtime.session import open_session
@@ -91,20 +93,20 @@ class _Measured:
 
     def __init__(self, request: Request) -> None:
         self._reporter = Reporter(quiet=True)
-        self._job = self._prepare(request)
-        network = self._job.network
+        self._spec, chosen = self._prepare(request)
+        network = self._spec.network
         self._size = network.preprocessing
-        self._pixels = crop_samples(self._job.dataset, self._job.evaluation.samples, self._size).pixels
+        self._pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, self._size).pixels
         self._expected = torch_logits(network, self._pixels)
-        self._graphs = JobGraphs(self._job, self._reporter)
+        self._graphs = JobGraphs(self._spec, self._reporter)
         self._graphs.exported()
         self.facts: Row = {
-            "params": network.params, "input": self._size.height, "recipe": self._job.recipe.name,
+            "params": network.params, "input": self._size.height, "recipe": self._spec.recipe.name,
             "calibration_images": request.calibrate, "images": request.count,
             "answers": len(set(self._expected.argmax(1).tolist())),
         }  # fmt: skip
 
-    def _prepare(self, request: Request) -> Job:
+    def _prepare(self, request: Request) -> tuple[BuildSpec, JobImages]:
         """Load the model at the smallest side that it accepts."""
         sides = [] if request.full_size else [side for side in SIDES if side < request.side]
         for side in (*sides, request.side):
@@ -155,8 +157,8 @@ class _Measured:
     @cached_property
     def _stock(self) -> Row:
         """Signal-to-noise ratio of `nncf.quantize` with the same images, or null and the reason."""
-        job = self._job
-        crops = crop_samples(job.calibration_dataset, job.calibration.samples, self._size).pixels
+        spec = self._spec
+        crops = crop_samples(spec.calibration_dataset, spec.calibration.samples, self._size).pixels
         calibration, images = ([self._size.normalize(crop[None]) for crop in each] for each in (crops, self._pixels))
         try:
             snr = stock_snr_db(self._graphs.exported(), calibration, images, self._expected)

@@ -68,7 +68,7 @@ class Files:
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
         with quiet(), torch.no_grad():
-            artifact = self._backend.compile(graph, folder, "{}", self._bench.job.device_class)
+            artifact = self._backend.compile(graph, folder, "{}", self._bench.spec.device_class)
         return folder / artifact.model_file
 
 

@@ -29,8 +29,8 @@ def facts(bench: Bench, path: Path) -> Row:
     return {
         "size_bytes": path.stat().st_size,
         "kernels": sum(FOUR_BITS in kernel for kernel in kernels(path)),
-        "weights": bench.job.network.weights if bench.job.network.weights == "random" else "trained",
-        "calibration_images": len(bench.job.calibration.samples),
+        "weights": bench.spec.network.weights if bench.spec.network.weights == "random" else "trained",
+        "calibration_images": len(bench.spec.calibration.samples),
         "images": len(bench.crops),
         "float_top1": round(float(bench.reference.hit1.mean()), 4),
         "cpu": machine.describe().cpu,

@@ -24,7 +24,7 @@ from edgekit.models.logits import batched_logits
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.deploy import deploy
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.report.measurement import Accuracy
 from edgekit.runtime.session import open_session
@@ -39,11 +39,11 @@ class Bench:
     def __init__(self, options: Options, images: int) -> None:
         self.reporter = Reporter(quiet=True)
         self.options = options
-        self.job = load_job(options, self.reporter)
-        self.graphs = JobGraphs(self.job, self.reporter)
-        chosen = split(self.job.evaluation, images)[0].samples
-        self.crops = crop_samples(self.job.dataset, chosen, self.job.network.preprocessing)
-        self.float_logits = np.concatenate(list(batched_logits(self.job.network, self.crops.pixels)))
+        self.spec, job_images = load_job(options, self.reporter)
+        self.graphs = JobGraphs(self.spec, self.reporter)
+        chosen = split(job_images.evaluation, images)[0].samples
+        self.crops = crop_samples(job_images.dataset, chosen, self.spec.network.preprocessing)
+        self.float_logits = np.concatenate(list(batched_logits(self.spec.network, self.crops.pixels)))
         self.reference = self.predictions(self.float_logits)
 
     def predictions(self, logits: NDArray[np.float32]) -> Predictions:
@@ -54,18 +54,18 @@ class Bench:
     @property
     def image(self) -> NDArray[np.float32]:
         """The first evaluation image, float32 [1,C,H,W]."""
-        return self.job.network.preprocessing.normalize(self.crops.pixels[:1])
+        return self.spec.network.preprocessing.normalize(self.crops.pixels[:1])
 
     @cached_property
     def calibration(self) -> list[NDArray[np.float32]]:
-        size = self.job.network.preprocessing
-        crops = crop_each(self.job.calibration_dataset, self.job.calibration.samples, size)
+        size = self.spec.network.preprocessing
+        crops = crop_each(self.spec.calibration_dataset, self.spec.calibration.samples, size)
         return [size.normalize(crop) for crop in crops]
 
     def measure(self, runtime: str, choice: Choice) -> Row | None:
         """Figures of one choice, or the error; None if the choice changes nothing in the family's recipe."""
         start = time.monotonic()
-        row: Row = {"recipe": self.job.recipe.name, "calibration_images": len(self.job.calibration.samples)}
+        row: Row = {"recipe": self.spec.recipe.name, "calibration_images": len(self.spec.calibration.samples)}
         row |= {"images": len(self.crops), "float_top1": round(float(self.reference.hit1.mean()), 4)}
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -74,8 +74,8 @@ class Bench:
                 elif choice.repaired:
                     figures = self._repaired(runtime, Path(folder))
                 else:
-                    recipe = varied(self.job.recipe, runtime, choice.keys)
-                    if choice.keys and recipe == self.job.recipe:
+                    recipe = varied(self.spec.recipe, runtime, choice.keys)
+                    if choice.keys and recipe == self.spec.recipe:
                         return None
                     figures = self._edgekit(runtime, self.graphs.with_recipe(recipe), Path(folder))
             except (EdgekitError, StockError) as error:
@@ -120,7 +120,7 @@ class Bench:
         from benchmarks.peerlib.builds import Stock  # imports TensorFlow, which takes seconds
 
         with quiet():
-            made = list(Stock(self.job.network.module, self.calibration, folder).candidates((runtime,), (name,)))
+            made = list(Stock(self.spec.network.module, self.calibration, folder).candidates((runtime,), (name,)))
         ((candidate, why),) = [pair for pair in made if pair[0].name == name]
         if why is not None:
             raise StockError(why)
@@ -128,7 +128,7 @@ class Bench:
 
     def figures(self, infer: Infer) -> Row:
         """Accuracy of a function from float32 images [1,C,H,W] to logits [1,classes], beside the float network's."""
-        images = self.crops.normalized(self.job.network.preprocessing)
+        images = self.crops.normalized(self.spec.network.preprocessing)
         logits = np.concatenate([infer(image) for image, _ in images])
         accuracy = compare(self.predictions(logits), self.reference)
         return _accuracy(accuracy) | {"snr_db": round(snr_db(self.float_logits, logits), 2)}

@@ -18,9 +18,9 @@ from edgekit.errors import CompileError
 from edgekit.pipeline.build import reused_bundle
 from edgekit.pipeline.build_process import BuildProcess, Wanted
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job
 from edgekit.pipeline.parked_job import ParkedJob
 from edgekit.pipeline.plan import available_memory
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.each_bundle import each_bundle
@@ -42,8 +42,8 @@ class Builder(Protocol):
     """Makes the bundles of one job."""
 
     @property
-    def job(self) -> Job:
-        """The job."""
+    def spec(self) -> BuildSpec:
+        """What the bundles are built from."""
         ...
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
@@ -66,9 +66,9 @@ class SeparateBuilder:
         self._parked = parked
 
     @property
-    def job(self) -> Job:
-        """The job, with mapped weights."""
-        return self._parked.job
+    def spec(self) -> BuildSpec:
+        """What the bundles are built from, with mapped weights."""
+        return self._parked.spec
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
         """The graphs of the job. The other processes export the network themselves."""
@@ -86,23 +86,23 @@ class SeparateBuilder:
 
 
 @contextmanager
-def builder_of(job: Job, run: RunFolder, peak_bytes: int | None = None) -> Iterator[Builder]:
+def builder_of(spec: BuildSpec, run: RunFolder, peak_bytes: int | None = None) -> Iterator[Builder]:
     """The builder for the size of a network. Inside the block, large ones are in mapped files in the run folder.
 
     A process that builds a bundle needs `peak_bytes`; if that is None, no others run beside this one. A factory's code
     can't be pickled, so its networks stay in this process. Raises OutputError if the disk is full.
     """
-    params, others = job.network.params, other_processes(peak_bytes)
+    params, others = spec.network.params, other_processes(peak_bytes)
     large = params >= sizes.BUILT_APART_FROM
-    if job.network.source == "factory" or not (large or (others and params >= sizes.BUILT_SIDE_BY_SIDE_FROM)):
-        yield SingleProcessBuilder(job)
+    if spec.network.source == "factory" or not (large or (others and params >= sizes.BUILT_SIDE_BY_SIDE_FROM)):
+        yield SingleProcessBuilder(spec)
         return
     with run.workspace("weights") as folder:
-        parked = ParkedJob.write(job, folder)
+        parked = ParkedJob.write(spec, folder)
         if not large:
-            yield SideBySideBuilder(job, parked, others)
+            yield SideBySideBuilder(spec, parked, others)
             return
-        del job  # frees its weights now instead of at the end of the block
+        del spec  # frees its weights now instead of at the end of the block
         yield SeparateBuilder(parked)
 
 

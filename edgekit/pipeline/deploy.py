@@ -27,23 +27,27 @@ from edgekit.measure.finals import Finals, time_finals
 from edgekit.measure.gates import judge
 from edgekit.measure.measurement_store import MeasurementStore, lost_with_device
 from edgekit.measure.recommendation import recommend
+from edgekit.models import Network
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.evaluation_images import crop_images
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.job_settings import with_device_class
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.plan import Refusals, refusals
 from edgekit.pipeline.relabel import keys_without_labels
 from edgekit.pipeline.repair import Repairs, repairs_of
 from edgekit.pipeline.repair_store import RankLayers, restore
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.stability import check_stability
-from edgekit.pipeline.thumbnails import keep_thumbnails
+from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
 from edgekit.report.measurement import Measurement
 from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import Row
 from edgekit.report.sentences import near_chance
+from edgekit.report.thumbnails import write_thumbnails
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.libraries import import_needed
@@ -67,26 +71,35 @@ def deploy(options: Options, reporter: Reporter, rank: RankLayers | None = None)
 def _deploy(options: Options, reporter: Reporter, rank: RankLayers | None, pages: Pages | None) -> Report:
     """Run the whole job, with the pages of its browsers."""
     refused = Refusals() if options.force else refusals(options)
-    job = load_job(options, reporter)
+    spec, images = load_job(options, reporter)
     if refused.unplanned:
         reporter.warn(f"memory and sizes were not checked in advance: {refused.unplanned.problem}", refused.unplanned)
     with open_run(options.folder) as run:
         run.keep_job(options.as_given)
-        repairs = repairs_of(job, options, run, rank, reporter) if rank else None
+        repairs = repairs_of(spec, images, options, run, rank, reporter) if rank else None
         if repairs:
-            job = replace(job, recipe=repairs.recipe)
-        restore(job, options.targets, run)
-        with builder_of(job, run, refused.peak_bytes) as builder:
-            job = builder.job  # a large network's, so that the one in memory is freed
-            write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-            rows, reference, finals = bundles_and_rows(builder, options, run, reporter, refused.reasons, repairs, pages)
-            if repairs:
-                write_list(run.path / "calibration.json", job.calibration, repairs.recipe, options.seed)
-            stability = (
-                check_stability(builder.graphs(reporter), options.targets, reporter) if options.check_stability else ()
+            spec = replace(spec, recipe=repairs.recipe)
+        restore(spec, options.targets, run)
+        with builder_of(spec, run, refused.peak_bytes) as builder:
+            spec = builder.spec  # a large network's, so that the one in memory is freed
+            write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
+            rows, reference, finals = bundles_and_rows(
+                builder, images, options, run, reporter, refused.reasons, repairs, pages
             )
-            report = assemble(job, options, rows, reference, stability, finals)
-            keep_thumbnails(report, job, options, run.path, reporter)
+            if repairs:
+                write_list(run.path / "calibration.json", spec.calibration, repairs.recipe, options.seed)
+            stability = (
+                check_stability(builder.graphs(reporter), images, options.targets, reporter)
+                if options.check_stability
+                else ()
+            )
+            report = assemble(spec, images, options, rows, reference, stability, finals)
+            thumbnails = (
+                make_thumbnails(report, images.dataset, spec.network.preprocessing, reporter)
+                if options.thumbnails
+                else {}
+            )
+            write_thumbnails(run.path, thumbnails)
             write_report(report, run.path)
             if not any(lost_with_device(row) for row in rows):  # otherwise the same command measures only those rows
                 run.complete()
@@ -114,18 +127,18 @@ class PlannedRun:
 def plan(options: Options, reporter: Reporter) -> PlannedRun:
     """Describe what the job would do. Checks the whole input and writes nothing."""
     check_tools(options)
-    job = load_job(options, reporter)
+    spec, images = load_job(options, reporter)
     return PlannedRun(
-        model=job.network.name,
-        weights=job.network.weights,
-        params=job.network.params,
+        model=spec.network.name,
+        weights=spec.network.weights,
+        params=spec.network.params,
         output=str(options.folder),
         targets=options.targets,
         devices=tuple(device.name for device in options.devices),
-        recipe=job.recipe.name,
-        device_class=job.device_class.name,
-        calibration_images=len(job.calibration.samples),
-        evaluation_images=len(job.evaluation.samples),
+        recipe=spec.recipe.name,
+        device_class=spec.device_class.name,
+        calibration_images=len(images.calibration.samples),
+        evaluation_images=len(images.evaluation.samples),
         bundles=tuple(f"{target}-{precision}" for target in options.targets for precision in options.precisions),
     )
 
@@ -144,6 +157,7 @@ def check_tools(options: Options) -> None:
 
 def bundles_and_rows(
     builder: Builder,
+    images: JobImages,
     options: Options,
     run: RunFolder,
     reporter: Reporter,
@@ -156,29 +170,29 @@ def bundles_and_rows(
     A bundle in `refused` is skipped, and its row has the reason. With `repairs`, one that misses the accuracy bound is
     repaired, unless the reference is near chance, where no accuracy means anything. Browsers need `pages`.
     """
-    job = builder.job
-    random = job.network.weights == "random"
+    network = builder.spec.network
+    random = network.weights == "random"
     with run.workspace("images") as workspace:
-        evaluated = cache(partial(crop_images, job, workspace, run, reporter))
+        evaluated = cache(partial(crop_images, network, images, workspace, run, reporter))
         built = build_all(builder, options.targets, run.path, reporter, refused, options.precisions, evaluated)
-        images = evaluated()
-        reference = reference_of("torch", images.reference, images.crops.labels, job.network.classes, random)
-        reference = replace(reference, right_by_class=right_by_class(images.reference, images.crops.labels))
-        for warning in near_chance(reference, len(images.crops)):
+        evaluation = evaluated()
+        reference = reference_of("torch", evaluation.reference, evaluation.crops.labels, network.classes, random)
+        reference = replace(reference, right_by_class=right_by_class(evaluation.reference, evaluation.crops.labels))
+        for warning in near_chance(reference, len(evaluation.crops)):
             reporter.warn(warning)
 
         contents = keys_without_labels(built.values(), builder.graphs(reporter))
-        store = MeasurementStore(run, images, options.timing, contents)
+        store = MeasurementStore(run, evaluation, options.timing, contents)
 
         def measure(device: Device, bundles: BuiltBundles) -> Sequence[Measurement]:
             if device == THIS:
                 return measure_here(bundles, machine.describe(), store, reporter)
-            return measure_on_device(device, bundles, options.timing, reporter, images, store, pages)
+            return measure_on_device(device, bundles, options.timing, reporter, evaluation, store, pages)
 
         measured = each_device(options.devices, lambda device: measure(device, built))
         if repairs and not reference.near_chance:
             measured = repairs.repair(built, measured, measure, builder.graphs(reporter))
-    shareable = (_shareable(_with_class_names(row, job.network.labels), run.path) for row in measured)
+    shareable = (_shareable(_with_class_names(row, network.labels), run.path) for row in measured)
     rows = [judge(row, options.gates, random, reference.near_chance) for row in shareable]
     rows = [repairs.described(row) for row in rows] if repairs else rows
     here = [row for row in rows if row.device.name == THIS.name]
@@ -203,7 +217,8 @@ def _shareable(measured: Measurement, folder: Path) -> Measurement:
 
 
 def assemble(
-    job: Job,
+    spec: BuildSpec,
+    images: JobImages,
     options: Options,
     rows: Sequence[Row],
     reference: Reference,
@@ -211,32 +226,32 @@ def assemble(
     finals: Finals | None = None,
 ) -> Report:
     """Assemble the report of a job."""
-    shared = set(job.calibration.hashes) & set(job.evaluation.hashes)
-    evaluated = {sample.name for sample in job.evaluation.samples}
+    shared = set(images.calibration.hashes) & set(images.evaluation.hashes)
+    evaluated = {sample.name for sample in images.evaluation.samples}
     return Report(
         name=options.folder.resolve().name or None,
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=shareable_command(options.command),
-        model=describe_model(job, next((row.macs for row in rows if row.macs), 0)),
+        model=describe_model(spec.network, next((row.macs for row in rows if row.macs), 0)),
         calibration=Calibration(
-            count=len(job.calibration.samples),
-            sha256=job.calibration.sha256,
+            count=len(images.calibration.samples),
+            sha256=images.calibration.sha256,
             seed=options.seed,
-            recipe=job.recipe.name,
-            unreadable=tuple(Unreadable(*image) for image in job.calibration.unreadable),
-            doubts=tuple(doubts(job.calibration, job.network.classes, job.evaluation)),
-            unlike_evaluation=differ_in_brightness(job.calibration, job.evaluation),
+            recipe=spec.recipe.name,
+            unreadable=tuple(Unreadable(*image) for image in images.calibration.unreadable),
+            doubts=tuple(doubts(images.calibration, spec.network.classes, images.evaluation)),
+            unlike_evaluation=differ_in_brightness(images.calibration, images.evaluation),
             stability=tuple(stability),
         ),
         evaluation=Evaluation(
-            count=len(job.evaluation.samples),
-            sha256=job.evaluation.sha256,
+            count=len(images.evaluation.samples),
+            sha256=images.evaluation.sha256,
             overlap_with_calibration=len(shared),
-            unreadable=tuple(Unreadable(*image) for image in job.evaluation.unreadable),
-            copies_left_out=tuple(copies_of(job.evaluation, job.calibration)),
-            lookalikes=tuple(Lookalike(*pair) for pair in job.lookalikes if pair[0] in evaluated),
-            classes=evaluated_classes((sample.label for sample in job.evaluation.samples), job.network.labels),
+            unreadable=tuple(Unreadable(*image) for image in images.evaluation.unreadable),
+            copies_left_out=tuple(copies_of(images.evaluation, images.calibration)),
+            lookalikes=tuple(Lookalike(*pair) for pair in images.lookalikes if pair[0] in evaluated),
+            classes=evaluated_classes((sample.label for sample in images.evaluation.samples), spec.network.labels),
         ),
         reference=reference,
         results=tuple(rows),
@@ -244,9 +259,8 @@ def assemble(
     )
 
 
-def describe_model(job: Job, macs: int) -> Model:
+def describe_model(network: Network, macs: int) -> Model:
     """Describe the network for the report; `macs` is the number of multiply-accumulates of one inference."""
-    network = job.network
     return Model(
         name=network.name,
         source=network.source,

@@ -15,7 +15,7 @@ from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.models import Network
 from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits
-from edgekit.pipeline.job import Job
+from edgekit.pipeline.job_images import JobImages
 from edgekit.support.files import writing
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
@@ -28,17 +28,19 @@ FILES = 32
 """Image files that are kept undecoded, to time the whole path from file to label."""
 
 
-def crop_images(job: Job, workspace: Path, run: RunFolder, reporter: Reporter) -> EvaluationImages:
+def crop_images(
+    network: Network, images: JobImages, workspace: Path, run: RunFolder, reporter: Reporter
+) -> EvaluationImages:
     """Crop the evaluation images into a file, so that 50,000 of them need no memory, and let torch predict them."""
-    chosen, preprocessing = job.evaluation.samples, job.network.preprocessing
+    chosen, preprocessing = images.evaluation.samples, network.preprocessing
     pixels = reserve(workspace / "pixels.npy", (len(chosen), *preprocessing.crop_shape))
     with reporter.stage("crop evaluation images", len(chosen)) as step:
-        crops = crop_samples(job.dataset, chosen, preprocessing, pixels, step)
-    files = [job.dataset.read(sample) for sample in chosen[:FILES]]
-    inputs = reference_inputs(job)
+        crops = crop_samples(images.dataset, chosen, preprocessing, pixels, step)
+    files = [images.dataset.read(sample) for sample in chosen[:FILES]]
+    inputs = reference_inputs(network, images)
     names = [sample.name for sample in chosen]
-    first = FirstLogits(job.network)
-    predictions = torch_answers(job.network, crops, inputs, run, reporter, first)
+    first = FirstLogits(network)
+    predictions = torch_answers(network, crops, inputs, run, reporter, first)
     logits = first.of(crops, inputs, run)
     return EvaluationImages(crops, predictions, files, inputs.key, names, logits)
 
@@ -113,10 +115,10 @@ class ReferenceInputs(Inputs):
     """Index of the right class of each image."""
 
 
-def reference_inputs(job: Job) -> ReferenceInputs:
+def reference_inputs(network: Network, images: JobImages) -> ReferenceInputs:
     """Inputs of torch's predictions for the evaluation images of a job."""
-    labels = tuple(sample.label for sample in job.evaluation.samples)
-    return ReferenceInputs(job.network.identity, job.evaluation.hashes, labels)
+    labels = tuple(sample.label for sample in images.evaluation.samples)
+    return ReferenceInputs(network.identity, images.evaluation.hashes, labels)
 
 
 def torch_answers(

@@ -22,10 +22,9 @@ from edgekit.errors import CompileError, ParityError
 from edgekit.images.crops import crop_each, crop_samples
 from edgekit.models.logits import batched_logits, torch_logits
 from edgekit.pipeline.graph_to_compile import GraphToCompile, ParitySamples
-from edgekit.pipeline.job import Job
 from edgekit.pipeline.parity import Rewriter, check_graph
 from edgekit.pipeline.quantize import calibrate_together, quantize_stage
-from edgekit.pipeline.request import BundleInputs, BundleRequest
+from edgekit.pipeline.request import BuildSpec, BundleInputs, BundleRequest
 from edgekit.support.files import replacing, writing
 from edgekit.support.hashes import digest
 from edgekit.support.libraries import quiet
@@ -38,12 +37,6 @@ PARITY_IMAGES = 8
 """Calibration images on which the graph and each bundle are compared with torch."""
 
 
-def request_of(job: Job, target: str, precision: Precision) -> BundleRequest:
-    """The request for one bundle of a job."""
-    images = (job.calibration.sha256, job.calibration.hashes) if precision == "int8" else ()
-    return BundleRequest(job.network, target, precision, job.recipe, job.device_class, *images)
-
-
 class JobGraphs:
     """Graphs of one job. The network is exported once, for the first graph.
 
@@ -53,9 +46,9 @@ class JobGraphs:
     """
 
     def __init__(
-        self, job: Job, reporter: Reporter, constants: ConstantStore = MEMORY, shared: Path | None = None
+        self, spec: BuildSpec, reporter: Reporter, constants: ConstantStore = MEMORY, shared: Path | None = None
     ) -> None:
-        self.job, self.reporter = job, reporter
+        self.spec, self.reporter = spec, reporter
         self._constants = constants
         self._folder = shared
         self._compared = shared / COMPARED if shared else None
@@ -68,29 +61,29 @@ class JobGraphs:
     @cached_property
     def samples(self) -> ParitySamples:
         """The calibration images that check parity, with torch's logits."""
-        job = self.job
+        spec = self.spec
         if self._compared and self._compared.exists():
             with np.load(self._compared, allow_pickle=False) as arrays:
                 return ParitySamples(arrays["pixels"], arrays["logits"])
-        chosen = job.calibration.samples[:PARITY_IMAGES]
-        pixels = crop_samples(job.calibration_dataset, chosen, job.network.preprocessing).pixels
-        return ParitySamples(pixels, torch_logits(job.network, pixels))
+        chosen = spec.calibration.samples[:PARITY_IMAGES]
+        pixels = crop_samples(spec.calibration_dataset, chosen, spec.network.preprocessing).pixels
+        return ParitySamples(pixels, torch_logits(spec.network, pixels))
 
     def with_recipe(self, recipe: Recipe) -> "JobGraphs":
         """The same job with another recipe. It shares the network, its exported graph and the calibration images."""
         self.exported()
         _ = self.samples, self._calibration  # computed here, so that all copies share them
         other = copy(self)
-        other.job = replace(self.job, recipe=recipe)
+        other.spec = replace(self.spec, recipe=recipe)
         return other
 
     def inputs(self, target: str, precision: Precision) -> BundleInputs:
         """Inputs of one bundle of the job."""
-        return request_of(self.job, target, precision).inputs
+        return self.spec.request(target, precision).inputs
 
     def graph_to_compile(self, target: str, precision: Precision, part: slice = slice(None)) -> GraphToCompile:
         """Rewrite the graph of one bundle; if it is int8, calibrate it on `part` of the images."""
-        request = request_of(self.job, target, precision)
+        request = self.spec.request(target, precision)
         return self._to_compile(request, part, self._shared_calibration(request, part))
 
     def unrounded(self, target: str) -> GraphModule:
@@ -98,9 +91,9 @@ class JobGraphs:
 
         It needs no calibration of its own if the bundle shares one.
         """
-        shared = self._shared_calibration(request_of(self.job, target, "int8"), slice(None))
-        nearest = replace(self.job, recipe=self.job.recipe.rounding_to_nearest())
-        request = request_of(nearest, target, "int8")
+        shared = self._shared_calibration(self.spec.request(target, "int8"), slice(None))
+        nearest = replace(self.spec, recipe=self.spec.recipe.rounding_to_nearest())
+        request = nearest.request(target, "int8")
         return self._to_compile(request, slice(None), shared.without_weights() if shared else None).graph
 
     def _to_compile(self, request: BundleRequest, part: slice, shared: Calibration | None) -> GraphToCompile:
@@ -114,7 +107,7 @@ class JobGraphs:
 
     def shares_calibration(self, target: str) -> bool:
         """Whether the int8 bundle of a target shares its calibration with others. It is made now unless it exists."""
-        return self._shared_calibration(request_of(self.job, target, "int8"), slice(None)) is not None
+        return self._shared_calibration(self.spec.request(target, "int8"), slice(None)) is not None
 
     def _shared_calibration(self, request: BundleRequest, part: slice) -> Calibration | None:
         """The calibration that the request's runtime shares with others; None if it is calibrated alone."""
@@ -128,8 +121,8 @@ class JobGraphs:
         if key not in self._shared and file and file.exists():
             self._shared[key] = torch.load(file, mmap=True, weights_only=False)  # safe: a process of this job wrote it
         if key not in self._shared:
-            images, rewriter = self._calibration[part], Rewriter(self.job.network, self.samples)
-            settings = recipe, self.job.device_class, rewriter, self.exported()
+            images, rewriter = self._calibration[part], Rewriter(self.spec.network, self.samples)
+            settings = recipe, self.spec.device_class, rewriter, self.exported()
             with self._calibrating("calibrate", recipe, len(images)) as step:
                 self._shared[key] = calibrate_together(*settings, images, step)
             if file:
@@ -140,7 +133,7 @@ class JobGraphs:
     @cached_property
     def _calibration(self) -> list[NDArray[np.float32]]:
         """Calibration images, float32 [1,C,H,W]."""
-        return [self.job.network.preprocessing.normalize(pixels) for pixels in self._crops]
+        return [self.spec.network.preprocessing.normalize(pixels) for pixels in self._crops]
 
     @cached_property
     def _crops(self) -> Sequence[NDArray[np.uint8]]:
@@ -152,12 +145,12 @@ class JobGraphs:
 
     def _crop_calibration(self) -> list[NDArray[np.uint8]]:
         """Crop the calibration images, uint8 [H,W,C]. Those of `samples` are cropped already."""
-        job, crops = self.job, list(self.samples.pixels)
-        with self.reporter.stage("crop calibration images", len(job.calibration.samples)) as step:
+        spec, crops = self.spec, list(self.samples.pixels)
+        with self.reporter.stage("crop calibration images", len(spec.calibration.samples)) as step:
             for _ in crops:
                 step()
-            rest = job.calibration.samples[len(crops) :]
-            for pixels in crop_each(job.calibration_dataset, rest, job.network.preprocessing):
+            rest = spec.calibration.samples[len(crops) :]
+            for pixels in crop_each(spec.calibration_dataset, rest, spec.network.preprocessing):
                 crops.append(pixels)
                 step()
         if self._cropped:
@@ -185,12 +178,12 @@ class JobGraphs:
 
         WeightsError if it returns NaN.
         """
-        job, mark = self.job, self._folder / CHECKED if self._folder else None
+        spec, mark = self.spec, self._folder / CHECKED if self._folder else None
         if mark and mark.exists():
             return
         if rest := self._crops[len(self.samples.pixels) :]:
             with self.reporter.stage("check calibration images", len(rest)) as step:
-                for logits in batched_logits(job.network, np.stack(rest)):
+                for logits in batched_logits(spec.network, np.stack(rest)):
                     step(len(logits))
         if mark:
             mark.touch()
@@ -204,7 +197,7 @@ class JobGraphs:
             raise self._refusal
         if self._graph is None:
             with self.reporter.stage("simplify"), quiet():
-                graph = copy_sharing(self.job.network.traced)
+                graph = copy_sharing(self.spec.network.traced)
                 keep_constants_in(graph, self._constants)
                 simplify(graph)
             self._compare(graph)
@@ -217,7 +210,7 @@ class JobGraphs:
             return
         with self.reporter.stage("compare the graph with torch"), quiet():
             try:
-                check_graph(self.job.network, graph, self.samples)
+                check_graph(self.spec.network, graph, self.samples)
             except ParityError as error:
                 self._refusal = error
                 raise

@@ -1,6 +1,7 @@
 """The images of a job: opens its data sets, and chooses the images for calibration and for evaluation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from edgekit.config.recipes import Recipe
 from edgekit.errors import UsageError
@@ -12,6 +13,20 @@ from edgekit.images.selection import Selection, missing_classes, select, select_
 from edgekit.models.soup_record import held_out_of
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
+
+
+@dataclass(frozen=True)
+class JobImages:
+    """The images on which the bundles of a job are evaluated, and those that must not be among them."""
+
+    dataset: Dataset
+    """The data set of the evaluation images."""
+    evaluation: Selection
+    """Images that the bundles are evaluated on."""
+    calibration: Selection
+    """Images that calibrate the network, which may come from another data set."""
+    lookalikes: tuple[tuple[str, str], ...] = ()
+    """(name, name of a calibration image) of the evaluation images that look like calibration images."""
 
 
 def datasets_of(options: Options, labels: Sequence[str]) -> Datasets:

@@ -12,7 +12,7 @@ import torch
 from edgekit.compiler.constant_store import MEMORY, MappedFiles, write_out
 from edgekit.config import sizes
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job
+from edgekit.pipeline.request import BuildSpec
 from edgekit.support.files import writing
 from edgekit.support.progress import Reporter
 
@@ -24,23 +24,26 @@ class ParkedJob:
         self.file = file
 
     @classmethod
-    def write(cls, job: Job, folder: Path) -> "ParkedJob":
+    def write(cls, spec: BuildSpec, folder: Path) -> "ParkedJob":
         """Write a job to a file in this folder. Raises OutputError if the disk is full."""
         file = folder / "job.pt"
         with writing(file), file.open("wb") as out:
-            torch.save(job, out)
+            torch.save(spec, out)
             out.flush()
             write_out(out.fileno())
         return cls(file)
 
     @cached_property
-    def job(self) -> Job:
-        """The job, with mapped weights. Unpickling is safe because this same command wrote the file."""
-        job: Job = torch.load(self.file, mmap=True, weights_only=False)
-        return job
+    def spec(self) -> BuildSpec:
+        """What the bundles are built from; its weights are mapped.
+
+        Unpickling is safe because this same command wrote the file.
+        """
+        spec: BuildSpec = torch.load(self.file, mmap=True, weights_only=False)
+        return spec
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
         """The graphs of the job. Its processes share what one of them has calibrated, checked or compared."""
         folder = self.file.parent
-        large = self.job.network.params >= sizes.BUILT_APART_FROM
-        return JobGraphs(self.job, reporter, MappedFiles(folder) if large else MEMORY, folder)
+        large = self.spec.network.params >= sizes.BUILT_APART_FROM
+        return JobGraphs(self.spec, reporter, MappedFiles(folder) if large else MEMORY, folder)

@@ -19,7 +19,7 @@ from edgekit.measure.paired import paired_interval
 from edgekit.measure.settings import Gates
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job
+from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.repair_store import (
     Ranking,
@@ -30,6 +30,7 @@ from edgekit.pipeline.repair_store import (
     repair_inputs,
 )  # fmt: skip
 from edgekit.pipeline.repair_target import MeasuredBundles, TargetRepair
+from edgekit.pipeline.request import BuildSpec
 from edgekit.report.measurement import Measurement
 from edgekit.report.repair import Repair, is_within, repair_words
 from edgekit.report.row import Row
@@ -46,11 +47,19 @@ Measure = Callable[[Device, BuiltBundles], Sequence[Measurement]]
 class Repairs:
     """The repairs of one job's INT8 bundles, one for each target."""
 
-    def __init__(self, job: Job, options: Options, run: RunFolder, rank: RankLayers, reporter: Reporter) -> None:
-        self._job, self._options, self._run, self._rank, self._reporter = job, options, run, rank, reporter
-        self._gates = within_reach(options.gates, len(job.evaluation.samples))
+    def __init__(
+        self,
+        spec: BuildSpec,
+        images: JobImages,
+        options: Options,
+        run: RunFolder,
+        rank: RankLayers,
+        reporter: Reporter,
+    ) -> None:
+        self._spec, self._options, self._run, self._rank, self._reporter = spec, options, run, rank, reporter
+        self._gates = within_reach(options.gates, len(images.evaluation.samples))
         self._stores = {
-            target: RepairStore(run, target, repair_inputs(job, target, options)) for target in options.targets
+            target: RepairStore(run, target, repair_inputs(spec, images, target, options)) for target in options.targets
         }
         states = {target: state for target, store in self._stores.items() if (state := store.load())}
         self._float_layers = {target: state.shipped(self._gates).float_layers for target, state in states.items()}
@@ -59,7 +68,7 @@ class Repairs:
     @property
     def recipe(self) -> Recipe:
         """The recipe of the bundles: the job's, with the layers that repairs keep in float."""
-        recipe = self._job.recipe
+        recipe = self._spec.recipe
         for target, layers in self._float_layers.items():
             recipe = _with_layers(recipe, target, layers)
         return recipe
@@ -110,7 +119,7 @@ class Repairs:
         store, gates = self._stores[target], self._gates
 
         def build(layers: Sequence[str], path: Path) -> Bundle:
-            recipe = _with_layers(self._job.recipe, target, layers)
+            recipe = _with_layers(self._spec.recipe, target, layers)
             return build_one(graphs.with_recipe(recipe), target, "int8", path, self._reporter)
 
         repair, state = TargetRepair(store, gates, self._reporter, build, measure), store.load()
@@ -144,7 +153,7 @@ class Repairs:
             missed += f", which may be {own.drop_ci95_points[1]:.2f}"
         self._reporter.say(f"{missed}, at most {gates.max_drop:g} are allowed: looking for the layers")
         try:
-            ranking = self._rank(graphs.with_recipe(self._job.recipe), store.target)
+            ranking = self._rank(graphs.with_recipe(self._spec.recipe), store.target)
         except Exception as error:
             if not costs_a_row(error):
                 raise
@@ -156,22 +165,24 @@ class Repairs:
         return state
 
 
-def repairs_of(job: Job, options: Options, run: RunFolder, rank: RankLayers, reporter: Reporter) -> Repairs | None:
+def repairs_of(
+    spec: BuildSpec, images: JobImages, options: Options, run: RunFolder, rank: RankLayers, reporter: Reporter
+) -> Repairs | None:
     """The repairs of a job; None if nothing can be repaired.
 
     Random weights have no accuracy. A large network's weights stay in mapped files, which a simulation would load.
     Calibration images that are darker or brighter than the others don't show which layers clip these.
     """
-    if job.network.weights == "random" or "int8" not in options.precisions:
+    if spec.network.weights == "random" or "int8" not in options.precisions:
         return None
-    if job.network.params >= sizes.BUILT_APART_FROM:
+    if spec.network.params >= sizes.BUILT_APART_FROM:
         least = f"{sizes.BUILT_APART_FROM / 1e6:.0f} million parameters"
         reporter.say(f"INT8 that misses --max-drop isn't repaired, because the network has at least {least}")
         return None
-    if differ_in_brightness(job.calibration, job.evaluation):
+    if differ_in_brightness(spec.calibration, images.evaluation):
         reporter.say("INT8 that misses --max-drop isn't repaired: calibrate on other images instead")
         return None
-    return Repairs(job, options, run, rank, reporter)
+    return Repairs(spec, images, options, run, rank, reporter)
 
 
 def misses_bound(measured: Measurement, gates: Gates) -> bool:

@@ -15,11 +15,11 @@ from edgekit.errors import BundleError
 from edgekit.measure import machine
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
-from edgekit.pipeline.graphs import JobGraphs, request_of
-from edgekit.pipeline.job import Job
+from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.relabel import differs_in_labels
-from edgekit.pipeline.request import BundleInputs
+from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.measurement import Measurement
 from edgekit.report.repair import RepairAttempt, is_within
@@ -65,12 +65,12 @@ class RepairInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def repair_inputs(job: Job, target: str, options: Options) -> RepairInputs:
+def repair_inputs(spec: BuildSpec, images: JobImages, target: str, options: Options) -> RepairInputs:
     """Inputs of the repair of a job's int8 bundle for one target."""
     first = options.devices[0]
     return RepairInputs(
-        bundles=tuple(replace(request_of(job, target, precision).inputs, labels=()) for precision in PRECISIONS),
-        reference=reference_inputs(job),
+        bundles=tuple(replace(spec.request(target, precision).inputs, labels=()) for precision in PRECISIONS),
+        reference=reference_inputs(spec.network, images),
         timing=options.timing,
         device=machine.describe() if first == THIS else None,
         address=first.url,
@@ -193,14 +193,14 @@ def ship(run: RunFolder, name: str, source: Path) -> Bundle:
     return read_bundle(place)
 
 
-def restore(job: Job, targets: Iterable[str], run: RunFolder) -> None:
+def restore(spec: BuildSpec, targets: Iterable[str], run: RunFolder) -> None:
     """Put bundles of earlier attempts back into their places where this job would make the same ones."""
     for target in targets:
         name = f"{target}-int8"
         places = sorted((run.state / ATTEMPTS).glob(f"{name}-*"))
         if not places:
             continue
-        inputs = request_of(job, target, "int8").inputs
+        inputs = spec.request(target, "int8").inputs
         if not _is_made_from(run.path / name, inputs):
             source = next((place for place in places if _is_made_from(place, inputs)), None)
             if source is not None:

@@ -1,4 +1,4 @@
-"""The request for one bundle of a job, with everything that the bundle depends on, and its provenance."""
+"""What the bundles of a job are built from, the inputs on which each of them depends, and its provenance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,9 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.precisions import Precision
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES
+from edgekit.images.dataset import Dataset
 from edgekit.images.overlap import short_hashes
+from edgekit.images.selection import Selection
 from edgekit.models import Network
 from edgekit.models.identity import DISTRIBUTIONS, NetworkIdentity
 from edgekit.support.stored_results import Inputs
@@ -20,6 +22,25 @@ SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", *COMPILER_DISTRIBUTIONS)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""
 ROOMS = ("compat", "compiler", "config", "images", "models", "pipeline", "runtime")
 """Folders of the package whose code affects the content of bundles. The others run, measure or report."""
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What the bundles of a job are built from."""
+
+    network: Network
+    recipe: Recipe
+    device_class: DeviceClass
+    """Machines that the bundles are for."""
+    calibration_dataset: Dataset
+    """The data set of the calibration images."""
+    calibration: Selection
+    """Images that calibrate the network."""
+
+    def request(self, target: str, precision: Precision) -> "BundleRequest":
+        """The request for one bundle."""
+        images = (self.calibration.sha256, self.calibration.hashes) if precision == "int8" else ()
+        return BundleRequest(self.network, target, precision, self.recipe, self.device_class, *images)
 
 
 @dataclass(frozen=True)

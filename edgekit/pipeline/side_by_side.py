@@ -15,8 +15,8 @@ from edgekit.errors import ParityError
 from edgekit.pipeline.build import compile_graph
 from edgekit.pipeline.build_process import BuildProcess, Wanted
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job
 from edgekit.pipeline.parked_job import ParkedJob
+from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter
 from edgekit.support.waiting import threads_sleep
@@ -28,15 +28,15 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 class SingleProcessBuilder:
     """Builds bundles in this process."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, spec: BuildSpec) -> None:
+        self.spec = spec
         self._graphs: JobGraphs | None = None
         self._shared: Path | None = None
 
     def graphs(self, reporter: Reporter) -> JobGraphs:
         """The graphs of the job, in memory. They are the same each time, so that one calibration serves all."""
         if self._graphs is None:
-            self._graphs = JobGraphs(self.job, reporter, MEMORY, self._shared)
+            self._graphs = JobGraphs(self.spec, reporter, MEMORY, self._shared)
         return self._graphs
 
     def begin(self, wanted: Sequence[Wanted], reporter: Reporter, meanwhile: Callable[[], object]) -> None:
@@ -54,8 +54,8 @@ class SideBySideBuilder(SingleProcessBuilder):
     A bundle that is calibrated alone is built in this one, because its calibration uses every core.
     """
 
-    def __init__(self, job: Job, parked: ParkedJob, others: int) -> None:
-        super().__init__(job)
+    def __init__(self, spec: BuildSpec, parked: ParkedJob, others: int) -> None:
+        super().__init__(spec)
         self._shared, self._parked, self._others = parked.file.parent, parked, others
         self._built: dict[Path, Bundle | Exception] = {}
 

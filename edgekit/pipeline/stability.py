@@ -15,8 +15,9 @@ from edgekit.compiler.quantize.ranges import consumers
 from edgekit.compiler.quantizers import quantizers
 from edgekit.images.crops import crop_samples
 from edgekit.measure.accuracy import snr_db
+from edgekit.models import Network
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job
+from edgekit.pipeline.job_images import JobImages
 from edgekit.report.document import RangeRatio, Stability
 from edgekit.support.progress import Reporter
 
@@ -29,14 +30,16 @@ WIDEST = 2.0
 """Ratio of the widths of a range in both halves above which it depends on chance."""
 
 
-def check_stability(graphs: JobGraphs, targets: tuple[str, ...], reporter: Reporter) -> list[Stability]:
+def check_stability(
+    graphs: JobGraphs, images: JobImages, targets: tuple[str, ...], reporter: Reporter
+) -> list[Stability]:
     """Compare the INT8 models of the two halves of the calibration images, for each target.
 
     Warns if the ranges differ so much that more images are needed. An error costs only the comparison of its target:
     the bundles are measured by then.
     """
     stabilities = []
-    evaluated = cache(partial(_evaluated, graphs.job))
+    evaluated = cache(partial(_evaluated, graphs.spec.network, images))
     for target in targets:
         try:
             stability = _compare(graphs, target, evaluated)
@@ -65,12 +68,12 @@ def doubt_of(stability: Stability) -> str | None:
     )
 
 
-def _evaluated(job: Job) -> tuple[list[Array], Array]:
+def _evaluated(network: Network, images: JobImages) -> tuple[list[Array], Array]:
     """The images [1,3,H,W] on which the halves are compared, and torch's logits [N,classes] for them."""
-    preprocessing = job.network.preprocessing
-    crops = crop_samples(job.dataset, job.evaluation.samples[:MOST_IMAGES], preprocessing)
-    images = [image for image, _ in crops.normalized(preprocessing)]
-    return images, _logits(job.network.module, images)
+    preprocessing = network.preprocessing
+    crops = crop_samples(images.dataset, images.evaluation.samples[:MOST_IMAGES], preprocessing)
+    normalized = [image for image, _ in crops.normalized(preprocessing)]
+    return normalized, _logits(network.module, normalized)
 
 
 def _compare(graphs: JobGraphs, target: str, evaluated: Callable[[], tuple[list[Array], Array]]) -> Stability | None:
@@ -83,7 +86,7 @@ def _compare(graphs: JobGraphs, target: str, evaluated: Callable[[], tuple[list[
     images, expected = evaluated()
     first, second = (_logits(graph, images) for graph in (one, other))
     widest = max(ratios, key=lambda name: ratios[name])
-    counts = [len(graphs.job.calibration.samples[half]) for half in HALVES]
+    counts = [len(graphs.spec.calibration.samples[half]) for half in HALVES]
     return Stability(
         target=target,
         images=(counts[0], counts[1]),

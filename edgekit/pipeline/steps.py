@@ -11,7 +11,7 @@ from edgekit.pipeline.build import warn_of_unmatched
 from edgekit.pipeline.builder import build_all, builder_of
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graph_to_compile import STAGE, load_graph, read_facts, save_facts, save_graph
-from edgekit.pipeline.job import load_job_to_build
+from edgekit.pipeline.loading import load_job_to_build
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BundleInputs
 from edgekit.report.measurement import Failure
@@ -59,10 +59,10 @@ def not_made(errors: Mapping[str, Exception]) -> tuple[NotMade, ...]:
 def quantize_model(options: Options, reporter: Reporter) -> QuantizedGraphs:
     """Calibrate for each target, and write the graphs to `OUTPUT/<target>-int8-graph`."""
     check_output(options.folder)
-    job = load_job_to_build(options, reporter)
-    with open_run(options.folder) as run, builder_of(job, run) as builder:
-        job = builder.job  # a large network's, so that the one in memory is freed
-        write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
+    spec = load_job_to_build(options, reporter)
+    with open_run(options.folder) as run, builder_of(spec, run) as builder:
+        spec = builder.spec  # a large network's, so that the one in memory is freed
+        write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
         graphs = builder.graphs(reporter)
 
         def quantized(name: str) -> str:
@@ -124,9 +124,9 @@ def compile_model(options: Options, reporter: Reporter) -> CompiledBundles:
     check_output(options.folder)
     for target in options.targets:
         load_backend(target)
-    job = load_job_to_build(options, reporter)
-    with open_run(options.folder) as run, builder_of(job, run) as builder:
-        del job  # which a large network's builder doesn't need
+    spec = load_job_to_build(options, reporter)
+    with open_run(options.folder) as run, builder_of(spec, run) as builder:
+        del spec  # which a large network's builder doesn't need
         built = build_all(builder, options.targets, run.path, reporter, precisions=("float",))
     bundles = tuple(str(bundle.path) for bundle in built.values() if isinstance(bundle, Bundle))
     errors = {name: error for name, error in built.items() if isinstance(error, Exception)}

@@ -1,7 +1,6 @@
 """Thumbnails of the images whose predicted class INT8 changed, for the report's page."""
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +9,14 @@ from PIL import Image
 from edgekit.errors import ImageError
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
-from edgekit.pipeline.job import Job
-from edgekit.pipeline.options import Options
 from edgekit.report.by_class import changed_rows, shown_images
 from edgekit.report.document import Report
-from edgekit.report.thumbnails import write_thumbnails
 from edgekit.support.progress import Reporter
 
 SIDE = 64
 """Longest side of a thumbnail, in pixels."""
 QUALITY = 80
 """JPEG quality of a thumbnail, on Pillow's scale."""
-
-
-def keep_thumbnails(report: Report, job: Job, options: Options, folder: Path, reporter: Reporter) -> None:
-    """Keep thumbnails for the page in the run folder, in place of those of an earlier run; none unless wanted."""
-    made = make_thumbnails(report, job.dataset, job.network.preprocessing, reporter) if options.thumbnails else {}
-    write_thumbnails(folder, made)
 
 
 def make_thumbnails(

@@ -16,9 +16,10 @@ from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
 from edgekit.pipeline.graph_to_compile import GraphToCompile
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
-from edgekit.pipeline.request import BundleInputs
+from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report import load_report, write_report
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.schema import FILE as REPORT
@@ -53,11 +54,11 @@ def analyse(options: Options, reporter: Reporter) -> Sensitivity:
     import_needed("matplotlib", "build")
     for target in options.targets:
         load_backend(target)
-    job = load_job(options, reporter)
+    spec, images = load_job(options, reporter)
     with open_run(options.folder) as run:
-        graphs = JobGraphs(job, reporter)
-        parts = [_analysed(graphs, target, options, run, reporter) for target in options.targets]
-        sensitivity = document(job, options, parts)
+        graphs = JobGraphs(spec, reporter)
+        parts = [_analysed(graphs, images, target, options, run, reporter) for target in options.targets]
+        sensitivity = document(spec, images, options, parts)
         picture, _ = draw_sensitivity(sensitivity, standalone=True)
         for file, text in ((FILE, to_json(sensitivity)), (PICTURE, picture)):
             with writing(run.path / file):
@@ -73,17 +74,17 @@ def check_max_drop(options: Options) -> None:
         raise UsageError(f"--max-drop is {options.gates.max_drop:g}", valid=valid)
 
 
-def document(job: Job, options: Options, parts: Sequence[TargetSensitivity]) -> Sensitivity:
+def document(spec: BuildSpec, images: JobImages, options: Options, parts: Sequence[TargetSensitivity]) -> Sensitivity:
     """The document that sensitivity.json contains."""
     return Sensitivity(
         edgekit=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         command=shareable_command(options.command),
-        model=NamedModel(job.network.name, job.network.weights_sha256),
-        accuracy_meaningful=job.network.weights != "random",
-        recipe=job.recipe.name,
-        calibration=ImageSet(len(job.calibration.samples), job.calibration.sha256),
-        evaluation=ImageSet(len(job.evaluation.samples), job.evaluation.sha256),
+        model=NamedModel(spec.network.name, spec.network.weights_sha256),
+        accuracy_meaningful=spec.network.weights != "random",
+        recipe=spec.recipe.name,
+        calibration=ImageSet(len(images.calibration.samples), images.calibration.sha256),
+        evaluation=ImageSet(len(images.evaluation.samples), images.evaluation.sha256),
         max_drop_points=options.gates.max_drop,
         targets=tuple(parts),
     )
@@ -107,11 +108,11 @@ class SensitivityInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def sensitivity_inputs(graphs: JobGraphs, target: str, options: Options) -> SensitivityInputs:
+def sensitivity_inputs(graphs: JobGraphs, images: JobImages, target: str, options: Options) -> SensitivityInputs:
     """Inputs of one target's part of the document."""
     return SensitivityInputs(
         bundles=tuple(replace(graphs.inputs(target, precision), labels=()) for precision in PRECISIONS),
-        reference=reference_inputs(graphs.job),
+        reference=reference_inputs(graphs.spec.network, images),
         max_drop=options.gates.max_drop,
         threads=options.timing.threads,
         device=machine.describe(),
@@ -120,17 +121,16 @@ def sensitivity_inputs(graphs: JobGraphs, target: str, options: Options) -> Sens
 
 
 def _analysed(
-    graphs: JobGraphs, target: str, options: Options, run: RunFolder, reporter: Reporter
+    graphs: JobGraphs, images: JobImages, target: str, options: Options, run: RunFolder, reporter: Reporter
 ) -> TargetSensitivity:
     """One target's part of the document, measured or reused from an interrupted run."""
-    inputs = sensitivity_inputs(graphs, target, options)
+    inputs = sensitivity_inputs(graphs, images, target, options)
     earlier = run.recall(f"sensitivity-{target}", inputs, TargetSensitivity)
     if earlier is not None:
         reporter.say(f"{target}: reused from an earlier run")
         return earlier
-    job = graphs.job
-    to_compile = graphs.graph_to_compile(target, "int8")
-    trials = simulate(graphs, to_compile, crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing))
+    to_compile, preprocessing = graphs.graph_to_compile(target, "int8"), graphs.spec.network.preprocessing
+    trials = simulate(graphs, to_compile, crop_samples(images.dataset, images.evaluation.samples, preprocessing))
     measured = measure(
         trials,
         target,
@@ -145,10 +145,10 @@ def _analysed(
 
 def simulate(graphs: JobGraphs, to_compile: GraphToCompile, images: LabelledCrops) -> Trials:
     """Trials of a graph that was calibrated for one target, on these images."""
-    job = graphs.job
-    rounded = job.recipe.weight_rounding != "nearest"
+    spec = graphs.spec
+    rounded = spec.recipe.weight_rounding != "nearest"
     simulation = Simulation(to_compile.graph, graphs.unrounded(to_compile.facts.target) if rounded else None)
-    return Trials(simulation, images, job.network.preprocessing)
+    return Trials(simulation, images, spec.network.preprocessing)
 
 
 def layer_macs(graphs: JobGraphs) -> dict[str, int]:

@@ -12,6 +12,7 @@ from edgekit.measure.settings import Timing
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.compile import compile_stage
 from edgekit.pipeline.graphs import JobGraphs
+from edgekit.pipeline.job_images import JobImages
 from edgekit.report.measurement import Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.libraries import quiet
@@ -38,16 +39,17 @@ class TargetBench:
         timing: Timing,
         run: RunFolder,
         workspace: Path,
-        images: Callable[[], EvaluationImages],
+        images: JobImages,
+        evaluated: Callable[[], EvaluationImages],
     ) -> None:
         self._graphs, self._target, self._timing = graphs, target, timing
-        self._run, self._workspace, self._images, self._quiet = run, workspace, images, Reporter(quiet=True)
+        self._run, self._workspace, self._quiet = run, workspace, Reporter(quiet=True)
+        self._images, self._evaluated = images, evaluated
 
     def layers(self) -> tuple[str, ...]:
         """The layers, those first that add the most noise per multiply-accumulate."""
-        job = self._graphs.job
-        samples = job.evaluation.samples[:ORDERING_IMAGES]
-        crops = crop_samples(job.dataset, samples, job.network.preprocessing)
+        samples = self._images.evaluation.samples[:ORDERING_IMAGES]
+        crops = crop_samples(self._images.dataset, samples, self._graphs.spec.network.preprocessing)
         simulated = simulate(self._graphs, self._graphs.graph_to_compile(self._target, "int8"), crops)
         alone = {name: frozenset([name]) for name in simulated.simulation.layers}
         simulated.run(alone.values())
@@ -58,12 +60,12 @@ class TargetBench:
         """Build the bundle of a trial and, once, the float one; measure both. Raises StageError."""
         float_name, name = f"{self._target}-float", f"{self._target}-int8"
         base = build_one(self._graphs, self._target, "float", self._run.path / float_name, self._quiet)
-        recipe = with_choices(self._graphs.job.recipe, self._target, choices, layers)
+        recipe = with_choices(self._graphs.spec.recipe, self._target, choices, layers)
         prepared = self._graphs.with_recipe(recipe).graph_to_compile(self._target, "int8")
         with quiet():
             bundle, _ = compile_stage(prepared, self._workspace / name)
         pair = {float_name: base, name: bundle}
-        measured = measure_group(pair, self._timing, machine.describe(), self._quiet, self._images())[name]
+        measured = measure_group(pair, self._timing, machine.describe(), self._quiet, self._evaluated())[name]
         return figures(measured, bundle, layers[: choices.layers_in_float])
 
 

@@ -24,9 +24,9 @@ def rank_layers(graphs: JobGraphs, target: str) -> Ranking:
 
     Simulates the bundle in torch. No attempt leaves all layers in float. Raises StageError.
     """
-    job = graphs.job
-    samples = job.calibration.samples[:NOISE_IMAGES]
-    crops = crop_samples(job.calibration_dataset, samples, job.network.preprocessing)
+    spec = graphs.spec
+    samples = spec.calibration.samples[:NOISE_IMAGES]
+    crops = crop_samples(spec.calibration_dataset, samples, spec.network.preprocessing)
     trials = simulate(graphs, graphs.graph_to_compile(target, "int8"), crops)
     first = LabelledCrops(crops.pixels[:RANKING_IMAGES], crops.labels[:RANKING_IMAGES])
     title, layers = f"{target}-int8", trials.simulation.layers

@@ -18,11 +18,12 @@ from edgekit.pipeline.evaluation_images import crop_images
 from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
-from edgekit.pipeline.thumbnails import keep_thumbnails
+from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Report
 from edgekit.report.search_document import SearchSummary, TargetSearch
 from edgekit.report.sensitivity_document import ImageSet
+from edgekit.report.thumbnails import write_thumbnails
 from edgekit.report.tuning import draw_tuning
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import replace_text, writing
@@ -77,16 +78,18 @@ def trial_gates(options: Options) -> Gates:
 def run_studies(ready: SplitJob, options: Options, search: Search, run: RunFolder, reporter: Reporter) -> Studies:
     """Run the study of each target, one after the other."""
     until = time.monotonic() + 60 * search.minutes if search.minutes else float("inf")
-    job, studies = ready.job, {}
+    spec, studies = ready.spec, {}
     with run.workspace("tune") as workspace:
-        graphs = JobGraphs(job, Reporter(quiet=True))
-        images = cache(lambda: crop_images(job, workspace, run, reporter))  # only for trials that still have to run
+        graphs = JobGraphs(spec, Reporter(quiet=True))
+        evaluated = cache(
+            lambda: crop_images(spec.network, ready.images, workspace, run, reporter)
+        )  # only for trials that still have to run
         for target, end in shares(options.targets, until):
-            bench = TargetBench(graphs, target, options.timing, run, workspace, images)
-            inputs = study_inputs(job, target, options.timing)
-            store = StudyStore(run, target, inputs, digest(job.network.labels))
+            bench = TargetBench(graphs, target, options.timing, run, workspace, ready.images, evaluated)
+            inputs = study_inputs(spec, ready.images, target, options.timing)
+            store = StudyStore(run, target, inputs, digest(spec.network.labels))
             searcher = Searcher(store, bench, trial_gates(options), reporter)
-            studies[target] = searcher.search(job.recipe, search.trials, end)
+            studies[target] = searcher.search(spec.recipe, search.trials, end)
     return studies
 
 
@@ -114,8 +117,8 @@ def check_completed(studies: Studies) -> None:
 
 def write_recipe(path: Path, ready: SplitJob, studies: Studies, gates: Gates) -> Recipe:
     """Write the best choices of each target, which has a completed trial, as one recipe."""
-    job = ready.job
-    recipe, notes = job.recipe, []
+    spec = ready.spec
+    recipe, notes = spec.recipe, []
     for target, study in studies.items():
         winner = best(study.trials, gates)
         assert winner is not None
@@ -123,12 +126,12 @@ def write_recipe(path: Path, ready: SplitJob, studies: Studies, gates: Gates) ->
         notes.append(f"{target}: {describe(winner, gates)}")
     recipe = replace(
         recipe,
-        name=f"{job.recipe.name.removesuffix('-tuned')}-tuned",
-        description=f"{job.recipe.name} tuned for {job.network.name}",
+        name=f"{spec.recipe.name.removesuffix('-tuned')}-tuned",
+        description=f"{spec.recipe.name} tuned for {spec.network.name}",
         architectures=(),
-        num_calibration_samples=len(job.calibration.samples),
+        num_calibration_samples=len(spec.calibration.samples),
     )
-    origin = f"Written by `edgekit tune` after trials on {len(job.evaluation.samples)} tuning images:"
+    origin = f"Written by `edgekit tune` after trials on {len(ready.images.evaluation.samples)} tuning images:"
     with writing(path):
         replace_text(path, to_toml(recipe, "\n".join([origin, *notes])))
     return load_recipe(path, PASSES)
@@ -144,20 +147,23 @@ def verdict(
     pages: Pages | None = None,
 ) -> Report:
     """Build and evaluate the recipe as `deploy` does, on the held-out images. Returns the report."""
-    job = replace(ready.job, recipe=recipe, evaluation=ready.held_out)
-    write_list(run.path / "calibration.json", job.calibration, job.recipe, options.seed)
-    rows, reference, finals = bundles_and_rows(SingleProcessBuilder(job), options, run, reporter, pages=pages)
+    spec, images = replace(ready.spec, recipe=recipe), replace(ready.images, evaluation=ready.held_out)
+    write_list(run.path / "calibration.json", spec.calibration, spec.recipe, options.seed)
+    rows, reference, finals = bundles_and_rows(SingleProcessBuilder(spec), images, options, run, reporter, pages=pages)
     gates = trial_gates(options)
     parts = [summary(target, study.trials, gates) for target, study in studies.items()]
     tuning = SearchSummary(
         recipe=RECIPE,
         max_drop_points=gates.max_drop,
         min_speedup=gates.min_speedup,
-        images=ImageSet(len(ready.job.evaluation.samples), ready.job.evaluation.sha256),
+        images=ImageSet(len(ready.images.evaluation.samples), ready.images.evaluation.sha256),
         targets=tuple(replace(part, reproduced=reproduced(run.path, part)) for part in parts),
     )
-    report = replace(assemble(job, options, rows, reference, finals=finals), tuning=tuning)
-    keep_thumbnails(report, job, options, run.path, reporter)
+    report = replace(assemble(spec, images, options, rows, reference, finals=finals), tuning=tuning)
+    thumbnails = (
+        make_thumbnails(report, images.dataset, spec.network.preprocessing, reporter) if options.thumbnails else {}
+    )
+    write_thumbnails(run.path, thumbnails)
     write_report(report, run.path)
     with writing(run.path / PICTURE):
         replace_text(run.path / PICTURE, draw_tuning(tuning, standalone=True)[0])

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 
 from edgekit.errors import DataError, UsageError
 from edgekit.images.selection import Selection, split
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.support.progress import Reporter
 from edgekit.tuning.options import Search
 
@@ -14,8 +16,10 @@ from edgekit.tuning.options import Search
 class SplitJob:
     """The job of a search, and the images that it never sees."""
 
-    job: Job
-    """The job of the search, which evaluates on the tuning images."""
+    spec: BuildSpec
+    """What the bundles are built from."""
+    images: JobImages
+    """The images of the search, which evaluates on the tuning images."""
     held_out: Selection
     """Images for the verdict."""
 
@@ -27,10 +31,10 @@ def load_split_job(options: Options, search: Search, reporter: Reporter) -> Spli
         if count is not None and count < 1:
             raise UsageError(f"{name} is {count}", valid="a whole number from 1")
     both = tuning + held_out if tuning and held_out else None
-    job = load_job(replace(options, num_eval_samples=both), reporter)
-    total = len(job.evaluation.samples)
+    spec, images = load_job(replace(options, num_eval_samples=both), reporter)
+    total = len(images.evaluation.samples)
     count = tuning or (total - held_out if held_out else total // 2)
-    first, rest = split(job.evaluation, max(0, count))
+    first, rest = split(images.evaluation, max(0, count))
     if held_out:
         rest, _ = split(rest, held_out)
     if not first.samples or not rest.samples or len(rest.samples) < (held_out or 0):
@@ -39,4 +43,4 @@ def load_split_job(options: Options, search: Search, reporter: Reporter) -> Spli
             f"leave {len(rest.samples)} for the verdict",
             fix="Add images, or reduce --num-tuning-samples",
         )
-    return SplitJob(replace(job, evaluation=first), rest)
+    return SplitJob(spec, replace(images, evaluation=first), rest)

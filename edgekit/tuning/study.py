@@ -14,9 +14,8 @@ from edgekit.errors import EdgekitError, costs_a_row
 from edgekit.measure import machine
 from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
-from edgekit.pipeline.graphs import request_of
-from edgekit.pipeline.job import Job
-from edgekit.pipeline.request import BundleInputs
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report.device_facts import DeviceFacts
 from edgekit.support import tracebacks
 from edgekit.support.progress import Reporter
@@ -48,11 +47,11 @@ class StudyInputs(Inputs):
     """Hash of edgekit's code in `ROOMS`."""
 
 
-def study_inputs(job: Job, target: str, timing: Timing) -> StudyInputs:
+def study_inputs(spec: BuildSpec, images: JobImages, target: str, timing: Timing) -> StudyInputs:
     """Inputs of the trials of a job for one target."""
     return StudyInputs(
-        bundles=tuple(replace(request_of(job, target, precision).inputs, labels=()) for precision in PRECISIONS),
-        reference=reference_inputs(job),
+        bundles=tuple(replace(spec.request(target, precision).inputs, labels=()) for precision in PRECISIONS),
+        reference=reference_inputs(spec.network, images),
         timing=timing,
         device=machine.describe(),
         code_sha256=code_sha256(ROOMS),

@@ -21,8 +21,9 @@ from edgekit.pipeline.build import build_one
 from edgekit.pipeline.build_process import Wanted
 from edgekit.pipeline.builder import SeparateBuilder, builder_of
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.report.measurement import Failure
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -35,13 +36,14 @@ from tests.helpers.tiny import TINY_ARGS, TINY_MODEL, TINY_VIT, VIT_ARGS
 
 
 @pytest.fixture(scope="module")
-def small(photos: Path) -> Job:
+def small(photos: Path) -> BuildSpec:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
-    return load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
+    spec, _ = load_job(Options(model, photos, num_calibration_samples=4, num_eval_samples=4), Reporter(quiet=True))
+    return spec
 
 
 @pytest.fixture
-def parked(small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeparateBuilder]:
+def parked(small: BuildSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SeparateBuilder]:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
         assert isinstance(builder, SeparateBuilder)
@@ -89,16 +91,16 @@ def test_constants_in_files_make_the_same_bundles(
 ) -> None:
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
     reporter = Reporter(quiet=True)
-    job = load_job(Options(model, photos, num_calibration_samples=10), reporter)
+    spec, _ = load_job(Options(model, photos, num_calibration_samples=10), reporter)
     monkeypatch.setattr(constant_store, "LARGE_BYTES", 0)
-    graphs = JobGraphs(job, reporter, MappedFiles(tmp_path))
+    graphs = JobGraphs(spec, reporter, MappedFiles(tmp_path))
     for target in RUNTIMES:
         bundle = build_one(graphs, target, "int8", tmp_path / f"{target}-int8", reporter)
         assert bundle.manifest.files == read_bundle(finished_run / f"{target}-int8").manifest.files, target
 
 
-def test_weights_of_a_parked_job_are_mapped(small: Job, parked: SeparateBuilder) -> None:
-    state = parked.job.network.module.state_dict()
+def test_weights_of_a_parked_job_are_mapped(small: BuildSpec, parked: SeparateBuilder) -> None:
+    state = parked.spec.network.module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in small.network.module.state_dict().items())
     assert "job.pt" in Path("/proc/self/maps").read_text()
 
@@ -106,11 +108,11 @@ def test_weights_of_a_parked_job_are_mapped(small: Job, parked: SeparateBuilder)
 def test_the_network_in_memory_is_freed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "BUILT_APART_FROM", 0)
     model, reporter = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32), Reporter(quiet=True)
-    job = load_job(Options(model, photos), reporter)
-    places = {weight.data_ptr() for weight in job.network.module.parameters()}
+    spec, _ = load_job(Options(model, photos), reporter)
+    places = {weight.data_ptr() for weight in spec.network.module.parameters()}
     assert in_memory(places) == places
-    with open_run(tmp_path / "run") as run, builder_of(job, run) as builder:
-        job = builder.job
+    with open_run(tmp_path / "run") as run, builder_of(spec, run) as builder:
+        spec = builder.spec
         builder.graphs(reporter)
         assert in_memory(places) == set()
 
@@ -121,10 +123,10 @@ def in_memory(places: set[int]) -> set[int]:
     return {tensor.data_ptr() for tensor in tensors} & places
 
 
-def test_a_small_network_stays_in_memory(small: Job, tmp_path: Path) -> None:
+def test_a_small_network_stays_in_memory(small: BuildSpec, tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run, builder_of(small, run) as builder:
         assert isinstance(builder, SingleProcessBuilder)
-        assert builder.job is small
+        assert builder.spec is small
 
 
 def test_weights_of_very_large_networks_are_not_fitted(
@@ -132,9 +134,9 @@ def test_weights_of_very_large_networks_are_not_fitted(
 ) -> None:
     model = ModelOptions(TINY_VIT[0], "random", parse_model_args(VIT_ARGS), imgsz=32)
     options = Options(model, photos, recipe="default", num_calibration_samples=4, num_eval_samples=4)
-    assert load_job(options, Reporter(quiet=True)).recipe.weight_rounding == "fit"
+    assert load_job(options, Reporter(quiet=True))[0].recipe.weight_rounding == "fit"
     monkeypatch.setattr(sizes, "ROUNDED_TOGETHER_UP_TO", 0)
-    recipe = load_job(options, Reporter(quiet=True)).recipe
+    recipe = load_job(options, Reporter(quiet=True))[0].recipe
     assert recipe.weight_rounding == "gptq"
     assert "weights are rounded by GPTQ" in capfd.readouterr().err
 

@@ -18,7 +18,7 @@ from edgekit.models import Network, logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline import graphs as graphs_module
 from edgekit.pipeline.graphs import PARITY_IMAGES, JobGraphs
-from edgekit.pipeline.job import load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.support.progress import Reporter
 from tests.helpers.refusals import refuses
@@ -40,7 +40,7 @@ def test_each_calibration_image_is_decoded_and_checked_once(
 ) -> None:
     """By the first of several processes, here several graphs of a job that share a folder."""
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
-    job = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
+    spec, _ = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     decoded: list[str] = []
     predicted: list[NDArray[np.uint8]] = []
 
@@ -55,14 +55,14 @@ def test_each_calibration_image_is_decoded_and_checked_once(
     monkeypatch.setattr(graphs_module, "crop_each", crop_each)
     monkeypatch.setattr(graphs_module, "batched_logits", batched_logits)
     for place in (tmp_path, tmp_path, None):
-        graphs = JobGraphs(job, Reporter(quiet=True), shared=place)
+        graphs = JobGraphs(spec, Reporter(quiet=True), shared=place)
         images = graphs._calibration
         graphs._check_once()
         graphs._check_once()
-        expected = crops.crop_each(job.calibration_dataset, job.calibration.samples, job.network.preprocessing)
+        expected = crops.crop_each(spec.calibration_dataset, spec.calibration.samples, spec.network.preprocessing)
         for image, pixels in zip(images, expected, strict=True):
-            np.testing.assert_array_equal(image, job.network.preprocessing.normalize(pixels))
-    assert decoded == 2 * [sample.name for sample in job.calibration.samples[PARITY_IMAGES:]]
+            np.testing.assert_array_equal(image, spec.network.preprocessing.normalize(pixels))
+    assert decoded == 2 * [sample.name for sample in spec.calibration.samples[PARITY_IMAGES:]]
     assert len(predicted) == 2 * (10 - PARITY_IMAGES), "torch has predicted the others to compare the graph with it"
 
 
@@ -74,12 +74,14 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
         grey = Image.effect_noise((16, 16), 20 + index).point(lambda value: value // 2)
         (grey if index < 10 else grey.point(lambda _: 255)).save(tmp_path / str(index % 2) / f"{index}.png")
     model = ModelOptions("tests.helpers.odd:dazzled", None, imgsz=16)
-    job = load_job(Options(model, tmp_path, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
-    everything = (*job.calibration.images, *job.evaluation.images)
+    spec, chosen = load_job(
+        Options(model, tmp_path, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True)
+    )
+    everything = (*spec.calibration.images, *chosen.evaluation.images)
     images = sorted(everything, key=lambda image: image.sample.name.endswith("10.png"))[1:]
-    recipe = replace(job.recipe, estimator=estimator)
+    recipe = replace(spec.recipe, estimator=estimator)
     graphs = JobGraphs(
-        replace(job, recipe=recipe, calibration=replace(job.calibration, images=tuple(images))), Reporter(quiet=True)
+        replace(spec, recipe=recipe, calibration=replace(spec.calibration, images=tuple(images))), Reporter(quiet=True)
     )
     with refuses(WeightsError, "tests.helpers.odd:dazzled", "real image"):
         graphs.graph_to_compile("onnx", "int8")
@@ -87,13 +89,13 @@ def test_a_network_that_returns_nan_for_a_calibration_image(estimator: Estimator
 
 def test_graphs_with_other_recipes_share_the_export_and_the_images(photos: Path) -> None:
     model = ModelOptions("tests.helpers.odd:paddle", None, imgsz=16)
-    job = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
+    spec, _ = load_job(Options(model, photos, targets=("onnx",), num_calibration_samples=10), Reporter(quiet=True))
     reporter = CountingReporter()
-    graphs = JobGraphs(job, reporter)
-    nearest = replace(job.recipe, weight_rounding="nearest")
+    graphs = JobGraphs(spec, reporter)
+    nearest = replace(spec.recipe, weight_rounding="nearest")
     recipes = [replace(nearest, estimator="minmax"), replace(nearest, estimator="histogram")]
     first, second = (graphs.with_recipe(recipe) for recipe in recipes)
-    assert [first.job.recipe, second.job.recipe] == recipes
+    assert [first.spec.recipe, second.spec.recipe] == recipes
     assert first.exported() is second.exported() is graphs.exported()
     for one in (first, second, graphs.with_recipe(recipes[1])):
         one.graph_to_compile("onnx", "int8")

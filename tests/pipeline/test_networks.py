@@ -17,9 +17,11 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import build_all
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY, difference
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile_bundle import profile_bundle
@@ -71,10 +73,10 @@ def deployed(
     """What became of a network on each runtime, or why there is no bundle."""
     model = ModelOptions("tests.helpers.networks:build", None, {"name": request.param}, imgsz=SIZE, crop_pct=1.0)
     reporter = Reporter(quiet=True)
-    job = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
-    built = build_all(SingleProcessBuilder(job), tuple(RUNTIMES), tmp_path_factory.mktemp("bundles"), reporter)
+    spec, chosen = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
+    built = build_all(SingleProcessBuilder(spec), tuple(RUNTIMES), tmp_path_factory.mktemp("bundles"), reporter)
     rows = {
-        target: row_of(request.param, job, target, built[f"{target}-float"], built[f"{target}-int8"])
+        target: row_of(request.param, spec, chosen, target, built[f"{target}-float"], built[f"{target}-int8"])
         for target in RUNTIMES
     }
     table += [row for row in rows.values() if isinstance(row, Row)]
@@ -82,16 +84,21 @@ def deployed(
 
 
 def row_of(
-    name: str, job: Job, target: str, exact: Bundle | Exception, quantized: Bundle | Exception
+    name: str,
+    spec: BuildSpec,
+    chosen: JobImages,
+    target: str,
+    exact: Bundle | Exception,
+    quantized: Bundle | Exception,
 ) -> Row | Exception:
     for bundle in (exact, quantized):
         if isinstance(bundle, Exception):
             return bundle
     assert isinstance(exact, Bundle)
     assert isinstance(quantized, Bundle)
-    pixels = crop_samples(job.dataset, job.evaluation.samples, job.network.preprocessing).pixels
-    expected = torch_logits(job.network, pixels)
-    images = job.network.preprocessing.normalize(pixels)
+    pixels = crop_samples(chosen.dataset, chosen.evaluation.samples, spec.network.preprocessing).pixels
+    expected = torch_logits(spec.network, pixels)
+    images = spec.network.preprocessing.normalize(pixels)
     profile, layers = profile_bundle(quantized, threads=1, runs=1), quantized.manifest.layers
     seen = [op for op in profile.ops if op.reason is None or "fused subgraph" not in op.reason]
     unseen = {op.name for op in profile.ops} - {op.name for op in seen}

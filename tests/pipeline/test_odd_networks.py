@@ -17,9 +17,11 @@ from edgekit.measure.accuracy import snr_db
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import build_all
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.report import load_report
 from edgekit.report.document import Report
@@ -83,18 +85,18 @@ def differences(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(logits - logits.mean(0), np.float32)
 
 
-def loaded_job(name: str, size: tuple[int, int], pictures: Path) -> Job:
+def loaded_job(name: str, size: tuple[int, int], pictures: Path) -> tuple[BuildSpec, JobImages]:
     model = ModelOptions(name, imgsz=size, crop_pct=1.0)
     options = Options(model, pictures / "evaluation", pictures / "calibration", num_calibration_samples=CALIBRATION)
     return load_job(options, Reporter(quiet=True))
 
 
-def check_logits(job: Job, bundles: dict[str, Bundle]) -> None:
+def check_logits(spec: BuildSpec, images: JobImages, bundles: dict[str, Bundle]) -> None:
     """Compare each bundle's logits for the evaluation images with torch's."""
     assert list(bundles) == BUNDLES
-    preprocessing = job.network.preprocessing
-    pixels = crop_samples(job.dataset, job.evaluation.samples, preprocessing).pixels
-    expected = torch_logits(job.network, pixels)
+    preprocessing = spec.network.preprocessing
+    pixels = crop_samples(images.dataset, images.evaluation.samples, preprocessing).pixels
+    expected = torch_logits(spec.network, pixels)
     assert len(set(expected.argmax(1).tolist())) > 1
     for name, bundle in bundles.items():
         with edgekit.load(bundle.path, threads=1, verify=True) as session:
@@ -108,16 +110,16 @@ def check_logits(job: Job, bundles: dict[str, Bundle]) -> None:
 
 def test_grey_images_odd_paddings_and_two_classes(grey_run: Path, pictures: Path) -> None:
     check_logits(
-        loaded_job("tests.helpers.odd:grey", GREY_SIZE, pictures),
+        *loaded_job("tests.helpers.odd:grey", GREY_SIZE, pictures),
         {name: read_bundle(grey_run / name) for name in BUNDLES},
     )
 
 
 def test_same_padding_and_21843_classes(pictures: Path, tmp_path: Path) -> None:
-    job = loaded_job("tests.helpers.odd:wide", WIDE_SIZE, pictures)
-    built = build_all(SingleProcessBuilder(job), TARGETS, tmp_path, Reporter(quiet=True))
+    spec, images = loaded_job("tests.helpers.odd:wide", WIDE_SIZE, pictures)
+    built = build_all(SingleProcessBuilder(spec), TARGETS, tmp_path, Reporter(quiet=True))
     bundles = {name: bundle for name, bundle in built.items() if isinstance(bundle, Bundle)}
-    check_logits(job, bundles)
+    check_logits(spec, images, bundles)
     assert {bundle.manifest.classes for bundle in bundles.values()} == {21_843}
 
 

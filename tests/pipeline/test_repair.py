@@ -257,19 +257,21 @@ def test_a_guessing_reference_is_not_repaired(
     [("random", 1000, ("float", "int8")), ("w", 50_000_000, ("float", "int8")), ("w", 1000, ("float",))],
 )
 def test_jobs_that_are_never_repaired(weights: str, params: int, precisions: tuple[str, ...]) -> None:
-    job: Any = SimpleNamespace(network=SimpleNamespace(weights=weights, params=params))
+    spec: Any = SimpleNamespace(network=SimpleNamespace(weights=weights, params=params))
+    images: Any = None
     options: Any = SimpleNamespace(precisions=precisions)
     run: Any = None
-    assert repairs_of(job, options, run, ranked(), QUIET) is None
+    assert repairs_of(spec, images, options, run, ranked(), QUIET) is None
 
 
 def test_calibration_images_unlike_the_others_are_not_repaired_for() -> None:
     dark, bright = (SimpleNamespace(brightness=np.array([level, level + 1])) for level in (20.0, 120.0))
     network = SimpleNamespace(weights="w", params=1000)
-    job: Any = SimpleNamespace(network=network, calibration=dark, evaluation=bright)
+    spec: Any = SimpleNamespace(network=network, calibration=dark)
+    images: Any = SimpleNamespace(evaluation=bright)
     options: Any = SimpleNamespace(precisions=("float", "int8"))
     run: Any = None
-    assert repairs_of(job, options, run, ranked(), QUIET) is None
+    assert repairs_of(spec, images, options, run, ranked(), QUIET) is None
 
 
 FAST, SLOW = speedup(1.5, 1.4, 1.6), speedup(1.0, 0.9, 1.1)
@@ -410,10 +412,11 @@ def test_other_devices_measure_the_repaired_bundles_only(tmp_path: Path, monkeyp
     devices = (SimpleNamespace(name="pi4"), SimpleNamespace(name="pi5"))
     options: Any = SimpleNamespace(devices=devices, targets=("onnx", "tflite"), gates=Gates())
     before: Any = [f"{name} on {device.name}" for device in devices for name in built]
-    job: Any = SimpleNamespace(evaluation=SimpleNamespace(samples=()))
+    images: Any = SimpleNamespace(evaluation=SimpleNamespace(samples=()))
+    spec: Any = None
     graphs: Any = None
     with open_run(tmp_path / "run") as run:
-        after = Repairs(job, options, run, ranked(), QUIET).repair(built, before, measure, graphs)
+        after = Repairs(spec, images, options, run, ranked(), QUIET).repair(built, before, measure, graphs)
     group = ["tflite-float", "tflite-int8"]
     assert calls == [("pi4", group, True), ("pi5", group, True)]
     for name, row in zip(before, after, strict=True):

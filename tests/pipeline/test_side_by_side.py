@@ -23,7 +23,7 @@ from edgekit.pipeline import builder as builders
 from edgekit.pipeline.build_process import BuildProcess, Wanted
 from edgekit.pipeline.builder import Builder, build_all, builder_of
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -37,8 +37,8 @@ def builder(photos: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytes
     """A builder of `finished_run`'s bundles that uses one other process."""
     monkeypatch.setattr(sizes, "BUILT_SIDE_BY_SIDE_FROM", 0)
     model = ModelOptions("convnextv2_atto", str(tiny_weights), parse_model_args(TINY_ARGS), imgsz=32, crop_pct=1.0)
-    job = load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
-    with threads(2), open_run(tmp_path / "job") as run, builder_of(job, run, peak_bytes=1) as made:
+    spec, _ = load_job(Options(model, photos, num_calibration_samples=10), Reporter(quiet=True))
+    with threads(2), open_run(tmp_path / "job") as run, builder_of(spec, run, peak_bytes=1) as made:
         assert isinstance(made, SideBySideBuilder)
         yield made
 
@@ -68,7 +68,7 @@ def test_a_killed_process_costs_the_bundle_that_it_built(
     built = build_all(builder, ("onnx",), tmp_path, Reporter(quiet=True))
     assert isinstance(built["onnx-float"], CompileError)
     monkeypatch.undo()
-    again = build_all(SingleProcessBuilder(builder.job), ("onnx",), tmp_path, Reporter(quiet=True))
+    again = build_all(SingleProcessBuilder(builder.spec), ("onnx",), tmp_path, Reporter(quiet=True))
     assert all(isinstance(bundle, Bundle) for bundle in again.values())
 
 

@@ -16,8 +16,10 @@ from edgekit.errors import CompileError, ImageError
 from edgekit.models.arguments import parse_model_args
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.stability import check_stability, doubt_of
 from edgekit.report.document import RangeRatio, Stability
 from edgekit.report.sentences import stability_words
@@ -40,7 +42,7 @@ class RecordingReporter(Reporter):
         self.failures.append((what, error))
 
 
-MakeJob = Callable[[Path], Job]
+MakeJob = Callable[[Path], tuple[BuildSpec, JobImages]]
 
 
 @pytest.fixture
@@ -57,16 +59,17 @@ def convnext_job(tiny_weights: Path) -> MakeJob:
     return lambda data: load_job(Options(model, data, num_calibration_samples=10), Reporter(quiet=True))
 
 
-def graphs_of(job: Job) -> JobGraphs:
-    return JobGraphs(job, Reporter(quiet=True))
+def graphs_of(spec: BuildSpec) -> JobGraphs:
+    return JobGraphs(spec, Reporter(quiet=True))
 
 
 def test_a_recipe_that_quantizes_no_activation_has_nothing_to_compare(job: MakeJob, photos: Path) -> None:
     """The bundles are measured by then, and must not be lost."""
     graph = torch.fx.symbolic_trace(torch.nn.ReLU())
-    graphs: Any = SimpleNamespace(job=job(photos), graph_to_compile=lambda *_: SimpleNamespace(graph=graph))
+    spec, images = job(photos)
+    graphs: Any = SimpleNamespace(spec=spec, graph_to_compile=lambda *_: SimpleNamespace(graph=graph))
     reporter = RecordingReporter()
-    assert check_stability(graphs, ("onnx",), reporter) == []
+    assert check_stability(graphs, images, ("onnx",), reporter) == []
     assert reporter.warnings == [
         "onnx: no activation is quantized, so the choice of calibration images changes no range"
     ]
@@ -77,7 +80,8 @@ def test_an_error_costs_only_the_comparison_of_its_target(
     error: Exception, job: MakeJob, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report, which is written afterwards, must not be lost."""
-    graphs = graphs_of(job(photos))
+    spec, images = job(photos)
+    graphs = graphs_of(spec)
     whole = graphs.graph_to_compile
 
     def graph_to_compile(target: str, *arguments: Any) -> Any:
@@ -87,14 +91,15 @@ def test_an_error_costs_only_the_comparison_of_its_target(
 
     monkeypatch.setattr(graphs, "graph_to_compile", graph_to_compile)
     reporter = RecordingReporter()
-    (stability,) = check_stability(graphs, ("onnx", "openvino"), reporter)
+    (stability,) = check_stability(graphs, images, ("onnx", "openvino"), reporter)
     assert stability.target == "openvino"
     assert [what for what, raised in reporter.failures if raised is error] == ["onnx: compare two calibrations"]
 
 
 def test_the_halves_are_compared(convnext_job: MakeJob, photos: Path) -> None:
     reporter = RecordingReporter()
-    (stability,) = check_stability(graphs_of(convnext_job(photos)), ("openvino",), reporter)
+    spec, images = convnext_job(photos)
+    (stability,) = check_stability(graphs_of(spec), images, ("openvino",), reporter)
     assert (stability.target, stability.images, stability.evaluation_images) == ("openvino", (5, 5), 30)
     ranges = stability.range_ratio
     assert 1 <= ranges.median <= ranges.greatest
@@ -106,10 +111,10 @@ def test_the_halves_are_compared(convnext_job: MakeJob, photos: Path) -> None:
 
 
 def test_equal_halves_give_equal_models(job: MakeJob, photos: Path) -> None:
-    whole = job(photos)
+    whole, images = job(photos)
     first = whole.calibration.images[:2]
     twins = replace(whole, calibration=replace(whole.calibration, images=(first[0], first[0], first[1], first[1])))
-    (stability,) = check_stability(graphs_of(twins), ("openvino",), RecordingReporter())
+    (stability,) = check_stability(graphs_of(twins), images, ("openvino",), RecordingReporter())
     assert stability.range_ratio.greatest == 1
     assert (stability.snr_between_db, stability.agreement) == (None, 1)
 
@@ -118,13 +123,13 @@ def test_equal_halves_give_equal_models(job: MakeJob, photos: Path) -> None:
 def test_a_dark_half_is_a_warning(convnext_job: MakeJob, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
-    whole = convnext_job(folder)
+    whole, images = convnext_job(folder)
     for sample in whole.calibration.samples[::2]:
         path = folder / sample.name
         with Image.open(path) as image:
             Image.fromarray((np.asarray(image) // 64).astype(np.uint8)).save(path)
     reporter = RecordingReporter()
-    (stability,) = check_stability(graphs_of(whole), ("openvino",), reporter)
+    (stability,) = check_stability(graphs_of(whole), images, ("openvino",), reporter)
     (warning,) = reporter.warnings
     assert warning == doubt_of(stability)
     assert f"the range at {stability.range_ratio.layer} is" in warning

@@ -16,7 +16,7 @@ from edgekit.models import parse_model_args
 from edgekit.models.logits import torch_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.builder import build_all
-from edgekit.pipeline.job import load_job
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
@@ -71,13 +71,13 @@ def test_bundles_compute_what_torch_does(
     variant, reporter = VARIANTS[name], Reporter(quiet=True)
     arguments = parse_model_args(variant.arguments)
     model = ModelOptions(variant.model, "random", arguments, imgsz=variant.size, crop_pct=1.0)
-    job = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
-    preprocessing = job.network.preprocessing
+    spec, images = load_job(Options(model, pictures, num_calibration_samples=8, num_eval_samples=8), reporter)
+    preprocessing = spec.network.preprocessing
     assert preprocessing.input_shape == (1, arguments.get("in_chans", 3), *variant.size)
-    assert job.network.classes == arguments["num_classes"]
-    pixels = crop_samples(job.dataset, job.evaluation.samples, preprocessing).pixels
-    expected = torch_logits(job.network, pixels)
-    built = build_all(SingleProcessBuilder(job), variant.targets, tmp_path, reporter, precisions=("int8",))
+    assert spec.network.classes == arguments["num_classes"]
+    pixels = crop_samples(images.dataset, images.evaluation.samples, preprocessing).pixels
+    expected = torch_logits(spec.network, pixels)
+    built = build_all(SingleProcessBuilder(spec), variant.targets, tmp_path, reporter, precisions=("int8",))
     assert len(built) == len(variant.targets)
     for title, bundle in built.items():
         assert isinstance(bundle, Bundle), (title, bundle)

@@ -29,9 +29,11 @@ from edgekit.models.options import ModelOptions
 from edgekit.pipeline.build import build_one
 from edgekit.pipeline.builder import build_all
 from edgekit.pipeline.graphs import JobGraphs
-from edgekit.pipeline.job import Job, load_job
+from edgekit.pipeline.job_images import JobImages
+from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.parity import PARITY
+from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
@@ -46,7 +48,7 @@ SNR_DB = 15
 
 
 @pytest.fixture(scope="session")
-def tiny_job(photos: Path, tiny_weights: Path) -> Job:
+def tiny_job(photos: Path, tiny_weights: Path) -> tuple[BuildSpec, JobImages]:
     """The same job as `finished_run`, loaded in Python."""
     from edgekit.models import parse_model_args
     from tests.helpers.tiny import TINY_ARGS
@@ -57,11 +59,11 @@ def tiny_job(photos: Path, tiny_weights: Path) -> Job:
 
 
 @pytest.fixture(scope="session")
-def builder(tiny_job: Job) -> SingleProcessBuilder:
+def builder(tiny_spec: BuildSpec) -> SingleProcessBuilder:
     """Builds the job's bundles for every runtime, including the fake one, from one export and one calibration."""
     with fake_runtime.added():  # the recipe is read again, for the table of the fake runtime
-        recipe = load_recipe(tiny_job.recipe.name).for_class(tiny_job.device_class.name)
-    return SingleProcessBuilder(replace(tiny_job, recipe=recipe))
+        recipe = load_recipe(tiny_spec.recipe.name).for_class(tiny_spec.device_class.name)
+    return SingleProcessBuilder(replace(tiny_spec, recipe=recipe))
 
 
 @pytest.fixture(scope="session")
@@ -86,17 +88,18 @@ def bundle(runtime: Runtime, precision: str, request: pytest.FixtureRequest) -> 
 
 
 @pytest.fixture(scope="session")
-def batch(tiny_job: Job) -> NDArray[np.float32]:
+def batch(tiny_job: tuple[BuildSpec, JobImages]) -> NDArray[np.float32]:
     """Sixteen images that calibration didn't use."""
-    chosen = tiny_job.evaluation.samples[:16]
-    return np.concatenate([tiny_job.network.preprocessing(tiny_job.dataset.image(each)) for each in chosen])
+    spec, images = tiny_job
+    chosen = images.evaluation.samples[:16]
+    return np.concatenate([spec.network.preprocessing(images.dataset.image(each)) for each in chosen])
 
 
 @pytest.fixture(scope="session")
-def torch_output(tiny_job: Job, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+def torch_output(tiny_spec: BuildSpec, batch: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits that torch computes for the batch."""
     with torch.no_grad():
-        logits: NDArray[np.float32] = tiny_job.network.module(torch.from_numpy(batch)).numpy()
+        logits: NDArray[np.float32] = tiny_spec.network.module(torch.from_numpy(batch)).numpy()
     return logits
 
 
@@ -127,25 +130,25 @@ def test_golden_samples_agree(bundle: Bundle) -> None:
     assert 0 < result.tolerance < 2
 
 
-def test_golden_samples_are_photos(bundle: Bundle, tiny_job: Job) -> None:
+def test_golden_samples_are_photos(bundle: Bundle, tiny_spec: BuildSpec) -> None:
     golden = bundle.golden()
-    first = tiny_job.network.preprocessing.crop(tiny_job.calibration_dataset.image(tiny_job.calibration.samples[0]))
+    first = tiny_spec.network.preprocessing.crop(tiny_spec.calibration_dataset.image(tiny_spec.calibration.samples[0]))
     assert len(golden.pixels) == 2
     assert np.array_equal(golden.pixels[0], first)
 
 
-def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Job) -> None:
+def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_spec: BuildSpec) -> None:
     manifest = bundle.manifest
     assert (manifest.target, manifest.precision) == (runtime.name, precision)
     assert manifest.input_shape == (1, 3, 32, 32)
     assert (manifest.classes, manifest.dtype) == (10, "float32")
-    assert manifest.preprocessing == tiny_job.network.preprocessing
-    assert bundle.labels == tiny_job.network.labels
-    assert manifest.device_class == tiny_job.device_class.name
+    assert manifest.preprocessing == tiny_spec.network.preprocessing
+    assert bundle.labels == tiny_spec.network.labels
+    assert manifest.device_class == tiny_spec.device_class.name
     assert set(manifest.files) >= {manifest.model_file, "labels.txt", "golden.npz"}
     provenance = manifest.provenance
     assert provenance["model"]["name"] == "convnextv2_atto"
-    assert provenance["model"]["weights_sha256"] == tiny_job.network.weights_sha256
+    assert provenance["model"]["weights_sha256"] == tiny_spec.network.weights_sha256
     assert provenance["recipe"] == "convnextv2"
     wants = load_recipe("convnextv2").for_class(manifest.device_class).targets[runtime.name]
     unmatched = {"layer-scale", "channels-first"}  # this network has convolutions instead of Linear layers
@@ -153,7 +156,7 @@ def test_manifest(bundle: Bundle, runtime: Runtime, precision: str, tiny_job: Jo
     assert {"edgekit", "python", "torch", "nncf"} <= set(provenance["versions"])
     if precision == "int8":
         assert manifest.scheme.startswith("static w8a8, int8 weights per channel, ")
-        assert provenance["calibration_sha256"] == tiny_job.calibration.sha256
+        assert provenance["calibration_sha256"] == tiny_spec.calibration.sha256
     else:
         assert manifest.scheme == "float32"
         assert provenance["calibration_sha256"] is None
@@ -200,9 +203,9 @@ GROWTH_ON_BLOCKS = 16 * 144 / 49
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx", "tflite"])  # the fake runtime stores the graph unchanged
-def test_int8_weights_are_stored_as_int8(name: str, tiny_job: Job, finished_run: Path) -> None:
+def test_int8_weights_are_stored_as_int8(name: str, tiny_spec: BuildSpec, finished_run: Path) -> None:
     float_, int8 = (read_bundle(finished_run / f"{name}-{each}") for each in PRECISIONS)
-    weights = dict(tiny_job.network.module.named_parameters())
+    weights = dict(tiny_spec.network.module.named_parameters())
     quantized = [layer for layer in int8.manifest.layers if layer["int8"]]
     sizes = {layer["name"]: weights[f"{layer['name']}.weight"].numel() for layer in quantized}
     on_blocks = sum(sizes.pop(layer["name"]) for layer in quantized if layer["op"] == "depthwise")
@@ -330,10 +333,12 @@ def test_a_refusal_of_the_compiler_is_a_compile_error_that_names_the_runtime(
 
 
 @pytest.mark.parametrize("show", [True, False])
-def test_a_row_that_fails_shows_its_traceback_on_request(tiny_job: Job, tmp_path: Path, capfd: Any, show: bool) -> None:
+def test_a_row_that_fails_shows_its_traceback_on_request(
+    tiny_spec: BuildSpec, tmp_path: Path, capfd: Any, show: bool
+) -> None:
     with tracebacks.shown(show):
         build_all(
-            SingleProcessBuilder(tiny_job),
+            SingleProcessBuilder(tiny_spec),
             ("onnx",),
             tmp_path,
             Reporter(quiet=True),
@@ -369,13 +374,15 @@ def test_a_mistake_in_a_backend_is_not_blamed_on_the_compiler(
     assert f"{runtime.name}-int8: this is a bug in edgekit, not in your input" in err
 
 
-def test_a_mistake_in_the_export_is_not_blamed_on_the_model(tiny_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_in_the_export_is_not_blamed_on_the_model(
+    tiny_spec: BuildSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def mistaken(*_: object) -> None:
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr("edgekit.pipeline.graphs.simplify", mistaken)
     with pytest.raises(KeyError, match="a mistake of ours"):
-        JobGraphs(tiny_job, Reporter(quiet=True)).exported()
+        JobGraphs(tiny_spec, Reporter(quiet=True)).exported()
 
 
 def test_a_mistake_in_code_that_a_compiler_calls_is_ours_too(

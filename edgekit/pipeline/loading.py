@@ -1,10 +1,7 @@
-"""A job: the network, its images and its settings, which every stage gets."""
-
-from dataclasses import dataclass
+"""Loads what a job needs: the network, its images and its settings."""
 
 import numpy as np
 
-from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe
 from edgekit.errors import ModelError
 from edgekit.images.crops import crop_samples
@@ -15,6 +12,7 @@ from edgekit.models.class_order import settle_classes
 from edgekit.models.logits import batched_logits
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.job_images import (
+    JobImages,
     choose_calibration,
     choose_evaluation,
     datasets_of,
@@ -25,6 +23,7 @@ from edgekit.pipeline.job_images import (
 )
 from edgekit.pipeline.job_settings import JobSettings, choose_settings, for_size, report_rounding
 from edgekit.pipeline.options import Options
+from edgekit.pipeline.request import BuildSpec
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Reporter
 
@@ -32,23 +31,7 @@ IMPORT_TOLERANCE = 1e-3
 """Largest allowed difference between an imported network and its original, as a fraction of the largest output."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """Input of every stage."""
-
-    network: Network
-    recipe: Recipe
-    device_class: DeviceClass
-    dataset: Dataset
-    calibration_dataset: Dataset
-    calibration: Selection
-    evaluation: Selection
-    """Images that the bundles are evaluated on; none if the job only builds them."""
-    lookalikes: tuple[tuple[str, str], ...] = ()
-    """(name, name of a calibration image) of the evaluation images that look like calibration images."""
-
-
-def load_job(options: Options, reporter: Reporter) -> Job:
+def load_job(options: Options, reporter: Reporter) -> tuple[BuildSpec, JobImages]:
     """Load the network, and choose the images for calibration and evaluation.
 
     This reports every mistake in the input before the long work starts.
@@ -63,19 +46,11 @@ def load_job(options: Options, reporter: Reporter) -> Job:
     warn_of_doubts(calibration, network.classes, reporter, evaluation)
     warn_of_overlap(evaluation, calibration, alike, reporter)
     _check_network(network, datasets.calibration, calibration, reporter)
-    return Job(
-        network,
-        recipe,
-        settings.device_class,
-        datasets.evaluation,
-        datasets.calibration,
-        calibration,
-        evaluation,
-        alike,
-    )
+    spec = BuildSpec(network, recipe, settings.device_class, datasets.calibration, calibration)
+    return spec, JobImages(datasets.evaluation, evaluation, calibration, alike)
 
 
-def load_job_to_build(options: Options, reporter: Reporter) -> Job:
+def load_job_to_build(options: Options, reporter: Reporter) -> BuildSpec:
     """Load the network and choose calibration images, for bundles that are not evaluated. Otherwise as `load_job`."""
     settings = choose_settings(options)
     network, recipe = _load(options, settings, reporter)
@@ -84,8 +59,7 @@ def load_job_to_build(options: Options, reporter: Reporter) -> Job:
     warn_of_unreadable(reporter, calibration)
     warn_of_doubts(calibration, network.classes, reporter)
     _check_network(network, datasets.calibration, calibration, reporter)
-    none = Selection((), datasets.evaluation.path)
-    return Job(network, recipe, settings.device_class, datasets.evaluation, datasets.calibration, calibration, none)
+    return BuildSpec(network, recipe, settings.device_class, datasets.calibration, calibration)
 
 
 def _load(options: Options, settings: JobSettings, reporter: Reporter) -> tuple[Network, Recipe]:
