@@ -40,7 +40,7 @@ def measure(
     from edgekit.pipeline.graphs import JobGraphs
     from edgekit.pipeline.loading import load_job
     from edgekit.pipeline.options import Options
-    from edgekit.runtime.profile_bundle import profile_bundle
+    from edgekit.runtime.profile import profile_bundle
     from edgekit.runtime.session import open_session
     from edgekit.support.progress import Reporter
 

@@ -91,19 +91,22 @@ def _onnx(candidate: Candidate, threads: int) -> Infer:
 def _tflite(candidate: Candidate, threads: int) -> Infer:
     from ai_edge_litert.interpreter import Interpreter
 
-    from edgekit.runtime.tflite.engine import dequantize, quantize
-
     interpreter = Interpreter(model_path=str(candidate.path), num_threads=threads)
     interpreter.allocate_tensors()
     input_details, output_details = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
         if input_details["dtype"] != np.float32:
-            x = quantize(x, input_details)
-        np.copyto(interpreter.tensor(input_details["index"])(), x)
+            scale, zero_point = input_details["quantization"]
+            limits = np.iinfo(input_details["dtype"])
+            x = np.clip(np.rint(x / np.float32(scale)) + zero_point, limits.min, limits.max)
+        np.copyto(interpreter.tensor(input_details["index"])(), x, casting="unsafe")
         interpreter.invoke()
-        logits: NDArray[np.float32] = interpreter.get_tensor(output_details["index"])
-        return logits if output_details["dtype"] == np.float32 else dequantize(logits, output_details)
+        logits: NDArray[Any] = interpreter.get_tensor(output_details["index"])
+        if logits.dtype == np.float32:
+            return logits
+        scale, zero_point = output_details["quantization"]
+        return (logits.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
     return infer
 

@@ -46,8 +46,8 @@ class Runtime:
     """A runtime that edgekit compiles for. On the command line and in JSON it is called a target.
 
     Its folder is edgekit/runtime/NAME. The SDK runs `engine`; `profiler` finds the layers that ran in integer kernels.
-    Both import only numpy and the runtime. `backend` compiles, and `lowering` has what quantization needs to know; both
-    need torch. Each is imported when it is needed.
+    Both import only numpy and the runtime. `backend` compiles, and `lowering`, which is optional, has what quantization
+    needs to know; both need torch. Each is imported when it is needed.
     """
 
     name: str
@@ -113,12 +113,12 @@ class Runtime:
 
     @property
     def lowering_module(self) -> str:
-        """Module that contains `LOWERING`."""
+        """Module that contains `LOWERING`, unless the runtime needs none."""
         return f"edgekit.runtime.{self.name}.lowering"
 
     @property
     def profiler_module(self) -> str:
-        """Module that contains `Profiler`."""
+        """Module that contains `profile`."""
         return f"edgekit.runtime.{self.name}.profiler"
 
 

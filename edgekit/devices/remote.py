@@ -34,7 +34,7 @@ from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
-from edgekit.runtime.profile_bundle import target_of
+from edgekit.runtime.profile import target_of
 from edgekit.support import interrupts
 from edgekit.support.progress import Reporter
 from edgekit.support.versions import release

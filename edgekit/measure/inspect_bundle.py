@@ -15,10 +15,9 @@ from edgekit.report.device_facts import DeviceFacts
 from edgekit.report.measurement import Int8
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
-from edgekit.runtime.profile import OpProfile, Profile
-from edgekit.runtime.profile_bundle import profile_bundle, profile_model, target_of
-from edgekit.runtime.saturation import pairs_that_can_saturate
+from edgekit.runtime.profile import OpProfile, Profile, profile_bundle, profile_model, target_of
 from edgekit.runtime.session import VerifyResult, golden_error, open_session
+from edgekit.runtime.vnni import pairs_that_can_saturate
 from edgekit.support.libraries import quiet
 from edgekit.support.versions import installed_version
 

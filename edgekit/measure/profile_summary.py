@@ -6,8 +6,7 @@ from edgekit.errors import EngineError
 from edgekit.report.measurement import Int8
 from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.profile import Profile
-from edgekit.runtime.profile_bundle import RUNS, profile_session
+from edgekit.runtime.profile import RUNS, Profile, profile_session
 from edgekit.runtime.session import Session
 from edgekit.support.libraries import quiet
 

@@ -21,8 +21,8 @@ from edgekit.pipeline.parity import PARITY, difference
 from edgekit.runtime.backend import Artifact, load_backend
 from edgekit.runtime.bundle import Bundle, Golden, write_bundle
 from edgekit.runtime.manifest import EngineRequirement, Manifest, ManifestLayer
-from edgekit.runtime.saturation import pairs_that_can_saturate
 from edgekit.runtime.session import Session
+from edgekit.runtime.vnni import pairs_that_can_saturate
 from edgekit.support.files import writing
 from edgekit.support.libraries import quiet
 
@@ -101,8 +101,6 @@ def manifest_of(facts: GraphFacts, artifact: Artifact) -> Manifest:
         scheme=facts.scheme,
         model_file=artifact.model_file,
         input_shape=facts.preprocessing.input_shape,
-        layout=artifact.layout,
-        dtype="float32",
         input_name=artifact.input_name,
         output_name=artifact.output_name,
         classes=len(facts.labels),

@@ -1,9 +1,10 @@
 """The contract of a backend: compiles a graph to the files that a runtime loads, and renews the metadata in them."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch.fx import GraphModule
 
@@ -22,12 +23,10 @@ class Artifact:
     """Name of the file that the runtime opens."""
     files: tuple[str, ...]
     """Names of all files that the runtime loads, including `model_file`."""
-    input_name: str
-    """Name of the model's input tensor."""
-    output_name: str
-    """Name of the model's output tensor."""
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    """Order of the input's axes in the model file."""
+    input_name: str = "image"
+    """Name of the model's input tensor, float32 [1,C,H,W]."""
+    output_name: str = "logits"
+    """Name of the model's output tensor, float32 [1,classes]."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """Session options that the engine needs for this file."""
     float_layers: frozenset[str] = frozenset()
@@ -95,6 +94,9 @@ def load_backend(target: str) -> Backend:
 
 
 def load_lowering(target: str) -> RuntimeLowering:
-    """Import what quantizing for a target needs to know, without its compiler."""
-    lowering: RuntimeLowering = import_needed(find_runtime(target).lowering_module, "build").LOWERING
+    """Import what quantizing for a target needs to know, without its compiler. It may have no such module."""
+    module = find_runtime(target).lowering_module
+    if importlib.util.find_spec(module) is None:
+        return RuntimeLowering()
+    lowering: RuntimeLowering = import_needed(module, "build").LOWERING
     return lowering

@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,31 +22,47 @@ from edgekit.support.libraries import first_line
 from edgekit.support.probe import available_cores
 from edgekit.support.versions import release
 
+Infer: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Computes the logits [1,classes] of a normalized, C-contiguous image [1,C,H,W]. The caller owns the result."""
 
-class Engine(Protocol):
+
+class Engine(ABC):
     """One model in one runtime. Several threads may call `run` at once."""
 
     package: str
     """Distribution that runs the model, such as "onnxruntime"."""
     version: str
     """Installed version of `package`."""
+    concurrent = False
+    """Whether several threads can run the model at once; otherwise they take turns."""
 
-    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None: ...
+    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
+        self._turn = nullcontext() if self.concurrent else Lock()
+        self._infer: Infer | None = self.open(model, manifest, threads)
+
+    @abstractmethod
+    def open(self, model: Path, manifest: Manifest, threads: int | None) -> Infer:
+        """Open a model file, set `package` and `version`, and return the function that runs the model."""
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [1,classes] of a normalized, C-contiguous image [1,C,H,W]; the caller owns the result."""
-        ...
+        with self._turn:
+            infer = self._infer
+            if infer is None:
+                raise EngineError("the session is closed", fix="Load the bundle again")
+            return infer(x)
 
     def close(self) -> None:
         """Release the model; `run` raises EngineError afterwards."""
-        ...
+        with self._turn:
+            self._infer = None
 
     def low_precision_float(self) -> str | None:
         """Return "bf16" or "f16" if the runtime can compute this float model in it fast on this processor, else None.
 
         The engine accepts the value as the session option "inference_precision".
         """
-        ...
+        return None
 
 
 def import_runtime(name: str) -> ModuleType:
@@ -93,13 +111,14 @@ def check_manifest(manifest: Manifest, runtime: Runtime) -> None:
         )
 
 
-def check_shapes(manifest: Manifest, inputs: Sequence[object], outputs: Sequence[object]) -> None:
-    """Compare the shapes of a model's input and output with the manifest; raises BundleError if they differ."""
-    _, channels, height, width = manifest.input_shape
-    shape = [1, height, width, channels] if manifest.layout == "NHWC" else [1, channels, height, width]
-    for name, actual, expected in (("input", inputs, shape), ("output", outputs, [1, manifest.classes])):
-        if list(actual) != expected:
-            raise BundleError(f"the model's {name} has shape {list(actual)}, but the manifest says {expected}")
+def check_shapes(manifest: Manifest, inputs: Sequence[Sequence[object]], outputs: Sequence[Sequence[object]]) -> None:
+    """Compare the shapes of a model's inputs and outputs with the manifest; raises BundleError if they differ."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs", valid="one of each")
+    shapes = ("input", inputs[0], manifest.input_shape), ("output", outputs[0], (1, manifest.classes))
+    for name, actual, expected in shapes:
+        if tuple(actual) != expected:
+            raise BundleError(f"the model's {name} has shape {list(actual)}, but the manifest says {list(expected)}")
 
 
 @contextmanager
@@ -111,11 +130,6 @@ def engine_errors(action: str) -> Iterator[None]:
         raise
     except Exception as error:  # RuntimeError, ValueError, and the runtimes' own classes
         raise EngineError(f"{action} failed: {first_line(error)}") from error
-
-
-def closed() -> EngineError:
-    """Build the error for a session that is used after `close`."""
-    return EngineError("the session is closed", fix="Load the bundle again")
 
 
 def check_threads(threads: int | None) -> int:

@@ -64,7 +64,7 @@ class ManifestLayer(TypedDict):
     """Why it is in float although the recipe quantizes it; missing in all other layers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Content of a bundle's manifest.json, except for schema_version."""
 
@@ -77,11 +77,11 @@ class Manifest:
     model_file: str
     """Name of the file that the engine opens."""
     input_shape: tuple[int, int, int, int]
-    """Shape of the session's input for one image, [1,C,H,W] in either `layout`."""
-    layout: Literal["NCHW", "NHWC"]
-    """Order of the axes in the model file; the engine transposes where it differs from `input_shape`."""
-    dtype: Literal["float32"]
-    """Type of the session's input and of its logits."""
+    """Shape of the input for one image, [1,C,H,W]."""
+    layout: Literal["NCHW"] = "NCHW"
+    """Order of the axes in `input_shape`, which older versions of edgekit read."""
+    dtype: Literal["float32"] = "float32"
+    """Type of the input and of the logits."""
     input_name: str
     """Name of the input tensor in the model file."""
     output_name: str
@@ -202,7 +202,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "scheme": parse_text,
     "model_file": check_file_name,
     "input_shape": _shape,
-    "layout": choice("NCHW", "NHWC"),
+    "layout": choice("NCHW"),
     "dtype": choice("float32"),
     "input_name": parse_text,
     "output_name": parse_text,

@@ -1,17 +1,28 @@
-"""The contract of a profiler, its result, and the counting of multiply-accumulates (MACs)."""
+"""Run a model under its runtime's own profiler, to see which kernels run. Needs only numpy and the runtime.
 
+The `profiler` module of a runtime has the function `profile`, which takes a model file, a manifest's session options,
+a number of threads and of runs, and returns a `Profile`. Its times are of a typical run, without the first one. If the
+runtime's row has `saturating_inputs`, the module also has `count_pairs` for `runtime.vnni`.
+"""
+
+import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import InputError
+from edgekit.config.runtimes import RUNTIMES, find_runtime, runtime_of_suffix
+from edgekit.errors import InputError, UsageError
+from edgekit.runtime.bundle import Bundle
+from edgekit.runtime.engine import check_threads, engine_errors
 from edgekit.runtime.manifest import ManifestLayer
+from edgekit.runtime.session import Session
 
+RUNS = 5
 Shape = Sequence[int]
 
 
@@ -77,12 +88,84 @@ class Profile:
         return tuple(dict.fromkeys(op.name for op in self.ops if not op.int8))
 
 
-class RuntimeProfiler(Protocol):
-    """A profiler for the model files of one runtime."""
+def profile_bundle(bundle: Bundle, threads: int | None = None, runs: int = RUNS) -> Profile:
+    """Profile the model of a bundle on random input, with the options of its session.
 
-    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        """Profile a model with a manifest's session options; times are of a typical run, without the first one."""
-        ...
+    Args:
+        bundle: The bundle to profile.
+        threads: Number of threads. By default it is the number of physical cores that this process may use.
+        runs: Number of runs that count; a first run before them does not.
+
+    Returns:
+        The operations that ran, with the names of the manifest's layers.
+
+    Raises:
+        UsageError: `threads` or `runs` is not a whole number from 1.
+        BundleError: The model differs from its manifest, or the manifest has an unknown session option.
+        MissingExtraError: The runtime is not installed, or is older than the bundle needs.
+        EngineError: The runtime failed, or returned no profile.
+    """
+    with Session(bundle, threads) as session:
+        pass  # opening it checks a stranger's file before the profiler reads it
+    return profile_session(session, runs)
+
+
+def profile_session(session: Session, runs: int = RUNS) -> Profile:
+    """Profile the bundle of a session, which may be closed, with its number of threads; as `profile_bundle`."""
+    manifest = session.bundle.manifest
+    measured = _profile(session.bundle.model_path, manifest.target, manifest.session, session.threads, runs)
+    return with_layer_names(measured, manifest.layers)
+
+
+def profile_model(
+    path: Path,
+    target: str | None = None,
+    threads: int | None = None,
+    runs: int = RUNS,
+    options: Mapping[str, Any] | None = None,
+) -> Profile:
+    """Profile a model file of any origin on random input.
+
+    Args:
+        path: The model file.
+        target: Name of the runtime, such as "onnx". By default the suffix of the file decides.
+        threads: Number of threads. By default it is the number of physical cores that this process may use.
+        runs: Number of runs that count; a first run before them does not.
+        options: Session options as in a manifest, such as "disabled_optimizers".
+
+    Returns:
+        The operations that ran, with the names that the runtime or the file gives them.
+
+    Raises:
+        UsageError: The suffix is unknown, or `threads` or `runs` is not a whole number from 1.
+        InputError: The file is missing, or the shape of an input isn't fixed.
+        MissingExtraError: The runtime is not installed.
+        EngineError: The runtime failed, or returned no profile.
+    """
+    path = Path(path)
+    target = target or target_of(path)
+    if not path.is_file():
+        raise InputError(f"'{path}' doesn't exist or is not a file", valid="a model file or the folder of a bundle")
+    return _profile(path, target, options or {}, check_threads(threads), runs)
+
+
+def target_of(path: Path) -> str:
+    """Name of the runtime for a model file with this suffix; raises UsageError if no runtime has it."""
+    runtime = runtime_of_suffix(path.suffix)
+    if runtime is None:
+        suffixes = ", ".join(runtime.model_suffix for runtime in RUNTIMES.values())
+        raise UsageError(f"'{path}' doesn't have the suffix of a model file", valid=suffixes)
+    return runtime.name
+
+
+def _profile(path: Path, target: str, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
+    if runs < 1:
+        raise UsageError(f"runs is {runs}", valid="a whole number from 1")
+    runtime = find_runtime(target)
+    profiler = importlib.import_module(runtime.profiler_module)
+    with engine_errors(f"profiling {path} in {runtime.title}"):
+        profile: Profile = profiler.profile(path, options, threads, runs)
+    return profile
 
 
 def matrix_macs(left: Shape, right: Shape, out: Shape) -> int:

@@ -27,7 +27,7 @@ from edgekit.report.sensitivity import draw_sensitivity
 from edgekit.report.sensitivity_document import ImageSet, LayerTime, NamedModel, Sensitivity, TargetSensitivity
 from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.profile_bundle import profile_bundle
+from edgekit.runtime.profile import profile_bundle
 from edgekit.support.files import replace_text, writing
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from edgekit.runtime.saturation import X86
+from edgekit.runtime.vnni import X86
 
 Processor = Literal["Haswell", "Nehalem"]
 """With AVX2 and without VNNI, or with SSE4.2 and without AVX."""

@@ -8,8 +8,7 @@ from edgekit.measure.profile_summary import MOST_RUNS, runs_for, summarize_profi
 from edgekit.report.measurement import Int8
 from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.profile import OpProfile, Profile
-from edgekit.runtime.profile_bundle import RUNS
+from edgekit.runtime.profile import RUNS, OpProfile, Profile
 from edgekit.runtime.session import Session
 from tests.helpers.tiny import MakeBundle
 

@@ -24,7 +24,7 @@ from edgekit.pipeline.parity import PARITY, difference
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
-from edgekit.runtime.profile_bundle import profile_bundle
+from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session
 from edgekit.support.progress import Reporter
 from tests.helpers.networks import NETWORKS, SIZE

@@ -37,7 +37,7 @@ from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.runtime.backend import load_backend, load_lowering
 from edgekit.runtime.bundle import Bundle, read_bundle
-from edgekit.runtime.profile_bundle import profile_bundle
+from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session
 from edgekit.support import tracebacks
 from edgekit.support.progress import Reporter
@@ -405,7 +405,7 @@ def test_rows_of_the_table(runtime: Runtime) -> None:
     assert runtime_of_suffix(runtime.model_suffix) is runtime
     assert hasattr(import_module(runtime.engine_module), "Engine")
     assert hasattr(import_module(runtime.backend_module), "Backend")
-    assert hasattr(import_module(runtime.profiler_module), "Profiler")
+    assert callable(import_module(runtime.profiler_module).profile)
     assert tuple(load_lowering(runtime.name).named) == runtime.lowerings
     requirement = Requirement(runtime.requirement)
     assert requirement.name == runtime.distributions[0]

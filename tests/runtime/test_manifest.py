@@ -43,7 +43,6 @@ def manifests(draw: st.DrawFn) -> Manifest:
         scheme=draw(TEXT),
         model_file=model,
         input_shape=(1, 3, size.height, size.width),
-        layout=draw(st.sampled_from(("NCHW", "NHWC"))),
         classes=draw(st.integers(1, 1_000_000)),
         input_name=draw(TEXT),
         output_name=draw(TEXT),

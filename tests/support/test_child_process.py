@@ -9,7 +9,7 @@ import edgekit
 from edgekit.devices.doctor import _import_failure
 from edgekit.measure.cluster import executor_of
 from edgekit.runtime.bundle import read_bundle
-from edgekit.runtime.profile_bundle import profile_bundle
+from edgekit.runtime.profile import profile_bundle
 from edgekit.support.child_process import SAFE_PATH, child_environment, run_python, start_python
 from tests.helpers.tiny import MakeBundle
 

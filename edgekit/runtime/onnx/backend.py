@@ -17,8 +17,7 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.runtimes import find_runtime
 from edgekit.runtime.backend import Artifact, compiler_errors
 from edgekit.runtime.onnx.float_layers import Settled, settle
-from edgekit.runtime.onnx.fusion import fuse_integer_matmul
-from edgekit.runtime.onnx.pooling import pool_means
+from edgekit.runtime.onnx.rewrites import fuse_integer_matmul, pool_means
 
 OPSET = 20
 
@@ -40,8 +39,6 @@ class Backend:
         return Artifact(
             "model.onnx",
             saved.files,
-            input_name="image",
-            output_name="logits",
             session={"disabled_optimizers": [*saved.disabled_optimizers]},
             float_layers=frozenset(name for weights in saved.folded for name in layers.get(weights, ())),
         )

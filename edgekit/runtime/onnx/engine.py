@@ -1,31 +1,27 @@
 """ONNX Runtime on the CPU."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
-from edgekit.runtime.engine import (
-    check_shapes,
-    closed,
-    import_runtime,
-    package_version,
-)
+from edgekit.runtime import engine
+from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version
 from edgekit.runtime.manifest import Manifest
-from edgekit.runtime.onnx.onnx_file import external_files
+from edgekit.runtime.onnx.graph import external_files
 
 
-class Engine:
-    """An inference session, which several threads may run at once.
+class Engine(engine.Engine):
+    """An inference session.
 
     The manifest's session option "disabled_optimizers" lists graph optimizers of ONNX Runtime to switch off.
     """
 
     package = "onnxruntime"
+    concurrent = True
 
-    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
+    def open(self, model: Path, manifest: Manifest, threads: int | None) -> Infer:
         ort = import_runtime("onnx")
         self.version = package_version(ort, self.package, manifest)
         if unlisted := external_files(model) - manifest.files.keys():
@@ -41,27 +37,14 @@ class Engine:
             str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=_disabled(manifest)
         )
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise BundleError(f"the model has {len(inputs)} inputs and {len(outputs)} outputs", valid="one of each")
-        check_shapes(manifest, inputs[0].shape, outputs[0].shape)
-        self._nhwc = manifest.layout == "NHWC"
-        self._input, self._outputs = inputs[0].name, [outputs[0].name]
-        self._session: Any = session
+        check_shapes(manifest, [value.shape for value in inputs], [value.shape for value in outputs])
+        image, logits = inputs[0].name, [outputs[0].name]
 
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        session = self._session
-        if session is None:
-            raise closed()
-        if self._nhwc:
-            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-        logits: NDArray[np.float32] = session.run(self._outputs, {self._input: x})[0]
-        return logits
+        def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            result: NDArray[np.float32] = session.run(logits, {image: x})[0]
+            return result
 
-    def close(self) -> None:
-        self._session = None
-
-    def low_precision_float(self) -> str | None:
-        return None
+        return infer
 
 
 def _disabled(manifest: Manifest) -> list[str]:

@@ -8,22 +8,21 @@ all channels.
 from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from edgekit.runtime.onnx.onnx_file import read_onnx
-from edgekit.runtime.onnx.onnx_graph import OnnxGraph
+from edgekit.runtime.onnx.graph import REARRANGING, read_onnx
 from edgekit.runtime.onnx.profiler import nodes_that_ran
+from edgekit.runtime.onnx.rewrites import EditedGraph, attributes_of
 
 QUANTIZES_WEIGHTS = "WeightBiasQuantization"
 """ONNX Runtime's optimizer that quantizes float weights between INT8 layers, and the biases of INT8 layers."""
 QUANTIZED_LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operations whose weights and biases it quantizes."""
-REARRANGING = ("Pad", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+PASSED = ("Pad", *REARRANGING)
 """Operations that may stand between DequantizeLinear and the layer that reads its values."""
 ACTIVATIONS = ("Relu", "Clip")
 """Activations that the integer kernel of a layer applies."""
@@ -50,7 +49,7 @@ def settle(
     """
     off, folded = tuple(disabled), frozenset[str]()
     while True:
-        if QUANTIZES_WEIGHTS not in off and _has_float_layer_in_between(OnnxGraph(model)):
+        if QUANTIZES_WEIGHTS not in off and _has_float_layer_in_between(EditedGraph(model)):
             model, off = quantize_biases(model), (*off, QUANTIZES_WEIGHTS)
         files = save(model)
         del model  # which frees its memory for the session
@@ -62,10 +61,10 @@ def settle(
 
 def _dequantized_constants(path: Path, disabled: Sequence[str]) -> set[str]:
     """Names of the constants that a session dequantizes in every run."""
-    file = read_onnx(path)
     ran = nodes_that_ran(path, disabled)
-    origins = (file.find(name) for name, operation in ran if operation == "DequantizeLinear")
-    return {node.inputs[0] for node in origins if node is not None and node.inputs[0] not in file.made_by}
+    file = read_onnx(path)
+    origins = (file.origin(name) for name, operation in ran if operation == "DequantizeLinear")
+    return {node.input[0] for node in origins if node is not None and node.input[0] not in file.makers}
 
 
 def fold(model: onnx.ModelProto, constants: Set[str]) -> onnx.ModelProto:
@@ -73,54 +72,54 @@ def fold(model: onnx.ModelProto, constants: Set[str]) -> onnx.ModelProto:
 
     Q/DQ of these values stays where an integer kernel needs it. Returns a new model and empties the old one.
     """
-    graph = OnnxGraph(model)
+    graph = EditedGraph(model)
     folded = {
         node.output[0]: _dequantized(graph, node)
         for node in graph.nodes
         if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
-    layers = [node for node in graph.nodes if graph.behind("".join(node.input[1:2]), *REARRANGING) in folded]
+    layers = [node for node in graph.nodes if graph.behind("".join(node.input[1:2]), *PASSED) in folded]
     for name, value in folded.items():
         del graph.makers[name]
         graph.add(name, value)
     for layer in layers:
-        _read_float(graph, graph.behind(layer.input[0], *REARRANGING), layers)
+        _read_float(graph, graph.behind(layer.input[0], *PASSED), layers)
     return graph.model(node for node in graph.nodes if node.output[0] not in folded)
 
 
-def _dequantized(graph: OnnxGraph, node: onnx.NodeProto) -> NDArray[np.float32]:
+def _dequantized(graph: EditedGraph, node: onnx.NodeProto) -> NDArray[np.float32]:
     """The result of a DequantizeLinear of constants."""
     levels, scale, *zero = (graph.array(name).astype(np.float32) for name in node.input)
-    axis = {attribute.name: attribute.i for attribute in node.attribute}.get("axis", 1)
+    axis = attributes_of(node).get("axis", 1)
     shape = np.where(np.arange(levels.ndim) == axis % max(levels.ndim, 1), -1, 1) if scale.ndim else ()
     centred: NDArray[np.float32] = levels - zero[0].reshape(shape) if zero else levels
     return centred * scale.reshape(shape)
 
 
-def _read_float(graph: OnnxGraph, value: str, layers: Collection[onnx.NodeProto]) -> None:
+def _read_float(graph: EditedGraph, value: str, layers: Collection[onnx.NodeProto]) -> None:
     """Replace dequantized values by those before Q/DQ, if only these layers read them and no kernel writes INT8."""
-    dequantizer = graph.made_by(value, "DequantizeLinear")
+    dequantizer = graph.dequantizer(value)
     quantizer = None if dequantizer is None else graph.made_by(dequantizer.input[0], "QuantizeLinear")
     if quantizer is None or _reads_int8(graph, graph.behind(quantizer.input[0], *ACTIVATIONS)):
         return
-    readers = graph.after(quantizer.output[0], "DequantizeLinear", *REARRANGING)
+    readers = graph.after(quantizer.output[0], "DequantizeLinear", *PASSED)
     if all(any(reader is layer for layer in layers) for reader in readers):
         for reader in graph.readers[value]:
             reader.input[0] = quantizer.input[0]
 
 
-def _reads_int8(graph: OnnxGraph, value: str) -> bool:
+def _reads_int8(graph: EditedGraph, value: str) -> bool:
     """Whether the operation that makes a value reads dequantized values, so that it may have an integer kernel."""
-    maker: Any = graph.makers.get(value)
-    return maker is not None and any(graph.made_by(name, "DequantizeLinear") for name in maker.input)
+    maker = graph.makers.get(value)
+    return maker is not None and any(graph.dequantizer(name) for name in maker.input)
 
 
-def _has_float_layer_in_between(graph: OnnxGraph) -> bool:
+def _has_float_layer_in_between(graph: EditedGraph) -> bool:
     """Whether a layer with float weights reads dequantized values and its output is quantized."""
     return any(
         node.op_type in QUANTIZED_LAYERS
         and node.input[1] in graph.tensors
-        and graph.made_by(node.input[0], "DequantizeLinear")
+        and graph.dequantizer(node.input[0])
         and any(reader.op_type == "QuantizeLinear" for reader in graph.after(node.output[0], *ACTIVATIONS))
         for node in graph.nodes
     )
@@ -131,9 +130,9 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Returns a new model and empties the old one.
     """
-    graph, nodes = OnnxGraph(model), list[onnx.NodeProto]()
+    graph, nodes = EditedGraph(model), list[onnx.NodeProto]()
     for node in graph.nodes:
-        scales = [made.input[1] for name in node.input[:2] if (made := graph.made_by(name, "DequantizeLinear"))]
+        scales = [made.input[1] for name in node.input[:2] if (made := graph.dequantizer(name))]
         if node.op_type in QUANTIZED_LAYERS and len(scales) == 2 and set(node.input[2:]) & graph.tensors.keys():
             left, right, bias = (graph.array(name) for name in (*scales, node.input[2]))
             scale, name = (left * right).reshape(-1), f"{node.output[0]}_bias"

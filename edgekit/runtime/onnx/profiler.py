@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import EngineError
 from edgekit.runtime.engine import import_runtime
-from edgekit.runtime.onnx.onnx_file import OnnxFile, read_onnx
+from edgekit.runtime.onnx.graph import INT8, REARRANGING, OnnxGraph, int8_values, read_onnx
 from edgekit.runtime.profile import (
     OpProfile,
     Profile,
@@ -25,6 +25,7 @@ from edgekit.runtime.profile import (
     matrix_macs,
     random_input,
 )
+from edgekit.support.weight_pairs import count_saturating
 
 # Index of the second operand among the inputs of each operation.
 CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -38,6 +39,17 @@ INTEGER = {"ConvInteger", "QLinearConv", "QAttention"} | {name for name in MATRI
 TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(int8)": "i1"}
 TYPES |= {"tensor(uint8)": "u1", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
+INTEGER_INPUTS = {
+    "QLinearConv": (2, 3),
+    "ConvInteger": (2, 1),
+    "QLinearMatMul": (2, 3),
+    "MatMulInteger": (2, 1),
+    "MatMulIntegerToFloat": (4, 1),
+    "QGemm": (2, 3),
+}
+"""Positions of the zero point of the activations and of the weights in the inputs of integer operations."""
+FLOAT_OPERATIONS = ("Conv", "MatMul", "Gemm")
+"""Operations that ONNX Runtime turns into integer ones where they follow DequantizeLinear."""
 MADE = "ONNX Runtime created it in float while it optimized the graph"
 
 
@@ -79,25 +91,23 @@ class _Node:
         return matrix_macs(left, right, self.out)
 
 
-class Profiler:
-    """Profiles the session as an app runs it for the times, and one without packing and padding for the shapes."""
-
-    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        ort = import_runtime("onnx")
-        disabled = list(options.get("disabled_optimizers", ()))
-        nodes = _run(ort, model, _options(ort, threads), disabled, runs)
-        plain = _options(ort, threads)
-        plain.add_session_config_entry("session.disable_prepacking", "1")  # the profile has no shapes of packed weights
-        shaped = _run(ort, model, plain, [*disabled, "NchwcTransformer"], 1)
-        return Profile(
-            f"ONNX Runtime {ort.__version__}'s profile of every node that ran after graph optimization. "
-            "The MACs come from the shapes in that profile, before the channel-blocked layout pads them.",
-            _products(nodes, shaped, read_onnx(model)),
-            add_times(
-                (kind_of(n.operation, n.operation in INTEGER) if n.operation in PRODUCTS else n.operation, n.ms)
-                for n in nodes
-            ),
-        )
+def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
+    """Profile the session as an app runs it for the times, and one without packing and padding for the shapes."""
+    ort = import_runtime("onnx")
+    disabled = list(options.get("disabled_optimizers", ()))
+    nodes = _run(ort, model, _options(ort, threads), disabled, runs)
+    plain = _options(ort, threads)
+    plain.add_session_config_entry("session.disable_prepacking", "1")  # the profile has no shapes of packed weights
+    shaped = _run(ort, model, plain, [*disabled, "NchwcTransformer"], 1)
+    return Profile(
+        f"ONNX Runtime {ort.__version__}'s profile of every node that ran after graph optimization. "
+        "The MACs come from the shapes in that profile, before the channel-blocked layout pads them.",
+        _products(nodes, shaped, read_onnx(model)),
+        add_times(
+            (kind_of(n.operation, n.operation in INTEGER) if n.operation in PRODUCTS else n.operation, n.ms)
+            for n in nodes
+        ),
+    )
 
 
 def nodes_that_ran(model: Path, disabled: Sequence[str]) -> list[tuple[str, str]]:
@@ -155,7 +165,7 @@ def _node(name: str, details: Mapping[str, Any], ms: Sequence[float]) -> _Node:
     return _Node(name, details["op_name"], inputs, outputs[0] if outputs else (), median(ms[1:]))
 
 
-def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -> tuple[OpProfile, ...]:
+def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxGraph) -> tuple[OpProfile, ...]:
     """Products with their kernels and times from `nodes`, and the names and shapes of the same nodes from `shaped`."""
     waiting: dict[tuple[bool, bool], list[_Node]] = {}
     for node in nodes:
@@ -168,7 +178,7 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -
         if not waiting.get(node.family):
             raise EngineError(f"ONNX Runtime ran '{node.name}' in another kernel in the second profile")
         ran = waiting[node.family].pop(0)
-        origin = file.find(node.name)
+        origin = file.origin(node.name)
         if origin is not None and file.is_sum(origin):
             continue
         int8, operands = ran.operation in INTEGER, file.quantized(origin) if origin is not None else (False, False)
@@ -179,3 +189,40 @@ def _products(nodes: Sequence[_Node], shaped: Sequence[_Node], file: OnnxFile) -
     if any(waiting.values()):
         raise EngineError("ONNX Runtime ran fewer products in the second profile")
     return tuple(ops)
+
+
+def count_pairs(model: Path) -> int:
+    """Number of pairs of INT8 weights that meet uint8 activations and can saturate.
+
+    ONNX Runtime computes int8 activations, and uint8 weights, in wider integers.
+    """
+    return sum(count_saturating(levels, groups) for levels, groups in _int8_layers(read_onnx(model), model.parent))
+
+
+def _int8_layers(graph: OnnxGraph, folder: Path) -> Iterator[tuple[NDArray[np.int8], int]]:
+    """INT8 weights [out,in] or [out,in,*kernel] of each layer with uint8 activations, and its number of groups."""
+    types = {name: tensor.data_type for name, tensor in graph.tensors.items()}
+    for node in graph.nodes:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        rows = bool(attributes.get("transB"))  # whether a matrix is [out,in]
+        if node.op_type in INTEGER_INPUTS:
+            zero, weight = (_input(node, position) for position in INTEGER_INPUTS[node.op_type])
+        elif node.op_type in FLOAT_OPERATIONS:
+            activation = graph.dequantizer(node.input[0], *REARRANGING)
+            dequantizer, turned = graph.weight_dequantizer(node)
+            if activation is None or dequantizer is None:
+                continue
+            zero, weight, rows = _input(activation, 2), _input(dequantizer, 0), rows != turned
+        else:
+            continue
+        if types.get(zero) == INT8 or types.get(weight) != INT8:
+            continue
+        levels = int8_values(graph.tensors[weight], folder)
+        if "Conv" in node.op_type:
+            yield levels, int(attributes.get("group", 1))
+        elif levels.ndim > 1:
+            yield (levels if rows else levels.swapaxes(-1, -2)).reshape(-1, levels.shape[-1 if rows else -2]), 1
+
+
+def _input(node: Any, position: int) -> str:
+    return str(node.input[position]) if len(node.input) > position else ""

@@ -15,8 +15,7 @@ from edgekit.compiler.quantize.lowering import fold_weights
 from edgekit.compiler.quantizers import DEQUANTIZE_CHANNELS, quantizers
 from edgekit.config.device_classes import DeviceClass
 from edgekit.runtime.backend import Artifact, compiler_errors
-from edgekit.runtime.openvino.reductions import shield_extremes, split_reductions
-from edgekit.runtime.openvino.reshapes import shield_reshapes
+from edgekit.runtime.openvino.workarounds import shield_extremes, shield_reshapes, split_reductions
 
 METADATA = '<edgekit value="'
 """Start of the element with the metadata. It is the last one of a model.xml."""
@@ -45,7 +44,7 @@ class Backend:
         with compiler_errors("openvino"):
             # Compressing the weights to 16 bits would change the float model.
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
-        return Artifact("model.xml", ("model.xml", "model.bin"), input_name="image", output_name="logits")
+        return Artifact("model.xml", ("model.xml", "model.bin"))
 
     def replace_metadata(self, model_file: Path, metadata: str) -> None:
         # In the text, because OpenVINO would also write other names and a new file of weights.

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.runtime.engine import import_runtime
 from edgekit.runtime.openvino.engine import compile_for_cpu, core, precision_of
 from edgekit.runtime.profile import OpProfile, Profile, add_times, float_reason, kind_of, matrix_macs, random_input
+from edgekit.support.weight_pairs import LARGEST_SUM, count_saturating
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 TRANSPOSED = ("ConvolutionBackpropData", "GroupConvolutionBackpropData")
@@ -42,30 +44,28 @@ class _Node:
         return self.kind.startswith(PRODUCTS)  # such as FullyConnectedQuantized
 
 
-class Profiler:
-    """Compiles the model with performance counters, and finds the node that ran each product of the file."""
-
-    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        ov = import_runtime("openvino")
-        network = core().read_model(str(model), str(model.with_suffix(".bin")))
-        feeds = []
-        for port in network.inputs:
-            sizes = [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
-            feeds.append(random_input(port.node.friendly_name, sizes, np.dtype(port.element_type.to_dtype())))
-        network.reshape({port: list(feed.shape) for port, feed in zip(network.inputs, feeds, strict=True)})
-        config: dict[str, str | int] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision_of(options),
-            "INFERENCE_NUM_THREADS": threads,
-            "PERF_COUNT": "YES",
-        }
-        nodes = _run(compile_for_cpu(network, config), feeds, runs)
-        return Profile(
-            f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
-            "of the compiled graph. The MACs come from the shapes in the model file.",
-            _products(network, nodes),
-            add_times((kind_of(node.kind, node.int8) if node.is_product else node.kind, node.ms) for node in nodes),
-        )
+def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
+    """Compile the model with performance counters, and find the node that ran each product of the file."""
+    ov = import_runtime("openvino")
+    network = core().read_model(str(model), str(model.with_suffix(".bin")))
+    feeds = []
+    for port in network.inputs:
+        sizes = [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
+        feeds.append(random_input(port.node.friendly_name, sizes, np.dtype(port.element_type.to_dtype())))
+    network.reshape({port: list(feed.shape) for port, feed in zip(network.inputs, feeds, strict=True)})
+    config: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision_of(options),
+        "INFERENCE_NUM_THREADS": threads,
+        "PERF_COUNT": "YES",
+    }
+    nodes = _run(compile_for_cpu(network, config), feeds, runs)
+    return Profile(
+        f"OpenVINO {ov.__version__.split('-')[0]}'s performance counters, which name the kernel that ran each node "
+        "of the compiled graph. The MACs come from the shapes in the model file.",
+        _products(network, nodes),
+        add_times((kind_of(node.kind, node.int8) if node.is_product else node.kind, node.ms) for node in nodes),
+    )
 
 
 def _run(compiled: Any, feeds: Sequence[Any], runs: int) -> list[_Node]:
@@ -141,14 +141,76 @@ def _quantized(output: Any, passed: Sequence[str]) -> bool:
     return any(
         node.get_type_name() == "FakeQuantize"
         or (node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8"))
-        for node in origins(output, passed)
+        for node in _origins(output, passed)
     )
 
 
-def origins(output: Any, passed: Sequence[str]) -> Iterator[Any]:
+def _origins(output: Any, passed: Sequence[str]) -> Iterator[Any]:
     """The operation that makes a value, and those before it, as long as each is one of `passed`."""
     node = output.get_node()
     yield node
     while node.get_type_name() in passed:
         node = node.input_value(0).get_node()
         yield node
+
+
+def count_pairs(model: Path) -> int:
+    """Number of pairs that can saturate: of INT8 weights that meet quantized activations, and of quantized activations.
+
+    OpenVINO shifts int8 activations to uint8, so their type makes no difference.
+    """
+    network = core().read_model(str(model), str(model.with_suffix(".bin")))
+    return sum(_pairs(operation) for operation in network.get_ordered_ops())
+
+
+def _pairs(operation: Any) -> int:
+    kind = operation.get_type_name()
+    if kind not in (*CONVOLUTIONS, "MatMul", "ScaledDotProductAttention"):
+        return 0
+    if _fake_quantize(operation.input_value(0)) is None:
+        return 0
+    levels = _int8_levels(operation.input_value(1))
+    if levels is None:
+        return _pairs_of_activations(operation) if kind not in CONVOLUTIONS else 0
+    if kind == "GroupConvolution":
+        return count_saturating(levels.reshape(-1, *levels.shape[2:]), levels.shape[0])
+    if kind == "Convolution":
+        return count_saturating(levels)
+    rows = levels if operation.get_attributes()["transpose_b"] else levels.swapaxes(-1, -2)
+    return count_saturating(rows.reshape(-1, rows.shape[-1]))
+
+
+def _pairs_of_activations(operation: Any) -> int:
+    """Pairs in the second of two quantized activations: all can saturate, or none if a Clamp limits their levels."""
+    quantizer = _fake_quantize(operation.input_value(1))
+    if quantizer is None:
+        return 0
+    low, high = (float(quantizer.input_value(place).get_node().data.ravel()[0]) for place in (3, 4))
+    scale = (high - low) / (quantizer.get_attributes()["levels"] - 1)
+    for node in _origins(quantizer.input_value(0), LAYOUT):
+        if node.get_type_name() == "Clamp":
+            limits = node.get_attributes()
+            if max(-limits["min"], limits["max"]) <= (LARGEST_SUM // 2 + 0.5) * scale:
+                return 0
+    *batch, rows, depth = (int(size) for size in operation.get_input_shape(1))
+    transposed = operation.get_attributes().get("transpose_b", True)
+    return math.prod(batch) * (rows * (depth // 2) if transposed else depth * (rows // 2))
+
+
+def _fake_quantize(output: Any) -> Any:
+    """The FakeQuantize that a value comes from, or None."""
+    return next((node for node in _origins(output, LAYOUT) if node.get_type_name() == "FakeQuantize"), None)
+
+
+def _int8_levels(output: Any) -> NDArray[np.int8] | None:
+    """INT8 weights in the shape in which an operation takes them; None if they are something else."""
+    nodes = list(_origins(output, (*LAYOUT, *DECOMPRESSION)))
+    if nodes[-1].get_type_name() != "Constant" or nodes[-1].get_element_type().get_type_name() != "i8":
+        return None
+    levels: NDArray[np.int8] = nodes[-1].data
+    for node in reversed(nodes[:-1]):
+        if node.get_type_name() == "Transpose":
+            levels = levels.transpose(node.input_value(1).get_node().data.ravel())
+        elif node.get_type_name() in LAYOUT:
+            levels = levels.reshape([int(size) for size in node.get_output_shape(0)])
+    return levels

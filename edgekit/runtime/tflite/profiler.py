@@ -63,32 +63,30 @@ class _Kernel:
         return fits and (self.int8(product) or not all(product.int8))
 
 
-class Profiler:
-    """Runs LiteRT's profiler in a separate process, or infers the kernels from the tensor types where that fails."""
-
-    def profile(self, model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
-        module = import_runtime("tflite")
-        products = _products(module, model)
-        package = module.__name__.split(".")[0]
-        kernels, why = _kernels(model, threads, runs) if package == "ai_edge_litert" else ([], f"{package} has none")
-        ran = [kernel for kernel in kernels if kernel.is_product]
-        paired = len(ran) == len(products) and all(k.runs(p) for k, p in zip(ran, products, strict=True))
-        if paired:
-            ops = tuple(_observed(product, kernel) for product, kernel in zip(products, ran, strict=True))
-            method = (
-                "LiteRT's profiler, which names its own kernels and XNNPACK's. "
-                "The MACs come from the shapes in the model file."
-            )
-        else:
-            ops = tuple(_inferred(product) for product in products)
-            why = why or "its kernels can't be matched with the operations in the file"
-            method = (
-                "Inferred from the tensor types in the file (8-bit input and weights mean an integer kernel), not "
-                f"observed while it ran. LiteRT's profiler gave no result: {why}."
-            )
-        int8 = {id(kernel): op.int8 for kernel, op in zip(ran, ops, strict=True)} if paired else {}
-        times = add_times((_kind(kernel, int8.get(id(kernel))), kernel.ms) for kernel in kernels) if kernels else None
-        return Profile(method, ops, times)
+def profile(model: Path, options: Mapping[str, Any], threads: int, runs: int) -> Profile:
+    """Run LiteRT's profiler in a separate process, or infer the kernels from the tensor types where that fails."""
+    module = import_runtime("tflite")
+    products = _products(module, model)
+    package = module.__name__.split(".")[0]
+    kernels, why = _kernels(model, threads, runs) if package == "ai_edge_litert" else ([], f"{package} has none")
+    ran = [kernel for kernel in kernels if kernel.is_product]
+    paired = len(ran) == len(products) and all(k.runs(p) for k, p in zip(ran, products, strict=True))
+    if paired:
+        ops = tuple(_observed(product, kernel) for product, kernel in zip(products, ran, strict=True))
+        method = (
+            "LiteRT's profiler, which names its own kernels and XNNPACK's. "
+            "The MACs come from the shapes in the model file."
+        )
+    else:
+        ops = tuple(_inferred(product) for product in products)
+        why = why or "its kernels can't be matched with the operations in the file"
+        method = (
+            "Inferred from the tensor types in the file (8-bit input and weights mean an integer kernel), not "
+            f"observed while it ran. LiteRT's profiler gave no result: {why}."
+        )
+    int8 = {id(kernel): op.int8 for kernel, op in zip(ran, ops, strict=True)} if paired else {}
+    times = add_times((_kind(kernel, int8.get(id(kernel))), kernel.ms) for kernel in kernels) if kernels else None
+    return Profile(method, ops, times)
 
 
 def _products(module: Any, model: Path) -> list[_Product]:

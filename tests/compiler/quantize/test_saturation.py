@@ -26,7 +26,7 @@ from edgekit.compiler.rewrites import rewrite
 from edgekit.config import sizes
 from edgekit.config.recipes import load_recipe
 from edgekit.runtime.backend import load_backend
-from edgekit.runtime.saturation import pairs_that_can_saturate
+from edgekit.runtime.vnni import pairs_that_can_saturate
 from edgekit.support.weight_pairs import count_saturating, pairings
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

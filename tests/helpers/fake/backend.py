@@ -21,7 +21,7 @@ class Backend:
                 del node.meta[key]
         with compiler_errors("fake"):
             torch.export.save(program, folder / "model.pt2", extra_files={"edgekit": metadata})
-        return Artifact("model.pt2", ("model.pt2",), input_name="image", output_name="logits")
+        return Artifact("model.pt2", ("model.pt2",))
 
     def replace_metadata(self, model_file: Path, metadata: str) -> None:
         torch.export.save(torch.export.load(model_file), model_file, extra_files={"edgekit": metadata})

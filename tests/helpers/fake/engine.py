@@ -9,42 +9,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.runtime.engine import check_shapes, closed, import_runtime, package_version
+from edgekit.runtime import engine
+from edgekit.runtime.engine import Infer, check_shapes, import_runtime, package_version
 from edgekit.runtime.manifest import Manifest
 from edgekit.support.libraries import quiet
 
 
-class Engine:
+class Engine(engine.Engine):
     """An exported program."""
 
     package = "torch"
 
-    def __init__(self, model: Path, manifest: Manifest, threads: int | None) -> None:
-        self._torch: Any = import_runtime("fake")
+    def open(self, model: Path, manifest: Manifest, threads: int | None) -> Infer:
+        torch: Any = import_runtime("fake")
         importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers Q and DQ
-        self.version = package_version(self._torch, self.package, manifest)
+        self.version = package_version(torch, self.package, manifest)
         inputs, outputs, graph = _load(model.read_bytes())
-        check_shapes(manifest, inputs, outputs)
-        self._nhwc = manifest.layout == "NHWC"
-        self._graph: Any = graph
+        check_shapes(manifest, [inputs], [outputs])
 
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        graph = self._graph
-        if graph is None:
-            raise closed()
-        if self._nhwc:
-            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-        if not x.flags.writeable:  # torch warns of read-only arrays
-            x = x.copy()
-        with self._torch.no_grad():
-            logits: NDArray[np.float32] = graph(self._torch.from_numpy(x)).numpy()
-        return logits
+        def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            if not x.flags.writeable:  # torch warns of read-only arrays
+                x = x.copy()
+            with torch.no_grad():
+                logits: NDArray[np.float32] = graph(torch.from_numpy(x)).numpy()
+            return logits
 
-    def close(self) -> None:
-        self._graph = None
-
-    def low_precision_float(self) -> str | None:
-        return None
+        return infer
 
 
 @lru_cache(maxsize=8)

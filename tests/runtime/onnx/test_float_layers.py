@@ -18,8 +18,7 @@ from edgekit.runtime.backend import Artifact
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.onnx.backend import Backend, save
 from edgekit.runtime.onnx.float_layers import QUANTIZES_WEIGHTS, fold, settle
-from edgekit.runtime.profile import Profile
-from edgekit.runtime.profile_bundle import profile_model
+from edgekit.runtime.profile import Profile, profile_model
 from edgekit.support.libraries import quiet
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph

@@ -17,7 +17,7 @@ from edgekit.config.recipes import Recipe, load_recipe
 from edgekit.measure.accuracy import snr_db
 from edgekit.runtime.backend import load_lowering
 from edgekit.runtime.openvino.backend import Backend
-from edgekit.runtime.saturation import pairs_that_can_saturate
+from edgekit.runtime.vnni import pairs_that_can_saturate
 from tests.helpers.calibration import quantize
 from tests.helpers.graphs import export_graph
 from tests.helpers.tiny import X86

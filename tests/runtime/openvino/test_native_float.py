@@ -9,7 +9,7 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.openvino.engine import NATIVE
-from edgekit.runtime.profile_bundle import profile_bundle
+from edgekit.runtime.profile import profile_bundle
 from edgekit.runtime.session import Session
 
 

@@ -16,7 +16,7 @@ import edgekit
 from edgekit.config.device_classes import load_device_class
 from edgekit.config.recipes import load_recipe
 from edgekit.measure.accuracy import snr_db
-from edgekit.runtime.profile_bundle import profile_model
+from edgekit.runtime.profile import profile_model
 from edgekit.runtime.tflite import engine
 from edgekit.runtime.tflite.backend import Backend, packed
 from edgekit.support.libraries import quiet

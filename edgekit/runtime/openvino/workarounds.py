@@ -1,4 +1,7 @@
-"""Repairs of reductions in OpenVINO's models."""
+"""Rewrites of operations in OpenVINO's models that it refuses or computes wrongly."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +19,8 @@ _SAME = {
     "ReduceSum": ops.reduce_sum,
 }
 """Reductions whose result over all axes at once equals the result over one axis after the other."""
-_LARGEST = np.finfo(np.float32).max
-_EXTREMES = {"ReduceMax": (ops.maximum, -_LARGEST), "ReduceMin": (ops.minimum, _LARGEST)}
+_LIMITS = np.finfo(np.float32)
+_EXTREMES = {"ReduceMax": (ops.maximum, _LIMITS.min), "ReduceMin": (ops.minimum, _LIMITS.max)}
 """Reductions to one of their values, with the operation of two values and the one that it never returns."""
 
 
@@ -29,9 +32,9 @@ def split_reductions(model: openvino.Model) -> int:
     one axis. A reshape between two of them prevents OpenVINO from merging them again. On x86, one reduction is faster.
     """
     count = 0
-    for node in model.get_ordered_ops():
-        axes = node.input_value(1).get_node() if node.get_type_name() in _SAME else None
-        if axes is None or axes.get_type_name() != "Constant" or axes.data.size < 2:
+    for node in _nodes(model, *_SAME):
+        axes = node.input_value(1).get_node()
+        if axes.get_type_name() != "Constant" or axes.data.size < 2:
             continue
         value, shape = node.input_value(0), list(node.get_input_shape(0))
         reduce = _SAME[node.get_type_name()]
@@ -54,13 +57,33 @@ def shield_extremes(model: openvino.Model) -> int:
     merged with a reduction. Returns how many it shielded.
     """
     count = 0
-    for node in model.get_ordered_ops():
-        if node.get_type_name() not in _EXTREMES or node.get_output_element_type(0) != openvino.Type.f32:
-            continue
-        compare, never = _EXTREMES[node.get_type_name()]
-        readers = list(node.output(0).get_target_inputs())
-        shielded = compare(node, ops.constant(np.float32(never)))
-        for reader in readers:
-            reader.replace_source_output(shielded.output(0))
-        count += 1
+    for node in _nodes(model, *_EXTREMES):
+        if node.get_output_element_type(0) == openvino.Type.f32:
+            compare, never = _EXTREMES[node.get_type_name()]
+            readers = list(node.output(0).get_target_inputs())
+            shielded = compare(node, ops.constant(never))
+            for reader in readers:
+                reader.replace_source_output(shielded.output(0))
+            count += 1
     return count
+
+
+def shield_reshapes(model: openvino.Model) -> int:
+    """Compare the result of a product that only gets further axes of one with a number that changes nothing, in place.
+
+    OpenVINO 2026.4 fails to load an INT8 product of three or more axes, without a bias, before a reshape from
+    [1,24,16] to [1,24,16,1]: it moves the scales of the channels behind the reshape, to the wrong axis. Returns how
+    many it shielded.
+    """
+    count = 0
+    for node in _nodes(model, "Reshape", "Unsqueeze"):
+        source, shape = node.input_value(0), list(node.get_output_shape(0))
+        before = list(node.get_input_shape(0))
+        if source.get_node().get_type_name() == "MatMul" and shape == before + [1] * (len(shape) - len(before)):
+            node.input(0).replace_source_output(ops.maximum(source, ops.constant(_LIMITS.min)).output(0))
+            count += 1
+    return count
+
+
+def _nodes(model: openvino.Model, *kinds: str) -> Iterator[Any]:
+    return (node for node in model.get_ordered_ops() if node.get_type_name() in kinds)

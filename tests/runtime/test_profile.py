@@ -18,10 +18,9 @@ from edgekit.config.runtimes import RUNTIMES
 from edgekit.errors import EngineError, InputError, UsageError
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.manifest import ManifestLayer
-from edgekit.runtime.onnx.onnx_file import read_onnx
+from edgekit.runtime.onnx.graph import read_onnx
 from edgekit.runtime.openvino import profiler as openvino
-from edgekit.runtime.profile import OpProfile, matrix_macs, with_layer_names
-from edgekit.runtime.profile_bundle import Profile, profile_bundle, profile_model
+from edgekit.runtime.profile import OpProfile, Profile, matrix_macs, profile_bundle, profile_model, with_layer_names
 from edgekit.runtime.tflite import profiler as tflite
 from edgekit.runtime.tflite.litert import parse_summary
 from tests.helpers.refusals import refuses
@@ -365,7 +364,7 @@ def test_an_input_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
 def test_importing_it_loads_no_runtime() -> None:
     modules = ", ".join(target.profiler_module for target in RUNTIMES.values())
     heavy = ("torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert", "nncf")
-    imports = f"import sys, edgekit.runtime.profile_bundle, {modules}"
+    imports = f"import sys, edgekit.runtime.profile, {modules}"
     code = f"{imports}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

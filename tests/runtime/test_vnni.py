@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
-from edgekit.errors import BundleError, MissingExtraError
-from edgekit.runtime import saturation
+from edgekit.errors import BundleError
+from edgekit.runtime import vnni
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.manifest import Manifest
-from edgekit.runtime.saturation import SaturationWarning, lacks_vnni, pairs_that_can_saturate, warn_if_saturating
+from edgekit.runtime.vnni import SaturationWarning, lacks_vnni, pairs_that_can_saturate, warn_if_saturating
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle, tiny_manifest
 
@@ -52,7 +52,7 @@ def test_other_and_unknown_processors_are_not_said_to_lack_vnni(
 
 def warned(monkeypatch: pytest.MonkeyPatch, lacks: bool = True, **changes: Any) -> list[str]:
     """Messages of the warnings about a bundle."""
-    monkeypatch.setattr(saturation, "lacks_vnni", lambda: lacks)
+    monkeypatch.setattr(vnni, "lacks_vnni", lambda: lacks)
     bundle = Bundle(Path("runs/one/onnx-int8"), replace(tiny_manifest("onnx", precision="int8"), **changes), ())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -83,7 +83,7 @@ def test_other_bundles_and_processors_do_not_warn(monkeypatch: pytest.MonkeyPatc
 
 
 def test_load_warns(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saturation, "lacks_vnni", lambda: True)
+    monkeypatch.setattr(vnni, "lacks_vnni", lambda: True)
     with pytest.warns(SaturationWarning, match="no VNNI"):
         edgekit.load(make_bundle("onnx", precision="int8")).close()
 
@@ -148,12 +148,11 @@ def test_pairs_are_counted_in_onnx_files_of_any_origin(proto: onnx.ModelProto, p
     assert pairs_that_can_saturate("onnx", tmp_path / "model.onnx") == pairs
 
 
-def test_without_the_onnx_package_the_number_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: str) -> None:
-        raise MissingExtraError("'onnx' is not installed")
-
-    monkeypatch.setattr("edgekit.runtime.onnx.saturation.import_needed", missing)
-    assert pairs_that_can_saturate("onnx", tmp_path / "model.onnx") is None
+def test_pairs_in_external_data_are_counted(tmp_path: Path) -> None:
+    proto = dequantized("MatMul", np.tile(LEVELS, (300, 1)), np.uint8(3), transpose=True)
+    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx.data")
+    assert (tmp_path / "model.onnx.data").exists()
+    assert pairs_that_can_saturate("onnx", tmp_path / "model.onnx") == 600
 
 
 def test_litert_adds_in_32_bits(tmp_path: Path) -> None:

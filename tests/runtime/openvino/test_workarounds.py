@@ -1,4 +1,4 @@
-"""Reductions become others with the same values, or are shielded from what would change theirs."""
+"""Reductions become others with the same values, and what OpenVINO computes wrongly or refuses is shielded."""
 
 import platform
 from pathlib import Path
@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.compat.openvino import openvino
 from edgekit.config.device_classes import load_device_class
 from edgekit.runtime.openvino.backend import Backend
 from edgekit.runtime.openvino.engine import compile_for_cpu
-from edgekit.runtime.openvino.reductions import ops, shield_extremes, split_reductions
+from edgekit.runtime.openvino.workarounds import ops, shield_extremes, shield_reshapes, split_reductions
 from tests.helpers.graphs import export_graph
 
 
-def compiled(model: openvino.Model, x: np.ndarray) -> np.ndarray:
+def compiled(model: openvino.Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array(openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0])
 
 
@@ -94,3 +95,36 @@ def test_only_shielded_extremes_are_quantized_rightly(kind: str) -> None:
         assert not np.allclose(compiled(model, x), expected, atol=0.05)
     assert shield_extremes(model) == 1
     assert np.allclose(compiled(model, x), expected, atol=1e-3)
+
+
+LEVELS = np.random.default_rng(0).integers(-127, 128, (8, 16)).astype(np.int8)
+SCALES = np.linspace(0.01, 0.02, 8, dtype=np.float32)[:, None]
+
+
+def reshaped(shape: list[int], to: list[int], bias: bool = False) -> openvino.Model:
+    """A linear layer in INT8 from 16 to 8 channels, and a reshape of its output."""
+    parameter = ops.parameter(shape, openvino.Type.f32)
+    quantized = ops.fake_quantize(parameter, *(ops.constant(np.float32(bound)) for bound in (0, 255, 0, 255)), 256)
+    weights = ops.multiply(ops.convert(ops.constant(LEVELS), openvino.Type.f32), ops.constant(SCALES))
+    product = ops.matmul(quantized, weights, False, True)
+    if bias:
+        product = ops.add(product, ops.constant(np.ones(8, np.float32)))
+    return openvino.Model([ops.reshape(product, ops.constant(to, dtype="int64"), False)], [parameter])
+
+
+@pytest.mark.parametrize(("shape", "to"), [([1, 24, 16], [1, 24, 8, 1]), ([1, 4, 5, 16], [1, 4, 5, 8, 1])])
+def test_only_shielded_products_load(shape: list[int], to: list[int]) -> None:
+    """Once OpenVINO loads such a model, `shield_reshapes` can be deleted."""
+    x = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32)
+    with pytest.raises(RuntimeError, match="Reshape"):
+        compiled(reshaped(shape, to), x)
+    model = reshaped(shape, to)
+    assert shield_reshapes(model) == 1
+    np.testing.assert_allclose(compiled(model, x), (x @ (LEVELS * SCALES).T).reshape(to), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "to", "bias"), [([1, 24, 16], [1, 24, 8, 1], True), ([1, 24, 16], [1, 24, 2, 4], False)]
+)
+def test_other_reshapes_stay(shape: list[int], to: list[int], bias: bool) -> None:
+    assert shield_reshapes(reshaped(shape, to, bias)) == 0

@@ -4,11 +4,9 @@ import importlib
 import platform
 import warnings
 from pathlib import Path
-from typing import Protocol
 
 from edgekit.config.device_classes import cpu_features
 from edgekit.config.runtimes import find_runtime
-from edgekit.errors import MissingExtraError
 from edgekit.runtime.bundle import Bundle
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni"})
@@ -20,26 +18,13 @@ class SaturationWarning(UserWarning):
     """A bundle computes less accurately on this processor than on those with VNNI."""
 
 
-class PairCounter(Protocol):
-    """The module `saturation` in the folder of a runtime whose kernels add in 16 bits."""
-
-    def count_pairs(self, model: Path) -> int:
-        """Number of pairs of weights in a model file that can saturate. MissingExtraError if it can't be read here."""
-        ...
-
-
-def pairs_that_can_saturate(target: str, model: Path) -> int | None:
-    """Number of pairs of weights in a finished model file that can saturate on x86 without VNNI.
-
-    None if a package that reads the file is not installed.
-    """
-    if not find_runtime(target).saturating_inputs:
+def pairs_that_can_saturate(target: str, model: Path) -> int:
+    """Number of pairs of weights in a finished model file that can saturate on x86 without VNNI."""
+    runtime = find_runtime(target)
+    if not runtime.saturating_inputs:
         return 0
-    counter: PairCounter = importlib.import_module(f"edgekit.runtime.{target}.saturation")
-    try:
-        return counter.count_pairs(model)
-    except MissingExtraError:
-        return None
+    pairs: int = importlib.import_module(runtime.profiler_module).count_pairs(model)
+    return pairs
 
 
 def lacks_vnni(root: Path = Path("/")) -> bool:

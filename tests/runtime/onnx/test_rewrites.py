@@ -1,4 +1,4 @@
-"""The ONNX file of an INT8 bundle contains integer products with their bias, and int8 weights."""
+"""Quantized Linear layers become integer products with their bias, and means over height and width poolings."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,10 +8,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from torch import Tensor, nn
 
-from edgekit.runtime.onnx.fusion import DOMAIN, fuse_integer_matmul
+from edgekit.runtime.onnx.backend import Backend
+from edgekit.runtime.onnx.rewrites import DOMAIN, fuse_integer_matmul
+from edgekit.support.libraries import quiet
+from tests.helpers.graphs import export_graph
+from tests.helpers.tiny import X86
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +70,38 @@ def test_activations_without_a_zero_point_are_fused(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(fused.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = (image * 0.5) @ (constants["weight"] * 0.25)
     assert np.allclose(session.run(None, {"x": image})[0], expected)
+
+
+class Mean(nn.Module):
+    """A mean over some axes, and a convolution, so that the network has weights."""
+
+    def __init__(self, axes: tuple[int, ...], keep: bool) -> None:
+        super().__init__()
+        self.axes, self.keep, self.first = axes, keep, nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means: Tensor = self.first(x).mean(self.axes, self.keep)
+        return means
+
+
+@pytest.mark.parametrize(
+    ("axes", "keep", "kind"),
+    [
+        ((2, 3), True, "GlobalAveragePool"),
+        ((-1, -2), True, "GlobalAveragePool"),
+        ((2, 3), False, "ReduceMean"),
+        ((1,), True, "ReduceMean"),
+        ((1, 2), True, "ReduceMean"),
+    ],
+)
+def test_means(axes: tuple[int, ...], keep: bool, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = Mean(axes, keep).eval(), torch.randn(1, 3, 6, 8)
+    with quiet(), torch.no_grad():
+        Backend().compile(export_graph(network, tuple(x.shape)), tmp_path, "{}", X86)
+        expected = network(x).numpy()
+    model = onnx.load(tmp_path / "model.onnx")
+    assert Counter(node.op_type for node in model.graph.node) == {"Conv": 1, kind: 1}
+    assert len(model.graph.initializer) == (2 if kind == "GlobalAveragePool" else 3)
+    (logits,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"image": x.numpy()})
+    np.testing.assert_allclose(logits, expected, atol=1e-6)

@@ -1,0 +1,174 @@
+"""An ONNX model as a graph, read without the onnx package.
+
+`edgekit inspect` profiles ONNX files of any origin, also on devices that have only numpy and ONNX Runtime. It gives no
+access to the nodes of a loaded model, but depends on protobuf, which reads them from the file.
+"""
+
+import math
+import mmap
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT, INT8 = 1, 3
+LOCATION = "location"
+"""Key of the entry of a tensor's external data that names the file."""
+REARRANGING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+"""Operations that may stand between DequantizeLinear and the layer that reads its values."""
+_MESSAGES = {
+    "Model": {"graph": (7, "Graph"), "functions": (25, "Function*")},
+    "Function": {"node": (7, "Node*"), "attribute_proto": (11, "Attribute*")},
+    "Graph": {"node": (1, "Node*"), "initializer": (5, "Tensor*"), "sparse_initializer": (15, "Sparse*")},
+    "Node": {
+        **{"input": (1, "string*"), "output": (2, "string*"), "name": (3, "string"), "op_type": (4, "string")},
+        "attribute": (5, "Attribute*"),
+    },
+    "Attribute": {
+        **{"name": (1, "string"), "i": (3, "int64")},
+        **{"t": (5, "Tensor"), "g": (6, "Graph"), "tensors": (10, "Tensor*"), "graphs": (11, "Graph*")},
+        **{"sparse_tensor": (22, "Sparse"), "sparse_tensors": (23, "Sparse*")},
+    },
+    "Sparse": {"values": (1, "Tensor"), "indices": (2, "Tensor")},
+    "Tensor": {
+        **{"dims": (1, "int64*"), "data_type": (2, "int32"), "float_data": (4, "float*"), "int32_data": (5, "int32*")},
+        **{"name": (8, "string"), "raw_data": (9, "bytes"), "external_data": (13, "Entry*")},
+    },
+    "Entry": {"key": (1, "string"), "value": (2, "string")},
+}
+"""The messages of onnx.proto: number and type of each field that is read, with an asterisk for a repeated field."""
+
+
+class OnnxGraph:
+    """The nodes and constants of a model by the names of their values."""
+
+    def __init__(self, model: Any) -> None:
+        """Index a model, which is an `onnx.ModelProto` or what `read_onnx` reads."""
+        self.nodes = model.graph.node
+        self.named = {node.name: node for node in self.nodes}
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.makers = {name: node for node in self.nodes for name in node.output}
+        self.readers: dict[str, list[Any]] = defaultdict(list)
+        for node in self.nodes:
+            for name in node.input:
+                self.readers[name].append(node)
+
+    def made_by(self, name: str, *kinds: str) -> Any:
+        """The node that makes a value, if it is of one of these kinds; otherwise None."""
+        node = self.makers.get(name)
+        return node if node is not None and node.op_type in kinds else None
+
+    def behind(self, name: str, *kinds: str) -> str:
+        """The value from which nodes of these kinds make a value; the value itself if none does."""
+        while (node := self.made_by(name, *kinds)) is not None:
+            name = node.input[0]
+        return name
+
+    def after(self, name: str, *kinds: str) -> Iterator[Any]:
+        """The nodes that read a value, or what nodes of these kinds make of it."""
+        for reader in self.readers[name]:
+            yield from self.after(reader.output[0], *kinds) if reader.op_type in kinds else [reader]
+
+    def dequantizer(self, name: str, *passed: str) -> Any:
+        """The DequantizeLinear that makes a value, before nodes of the kinds in `passed`; otherwise None."""
+        return self.made_by(self.behind(name, *passed), "DequantizeLinear")
+
+    def weight_dequantizer(self, node: Any) -> tuple[Any, bool]:
+        """The DequantizeLinear of a layer's weights, or None, and whether a Transpose follows it."""
+        transpose = self.made_by(node.input[1], "Transpose")
+        return self.dequantizer(node.input[1] if transpose is None else transpose.input[0]), transpose is not None
+
+    def origin(self, name: str) -> Any:
+        """The node that became one in the optimized graph, such as "fc1/MatMulAddFusion"; None if there is none."""
+        name = re.sub(r"(_token_\d+|_nchwc)+$", "", name)
+        while name not in self.named and "/" in name:
+            name = name.rpartition("/")[0]
+        return self.named.get(name)
+
+    def is_sum(self, node: Any) -> bool:
+        """Whether a product is really a sum, because one of its operands is a constant of ones."""
+        return any(name in self.tensors and _is_ones(self.tensors[name]) for name in node.input[:2])
+
+    def quantized(self, node: Any) -> tuple[bool, bool]:
+        """Whether the first and second operand come from DequantizeLinear, looking through changes of layout."""
+        first, second = (self.dequantizer(name, *REARRANGING) is not None for name in (*node.input, "", "")[:2])
+        return first, second
+
+
+def read_onnx(path: Path) -> OnnxGraph:
+    """Read a model file, without its external data; raises ValueError if it isn't an ONNX file."""
+    with _mapped(path) as content:
+        return OnnxGraph(_parsed(content))
+
+
+def external_files(path: Path) -> frozenset[str]:
+    """Names of the files from which a runtime would read tensors of a model; ValueError if it isn't an ONNX file."""
+    with _mapped(path) as content:
+        return frozenset(_locations(_parsed(content))) if content.find(LOCATION.encode()) >= 0 else frozenset()
+
+
+def int8_values(tensor: Any, folder: Path) -> NDArray[np.int8]:
+    """The values of an INT8 tensor of a file in this folder, which may have external data."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if LOCATION in entries:
+        size, offset = math.prod(tensor.dims), int(entries.get("offset", 0))
+        values = np.fromfile(folder / entries[LOCATION], np.int8, size, offset=offset)
+    else:
+        values = np.frombuffer(tensor.raw_data, np.int8) if tensor.raw_data else np.array(tensor.int32_data, np.int8)
+    return values.reshape(tensor.dims)
+
+
+def _locations(message: Any) -> Iterator[str]:
+    """The files that a message and those inside it name."""
+    if message.DESCRIPTOR.name == "Entry" and message.key == LOCATION:
+        yield message.value
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _locations(part)
+
+
+def _is_ones(tensor: Any) -> bool:
+    values = np.frombuffer(tensor.raw_data, "<f4") if tensor.raw_data else np.array(tensor.float_data)
+    return tensor.data_type == FLOAT and values.size > 0 and bool((values == 1).all())
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _parsed(content: mmap.mmap) -> Any:
+    model = _model_message()()
+    try:
+        with memoryview(content) as view:
+            model.ParseFromString(view)
+    except Exception as error:  # protobuf's own class, which isn't a ValueError
+        raise ValueError(f"it is not an ONNX file: {error}") from error
+    return model
+
+
+@cache
+def _model_message() -> Any:
+    """The class of `_MESSAGES["Model"]`."""
+    descriptor, pools, factory = (
+        import_module(f"google.protobuf.{name}") for name in ("descriptor_pb2", "descriptor_pool", "message_factory")
+    )
+    file = descriptor.FileDescriptorProto(name="edgekit.proto", package="edgekit")
+    for message, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            field = declared.field.add(name=name, number=number, label=3 if kind.endswith("*") else 1)
+            if (base := kind.rstrip("*")) in _MESSAGES:
+                field.type_name = f".edgekit.{base}"
+            else:
+                field.type = getattr(descriptor.FieldDescriptorProto, f"TYPE_{base.upper()}")
+    pool = pools.DescriptorPool()
+    pool.Add(file)
+    return factory.GetMessageClass(pool.FindMessageTypeByName("edgekit.Model"))
