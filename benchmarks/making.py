@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.rows import Row, keep_rows
-from edgekit.support.waiting import SLEEPING
+from edgekit.support.libraries import SLEEPING
 
 if TYPE_CHECKING:
     from edgekit.pipeline.options import Options

@@ -109,7 +109,7 @@ def measure(model: str, target: str, data: Path, count: int) -> list[dict[str, A
 def part(name: str, file: Path, target: str) -> list[dict[str, Any]]:
     """Measure rows with `stages_of` in a new process."""
     from edgekit.pipeline.builder import GIVE_BACK
-    from edgekit.support.waiting import SLEEPING
+    from edgekit.support.libraries import SLEEPING
 
     command = [sys.executable, "-m", "benchmarks.scale", "--part", name, str(file), target]
     environment = os.environ | GIVE_BACK | dict([SLEEPING])

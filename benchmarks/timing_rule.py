@@ -28,8 +28,7 @@ from edgekit.measure.latency import speedup
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.steadiness import time_steadily
 from edgekit.measure.timing import latency_of
-from edgekit.report.conditions import Conditions, MachineState
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import Conditions, DeviceFacts, MachineState
 from edgekit.report.measurement import Measurement
 from edgekit.support.progress import Reporter
 

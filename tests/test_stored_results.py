@@ -28,12 +28,12 @@ from edgekit.pipeline.build import build_one
 from edgekit.pipeline.evaluation_images import ReferenceInputs, torch_answers
 from edgekit.pipeline.repair_store import Ranking, RepairInputs, RepairState, RepairStore
 from edgekit.pipeline.request import BundleInputs, CalibrationInputs
-from edgekit.report.repair import RepairAttempt
+from edgekit.report.recipe_search import RepairAttempt
 from edgekit.report.sensitivity_document import TargetSensitivity
 from edgekit.runtime.bundle import Bundle, read_bundle
+from edgekit.support.hashes import Inputs
 from edgekit.support.progress import Reporter, no_step
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.support.stored_results import Inputs
 from edgekit.tuning import analysis
 from edgekit.tuning.analysis import SensitivityInputs
 from edgekit.tuning.space import Choices

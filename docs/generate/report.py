@@ -6,7 +6,7 @@ from typing import Any
 
 from docs.generate.markdown import anchor, code, plain, table
 from edgekit.report import report_schema
-from edgekit.report.row import all_figures
+from edgekit.report.figure import all_figures
 
 READ = (
     "Report", "Model", "Calibration", "Evaluation", "Reference", "Row", "DeviceFacts", "Gate", "Failure",

@@ -12,7 +12,7 @@ from edgekit.cli.shared import Json, Offline, WebNetwork, WebRuntime
 
 if TYPE_CHECKING:
     from edgekit.devices.check import DeviceCheck
-    from edgekit.report.conditions import Throttling
+    from edgekit.report.device import Throttling
 
 EXAMPLES = """
 Examples:

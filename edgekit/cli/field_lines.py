@@ -6,8 +6,8 @@ from edgekit.cli.output import answer_width, wrapped
 from edgekit.devices.app_state import AppState, Slot
 from edgekit.devices.push import HASH_DIGITS, PushedDevice
 from edgekit.devices.rollout import Pushed, Status
-from edgekit.report.columns import Column, lines_of
 from edgekit.report.figure import NOTHING
+from edgekit.report.table import Column, lines_of
 
 APP_KEY = "/etc/edgekit/trust.pem"
 """Place of an app's copy of the public key in examples: only root can write there."""

@@ -12,7 +12,7 @@ from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
 from edgekit.support.interrupts import interruptible, noting
-from edgekit.support.waiting import SLEEPING
+from edgekit.support.libraries import SLEEPING
 
 CLI_PACKAGES = frozenset(
     ("click", "filelock", "junitparser", "msgspec", "packaging", "platformdirs", "psutil", "rich", "tomlkit", "typer")

@@ -4,12 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.cli.output import wrapped
-from edgekit.report.answer import UNSTEADY, figure_at, unsteady, with_interval
-from edgekit.report.columns import Column, lines_of
-from edgekit.report.confidence import ended, sentences
-from edgekit.report.figure import NOTHING
-from edgekit.report.sentences import emulated, timing_words
-from edgekit.report.telemetry_text import energy_words, stream_words, sustain_lines
+from edgekit.report.answer import UNSTEADY, unsteady, with_interval
+from edgekit.report.figure import NOTHING, figure_at
+from edgekit.report.sentences import emulated, ended, energy_words, sentences, stream_words, sustain_lines, timing_words
+from edgekit.report.table import Column, lines_of
 
 if TYPE_CHECKING:
     from edgekit.measure.evaluation import BundleEvaluation, EvaluatedBundle

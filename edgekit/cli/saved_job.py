@@ -54,10 +54,10 @@ class GivenJob:
 
 def is_run(path: Path) -> bool:
     """Whether a path is that of a run folder."""
-    from edgekit.report.schema import FILE
+    from edgekit.report.serialization import REPORT_FILE
     from edgekit.support.run_folder import STATE
 
-    return os.path.isdir(path) and (os.path.isdir(path / STATE) or os.path.isfile(path / FILE))
+    return os.path.isdir(path) and (os.path.isdir(path / STATE) or os.path.isfile(path / REPORT_FILE))
 
 
 def run_of(model: str, output: Path | None) -> Path | None:

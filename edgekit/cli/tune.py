@@ -98,7 +98,7 @@ def sensitivity(
             from rich.console import Console
 
             from edgekit.cli.next_steps import after_sensitivity
-            from edgekit.report.sensitivity import render_sensitivity
+            from edgekit.report.sensitivity_document import render_sensitivity
 
             render_sensitivity(analysis, Console(file=out))
             show_steps(after_sensitivity(analysis, options.folder, Typed.of(context)), out)
@@ -204,7 +204,7 @@ def tune(
             emit(out, report)
         else:
             from edgekit.cli.next_steps import after_job
-            from edgekit.report.tuning import lines
+            from edgekit.report.recipe_search import lines
 
             show_report(report, out, wide)
             for line in lines(report.tuning) if report.tuning else ():

@@ -59,7 +59,7 @@ def _lines_of(inspection: "Inspection") -> Iterator[str]:
     from edgekit.config.device_classes import host_class
     from edgekit.measure.inspect_bundle import portability, summary
     from edgekit.measure.remarks import SIMULATED
-    from edgekit.report.row import all_figures
+    from edgekit.report.figure import all_figures
 
     ran = inspection.int8
     yield summary(inspection, host_class())

@@ -17,7 +17,7 @@ from edgekit.measure.baselines import Group, baselines_of, is_baseline
 from edgekit.measure.gates import judge_latency
 from edgekit.measure.group import measure_group
 from edgekit.measure.settings import Gates, Timing
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Measurement
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import read_bundle

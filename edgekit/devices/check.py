@@ -13,8 +13,8 @@ from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.devices.transport import Connection, connect
 from edgekit.errors import DeviceMemoryError, DevicePythonError, as_sentences
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.support.versions import release
+from edgekit.report.device import DeviceFacts
+from edgekit.support.distribution import release
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)

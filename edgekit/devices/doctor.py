@@ -17,9 +17,8 @@ from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Runtime
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON, wheel_problem
 from edgekit.devices.probe_result import ProbeResult, read_probe
 from edgekit.support.child_process import run_python
-from edgekit.support.distribution import install_command, pip_command, pip_install
+from edgekit.support.distribution import install_command, installed_version, pip_command, pip_install, release
 from edgekit.support.probe import probe
-from edgekit.support.versions import installed_version, release
 
 Status = Literal["ok", "warning", "broken"]
 Installed = Callable[[str], str | None]

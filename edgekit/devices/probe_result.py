@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from edgekit.config.device_classes import class_of
-from edgekit.report.conditions import MachineState
+from edgekit.report.device import MachineState
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edgekit.measure.settings import Timing
 from edgekit.report import load_report
 from edgekit.report.measurement import Failure
 from edgekit.report.row import Row
-from edgekit.report.schema import FILE
+from edgekit.report.serialization import REPORT_FILE
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.signature import SIGNATURE
 from edgekit.support import interrupts
@@ -216,7 +216,7 @@ def _files(bundle: Bundle) -> list[Path]:
 def _row_of(bundle: Bundle, device: Device) -> Row | None:
     """The row of a bundle in the report of its run folder, on this device or another one of its class."""
     run = bundle.path.resolve().parent
-    if not (run / FILE).is_file():
+    if not (run / REPORT_FILE).is_file():
         return None
     name = bundle.path.resolve().name
     rows = [row for row in load_report(run).results if row.bundle == name and row.latency_ms]

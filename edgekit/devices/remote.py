@@ -30,14 +30,14 @@ from edgekit.measure.inspect_bundle import Inspection, inspect_bundle, inspect_m
 from edgekit.measure.measurement import failed_measurement
 from edgekit.measure.measurement_store import Machine, MeasurementStore
 from edgekit.measure.settings import Timing
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import MANIFEST, Bundle, read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import target_of
 from edgekit.support import interrupts
+from edgekit.support.distribution import release
 from edgekit.support.progress import Reporter
-from edgekit.support.versions import release
 
 INSTALLED = (
     "import json; from importlib.metadata import distributions; "

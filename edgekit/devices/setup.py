@@ -28,8 +28,8 @@ from edgekit.devices.transport import Connection, Done, script_command, watched
 from edgekit.devices.wheel import NAME, REQUIREMENTS, TRUST_REQUIREMENTS, own_wheel
 from edgekit.errors import ConnectionCutError, DeviceError, DevicePythonError, DeviceSetupError, as_sentences
 from edgekit.support.child_process import run_python
+from edgekit.support.distribution import release
 from edgekit.support.hashes import digest, file_sha256
-from edgekit.support.versions import release
 
 CHUNK = 1 << 20
 SET_UP_S = 3600

@@ -18,7 +18,7 @@ from edgekit.errors import DataError, ImageError, UsageError
 from edgekit.images.dataset import Dataset, Sample
 from edgekit.images.decoding import open_image
 from edgekit.images.perceptual_hash import difference_hash
-from edgekit.support.shareable import without_folders
+from edgekit.support.files import without_folders
 
 Order = Literal["turns", "turns for half", "shares"]
 """Order in which images are chosen.

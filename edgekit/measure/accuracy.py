@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import EngineError
 from edgekit.measure.paired import mcnemar, paired_interval
-from edgekit.report.changes import ChangedImage, ClassChange
-from edgekit.report.measurement import Accuracy
+from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange
 
 Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A model: an image [1,C,H,W] to logits [1,classes]."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.measure.latency import speedup
 from edgekit.measure.timing import Timed
-from edgekit.report.measurement import Speedup
+from edgekit.report.times import Speedup
 from edgekit.runtime.bundle import Bundle
 
 Group = Mapping[str, Bundle]

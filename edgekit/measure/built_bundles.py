@@ -7,7 +7,7 @@ from edgekit.measure.baselines import Group
 from edgekit.measure.group import measure_group
 from edgekit.measure.measurement_store import Machine, MeasureGroup, MeasurementStore
 from edgekit.measure.versions import measuring_versions
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekit.errors import StageError
-from edgekit.report.under_load import Energy
+from edgekit.report.times import Energy
 from edgekit.support.probe import output_of, text
 from edgekit.support.progress import Reporter
 

@@ -18,7 +18,7 @@ from edgekit.measure.cluster import executor_of
 from edgekit.measure.evaluation import BundleEvaluation, compare_bundles
 from edgekit.measure.settings import Gates
 from edgekit.measure.shards import SerialExecutor, ShardExecutor, close_session, evaluate_shards, inspect_all, shards_of
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure
 from edgekit.report.serialization import to_json
 from edgekit.runtime.bundle import Bundle, read_bundle

@@ -13,11 +13,11 @@ from edgekit.measure.calibrated_on import calibrated_on
 from edgekit.measure.chance import reference_of
 from edgekit.measure.gates import COMPARED, NO_ACCURACY, NOT_INT8, bound_of, chance_gate, drop_gate, verdict_of
 from edgekit.measure.settings import Gates
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.document import Reference, Unreadable
-from edgekit.report.gate import Gate
-from edgekit.report.measurement import Accuracy, Count, Failure
-from edgekit.report.row import Verdict
+from edgekit.report.figure import Count
+from edgekit.report.measurement import Accuracy, Failure
+from edgekit.report.row import Gate, Verdict
 from edgekit.report.sentences import RANDOM, near_chance
 from edgekit.runtime.bundle import Bundle
 

@@ -19,12 +19,11 @@ from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, unreliable
 from edgekit.measure.timing import Timed, time_in_turns
 from edgekit.measure.versions import measuring_versions
-from edgekit.report.measurement import Interval
+from edgekit.report.figure import Interval
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import open_session
-from edgekit.support.each_bundle import each_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 
 NEAR = 1.25
 """Largest p50 of a finalist, as a multiple of the shortest one."""

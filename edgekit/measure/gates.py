@@ -9,9 +9,9 @@ from edgekit.measure.remarks import remarks_on
 from edgekit.measure.settings import Gates
 from edgekit.measure.steadiness import unreliable
 from edgekit.report.figure import points
-from edgekit.report.gate import Gate
-from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Measurement, Speedup
-from edgekit.report.row import Row, Verdict
+from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Measurement
+from edgekit.report.row import Gate, Row, Verdict
+from edgekit.report.times import Speedup
 
 NOT_INT8 = "this gate applies to int8 bundles"
 COMPARED = "the other bundles are compared with this one"

@@ -14,10 +14,9 @@ from edgekit.measure.group_times import GroupTimes, time_group
 from edgekit.measure.measurement import failed_measurement, measurement_of
 from edgekit.measure.opened_bundle import CheckedBundle, OpenedBundle, open_bundle
 from edgekit.measure.settings import Timing
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Failure, Measurement, Stage
-from edgekit.support.each_bundle import each_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 
 B = TypeVar("B", bound=CheckedBundle)
 

@@ -16,10 +16,9 @@ from edgekit.measure.opened_bundle import OpenedBundle, computes_in
 from edgekit.measure.settings import Timing
 from edgekit.measure.throughput import measure_streams
 from edgekit.measure.timing import Timed, time_end_to_end, time_in_turns
-from edgekit.report.under_load import Energy, Throughput
+from edgekit.report.times import Energy, Throughput
 from edgekit.runtime.session import Session
-from edgekit.support.each_bundle import each_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 
 
 @dataclass(frozen=True)

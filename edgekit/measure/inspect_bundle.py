@@ -11,15 +11,15 @@ from edgekit.config.runtimes import find_runtime
 from edgekit.errors import GoldenError
 from edgekit.measure.profile_summary import int8_of
 from edgekit.measure.remarks import SATURATING
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Int8
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.profile import OpProfile, Profile, profile_bundle, profile_model, target_of
 from edgekit.runtime.session import VerifyResult, golden_error, open_session
 from edgekit.runtime.vnni import pairs_that_can_saturate
+from edgekit.support.distribution import installed_version
 from edgekit.support.libraries import quiet
-from edgekit.support.versions import installed_version
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import costs_a_row
-from edgekit.report.measurement import Interval, Speedup
+from edgekit.report.figure import Interval
+from edgekit.report.times import Speedup
 
 K = TypeVar("K")
 Times = NDArray[np.float64]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgekit.config.device_classes import host_class
 from edgekit.measure.memory import machine_memory
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.support.probe import available_cores, board, emulated, processor
 
 

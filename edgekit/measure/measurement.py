@@ -8,8 +8,9 @@ from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group_times import GroupTimes
 from edgekit.measure.opened_bundle import CheckedBundle, computes_in
 from edgekit.measure.timing import Timed, latency_of
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.measurement import EndToEnd, Failure, LowPrecision, Measurement, Roofline
+from edgekit.report.device import DeviceFacts
+from edgekit.report.measurement import Failure, LowPrecision, Measurement
+from edgekit.report.times import EndToEnd, Roofline
 from edgekit.runtime.bundle import Bundle
 
 

@@ -7,12 +7,11 @@ from urllib.parse import quote
 from edgekit.measure.baselines import Group
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.settings import Timing
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Measurement
-from edgekit.support.hashes import digest
+from edgekit.support.hashes import Inputs, digest
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.support.stored_results import Inputs
 
 MeasureGroup = Callable[[Group], Mapping[str, Measurement]]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from edgekit.errors import EngineError
 from edgekit.report.measurement import Int8
-from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
+from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.profile import RUNS, Profile, profile_session
 from edgekit.runtime.session import Session

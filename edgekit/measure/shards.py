@@ -17,10 +17,10 @@ from edgekit.measure.accuracy import Answers, Predictions, joined, predict
 from edgekit.measure.versions import measuring_versions
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.runtime.session import Session
+from edgekit.support.hashes import Inputs
 from edgekit.support.libraries import quiet
 from edgekit.support.progress import Step
 from edgekit.support.run_folder import RunFolder
-from edgekit.support.stored_results import Inputs
 
 SHARD = 100
 """Images per shard, which is the most work that is lost when a worker dies."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from edgekit.measure.latency import Times, alternate
 from edgekit.measure.telemetry import TelemetrySampler
-from edgekit.report.conditions import Conditions, Sustained, SustainedLatency, SustainedPoint
+from edgekit.report.device import Conditions
+from edgekit.report.times import Sustained, SustainedLatency, SustainedPoint
 from edgekit.support.progress import Reporter
 
 K = TypeVar("K")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.report.conditions import Conditions, MachineState, Sample
+from edgekit.report.device import Conditions, MachineState, Sample
 from edgekit.support.probe import affinity, busy_seconds, physical_cores, state
 
 EVERY_S = 1.0

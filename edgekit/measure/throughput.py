@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from edgekit.errors import StageError
 from edgekit.measure.latency import Times
 from edgekit.measure.settings import Timing
-from edgekit.report.under_load import Throughput
+from edgekit.report.times import Throughput
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.engine import check_threads
 from edgekit.runtime.session import open_session
-from edgekit.support.each_bundle import each_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 
 
 def measure_streams(

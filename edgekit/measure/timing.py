@@ -11,8 +11,8 @@ from edgekit.measure.latency import CallFailed, Times, alternate
 from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import spread, time_steadily
 from edgekit.measure.sustain import time_sustained
-from edgekit.report.conditions import Conditions, Sustained
-from edgekit.report.measurement import Latency
+from edgekit.report.device import Conditions
+from edgekit.report.times import Latency, Sustained
 from edgekit.support.progress import Reporter
 
 K = TypeVar("K")

@@ -2,7 +2,7 @@
 
 from edgekit import __version__
 from edgekit.config.runtimes import find_runtime
-from edgekit.support.versions import versions_of
+from edgekit.support.distribution import versions_of
 
 ROOMS = ("compat", "config", "devices", "images", "measure", "report", "runtime", "support")
 """Folders of the package whose code runs and measures bundles."""

@@ -24,8 +24,8 @@ from edgekit.models.options import ModelOptions
 from edgekit.models.random_weights import random_images
 from edgekit.models.source import Note, Reference
 from edgekit.models.state_dict import check_finite
+from edgekit.support.distribution import versions_of
 from edgekit.support.libraries import first_line
-from edgekit.support.versions import versions_of
 
 _NOT_LOGITS = "Choose a classifier, or wrap the model in a factory that returns its logits alone"
 _ONE_LOGIT = (

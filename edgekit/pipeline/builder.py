@@ -23,8 +23,7 @@ from edgekit.pipeline.plan import available_memory
 from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.side_by_side import SideBySideBuilder, SingleProcessBuilder
 from edgekit.runtime.bundle import Bundle
-from edgekit.support.each_bundle import each_bundle
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import RunFolder
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(8 << 20)}

@@ -42,18 +42,27 @@ from edgekit.pipeline.request import BuildSpec
 from edgekit.pipeline.stability import check_stability
 from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
-from edgekit.report.document import Calibration, Evaluation, Lookalike, Model, Reference, Report, Stability, Unreadable
+from edgekit.report.document import (
+    Calibration,
+    Evaluation,
+    Lookalike,
+    Model,
+    PreprocessingFacts,
+    Reference,
+    Report,
+    Stability,
+    Unreadable,
+)
 from edgekit.report.measurement import Measurement
-from edgekit.report.preprocessing import PreprocessingFacts
 from edgekit.report.row import Row
 from edgekit.report.sentences import near_chance
-from edgekit.report.thumbnails import write_thumbnails
+from edgekit.report.write import write_thumbnails
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import read_bundle
+from edgekit.support.files import shareable_command, without_folders
 from edgekit.support.libraries import import_needed
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.support.shareable import shareable_command, without_folders
 
 REPORT_PACKAGES = ("jinja2", "matplotlib")
 

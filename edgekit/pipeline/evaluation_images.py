@@ -17,9 +17,9 @@ from edgekit.models.identity import NetworkIdentity
 from edgekit.models.logits import batched_logits
 from edgekit.pipeline.job_images import JobImages
 from edgekit.support.files import writing
+from edgekit.support.hashes import Inputs
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.support.stored_results import Inputs
 
 MOST_LOGITS, LOGITS_BYTES = 2_000, 8 << 20
 """Most images for the signal-to-noise ratio, and most bytes of their logits: 2,000 images of 1,000 classes, and 96 of

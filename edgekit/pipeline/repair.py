@@ -32,7 +32,7 @@ from edgekit.pipeline.repair_store import (
 from edgekit.pipeline.repair_target import MeasuredBundles, TargetRepair
 from edgekit.pipeline.request import BuildSpec
 from edgekit.report.measurement import Measurement
-from edgekit.report.repair import Repair, is_within, repair_words
+from edgekit.report.recipe_search import Repair, is_within, repair_words
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle
 from edgekit.support.progress import Reporter

@@ -20,14 +20,13 @@ from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.relabel import differs_in_labels
 from edgekit.pipeline.request import BuildSpec, BundleInputs
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.measurement import Measurement
-from edgekit.report.repair import RepairAttempt, is_within
+from edgekit.report.recipe_search import RepairAttempt, is_within
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.files import replacing, writing
+from edgekit.support.hashes import Inputs, code_sha256
 from edgekit.support.run_folder import ATTEMPTS, RunFolder
-from edgekit.support.sources import code_sha256
-from edgekit.support.stored_results import Inputs
 
 ROOMS = ("measure", "pipeline", "tuning")
 """Folders of the package whose code ranks layers, and makes and measures attempts."""

@@ -10,10 +10,10 @@ from edgekit.measure.measurement_store import lost_with_device
 from edgekit.measure.settings import Gates
 from edgekit.pipeline.repair_store import RepairState, RepairStore, attempt_of, ship
 from edgekit.report.measurement import Failure, Measurement
-from edgekit.report.repair import RepairAttempt, layers_words, outcome_words
+from edgekit.report.recipe_search import RepairAttempt, layers_words, outcome_words
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.files import without_folders
 from edgekit.support.progress import Reporter
-from edgekit.support.shareable import without_folders
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from edgekit.images.overlap import short_hashes
 from edgekit.images.selection import Selection
 from edgekit.models import Network
 from edgekit.models.identity import DISTRIBUTIONS, NetworkIdentity
-from edgekit.support.stored_results import Inputs
-from edgekit.support.versions import versions_of
+from edgekit.support.distribution import versions_of
+from edgekit.support.hashes import Inputs
 
 SHARED_DISTRIBUTIONS = (*DISTRIBUTIONS, "networkx", *COMPILER_DISTRIBUTIONS)
 """Distributions that affect every bundle. Those of single runtimes are in the table of runtimes."""

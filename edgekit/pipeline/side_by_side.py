@@ -18,8 +18,8 @@ from edgekit.pipeline.graphs import JobGraphs
 from edgekit.pipeline.parked_job import ParkedJob
 from edgekit.pipeline.request import BuildSpec
 from edgekit.runtime.bundle import Bundle
+from edgekit.support.libraries import threads_sleep
 from edgekit.support.progress import Reporter
-from edgekit.support.waiting import threads_sleep
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """If each of two processes has a thread for every core, the threads wait for each other at every operation."""

@@ -17,9 +17,8 @@ from edgekit.pipeline.request import BundleInputs
 from edgekit.report.measurement import Failure
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.bundle import Bundle
-from edgekit.support.each_bundle import each_bundle
 from edgekit.support.libraries import quiet
-from edgekit.support.progress import Reporter
+from edgekit.support.progress import Reporter, each_bundle
 from edgekit.support.run_folder import check_output, open_run
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 from edgekit.errors import ImageError
 from edgekit.images.dataset import Dataset
 from edgekit.images.preprocess import Preprocessing
-from edgekit.report.by_class import changed_rows, shown_images
 from edgekit.report.document import Report
+from edgekit.report.html import changed_rows, shown_images
 from edgekit.support.progress import Reporter
 
 SIDE = 64

@@ -1,6 +1,6 @@
 """The documents that edgekit writes, and how they are rendered: as JSON, CSV, an HTML page or a terminal table."""
 
-from edgekit.report.schema import load_report, report_schema
+from edgekit.report.serialization import load_report, report_schema
 from edgekit.report.terminal import render_answer, render_table
 from edgekit.report.write import render_files, write_report
 

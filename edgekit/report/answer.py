@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
-from edgekit.report.columns import Column
-from edgekit.report.confidence import UNCONFIRMED, confidence, ended, is_unconfirmed, sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure
+from edgekit.report.figure import NOTHING, Figure, figure_at
 from edgekit.report.measurement import Accuracy
-from edgekit.report.row import Row, Verdict, all_figures
-from edgekit.report.sentences import emulated, timing_words, warnings
+from edgekit.report.row import Row, Verdict
+from edgekit.report.sentences import (
+    UNCONFIRMED,
+    confidence,
+    emulated,
+    ended,
+    is_unconfirmed,
+    sentences,
+    timing_words,
+    warnings,
+)
+from edgekit.report.table import Column
 
 UNSTEADY = "unreliable timing: "
 """Beginning of the remarks on a latency that other load, heat or drift disturbed."""
@@ -24,11 +32,6 @@ VERBS: dict[Verdict, str] = {
 """What leads from a bundle's name to a reason of its verdict."""
 UNCONFIRMED_VERBS: dict[Verdict, str] = {"pass": " passes:", "inconclusive": " is inconclusive."}
 """What leads from its name to a loss that is not confirmed; a bundle that failed has other reasons too."""
-
-
-def figure_at(path: str) -> Figure:
-    """The figure with this path."""
-    return next(figure for figure in all_figures() if figure.path == path)
 
 
 def alerts(report: Report) -> list[str]:

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any
 
 from edgekit.report.document import Calibration, Evaluation, Report
-from edgekit.report.figure import Figure
-from edgekit.report.licence import license_id, license_text
-from edgekit.report.row import Row, all_figures, table_figures
+from edgekit.report.figure import Figure, all_figures, table_figures
+from edgekit.report.provenance import license_id, license_text
+from edgekit.report.row import Row
 from edgekit.report.serialization import to_json
 from edgekit.support.distribution import NAME
 from edgekit.support.libraries import needs

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.report.answer import advised
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure
-from edgekit.report.licence import license_id, license_text
+from edgekit.report.figure import Figure, all_figures
 from edgekit.report.markdown import bold, bullets, decision_parts, escaped, table, table_of_rows
-from edgekit.report.provenance import provenance
-from edgekit.report.row import Row, all_figures
+from edgekit.report.provenance import license_id, license_text, provenance
+from edgekit.report.row import Row
 from edgekit.report.sentences import conditions, heading, layer_names, warnings
 from edgekit.support.libraries import import_needed
 

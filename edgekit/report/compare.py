@@ -7,9 +7,8 @@ from typing import Literal
 
 from edgekit.report.answer import unsteady
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure, lookup
-from edgekit.report.measurement import Interval
-from edgekit.report.row import Row, Verdict, all_figures
+from edgekit.report.figure import Figure, Interval, all_figures, lookup
+from edgekit.report.row import Row, Verdict
 
 SPEEDUP, P50 = "speedup_ratio", "latency_p50_ms"
 """Columns of the two figures that are judged together."""

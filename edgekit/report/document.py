@@ -5,14 +5,33 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.measurement import Count, Fraction, Interval
-from edgekit.report.preprocessing import PreprocessingFacts
+from edgekit.report.device import DeviceFacts
+from edgekit.report.figure import Count, Fraction, Interval
+from edgekit.report.recipe_search import SearchSummary
 from edgekit.report.row import Row
-from edgekit.report.search_document import SearchSummary
 from edgekit.report.sensitivity_document import Sensitivity
 
 Timestamp = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingFacts:
+    """Conversion of an image to the network's input: resize, crop, and (pixel / 255 - mean) / std for each channel."""
+
+    height: int
+    """Height of the input, in pixels."""
+    width: int
+    """Width of the input, in pixels."""
+    interpolation: str
+    """Filter that resizes images, such as "bicubic"."""
+    crop_pct: float
+    """Side of the input as a fraction of the resized image's side."""
+    crop_mode: Literal["center", "squash", "border"]
+    """Way to fit other aspect ratios: "center" crops, "squash" distorts and "border" pads."""
+    mean: tuple[float, ...]
+    """Mean of each channel, on a scale of 0 to 1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, on a scale of 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

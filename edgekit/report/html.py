@@ -2,40 +2,155 @@
 
 import base64
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgekit.report.answer import (
-    UNCONFIRMED_WORD,
-    advised,
-    alerts,
-    all_remarks,
-    decision,
-    figure_at,
-    float_line,
-    verdict_word,
-)
-from edgekit.report.by_class import CLASSES, EXAMPLES, changed_rows, class_tables
+from edgekit.report.answer import UNCONFIRMED_WORD, advised, alerts, all_remarks, decision, float_line, verdict_word
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure
-from edgekit.report.limits import limits
+from edgekit.report.figure import Figure, figure_at, table_figures
+from edgekit.report.measurement import Accuracy, ChangedImage, LowPrecision
 from edgekit.report.next_steps import RUN, steps_in_report
-from edgekit.report.plot import draw
+from edgekit.report.pictures import draw, draw_heat, draw_spread, timings
 from edgekit.report.provenance import origin, provenance
-from edgekit.report.row import Row, table_figures
-from edgekit.report.row_details import details, runs_words
-from edgekit.report.sensitivity import advice, draw_sensitivity, whole
-from edgekit.report.sentences import heading, measured_with
-from edgekit.report.time_bars import timings
-from edgekit.report.timeline import draw_heat, draw_spread
-from edgekit.report.tuning import draw_tuning, lines
+from edgekit.report.recipe_search import draw_tuning, lines
+from edgekit.report.row import Row
+from edgekit.report.sensitivity_document import advice, draw_sensitivity, whole
+from edgekit.report.sentences import energy_words, heading, heat_words, layer_names, limits, measured_with, outcomes
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+
+def details(report: Report, row: Row) -> dict[str, str]:
+    """Details that the table has no room for, by title; those that were not measured are left out."""
+    int8 = row.int8 if row.precision == "int8" else None
+    latency = row.latency_ms
+    texts = {
+        "Runtime": row.engine,
+        "Scheme": row.scheme,
+        "Gates": outcomes(row),
+        "Timing": runs_words(row),
+        "Mean": latency and f"{_ms(latency.mean)}, standard deviation {_ms(latency.std)}",
+        "Load": latency and _ms(latency.load),
+        "First inference": latency and _ms(latency.first),
+        "In low precision": _low_precision(row.low_precision, report.model.accuracy_meaningful),
+        "At the class's nominal rate": row.limit and _ms(row.limit.bound_ms),
+        "Source of INT8 share": int8 and int8.method,
+        "Layers in float": layer_names(int8.float_layers) if int8 else None,
+        "Energy": energy_words(row.energy),
+        "Temperature and clocks": heat_words(row.thermal),
+        "Changed predictions": _flips(row.accuracy),
+        "Reasons": "; ".join(row.reasons),
+        "Remarks": "; ".join(row.remarks),
+    }
+    return {title: text for title, text in texts.items() if text}
+
+
+def runs_words(row: Row) -> str:
+    """The number of timed inferences and of threads; empty for a failed row."""
+    latency = row.latency_ms
+    return f"n = {latency.count:,} runs, threads: {latency.threads}" if latency else ""
+
+
+def _low_precision(low: LowPrecision | None, meaningful: bool) -> str:
+    """Latency and accuracy of a float bundle in bf16 or f16."""
+    if low is None:
+        return ""
+    words = f"{low.computes_in}: p50 {_ms(low.p50_ms)}"
+    if low.accuracy:
+        drop = f", drop {low.accuracy.drop_top1_points:.2f} points" if meaningful else ""
+        words += f"{drop}, agreement {low.accuracy.agreement:.1%}"
+    return f"{words}; the drop exceeds the limit" if low.verdict == "fail" else words
+
+
+def _flips(accuracy: Accuracy | None) -> str:
+    """Numbers of images that became right or wrong, and McNemar's test of the difference."""
+    if accuracy is None:
+        return ""
+    return (
+        f"{accuracy.right_to_wrong:,} right to wrong, {accuracy.wrong_to_right:,} wrong to right of "
+        f"{accuracy.count:,} images, McNemar p = {accuracy.mcnemar_p:.2g}"
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f} ms"
+
+
+CLASSES = 10
+"""Number of classes that the page shows without a click, and of changed classes of a bundle that it shows at all."""
+EXAMPLES = 3
+"""Number of flipped images that the page shows for each changed class."""
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """Accuracy of one class, in percent."""
+
+    label: str
+    images: int
+    reference: float
+    bundles: tuple[float, ...]
+    """Accuracy of each bundle of the table."""
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Percentage points that each bundle loses."""
+        return tuple(self.reference - accuracy for accuracy in self.bundles)
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Accuracy of each class in the reference and in the INT8 bundles of a device, the largest loss first."""
+
+    device: str
+    bundles: tuple[str, ...]
+    lines: tuple[ClassLine, ...]
+
+
+def class_tables(report: Report) -> list[ClassTable]:
+    """A table for each device with INT8 bundles; none if accuracies mean nothing, or aren't known class by class."""
+    classes, reference = report.evaluation.classes, report.reference.right_by_class
+    if not report.model.accuracy_meaningful or not classes or reference is None:
+        return []
+    tables = []
+    for device in report.devices:
+        rows = [row for row in report.results if row.device.name == device and row.precision == "int8"]
+        right = {row.name: row.accuracy.right_by_class for row in rows if row.accuracy and row.accuracy.right_by_class}
+        if not right:
+            continue
+        lines = [
+            ClassLine(
+                label=each.label,
+                images=each.images,
+                reference=100 * reference[index] / each.images,
+                bundles=tuple(100 * counts[index] / each.images for counts in right.values()),
+            )
+            for index, each in enumerate(classes)
+        ]
+        lines.sort(key=lambda line: (-max(line.losses), line.reference, line.label))
+        tables.append(ClassTable(device, tuple(right), tuple(lines)))
+    return tables
+
+
+def changed_rows(report: Report) -> list[Row]:
+    """The INT8 rows with changed predictions; none if accuracies mean nothing."""
+    if not report.model.accuracy_meaningful:
+        return []
+    return [row for row in report.results if row.precision == "int8" and row.accuracy and row.accuracy.changes]
+
+
+def shown_images(rows: Sequence[Row]) -> Iterator[ChangedImage]:
+    """The flipped images of these rows that the page shows."""
+    for row in rows:
+        for change in (row.accuracy.changes or ())[:CLASSES] if row.accuracy else ():
+            yield from change.examples[:EXAMPLES]
+
 
 HEADLINES = ("speedup.ratio", "latency_ms.p50", "accuracy.top1", "accuracy.drop_top1_points", "size_bytes")
 """Paths of the figures at the top of the page."""

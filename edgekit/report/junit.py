@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 from edgekit.report.answer import advised, decision
 from edgekit.report.compare import Comparison, RowComparison, compared_figures, describe_change, regression
 from edgekit.report.document import Report
-from edgekit.report.gate import Gate
-from edgekit.report.judged import Judged, main_figures
-from edgekit.report.limits import limits
-from edgekit.report.row import all_figures
-from edgekit.report.sentences import warnings
+from edgekit.report.figure import all_figures, main_figures
+from edgekit.report.row import Gate, Judged
+from edgekit.report.sentences import limits, warnings
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from edgekit.report.answer import advised, alerts, all_remarks, decision
 from edgekit.report.compare import Comparison, compared_figures, describe_change
-from edgekit.report.confidence import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import NOTHING, Figure
-from edgekit.report.judged import Judged, main_figures
-from edgekit.report.limits import limits
+from edgekit.report.figure import NOTHING, Figure, main_figures
 from edgekit.report.next_steps import RUN, steps_in_report
-from edgekit.report.sentences import heading, measured_with
+from edgekit.report.row import Judged
+from edgekit.report.sentences import heading, limits, measured_with, sentences
 
 UNCHANGED = "Nothing got worse beyond the noise."
 

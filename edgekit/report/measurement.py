@@ -11,18 +11,42 @@ from msgspec import Meta
 
 from edgekit.config.precisions import Precision
 from edgekit.errors import EdgekitError
-from edgekit.report.changes import ClassChange
-from edgekit.report.conditions import Conditions, Sustained
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.time_profile import TimeProfile
-from edgekit.report.under_load import Energy, Throughput
+from edgekit.report.device import Conditions, DeviceFacts
+from edgekit.report.figure import Count, Fraction, Interval, Milliseconds
+from edgekit.report.times import EndToEnd, Energy, Latency, Roofline, Speedup, Sustained, Throughput, TimeProfile
 from edgekit.support import tracebacks
 
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Milliseconds = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=0)]
-Interval = tuple[float, float]
-"""Lower and upper limit of a 95 % interval."""
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image whose predicted class differs from the reference's."""
+
+    image: str
+    """Path of the image within its data set."""
+    before: str
+    """Class that the reference predicts."""
+    after: str
+    """Class that the bundle predicts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassChange:
+    """Predictions for the images of one class, by the reference and by the bundle."""
+
+    label: str
+    """Name of the class."""
+    images: Count
+    """Number of evaluation images of this class."""
+    reference_right: Count
+    """Number of them that the reference classifies correctly."""
+    right: Count
+    """Number of them that the bundle classifies correctly."""
+    flipped: Count
+    """Number of them for which the two predict different classes."""
+    examples: tuple[ChangedImage, ...] = ()
+    """A few of the flipped images, those that became wrong first."""
+
+
 Stage = Literal["compile", "evaluate", "benchmark", "device", "bug in edgekit"]
 
 
@@ -85,62 +109,6 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds of one inference of the model alone at batch 1; `load` and `first` are from a fresh process."""
-
-    p5: Milliseconds
-    """5th percentile of the latency, in milliseconds."""
-    p25: Milliseconds
-    """25th percentile of the latency, in milliseconds."""
-    p50: Milliseconds
-    p75: Milliseconds
-    """75th percentile of the latency, in milliseconds."""
-    p90: Milliseconds
-    p95: Milliseconds
-    """95th percentile of the latency, in milliseconds."""
-    p99: Milliseconds
-    mean: Milliseconds
-    std: Milliseconds
-    spread: Annotated[float, Meta(ge=0)] | None
-    """Third highest minus third lowest median of 20 blocks of rounds, as a share of p50; null for too few rounds."""
-    count: Count
-    threads: Count
-    batch: Annotated[int, Meta(ge=1)] = 1
-    """Number of consecutive inferences whose mean is one time; above 1 in browsers, whose clocks are coarse."""
-    load: Milliseconds
-    first: Milliseconds
-
-
-@dataclass(frozen=True)
-class EndToEnd:
-    """Milliseconds from an encoded image file to logits, including decoding and preprocessing."""
-
-    p50: Milliseconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speedup:
-    """Median latency of another bundle divided by that of this bundle; one process timed both in turns."""
-
-    versus: str
-    """Name of the bundle to compare with; `edgekit deploy` takes the fastest float bundle of the same runtime."""
-    versus_precision: str | None = None
-    """Number format that the other bundle computed in: f32, bf16 or f16."""
-    ratio: Annotated[float, Meta(ge=0)]
-    ci95: Interval | None
-    """95 % interval of the ratio, from a bootstrap over blocks of rounds; null for fewer than 30 rounds."""
-
-    def exceeds(self, limit: float) -> bool:
-        """Whether the whole interval exceeds the limit, or without an interval the ratio."""
-        return (self.ratio if self.ci95 is None else self.ci95[0]) > limit
-
-    @property
-    def baseline(self) -> str:
-        """Name of the other bundle, with the number format that it computed in unless that is f32."""
-        return self.versus if self.versus_precision in (None, "f32") else f"{self.versus} in {self.versus_precision}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Int8:
     """The part of the model that ran in integer kernels, according to the runtime's profiler."""
 
@@ -153,17 +121,6 @@ class Int8:
     """Whether most of the quantized operations ran in floating point; null where the profiler does not tell."""
     pairs_that_can_saturate: Annotated[int, Meta(ge=0)] | None = None
     """Number of pairs of INT8 weights that can saturate on x86 processors without VNNI; null where it isn't known."""
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """Latency at the device class's nominal peak rate, and its share of the measured p50.
-
-    It is no bound: a processor whose clock is higher than the class's takes less.
-    """
-
-    bound_ms: Milliseconds
-    fraction: Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.report.document import Report
-from edgekit.report.gate import GateName
-from edgekit.report.row import Row
+from edgekit.report.row import GateName, Row
 
 Words = tuple[str, ...]
 COMMAND = "edgekit"

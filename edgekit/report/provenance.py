@@ -1,14 +1,39 @@
-"""Facts about the origin of a report's figures, for the page and the model card."""
+"""The origin of a report's figures, and the licence of its model."""
 
+import re
 import shlex
 from collections.abc import Sequence
+from math import floor
+from pathlib import Path
 
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.document import Calibration, Evaluation, Report
+from edgekit.report.device import DeviceFacts
+from edgekit.report.document import Calibration, Evaluation, Model, PreprocessingFacts, Report
 from edgekit.report.figure import NOTHING
-from edgekit.report.preprocessing import preprocessing_words
 from edgekit.report.row import Row
 from edgekit.report.sentences import stability_words
+
+LICENSES = re.compile(r"\b(apache-2\.0|mit|bsd-[23]-clause|cc0-1\.0|cc-by(?:-nc)?(?:-sa|-nd)?-\d\.0)\b", re.IGNORECASE)
+"""Identifiers of licences that model hubs know, as timm and open_clip spell them."""
+NO_LICENSE = "edgekit does not know the licence of these weights."
+
+
+def license_id(model: Model) -> str | None:
+    """The identifier of the licence of published weights in lower case, if their note names one that hubs know."""
+    named = LICENSES.search(model.license or "")
+    return named[0].lower() if named and not _is_file(model) else None
+
+
+def license_text(model: Model) -> str:
+    """What edgekit knows about the licence, in sentences."""
+    if model.license is None:
+        return NO_LICENSE
+    note = f"{model.license[0].upper()}{model.license[1:]}."
+    return f"{NO_LICENSE} {note}" if _is_file(model) else note
+
+
+def _is_file(model: Model) -> bool:
+    """Whether the weights are a checkpoint, about which the note says what holds if it is derived from others."""
+    return bool(Path(model.weights).suffix)
 
 
 def origin(report: Report) -> str:
@@ -82,3 +107,18 @@ def _skipped(part: Calibration | Evaluation) -> str:
 
 def _gib(size: int | None) -> str:
     return "unknown" if size is None else f"{size / 2**30:,.2f} GiB"
+
+
+SCALE = {
+    "center": "scale to cover {size} ({filter}), then crop the centre",
+    "squash": "scale to {size} ({filter}) whatever the aspect ratio, then crop the centre",
+    "border": "scale to fit into {size} ({filter}), then pad or crop",
+}
+
+
+def preprocessing_words(facts: PreprocessingFacts) -> str:
+    """The conversion in one line, with sizes as HEIGHTxWIDTH in pixels."""
+    height, width = (floor(side / facts.crop_pct) for side in (facts.height, facts.width))
+    scale = SCALE[facts.crop_mode].format(size=f"{height}x{width}", filter=facts.interpolation)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (facts.mean, facts.std))
+    return f"{scale} to {facts.height}x{facts.width}; mean {mean}; standard deviation {std}"

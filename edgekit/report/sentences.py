@@ -1,9 +1,35 @@
-"""Sentences about a whole report, for the terminal and the page."""
+"""Sentences about a report, its rows and the conditions under which they were measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
+from edgekit.report.device import Conditions, Sample
 from edgekit.report.document import Reference, Report, Stability
-from edgekit.report.row import Row
+from edgekit.report.figure import points
+from edgekit.report.measurement import Accuracy, Measurement
+from edgekit.report.row import Gate, Row, Verdict
+from edgekit.report.times import Energy, SustainedPoint
+
+
+def limits(rows: Iterable[Row]) -> str:
+    """The limits that gates held the rows against, in a sentence; empty where none applied."""
+    applied = (gate for row in rows for gate in row.gates if gate.verdict != "skipped" and gate.limit is not None)
+    words = list(dict.fromkeys(map(_limit_words, applied)))
+    return f"Limits: {'; '.join(words)}." if words else ""
+
+
+def outcomes(row: Row) -> str:
+    """The outcome of each gate that applied to a row; empty where none did."""
+    return ", ".join(f"{gate.name}: {gate.verdict}" for gate in row.gates if gate.verdict != "skipped")
+
+
+def _limit_words(gate: Gate) -> str:
+    limit = gate.limit or 0.0
+    judged = {True: ", with its whole 95 % interval", False: ", as measured", None: ""}[gate.whole_interval]
+    if gate.name == "max-drop":
+        return f"a loss of top-1 of at most {points(limit)}{judged}"
+    return f"a speedup over float of more than {limit:g}x{judged}"
+
 
 RANDOM = "Accuracy is meaningless: the weights are random."
 SHOWN = 8
@@ -113,3 +139,146 @@ def stability_words(stability: Stability) -> str:
 
 def _decibels(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.1f} dB"
+
+
+UNCONFIRMED = "cannot confirm a drop"
+"""Beginning of a reason, as report.json has it, of a loss whose interval reaches beyond its bound."""
+
+
+class Noted(Protocol):
+    """A row with reasons and remarks: of a report, of `edgekit benchmark` or of `edgekit evaluate`."""
+
+    @property
+    def verdict(self) -> Verdict: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def confidence(accuracy: Accuracy) -> str:
+    """Whether the images confirm that the loss is within its bound, in one or two sentences."""
+    low, high = accuracy.drop_ci95_points
+    images, bound = f"{accuracy.count:,} images", accuracy.bound
+    if bound is None:
+        return f"The 95 % interval of the loss is {low:.2f} to {high:.2f} points on {images}."
+    if bound.shown:
+        return (
+            f"Confirmed on {images}: the loss is at most {high:.2f} points, and {bound.max_drop_points:g} is allowed."
+        )
+    unconfirmed, allowed = f"Not confirmed: the loss may be up to {high:.2f} points.", points(bound.max_drop_points)
+    if bound.images_needed is None:
+        return f"{unconfirmed} More than these {images} would not settle {allowed}."
+    if bound.images_needed <= accuracy.count:
+        return f"{unconfirmed} This run had {images}."
+    return (
+        f"{unconfirmed} About {bound.images_needed:,} images would settle {allowed}; this run had {accuracy.count:,}."
+    )
+
+
+def is_unconfirmed(accuracy: Accuracy | None) -> bool:
+    """Whether a gate on the loss applies, and its images can't confirm that it is met."""
+    return accuracy is not None and accuracy.bound is not None and not accuracy.bound.shown
+
+
+def sentences(row: Noted) -> list[str]:
+    """The reasons and remarks of a row as sentences that fit its verdict.
+
+    A row that passes on its measured loss says so before it says what its images can't confirm.
+    """
+    return [_sentence(row, note) for note in row.notes]
+
+
+def _sentence(row: Noted, note: str) -> str:
+    accuracy: Accuracy | None = getattr(row, "accuracy", None)
+    if not note.startswith(UNCONFIRMED) or accuracy is None or accuracy.bound is None:
+        return ended(note)
+    if row.verdict != "pass":
+        return confidence(accuracy)
+    bound = points(accuracy.bound.max_drop_points)
+    return f"the measured loss, {accuracy.drop_top1_points:.2f}, is within {bound}. {confidence(accuracy)}"
+
+
+def ended(text: str) -> str:
+    """A sentence with its full stop."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+LINES = 10
+"""Number of points of a time series that the terminal shows."""
+
+
+def heat_words(thermal: Conditions | None) -> str:
+    """One line with the values that the system reported."""
+    if thermal is None:
+        return ""
+    celsius = [thermal.before.celsius, *(sample.celsius for sample in thermal.series)]
+    throttled, other = thermal.throttled, thermal.other_cpus
+    parts = [
+        _extent(celsius, "°C"),
+        _extent((sample.clock_mhz for sample in thermal.series), "MHz"),
+        None if throttled is None else f"throttled: {', '.join(throttled)}" if throttled else "not throttled",
+        None if other is None else f"other processes used {other:.1f} of {thermal.cpus} CPUs",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def energy_words(energy: Energy | None) -> str:
+    """The energy of one inference with its source, or the reason why it is unknown."""
+    if energy is None or energy.inference_mj is None:
+        return energy.source if energy else ""
+    return (
+        f"{energy.inference_mj:.2f} mJ per inference ({energy.load_w:.2f} W under load, {energy.idle_w:.2f} W idle, "
+        f"from {energy.source})"
+    )
+
+
+def stream_words(row: Measurement) -> str:
+    """The throughput of several streams, next to the latency of a single one."""
+    many, one = row.throughput, row.latency_ms
+    if many is None or one is None:
+        return ""
+    return (
+        f"{many.streams} {'stream' if many.streams == 1 else 'streams'}, threads {many.threads} each: "
+        f"{many.images_per_second:.1f} images/s, p50 {many.p50_ms:.2f} ms, p99 {many.p99_ms:.2f}, n = {many.count:,}; "
+        f"alone, threads {one.threads}: p50 {one.p50:.2f} ms, p99 {one.p99:.2f}"
+    )
+
+
+def sustain_lines(name: str, row: Measurement) -> Iterator[str]:
+    """Latency in the first and the last minute of a sustained run, then its time series."""
+    sustain = row.sustain
+    if sustain is None:
+        return
+    minute = "minute" if sustain.window_s >= 60 else f"{sustain.window_s:.0f} s"
+    first, last = sustain.first, sustain.last
+    yield (
+        f"{name}: sustained for {sustain.seconds:.0f} s: first {minute} p50 {first.p50:.2f} ms (n = {first.count:,}), "
+        f"last {minute} p50 {last.p50:.2f} ms (n = {last.count:,}), {sustain.change:+.1%}"
+    )
+    if words := heat_words(row.thermal):
+        yield f"  {words}"
+    samples = row.thermal.series if row.thermal else ()
+    for point in sustain.series[:: -(-len(sustain.series) // LINES)]:
+        yield "  ".join(_point(point, min(samples, key=lambda sample: abs(sample.s - point.s), default=None)))
+
+
+def _point(point: SustainedPoint, nearest: Sample | None) -> Iterator[str]:
+    """One point of a sustained run, with the nearest sample of clock and temperature."""
+    yield f"  {point.s:7.0f} s"
+    yield f"p50 {point.p50:.2f} ms"
+    if nearest is None:
+        return
+    if nearest.clock_mhz is not None:
+        yield f"{nearest.clock_mhz:.0f} MHz"
+    if nearest.celsius is not None:
+        yield f"{nearest.celsius:.0f} °C"
+    if nearest.throttled:
+        yield ", ".join(nearest.throttled)
+
+
+def _extent(values: Iterable[float | None], unit: str) -> str | None:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return None
+    low, high = f"{min(numbers):.0f}", f"{max(numbers):.0f}"
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -1,11 +1,20 @@
-"""Conversion of documents to JSON and back. The dataclasses are the schema."""
+"""Conversion of documents to JSON and back, and their JSON schema. The dataclasses are the schema."""
 
+import ast
+import dataclasses
+import inspect
 import json
-from typing import Any, TypeVar
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from edgekit.errors import InputError, all_printable
+from edgekit.report.document import Report
+from edgekit.report.figure import all_figures
 
 T = TypeVar("T")
 
@@ -27,3 +36,78 @@ def parse(text: str | bytes, kind: type[T], what: str) -> T:
         raise InputError(
             f"{what} is not a valid {kind.__name__}: {error}", fix="Run the command that wrote it again"
         ) from error
+
+
+def schema_of(kind: type[Any]) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a type of document."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
+    for cls in _documents(kind, set()):
+        properties, names = schema["$defs"][cls.__name__]["properties"], _json_names(cls)
+        for field, text in _docstrings(cls):
+            properties[names[field]]["description"] = " ".join(text.split())
+    return schema
+
+
+def _documents(hint: Any, seen: set[type[Any]]) -> Iterator[type[Any]]:
+    """The documents within a type, each once; adds them to those that were seen."""
+    is_document = isinstance(hint, type) and (dataclasses.is_dataclass(hint) or issubclass(hint, msgspec.Struct))
+    if is_document and hint not in seen:
+        seen.add(hint)
+        yield hint
+        for inner in get_type_hints(hint).values():
+            yield from _documents(inner, seen)
+    for inner in get_args(hint):
+        yield from _documents(inner, seen)
+
+
+def _json_names(cls: type[Any]) -> dict[str, str]:
+    if issubclass(cls, msgspec.Struct):
+        return {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
+    return {field.name: field.name for field in dataclasses.fields(cls)}
+
+
+def _docstrings(cls: type[Any]) -> Iterator[tuple[str, str]]:
+    """Each field with the string literal that follows it in the source, those of the base classes first."""
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("edgekit."):
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(definition, ast.ClassDef)
+            for statement, follower in pairwise(definition.body):
+                match statement, follower:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        yield name, text
+
+
+REPORT_FILE = "report.json"
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of report.json, with a description of each field; of a figure, title, meaning, unit."""
+    schema = schema_of(Report)
+    definitions = schema["$defs"]
+    for figure in all_figures():
+        *parents, name = figure.path.split(".")
+        properties = definitions["Row"]["properties"]
+        for parent in parents:
+            properties = definitions[_name_of_definition(properties[parent])]["properties"]
+        unit = f" (shown in {figure.unit})" if figure.unit else ""
+        properties[name]["description"] = f"{figure.title}: {figure.meaning}{unit}"
+    return schema
+
+
+def _name_of_definition(entry: dict[str, Any]) -> str:
+    """Name of the definition that a property refers to, whether or not the property may be null."""
+    references = [choice["$ref"] for choice in entry.get("anyOf", [entry]) if "$ref" in choice]
+    return str(references[0]).rsplit("/", 1)[-1]
+
+
+def load_report(path: Path) -> Report:
+    """The report in a run folder or in a report.json. Raises InputError if there is none, or it is not valid."""
+    file = path / REPORT_FILE if path.is_dir() else path
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"'{path}' has no readable report: {error}", fix="Give a run folder that `edgekit deploy` wrote"
+        ) from error
+    return parse(content, Report, f"'{file}'")

@@ -15,12 +15,11 @@ from edgekit.report.answer import (
     float_line,
     rows_on,
 )
-from edgekit.report.columns import lines_of
-from edgekit.report.confidence import sentences
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.figure import DETAIL_RANK, Figure
-from edgekit.report.row import Row, Verdict, table_figures
-from edgekit.report.sentences import conditions, heading, warnings
+from edgekit.report.figure import DETAIL_RANK, Figure, table_figures
+from edgekit.report.row import Row, Verdict
+from edgekit.report.sentences import conditions, heading, sentences, warnings
+from edgekit.report.table import lines_of
 from edgekit.support.libraries import import_needed
 
 if TYPE_CHECKING:

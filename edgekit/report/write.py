@@ -1,19 +1,42 @@
-"""Writes report.json, report.csv and report.html into a run folder, replacing each file atomically."""
+"""The files of a report in its run folder, each of which is replaced atomically, and the thumbnails beside them."""
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from edgekit.errors import OutputError
 from edgekit.report.document import Report
-from edgekit.report.figure import Figure, lookup
+from edgekit.report.figure import Figure, all_figures, lookup
 from edgekit.report.html import render_html
-from edgekit.report.row import Row, all_figures
-from edgekit.report.schema import FILE
-from edgekit.report.serialization import to_json
-from edgekit.report.thumbnails import read_thumbnails
-from edgekit.support.files import replace_text
+from edgekit.report.row import Row
+from edgekit.report.serialization import REPORT_FILE, parse, to_json
+from edgekit.support.files import replace_text, write_json
+from edgekit.support.run_folder import STATE
+
+THUMBNAILS = f"{STATE}/thumbnails.json"
+"""File in a run folder with a JPEG file for the name of each image."""
+
+
+def read_thumbnails(folder: Path) -> dict[str, bytes]:
+    """JPEG files by the names of the images; empty where the run keeps none. Raises InputError for a damaged file."""
+    file = folder / THUMBNAILS
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return {}
+    return parse(content, dict[str, bytes], f"'{file}'")
+
+
+def write_thumbnails(folder: Path, thumbnails: Mapping[str, bytes]) -> None:
+    """Replace the thumbnails of a run. Without any, there is no file."""
+    if thumbnails:
+        write_json(folder / THUMBNAILS, msgspec.to_builtins(dict(thumbnails)))
+    else:
+        (folder / THUMBNAILS).unlink(missing_ok=True)
+
 
 Value = str | float | int | None
 LABELS: dict[str, Callable[[Report, Row], Value]] = {
@@ -50,7 +73,7 @@ def write_report(report: Report, folder: Path) -> None:
     The JSON comes first, so that the measurements are saved even if one of the others fails. Raises OutputError if the
     folder can't be written.
     """
-    _write(folder / FILE, to_json(report))
+    _write(folder / REPORT_FILE, to_json(report))
     render_files(report, folder)
 
 

@@ -17,10 +17,9 @@ from edgekit.compat.telemetry import hidden_telemetry
 from edgekit.config.runtimes import Runtime, find_runtime
 from edgekit.errors import BundleError, EdgekitError, EngineError, MissingExtraError, UsageError
 from edgekit.runtime.manifest import Manifest
-from edgekit.support.distribution import install_command, pip_install
+from edgekit.support.distribution import install_command, pip_install, release
 from edgekit.support.libraries import first_line
 from edgekit.support.probe import available_cores
-from edgekit.support.versions import release
 
 Infer: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Computes the logits [1,classes] of a normalized, C-contiguous image [1,C,H,W]. The caller owns the result."""

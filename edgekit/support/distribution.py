@@ -1,16 +1,23 @@
-"""The distribution's name, and shell commands that add packages to the environment that is running.
+"""edgekit's distribution, versions of installed ones, and shell commands that add packages to this environment.
 
 On the public package index `edgekit` is an unrelated project, and edgekit's own distribution isn't there yet. A command
 therefore names edgekit by the checkout or wheel that it was installed from.
 """
 
+import importlib.metadata
 import json
+import platform
+import re
 import shlex
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from edgekit.support.hashes import code_sha256
 
 NAME = "edgekit-deploy"
 """The distribution's name, as [project] in pyproject.toml declares it."""
@@ -80,3 +87,30 @@ def _install_source() -> Path | None:
     url = urlsplit(str(record.get("url", "")))
     path = Path(unquote(url.path))
     return path if url.scheme == "file" and (path.is_file() or _is_checkout(path)) else None
+
+
+def release(version: str, parts: int = 5) -> tuple[int, ...]:
+    """The first `parts` numbers of a version, padded with zeros: (3, 13) of "3.13.5rc1" for 2 parts.
+
+    Pre-releases count as the release that they lead to. The tuple is empty if the version doesn't start with a number.
+    """
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    if numbers is None:
+        return ()
+    release = [int(part) for part in numbers.group().split(".")]
+    return tuple((release + [0] * parts)[:parts])
+
+
+@cache
+def installed_version(distribution: str) -> str | None:
+    """The installed version of a distribution, or None. It stays the same while the process runs."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions_of(distributions: Iterable[str], rooms: tuple[str, ...]) -> dict[str, str]:
+    """Versions of Python and the distributions that are installed, and the hash of edgekit's code in `rooms`."""
+    installed = {name: version for name in distributions if (version := installed_version(name)) is not None}
+    return {"edgekit-sources": code_sha256(rooms), "python": platform.python_version(), **installed}

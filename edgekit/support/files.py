@@ -1,11 +1,12 @@
-"""Write files so that an interruption leaves either the old or the new content, never a part of it."""
+"""Files that an interruption leaves whole, and texts that name them without their folders."""
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from edgekit.errors import OutputError
@@ -85,3 +86,30 @@ def writing(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         fix = "Free some space, or choose another folder with --output DIR"
         raise OutputError(f"can't write '{path}': {reason}", fix=fix) from error
+
+
+_OPTION = re.compile(r"--[\w-]+=|-\w=?(?=[/\\.~])|[A-Za-z_]\w*=")
+"""An option or key in front of its value: `--data=photos`, `-oruns/demo`, `checkpoint=best.pth`."""
+_NAMED = re.compile(r"ssh://|[A-Za-z][\w+-]+:(?![/\\])")
+"""Start of a value that contains no local path: an address, or a source such as `open_clip:NAME`."""
+
+
+def shareable_command(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The arguments of a command line, each path without its folders."""
+    return tuple(map(_without_folders, arguments))
+
+
+def _without_folders(argument: str) -> str:
+    option = _OPTION.match(argument)
+    start = option[0] if option else ""
+    value = argument[len(start) :]
+    # A path of this system has the separators of Windows or a subset of them.
+    return argument if _NAMED.match(value) else start + (PureWindowsPath(value).name or value)
+
+
+def without_folders(text: str, folders: Iterable[Path]) -> str:
+    """The text with the paths of files in these folders relative to the folder."""
+    for folder in folders:
+        for prefix in (str(folder.absolute()), str(folder)):
+            text = text.replace(prefix + os.sep, "")
+    return text

@@ -145,3 +145,14 @@ def first_line(error: Exception) -> str:
     lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines()]
     informative = [line for line in lines if line and not UNINFORMATIVE.match(line)]
     return informative[0] if informative else type(error).__name__
+
+
+SLEEPING = ("OMP_WAIT_POLICY", "PASSIVE")
+"""The variable that lets them sleep. By default they keep their cores busy, and if other work needs one of these cores,
+each operation waits until that work pauses: a network on two threads took eight times as long beside it."""
+
+
+def threads_sleep() -> bool:
+    """Whether threads that wait leave their cores to others."""
+    variable, policy = SLEEPING
+    return os.environ.get(variable, "").upper() == policy

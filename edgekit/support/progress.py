@@ -1,15 +1,15 @@
-"""Progress on stderr: bars on a terminal, plain lines in a pipe, nothing when quiet."""
+"""Progress on stderr: bars on a terminal, plain lines in a pipe, nothing when quiet; errors that cost one bundle."""
 
 import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from edgekit.errors import EdgekitError, printable
+from edgekit.errors import DeviceError, EdgekitError, costs_a_row, printable
 from edgekit.support import library_log, tracebacks
 from edgekit.support.interrupts import check, interruptible
 from edgekit.support.libraries import import_needed
@@ -202,3 +202,27 @@ def _display(console: Any) -> Any:
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), Count(), TimeElapsedColumn(), Remaining()]
     # rich must not redirect the streams, because it would then show libraries' output even when they are silenced.
     return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+
+
+T = TypeVar("T")
+
+
+def each_bundle(
+    names: Iterable[str], work: Callable[[str], T], reporter: Reporter, what: str = ""
+) -> tuple[dict[str, T], dict[str, Exception]]:
+    """Results of the work by the bundle's name, and the errors of the other bundles, which are reported.
+
+    A bug in edgekit costs its own bundle, too. Errors that concern the whole command or device are raised. `what` names
+    the work in messages.
+    """
+    results: dict[str, T] = {}
+    errors: dict[str, Exception] = {}
+    for name in names:
+        try:
+            results[name] = work(name)
+        except Exception as error:
+            if not costs_a_row(error) or isinstance(error, DeviceError):
+                raise
+            reporter.failed(f"{name}: {what}" if what else name, error)
+            errors[name] = error
+    return results, errors

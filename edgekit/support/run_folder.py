@@ -16,7 +16,7 @@ import msgspec
 from edgekit.errors import OutputError
 from edgekit.support import library_log
 from edgekit.support.files import write_json, writing
-from edgekit.support.stored_results import Inputs
+from edgekit.support.hashes import Inputs
 from edgekit.support.tracebacks import text_of
 
 T = TypeVar("T")

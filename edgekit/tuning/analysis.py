@@ -21,20 +21,24 @@ from edgekit.pipeline.loading import load_job
 from edgekit.pipeline.options import Options
 from edgekit.pipeline.request import BuildSpec, BundleInputs
 from edgekit.report import load_report, write_report
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.schema import FILE as REPORT
-from edgekit.report.sensitivity import draw_sensitivity
-from edgekit.report.sensitivity_document import ImageSet, LayerTime, NamedModel, Sensitivity, TargetSensitivity
+from edgekit.report.device import DeviceFacts
+from edgekit.report.sensitivity_document import (
+    ImageSet,
+    LayerTime,
+    NamedModel,
+    Sensitivity,
+    TargetSensitivity,
+    draw_sensitivity,
+)
+from edgekit.report.serialization import REPORT_FILE as REPORT
 from edgekit.report.serialization import to_json
 from edgekit.runtime.backend import load_backend
 from edgekit.runtime.profile import profile_bundle
-from edgekit.support.files import replace_text, writing
+from edgekit.support.files import replace_text, shareable_command, writing
+from edgekit.support.hashes import Inputs, code_sha256
 from edgekit.support.libraries import import_needed, quiet
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, check_output, open_run
-from edgekit.support.shareable import shareable_command
-from edgekit.support.sources import code_sha256
-from edgekit.support.stored_results import Inputs
 from edgekit.tuning.sensitivity import Trials, measure
 from edgekit.tuning.simulate import Simulation
 

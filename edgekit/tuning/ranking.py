@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekit.measure.settings import Gates
 from edgekit.report.figure import counted
-from edgekit.report.search_document import TargetSearch, TrialSummary
+from edgekit.report.recipe_search import TargetSearch, TrialSummary
 from edgekit.tuning.trial import Figures, Trial
 
 

@@ -21,10 +21,9 @@ from edgekit.pipeline.side_by_side import SingleProcessBuilder
 from edgekit.pipeline.thumbnails import make_thumbnails
 from edgekit.report import write_report
 from edgekit.report.document import Report
-from edgekit.report.search_document import SearchSummary, TargetSearch
+from edgekit.report.recipe_search import SearchSummary, TargetSearch, draw_tuning
 from edgekit.report.sensitivity_document import ImageSet
-from edgekit.report.thumbnails import write_thumbnails
-from edgekit.report.tuning import draw_tuning
+from edgekit.report.write import write_thumbnails
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support.files import replace_text, writing
 from edgekit.support.hashes import digest

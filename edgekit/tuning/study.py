@@ -16,12 +16,11 @@ from edgekit.measure.settings import Gates, Timing
 from edgekit.pipeline.evaluation_images import ReferenceInputs, reference_inputs
 from edgekit.pipeline.job_images import JobImages
 from edgekit.pipeline.request import BuildSpec, BundleInputs
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.support import tracebacks
+from edgekit.support.hashes import Inputs, code_sha256
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder
-from edgekit.support.sources import code_sha256
-from edgekit.support.stored_results import Inputs
 from edgekit.tuning.analysis import ROOMS
 from edgekit.tuning.ranking import describe, title, within
 from edgekit.tuning.space import Choices, plan

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.report.measurement import Interval
+from edgekit.report.figure import Interval
 from edgekit.tuning.space import Choices
 
 

@@ -15,7 +15,7 @@ from edgekit.errors import MissingExtraError
 from edgekit.support import tracebacks
 from edgekit.support.distribution import install_command
 from edgekit.support.error_text import lines_of
-from edgekit.support.waiting import SLEEPING, threads_sleep
+from edgekit.support.libraries import SLEEPING, threads_sleep
 
 COMMANDS = [
     "demo",

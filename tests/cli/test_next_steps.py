@@ -22,10 +22,9 @@ from edgekit.measure.evaluation import EvaluatedBundle
 from edgekit.models.options import ModelOptions
 from edgekit.pipeline.options import Options
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.gate import Gate, GateName
 from edgekit.report.measurement import Bound, Failure
 from edgekit.report.next_steps import RUN, NextStep, steps_in_report
-from edgekit.report.row import Row
+from edgekit.report.row import Gate, GateName, Row
 from edgekit.support.run_folder import JOB as JOB_FILE
 from tests.helpers.command_line import context_of
 from tests.helpers.reports import accuracy, device, failed_row, report, row

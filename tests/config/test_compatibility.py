@@ -10,7 +10,7 @@ from edgekit.config.compatibility import KnownBad, load_compatibility, parse
 from edgekit.config.runtimes import COMPILER_DISTRIBUTIONS, RUNTIMES, Wheels
 from edgekit.devices.check import MACHINES, NEWEST_PYTHON, OLDEST_GLIBC, OLDEST_PYTHON
 from edgekit.errors import ProfileError
-from edgekit.support.versions import release
+from edgekit.support.distribution import release
 from tests.helpers import fake_runtime
 from tests.helpers.runtimes import registered
 from tests.helpers.tiny import ROOT

@@ -15,7 +15,7 @@ from edgekit.devices.probe_result import InstalledPython, ProbeResult, read_prob
 from edgekit.devices.registry import Device
 from edgekit.devices.scripts import PROBE, source
 from edgekit.errors import DeviceMemoryError, DevicePythonError
-from edgekit.report.conditions import Throttling
+from edgekit.report.device import Throttling
 from edgekit.support import probe
 from tests.helpers.refusals import refuses
 from tests.helpers.ssh_server import Server, serve

@@ -28,8 +28,9 @@ from edgekit.devices.messages import (
 )
 from edgekit.measure.inspect_bundle import BundleInspection, Int8Detail, ModelInspection
 from edgekit.measure.settings import Timing
-from edgekit.report.conditions import Sample, Sustained, SustainedLatency, SustainedPoint, Throttling
-from edgekit.report.measurement import EndToEnd, Int8, LowPrecision, Measurement, Roofline
+from edgekit.report.device import Sample, Throttling
+from edgekit.report.measurement import Int8, LowPrecision, Measurement
+from edgekit.report.times import EndToEnd, Roofline, Sustained, SustainedLatency, SustainedPoint
 from edgekit.runtime.profile import OpProfile
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, machine_state, measurement
 from tests.helpers.reports import CHANGES, ENERGY, INT8_TIMES, THROUGHPUT

@@ -19,7 +19,7 @@ from edgekit.config.device_classes import DeviceClass
 from edgekit.config.recipes import Recipe, TargetRecipe
 from edgekit.errors import error_names
 from edgekit.report import report_schema
-from edgekit.report.row import all_figures
+from edgekit.report.figure import all_figures
 from tests.helpers.tiny import ROOT
 
 PAGES = ROOT / "docs/reference/commands"

@@ -11,9 +11,9 @@ from edgekit.config.precisions import Precision
 from edgekit.measure import opened_bundle
 from edgekit.measure.baselines import Group
 from edgekit.measure.fresh_process import Fresh
-from edgekit.report.conditions import Conditions, MachineState, Sample
-from edgekit.report.device_facts import DeviceFacts
-from edgekit.report.measurement import Accuracy, Failure, Latency, Measurement, Speedup, Stage
+from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
+from edgekit.report.measurement import Accuracy, Failure, Measurement, Stage
+from edgekit.report.times import Latency, Speedup
 
 FRESH = Fresh(load_ms=1.0, first_ms=1.0, peak_rss_bytes=1_000_000)
 

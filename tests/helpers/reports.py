@@ -9,25 +9,32 @@ from rich.console import Console
 
 from edgekit.config.precisions import Precision
 from edgekit.report import render_answer, render_table
-from edgekit.report.changes import ChangedImage, ClassChange
-from edgekit.report.conditions import Conditions, MachineState, Sample
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import Conditions, DeviceFacts, MachineState, Sample
 from edgekit.report.document import (
     Calibration,
     EvaluatedClass,
     Evaluation,
     Model,
+    PreprocessingFacts,
     Recommendation,
     Reference,
     Report,
     Unreadable,
 )
-from edgekit.report.gate import Gate
-from edgekit.report.measurement import Accuracy, EndToEnd, Failure, Int8, Interval, Latency, Roofline, Speedup
-from edgekit.report.preprocessing import PreprocessingFacts
-from edgekit.report.row import Row
-from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
-from edgekit.report.under_load import Energy, Throughput
+from edgekit.report.figure import Interval
+from edgekit.report.measurement import Accuracy, ChangedImage, ClassChange, Failure, Int8
+from edgekit.report.row import Gate, Row
+from edgekit.report.times import (
+    EndToEnd,
+    Energy,
+    Latency,
+    Roofline,
+    Speedup,
+    Throughput,
+    TimedKind,
+    TimedLayer,
+    TimeProfile,
+)
 
 STATE = MachineState(
     clock_mhz=2400.0,

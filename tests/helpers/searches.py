@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from edgekit.report.search_document import SearchSummary, TargetSearch, TrialSummary
+from edgekit.report.recipe_search import SearchSummary, TargetSearch, TrialSummary
 from edgekit.report.sensitivity_document import (
     Culprits,
     FloatAccuracy,

@@ -15,7 +15,7 @@ from edgekit.measure.accuracy import (
     snr_db,
     with_class_names,
 )
-from edgekit.report.changes import ChangedImage, ClassChange
+from edgekit.report.measurement import ChangedImage, ClassChange
 from tests.helpers.refusals import refuses
 
 

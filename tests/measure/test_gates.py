@@ -9,10 +9,9 @@ from edgekit.measure.gates import NEAR_CHANCE, TOO_FEW_RUNS, judge, judge_latenc
 from edgekit.measure.recommendation import recommend
 from edgekit.measure.remarks import SIMULATED
 from edgekit.measure.settings import Gates
-from edgekit.report.gate import Gate, GateName
-from edgekit.report.measurement import Bound, Int8, LowPrecision, Speedup
-from edgekit.report.row import Row
-from edgekit.report.under_load import Energy
+from edgekit.report.measurement import Bound, Int8, LowPrecision
+from edgekit.report.row import Gate, GateName, Row
+from edgekit.report.times import Energy, Speedup
 from tests.helpers.measurements import accuracy, conditions, device, failed, latency, measurement, speedup
 from tests.helpers.reports import ENERGY, THROUGHPUT
 

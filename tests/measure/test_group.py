@@ -16,7 +16,8 @@ from edgekit.measure.accuracy import Predictions, predict
 from edgekit.measure.evaluation_images import EvaluationImages
 from edgekit.measure.group import measure_group
 from edgekit.measure.settings import Timing
-from edgekit.report.measurement import Failure, Measurement, Speedup, Stage
+from edgekit.report.measurement import Failure, Measurement, Stage
+from edgekit.report.times import Speedup
 from edgekit.runtime.bundle import Bundle, Golden, read_bundle
 from edgekit.runtime.openvino import engine as openvino
 from edgekit.runtime.session import Session

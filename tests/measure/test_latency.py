@@ -30,7 +30,7 @@ from edgekit.measure.latency import (
     speedup,
 )
 from edgekit.measure.memory import peak_rss_bytes
-from edgekit.report.measurement import Interval
+from edgekit.report.figure import Interval
 from tests.helpers.refusals import refuses
 from tests.helpers.tiny import MakeBundle
 

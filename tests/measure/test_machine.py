@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.cli.options import channels_of, size_of
 from edgekit.measure import machine
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.report.serialization import parse, to_json
 from edgekit.support import probe
 from edgekit.support.probe import available_cores

@@ -6,7 +6,7 @@ from edgekit.errors import EngineError
 from edgekit.measure import profile_summary
 from edgekit.measure.profile_summary import MOST_RUNS, runs_for, summarize_profile, time_of
 from edgekit.report.measurement import Int8
-from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
+from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
 from edgekit.runtime.bundle import read_bundle
 from edgekit.runtime.profile import RUNS, OpProfile, Profile
 from edgekit.runtime.session import Session

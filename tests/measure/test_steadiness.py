@@ -14,8 +14,9 @@ from edgekit.measure.gates import judge
 from edgekit.measure.latency import LEAD_RUNS
 from edgekit.measure.settings import Gates, Timing
 from edgekit.measure.steadiness import spread, time_steadily, unreliable
-from edgekit.report.conditions import Conditions, Sustained, SustainedLatency
+from edgekit.report.device import Conditions
 from edgekit.report.row import Row
+from edgekit.report.times import Sustained, SustainedLatency
 from edgekit.support.progress import Reporter
 from tests.helpers.measurements import conditions, latency, measurement, sample, speedup
 

@@ -7,7 +7,7 @@ from edgekit.cli.options import seconds_of
 from edgekit.errors import UsageError
 from edgekit.measure.latency import LEAD_RUNS, TURN
 from edgekit.measure.sustain import POINTS, sustained, time_sustained
-from edgekit.report.conditions import SustainedLatency
+from edgekit.report.times import SustainedLatency
 from edgekit.support.progress import Reporter
 
 

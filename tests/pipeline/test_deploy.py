@@ -27,13 +27,13 @@ from edgekit.pipeline import deploy as pipeline
 from edgekit.pipeline import evaluation_images as images
 from edgekit.pipeline import graphs
 from edgekit.report import load_report
-from edgekit.report.by_class import changed_rows, shown_images
 from edgekit.report.document import Recommendation, Report
 from edgekit.report.figure import lookup
-from edgekit.report.measurement import Latency
+from edgekit.report.html import changed_rows, shown_images
 from edgekit.report.sentences import RANDOM
 from edgekit.report.serialization import parse
-from edgekit.report.thumbnails import read_thumbnails
+from edgekit.report.times import Latency
+from edgekit.report.write import read_thumbnails
 from edgekit.runtime import bundle
 from edgekit.runtime.bundle import read_bundle
 from edgekit.support import library_log

@@ -22,7 +22,7 @@ from edgekit.pipeline.repair import MOST_ATTEMPTS, Repairs, misses_bound, repair
 from edgekit.pipeline.repair_store import Ranking, RepairState, RepairStore, attempt_of
 from edgekit.pipeline.repair_target import MeasuredBundles, TargetRepair
 from edgekit.report import load_report
-from edgekit.report.repair import Repair, RepairAttempt, repair_words
+from edgekit.report.recipe_search import Repair, RepairAttempt, repair_words
 from edgekit.report.row import Row
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter

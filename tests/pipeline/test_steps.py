@@ -12,8 +12,8 @@ import pytest
 from edgekit.pipeline import steps
 from edgekit.pipeline.graph_to_compile import GRAPH, SAMPLES, read_facts
 from edgekit.pipeline.request import BundleInputs
+from edgekit.support.hashes import Inputs
 from edgekit.support.progress import Reporter
-from edgekit.support.stored_results import Inputs
 from tests.helpers.graph_folder import graph_folder
 
 

@@ -12,9 +12,9 @@ from edgekit.cli.saved_job import DEMO, GivenJob
 from edgekit.images.dataset import open_dataset
 from edgekit.images.preprocess import Preprocessing
 from edgekit.pipeline.thumbnails import SIDE, make_thumbnails
-from edgekit.report.by_class import CLASSES, EXAMPLES
-from edgekit.report.changes import ChangedImage, ClassChange
 from edgekit.report.document import Report
+from edgekit.report.html import CLASSES, EXAMPLES
+from edgekit.report.measurement import ChangedImage, ClassChange
 from edgekit.support.progress import Reporter
 from tests.helpers.reports import BEST, RANDOM_MODEL, accuracy, report, report_with
 from tests.helpers.tiny import tiny_labels

@@ -10,11 +10,12 @@ import pytest
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
 from edgekit.report import load_report
-from edgekit.report.confidence import UNCONFIRMED
 from edgekit.report.document import Recommendation, Reference, Report
 from edgekit.report.markdown import summary_of_report
-from edgekit.report.measurement import Accuracy, Bound, LowPrecision, Speedup
+from edgekit.report.measurement import Accuracy, Bound, LowPrecision
 from edgekit.report.row import Row
+from edgekit.report.sentences import UNCONFIRMED
+from edgekit.report.times import Speedup
 from tests.helpers.reports import (
     BEST,
     FAILED,

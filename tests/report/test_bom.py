@@ -16,7 +16,7 @@ from edgekit.errors import MissingExtraError
 from edgekit.report import write_report
 from edgekit.report.bom import FileHashes, render_bom
 from edgekit.report.document import Reference, Report
-from edgekit.report.row import table_figures
+from edgekit.report.figure import table_figures
 from edgekit.runtime.bundle import MANIFEST, read_bundle
 from edgekit.support.hashes import file_sha256
 from tests.helpers.refusals import refuses

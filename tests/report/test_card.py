@@ -12,8 +12,8 @@ from edgekit.errors import MissingExtraError
 from edgekit.report import write_report
 from edgekit.report.card import render_card
 from edgekit.report.document import Recommendation, Report
-from edgekit.report.licence import NO_LICENSE
 from edgekit.report.measurement import Int8
+from edgekit.report.provenance import NO_LICENSE
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import BEST, FAILED, MODEL, RANDOM_MODEL, ROWS, device, report, report_with, row
 

@@ -12,8 +12,10 @@ from edgekit.cli.main import main
 from edgekit.report import write_report
 from edgekit.report.compare import compare_runs
 from edgekit.report.document import Report
-from edgekit.report.measurement import Int8, Interval, LowPrecision, Speedup
+from edgekit.report.figure import Interval
+from edgekit.report.measurement import Int8, LowPrecision
 from edgekit.report.row import Verdict
+from edgekit.report.times import Speedup
 from tests.helpers.reports import (
     BEST,
     FAILED,

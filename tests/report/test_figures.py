@@ -14,9 +14,9 @@ from edgekit.cli.main import main
 from edgekit.measure.inspect_bundle import BundleInspection, Inspection, Int8Detail, ModelInspection
 from edgekit.report import report_schema, write_report
 from edgekit.report.compare import P50, SPEEDUP, compare_runs
-from edgekit.report.figure import TIMES, Figure
+from edgekit.report.figure import FIGURES, TIMES, Figure
 from edgekit.report.html import HEADLINES, render_html
-from edgekit.report.row import FIGURES, Row
+from edgekit.report.row import Row
 from edgekit.report.write import csv_columns, render_csv
 from tests.helpers.reports import BEST, ROWS, latency, printed, report, report_with
 
@@ -37,7 +37,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Add:
     """A function that adds a figure to the table."""
 
     def put(figure: Figure) -> Figure:
-        monkeypatch.setattr("edgekit.report.row.FIGURES", (*FIGURES, figure))
+        monkeypatch.setattr("edgekit.report.figure.FIGURES", (*FIGURES, figure))
         return figure
 
     return put

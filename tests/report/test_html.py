@@ -11,11 +11,11 @@ import pytest
 from edgekit.errors import MissingExtraError
 from edgekit.report.answer import alerts, decision
 from edgekit.report.document import Lookalike, Recommendation
+from edgekit.report.figure import table_figures
 from edgekit.report.html import render_html
 from edgekit.report.measurement import Int8, LowPrecision
 from edgekit.report.provenance import origin, provenance
-from edgekit.report.row import table_figures
-from edgekit.report.under_load import Energy
+from edgekit.report.times import Energy
 from edgekit.support.distribution import install_command
 from tests.helpers.page import Page
 from tests.helpers.refusals import refuses

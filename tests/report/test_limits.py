@@ -6,7 +6,7 @@ import pytest
 
 from edgekit.measure.gates import judge
 from edgekit.measure.settings import Gates
-from edgekit.report.limits import limits, outcomes
+from edgekit.report.sentences import limits, outcomes
 from tests.helpers.reports import ROWS, row
 
 STATED = Gates(max_drop=0.5, must_show_drop=True, min_speedup=1.2, needs_steady_timing=True)

@@ -6,10 +6,9 @@ from markdown_it import MarkdownIt
 
 from edgekit.report.answer import decision
 from edgekit.report.compare import compare_runs
-from edgekit.report.limits import limits
 from edgekit.report.markdown import UNCHANGED, escaped, summary_of_comparison, summary_of_report, summary_of_rows
 from edgekit.report.measurement import Failure
-from edgekit.report.sentences import RANDOM
+from edgekit.report.sentences import RANDOM, limits
 from tests.helpers.page import Page
 from tests.helpers.reports import BEST, FAILED, RANDOM_MODEL, ROWS, accuracy, failed_row, report, report_with
 

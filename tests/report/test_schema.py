@@ -12,11 +12,11 @@ import pytest
 
 from edgekit.errors import InputError
 from edgekit.report import load_report, report_schema, write_report
-from edgekit.report.conditions import Sustained, SustainedLatency, SustainedPoint
 from edgekit.report.document import Lookalike, RangeRatio, Recommendation, Report, Stability
 from edgekit.report.measurement import Bound, LowPrecision
-from edgekit.report.repair import Repair, RepairAttempt
+from edgekit.report.recipe_search import Repair, RepairAttempt
 from edgekit.report.serialization import to_json
+from edgekit.report.times import Sustained, SustainedLatency, SustainedPoint
 from tests.helpers.reports import (
     BEST,
     CHANGES,

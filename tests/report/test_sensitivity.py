@@ -5,8 +5,14 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from edgekit.report.sensitivity import advice, draw_sensitivity, noisiest, render_sensitivity
-from edgekit.report.sensitivity_document import Culprits, Sensitivity
+from edgekit.report.sensitivity_document import (
+    Culprits,
+    Sensitivity,
+    advice,
+    draw_sensitivity,
+    noisiest,
+    render_sensitivity,
+)
 from tests.helpers.searches import LAYER, TARGET, WHOLE, sensitivity
 
 

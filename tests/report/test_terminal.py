@@ -8,8 +8,8 @@ import pytest
 from edgekit.errors import MissingExtraError
 from edgekit.report.answer import decision
 from edgekit.report.document import Recommendation
-from edgekit.report.row import table_figures
-from edgekit.report.under_load import Energy
+from edgekit.report.figure import table_figures
+from edgekit.report.times import Energy
 from edgekit.support.distribution import install_command
 from tests.helpers.refusals import refuses
 from tests.helpers.reports import BEST, ENERGY, FAILED, RANDOM_MODEL, device, printed, report, report_with

@@ -8,7 +8,8 @@ import pytest
 from edgekit.cli.main import main
 from edgekit.errors import InputError
 from edgekit.report import load_report, render_files, write_report
-from edgekit.report.thumbnails import FILE, read_thumbnails, write_thumbnails
+from edgekit.report.write import THUMBNAILS as FILE
+from edgekit.report.write import read_thumbnails, write_thumbnails
 from tests.helpers.reports import BEST, CHANGES, accuracy, report_with
 
 THUMBNAILS = {"cat/0007.jpg": b"\xff\xd8 one", "cat/0009.jpg": b"\xff\xd8 other"}

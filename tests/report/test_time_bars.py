@@ -6,8 +6,8 @@ import pytest
 
 from edgekit.report.document import Report
 from edgekit.report.html import render_html
-from edgekit.report.time_bars import LAYERS, sum_words, timings
-from edgekit.report.time_profile import TimedKind, TimedLayer, TimeProfile
+from edgekit.report.pictures import LAYERS, sum_words, timings
+from edgekit.report.times import TimedKind, TimedLayer, TimeProfile
 from tests.helpers.page import Page
 from tests.helpers.reports import FLOAT_TIMES, INT8_TIMES, ROWS, device, report, row
 

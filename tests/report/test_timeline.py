@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgekit.report.document import Report
-from edgekit.report.timeline import draw_heat, draw_spread
+from edgekit.report.pictures import draw_heat, draw_spread
 from tests.helpers.reports import CONDITIONS, FAILED, ROWS, report
 
 

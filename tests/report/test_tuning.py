@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edgekit.report.tuning import draw_tuning, lines
+from edgekit.report.recipe_search import draw_tuning, lines
 from tests.helpers.searches import search, trial, unmeasured_trial
 
 

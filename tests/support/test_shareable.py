@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.support.shareable import shareable_command, without_folders
+from edgekit.support.files import shareable_command, without_folders
 
 
 @pytest.mark.parametrize(

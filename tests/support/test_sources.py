@@ -7,7 +7,7 @@ import pytest
 
 import edgekit
 from edgekit.pipeline.request import ROOMS
-from edgekit.support.sources import code_sha256, sources_sha256
+from edgekit.support.hashes import code_sha256, sources_sha256
 
 PACKAGE = Path(edgekit.__file__).parent
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.support.versions import release
+from edgekit.support.distribution import release
 
 
 @pytest.mark.parametrize(

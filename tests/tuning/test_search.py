@@ -16,7 +16,7 @@ from edgekit.errors import StageError
 from edgekit.images.dataset import open_dataset
 from edgekit.images.selection import select, split
 from edgekit.report import load_report
-from edgekit.report.search_document import TargetSearch
+from edgekit.report.recipe_search import TargetSearch
 from edgekit.runtime.bundle import read_bundle
 from edgekit.tuning.bench import TargetBench
 from edgekit.tuning.search import check_completed, shares

@@ -11,9 +11,9 @@ import pytest
 from edgekit.config.recipes import load_recipe
 from edgekit.errors import EngineError, OutputError
 from edgekit.measure.settings import Gates
+from edgekit.support.hashes import Inputs
 from edgekit.support.progress import Reporter
 from edgekit.support.run_folder import RunFolder, open_run
-from edgekit.support.stored_results import Inputs
 from edgekit.tuning.space import Choices, plan
 from edgekit.tuning.study import Searcher, Study, StudyStore
 from edgekit.tuning.trial import Figures

@@ -32,14 +32,14 @@ from edgekit.measure.settings import Timing
 from edgekit.measure.steadiness import repeat_until_steady
 from edgekit.measure.timing import Timed
 from edgekit.measure.versions import ROOMS
-from edgekit.report.conditions import Conditions, MachineState
+from edgekit.report.device import Conditions, MachineState
 from edgekit.report.measurement import Int8, Measurement
-from edgekit.report.time_profile import TimeProfile
+from edgekit.report.times import TimeProfile
 from edgekit.runtime.bundle import Bundle
 from edgekit.runtime.session import VerifyResult, golden_error
+from edgekit.support.distribution import versions_of
 from edgekit.support.hashes import digest, file_sha256
 from edgekit.support.progress import Reporter, Step
-from edgekit.support.versions import versions_of
 
 PAGE = Path(__file__).with_name("page")
 """Folder of the page's files."""

@@ -17,7 +17,7 @@ from edgekit.measure.accuracy import Predictions
 from edgekit.measure.evaluate_bundles import evaluate_bundles
 from edgekit.measure.evaluation import BundleEvaluation
 from edgekit.measure.settings import Gates
-from edgekit.report.device_facts import DeviceFacts
+from edgekit.report.device import DeviceFacts
 from edgekit.runtime.bundle import Bundle, read_bundle
 from edgekit.support.progress import Reporter, Step
 

@@ -6,7 +6,7 @@ from edgekit.devices.registry import Device
 from edgekit.devices.web.page_messages import DotProducts, PageFacts
 from edgekit.devices.web.runtime_package import LICENSE, BuildName
 from edgekit.errors import BrowserError, printable
-from edgekit.report.device_facts import BrowserFacts, DeviceFacts, DotProduct
+from edgekit.report.device import BrowserFacts, DeviceFacts, DotProduct
 
 ENGINE = re.compile(r"(Firefox|FxiOS|CriOS|EdgA?|OPR|SamsungBrowser|Chrome)/([\d.]+)|Version/([\d.]+).*Safari")
 NAMES = {"FxiOS": "Firefox", "CriOS": "Chrome", "Edg": "Edge", "EdgA": "Edge", "OPR": "Opera"}

@@ -1,4 +1,4 @@
-"""Lays out a small table as lines of text within a width."""
+"""A table as lines of text within a width."""
 
 import textwrap
 from collections.abc import Sequence

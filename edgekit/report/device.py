@@ -1,11 +1,60 @@
-"""The state of a machine while a row was timed, and the latency of a sustained run."""
+"""The machine that a row was measured on, and its state meanwhile."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
-Seconds = Annotated[float, Meta(ge=0)]
+from edgekit.report.figure import Count, Seconds
+
+DotProduct = Literal["signed", "unsigned", "emulated", "absent"]
+
+
+class BrowserFacts(Struct, frozen=True, kw_only=True):
+    """The browser that a row was measured in, as far as a page can know."""
+
+    user_agent: str
+    """The browser's own description of itself."""
+    build: Literal["relaxed", "compat", "threaded"]
+    """Build of LiteRT.js that ran: with relaxed SIMD, without it, or with relaxed SIMD and threads."""
+    dot_product: DotProduct
+    """The integer dot product of relaxed SIMD: an instruction of the processor for signed numbers (Arm SDOT) or for
+    unsigned by signed ones (AVX-VNNI), several other instructions, or not in this browser."""
+    clock_ms: float
+    """Step of the page's clock, in milliseconds."""
+    secure: bool
+    """Whether the page came over HTTPS or from the same machine, without which it has no threads and no wake lock."""
+    license: str
+    """License of LiteRT.js, which edgekit served to the browser."""
+
+
+class DeviceFacts(Struct, frozen=True, kw_only=True):
+    """The machine that a row was measured on. Facts that could not be determined are null."""
+
+    # A Struct instead of a dataclass, because the JSON key `class` is not a valid field name in Python.
+    name: str
+    """Name of the device on the command line: "local", a registered name or an SSH address."""
+    device_class: str | None = field(name="class")
+    """Device class that the machine belongs to, such as "raspberry-pi-5"."""
+    cpu: str | None
+    """Model of the board, or of the processor where no board is known, as the system reports it."""
+    cores: Count | None
+    """Number of physical cores that the measuring process may use, which is the default number of threads."""
+    memory_bytes: Count | None
+    """Total memory of the machine, in bytes."""
+    system: str | None = None
+    """Operating system, kernel release and architecture."""
+    python: str | None = None
+    """Version of the Python that ran the bundle."""
+    emulated: bool | None = None
+    """Whether QEMU emulates the device: its timings are not comparable, so no gate judges them."""
+    browser: BrowserFacts | None = None
+    """The browser that ran the bundle; null for a machine that runs Python."""
+
+    @property
+    def label(self) -> str:
+        """Name as outputs show it, which marks an emulated device."""
+        return f"{self.name} (emulated)" if self.emulated else self.name
 
 
 @dataclass(frozen=True)
@@ -78,47 +127,3 @@ class Conditions:
     """Number of physical cores of these CPUs; null in browsers, and in reports of an edgekit without it."""
     hidden: bool | None = None
     """Whether a browser hid the page at any time during the timing; null outside of browsers."""
-
-
-@dataclass(frozen=True)
-class SustainedLatency:
-    """Latency within one window of a sustained run, in milliseconds."""
-
-    p50: float
-    """Median latency within the window, in milliseconds."""
-    p90: float
-    """90th percentile of the latency within the window, in milliseconds."""
-    p99: float
-    """99th percentile of the latency within the window, in milliseconds."""
-    count: int
-    """Number of inferences within the window."""
-
-
-@dataclass(frozen=True)
-class SustainedPoint:
-    """One point of a sustained run's latency over time."""
-
-    s: Seconds
-    """Seconds since the timed rounds began."""
-    p50: float
-    """Median latency from this moment until the next point, in milliseconds."""
-    count: int
-    """Number of inferences from this moment until the next point."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sustained:
-    """Latency over minutes: in the first window, in the last window, and as a time series."""
-
-    seconds: Seconds
-    """Duration of the sustained run, in seconds."""
-    window_s: Seconds
-    """Length of the first and the last window, in seconds."""
-    first: SustainedLatency
-    """Latency within the first window."""
-    last: SustainedLatency
-    """Latency within the last window."""
-    change: float
-    """Change of p50 from the first to the last window, as a share of the first; above 0 is slower."""
-    series: tuple[SustainedPoint, ...]
-    """Median latency over time."""

@@ -1,0 +1,316 @@
+"""Pictures of the page: accuracy against latency, the spread of latencies, temperature and clocks, operations."""
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgekit.report.device import Conditions
+from edgekit.report.document import Report
+from edgekit.report.measurement import Accuracy
+from edgekit.report.plot import GROUND, INK, SERIES, STYLE, inline, svg_of
+from edgekit.report.row import Row
+from edgekit.report.sentences import heat_words
+from edgekit.report.times import TimedKind, TimedLayer
+from edgekit.support.libraries import import_needed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHAPES = ("o", "s", "^", "D")
+
+
+def draw(report: Report, device: str) -> tuple[str, str] | None:
+    """(SVG element, description in words) for the rows of one device, or None if accuracy or latency is unknown.
+
+    Raises MissingExtraError if matplotlib is not installed.
+    """
+    rows = [row for row in report.results if row.device.name == device and row.latency_ms]
+    if not report.model.accuracy_meaningful or all(row.accuracy is None for row in rows):
+        return None
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.9), layout="constrained")
+        axes = figure.add_subplot()
+        _accuracy_against_latency(axes, report, rows)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        svg = svg_of(figure)
+    return inline(svg), _words(device, rows)
+
+
+def _accuracy_against_latency(axes: "Axes", report: Report, rows: list[Row]) -> None:
+    """Draw a point for each row: colour and shape for the runtime, filled for int8, bars for the drop's interval."""
+    targets = list(dict.fromkeys(row.target for row in rows))
+    for row in rows:
+        if row.accuracy is None or row.latency_ms is None:
+            continue
+        index = targets.index(row.target) % len(SERIES)
+        x, y, colour = row.latency_ms.p50, 100 * row.accuracy.top1, SERIES[index]
+        fill = colour if row.precision == "int8" else GROUND
+        axes.errorbar(x, y, yerr=_interval(row.accuracy), fmt="none", ecolor=colour, capsize=3, elinewidth=1.2)
+        axes.plot(x, y, SHAPES[index], color=colour, mfc=fill, ms=8, mew=1.6, label=row.name)
+    reference = report.reference
+    axes.axhline(100 * reference.top1, color=INK, linewidth=1, linestyle="--", label=reference.engine)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.1)
+    axes.set_xlabel("latency p50, ms (lower is better)")
+    axes.set_ylabel("top-1, % (higher is better)")
+    axes.grid(True, linewidth=0.5, alpha=0.6)
+
+
+def _interval(accuracy: Accuracy) -> list[list[float]]:
+    """Lengths of the error bar below and above the point, in percentage points."""
+    drop, (low, high) = accuracy.drop_top1_points, accuracy.drop_ci95_points
+    return [[max(high - drop, 0)], [max(drop - low, 0)]]
+
+
+def _words(device: str, rows: list[Row]) -> str:
+    """The picture in words, for readers who cannot see it."""
+    points = [
+        f"{row.name} {row.latency_ms.p50:.2f} ms, {100 * row.accuracy.top1:.2f} %"
+        for row in rows
+        if row.latency_ms and row.accuracy
+    ]
+    return f"Top-1 accuracy against latency on {device}: {'; '.join(points)}."
+
+
+BOX = {"whislo": "p5", "q1": "p25", "med": "p50", "q3": "p75", "whishi": "p95"}
+FEWEST_SAMPLES = 3
+"""Fewest samples with which a time series is drawn."""
+Series = Literal["celsius", "clock_mhz"]
+
+
+def draw_spread(report: Report, device: str) -> tuple[str, str] | None:
+    """(SVG element, description in words) of the latencies of one device's rows, or None if there are none.
+
+    Raises MissingExtraError if matplotlib is not installed.
+    """
+    timed = [(row, row.latency_ms) for row in _rows_on(report, device) if row.latency_ms]
+    if not timed:
+        return None
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(timed)), layout="constrained")
+        axes = figure.add_subplot()
+        boxes = [{part: getattr(latency, field) for part, field in BOX.items()} for _, latency in timed]
+        drawn = axes.bxp(
+            boxes, positions=range(len(timed)), orientation="horizontal", widths=0.55, showfliers=False,
+            patch_artist=True, medianprops={"color": INK, "linewidth": 1.6}, boxprops={"edgecolor": SERIES[0]},
+            whiskerprops={"color": INK}, capprops={"color": INK},
+        )  # fmt: skip
+        for place, ((row, latency), box) in enumerate(zip(timed, drawn["boxes"], strict=True)):
+            box.set_facecolor(SERIES[0] if row.precision == "int8" else GROUND)
+            axes.plot(latency.p99, place, "|", color=INK, ms=9)
+        axes.set_yticks(range(len(timed)), [row.name for row, _ in timed])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("latency, ms (lower is better)")
+        _tidy(axes)
+        svg = svg_of(figure)
+    figures = [
+        f"{row.name} p50 {ms.p50:.2f} ms, p5 to p95 {ms.p5:.2f} to {ms.p95:.2f}, p99 {ms.p99:.2f}" for row, ms in timed
+    ]
+    return inline(svg), f"Latency on {device}: {'; '.join(figures)}."
+
+
+def draw_heat(report: Report, device: str) -> tuple[str, str] | None:
+    """(SVG element, description in words) of a device's temperature and clocks while its rows were timed.
+
+    None if the device does not report its temperature, or the timing was too short for a time series. Raises
+    MissingExtraError if matplotlib is not installed.
+    """
+    by_target: dict[str, Conditions] = {}
+    for row in _rows_on(report, device):  # rows of one target were timed together
+        if row.thermal and len(_samples(row.thermal, "celsius")) >= FEWEST_SAMPLES:
+            by_target.setdefault(row.target, row.thermal)
+    if not by_target:
+        return None
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    clocks = any(len(_samples(thermal, "clock_mhz")) >= FEWEST_SAMPLES for thermal in by_target.values())
+    kinds: dict[Series, str] = {"celsius": "temperature, °C", **({"clock_mhz": "clock, MHz"} if clocks else {})}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 0.8 + 1.7 * len(kinds)), layout="constrained")
+        for axes, (key, title) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items(), strict=True):
+            _draw_series(axes, by_target, key)
+            axes.set_ylabel(title)
+            _tidy(axes)
+        axes.set_xlabel("seconds since the start of the timing")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        svg = svg_of(figure)
+    words = "; ".join(f"{target}: {heat_words(thermal)}" for target, thermal in by_target.items())
+    return inline(svg), f"Temperature and clocks of {device} during the timing. {words}."
+
+
+def _draw_series(axes: "Axes", by_target: Mapping[str, Conditions], key: Series) -> None:
+    """Draw a line for each runtime. Only the plot of the temperature adds them to the legend."""
+    for index, (target, thermal) in enumerate(by_target.items()):
+        if samples := _samples(thermal, key):
+            colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index % 4]
+            label = target if key == "celsius" else None
+            axes.plot(*zip(*samples, strict=True), dashes, color=colour, label=label)
+
+
+def _rows_on(report: Report, device: str) -> list[Row]:
+    return [row for row in report.results if row.device.name == device]
+
+
+def _samples(thermal: Conditions, key: Series) -> list[tuple[float, float]]:
+    """(seconds, value) of the samples that have this value."""
+    samples = [(sample.s, sample.celsius if key == "celsius" else sample.clock_mhz) for sample in thermal.series]
+    return [(s, value) for s, value in samples if value is not None]
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="both", linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+
+
+KINDS, LAYERS = 8, 10
+"""Number of kinds of operation and of layers that the page shows."""
+OTHERS = "all others"
+TOLERANCE = 0.1
+"""Largest difference between the profiler's sum and the measured latency, as a share of the latency."""
+NUMBER_FORMAT = re.compile(r"^(DynamicQuantize|QLinear|Fused|Dynamic |Q(?=[A-Z]))|(IntegerToFloat|Integer|Quantized)$")
+"""Part of an operation's name for which a runtime has another number format, or another operation fused into it."""
+
+
+@dataclass(frozen=True)
+class LayerLine:
+    """A line of the table of the slowest layers."""
+
+    name: str
+    times: tuple[float | None, ...]
+    """Milliseconds in each bundle, None where the profiler doesn't list the layer."""
+    kernel: str
+    """Kernel of the last bundle, which is the INT8 one where there are two; empty where that doesn't list the layer."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one runtime's bundles on one device."""
+
+    title: str
+    bundles: tuple[str, ...]
+    """Names of the bundles that have times, float first."""
+    sentences: tuple[str, ...]
+    """The profiler's sum next to the measured latency for each bundle, or the reason why there are no times."""
+    picture: tuple[str, str] | None
+    """SVG element of the bars, and its description in words; None if no bundle has times."""
+    layers: tuple[LayerLine, ...]
+
+
+def timings(report: Report) -> list[Timing]:
+    """Times of each runtime on each device. Raises MissingExtraError if matplotlib is not installed."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(report.results, key=lambda row: row.precision != "float"):
+        if row.profile is not None:
+            groups.setdefault((row.device.label, row.target), []).append(row)
+    several = len(report.devices) > 1
+    order = dict.fromkeys((row.device.label, row.target) for row in report.results)
+    return [
+        _timing(f"{place[1]} on {place[0]}" if several else place[1], groups[place])
+        for place in order
+        if place in groups
+    ]
+
+
+def sum_words(row: Row) -> str:
+    """The profiler's sum next to the measured latency, or the reason why there are no times."""
+    profile, latency = row.profile, row.latency_ms
+    if profile is None or profile.sum_ms is None or latency is None:
+        reason = (profile.missing if profile else None) or "it was not profiled"
+        return f"{row.name} has no times by operation: {reason.removesuffix('.')}"
+    total, measured = profile.sum_ms, latency.p50
+    digits = 2 if min(total, measured) >= 1 else 3
+    words = f"{row.name}: the profiler's sum {total:.{digits}f} ms, measured {measured:.{digits}f} ms"
+    if total > measured * (1 + TOLERANCE):
+        return f"{words}; profiling itself adds time"
+    if total < measured * (1 - TOLERANCE):
+        return f"{words}; the rest passes outside these operations, or the machine was busier while it was timed"
+    return words
+
+
+def _timing(title: str, rows: list[Row]) -> Timing:
+    timed = {row.name: row.profile for row in rows if row.profile and row.profile.missing is None}
+    kinds = {name: _by_operation(profile.kinds) for name, profile in timed.items()}
+    layers = {name: profile.layers for name, profile in timed.items()}
+    return Timing(
+        title=title,
+        bundles=tuple(timed),
+        sentences=tuple(map(sum_words, rows)),
+        picture=_draw_bars(title, kinds, {row.name for row in rows if row.precision == "int8"}) if kinds else None,
+        layers=_slowest_layers(layers),
+    )
+
+
+def _by_operation(kinds: Iterable[TimedKind]) -> dict[str, float]:
+    """Milliseconds by operation, whatever number format it computes in, so that float and INT8 stand side by side."""
+    total: dict[str, float] = {}
+    for kind in kinds:
+        operation = NUMBER_FORMAT.sub("", re.sub(" (int8|float)$", "", kind.kind))
+        total[operation] = total.get(operation, 0.0) + kind.ms
+    return total
+
+
+def _slowest_layers(layers: dict[str, tuple[TimedLayer, ...]]) -> tuple[LayerLine, ...]:
+    times: dict[str, dict[str, float]] = {}
+    kernels: dict[str, str] = {}
+    last = next(reversed(layers), None)
+    for bundle, profiled in layers.items():
+        for layer in profiled:
+            own = times.setdefault(layer.name, {})
+            own[bundle] = own.get(bundle, 0.0) + layer.ms
+            if bundle == last:
+                kernels[layer.name] = layer.kernel
+    slowest = sorted(times, key=lambda name: -max(times[name].values()))[:LAYERS]
+    return tuple(
+        LayerLine(name, tuple(times[name].get(bundle) for bundle in layers), kernels.get(name, "")) for name in slowest
+    )
+
+
+def _draw_bars(title: str, kinds: Mapping[str, Mapping[str, float]], filled: Container[str]) -> tuple[str, str]:
+    """(SVG element, description in words) of the slowest operations, with a bar for each bundle."""
+    import_needed("matplotlib", "build")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    operations = dict.fromkeys(operation for times in kinds.values() for operation in times)
+    slowest = sorted(operations, key=lambda operation: -max(times.get(operation, 0.0) for times in kinds.values()))
+    shown = slowest[:KINDS]
+    bars = {name: [times.get(operation, 0.0) for operation in shown] for name, times in kinds.items()}
+    if len(slowest) > KINDS:
+        shown = [*shown, OTHERS]
+        for name, times in kinds.items():
+            bars[name].append(sum(times.get(operation, 0.0) for operation in slowest[KINDS:]))
+    height = 0.8 / len(bars)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 1.1 + 0.42 * len(shown)), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (name, values) in enumerate(bars.items()):
+            places = [place + (index - (len(bars) - 1) / 2) * height for place in range(len(shown))]
+            fill = SERIES[0] if name in filled else GROUND
+            axes.barh(places, values, height=height, color=fill, edgecolor=SERIES[0], linewidth=1.2, label=name)
+        axes.set_yticks(range(len(shown)), shown, fontsize=9)
+        axes.invert_yaxis()
+        axes.set_xlabel("time of one inference, ms (lower is better)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, axis="x", linewidth=0.5, alpha=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        drawn = inline(svg_of(figure))
+    figures = [
+        f"{name}: {', '.join(f'{operation} {ms:.3f} ms' for operation, ms in zip(shown, values, strict=True))}"
+        for name, values in bars.items()
+    ]
+    return drawn, f"Time by kind of operation with {title}. {'; '.join(figures)}."
